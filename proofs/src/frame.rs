@@ -1,0 +1,111 @@
+//! The binary frame of an event: the entry that the Merkle log of a tenant is built from.
+
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+/// A SHA-256 digest.
+pub type Hash = [u8; 32];
+/// The random salt of a commitment.
+pub type Salt = [u8; 16];
+
+/// What a commitment binds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CommitmentKind {
+    /// The payload as stored.
+    Payload,
+    /// The metadata as stored.
+    Metadata,
+}
+
+/// Why an event cannot be framed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// A name is longer than its two-byte length can say.
+    #[error("{0} is longer than 65,535 bytes")]
+    NameTooLong(&'static str),
+    /// More subject keys than their one-byte count can say.
+    #[error("an event has at most 255 subject keys")]
+    TooManySubjectKeys,
+}
+
+/// `SHA-256(label || salt || u64 length || bytes)`: binds the stored bytes and tells nothing about them, so that a
+/// payload can be destroyed while the leaf still verifies.
+pub fn commitment(kind: CommitmentKind, salt: &Salt, bytes: &[u8]) -> Hash {
+    let label: &[u8] = match kind {
+        CommitmentKind::Payload => b"annals-payload/v1\0",
+        CommitmentKind::Metadata => b"annals-meta/v1\0",
+    };
+    let mut hasher = Sha256::new();
+    hasher.update(label);
+    hasher.update(salt);
+    hasher.update((bytes.len() as u64).to_be_bytes());
+    hasher.update(bytes);
+    hasher.finalize().into()
+}
+
+/// Everything about one event that its leaf proves.
+#[derive(Debug, Clone, Copy)]
+pub struct Frame<'a> {
+    /// The log that the event belongs to.
+    pub log_id: Uuid,
+    /// The event's own id.
+    pub event_id: Uuid,
+    /// `<context>.<aggregate>/<id>`.
+    pub stream: &'a str,
+    /// Place in the stream, from 1.
+    pub version: u64,
+    /// The type, with the schema version.
+    pub event_type: &'a str,
+    /// The schema version as a number.
+    pub schema_version: u32,
+    /// Microseconds since 1970 in UTC.
+    pub recorded_at: i64,
+    /// How the payload is encoded; 1 is JSON in UTF-8.
+    pub payload_encoding: u8,
+    /// See [`commitment`].
+    pub payload_commitment: Hash,
+    /// See [`commitment`].
+    pub metadata_commitment: Hash,
+    /// The keys that parts of the payload are sealed under, ascending.
+    pub subject_keys: &'a [Uuid],
+}
+
+impl Frame<'_> {
+    /// The entry as bytes.
+    pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
+        let mut entry = Vec::with_capacity(192 + self.stream.len() + self.event_type.len());
+        entry.extend_from_slice(b"annals-event/v1\0");
+        entry.extend_from_slice(self.log_id.as_bytes());
+        entry.extend_from_slice(self.event_id.as_bytes());
+        push_name(&mut entry, "the stream name", self.stream)?;
+        entry.extend_from_slice(&self.version.to_be_bytes());
+        push_name(&mut entry, "the event type", self.event_type)?;
+        entry.extend_from_slice(&self.schema_version.to_be_bytes());
+        entry.extend_from_slice(&self.recorded_at.to_be_bytes());
+        entry.push(self.payload_encoding);
+        entry.extend_from_slice(&self.payload_commitment);
+        entry.extend_from_slice(&self.metadata_commitment);
+        entry.push(u8::try_from(self.subject_keys.len()).map_err(|_| FrameError::TooManySubjectKeys)?);
+        let mut keys = self.subject_keys.to_vec();
+        keys.sort_unstable();
+        for key in keys {
+            entry.extend_from_slice(key.as_bytes());
+        }
+        Ok(entry)
+    }
+}
+
+/// `SHA-256(0x00 || entry)` (RFC 6962, section 2.1).
+pub fn leaf_hash(entry: &[u8]) -> Hash {
+    let mut hasher = Sha256::new();
+    hasher.update([0]);
+    hasher.update(entry);
+    hasher.finalize().into()
+}
+
+fn push_name(entry: &mut Vec<u8>, what: &'static str, name: &str) -> Result<(), FrameError> {
+    let length = u16::try_from(name.len()).map_err(|_| FrameError::NameTooLong(what))?;
+    entry.extend_from_slice(&length.to_be_bytes());
+    entry.extend_from_slice(name.as_bytes());
+    Ok(())
+}

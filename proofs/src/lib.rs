@@ -1,0 +1,9 @@
+//! Event frames and leaf hashes: what a tenant's history is proved with. No I/O and no server dependency, so that
+//! verifiers can use it. The format is written down in `docs/audit-format.md`.
+//!
+//! Hashing follows RFC 6962: a leaf is `SHA-256(0x00 || entry)`. Integers are big-endian, `len16(x)` is a two-byte
+//! length followed by the bytes, labels end with a zero byte.
+
+pub mod frame;
+
+pub use frame::{CommitmentKind, Frame, FrameError, Hash, Salt, commitment, leaf_hash};

@@ -1,0 +1,3 @@
+//! CRM: the customers of a tenant.
+
+pub mod customer;

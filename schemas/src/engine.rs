@@ -1,0 +1,18 @@
+//! What every context shares: ids, names, value objects, metadata, the event and command traits.
+
+pub mod clock;
+pub mod command;
+pub mod event;
+pub mod ids;
+pub mod metadata;
+pub mod names;
+pub mod recorded;
+pub mod values;
+
+pub use command::Command;
+pub use event::{DecodeError, Event};
+pub use ids::{LogId, TenantId};
+pub use metadata::{Actor, Metadata, RequestId};
+pub use names::{EventType, StreamName, TenantSlug, TypePattern};
+pub use recorded::RecordedEvent;
+pub use values::{Email, InvalidValue, Name, Notes, Reason};

@@ -1,0 +1,93 @@
+//! An event as the log holds it, whatever way it was read: from PostgreSQL or from JetStream.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{Actor, DecodeError, Event, EventType, LogId, Metadata, RequestId, StreamName, TenantSlug};
+
+/// One event of one tenant's log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedEvent {
+    /// The log that the position belongs to.
+    pub log_id: LogId,
+    /// Place in the tenant's log, from 1, without gaps.
+    pub position: u64,
+    /// The stream it belongs to.
+    pub stream: StreamName,
+    /// Place in the stream, from 1.
+    pub version: u64,
+    /// UUIDv7.
+    pub event_id: Uuid,
+    /// Its type, with the schema version.
+    pub event_type: EventType,
+    /// UTC, microseconds; never below that of the position before.
+    pub recorded_at: DateTime<Utc>,
+    /// The payload exactly as stored: JSON.
+    pub payload: Bytes,
+    /// What is recorded beside the facts.
+    pub metadata: Metadata,
+}
+
+impl RecordedEvent {
+    /// The payload as `E`, or `None` where the type is not one of `E`'s.
+    pub fn decode<E: Event>(&self) -> Result<Option<E>, DecodeError> {
+        E::decode(self.event_type.as_str(), &self.payload)
+    }
+
+    /// The event as a CloudEvent of the given tenant; `data` keeps the stored bytes.
+    pub fn to_cloud_event(&self, tenant: &TenantSlug) -> Result<CloudEvent, DecodeError> {
+        let data: Box<RawValue> = serde_json::from_slice(&self.payload)
+            .map_err(|source| DecodeError { event_type: self.event_type.to_string(), source })?;
+        Ok(CloudEvent {
+            specversion: "1.0",
+            id: self.event_id,
+            source: format!("/tenants/{tenant}"),
+            event_type: self.event_type.clone(),
+            subject: self.stream.clone(),
+            time: timestamp(self.recorded_at),
+            datacontenttype: "application/json",
+            data,
+            tenantid: tenant.clone(),
+            logid: self.log_id,
+            position: self.position.to_string(),
+            streamversion: self.version.to_string(),
+            correlationid: self.metadata.correlation_id,
+            causationid: self.metadata.causation_id,
+            requestid: self.metadata.request_id.clone(),
+            actor: self.metadata.actor.clone(),
+        })
+    }
+}
+
+/// An event as CloudEvents 1.0 JSON (structured mode), in the attribute order that people read.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the attributes are those of the CloudEvents specification and of RecordedEvent")]
+pub struct CloudEvent {
+    pub specversion: &'static str,
+    pub id: Uuid,
+    pub source: String,
+    #[serde(rename = "type")]
+    pub event_type: EventType,
+    pub subject: StreamName,
+    pub time: String,
+    pub datacontenttype: &'static str,
+    pub data: Box<RawValue>,
+    pub tenantid: TenantSlug,
+    pub logid: LogId,
+    pub position: String,
+    pub streamversion: String,
+    pub correlationid: Uuid,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub causationid: Option<Uuid>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requestid: Option<RequestId>,
+    pub actor: Actor,
+}
+
+/// A time as RFC 3339 in UTC with microseconds, the one form in which the product writes times.
+pub fn timestamp(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(chrono::SecondsFormat::Micros, true)
+}

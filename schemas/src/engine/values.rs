@@ -1,0 +1,154 @@
+//! Value objects: text that has passed its check. What they hold can be trusted by rules and folds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use email_address::{EmailAddress, Options};
+use serde::{Deserialize, Serialize};
+
+/// Why a value was refused: a stable code and a sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct InvalidValue {
+    /// Stable, in snake case.
+    pub code: &'static str,
+    /// For people, in lower case, without a full stop.
+    pub message: String,
+}
+
+impl InvalidValue {
+    /// A refusal.
+    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
+        Self { code, message: message.into() }
+    }
+}
+
+macro_rules! text_value {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[serde(try_from = "String", into = "String")]
+        pub struct $name(Arc<str>);
+
+        impl $name {
+            /// The value as text.
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(&self.0)
+            }
+        }
+
+        impl TryFrom<String> for $name {
+            type Error = InvalidValue;
+
+            fn try_from(text: String) -> Result<Self, Self::Error> {
+                Self::parse(&text)
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(value: $name) -> Self {
+                value.0.to_string()
+            }
+        }
+    };
+}
+
+text_value! {
+    /// An e-mail address, trimmed, as the person wrote it. At most 254 bytes (RFC 5321).
+    Email
+}
+text_value! {
+    /// A person's or an organisation's name: 1 to 200 characters, trimmed, no control characters.
+    Name
+}
+text_value! {
+    /// Free notes: up to 10,000 characters; line breaks and tabs are the only control characters.
+    Notes
+}
+text_value! {
+    /// Why something was done: up to 500 characters, no control characters.
+    Reason
+}
+
+impl Email {
+    /// Checks the form; no mail is sent.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let text = text.trim();
+        let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
+        match EmailAddress::parse_with_options(text, options) {
+            Ok(_) if text.len() <= 254 && !text.contains('"') => Ok(Self(text.into())),
+            _ => Err(InvalidValue::new("email_invalid", "must be an e-mail address such as ada@example.com")),
+        }
+    }
+
+    /// The form under which an address is unique: lower case. Two people never share an address that differs in case
+    /// alone, although RFC 5321 would allow it.
+    pub fn normalised(&self) -> String {
+        self.0.to_lowercase()
+    }
+}
+
+impl Name {
+    /// Checks length and characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(InvalidValue::new("name_empty", "must not be empty"));
+        }
+        bounded(text, 200, "name_invalid", false).map(Self)
+    }
+}
+
+impl Notes {
+    /// Checks length and characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        bounded(text, 10_000, "notes_invalid", true).map(Self)
+    }
+}
+
+impl Reason {
+    /// Checks length and characters.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        bounded(text.trim(), 500, "reason_invalid", false).map(Self)
+    }
+}
+
+fn bounded(text: &str, most: usize, code: &'static str, lines: bool) -> Result<Arc<str>, InvalidValue> {
+    if text.chars().count() > most {
+        return Err(InvalidValue::new(code, format!("must have at most {most} characters")));
+    }
+    let allowed = |c: char| !c.is_control() || (lines && matches!(c, '\n' | '\r' | '\t'));
+    if text.chars().all(allowed) {
+        Ok(text.into())
+    } else {
+        Err(InvalidValue::new(code, "must not contain control characters"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_email_needs_a_local_part_and_a_domain() {
+        assert_eq!(Email::parse("  Ada@Example.com ").expect("valid").normalised(), "ada@example.com");
+        let long = format!("{}@example.com", "a".repeat(250));
+        for bad in ["", "ada", "ada@", "@example.com", "ada@example", "a b@example.com", "Ada <ada@example.com>", &long] {
+            assert!(Email::parse(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_is_trimmed_bounded_and_printable() {
+        assert_eq!(Name::parse(" Ada ").expect("valid").as_str(), "Ada");
+        assert!(Name::parse("   ").is_err());
+        assert!(Name::parse("a\u{0}b").is_err());
+        assert!(Name::parse(&"x".repeat(201)).is_err());
+    }
+}

@@ -1,0 +1,5 @@
+//! Identity: tenants and their users.
+
+pub mod role;
+pub mod tenant;
+pub mod user;

@@ -1,0 +1,43 @@
+//! Roles and the scopes that a token of each role carries.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// What a user may do, as a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// Reads its own user and customer.
+    Member,
+    /// Runs one tenant.
+    TenantAdmin,
+    /// Runs the platform: creates tenants. Exists in the tenant `platform` only.
+    PlatformAdmin,
+}
+
+impl Role {
+    /// The role's name in tokens and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Member => "member",
+            Self::TenantAdmin => "tenant_admin",
+            Self::PlatformAdmin => "platform_admin",
+        }
+    }
+
+    /// The scopes that a token of this role carries.
+    pub fn scopes(self) -> &'static [&'static str] {
+        match self {
+            Self::Member => &[],
+            Self::TenantAdmin => &["crm:read", "crm:write", "events:read", "users:read", "users:write"],
+            Self::PlatformAdmin => &["tenants:read", "tenants:write", "events:read"],
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}

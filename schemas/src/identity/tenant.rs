@@ -1,0 +1,104 @@
+//! A tenant: one business on the platform. Its facts stand in the log of the reserved tenant `platform`.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{Command, Name, TenantSlug};
+
+/// What a tenant pays for; limits depend on it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "the names are the plans' names")]
+pub enum Tier {
+    #[default]
+    Free,
+    Pro,
+    Enterprise,
+}
+
+/// Who may register as a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Registration {
+    /// Anybody.
+    Open,
+    /// Only those whom the tenant invites.
+    #[default]
+    Invitation,
+    /// Nobody; a tenant administrator adds users.
+    Closed,
+}
+
+impl Tier {
+    /// The tier's name in tokens, tables and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Pro => "pro",
+            Self::Enterprise => "enterprise",
+        }
+    }
+}
+
+impl Registration {
+    /// The policy's name in tables and answers.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Invitation => "invitation",
+            Self::Closed => "closed",
+        }
+    }
+}
+
+crate::events! {
+    /// What has happened to a tenant.
+    pub enum TenantEvent in "identity.tenant" {
+        /// The tenant came to the platform.
+        "registered.v1" => Registered(TenantRegistered),
+    }
+}
+
+/// The tenant came to the platform; its log is open from here on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TenantRegistered {
+    /// Its public name.
+    pub slug: TenantSlug,
+    /// Its name for people.
+    pub name: Name,
+    /// Its tier.
+    pub tier: Tier,
+    /// Who may register.
+    pub registration: Registration,
+    /// The organisation that owns it, where one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub organisation: Option<Name>,
+    /// Its business unit within the organisation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub business_unit: Option<Name>,
+    /// ISO 3166-1 alpha-2, upper case.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub country: Option<String>,
+}
+
+/// Registers a tenant and opens its log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields are those of TenantRegistered")]
+pub struct RegisterTenant {
+    pub slug: TenantSlug,
+    pub name: Name,
+    #[serde(default)]
+    pub tier: Tier,
+    #[serde(default)]
+    pub registration: Registration,
+    #[serde(default)]
+    pub organisation: Option<Name>,
+    #[serde(default)]
+    pub business_unit: Option<Name>,
+    #[serde(default)]
+    pub country: Option<String>,
+}
+
+impl Command for RegisterTenant {
+    const NAME: &'static str = "RegisterTenant";
+}

@@ -1,0 +1,110 @@
+//! A user: somebody who signs in to one tenant. Passwords never stand in events or commands: their hashes are secrets
+//! of the store.
+
+use serde::{Deserialize, Serialize};
+
+use super::role::Role;
+use crate::engine::{Command, Email, Name, Reason};
+
+/// Where a user stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserStatus {
+    /// Registered; the e-mail address is not confirmed yet. May sign in.
+    #[default]
+    Unconfirmed,
+    /// The e-mail address is confirmed.
+    Active,
+    /// May not sign in.
+    Deactivated,
+}
+
+crate::events! {
+    /// What has happened to a user.
+    pub enum UserEvent in "identity.user" {
+        /// Somebody registered, or was added by an administrator.
+        "registered.v1" => Registered(UserRegistered),
+        /// The e-mail address proved to be theirs.
+        "email_confirmed.v1" => EmailConfirmed(UserEmailConfirmed),
+        /// They go by another name.
+        "name_changed.v1" => NameChanged(UserNameChanged),
+        /// They may not sign in any more.
+        "deactivated.v1" => Deactivated(UserDeactivated),
+    }
+}
+
+/// Somebody registered, or was added by an administrator.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UserRegistered {
+    pub email: Email,
+    pub name: Name,
+    pub roles: Vec<Role>,
+}
+
+/// The e-mail address proved to be theirs.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct UserEmailConfirmed {}
+
+/// They go by another name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UserNameChanged {
+    pub name: Name,
+}
+
+/// They may not sign in any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UserDeactivated {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// Registers a user. The password travels beside the command, as a secret.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct RegisterUser {
+    pub email: Email,
+    pub name: Name,
+    pub roles: Vec<Role>,
+}
+
+/// Notes that the e-mail address is the user's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ConfirmUserEmail {}
+
+/// Changes the user's name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ChangeUserName {
+    pub name: Name,
+}
+
+/// Stops the user from signing in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct DeactivateUser {
+    #[serde(default)]
+    pub reason: Option<Reason>,
+}
+
+impl Command for RegisterUser {
+    const NAME: &'static str = "RegisterUser";
+}
+
+impl Command for ConfirmUserEmail {
+    const NAME: &'static str = "ConfirmUserEmail";
+}
+
+impl Command for ChangeUserName {
+    const NAME: &'static str = "ChangeUserName";
+}
+
+impl Command for DeactivateUser {
+    const NAME: &'static str = "DeactivateUser";
+}

@@ -1,0 +1,9 @@
+//! The vocabulary of Annals: what is said (events, commands, value objects) and the envelope it travels in.
+//!
+//! Layout: `engine` holds what every context shares; then one folder a bounded context, one file an aggregate.
+//! This crate does no I/O and knows no database.
+
+pub mod crm;
+pub mod engine;
+pub mod identity;
+pub mod saga;

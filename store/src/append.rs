@@ -1,0 +1,225 @@
+//! Appending: what callers hand in, what they get back, and the queue in front of the lanes that write.
+//!
+//! Concurrent appends of many tenants are coalesced into one flush (`lane`), checked in memory against what the last
+//! look-ups proved (`plan`, `lookup`) and written by one statement gated on the compare-and-swap of the heads (`write`).
+
+mod lane;
+mod lookup;
+mod outcome;
+mod plan;
+mod queue;
+mod write;
+
+use bytes::Bytes;
+use schemas::engine::{Event, EventType, LogId, Metadata, StreamName, TenantId, TenantSlug};
+use schemas::identity::tenant::{Registration, Tier};
+use uuid::Uuid;
+
+use crate::StoreError;
+
+pub(crate) use queue::Appender;
+
+/// Most bytes of one event with its headers: NATS refuses messages above 1 MiB, and an event that can never be
+/// published must not exist.
+pub const EVENT_BYTES_MAX: usize = 256 * 1024;
+/// Most events of one stream append.
+pub const EVENTS_MAX: usize = 256;
+/// What names, ids and header names add to an event's payload and metadata, at most.
+const HEADER_ALLOWANCE: usize = 2 * 1024;
+
+/// What the writer believes about the stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExpectedVersion {
+    /// Nothing.
+    Any,
+    /// That it has no events yet.
+    NoStream,
+    /// That its last event has this version.
+    Exact(u64),
+}
+
+/// An event about to be recorded.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    /// Its type, with the schema version.
+    pub event_type: EventType,
+    /// JSON, stored exactly as it is.
+    pub payload: Bytes,
+    /// The keys that parts of the payload are sealed under.
+    pub subject_keys: Vec<Uuid>,
+}
+
+impl NewEvent {
+    /// An event of the vocabulary.
+    pub fn encode<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
+        let event_type = EventType::parse(event.type_name()).expect("the vocabulary's type names are valid");
+        Ok(Self { event_type, payload: event.encode()?.into(), subject_keys: Vec::new() })
+    }
+}
+
+/// A command id that came from outside (a client, a saga): it leaves a receipt, so that a repeat is recognised.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Claim {
+    /// The id.
+    pub command_id: Uuid,
+    /// Keyed digest of the command's name and request: the same id with another digest is another command.
+    pub digest: [u8; 32],
+}
+
+/// A value that at most one stream of the tenant holds, such as an e-mail address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reservation {
+    /// What sort of value, such as `email`.
+    pub kind: &'static str,
+    /// The value in its normalised form; only a keyed digest of it is stored.
+    pub value: String,
+}
+
+/// Something that belongs to a stream and must not stand in its events, such as a password hash.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret {
+    /// What sort of secret, such as `password`.
+    pub kind: &'static str,
+    /// Its value.
+    pub value: Bytes,
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Secret({})", self.kind)
+    }
+}
+
+/// A tenant whose log is opened in the transaction of the append that registers it.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of TenantRegistered")]
+pub struct NewTenant {
+    pub id: TenantId,
+    pub slug: TenantSlug,
+    pub name: String,
+    pub tier: Tier,
+    pub registration: Registration,
+}
+
+/// Events for one stream and what is written with them: all of it commits, or none.
+#[derive(Debug, Clone)]
+pub struct StreamAppend {
+    /// The stream.
+    pub stream: StreamName,
+    /// Checked against the stream's version at commit.
+    pub expected: ExpectedVersion,
+    /// 1 to [`EVENTS_MAX`] events.
+    pub events: Vec<NewEvent>,
+    /// Recorded with each of them.
+    pub metadata: Metadata,
+    /// Leaves a receipt where given.
+    pub claim: Option<Claim>,
+    /// Taken with the append; refused when another stream holds one.
+    pub reservations: Vec<Reservation>,
+    /// Given back with the append.
+    pub releases: Vec<Reservation>,
+    /// Written, or overwritten, with the append.
+    pub secrets: Vec<Secret>,
+    /// A tenant to open with the append; for the log of the tenant `platform`.
+    pub opens: Option<NewTenant>,
+}
+
+impl StreamAppend {
+    /// Events and nothing else.
+    pub fn new(stream: StreamName, expected: ExpectedVersion, events: Vec<NewEvent>, metadata: Metadata) -> Self {
+        Self {
+            stream,
+            expected,
+            events,
+            metadata,
+            claim: None,
+            reservations: Vec::new(),
+            releases: Vec::new(),
+            secrets: Vec::new(),
+            opens: None,
+        }
+    }
+
+    /// What PostgreSQL or NATS would refuse is refused here, before it can spoil a flush. Returns the size in bytes.
+    fn check(&self, metadata: &[u8]) -> Result<usize, AppendError> {
+        if self.events.is_empty() || self.events.len() > EVENTS_MAX {
+            return Err(AppendError::Invalid(format!("an append has 1 to {EVENTS_MAX} events")));
+        }
+        let mut total = 0;
+        for event in &self.events {
+            let bytes = event.payload.len() + metadata.len() + HEADER_ALLOWANCE;
+            if bytes > EVENT_BYTES_MAX {
+                return Err(AppendError::TooLarge { bytes, limit: EVENT_BYTES_MAX });
+            }
+            if serde_json::from_slice::<serde::de::IgnoredAny>(&event.payload).is_err() {
+                return Err(AppendError::Invalid("a payload is JSON".to_owned()));
+            }
+            if event.subject_keys.len() > 255 {
+                return Err(AppendError::Invalid("an event has at most 255 subject keys".to_owned()));
+            }
+            total += bytes;
+        }
+        Ok(total)
+    }
+}
+
+/// What an append did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// The stream appended to.
+    pub stream: StreamName,
+    /// The version of the last event appended.
+    pub version: u64,
+    /// The log that the positions belong to.
+    pub log_id: LogId,
+    /// The position of the first event appended.
+    pub first_position: u64,
+    /// The position of the last event appended.
+    pub position: u64,
+    /// How many events.
+    pub count: u32,
+    /// Whether this is the receipt of an earlier append with the same command id.
+    pub duplicate: bool,
+}
+
+/// Why an append did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum AppendError {
+    /// The stream is not where the writer believed.
+    #[error("the stream is at version {actual}")]
+    VersionConflict {
+        /// Where it is; 0 when it has no events.
+        actual: u64,
+    },
+    /// The command id was used before for another command.
+    #[error("the command id was used for another command")]
+    CommandIdReused,
+    /// Another stream holds a value that this append wants.
+    #[error("the {kind} is taken")]
+    Reserved {
+        /// What sort of value.
+        kind: String,
+        /// Who holds it.
+        holder: StreamName,
+    },
+    /// An event is over the limit.
+    #[error("an event of {bytes} bytes is over the limit of {limit}")]
+    TooLarge {
+        /// Its size with headers.
+        bytes: usize,
+        /// The limit.
+        limit: usize,
+    },
+    /// The append can never be stored.
+    #[error("the append is invalid: {0}")]
+    Invalid(String),
+    /// No such tenant.
+    #[error("the tenant is unknown")]
+    TenantUnknown,
+    /// Too many appends are waiting; nothing was written.
+    #[error("too many appends are waiting")]
+    Overloaded,
+    /// The database is away. Whether the append happened may be unknown; a repeat with the same command id is safe.
+    #[error(transparent)]
+    Unavailable(#[from] StoreError),
+}

@@ -1,0 +1,174 @@
+//! The look-ups of a flush: heads, versions, receipts and reservations of many tenants in one volley, by a role that can
+//! read no payload.
+
+use std::collections::{HashMap, HashSet};
+
+use schemas::engine::{LogId, StreamName, TenantId};
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+use super::Receipt;
+use super::plan::{HeadView, ReservationKey};
+use crate::StoreError;
+
+/// A connection with the look-up statements prepared.
+pub(super) struct Lookup {
+    client: Client,
+    heads: Statement,
+    versions: Statement,
+    receipts: Statement,
+    reservations: Statement,
+}
+
+/// What a flush does not know yet.
+#[derive(Default)]
+pub(super) struct Wanted {
+    pub(super) heads: HashSet<TenantId>,
+    pub(super) versions: HashSet<(TenantId, StreamName)>,
+    pub(super) receipts: HashSet<(TenantId, Uuid)>,
+    pub(super) reservations: HashSet<(TenantId, ReservationKey)>,
+}
+
+impl Wanted {
+    pub(super) fn is_empty(&self) -> bool {
+        self.heads.is_empty()
+            && self.versions.is_empty()
+            && self.receipts.is_empty()
+            && self.reservations.is_empty()
+    }
+}
+
+/// What was found; what is absent does not exist.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) heads: HashMap<TenantId, HeadView>,
+    pub(super) versions: HashMap<(TenantId, StreamName), u64>,
+    pub(super) receipts: HashMap<(TenantId, Uuid), (Receipt, [u8; 32])>,
+    pub(super) holders: HashMap<(TenantId, ReservationKey), StreamName>,
+}
+
+impl Lookup {
+    pub(super) async fn prepare(client: Client) -> Result<Self, StoreError> {
+        let heads = client
+            .prepare("select tenant_id, log_id, position, recorded_at from heads where tenant_id = any($1::uuid[])")
+            .await?;
+        // A scalar sub-select walks the unique index backwards once a stream, whatever the planner thinks of the table.
+        let versions = client
+            .prepare(
+                "select w.n, (select e.version from events e where e.tenant_id = w.tenant_id and e.stream = w.stream
+                              order by e.version desc limit 1)
+                 from unnest($1::uuid[], $2::text[]) with ordinality as w(tenant_id, stream, n)",
+            )
+            .await?;
+        let receipts = client
+            .prepare(
+                "select r.tenant_id, r.command_id, r.digest, r.stream, r.version, r.first_position, r.count, h.log_id
+                 from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, command_id)
+                 join receipts r on r.tenant_id = w.tenant_id and r.command_id = w.command_id
+                 join heads h on h.tenant_id = r.tenant_id",
+            )
+            .await?;
+        let reservations = client
+            .prepare(
+                "select w.n, r.stream from unnest($1::uuid[], $2::text[], $3::bytea[])
+                     with ordinality as w(tenant_id, kind, value_hash, n)
+                 join reservations r
+                   on r.tenant_id = w.tenant_id and r.kind = w.kind and r.value_hash = w.value_hash",
+            )
+            .await?;
+        Ok(Self { client, heads, versions, receipts, reservations })
+    }
+
+    /// Looks everything up. The heads go first: what is read after them is at least as new, and the swap from them fails
+    /// when anything moved in between.
+    pub(super) async fn look_up(&self, wanted: &Wanted) -> Result<Found, StoreError> {
+        let (heads, versions, receipts, holders) = futures::join!(
+            self.look_up_heads(&wanted.heads),
+            self.look_up_versions(&wanted.versions),
+            self.look_up_receipts(&wanted.receipts),
+            self.look_up_holders(&wanted.reservations),
+        );
+        Ok(Found { heads: heads?, versions: versions?, receipts: receipts?, holders: holders? })
+    }
+
+    async fn look_up_heads(&self, wanted: &HashSet<TenantId>) -> Result<HashMap<TenantId, HeadView>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let tenants: Vec<Uuid> = wanted.iter().map(|tenant| tenant.0).collect();
+        let rows = self.client.query(&self.heads, &[&tenants]).await?;
+        let head = |row: &tokio_postgres::Row| {
+            let view = HeadView {
+                log_id: LogId(row.get(1)),
+                position: row.get::<_, i64>(2) as u64,
+                recorded_at: row.get(3),
+            };
+            (TenantId(row.get(0)), view)
+        };
+        Ok(rows.iter().map(head).collect())
+    }
+
+    async fn look_up_versions(
+        &self,
+        wanted: &HashSet<(TenantId, StreamName)>,
+    ) -> Result<HashMap<(TenantId, StreamName), u64>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let wanted: Vec<_> = wanted.iter().collect();
+        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
+        let streams: Vec<&str> = wanted.iter().map(|(_, stream)| stream.as_str()).collect();
+        let rows = self.client.query(&self.versions, &[&tenants, &streams]).await?;
+        let version = |row: &tokio_postgres::Row| {
+            let key = wanted[row.get::<_, i64>(0) as usize - 1].clone();
+            (key, row.get::<_, Option<i64>>(1).unwrap_or(0) as u64)
+        };
+        Ok(rows.iter().map(version).collect())
+    }
+
+    async fn look_up_receipts(
+        &self,
+        wanted: &HashSet<(TenantId, Uuid)>,
+    ) -> Result<HashMap<(TenantId, Uuid), (Receipt, [u8; 32])>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
+        let commands: Vec<Uuid> = wanted.iter().map(|(_, command)| *command).collect();
+        let rows = self.client.query(&self.receipts, &[&tenants, &commands]).await?;
+        rows.iter()
+            .map(|row| Ok(((TenantId(row.get(0)), row.get(1)), crate::read::receipt_from(row, 2)?)))
+            .collect()
+    }
+
+    async fn look_up_holders(
+        &self,
+        wanted: &HashSet<(TenantId, ReservationKey)>,
+    ) -> Result<HashMap<(TenantId, ReservationKey), StreamName>, StoreError> {
+        if wanted.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let wanted: Vec<_> = wanted.iter().collect();
+        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
+        let kinds: Vec<&str> = wanted.iter().map(|(_, (kind, _))| *kind).collect();
+        let hashes: Vec<&[u8]> = wanted.iter().map(|(_, (_, hash))| hash.as_slice()).collect();
+        let rows = self.client.query(&self.reservations, &[&tenants, &kinds, &hashes]).await?;
+        rows.iter()
+            .map(|row| {
+                let key = *wanted[row.get::<_, i64>(0) as usize - 1];
+                Ok((key, StreamName::parse(row.get(1))?))
+            })
+            .collect()
+    }
+
+    /// Whether the log holds this event at this position.
+    pub(super) async fn holds(&self, tenant: TenantId, position: u64, event_id: Uuid) -> Result<bool, StoreError> {
+        let statement = "select from events where tenant_id = $1 and position = $2 and event_id = $3";
+        let found = self.client.query_opt(statement, &[&tenant.0, &(position as i64), &event_id]).await?;
+        Ok(found.is_some())
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+}

@@ -1,0 +1,252 @@
+//! Planning a flush: pure decisions over what is known of heads, versions, receipts and reservations. No I/O.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use proofs::{CommitmentKind, Frame, Hash, Salt, commitment, leaf_hash};
+use schemas::engine::{LogId, StreamName, TenantId, ids};
+use uuid::Uuid;
+
+use super::queue::Pending;
+use super::{AppendError, ExpectedVersion, Receipt};
+
+/// A reservation's key: kind and keyed digest.
+pub(super) type ReservationKey = (&'static str, [u8; 32]);
+
+/// What the lane knows of one tenant, true as long as the swap on its head wins.
+#[derive(Debug, Clone)]
+pub(super) struct HeadView {
+    pub(super) log_id: LogId,
+    pub(super) position: u64,
+    pub(super) recorded_at: DateTime<Utc>,
+}
+
+/// What the planner sees of one tenant: the head, the versions of every stream of the flush, and what look-ups found.
+#[derive(Debug, Clone)]
+pub(super) struct TenantFacts {
+    pub(super) head: HeadView,
+    /// The version of every stream that the flush touches; 0 for a stream without events.
+    pub(super) versions: HashMap<StreamName, u64>,
+    /// Streams whose version was looked up for this flush, not remembered.
+    pub(super) fresh: HashSet<StreamName>,
+    /// Receipts found for the command ids of the flush, with their digests.
+    pub(super) receipts: HashMap<Uuid, (Receipt, [u8; 32])>,
+    /// Holders found for the reservations of the flush.
+    pub(super) holders: HashMap<ReservationKey, StreamName>,
+}
+
+/// A row of `events`.
+pub(super) struct EventRow {
+    pub(super) tenant: TenantId,
+    pub(super) position: u64,
+    pub(super) version: u64,
+    pub(super) recorded_at: DateTime<Utc>,
+    pub(super) event_id: Uuid,
+    pub(super) schema_version: u32,
+    pub(super) pending: usize,
+    pub(super) event: usize,
+    pub(super) payload_salt: Salt,
+    pub(super) metadata_salt: Salt,
+    pub(super) subject_keys: Vec<u8>,
+    pub(super) leaf_hash: Hash,
+}
+
+/// What becomes of one pending append.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// Written by this flush if its tenant's swap wins.
+    Write(Receipt),
+    /// Settled without writing; where `after_writes`, only if the tenant's swap wins, because it rests on what the flush
+    /// itself writes.
+    Answer { result: Result<Receipt, AppendError>, after_writes: bool },
+    /// Goes into the next flush: it depends on an append of this one.
+    Defer,
+    /// What is remembered of the tenant may be stale: forget it, then try again.
+    Refresh,
+}
+
+/// A flush: a decision for each pending append and the rows to write.
+pub(super) struct Plan {
+    pub(super) decisions: Vec<Decision>,
+    pub(super) rows: Vec<EventRow>,
+    /// Heads before and after, of every tenant that is written to.
+    pub(super) moves: HashMap<TenantId, (HeadView, HeadView)>,
+    /// The reservations of each pending append by index, as digests.
+    pub(super) reservations: Vec<Vec<ReservationKey>>,
+    pub(super) releases: Vec<Vec<ReservationKey>>,
+}
+
+/// How reservations become keys: a keyed digest, so that the table tells nothing.
+pub(super) type Digest<'a> = &'a dyn Fn(TenantId, &'static str, &str) -> [u8; 32];
+
+#[derive(Default)]
+struct Overlay {
+    versions: HashMap<StreamName, u64>,
+    claims: HashSet<Uuid>,
+    taken: HashMap<ReservationKey, StreamName>,
+    released: HashSet<ReservationKey>,
+}
+
+/// Decides a flush in the order of arrival.
+pub(super) fn plan(
+    batch: &[Pending],
+    facts: &HashMap<TenantId, TenantFacts>,
+    now: DateTime<Utc>,
+    digest: Digest<'_>,
+) -> Plan {
+    let keys = |pending: &Pending, wanted: &[super::Reservation]| -> Vec<ReservationKey> {
+        let mut keys: Vec<_> = wanted.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        keys
+    };
+    let reservations: Vec<_> = batch.iter().map(|p| keys(p, &p.append.reservations)).collect();
+    let releases: Vec<_> = batch.iter().map(|p| keys(p, &p.append.releases)).collect();
+    let mut plan =
+        Plan { decisions: Vec::with_capacity(batch.len()), rows: Vec::new(), moves: HashMap::new(), reservations, releases };
+    let mut overlays: HashMap<TenantId, Overlay> = HashMap::new();
+    for (index, pending) in batch.iter().enumerate() {
+        let decision = match facts.get(&pending.tenant) {
+            None => Decision::Answer { result: Err(AppendError::TenantUnknown), after_writes: false },
+            Some(facts) => {
+                let overlay = overlays.entry(pending.tenant).or_default();
+                decide(&mut plan, index, pending, facts, overlay, now)
+            }
+        };
+        plan.decisions.push(decision);
+    }
+    plan
+}
+
+fn decide(
+    plan: &mut Plan,
+    index: usize,
+    pending: &Pending,
+    facts: &TenantFacts,
+    overlay: &mut Overlay,
+    now: DateTime<Utc>,
+) -> Decision {
+    let append = &pending.append;
+    let settled = |result| Decision::Answer { result, after_writes: false };
+    if let Some(claim) = &append.claim {
+        if let Some((receipt, digest)) = facts.receipts.get(&claim.command_id) {
+            let same = *digest == claim.digest;
+            return settled(if same { Ok(receipt.clone()) } else { Err(AppendError::CommandIdReused) });
+        }
+        if overlay.claims.contains(&claim.command_id) {
+            return Decision::Defer;
+        }
+    }
+    let remembered = facts.versions.get(&append.stream).copied().unwrap_or(0);
+    let in_flush = overlay.versions.get(&append.stream).copied();
+    let actual = in_flush.unwrap_or(remembered);
+    let conflict = match append.expected {
+        ExpectedVersion::Any => false,
+        ExpectedVersion::NoStream => actual > 0,
+        ExpectedVersion::Exact(expected) => expected != actual,
+    };
+    if conflict {
+        // Versions only grow: whoever expects more than is remembered may know more than we do.
+        let ahead = matches!(append.expected, ExpectedVersion::Exact(expected) if expected > actual);
+        if ahead && in_flush.is_none() && !facts.fresh.contains(&append.stream) {
+            return Decision::Refresh;
+        }
+        let after_writes = in_flush.is_some();
+        return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), after_writes };
+    }
+    for key in &plan.reservations[index] {
+        if overlay.released.contains(key) {
+            return Decision::Defer;
+        }
+        let holder = facts.holders.get(key).map(|holder| (holder, false));
+        let holder = holder.or_else(|| overlay.taken.get(key).map(|holder| (holder, true)));
+        if let Some((holder, after_writes)) = holder
+            && *holder != append.stream
+        {
+            let error = AppendError::Reserved { kind: key.0.to_owned(), holder: holder.clone() };
+            return Decision::Answer { result: Err(error), after_writes };
+        }
+    }
+    // What the stream holds already needs no second row.
+    plan.reservations[index].retain(|key| !facts.holders.contains_key(key));
+    if plan.releases[index].iter().any(|key| overlay.taken.contains_key(key)) {
+        return Decision::Defer;
+    }
+    write(plan, index, pending, facts, overlay, actual, now)
+}
+
+fn write(
+    plan: &mut Plan,
+    index: usize,
+    pending: &Pending,
+    facts: &TenantFacts,
+    overlay: &mut Overlay,
+    actual: u64,
+    now: DateTime<Utc>,
+) -> Decision {
+    let append = &pending.append;
+    let before = &facts.head;
+    let (_, head) = plan.moves.entry(pending.tenant).or_insert_with(|| (before.clone(), before.clone()));
+    let recorded_at = now.max(head.recorded_at);
+    let first_position = head.position + 1;
+    let mut rows = Vec::with_capacity(append.events.len());
+    for (offset, event) in append.events.iter().enumerate() {
+        let mut keys = event.subject_keys.clone();
+        keys.sort_unstable();
+        let event_id = ids::new_id();
+        let (payload_salt, metadata_salt): (Salt, Salt) = (rand::random(), rand::random());
+        let version = actual + 1 + offset as u64;
+        let frame = Frame {
+            log_id: head.log_id.0,
+            event_id,
+            stream: append.stream.as_str(),
+            version,
+            event_type: event.event_type.as_str(),
+            schema_version: event.event_type.schema_version(),
+            recorded_at: recorded_at.timestamp_micros(),
+            payload_encoding: super::write::PAYLOAD_JSON,
+            payload_commitment: commitment(CommitmentKind::Payload, &payload_salt, &event.payload),
+            metadata_commitment: commitment(CommitmentKind::Metadata, &metadata_salt, &pending.metadata),
+            subject_keys: &keys,
+        };
+        let entry = match frame.encode() {
+            Ok(entry) => entry,
+            Err(error) => {
+                return Decision::Answer { result: Err(AppendError::Invalid(error.to_string())), after_writes: false };
+            }
+        };
+        rows.push(EventRow {
+            tenant: pending.tenant,
+            position: first_position + offset as u64,
+            version,
+            recorded_at,
+            event_id,
+            schema_version: event.event_type.schema_version(),
+            pending: index,
+            event: offset,
+            payload_salt,
+            metadata_salt,
+            subject_keys: keys.iter().flat_map(|key| *key.as_bytes()).collect(),
+            leaf_hash: leaf_hash(&entry),
+        });
+    }
+    let count = append.events.len() as u64;
+    head.position += count;
+    head.recorded_at = recorded_at;
+    plan.rows.append(&mut rows);
+    overlay.versions.insert(append.stream.clone(), actual + count);
+    overlay.claims.extend(append.claim.map(|claim| claim.command_id));
+    overlay.released.extend(plan.releases[index].iter().copied());
+    for key in &plan.reservations[index] {
+        overlay.taken.insert(*key, append.stream.clone());
+    }
+    Decision::Write(Receipt {
+        stream: append.stream.clone(),
+        version: actual + count,
+        log_id: head.log_id,
+        first_position,
+        position: head.position,
+        count: count as u32,
+        duplicate: false,
+    })
+}

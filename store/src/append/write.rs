@@ -1,0 +1,342 @@
+//! The write of a flush: one array statement, gated on the compare-and-swap of the heads, in one transaction.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+
+use chrono::{DateTime, Utc};
+use schemas::engine::TenantId;
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+use super::plan::{Decision, Plan};
+use super::queue::Pending;
+
+/// The payload encoding of the log: JSON in UTF-8.
+pub(super) const PAYLOAD_JSON: u8 = 1;
+
+/// The swap of the heads and the rows gated on it. Heads are taken in tenant order; one that another process has locked
+/// is skipped and goes with the next flush, so that no two flushes ever wait for each other in a circle.
+const SWAP_AND_EVENTS: &str = "
+with wanted as (
+    select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::int8[], $5::timestamptz[])
+        as w(tenant_id, log_id, old_position, new_position, recorded_at)
+), locked as materialized (
+    select h.tenant_id
+    from heads h join wanted w on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position = w.old_position
+    order by h.tenant_id
+    for update of h skip locked
+), swapped as (
+    update heads h set position = w.new_position, recorded_at = w.recorded_at
+    from wanted w
+    where h.tenant_id = w.tenant_id and h.tenant_id in (select tenant_id from locked)
+    returning h.tenant_id
+), written as (
+    insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream,
+                        type, payload, metadata, payload_salt, metadata_salt, subject_keys, leaf_hash)
+    select e.tenant_id, e.position, e.version, e.recorded_at, e.event_id, e.schema_version, 1, e.stream, e.type,
+           e.payload, e.metadata, e.payload_salt, e.metadata_salt, e.subject_keys, e.leaf_hash
+    from unnest($6::uuid[], $7::int8[], $8::int8[], $9::timestamptz[], $10::uuid[], $11::int4[], $12::text[],
+                $13::text[], $14::bytea[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[])
+        as e(tenant_id, position, version, recorded_at, event_id, schema_version, stream, type, payload, metadata,
+             payload_salt, metadata_salt, subject_keys, leaf_hash)
+    where e.tenant_id in (select tenant_id from swapped)
+)";
+
+/// What goes beside the events, where any append of the flush carries it.
+const SIDE_WRITES: &str = ", receipted as (
+    insert into receipts (tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
+    select r.* from unnest($20::uuid[], $21::uuid[], $22::bytea[], $23::text[], $24::int8[], $25::int8[], $26::int4[],
+                           $27::timestamptz[])
+        as r(tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
+    where r.tenant_id in (select tenant_id from swapped)
+), released as (
+    delete from reservations d using unnest($28::uuid[], $29::text[], $30::bytea[], $31::text[])
+        as r(tenant_id, kind, value_hash, stream)
+    where d.tenant_id = r.tenant_id and d.kind = r.kind and d.value_hash = r.value_hash and d.stream = r.stream
+      and d.tenant_id in (select tenant_id from swapped)
+), reserved as (
+    insert into reservations (tenant_id, kind, value_hash, stream)
+    select r.* from unnest($32::uuid[], $33::text[], $34::bytea[], $35::text[])
+        as r(tenant_id, kind, value_hash, stream)
+    where r.tenant_id in (select tenant_id from swapped)
+), hidden as (
+    insert into secrets (tenant_id, stream, kind, value)
+    select s.* from unnest($36::uuid[], $37::text[], $38::text[], $39::bytea[]) as s(tenant_id, stream, kind, value)
+    where s.tenant_id in (select tenant_id from swapped)
+    on conflict (tenant_id, stream, kind) do update set value = excluded.value
+), opened as (
+    insert into tenants (tenant_id, slug, name, tier, registration, opened_at)
+    select t.tenant_id, t.slug, t.name, t.tier, t.registration, t.opened_at
+    from unnest($40::uuid[], $41::text[], $42::text[], $43::text[], $44::text[], $45::uuid[], $46::timestamptz[])
+        as t(tenant_id, slug, name, tier, registration, log_id, opened_at)
+    where exists (select from swapped)
+), headed as (
+    insert into heads (tenant_id, log_id, position, recorded_at)
+    select t.tenant_id, t.log_id, 0, t.opened_at
+    from unnest($40::uuid[], $45::uuid[], $46::timestamptz[]) as t(tenant_id, log_id, opened_at)
+    where exists (select from swapped)
+)";
+
+const WINNERS: &str = " select tenant_id from swapped";
+
+/// A connection of the appender role with the write statements prepared.
+pub(super) struct Writer {
+    client: Client,
+    events_only: Statement,
+    everything: Statement,
+}
+
+/// How a write ended.
+pub(super) enum Written {
+    /// Committed for these tenants; the others lost their swap and nothing of them was written.
+    Committed(HashSet<TenantId>),
+    /// PostgreSQL refused the data; everything was rolled back.
+    Refused(tokio_postgres::Error),
+    /// The connection broke: the transaction may have committed.
+    Unknown(tokio_postgres::Error),
+}
+
+impl Writer {
+    pub(super) async fn prepare(client: Client) -> Result<Self, tokio_postgres::Error> {
+        let events_only = client.prepare(&format!("{SWAP_AND_EVENTS}{WINNERS}")).await?;
+        let everything = client.prepare(&format!("{SWAP_AND_EVENTS}{SIDE_WRITES}{WINNERS}")).await?;
+        Ok(Self { client, events_only, everything })
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    /// Writes the plan's rows in one transaction: begin, swap and rows, commit, sent together.
+    pub(super) async fn write(&self, batch: &[Pending], plan: &Plan) -> Written {
+        let heads = Heads::of(plan);
+        let events = Events::of(batch, plan);
+        let sides = Sides::of(batch, plan);
+        let mut begin = String::from("begin; select set_config('annals.tenants', '");
+        for (index, tenant) in heads.tenants.iter().chain(&sides.opened.tenants).enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(begin, "{comma}{tenant}").expect("writing to a string");
+        }
+        begin.push_str("', true)");
+        let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![
+            &heads.tenants, &heads.logs, &heads.old, &heads.new, &heads.recorded_at,
+            &events.tenants, &events.positions, &events.versions, &events.recorded_at, &events.ids,
+            &events.schema_versions, &events.streams, &events.types, &events.payloads, &events.metadata,
+            &events.payload_salts, &events.metadata_salts, &events.subject_keys, &events.leaf_hashes,
+        ];
+        let statement = if sides.is_empty() {
+            &self.events_only
+        } else {
+            parameters.extend(sides.parameters());
+            &self.everything
+        };
+        // Polled in this order, so sent in this order, in one volley. After a refused statement the commit rolls back.
+        let (begun, written, committed) = futures::join!(
+            self.client.batch_execute(&begin),
+            self.client.query(statement, &parameters),
+            self.client.batch_execute("commit"),
+        );
+        match (begun, written, committed) {
+            (Ok(()), Ok(rows), Ok(())) => {
+                Written::Committed(rows.iter().map(|row| TenantId(row.get(0))).collect())
+            }
+            (_, Err(error), Ok(())) if error.code().is_some() => Written::Refused(error),
+            (Err(error), _, _) | (_, Err(error), _) | (_, _, Err(error)) => Written::Unknown(error),
+        }
+    }
+
+    /// Waits until no transaction of a lost connection holds the tenant's head any more: what it wrote is visible then,
+    /// or never will be.
+    pub(super) async fn settle(&self, tenant: TenantId) -> Result<(), tokio_postgres::Error> {
+        self.client
+            .batch_execute(&format!(
+                "begin; select set_config('annals.tenants', '{tenant}', true);
+                 select from heads where tenant_id = '{tenant}' for update; commit"
+            ))
+            .await
+    }
+}
+
+#[derive(Default)]
+struct Heads {
+    tenants: Vec<Uuid>,
+    logs: Vec<Uuid>,
+    old: Vec<i64>,
+    new: Vec<i64>,
+    recorded_at: Vec<DateTime<Utc>>,
+}
+
+impl Heads {
+    fn of(plan: &Plan) -> Self {
+        let mut heads = Self::default();
+        for (tenant, (before, after)) in &plan.moves {
+            heads.tenants.push(tenant.0);
+            heads.logs.push(before.log_id.0);
+            heads.old.push(before.position as i64);
+            heads.new.push(after.position as i64);
+            heads.recorded_at.push(after.recorded_at);
+        }
+        heads
+    }
+}
+
+#[derive(Default)]
+struct Events<'a> {
+    tenants: Vec<Uuid>,
+    positions: Vec<i64>,
+    versions: Vec<i64>,
+    recorded_at: Vec<DateTime<Utc>>,
+    ids: Vec<Uuid>,
+    schema_versions: Vec<i32>,
+    streams: Vec<&'a str>,
+    types: Vec<&'a str>,
+    payloads: Vec<&'a [u8]>,
+    metadata: Vec<&'a [u8]>,
+    payload_salts: Vec<&'a [u8]>,
+    metadata_salts: Vec<&'a [u8]>,
+    subject_keys: Vec<&'a [u8]>,
+    leaf_hashes: Vec<&'a [u8]>,
+}
+
+impl<'a> Events<'a> {
+    fn of(batch: &'a [Pending], plan: &'a Plan) -> Self {
+        let mut events = Self::default();
+        for row in &plan.rows {
+            let pending = &batch[row.pending];
+            let event = &pending.append.events[row.event];
+            events.tenants.push(row.tenant.0);
+            events.positions.push(row.position as i64);
+            events.versions.push(row.version as i64);
+            events.recorded_at.push(row.recorded_at);
+            events.ids.push(row.event_id);
+            events.schema_versions.push(row.schema_version as i32);
+            events.streams.push(pending.append.stream.as_str());
+            events.types.push(event.event_type.as_str());
+            events.payloads.push(&event.payload);
+            events.metadata.push(&pending.metadata);
+            events.payload_salts.push(&row.payload_salt);
+            events.metadata_salts.push(&row.metadata_salt);
+            events.subject_keys.push(&row.subject_keys);
+            events.leaf_hashes.push(&row.leaf_hash);
+        }
+        events
+    }
+}
+
+#[derive(Default)]
+struct Sides<'a> {
+    receipts: Receipts<'a>,
+    released: Reserved<'a>,
+    reserved: Reserved<'a>,
+    secrets: Secrets<'a>,
+    opened: Opened<'a>,
+}
+
+#[derive(Default)]
+struct Receipts<'a> {
+    tenants: Vec<Uuid>,
+    commands: Vec<Uuid>,
+    digests: Vec<&'a [u8]>,
+    streams: Vec<&'a str>,
+    versions: Vec<i64>,
+    first_positions: Vec<i64>,
+    counts: Vec<i32>,
+    recorded_at: Vec<DateTime<Utc>>,
+}
+
+#[derive(Default)]
+struct Reserved<'a> {
+    tenants: Vec<Uuid>,
+    kinds: Vec<&'a str>,
+    hashes: Vec<&'a [u8]>,
+    streams: Vec<&'a str>,
+}
+
+#[derive(Default)]
+struct Secrets<'a> {
+    tenants: Vec<Uuid>,
+    streams: Vec<&'a str>,
+    kinds: Vec<&'a str>,
+    values: Vec<&'a [u8]>,
+}
+
+#[derive(Default)]
+struct Opened<'a> {
+    tenants: Vec<Uuid>,
+    slugs: Vec<&'a str>,
+    names: Vec<&'a str>,
+    tiers: Vec<&'a str>,
+    registrations: Vec<&'a str>,
+    logs: Vec<Uuid>,
+    opened_at: Vec<DateTime<Utc>>,
+}
+
+impl<'a> Sides<'a> {
+    fn of(batch: &'a [Pending], plan: &'a Plan) -> Self {
+        let mut sides = Self::default();
+        for (index, (pending, decision)) in batch.iter().zip(&plan.decisions).enumerate() {
+            let Decision::Write(receipt) = decision else { continue };
+            let append = &pending.append;
+            let (tenant, stream) = (pending.tenant.0, append.stream.as_str());
+            let recorded_at = plan.moves[&pending.tenant].1.recorded_at;
+            if let Some(claim) = &append.claim {
+                sides.receipts.tenants.push(tenant);
+                sides.receipts.commands.push(claim.command_id);
+                sides.receipts.digests.push(&claim.digest);
+                sides.receipts.streams.push(stream);
+                sides.receipts.versions.push(receipt.version as i64);
+                sides.receipts.first_positions.push(receipt.first_position as i64);
+                sides.receipts.counts.push(receipt.count as i32);
+                sides.receipts.recorded_at.push(recorded_at);
+            }
+            for (keys, target) in [
+                (&plan.releases[index], &mut sides.released),
+                (&plan.reservations[index], &mut sides.reserved),
+            ] {
+                for (kind, hash) in keys {
+                    target.tenants.push(tenant);
+                    target.kinds.push(kind);
+                    target.hashes.push(hash);
+                    target.streams.push(stream);
+                }
+            }
+            for secret in &append.secrets {
+                sides.secrets.tenants.push(tenant);
+                sides.secrets.streams.push(stream);
+                sides.secrets.kinds.push(secret.kind);
+                sides.secrets.values.push(&secret.value);
+            }
+            if let Some(opens) = &append.opens {
+                sides.opened.tenants.push(opens.id.0);
+                sides.opened.slugs.push(opens.slug.as_str());
+                sides.opened.names.push(&opens.name);
+                sides.opened.tiers.push(opens.tier.as_str());
+                sides.opened.registrations.push(opens.registration.as_str());
+                sides.opened.logs.push(schemas::engine::ids::random_id());
+                sides.opened.opened_at.push(recorded_at);
+            }
+        }
+        sides
+    }
+
+    fn is_empty(&self) -> bool {
+        self.receipts.tenants.is_empty()
+            && self.released.tenants.is_empty()
+            && self.reserved.tenants.is_empty()
+            && self.secrets.tenants.is_empty()
+            && self.opened.tenants.is_empty()
+    }
+
+    fn parameters(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 27] {
+        let Self { receipts, released, reserved, secrets, opened } = self;
+        [
+            &receipts.tenants, &receipts.commands, &receipts.digests, &receipts.streams, &receipts.versions,
+            &receipts.first_positions, &receipts.counts, &receipts.recorded_at,
+            &released.tenants, &released.kinds, &released.hashes, &released.streams,
+            &reserved.tenants, &reserved.kinds, &reserved.hashes, &reserved.streams,
+            &secrets.tenants, &secrets.streams, &secrets.kinds, &secrets.values,
+            &opened.tenants, &opened.slugs, &opened.names, &opened.tiers, &opened.registrations, &opened.logs,
+            &opened.opened_at,
+        ]
+    }
+}

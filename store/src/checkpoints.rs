@@ -1,0 +1,121 @@
+//! Checkpoints: how far a consumer of the log has come with a tenant. They move by compare-and-swap in the transaction of
+//! what they stand for, so the effect of an event happens once however often it is delivered.
+
+use std::time::Duration;
+
+use schemas::engine::{LogId, TenantId};
+
+use crate::pools::get;
+use crate::{Store, StoreError, TenantStore, TenantTransaction};
+
+/// How far a consumer has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Checkpoint {
+    /// The log that the position belongs to.
+    pub log_id: LogId,
+    /// The last position finished.
+    pub position: u64,
+}
+
+/// How often a waiting reader looks for itself: another process may keep the projection.
+const POLL: Duration = Duration::from_millis(20);
+
+impl TenantTransaction {
+    /// The checkpoint of a consumer; `None` before its first move.
+    pub async fn checkpoint(&self, consumer: &str) -> Result<Option<Checkpoint>, StoreError> {
+        let row = self
+            .query_opt(
+                "select log_id, position from checkpoints where tenant_id = $1 and consumer = $2",
+                &[&self.tenant().0, &consumer],
+            )
+            .await?;
+        Ok(row.map(|row| Checkpoint { log_id: LogId(row.get(0)), position: row.get::<_, i64>(1) as u64 }))
+    }
+
+    /// Moves a checkpoint of this log from one position to another. `false` when it does not stand at `from`: somebody
+    /// else moved it, and this transaction must not commit.
+    pub async fn move_checkpoint(
+        &self,
+        consumer: &str,
+        log_id: LogId,
+        from: u64,
+        to: u64,
+    ) -> Result<bool, StoreError> {
+        let (from, to) = (from as i64, to as i64);
+        let moved = if from == 0 {
+            self.execute(
+                "insert into checkpoints (tenant_id, consumer, log_id, position) values ($1, $2, $3, $4)
+                 on conflict (tenant_id, consumer) do update set position = excluded.position, updated_at = now()
+                 where checkpoints.position = 0 and checkpoints.log_id = excluded.log_id",
+                &[&self.tenant().0, &consumer, &log_id.0, &to],
+            )
+            .await?
+        } else {
+            self.execute(
+                "update checkpoints set position = $5, updated_at = now()
+                 where tenant_id = $1 and consumer = $2 and log_id = $3 and position = $4",
+                &[&self.tenant().0, &consumer, &log_id.0, &from, &to],
+            )
+            .await?
+        };
+        Ok(moved == 1)
+    }
+}
+
+impl TenantStore {
+    /// Waits until a consumer has reached a position of this log. `false` when it has not in time.
+    pub async fn wait_for_checkpoint(
+        &self,
+        consumer: &str,
+        log_id: LogId,
+        position: u64,
+        timeout: Duration,
+    ) -> Result<bool, StoreError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        // Subscribed before the first look, so that a move in between wakes.
+        let mut moves = self.store().checkpoint_moves();
+        loop {
+            let transaction = self.begin().await?;
+            let checkpoint = transaction.checkpoint(consumer).await?;
+            transaction.commit().await?;
+            if checkpoint.is_some_and(|at| at.log_id == log_id && at.position >= position) {
+                return Ok(true);
+            }
+            let look_again = tokio::time::Instant::now() + POLL;
+            if look_again >= deadline {
+                return Ok(false);
+            }
+            let reached = async {
+                loop {
+                    match moves.recv().await {
+                        Ok(moved) if moved.tenant == self.id() && *moved.consumer == *consumer => return,
+                        Ok(_) => {}
+                        Err(_) => std::future::pending().await,
+                    }
+                }
+            };
+            drop(tokio::time::timeout_at(look_again, reached).await);
+        }
+    }
+}
+
+impl Store {
+    /// The checkpoints of all tenants, of one consumer or of all: for lag.
+    pub async fn checkpoints(
+        &self,
+        consumer: Option<&str>,
+    ) -> Result<Vec<(TenantId, String, Checkpoint)>, StoreError> {
+        let rows = get(&self.0.pools.worker)
+            .await?
+            .query(
+                "select tenant_id, consumer, log_id, position from checkpoints where $1::text is null or consumer = $1",
+                &[&consumer],
+            )
+            .await?;
+        let checkpoint = |row: &tokio_postgres::Row| {
+            let checkpoint = Checkpoint { log_id: LogId(row.get(2)), position: row.get::<_, i64>(3) as u64 };
+            (TenantId(row.get(0)), row.get(1), checkpoint)
+        };
+        Ok(rows.iter().map(checkpoint).collect())
+    }
+}

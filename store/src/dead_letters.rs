@@ -1,0 +1,176 @@
+//! Dead letters: what a projection or a saga could not handle, kept with its history until an operator decides.
+
+use chrono::{DateTime, Utc};
+use schemas::engine::TenantId;
+use serde::Serialize;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::pools::get;
+use crate::{Store, StoreError, TenantTransaction};
+
+/// Where a dead letter stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeadLetterStatus {
+    /// Waits for an operator.
+    Open,
+    /// An operator asked for another try.
+    Retrying,
+    /// The other try succeeded.
+    Resolved,
+    /// An operator decided to go on without it.
+    Discarded,
+}
+
+impl DeadLetterStatus {
+    /// The status as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Retrying => "retrying",
+            Self::Resolved => "resolved",
+            Self::Discarded => "discarded",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, StoreError> {
+        match text {
+            "open" => Ok(Self::Open),
+            "retrying" => Ok(Self::Retrying),
+            "resolved" => Ok(Self::Resolved),
+            "discarded" => Ok(Self::Discarded),
+            other => Err(StoreError::corrupt("a dead letter's status", other)),
+        }
+    }
+}
+
+/// Something that could not be handled.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct DeadLetter {
+    /// UUIDv7, or derived from what failed, so that it is written once.
+    pub id: Uuid,
+    /// Whose.
+    pub tenant: TenantId,
+    /// The projection or saga, by the name of its checkpoint.
+    pub consumer: String,
+    /// The position of the event in question.
+    pub position: u64,
+    /// That event's id.
+    pub event_id: Option<Uuid>,
+    /// A saga's step, or the event's type.
+    pub subject: String,
+    /// Stable.
+    pub error_code: String,
+    /// For people; holds no payload.
+    pub error: String,
+    /// How often it was tried.
+    pub attempts: u32,
+    /// What happened at each try.
+    pub history: serde_json::Value,
+    /// Where it stands.
+    pub status: DeadLetterStatus,
+    /// When it first failed.
+    pub first_at: DateTime<Utc>,
+    /// When it last failed.
+    pub last_at: DateTime<Utc>,
+}
+
+const COLUMNS: &str = "dead_letter_id, tenant_id, consumer, position, event_id, subject, error_code, error, attempts, \
+                       history, status, first_at, last_at";
+
+fn letter_from(row: &Row) -> Result<DeadLetter, StoreError> {
+    Ok(DeadLetter {
+        id: row.get(0),
+        tenant: TenantId(row.get(1)),
+        consumer: row.get(2),
+        position: row.get::<_, i64>(3) as u64,
+        event_id: row.get(4),
+        subject: row.get(5),
+        error_code: row.get(6),
+        error: row.get(7),
+        attempts: row.get::<_, i32>(8) as u32,
+        history: serde_json::from_str(row.get(9))
+            .map_err(|error| StoreError::corrupt("a dead letter's history", error))?,
+        status: DeadLetterStatus::parse(row.get(10))?,
+        first_at: row.get(11),
+        last_at: row.get(12),
+    })
+}
+
+impl TenantTransaction {
+    /// Writes a dead letter, or writes it anew under the same id.
+    pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
+        self.execute(
+            "insert into dead_letters (tenant_id, dead_letter_id, consumer, position, event_id, subject, error_code,
+                                       error, attempts, history, status, first_at, last_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             on conflict (tenant_id, dead_letter_id) do update
+             set error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts,
+                 history = excluded.history, status = excluded.status, last_at = excluded.last_at",
+            &[
+                &self.tenant().0,
+                &letter.id,
+                &letter.consumer,
+                &(letter.position as i64),
+                &letter.event_id,
+                &letter.subject,
+                &letter.error_code,
+                &letter.error,
+                &(letter.attempts as i32),
+                &letter.history.to_string(),
+                &letter.status.as_str(),
+                &letter.first_at,
+                &letter.last_at,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Changes where a dead letter stands; `false` when there is none of this id.
+    pub async fn set_dead_letter_status(&self, id: Uuid, status: DeadLetterStatus) -> Result<bool, StoreError> {
+        let changed = self
+            .execute(
+                "update dead_letters set status = $3 where tenant_id = $1 and dead_letter_id = $2",
+                &[&self.tenant().0, &id, &status.as_str()],
+            )
+            .await?;
+        Ok(changed == 1)
+    }
+
+    /// The newest dead letter of a consumer that is not settled: open or being retried.
+    pub async fn unsettled_dead_letter(&self, consumer: &str) -> Result<Option<DeadLetter>, StoreError> {
+        let sql = format!(
+            "select {COLUMNS} from dead_letters
+             where tenant_id = $1 and consumer = $2 and status in ('open', 'retrying')
+             order by dead_letter_id desc limit 1"
+        );
+        self.query_opt(&sql, &[&self.tenant().0, &consumer]).await?.as_ref().map(letter_from).transpose()
+    }
+}
+
+impl Store {
+    /// A page of dead letters, oldest first, of one tenant or of all: for operators.
+    pub async fn dead_letters(
+        &self,
+        tenant: Option<TenantId>,
+        after: Option<Uuid>,
+        limit: u32,
+    ) -> Result<Vec<DeadLetter>, StoreError> {
+        let sql = format!(
+            "select {COLUMNS} from dead_letters
+             where ($1::uuid is null or tenant_id = $1) and ($2::uuid is null or dead_letter_id > $2)
+             order by dead_letter_id limit $3"
+        );
+        let tenant = tenant.map(|tenant| tenant.0);
+        let rows = get(&self.0.pools.worker).await?.query(&sql, &[&tenant, &after, &i64::from(limit)]).await?;
+        rows.iter().map(letter_from).collect()
+    }
+
+    /// One dead letter.
+    pub async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
+        let sql = format!("select {COLUMNS} from dead_letters where dead_letter_id = $1");
+        get(&self.0.pools.worker).await?.query_opt(&sql, &[&id]).await?.as_ref().map(letter_from).transpose()
+    }
+}

@@ -1,0 +1,289 @@
+//! Feeds a consumer of the log (a projection, a saga): contiguous batches of each tenant's events, right after the
+//! consumer's checkpoint, one batch of a tenant at a time.
+//!
+//! What is followed (JetStream) is a hint that carries the events along. It may lose, repeat or disorder everything:
+//! what lies at or below the checkpoint is dropped, what is missing is read from the log, and heads are compared
+//! periodically, so that a lost last message is noticed. The checkpoint itself is the consumer's to move, by
+//! compare-and-swap in the transaction that holds the batch's effect.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, Stream, StreamExt};
+use schemas::engine::{LogId, RecordedEvent, TenantId};
+use tokio_util::sync::CancellationToken;
+
+use crate::{Head, LogFilter, Store, StoreError};
+
+mod lane;
+
+use lane::Lane;
+
+/// Events of one tenant with contiguous positions.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch {
+    /// Whose they are.
+    pub tenant: TenantId,
+    /// The log that the positions belong to.
+    pub log_id: LogId,
+    /// In position order.
+    pub events: Vec<RecordedEvent>,
+}
+
+/// Somebody who handles a tenant's events in order and remembers how far it came.
+pub trait Consumer: Send + Sync + 'static {
+    /// The name of its checkpoint.
+    fn name(&self) -> &str;
+
+    /// Handles the events right after position `from` and moves the checkpoint from there in the same transaction.
+    fn handle(&self, from: u64, batch: Batch) -> impl Future<Output = Result<Handled, StoreError>> + Send;
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Handled {
+    /// The checkpoint stands at this position now.
+    Moved(u64),
+    /// Somebody else had moved the checkpoint: nothing was done.
+    Lost,
+    /// An event of the tenant stops this consumer, until somebody acts; asked again now and then.
+    Stopped,
+}
+
+/// How a consumer is fed.
+#[derive(Debug, Clone, Copy)]
+pub struct FeedSettings {
+    /// Events of a batch, at most.
+    pub batch: usize,
+    /// Tenants handled at once.
+    pub tenants_at_once: usize,
+    /// How often heads are compared with checkpoints.
+    pub compare_every: Duration,
+}
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self { batch: 500, tenants_at_once: 6, compare_every: Duration::from_secs(1) }
+    }
+}
+
+/// Events held back for tenants whose turn has not come; what is beyond is read from the log again.
+const BUFFERED_IN_ALL: usize = 20_000;
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+
+/// Feeds the consumer until cancelled. Outages are waited out.
+pub async fn run<C: Consumer>(
+    store: Store,
+    consumer: Arc<C>,
+    followed: impl Stream<Item = Batch> + Send,
+    settings: FeedSettings,
+    cancel: CancellationToken,
+) {
+    let mut feed = Feed {
+        store,
+        consumer,
+        settings,
+        lanes: HashMap::new(),
+        ready: VecDeque::new(),
+        queued: HashSet::new(),
+        busy: 0,
+        buffered: 0,
+        work: FuturesUnordered::new(),
+        comparing: false,
+    };
+    let mut followed = std::pin::pin!(followed.fuse());
+    let mut compare = tokio::time::interval(settings.compare_every);
+    compare.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        feed.start_ready();
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            _ = compare.tick() => feed.compare(),
+            Some(done) = feed.work.next() => feed.done(done),
+            Some(batch) = followed.next() => feed.offer(batch),
+        }
+    }
+    // What is under way ends by itself: a batch is one transaction, so leaving it is safe at any point.
+}
+
+enum Done {
+    Handled { tenant: TenantId, result: Result<Progress, StoreError> },
+    Waited(TenantId),
+    Compared(Result<(Vec<Head>, HashMap<TenantId, u64>), StoreError>),
+}
+
+/// What one turn of a tenant came to.
+struct Progress {
+    /// The checkpoint afterwards, where it is known.
+    checkpoint: Option<u64>,
+    stopped: bool,
+}
+
+struct Feed<C> {
+    store: Store,
+    consumer: Arc<C>,
+    settings: FeedSettings,
+    lanes: HashMap<TenantId, Lane>,
+    ready: VecDeque<TenantId>,
+    queued: HashSet<TenantId>,
+    busy: usize,
+    buffered: usize,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    comparing: bool,
+}
+
+impl<C: Consumer> Feed<C> {
+    fn offer(&mut self, batch: Batch) {
+        let lane = self.lanes.entry(batch.tenant).or_default();
+        let before = lane.buffered();
+        lane.offer(batch.log_id, batch.events, BUFFERED_IN_ALL.saturating_sub(self.buffered));
+        self.buffered = self.buffered + lane.buffered() - before;
+        self.queue(batch.tenant);
+    }
+
+    /// Queues a tenant that has something to do and is neither at work nor waiting.
+    fn queue(&mut self, tenant: TenantId) {
+        if self.lanes.get(&tenant).is_some_and(Lane::is_due) && self.queued.insert(tenant) {
+            self.ready.push_back(tenant);
+        }
+    }
+
+    fn start_ready(&mut self) {
+        while self.busy < self.settings.tenants_at_once
+            && let Some(tenant) = self.ready.pop_front()
+        {
+            self.queued.remove(&tenant);
+            let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
+            let before = lane.buffered();
+            let turn = lane.begin(self.settings.batch);
+            self.buffered = self.buffered + lane.buffered() - before;
+            self.busy += 1;
+            let (store, consumer, limit) = (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
+            self.work.push(
+                async move {
+                    let result = take_turn(&store, consumer.as_ref(), tenant, turn, limit).await;
+                    Done::Handled { tenant, result }
+                }
+                .boxed(),
+            );
+        }
+    }
+
+    fn compare(&mut self) {
+        if std::mem::replace(&mut self.comparing, true) {
+            return;
+        }
+        let (store, consumer) = (self.store.clone(), Arc::clone(&self.consumer));
+        self.work.push(
+            async move {
+                let read = async {
+                    let checkpoints = store.checkpoints(Some(consumer.name())).await?;
+                    let heads = store.heads().await?;
+                    Ok((heads, checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at.position)).collect()))
+                };
+                Done::Compared(read.await)
+            }
+            .boxed(),
+        );
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Handled { tenant, result } => {
+                self.busy -= 1;
+                let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+                let before = lane.buffered();
+                let wait = match result {
+                    Ok(progress) => lane.end(progress.checkpoint, progress.stopped),
+                    Err(error) => {
+                        tracing::warn!(consumer = self.consumer.name(), %tenant, %error, "a batch failed; it is tried again");
+                        lane.fail()
+                    }
+                };
+                self.buffered = self.buffered + lane.buffered() - before;
+                if wait {
+                    let delay = backoff(lane.failures());
+                    self.work.push(tokio::time::sleep(delay).map(move |()| Done::Waited(tenant)).boxed());
+                } else {
+                    self.queue(tenant);
+                }
+            }
+            Done::Waited(tenant) => {
+                if let Some(lane) = self.lanes.get_mut(&tenant) {
+                    lane.resume();
+                }
+                self.queue(tenant);
+            }
+            Done::Compared(result) => {
+                self.comparing = false;
+                match result {
+                    Ok((heads, checkpoints)) => self.compared(&heads, &checkpoints),
+                    Err(error) => tracing::warn!(consumer = self.consumer.name(), %error, "heads cannot be compared"),
+                }
+            }
+        }
+    }
+
+    fn compared(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, u64>) {
+        let mut lag = 0;
+        for head in heads {
+            let checkpoint = checkpoints.get(&head.tenant).copied().unwrap_or(0);
+            let lane = self.lanes.entry(head.tenant).or_default();
+            let before = lane.buffered();
+            lane.seen(head.position, checkpoint);
+            self.buffered = self.buffered + lane.buffered() - before;
+            lag += head.position.saturating_sub(checkpoint);
+            self.queue(head.tenant);
+        }
+        metrics::gauge!("follower_lag_events", "consumer" => self.consumer.name().to_owned()).set(lag as f64);
+    }
+}
+
+fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(longest)
+}
+
+/// One turn of a tenant: find the checkpoint where it is not known, take the followed events that fit or read the log,
+/// and hand them over.
+async fn take_turn<C: Consumer>(
+    store: &Store,
+    consumer: &C,
+    tenant: TenantId,
+    turn: lane::Turn,
+    limit: usize,
+) -> Result<Progress, StoreError> {
+    let handle = store.tenant(tenant);
+    let from = match turn.checkpoint {
+        Some(position) => position,
+        None => {
+            let transaction = handle.begin_projection().await?;
+            let checkpoint = transaction.checkpoint(consumer.name()).await?;
+            transaction.commit().await?;
+            checkpoint.map_or(0, |checkpoint| checkpoint.position)
+        }
+    };
+    let batch = match turn.fitting(from) {
+        Some((log_id, events)) => Batch { tenant, log_id, events },
+        None => {
+            let page = handle.read_log_page(from, None, limit, &LogFilter::default()).await?;
+            Batch { tenant, log_id: page.log_id, events: page.events }
+        }
+    };
+    if batch.events.is_empty() {
+        return Ok(Progress { checkpoint: Some(from), stopped: false });
+    }
+    match consumer.handle(from, batch).await? {
+        Handled::Moved(position) => {
+            store.announce_checkpoint(consumer.name(), tenant, position);
+            Ok(Progress { checkpoint: Some(position), stopped: false })
+        }
+        Handled::Lost => Ok(Progress { checkpoint: None, stopped: false }),
+        Handled::Stopped => Ok(Progress { checkpoint: None, stopped: true }),
+    }
+}

@@ -1,0 +1,268 @@
+//! What a feed knows of one tenant: how far the consumer is, what is followed beyond that, whether it is at work.
+
+use std::collections::VecDeque;
+
+use schemas::engine::{LogId, RecordedEvent};
+
+/// Followed events that one tenant may hold back.
+const BUFFERED: usize = 2_000;
+
+#[derive(Default)]
+pub(super) struct Lane {
+    /// The consumer's checkpoint, where it is known.
+    checkpoint: Option<u64>,
+    /// The highest position heard of.
+    head: u64,
+    log_id: Option<LogId>,
+    /// Contiguous events beyond the checkpoint and beyond what is at work.
+    buffer: VecDeque<RecordedEvent>,
+    /// The last of the followed events that are at work.
+    taken: Option<u64>,
+    state: State,
+    failures: u32,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    Busy,
+    Waiting,
+}
+
+/// What a tenant takes into its turn.
+pub(super) struct Turn {
+    pub(super) checkpoint: Option<u64>,
+    log_id: Option<LogId>,
+    events: Vec<RecordedEvent>,
+}
+
+impl Turn {
+    /// The followed events right after `from`, or `None` where they do not start there.
+    pub(super) fn fitting(self, from: u64) -> Option<(LogId, Vec<RecordedEvent>)> {
+        let mut events = self.events;
+        events.retain(|event| event.position > from);
+        match (self.log_id, events.first()) {
+            (Some(log_id), Some(first)) if first.position == from + 1 => Some((log_id, events)),
+            _ => None,
+        }
+    }
+}
+
+impl Lane {
+    /// Takes followed events in as far as they continue what is there; `room` bounds how many.
+    pub(super) fn offer(&mut self, log_id: LogId, events: Vec<RecordedEvent>, room: usize) {
+        if self.log_id != Some(log_id) {
+            self.buffer.clear();
+            self.checkpoint = None;
+            self.head = 0;
+            self.log_id = Some(log_id);
+        }
+        let room = self.buffer.len() + room.min(BUFFERED.saturating_sub(self.buffer.len()));
+        for event in events {
+            self.head = self.head.max(event.position);
+            if self.next().is_none_or(|next| next == event.position) && self.buffer.len() < room {
+                self.buffer.push_back(event);
+            }
+        }
+    }
+
+    /// The position that continues what is held, where one is known: while the log is read, none is.
+    fn next(&self) -> Option<u64> {
+        let end = match self.state {
+            State::Busy => self.taken,
+            State::Idle | State::Waiting => self.checkpoint,
+        };
+        self.buffer.back().map(|last| last.position).or(end).map(|last| last + 1)
+    }
+
+    /// Notes what the store says of head and checkpoint.
+    pub(super) fn seen(&mut self, head: u64, checkpoint: u64) {
+        self.head = self.head.max(head);
+        // While a turn is under way the checkpoint is about to move: what was read may be old.
+        if self.state != State::Busy && self.checkpoint.is_none_or(|known| known < checkpoint) {
+            self.set_checkpoint(Some(checkpoint));
+        }
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.state == State::Idle && self.checkpoint.is_none_or(|checkpoint| checkpoint < self.head)
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(super) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    pub(super) fn begin(&mut self, limit: usize) -> Turn {
+        self.state = State::Busy;
+        let count = self.buffer.len().min(limit);
+        let events: Vec<RecordedEvent> = self.buffer.drain(..count).collect();
+        self.taken = events.last().map(|event| event.position);
+        Turn { checkpoint: self.checkpoint, log_id: self.log_id, events }
+    }
+
+    /// Ends a turn; true where the tenant shall wait before the next.
+    pub(super) fn end(&mut self, checkpoint: Option<u64>, stopped: bool) -> bool {
+        let stuck = checkpoint.is_some() && checkpoint == self.checkpoint;
+        if stuck {
+            // Nothing was there to read although a higher position had been heard of.
+            self.head = checkpoint.unwrap_or(0);
+        }
+        self.set_checkpoint(checkpoint);
+        if stopped {
+            return self.fail();
+        }
+        self.failures = 0;
+        self.state = State::Idle;
+        false
+    }
+
+    /// Ends a turn that failed: its events are dropped, the log has them.
+    pub(super) fn fail(&mut self) -> bool {
+        self.failures += 1;
+        self.state = State::Waiting;
+        self.buffer.clear();
+        self.checkpoint = None;
+        true
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.state = State::Idle;
+    }
+
+    fn set_checkpoint(&mut self, checkpoint: Option<u64>) {
+        self.checkpoint = checkpoint;
+        if let Some(checkpoint) = checkpoint {
+            while self.buffer.front().is_some_and(|event| event.position <= checkpoint) {
+                self.buffer.pop_front();
+            }
+            if self.buffer.front().is_some_and(|event| event.position > checkpoint + 1) {
+                self.buffer.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use schemas::engine::{Actor, EventType, Metadata, StreamName};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const LOG: LogId = LogId(Uuid::from_u128(1));
+
+    fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
+        let event = |position| RecordedEvent {
+            log_id: LOG,
+            position,
+            stream: StreamName::new("a.b", Uuid::nil()),
+            version: position,
+            event_id: Uuid::nil(),
+            event_type: EventType::parse("a.b.happened.v1").expect("a valid type"),
+            recorded_at: chrono::DateTime::UNIX_EPOCH,
+            payload: Bytes::new(),
+            metadata: Metadata::new(Actor::anonymous(), Uuid::nil()),
+        };
+        positions.map(event).collect()
+    }
+
+    fn positions(turn: Turn, from: u64) -> Option<Vec<u64>> {
+        turn.fitting(from).map(|(_, events)| events.iter().map(|event| event.position).collect())
+    }
+
+    fn lane_at(checkpoint: u64) -> Lane {
+        let mut lane = Lane::default();
+        lane.offer(LOG, vec![], 10);
+        lane.seen(checkpoint, checkpoint);
+        lane
+    }
+
+    #[test]
+    fn followed_events_that_continue_the_checkpoint_are_handed_over() {
+        let mut lane = lane_at(3);
+        assert!(!lane.is_due());
+        lane.offer(LOG, events(4..=6), 10);
+        assert!(lane.is_due());
+        assert_eq!(positions(lane.begin(2), 3), Some(vec![4, 5]));
+        assert!(!lane.is_due(), "one turn at a time");
+        assert!(!lane.end(Some(5), false));
+        assert_eq!(positions(lane.begin(2), 5), Some(vec![6]));
+    }
+
+    #[test]
+    fn repeated_events_are_dropped() {
+        let mut lane = lane_at(5);
+        lane.offer(LOG, events(2..=5), 10);
+        assert!(!lane.is_due());
+        lane.offer(LOG, events(4..=7), 10);
+        assert_eq!(positions(lane.begin(10), 5), Some(vec![6, 7]));
+    }
+
+    #[test]
+    fn a_gap_sends_the_reader_to_the_log() {
+        let mut lane = lane_at(5);
+        lane.offer(LOG, events(8..=9), 10);
+        assert!(lane.is_due());
+        assert_eq!(positions(lane.begin(10), 5), None);
+        assert!(!lane.end(Some(9), false));
+        assert!(!lane.is_due());
+    }
+
+    #[test]
+    fn events_that_arrive_during_a_turn_are_kept_for_the_next() {
+        let mut lane = lane_at(3);
+        lane.offer(LOG, events(4..=5), 10);
+        let _ = lane.begin(10);
+        lane.offer(LOG, events(6..=7), 10);
+        assert!(!lane.end(Some(5), false));
+        assert_eq!(positions(lane.begin(10), 5), Some(vec![6, 7]));
+        lane.offer(LOG, events(9..=9), 10);
+        assert!(!lane.end(Some(7), false));
+        assert_eq!(positions(lane.begin(10), 7), None);
+    }
+
+    #[test]
+    fn a_checkpoint_moved_by_somebody_else_is_taken_over() {
+        let mut lane = lane_at(5);
+        lane.offer(LOG, events(6..=9), 10);
+        lane.seen(9, 7);
+        assert_eq!(positions(lane.begin(10), 7), Some(vec![8, 9]));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_read_from_the_log_later() {
+        let mut lane = lane_at(0);
+        lane.offer(LOG, events(1..=9), 3);
+        assert_eq!(positions(lane.begin(10), 0), Some(vec![1, 2, 3]));
+        assert!(!lane.end(Some(3), false));
+        assert!(lane.is_due());
+        assert_eq!(positions(lane.begin(10), 3), None);
+    }
+
+    #[test]
+    fn a_failure_waits_and_starts_from_the_store_again() {
+        let mut lane = lane_at(0);
+        lane.offer(LOG, events(1..=2), 10);
+        let _ = lane.begin(10);
+        assert!(lane.fail());
+        assert!(!lane.is_due());
+        lane.resume();
+        assert!(lane.is_due());
+        assert_eq!(lane.begin(10).checkpoint, None);
+    }
+
+    #[test]
+    fn another_log_forgets_what_was_followed() {
+        let mut lane = lane_at(5);
+        lane.offer(LOG, events(6..=7), 10);
+        lane.offer(LogId(Uuid::from_u128(2)), events(1..=1), 10);
+        assert_eq!(lane.buffered(), 1);
+        assert_eq!(lane.begin(10).checkpoint, None);
+    }
+}

@@ -1,0 +1,40 @@
+//! The PostgreSQL event store: one dense log per tenant.
+//!
+//! Layout: `append` writes (group commit, one flush for many tenants); `read` and `tail` stream a tenant's log;
+//! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `heads` tells who has
+//! moved; `tenant` is the handle through which everything of one tenant is reached. The raw connection pools stay
+//! private to this crate: the only way to a tenant's rows is a handle or a transaction made from one.
+
+pub mod append;
+pub mod checkpoints;
+pub mod config;
+pub mod consistency;
+pub mod dead_letters;
+pub mod error;
+pub mod heads;
+pub mod keys;
+pub mod migrate;
+pub mod relay;
+pub mod saga_steps;
+pub mod signals;
+pub mod sql;
+pub mod read;
+mod pools;
+mod store;
+pub mod tenant;
+pub mod tenants;
+
+pub use append::{AppendError, Claim, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, Secret, StreamAppend};
+pub use checkpoints::Checkpoint;
+pub use config::StoreConfig;
+pub use consistency::{ConsistencyToken, TokenError};
+pub use dead_letters::{DeadLetter, DeadLetterStatus};
+pub use error::StoreError;
+pub use heads::Head;
+pub use keys::DeploymentKey;
+pub use migrate::{OwnerConfig, ReadTable};
+pub use read::{LogFilter, LogPage, StreamFilter};
+pub use relay::{RelayMove, RelayProgress};
+pub use store::Store;
+pub use tenant::{TenantStore, TenantTransaction};
+pub use tenants::TenantRecord;

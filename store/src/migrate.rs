@@ -1,0 +1,163 @@
+//! Brings a database up to date: roles, the store's tables and policies, read tables. Safe when several processes start
+//! at once: an advisory lock lets one work and the others find it done.
+
+use tokio_postgres::{Client, NoTls};
+
+use crate::StoreError;
+use crate::error::describe;
+
+mod embedded {
+    #![expect(missing_docs, clippy::pedantic, reason = "written by the migration library's macro")]
+    refinery::embed_migrations!("migrations");
+}
+
+/// The login that owns the schema: a superuser or the database's owner with the right to create roles.
+#[derive(Clone)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct OwnerConfig {
+    pub host: String,
+    pub port: u16,
+    pub database: String,
+    pub user: String,
+    pub password: String,
+}
+
+/// The table of a read model. Read tables are rebuilt, never migrated: another shape is another name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReadTable {
+    /// The table's name, such as `customers_v1`.
+    pub name: &'static str,
+    /// The column definitions without `tenant_id`.
+    pub columns: &'static str,
+    /// The columns that, behind `tenant_id`, make the primary key.
+    pub key: &'static str,
+    /// Each index as a column list; `tenant_id` is put in front.
+    pub indexes: &'static [&'static str],
+}
+
+/// Any number will do, as long as nobody else uses it.
+const LOCK: i64 = 0x414e_4e41_4c53;
+
+const RUNTIME_ROLES: [&str; 6] =
+    ["annals_appender", "annals_lookup", "annals_tenant", "annals_projector", "annals_worker", "annals_relay"];
+
+/// Creates what is missing and sets the runtime roles' password.
+pub async fn run(owner: &OwnerConfig, runtime_password: &str, read_tables: &[ReadTable]) -> Result<(), StoreError> {
+    let mut client = connect(owner).await?;
+    client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    // The lock goes with the connection, whatever happens below.
+    create_roles(&client, runtime_password).await?;
+    client.batch_execute("set role annals_owner").await?;
+    embedded::migrations::runner()
+        .run_async(&mut client)
+        .await
+        .map_err(|error| StoreError::Migration(error.to_string()))?;
+    for table in read_tables {
+        create_read_table(&client, table).await?;
+    }
+    open_platform(&client).await
+}
+
+/// Opens the reserved tenant `platform`, whose log holds the platform's own facts.
+async fn open_platform(client: &Client) -> Result<(), StoreError> {
+    let platform = schemas::engine::ids::PLATFORM.0;
+    let log_id = schemas::engine::ids::random_id();
+    client
+        .batch_execute(&format!(
+            "insert into tenants (tenant_id, slug, name, tier, registration)
+             values ('{platform}', 'platform', 'Platform', 'enterprise', 'closed') on conflict do nothing;
+             insert into heads (tenant_id, log_id, position, recorded_at)
+             values ('{platform}', '{log_id}', 0, now()) on conflict do nothing;"
+        ))
+        .await
+        .map_err(failed)
+}
+
+async fn connect(owner: &OwnerConfig) -> Result<Client, StoreError> {
+    let (client, connection) = tokio_postgres::Config::new()
+        .host(&owner.host)
+        .port(owner.port)
+        .dbname(&owner.database)
+        .user(&owner.user)
+        .password(&owner.password)
+        .application_name("annals_migrate")
+        .connect_timeout(std::time::Duration::from_secs(5))
+        .connect(NoTls)
+        .await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "the migration's connection ended");
+        }
+    });
+    Ok(client)
+}
+
+async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), StoreError> {
+    // Hashed here, so that the password stands in no server log.
+    let verifier = postgres_protocol::password::scram_sha_256(runtime_password.as_bytes());
+    let mut script = String::from("begin; select pg_advisory_xact_lock(hashtext('annals roles')); do $$ begin\n");
+    for group in ["annals_owner", "annals_tenants"] {
+        script.push_str(&create_role(group, "nologin"));
+    }
+    for role in RUNTIME_ROLES {
+        script.push_str(&create_role(role, "login"));
+    }
+    script.push_str("end $$;\n");
+    for role in RUNTIME_ROLES {
+        script.push_str(&format!("alter role {role} with login nosuperuser nobypassrls password '{verifier}';\n"));
+    }
+    script.push_str(
+        "grant annals_tenants to annals_tenant, annals_projector;
+         alter role annals_tenant set default_transaction_read_only = on;
+         grant annals_owner to current_user;
+         grant create, usage on schema public to annals_owner;
+         commit;",
+    );
+    // Roles belong to the whole cluster, the lock to one database: another database's migration may be at the same rows.
+    for _ in 0..20 {
+        match client.batch_execute(&script).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) => {
+                client.batch_execute("rollback").await?;
+            }
+            Err(error) => return Err(failed(error)),
+        }
+    }
+    Err(StoreError::Migration("other migrations keep changing the same roles".to_owned()))
+}
+
+fn create_role(name: &str, login: &str) -> String {
+    format!("begin create role {name} {login}; exception when duplicate_object or unique_violation then null; end;\n")
+}
+
+async fn create_read_table(client: &Client, table: &ReadTable) -> Result<(), StoreError> {
+    let ReadTable { name, columns, key, indexes } = table;
+    let exists = client.query_one("select to_regclass($1) is not null", &[name]).await?.get::<_, bool>(0);
+    if exists {
+        return Ok(());
+    }
+    let fence = "tenant_id = (select nullif(current_setting('annals.tenant', true), '')::uuid)";
+    let mut script = format!(
+        "begin;
+         create table {name} (tenant_id uuid not null, {columns}, primary key (tenant_id, {key}));
+         alter table {name} enable row level security;
+         alter table {name} force row level security;
+         create policy tenant_base on {name} as permissive for all to annals_tenants using (true) with check (true);
+         create policy tenant_fence on {name} as restrictive for all to annals_tenants
+             using ({fence}) with check ({fence});
+         grant select on {name} to annals_tenant;
+         grant select, insert, update, delete on {name} to annals_projector;\n"
+    );
+    for columns in *indexes {
+        script.push_str(&format!("create index on {name} (tenant_id, {columns});\n"));
+    }
+    script.push_str("commit;");
+    client.batch_execute(&script).await.map_err(failed)
+}
+
+fn failed(error: tokio_postgres::Error) -> StoreError {
+    match StoreError::from(error) {
+        StoreError::Database(error) => StoreError::Migration(describe(&error)),
+        other => other,
+    }
+}

@@ -1,0 +1,101 @@
+//! Connections to PostgreSQL, one pool a runtime role. Private to the store: nobody outside gets a raw connection.
+
+use std::time::Duration;
+
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts};
+use tokio_postgres::{Client, NoTls};
+
+use crate::{StoreConfig, StoreError};
+
+/// The runtime roles: what each may do stands in `migrations/V2__policies.sql`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Role {
+    Appender,
+    Lookup,
+    Tenant,
+    Projector,
+    Worker,
+    Relay,
+}
+
+impl Role {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Appender => "annals_appender",
+            Self::Lookup => "annals_lookup",
+            Self::Tenant => "annals_tenant",
+            Self::Projector => "annals_projector",
+            Self::Worker => "annals_worker",
+            Self::Relay => "annals_relay",
+        }
+    }
+}
+
+/// How long to wait for a connection before the request is refused as unavailable.
+const WAIT: Duration = Duration::from_secs(3);
+
+pub(crate) struct Pools {
+    pub(crate) tenant: Pool,
+    pub(crate) projector: Pool,
+    pub(crate) worker: Pool,
+    pub(crate) relay: Pool,
+}
+
+impl Pools {
+    pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        Ok(Self {
+            tenant: pool(config, Role::Tenant, config.pool_size)?,
+            projector: pool(config, Role::Projector, config.pool_size)?,
+            worker: pool(config, Role::Worker, 4)?,
+            relay: pool(config, Role::Relay, 4)?,
+        })
+    }
+}
+
+fn pool(config: &StoreConfig, role: Role, size: usize) -> Result<Pool, StoreError> {
+    let manager = Manager::from_config(
+        settings(config, role),
+        NoTls,
+        ManagerConfig { recycling_method: RecyclingMethod::Fast },
+    );
+    let timeouts = Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) };
+    Pool::builder(manager)
+        .config(PoolConfig { max_size: size.max(1), timeouts, ..PoolConfig::default() })
+        .runtime(Runtime::Tokio1)
+        .build()
+        .map_err(|error| StoreError::Config(error.to_string()))
+}
+
+/// Connection settings of a runtime role. Statements are bounded, so that no wait is endless.
+pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Config {
+    let mut settings = tokio_postgres::Config::new();
+    settings
+        .host(&config.host)
+        .port(config.port)
+        .dbname(&config.database)
+        .user(role.name())
+        .password(&config.runtime_password)
+        .application_name(role.name())
+        .connect_timeout(WAIT)
+        .keepalives_idle(Duration::from_secs(30))
+        .options("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s");
+    settings
+}
+
+/// A connection outside any pool, for the append lanes and the listener. Its driver task ends with it.
+pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> Result<Client, StoreError> {
+    let mut settings = settings(config, role);
+    settings.options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s {options}"));
+    let (client, connection) = settings.connect(NoTls).await?;
+    tokio::spawn(async move {
+        if let Err(error) = connection.await {
+            tracing::debug!(%error, "a database connection ended");
+        }
+    });
+    Ok(client)
+}
+
+/// A pooled connection; its statements are prepared once and cached.
+pub(crate) async fn get(pool: &Pool) -> Result<Object, StoreError> {
+    Ok(pool.get().await?)
+}

@@ -1,0 +1,242 @@
+//! Reading a tenant's log: by stream, by page, to the head, or for ever. Pages are short transactions; because positions
+//! are dense, a page's bounds are known beforehand and nothing is missed between two.
+
+use std::fmt::Write as _;
+use std::str::FromStr;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::Stream;
+use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName, TypePattern};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use crate::{Receipt, StoreError, TenantStore};
+
+/// Events in one page of a streaming read.
+const PAGE: usize = 500;
+/// Most positions that one page scans for events that match a filter.
+const SCAN: u64 = 20_000;
+/// How often a tail looks without having been woken.
+const TAIL_POLL: Duration = Duration::from_secs(1);
+
+pub(crate) const COLUMNS: &str =
+    "position, version, recorded_at, event_id, stream, type, payload, metadata";
+
+/// Which events of a log to read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LogFilter {
+    /// Types to read; empty reads all.
+    pub types: Vec<TypePattern>,
+    /// The streams to read.
+    pub stream: Option<StreamFilter>,
+}
+
+/// A filter over streams.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StreamFilter {
+    /// One stream.
+    Exact(StreamName),
+    /// All streams of a category (`<context>.<aggregate>`).
+    Category(String),
+}
+
+impl FromStr for StreamFilter {
+    type Err = InvalidValue;
+
+    /// `<category>/<id>` or `<category>/*`.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        if let Some(category) = text.strip_suffix("/*") {
+            // Checked as a stream of that category.
+            StreamName::parse(&format!("{category}/x"))?;
+            return Ok(Self::Category(category.to_owned()));
+        }
+        StreamName::parse(text).map(Self::Exact)
+    }
+}
+
+/// A page of a log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LogPage {
+    /// The log read.
+    pub log_id: LogId,
+    /// The events that match, in position order.
+    pub events: Vec<RecordedEvent>,
+    /// The last position looked at: where the next page starts behind.
+    pub scanned_to: u64,
+    /// The head at the time of reading.
+    pub head: u64,
+}
+
+impl TenantStore {
+    /// A page of at most `limit` events behind position `after`, up to `up_to` or the head. Few matches in a long log
+    /// end a page early: `scanned_to` says how far it came.
+    pub async fn read_log_page(
+        &self,
+        after: u64,
+        up_to: Option<u64>,
+        limit: usize,
+        filter: &LogFilter,
+    ) -> Result<LogPage, StoreError> {
+        let transaction = self.begin().await?;
+        let head = transaction.head().await?;
+        let end = up_to.map_or(head.position, |up_to| up_to.min(head.position));
+        // One stream is read by its own index, so the whole log may be in reach.
+        let exact = matches!(filter.stream, Some(StreamFilter::Exact(_)));
+        let end = if exact { end } else { end.min(after.saturating_add(SCAN)) };
+        let mut page = LogPage { log_id: head.log_id, events: Vec::new(), scanned_to: after, head: head.position };
+        if after >= end {
+            transaction.commit().await?;
+            return Ok(page);
+        }
+        let tenant = self.id().0;
+        let (from, to, limit_rows) = (after as i64, end as i64, limit as i64);
+        let mut sql = format!(
+            "select {COLUMNS} from events where tenant_id = $1 and position > $2 and position <= $3"
+        );
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &from, &to, &limit_rows];
+        let (stream, types);
+        match &filter.stream {
+            Some(StreamFilter::Exact(name)) => {
+                stream = name.as_str().to_owned();
+                parameters.push(&stream);
+                write!(sql, " and stream = ${}", parameters.len()).expect("writing to a string");
+            }
+            Some(StreamFilter::Category(category)) => {
+                stream = format!("{category}/");
+                parameters.push(&stream);
+                write!(sql, " and starts_with(stream, ${})", parameters.len()).expect("writing to a string");
+            }
+            None => {}
+        }
+        if !filter.types.is_empty() {
+            types = TypePattern::regex(&filter.types);
+            parameters.push(&types);
+            write!(sql, " and type ~ ${}", parameters.len()).expect("writing to a string");
+        }
+        sql.push_str(" order by position limit $4");
+        let rows = transaction.query(&sql, &parameters).await?;
+        transaction.commit().await?;
+        page.events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
+        let full = page.events.len() == limit;
+        page.scanned_to = page.events.last().filter(|_| full).map_or(end, |event| event.position);
+        Ok(page)
+    }
+
+    /// One stream from a version on, in order.
+    pub fn read_stream(
+        &self,
+        stream: &StreamName,
+        from_version: u64,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        let (handle, stream) = (self.clone(), stream.clone());
+        async_stream::try_stream! {
+            let mut next = from_version.max(1);
+            loop {
+                let transaction = handle.begin().await?;
+                let head = transaction.head().await?;
+                let rows = transaction
+                    .query(
+                        &format!(
+                            "select {COLUMNS} from events where tenant_id = $1 and stream = $2 and version >= $3
+                             order by version limit $4"
+                        ),
+                        &[&handle.id().0, &stream.as_str(), &(next as i64), &(PAGE as i64)],
+                    )
+                    .await?;
+                transaction.commit().await?;
+                for row in &rows {
+                    yield event_from(row, 0, head.log_id)?;
+                }
+                if rows.len() < PAGE {
+                    return;
+                }
+                next += rows.len() as u64;
+            }
+        }
+    }
+
+    /// The log behind `after`, up to the head as it is now.
+    pub fn read_log(
+        &self,
+        after: u64,
+        filter: LogFilter,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        let handle = self.clone();
+        async_stream::try_stream! {
+            let mut at = after;
+            let head = handle.head().await?.position;
+            while at < head {
+                let page = handle.read_log_page(at, Some(head), PAGE, &filter).await?;
+                at = page.scanned_to;
+                for event in page.events {
+                    yield event;
+                }
+            }
+        }
+    }
+
+    /// The log behind `after`, and then whatever comes. Ends only with an error.
+    pub fn tail(
+        &self,
+        after: u64,
+        filter: LogFilter,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        let handle = self.clone();
+        async_stream::try_stream! {
+            let mut moved = handle.store().0.signals.watch_head(handle.id());
+            let mut at = after;
+            loop {
+                // Marked as seen before reading, so that a move during the read wakes at once.
+                moved.mark_unchanged();
+                let page = handle.read_log_page(at, None, PAGE, &filter).await?;
+                at = page.scanned_to;
+                for event in page.events {
+                    yield event;
+                }
+                if at >= page.head {
+                    // A time-out is as good as a signal: either way the log is looked at.
+                    drop(tokio::time::timeout(TAIL_POLL, moved.changed()).await);
+                }
+            }
+        }
+    }
+}
+
+/// An event from [`COLUMNS`] starting at column `first`.
+pub(crate) fn event_from(row: &Row, first: usize, log_id: LogId) -> Result<RecordedEvent, StoreError> {
+    let position = row.get::<_, i64>(first) as u64;
+    let metadata = serde_json::from_slice(row.get::<_, &[u8]>(first + 7))
+        .map_err(|error| StoreError::corrupt(&format!("metadata at position {position}"), error))?;
+    Ok(RecordedEvent {
+        log_id,
+        position,
+        version: row.get::<_, i64>(first + 1) as u64,
+        recorded_at: row.get(first + 2),
+        event_id: row.get(first + 3),
+        stream: StreamName::parse(row.get(first + 4))?,
+        event_type: EventType::parse(row.get(first + 5))?,
+        payload: Bytes::copy_from_slice(row.get(first + 6)),
+        metadata,
+    })
+}
+
+/// A receipt and its digest from `digest, stream, version, first_position, count, log_id` starting at column `first`.
+pub(crate) fn receipt_from(row: &Row, first: usize) -> Result<(Receipt, [u8; 32]), StoreError> {
+    let digest: [u8; 32] = row
+        .get::<_, &[u8]>(first)
+        .try_into()
+        .map_err(|_| StoreError::corrupt("a receipt's digest", "wrong length"))?;
+    let first_position = row.get::<_, i64>(first + 3) as u64;
+    let count = row.get::<_, i32>(first + 4) as u32;
+    let receipt = Receipt {
+        stream: StreamName::parse(row.get(first + 1))?,
+        version: row.get::<_, i64>(first + 2) as u64,
+        log_id: LogId(row.get(first + 5)),
+        first_position,
+        position: first_position + u64::from(count).saturating_sub(1),
+        count,
+        duplicate: true,
+    };
+    Ok((receipt, digest))
+}

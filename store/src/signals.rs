@@ -1,0 +1,189 @@
+//! Who has moved: signals within the process, and hints between processes. A signal is never the truth: whoever wakes
+//! reads the database, and everybody polls as well.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures::StreamExt;
+use schemas::engine::TenantId;
+use tokio::sync::{Notify, broadcast, watch};
+use tokio_postgres::{AsyncMessage, NoTls};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::pools::{Pools, Role, get, settings};
+use crate::{StoreConfig, StoreError};
+
+/// Most hints that a slow receiver may be behind before it is told to look for itself.
+const HINTS: usize = 4_096;
+/// How often the heads are compared with what is known, in case a hint was lost.
+const POLL: Duration = Duration::from_secs(1);
+/// How long hints to other processes are gathered.
+const GATHER: Duration = Duration::from_millis(5);
+/// Tenants in one NOTIFY, whose payload is below 8,000 bytes.
+const TENANTS_A_HINT: usize = 200;
+const CHANNEL: &str = "annals_heads";
+
+/// A checkpoint that moved.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CheckpointMove {
+    /// The consumer, such as `customers.v1`.
+    pub consumer: Arc<str>,
+    /// Whose log.
+    pub tenant: TenantId,
+    /// Where it is now.
+    pub position: u64,
+}
+
+pub(crate) struct Signals {
+    heads: broadcast::Sender<TenantId>,
+    checkpoints: broadcast::Sender<CheckpointMove>,
+    known: Mutex<HashMap<TenantId, watch::Sender<u64>>>,
+    to_announce: Mutex<HashSet<TenantId>>,
+    announce: Notify,
+}
+
+impl Signals {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self {
+            heads: broadcast::Sender::new(HINTS),
+            checkpoints: broadcast::Sender::new(HINTS),
+            known: Mutex::default(),
+            to_announce: Mutex::default(),
+            announce: Notify::new(),
+        })
+    }
+
+    pub(crate) fn head_moves(&self) -> broadcast::Receiver<TenantId> {
+        self.heads.subscribe()
+    }
+
+    pub(crate) fn checkpoint_moves(&self) -> broadcast::Receiver<CheckpointMove> {
+        self.checkpoints.subscribe()
+    }
+
+    pub(crate) fn checkpoint_moved(&self, moved: CheckpointMove) {
+        // Nobody listening is fine.
+        drop(self.checkpoints.send(moved));
+    }
+
+    /// An append of this process moved a head.
+    pub(crate) fn head_moved_here(&self, tenant: TenantId, position: u64) {
+        self.head_moved(tenant, position);
+        lock(&self.to_announce).insert(tenant);
+        self.announce.notify_one();
+    }
+
+    fn head_moved(&self, tenant: TenantId, position: u64) {
+        let changed = {
+            let mut known = lock(&self.known);
+            let entry = known.entry(tenant).or_insert_with(|| watch::Sender::new(0));
+            entry.send_if_modified(|at| {
+                // A replaced log may start again below: any difference is a move.
+                let changed = *at != position;
+                *at = position;
+                changed
+            })
+        };
+        if changed {
+            drop(self.heads.send(tenant));
+        }
+    }
+
+    /// Wakes when the tenant's head moves.
+    pub(crate) fn watch_head(&self, tenant: TenantId) -> watch::Receiver<u64> {
+        lock(&self.known).entry(tenant).or_insert_with(|| watch::Sender::new(0)).subscribe()
+    }
+
+    /// Tells other processes which heads moved here, gathered, outside the append transactions: a NOTIFY inside would
+    /// take a lock on the whole instance at commit.
+    pub(crate) async fn announce(self: Arc<Self>, pools: Arc<Pools>, stop: CancellationToken) {
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = self.announce.notified() => {}
+            }
+            tokio::time::sleep(GATHER).await;
+            let tenants: Vec<TenantId> = lock(&self.to_announce).drain().collect();
+            for some in tenants.chunks(TENANTS_A_HINT) {
+                let payload: Vec<String> = some.iter().map(|tenant| tenant.0.simple().to_string()).collect();
+                // A lost hint costs the others one poll.
+                if let Err(error) = notify(&pools, &payload.join(",")).await {
+                    tracing::debug!(%error, "a hint about moved heads was lost");
+                }
+            }
+        }
+    }
+
+    /// Hears of other processes' appends, and compares the heads now and then.
+    pub(crate) async fn listen(self: Arc<Self>, config: StoreConfig, pools: Arc<Pools>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                ended = self.listen_once(&config, &pools) => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "listening for moved heads was interrupted");
+                    }
+                }
+            }
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = tokio::time::sleep(POLL) => {}
+            }
+        }
+    }
+
+    async fn listen_once(&self, config: &StoreConfig, pools: &Pools) -> Result<(), StoreError> {
+        let (client, mut connection) = settings(config, Role::Worker).connect(NoTls).await?;
+        let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
+        // The connection is driven by the stream, so the statement and the stream go on together.
+        let listening = client.batch_execute("listen annals_heads");
+        tokio::pin!(listening);
+        let mut subscribed = false;
+        let mut poll = tokio::time::interval(POLL);
+        poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                result = &mut listening, if !subscribed => {
+                    result?;
+                    subscribed = true;
+                }
+                message = messages.next() => match message {
+                    Some(Ok(AsyncMessage::Notification(hint))) if hint.channel() == CHANNEL => {
+                        self.heed(pools, hint.payload()).await?;
+                    }
+                    Some(Ok(_)) => {}
+                    Some(Err(error)) => return Err(error.into()),
+                    None => return Err(StoreError::Unavailable("the listening connection ended".to_owned())),
+                },
+                _ = poll.tick() => self.compare(pools).await?,
+            }
+        }
+    }
+
+    async fn heed(&self, pools: &Pools, payload: &str) -> Result<(), StoreError> {
+        let tenants: Vec<Uuid> = payload.split(',').filter_map(|id| id.parse().ok()).collect();
+        for head in crate::heads::some(pools, &tenants).await? {
+            self.head_moved(head.tenant, head.position);
+        }
+        Ok(())
+    }
+
+    async fn compare(&self, pools: &Pools) -> Result<(), StoreError> {
+        for head in crate::heads::all(pools).await? {
+            self.head_moved(head.tenant, head.position);
+        }
+        Ok(())
+    }
+}
+
+async fn notify(pools: &Pools, payload: &str) -> Result<(), StoreError> {
+    get(&pools.worker).await?.execute("select pg_notify($1, $2)", &[&CHANNEL, &payload]).await?;
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // Nothing panics while holding one of these locks; the data would be whole all the same.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,133 @@
+//! The store as the product holds it: one value, cheap to clone, from which tenant handles are made.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use moka::future::Cache;
+use schemas::engine::{TenantId, TenantSlug};
+use tokio::sync::broadcast;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::append::Appender;
+use crate::pools::{Pools, get};
+use crate::signals::{CheckpointMove, Signals};
+use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
+
+/// How long a directory entry is believed: a suspension takes effect within this time.
+const DIRECTORY_AGE: Duration = Duration::from_secs(5);
+const DIRECTORY_SIZE: u64 = 10_000;
+
+/// The event store of a deployment.
+#[derive(Clone)]
+pub struct Store(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub(crate) key: DeploymentKey,
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) signals: Arc<Signals>,
+    pub(crate) appender: Appender,
+    by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
+    by_id: Cache<TenantId, Arc<TenantRecord>>,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Store {
+    /// Connects, and starts the append lanes and the signals. Fails when the database cannot be reached or is not
+    /// migrated.
+    pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
+        let pools = Arc::new(Pools::new(&config)?);
+        // One look tells wrong passwords and missing tables before anything is served.
+        crate::heads::some(&pools, &[]).await?;
+        let signals = Signals::new();
+        let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
+        tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
+        tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
+        tasks.close();
+        let appender = Appender::start(&config, &signals);
+        Ok(Self(Arc::new(Inner {
+            key: config.key,
+            pools,
+            signals,
+            appender,
+            by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
+            by_id: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
+            stop,
+            tasks,
+        })))
+    }
+
+    /// The handle of one tenant: the only way to its rows. Whether the tenant exists shows when it is used.
+    pub fn tenant(&self, id: TenantId) -> TenantStore {
+        TenantStore::new(self.clone(), id)
+    }
+
+    /// The deployment's key, for digests and tokens.
+    pub fn key(&self) -> &DeploymentKey {
+        &self.0.key
+    }
+
+    /// The directory's entry of a slug, or `None` for a slug that nobody has. Up to five seconds old.
+    pub async fn tenant_by_slug(&self, slug: &TenantSlug) -> Result<Option<Arc<TenantRecord>>, StoreError> {
+        if let Some(record) = self.0.by_slug.get(slug).await {
+            return Ok(Some(record));
+        }
+        let record = crate::tenants::by_slug(&self.0.pools, slug).await?;
+        Ok(self.remember(record).await)
+    }
+
+    /// The directory's entry of a tenant. Up to five seconds old.
+    pub async fn tenant_by_id(&self, id: TenantId) -> Result<Option<Arc<TenantRecord>>, StoreError> {
+        if let Some(record) = self.0.by_id.get(&id).await {
+            return Ok(Some(record));
+        }
+        let record = crate::tenants::by_id(&self.0.pools, id).await?;
+        Ok(self.remember(record).await)
+    }
+
+    async fn remember(&self, record: Option<TenantRecord>) -> Option<Arc<TenantRecord>> {
+        let record = Arc::new(record?);
+        self.0.by_slug.insert(record.slug.clone(), Arc::clone(&record)).await;
+        self.0.by_id.insert(record.id, Arc::clone(&record)).await;
+        Some(record)
+    }
+
+    /// A page of the directory in slug order, behind `after`.
+    pub async fn tenants(&self, after: Option<&TenantSlug>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
+        crate::tenants::page(&self.0.pools, after, limit).await
+    }
+
+    /// The heads of all tenants.
+    pub async fn heads(&self) -> Result<Vec<Head>, StoreError> {
+        crate::heads::all(&self.0.pools).await
+    }
+
+    /// Hints about tenants whose head has moved, in this process or another. Who lags behind compares the heads.
+    pub fn head_moves(&self) -> broadcast::Receiver<TenantId> {
+        self.0.signals.head_moves()
+    }
+
+    /// Hints about checkpoints that moved in this process.
+    pub fn checkpoint_moves(&self) -> broadcast::Receiver<CheckpointMove> {
+        self.0.signals.checkpoint_moves()
+    }
+
+    /// Tells those who wait that a checkpoint has moved; for consumers, after their commit.
+    pub fn announce_checkpoint(&self, consumer: &str, tenant: TenantId, position: u64) {
+        self.0.signals.checkpoint_moved(CheckpointMove { consumer: consumer.into(), tenant, position });
+    }
+
+    /// Whether the database answers.
+    pub async fn ping(&self) -> Result<(), StoreError> {
+        get(&self.0.pools.worker).await?.query_one("select 1", &[]).await?;
+        Ok(())
+    }
+
+    /// Takes no more appends, writes those that wait, and stops the store's tasks.
+    pub async fn shutdown(&self) {
+        self.0.appender.shutdown().await;
+        self.0.stop.cancel();
+        self.0.tasks.wait().await;
+    }
+}

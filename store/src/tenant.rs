@@ -1,0 +1,203 @@
+//! The tenant handle: everything of one tenant is reached through it, so a query without a tenant cannot be written.
+//!
+//! Row-level security stands below it: each transaction carries the tenant as a transaction-local setting, and the
+//! runtime roles see nothing without one.
+//!
+//! ```compile_fail
+//! # async fn example(store: store::Store) {
+//! // There is no way from the store to rows but through a tenant.
+//! store.begin().await.expect("does not compile");
+//! # }
+//! ```
+//!
+//! ```no_run
+//! # async fn example(store: store::Store, tenant: schemas::engine::TenantId) {
+//! store.tenant(tenant).begin().await.expect("compiles");
+//! # }
+//! ```
+
+use bytes::Bytes;
+use deadpool_postgres::{Object, Pool};
+use schemas::engine::{StreamName, TenantId};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::append::AppendError;
+use crate::pools::get;
+use crate::{DeploymentKey, Head, Receipt, Store, StoreError, StreamAppend};
+
+/// The handle of one tenant. Cheap to clone.
+#[derive(Clone)]
+pub struct TenantStore {
+    store: Store,
+    id: TenantId,
+}
+
+impl TenantStore {
+    pub(crate) fn new(store: Store, id: TenantId) -> Self {
+        Self { store, id }
+    }
+
+    /// Whose handle it is.
+    pub fn id(&self) -> TenantId {
+        self.id
+    }
+
+    /// The store that it belongs to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// Appends events to one stream, with everything that goes with them, or refuses all of it. Returns when the events
+    /// are on disk. Dropping the future does not take an append back.
+    pub async fn append(&self, append: StreamAppend) -> Result<Receipt, AppendError> {
+        self.store.0.appender.append(self.id, append).await
+    }
+
+    /// Appends to several streams; each succeeds or fails by itself. They share flushes where they can.
+    pub async fn append_all(&self, appends: Vec<StreamAppend>) -> Vec<Result<Receipt, AppendError>> {
+        futures::future::join_all(appends.into_iter().map(|append| self.append(append))).await
+    }
+
+    /// The end of the log.
+    pub async fn head(&self) -> Result<Head, StoreError> {
+        let transaction = self.begin().await?;
+        let head = transaction.head().await?;
+        transaction.commit().await?;
+        Ok(head)
+    }
+
+    /// The receipt of a command and the digest that it was claimed with.
+    pub async fn receipt(&self, command_id: Uuid) -> Result<Option<(Receipt, [u8; 32])>, StoreError> {
+        let transaction = self.begin().await?;
+        let row = transaction
+            .query_opt(
+                "select r.digest, r.stream, r.version, r.first_position, r.count, h.log_id
+                 from receipts r join heads h on h.tenant_id = r.tenant_id
+                 where r.tenant_id = $1 and r.command_id = $2",
+                &[&self.id.0, &command_id],
+            )
+            .await?;
+        transaction.commit().await?;
+        row.map(|row| crate::read::receipt_from(&row, 0)).transpose()
+    }
+
+    /// The stream that holds a value, given in its normalised form.
+    pub async fn reserved_by(&self, kind: &str, normalised: &str) -> Result<Option<StreamName>, StoreError> {
+        let digest = reservation_digest(self.store.key(), self.id, kind, normalised);
+        let transaction = self.begin().await?;
+        let row = transaction
+            .query_opt(
+                "select stream from reservations where tenant_id = $1 and kind = $2 and value_hash = $3",
+                &[&self.id.0, &kind, &digest.as_slice()],
+            )
+            .await?;
+        transaction.commit().await?;
+        row.map(|row| Ok(StreamName::parse(row.get(0))?)).transpose()
+    }
+
+    /// A secret of a stream.
+    pub async fn secret(&self, stream: &StreamName, kind: &str) -> Result<Option<Bytes>, StoreError> {
+        let transaction = self.begin().await?;
+        let row = transaction
+            .query_opt(
+                "select value from secrets where tenant_id = $1 and stream = $2 and kind = $3",
+                &[&self.id.0, &stream.as_str(), &kind],
+            )
+            .await?;
+        transaction.commit().await?;
+        Ok(row.map(|row| Bytes::from(row.get::<_, Vec<u8>>(0))))
+    }
+
+    /// A transaction that reads this tenant's rows and writes none.
+    pub async fn begin(&self) -> Result<TenantTransaction, StoreError> {
+        TenantTransaction::begin(&self.store.0.pools.tenant, self.id).await
+    }
+
+    /// A transaction that keeps this tenant's read models, checkpoints, saga steps and dead letters.
+    pub async fn begin_projection(&self) -> Result<TenantTransaction, StoreError> {
+        TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
+    }
+}
+
+/// A transaction that carries its tenant. Dropped without a commit it is rolled back, and its connection is given back
+/// only when that has succeeded.
+pub struct TenantTransaction {
+    tenant: TenantId,
+    connection: Option<Object>,
+}
+
+impl TenantTransaction {
+    async fn begin(pool: &Pool, tenant: TenantId) -> Result<Self, StoreError> {
+        let connection = get(pool).await?;
+        // From here on a drop, even in the middle of the next statement, rolls back.
+        let transaction = Self { tenant, connection: Some(connection) };
+        let begin = format!("begin; select set_config('annals.tenant', '{tenant}', true)");
+        transaction.connection().batch_execute(&begin).await?;
+        Ok(transaction)
+    }
+
+    fn connection(&self) -> &Object {
+        self.connection.as_ref().expect("the connection is taken only at the end")
+    }
+
+    /// Whose transaction it is.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// The end of the log as this transaction sees it.
+    pub async fn head(&self) -> Result<Head, StoreError> {
+        let statement = format!("select {} from heads where tenant_id = $1", crate::heads::COLUMNS);
+        let row = self.query_opt(&statement, &[&self.tenant.0]).await?;
+        row.as_ref().map(crate::heads::head_from).ok_or(StoreError::TenantUnknown)
+    }
+
+    /// All rows of a statement. Statements are prepared once a connection, so their texts must be few.
+    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
+        let statement = self.connection().prepare_cached(sql).await?;
+        Ok(self.connection().query(&statement, parameters).await?)
+    }
+
+    /// The row of a statement that finds one at most.
+    pub async fn query_opt(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, StoreError> {
+        let statement = self.connection().prepare_cached(sql).await?;
+        Ok(self.connection().query_opt(&statement, parameters).await?)
+    }
+
+    /// Runs a statement and returns how many rows it touched.
+    pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
+        let statement = self.connection().prepare_cached(sql).await?;
+        Ok(self.connection().execute(&statement, parameters).await?)
+    }
+
+    /// Makes it last and gives the connection back.
+    pub async fn commit(mut self) -> Result<(), StoreError> {
+        self.connection().batch_execute("commit").await?;
+        self.connection = None;
+        Ok(())
+    }
+}
+
+impl Drop for TenantTransaction {
+    fn drop(&mut self) {
+        let Some(connection) = self.connection.take() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => {
+                runtime.spawn(async move {
+                    if connection.batch_execute("rollback").await.is_err() {
+                        drop(Object::take(connection));
+                    }
+                });
+            }
+            // The runtime is gone, so nobody will use the connection again.
+            Err(_) => drop(Object::take(connection)),
+        }
+    }
+}
+
+/// The keyed digest under which a value is reserved: the table tells nothing of the value.
+pub(crate) fn reservation_digest(key: &DeploymentKey, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
+    key.mac("reservation", &[tenant.0.as_bytes(), kind.as_bytes(), value.as_bytes()])
+}

@@ -1,0 +1,75 @@
+//! The directory of tenants.
+
+use chrono::{DateTime, Utc};
+use schemas::engine::{TenantId, TenantSlug};
+use schemas::identity::tenant::{Registration, Tier};
+use tokio_postgres::Row;
+
+use crate::StoreError;
+use crate::pools::{Pools, get};
+
+/// A tenant as the directory knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TenantRecord {
+    /// Its internal id.
+    pub id: TenantId,
+    /// Its public name.
+    pub slug: TenantSlug,
+    /// Its name for people.
+    pub name: String,
+    /// Its tier.
+    pub tier: Tier,
+    /// Who may register.
+    pub registration: Registration,
+    /// Whether it is on hold; in public it then looks like an unknown one.
+    pub suspended: bool,
+    /// Since when its log is open.
+    pub opened_at: DateTime<Utc>,
+}
+
+const COLUMNS: &str = "tenant_id, slug, name, tier, registration, suspended, opened_at";
+
+pub(crate) async fn by_slug(pools: &Pools, slug: &TenantSlug) -> Result<Option<TenantRecord>, StoreError> {
+    let statement = format!("select {COLUMNS} from tenants where slug = $1");
+    get(&pools.worker).await?.query_opt(&statement, &[&slug.as_str()]).await?.as_ref().map(record_from).transpose()
+}
+
+pub(crate) async fn by_id(pools: &Pools, id: TenantId) -> Result<Option<TenantRecord>, StoreError> {
+    let statement = format!("select {COLUMNS} from tenants where tenant_id = $1");
+    get(&pools.worker).await?.query_opt(&statement, &[&id.0]).await?.as_ref().map(record_from).transpose()
+}
+
+pub(crate) async fn page(
+    pools: &Pools,
+    after: Option<&TenantSlug>,
+    limit: u32,
+) -> Result<Vec<TenantRecord>, StoreError> {
+    let statement = format!("select {COLUMNS} from tenants where slug > $1 order by slug limit $2");
+    let after = after.map_or("", TenantSlug::as_str);
+    let rows = get(&pools.worker).await?.query(&statement, &[&after, &i64::from(limit)]).await?;
+    rows.iter().map(record_from).collect()
+}
+
+fn record_from(row: &Row) -> Result<TenantRecord, StoreError> {
+    let tier = match row.get::<_, &str>(3) {
+        "free" => Tier::Free,
+        "pro" => Tier::Pro,
+        "enterprise" => Tier::Enterprise,
+        other => return Err(StoreError::corrupt("a tenant's tier", other)),
+    };
+    let registration = match row.get::<_, &str>(4) {
+        "open" => Registration::Open,
+        "invitation" => Registration::Invitation,
+        "closed" => Registration::Closed,
+        other => return Err(StoreError::corrupt("a tenant's registration", other)),
+    };
+    Ok(TenantRecord {
+        id: TenantId(row.get(0)),
+        slug: TenantSlug::parse(row.get(1))?,
+        name: row.get(2),
+        tier,
+        registration,
+        suspended: row.get(5),
+        opened_at: row.get(6),
+    })
+}
