@@ -1,0 +1,30 @@
+# Thin: every target is a command or two. `make` alone prints them.
+
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check bench bootstrap
+
+help: ## print the targets
+	@echo "make run     start everything on this machine: PostgreSQL, NATS, all roles (ARGS=\"--ephemeral --random-ports --json\")"
+	@echo "make test    run every test, on real servers"
+	@echo "make check   formatting, lints, licences and bans of dependencies"
+	@echo "make bench   measure the store beside its peers; writes bench/results.json"
+	@echo "make help    print this"
+
+run: bootstrap
+	@exec cargo run --bin annals -- dev $(ARGS)
+
+test: bootstrap
+	cargo test --workspace
+
+check:
+	cargo fmt --all -- --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	@scripts/deny
+
+bench: bootstrap
+	cd bench && cargo run --release
+
+bootstrap:
+	@scripts/bootstrap
