@@ -259,21 +259,19 @@ async fn take_turn<C: Consumer>(
     limit: usize,
 ) -> Result<Progress, StoreError> {
     let handle = store.tenant(tenant);
-    let from = match turn.checkpoint {
-        Some(position) => position,
-        None => {
-            let transaction = handle.begin_projection().await?;
-            let checkpoint = transaction.checkpoint(consumer.name()).await?;
-            transaction.commit().await?;
-            checkpoint.map_or(0, |checkpoint| checkpoint.position)
-        }
+    let from = if let Some(position) = turn.checkpoint {
+        position
+    } else {
+        let transaction = handle.begin_projection().await?;
+        let checkpoint = transaction.checkpoint(consumer.name()).await?;
+        transaction.commit().await?;
+        checkpoint.map_or(0, |checkpoint| checkpoint.position)
     };
-    let batch = match turn.fitting(from) {
-        Some((log_id, events)) => Batch { tenant, log_id, events },
-        None => {
-            let page = handle.read_log_page(from, None, limit, &LogFilter::default()).await?;
-            Batch { tenant, log_id: page.log_id, events: page.events }
-        }
+    let batch = if let Some((log_id, events)) = turn.fitting(from) {
+        Batch { tenant, log_id, events }
+    } else {
+        let page = handle.read_log_page(from, None, limit, &LogFilter::default()).await?;
+        Batch { tenant, log_id: page.log_id, events: page.events }
     };
     if batch.events.is_empty() {
         return Ok(Progress { checkpoint: Some(from), stopped: false });

@@ -1,9 +1,10 @@
 //! The PostgreSQL event store: one dense log per tenant.
 //!
 //! Layout: `append` writes (group commit, one flush for many tenants); `read` and `tail` stream a tenant's log;
-//! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `heads` tells who has
-//! moved; `tenant` is the handle through which everything of one tenant is reached. The raw connection pools stay
-//! private to this crate: the only way to a tenant's rows is a handle or a transaction made from one.
+//! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
+//! such a follower in contiguous batches; `heads` tells who has moved; `tenant` is the handle through which everything of
+//! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
+//! handle or a transaction made from one.
 
 pub mod append;
 pub mod checkpoints;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod consistency;
 pub mod dead_letters;
 pub mod error;
+pub mod feed;
 pub mod heads;
 pub mod keys;
 pub mod migrate;

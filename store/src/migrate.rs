@@ -7,7 +7,6 @@ use crate::StoreError;
 use crate::error::describe;
 
 mod embedded {
-    #![expect(missing_docs, clippy::pedantic, reason = "written by the migration library's macro")]
     refinery::embed_migrations!("migrations");
 }
 

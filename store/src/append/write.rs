@@ -42,7 +42,8 @@ with wanted as (
     where e.tenant_id in (select tenant_id from swapped)
 )";
 
-/// What goes beside the events, where any append of the flush carries it.
+/// What goes beside the events, where any append of the flush carries it. Secrets are changed and added in two steps,
+/// because an upsert would need the right to read them.
 const SIDE_WRITES: &str = ", receipted as (
     insert into receipts (tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
     select r.* from unnest($20::uuid[], $21::uuid[], $22::bytea[], $23::text[], $24::int8[], $25::int8[], $26::int4[],
@@ -59,11 +60,17 @@ const SIDE_WRITES: &str = ", receipted as (
     select r.* from unnest($32::uuid[], $33::text[], $34::bytea[], $35::text[])
         as r(tenant_id, kind, value_hash, stream)
     where r.tenant_id in (select tenant_id from swapped)
+), changed as (
+    update secrets o set value = s.value
+    from unnest($36::uuid[], $37::text[], $38::text[], $39::bytea[]) as s(tenant_id, stream, kind, value)
+    where o.tenant_id = s.tenant_id and o.stream = s.stream and o.kind = s.kind
+      and s.tenant_id in (select tenant_id from swapped)
 ), hidden as (
     insert into secrets (tenant_id, stream, kind, value)
     select s.* from unnest($36::uuid[], $37::text[], $38::text[], $39::bytea[]) as s(tenant_id, stream, kind, value)
     where s.tenant_id in (select tenant_id from swapped)
-    on conflict (tenant_id, stream, kind) do update set value = excluded.value
+      and not exists (select from secrets o
+                      where o.tenant_id = s.tenant_id and o.stream = s.stream and o.kind = s.kind)
 ), opened as (
     insert into tenants (tenant_id, slug, name, tier, registration, opened_at)
     select t.tenant_id, t.slug, t.name, t.tier, t.registration, t.opened_at
