@@ -1,0 +1,126 @@
+//! A command of any aggregate as data: what a saga writes down first and sends later.
+
+use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer, SuspendCustomer};
+use schemas::engine::LogId;
+use schemas::identity::user::{ChangeUserName, ConfirmUserEmail, DeactivateUser};
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::engine::context::{CommandContext, Extras};
+use crate::engine::executor::Executor;
+use crate::engine::outcome::{ExecuteError, Executed, Outcome};
+use crate::engine::rules::{Rejection, Rules};
+use crate::{Customer, User};
+
+/// A command and the aggregate that it is for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "name")]
+#[expect(missing_docs, reason = "each variant is a command's name, its target and the command itself")]
+pub enum AnyCommand {
+    RegisterCustomer { id: Uuid, command: RegisterCustomer },
+    RenameCustomer { id: Uuid, command: RenameCustomer },
+    SuspendCustomer { id: Uuid, command: SuspendCustomer },
+    CloseCustomer { id: Uuid, command: CloseCustomer },
+    ConfirmUserEmail { id: Uuid, command: ConfirmUserEmail },
+    ChangeUserName { id: Uuid, command: ChangeUserName },
+    DeactivateUser { id: Uuid, command: DeactivateUser },
+}
+
+/// What a dispatched command did.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of Executed")]
+pub struct Dispatched {
+    pub outcome: Outcome,
+    pub command_id: Uuid,
+    pub id: Uuid,
+    pub version: u64,
+    pub position: u64,
+    pub log_id: LogId,
+}
+
+/// Why a dispatched command did nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// The same command would be refused again, as long as nothing else changes.
+    #[error("{message} ({code})")]
+    Rejected {
+        /// Stable, in screaming snake case.
+        code: &'static str,
+        /// For people.
+        message: String,
+    },
+    /// The same command may succeed later.
+    #[error("the command could not be executed now")]
+    Retryable(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Executes the command.
+pub async fn dispatch(
+    executor: &Executor,
+    context: &CommandContext,
+    command: AnyCommand,
+) -> Result<Dispatched, DispatchError> {
+    match command {
+        AnyCommand::RegisterCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
+        AnyCommand::RenameCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
+        AnyCommand::SuspendCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
+        AnyCommand::CloseCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
+        AnyCommand::ConfirmUserEmail { id, command } => run::<User>(executor, context, id, command).await,
+        AnyCommand::ChangeUserName { id, command } => run::<User>(executor, context, id, command).await,
+        AnyCommand::DeactivateUser { id, command } => run::<User>(executor, context, id, command).await,
+    }
+}
+
+async fn run<A: Rules>(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+    command: impl Into<A::Command> + Send,
+) -> Result<Dispatched, DispatchError> {
+    let executed: Executed<A> = executor.execute(context, id, command, Extras::default()).await?;
+    let Executed { outcome, command_id, id, version, position, log_id, .. } = executed;
+    Ok(Dispatched { outcome, command_id, id, version, position, log_id })
+}
+
+impl<R: Rejection> From<ExecuteError<R>> for DispatchError {
+    fn from(error: ExecuteError<R>) -> Self {
+        let code = match &error {
+            ExecuteError::Rejected(rejection) => rejection.code(),
+            ExecuteError::CommandIdReused => "COMMAND_ID_REUSED",
+            ExecuteError::Reserved { .. } => "TAKEN",
+            ExecuteError::NotFound => "NOT_FOUND",
+            ExecuteError::Forbidden => "FORBIDDEN",
+            ExecuteError::TooLarge { .. } => "TOO_LARGE",
+            ExecuteError::Invalid(_) => "INVALID",
+            ExecuteError::TenantUnknown => "TENANT_UNKNOWN",
+            ExecuteError::VersionConflict { .. }
+            | ExecuteError::Overloaded
+            | ExecuteError::Unavailable(_)
+            | ExecuteError::Internal { .. } => return Self::Retryable(Box::new(error)),
+        };
+        Self::Rejected { code, message: error.to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::CustomerRejection;
+
+    #[test]
+    fn a_command_survives_being_written_down() {
+        let command =
+            AnyCommand::CloseCustomer { id: Uuid::from_u128(1), command: CloseCustomer { reason: None } };
+        let text = serde_json::to_string(&command).expect("serialises");
+        assert_eq!(serde_json::from_str::<AnyCommand>(&text).expect("deserialises"), command);
+        assert!(text.contains(r#""name":"CloseCustomer""#));
+    }
+
+    #[test]
+    fn a_refusal_keeps_its_code_and_an_outage_is_retryable() {
+        let refused = DispatchError::from(ExecuteError::Rejected(CustomerRejection::Closed));
+        assert!(matches!(refused, DispatchError::Rejected { code: "CUSTOMER_CLOSED", .. }));
+        let busy = DispatchError::from(ExecuteError::<CustomerRejection>::Overloaded);
+        assert!(matches!(busy, DispatchError::Retryable(_)));
+    }
+}

@@ -1,0 +1,3 @@
+//! CRM: the rules of customers.
+
+pub mod customer;

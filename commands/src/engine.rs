@@ -1,0 +1,8 @@
+//! What every aggregate shares: load, decide, append, retry, idempotency, the cqrs-es adapter.
+
+pub mod context;
+pub mod cqrs_store;
+pub mod executor;
+pub mod loading;
+pub mod outcome;
+pub mod rules;

@@ -1,0 +1,349 @@
+//! The executor: authorise, load, decide, append, answer. On a conflict it loads and decides again.
+
+use std::any::Any;
+use std::sync::Arc;
+
+use moka::sync::Cache;
+use schemas::engine::{LogId, Metadata, StreamName, TenantId, ids};
+use serde_json::Value;
+use store::{
+    AppendError, Claim, ConsistencyToken, DeploymentKey, ExpectedVersion, NewEvent, Receipt, Store,
+    StoreError, StreamAppend, TenantStore,
+};
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+use super::context::{CommandContext, Extras};
+use super::loading::Loaded;
+use super::outcome::{ExecuteError, Executed, Outcome};
+use super::rules::Rules;
+use crate::permissions;
+
+/// How often a command without an expected version is decided anew before its caller hears of the conflict. Commands
+/// on one aggregate take turns within a process, so only other processes can come between.
+const RETRIES: u32 = 10;
+
+/// The last state seen of one aggregate, and the turn of those who change it.
+type Slot<A> = Mutex<Option<Loaded<A>>>;
+
+/// Runs commands. Cheap to clone; the clones share one bounded cache of aggregates.
+#[derive(Clone)]
+pub struct Executor {
+    store: Store,
+    slots: Cache<(TenantId, StreamName), Arc<dyn Any + Send + Sync>>,
+}
+
+/// One command on its way through the executor.
+struct Request<'a, A: Rules> {
+    context: &'a CommandContext,
+    tenant: TenantStore,
+    id: Uuid,
+    stream: StreamName,
+    command: A::Command,
+    metadata: Metadata,
+    claim: Option<Claim>,
+    extras: Extras,
+}
+
+/// What became of a command that met no error.
+enum Settled<A> {
+    Appended(Receipt, A),
+    Duplicate(Receipt),
+    NoEffect(Loaded<A>),
+}
+
+impl Executor {
+    /// An executor that keeps at most `cache_capacity` aggregates in memory.
+    pub fn new(store: Store, cache_capacity: u64) -> Self {
+        Self { store, slots: Cache::new(cache_capacity) }
+    }
+
+    /// The store that commands are appended to.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The aggregate and its version, or `None` where there is none.
+    pub async fn load<A: Rules>(&self, tenant: TenantId, id: Uuid) -> Result<Option<(A, u64)>, StoreError> {
+        let tenant = self.store.tenant(tenant);
+        let stream = StreamName::new(A::CATEGORY, id);
+        let slot = self.slot::<A>(tenant.id(), &stream);
+        let mut slot = slot.lock().await;
+        let mut loaded = slot.clone().unwrap_or_default();
+        loaded.catch_up(&tenant, &stream, None).await?;
+        if loaded.version == 0 {
+            return Ok(None);
+        }
+        *slot = Some(loaded.clone());
+        Ok(Some((loaded.state, loaded.version)))
+    }
+
+    /// Executes a command on the aggregate `id`. `extras` are written with its events and do not count for recognising
+    /// a repeat.
+    pub async fn execute<A: Rules>(
+        &self,
+        context: &CommandContext,
+        id: Uuid,
+        command: impl Into<A::Command> + Send,
+        extras: Extras,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        let command = command.into();
+        let name = A::command_name(&command);
+        let result = self.authorised(context, id, command, extras).await;
+        let outcome = match &result {
+            Ok(Executed { outcome: Outcome::Applied, .. }) => "applied",
+            Ok(Executed { outcome: Outcome::Duplicate, .. }) => "duplicate",
+            Err(error) => error.label(),
+        };
+        metrics::counter!("commands_total", "command" => name, "outcome" => outcome).increment(1);
+        result
+    }
+
+    async fn authorised<A: Rules>(
+        &self,
+        context: &CommandContext,
+        id: Uuid,
+        command: A::Command,
+        extras: Extras,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        let name = A::command_name(&command);
+        if !permissions::permits(&context.caller, name, id) {
+            return Err(ExecuteError::Forbidden);
+        }
+        let stream = StreamName::new(A::CATEGORY, id);
+        let command_id = context.command_id.unwrap_or_else(ids::new_id);
+        let claim = match context.command_id {
+            Some(command_id) => {
+                let digest = digest(self.store.key(), name, &stream, &command)
+                    .map_err(|error| ExecuteError::internal("digesting the command", error))?;
+                Some(Claim { command_id, digest })
+            }
+            None => None,
+        };
+        let request = Request::<A> {
+            context,
+            tenant: self.store.tenant(context.tenant),
+            id,
+            stream,
+            command,
+            metadata: context.metadata(command_id),
+            claim,
+            extras,
+        };
+        let settled = match self.settle(&request).await {
+            Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
+            Ok(settled @ (Settled::Appended(..) | Settled::Duplicate(_))) => settled,
+            // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
+            // whatever the rule or the version would say by now.
+            unsettled => match request.earlier_receipt().await? {
+                Some(receipt) => Settled::Duplicate(receipt),
+                None => unsettled?,
+            },
+        };
+        self.answer(&request, settled).await
+    }
+
+    /// Decides and appends, in turn with the other commands on the same aggregate in this process.
+    async fn settle<A: Rules>(&self, request: &Request<'_, A>) -> Result<Settled<A>, ExecuteError<A::Error>> {
+        let slot = self.slot::<A>(request.tenant.id(), &request.stream);
+        let mut slot = slot.lock().await;
+        let mut retries = 0;
+        loop {
+            let (loaded, events) = request.decide(slot.clone()).await?;
+            if events.is_empty() {
+                *slot = Some(loaded.clone());
+                return Ok(Settled::NoEffect(loaded));
+            }
+            match request.append(loaded.version, &events).await {
+                Ok(receipt) if receipt.duplicate => return Ok(Settled::Duplicate(receipt)),
+                Ok(receipt) => {
+                    // Only now: a state that was never committed must not be seen.
+                    let mut state = loaded.state;
+                    events.into_iter().for_each(|event| state.apply(event));
+                    *slot = Some(Loaded { state: state.clone(), version: receipt.version });
+                    return Ok(Settled::Appended(receipt, state));
+                }
+                Err(ExecuteError::VersionConflict { actual }) => {
+                    *slot = None;
+                    if request.context.expected_version.is_some() || retries == RETRIES {
+                        return Err(ExecuteError::VersionConflict { actual });
+                    }
+                    retries += 1;
+                    metrics::counter!("command_conflicts_total").increment(1);
+                }
+                Err(error) => {
+                    *slot = None;
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn answer<A: Rules>(
+        &self,
+        request: &Request<'_, A>,
+        settled: Settled<A>,
+    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        let (outcome, version, log_id, position, state) = match settled {
+            Settled::Appended(receipt, state) => {
+                (Outcome::Applied, receipt.version, receipt.log_id, receipt.position, state)
+            }
+            Settled::Duplicate(receipt) => {
+                let mut loaded = Loaded::<A>::default();
+                loaded.catch_up(&request.tenant, &request.stream, Some(receipt.version)).await?;
+                (Outcome::Duplicate, receipt.version, receipt.log_id, receipt.position, loaded.state)
+            }
+            Settled::NoEffect(loaded) => {
+                let head = request.tenant.head().await?;
+                (Outcome::Applied, loaded.version, head.log_id, head.position, loaded.state)
+            }
+        };
+        Ok(Executed {
+            outcome,
+            command_id: request.metadata.command_id,
+            id: request.id,
+            version,
+            position,
+            log_id,
+            consistency_token: self.token(request.tenant.id(), log_id, position),
+            state,
+        })
+    }
+
+    fn token(&self, tenant: TenantId, log_id: LogId, position: u64) -> String {
+        ConsistencyToken { tenant, log_id, position }.encode(self.store.key())
+    }
+
+    fn slot<A: Rules>(&self, tenant: TenantId, stream: &StreamName) -> Arc<Slot<A>> {
+        let slot = self.slots.get_with((tenant, stream.clone()), || Arc::new(Slot::<A>::default()));
+        // A category belongs to one aggregate type; were it not so, the command would run uncached.
+        slot.downcast::<Slot<A>>().unwrap_or_default()
+    }
+}
+
+impl<A: Rules> Request<'_, A> {
+    /// Runs the rule, first on what is in memory. That may be behind the log, which only an append would notice: so
+    /// whenever the answer is anything but events, the rule runs again on the log's own state.
+    async fn decide(
+        &self,
+        cached: Option<Loaded<A>>,
+    ) -> Result<(Loaded<A>, Vec<A::Event>), ExecuteError<A::Error>> {
+        let creates = A::creates(&self.command);
+        if cached.is_some() || creates {
+            let loaded = cached.clone().unwrap_or_default();
+            if let Ok(events) = self.decide_on(&loaded)
+                && !events.is_empty()
+            {
+                return Ok((loaded, events));
+            }
+        }
+        let mut loaded = cached.unwrap_or_default();
+        loaded.catch_up(&self.tenant, &self.stream, None).await?;
+        let events = self.decide_on(&loaded)?;
+        Ok((loaded, events))
+    }
+
+    fn decide_on(&self, loaded: &Loaded<A>) -> Result<Vec<A::Event>, ExecuteError<A::Error>> {
+        if !loaded.state.exists() && !A::creates(&self.command) {
+            return Err(ExecuteError::NotFound);
+        }
+        if self.context.expected_version.is_some_and(|expected| expected != loaded.version) {
+            return Err(ExecuteError::VersionConflict { actual: loaded.version });
+        }
+        loaded.state.decide(self.command.clone()).map_err(ExecuteError::Rejected)
+    }
+
+    async fn append(&self, version: u64, events: &[A::Event]) -> Result<Receipt, ExecuteError<A::Error>> {
+        let encoded: Vec<NewEvent> = events
+            .iter()
+            .map(NewEvent::encode)
+            .collect::<Result<_, _>>()
+            .map_err(|error| ExecuteError::internal("encoding an event", error))?;
+        let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
+        let append = StreamAppend {
+            claim: self.claim,
+            reservations: events.iter().flat_map(A::reservations).collect(),
+            releases: events.iter().flat_map(A::releases).collect(),
+            secrets: self.extras.secrets.clone(),
+            opens: self.extras.opens.clone(),
+            ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
+        };
+        self.tenant.append(append).await.map_err(|error: AppendError| error.into())
+    }
+
+    /// The receipt of this very command, where it was executed before.
+    async fn earlier_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
+        let Some(claim) = &self.claim else { return Ok(None) };
+        match self.tenant.receipt(claim.command_id).await? {
+            Some((receipt, digest)) if digest == claim.digest => Ok(Some(receipt)),
+            Some(_) => Err(ExecuteError::CommandIdReused),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The keyed digest that tells a repeat from another command under the same id: over name, target and the command
+/// itself. Absent fields do not count, so that a field that a later version adds does not make a repeat another command.
+fn digest(
+    key: &DeploymentKey,
+    name: &str,
+    stream: &StreamName,
+    command: &impl serde::Serialize,
+) -> Result<[u8; 32], serde_json::Error> {
+    let canonical = serde_json::to_vec(&without_nulls(serde_json::to_value(command)?))?;
+    Ok(key.mac("command-digest", &[name.as_bytes(), stream.as_str().as_bytes(), &canonical]))
+}
+
+fn without_nulls(value: Value) -> Value {
+    match value {
+        Value::Object(fields) => {
+            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
+            Value::Object(kept.map(|(name, value)| (name, without_nulls(value))).collect())
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::crm::customer::{RegisterCustomer, SuspendCustomer};
+    use schemas::engine::{Email, Name, Reason};
+
+    use super::*;
+
+    fn register(name: &str) -> RegisterCustomer {
+        RegisterCustomer {
+            user_id: None,
+            name: Name::parse(name).expect("a valid name"),
+            email: Email::parse("ada@example.com").expect("a valid address"),
+            company: None,
+            notes: None,
+        }
+    }
+
+    fn stream(id: u128) -> StreamName {
+        StreamName::new("crm.customer", Uuid::from_u128(id))
+    }
+
+    #[test]
+    fn a_digest_tells_key_name_target_and_content_apart() {
+        let key = DeploymentKey::generate();
+        let of = |key: &DeploymentKey, name: &str, id: u128, command: &RegisterCustomer| {
+            digest(key, name, &stream(id), command).expect("a command serialises")
+        };
+        let first = of(&key, "RegisterCustomer", 1, &register("Ada"));
+        assert_eq!(first, of(&key, "RegisterCustomer", 1, &register("Ada")));
+        assert_ne!(first, of(&key, "RegisterCustomer", 1, &register("Bo")));
+        assert_ne!(first, of(&key, "RegisterCustomer", 2, &register("Ada")));
+        assert_ne!(first, of(&key, "RenameCustomer", 1, &register("Ada")));
+        assert_ne!(first, of(&DeploymentKey::generate(), "RegisterCustomer", 1, &register("Ada")));
+    }
+
+    #[test]
+    fn an_absent_field_does_not_count_in_a_digest() {
+        let of = |command: SuspendCustomer| without_nulls(serde_json::to_value(command).expect("serialises"));
+        assert_eq!(of(SuspendCustomer { reason: None }), serde_json::json!({}));
+        let reason = Reason::parse("arrears").expect("a valid reason");
+        assert_eq!(of(SuspendCustomer { reason: Some(reason) }), serde_json::json!({"reason": "arrears"}));
+    }
+}

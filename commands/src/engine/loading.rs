@@ -1,0 +1,41 @@
+//! Folding a stream into an aggregate.
+
+use futures::{TryStreamExt, pin_mut};
+use schemas::engine::{Event, RecordedEvent, StreamName};
+use store::TenantStore;
+
+use super::outcome::LoadError;
+use super::rules::Rules;
+
+/// An aggregate and the version that it stands at; 0 before the first event.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Loaded<A> {
+    pub(crate) state: A,
+    pub(crate) version: u64,
+}
+
+impl<A: Rules> Loaded<A> {
+    /// Folds what the stream holds beyond the version reached, up to and including `last` where given.
+    pub(crate) async fn catch_up(
+        &mut self,
+        tenant: &TenantStore,
+        stream: &StreamName,
+        last: Option<u64>,
+    ) -> Result<(), LoadError> {
+        let events = tenant.read_stream(stream, self.version + 1);
+        pin_mut!(events);
+        while let Some(recorded) = events.try_next().await? {
+            if last.is_some_and(|last| recorded.version > last) {
+                break;
+            }
+            self.state.apply(decode(&recorded)?);
+            self.version = recorded.version;
+        }
+        Ok(())
+    }
+}
+
+/// The event as `E`; a type that `E` does not know is an error, because skipping it would give a wrong state.
+pub(crate) fn decode<E: Event>(recorded: &RecordedEvent) -> Result<E, LoadError> {
+    recorded.decode::<E>()?.ok_or_else(|| LoadError::UnknownType(recorded.event_type.to_string()))
+}

@@ -1,0 +1,124 @@
+//! What an aggregate's rules look like to the executor, and the macro that writes a command enum.
+
+use cqrs_es::event_sink::EventSink;
+use schemas::engine::Event;
+use serde::Serialize;
+use store::Reservation;
+
+/// A domain "no": stable code for machines, `Display` for people.
+pub trait Rejection: std::error::Error + Send + Sync + 'static {
+    /// Stable, in screaming snake case, such as `CUSTOMER_CLOSED`.
+    fn code(&self) -> &'static str;
+}
+
+/// The commands of one aggregate: an enum with one command struct a variant, written by [`commands!`](crate::commands).
+pub trait CommandSet: Serialize + Clone + Send + Sync + 'static {
+    /// Every command of the set, by name.
+    const NAMES: &'static [&'static str];
+
+    /// The command's name, such as `RegisterCustomer`.
+    fn name(&self) -> &'static str;
+    /// Whether it brings the aggregate into being.
+    fn creates(&self) -> bool;
+}
+
+/// A cqrs-es aggregate whose rule is a synchronous function; its `handle` is [`handle`], a thin adapter over `decide`.
+pub trait Rules:
+    cqrs_es::Aggregate<Services = (), Command: CommandSet, Event: Event, Error: Rejection> + Clone + 'static
+{
+    /// `<context>.<aggregate>`, the category of its streams.
+    const CATEGORY: &'static str = <Self::Event as Event>::CATEGORY;
+
+    /// The rule: what happens when this is asked of an aggregate in this state. No events: nothing to do.
+    fn decide(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
+
+    /// False before the first event.
+    fn exists(&self) -> bool;
+
+    /// What must be unique in the tenant from this event on.
+    fn reservations(_event: &Self::Event) -> Vec<Reservation> {
+        Vec::new()
+    }
+
+    /// What this event frees for others.
+    fn releases(_event: &Self::Event) -> Vec<Reservation> {
+        Vec::new()
+    }
+
+    /// The command's name.
+    fn command_name(command: &Self::Command) -> &'static str {
+        command.name()
+    }
+
+    /// Whether the command brings the aggregate into being, so that its stream must not exist.
+    fn creates(command: &Self::Command) -> bool {
+        command.creates()
+    }
+}
+
+/// `cqrs_es::Aggregate::handle` in terms of `decide`.
+pub async fn handle<A: Rules>(
+    aggregate: &mut A,
+    command: A::Command,
+    sink: &EventSink<A>,
+) -> Result<(), A::Error> {
+    for event in aggregate.decide(command)? {
+        sink.write(event, aggregate).await;
+    }
+    Ok(())
+}
+
+/// Writes the enum of an aggregate's commands: `creates` names the one that brings it into being, `changes` the rest.
+#[macro_export]
+macro_rules! commands {
+    (
+        $(#[$doc:meta])*
+        pub enum $name:ident {
+            creates $new:ident($new_command:ty);
+            $( changes $( $variant:ident($command:ty) ),+ ; )?
+        }
+    ) => {
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+        #[expect(missing_docs, reason = "each variant is documented by the command that it holds")]
+        pub enum $name {
+            $new($new_command),
+            $( $( $variant($command), )+ )?
+        }
+
+        impl $crate::engine::rules::CommandSet for $name {
+            const NAMES: &'static [&'static str] = &[
+                <$new_command as schemas::engine::Command>::NAME,
+                $( $( <$command as schemas::engine::Command>::NAME, )+ )?
+            ];
+
+            fn name(&self) -> &'static str {
+                match self {
+                    Self::$new(_) => <$new_command as schemas::engine::Command>::NAME,
+                    $( $( Self::$variant(_) => <$command as schemas::engine::Command>::NAME, )+ )?
+                }
+            }
+
+            fn creates(&self) -> bool {
+                match self {
+                    Self::$new(_) => true,
+                    $( $( Self::$variant(_) => false, )+ )?
+                }
+            }
+        }
+
+        impl From<$new_command> for $name {
+            fn from(command: $new_command) -> Self {
+                Self::$new(command)
+            }
+        }
+
+        $( $(
+            impl From<$command> for $name {
+                fn from(command: $command) -> Self {
+                    Self::$variant(command)
+                }
+            }
+        )+ )?
+    };
+}

@@ -1,0 +1,150 @@
+//! The use cases of registration: a user with its password's hash, a tenant with its first administrator.
+
+use bytes::Bytes;
+use schemas::engine::{Email, Name, TenantId, ids};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::{RegisterTenant, Registration};
+use schemas::identity::user::RegisterUser;
+use store::{NewTenant, Secret};
+
+use super::tenant::{Tenant, TenantRejection};
+use super::user::{PASSWORD, User, UserRejection};
+use crate::engine::context::{Caller, CommandContext, Extras, new_aggregate_id};
+use crate::engine::executor::Executor;
+use crate::engine::outcome::{ExecuteError, Executed};
+use crate::engine::rules::Rules;
+
+/// Registers a user; `password_hash` is a PHC string and becomes a secret of the user's stream.
+///
+/// Somebody not signed in may do so where the tenant's registration is open, and becomes a plain member. Others need the
+/// scope `users:write`, or to be a platform administrator.
+pub async fn register_user(
+    executor: &Executor,
+    context: &CommandContext,
+    email: Email,
+    name: Name,
+    roles: Vec<Role>,
+    password_hash: Bytes,
+) -> Result<Executed<User>, ExecuteError<UserRejection>> {
+    let open = if context.caller.is_anonymous() {
+        let tenant =
+            executor.store().tenant_by_id(context.tenant).await?.ok_or(ExecuteError::TenantUnknown)?;
+        tenant.registration == Registration::Open
+    } else {
+        false
+    };
+    if !may_register(&context.caller, open, &roles) {
+        return Err(ExecuteError::Forbidden);
+    }
+    if roles.contains(&Role::PlatformAdmin) && context.tenant != ids::PLATFORM {
+        return Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)));
+    }
+    let id = new_aggregate_id(context, User::CATEGORY);
+    let secrets = vec![Secret { kind: PASSWORD, value: password_hash }];
+    executor.execute(context, id, RegisterUser { email, name, roles }, Extras { secrets, opens: None }).await
+}
+
+fn may_register(caller: &Caller, open: bool, roles: &[Role]) -> bool {
+    if caller.is_anonymous() {
+        return open && roles == [Role::Member];
+    }
+    let platform = caller.is_system() || caller.roles.contains(&Role::PlatformAdmin);
+    platform
+        || (caller.scopes.iter().any(|scope| scope == "users:write") && !roles.contains(&Role::PlatformAdmin))
+}
+
+/// The first administrator of a new tenant.
+#[derive(Debug, Clone)]
+#[expect(
+    missing_docs,
+    reason = "the fields are those of RegisterUser, and the password's hash as a PHC string"
+)]
+pub struct TenantAdmin {
+    pub email: Email,
+    pub name: Name,
+    pub password_hash: Bytes,
+}
+
+/// A registered tenant and its administrator, where one was asked for.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct RegisteredTenant {
+    pub tenant: Executed<Tenant>,
+    pub admin: Option<Executed<User>>,
+}
+
+/// Why a tenant was not registered, or was registered without its administrator.
+#[derive(Debug, thiserror::Error)]
+pub enum RegisterTenantError {
+    /// The tenant was not registered.
+    #[error(transparent)]
+    Tenant(ExecuteError<TenantRejection>),
+    /// The tenant is registered, its administrator is not. A repeat with the same command id completes it.
+    #[error(transparent)]
+    Admin(ExecuteError<UserRejection>),
+}
+
+/// Registers a tenant, opens its log, and registers its first administrator in it. The fact stands in the log of the
+/// tenant `platform`, whatever the context's tenant is.
+pub async fn register_tenant(
+    executor: &Executor,
+    context: &CommandContext,
+    command: RegisterTenant,
+    admin: Option<TenantAdmin>,
+) -> Result<RegisteredTenant, RegisterTenantError> {
+    let mut context = context.clone();
+    context.tenant = ids::PLATFORM;
+    let id = new_aggregate_id(&context, Tenant::CATEGORY);
+    let opens = NewTenant {
+        id: TenantId(id),
+        slug: command.slug.clone(),
+        name: command.name.to_string(),
+        tier: command.tier,
+        registration: command.registration,
+    };
+    let extras = Extras { secrets: Vec::new(), opens: Some(opens) };
+    let tenant: Executed<Tenant> =
+        executor.execute(&context, id, command, extras).await.map_err(RegisterTenantError::Tenant)?;
+
+    let admin = match admin {
+        Some(admin) => {
+            let context = CommandContext {
+                tenant: TenantId(id),
+                command_id: Some(ids::derived_id(tenant.command_id, "admin")),
+                expected_version: None,
+                correlation_id: context.correlation_id.or(Some(tenant.command_id)),
+                ..context
+            };
+            let TenantAdmin { email, name, password_hash } = admin;
+            let registered =
+                register_user(executor, &context, email, name, vec![Role::TenantAdmin], password_hash).await;
+            Some(registered.map_err(RegisterTenantError::Admin)?)
+        }
+        None => None,
+    };
+    Ok(RegisteredTenant { tenant, admin })
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn a_stranger_becomes_a_member_where_registration_is_open() {
+        let stranger = Caller::anonymous();
+        assert!(may_register(&stranger, true, &[Role::Member]));
+        assert!(!may_register(&stranger, false, &[Role::Member]));
+        assert!(!may_register(&stranger, true, &[Role::TenantAdmin]));
+        assert!(!may_register(&stranger, true, &[Role::Member, Role::TenantAdmin]));
+    }
+
+    #[test]
+    fn a_tenant_admin_adds_users_but_no_platform_admin() {
+        let admin = Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
+        assert!(may_register(&admin, false, &[Role::TenantAdmin]));
+        assert!(!may_register(&admin, false, &[Role::PlatformAdmin]));
+        assert!(!may_register(&Caller::user(Uuid::from_u128(2), vec![Role::Member]), true, &[Role::Member]));
+    }
+}

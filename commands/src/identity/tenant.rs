@@ -1,0 +1,196 @@
+//! The rules of a tenant. Its facts stand in the log of the tenant `platform`; registering opens a log of its own.
+
+use cqrs_es::Aggregate;
+use cqrs_es::event_sink::EventSink;
+use schemas::identity::tenant::{RegisterTenant, Registration, TenantEvent, TenantRegistered, Tier};
+use serde::{Deserialize, Serialize};
+use store::Reservation;
+
+use crate::engine::rules::{self, Rejection, Rules};
+
+/// The kind of the reservation that a slug is.
+pub const SLUG: &str = "slug";
+
+/// Slugs that no tenant gets: they are parts of the product or likely subdomains of a deployment.
+pub const RESERVED_SLUGS: &[&str] = &["platform", "www", "api", "admin", "app", "static"];
+
+crate::commands! {
+    /// What can be asked of a tenant.
+    pub enum TenantCommand {
+        creates Register(RegisterTenant);
+    }
+}
+
+/// Why a tenant command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TenantRejection {
+    /// The id is taken by a tenant.
+    #[error("the tenant is registered already")]
+    AlreadyRegistered,
+    /// The slug is one of the product's own words.
+    #[error("the slug is reserved")]
+    SlugReserved,
+    /// Not an ISO 3166-1 alpha-2 code.
+    #[error("the country must be two upper-case letters (ISO 3166-1 alpha-2)")]
+    CountryInvalid,
+}
+
+impl Rejection for TenantRejection {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyRegistered => "TENANT_EXISTS",
+            Self::SlugReserved => "SLUG_RESERVED",
+            Self::CountryInvalid => "COUNTRY_INVALID",
+        }
+    }
+}
+
+/// A tenant as its events have made it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of TenantRegistered")]
+pub struct Tenant {
+    /// False before the first event.
+    pub registered: bool,
+    pub slug: String,
+    pub name: String,
+    pub tier: Tier,
+    pub registration: Registration,
+    pub organisation: Option<String>,
+    pub business_unit: Option<String>,
+    pub country: Option<String>,
+}
+
+impl Rules for Tenant {
+    fn decide(&self, command: TenantCommand) -> Result<Vec<TenantEvent>, TenantRejection> {
+        let TenantCommand::Register(new) = command;
+        if self.registered {
+            return Err(TenantRejection::AlreadyRegistered);
+        }
+        if RESERVED_SLUGS.contains(&new.slug.as_str()) {
+            return Err(TenantRejection::SlugReserved);
+        }
+        if new.country.as_deref().is_some_and(|code| !is_country_code(code)) {
+            return Err(TenantRejection::CountryInvalid);
+        }
+        Ok(vec![TenantEvent::Registered(TenantRegistered {
+            slug: new.slug,
+            name: new.name,
+            tier: new.tier,
+            registration: new.registration,
+            organisation: new.organisation,
+            business_unit: new.business_unit,
+            country: new.country,
+        })])
+    }
+
+    fn exists(&self) -> bool {
+        self.registered
+    }
+
+    fn reservations(event: &TenantEvent) -> Vec<Reservation> {
+        let TenantEvent::Registered(registered) = event;
+        vec![Reservation { kind: SLUG, value: registered.slug.to_string() }]
+    }
+}
+
+fn is_country_code(text: &str) -> bool {
+    text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase())
+}
+
+impl Aggregate for Tenant {
+    const TYPE: &'static str = Self::CATEGORY;
+    type Command = TenantCommand;
+    type Event = TenantEvent;
+    type Error = TenantRejection;
+    type Services = ();
+
+    async fn handle(
+        &mut self,
+        command: TenantCommand,
+        _services: &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), TenantRejection> {
+        rules::handle(self, command, sink).await
+    }
+
+    fn apply(&mut self, event: TenantEvent) {
+        let TenantEvent::Registered(registered) = event;
+        *self = Self {
+            registered: true,
+            slug: registered.slug.into(),
+            name: registered.name.into(),
+            tier: registered.tier,
+            registration: registered.registration,
+            organisation: registered.organisation.map(Into::into),
+            business_unit: registered.business_unit.map(Into::into),
+            country: registered.country,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::{AggregateTestExecutor, TestFramework};
+    use schemas::engine::{Name, TenantSlug};
+
+    use super::*;
+
+    fn register(slug: &str, country: Option<&str>) -> TenantCommand {
+        TenantCommand::Register(RegisterTenant {
+            slug: TenantSlug::parse(slug).expect("a valid slug"),
+            name: Name::parse("Acme").expect("a valid name"),
+            tier: Tier::Pro,
+            registration: Registration::Open,
+            organisation: None,
+            business_unit: None,
+            country: country.map(str::to_owned),
+        })
+    }
+
+    fn registered(slug: &str) -> TenantEvent {
+        TenantEvent::Registered(TenantRegistered {
+            slug: TenantSlug::parse(slug).expect("a valid slug"),
+            name: Name::parse("Acme").expect("a valid name"),
+            tier: Tier::Pro,
+            registration: Registration::Open,
+            organisation: None,
+            business_unit: None,
+            country: None,
+        })
+    }
+
+    fn given(events: Vec<TenantEvent>) -> AggregateTestExecutor<Tenant> {
+        TestFramework::with(()).given(events)
+    }
+
+    #[test]
+    fn a_tenant_registers_once() {
+        given(vec![]).when(register("acme", None)).then_expect_events(vec![registered("acme")]);
+        given(vec![registered("acme")])
+            .when(register("acme", None))
+            .then_expect_error(TenantRejection::AlreadyRegistered);
+    }
+
+    #[test]
+    fn the_products_own_words_are_no_slugs() {
+        for slug in RESERVED_SLUGS {
+            given(vec![]).when(register(slug, None)).then_expect_error(TenantRejection::SlugReserved);
+        }
+    }
+
+    #[test]
+    fn a_country_is_two_upper_case_letters() {
+        assert!(given(vec![]).when(register("acme", Some("GB"))).inspect_result().is_ok());
+        for bad in ["gb", "GBR", "", "G1"] {
+            given(vec![])
+                .when(register("acme", Some(bad)))
+                .then_expect_error(TenantRejection::CountryInvalid);
+        }
+    }
+
+    #[test]
+    fn registering_reserves_the_slug() {
+        let reserved = Tenant::reservations(&registered("acme"));
+        assert_eq!((reserved[0].kind, reserved[0].value.as_str()), ("slug", "acme"));
+    }
+}

@@ -1,0 +1,241 @@
+//! The rules of a user. The e-mail address is unique in the tenant: registering reserves it, and nothing frees it.
+
+use cqrs_es::Aggregate;
+use cqrs_es::event_sink::EventSink;
+use schemas::identity::role::Role;
+use schemas::identity::user::{
+    ChangeUserName, ConfirmUserEmail, DeactivateUser, RegisterUser, UserDeactivated, UserEmailConfirmed,
+    UserEvent, UserNameChanged, UserRegistered, UserStatus,
+};
+use serde::{Deserialize, Serialize};
+use store::Reservation;
+
+use crate::engine::rules::{self, Rejection, Rules};
+
+/// The kind of the reservation that an e-mail address is.
+pub const EMAIL: &str = "email";
+/// The kind of the secret that holds a password's hash, a PHC string.
+pub const PASSWORD: &str = "password";
+
+crate::commands! {
+    /// What can be asked of a user.
+    pub enum UserCommand {
+        creates Register(RegisterUser);
+        changes ConfirmEmail(ConfirmUserEmail), ChangeName(ChangeUserName), Deactivate(DeactivateUser);
+    }
+}
+
+/// Why a user command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum UserRejection {
+    /// The id is taken by a user.
+    #[error("the user is registered already")]
+    AlreadyRegistered,
+    /// There is no such user.
+    #[error("there is no such user")]
+    NotRegistered,
+    /// The user may not sign in any more.
+    #[error("the user is deactivated")]
+    Deactivated,
+    /// A user without a role could do nothing.
+    #[error("a user needs at least one role")]
+    RolesEmpty,
+    /// The role does not exist in this tenant.
+    #[error("the role {0} cannot be given in this tenant")]
+    RoleNotAllowed(Role),
+}
+
+impl Rejection for UserRejection {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyRegistered => "USER_EXISTS",
+            Self::NotRegistered => "USER_UNKNOWN",
+            Self::Deactivated => "USER_DEACTIVATED",
+            Self::RolesEmpty => "ROLES_EMPTY",
+            Self::RoleNotAllowed(_) => "ROLE_NOT_ALLOWED",
+        }
+    }
+}
+
+/// A user as its events have made it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of UserRegistered")]
+pub struct User {
+    /// False before the first event.
+    pub registered: bool,
+    pub email: String,
+    pub name: String,
+    pub roles: Vec<Role>,
+    pub status: UserStatus,
+}
+
+impl Rules for User {
+    fn decide(&self, command: UserCommand) -> Result<Vec<UserEvent>, UserRejection> {
+        use UserCommand as Command;
+        use UserStatus::{Active, Deactivated};
+
+        match (self.registered, self.status, command) {
+            (false, _, Command::Register(new)) if new.roles.is_empty() => Err(UserRejection::RolesEmpty),
+            (false, _, Command::Register(RegisterUser { email, name, roles })) => {
+                Ok(vec![UserEvent::Registered(UserRegistered { email, name, roles })])
+            }
+            (true, _, Command::Register(_)) => Err(UserRejection::AlreadyRegistered),
+            (false, _, _) => Err(UserRejection::NotRegistered),
+
+            (_, Deactivated, Command::ConfirmEmail(_)) => Err(UserRejection::Deactivated),
+            (_, Active, Command::ConfirmEmail(_)) | (_, Deactivated, Command::Deactivate(_)) => {
+                Ok(Vec::new())
+            }
+            (_, _, Command::ConfirmEmail(_)) => Ok(vec![UserEvent::EmailConfirmed(UserEmailConfirmed {})]),
+
+            (_, _, Command::ChangeName(ChangeUserName { name })) if name.as_str() == self.name => {
+                Ok(Vec::new())
+            }
+            (_, _, Command::ChangeName(ChangeUserName { name })) => {
+                Ok(vec![UserEvent::NameChanged(UserNameChanged { name })])
+            }
+            (_, _, Command::Deactivate(DeactivateUser { reason })) => {
+                Ok(vec![UserEvent::Deactivated(UserDeactivated { reason })])
+            }
+        }
+    }
+
+    fn exists(&self) -> bool {
+        self.registered
+    }
+
+    fn reservations(event: &UserEvent) -> Vec<Reservation> {
+        match event {
+            UserEvent::Registered(registered) => {
+                vec![Reservation { kind: EMAIL, value: registered.email.normalised() }]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+impl Aggregate for User {
+    const TYPE: &'static str = Self::CATEGORY;
+    type Command = UserCommand;
+    type Event = UserEvent;
+    type Error = UserRejection;
+    type Services = ();
+
+    async fn handle(
+        &mut self,
+        command: UserCommand,
+        _services: &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), UserRejection> {
+        rules::handle(self, command, sink).await
+    }
+
+    fn apply(&mut self, event: UserEvent) {
+        match event {
+            UserEvent::Registered(registered) => {
+                *self = Self {
+                    registered: true,
+                    email: registered.email.into(),
+                    name: registered.name.into(),
+                    roles: registered.roles,
+                    status: UserStatus::Unconfirmed,
+                }
+            }
+            UserEvent::EmailConfirmed(_) => self.status = UserStatus::Active,
+            UserEvent::NameChanged(changed) => self.name = changed.name.into(),
+            UserEvent::Deactivated(_) => self.status = UserStatus::Deactivated,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::{AggregateTestExecutor, TestFramework};
+    use schemas::engine::{Email, Name};
+
+    use super::*;
+
+    fn name(text: &str) -> Name {
+        Name::parse(text).expect("a valid name")
+    }
+
+    fn register(roles: Vec<Role>) -> RegisterUser {
+        RegisterUser {
+            email: Email::parse("Ada@Example.com").expect("a valid address"),
+            name: name("Ada"),
+            roles,
+        }
+    }
+
+    fn registered() -> UserEvent {
+        let RegisterUser { email, name, roles } = register(vec![Role::Member]);
+        UserEvent::Registered(UserRegistered { email, name, roles })
+    }
+
+    fn confirmed() -> UserEvent {
+        UserEvent::EmailConfirmed(UserEmailConfirmed {})
+    }
+
+    fn deactivated() -> UserEvent {
+        UserEvent::Deactivated(UserDeactivated { reason: None })
+    }
+
+    fn given(events: Vec<UserEvent>) -> AggregateTestExecutor<User> {
+        TestFramework::with(()).given(events)
+    }
+
+    #[test]
+    fn somebody_registers_once_and_with_a_role() {
+        given(vec![]).when(register(vec![Role::Member]).into()).then_expect_events(vec![registered()]);
+        given(vec![]).when(register(vec![]).into()).then_expect_error(UserRejection::RolesEmpty);
+        given(vec![registered()])
+            .when(register(vec![Role::Member]).into())
+            .then_expect_error(UserRejection::AlreadyRegistered);
+    }
+
+    #[test]
+    fn registering_reserves_the_address_in_lower_case_and_nothing_frees_it() {
+        let reserved = User::reservations(&registered());
+        assert_eq!((reserved[0].kind, reserved[0].value.as_str()), ("email", "ada@example.com"));
+        assert!(User::reservations(&confirmed()).is_empty());
+        assert!(User::releases(&deactivated()).is_empty());
+    }
+
+    #[test]
+    fn an_address_is_confirmed_once() {
+        given(vec![registered()]).when(ConfirmUserEmail {}.into()).then_expect_events(vec![confirmed()]);
+        given(vec![registered(), confirmed()]).when(ConfirmUserEmail {}.into()).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn a_deactivated_user_confirms_nothing() {
+        given(vec![registered(), deactivated()])
+            .when(ConfirmUserEmail {}.into())
+            .then_expect_error(UserRejection::Deactivated);
+    }
+
+    #[test]
+    fn a_name_changes_and_the_same_name_records_nothing() {
+        let change = |text| UserCommand::from(ChangeUserName { name: name(text) });
+        let changed = UserEvent::NameChanged(UserNameChanged { name: name("Bo") });
+        given(vec![registered()]).when(change("Bo")).then_expect_events(vec![changed]);
+        given(vec![registered()]).when(change("Ada")).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn a_user_is_deactivated_once() {
+        let deactivate = UserCommand::from(DeactivateUser { reason: None });
+        given(vec![registered(), confirmed()])
+            .when(deactivate.clone())
+            .then_expect_events(vec![deactivated()]);
+        given(vec![registered(), deactivated()]).when(deactivate).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn an_unknown_user_can_only_register() {
+        let change = UserCommand::from(ChangeUserName { name: name("Bo") });
+        for command in [change, ConfirmUserEmail {}.into(), DeactivateUser { reason: None }.into()] {
+            given(vec![]).when(command).then_expect_error(UserRejection::NotRegistered);
+        }
+    }
+}

@@ -1,0 +1,24 @@
+//! The rules of every aggregate and the executor that runs them.
+//!
+//! Layout: one folder a bounded context, one file an aggregate (state, `apply`, `decide`, rejections and their tests);
+//! `engine` holds what all share: load, decide, append, retry, idempotency, the adapter to cqrs-es; `permissions` is the
+//! table of who may send what; `any_command` is a command of any aggregate as data, for those who send them later.
+
+pub mod any_command;
+pub mod crm;
+pub mod engine;
+pub mod identity;
+pub mod permissions;
+
+pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
+pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
+pub use engine::context::{Caller, CommandContext, Extras, new_aggregate_id};
+pub use engine::cqrs_store::TenantEventStore;
+pub use engine::executor::Executor;
+pub use engine::outcome::{ExecuteError, Executed, Outcome};
+pub use engine::rules::{CommandSet, Rejection, Rules};
+pub use identity::registration::{
+    RegisterTenantError, RegisteredTenant, TenantAdmin, register_tenant, register_user,
+};
+pub use identity::tenant::{Tenant, TenantCommand, TenantRejection};
+pub use identity::user::{User, UserCommand, UserRejection};

@@ -1,0 +1,3 @@
+//! CRM: the read model of customers.
+
+pub mod customer;

@@ -1,0 +1,166 @@
+//! The read model of customers.
+
+use chrono::{DateTime, Utc};
+use schemas::crm::customer::{CustomerEvent, CustomerStatus};
+use schemas::engine::{Event, RecordedEvent};
+use serde::{Deserialize, Serialize};
+use store::ReadTable;
+use uuid::Uuid;
+
+use crate::engine::error::ProjectionError;
+use crate::engine::projection::Projection;
+
+/// The customers of a tenant.
+pub struct Customers;
+
+/// A customer as lists and look-ups show it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of the contract's `Customer`")]
+pub struct CustomerRow {
+    pub id: Uuid,
+    pub user_id: Option<Uuid>,
+    pub name: String,
+    pub email: String,
+    /// The address in the form under which it is looked up.
+    pub email_key: String,
+    pub company: Option<String>,
+    pub notes: Option<String>,
+    pub status: CustomerStatus,
+    pub version: u64,
+    pub registered_at: DateTime<Utc>,
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Projection for Customers {
+    type Row = CustomerRow;
+
+    const NAME: &'static str = "customers";
+    const VERSION: u32 = 1;
+    const TABLE: ReadTable = ReadTable {
+        name: "customers_v1",
+        columns: r#"id uuid not null, user_id uuid, name text collate "C" not null, email text not null,
+            email_key text collate "C" not null, company text, notes text, status text collate "C" not null,
+            version bigint not null, registered_at timestamptz not null, updated_at timestamptz not null"#,
+        key: "id",
+        indexes: &[
+            "registered_at, id",
+            "name, id",
+            "status, registered_at, id",
+            "status, name, id",
+            "email_key, id",
+            "user_id, id",
+        ],
+    };
+
+    fn key(event: &RecordedEvent) -> Option<Uuid> {
+        (event.stream.category() == CustomerEvent::CATEGORY).then(|| event.stream.uuid()).flatten()
+    }
+
+    fn apply(
+        row: Option<CustomerRow>,
+        event: &RecordedEvent,
+    ) -> Result<Option<CustomerRow>, ProjectionError> {
+        let out_of_place =
+            |reason| ProjectionError::OutOfPlace { event_type: event.event_type.to_string(), reason };
+        let decoded = event.decode::<CustomerEvent>()?;
+        let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
+        let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
+        let row = match (row, decoded) {
+            (None, CustomerEvent::Registered(registered)) => CustomerRow {
+                id,
+                user_id: registered.user_id,
+                name: registered.name.into(),
+                email_key: registered.email.normalised(),
+                email: registered.email.into(),
+                company: registered.company.map(Into::into),
+                notes: registered.notes.map(Into::into),
+                status: CustomerStatus::Active,
+                version: event.version,
+                registered_at: event.recorded_at,
+                updated_at: event.recorded_at,
+            },
+            (Some(_), CustomerEvent::Registered(_)) => {
+                return Err(out_of_place("the customer is registered already"));
+            }
+            (None, _) => return Err(out_of_place("the customer is not registered")),
+            (Some(row), CustomerEvent::Renamed(renamed)) => CustomerRow { name: renamed.name.into(), ..row },
+            (Some(row), CustomerEvent::Suspended(_)) => {
+                CustomerRow { status: CustomerStatus::Suspended, ..row }
+            }
+            (Some(row), CustomerEvent::Closed(_)) => CustomerRow { status: CustomerStatus::Closed, ..row },
+        };
+        Ok(Some(CustomerRow { version: event.version, updated_at: event.recorded_at, ..row }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::crm::customer::{CustomerClosed, CustomerRegistered, CustomerRenamed, CustomerSuspended};
+    use schemas::engine::{Email, Name};
+
+    use super::*;
+    use crate::engine::projection::fold;
+    use crate::engine::testing::{at, recorded};
+
+    fn registered() -> CustomerEvent {
+        CustomerEvent::Registered(CustomerRegistered {
+            user_id: Some(Uuid::from_u128(9)),
+            name: Name::parse("Ada").expect("a valid name"),
+            email: Email::parse("Ada@Example.com").expect("a valid address"),
+            company: Some(Name::parse("Engines").expect("a valid name")),
+            notes: None,
+        })
+    }
+
+    fn given(events: &[CustomerEvent]) -> Result<Option<CustomerRow>, ProjectionError> {
+        fold::<Customers>(&recorded(Uuid::from_u128(1), events))
+    }
+
+    #[test]
+    fn a_registration_makes_a_row() {
+        let row = given(&[registered()]).expect("applies").expect("is there");
+        let expected = CustomerRow {
+            id: Uuid::from_u128(1),
+            user_id: Some(Uuid::from_u128(9)),
+            name: "Ada".to_owned(),
+            email: "Ada@Example.com".to_owned(),
+            email_key: "ada@example.com".to_owned(),
+            company: Some("Engines".to_owned()),
+            notes: None,
+            status: CustomerStatus::Active,
+            version: 1,
+            registered_at: at(1),
+            updated_at: at(1),
+        };
+        assert_eq!(row, expected);
+    }
+
+    #[test]
+    fn later_facts_change_the_row_and_keep_when_it_began() {
+        let renamed =
+            CustomerEvent::Renamed(CustomerRenamed { name: Name::parse("Bo").expect("a valid name") });
+        let suspended = CustomerEvent::Suspended(CustomerSuspended { reason: None });
+        let row =
+            given(&[registered(), renamed.clone(), suspended.clone()]).expect("applies").expect("is there");
+        assert_eq!((row.name.as_str(), row.status, row.version), ("Bo", CustomerStatus::Suspended, 3));
+        assert_eq!((row.registered_at, row.updated_at), (at(1), at(3)));
+        let closed = CustomerEvent::Closed(CustomerClosed { reason: None });
+        let row = given(&[registered(), renamed, suspended, closed]).expect("applies").expect("is there");
+        assert_eq!((row.status, row.version), (CustomerStatus::Closed, 4));
+    }
+
+    #[test]
+    fn a_fact_without_its_registration_is_out_of_place() {
+        let closed = CustomerEvent::Closed(CustomerClosed { reason: None });
+        assert!(given(&[closed]).expect_err("nothing to close").is_poison());
+        assert!(given(&[registered(), registered()]).expect_err("registered twice").is_poison());
+    }
+
+    #[test]
+    fn a_row_survives_its_journey_as_json() {
+        let row = given(&[registered()]).expect("applies").expect("is there");
+        let text = serde_json::to_string(&row).expect("serialises");
+        assert!(text.contains(r#""status":"active""#));
+        assert_eq!(serde_json::from_str::<CustomerRow>(&text).expect("deserialises"), row);
+    }
+}

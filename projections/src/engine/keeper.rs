@@ -1,0 +1,300 @@
+//! Keeps one read model: each batch is folded in memory and written with its checkpoint in one transaction, so that an
+//! event takes effect once, whoever delivers it and however many keepers there are.
+//!
+//! An event that cannot be applied becomes a dead letter and stops its tenant, and no other, in this read model. The
+//! tenant goes on when an operator has the event tried again (`retrying`) or decides to do without it (`discarded`).
+
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+use std::sync::{Mutex, PoisonError};
+
+use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
+use serde_json::{Value, json};
+use store::feed::{Batch, Consumer, Handled};
+use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
+use uuid::Uuid;
+
+use super::error::ProjectionError;
+use super::projection::{Changes, Fold, Projection, checkpoint_name};
+use super::sql::Statements;
+
+/// Keeps the read model `P`.
+pub struct Keeper<P> {
+    store: Store,
+    name: String,
+    statements: Statements,
+    /// Tenants whose standing is known: stopped by a dead letter, or free.
+    standing: Mutex<HashMap<TenantId, Option<Uuid>>>,
+    projection: PhantomData<P>,
+}
+
+/// Why a batch was not written.
+enum Fault {
+    /// The event at this index cannot be applied. `None`: the database refused what all of them came to.
+    Poison(Option<usize>, ProjectionError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What to do differently while writing a batch.
+#[derive(Clone, Copy, Default)]
+struct Exceptions {
+    /// Settles this dead letter with the batch.
+    resolve: Option<Uuid>,
+    /// Goes on without the event at this position.
+    skip: Option<u64>,
+}
+
+impl<P: Projection> Keeper<P> {
+    /// A keeper over the store.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            name: checkpoint_name::<P>(),
+            statements: Statements::of(&P::TABLE),
+            standing: Mutex::default(),
+            projection: PhantomData,
+        }
+    }
+
+    /// Writes what the events come to and moves the checkpoint behind the last of them.
+    async fn write(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        events: &[RecordedEvent],
+        exceptions: Exceptions,
+    ) -> Result<Handled, Fault> {
+        let to = from + events.len() as u64;
+        let transaction = tenant.begin_projection().await?;
+        // First of all: it locks the checkpoint, so that what is read below cannot be newer than `from`.
+        if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
+            return self.lost(&transaction, log_id).await.map_err(Fault::Store);
+        }
+        let mut fold = Fold::<P>::new(self.load(&transaction, events).await?);
+        for (index, event) in events.iter().enumerate() {
+            if exceptions.skip != Some(event.position) {
+                fold.apply(event).map_err(|error| Fault::Poison(Some(index), error))?;
+            }
+        }
+        self.save(&transaction, fold.changes()).await?;
+        if let Some(letter) = exceptions.resolve {
+            transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
+        }
+        transaction.commit().await?;
+        metrics::counter!("projection_events_total", "projection" => self.name.clone())
+            .increment(events.len() as u64);
+        Ok(Handled::Moved(to))
+    }
+
+    async fn load(
+        &self,
+        transaction: &TenantTransaction,
+        events: &[RecordedEvent],
+    ) -> Result<HashMap<Uuid, P::Row>, Fault> {
+        let keys: HashSet<Uuid> = events.iter().filter_map(P::key).collect();
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let keys: Vec<Uuid> = keys.into_iter().collect();
+        let rows = transaction.query(&self.statements.load, &[&transaction.tenant().0, &keys]).await?;
+        let read = |row: &store::sql::Row| {
+            let row: P::Row =
+                serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::TABLE.name, &error))?;
+            Ok::<_, StoreError>(row)
+        };
+        rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect()
+    }
+
+    async fn save(&self, transaction: &TenantTransaction, changes: Changes<P::Row>) -> Result<(), Fault> {
+        let tenant = transaction.tenant().0;
+        let refused = |error: StoreError| match ProjectionError::Store(error) {
+            error if error.is_poison() => Fault::Poison(None, error),
+            error => Fault::Store(error.into()),
+        };
+        if !changes.upserts.is_empty() {
+            let rows = serde_json::to_string(&changes.upserts)
+                .map_err(|error| Fault::Poison(None, ProjectionError::Row(error)))?;
+            transaction.execute(&self.statements.upsert, &[&tenant, &rows]).await.map_err(refused)?;
+        }
+        if !changes.deletes.is_empty() {
+            transaction
+                .execute(&self.statements.delete, &[&tenant, &changes.deletes])
+                .await
+                .map_err(refused)?;
+        }
+        Ok(())
+    }
+
+    /// The checkpoint was not where it should be: somebody else moved it, or it belongs to a log that is no more.
+    async fn lost(&self, transaction: &TenantTransaction, log_id: LogId) -> Result<Handled, StoreError> {
+        match transaction.checkpoint(&self.name).await? {
+            Some(checkpoint) if checkpoint.log_id != log_id => {
+                tracing::error!(
+                    projection = self.name, tenant = %transaction.tenant(), %log_id, of = %checkpoint.log_id,
+                    "the read model belongs to another log; it must be rebuilt"
+                );
+                Ok(Handled::Stopped)
+            }
+            _ => Ok(Handled::Lost),
+        }
+    }
+
+    /// Writes events up to the one that cannot be applied; that one alone goes to the dead letters.
+    async fn write_what_applies(
+        &self,
+        tenant: &TenantStore,
+        batch: &Batch,
+        from: u64,
+        resolve: Option<Uuid>,
+    ) -> Result<Handled, StoreError> {
+        let mut count = batch.events.len();
+        loop {
+            // A retried dead letter is about the first event. It is settled when that one has been written.
+            let exceptions = Exceptions { resolve, skip: None };
+            match self.write(tenant, batch.log_id, from, &batch.events[..count], exceptions).await {
+                Ok(handled) => return Ok(handled),
+                Err(Fault::Store(error)) => return Err(error),
+                Err(Fault::Poison(Some(0), error)) => {
+                    return self.refuse(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                }
+                Err(Fault::Poison(None, error)) if count == 1 => {
+                    return self.refuse(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                }
+                Err(Fault::Poison(Some(index), _)) => count = index,
+                // Halved until the guilty one stands alone; what is before it gets written on the way.
+                Err(Fault::Poison(None, _)) => count /= 2,
+            }
+        }
+    }
+
+    /// Notes that an event cannot be applied. Returns `Stopped`, or goes on without it where an operator decided so.
+    async fn refuse(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        event: &RecordedEvent,
+        error: &ProjectionError,
+    ) -> Result<Handled, StoreError> {
+        let id = ids::derived_id(event.event_id, &self.name);
+        let transaction = tenant.begin_projection().await?;
+        // Takes the checkpoint's lock without moving it, so that of two keepers one writes the letter.
+        if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
+            return self.lost(&transaction, log_id).await;
+        }
+        let known = self.store.dead_letter(id).await?;
+        match known.as_ref().map(|letter| letter.status) {
+            Some(DeadLetterStatus::Discarded) => {
+                drop(transaction);
+                let exceptions = Exceptions { skip: Some(event.position), resolve: None };
+                return match self.write(tenant, log_id, from, std::slice::from_ref(event), exceptions).await {
+                    Ok(handled) => Ok(handled),
+                    Err(Fault::Store(error)) => Err(error),
+                    Err(Fault::Poison(_, error)) => Err(error.into()),
+                };
+            }
+            Some(DeadLetterStatus::Open) => {}
+            Some(DeadLetterStatus::Retrying | DeadLetterStatus::Resolved) | None => {
+                let letter = self.letter(id, tenant.id(), event, error, known);
+                transaction.put_dead_letter(&letter).await?;
+                transaction.commit().await?;
+                metrics::counter!("projection_poison_total", "projection" => self.name.clone()).increment(1);
+                tracing::error!(
+                    projection = self.name, tenant = %tenant.id(), position = event.position,
+                    event_type = %event.event_type, dead_letter = %id, error = letter.error,
+                    "an event cannot be applied; the read model stands still for this tenant"
+                );
+            }
+        }
+        self.set_standing(tenant.id(), Some(id));
+        Ok(Handled::Stopped)
+    }
+
+    fn letter(
+        &self,
+        id: Uuid,
+        tenant: TenantId,
+        event: &RecordedEvent,
+        error: &ProjectionError,
+        known: Option<DeadLetter>,
+    ) -> DeadLetter {
+        let now = clock::now();
+        let (attempts, first_at, mut history) = match known {
+            Some(letter) => (letter.attempts + 1, letter.first_at, letter.history),
+            None => (1, now, json!([])),
+        };
+        let attempt = json!({"at": now, "code": error.code(), "error": error.describe()});
+        match &mut history {
+            Value::Array(attempts) => attempts.push(attempt),
+            other => *other = json!([attempt]),
+        }
+        DeadLetter {
+            id,
+            tenant,
+            consumer: self.name.clone(),
+            position: event.position,
+            event_id: Some(event.event_id),
+            subject: event.event_type.to_string(),
+            error_code: error.code().to_owned(),
+            error: error.describe(),
+            attempts,
+            history,
+            status: DeadLetterStatus::Open,
+            first_at,
+            last_at: now,
+        }
+    }
+
+    fn set_standing(&self, tenant: TenantId, stopped_by: Option<Uuid>) {
+        self.standing.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, stopped_by);
+    }
+
+    /// The dead letter that stops the tenant, where one does.
+    async fn stopped_by(&self, tenant: &TenantStore) -> Result<Option<DeadLetter>, StoreError> {
+        let known = self.standing.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant.id()).copied();
+        let letter = match known {
+            Some(None) => return Ok(None),
+            Some(Some(id)) => self.store.dead_letter(id).await?,
+            None => {
+                let transaction = tenant.begin_projection().await?;
+                let letter = transaction.unsettled_dead_letter(&self.name).await?;
+                transaction.commit().await?;
+                letter
+            }
+        };
+        let unsettled = letter
+            .filter(|letter| matches!(letter.status, DeadLetterStatus::Open | DeadLetterStatus::Retrying));
+        self.set_standing(tenant.id(), unsettled.as_ref().map(|letter| letter.id));
+        Ok(unsettled)
+    }
+}
+
+impl<P: Projection> Consumer for Keeper<P> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+        let tenant = self.store.tenant(batch.tenant);
+        let resolve = match self.stopped_by(&tenant).await? {
+            Some(letter) if letter.status == DeadLetterStatus::Open => return Ok(Handled::Stopped),
+            other => other.map(|letter| letter.id),
+        };
+        let handled = self.write_what_applies(&tenant, &batch, from, resolve).await?;
+        if let (Some(_), Handled::Moved(_)) = (resolve, handled) {
+            self.set_standing(batch.tenant, None);
+        }
+        Ok(handled)
+    }
+}
+
+fn corrupt(table: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::Corrupt(format!("a row of {table} does not read ({:?} error)", error.classify()))
+}

@@ -1,0 +1,91 @@
+//! The SQL of a read model, generated from its table. Rows travel as JSON, so that one statement loads or writes any
+//! number of rows of any type.
+
+use std::fmt::Write;
+
+use store::ReadTable;
+
+/// The three statements that keep a read table. Parameter 1 is the tenant in each.
+pub(crate) struct Statements {
+    /// Parameter 2: the keys.
+    pub(crate) load: String,
+    /// Parameter 2: the rows, a JSON array as text.
+    pub(crate) upsert: String,
+    /// Parameter 2: the keys.
+    pub(crate) delete: String,
+}
+
+impl Statements {
+    pub(crate) fn of(table: &ReadTable) -> Self {
+        let ReadTable { name, key, .. } = table;
+        let columns = column_names(table.columns);
+        let mut listed = String::new();
+        let mut selected = String::new();
+        let mut updated = String::new();
+        for column in &columns {
+            write!(listed, ", {column}").expect("writing to a string does not fail");
+            write!(selected, ", r.{column}").expect("writing to a string does not fail");
+            if column != key {
+                let comma = if updated.is_empty() { "" } else { ", " };
+                write!(updated, "{comma}{column} = excluded.{column}")
+                    .expect("writing to a string does not fail");
+            }
+        }
+        Self {
+            load: format!(
+                "select {key}, row_to_json(t)::text from {name} t where tenant_id = $1 and {key} = any($2)"
+            ),
+            upsert: format!(
+                "insert into {name} (tenant_id{listed}) \
+                 select $1::uuid{selected} from json_populate_recordset(null::{name}, $2::text::json) r \
+                 on conflict (tenant_id, {key}) do update set {updated}"
+            ),
+            delete: format!("delete from {name} where tenant_id = $1 and {key} = any($2)"),
+        }
+    }
+}
+
+/// The first word of each column definition. Commas inside parentheses belong to a type.
+fn column_names(definitions: &str) -> Vec<&str> {
+    let mut names = Vec::new();
+    let mut depth = 0_u32;
+    let mut start = 0;
+    for (index, c) in definitions.char_indices().chain([(definitions.len(), ',')]) {
+        match c {
+            '(' => depth += 1,
+            ')' => depth = depth.saturating_sub(1),
+            ',' if depth == 0 => {
+                names.extend(definitions[start..index].split_whitespace().next());
+                start = index + 1;
+            }
+            _ => {}
+        }
+    }
+    names
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_found_in_their_definitions() {
+        assert_eq!(
+            column_names("id uuid not null,\n  price numeric(10, 2), name text"),
+            ["id", "price", "name"]
+        );
+        assert!(column_names("").is_empty());
+    }
+
+    #[test]
+    fn the_upsert_names_every_column_and_leaves_the_key_alone() {
+        let table =
+            ReadTable { name: "t_v1", columns: "id uuid not null, name text", key: "id", indexes: &[] };
+        assert_eq!(
+            Statements::of(&table).upsert,
+            "insert into t_v1 (tenant_id, id, name) \
+             select $1::uuid, r.id, r.name from json_populate_recordset(null::t_v1, $2::text::json) r \
+             on conflict (tenant_id, id) do update set name = excluded.name"
+        );
+    }
+}

@@ -1,0 +1,3 @@
+//! Identity: the read model of users.
+
+pub mod user;
