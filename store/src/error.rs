@@ -55,7 +55,8 @@ impl From<tokio_postgres::Error> for StoreError {
         let class = &state.code()[..2];
         // 08 connection, 53 resources, 57 operator intervention (shutdown, cancel), 58 system, 40 rollback, 25006 a
         // server in recovery.
-        if matches!(class, "08" | "53" | "57" | "58" | "40") || *state == SqlState::READ_ONLY_SQL_TRANSACTION {
+        if matches!(class, "08" | "53" | "57" | "58" | "40") || *state == SqlState::READ_ONLY_SQL_TRANSACTION
+        {
             Self::Unavailable(describe(&error))
         } else {
             Self::Database(error)
@@ -83,11 +84,9 @@ impl From<InvalidValue> for StoreError {
 /// PostgreSQL's own message where there is one: the client's `Display` says only "db error". The message never holds
 /// parameters.
 pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(db) => format!("{} ({})", db.message(), db.code().code()),
-        None => {
-            let cause = std::error::Error::source(error).map(ToString::to_string);
-            cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-        }
+    if let Some(db) = error.as_db_error() {
+        return format!("{} ({})", db.message(), db.code().code());
     }
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }

@@ -37,11 +37,21 @@ pub struct ReadTable {
 /// Any number will do, as long as nobody else uses it.
 const LOCK: i64 = 0x414e_4e41_4c53;
 
-const RUNTIME_ROLES: [&str; 6] =
-    ["annals_appender", "annals_lookup", "annals_tenant", "annals_projector", "annals_worker", "annals_relay"];
+const RUNTIME_ROLES: [&str; 6] = [
+    "annals_appender",
+    "annals_lookup",
+    "annals_tenant",
+    "annals_projector",
+    "annals_worker",
+    "annals_relay",
+];
 
 /// Creates what is missing and sets the runtime roles' password.
-pub async fn run(owner: &OwnerConfig, runtime_password: &str, read_tables: &[ReadTable]) -> Result<(), StoreError> {
+pub async fn run(
+    owner: &OwnerConfig,
+    runtime_password: &str,
+    read_tables: &[ReadTable],
+) -> Result<(), StoreError> {
     let mut client = connect(owner).await?;
     client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     // The lock goes with the connection, whatever happens below.
@@ -94,7 +104,8 @@ async fn connect(owner: &OwnerConfig) -> Result<Client, StoreError> {
 async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), StoreError> {
     // Hashed here, so that the password stands in no server log.
     let verifier = postgres_protocol::password::scram_sha_256(runtime_password.as_bytes());
-    let mut script = String::from("begin; select pg_advisory_xact_lock(hashtext('annals roles')); do $$ begin\n");
+    let mut script =
+        String::from("begin; select pg_advisory_xact_lock(hashtext('annals roles')); do $$ begin\n");
     for group in ["annals_owner", "annals_tenants"] {
         script.push_str(&create_role(group, "nologin"));
     }
@@ -103,7 +114,11 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     }
     script.push_str("end $$;\n");
     for role in RUNTIME_ROLES {
-        script.push_str(&format!("alter role {role} with login nosuperuser nobypassrls password '{verifier}';\n"));
+        script.push_str("alter role ");
+        script.push_str(role);
+        script.push_str(" with login nosuperuser nobypassrls password '");
+        script.push_str(&verifier);
+        script.push_str("';\n");
     }
     script.push_str(
         "grant annals_tenants to annals_tenant, annals_projector;
@@ -116,7 +131,9 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     for _ in 0..20 {
         match client.batch_execute(&script).await {
             Ok(()) => return Ok(()),
-            Err(error) if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) => {
+            Err(error)
+                if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) =>
+            {
                 client.batch_execute("rollback").await?;
             }
             Err(error) => return Err(failed(error)),
@@ -126,7 +143,9 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
 }
 
 fn create_role(name: &str, login: &str) -> String {
-    format!("begin create role {name} {login}; exception when duplicate_object or unique_violation then null; end;\n")
+    format!(
+        "begin create role {name} {login}; exception when duplicate_object or unique_violation then null; end;\n"
+    )
 }
 
 async fn create_read_table(client: &Client, table: &ReadTable) -> Result<(), StoreError> {
@@ -147,9 +166,8 @@ async fn create_read_table(client: &Client, table: &ReadTable) -> Result<(), Sto
          grant select on {name} to annals_tenant;
          grant select, insert, update, delete on {name} to annals_projector;\n"
     );
-    for columns in *indexes {
-        script.push_str(&format!("create index on {name} (tenant_id, {columns});\n"));
-    }
+    let index = |columns: &&str| format!("create index on {name} (tenant_id, {columns});\n");
+    script.extend(indexes.iter().map(index));
     script.push_str("commit;");
     client.batch_execute(&script).await.map_err(failed)
 }

@@ -104,7 +104,14 @@ pub struct Metadata {
 impl Metadata {
     /// Metadata of a command that nothing else set off.
     pub fn new(actor: Actor, command_id: Uuid) -> Self {
-        Self { actor, command_id, correlation_id: command_id, causation_id: None, request_id: None, traceparent: None }
+        Self {
+            actor,
+            command_id,
+            correlation_id: command_id,
+            causation_id: None,
+            request_id: None,
+            traceparent: None,
+        }
     }
 }
 
@@ -115,7 +122,9 @@ pub fn parse_traceparent(text: &str) -> Option<String> {
     };
     let parts: Vec<&str> = text.split('-').collect();
     match parts[..] {
-        ["00", trace, parent, flags] if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => Some(text.to_owned()),
+        ["00", trace, parent, flags] if hex(trace, 32) && hex(parent, 16) && hex(flags, 2) => {
+            Some(text.to_owned())
+        }
         _ => None,
     }
 }

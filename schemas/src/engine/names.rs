@@ -229,7 +229,9 @@ mod tests {
     fn a_stream_name_has_a_category_and_an_id() {
         let name = StreamName::parse("crm.customer/0198c0de-0000-7000-8000-000000000000").expect("valid");
         assert_eq!((name.category(), name.uuid().is_some()), ("crm.customer", true));
-        for bad in ["customer/1", "crm.customer", "crm.customer/", "crm..customer/1", "crm.customer/a b", "crm.*/1"] {
+        for bad in
+            ["customer/1", "crm.customer", "crm.customer/", "crm..customer/1", "crm.customer/a b", "crm.*/1"]
+        {
             assert!(StreamName::parse(bad).is_err(), "{bad}");
         }
     }
@@ -238,14 +240,16 @@ mod tests {
     fn an_event_type_ends_with_its_version() {
         let event_type = EventType::parse("crm.customer.registered.v12").expect("valid");
         assert_eq!(event_type.schema_version(), 12);
-        for bad in ["crm.customer.registered", "crm.customer.v1", "crm.customer.registered.v0", "crm.>.x.v1"] {
+        for bad in ["crm.customer.registered", "crm.customer.v1", "crm.customer.registered.v0", "crm.>.x.v1"]
+        {
             assert!(EventType::parse(bad).is_err(), "{bad}");
         }
     }
 
     #[test]
     fn patterns_follow_nats_wildcards() {
-        let matches = |pattern: &str, name: &str| pattern.parse::<TypePattern>().expect("valid").matches(name);
+        let matches =
+            |pattern: &str, name: &str| pattern.parse::<TypePattern>().expect("valid").matches(name);
         assert!(matches("crm.>", "crm.customer.registered.v1"));
         assert!(matches("*.user.*.v1", "identity.user.registered.v1"));
         assert!(matches(">", "identity.user.registered.v1"));

@@ -64,7 +64,10 @@ impl RecordedEvent {
 
 /// An event as CloudEvents 1.0 JSON (structured mode), in the attribute order that people read.
 #[derive(Debug, Clone, Serialize)]
-#[expect(missing_docs, reason = "the attributes are those of the CloudEvents specification and of RecordedEvent")]
+#[expect(
+    missing_docs,
+    reason = "the attributes are those of the CloudEvents specification and of RecordedEvent"
+)]
 pub struct CloudEvent {
     pub specversion: &'static str,
     pub id: Uuid,

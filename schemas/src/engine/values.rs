@@ -139,7 +139,16 @@ mod tests {
     fn an_email_needs_a_local_part_and_a_domain() {
         assert_eq!(Email::parse("  Ada@Example.com ").expect("valid").normalised(), "ada@example.com");
         let long = format!("{}@example.com", "a".repeat(250));
-        for bad in ["", "ada", "ada@", "@example.com", "ada@example", "a b@example.com", "Ada <ada@example.com>", &long] {
+        for bad in [
+            "",
+            "ada",
+            "ada@",
+            "@example.com",
+            "ada@example",
+            "a b@example.com",
+            "Ada <ada@example.com>",
+            &long,
+        ] {
             assert!(Email::parse(bad).is_err(), "{bad}");
         }
     }

@@ -35,8 +35,7 @@ const PURSUIT: Duration = Duration::from_secs(10);
 /// Tuned for statements over arrays: their plans never depend on the values, and an empty table at the first plan must
 /// not fix a bad one.
 const APPENDER_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c synchronous_commit=on";
-const LOOKUP_OPTIONS: &str =
-    "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off";
+const LOOKUP_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off";
 
 struct TenantCache {
     head: HeadView,
@@ -53,9 +52,20 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    pub(super) fn new(config: StoreConfig, signals: Arc<Signals>, receiver: UnboundedReceiver<Pending>) -> Self {
+    pub(super) fn new(
+        config: StoreConfig,
+        signals: Arc<Signals>,
+        receiver: UnboundedReceiver<Pending>,
+    ) -> Self {
         let capacity = NonZeroUsize::new(TENANTS).expect("the capacity is positive");
-        Self { config, signals, receiver, waiting: VecDeque::new(), cache: LruCache::new(capacity), connections: None }
+        Self {
+            config,
+            signals,
+            receiver,
+            waiting: VecDeque::new(),
+            cache: LruCache::new(capacity),
+            connections: None,
+        }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
@@ -160,26 +170,30 @@ impl Lane {
     }
 
     /// What the planner needs: from the caches where they know, from one volley of look-ups where they do not.
-    async fn gather_facts(&mut self, batch: &[Pending]) -> Result<HashMap<TenantId, TenantFacts>, StoreError> {
+    async fn gather_facts(
+        &mut self,
+        batch: &[Pending],
+    ) -> Result<HashMap<TenantId, TenantFacts>, StoreError> {
         let mut wanted = Wanted::default();
         for pending in batch {
             let tenant = pending.tenant;
-            let known = match self.cache.get_mut(&tenant) {
-                Some(cache) => cache.versions.contains(&pending.append.stream),
-                None => {
-                    wanted.heads.insert(tenant);
-                    false
-                }
-            };
-            if !known {
+            let cached = self.cache.get(&tenant);
+            if cached.is_none() {
+                wanted.heads.insert(tenant);
+            }
+            if !cached.is_some_and(|cache| cache.versions.contains(&pending.append.stream)) {
                 wanted.versions.insert((tenant, pending.append.stream.clone()));
             }
             if let Some(claim) = &pending.append.claim {
                 wanted.receipts.insert((tenant, claim.command_id));
             }
             for reservation in &pending.append.reservations {
-                let digest =
-                    crate::tenant::reservation_digest(&self.config.key, tenant, reservation.kind, &reservation.value);
+                let digest = crate::tenant::reservation_digest(
+                    &self.config.key,
+                    tenant,
+                    reservation.kind,
+                    &reservation.value,
+                );
                 wanted.reservations.insert((tenant, (reservation.kind, digest)));
             }
         }
@@ -309,7 +323,10 @@ impl Lane {
 
     /// The connection broke around the commit: waits until the old transaction is over, then looks whether it happened.
     async fn pursue(&mut self, batch: Vec<Pending>, plan: Plan, error: tokio_postgres::Error) {
-        tracing::warn!(error = crate::error::describe(&error), "the outcome of a flush is unknown; looking it up");
+        tracing::warn!(
+            error = crate::error::describe(&error),
+            "the outcome of a flush is unknown; looking it up"
+        );
         self.connections = None;
         let deadline = tokio::time::Instant::now() + PURSUIT;
         let mut pause = Duration::from_millis(20);

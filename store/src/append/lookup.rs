@@ -91,7 +91,10 @@ impl Lookup {
         Ok(Found { heads: heads?, versions: versions?, receipts: receipts?, holders: holders? })
     }
 
-    async fn look_up_heads(&self, wanted: &HashSet<TenantId>) -> Result<HashMap<TenantId, HeadView>, StoreError> {
+    async fn look_up_heads(
+        &self,
+        wanted: &HashSet<TenantId>,
+    ) -> Result<HashMap<TenantId, HeadView>, StoreError> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
         }
@@ -162,7 +165,12 @@ impl Lookup {
     }
 
     /// Whether the log holds this event at this position.
-    pub(super) async fn holds(&self, tenant: TenantId, position: u64, event_id: Uuid) -> Result<bool, StoreError> {
+    pub(super) async fn holds(
+        &self,
+        tenant: TenantId,
+        position: u64,
+        event_id: Uuid,
+    ) -> Result<bool, StoreError> {
         let statement = "select from events where tenant_id = $1 and position = $2 and event_id = $3";
         let found = self.client.query_opt(statement, &[&tenant.0, &(position as i64), &event_id]).await?;
         Ok(found.is_some())

@@ -95,15 +95,21 @@ pub(super) fn plan(
     digest: Digest<'_>,
 ) -> Plan {
     let keys = |pending: &Pending, wanted: &[super::Reservation]| -> Vec<ReservationKey> {
-        let mut keys: Vec<_> = wanted.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
+        let mut keys: Vec<_> =
+            wanted.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
         keys.sort_unstable();
         keys.dedup();
         keys
     };
     let reservations: Vec<_> = batch.iter().map(|p| keys(p, &p.append.reservations)).collect();
     let releases: Vec<_> = batch.iter().map(|p| keys(p, &p.append.releases)).collect();
-    let mut plan =
-        Plan { decisions: Vec::with_capacity(batch.len()), rows: Vec::new(), moves: HashMap::new(), reservations, releases };
+    let mut plan = Plan {
+        decisions: Vec::with_capacity(batch.len()),
+        rows: Vec::new(),
+        moves: HashMap::new(),
+        reservations,
+        releases,
+    };
     let mut overlays: HashMap<TenantId, Overlay> = HashMap::new();
     for (index, pending) in batch.iter().enumerate() {
         let decision = match facts.get(&pending.tenant) {
@@ -212,7 +218,10 @@ fn write(
         let entry = match frame.encode() {
             Ok(entry) => entry,
             Err(error) => {
-                return Decision::Answer { result: Err(AppendError::Invalid(error.to_string())), after_writes: false };
+                return Decision::Answer {
+                    result: Err(AppendError::Invalid(error.to_string())),
+                    after_writes: false,
+                };
             }
         };
         rows.push(EventRow {
@@ -250,3 +259,6 @@ fn write(
         duplicate: false,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -55,14 +55,19 @@ impl Appender {
         Self { lanes, stop, tasks }
     }
 
-    pub(crate) async fn append(&self, tenant: TenantId, append: StreamAppend) -> Result<Receipt, AppendError> {
+    pub(crate) async fn append(
+        &self,
+        tenant: TenantId,
+        append: StreamAppend,
+    ) -> Result<Receipt, AppendError> {
         let metadata = serde_json::to_vec(&append.metadata)
             .map_err(|error| AppendError::Invalid(format!("metadata does not serialise: {error}")))?;
         let bytes = append.check(&metadata)?;
         let (lane, places) = &self.lanes[lane_of(tenant, self.lanes.len())];
         let place = Arc::clone(places).try_acquire_owned().map_err(|_| AppendError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        let pending = Pending { tenant, append, metadata: metadata.into(), bytes, tries: 0, reply, _place: place };
+        let pending =
+            Pending { tenant, append, metadata: metadata.into(), bytes, tries: 0, reply, _place: place };
         lane.send(pending).map_err(|_| closed())?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => result,

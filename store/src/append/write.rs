@@ -126,10 +126,25 @@ impl Writer {
         }
         begin.push_str("', true)");
         let mut parameters: Vec<&(dyn tokio_postgres::types::ToSql + Sync)> = vec![
-            &heads.tenants, &heads.logs, &heads.old, &heads.new, &heads.recorded_at,
-            &events.tenants, &events.positions, &events.versions, &events.recorded_at, &events.ids,
-            &events.schema_versions, &events.streams, &events.types, &events.payloads, &events.metadata,
-            &events.payload_salts, &events.metadata_salts, &events.subject_keys, &events.leaf_hashes,
+            &heads.tenants,
+            &heads.logs,
+            &heads.old,
+            &heads.new,
+            &heads.recorded_at,
+            &events.tenants,
+            &events.positions,
+            &events.versions,
+            &events.recorded_at,
+            &events.ids,
+            &events.schema_versions,
+            &events.streams,
+            &events.types,
+            &events.payloads,
+            &events.metadata,
+            &events.payload_salts,
+            &events.metadata_salts,
+            &events.subject_keys,
+            &events.leaf_hashes,
         ];
         let statement = if sides.is_empty() {
             &self.events_only
@@ -275,7 +290,7 @@ struct Opened<'a> {
     tiers: Vec<&'a str>,
     registrations: Vec<&'a str>,
     logs: Vec<Uuid>,
-    opened_at: Vec<DateTime<Utc>>,
+    times: Vec<DateTime<Utc>>,
 }
 
 impl<'a> Sides<'a> {
@@ -320,7 +335,7 @@ impl<'a> Sides<'a> {
                 sides.opened.tiers.push(opens.tier.as_str());
                 sides.opened.registrations.push(opens.registration.as_str());
                 sides.opened.logs.push(schemas::engine::ids::random_id());
-                sides.opened.opened_at.push(recorded_at);
+                sides.opened.times.push(recorded_at);
             }
         }
         sides
@@ -337,13 +352,33 @@ impl<'a> Sides<'a> {
     fn parameters(&self) -> [&(dyn tokio_postgres::types::ToSql + Sync); 27] {
         let Self { receipts, released, reserved, secrets, opened } = self;
         [
-            &receipts.tenants, &receipts.commands, &receipts.digests, &receipts.streams, &receipts.versions,
-            &receipts.first_positions, &receipts.counts, &receipts.recorded_at,
-            &released.tenants, &released.kinds, &released.hashes, &released.streams,
-            &reserved.tenants, &reserved.kinds, &reserved.hashes, &reserved.streams,
-            &secrets.tenants, &secrets.streams, &secrets.kinds, &secrets.values,
-            &opened.tenants, &opened.slugs, &opened.names, &opened.tiers, &opened.registrations, &opened.logs,
-            &opened.opened_at,
+            &receipts.tenants,
+            &receipts.commands,
+            &receipts.digests,
+            &receipts.streams,
+            &receipts.versions,
+            &receipts.first_positions,
+            &receipts.counts,
+            &receipts.recorded_at,
+            &released.tenants,
+            &released.kinds,
+            &released.hashes,
+            &released.streams,
+            &reserved.tenants,
+            &reserved.kinds,
+            &reserved.hashes,
+            &reserved.streams,
+            &secrets.tenants,
+            &secrets.streams,
+            &secrets.kinds,
+            &secrets.values,
+            &opened.tenants,
+            &opened.slugs,
+            &opened.names,
+            &opened.tiers,
+            &opened.registrations,
+            &opened.logs,
+            &opened.times,
         ]
     }
 }

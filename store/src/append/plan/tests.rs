@@ -1,0 +1,249 @@
+//! The planner's rules, without a database.
+
+use std::sync::Arc;
+
+use schemas::engine::{Actor, EventType, Metadata};
+use tokio::sync::{Semaphore, oneshot};
+
+use super::super::{Claim, NewEvent, Reservation, StreamAppend};
+use super::*;
+
+struct Given {
+    tenant: TenantId,
+    facts: HashMap<TenantId, TenantFacts>,
+    batch: Vec<Pending>,
+}
+
+fn stream(name: u128) -> StreamName {
+    StreamName::new("crm.customer", Uuid::from_u128(name))
+}
+
+fn given_head(position: u64) -> Given {
+    let tenant = TenantId(Uuid::from_u128(7));
+    let head = HeadView { log_id: LogId(Uuid::from_u128(8)), position, recorded_at: DateTime::UNIX_EPOCH };
+    let facts = TenantFacts {
+        head,
+        versions: HashMap::new(),
+        fresh: HashSet::new(),
+        receipts: HashMap::new(),
+        holders: HashMap::new(),
+    };
+    Given { tenant, facts: HashMap::from([(tenant, facts)]), batch: Vec::new() }
+}
+
+impl Given {
+    fn facts(&mut self) -> &mut TenantFacts {
+        self.facts.get_mut(&self.tenant).expect("given")
+    }
+
+    fn remembered(mut self, name: u128, version: u64) -> Self {
+        self.facts().versions.insert(stream(name), version);
+        self
+    }
+
+    fn fresh(mut self, name: u128, version: u64) -> Self {
+        self.facts().fresh.insert(stream(name));
+        self.remembered(name, version)
+    }
+
+    fn append(self, name: u128, expected: ExpectedVersion, events: usize) -> Self {
+        self.append_with(name, expected, events, |_| {})
+    }
+
+    fn append_with(
+        mut self,
+        name: u128,
+        expected: ExpectedVersion,
+        events: usize,
+        change: impl FnOnce(&mut StreamAppend),
+    ) -> Self {
+        let event = NewEvent {
+            event_type: EventType::parse("crm.customer.renamed.v1").expect("valid"),
+            payload: "{}".into(),
+            subject_keys: Vec::new(),
+        };
+        let metadata = Metadata::new(Actor::system("test"), Uuid::nil());
+        let mut append = StreamAppend::new(stream(name), expected, vec![event; events], metadata);
+        change(&mut append);
+        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        self.batch.push(Pending {
+            tenant: self.tenant,
+            append,
+            metadata: "{}".into(),
+            bytes: 2,
+            tries: 0,
+            reply: oneshot::channel().0,
+            _place: place,
+        });
+        self
+    }
+
+    fn plan(&self) -> Plan {
+        let digest = |_: TenantId, _: &'static str, value: &str| {
+            let mut digest = [0; 32];
+            digest[..value.len()].copy_from_slice(value.as_bytes());
+            digest
+        };
+        plan(&self.batch, &self.facts, DateTime::UNIX_EPOCH, &digest)
+    }
+}
+
+fn written(decision: &Decision) -> (u64, u64, u64) {
+    match decision {
+        Decision::Write(receipt) => (receipt.version, receipt.first_position, receipt.position),
+        other => panic!("not written: {other:?}"),
+    }
+}
+
+fn conflict(decision: &Decision) -> (u64, bool) {
+    match decision {
+        Decision::Answer { result: Err(AppendError::VersionConflict { actual }), after_writes } => {
+            (*actual, *after_writes)
+        }
+        other => panic!("no conflict: {other:?}"),
+    }
+}
+
+fn email(value: &str) -> Reservation {
+    Reservation { kind: "email", value: value.to_owned() }
+}
+
+fn claim(digest: u8) -> Claim {
+    Claim { command_id: Uuid::from_u128(1), digest: [digest; 32] }
+}
+
+#[test]
+fn positions_are_dense_over_all_appends_of_a_flush() {
+    let plan = given_head(10)
+        .fresh(1, 0)
+        .fresh(2, 4)
+        .append(1, ExpectedVersion::NoStream, 3)
+        .append(2, ExpectedVersion::Exact(4), 1)
+        .append(1, ExpectedVersion::Exact(3), 2)
+        .plan();
+    assert_eq!(written(&plan.decisions[0]), (3, 11, 13));
+    assert_eq!(written(&plan.decisions[1]), (5, 14, 14));
+    assert_eq!(written(&plan.decisions[2]), (5, 15, 16));
+    let positions: Vec<u64> = plan.rows.iter().map(|row| row.position).collect();
+    assert_eq!(positions, (11..=16).collect::<Vec<_>>());
+    let (before, after) = plan.moves.values().next().expect("moved");
+    assert_eq!((before.position, after.position), (10, 16));
+}
+
+#[test]
+fn a_stale_writer_is_told_the_actual_version_at_once() {
+    let plan = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
+    assert_eq!(conflict(&plan.decisions[0]), (5, false));
+    assert!(plan.rows.is_empty() && plan.moves.is_empty());
+}
+
+#[test]
+fn a_writer_who_knows_more_than_the_cache_makes_it_look_again() {
+    let remembered = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(6), 1).plan();
+    assert!(matches!(remembered.decisions[0], Decision::Refresh));
+    let fresh = given_head(9).fresh(1, 5).append(1, ExpectedVersion::Exact(6), 1).plan();
+    assert_eq!(conflict(&fresh.decisions[0]), (5, false));
+}
+
+#[test]
+fn a_conflict_with_the_same_flush_counts_only_if_the_flush_does() {
+    let plan = given_head(0)
+        .fresh(1, 0)
+        .append(1, ExpectedVersion::NoStream, 1)
+        .append(1, ExpectedVersion::NoStream, 1)
+        .plan();
+    assert_eq!(conflict(&plan.decisions[1]), (1, true));
+}
+
+#[test]
+fn a_command_id_answers_with_its_receipt_or_is_refused() {
+    let mut given = given_head(3)
+        .remembered(1, 1)
+        .append_with(1, ExpectedVersion::NoStream, 1, |append| append.claim = Some(claim(5)))
+        .append_with(1, ExpectedVersion::Any, 1, |append| append.claim = Some(claim(6)));
+    let receipt = Receipt {
+        stream: stream(1),
+        version: 1,
+        log_id: LogId(Uuid::nil()),
+        first_position: 2,
+        position: 2,
+        count: 1,
+        duplicate: true,
+    };
+    given.facts().receipts.insert(Uuid::from_u128(1), (receipt.clone(), [5; 32]));
+    let plan = given.plan();
+    assert!(matches!(&plan.decisions[0], Decision::Answer { result: Ok(found), .. } if *found == receipt));
+    let reused = Decision::Answer { result: Err(AppendError::CommandIdReused), after_writes: false };
+    assert_eq!(format!("{:?}", plan.decisions[1]), format!("{reused:?}"));
+}
+
+#[test]
+fn a_command_id_twice_in_a_flush_waits_for_the_next() {
+    let plan = given_head(0)
+        .fresh(1, 0)
+        .append_with(1, ExpectedVersion::NoStream, 1, |append| append.claim = Some(claim(5)))
+        .append_with(1, ExpectedVersion::NoStream, 1, |append| append.claim = Some(claim(5)))
+        .plan();
+    assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
+    assert!(matches!(plan.decisions[1], Decision::Defer));
+}
+
+#[test]
+fn a_value_is_reserved_once() {
+    let reserve = |append: &mut StreamAppend| append.reservations = vec![email("ada")];
+    let plan = given_head(0)
+        .fresh(1, 0)
+        .fresh(2, 0)
+        .append_with(1, ExpectedVersion::NoStream, 1, reserve)
+        .append_with(2, ExpectedVersion::NoStream, 1, reserve)
+        .plan();
+    assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
+    match &plan.decisions[1] {
+        Decision::Answer { result: Err(AppendError::Reserved { holder, .. }), after_writes: true } => {
+            assert_eq!(*holder, stream(1));
+        }
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+#[test]
+fn a_value_that_the_stream_holds_already_is_not_reserved_again() {
+    let mut given = given_head(0).fresh(1, 1).append_with(1, ExpectedVersion::Any, 1, |append| {
+        append.reservations = vec![email("ada"), email("ada")]
+    });
+    let mut key = [0; 32];
+    key[..3].copy_from_slice(b"ada");
+    given.facts().holders.insert(("email", key), stream(1));
+    let plan = given.plan();
+    assert_eq!(written(&plan.decisions[0]), (2, 1, 1));
+    assert!(plan.reservations[0].is_empty());
+}
+
+#[test]
+fn a_value_released_in_a_flush_is_free_in_the_next() {
+    let mut given = given_head(0)
+        .fresh(1, 1)
+        .fresh(2, 0)
+        .append_with(1, ExpectedVersion::Any, 1, |append| append.releases = vec![email("ada")])
+        .append_with(2, ExpectedVersion::NoStream, 1, |append| append.reservations = vec![email("ada")]);
+    let mut key = [0; 32];
+    key[..3].copy_from_slice(b"ada");
+    given.facts().holders.insert(("email", key), stream(1));
+    assert!(matches!(given.plan().decisions[1], Decision::Defer));
+}
+
+#[test]
+fn time_never_goes_back_in_a_log() {
+    let mut given = given_head(0).fresh(1, 0).append(1, ExpectedVersion::NoStream, 1);
+    let later = DateTime::UNIX_EPOCH + chrono::Duration::hours(1);
+    given.facts().head.recorded_at = later;
+    assert_eq!(given.plan().rows[0].recorded_at, later);
+}
+
+#[test]
+fn an_unknown_tenant_is_said_to_be_unknown() {
+    let mut given = given_head(0).append(1, ExpectedVersion::Any, 1);
+    given.facts.clear();
+    let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), after_writes: false };
+    assert_eq!(format!("{:?}", given.plan().decisions[0]), format!("{unknown:?}"));
+}
