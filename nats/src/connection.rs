@@ -1,0 +1,320 @@
+//! The connection and the stream `EVENTS`. The client reconnects for ever by itself; whoever needs the stream asks
+//! [`Nats::event_stream`] for it, which checks server and settings each time.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::{Context, ErrorCode};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use tokio::sync::watch;
+
+use crate::NatsError;
+use crate::message::SUBJECT_ROOT;
+
+/// The stream that holds every tenant's events.
+pub const STREAM: &str = "EVENTS";
+/// How long JetStream remembers message ids. A relay that repeats a publication does so well within it.
+pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
+
+/// Servers below it ignore settings that the product relies on.
+const REQUIRED_VERSION: (u64, u64) = (2, 12);
+const REQUIRED_VERSION_TEXT: &str = "2.12";
+/// How long `connect` waits for a server before it goes on without one.
+const CONNECT_WAIT: Duration = Duration::from_secs(5);
+/// Bound on JetStream requests and on publish acknowledgements.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Acknowledgements that may be awaited at once: above what the relay ever has in flight.
+const ACKS_IN_FLIGHT: usize = 2_000;
+
+/// Where NATS is and how to sign in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsConfig {
+    /// One address or several, separated by commas: `nats://127.0.0.1:4222`.
+    pub url: String,
+    /// A credentials file (`.creds`), where the server asks for one.
+    pub credentials_file: Option<PathBuf>,
+}
+
+/// A connection to NATS that outlives outages. Cheap to clone.
+#[derive(Clone)]
+pub struct Nats {
+    client: Client,
+    jetstream: Context,
+    connections: Arc<watch::Receiver<u64>>,
+}
+
+impl Nats {
+    /// Connects, checks the server and sets the stream up. Where no server answers within a few seconds it says so and
+    /// returns all the same: the client goes on trying in the background. A server that answers but cannot serve (too
+    /// old, without JetStream, stream set up otherwise) is an error.
+    pub async fn connect(config: NatsConfig) -> Result<Self, NatsError> {
+        let addresses = addresses(&config.url)?;
+        let (counter, connections) = watch::channel(0u64);
+        let mut options = ConnectOptions::new()
+            .name("annals")
+            .retry_on_initial_connect()
+            .max_reconnects(None)
+            .connection_timeout(REQUEST_TIMEOUT)
+            .request_timeout(Some(REQUEST_TIMEOUT))
+            .ping_interval(Duration::from_secs(10))
+            .reconnect_delay_callback(reconnect_delay)
+            .event_callback(move |event| {
+                match &event {
+                    Event::Connected => counter.send_modify(|count| *count += 1),
+                    Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
+                    Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+                    Event::ServerError(error) => tracing::warn!(%error, "NATS server error"),
+                    _ => {}
+                }
+                std::future::ready(())
+            });
+        if let Some(path) = &config.credentials_file {
+            options = options.credentials_file(path).await.map_err(NatsError::Credentials)?;
+        }
+        let client = options.connect(addresses).await.map_err(NatsError::Connect)?;
+        let jetstream = ContextBuilder::new()
+            .timeout(REQUEST_TIMEOUT)
+            .max_ack_inflight(ACKS_IN_FLIGHT)
+            .build(client.clone());
+        let nats = Self { client, jetstream, connections: Arc::new(connections) };
+        match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
+            Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
+            Ok(Err(error)) => return Err(error),
+            Err(_elapsed) => {
+                tracing::warn!(url = %redacted(&config.url), "NATS is unreachable; trying on in the background");
+            }
+        }
+        Ok(nats)
+    }
+
+    async fn wait_for_stream(&self) -> Result<(), NatsError> {
+        let mut connections = self.connections();
+        // Fails only when the client is gone, and this handle keeps it alive.
+        let _ = connections.wait_for(|count| *count > 0).await;
+        loop {
+            match self.event_stream().await {
+                // JetStream takes a moment longer to come up than the server's port.
+                Err(error) if error.is_unavailable() => tokio::time::sleep(Duration::from_millis(50)).await,
+                result => return result.map(|_| ()),
+            }
+        }
+    }
+
+    /// Whether the connection stands now.
+    pub fn is_connected(&self) -> bool {
+        self.client.connection_state() == State::Connected
+    }
+
+    /// Counts how often the connection was made; changes with each reconnection.
+    pub fn connections(&self) -> watch::Receiver<u64> {
+        (*self.connections).clone()
+    }
+
+    /// The JetStream context, for publishing and consuming.
+    pub fn jetstream(&self) -> &Context {
+        &self.jetstream
+    }
+
+    /// The core client.
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing.
+    pub async fn event_stream(&self) -> Result<Info, NatsError> {
+        if !self.is_connected() {
+            return Err(NatsError::Unreachable);
+        }
+        let server = self.client.try_server_info().ok_or(NatsError::Unreachable)?;
+        check_version(&server.version)?;
+        if !server.jetstream {
+            return Err(NatsError::NoJetStream);
+        }
+        let info = match self.jetstream.get_stream(STREAM).await {
+            Ok(stream) => stream.cached_info().clone(),
+            Err(error) => match error.kind() {
+                GetStreamErrorKind::JetStream(refusal)
+                    if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+                {
+                    self.create_stream().await?
+                }
+                _ => return Err(NatsError::JetStream(describe(&error))),
+            },
+        };
+        check_stream(&info.config)?;
+        Ok(info)
+    }
+
+    async fn create_stream(&self) -> Result<Info, NatsError> {
+        let wanted = stream_config();
+        let stream = self
+            .jetstream
+            .create_stream(wanted.clone())
+            .await
+            .map_err(|error| NatsError::JetStream(describe(&error)))?;
+        let info = stream.cached_info().clone();
+        compare_echo(&wanted, &info.config)?;
+        tracing::info!(stream = STREAM, "created the stream");
+        Ok(info)
+    }
+}
+
+impl std::fmt::Debug for Nats {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Nats").field("connected", &self.is_connected()).finish_non_exhaustive()
+    }
+}
+
+fn addresses(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
+    let parse = |part: &str| part.trim().parse().map_err(|_| NatsError::Address(redacted(part)));
+    url.split(',').map(parse).collect()
+}
+
+/// The address without user and password.
+fn redacted(url: &str) -> String {
+    let without = |part: &str| match (part.find("://"), part.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &part[..scheme + 3], &part[at + 1..]),
+        (None, Some(at)) => part[at + 1..].to_owned(),
+        _ => part.to_owned(),
+    };
+    url.split(',').map(without).collect::<Vec<_>>().join(",")
+}
+
+fn reconnect_delay(attempt: usize) -> Duration {
+    let doublings = u32::try_from(attempt.min(6)).unwrap_or(6);
+    Duration::from_millis(25 * 2u64.pow(doublings)).min(Duration::from_secs(1))
+}
+
+fn stream_config() -> Config {
+    Config {
+        name: STREAM.to_owned(),
+        description: Some("Every tenant's events; a copy that is filled from the log".to_owned()),
+        subjects: vec![format!("{SUBJECT_ROOT}.>")],
+        retention: RetentionPolicy::Limits,
+        storage: StorageType::File,
+        discard: DiscardPolicy::Old,
+        max_bytes: -1,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_consumers: -1,
+        max_age: Duration::ZERO,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        num_replicas: 1,
+        ..Config::default()
+    }
+}
+
+fn check_version(version: &str) -> Result<(), NatsError> {
+    let mut parts = version.split(['.', '-']).map(|part| part.parse::<u64>().unwrap_or(0));
+    let found = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));
+    if found >= REQUIRED_VERSION {
+        Ok(())
+    } else {
+        Err(NatsError::ServerTooOld { found: version.to_owned(), required: REQUIRED_VERSION_TEXT })
+    }
+}
+
+/// A server that does not know a setting leaves it out of its answer instead of refusing it.
+fn compare_echo(wanted: &Config, echoed: &Config) -> Result<(), NatsError> {
+    let limits = |config: &Config| (config.max_bytes, config.max_messages, config.max_messages_per_subject);
+    let settings = [
+        ("retention", wanted.retention == echoed.retention),
+        ("limits", limits(wanted) == limits(echoed)),
+        ("max_age", wanted.max_age == echoed.max_age),
+        ("storage", wanted.storage == echoed.storage),
+        ("duplicate_window", wanted.duplicate_window == echoed.duplicate_window),
+        ("allow_direct", wanted.allow_direct == echoed.allow_direct),
+    ];
+    match settings.iter().find(|(_, same)| !same) {
+        Some((name, _)) => Err(differs(format!("{name} was not taken over by the server"))),
+        None => Ok(()),
+    }
+}
+
+/// What correctness rests on. Limits of age and size are the operator's choice; they are named in the log only.
+fn check_stream(config: &Config) -> Result<(), NatsError> {
+    let subject = format!("{SUBJECT_ROOT}.>");
+    if config.subjects != [subject.clone()] {
+        return Err(differs(format!("its subjects are {:?}, not {subject:?}", config.subjects)));
+    }
+    if config.retention != RetentionPolicy::Limits {
+        return Err(differs(format!("its retention is {:?}, not limits", config.retention)));
+    }
+    if config.no_ack || config.sealed || config.mirror.is_some() || config.sources.is_some() {
+        return Err(differs("it must acknowledge, be open and have no other source".to_owned()));
+    }
+    if config.duplicate_window < DUPLICATE_WINDOW {
+        return Err(differs(format!(
+            "its duplicate window is {:?}, not at least {DUPLICATE_WINDOW:?}",
+            config.duplicate_window
+        )));
+    }
+    if config.max_age > Duration::ZERO || config.max_bytes > 0 || config.max_messages > 0 {
+        tracing::warn!(stream = STREAM, "the stream has limits: old events will leave it");
+    }
+    Ok(())
+}
+
+fn differs(difference: String) -> NatsError {
+    NatsError::StreamDiffers { stream: STREAM, difference }
+}
+
+/// An error with its cause: the client's own messages often name the kind alone.
+pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_servers_are_refused() {
+        for good in ["2.12.0", "2.12.8", "2.15.1", "3.0.0", "2.14.0-RC.1"] {
+            assert!(check_version(good).is_ok(), "{good}");
+        }
+        for bad in ["2.9.10", "2.11.11", "1.99.0", "", "x"] {
+            assert!(check_version(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_stream_that_would_lose_events_or_doubles_is_refused() {
+        assert!(check_stream(&stream_config()).is_ok());
+        let change = |change: fn(&mut Config)| {
+            let mut config = stream_config();
+            change(&mut config);
+            check_stream(&config)
+        };
+        assert!(change(|config| config.subjects = vec!["events.acme.>".to_owned()]).is_err());
+        assert!(change(|config| config.retention = RetentionPolicy::WorkQueue).is_err());
+        assert!(change(|config| config.duplicate_window = Duration::from_secs(1)).is_err());
+        assert!(change(|config| config.no_ack = true).is_err());
+        assert!(change(|config| config.max_age = Duration::from_hours(24)).is_ok());
+    }
+
+    #[test]
+    fn a_setting_that_the_server_ignored_is_noticed() {
+        let wanted = stream_config();
+        assert!(compare_echo(&wanted, &wanted).is_ok());
+        let ignored = Config { allow_direct: false, ..wanted.clone() };
+        assert!(compare_echo(&wanted, &ignored).is_err());
+    }
+
+    #[test]
+    fn addresses_are_shown_without_their_password() {
+        assert_eq!(redacted("nats://ann:secret@a:4222, nats://b:4222"), "nats://a:4222, nats://b:4222");
+        assert!(addresses("nats://a:4222,nats://b:4222").is_ok());
+        assert!(
+            matches!(addresses("http://ann:pw@x"), Err(NatsError::Address(shown)) if !shown.contains("pw"))
+        );
+    }
+}

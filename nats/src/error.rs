@@ -1,0 +1,54 @@
+//! What can go wrong between the product and NATS.
+
+/// An error of NATS or of its set-up.
+#[derive(Debug, thiserror::Error)]
+pub enum NatsError {
+    /// The address of the server is not one.
+    #[error("the NATS address {0:?} is not valid")]
+    Address(String),
+    /// The credentials file does not read.
+    #[error("the NATS credentials file does not read")]
+    Credentials(#[source] std::io::Error),
+    /// The client could not be made.
+    #[error("cannot connect to NATS")]
+    Connect(#[source] async_nats::ConnectError),
+    /// Nothing answers; the client goes on trying.
+    #[error("NATS is unreachable")]
+    Unreachable,
+    /// Older servers ignore settings without a word, so they are refused.
+    #[error("nats-server {found} is too old: {required} or later is needed")]
+    ServerTooOld {
+        /// What the server says it is.
+        found: String,
+        /// The floor.
+        required: &'static str,
+    },
+    /// The server runs without JetStream.
+    #[error("nats-server runs without JetStream: start it with a store directory and JetStream enabled")]
+    NoJetStream,
+    /// The stream exists with settings that would lose events or let duplicates in.
+    #[error("the stream {stream} is set up otherwise than needed: {difference}")]
+    StreamDiffers {
+        /// The stream.
+        stream: &'static str,
+        /// The first setting that differs.
+        difference: String,
+    },
+    /// JetStream refused a request or did not answer it.
+    #[error("JetStream: {0}")]
+    JetStream(String),
+    /// The store failed.
+    #[error(transparent)]
+    Store(#[from] store::StoreError),
+}
+
+impl NatsError {
+    /// Whether trying again later may help without anybody changing anything.
+    pub fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Unreachable | Self::JetStream(_) => true,
+            Self::Store(error) => error.is_unavailable(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,15 @@
+//! NATS JetStream: the fast and public copy of every tenant's log. PostgreSQL is the truth; the copy may lose everything
+//! and is filled again.
+//!
+//! Layout: `connection` connects and sets the stream up; `message` maps events to messages and back; `relay` publishes
+//! the log; `follow` reads the stream for the product's own followers.
+
+pub mod connection;
+mod error;
+pub mod follow;
+pub mod message;
+pub mod relay;
+
+pub use connection::{Nats, NatsConfig};
+pub use error::NatsError;
+pub use follow::Follower;

@@ -1,0 +1,412 @@
+//! The relay: publishes every tenant's log to JetStream, in position order per tenant, and remembers in PostgreSQL how
+//! far the contiguous acknowledged prefix reaches.
+//!
+//! One page of a tenant is under way at a time, pages of many tenants at once. What was not acknowledged is published
+//! again under the same message id, which JetStream recognises within its duplicate window. Two relays at once publish
+//! the same ids and move the progress by compare-and-swap, so they are wasteful and harmless. Outages are waited out.
+
+mod lane;
+mod page;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
+use schemas::engine::TenantId;
+use store::{RelayMove, RelayProgress, Store, StoreError};
+use tokio::sync::{Semaphore, broadcast};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use self::lane::Lane;
+use self::page::{Page, Published};
+use crate::{Nats, NatsError};
+
+/// Events published and not yet acknowledged, in all.
+const IN_FLIGHT: usize = 1_000;
+/// Events of one page of one tenant: its fair share while others wait.
+const PAGE: usize = 250;
+/// Pages under way at once.
+const PAGES: usize = 32;
+/// Pages being read at once; the relay's pool is small and shared with its other statements.
+const READS: usize = 2;
+/// Tenants in one move of the progress.
+const MOVES: usize = 1_000;
+/// How often progress and heads are read in case a hint was lost.
+const POLL: Duration = Duration::from_millis(500);
+/// How often the stream is looked at without cause.
+const CHECK: Duration = Duration::from_secs(5);
+/// First and longest wait after a failure.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+/// How long a relay that stops waits for what it has in flight.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Publishes until cancelled. Never ends for an outage; an error is a set-up that nobody but an operator can mend, and
+/// even that is waited out, because mending it needs no restart.
+pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<(), NatsError> {
+    let mut hints = store.head_moves();
+    let mut connections = nats.connections();
+    let mut relay = Relay::new(store, nats);
+    let mut poll = tokio::time::interval(POLL);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut check = tokio::time::interval(CHECK);
+    check.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        relay.start_what_is_due();
+        tokio::select! {
+            () = cancel.cancelled() => break,
+            Some(done) = relay.work.next() => relay.done(done),
+            hint = next_hint(&mut hints) => relay.hint(hint),
+            Ok(()) = connections.changed() => relay.doubt(),
+            _ = check.tick() => relay.doubt(),
+            _ = poll.tick() => relay.refresh(),
+        }
+    }
+    relay.stop().await;
+    Ok(())
+}
+
+/// The tenant whose head has moved, or `None` where hints were lost.
+async fn next_hint(hints: &mut broadcast::Receiver<TenantId>) -> Option<TenantId> {
+    match hints.recv().await {
+        Ok(tenant) => Some(tenant),
+        Err(broadcast::error::RecvError::Lagged(_)) => None,
+        // The store is shutting down; the poll goes on until the relay is told to stop.
+        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+    }
+}
+
+enum Done {
+    Page { tenant: TenantId, page: Page, published: Published },
+    Waited(TenantId),
+    Progress(Result<Vec<RelayProgress>, StoreError>),
+    Moved { moves: Vec<RelayMove>, result: Result<Vec<TenantId>, StoreError> },
+    Checked(Result<bool, NatsError>),
+    CheckAgain,
+}
+
+struct Relay {
+    store: Store,
+    nats: Nats,
+    lanes: HashMap<TenantId, Lane>,
+    ready: VecDeque<TenantId>,
+    dirty: Vec<TenantId>,
+    pages: usize,
+    in_flight: Arc<Semaphore>,
+    reads: Arc<Semaphore>,
+    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    refreshing: bool,
+    refresh_again: bool,
+    moving: bool,
+    stream: StreamCheck,
+    check_failures: u32,
+    move_failures: u32,
+}
+
+/// What is known of the stream on the other side.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum StreamCheck {
+    /// Something happened: nothing is published before it was looked at.
+    Due,
+    Running,
+    /// As above, and doubted again meanwhile.
+    RunningDoubted,
+    Good,
+}
+
+impl Relay {
+    fn new(store: Store, nats: Nats) -> Self {
+        Self {
+            store,
+            nats,
+            lanes: HashMap::new(),
+            ready: VecDeque::new(),
+            dirty: Vec::new(),
+            pages: 0,
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
+            reads: Arc::new(Semaphore::new(READS)),
+            work: FuturesUnordered::new(),
+            refreshing: false,
+            refresh_again: false,
+            moving: false,
+            stream: StreamCheck::Due,
+            check_failures: 0,
+            move_failures: 0,
+        }
+    }
+
+    fn start_what_is_due(&mut self) {
+        if self.stream == StreamCheck::Due {
+            self.check_stream();
+        }
+        if self.stream == StreamCheck::Good {
+            while self.pages < PAGES
+                && let Some(tenant) = self.ready.pop_front()
+            {
+                self.start_page(tenant);
+            }
+        }
+        if !self.moving && !self.dirty.is_empty() {
+            self.move_progress();
+        }
+    }
+
+    fn start_page(&mut self, tenant: TenantId) {
+        let Some(page) = self.lanes.get_mut(&tenant).and_then(|lane| lane.begin(PAGE)) else { return };
+        self.pages += 1;
+        let (store, nats) = (self.store.clone(), self.nats.clone());
+        let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
+        self.work.push(
+            async move {
+                let published = page::publish(&store, &nats, &in_flight, &reads, tenant, &page).await;
+                Done::Page { tenant, page, published }
+            }
+            .boxed(),
+        );
+    }
+
+    fn hint(&mut self, tenant: Option<TenantId>) {
+        match tenant.and_then(|tenant| self.lanes.get_mut(&tenant).map(|lane| (tenant, lane))) {
+            Some((tenant, lane)) => {
+                lane.hint();
+                self.queue(tenant);
+            }
+            // Hints were lost, or the tenant is new.
+            None => self.refresh(),
+        }
+    }
+
+    fn queue(&mut self, tenant: TenantId) {
+        if self.lanes.get_mut(&tenant).is_some_and(Lane::enqueue) {
+            self.ready.push_back(tenant);
+        }
+    }
+
+    fn refresh(&mut self) {
+        if std::mem::replace(&mut self.refreshing, true) {
+            self.refresh_again = true;
+            return;
+        }
+        let store = self.store.clone();
+        self.work.push(async move { Done::Progress(store.relay_progress().await) }.boxed());
+    }
+
+    fn doubt(&mut self) {
+        self.stream = match self.stream {
+            StreamCheck::Running | StreamCheck::RunningDoubted => StreamCheck::RunningDoubted,
+            StreamCheck::Due | StreamCheck::Good => StreamCheck::Due,
+        };
+    }
+
+    /// Sees whether the stream is the one of last time. Another one is empty or foreign, so everything is published
+    /// again, under message ids of a new generation.
+    fn check_stream(&mut self) {
+        self.stream = StreamCheck::Running;
+        let (store, nats) = (self.store.clone(), self.nats.clone());
+        self.work.push(
+            async move {
+                let check = async {
+                    let stream = nats.event_stream().await?;
+                    // PostgreSQL keeps microseconds.
+                    let created = chrono::SubsecRound::trunc_subsecs(stream.created, 6);
+                    Ok(store.relay_stream_is(created).await?)
+                };
+                Done::Checked(check.await)
+            }
+            .boxed(),
+        );
+    }
+
+    fn move_progress(&mut self) {
+        let count = self.dirty.len().min(MOVES);
+        let moves: Vec<RelayMove> = self
+            .dirty
+            .drain(..count)
+            .filter_map(|tenant| self.lanes.get_mut(&tenant).and_then(|lane| lane.next_move(tenant)))
+            .collect();
+        if moves.is_empty() {
+            return;
+        }
+        self.moving = true;
+        let (store, wait) = (self.store.clone(), backoff(self.move_failures));
+        self.work.push(
+            async move {
+                tokio::time::sleep(wait).await;
+                let result = store.move_relay(&moves).await;
+                Done::Moved { moves, result }
+            }
+            .boxed(),
+        );
+    }
+
+    fn done(&mut self, done: Done) {
+        match done {
+            Done::Page { tenant, page, published } => self.page_done(tenant, &page, published),
+            Done::Waited(tenant) => {
+                if let Some(lane) = self.lanes.get_mut(&tenant) {
+                    lane.resume();
+                }
+                self.queue(tenant);
+            }
+            Done::Progress(result) => self.progress_read(result),
+            Done::Moved { moves, result } => self.moved(&moves, result),
+            Done::Checked(result) => self.checked(result),
+            Done::CheckAgain => self.stream = StreamCheck::Due,
+        }
+    }
+
+    fn page_done(&mut self, tenant: TenantId, page: &Page, published: Published) {
+        self.pages -= 1;
+        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+        metrics::counter!("relay_published_total").increment(published.acked_to.saturating_sub(page.after));
+        if lane.acked(page, published.acked_to) {
+            self.dirty.push(tenant);
+        }
+        match published.failure {
+            None => {
+                lane.end(published.full);
+                self.queue(tenant);
+            }
+            Some(error) => {
+                let wait = backoff(lane.fail());
+                tracing::warn!(%tenant, %error, retry_in_ms = wait.as_millis(), "publishing was interrupted");
+                self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
+                if !error.is_store() {
+                    self.doubt();
+                }
+            }
+        }
+    }
+
+    fn progress_read(&mut self, result: Result<Vec<RelayProgress>, StoreError>) {
+        self.refreshing = false;
+        match result {
+            Ok(progress) => {
+                let mut lag = 0;
+                for row in progress {
+                    let tenant = row.tenant;
+                    lag += row.head.saturating_sub(row.acked);
+                    match self.lanes.get_mut(&tenant) {
+                        Some(lane) => lane.refreshed(&row),
+                        None => {
+                            self.lanes.insert(tenant, Lane::new(&row));
+                        }
+                    }
+                    self.queue(tenant);
+                }
+                metrics::gauge!("relay_lag_events").set(lag as f64);
+            }
+            Err(error) => tracing::warn!(%error, "the relay cannot read its progress"),
+        }
+        if std::mem::take(&mut self.refresh_again) {
+            self.refresh();
+        }
+    }
+
+    fn moved(&mut self, moves: &[RelayMove], result: Result<Vec<TenantId>, StoreError>) {
+        self.moving = false;
+        match result {
+            Ok(moved) => {
+                self.move_failures = 0;
+                let moved: std::collections::HashSet<TenantId> = moved.into_iter().collect();
+                let mut lost = false;
+                for wanted in moves {
+                    let Some(lane) = self.lanes.get_mut(&wanted.tenant) else { continue };
+                    if moved.contains(&wanted.tenant) {
+                        if lane.stored(wanted) {
+                            self.dirty.push(wanted.tenant);
+                        }
+                    } else {
+                        lane.dispute();
+                        lost = true;
+                    }
+                }
+                if lost {
+                    tracing::debug!("another relay moved the progress");
+                    self.refresh();
+                }
+            }
+            Err(error) => {
+                self.move_failures += 1;
+                tracing::warn!(%error, "the relay cannot store its progress");
+                for wanted in moves {
+                    if let Some(lane) = self.lanes.get_mut(&wanted.tenant)
+                        && lane.unmoved()
+                    {
+                        self.dirty.push(wanted.tenant);
+                    }
+                }
+            }
+        }
+    }
+
+    fn checked(&mut self, result: Result<bool, NatsError>) {
+        let doubted = self.stream == StreamCheck::RunningDoubted;
+        match result {
+            Ok(same) => {
+                self.check_failures = 0;
+                self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
+                if !same {
+                    tracing::warn!("EVENTS is another stream than before: every log is published again");
+                    self.lanes.values_mut().for_each(Lane::dispute);
+                    self.refresh();
+                }
+            }
+            Err(error) => {
+                self.check_failures += 1;
+                let wait = backoff(self.check_failures);
+                if self.check_failures == 1 || !error.is_unavailable() {
+                    tracing::warn!(%error, "the relay waits for JetStream");
+                }
+                // Stays `Running`, so that nothing is published until the next look.
+                self.stream = StreamCheck::Running;
+                self.work.push(tokio::time::sleep(wait).map(|()| Done::CheckAgain).boxed());
+            }
+        }
+    }
+
+    /// Waits for what is in flight, within bounds, and stores how far it came.
+    async fn stop(mut self) {
+        let farewell = async {
+            while self.pages > 0 || self.moving {
+                let Some(done) = self.work.next().await else { break };
+                self.done(done);
+            }
+            if !self.dirty.is_empty() {
+                self.move_progress();
+                while self.moving
+                    && let Some(done) = self.work.next().await
+                {
+                    self.done(done);
+                }
+            }
+        };
+        // Whatever is not stored in time is published again by the next relay, under the same ids.
+        drop(tokio::time::timeout(FAREWELL, farewell).await);
+    }
+}
+
+/// The wait after so many failures in a row; none after none.
+fn backoff(failures: u32) -> Duration {
+    let (first, longest) = BACKOFF;
+    match failures.checked_sub(1) {
+        Some(doublings) => first.saturating_mul(2u32.saturating_pow(doublings.min(10))).min(longest),
+        None => Duration::ZERO,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_grow_up_to_a_bound() {
+        assert_eq!(backoff(0), Duration::ZERO);
+        assert_eq!(backoff(1), Duration::from_millis(50));
+        assert_eq!(backoff(3), Duration::from_millis(200));
+        assert_eq!(backoff(60), Duration::from_secs(5));
+    }
+}

@@ -1,0 +1,297 @@
+//! What the relay knows of one tenant: how far JetStream has acknowledged, how far PostgreSQL has been told, whether a
+//! page is under way.
+
+use schemas::engine::{LogId, TenantId, TenantSlug};
+use store::{RelayMove, RelayProgress};
+
+use super::page::Page;
+
+#[derive(Debug)]
+pub(super) struct Lane {
+    slug: TenantSlug,
+    log_id: LogId,
+    generation: u32,
+    /// Where the log ended when last looked at.
+    head: u64,
+    /// The contiguous prefix that JetStream has acknowledged.
+    acked: u64,
+    /// The part of it that is stored.
+    stored: u64,
+    state: State,
+    /// The head has moved since the page under way was begun.
+    hinted: bool,
+    /// A move of the progress is under way or listed.
+    moving: bool,
+    /// Somebody else moved the progress: what the store says counts.
+    disputed: bool,
+    failures: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Idle,
+    Queued,
+    Busy,
+    Waiting,
+}
+
+impl Lane {
+    pub(super) fn new(progress: &RelayProgress) -> Self {
+        Self {
+            slug: progress.slug.clone(),
+            log_id: progress.log_id,
+            generation: progress.generation,
+            head: progress.head,
+            acked: progress.acked,
+            stored: progress.acked,
+            state: State::Idle,
+            hinted: false,
+            moving: false,
+            disputed: false,
+            failures: 0,
+        }
+    }
+
+    /// The head has moved, how far is not said.
+    pub(super) fn hint(&mut self) {
+        self.hinted = true;
+    }
+
+    /// Whether the tenant is to be queued now; from then on it counts as queued.
+    pub(super) fn enqueue(&mut self) -> bool {
+        let due = self.state == State::Idle && !self.disputed && (self.hinted || self.acked < self.head);
+        if due {
+            self.state = State::Queued;
+        }
+        due
+    }
+
+    pub(super) fn begin(&mut self, limit: usize) -> Option<Page> {
+        if self.disputed {
+            self.state = State::Idle;
+            return None;
+        }
+        self.state = State::Busy;
+        self.hinted = false;
+        Some(Page {
+            slug: self.slug.clone(),
+            log_id: self.log_id,
+            generation: self.generation,
+            after: self.acked,
+            limit,
+        })
+    }
+
+    /// Takes a page's acknowledgements in; true where there is progress to store that is not listed yet.
+    pub(super) fn acked(&mut self, page: &Page, acked_to: u64) -> bool {
+        let same_log = (page.log_id, page.generation) == (self.log_id, self.generation);
+        if self.disputed || !same_log || acked_to <= self.acked {
+            return false;
+        }
+        self.acked = acked_to;
+        self.head = self.head.max(acked_to);
+        !std::mem::replace(&mut self.moving, true)
+    }
+
+    /// Ends a page; `full` where the log had at least as much as the page took.
+    pub(super) fn end(&mut self, full: bool) {
+        self.state = State::Idle;
+        self.failures = 0;
+        if full {
+            self.hinted = true;
+        } else {
+            // The log ended here at the time of reading.
+            self.head = self.head.min(self.acked);
+        }
+    }
+
+    pub(super) fn fail(&mut self) -> u32 {
+        self.state = State::Waiting;
+        self.hinted = true;
+        self.failures += 1;
+        self.failures
+    }
+
+    pub(super) fn resume(&mut self) {
+        if self.state == State::Waiting {
+            self.state = State::Idle;
+        }
+    }
+
+    /// The move that stores what is acknowledged by now.
+    pub(super) fn next_move(&mut self, tenant: TenantId) -> Option<RelayMove> {
+        if self.disputed || self.stored >= self.acked {
+            self.moving = false;
+            return None;
+        }
+        Some(RelayMove {
+            tenant,
+            log_id: self.log_id,
+            generation: self.generation,
+            from: self.stored,
+            to: self.acked,
+        })
+    }
+
+    /// A move succeeded; true where there is more to store already.
+    pub(super) fn stored(&mut self, moved: &RelayMove) -> bool {
+        let same_log = (moved.log_id, moved.generation) == (self.log_id, self.generation);
+        if self.disputed || !same_log {
+            // What the store said meanwhile counts more than a move of what was before.
+            return false;
+        }
+        self.stored = self.stored.max(moved.to);
+        self.moving = self.acked > self.stored;
+        self.moving
+    }
+
+    /// A move failed for an outage; true where it is to be listed again.
+    pub(super) fn unmoved(&mut self) -> bool {
+        self.moving = !self.disputed;
+        self.moving
+    }
+
+    pub(super) fn dispute(&mut self) {
+        self.disputed = true;
+        self.moving = false;
+    }
+
+    /// Takes in what the store says of head and progress.
+    pub(super) fn refreshed(&mut self, progress: &RelayProgress) {
+        let same_log = (progress.log_id, progress.generation) == (self.log_id, self.generation);
+        if self.disputed || !same_log {
+            // A page under way belongs to what was before: its acknowledgements are dropped by `acked`.
+            if self.state == State::Busy {
+                self.disputed = true;
+            } else {
+                *self = Self { state: self.state, failures: self.failures, ..Self::new(progress) };
+            }
+            return;
+        }
+        self.head = self.head.max(progress.head);
+        if progress.acked > self.acked {
+            // Another relay is ahead.
+            self.acked = progress.acked;
+            self.stored = progress.acked;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    const TENANT: TenantId = TenantId(Uuid::from_u128(9));
+
+    fn progress(acked: u64, head: u64) -> RelayProgress {
+        RelayProgress {
+            tenant: TENANT,
+            slug: TenantSlug::parse("acme").expect("a valid slug"),
+            log_id: LogId(Uuid::from_u128(1)),
+            generation: 0,
+            acked,
+            head,
+        }
+    }
+
+    fn moved(lane: &mut Lane) -> Option<(u64, u64)> {
+        lane.next_move(TENANT).map(|moved| (moved.from, moved.to))
+    }
+
+    fn a_move(from: u64, to: u64) -> RelayMove {
+        RelayMove { tenant: TENANT, log_id: LogId(Uuid::from_u128(1)), generation: 0, from, to }
+    }
+
+    #[test]
+    fn a_tenant_is_queued_once_while_it_is_behind() {
+        let mut lane = Lane::new(&progress(3, 5));
+        assert!(lane.enqueue());
+        assert!(!lane.enqueue());
+        let page = lane.begin(10).expect("a page");
+        assert_eq!(page.after, 3);
+        assert!(!lane.enqueue(), "one page at a time");
+        assert!(lane.acked(&page, 5));
+        lane.end(false);
+        assert!(!lane.enqueue());
+        lane.hint();
+        assert!(lane.enqueue());
+    }
+
+    #[test]
+    fn a_hint_during_a_page_leads_to_another_page() {
+        let mut lane = Lane::new(&progress(0, 1));
+        assert!(lane.enqueue());
+        let page = lane.begin(10).expect("a page");
+        lane.hint();
+        assert!(lane.acked(&page, 1));
+        lane.end(false);
+        assert!(lane.enqueue());
+    }
+
+    #[test]
+    fn progress_is_stored_from_where_it_was_stored_last() {
+        let mut lane = Lane::new(&progress(0, 9));
+        let page = lane.begin(4).expect("a page");
+        assert!(lane.acked(&page, 4));
+        assert_eq!(moved(&mut lane), Some((0, 4)));
+        lane.end(true);
+        let page = lane.begin(4).expect("a page");
+        assert!(!lane.acked(&page, 8), "a move is under way");
+        assert!(lane.stored(&a_move(0, 4)), "there is more to store");
+        assert_eq!(moved(&mut lane), Some((4, 8)));
+        assert!(!lane.stored(&a_move(4, 8)));
+    }
+
+    #[test]
+    fn after_a_failure_publishing_starts_at_the_acknowledged_prefix() {
+        let mut lane = Lane::new(&progress(0, 9));
+        let page = lane.begin(10).expect("a page");
+        assert!(lane.acked(&page, 6));
+        assert_eq!(lane.fail(), 1);
+        assert!(!lane.enqueue(), "it waits first");
+        lane.resume();
+        assert!(lane.enqueue());
+        assert_eq!(lane.begin(10).expect("a page").after, 6);
+    }
+
+    #[test]
+    fn another_relays_progress_is_taken_over() {
+        let mut lane = Lane::new(&progress(2, 9));
+        lane.refreshed(&progress(7, 9));
+        assert_eq!(lane.begin(10).expect("a page").after, 7);
+    }
+
+    #[test]
+    fn a_lost_move_is_settled_by_what_the_store_says() {
+        let mut lane = Lane::new(&progress(2, 9));
+        let page = lane.begin(10).expect("a page");
+        assert!(lane.acked(&page, 9));
+        lane.end(false);
+        assert_eq!(moved(&mut lane), Some((2, 9)));
+        lane.dispute();
+        assert!(!lane.enqueue(), "nothing is published before the store was asked");
+        lane.refreshed(&progress(5, 9));
+        assert!(lane.enqueue());
+        assert_eq!(lane.begin(10).expect("a page").after, 5);
+    }
+
+    #[test]
+    fn a_new_generation_starts_over() {
+        let mut lane = Lane::new(&progress(9, 9));
+        lane.hint();
+        let page = lane.begin(10).expect("a page");
+        let raised = RelayProgress { generation: 1, ..progress(0, 9) };
+        lane.refreshed(&raised);
+        assert!(!lane.acked(&page, 10), "what was under way belongs to the old generation");
+        lane.end(false);
+        lane.refreshed(&raised);
+        assert!(lane.enqueue());
+        let page = lane.begin(10).expect("a page");
+        assert_eq!((page.after, page.generation), (0, 1));
+        assert!(!lane.stored(&a_move(0, 9)), "a move of the old generation that ends late");
+        assert!(lane.acked(&page, 4));
+        assert_eq!(moved(&mut lane), Some((0, 4)));
+    }
+}

@@ -1,0 +1,125 @@
+//! Whoever registers with a business as a member becomes its customer. Administrators do not: they run the business. The
+//! platform's own tenant has no customers.
+
+use commands::AnyCommand;
+use schemas::crm::customer::RegisterCustomer;
+use schemas::engine::{DecodeError, ids};
+use schemas::identity::role::Role;
+use schemas::identity::user::UserEvent;
+
+use crate::engine::process::{Process, Reaction, Step, Trigger, target_id};
+
+const NAME: &str = "customer_onboarding";
+const REGISTER: &str = "register_customer";
+
+/// `identity.user.registered.v1` -> `RegisterCustomer`. An instance is a user.
+pub struct CustomerOnboarding;
+
+impl Process for CustomerOnboarding {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn react(&self, trigger: Trigger<'_>) -> Result<Option<Reaction>, DecodeError> {
+        if trigger.tenant == ids::PLATFORM {
+            return Ok(None);
+        }
+        let (Some(UserEvent::Registered(user)), Some(user_id)) =
+            (trigger.event.decode()?, trigger.event.stream.uuid())
+        else {
+            return Ok(None);
+        };
+        if !user.roles.contains(&Role::Member) {
+            return Ok(None);
+        }
+        let command = AnyCommand::RegisterCustomer {
+            id: target_id(NAME, user_id, REGISTER),
+            command: RegisterCustomer {
+                user_id: Some(user_id),
+                name: user.name,
+                email: user.email,
+                company: None,
+                notes: None,
+            },
+        };
+        let steps = vec![Step { label: REGISTER, command }];
+        Ok(Some(Reaction { instance: user_id, state: "registering_customer", steps }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use schemas::engine::{
+        Actor, Email, Event, EventType, LogId, Metadata, Name, RecordedEvent, StreamName, TenantId, clock,
+    };
+    use schemas::identity::user::{UserDeactivated, UserRegistered};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const TENANT: TenantId = TenantId(Uuid::from_u128(5));
+    const USER: Uuid = Uuid::from_u128(6);
+
+    fn recorded(event: &UserEvent) -> RecordedEvent {
+        RecordedEvent {
+            log_id: LogId(Uuid::from_u128(1)),
+            position: 3,
+            stream: StreamName::new("identity.user", USER),
+            version: 1,
+            event_id: Uuid::from_u128(2),
+            event_type: EventType::parse(event.type_name()).expect("a valid type"),
+            recorded_at: clock::now(),
+            payload: Bytes::from(event.encode().expect("encodes")),
+            metadata: Metadata::new(Actor::anonymous(), Uuid::from_u128(4)),
+        }
+    }
+
+    fn registered(roles: &[Role]) -> UserEvent {
+        UserEvent::Registered(UserRegistered {
+            email: Email::parse("ada@example.com").expect("valid"),
+            name: Name::parse("Ada").expect("valid"),
+            roles: roles.to_vec(),
+        })
+    }
+
+    fn react(tenant: TenantId, event: &UserEvent) -> Option<Reaction> {
+        CustomerOnboarding.react(Trigger { tenant, event: &recorded(event) }).expect("decodes")
+    }
+
+    #[test]
+    fn a_member_becomes_a_customer_under_an_id_that_repeats() {
+        let reaction = react(TENANT, &registered(&[Role::Member])).expect("a reaction");
+        assert_eq!(reaction.instance, USER);
+        let [Step { command: AnyCommand::RegisterCustomer { id, command }, .. }] = reaction.steps.as_slice()
+        else {
+            panic!("one RegisterCustomer expected, not {:?}", reaction.steps);
+        };
+        assert_eq!((command.user_id, command.name.as_str()), (Some(USER), "Ada"));
+        assert_eq!(*id, target_id("customer_onboarding", USER, "register_customer"));
+        assert_eq!(react(TENANT, &registered(&[Role::Member])), Some(reaction));
+    }
+
+    #[test]
+    fn a_member_who_is_an_administrator_too_becomes_a_customer() {
+        assert!(react(TENANT, &registered(&[Role::TenantAdmin, Role::Member])).is_some());
+    }
+
+    #[test]
+    fn administrators_and_the_platforms_own_users_do_not() {
+        assert_eq!(react(TENANT, &registered(&[Role::TenantAdmin])), None);
+        assert_eq!(react(ids::PLATFORM, &registered(&[Role::PlatformAdmin, Role::Member])), None);
+    }
+
+    #[test]
+    fn other_events_do_not_concern_it() {
+        assert_eq!(react(TENANT, &UserEvent::Deactivated(UserDeactivated { reason: None })), None);
+    }
+
+    #[test]
+    fn a_payload_that_does_not_decode_is_an_error() {
+        let mut event = recorded(&registered(&[Role::Member]));
+        event.payload = Bytes::from_static(b"{}");
+        assert!(CustomerOnboarding.react(Trigger { tenant: TENANT, event: &event }).is_err());
+    }
+}

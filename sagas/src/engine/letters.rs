@@ -1,0 +1,43 @@
+//! Dead letters: what an operator sees of a step that was refused to the last, and how it gets another try.
+
+use schemas::engine::clock;
+use store::{DeadLetterStatus, Store, StoreError};
+use uuid::Uuid;
+
+use super::rows;
+
+/// What asking for another try came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryOutcome {
+    /// It is being tried again, from now on or already.
+    Retrying,
+    /// It was settled before; nothing is tried.
+    Settled(DeadLetterStatus),
+    /// There is no such dead letter.
+    NotFound,
+}
+
+/// Gives what stands in a dead letter another try. A saga's step becomes pending again, with all its attempts before it;
+/// a projection looks at the letter's status by itself. The letter is resolved when the other try succeeds.
+pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, StoreError> {
+    let Some(letter) = store.dead_letter(id).await? else { return Ok(RetryOutcome::NotFound) };
+    match letter.status {
+        DeadLetterStatus::Resolved | DeadLetterStatus::Discarded => {
+            return Ok(RetryOutcome::Settled(letter.status));
+        }
+        DeadLetterStatus::Retrying => return Ok(RetryOutcome::Retrying),
+        DeadLetterStatus::Open => {}
+    }
+    let transaction = store.tenant(letter.tenant).begin_projection().await?;
+    if let Some(process) = letter.consumer.strip_prefix("saga.") {
+        let now = clock::now();
+        let revived = rows::revive(&transaction, id, now).await?;
+        if let (false, Some(event)) = (revived, letter.event_id) {
+            // No step stands behind the letter: the reaction itself failed, so that is what is tried again.
+            rows::insert_reaction(&transaction, process, event, letter.position, id, now).await?;
+        }
+    }
+    transaction.set_dead_letter_status(id, DeadLetterStatus::Retrying).await?;
+    transaction.commit().await?;
+    Ok(RetryOutcome::Retrying)
+}

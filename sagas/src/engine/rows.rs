@@ -1,0 +1,309 @@
+//! The rows of `saga_steps`: what still has to be done. They follow from the reactions in the log and live only until
+//! the step took effect.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use commands::AnyCommand;
+use schemas::engine::recorded::timestamp;
+use serde::{Deserialize, Serialize};
+use store::sql::Row;
+use store::{StoreError, TenantTransaction};
+use uuid::Uuid;
+
+/// Refusals that a row remembers; older ones are dropped.
+const HISTORY: usize = 100;
+
+/// What a step does, as its row keeps it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Work {
+    /// Sends a command.
+    Send { command: AnyCommand },
+    /// Reacts to the trigger, which could not be done when it came.
+    React,
+}
+
+/// What a row says of its step besides the keys.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Task {
+    pub(super) work: Work,
+    pub(super) trigger_position: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) traceparent: Option<String>,
+}
+
+/// A step to be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct NewRow {
+    pub(super) instance: Uuid,
+    pub(super) step: String,
+    pub(super) trigger_event: Uuid,
+    pub(super) correlation_id: Uuid,
+    pub(super) task: Task,
+}
+
+/// A step taken in hand.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct StepRow {
+    pub(super) instance: Uuid,
+    pub(super) step: String,
+    pub(super) trigger_event: Uuid,
+    pub(super) correlation_id: Uuid,
+    pub(super) task: Task,
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Refusal>,
+    pub(super) dead_letter_id: Option<Uuid>,
+}
+
+/// One refusal of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Refusal {
+    pub(super) at: String,
+    pub(super) code: String,
+    pub(super) message: String,
+}
+
+impl Refusal {
+    pub(super) fn new(at: DateTime<Utc>, code: &str, message: String) -> Self {
+        Self { at: timestamp(at), code: code.to_owned(), message }
+    }
+}
+
+fn json<T: Serialize>(value: &T) -> String {
+    serde_json::to_string(value).expect("rows are made of strings, numbers and commands, which serialise")
+}
+
+fn read<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, StoreError> {
+    serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("saga step, {what}: {error}")))
+}
+
+/// Writes steps that are not there yet, due at once.
+pub(super) async fn insert(
+    transaction: &TenantTransaction,
+    saga: &str,
+    rows: &[NewRow],
+    due: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let instances: Vec<Uuid> = rows.iter().map(|row| row.instance).collect();
+    let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
+    let triggers: Vec<Uuid> = rows.iter().map(|row| row.trigger_event).collect();
+    let correlations: Vec<Uuid> = rows.iter().map(|row| row.correlation_id).collect();
+    let tasks: Vec<String> = rows.iter().map(|row| json(&row.task)).collect();
+    transaction
+        .execute(
+            "insert into saga_steps (tenant_id, saga, instance, step, trigger_event, correlation_id, command, attempts,
+                                     next_attempt_at, status, history)
+             select $1, $2, n.instance, n.step, n.trigger_event, n.correlation_id, n.command, 0, $8, 'pending', '[]'
+             from unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[])
+                 as n(instance, step, trigger_event, correlation_id, command)
+             on conflict do nothing",
+            &[&transaction.tenant().0, &saga, &instances, &steps, &triggers, &correlations, &tasks, &due],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Takes due steps in hand: until the lease is over nobody else sees them as due.
+pub(super) async fn claim(
+    transaction: &TenantTransaction,
+    saga: &str,
+    now: DateTime<Utc>,
+    lease: Duration,
+    limit: usize,
+) -> Result<Vec<StepRow>, StoreError> {
+    let rows = transaction
+        .query(
+            "update saga_steps s set next_attempt_at = $4
+             from (select instance, step from saga_steps
+                   where tenant_id = $1 and saga = $2 and status = 'pending' and next_attempt_at <= $3
+                   order by next_attempt_at limit $5 for update skip locked) due
+             where s.tenant_id = $1 and s.saga = $2 and s.instance = due.instance and s.step = due.step
+             returning s.instance, s.step, s.trigger_event, s.correlation_id, s.command, s.attempts, s.history,
+                       s.dead_letter_id",
+            &[&transaction.tenant().0, &saga, &now, &(now + lease), &(limit as i64)],
+        )
+        .await?;
+    rows.iter().map(row_from).collect()
+}
+
+fn row_from(row: &Row) -> Result<StepRow, StoreError> {
+    Ok(StepRow {
+        instance: row.get(0),
+        step: row.get(1),
+        trigger_event: row.get(2),
+        correlation_id: row.get(3),
+        task: read(row.get(4), "command")?,
+        attempts: row.get::<_, i32>(5) as u32,
+        history: read(row.get(6), "history")?,
+        dead_letter_id: row.get(7),
+    })
+}
+
+/// Removes steps that are done.
+pub(super) async fn delete(
+    transaction: &TenantTransaction,
+    saga: &str,
+    rows: &[&StepRow],
+) -> Result<(), StoreError> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let instances: Vec<Uuid> = rows.iter().map(|row| row.instance).collect();
+    let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
+    transaction
+        .execute(
+            "delete from saga_steps s using unnest($3::uuid[], $4::text[]) as done(instance, step)
+             where s.tenant_id = $1 and s.saga = $2 and s.instance = done.instance and s.step = done.step",
+            &[&transaction.tenant().0, &saga, &instances, &steps],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Notes a refusal; `dead` names the dead letter where it was the last. `false` when the row has changed meanwhile.
+pub(super) async fn refuse(
+    transaction: &TenantTransaction,
+    saga: &str,
+    row: &StepRow,
+    refused: &Refused,
+) -> Result<bool, StoreError> {
+    let changed = transaction
+        .execute(
+            "update saga_steps set attempts = $6, next_attempt_at = $7, status = $8, last_error = $9, history = $10,
+                                   dead_letter_id = coalesce($11, dead_letter_id)
+             where tenant_id = $1 and saga = $2 and instance = $3 and step = $4 and attempts = $5
+               and status = 'pending'",
+            &[
+                &transaction.tenant().0,
+                &saga,
+                &row.instance,
+                &row.step,
+                &(row.attempts as i32),
+                &(refused.attempts as i32),
+                &refused.next_attempt_at,
+                &if refused.dead_letter.is_some() { "dead" } else { "pending" },
+                &refused.history.last().map(|refusal| refusal.code.clone()),
+                &json(&refused.history),
+                &refused.dead_letter,
+            ],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// A row after a refusal.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Refused {
+    pub(super) attempts: u32,
+    pub(super) history: Vec<Refusal>,
+    pub(super) next_attempt_at: DateTime<Utc>,
+    pub(super) dead_letter: Option<Uuid>,
+}
+
+impl StepRow {
+    /// The history with one more refusal.
+    pub(super) fn history_with(&self, refusal: Refusal) -> Vec<Refusal> {
+        let mut history = self.history.clone();
+        history.push(refusal);
+        let surplus = history.len().saturating_sub(HISTORY);
+        history.drain(..surplus);
+        history
+    }
+}
+
+/// Puts a step off after an outage; no attempt is counted.
+pub(super) async fn postpone(
+    transaction: &TenantTransaction,
+    saga: &str,
+    row: &StepRow,
+    until: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "update saga_steps set next_attempt_at = $5, last_error = 'UNAVAILABLE'
+             where tenant_id = $1 and saga = $2 and instance = $3 and step = $4 and status = 'pending'",
+            &[&transaction.tenant().0, &saga, &row.instance, &row.step, &until],
+        )
+        .await?;
+    Ok(())
+}
+
+/// Makes the dead step of a dead letter pending again, with all its attempts before it. `false` where none is dead.
+pub(super) async fn revive(
+    transaction: &TenantTransaction,
+    dead_letter: Uuid,
+    due: DateTime<Utc>,
+) -> Result<bool, StoreError> {
+    let changed = transaction
+        .execute(
+            "update saga_steps set status = 'pending', attempts = 0, next_attempt_at = $3
+             where tenant_id = $1 and dead_letter_id = $2 and status = 'dead'",
+            &[&transaction.tenant().0, &dead_letter, &due],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Writes the step that reacts to a trigger once more, for the dead letter of a reaction that failed.
+pub(super) async fn insert_reaction(
+    transaction: &TenantTransaction,
+    saga: &str,
+    trigger_event: Uuid,
+    trigger_position: u64,
+    dead_letter: Uuid,
+    due: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let task = Task { work: Work::React, trigger_position, traceparent: None };
+    let row = NewRow {
+        instance: trigger_event,
+        step: "react".to_owned(),
+        trigger_event,
+        correlation_id: trigger_event,
+        task,
+    };
+    insert(transaction, saga, &[row], due).await?;
+    transaction
+        .execute(
+            "update saga_steps set dead_letter_id = $4
+             where tenant_id = $1 and saga = $2 and instance = $3 and step = 'react'",
+            &[&transaction.tenant().0, &saga, &trigger_event, &dead_letter],
+        )
+        .await?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_history_keeps_the_latest_refusals() {
+        let refusal = |n: usize| Refusal { at: n.to_string(), code: "X".to_owned(), message: String::new() };
+        let row = StepRow {
+            instance: Uuid::nil(),
+            step: "s".to_owned(),
+            trigger_event: Uuid::nil(),
+            correlation_id: Uuid::nil(),
+            task: Task { work: Work::React, trigger_position: 1, traceparent: None },
+            attempts: 0,
+            history: (0..HISTORY).map(refusal).collect(),
+            dead_letter_id: None,
+        };
+        let history = row.history_with(refusal(HISTORY));
+        assert_eq!((history.len(), history[0].at.as_str()), (HISTORY, "1"));
+    }
+
+    #[test]
+    fn a_task_reads_back_as_it_was_written() {
+        let command = schemas::crm::customer::CloseCustomer { reason: None };
+        let send = Work::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
+        for work in [send, Work::React] {
+            let task = Task { work, trigger_position: 4, traceparent: Some("t".to_owned()) };
+            assert_eq!(read::<Task>(&json(&task), "task").expect("reads"), task);
+        }
+    }
+}

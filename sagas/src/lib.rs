@@ -1,0 +1,19 @@
+//! Processes that turn events into commands.
+//!
+//! Layout: one file a process (which events concern it, what it wants done); `engine` records each reaction in the
+//! tenant's log before any command is sent, and sends the commands until they took effect or stand in the dead letters.
+
+pub mod customer_onboarding;
+pub mod engine;
+
+pub use engine::letters::{RetryOutcome, retry_dead_letter};
+pub use engine::process::{Process, Reaction, Step, Trigger};
+pub use engine::retry::RetrySettings;
+pub use engine::runner::{SagaError, SagaSettings, run};
+
+use std::sync::Arc;
+
+/// The product's processes.
+pub fn processes() -> Vec<Arc<dyn Process>> {
+    vec![Arc::new(customer_onboarding::CustomerOnboarding)]
+}
