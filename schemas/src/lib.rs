@@ -7,3 +7,6 @@ pub mod crm;
 pub mod engine;
 pub mod identity;
 pub mod saga;
+
+#[cfg(test)]
+mod samples;

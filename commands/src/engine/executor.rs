@@ -159,7 +159,9 @@ impl Executor {
                 Ok(receipt) => {
                     // Only now: a state that was never committed must not be seen.
                     let mut state = loaded.state;
-                    events.into_iter().for_each(|event| state.apply(event));
+                    for event in events {
+                        state.apply(event);
+                    }
                     *slot = Some(Loaded { state: state.clone(), version: receipt.version });
                     return Ok(Settled::Appended(receipt, state));
                 }

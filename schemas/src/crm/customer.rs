@@ -18,6 +18,17 @@ pub enum CustomerStatus {
     Closed,
 }
 
+impl CustomerStatus {
+    /// The status's name in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Suspended => "suspended",
+            Self::Closed => "closed",
+        }
+    }
+}
+
 crate::events! {
     /// What has happened to a customer.
     pub enum CustomerEvent in "crm.customer" {

@@ -19,6 +19,17 @@ pub enum UserStatus {
     Deactivated,
 }
 
+impl UserStatus {
+    /// The status's name in tables.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unconfirmed => "unconfirmed",
+            Self::Active => "active",
+            Self::Deactivated => "deactivated",
+        }
+    }
+}
+
 crate::events! {
     /// What has happened to a user.
     pub enum UserEvent in "identity.user" {

@@ -1,0 +1,3 @@
+//! CRM: reads of customers.
+
+pub mod customer;

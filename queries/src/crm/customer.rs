@@ -1,0 +1,140 @@
+//! Reads of customers.
+
+use projections::{CustomerRow, Customers};
+use schemas::crm::customer::{CustomerEvent, CustomerStatus};
+use schemas::engine::{Event, StreamName};
+use serde::Serialize;
+use store::sql::Row;
+use store::{StoreError, TenantStore};
+use uuid::Uuid;
+
+use crate::engine::as_of;
+use crate::engine::cursor::{Place, SortKey};
+use crate::engine::error::{QueryError, corrupt};
+use crate::engine::list::{Conditions, List, Order, named};
+use crate::engine::page::{Page, PageRequest};
+
+/// Which customers to list; every part given must hold.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct CustomerFilter {
+    /// Where they stand.
+    pub status: Option<CustomerStatus>,
+    /// Their address, whatever its case.
+    pub email: Option<String>,
+    /// What their name starts with; case counts.
+    pub name_prefix: Option<String>,
+    /// The user that they are.
+    pub user_id: Option<Uuid>,
+}
+
+/// The order of a list of customers. Names are compared by their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the names say what they are")]
+pub enum CustomerOrder {
+    #[default]
+    RegisteredAtAsc,
+    RegisteredAtDesc,
+    NameAsc,
+    NameDesc,
+}
+
+const TABLE: &str = "customers_v1";
+
+const LIST: List<CustomerRow> = List {
+    table: TABLE,
+    columns: "id, user_id, name, email, email_key, company, notes, status, version, registered_at, updated_at",
+    read: from_row,
+};
+
+fn from_row(row: &Row) -> Result<CustomerRow, StoreError> {
+    let read = || -> Result<CustomerRow, Box<dyn std::error::Error>> {
+        Ok(CustomerRow {
+            id: row.try_get(0)?,
+            user_id: row.try_get(1)?,
+            name: row.try_get(2)?,
+            email: row.try_get(3)?,
+            email_key: row.try_get(4)?,
+            company: row.try_get(5)?,
+            notes: row.try_get(6)?,
+            status: named(row.try_get(7)?)?,
+            version: row.try_get::<_, i64>(8)? as u64,
+            registered_at: row.try_get(9)?,
+            updated_at: row.try_get(10)?,
+        })
+    };
+    read().map_err(|error| corrupt(TABLE, error))
+}
+
+impl CustomerOrder {
+    fn order(self) -> Order<CustomerRow> {
+        fn by_time(row: &CustomerRow) -> Place {
+            Place { key: SortKey::Time(row.registered_at), id: row.id }
+        }
+        fn by_name(row: &CustomerRow) -> Place {
+            Place { key: SortKey::Text(row.name.clone()), id: row.id }
+        }
+        let time = |name, descending| Order { name, column: "registered_at", descending, place: by_time };
+        let text = |name, descending| Order { name, column: "name", descending, place: by_name };
+        match self {
+            Self::RegisteredAtAsc => time("registered_at_asc", false),
+            Self::RegisteredAtDesc => time("registered_at_desc", true),
+            Self::NameAsc => text("name_asc", false),
+            Self::NameDesc => text("name_desc", true),
+        }
+    }
+}
+
+fn conditions(tenant: &TenantStore, filter: &CustomerFilter) -> Conditions {
+    let mut conditions = Conditions::of(tenant);
+    if let Some(status) = filter.status {
+        conditions.and("status", "=", status.as_str());
+    }
+    if let Some(email) = &filter.email {
+        conditions.and_text("email_key", email.trim().to_lowercase());
+    }
+    if let Some(prefix) = &filter.name_prefix {
+        conditions.and_starts_with("name", prefix);
+    }
+    if let Some(user_id) = filter.user_id {
+        conditions.and("user_id", "=", user_id);
+    }
+    conditions
+}
+
+/// One customer.
+pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
+    let mut conditions = Conditions::of(tenant);
+    conditions.and("id", "=", id);
+    Ok(LIST.one(tenant, &conditions).await?)
+}
+
+/// The customer that a user is.
+pub async fn by_user(tenant: &TenantStore, user_id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
+    let mut conditions = Conditions::of(tenant);
+    conditions.and("user_id", "=", user_id);
+    Ok(LIST.one(tenant, &conditions).await?)
+}
+
+/// A page of customers.
+pub async fn list(
+    tenant: &TenantStore,
+    filter: &CustomerFilter,
+    order: CustomerOrder,
+    page: PageRequest,
+) -> Result<Page<CustomerRow>, QueryError> {
+    LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
+}
+
+/// How many customers the filter finds.
+pub async fn count(tenant: &TenantStore, filter: &CustomerFilter) -> Result<u64, QueryError> {
+    Ok(LIST.count(tenant, &conditions(tenant, filter)).await?)
+}
+
+/// The customer as its own events make it, up to `version` where given: what a command answers with.
+pub async fn at_version(
+    tenant: &TenantStore,
+    id: Uuid,
+    version: Option<u64>,
+) -> Result<Option<CustomerRow>, QueryError> {
+    as_of::at_version::<Customers>(tenant, &StreamName::new(CustomerEvent::CATEGORY, id), version).await
+}

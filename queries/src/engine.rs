@@ -1,0 +1,8 @@
+//! What every read shares: lists in pages, the wait for a position, the fold of one stream.
+
+pub mod as_of;
+pub mod cursor;
+pub mod error;
+pub(crate) mod list;
+pub mod page;
+pub mod wait;

@@ -1,0 +1,58 @@
+//! Read your writes: a read that waits until the read models behind it have reached a position.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use store::{ConsistencyToken, StoreError, TenantStore};
+
+/// How long a read waits.
+pub const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Why a read may not go ahead.
+#[derive(Debug, thiserror::Error)]
+pub enum WaitError {
+    /// The token is forged, another tenant's, of another log, or beyond the head. Waiting would not help.
+    #[error("the consistency token is not valid here")]
+    Invalid,
+    /// The read models have not got there in time.
+    #[error("the read model has not reached the position in time")]
+    Timeout,
+    /// The store did not answer.
+    #[error(transparent)]
+    Unavailable(#[from] StoreError),
+}
+
+/// Waits until the named read models (by checkpoint: `projections::CUSTOMERS`) have reached the token's position, for at
+/// most [`PATIENCE`].
+pub async fn wait_for(tenant: &TenantStore, token: &str, projections: &[&str]) -> Result<(), WaitError> {
+    wait_at_most(tenant, token, projections, PATIENCE).await
+}
+
+/// [`wait_for`] with a patience of one's own.
+pub async fn wait_at_most(
+    tenant: &TenantStore,
+    token: &str,
+    projections: &[&str],
+    patience: Duration,
+) -> Result<(), WaitError> {
+    let token =
+        ConsistencyToken::decode(tenant.store().key(), tenant.id(), token).map_err(|_| WaitError::Invalid)?;
+    let transaction = tenant.begin().await?;
+    let head = transaction.head().await?;
+    if head.log_id != token.log_id || token.position > head.position {
+        return Err(WaitError::Invalid);
+    }
+    let mut behind = Vec::new();
+    for projection in projections {
+        let checkpoint = transaction.checkpoint(projection).await?;
+        if checkpoint.is_none_or(|at| at.log_id != token.log_id || at.position < token.position) {
+            behind.push(*projection);
+        }
+    }
+    transaction.commit().await?;
+    let waits = behind
+        .into_iter()
+        .map(|projection| tenant.wait_for_checkpoint(projection, token.log_id, token.position, patience));
+    let reached = try_join_all(waits).await?;
+    if reached.into_iter().all(|reached| reached) { Ok(()) } else { Err(WaitError::Timeout) }
+}

@@ -1,0 +1,3 @@
+//! Identity: reads of users.
+
+pub mod user;

@@ -1,0 +1,127 @@
+//! Reads of users.
+
+use projections::{UserRow, Users};
+use schemas::engine::{Event, StreamName};
+use schemas::identity::user::{UserEvent, UserStatus};
+use serde::Serialize;
+use store::sql::Row;
+use store::{StoreError, TenantStore};
+use uuid::Uuid;
+
+use crate::engine::as_of;
+use crate::engine::cursor::{Place, SortKey};
+use crate::engine::error::{QueryError, corrupt};
+use crate::engine::list::{Conditions, List, Order, named};
+use crate::engine::page::{Page, PageRequest};
+
+/// Which users to list; every part given must hold.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct UserFilter {
+    /// Where they stand.
+    pub status: Option<UserStatus>,
+    /// Their address, whatever its case.
+    pub email: Option<String>,
+    /// What their name starts with; case counts.
+    pub name_prefix: Option<String>,
+}
+
+/// The order of a list of users. Names are compared by their bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[expect(missing_docs, reason = "the names say what they are")]
+pub enum UserOrder {
+    #[default]
+    RegisteredAtAsc,
+    RegisteredAtDesc,
+    NameAsc,
+    NameDesc,
+}
+
+const TABLE: &str = "users_v1";
+
+const LIST: List<UserRow> = List {
+    table: TABLE,
+    columns: "id, email, email_key, name, roles, status, version, registered_at, updated_at",
+    read: from_row,
+};
+
+fn from_row(row: &Row) -> Result<UserRow, StoreError> {
+    let read = || -> Result<UserRow, Box<dyn std::error::Error>> {
+        let roles: Vec<&str> = row.try_get(4)?;
+        Ok(UserRow {
+            id: row.try_get(0)?,
+            email: row.try_get(1)?,
+            email_key: row.try_get(2)?,
+            name: row.try_get(3)?,
+            roles: roles.into_iter().map(named).collect::<Result<_, _>>()?,
+            status: named(row.try_get(5)?)?,
+            version: row.try_get::<_, i64>(6)? as u64,
+            registered_at: row.try_get(7)?,
+            updated_at: row.try_get(8)?,
+        })
+    };
+    read().map_err(|error| corrupt(TABLE, error))
+}
+
+impl UserOrder {
+    fn order(self) -> Order<UserRow> {
+        fn by_time(row: &UserRow) -> Place {
+            Place { key: SortKey::Time(row.registered_at), id: row.id }
+        }
+        fn by_name(row: &UserRow) -> Place {
+            Place { key: SortKey::Text(row.name.clone()), id: row.id }
+        }
+        let time = |name, descending| Order { name, column: "registered_at", descending, place: by_time };
+        let text = |name, descending| Order { name, column: "name", descending, place: by_name };
+        match self {
+            Self::RegisteredAtAsc => time("registered_at_asc", false),
+            Self::RegisteredAtDesc => time("registered_at_desc", true),
+            Self::NameAsc => text("name_asc", false),
+            Self::NameDesc => text("name_desc", true),
+        }
+    }
+}
+
+fn conditions(tenant: &TenantStore, filter: &UserFilter) -> Conditions {
+    let mut conditions = Conditions::of(tenant);
+    if let Some(status) = filter.status {
+        conditions.and("status", "=", status.as_str());
+    }
+    if let Some(email) = &filter.email {
+        conditions.and_text("email_key", email.trim().to_lowercase());
+    }
+    if let Some(prefix) = &filter.name_prefix {
+        conditions.and_starts_with("name", prefix);
+    }
+    conditions
+}
+
+/// One user.
+pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<UserRow>, QueryError> {
+    let mut conditions = Conditions::of(tenant);
+    conditions.and("id", "=", id);
+    Ok(LIST.one(tenant, &conditions).await?)
+}
+
+/// A page of users.
+pub async fn list(
+    tenant: &TenantStore,
+    filter: &UserFilter,
+    order: UserOrder,
+    page: PageRequest,
+) -> Result<Page<UserRow>, QueryError> {
+    LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
+}
+
+/// How many users the filter finds.
+pub async fn count(tenant: &TenantStore, filter: &UserFilter) -> Result<u64, QueryError> {
+    Ok(LIST.count(tenant, &conditions(tenant, filter)).await?)
+}
+
+/// The user as its own events make it, up to `version` where given: what a command answers with.
+pub async fn at_version(
+    tenant: &TenantStore,
+    id: Uuid,
+    version: Option<u64>,
+) -> Result<Option<UserRow>, QueryError> {
+    as_of::at_version::<Users>(tenant, &StreamName::new(UserEvent::CATEGORY, id), version).await
+}
