@@ -1,0 +1,120 @@
+//! The command line: `annals <noun> <verb>`. Data go to standard output, progress and logs to standard error.
+//!
+//! Layout: one file a subcommand; `failure` maps errors to exit codes, `output` prints rows.
+
+mod config;
+mod deadletter;
+mod dev;
+mod doctor;
+mod event;
+mod failure;
+mod migrate;
+mod output;
+mod projection;
+mod serve;
+mod tenant;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+pub use failure::{Exit, Failure};
+pub use output::Output;
+
+use crate::config::{LogFormat, Settings};
+use crate::logging;
+
+/// A multi-tenant, event-sourced business backend whose history you can prove.
+#[derive(Debug, Parser)]
+#[command(name = "annals", version, arg_required_else_help = true, after_help = EXIT_CODES)]
+pub struct Arguments {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 rejected, 7 timed out, \
+                          8 unavailable, 9 check found problems.";
+
+/// What every subcommand takes.
+#[derive(Debug, Args)]
+struct Global {
+    /// The settings file [default: ./annals.toml, else the one of `annals dev`'s default data folder]
+    #[arg(long, global = true, value_name = "FILE", env = "ANNALS_CONFIG")]
+    config: Option<PathBuf>,
+    /// How data are printed
+    #[arg(long, global = true, value_enum, default_value_t)]
+    output: Output,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run everything on this machine, with a private PostgreSQL and NATS
+    Dev(dev::Dev),
+    /// Run roles against the configured PostgreSQL and NATS
+    Serve(serve::Serve),
+    /// Bring the database up to date
+    Migrate,
+    /// Check connections and versions
+    Doctor,
+    /// The configuration
+    #[command(subcommand)]
+    Config(config::Config),
+    /// Tenants
+    #[command(subcommand)]
+    Tenant(tenant::Tenant),
+    /// A tenant's history
+    #[command(subcommand)]
+    Event(event::Event),
+    /// What sagas and projections gave up
+    #[command(subcommand)]
+    Deadletter(deadletter::Deadletter),
+    /// Read models
+    #[command(subcommand)]
+    Projection(projection::Projection),
+}
+
+/// Runs the command; a failure is told on standard error in one line.
+pub async fn run(arguments: Arguments) -> ExitCode {
+    match dispatch(arguments).await {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            eprintln!("error: {failure}");
+            failure.exit.into()
+        }
+    }
+}
+
+async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Failure> {
+    let output = global.output;
+    let load = || Settings::load(global.config.as_deref()).map_err(Failure::usage);
+    // `serve` is a service and logs as configured; the other commands tell people what is wrong.
+    if !matches!(command, Command::Serve(_) | Command::Dev(_)) {
+        logging::start("warn,nats=error", LogFormat::Text)?;
+    }
+    match command {
+        Command::Dev(command) => command.run(global.config.as_deref()).await,
+        Command::Serve(command) => command.run(&load()?).await,
+        Command::Migrate => migrate::run(&load()?).await,
+        Command::Doctor => doctor::run(&load()?, output).await,
+        Command::Config(config::Config::Check) => config::check(load(), output),
+        Command::Tenant(command) => command.run(&load()?, output).await,
+        Command::Event(command) => command.run(&load()?, output).await,
+        Command::Deadletter(command) => command.run(&load()?, output).await,
+        Command::Projection(command) => command.run(&load()?, output).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_well_formed() {
+        Arguments::command().debug_assert();
+    }
+}

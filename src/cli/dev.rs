@@ -1,0 +1,317 @@
+//! `annals dev`: everything on this machine, from nothing: private servers, migrations, a demo tenant, all roles.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Args;
+use serde::Serialize;
+use store::DeploymentKey;
+use tokio::sync::oneshot;
+
+use super::output::json_line;
+use super::{Exit, Failure};
+use crate::config::{Secret, Settings};
+use crate::demo::{self, Demo};
+use crate::supervise::{self, DataFolder, Servers, SuperviseError};
+use crate::wiring::{self, Role, Running};
+use crate::{logging, signals};
+
+/// The roles finish what they are at within this time; the servers are stopped in what is left of five seconds.
+const ROLES_PATIENCE: Duration = Duration::from_millis(1800);
+
+/// `annals dev ...`
+#[derive(Debug, Args)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
+pub struct Dev {
+    /// Keep the data here [default: ~/.local/share/annals/dev, for root /var/lib/annals/dev]
+    #[arg(long, value_name = "DIR", conflicts_with = "ephemeral")]
+    data_dir: Option<PathBuf>,
+    /// Keep the data in a temporary folder that is deleted at the end
+    #[arg(long)]
+    ephemeral: bool,
+    /// Listen on any free ports, not on 8080, 8081 and 8082 (PostgreSQL 5433, NATS 4223)
+    #[arg(long)]
+    random_ports: bool,
+    /// When ready, print one line of JSON on standard output, and nothing else there
+    #[arg(long)]
+    json: bool,
+    /// The folder with the PostgreSQL programs [default: found in PATH and the usual folders]
+    #[arg(long, value_name = "DIR", env = "ANNALS_POSTGRES_BIN")]
+    postgres_bin: Option<PathBuf>,
+    /// The nats-server program [default: found in PATH, .tools/bin and the usual folders]
+    #[arg(long, value_name = "FILE", env = "ANNALS_NATS_SERVER")]
+    nats_server: Option<PathBuf>,
+    /// Stop when standard input ends: for test runners, which cannot always send a signal
+    #[arg(long, hide = true)]
+    stop_with_stdin: bool,
+}
+
+/// What `--json` prints: the contract of `annals dev`.
+#[derive(Serialize)]
+struct Ready {
+    gateway_url: String,
+    operations_url: String,
+    admin_url: String,
+    graphql_url: String,
+    database_url: String,
+    nats_url: String,
+    nats_credentials: Option<PathBuf>,
+    tenant: &'static str,
+    access_token: String,
+    admin_token: String,
+    data_dir: PathBuf,
+    pid: u32,
+}
+
+impl Dev {
+    /// Runs until a signal. Must be awaited on the main thread: the servers end with the thread that starts them.
+    pub async fn run(self, config: Option<&Path>) -> Result<Exit, Failure> {
+        let mut settings = Settings::load_development(config)?;
+        logging::start(&settings.log.level, settings.log.format)?;
+        let mut stop = Asked::listen(self.stop_with_stdin)?;
+
+        let folder = match &self.data_dir {
+            Some(path) => DataFolder::open(Some(path)),
+            None if self.ephemeral => DataFolder::temporary(),
+            None => DataFolder::open(None),
+        };
+        let folder = folder.map_err(plain)?;
+        let options = supervise::Options {
+            postgres_bin: self.postgres_bin.clone(),
+            nats_server: self.nats_server.clone(),
+            random_ports: self.random_ports,
+        };
+        let started = tokio::select! {
+            servers = Servers::start(&folder, &options) => servers.map_err(plain),
+            // The servers that came up meanwhile end with this process.
+            () = stop.asked() => return Ok(Exit::Ok),
+        };
+        let mut servers = match started {
+            Ok(servers) => servers,
+            Err(failure) => {
+                folder.close();
+                return Err(failure);
+            }
+        };
+        let done = self.run_roles(&mut settings, &folder, &mut servers, &mut stop).await;
+        tokio::select! {
+            () = servers.stop() => {}
+            () = stop.asked() => servers.kill(),
+        }
+        folder.close();
+        done
+    }
+
+    async fn run_roles(
+        &self,
+        settings: &mut Settings,
+        folder: &DataFolder,
+        servers: &mut Servers,
+        stop: &mut Asked,
+    ) -> Result<Exit, Failure> {
+        fit_to_servers(settings, folder, servers, self.random_ports)?;
+        let starting = async {
+            wiring::migrate(settings).await?;
+            let running = Running::start(settings, &Role::ALL).await?;
+            let demo = demo::prepare(&running, folder).await?;
+            Ok::<_, anyhow::Error>((running, demo))
+        };
+        let (mut running, demo) = tokio::select! {
+            started = starting => started?,
+            error = servers.keep_running() => return Err(plain(error)),
+            () = stop.asked() => return Ok(Exit::Ok),
+        };
+        write_settings(settings, folder, &running)?;
+        let ready = ready(settings, folder, &running, &demo)?;
+        if self.json {
+            let mut out = io::stdout().lock();
+            json_line(&mut out, &ready)?;
+            out.flush()?;
+        } else {
+            banner(&ready, &demo)?;
+        }
+        let done = tokio::select! {
+            error = running.failed() => Err(error.into()),
+            error = servers.keep_running() => Err(plain(error)),
+            () = stop.asked() => Ok(Exit::Ok),
+        };
+        tokio::select! {
+            stopped = tokio::time::timeout(ROLES_PATIENCE, running.stop()) => {
+                if stopped.is_err() {
+                    tracing::warn!("the roles did not stop in time");
+                }
+            }
+            () = stop.asked() => {}
+        }
+        done
+    }
+}
+
+/// A signal, or the end of standard input where that counts as one.
+struct Asked {
+    signals: signals::Stop,
+    stdin_ended: Option<oneshot::Receiver<()>>,
+}
+
+impl Asked {
+    fn listen(with_stdin: bool) -> io::Result<Self> {
+        let stdin_ended = with_stdin.then(|| {
+            let (ended, receiver) = oneshot::channel();
+            // A thread of its own: a read from standard input cannot be cancelled, so no task may wait for it.
+            std::thread::spawn(move || {
+                let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+                let _ = ended.send(());
+            });
+            receiver
+        });
+        Ok(Self { signals: signals::Stop::listen()?, stdin_ended })
+    }
+
+    async fn asked(&mut self) {
+        let stdin_ends = async {
+            match &mut self.stdin_ended {
+                Some(ended) => drop(ended.await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = self.signals.asked() => {}
+            () = stdin_ends => self.stdin_ended = None,
+        }
+    }
+}
+
+/// The sentences of the supervisor stand for themselves.
+fn plain(error: SuperviseError) -> Failure {
+    Failure::new(Exit::Failed, error)
+}
+
+/// Points the settings at the private servers and at the folder's secrets.
+fn fit_to_servers(
+    settings: &mut Settings,
+    folder: &DataFolder,
+    servers: &Servers,
+    random_ports: bool,
+) -> Result<(), Failure> {
+    let secret = |name: &str, generate: &dyn Fn() -> Secret| folder.secret(name, generate).map_err(plain);
+    let (superuser_file, _) = secret("superuser.password", &supervise::random_password)?;
+    let (runtime_file, _) = secret("runtime.password", &supervise::random_password)?;
+    let (key_file, _) = secret("deployment.key", &|| Secret::new(DeploymentKey::generate().to_hex()))?;
+    let pem = gateway::auth::SigningKey::generate_pem().map_err(anyhow::Error::from)?;
+    let (signing_key_file, _) = secret("signing-key.pem", &|| Secret::new(pem.as_str()))?;
+
+    let database = &mut settings.database;
+    "127.0.0.1".clone_into(&mut database.host);
+    database.port = servers.postgres_port();
+    supervise::DATABASE.clone_into(&mut database.name);
+    supervise::SUPERUSER.clone_into(&mut database.owner_user);
+    (database.owner_password, database.owner_password_file) = (None, Some(superuser_file));
+    (database.runtime_password, database.runtime_password_file) = (None, Some(runtime_file));
+    settings.nats.url = Secret::new(servers.nats_url());
+    settings.nats.credentials_file = None;
+    (settings.secrets.key, settings.secrets.key_file) = (None, Some(key_file));
+    (settings.identity.signing_key, settings.identity.signing_key_file) = (None, Some(signing_key_file));
+    if random_ports {
+        let gateway = &mut settings.gateway;
+        for address in
+            [&mut gateway.public_address, &mut gateway.operations_address, &mut gateway.admin_address]
+        {
+            address.set_port(0);
+        }
+    }
+    match settings.problems().into_iter().next() {
+        Some(problem) => Err(problem.into()),
+        None => Ok(()),
+    }
+}
+
+/// Leaves an `annals.toml` with which the other commands reach these servers.
+fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -> Result<(), Failure> {
+    let database = &settings.database;
+    let addresses = running.addresses();
+    let mut table = toml::Table::new();
+    let mut set = |section: &str, key: &str, value: toml::Value| {
+        let section = table.entry(section).or_insert_with(|| toml::Table::new().into());
+        section.as_table_mut().expect("sections are tables").insert(key.to_owned(), value);
+    };
+    let path = |path: &Option<PathBuf>| {
+        let path = path.as_deref().map(|path| path.display().to_string());
+        toml::Value::from(path.unwrap_or_default())
+    };
+    set("database", "host", database.host.as_str().into());
+    set("database", "port", i64::from(database.port).into());
+    set("database", "name", database.name.as_str().into());
+    set("database", "owner_user", database.owner_user.as_str().into());
+    set("database", "owner_password_file", path(&database.owner_password_file));
+    set("database", "runtime_password_file", path(&database.runtime_password_file));
+    set("nats", "url", settings.nats.url.reveal().into());
+    set("gateway", "public_address", addresses.public.to_string().into());
+    set("gateway", "operations_address", addresses.operations.to_string().into());
+    set("gateway", "admin_address", addresses.admin.to_string().into());
+    set("identity", "signing_key_file", path(&settings.identity.signing_key_file));
+    set("secrets", "key_file", path(&settings.secrets.key_file));
+    let text = format!("# Written by `annals dev` at each start. Changes here are lost.\n\n{table}");
+    folder.write("annals.toml", &text).map_err(plain)?;
+    Ok(())
+}
+
+fn ready(settings: &Settings, folder: &DataFolder, running: &Running, demo: &Demo) -> Result<Ready, Failure> {
+    let addresses = running.addresses();
+    let url = |address: std::net::SocketAddr| format!("http://localhost:{}", address.port());
+    let gateway_url = url(addresses.public);
+    let database = &settings.database;
+    let (user, password) = (&database.owner_user, database.owner_password()?);
+    Ok(Ready {
+        graphql_url: format!("{gateway_url}/graphql"),
+        gateway_url,
+        operations_url: url(addresses.operations),
+        admin_url: url(addresses.admin),
+        database_url: format!(
+            "postgres://{user}:{}@{}:{}/{}",
+            password.reveal(),
+            database.host,
+            database.port,
+            database.name
+        ),
+        nats_url: settings.nats.url.reveal().to_owned(),
+        nats_credentials: None,
+        tenant: demo::TENANT,
+        access_token: demo.access_token.clone(),
+        admin_token: demo.admin_token.clone(),
+        data_dir: folder.path().to_owned(),
+        pid: std::process::id(),
+    })
+}
+
+fn banner(ready: &Ready, demo: &Demo) -> io::Result<()> {
+    let Ready {
+        gateway_url, graphql_url, operations_url, admin_url, database_url, nats_url, data_dir, ..
+    } = ready;
+    let data_dir = data_dir.display();
+    let mut out = io::stdout().lock();
+    writeln!(
+        out,
+        "
+  annals is running. Ctrl-C stops it.
+
+  public       {gateway_url}
+  GraphQL      {graphql_url}  (GraphiQL in a browser)
+  operations   {operations_url}/readyz
+  admin        {admin_url}
+  PostgreSQL   {database_url}
+  NATS         {nats_url}
+  data folder  {data_dir}
+
+  Tenant `{}`: anybody may register. Its administrator is {}, password {}
+  A token of that administrator, good for 12 hours:
+
+  {}
+",
+        demo::TENANT,
+        demo.email,
+        demo.password,
+        ready.access_token
+    )?;
+    out.flush()
+}

@@ -1,0 +1,41 @@
+//! `annals serve`: runs roles until it is told to stop.
+
+use clap::Args;
+
+use super::{Exit, Failure};
+use crate::config::Settings;
+use crate::wiring::{Role, Running};
+use crate::{logging, signals};
+
+/// `annals serve ...`
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The roles to run
+    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = Role::ALL)]
+    roles: Vec<Role>,
+}
+
+impl Serve {
+    /// Runs until a signal or the first failure of a role.
+    pub async fn run(self, settings: &Settings) -> Result<Exit, Failure> {
+        logging::start(&settings.log.level, settings.log.format)?;
+        if let Some(problem) = settings.problems().into_iter().next() {
+            return Err(problem.into());
+        }
+        let mut stop = signals::Stop::listen()?;
+        let mut running = Running::start(settings, &self.roles).await?;
+        tracing::info!(roles = %Role::list(&self.roles), "running");
+        tokio::select! {
+            error = running.failed() => {
+                running.stop().await;
+                return Err(error.into());
+            }
+            () = stop.asked() => tracing::info!("stopping"),
+        }
+        tokio::select! {
+            () = running.stop() => {}
+            () = stop.asked() => tracing::warn!("stopped in the middle of the work"),
+        }
+        Ok(Exit::Ok)
+    }
+}

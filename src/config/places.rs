@@ -1,0 +1,56 @@
+//! Where settings files, data folders and programs are looked for.
+
+use std::env;
+use std::path::PathBuf;
+
+/// The environment variables that begin with `prefix`. Those that are not Unicode are left out: no setting can be.
+pub fn environment(prefix: &str) -> impl Iterator<Item = (String, String)> {
+    env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .filter(move |(name, _)| name.starts_with(prefix))
+}
+
+/// The settings file of a command that names none: `./annals.toml`, else the one that `annals dev` keeps in its default
+/// data folder.
+pub fn settings_file() -> Option<PathBuf> {
+    let here = PathBuf::from("annals.toml");
+    if here.is_file() {
+        return Some(here);
+    }
+    development_folder().map(|folder| folder.join("annals.toml")).filter(|file| file.is_file())
+}
+
+/// The default data folder of `annals dev`: `/var/lib/annals/dev` for root, whose home the servers' own user cannot
+/// search, else `annals/dev` in the user's data folder.
+pub fn development_folder() -> Option<PathBuf> {
+    if nix::unistd::geteuid().is_root() {
+        return Some(PathBuf::from("/var/lib/annals/dev"));
+    }
+    let data = env::var_os("XDG_DATA_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
+    let home = || env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/share"));
+    Some(data.or_else(home)?.join("annals/dev"))
+}
+
+/// The system's folder for temporary files.
+pub fn temporary_folder() -> PathBuf {
+    env::temp_dir()
+}
+
+/// The folders of `PATH`.
+pub fn search_path() -> Vec<PathBuf> {
+    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+}
+
+/// The `.tools/bin` folders of the checkout that the current folder, or this program itself, lies in.
+pub fn tool_folders() -> Vec<PathBuf> {
+    let starts = [env::current_dir().ok(), env::current_exe().ok()];
+    let mut folders: Vec<PathBuf> = starts
+        .iter()
+        .flatten()
+        .flat_map(|start| start.ancestors())
+        .map(|folder| folder.join(".tools/bin"))
+        .filter(|folder| folder.is_dir())
+        .collect();
+    folders.dedup();
+    folders
+}

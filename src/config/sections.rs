@@ -1,0 +1,196 @@
+//! The sections of the settings. `config.default.toml` says what each setting means; here stand their types and bounds.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Deserializer};
+
+use super::{Secret, SettingsError};
+
+/// `[database]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Database {
+    pub host: String,
+    pub port: u16,
+    pub name: String,
+    pub owner_user: String,
+    #[serde(deserialize_with = "secret")]
+    pub owner_password: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub owner_password_file: Option<PathBuf>,
+    #[serde(deserialize_with = "secret")]
+    pub runtime_password: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub runtime_password_file: Option<PathBuf>,
+    pub pool_size: usize,
+    pub append_lanes: usize,
+}
+
+impl Database {
+    /// The password of the owner role, needed for migrations only.
+    pub fn owner_password(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve(
+            "database.owner_password",
+            self.owner_password.as_ref(),
+            self.owner_password_file.as_deref(),
+        )
+    }
+
+    /// The password of the runtime roles.
+    pub fn runtime_password(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve(
+            "database.runtime_password",
+            self.runtime_password.as_ref(),
+            self.runtime_password_file.as_deref(),
+        )
+    }
+}
+
+/// `[nats]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Nats {
+    /// May hold a password, hence a secret.
+    pub url: Secret,
+    #[serde(deserialize_with = "path")]
+    pub credentials_file: Option<PathBuf>,
+}
+
+impl Nats {
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        let url = self.url.reveal();
+        if !["nats://", "tls://"].iter().any(|scheme| url.starts_with(scheme)) {
+            return Some(invalid("nats.url", "must start with nats:// or tls://"));
+        }
+        let path = self.credentials_file.as_ref()?;
+        let source = std::fs::File::open(path).err()?;
+        Some(SettingsError::SecretFile { name: "nats.credentials", path: path.clone(), source })
+    }
+}
+
+/// `[gateway]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Gateway {
+    pub public_address: SocketAddr,
+    pub operations_address: SocketAddr,
+    pub admin_address: SocketAddr,
+    #[serde(deserialize_with = "text")]
+    pub public_host: Option<String>,
+    pub streams: usize,
+    pub heartbeat_seconds: u64,
+    pub explorer: bool,
+}
+
+/// `[identity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Identity {
+    pub issuer: String,
+    #[serde(deserialize_with = "secret")]
+    pub signing_key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub signing_key_file: Option<PathBuf>,
+    pub access_token_minutes: u32,
+    pub argon2_memory_kib: u32,
+    pub argon2_iterations: u32,
+    pub argon2_threads: usize,
+    pub argon2_queue: usize,
+}
+
+impl Identity {
+    /// The private key of access tokens, as PEM.
+    pub fn signing_key(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve("identity.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
+    }
+
+    /// Threads of the hashing pool, with 0 resolved.
+    pub fn hashing_threads(&self) -> usize {
+        match self.argon2_threads {
+            0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1),
+            threads => threads,
+        }
+    }
+
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        // RFC 9106: at least 8 KiB for each lane; one lane is used.
+        if self.argon2_memory_kib < 8 {
+            return Some(invalid("identity.argon2_memory_kib", "must be at least 8"));
+        }
+        if self.argon2_iterations == 0 {
+            return Some(invalid("identity.argon2_iterations", "must be at least 1"));
+        }
+        if !(5..=60).contains(&self.access_token_minutes) {
+            return Some(invalid("identity.access_token_minutes", "must be between 5 and 60"));
+        }
+        self.issuer.is_empty().then(|| invalid("identity.issuer", "must not be empty"))
+    }
+}
+
+/// `[saga]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Saga {
+    pub max_attempts: u32,
+    pub first_delay_ms: u64,
+    pub longest_delay_ms: u64,
+}
+
+/// `[secrets]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Secrets {
+    #[serde(deserialize_with = "secret")]
+    pub key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub key_file: Option<PathBuf>,
+}
+
+impl Secrets {
+    /// The deployment key in hexadecimal.
+    pub fn key(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve("secrets.key", self.key.as_ref(), self.key_file.as_deref())
+    }
+}
+
+/// `[log]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    pub level: String,
+    pub format: LogFormat,
+}
+
+impl Log {
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        let error = tracing_subscriber::EnvFilter::try_new(&self.level).err()?;
+        Some(invalid("log.level", &format!("is no log filter: {error}")))
+    }
+}
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    /// One JSON object a line.
+    Json,
+    /// For people.
+    Text,
+}
+
+fn invalid(key: &'static str, problem: &str) -> SettingsError {
+    SettingsError::Invalid { key, problem: problem.to_owned() }
+}
+
+fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(from).map(|text| (!text.is_empty()).then_some(text))
+}
+
+fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+    text(from).map(|text| text.map(Secret::new))
+}
+
+fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+    text(from).map(|text| text.map(PathBuf::from))
+}

@@ -1,0 +1,109 @@
+//! What `annals dev` puts into a fresh deployment: the tenant `demo`, its administrator, a platform administrator, and
+//! tokens of both. Whatever is there already stays.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use commands::{Caller, CommandContext, User, register_tenant, register_user};
+use gateway::auth::{Audience, Grant, Password};
+use schemas::engine::{Email, Name, TenantSlug, ids};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use store::TenantRecord;
+
+use crate::config::Secret;
+use crate::supervise::{self, DataFolder};
+use crate::wiring::Running;
+
+/// The tenant's slug.
+pub const TENANT: &str = "demo";
+
+const ADMIN: &str = "admin@demo.example";
+const PLATFORM_ADMIN: &str = "admin@platform.example";
+const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
+
+/// What a developer needs to begin.
+pub struct Demo {
+    /// A token of the tenant's administrator.
+    pub access_token: String,
+    /// A token of the platform administrator, good for both listeners.
+    pub admin_token: String,
+    /// The administrator's address.
+    pub email: &'static str,
+    /// The administrator's password.
+    pub password: String,
+}
+
+/// Makes what is missing and issues the tokens.
+pub async fn prepare(running: &Running, folder: &DataFolder) -> anyhow::Result<Demo> {
+    let (_, password) = folder.secret("demo.password", supervise::random_password)?;
+    let demo = tenant(running).await.context("the demo tenant cannot be made")?;
+    let platform = TenantSlug::parse("platform").expect("a valid slug");
+    let platform = running.store().tenant_by_slug(&platform).await?.context("there is no tenant platform")?;
+    let access_token =
+        token(running, &demo, ADMIN, Role::TenantAdmin, &password, vec![Audience::Public]).await?;
+    let audiences = vec![Audience::Public, Audience::Operations];
+    let admin_token =
+        token(running, &platform, PLATFORM_ADMIN, Role::PlatformAdmin, &password, audiences).await?;
+    Ok(Demo { access_token, admin_token, email: ADMIN, password: password.reveal().to_owned() })
+}
+
+fn context(tenant: schemas::engine::TenantId) -> CommandContext {
+    CommandContext::new(tenant, Caller::system("dev"))
+}
+
+async fn tenant(running: &Running) -> anyhow::Result<std::sync::Arc<TenantRecord>> {
+    let slug = TenantSlug::parse(TENANT).expect("a valid slug");
+    if let Some(record) = running.store().tenant_by_slug(&slug).await? {
+        return Ok(record);
+    }
+    let command = RegisterTenant {
+        slug: slug.clone(),
+        name: Name::parse("Demo").expect("a valid name"),
+        tier: Tier::Pro,
+        registration: Registration::Open,
+        organisation: None,
+        business_unit: None,
+        country: None,
+    };
+    register_tenant(running.executor(), &context(ids::PLATFORM), command, None).await?;
+    running.store().tenant_by_slug(&slug).await?.context("the tenant was registered and is not there")
+}
+
+/// A token of the user with this address, who is registered first where it is missing.
+async fn token(
+    running: &Running,
+    tenant: &TenantRecord,
+    address: &str,
+    role: Role,
+    password: &Secret,
+    audiences: Vec<Audience>,
+) -> anyhow::Result<String> {
+    let email = Email::parse(address).expect("a valid address");
+    let name = Name::parse("Administrator").expect("a valid name");
+    let known = running
+        .store()
+        .tenant(tenant.id)
+        .reserved_by(commands::identity::user::EMAIL, &email.normalised())
+        .await?;
+    let user_id = if let Some(id) = known.and_then(|stream| stream.uuid()) {
+        id
+    } else {
+        let password = Password::parse(password.reveal()).context("the demo password is not acceptable")?;
+        let hash = running.gateway().passwords().hash(password).await?;
+        register_user(running.executor(), &context(tenant.id), email, name, vec![role], hash).await?.id
+    };
+    let (user, _) =
+        running.executor().load::<User>(tenant.id, user_id).await?.context("the demo user is not there")?;
+    let grant = Grant {
+        user_id,
+        tenant: tenant.id,
+        tenant_slug: tenant.slug.clone(),
+        tier: tenant.tier,
+        email: address.to_owned(),
+        name: user.name.clone(),
+        roles: user.roles.clone(),
+        audiences,
+    };
+    Ok(running.gateway().tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
+}

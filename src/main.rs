@@ -1,0 +1,28 @@
+//! The binary `annals`: command line, configuration, private servers for development, and the wiring of all crates.
+
+mod cli;
+mod config;
+mod demo;
+mod logging;
+mod signals;
+mod supervise;
+mod wiring;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let arguments = cli::Arguments::parse();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: the runtime cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let exit = runtime.block_on(cli::run(arguments));
+    // What still runs has been told to stop; nobody waits for what did not listen.
+    runtime.shutdown_background();
+    exit
+}

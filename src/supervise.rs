@@ -1,0 +1,246 @@
+//! Private PostgreSQL and NATS servers on one machine, for `annals dev`.
+//!
+//! Layout: `programs` finds the installed server programs, `account` chooses the user they run as, `folder` is the data
+//! folder with its lock and secrets, `process` starts and stops one server, `postgres` and `nats` say how each is set
+//! up and when it is ready. Servers are started on the main thread only: they are told to end with the thread that
+//! started them.
+
+mod account;
+mod folder;
+mod nats;
+mod postgres;
+mod process;
+mod programs;
+
+use std::collections::VecDeque;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+pub use account::Account;
+pub use folder::{DataFolder, random_password};
+pub use postgres::{DATABASE, SUPERUSER};
+pub use programs::Programs;
+
+use nats::NatsServer;
+use postgres::PostgresServer;
+
+/// So many restarts within [`RESTART_WINDOW`] are taken for a server that cannot run.
+const MOST_RESTARTS: usize = 5;
+const RESTART_WINDOW: Duration = Duration::from_mins(1);
+
+/// Why private servers cannot be had. Every message is one sentence that says what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum SuperviseError {
+    /// A server program is not installed.
+    #[error("{what} was not found; {remedy}")]
+    ProgramMissing {
+        /// The program.
+        what: &'static str,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// Only versions are installed that are too old.
+    #[error("{program} is version {found}, {wanted} or later is needed; {remedy}")]
+    ProgramTooOld {
+        /// The program found.
+        program: PathBuf,
+        /// Its version.
+        found: String,
+        /// The oldest version that will do.
+        wanted: String,
+        /// What to do about it.
+        remedy: String,
+    },
+    /// A program that was named by flag or environment does not run.
+    #[error("{program} cannot be used as {what}: {problem}")]
+    ProgramUnusable {
+        /// The program or folder.
+        program: PathBuf,
+        /// What it should have been.
+        what: &'static str,
+        /// What happened.
+        problem: String,
+    },
+    /// PostgreSQL refuses to run as a user that the system does not know.
+    #[error(
+        "user id {0} has no entry in the password file, which PostgreSQL needs; run as a user that has one"
+    )]
+    NoPasswordEntry(u32),
+    /// Root without an unprivileged user to run the servers as.
+    #[error(
+        "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run it as"
+    )]
+    NoUnprivilegedUser,
+    /// No place for the data folder.
+    #[error("there is no home folder to keep data in; name a folder with --data-dir, or use --ephemeral")]
+    NoDefaultFolder,
+    /// The user that the servers run as cannot reach the data folder.
+    #[error(
+        "the data folder {folder} cannot be used: user {user} may not enter {barrier}; choose another with --data-dir"
+    )]
+    Unreachable {
+        /// The data folder.
+        folder: PathBuf,
+        /// The user of the servers.
+        user: String,
+        /// The folder that keeps it out.
+        barrier: PathBuf,
+    },
+    /// Another `annals dev` holds the data folder.
+    #[error("another annals dev{} already runs on the data folder {folder}", process_in_words(*.pid))]
+    AlreadyRunning {
+        /// The data folder.
+        folder: PathBuf,
+        /// The other process, where it says.
+        pid: Option<u32>,
+    },
+    /// The data were written by another major version of PostgreSQL.
+    #[error(
+        "the data folder {folder} was made by PostgreSQL {made_by}, which is not installed; install it, or choose another folder with --data-dir"
+    )]
+    OtherMajor {
+        /// The data folder.
+        folder: PathBuf,
+        /// The major version that made it.
+        made_by: u32,
+    },
+    /// Files of the data folder.
+    #[error("{action} {path}: {source}")]
+    File {
+        /// What was tried.
+        action: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// A server, or the program that prepares it, failed.
+    #[error("{server} did not start: {problem}; its log is {log}")]
+    Start {
+        /// The server.
+        server: &'static str,
+        /// What it said last.
+        problem: String,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// A server that keeps ending.
+    #[error("{server} ended {MOST_RESTARTS} times within {} seconds; its log is {log}", RESTART_WINDOW.as_secs())]
+    KeepsEnding {
+        /// The server.
+        server: &'static str,
+        /// Its log.
+        log: PathBuf,
+    },
+    /// The fresh server does not answer as it should.
+    #[error("the private PostgreSQL server cannot be prepared")]
+    Database(#[from] tokio_postgres::Error),
+}
+
+fn process_in_words(pid: Option<u32>) -> String {
+    pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
+}
+
+impl SuperviseError {
+    fn file(action: &'static str, path: &Path, source: std::io::Error) -> Self {
+        Self::File { action, path: path.to_owned(), source }
+    }
+}
+
+/// What [`Servers::start`] is asked for.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The folder of the PostgreSQL programs, where one is prescribed.
+    pub postgres_bin: Option<PathBuf>,
+    /// The nats-server program, where one is prescribed.
+    pub nats_server: Option<PathBuf>,
+    /// Any free ports, not the usual ones.
+    pub random_ports: bool,
+}
+
+/// Both servers, running.
+pub struct Servers {
+    postgres: PostgresServer,
+    nats: NatsServer,
+    ended: VecDeque<Instant>,
+}
+
+impl Servers {
+    /// Finds the programs, ends what an earlier run left behind, and starts both servers.
+    pub async fn start(folder: &DataFolder, options: &Options) -> Result<Self, SuperviseError> {
+        let programs = Programs::find(options, folder.postgres_major()?)?;
+        let (postgres, nats) = tokio::join!(
+            PostgresServer::start(folder, &programs, options.random_ports),
+            NatsServer::start(folder, &programs, options.random_ports),
+        );
+        match (postgres, nats) {
+            (Ok(postgres), Ok(nats)) => Ok(Self { postgres, nats, ended: VecDeque::new() }),
+            (Err(error), Ok(mut nats)) => {
+                nats.stop().await;
+                Err(error)
+            }
+            (Ok(mut postgres), Err(error)) => {
+                postgres.stop().await;
+                Err(error)
+            }
+            (Err(error), Err(_)) => Err(error),
+        }
+    }
+
+    /// The port of PostgreSQL on 127.0.0.1.
+    pub fn postgres_port(&self) -> u16 {
+        self.postgres.port()
+    }
+
+    /// The address of NATS.
+    pub fn nats_url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.nats.port())
+    }
+
+    /// Waits for a server to end and starts it again, on its port; returns only when it keeps ending.
+    pub async fn keep_running(&mut self) -> SuperviseError {
+        loop {
+            let failed = tokio::select! {
+                status = self.postgres.ended() => {
+                    tracing::warn!(%status, "PostgreSQL ended unexpectedly, starting it again");
+                    match self.count_end("PostgreSQL", self.postgres.log()) {
+                        Ok(()) => self.postgres.restart().await,
+                        Err(error) => Err(error),
+                    }
+                }
+                status = self.nats.ended() => {
+                    tracing::warn!(%status, "nats-server ended unexpectedly, starting it again");
+                    match self.count_end("nats-server", self.nats.log()) {
+                        Ok(()) => self.nats.restart().await,
+                        Err(error) => Err(error),
+                    }
+                }
+            };
+            if let Err(error) = failed {
+                return error;
+            }
+        }
+    }
+
+    fn count_end(&mut self, server: &'static str, log: PathBuf) -> Result<(), SuperviseError> {
+        let now = Instant::now();
+        self.ended.push_back(now);
+        self.ended.retain(|at| now.duration_since(*at) < RESTART_WINDOW);
+        if self.ended.len() >= MOST_RESTARTS {
+            return Err(SuperviseError::KeepsEnding { server, log });
+        }
+        Ok(())
+    }
+
+    /// Stops both, NATS first, within three seconds even when they hang.
+    pub async fn stop(&mut self) {
+        self.nats.stop().await;
+        self.postgres.stop().await;
+    }
+
+    /// Ends both at once, the way a second Ctrl-C asks for.
+    pub fn kill(&mut self) {
+        self.nats.kill();
+        self.postgres.kill();
+    }
+}

@@ -1,0 +1,71 @@
+//! The user that the servers run as: PostgreSQL refuses root, so root drops to `postgres`, else to `nobody`.
+
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::path::{Path, PathBuf};
+
+use nix::unistd::{User, geteuid};
+
+use super::SuperviseError;
+
+/// The user of the server processes.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// The name in the password file.
+    pub name: String,
+    /// The user and group to change to; `None` for the user this process runs as.
+    pub change_to: Option<(u32, u32)>,
+}
+
+impl Account {
+    /// The account for servers that this process starts.
+    pub fn choose() -> Result<Self, SuperviseError> {
+        let own = geteuid();
+        if !own.is_root() {
+            return match User::from_uid(own) {
+                Ok(Some(user)) => Ok(Self { name: user.name, change_to: None }),
+                _ => Err(SuperviseError::NoPasswordEntry(own.as_raw())),
+            };
+        }
+        let user = ["postgres", "nobody"].into_iter().find_map(|name| User::from_name(name).ok().flatten());
+        let user = user.ok_or(SuperviseError::NoUnprivilegedUser)?;
+        Ok(Self { name: user.name, change_to: Some((user.uid.as_raw(), user.gid.as_raw())) })
+    }
+
+    /// Gives a file or folder to this account.
+    pub fn give(&self, path: &Path) -> Result<(), SuperviseError> {
+        let Some((uid, gid)) = self.change_to else { return Ok(()) };
+        chown(path, Some(uid), Some(gid))
+            .map_err(|e| SuperviseError::file("cannot change the owner of", path, e))
+    }
+
+    /// Lets this account enter `folder`, which stays ours.
+    pub fn admit(&self, folder: &Path) -> Result<(), SuperviseError> {
+        if self.change_to.is_none() || self.may_enter(folder) {
+            return Ok(());
+        }
+        let failed = |e| SuperviseError::file("cannot change the permissions of", folder, e);
+        let mode = folder.metadata().map_err(failed)?.permissions().mode();
+        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o011)).map_err(failed)
+    }
+
+    /// The first folder on the way to `path` that this account may not enter.
+    pub fn barrier(&self, path: &Path) -> Option<PathBuf> {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();
+        folders.reverse();
+        folders.into_iter().find(|folder| !self.may_enter(folder)).map(Path::to_owned)
+    }
+
+    fn may_enter(&self, folder: &Path) -> bool {
+        let Some((uid, gid)) = self.change_to else { return true };
+        let Ok(metadata) = folder.metadata() else { return true };
+        let bit = if metadata.uid() == uid {
+            0o100
+        } else if metadata.gid() == gid {
+            0o010
+        } else {
+            0o001
+        };
+        metadata.mode() & bit != 0
+    }
+}

@@ -1,0 +1,163 @@
+//! The private nats-server: JetStream in the data folder, on 127.0.0.1 only, without users.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout};
+
+use super::process::{Launch, Process, end_stale, free_port};
+use super::{Account, DataFolder, Programs, SuperviseError};
+
+/// The port asked for first; not 4222, where a server of the system's own would be.
+const USUAL_PORT: u16 = 4223;
+/// JetStream reads its store before the server answers.
+const STARTUP: Duration = Duration::from_mins(2);
+
+const STOP: [(Signal, Duration); 1] = [(Signal::SIGTERM, Duration::from_millis(600))];
+
+/// nats-server, running.
+pub(super) struct NatsServer {
+    process: Process,
+    port: u16,
+    program: PathBuf,
+    account: Account,
+    settings: PathBuf,
+    folder: PathBuf,
+    log: PathBuf,
+}
+
+impl NatsServer {
+    pub(super) async fn start(
+        folder: &DataFolder,
+        programs: &Programs,
+        random_port: bool,
+    ) -> Result<Self, SuperviseError> {
+        let own = folder.servers_folder("nats")?;
+        let settings = own.join("nats.conf");
+        let pid_file = own.join("nats.pid");
+        end_stale("nats-server", &pid_file, &settings, &STOP).await;
+        let program = reachable(folder, &programs.nats_server)?;
+        let log = folder.path().join("nats.log");
+        let mut tries = 0;
+        loop {
+            let port = free_port((!random_port && tries == 0).then_some(USUAL_PORT));
+            let text = format!(
+                "server_name: annals-dev\nlisten: \"127.0.0.1:{port}\"\npid_file: {}\njetstream {{ store_dir: {} }}\n",
+                quoted(&pid_file),
+                quoted(&own),
+            );
+            std::fs::write(&settings, text)
+                .map_err(|e| SuperviseError::file("cannot write", &settings, e))?;
+            let account = folder.account().clone();
+            let process = launch(&program, &account, &settings, &own, &log)?;
+            let mut server = Self {
+                process,
+                port,
+                program: program.clone(),
+                account,
+                settings: settings.clone(),
+                folder: own.clone(),
+                log: log.clone(),
+            };
+            match server.ready().await {
+                Ok(()) => return Ok(server),
+                Err(_) if tries < 5 && server.process.output().contains("address already in use") => {
+                    tries += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.log.clone()
+    }
+
+    pub(super) async fn ended(&mut self) -> String {
+        self.process.ended().await
+    }
+
+    /// Starts it again on its port.
+    pub(super) async fn restart(&mut self) -> Result<(), SuperviseError> {
+        self.process = launch(&self.program, &self.account, &self.settings, &self.folder, &self.log)?;
+        self.ready().await
+    }
+
+    pub(super) async fn stop(&mut self) {
+        self.process.stop(&STOP).await;
+    }
+
+    pub(super) fn kill(&mut self) {
+        self.process.send(Signal::SIGKILL);
+    }
+
+    async fn ready(&mut self) -> Result<(), SuperviseError> {
+        let give_up = Instant::now() + STARTUP;
+        loop {
+            if greets(self.port).await {
+                return Ok(());
+            }
+            if self.process.has_ended() || Instant::now() > give_up {
+                return Err(self.process.failure());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+fn launch(
+    program: &Path,
+    account: &Account,
+    settings: &Path,
+    folder: &Path,
+    log: &Path,
+) -> Result<Process, SuperviseError> {
+    Process::start(&Launch {
+        name: "nats-server",
+        program,
+        arguments: vec!["--config".to_owned(), settings.display().to_string()],
+        account,
+        folder,
+        log,
+        death_signal: Signal::SIGTERM,
+    })
+}
+
+/// A path as a value of the settings file, whose texts are those of JSON.
+fn quoted(path: &Path) -> serde_json::Value {
+    path.display().to_string().into()
+}
+
+/// Whether a NATS server with JetStream speaks first, as the protocol has it. It listens only once its store is read.
+async fn greets(port: u16) -> bool {
+    let greeting = async {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
+        let mut bytes = vec![0; 4096];
+        let length = stream.read(&mut bytes).await.ok()?;
+        let text = String::from_utf8_lossy(&bytes[..length]);
+        Some(text.starts_with("INFO ") && text.contains("\"jetstream\":true"))
+    };
+    timeout(Duration::from_secs(2), greeting).await.ok().flatten().unwrap_or(false)
+}
+
+/// A program that the servers' account can run: itself, or a copy in the data folder when it lies in a closed place
+/// such as root's home.
+fn reachable(folder: &DataFolder, program: &Path) -> Result<PathBuf, SuperviseError> {
+    if folder.account().barrier(program).is_none() {
+        return Ok(program.to_owned());
+    }
+    let copy = folder.servers_folder("bin")?.join("nats-server");
+    let partial = copy.with_extension("new");
+    std::fs::copy(program, &partial)
+        .and_then(|_| std::fs::rename(&partial, &copy))
+        .map_err(|e| SuperviseError::file("cannot copy to", &copy, e))?;
+    folder.account().give(&copy)?;
+    Ok(copy)
+}

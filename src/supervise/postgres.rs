@@ -1,0 +1,227 @@
+//! The private PostgreSQL server: made by initdb, listening on 127.0.0.1 only, as durable as one in production.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use tokio::time::{Instant, sleep};
+use tokio_postgres::NoTls;
+
+use super::process::{Launch, Process, command, end_stale, free_port};
+use super::{Account, DataFolder, Programs, SuperviseError, folder};
+use crate::config::Secret;
+
+/// The port asked for first.
+const USUAL_PORT: u16 = 5433;
+/// The superuser; owner of the database as well.
+pub const SUPERUSER: &str = "postgres";
+/// The product's database.
+pub const DATABASE: &str = "annals";
+/// A server that replays much log after a crash answers late.
+const STARTUP: Duration = Duration::from_mins(2);
+
+/// A fast shutdown, then an immediate one, which leaves the log to be replayed at the next start.
+const STOP: [(Signal, Duration); 2] =
+    [(Signal::SIGINT, Duration::from_millis(1800)), (Signal::SIGQUIT, Duration::from_millis(300))];
+
+/// PostgreSQL, running.
+pub(super) struct PostgresServer {
+    process: Process,
+    port: u16,
+    program: PathBuf,
+    account: Account,
+    data: PathBuf,
+    log: PathBuf,
+    password: Secret,
+}
+
+impl PostgresServer {
+    /// Makes the cluster where there is none, starts the server, makes the product's database.
+    pub(super) async fn start(
+        folder: &DataFolder,
+        programs: &Programs,
+        random_port: bool,
+    ) -> Result<Self, SuperviseError> {
+        let data = folder.path().join("postgres");
+        let (_, password) = folder.secret("superuser.password", folder::random_password)?;
+        end_stale("PostgreSQL", &data.join("postmaster.pid"), &data, &STOP).await;
+        if !data.join("PG_VERSION").exists() {
+            initialise(folder, programs, &data, &password).await?;
+        }
+        let program = programs.postgres_bin.join("postgres");
+        let log = folder.path().join("postgres.log");
+        let account = folder.account().clone();
+        let mut tries = 0;
+        loop {
+            let port = free_port((!random_port && tries == 0).then_some(USUAL_PORT));
+            let process = launch(&program, &account, &data, &log, port)?;
+            let mut server = Self {
+                process,
+                port,
+                program: program.clone(),
+                account: account.clone(),
+                data: data.clone(),
+                log: log.clone(),
+                password: password.clone(),
+            };
+            match server.ready().await {
+                Ok(()) => {
+                    server.make_database().await?;
+                    return Ok(server);
+                }
+                // Between finding a free port and taking it, somebody else may have.
+                Err(_) if tries < 5 && server.process.output().contains("could not bind") => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn log(&self) -> PathBuf {
+        self.log.clone()
+    }
+
+    pub(super) async fn ended(&mut self) -> String {
+        self.process.ended().await
+    }
+
+    /// Starts it again on its port.
+    pub(super) async fn restart(&mut self) -> Result<(), SuperviseError> {
+        let give_up = Instant::now() + STARTUP;
+        loop {
+            self.process = launch(&self.program, &self.account, &self.data, &self.log, self.port)?;
+            match self.ready().await {
+                Ok(()) => return Ok(()),
+                // Server processes outlive a killed postmaster for a moment and hold its shared memory.
+                Err(_)
+                    if self.process.output().contains("shared memory block") && Instant::now() < give_up =>
+                {
+                    sleep(Duration::from_millis(100)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    pub(super) async fn stop(&mut self) {
+        self.process.stop(&STOP).await;
+    }
+
+    /// Immediate shutdown: the server ends its own children and replays its log at the next start.
+    pub(super) fn kill(&mut self) {
+        self.process.send(Signal::SIGQUIT);
+    }
+
+    async fn ready(&mut self) -> Result<(), SuperviseError> {
+        let give_up = Instant::now() + STARTUP;
+        loop {
+            if self.connect("postgres").await.is_ok() {
+                return Ok(());
+            }
+            if self.process.has_ended() || Instant::now() > give_up {
+                return Err(self.process.failure());
+            }
+            sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn connect(&self, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
+        let (client, connection) = tokio_postgres::Config::new()
+            .host("127.0.0.1")
+            .port(self.port)
+            .user(SUPERUSER)
+            .password(self.password.reveal())
+            .dbname(database)
+            .connect_timeout(Duration::from_secs(5))
+            .connect(NoTls)
+            .await?;
+        tokio::spawn(connection);
+        Ok(client)
+    }
+
+    async fn make_database(&self) -> Result<(), SuperviseError> {
+        let client = self.connect("postgres").await?;
+        let known = client.query_opt("select 1 from pg_database where datname = $1", &[&DATABASE]).await?;
+        if known.is_none() {
+            client.batch_execute(&format!("create database {DATABASE}")).await?;
+        }
+        Ok(())
+    }
+}
+
+fn launch(
+    program: &Path,
+    account: &Account,
+    data: &Path,
+    log: &Path,
+    port: u16,
+) -> Result<Process, SuperviseError> {
+    let mut arguments = vec!["-D".to_owned(), data.display().to_string()];
+    for setting in [
+        &format!("port={port}"),
+        "listen_addresses=127.0.0.1",
+        // No socket in the file system: its path may be too long or its folder closed to the server's user.
+        "unix_socket_directories=",
+        "max_connections=300",
+        "fsync=on",
+        "synchronous_commit=on",
+        "full_page_writes=on",
+        "logging_collector=off",
+        "log_line_prefix=%m [%p] ",
+    ] {
+        arguments.extend(["-c".to_owned(), setting.to_owned()]);
+    }
+    Process::start(&Launch {
+        name: "PostgreSQL",
+        program,
+        arguments,
+        account,
+        folder: data,
+        log,
+        death_signal: Signal::SIGINT,
+    })
+}
+
+/// Runs initdb in a folder beside and renames it: a cluster is there whole or not at all.
+async fn initialise(
+    folder: &DataFolder,
+    programs: &Programs,
+    data: &Path,
+    password: &Secret,
+) -> Result<(), SuperviseError> {
+    let partial = folder.path().join("postgres.new");
+    if partial.exists() {
+        std::fs::remove_dir_all(&partial).map_err(|e| SuperviseError::file("cannot delete", &partial, e))?;
+    }
+    folder.servers_folder("postgres.new")?;
+    let password_file = folder.write("postgres.password", password.reveal())?;
+    folder.account().give(&password_file)?;
+    let initdb = programs.postgres_bin.join("initdb");
+    let output = command(&initdb, folder.account(), folder.path(), None)
+        .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"])
+        .args(["--no-sync", "--no-instructions", "--pgdata"])
+        .arg(&partial)
+        .arg("--pwfile")
+        .arg(&password_file)
+        .stdin(Stdio::null())
+        .output()
+        .await
+        .map_err(|e| SuperviseError::file("cannot run", &initdb, e));
+    let removed = std::fs::remove_file(&password_file);
+    let output = output?;
+    removed.map_err(|e| SuperviseError::file("cannot delete", &password_file, e))?;
+    if !output.status.success() {
+        let log = folder.write("initdb.log", &String::from_utf8_lossy(&output.stderr))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        let problem = said.lines().find(|line| line.contains("error")).unwrap_or("initdb failed").to_owned();
+        return Err(SuperviseError::Start { server: "PostgreSQL", problem, log });
+    }
+    let close = std::fs::set_permissions(&partial, std::fs::Permissions::from_mode(0o700));
+    close.map_err(|e| SuperviseError::file("cannot change the permissions of", &partial, e))?;
+    std::fs::rename(&partial, data).map_err(|e| SuperviseError::file("cannot rename", &partial, e))
+}

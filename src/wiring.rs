@@ -1,0 +1,302 @@
+//! The only place where all crates meet: builds their parts from the settings and runs the roles.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::ValueEnum;
+use commands::Executor;
+use gateway::auth::{HashingConfig, SigningKey};
+use gateway::{Gateway, GatewayConfig, ReadinessCheck};
+use nats::{Follower, Nats, NatsConfig};
+use sagas::{RetrySettings, SagaSettings};
+use store::feed::FeedSettings;
+use store::{DeploymentKey, OwnerConfig, Store, StoreConfig};
+use tokio::net::TcpListener;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::Settings;
+
+/// Aggregates that the executor keeps loaded.
+const CACHED_AGGREGATES: u64 = 100_000;
+
+/// Brings the database up to date.
+pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let database = &settings.database;
+    let owner = OwnerConfig {
+        host: database.host.clone(),
+        port: database.port,
+        database: database.name.clone(),
+        user: database.owner_user.clone(),
+        password: database.owner_password()?.reveal().to_owned(),
+    };
+    let runtime_password = database.runtime_password()?;
+    store::migrate::run(&owner, runtime_password.reveal(), &projections::tables())
+        .await
+        .context("the database cannot be brought up to date")
+}
+
+/// Connects to the store.
+pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
+    let database = &settings.database;
+    let config = StoreConfig {
+        host: database.host.clone(),
+        port: database.port,
+        database: database.name.clone(),
+        runtime_password: database.runtime_password()?.reveal().to_owned(),
+        key: DeploymentKey::from_hex(settings.secrets.key()?.reveal())?,
+        append_lanes: database.append_lanes,
+        pool_size: database.pool_size,
+    };
+    Store::connect(config).await.context("the store cannot be used")
+}
+
+/// Connects to NATS; where nothing answers the connection goes on trying.
+pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
+    let config = NatsConfig {
+        url: settings.nats.url.reveal().to_owned(),
+        credentials_file: settings.nats.credentials_file.clone(),
+    };
+    Nats::connect(config).await.context("NATS cannot be used")
+}
+
+/// The executor of commands.
+pub fn executor(store: &Store) -> Executor {
+    Executor::new(store.clone(), CACHED_AGGREGATES)
+}
+
+/// A role that a process can play.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Role {
+    /// The public and the admin listener
+    Gateway,
+    /// Publishes committed events on JetStream
+    Relay,
+    /// Keeps the read models
+    Projections,
+    /// Turns events into commands
+    Sagas,
+}
+
+impl Role {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas];
+
+    /// The roles' names for a log line.
+    pub fn list(roles: &[Self]) -> String {
+        let names = roles.iter().filter_map(|role| Some(role.to_possible_value()?.get_name().to_owned()));
+        names.collect::<Vec<_>>().join(",")
+    }
+}
+
+/// The addresses that the listeners are bound to.
+#[derive(Debug, Clone, Copy)]
+pub struct Addresses {
+    pub public: SocketAddr,
+    pub operations: SocketAddr,
+    pub admin: SocketAddr,
+}
+
+/// Roles that run. Every process has the operations listener, whatever its roles.
+pub struct Running {
+    store: Store,
+    executor: Executor,
+    gateway: Gateway,
+    addresses: Addresses,
+    /// Listeners first, so that nothing new comes in while the rest finishes.
+    stop_listeners: CancellationToken,
+    stop_workers: CancellationToken,
+    listeners: JoinSet<anyhow::Result<()>>,
+    workers: JoinSet<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Connects and starts the roles.
+    pub async fn start(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
+        // Before anything counts.
+        gateway::operations::recorder()?;
+        let plays = |role: Role| roles.contains(&role);
+        let listeners = Listeners::bind(settings, plays(Role::Gateway)).await?;
+        let store = connect(settings).await?;
+        let executor = executor(&store);
+        let (stop_listeners, stop_workers) = (CancellationToken::new(), CancellationToken::new());
+        let works = [Role::Relay, Role::Projections, Role::Sagas].into_iter().any(plays);
+        let nats = if works { Some(connect_nats(settings).await?) } else { None };
+        let gateway = Gateway::new(
+            gateway_config(settings),
+            SigningKey::from_pem(settings.identity.signing_key()?.reveal())?,
+            executor.clone(),
+            nats.iter().map(readiness_of).collect(),
+            stop_listeners.clone(),
+        )?;
+        let mut running = Self {
+            store,
+            executor,
+            gateway,
+            addresses: listeners.addresses()?,
+            stop_listeners,
+            stop_workers,
+            listeners: JoinSet::new(),
+            workers: JoinSet::new(),
+        };
+        if let Some(nats) = nats {
+            running.start_workers(settings, nats, plays);
+        }
+        running.serve(listeners);
+        Ok(running)
+    }
+
+    fn start_workers(&mut self, settings: &Settings, nats: Nats, plays: impl Fn(Role) -> bool) {
+        let (store, stop) = (&self.store, &self.stop_workers);
+        if plays(Role::Projections) || plays(Role::Sagas) {
+            let follower = Follower::start(store.clone(), nats.clone(), stop.clone());
+            if plays(Role::Projections) {
+                let (follower, store, stop) = (follower.clone(), store.clone(), stop.clone());
+                self.workers.spawn(async move {
+                    projections::run_all(store, || follower.batches(), FeedSettings::default(), stop).await;
+                    Ok(())
+                });
+            }
+            if plays(Role::Sagas) {
+                let (executor, stop) = (self.executor.clone(), stop.clone());
+                let settings = saga_settings(settings);
+                self.workers.spawn(async move {
+                    let followed = move || follower.batches();
+                    sagas::run(executor, sagas::processes(), followed, settings, stop)
+                        .await
+                        .context("the role sagas")
+                });
+            }
+        }
+        if plays(Role::Relay) {
+            let (store, stop) = (store.clone(), stop.clone());
+            self.workers
+                .spawn(async move { nats::relay::run(store, nats, stop).await.context("the role relay") });
+        }
+    }
+
+    fn serve(&mut self, listeners: Listeners) {
+        let Listeners { public, operations, admin } = listeners;
+        let routers = [
+            (public, self.gateway.public_router()),
+            (Some(operations), self.gateway.operations_router()),
+            (admin, self.gateway.admin_router()),
+        ];
+        for (listener, router) in routers {
+            let Some(listener) = listener else { continue };
+            let stop = self.stop_listeners.clone();
+            self.listeners.spawn(async move {
+                gateway::serve(listener, router, stop).await.context("a listener failed")
+            });
+        }
+    }
+
+    /// Where the listeners are.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// The store.
+    pub fn store(&self) -> &Store {
+        &self.store
+    }
+
+    /// The executor of commands.
+    pub fn executor(&self) -> &Executor {
+        &self.executor
+    }
+
+    /// The gateway: tokens and passwords.
+    pub fn gateway(&self) -> &Gateway {
+        &self.gateway
+    }
+
+    /// Waits until a part ends, which none does by itself.
+    pub async fn failed(&mut self) -> anyhow::Error {
+        let ended = tokio::select! {
+            Some(ended) = self.listeners.join_next() => ended,
+            Some(ended) = self.workers.join_next() => ended,
+            else => std::future::pending().await,
+        };
+        match ended {
+            Ok(Ok(())) => anyhow::anyhow!("a part of the product ended without being asked to"),
+            Ok(Err(error)) => error,
+            Err(error) => anyhow::Error::from(error).context("a part of the product failed"),
+        }
+    }
+
+    /// Stops: the listeners when their requests are answered, then the workers, then the store.
+    pub async fn stop(&mut self) {
+        self.stop_listeners.cancel();
+        while self.listeners.join_next().await.is_some() {}
+        self.stop_workers.cancel();
+        while self.workers.join_next().await.is_some() {}
+        self.store.shutdown().await;
+    }
+}
+
+/// The listeners, bound before anything else so that a taken port is told at once.
+struct Listeners {
+    public: Option<TcpListener>,
+    operations: TcpListener,
+    admin: Option<TcpListener>,
+}
+
+impl Listeners {
+    async fn bind(settings: &Settings, gateway: bool) -> anyhow::Result<Self> {
+        let settings = &settings.gateway;
+        Ok(Self {
+            public: if gateway { Some(bind(settings.public_address).await?) } else { None },
+            operations: bind(settings.operations_address).await?,
+            admin: if gateway { Some(bind(settings.admin_address).await?) } else { None },
+        })
+    }
+
+    fn addresses(&self) -> anyhow::Result<Addresses> {
+        let operations = self.operations.local_addr()?;
+        let address = |listener: &Option<TcpListener>| {
+            listener.as_ref().map_or(Ok(operations), TcpListener::local_addr)
+        };
+        Ok(Addresses { public: address(&self.public)?, operations, admin: address(&self.admin)? })
+    }
+}
+
+async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+fn readiness_of(nats: &Nats) -> ReadinessCheck {
+    let nats = nats.clone();
+    ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
+}
+
+fn gateway_config(settings: &Settings) -> GatewayConfig {
+    let (gateway, identity) = (&settings.gateway, &settings.identity);
+    GatewayConfig {
+        public_host: gateway.public_host.clone(),
+        issuer: identity.issuer.clone(),
+        token_lifetime: Duration::from_mins(u64::from(identity.access_token_minutes)),
+        hashing: HashingConfig {
+            memory_kib: identity.argon2_memory_kib,
+            iterations: identity.argon2_iterations,
+            threads: identity.hashing_threads(),
+            queue: identity.argon2_queue,
+        },
+        streams: gateway.streams,
+        heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
+        dev: gateway.explorer,
+    }
+}
+
+fn saga_settings(settings: &Settings) -> SagaSettings {
+    let saga = &settings.saga;
+    let retry = RetrySettings {
+        first: Duration::from_millis(saga.first_delay_ms),
+        cap: Duration::from_millis(saga.longest_delay_ms),
+        max_attempts: saga.max_attempts,
+        ..RetrySettings::default()
+    };
+    SagaSettings { retry, ..SagaSettings::default() }
+}
