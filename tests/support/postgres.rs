@@ -1,0 +1,197 @@
+//! One private PostgreSQL for all tests of the run, and a fresh database for each test, cloned from a migrated template.
+
+use std::path::Path;
+use std::process::Stdio;
+use std::sync::{LazyLock, mpsc};
+use std::time::Duration;
+
+use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, TenantSlug, ids};
+use schemas::identity::tenant::{Registration, Tier};
+use store::append::NewTenant;
+use store::{
+    DeploymentKey, ExpectedVersion, NewEvent, OwnerConfig, Reservation, Store, StoreConfig, StreamAppend,
+    TenantStore,
+};
+use tokio_postgres::NoTls;
+
+use super::{eventually, programs};
+
+pub const PASSWORD: &str = "tests";
+const TEMPLATE: &str = "annals_template";
+
+static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
+static TEMPLATE_READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
+
+struct Server {
+    port: u16,
+}
+
+impl Server {
+    /// Starts the server from a thread that lives as long as the process: the server ends with it.
+    fn start() -> Self {
+        let (sender, receiver) = mpsc::channel();
+        std::thread::spawn(move || {
+            let folder =
+                tempfile::Builder::new().prefix("annals-tests-").tempdir().expect("a temporary folder");
+            let port = free_port();
+            let child = spawn(folder.path(), port);
+            sender.send(port).expect("the test waits");
+            // The folder and the child stay until the process ends.
+            std::mem::forget((folder, child));
+            loop {
+                std::thread::park();
+            }
+        });
+        Self { port: receiver.recv().expect("PostgreSQL starts") }
+    }
+}
+
+fn spawn(folder: &Path, port: u16) -> std::process::Child {
+    let programs = programs::postgres();
+    let password_file = folder.join("password");
+    std::fs::write(&password_file, PASSWORD).expect("the password file is written");
+    if nix::unistd::Uid::effective().is_root() {
+        let user = nix::unistd::User::from_name("postgres").expect("accounts").expect("the account postgres");
+        for path in [folder, &password_file] {
+            std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown");
+        }
+    }
+    let data = folder.join("data");
+    let initdb = programs::command(&programs.join("initdb"), true, "KILL")
+        .arg("-D")
+        .arg(&data)
+        .args(["-U", "postgres", "-A", "scram-sha-256", "--no-sync", "--encoding=UTF8", "--locale=C"])
+        .arg(format!("--pwfile={}", password_file.display()))
+        .stdout(Stdio::null())
+        .status()
+        .expect("initdb runs");
+    assert!(initdb.success(), "initdb failed");
+    let log = std::fs::File::create(folder.join("log")).expect("the log is created");
+    let mut postgres = programs::command(&programs.join("postgres"), true, "QUIT");
+    postgres.arg("-D").arg(&data).arg("-k").arg(folder).args(["-p", &port.to_string()]);
+    // Durability is for the product's own servers; these live for one run.
+    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=500"]
+    {
+        postgres.args(["-c", setting]);
+    }
+    postgres.stdout(log.try_clone().expect("the log")).stderr(log).spawn().expect("postgres starts")
+}
+
+/// A port that is free now.
+pub fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("a free port")
+        .port()
+}
+
+/// A migrated database of one test.
+pub struct Database {
+    pub name: String,
+    pub port: u16,
+    pub key: DeploymentKey,
+}
+
+impl Database {
+    /// A fresh database.
+    pub async fn create() -> Self {
+        let port = SERVER.port;
+        TEMPLATE_READY.get_or_init(|| prepare_template(port)).await;
+        let name = format!("t{}", ids::random_id().simple());
+        let cluster = connect(port, "postgres", "postgres").await;
+        cluster.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("clones");
+        Self { name, port, key: DeploymentKey::generate() }
+    }
+
+    /// How the product reaches this database.
+    pub fn store_config(&self) -> StoreConfig {
+        StoreConfig {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            database: self.name.clone(),
+            runtime_password: PASSWORD.to_owned(),
+            key: self.key.clone(),
+            append_lanes: 2,
+            pool_size: 8,
+        }
+    }
+
+    /// A store over this database: one process of the product.
+    pub async fn store(&self) -> Store {
+        Store::connect(self.store_config()).await.expect("the store connects")
+    }
+
+    /// A connection as a role of the database: a runtime role, or `postgres`.
+    pub async fn connect(&self, role: &str) -> tokio_postgres::Client {
+        connect(self.port, &self.name, role).await
+    }
+}
+
+async fn prepare_template(port: u16) {
+    eventually("PostgreSQL answers", Duration::from_secs(10), async || {
+        tokio_postgres::connect(&url(port, "postgres", "postgres"), NoTls).await.ok().map(drop)
+    })
+    .await;
+    let cluster = connect(port, "postgres", "postgres").await;
+    cluster.batch_execute(&format!("create database {TEMPLATE}")).await.expect("the template is created");
+    let owner = OwnerConfig {
+        host: "127.0.0.1".to_owned(),
+        port,
+        database: TEMPLATE.to_owned(),
+        user: "postgres".to_owned(),
+        password: PASSWORD.to_owned(),
+    };
+    store::migrate::run(&owner, PASSWORD, &projections::tables()).await.expect("the template migrates");
+    // The migration's own connection may take a moment to go; a template must have none.
+    let others = "select count(*) from pg_stat_activity where datname = $1";
+    while cluster.query_one(others, &[&TEMPLATE]).await.expect("counts").get::<_, i64>(0) > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+fn url(port: u16, database: &str, role: &str) -> String {
+    format!("postgres://{role}:{PASSWORD}@127.0.0.1:{port}/{database}")
+}
+
+async fn connect(port: u16, database: &str, role: &str) -> tokio_postgres::Client {
+    let (client, connection) =
+        tokio_postgres::connect(&url(port, database, role), NoTls).await.expect("connects");
+    tokio::spawn(connection);
+    client
+}
+
+/// Opens a tenant as the product does: by an append to the platform's log.
+pub async fn open_tenant(store: &Store, slug: &str) -> TenantStore {
+    let id = TenantId(ids::new_id());
+    let slug = TenantSlug::parse(slug).expect("a slug");
+    let mut append = StreamAppend::new(
+        StreamName::new("identity.tenant", id.0),
+        ExpectedVersion::NoStream,
+        vec![event("identity.tenant.registered.v1", "{}")],
+        metadata(),
+    );
+    append.reservations = vec![Reservation { kind: "slug", value: slug.to_string() }];
+    append.opens = Some(NewTenant {
+        id,
+        slug: slug.clone(),
+        name: slug.to_string(),
+        tier: Tier::Free,
+        registration: Registration::Open,
+    });
+    store.tenant(ids::PLATFORM).append(append).await.expect("the tenant opens");
+    store.tenant(id)
+}
+
+/// Metadata of a test's own append.
+pub fn metadata() -> Metadata {
+    Metadata::new(Actor::system("test"), ids::new_id())
+}
+
+/// An event of any type and payload.
+pub fn event(event_type: &str, payload: &str) -> NewEvent {
+    NewEvent {
+        event_type: EventType::parse(event_type).expect("an event type"),
+        payload: payload.as_bytes().to_vec().into(),
+        subject_keys: Vec::new(),
+    }
+}
