@@ -126,7 +126,12 @@ pub struct StreamAppend {
 
 impl StreamAppend {
     /// Events and nothing else.
-    pub fn new(stream: StreamName, expected: ExpectedVersion, events: Vec<NewEvent>, metadata: Metadata) -> Self {
+    pub fn new(
+        stream: StreamName,
+        expected: ExpectedVersion,
+        events: Vec<NewEvent>,
+        metadata: Metadata,
+    ) -> Self {
         Self {
             stream,
             expected,

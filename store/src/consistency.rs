@@ -63,18 +63,28 @@ mod tests {
     #[test]
     fn a_token_reads_back_for_its_own_tenant_only() {
         let key = DeploymentKey::generate();
-        let token =
-            ConsistencyToken { tenant: TenantId(ids::new_id()), log_id: LogId(ids::random_id()), position: 42 };
+        let token = ConsistencyToken {
+            tenant: TenantId(ids::new_id()),
+            log_id: LogId(ids::random_id()),
+            position: 42,
+        };
         let text = token.encode(&key);
         assert_eq!(ConsistencyToken::decode(&key, token.tenant, &text), Ok(token));
         assert_eq!(ConsistencyToken::decode(&key, TenantId(ids::new_id()), &text), Err(TokenError));
-        assert_eq!(ConsistencyToken::decode(&DeploymentKey::generate(), token.tenant, &text), Err(TokenError));
+        assert_eq!(
+            ConsistencyToken::decode(&DeploymentKey::generate(), token.tenant, &text),
+            Err(TokenError)
+        );
     }
 
     #[test]
     fn a_changed_token_is_refused() {
         let key = DeploymentKey::generate();
-        let token = ConsistencyToken { tenant: TenantId(ids::new_id()), log_id: LogId(ids::random_id()), position: 1 };
+        let token = ConsistencyToken {
+            tenant: TenantId(ids::new_id()),
+            log_id: LogId(ids::random_id()),
+            position: 1,
+        };
         let text = token.encode(&key);
         for index in 0..text.len() {
             let mut changed = text.clone().into_bytes();

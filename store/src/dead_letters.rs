@@ -129,7 +129,11 @@ impl TenantTransaction {
     }
 
     /// Changes where a dead letter stands; `false` when there is none of this id.
-    pub async fn set_dead_letter_status(&self, id: Uuid, status: DeadLetterStatus) -> Result<bool, StoreError> {
+    pub async fn set_dead_letter_status(
+        &self,
+        id: Uuid,
+        status: DeadLetterStatus,
+    ) -> Result<bool, StoreError> {
         let changed = self
             .execute(
                 "update dead_letters set status = $3 where tenant_id = $1 and dead_letter_id = $2",
@@ -164,7 +168,8 @@ impl Store {
              order by dead_letter_id limit $3"
         );
         let tenant = tenant.map(|tenant| tenant.0);
-        let rows = get(&self.0.pools.worker).await?.query(&sql, &[&tenant, &after, &i64::from(limit)]).await?;
+        let rows =
+            get(&self.0.pools.worker).await?.query(&sql, &[&tenant, &after, &i64::from(limit)]).await?;
         rows.iter().map(letter_from).collect()
     }
 

@@ -163,7 +163,8 @@ impl<C: Consumer> Feed<C> {
             let turn = lane.begin(self.settings.batch);
             self.buffered = self.buffered + lane.buffered() - before;
             self.busy += 1;
-            let (store, consumer, limit) = (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
+            let (store, consumer, limit) =
+                (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
             self.work.push(
                 async move {
                     let result = take_turn(&store, consumer.as_ref(), tenant, turn, limit).await;
@@ -184,7 +185,10 @@ impl<C: Consumer> Feed<C> {
                 let read = async {
                     let checkpoints = store.checkpoints(Some(consumer.name())).await?;
                     let heads = store.heads().await?;
-                    Ok((heads, checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at.position)).collect()))
+                    Ok((
+                        heads,
+                        checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at.position)).collect(),
+                    ))
                 };
                 Done::Compared(read.await)
             }
@@ -223,7 +227,9 @@ impl<C: Consumer> Feed<C> {
                 self.comparing = false;
                 match result {
                     Ok((heads, checkpoints)) => self.compared(&heads, &checkpoints),
-                    Err(error) => tracing::warn!(consumer = self.consumer.name(), %error, "heads cannot be compared"),
+                    Err(error) => {
+                        tracing::warn!(consumer = self.consumer.name(), %error, "heads cannot be compared");
+                    }
                 }
             }
         }

@@ -16,17 +16,19 @@ pub mod feed;
 pub mod heads;
 pub mod keys;
 pub mod migrate;
+mod pools;
+pub mod read;
 pub mod relay;
 pub mod saga_steps;
 pub mod signals;
 pub mod sql;
-pub mod read;
-mod pools;
 mod store;
 pub mod tenant;
 pub mod tenants;
 
-pub use append::{AppendError, Claim, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, Secret, StreamAppend};
+pub use append::{
+    AppendError, Claim, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, Secret, StreamAppend,
+};
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};

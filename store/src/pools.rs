@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts};
+use deadpool_postgres::{
+    Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
+};
 use tokio_postgres::{Client, NoTls};
 
 use crate::{StoreConfig, StoreError};
@@ -85,7 +87,8 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
 /// A connection outside any pool, for the append lanes and the listener. Its driver task ends with it.
 pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> Result<Client, StoreError> {
     let mut settings = settings(config, role);
-    settings.options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s {options}"));
+    settings
+        .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s {options}"));
     let (client, connection) = settings.connect(NoTls).await?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {

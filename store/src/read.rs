@@ -20,8 +20,7 @@ const SCAN: u64 = 20_000;
 /// How often a tail looks without having been woken.
 const TAIL_POLL: Duration = Duration::from_secs(1);
 
-pub(crate) const COLUMNS: &str =
-    "position, version, recorded_at, event_id, stream, type, payload, metadata";
+pub(crate) const COLUMNS: &str = "position, version, recorded_at, event_id, stream, type, payload, metadata";
 
 /// Which events of a log to read.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -84,16 +83,16 @@ impl TenantStore {
         // One stream is read by its own index, so the whole log may be in reach.
         let exact = matches!(filter.stream, Some(StreamFilter::Exact(_)));
         let end = if exact { end } else { end.min(after.saturating_add(SCAN)) };
-        let mut page = LogPage { log_id: head.log_id, events: Vec::new(), scanned_to: after, head: head.position };
+        let mut page =
+            LogPage { log_id: head.log_id, events: Vec::new(), scanned_to: after, head: head.position };
         if after >= end {
             transaction.commit().await?;
             return Ok(page);
         }
         let tenant = self.id().0;
         let (from, to, limit_rows) = (after as i64, end as i64, limit as i64);
-        let mut sql = format!(
-            "select {COLUMNS} from events where tenant_id = $1 and position > $2 and position <= $3"
-        );
+        let mut sql =
+            format!("select {COLUMNS} from events where tenant_id = $1 and position > $2 and position <= $3");
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &from, &to, &limit_rows];
         let (stream, types);
         match &filter.stream {

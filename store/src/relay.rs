@@ -128,7 +128,9 @@ impl Store {
             Some(true) => {}
             Some(false) => {
                 transaction.execute("update relay_stream set created_at = $1", &[&created_at]).await?;
-                transaction.execute("update relay_progress set generation = generation + 1, acked = 0", &[]).await?;
+                transaction
+                    .execute("update relay_progress set generation = generation + 1, acked = 0", &[])
+                    .await?;
             }
             None => {
                 let first = "insert into relay_stream (created_at) values ($1) on conflict do nothing";

@@ -117,7 +117,12 @@ impl Signals {
     }
 
     /// Hears of other processes' appends, and compares the heads now and then.
-    pub(crate) async fn listen(self: Arc<Self>, config: StoreConfig, pools: Arc<Pools>, stop: CancellationToken) {
+    pub(crate) async fn listen(
+        self: Arc<Self>,
+        config: StoreConfig,
+        pools: Arc<Pools>,
+        stop: CancellationToken,
+    ) {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => return,

@@ -94,7 +94,11 @@ impl Store {
     }
 
     /// A page of the directory in slug order, behind `after`.
-    pub async fn tenants(&self, after: Option<&TenantSlug>, limit: u32) -> Result<Vec<TenantRecord>, StoreError> {
+    pub async fn tenants(
+        &self,
+        after: Option<&TenantSlug>,
+        limit: u32,
+    ) -> Result<Vec<TenantRecord>, StoreError> {
         crate::tenants::page(&self.0.pools, after, limit).await
     }
 

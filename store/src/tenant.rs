@@ -161,7 +161,11 @@ impl TenantTransaction {
     }
 
     /// The row of a statement that finds one at most.
-    pub async fn query_opt(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Option<Row>, StoreError> {
+    pub async fn query_opt(
+        &self,
+        sql: &str,
+        parameters: &[&(dyn ToSql + Sync)],
+    ) -> Result<Option<Row>, StoreError> {
         let statement = self.connection().prepare_cached(sql).await?;
         Ok(self.connection().query_opt(&statement, parameters).await?)
     }

@@ -31,7 +31,13 @@ const COLUMNS: &str = "tenant_id, slug, name, tier, registration, suspended, ope
 
 pub(crate) async fn by_slug(pools: &Pools, slug: &TenantSlug) -> Result<Option<TenantRecord>, StoreError> {
     let statement = format!("select {COLUMNS} from tenants where slug = $1");
-    get(&pools.worker).await?.query_opt(&statement, &[&slug.as_str()]).await?.as_ref().map(record_from).transpose()
+    get(&pools.worker)
+        .await?
+        .query_opt(&statement, &[&slug.as_str()])
+        .await?
+        .as_ref()
+        .map(record_from)
+        .transpose()
 }
 
 pub(crate) async fn by_id(pools: &Pools, id: TenantId) -> Result<Option<TenantRecord>, StoreError> {
