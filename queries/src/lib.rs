@@ -24,3 +24,4 @@ pub mod identity;
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
 pub use engine::wait::{WaitError, wait_for};
+pub use projections::{CUSTOMERS, CustomerRow, USERS, UserRow};

@@ -99,6 +99,21 @@ impl Executor {
         result
     }
 
+    /// The answer of the first time, where this very command was executed before under the context's command id. Nothing
+    /// is executed: for use cases that would spend something on a command before executing it, such as a password hash.
+    pub async fn repeated<A: Rules>(
+        &self,
+        context: &CommandContext,
+        id: Uuid,
+        command: impl Into<A::Command> + Send,
+    ) -> Result<Option<Executed<A>>, ExecuteError<A::Error>> {
+        let request = self.request::<A>(context, id, command.into(), Extras::default())?;
+        match request.earlier_receipt().await? {
+            Some(receipt) => self.answer(&request, Settled::Duplicate(receipt)).await.map(Some),
+            None => Ok(None),
+        }
+    }
+
     async fn authorised<A: Rules>(
         &self,
         context: &CommandContext,
@@ -106,6 +121,28 @@ impl Executor {
         command: A::Command,
         extras: Extras,
     ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        let request = self.request::<A>(context, id, command, extras)?;
+        let settled = match self.settle(&request).await {
+            Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
+            Ok(settled @ (Settled::Appended(..) | Settled::Duplicate(_))) => settled,
+            // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
+            // whatever the rule or the version would say by now.
+            unsettled => match request.earlier_receipt().await? {
+                Some(receipt) => Settled::Duplicate(receipt),
+                None => unsettled?,
+            },
+        };
+        self.answer(&request, settled).await
+    }
+
+    /// The command with everything about it, unless its caller may not send it.
+    fn request<'a, A: Rules>(
+        &self,
+        context: &'a CommandContext,
+        id: Uuid,
+        command: A::Command,
+        extras: Extras,
+    ) -> Result<Request<'a, A>, ExecuteError<A::Error>> {
         let name = A::command_name(&command);
         if !permissions::permits(&context.caller, name, id) {
             return Err(ExecuteError::Forbidden);
@@ -120,7 +157,7 @@ impl Executor {
             }
             None => None,
         };
-        let request = Request::<A> {
+        Ok(Request {
             context,
             tenant: self.store.tenant(context.tenant),
             id,
@@ -129,18 +166,7 @@ impl Executor {
             metadata: context.metadata(command_id),
             claim,
             extras,
-        };
-        let settled = match self.settle(&request).await {
-            Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
-            Ok(settled @ (Settled::Appended(..) | Settled::Duplicate(_))) => settled,
-            // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
-            // whatever the rule or the version would say by now.
-            unsettled => match request.earlier_receipt().await? {
-                Some(receipt) => Settled::Duplicate(receipt),
-                None => unsettled?,
-            },
-        };
-        self.answer(&request, settled).await
+        })
     }
 
     /// Decides and appends, in turn with the other commands on the same aggregate in this process.

@@ -1,0 +1,66 @@
+//! The admin listener: a status page without anybody's data, and a locked door where the admin API will be. Only hosts
+//! that name this machine are answered, so that no web site can reach it through a browser by rebinding its name.
+
+use axum::extract::Request;
+use axum::http::{HeaderValue, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use crate::auth::Operator;
+use crate::edge::{Code, Problem};
+
+const PAGE: &str = include_str!("admin/status.html");
+
+/// `GET /`: what this is and where to look.
+pub async fn status_page() -> Response {
+    let headers = [
+        (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
+        (
+            header::CONTENT_SECURITY_POLICY,
+            HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
+        ),
+    ];
+    (headers, PAGE).into_response()
+}
+
+/// `/admin/...`: for holders of a token of the audience `annals-operations`, who find nothing there yet.
+pub async fn nothing_yet(_operator: Operator) -> Problem {
+    Problem::new(Code::NotFound)
+}
+
+/// The layer that refuses other hosts.
+pub async fn only_local_hosts(request: Request, next: Next) -> Response {
+    let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
+    if host.is_some_and(is_local) {
+        next.run(request).await
+    } else {
+        Problem::new(Code::Forbidden)
+            .detail("the admin listener answers to the names of this machine")
+            .into_response()
+    }
+}
+
+fn is_local(host: &str) -> bool {
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
+        _ => host,
+    };
+    name.eq_ignore_ascii_case("localhost") || matches!(name, "127.0.0.1" | "[::1]")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_this_machine_are_local() {
+        for local in ["localhost", "LOCALHOST:8082", "127.0.0.1:8082", "[::1]:8082", "[::1]"] {
+            assert!(is_local(local), "{local}");
+        }
+        for other in
+            ["", "example.com", "localhost.example.com:8082", "127.0.0.1.example.com", "10.0.0.1", "::1"]
+        {
+            assert!(!is_local(other), "{other}");
+        }
+    }
+}

@@ -1,0 +1,12 @@
+//! Who is asking: passwords, signing keys, access tokens, and the signed-in caller of a request.
+
+pub mod keys;
+pub mod passwords;
+pub mod pool;
+pub mod principal;
+pub mod tokens;
+
+pub use keys::{KeyError, SigningKey};
+pub use passwords::{HashingConfig, Password, PasswordError, Passwords};
+pub use principal::{Operator, Principal};
+pub use tokens::{Audience, Grant, Issued, TokenError, Tokens};

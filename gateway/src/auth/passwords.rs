@@ -1,0 +1,244 @@
+//! Passwords: their rule, and their Argon2id hashes (RFC 9106) as PHC strings, made on threads of their own.
+
+use std::fmt;
+use std::sync::Arc;
+
+use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
+use argon2::{Algorithm, Argon2, Block, Params, Version};
+use bytes::Bytes;
+use rand::Rng;
+use schemas::engine::InvalidValue;
+
+use super::pool::{Pool, PoolError};
+
+const OUTPUT_LENGTH: usize = 32;
+const SALT_LENGTH: usize = 16;
+/// Passwords longer than this many bytes are never right; see [`Password::parse`].
+const MOST_BYTES: usize = 512;
+
+/// What a hash costs and how many are made at a time.
+#[derive(Debug, Clone)]
+pub struct HashingConfig {
+    /// Work memory of one hash in KiB.
+    pub memory_kib: u32,
+    /// Passes over that memory.
+    pub iterations: u32,
+    /// Threads that hash, and so the number of hashes made at a time.
+    pub threads: usize,
+    /// Hashes that may wait for a thread; beyond that clients are told to come again.
+    pub queue: usize,
+}
+
+/// A password that fits its rule: 8 to 128 characters, at most 512 bytes. Shows itself to nobody.
+#[derive(Clone)]
+pub struct Password(Arc<str>);
+
+impl Password {
+    /// Checks the rule for new passwords.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let characters = text.chars().count();
+        if characters < 8 {
+            return Err(InvalidValue::new("password_too_short", "must have at least 8 characters"));
+        }
+        if characters > 128 || text.len() > MOST_BYTES {
+            return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
+        }
+        Ok(Self(text.into()))
+    }
+
+    /// A password as somebody types it to sign in, where any text may be tried. What no rule ever let in is cut to
+    /// what is just too long, so that it costs what every other try costs and is never right.
+    pub fn attempt(text: &str) -> Self {
+        let mut end = text.len().min(MOST_BYTES + 1);
+        while !text.is_char_boundary(end) {
+            end += 1;
+        }
+        Self(text[..end].into())
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Password(..)")
+    }
+}
+
+/// Why a password was not hashed or compared.
+#[derive(Debug, thiserror::Error)]
+pub enum PasswordError {
+    /// Too many wait already.
+    #[error("password hashing is overloaded")]
+    Overloaded(#[source] PoolError),
+    /// A hash that was stored is not one of ours.
+    #[error("stored password hash is malformed")]
+    Malformed,
+    /// The cost that was configured is not possible.
+    #[error("argon2 refuses its settings")]
+    Settings(#[source] argon2::Error),
+    /// The threads could not be started.
+    #[error("hashing threads do not start")]
+    Threads(#[source] std::io::Error),
+}
+
+/// Hashes passwords and compares them with hashes.
+pub struct Passwords {
+    pool: Pool<Vec<Block>>,
+    params: Params,
+    nobody: Arc<str>,
+}
+
+impl Passwords {
+    /// Starts the threads.
+    pub fn start(config: &HashingConfig) -> Result<Self, PasswordError> {
+        let params = Params::new(config.memory_kib, config.iterations, 1, Some(OUTPUT_LENGTH))
+            .map_err(PasswordError::Settings)?;
+        let pool = Pool::start("annals-hash", config.threads, config.queue.max(1), Vec::new)
+            .map_err(PasswordError::Threads)?;
+        // A random output that no password leads to.
+        let nobody = encode(&params, &random::<SALT_LENGTH>(), &random::<OUTPUT_LENGTH>())?.into();
+        Ok(Self { pool, params, nobody })
+    }
+
+    /// The hash of a new password, with a new salt, as a PHC string.
+    pub async fn hash(&self, password: Password) -> Result<Bytes, PasswordError> {
+        let params = self.params.clone();
+        let hashed = self
+            .pool
+            .run(move |memory| {
+                let salt = random::<SALT_LENGTH>();
+                let output = digest(&params, &password, &salt, memory)?;
+                encode(&params, &salt, &output)
+            })
+            .await;
+        hashed.map_err(PasswordError::Overloaded)?.map(Bytes::from)
+    }
+
+    /// Whether the password led to this hash. Without a hash (nobody has that e-mail address) the same work is done
+    /// for nothing, so that the answer takes as long and tells nothing.
+    pub async fn verify(&self, password: Password, hash: Option<&[u8]>) -> Result<bool, PasswordError> {
+        let stored = match hash {
+            Some(hash) => Arc::from(std::str::from_utf8(hash).map_err(|_| PasswordError::Malformed)?),
+            None => self.nobody.clone(),
+        };
+        let compared = self.pool.run(move |memory| compare(&stored, &password, memory)).await;
+        compared.map_err(PasswordError::Overloaded)?
+    }
+}
+
+fn compare(stored: &str, password: &Password, memory: &mut Vec<Block>) -> Result<bool, PasswordError> {
+    let parsed = PasswordHash::new(stored).map_err(|_| PasswordError::Malformed)?;
+    let params = Params::try_from(&parsed).map_err(|_| PasswordError::Malformed)?;
+    let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
+        return Err(PasswordError::Malformed);
+    };
+    if parsed.algorithm != Algorithm::Argon2id.ident() || expected.len() != OUTPUT_LENGTH {
+        return Err(PasswordError::Malformed);
+    }
+    let output = digest(&params, password, &salt, memory)?;
+    let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&output, expected.as_bytes()).is_ok();
+    Ok(equal && password.0.len() <= MOST_BYTES)
+}
+
+fn digest(
+    params: &Params,
+    password: &Password,
+    salt: &[u8],
+    memory: &mut Vec<Block>,
+) -> Result<[u8; OUTPUT_LENGTH], PasswordError> {
+    // The memory is kept between hashes: asking the system for fresh pages each time costs a tenth of the whole.
+    if memory.len() < params.block_count() {
+        memory.resize(params.block_count(), Block::default());
+    }
+    let mut output = [0; OUTPUT_LENGTH];
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone())
+        .hash_password_into_with_memory(password.0.as_bytes(), salt, &mut output, memory)
+        .map_err(PasswordError::Settings)?;
+    Ok(output)
+}
+
+fn encode(params: &Params, salt: &[u8], output: &[u8]) -> Result<String, PasswordError> {
+    let encoded = PasswordHash {
+        algorithm: Algorithm::Argon2id.ident(),
+        version: Some(Version::V0x13.into()),
+        params: ParamsString::try_from(params).map_err(|_| PasswordError::Malformed)?,
+        salt: Some(Salt::new(salt).map_err(|_| PasswordError::Malformed)?),
+        hash: Some(Output::new(output).map_err(|_| PasswordError::Malformed)?),
+    };
+    Ok(encoded.to_string())
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rand::rng().fill_bytes(&mut bytes);
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cheap() -> HashingConfig {
+        HashingConfig { memory_kib: 64, iterations: 2, threads: 1, queue: 2 }
+    }
+
+    fn password(text: &str) -> Password {
+        Password::parse(text).expect("fits the rule")
+    }
+
+    #[tokio::test]
+    async fn a_password_fits_its_own_hash_only() {
+        let passwords = Passwords::start(&cheap()).expect("threads");
+        let hash = passwords.hash(password("correct horse")).await.expect("hashed");
+        assert!(hash.starts_with(b"$argon2id$v=19$m=64,t=2,p=1$"));
+        assert!(passwords.verify(password("correct horse"), Some(&hash)).await.expect("compared"));
+        assert!(!passwords.verify(password("wrong battery"), Some(&hash)).await.expect("compared"));
+        assert!(!passwords.verify(password("correct horse"), None).await.expect("compared"));
+        assert!(passwords.verify(password("correct horse"), Some(b"plain")).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_hash_of_another_cost_still_fits_and_reused_memory_changes_nothing() {
+        let dear =
+            Passwords::start(&HashingConfig { memory_kib: 256, iterations: 1, ..cheap() }).expect("threads");
+        let cheap = Passwords::start(&cheap()).expect("threads");
+        let hash = dear.hash(password("correct horse")).await.expect("hashed");
+        for _ in 0..3 {
+            assert!(cheap.verify(password("correct horse"), Some(&hash)).await.expect("compared"));
+            cheap.hash(password("something else")).await.expect("hashed");
+        }
+        // The library's own verifier agrees.
+        let text = std::str::from_utf8(&hash).expect("text");
+        let parsed = PasswordHash::new(text).expect("a PHC string");
+        argon2::PasswordVerifier::verify_password(&Argon2::default(), b"correct horse", &parsed)
+            .expect("fits");
+    }
+
+    #[tokio::test]
+    async fn a_full_pool_refuses() {
+        let config = HashingConfig { memory_kib: 8 * 1024, iterations: 3, threads: 1, queue: 1 };
+        let passwords = Passwords::start(&config).expect("threads");
+        let all = (0..20).map(|_| passwords.hash(password("correct horse")));
+        let refused = futures::future::join_all(all).await.into_iter().filter(Result::is_err).count();
+        assert!(refused > 0, "twenty at once do not fit one thread and a queue of one");
+    }
+
+    #[test]
+    fn a_password_has_eight_to_128_characters_and_never_shows() {
+        for bad in ["short", "1234567", &"x".repeat(129), &"😀".repeat(129)] {
+            assert!(Password::parse(bad).is_err(), "{bad}");
+        }
+        for good in ["12345678", &"x".repeat(128), &"😀".repeat(128), "pass word with spaces"] {
+            assert!(Password::parse(good).is_ok(), "{good}");
+        }
+        assert_eq!(format!("{:?}", password("correct horse")), "Password(..)");
+    }
+
+    #[tokio::test]
+    async fn a_cut_attempt_is_never_right() {
+        let passwords = Passwords::start(&cheap()).expect("threads");
+        let longest = "x".repeat(MOST_BYTES + 1);
+        let hash = passwords.hash(Password(longest.as_str().into())).await.expect("hashed");
+        let attempt = Password::attempt(&"x".repeat(10_000));
+        assert!(!passwords.verify(attempt, Some(&hash)).await.expect("compared"));
+    }
+}

@@ -1,0 +1,154 @@
+//! The signed-in caller of a request: the token's claims, its tenant, and what it may do.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use chrono::{DateTime, Utc};
+use commands::{Caller, CommandContext};
+use schemas::engine::Actor;
+use schemas::identity::role::Role;
+use store::{TenantRecord, TenantStore};
+use uuid::Uuid;
+
+use super::tokens::{Audience, Claims};
+use crate::edge::tenancy;
+use crate::edge::{Code, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+/// Somebody with a token for the public listener, in the tenant that the token names.
+#[derive(Clone)]
+pub struct Principal {
+    /// What the token says.
+    pub claims: Arc<Claims>,
+    /// The tenant's entry in the directory.
+    pub record: Arc<TenantRecord>,
+    /// The handle to the tenant's data.
+    pub store: TenantStore,
+}
+
+impl Principal {
+    /// The user's id.
+    pub fn user_id(&self) -> Uuid {
+        self.claims.sub
+    }
+
+    /// Whether the caller runs this tenant or carries the scope.
+    pub fn may(&self, scope: &str) -> bool {
+        self.claims.roles.contains(&Role::TenantAdmin) || self.claims.scopes.iter().any(|held| held == scope)
+    }
+
+    /// 403 unless the caller [`may`](Self::may).
+    pub fn needs(&self, scope: &str) -> Result<(), Problem> {
+        if self.may(scope) {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::Forbidden).detail(format!("needs tenant_admin or the scope {scope}")))
+        }
+    }
+
+    /// When the token ends, and with it whatever was opened on its behalf.
+    pub fn expires_at(&self) -> DateTime<Utc> {
+        self.claims.expires_at()
+    }
+
+    /// The context of a command that this caller sends.
+    pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
+        let caller = Caller {
+            actor: Actor::user(self.user_id()),
+            user_id: Some(self.user_id()),
+            roles: self.claims.roles.clone(),
+            scopes: self.claims.scopes.clone(),
+        };
+        CommandContext {
+            tenant: self.record.id,
+            caller,
+            command_id,
+            expected_version: None,
+            request_id: Some(request.id().clone()),
+            traceparent: request.traceparent().map(str::to_owned),
+            correlation_id: None,
+            causation_id: None,
+        }
+    }
+}
+
+impl FromRequestParts<Gateway> for Principal {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+        let claims = claims(&parts.headers, gateway, Audience::Public)?;
+        let context = RequestContext::from_request_parts(parts, gateway).await?;
+        context.note_user(claims.sub);
+        tenancy::agree(&parts.headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
+        let record = gateway.store.tenant_by_id(claims.tid).await?;
+        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
+        context.note_tenant(&record.slug);
+        let store = gateway.store.tenant(record.id);
+        Ok(Self { claims, record, store })
+    }
+}
+
+/// Somebody with a token for the admin listener.
+pub struct Operator(pub Arc<Claims>);
+
+impl FromRequestParts<Gateway> for Operator {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+        let claims = claims(&parts.headers, gateway, Audience::Operations)?;
+        RequestContext::from_request_parts(parts, gateway).await?.note_user(claims.sub);
+        Ok(Self(claims))
+    }
+}
+
+fn claims(headers: &HeaderMap, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
+    let token = bearer(headers)?;
+    gateway.tokens.verify(token, audience).map_err(|error| {
+        Problem::new(Code::Unauthenticated)
+            .detail("the access token is not accepted")
+            .cause(error)
+            .token_was_given()
+    })
+}
+
+/// The token of `Authorization: Bearer <token>` (RFC 6750).
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut given = headers.get_all(header::AUTHORIZATION).iter();
+    let (Some(value), None) = (given.next(), given.next()) else {
+        return Err(
+            Problem::new(Code::Unauthenticated).detail("send one access token as Authorization: Bearer")
+        );
+    };
+    let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
+    match parts {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
+        _ => Err(Problem::new(Code::Unauthenticated)
+            .detail("send the access token as Authorization: Bearer")
+            .token_was_given()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn a_token_comes_as_one_bearer_header() {
+        let read = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("valid"));
+            }
+            bearer(&headers).map(str::to_owned).map_err(|problem| problem.code())
+        };
+        assert_eq!(read(&["Bearer abc"]), Ok("abc".to_owned()));
+        assert_eq!(read(&["bearer  abc"]), Ok("abc".to_owned()));
+        for refused in [&[][..], &["Basic abc"], &["abc"], &["Bearer a", "Bearer b"]] {
+            assert_eq!(read(refused), Err(Code::Unauthenticated), "{refused:?}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! Access tokens: JWT (RFC 7519) signed with Ed25519, short-lived, verified without a database.
+//!
+//! A token says what was true when it was issued: a user who is deactivated, or whose roles change, keeps what the token
+//! says until it expires. The lifetime (15 minutes by default) bounds that; nobody signs in anew meanwhile.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use chrono::{DateTime, Utc};
+use jsonwebtoken::{Algorithm, Header, Validation};
+use moka::sync::Cache;
+use schemas::engine::{TenantId, TenantSlug, clock, ids};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::Tier;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use super::keys::SigningKey;
+
+/// Tokens verified a moment ago are known for at most so long.
+const REMEMBERED_FOR: Duration = Duration::from_mins(1);
+const REMEMBERED_TOKENS: u64 = 100_000;
+/// Far above what the product issues, far below what hurts to hash.
+const LONGEST_TOKEN: usize = 8 * 1024;
+
+/// Which of the product's doors a token opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Audience {
+    /// The public listener.
+    #[serde(rename = "annals")]
+    Public,
+    /// The admin listener.
+    #[serde(rename = "annals-operations")]
+    Operations,
+}
+
+/// What a token says: who, in which tenant, with which rights, for which doors.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are the claims")]
+pub struct Grant {
+    pub user_id: Uuid,
+    pub tenant: TenantId,
+    pub tenant_slug: TenantSlug,
+    pub tier: Tier,
+    pub email: String,
+    pub name: String,
+    pub roles: Vec<Role>,
+    pub audiences: Vec<Audience>,
+}
+
+impl Grant {
+    /// The scopes that the roles bring, each once.
+    pub fn scopes(&self) -> Vec<String> {
+        let mut scopes: Vec<String> =
+            self.roles.iter().flat_map(|role| role.scopes()).map(|&scope| scope.to_owned()).collect();
+        scopes.sort_unstable();
+        scopes.dedup();
+        scopes
+    }
+}
+
+/// A token as it stands in a login's answer.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The token itself.
+    pub access_token: String,
+    /// How long it is good for.
+    pub expires_in: Duration,
+}
+
+/// The claims of a token that has been verified.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the claims are those of RFC 7519 and of the public contract")]
+pub struct Claims {
+    pub iss: String,
+    pub aud: Vec<Audience>,
+    pub sub: Uuid,
+    pub tid: TenantId,
+    pub tenant: TenantSlug,
+    pub email: String,
+    pub name: String,
+    pub roles: Vec<Role>,
+    pub scopes: Vec<String>,
+    pub subscription_tier: Tier,
+    pub iat: i64,
+    pub exp: i64,
+    pub jti: Uuid,
+}
+
+impl Claims {
+    /// When the token ends.
+    pub fn expires_at(&self) -> DateTime<Utc> {
+        DateTime::from_timestamp(self.exp, 0).unwrap_or(DateTime::<Utc>::MIN_UTC)
+    }
+}
+
+/// Why a token is not accepted. Clients see one answer for all of these.
+#[derive(Debug, thiserror::Error)]
+pub enum TokenError {
+    /// Not one of ours, or changed on the way.
+    #[error("token is not valid")]
+    Refused(#[source] jsonwebtoken::errors::Error),
+    /// Longer than any token of ours.
+    #[error("token is too long")]
+    TooLong,
+    /// Its time is over.
+    #[error("token has expired")]
+    Expired,
+    /// It opens another door.
+    #[error("token is for another audience")]
+    Audience,
+}
+
+/// Issues tokens and verifies them.
+pub struct Tokens {
+    key: SigningKey,
+    issuer: String,
+    lifetime: Duration,
+    validation: Validation,
+    verified: Cache<[u8; 32], Arc<Claims>>,
+}
+
+impl Tokens {
+    /// Tokens of this issuer, signed with this key, good for `lifetime`.
+    pub fn new(key: SigningKey, issuer: String, lifetime: Duration) -> Self {
+        // The algorithm is pinned: whatever the token's header says, anything but EdDSA is refused. Expiry and audience
+        // are checked below, on our own clock and also for tokens that the cache knows.
+        let mut validation = Validation::new(Algorithm::EdDSA);
+        validation.validate_exp = false;
+        validation.validate_aud = false;
+        validation.set_issuer(&[&issuer]);
+        validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
+        let verified = Cache::builder().max_capacity(REMEMBERED_TOKENS).time_to_live(REMEMBERED_FOR).build();
+        Self { key, issuer, lifetime, validation, verified }
+    }
+
+    /// A token with the usual lifetime.
+    pub fn issue(&self, grant: &Grant) -> Result<Issued, TokenError> {
+        self.issue_for(grant, self.lifetime)
+    }
+
+    /// A token with a lifetime of its own, as `annals dev` prints one.
+    pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<Issued, TokenError> {
+        let now = clock::now().timestamp();
+        let claims = Claims {
+            iss: self.issuer.clone(),
+            aud: grant.audiences.clone(),
+            sub: grant.user_id,
+            tid: grant.tenant,
+            tenant: grant.tenant_slug.clone(),
+            email: grant.email.clone(),
+            name: grant.name.clone(),
+            roles: grant.roles.clone(),
+            scopes: grant.scopes(),
+            subscription_tier: grant.tier,
+            iat: now,
+            exp: now + lifetime.as_secs() as i64,
+            jti: ids::random_id(),
+        };
+        let header = Header { kid: Some(self.key.id.clone()), ..Header::new(Algorithm::EdDSA) };
+        let access_token =
+            jsonwebtoken::encode(&header, &claims, &self.key.private).map_err(TokenError::Refused)?;
+        Ok(Issued { access_token, expires_in: lifetime })
+    }
+
+    /// The claims of a token that is ours, unchanged, in time and for this door.
+    pub fn verify(&self, token: &str, audience: Audience) -> Result<Arc<Claims>, TokenError> {
+        if token.len() > LONGEST_TOKEN {
+            return Err(TokenError::TooLong);
+        }
+        let mut known_as = [0; 32];
+        known_as.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        let claims = if let Some(claims) = self.verified.get(&known_as) {
+            claims
+        } else {
+            let decoded = jsonwebtoken::decode::<Claims>(token, &self.key.public, &self.validation)
+                .map_err(TokenError::Refused)?;
+            Arc::new(decoded.claims)
+        };
+        if claims.expires_at() <= clock::now() {
+            return Err(TokenError::Expired);
+        }
+        if !claims.aud.contains(&audience) {
+            return Err(TokenError::Audience);
+        }
+        self.verified.insert(known_as, claims.clone());
+        Ok(claims)
+    }
+
+    /// The public keys with which others verify tokens.
+    pub fn jwks(&self) -> serde_json::Value {
+        self.key.jwks()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jsonwebtoken::EncodingKey;
+    use schemas::engine::ids::PLATFORM;
+    use serde_json::json;
+
+    use super::*;
+
+    const ISSUER: &str = "annals-test";
+
+    fn tokens() -> Tokens {
+        let key = SigningKey::from_pem(&SigningKey::generate_pem().expect("a key")).expect("readable");
+        Tokens::new(key, ISSUER.to_owned(), Duration::from_mins(15))
+    }
+
+    fn grant() -> Grant {
+        Grant {
+            user_id: ids::new_id(),
+            tenant: PLATFORM,
+            tenant_slug: TenantSlug::parse("demo").expect("valid"),
+            tier: Tier::Free,
+            email: "ada@example.com".to_owned(),
+            name: "Ada".to_owned(),
+            roles: vec![Role::TenantAdmin, Role::Member],
+            audiences: vec![Audience::Public],
+        }
+    }
+
+    #[test]
+    fn a_token_says_what_it_was_issued_for() {
+        let tokens = tokens();
+        let grant = grant();
+        let issued = tokens.issue(&grant).expect("signed");
+        for _ in 0..2 {
+            let claims = tokens.verify(&issued.access_token, Audience::Public).expect("ours");
+            assert_eq!((claims.sub, claims.tid, &claims.roles), (grant.user_id, grant.tenant, &grant.roles));
+            assert_eq!(claims.scopes, grant.scopes());
+            assert_eq!(claims.exp - claims.iat, 900);
+        }
+    }
+
+    #[test]
+    fn an_expired_token_is_refused() {
+        let tokens = tokens();
+        let issued = tokens.issue_for(&grant(), Duration::ZERO).expect("signed");
+        assert!(matches!(tokens.verify(&issued.access_token, Audience::Public), Err(TokenError::Expired)));
+    }
+
+    #[test]
+    fn a_token_opens_its_own_door_only() {
+        let tokens = tokens();
+        let issued = tokens.issue(&grant()).expect("signed");
+        for _ in 0..2 {
+            let refused = tokens.verify(&issued.access_token, Audience::Operations);
+            assert!(matches!(refused, Err(TokenError::Audience)));
+            assert!(tokens.verify(&issued.access_token, Audience::Public).is_ok());
+        }
+    }
+
+    #[test]
+    fn foreign_and_changed_tokens_are_refused() {
+        let (ours, theirs) = (tokens(), tokens());
+        let foreign = theirs.issue(&grant()).expect("signed").access_token;
+        assert!(ours.verify(&foreign, Audience::Public).is_err());
+
+        let token = ours.issue(&grant()).expect("signed").access_token;
+        let mut parts: Vec<&str> = token.split('.').collect();
+        let theirs_claims: Vec<&str> = foreign.split('.').collect();
+        parts[1] = theirs_claims[1];
+        assert!(ours.verify(&parts.join("."), Audience::Public).is_err());
+        for bad in ["", "a.b.c", &token[..token.len() - 4], &"x".repeat(LONGEST_TOKEN + 1)] {
+            assert!(ours.verify(bad, Audience::Public).is_err());
+        }
+    }
+
+    #[test]
+    fn another_algorithm_or_issuer_is_refused_even_with_right_claims() {
+        let tokens = tokens();
+        let token = tokens.issue(&grant()).expect("signed").access_token;
+        let claims = tokens.verify(&token, Audience::Public).expect("ours");
+
+        // The public key taken for a shared secret is the classic forgery.
+        let x = tokens.jwks()["keys"][0]["x"].as_str().expect("text").to_owned();
+        let forged = jsonwebtoken::encode(
+            &Header::new(Algorithm::HS256),
+            &*claims,
+            &EncodingKey::from_secret(x.as_bytes()),
+        )
+        .expect("encoded");
+        assert!(tokens.verify(&forged, Audience::Public).is_err());
+
+        let unsigned = {
+            use base64::Engine;
+            let encode = |value: serde_json::Value| {
+                base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(value.to_string())
+            };
+            format!("{}.{}.", encode(json!({"alg": "none"})), encode(json!(&*claims)))
+        };
+        assert!(tokens.verify(&unsigned, Audience::Public).is_err());
+
+        let elsewhere = Claims { iss: "elsewhere".to_owned(), ..(*claims).clone() };
+        let foreign = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &elsewhere, &tokens.key.private)
+            .expect("encoded");
+        assert!(tokens.verify(&foreign, Audience::Public).is_err());
+    }
+}

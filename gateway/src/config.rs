@@ -1,0 +1,39 @@
+//! What the gateway needs to know; the binary reads it from the configuration.
+
+use std::time::Duration;
+
+use crate::auth::HashingConfig;
+
+/// Settings of the gateway.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// The host under which the public listener is known; `<tenant>.<public_host>` names a tenant. None: no subdomains.
+    pub public_host: Option<String>,
+    /// The issuer that access tokens name.
+    pub issuer: String,
+    /// How long an access token is good for.
+    pub token_lifetime: Duration,
+    /// The cost of password hashes and the size of the pool that makes them.
+    pub hashing: HashingConfig,
+    /// Followers of event streams that this process serves at a time.
+    pub streams: usize,
+    /// How often an idle event stream sends a comment, so that both ends notice when the other has gone.
+    pub heartbeat: Duration,
+    /// A development profile: GraphiQL is served and GraphQL suggests names.
+    pub dev: bool,
+}
+
+impl Default for GatewayConfig {
+    /// The settings of `config.default.toml`.
+    fn default() -> Self {
+        Self {
+            public_host: Some("localhost".to_owned()),
+            issuer: "annals".to_owned(),
+            token_lifetime: Duration::from_mins(15),
+            hashing: HashingConfig { memory_kib: 19 * 1024, iterations: 2, threads: 1, queue: 16 },
+            streams: 1_000,
+            heartbeat: Duration::from_secs(15),
+            dev: false,
+        }
+    }
+}

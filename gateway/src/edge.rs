@@ -1,0 +1,17 @@
+//! What happens to every request before and after its handler: ids, log line, metrics, headers, errors, body checks.
+
+pub mod content;
+pub mod failures;
+pub mod fields;
+pub mod headers;
+pub mod idempotency;
+pub mod observe;
+pub mod problem;
+pub mod tenancy;
+
+pub use content::Body;
+pub use fields::Fields;
+pub use idempotency::IdempotencyKey;
+pub use observe::RequestContext;
+pub use problem::{Code, FieldError, Problem};
+pub use tenancy::NamedTenant;

@@ -1,0 +1,103 @@
+//! The body of a request: bounded, JSON by its content type, an object.
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::problem::{Code, Problem};
+
+/// The largest request body in bytes.
+pub const BODY_LIMIT: usize = 256 * 1024;
+/// Of a body that is too large so much is read and thrown away, because a client that is still writing when the
+/// connection closes never sees the answer.
+const DRAINED: usize = 2 * 1024 * 1024;
+
+/// A JSON object as a request body, ready to be read field by field.
+pub struct Body(pub Fields);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let bytes = json_bytes(request).await?;
+        match serde_json::from_slice(&bytes) {
+            Ok(Value::Object(values)) => Ok(Self(Fields::new(values))),
+            Ok(_) => Err(Problem::bad_request("the body must be a JSON object")),
+            Err(error) => Err(malformed(&error)),
+        }
+    }
+}
+
+/// The bytes of a body that claims to be JSON.
+pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
+    if !is_json(request.headers()) {
+        return Err(
+            Problem::new(Code::UnsupportedMediaType).detail("the content type must be application/json")
+        );
+    }
+    let mut chunks = request.into_body().into_data_stream();
+    let mut bytes = BytesMut::new();
+    let mut seen = 0;
+    while seen <= DRAINED {
+        match chunks.try_next().await {
+            Ok(Some(chunk)) => {
+                seen += chunk.len();
+                if seen <= BODY_LIMIT {
+                    bytes.extend_from_slice(&chunk);
+                }
+            }
+            Ok(None) => break,
+            Err(_) => return Err(Problem::bad_request("the body could not be read")),
+        }
+    }
+    if seen > BODY_LIMIT {
+        return Err(
+            Problem::new(Code::TooLarge).detail(format!("a body may have at most {BODY_LIMIT} bytes"))
+        );
+    }
+    Ok(bytes.freeze())
+}
+
+/// Where the JSON is malformed; serde_json says so without repeating the input.
+pub fn malformed(error: &serde_json::Error) -> Problem {
+    Problem::bad_request(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
+}
+
+fn is_json(headers: &HeaderMap) -> bool {
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(given), None) = (types.next(), types.next()) else { return false };
+    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
+    essence.trim().eq_ignore_ascii_case("application/json")
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as AxumBody;
+
+    use super::*;
+
+    async fn code(content_type: Option<&str>, body: Vec<u8>) -> Option<Code> {
+        let mut request = Request::post("/");
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(AxumBody::from(body)).expect("valid");
+        Body::from_request(request, &()).await.err().map(|problem| problem.code())
+    }
+
+    #[tokio::test]
+    async fn only_json_objects_pass() {
+        let json = Some("application/json");
+        assert_eq!(code(json, b"{}".to_vec()).await, None);
+        assert_eq!(code(Some("Application/JSON; charset=utf-8"), b"{}".to_vec()).await, None);
+        assert_eq!(code(json, b"{".to_vec()).await, Some(Code::BadRequest));
+        assert_eq!(code(json, b"[]".to_vec()).await, Some(Code::BadRequest));
+        assert_eq!(code(json, vec![0xff]).await, Some(Code::BadRequest));
+        assert_eq!(code(Some("text/plain"), b"{}".to_vec()).await, Some(Code::UnsupportedMediaType));
+        assert_eq!(code(None, b"{}".to_vec()).await, Some(Code::UnsupportedMediaType));
+        assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(Code::TooLarge));
+    }
+}

@@ -1,0 +1,110 @@
+//! How failures of the layers below look to REST clients: the one place where they become problems.
+
+use commands::{ExecuteError, Rejection};
+use schemas::engine::InvalidValue;
+use store::StoreError;
+
+use super::problem::{Code, FieldError, Problem};
+use crate::auth::PasswordError;
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::TenantUnknown => Self::new(Code::TenantUnknown),
+            StoreError::LogReplaced { .. } => Self::new(Code::LogReplaced),
+            error if error.is_unavailable() => Self::unavailable(error),
+            error => Self::internal(error),
+        }
+    }
+}
+
+impl<R: Rejection> From<ExecuteError<R>> for Problem {
+    fn from(error: ExecuteError<R>) -> Self {
+        match error {
+            ExecuteError::Rejected(rejection) => Self::new(Code::Invalid).detail(rejection.to_string()),
+            ExecuteError::VersionConflict { actual } => {
+                Self::new(Code::VersionConflict).actual_version(actual)
+            }
+            ExecuteError::CommandIdReused => Self::new(Code::CommandIdReused)
+                .detail("the Idempotency-Key came with another request before"),
+            ExecuteError::Reserved { kind, .. } => match kind.as_str() {
+                commands::identity::tenant::SLUG => Self::new(Code::SlugTaken),
+                commands::identity::user::EMAIL => Self::new(Code::EmailTaken),
+                _ => Self::new(Code::Invalid).detail("a value that must be unique is taken"),
+            },
+            ExecuteError::NotFound => Self::new(Code::NotFound),
+            ExecuteError::Forbidden => Self::new(Code::Forbidden),
+            ExecuteError::TooLarge { limit, .. } => {
+                Self::new(Code::TooLarge).detail(format!("an event may have at most {limit} bytes"))
+            }
+            ExecuteError::Invalid(reason) => Self::new(Code::Invalid).detail(reason),
+            ExecuteError::TenantUnknown => Self::new(Code::TenantUnknown),
+            error @ (ExecuteError::Overloaded | ExecuteError::Unavailable(_)) => {
+                Self::new(Code::Unavailable).cause(Cause::of(&error))
+            }
+            error @ ExecuteError::Internal { .. } => Self::new(Code::Internal).cause(Cause::of(&error)),
+        }
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        match error {
+            PasswordError::Overloaded(_) => Self::unavailable(error),
+            error => Self::internal(error),
+        }
+    }
+}
+
+/// A rejection that is the fault of one field, under a code of that field.
+pub fn rejected_field(field: &str, code: &'static str, rejection: &impl Rejection) -> Problem {
+    Problem::invalid(vec![FieldError::new(field, InvalidValue::new(code, rejection.to_string()))])
+}
+
+/// An error with its causes as one line, freed from the type of its rejections.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Cause(String);
+
+impl Cause {
+    /// The whole chain.
+    pub fn of(error: &dyn std::error::Error) -> Self {
+        let mut chain = error.to_string();
+        let mut next = error.source();
+        while let Some(source) = next {
+            chain.push_str(": ");
+            chain.push_str(&source.to_string());
+            next = source.source();
+        }
+        Self(chain)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use commands::UserRejection;
+    use schemas::engine::StreamName;
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_by_itself_is_unavailable_and_the_rest_is_internal() {
+        assert_eq!(Problem::from(StoreError::Unavailable("gone".to_owned())).code(), Code::Unavailable);
+        assert_eq!(Problem::from(StoreError::Overloaded).code(), Code::Unavailable);
+        assert_eq!(Problem::from(StoreError::Corrupt("row".to_owned())).code(), Code::Internal);
+    }
+
+    #[test]
+    fn a_taken_value_is_named_by_its_kind() {
+        let holder = StreamName::parse("identity.user/1").expect("valid");
+        let taken = |kind: &str| {
+            Problem::from(ExecuteError::<UserRejection>::Reserved {
+                kind: kind.to_owned(),
+                holder: holder.clone(),
+            })
+        };
+        assert_eq!(taken("email").code(), Code::EmailTaken);
+        assert_eq!(taken("slug").code(), Code::SlugTaken);
+        assert!(!format!("{:?}", taken("email")).contains("identity.user/1"));
+    }
+}

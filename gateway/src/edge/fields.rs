@@ -1,0 +1,177 @@
+//! Reads a JSON object field by field and collects everything that is wrong with it, so that a client learns all of it
+//! at once: wrong types are 400, missing, unknown and invalid fields 422.
+
+use schemas::engine::InvalidValue;
+use serde_json::{Map, Value};
+
+use super::problem::{Code, FieldError, Problem};
+
+/// At most so many errors are listed; a hostile body must not make a huge answer.
+const MOST_ERRORS: usize = 20;
+/// At most so many characters of a client's own field name are repeated to it.
+const MOST_NAME: usize = 64;
+
+/// A JSON object that is being read.
+pub struct Fields {
+    prefix: String,
+    values: Map<String, Value>,
+    errors: Vec<FieldError>,
+    mistyped: Vec<FieldError>,
+}
+
+impl Fields {
+    /// Starts to read an object.
+    pub fn new(values: Map<String, Value>) -> Self {
+        Self { prefix: String::new(), values, errors: Vec::new(), mistyped: Vec::new() }
+    }
+
+    /// A text that must be there and pass its check.
+    pub fn required<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
+    ) -> Option<T> {
+        self.missing_if_absent(name);
+        self.optional(name, parse)
+    }
+
+    /// A text that must pass its check where it is there; null is the same as absent.
+    pub fn optional<T>(
+        &mut self,
+        name: &str,
+        parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
+    ) -> Option<T> {
+        match self.values.remove(name)? {
+            Value::Null => None,
+            Value::String(text) => match parse(&text) {
+                Ok(value) => Some(value),
+                Err(problem) => {
+                    self.errors.push(FieldError::new(self.path(name), problem));
+                    None
+                }
+            },
+            _ => {
+                self.mistype(name, "must be a string");
+                None
+            }
+        }
+    }
+
+    /// An object within this one. Give it back with [`absorb`](Self::absorb) when it is read.
+    pub fn object(&mut self, name: &str) -> Option<Self> {
+        match self.values.remove(name)? {
+            Value::Null => None,
+            Value::Object(values) => {
+                let prefix = format!("{}.", self.path(name));
+                Some(Self { prefix, values, errors: Vec::new(), mistyped: Vec::new() })
+            }
+            _ => {
+                self.mistype(name, "must be an object");
+                None
+            }
+        }
+    }
+
+    /// Takes over what was wrong in an inner object.
+    pub fn absorb(&mut self, mut inner: Self) {
+        inner.note_unknown();
+        self.errors.append(&mut inner.errors);
+        self.mistyped.append(&mut inner.mistyped);
+    }
+
+    /// Ends the reading: what `build` makes, unless anything was wrong. `build` may take every required field for
+    /// granted with `?`.
+    pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T, Problem> {
+        self.note_unknown();
+        if !self.mistyped.is_empty() {
+            self.mistyped.truncate(MOST_ERRORS);
+            return Err(Problem::new(Code::BadRequest)
+                .detail("some fields have the wrong type")
+                .errors(self.mistyped));
+        }
+        if !self.errors.is_empty() {
+            self.errors.truncate(MOST_ERRORS);
+            return Err(Problem::invalid(self.errors));
+        }
+        Ok(build().expect("every required field is there when no error was noted"))
+    }
+
+    fn missing_if_absent(&mut self, name: &str) {
+        if self.values.get(name).is_none_or(Value::is_null) {
+            let missing = InvalidValue::new("required", "must be given");
+            self.errors.push(FieldError::new(self.path(name), missing));
+        }
+    }
+
+    fn mistype(&mut self, name: &str, message: &str) {
+        self.mistyped.push(FieldError::new(self.path(name), InvalidValue::new("type_invalid", message)));
+    }
+
+    fn note_unknown(&mut self) {
+        for name in std::mem::take(&mut self.values).keys() {
+            let shown: String = name.chars().take(MOST_NAME).collect();
+            let unknown = InvalidValue::new("unknown_field", "is not a field of this request");
+            self.errors.push(FieldError::new(self.path(&shown), unknown));
+        }
+    }
+
+    fn path(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::engine::{Email, Name};
+    use serde_json::json;
+
+    use super::*;
+
+    fn read(body: Value) -> Result<(Email, Name, Option<Name>), Problem> {
+        let Value::Object(values) = body else { panic!("an object") };
+        let mut fields = Fields::new(values);
+        let email = fields.required("email", Email::parse);
+        let name = fields.required("name", Name::parse);
+        let nickname = fields.optional("nickname", Name::parse);
+        fields.finish(|| Some((email?, name?, nickname)))
+    }
+
+    fn listed(problem: &Problem) -> Vec<(String, &str)> {
+        problem.field_errors().iter().map(|error| (error.field.clone(), error.code)).collect()
+    }
+
+    #[test]
+    fn every_error_is_listed_not_only_the_first() {
+        let problem = read(json!({"email": "nobody", "colour": "red"})).expect_err("three errors");
+        assert_eq!(problem.code(), Code::Invalid);
+        let mut errors = listed(&problem);
+        errors.sort();
+        let expected = [("colour", "unknown_field"), ("email", "email_invalid"), ("name", "required")];
+        assert_eq!(errors, expected.map(|(field, code)| (field.to_owned(), code)));
+    }
+
+    #[test]
+    fn a_wrong_type_is_a_bad_request() {
+        let problem = read(json!({"email": 1, "name": "Ada"})).expect_err("a number");
+        assert_eq!(problem.code(), Code::BadRequest);
+        assert_eq!(listed(&problem), [("email".to_owned(), "type_invalid")]);
+    }
+
+    #[test]
+    fn null_is_absent() {
+        assert!(read(json!({"email": "ada@example.com", "name": "Ada", "nickname": null})).is_ok());
+        assert!(read(json!({"email": null, "name": "Ada"})).is_err());
+    }
+
+    #[test]
+    fn inner_fields_are_named_with_dots() {
+        let Value::Object(values) = json!({"admin": {"email": "x", "shoe": 1}}) else { panic!("an object") };
+        let mut fields = Fields::new(values);
+        let mut inner = fields.object("admin").expect("an object");
+        assert!(inner.required("email", Email::parse).is_none());
+        fields.absorb(inner);
+        let problem = fields.finish(|| Some(())).expect_err("two errors");
+        let names: Vec<_> = listed(&problem).into_iter().map(|(field, _)| field).collect();
+        assert_eq!(names, ["admin.email", "admin.shoe"]);
+    }
+}

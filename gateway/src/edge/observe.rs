@@ -1,0 +1,218 @@
+//! The outermost layer: gives the request its id and its span, turns problems into bodies, catches panics, sets the
+//! response headers, counts, and writes one line to the access log.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::{Arc, OnceLock};
+use std::time::Instant;
+
+use axum::extract::{FromRequestParts, MatchedPath, Request};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use schemas::engine::metadata::parse_traceparent;
+use schemas::engine::{RequestId, TenantSlug};
+use tracing::Instrument;
+use uuid::Uuid;
+
+use super::failures::Cause;
+use super::headers;
+use super::problem::{Code, Problem};
+
+/// Carries the request's id, in both directions.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// What a request is known by. Handlers learn the id from it; the extractors note tenant and user in it for the log.
+#[derive(Clone)]
+pub struct RequestContext(Arc<Noted>);
+
+struct Noted {
+    id: RequestId,
+    traceparent: Option<String>,
+    tenant: OnceLock<TenantSlug>,
+    user: OnceLock<Uuid>,
+}
+
+impl RequestContext {
+    /// The client's id and trace where they are well formed, else a new id and no trace.
+    pub fn of(headers: &HeaderMap) -> Self {
+        let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        Self(Arc::new(Noted {
+            id: text(&REQUEST_ID).and_then(RequestId::parse).unwrap_or_else(RequestId::generate),
+            traceparent: text(&TRACEPARENT).and_then(parse_traceparent),
+            tenant: OnceLock::new(),
+            user: OnceLock::new(),
+        }))
+    }
+
+    /// The request's id.
+    pub fn id(&self) -> &RequestId {
+        &self.0.id
+    }
+
+    /// W3C Trace Context of the request, where it brought one.
+    pub fn traceparent(&self) -> Option<&str> {
+        self.0.traceparent.as_deref()
+    }
+
+    /// Notes whose data the request is about; the first note stays.
+    pub fn note_tenant(&self, tenant: &TenantSlug) {
+        self.0.tenant.get_or_init(|| tenant.clone());
+    }
+
+    /// Notes who asks; the first note stays.
+    pub fn note_user(&self, user: Uuid) {
+        self.0.user.get_or_init(|| user);
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestContext {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::of(&parts.headers)))
+    }
+}
+
+/// The layer itself, for `axum::middleware::from_fn`.
+pub async fn observe(mut request: Request, next: Next) -> Response {
+    let started = Instant::now();
+    let context = RequestContext::of(request.headers());
+    let method = request.method().clone();
+    let path = request.uri().path().to_owned();
+    let route = request
+        .extensions()
+        .get::<MatchedPath>()
+        .map_or_else(|| Arc::from("unmatched"), |matched| Arc::<str>::from(matched.as_str()));
+    request.extensions_mut().insert(context.clone());
+
+    let span = tracing::info_span!(
+        "request",
+        request_id = %context.id(),
+        traceparent = context.traceparent().unwrap_or_default(),
+    );
+    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
+    let mut response = answered.unwrap_or_else(|panic| {
+        span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "handler panicked"));
+        Problem::new(Code::Internal).into_response()
+    });
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        span.in_scope(|| log_cause(&problem));
+        // What a router layer added, such as `Allow`, stays.
+        let added = std::mem::take(response.headers_mut());
+        response = problem.render(context.id());
+        for (name, value) in &added {
+            if !response.headers().contains_key(name) {
+                response.headers_mut().insert(name, value.clone());
+            }
+        }
+    }
+    headers::secure(response.headers_mut());
+    if let Ok(value) = HeaderValue::from_str(context.id().as_str()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+
+    let status = response.status().as_u16();
+    let elapsed = started.elapsed();
+    count(&method, &route, status, elapsed.as_secs_f64());
+    span.in_scope(|| {
+        tracing::info!(
+            target: "annals::access",
+            method = %method,
+            path,
+            status,
+            micros = elapsed.as_micros() as u64,
+            tenant = context.0.tenant.get().map(TenantSlug::as_str),
+            user = context.0.user.get().map(tracing::field::display),
+        );
+    });
+    response
+}
+
+fn log_cause(problem: &Problem) {
+    let Some(cause) = problem.logged_cause() else { return };
+    let chain = Cause::of(cause).to_string();
+    if problem.code() == Code::Internal {
+        tracing::error!(cause = chain, "request failed");
+    } else {
+        tracing::warn!(code = problem.code().as_str(), cause = chain, "request refused");
+    }
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("not text")
+}
+
+fn count(method: &Method, route: &Arc<str>, status: u16, seconds: f64) {
+    // Methods are free text in HTTP; a label must not be.
+    let method = match method.as_str() {
+        known @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS") => known.to_owned(),
+        _ => "OTHER".to_owned(),
+    };
+    let labels = [("method", method), ("route", route.to_string()), ("status", status.to_string())];
+    metrics::counter!("http_requests_total", &labels).increment(1);
+    metrics::histogram!("http_request_duration_seconds", &labels).record(seconds);
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::Router;
+    use axum::body::{Body, to_bytes};
+    use axum::middleware::from_fn;
+    use axum::routing::get;
+    use tower::ServiceExt;
+
+    use super::*;
+
+    async fn ask(path: &str, id: Option<&str>) -> (Response<()>, String) {
+        async fn panicking() -> &'static str {
+            panic!("a bug")
+        }
+        let router = Router::new()
+            .route("/fine", get(|| async { "fine" }))
+            .route("/panic", get(panicking))
+            .route("/problem", get(|| async { Problem::new(Code::EmailTaken) }))
+            .layer(from_fn(observe));
+        let mut request = axum::http::Request::get(path);
+        if let Some(id) = id {
+            request = request.header(REQUEST_ID, id);
+        }
+        let response = router.oneshot(request.body(Body::empty()).expect("valid")).await.expect("infallible");
+        let (parts, body) = response.into_parts();
+        let body = to_bytes(body, 10_000).await.expect("a small body");
+        (Response::from_parts(parts, ()), String::from_utf8(body.to_vec()).expect("text"))
+    }
+
+    #[tokio::test]
+    async fn a_well_formed_request_id_comes_back_and_another_is_replaced() {
+        let (response, _) = ask("/fine", Some("abc-1")).await;
+        assert_eq!(response.headers()[REQUEST_ID], "abc-1");
+        for bad in [None, Some("a b"), Some("")] {
+            let (response, _) = ask("/fine", bad).await;
+            let given = response.headers()[REQUEST_ID].to_str().expect("ASCII");
+            assert!(RequestId::parse(given).is_some() && Some(given) != bad);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_panic_is_an_internal_problem() {
+        let (response, body) = ask("/panic", Some("p-1")).await;
+        assert_eq!(response.status().as_u16(), 500);
+        assert!(body.contains("\"code\":\"internal\"") && body.contains("p-1") && !body.contains("a bug"));
+    }
+
+    #[tokio::test]
+    async fn a_problem_gets_its_body_and_every_answer_its_headers() {
+        let (response, body) = ask("/problem", Some("p-2")).await;
+        assert_eq!(response.status().as_u16(), 409);
+        assert!(body.contains("email_taken") && body.contains("\"request_id\":\"p-2\""));
+        assert_eq!(response.headers()["x-content-type-options"], "nosniff");
+    }
+}

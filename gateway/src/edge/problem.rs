@@ -1,0 +1,364 @@
+//! Errors as clients see them: `application/problem+json` (RFC 9457) with a stable code. A [`Problem`] leaves its
+//! handler as a response extension; [`observe`](super::observe) writes the body, because only it knows the request id.
+
+use std::borrow::Cow;
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use schemas::engine::{InvalidValue, RequestId};
+use serde::Serialize;
+use serde_json::json;
+
+/// Why a request failed: the stable code that clients act on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the codes of the public contract")]
+pub enum Code {
+    BadRequest,
+    Unauthenticated,
+    InvalidCredentials,
+    Forbidden,
+    TenantMismatch,
+    NotFound,
+    TenantUnknown,
+    MethodNotAllowed,
+    LogReplaced,
+    EmailTaken,
+    SlugTaken,
+    VersionConflict,
+    CommandIdReused,
+    TooLarge,
+    UnsupportedMediaType,
+    Invalid,
+    Unavailable,
+    Internal,
+}
+
+impl Code {
+    /// The code, its status and its title.
+    fn parts(self) -> (&'static str, StatusCode, &'static str) {
+        match self {
+            Self::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, "Bad request"),
+            Self::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "Not signed in"),
+            Self::InvalidCredentials => {
+                ("invalid_credentials", StatusCode::UNAUTHORIZED, "Wrong e-mail or password")
+            }
+            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
+            Self::TenantMismatch => ("tenant_mismatch", StatusCode::FORBIDDEN, "Tenants disagree"),
+            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
+            Self::TenantUnknown => ("tenant_unknown", StatusCode::NOT_FOUND, "Unknown tenant"),
+            Self::MethodNotAllowed => {
+                ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed here")
+            }
+            Self::LogReplaced => ("log_replaced", StatusCode::GONE, "The log was replaced"),
+            Self::EmailTaken => ("email_taken", StatusCode::CONFLICT, "E-mail address taken"),
+            Self::SlugTaken => ("slug_taken", StatusCode::CONFLICT, "Tenant name taken"),
+            Self::VersionConflict => ("version_conflict", StatusCode::CONFLICT, "Version conflict"),
+            Self::CommandIdReused => {
+                ("command_id_reused", StatusCode::CONFLICT, "Idempotency key used before")
+            }
+            Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
+            Self::UnsupportedMediaType => {
+                ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type")
+            }
+            Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Invalid input"),
+            Self::Unavailable => {
+                ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Unavailable for the moment")
+            }
+            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
+        }
+    }
+
+    /// The code as text.
+    pub fn as_str(self) -> &'static str {
+        self.parts().0
+    }
+
+    /// The HTTP status that goes with it.
+    pub fn status(self) -> StatusCode {
+        self.parts().1
+    }
+
+    /// The code that the same failure has among GraphQL's top-level errors.
+    pub fn graphql(self) -> &'static str {
+        match self {
+            Self::Unauthenticated | Self::InvalidCredentials => "UNAUTHENTICATED",
+            Self::Forbidden | Self::TenantMismatch => "FORBIDDEN",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+            _ => "BAD_REQUEST",
+        }
+    }
+}
+
+/// What is wrong with one field of a request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldError {
+    /// The field's name; nested ones with dots.
+    pub field: String,
+    /// Stable, in snake case.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+impl FieldError {
+    /// What is wrong with `field`.
+    pub fn new(field: impl Into<String>, problem: InvalidValue) -> Self {
+        Self { field: field.into(), code: problem.code, message: problem.message }
+    }
+}
+
+/// A failed request.
+#[derive(Clone)]
+pub struct Problem(Box<Parts>);
+
+#[derive(Clone)]
+struct Parts {
+    code: Code,
+    detail: Option<Cow<'static, str>>,
+    errors: Vec<FieldError>,
+    actual_version: Option<u64>,
+    cause: Option<Arc<dyn Error + Send + Sync>>,
+    token_was_given: bool,
+    for_graphql: bool,
+    allow: Option<HeaderValue>,
+}
+
+impl Problem {
+    /// A failure with nothing to say beyond its code.
+    pub fn new(code: Code) -> Self {
+        Self(Box::new(Parts {
+            code,
+            detail: None,
+            errors: Vec::new(),
+            actual_version: None,
+            cause: None,
+            token_was_given: false,
+            for_graphql: false,
+            allow: None,
+        }))
+    }
+
+    /// A malformed request, with a sentence that says why.
+    pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Code::BadRequest).detail(detail)
+    }
+
+    /// Values that break their rules.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let mut problem = Self::new(Code::Invalid).detail("some fields are not valid");
+        problem.0.errors = errors;
+        problem
+    }
+
+    /// One value that breaks its rule.
+    pub fn invalid_field(field: &str, problem: InvalidValue) -> Self {
+        Self::invalid(vec![FieldError::new(field, problem)])
+    }
+
+    /// A fault of ours. The cause goes to the log, never to the client.
+    pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self::new(Code::Internal).cause(cause)
+    }
+
+    /// Something we depend on is not there, or there is too much to do: the client may come again.
+    pub fn unavailable(cause: impl Error + Send + Sync + 'static) -> Self {
+        Self::new(Code::Unavailable).cause(cause)
+    }
+
+    /// Adds a sentence for people.
+    #[must_use]
+    pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// Adds what the log should know.
+    #[must_use]
+    pub fn cause(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
+        self.0.cause = Some(Arc::new(cause));
+        self
+    }
+
+    /// Adds field errors.
+    #[must_use]
+    pub fn errors(mut self, errors: Vec<FieldError>) -> Self {
+        self.0.errors = errors;
+        self
+    }
+
+    /// Adds the version that an expected version missed.
+    #[must_use]
+    pub fn actual_version(mut self, version: u64) -> Self {
+        self.0.actual_version = Some(version);
+        self
+    }
+
+    /// Says that a token was given and refused (RFC 6750), in contrast to none given.
+    #[must_use]
+    pub fn token_was_given(mut self) -> Self {
+        self.0.token_was_given = true;
+        self
+    }
+
+    /// The answer goes to a GraphQL client: `errors` takes GraphQL's shape.
+    #[must_use]
+    pub fn for_graphql(mut self) -> Self {
+        self.0.for_graphql = true;
+        self
+    }
+
+    /// The methods that the route does take (RFC 9110, section 15.5.6).
+    #[must_use]
+    pub fn allow(mut self, methods: HeaderValue) -> Self {
+        self.0.allow = Some(methods);
+        self
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> Code {
+        self.0.code
+    }
+
+    /// What is wrong with which fields.
+    pub fn field_errors(&self) -> &[FieldError] {
+        &self.0.errors
+    }
+
+    /// What the log should know, where there is something.
+    pub fn logged_cause(&self) -> Option<&(dyn Error + Send + Sync)> {
+        self.0.cause.as_deref()
+    }
+
+    /// The sentence for people.
+    pub fn message(&self) -> &str {
+        self.0.detail.as_deref().unwrap_or(self.0.code.parts().2)
+    }
+
+    /// The response, complete with the id of the request.
+    pub fn render(&self, request_id: &RequestId) -> Response {
+        let (code, status, title) = self.0.code.parts();
+        let errors = if self.0.for_graphql {
+            json!([{
+                "message": self.message(),
+                "extensions": { "code": self.0.code.graphql(), "requestId": request_id.as_str() },
+            }])
+        } else {
+            json!(self.0.errors)
+        };
+        let mut body = json!({
+            "type": format!("urn:annals:problem:{code}"),
+            "title": title,
+            "status": status.as_u16(),
+            "detail": self.0.detail.as_deref().unwrap_or(title),
+            "code": code,
+            "request_id": request_id.as_str(),
+            "errors": errors,
+        });
+        if let Some(version) = self.0.actual_version {
+            body["actual_version"] = version.into();
+        }
+        let mut response = (status, body.to_string()).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            let challenge = if self.0.token_was_given {
+                "Bearer realm=\"annals\", error=\"invalid_token\""
+            } else {
+                "Bearer realm=\"annals\""
+            };
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge));
+        }
+        if let Some(allow) = &self.0.allow {
+            headers.insert(header::ALLOW, allow.clone());
+        }
+        response
+    }
+}
+
+impl fmt::Debug for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Problem")
+            .field("code", &self.0.code)
+            .field("detail", &self.0.detail)
+            .field("errors", &self.0.errors)
+            .finish_non_exhaustive()
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.0.code.status().into_response();
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::to_bytes;
+
+    use super::*;
+
+    async fn body_of(problem: &Problem) -> (Response<()>, serde_json::Value) {
+        let id = RequestId::parse("r-1").expect("well formed");
+        let (parts, body) = problem.render(&id).into_parts();
+        let bytes = to_bytes(body, 10_000).await.expect("a small body");
+        (Response::from_parts(parts, ()), serde_json::from_slice(&bytes).expect("JSON"))
+    }
+
+    #[tokio::test]
+    async fn a_problem_has_all_members_and_the_request_id() {
+        let problem =
+            Problem::invalid_field("email", InvalidValue::new("email_invalid", "must be an address"));
+        let (response, body) = body_of(&problem).await;
+        assert_eq!(response.status(), StatusCode::UNPROCESSABLE_ENTITY);
+        assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
+        assert_eq!(body["code"], "invalid");
+        assert_eq!(body["status"], 422);
+        assert_eq!(body["request_id"], "r-1");
+        assert_eq!(
+            body["errors"],
+            json!([{"field": "email", "code": "email_invalid", "message": "must be an address"}])
+        );
+        for member in ["type", "title", "detail"] {
+            assert!(body[member].is_string(), "{member}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_cause_never_reaches_the_client() {
+        let (response, body) = body_of(&Problem::internal(std::io::Error::other("password=hunter2"))).await;
+        assert_eq!(response.status(), StatusCode::INTERNAL_SERVER_ERROR);
+        assert!(!body.to_string().contains("hunter2"));
+    }
+
+    #[tokio::test]
+    async fn unavailable_says_when_to_come_again_and_a_refused_token_says_so() {
+        let (response, _) = body_of(&Problem::new(Code::Unavailable)).await;
+        assert_eq!(response.headers()[header::RETRY_AFTER], "1");
+        let (response, _) = body_of(&Problem::new(Code::Unauthenticated).token_was_given()).await;
+        let challenge = response.headers()[header::WWW_AUTHENTICATE].to_str().expect("ASCII");
+        assert!(challenge.contains("invalid_token"));
+    }
+
+    #[tokio::test]
+    async fn a_graphql_client_finds_its_own_error_shape() {
+        let (_, body) = body_of(&Problem::new(Code::TenantMismatch).for_graphql()).await;
+        assert_eq!(body["code"], "tenant_mismatch");
+        assert_eq!(body["errors"][0]["extensions"]["code"], "FORBIDDEN");
+        assert_eq!(body["errors"][0]["extensions"]["requestId"], "r-1");
+    }
+
+    #[tokio::test]
+    async fn a_version_conflict_names_the_actual_version() {
+        let (response, body) = body_of(&Problem::new(Code::VersionConflict).actual_version(7)).await;
+        assert_eq!((response.status(), &body["actual_version"]), (StatusCode::CONFLICT, &json!(7)));
+    }
+}

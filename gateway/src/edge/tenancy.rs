@@ -1,0 +1,136 @@
+//! Which tenant a request is about. Callers who are not signed in name it, with `X-Tenant-ID` or a subdomain; for those
+//! who are, the token says it. Whatever is named besides must agree. Unknown and suspended tenants answer alike.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
+use schemas::engine::TenantSlug;
+use store::{TenantRecord, TenantStore};
+
+use super::observe::RequestContext;
+use super::problem::{Code, Problem};
+use crate::gateway::Gateway;
+
+const TENANT_HEADER: &str = "x-tenant-id";
+
+/// The tenant that a caller who is not signed in named.
+pub struct NamedTenant {
+    /// Its entry in the directory.
+    pub record: Arc<TenantRecord>,
+    /// The handle to its data.
+    pub store: TenantStore,
+}
+
+impl FromRequestParts<Gateway> for NamedTenant {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+        let named = named(&parts.headers, gateway.config.public_host.as_deref())?;
+        let Some(named) = named else {
+            return Err(Problem::bad_request("name the tenant in the header X-Tenant-ID"));
+        };
+        let slug = TenantSlug::parse(&named).map_err(|_| Problem::new(Code::TenantUnknown))?;
+        let record = gateway.store.tenant_by_slug(&slug).await?;
+        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
+        RequestContext::from_request_parts(parts, gateway).await?.note_tenant(&record.slug);
+        let store = gateway.store.tenant(record.id);
+        Ok(Self { record, store })
+    }
+}
+
+/// The tenant that header and subdomain name, where one does; 403 where they disagree.
+pub fn named(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
+    let mut named: Option<String> = None;
+    let in_headers = headers.get_all(TENANT_HEADER).iter();
+    let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
+    for name in in_headers.chain(subdomain(headers, public_host)) {
+        if named.as_ref().is_some_and(|before| *before != name) {
+            return Err(Problem::new(Code::TenantMismatch).detail("the request names more than one tenant"));
+        }
+        named = Some(name);
+    }
+    Ok(named)
+}
+
+/// The tenant of a token, unless the request names another one besides.
+pub fn agree(headers: &HeaderMap, public_host: Option<&str>, claim: &TenantSlug) -> Result<(), Problem> {
+    match named(headers, public_host)? {
+        Some(named) if named != claim.as_str() => {
+            Err(Problem::new(Code::TenantMismatch).detail("the token is of another tenant"))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// `<slug>` where the host is `<slug>.<public host>`.
+fn subdomain(headers: &HeaderMap, public_host: Option<&str>) -> Option<String> {
+    let base = public_host?.trim_matches('.').to_ascii_lowercase();
+    let host = headers.get(header::HOST)?.to_str().ok()?.to_ascii_lowercase();
+    let name = host.rsplit_once(':').map_or(host.as_str(), |(name, _port)| name);
+    let label = name.trim_end_matches('.').strip_suffix(&base)?.strip_suffix('.')?;
+    (!label.is_empty() && !label.contains('.')).then(|| label.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn headers(host: &str, tenants: &[&str]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::HOST, HeaderValue::from_str(host).expect("valid"));
+        for tenant in tenants {
+            headers.append(TENANT_HEADER, HeaderValue::from_str(tenant).expect("valid"));
+        }
+        headers
+    }
+
+    fn tenant(host: &str, tenants: &[&str]) -> Result<Option<String>, Code> {
+        named(&headers(host, tenants), Some("annals.test")).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn the_header_names_a_tenant() {
+        assert_eq!(tenant("annals.test", &["demo"]), Ok(Some("demo".to_owned())));
+        assert_eq!(tenant("annals.test:8080", &[]), Ok(None));
+    }
+
+    #[test]
+    fn one_label_before_the_public_host_names_a_tenant() {
+        for host in ["demo.annals.test", "DEMO.annals.test:8080", "demo.annals.test."] {
+            assert_eq!(tenant(host, &[]), Ok(Some("demo".to_owned())), "{host}");
+        }
+        for host in [
+            "a.b.annals.test",
+            "annals.test",
+            ".annals.test",
+            "demo.other.test",
+            "demoannals.test",
+            "[::1]:80",
+        ] {
+            assert_eq!(tenant(host, &[]), Ok(None), "{host}");
+        }
+        assert_eq!(named(&headers("demo.annals.test", &[]), None).expect("nothing disagrees"), None);
+    }
+
+    #[test]
+    fn what_disagrees_is_refused() {
+        assert_eq!(tenant("demo.annals.test", &["demo"]), Ok(Some("demo".to_owned())));
+        assert_eq!(tenant("demo.annals.test", &["other"]), Err(Code::TenantMismatch));
+        assert_eq!(tenant("annals.test", &["demo", "other"]), Err(Code::TenantMismatch));
+    }
+
+    #[test]
+    fn a_token_agrees_with_silence_and_with_its_own_tenant() {
+        let claim = TenantSlug::parse("demo").expect("valid");
+        let agree = |tenants: &[&str]| agree(&headers("annals.test", tenants), None, &claim);
+        assert!(agree(&[]).is_ok());
+        assert!(agree(&["demo"]).is_ok());
+        for other in ["other", "", "Not A Slug"] {
+            assert_eq!(agree(&[other]).expect_err("another tenant").code(), Code::TenantMismatch);
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! What all handlers share, and the routers of the three listeners.
+
+use std::ops::Deref;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::middleware::from_fn;
+use axum::routing::{get, post};
+use commands::Executor;
+use metrics_exporter_prometheus::PrometheusHandle;
+use store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+
+use crate::auth::{PasswordError, Passwords, SigningKey, Tokens};
+use crate::config::GatewayConfig;
+use crate::edge::observe::observe;
+use crate::edge::{Code, Problem};
+use crate::operations::{MetricsError, ReadinessCheck};
+use crate::{admin, graphql, operations, rest, streams};
+
+/// The gateway. Cheap to clone.
+#[derive(Clone)]
+pub struct Gateway(Arc<Shared>);
+
+/// What handlers reach through the gateway.
+pub struct Shared {
+    pub(crate) config: GatewayConfig,
+    pub(crate) executor: Executor,
+    pub(crate) store: Store,
+    pub(crate) tokens: Tokens,
+    pub(crate) passwords: Passwords,
+    pub(crate) schema: graphql::ApiSchema,
+    pub(crate) checks: Vec<ReadinessCheck>,
+    pub(crate) metrics: PrometheusHandle,
+    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) stopping: CancellationToken,
+}
+
+/// Why the gateway does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum GatewayError {
+    /// The hashing pool does not start.
+    #[error(transparent)]
+    Passwords(#[from] PasswordError),
+    /// There is no recorder for metrics.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+}
+
+impl Deref for Gateway {
+    type Target = Shared;
+
+    fn deref(&self) -> &Shared {
+        &self.0
+    }
+}
+
+impl Gateway {
+    /// Starts the hashing pool and builds the GraphQL schema. Readiness is that of the store and of `checks`. When
+    /// `stopping` is cancelled the gateway is not ready any more and its streams end.
+    pub fn new(
+        config: GatewayConfig,
+        key: SigningKey,
+        executor: Executor,
+        checks: Vec<ReadinessCheck>,
+        stopping: CancellationToken,
+    ) -> Result<Self, GatewayError> {
+        let passwords = Passwords::start(&config.hashing)?;
+        let tokens = Tokens::new(key, config.issuer.clone(), config.token_lifetime);
+        let schema = graphql::schema(config.dev);
+        let streams = Arc::new(Semaphore::new(config.streams));
+        let metrics = operations::recorder()?;
+        let store = executor.store().clone();
+        let shared =
+            Shared { config, executor, store, tokens, passwords, schema, checks, metrics, streams, stopping };
+        Ok(Self(Arc::new(shared)))
+    }
+
+    /// Issues and verifies access tokens, for whoever needs one without signing in over HTTP.
+    pub fn tokens(&self) -> &Tokens {
+        &self.0.tokens
+    }
+
+    /// Hashes passwords, for whoever registers users without HTTP.
+    pub fn passwords(&self) -> &Passwords {
+        &self.0.passwords
+    }
+
+    /// The routes of the public listener.
+    pub fn public_router(&self) -> Router {
+        let router = Router::new()
+            .route("/v1/tenants", post(rest::tenants::create))
+            .route("/v1/auth/register", post(rest::auth::register))
+            .route("/v1/auth/login", post(rest::auth::login))
+            .route("/v1/auth/me", get(rest::auth::me))
+            .route("/v1/events", get(rest::events::page))
+            .route("/v1/events/stream", get(streams::sse::follow))
+            .route("/.well-known/jwks.json", get(rest::jwks::keys))
+            .route(
+                "/graphql",
+                if self.config.dev { get(graphql::page::show) } else { get(graphql::page::hidden) },
+            )
+            .route("/graphql", post(graphql::handler::answer));
+        finished(router).with_state(self.clone())
+    }
+
+    /// The routes of the operations listener: probes and metrics, nothing else.
+    pub fn operations_router(&self) -> Router {
+        let router = Router::new()
+            .route("/livez", get(operations::livez))
+            .route("/readyz", get(operations::readyz))
+            .route("/metrics", get(operations::metrics));
+        finished(router).with_state(self.clone())
+    }
+
+    /// The routes of the admin listener.
+    pub fn admin_router(&self) -> Router {
+        let router = Router::new()
+            .route("/", get(admin::status_page))
+            .route("/admin", get(admin::nothing_yet).fallback(admin::nothing_yet))
+            .route("/admin/{*path}", get(admin::nothing_yet).fallback(admin::nothing_yet))
+            .layer(from_fn(admin::only_local_hosts));
+        finished(router).with_state(self.clone())
+    }
+}
+
+/// What every router ends with: answers for what it does not know, and the layer that observes.
+fn finished(router: Router<Gateway>) -> Router<Gateway> {
+    router
+        .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
+        .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(from_fn(observe))
+}

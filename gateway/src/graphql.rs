@@ -1,0 +1,102 @@
+//! GraphQL: the core's queries and commands. One file an aggregate; `engine` holds what all share, `handler` is the way
+//! from HTTP to the schema and back.
+
+pub mod crm;
+pub mod engine;
+pub mod handler;
+pub mod identity;
+pub mod page;
+
+use async_graphql::{EmptySubscription, MergedObject, Schema};
+
+use crm::customer::{CustomerMutations, CustomerQueries};
+use identity::user::{UserMutations, UserQueries};
+
+/// Everything that can be read.
+#[derive(MergedObject, Default)]
+pub struct Query(UserQueries, CustomerQueries);
+
+/// Everything that can be done. Each mutation is one command and carries its name.
+#[derive(MergedObject, Default)]
+pub struct Mutation(CustomerMutations, UserMutations);
+
+/// The public schema.
+pub type ApiSchema = Schema<Query, Mutation, EmptySubscription>;
+
+/// Builds the schema. Outside development it suggests no names for misspelt ones, which costs time and gives names away.
+pub fn schema(dev: bool) -> ApiSchema {
+    // The guard has checked every document before; these limits only stand behind it, wide enough for introspection.
+    let builder = Schema::build(Query::default(), Mutation::default(), EmptySubscription)
+        .limit_depth(32)
+        .limit_recursive_depth(64)
+        .limit_directives(5);
+    if dev { builder.finish() } else { builder.disable_suggestions().finish() }
+}
+
+/// The schema as text, in the form in which it is committed as `gateway/schema.graphql`.
+pub fn sdl() -> String {
+    schema(false).sdl()
+}
+
+/// The read models behind a field at the root of a query, by the name of their checkpoints: what a consistency token
+/// waits for.
+fn read_models(field: &str) -> &'static [&'static str] {
+    match field {
+        "me" | "customer" | "customers" => crm::customer::READ_MODELS,
+        "user" | "users" => identity::user::READ_MODELS,
+        _ => &[],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_committed_schema_is_current() {
+        let committed = Path::new(env!("CARGO_MANIFEST_DIR")).join("schema.graphql");
+        let current = sdl();
+        if std::fs::read_to_string(&committed).is_ok_and(|text| text == current) {
+            return;
+        }
+        let new = committed.with_extension("graphql.new");
+        std::fs::write(&new, current).expect("the crate's folder can be written");
+        panic!("the schema has changed: review {} and move it over {}", new.display(), committed.display());
+    }
+
+    #[test]
+    fn every_query_but_introspection_names_its_read_models() {
+        for field in ["me", "user", "users", "customer", "customers"] {
+            assert!(!read_models(field).is_empty(), "{field}");
+        }
+        assert!(read_models("__schema").is_empty());
+    }
+
+    #[tokio::test]
+    async fn everything_in_the_schema_is_described() {
+        let named = "name description";
+        let query = format!(
+            "{{ __schema {{ types {{ {named} fields {{ {named} args {{ {named} }} }} inputFields {{ {named} }} \
+             enumValues {{ {named} }} }} }} }}"
+        );
+        let answer = schema(false).execute(query).await.into_result().expect("introspection works").data;
+        let answer = answer.into_json().expect("JSON");
+        let types = answer["__schema"]["types"].as_array().expect("types");
+        let built_in = |name: &str| name.starts_with("__") || name == "ID";
+        let ours = types.iter().filter(|t| !built_in(t["name"].as_str().unwrap_or_default()));
+        let mut undescribed = Vec::new();
+        for ours in ours {
+            let mut look = vec![ours];
+            while let Some(item) = look.pop() {
+                if item["description"].as_str().unwrap_or_default().is_empty() {
+                    undescribed.push(format!("{}.{}", ours["name"], item["name"]));
+                }
+                let inner = ["fields", "args", "inputFields", "enumValues"].iter();
+                look.extend(inner.filter_map(|members| item[members].as_array()).flatten());
+            }
+        }
+        assert!(undescribed.is_empty(), "{undescribed:?}");
+    }
+}

@@ -1,0 +1,3 @@
+//! CRM in GraphQL.
+
+pub mod customer;

@@ -1,0 +1,8 @@
+//! What every part of the schema shares: the document guard, errors, scalars, pages and command payloads.
+
+pub mod commanding;
+pub mod errors;
+pub mod guard;
+pub mod pages;
+pub mod scalars;
+mod scan;

@@ -1,0 +1,129 @@
+//! GraphQL's top-level errors: a stable code in `extensions.code`, and nothing of ours inside.
+
+use async_graphql::{Error, ErrorExtensions, Response, ServerError, Value};
+use schemas::engine::RequestId;
+use store::StoreError;
+
+use super::guard::Refusal;
+use crate::edge::Problem;
+use crate::edge::failures::Cause;
+
+/// At most so many errors are returned; a document can make a great many.
+const MOST_ERRORS: usize = 10;
+
+/// What went wrong with a request as a whole, or with a field for a reason that is no domain rejection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names are the codes of the public contract")]
+pub enum ErrorCode {
+    BadRequest,
+    LimitExceeded,
+    Forbidden,
+    CursorInvalid,
+    ConsistencyTimeout,
+    Unavailable,
+    Internal,
+}
+
+impl ErrorCode {
+    /// The code as clients see it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::BadRequest => "BAD_REQUEST",
+            Self::LimitExceeded => "LIMIT_EXCEEDED",
+            Self::Forbidden => "FORBIDDEN",
+            Self::CursorInvalid => "CURSOR_INVALID",
+            Self::ConsistencyTimeout => "CONSISTENCY_TIMEOUT",
+            Self::Unavailable => "UNAVAILABLE",
+            Self::Internal => "INTERNAL",
+        }
+    }
+
+    /// An error of a field.
+    pub fn error(self, message: impl Into<String>) -> Error {
+        Error::new(message).extend_with(|_, extensions| extensions.set("code", self.as_str()))
+    }
+
+    /// An error of the request as a whole.
+    pub fn server_error(self, message: impl Into<String>) -> ServerError {
+        self.error(message).into_server_error(async_graphql::Pos::default())
+    }
+}
+
+/// A failure of ours as clients may see it. The cause goes to the log, here, because behind this point it is gone.
+pub fn failure(error: &StoreError) -> Error {
+    if error.is_unavailable() {
+        tracing::warn!(cause = %Cause::of(error), "a field is unavailable");
+        ErrorCode::Unavailable.error("unavailable for the moment")
+    } else {
+        internal(error)
+    }
+}
+
+/// A fault of ours.
+pub fn internal(error: &dyn std::error::Error) -> Error {
+    tracing::error!(cause = %Cause::of(error), "a field failed");
+    ErrorCode::Internal.error("internal error")
+}
+
+/// The caller may not.
+pub fn forbidden(problem: &Problem) -> Error {
+    ErrorCode::Forbidden.error(problem.message())
+}
+
+impl From<Refusal> for ServerError {
+    fn from(refusal: Refusal) -> Self {
+        let message = refusal.to_string();
+        match refusal {
+            Refusal::Limit { limit, actual, .. } => {
+                let mut error = ErrorCode::LimitExceeded.server_error(message);
+                let extensions = error.extensions.get_or_insert_default();
+                extensions.set("limit", limit);
+                extensions.set("actual", actual);
+                error
+            }
+            Refusal::Malformed(_) => ErrorCode::BadRequest.server_error(message),
+        }
+    }
+}
+
+/// Gives every error what clients count on: a code (the library's own errors are about the document, so they are bad
+/// requests) and the request's id.
+pub fn complete(response: &mut Response, request_id: &RequestId) {
+    response.errors.truncate(MOST_ERRORS);
+    for error in &mut response.errors {
+        let extensions = error.extensions.get_or_insert_default();
+        if extensions.get("code").is_none() {
+            extensions.set("code", ErrorCode::BadRequest.as_str());
+        }
+        extensions.set("requestId", Value::from(request_id.as_str()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_gets_a_code_and_the_request_id() {
+        let known = ErrorCode::CursorInvalid.server_error("the cursor is not valid here");
+        let unknown = ServerError::new("Unknown field", None);
+        let mut response =
+            Response::from_errors([vec![known, unknown], vec![ServerError::new("x", None); 20]].concat());
+        complete(&mut response, &RequestId::parse("r-1").expect("well formed"));
+        assert_eq!(response.errors.len(), 10);
+        let codes: Vec<_> = response
+            .errors
+            .iter()
+            .map(|error| error.extensions.as_ref().and_then(|e| e.get("code")).cloned().expect("a code"))
+            .collect();
+        assert_eq!(codes[0], Value::from("CURSOR_INVALID"));
+        assert_eq!(codes[1], Value::from("BAD_REQUEST"));
+    }
+
+    #[test]
+    fn a_fault_of_ours_tells_nothing() {
+        let error = failure(&StoreError::Corrupt("secret column".to_owned()));
+        assert_eq!(error.message, "internal error");
+        assert_eq!(failure(&StoreError::Overloaded).message, "unavailable for the moment");
+    }
+}

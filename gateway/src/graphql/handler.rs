@@ -1,0 +1,211 @@
+//! From HTTP to the schema and back: `POST /graphql`, one request at a time, as JSON.
+
+use std::time::Duration;
+
+use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, Variables};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use queries::WaitError;
+use serde_json::{Map, Value};
+
+use super::engine::errors::{ErrorCode, complete};
+use super::engine::guard::{Checked, Limits, check};
+use super::read_models;
+use crate::auth::Principal;
+use crate::edge::content::{json_bytes, malformed};
+use crate::edge::{Problem, RequestContext};
+use crate::gateway::Gateway;
+
+/// An operation that takes longer is given up.
+const EXECUTION_TIMEOUT: Duration = Duration::from_secs(10);
+const CONSISTENCY_HEADER: &str = "x-consistency-token";
+const GRAPHQL_JSON: &str = "application/graphql-response+json";
+
+/// Answers one operation.
+pub async fn answer(State(gateway): State<Gateway>, request: Request) -> Result<Response, Problem> {
+    let (mut parts, body) = request.into_parts();
+    let context = RequestContext::from_request_parts(&mut parts, &gateway).await?;
+    let principal =
+        Principal::from_request_parts(&mut parts, &gateway).await.map_err(Problem::for_graphql)?;
+    let headers = parts.headers.clone();
+    let bytes = json_bytes(Request::from_parts(parts, body)).await.map_err(Problem::for_graphql)?;
+    let value = serde_json::from_slice(&bytes).map_err(|error| malformed(&error).for_graphql())?;
+    let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
+
+    let (mut response, began) = run(&gateway, &context, principal, &headers, envelope).await;
+    complete(&mut response, context.id());
+    Ok(encode(&response, began, &headers))
+}
+
+/// The members of a request over HTTP.
+struct Envelope {
+    query: String,
+    operation: Option<String>,
+    variables: Variables,
+    consistency_token: Option<String>,
+}
+
+impl Envelope {
+    fn read(value: Value) -> Result<Self, Problem> {
+        let Value::Object(mut members) = value else {
+            return Err(Problem::bad_request("send one request as a JSON object; batches are not taken"));
+        };
+        let Some(Value::String(query)) = members.remove("query") else {
+            return Err(Problem::bad_request("`query` must be a string"));
+        };
+        let operation = match members.remove("operationName") {
+            None | Some(Value::Null) => None,
+            Some(Value::String(name)) => Some(name),
+            Some(_) => return Err(Problem::bad_request("`operationName` must be a string")),
+        };
+        let variables = object(&mut members, "variables")?.map(Value::Object).unwrap_or_default();
+        let consistency_token = match object(&mut members, "extensions")?
+            .and_then(|mut e| e.remove("consistencyToken"))
+        {
+            None | Some(Value::Null) => None,
+            Some(Value::String(token)) => Some(token),
+            Some(_) => return Err(Problem::bad_request("`extensions.consistencyToken` must be a string")),
+        };
+        Ok(Self { query, operation, variables: Variables::from_json(variables), consistency_token })
+    }
+}
+
+fn object(members: &mut Map<String, Value>, name: &str) -> Result<Option<Map<String, Value>>, Problem> {
+    match members.remove(name) {
+        None | Some(Value::Null) => Ok(None),
+        Some(Value::Object(members)) => Ok(Some(members)),
+        Some(_) => Err(Problem::bad_request(format!("`{name}` must be an object"))),
+    }
+}
+
+/// The response, and whether execution began: until then an error is about the request, not about a field.
+async fn run(
+    gateway: &Gateway,
+    context: &RequestContext,
+    principal: Principal,
+    headers: &HeaderMap,
+    envelope: Envelope,
+) -> (GraphqlResponse, bool) {
+    let checked = match check(&envelope.query, envelope.operation.as_deref(), &Limits::default()) {
+        Ok(checked) => checked,
+        Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
+    };
+    if let Err((code, message)) = wait(&principal, headers, &envelope, &checked).await {
+        return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
+    }
+    let mut request = GraphqlRequest::new(envelope.query)
+        .variables(envelope.variables)
+        .data(gateway.clone())
+        .data(context.clone())
+        .data(principal);
+    request.set_parsed_query(checked.document);
+    if let Some(operation) = envelope.operation {
+        request = request.operation_name(operation);
+    }
+    let executed = tokio::time::timeout(EXECUTION_TIMEOUT, gateway.schema.execute(request)).await;
+    let Ok(response) = executed else {
+        let error = ErrorCode::Unavailable.server_error("the operation took too long");
+        return (GraphqlResponse::from_errors(vec![error]), true);
+    };
+    // The library answers a document that does not fit the schema without any data, and with errors of no path.
+    let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
+    (response, began)
+}
+
+/// Waits until the read models behind the operation have reached what the client has seen. A mutation reads none; its
+/// token is checked all the same.
+async fn wait(
+    principal: &Principal,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+    checked: &Checked,
+) -> Result<(), (ErrorCode, &'static str)> {
+    let mut needed: Vec<&str> = Vec::new();
+    if !checked.is_mutation {
+        needed = checked.root_fields.iter().flat_map(|field| read_models(field)).copied().collect();
+        needed.sort_unstable();
+        needed.dedup();
+    }
+    let in_headers = headers.get_all(CONSISTENCY_HEADER).iter();
+    let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
+    for token in in_headers.chain(envelope.consistency_token.clone()) {
+        match queries::wait_for(&principal.store, &token, &needed).await {
+            Ok(()) => {}
+            Err(WaitError::Invalid) => {
+                return Err((ErrorCode::BadRequest, "the consistency token is not valid here"));
+            }
+            Err(WaitError::Timeout) => {
+                return Err((
+                    ErrorCode::ConsistencyTimeout,
+                    "the read model has not reached that position yet",
+                ));
+            }
+            Err(WaitError::Unavailable(error)) => {
+                tracing::warn!(%error, "a read could not wait for its position");
+                return Err((ErrorCode::Unavailable, "unavailable for the moment"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Status and content type follow the GraphQL-over-HTTP specification: clients of `application/json` read errors from
+/// the body alone, clients of `application/graphql-response+json` also from the status.
+fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Response {
+    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let strict = accepts.flat_map(|accepts| accepts.split(',')).any(|accepted| {
+        accepted.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(GRAPHQL_JSON)
+    });
+    let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
+    let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
+    match serde_json::to_vec(response) {
+        Ok(body) => {
+            (status, [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
+        }
+        Err(error) => Problem::internal(error).for_graphql().into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn one_request_is_an_object_with_a_query() {
+        let read = Envelope::read(json!({
+            "query": "{ me { id } }", "operationName": null, "variables": {"a": 1},
+            "extensions": {"consistencyToken": "t"},
+        }));
+        let read = read.expect("complete");
+        assert_eq!((read.query.as_str(), read.consistency_token.as_deref()), ("{ me { id } }", Some("t")));
+        for bad in [
+            json!([{"query": "{ me { id } }"}]),
+            json!({}),
+            json!({"query": 1}),
+            json!({"query": "{ a }", "variables": []}),
+            json!({"query": "{ a }", "operationName": 1}),
+            json!({"query": "{ a }", "extensions": {"consistencyToken": 1}}),
+        ] {
+            assert!(Envelope::read(bad.clone()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_status_speaks_only_to_those_who_listen_to_it() {
+        let response = GraphqlResponse::from_errors(vec![ErrorCode::BadRequest.server_error("no")]);
+        let asked = |accept: &'static str, began: bool| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            encode(&response, began, &headers).status()
+        };
+        assert_eq!(asked("application/json", false), StatusCode::OK);
+        assert_eq!(
+            asked("application/graphql-response+json, application/json", false),
+            StatusCode::BAD_REQUEST
+        );
+        assert_eq!(asked("application/graphql-response+json", true), StatusCode::OK);
+    }
+}

@@ -1,0 +1,3 @@
+//! Identity in GraphQL.
+
+pub mod user;

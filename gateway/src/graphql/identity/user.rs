@@ -1,0 +1,291 @@
+//! Users in GraphQL.
+
+use async_graphql::{ComplexObject, Context, Enum, Error, ID, InputObject, Object, SimpleObject};
+use commands::User as Aggregate;
+use queries::UserRow;
+use queries::crm::customer as customer_reads;
+use queries::identity::user as reads;
+use schemas::engine::{Command, Name, Reason};
+use schemas::identity::user::{ChangeUserName, DeactivateUser, UserStatus as Status};
+use uuid::Uuid;
+
+use crate::auth::Principal;
+use crate::graphql::crm::customer::Customer;
+use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
+use crate::graphql::engine::errors::forbidden;
+use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
+use crate::graphql::engine::scalars::{DateTime, Int64};
+
+/// The scope that reads users.
+pub const READ_SCOPE: &str = "users:read";
+/// The checkpoints of the read models that queries here use. `me` reads the user's own events instead, and the read
+/// model of customers.
+pub const READ_MODELS: &[&str] = &[queries::USERS];
+
+/// Where a user stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "Status")]
+pub enum UserStatus {
+    /// The e-mail address is not confirmed yet.
+    Unconfirmed,
+    /// The e-mail address is confirmed.
+    Active,
+    /// May not sign in.
+    Deactivated,
+}
+
+/// Somebody who signs in to the tenant.
+#[derive(Debug, Clone, SimpleObject)]
+pub struct User {
+    /// Their id.
+    id: ID,
+    /// Their e-mail address, unique in the tenant.
+    email: String,
+    /// What they are called.
+    name: String,
+    /// What they may do: `member`, `tenant_admin`, `platform_admin`.
+    roles: Vec<String>,
+    /// Where they stand.
+    status: UserStatus,
+    /// Counts the user's events, from 1.
+    version: Int64,
+    /// When they registered.
+    registered_at: DateTime,
+    /// When anything last happened to them.
+    updated_at: DateTime,
+}
+
+/// The caller.
+#[derive(Debug, Clone, SimpleObject)]
+#[graphql(complex)]
+pub struct Me {
+    /// Their id.
+    id: ID,
+    /// Their e-mail address, unique in the tenant.
+    email: String,
+    /// What they are called.
+    name: String,
+    /// What they may do: `member`, `tenant_admin`, `platform_admin`.
+    roles: Vec<String>,
+    /// Where they stand.
+    status: UserStatus,
+    /// Counts the user's events, from 1.
+    version: Int64,
+    /// When they registered.
+    registered_at: DateTime,
+    /// When anything last happened to them.
+    updated_at: DateTime,
+}
+
+#[ComplexObject]
+impl Me {
+    /// The customer that the caller is, where it is one. A registration makes its customer a moment later.
+    async fn customer(&self, ctx: &Context<'_>) -> Result<Option<Customer>, Error> {
+        let principal = ctx.data::<Principal>()?;
+        let row = customer_reads::by_user(&principal.store, principal.user_id()).await.map_err(unread)?;
+        Ok(row.map(Into::into))
+    }
+}
+
+impl From<UserRow> for User {
+    fn from(row: UserRow) -> Self {
+        Self {
+            id: row.id.into(),
+            email: row.email,
+            name: row.name,
+            roles: row.roles.iter().map(ToString::to_string).collect(),
+            status: row.status.into(),
+            version: Int64(row.version),
+            registered_at: DateTime(row.registered_at),
+            updated_at: DateTime(row.updated_at),
+        }
+    }
+}
+
+impl From<User> for Me {
+    fn from(user: User) -> Self {
+        let User { id, email, name, roles, status, version, registered_at, updated_at } = user;
+        Self { id, email, name, roles, status, version, registered_at, updated_at }
+    }
+}
+
+/// Which users to list; every condition given must hold.
+#[derive(Debug, Default, InputObject)]
+pub struct UserFilter {
+    /// Where they stand.
+    status: Option<UserStatus>,
+    /// Their e-mail address, whatever its case.
+    email: Option<String>,
+    /// What their name starts with; case counts.
+    name: Option<String>,
+}
+
+/// The order of a list of users.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
+#[graphql(remote = "reads::UserOrder")]
+pub enum UserOrder {
+    /// Those who registered first come first.
+    RegisteredAtAsc,
+    /// Those who registered last come first.
+    RegisteredAtDesc,
+    /// By name.
+    NameAsc,
+    /// By name, backwards.
+    NameDesc,
+}
+
+/// What can be asked about users.
+#[derive(Default)]
+pub struct UserQueries;
+
+#[Object]
+impl UserQueries {
+    /// The caller, from its own events: right at once.
+    async fn me(&self, ctx: &Context<'_>) -> Result<Option<Me>, Error> {
+        let principal = ctx.data::<Principal>()?;
+        let row = reads::at_version(&principal.store, principal.user_id(), None).await.map_err(unread)?;
+        Ok(row.map(|row| User::from(row).into()))
+    }
+
+    /// One user; null where there is none, or none that the caller may see. Everybody sees itself.
+    async fn user(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The user's id.")] id: ID,
+    ) -> Result<Option<User>, Error> {
+        let principal = ctx.data::<Principal>()?;
+        let Some(id) = parse_id(&id) else { return Ok(None) };
+        if id != principal.user_id() && !principal.may(READ_SCOPE) {
+            return Ok(None);
+        }
+        let row = reads::get(&principal.store, id).await.map_err(unread)?;
+        Ok(row.map(Into::into))
+    }
+
+    /// Users by pages of at most 100, 20 unless the client says otherwise. Needs `tenant_admin` or the scope
+    /// `users:read`.
+    #[expect(clippy::too_many_arguments, reason = "a Relay connection with a filter and an order has these")]
+    async fn users(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "Rows to return, from the start or behind `after`.")] first: Option<i32>,
+        #[graphql(desc = "The cursor to start behind.")] after: Option<String>,
+        #[graphql(desc = "Rows to return, from the end or before `before`.")] last: Option<i32>,
+        #[graphql(desc = "The cursor to end before.")] before: Option<String>,
+        #[graphql(desc = "Which users.")] filter: Option<UserFilter>,
+        #[graphql(desc = "In which order; by the time of registration unless given.")] order_by: Option<
+            UserOrder,
+        >,
+    ) -> Result<Option<Connection<User>>, Error> {
+        let principal = ctx.data::<Principal>()?;
+        principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
+        let page = page_request(first, after, last, before)?;
+        let UserFilter { status, email, name } = filter.unwrap_or_default();
+        let filter = reads::UserFilter { status: status.map(Into::into), email, name_prefix: name };
+        let order = order_by.map(Into::into).unwrap_or_default();
+        let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
+        let total = if counts(ctx) {
+            Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
+        } else {
+            None
+        };
+        Ok(Some(connection(page, total)))
+    }
+}
+
+/// Changes a user's name.
+#[derive(Debug, InputObject)]
+pub struct ChangeUserNameInput {
+    /// A repeat with the same id does nothing and gets the first answer.
+    command_id: Option<Uuid>,
+    /// The version that the user is believed to be at; the command is refused where it is not.
+    expected_version: Option<Int64>,
+    /// The user.
+    id: ID,
+    /// The new name: 1 to 200 characters.
+    name: String,
+}
+
+/// Stops a user from signing in.
+#[derive(Debug, InputObject)]
+pub struct DeactivateUserInput {
+    /// A repeat with the same id does nothing and gets the first answer.
+    command_id: Option<Uuid>,
+    /// The version that the user is believed to be at; the command is refused where it is not.
+    expected_version: Option<Int64>,
+    /// The user.
+    id: ID,
+    /// Why: up to 500 characters.
+    reason: Option<String>,
+}
+
+/// What became of a user command.
+#[derive(Debug, SimpleObject)]
+pub struct UserPayload {
+    /// Applied, rejected or duplicate.
+    outcome: CommandOutcome,
+    /// The client's command id, or the one that was made.
+    command_id: Uuid,
+    /// Why the command was refused; empty where it was not.
+    user_errors: Vec<UserError>,
+    /// The user behind the command, from its own events; null where the command was refused.
+    user: Option<User>,
+    /// The user's version behind the command.
+    version: Option<Int64>,
+    /// The command's position in the tenant's log.
+    position: Option<Int64>,
+    /// Give it to a later read as `X-Consistency-Token` to see this command's effect.
+    consistency_token: Option<String>,
+}
+
+async fn payload(ctx: &Context<'_>, answer: Answer) -> Result<UserPayload, Error> {
+    let user = match answer.target {
+        Some((id, version)) => {
+            let store = &ctx.data::<Principal>()?.store;
+            reads::at_version(store, id, Some(version)).await.map_err(unread)?.map(Into::into)
+        }
+        None => None,
+    };
+    let version = answer.version();
+    Ok(UserPayload {
+        outcome: answer.outcome,
+        command_id: answer.command_id,
+        user_errors: answer.user_errors,
+        user,
+        version,
+        position: answer.position,
+        consistency_token: answer.consistency_token,
+    })
+}
+
+/// What can be done with users.
+#[derive(Default)]
+pub struct UserMutations;
+
+#[Object]
+impl UserMutations {
+    /// Changes a user's name. Everybody may change its own; others need `tenant_admin` or the scope `users:write`.
+    async fn change_user_name(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The command.")] input: ChangeUserNameInput,
+    ) -> Result<Option<UserPayload>, Error> {
+        let ChangeUserNameInput { command_id, expected_version, id, name } = input;
+        let mut input = Input::new(ctx, ChangeUserName::NAME, Some(&id), command_id, expected_version)?;
+        let command = input.field("name", Name::parse(&name)).map(|name| ChangeUserName { name });
+        payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
+    }
+
+    /// Stops a user from signing in. Needs `tenant_admin` or the scope `users:write`. Access tokens that the user holds
+    /// work until they expire.
+    async fn deactivate_user(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The command.")] input: DeactivateUserInput,
+    ) -> Result<Option<UserPayload>, Error> {
+        let DeactivateUserInput { command_id, expected_version, id, reason } = input;
+        let mut input = Input::new(ctx, DeactivateUser::NAME, Some(&id), command_id, expected_version)?;
+        let reason = input.optional("reason", reason, Reason::parse);
+        payload(ctx, input.send_to::<Aggregate>(&id, Some(DeactivateUser { reason })).await?).await.map(Some)
+    }
+}

@@ -1,0 +1,21 @@
+//! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
+//!
+//! Layout: `gateway` holds what all handlers share and puts the routers together; `edge` is what happens to every
+//! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
+//! `admin` those of the other two listeners.
+
+pub mod admin;
+pub mod auth;
+pub mod config;
+pub mod edge;
+pub mod gateway;
+pub mod graphql;
+pub mod operations;
+pub mod rest;
+pub mod server;
+pub mod streams;
+
+pub use config::GatewayConfig;
+pub use gateway::{Gateway, GatewayError};
+pub use operations::ReadinessCheck;
+pub use server::serve;

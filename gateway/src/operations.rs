@@ -1,0 +1,78 @@
+//! The operations listener: is the process alive, can it serve, what has it counted. Holds nothing of any tenant.
+
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use serde_json::json;
+
+use crate::gateway::Gateway;
+
+/// A probe that waits longer than this for the database says "not ready".
+const PING_TIMEOUT: Duration = Duration::from_secs(2);
+const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// Something that must work for the process to be ready, such as the connection to NATS.
+#[derive(Clone)]
+pub struct ReadinessCheck {
+    /// What is checked.
+    pub name: &'static str,
+    /// Whether it works, answered at once.
+    pub check: Arc<dyn Fn() -> bool + Send + Sync>,
+}
+
+/// Why metrics cannot be recorded.
+#[derive(Debug, thiserror::Error)]
+#[error("metrics cannot be recorded: {0}")]
+pub struct MetricsError(String);
+
+impl From<BuildError> for MetricsError {
+    fn from(error: BuildError) -> Self {
+        Self(error.to_string())
+    }
+}
+
+/// The process's recorder of metrics, installed at the first call. Everything counted before is lost, so the binary may
+/// call this early.
+pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
+    static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
+    let installed = RECORDER.get_or_init(|| {
+        PrometheusBuilder::new()
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .and_then(PrometheusBuilder::install_recorder)
+            .map_err(|error| error.to_string())
+    });
+    installed.clone().map_err(MetricsError)
+}
+
+/// `GET /livez`: the process runs.
+pub async fn livez() -> Json<serde_json::Value> {
+    Json(json!({ "status": "alive" }))
+}
+
+/// `GET /readyz`: 200 when the process can serve, 503 when it cannot or is about to stop.
+pub async fn readyz(State(gateway): State<Gateway>) -> Response {
+    let ping = tokio::time::timeout(PING_TIMEOUT, gateway.store.ping()).await;
+    let mut checks = serde_json::Map::new();
+    let mut ready = !gateway.stopping.is_cancelled();
+    let database = matches!(ping, Ok(Ok(())));
+    let others = gateway.checks.iter().map(|check| (check.name, (check.check)()));
+    for (name, works) in std::iter::once(("database", database)).chain(others) {
+        ready &= works;
+        checks.insert(name.to_owned(), json!(works));
+    }
+    let (status, word) =
+        if ready { (StatusCode::OK, "ready") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+    (status, Json(json!({ "status": word, "checks": checks }))).into_response()
+}
+
+/// `GET /metrics`: everything counted, in Prometheus' text format.
+pub async fn metrics(State(gateway): State<Gateway>) -> Response {
+    gateway.metrics.run_upkeep();
+    let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    ([(header::CONTENT_TYPE, text)], gateway.metrics.render()).into_response()
+}

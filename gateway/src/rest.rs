@@ -1,0 +1,7 @@
+//! REST: identity, platform services, and the log by pages.
+
+pub mod auth;
+pub mod events;
+pub mod jwks;
+pub mod tenants;
+pub mod users;

@@ -1,0 +1,184 @@
+//! Registration, login and "who am I".
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use commands::identity::user::{EMAIL, PASSWORD};
+use commands::{Caller, CommandContext, Executed, Rules, User, new_aggregate_id, register_user};
+use schemas::engine::ids::PLATFORM;
+use schemas::engine::{Email, Name, StreamName, TenantId};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::Registration;
+use schemas::identity::user::{RegisterUser, UserStatus};
+use serde_json::{Value, json};
+use store::TenantRecord;
+use uuid::Uuid;
+
+use super::users::{SignedInBody, UserBody};
+use crate::auth::{Audience, Grant, Password, Principal};
+use crate::edge::{Body, Code, IdempotencyKey, NamedTenant, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+/// `POST /v1/auth/register`: somebody becomes a member of a tenant with open registration.
+pub async fn register(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    tenant: NamedTenant,
+    key: IdempotencyKey,
+    Body(mut body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let email = body.required("email", Email::parse);
+    let password = body.required("password", Password::parse);
+    let name = body.required("name", Name::parse);
+    let (email, password, name) = body.finish(|| Some((email?, password?, name?)))?;
+
+    let context = CommandContext {
+        command_id: key.0,
+        request_id: Some(request.id().clone()),
+        traceparent: request.traceparent().map(str::to_owned),
+        ..CommandContext::new(tenant.record.id, Caller::anonymous())
+    };
+    let roles = vec![Role::Member];
+    // A repeat gets the first answer, whatever would be answered by now, and costs no hash.
+    let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
+    let id = new_aggregate_id(&context, User::CATEGORY);
+    if let Some(earlier) = gateway.executor.repeated::<User>(&context, id, command).await? {
+        return Ok(registered(&earlier, &tenant.record));
+    }
+    if tenant.record.registration != Registration::Open {
+        return Err(Problem::new(Code::Forbidden).detail("this tenant takes no registrations"));
+    }
+    // The append settles who gets the address; looking first saves a hash for nothing.
+    if tenant.store.reserved_by(EMAIL, &email.normalised()).await?.is_some() {
+        return Err(Problem::new(Code::EmailTaken));
+    }
+    let hash = gateway.passwords.hash(password).await?;
+    let executed = register_user(&gateway.executor, &context, email, name, roles, hash).await?;
+    Ok(registered(&executed, &tenant.record))
+}
+
+fn registered(executed: &Executed<User>, tenant: &TenantRecord) -> (StatusCode, Json<Value>) {
+    let user = UserBody::new(executed.id, &tenant.slug, &executed.state);
+    (StatusCode::CREATED, Json(json!({ "user": user, "consistency_token": executed.consistency_token })))
+}
+
+/// `POST /v1/auth/login`: an access token for e-mail and password. An unknown address, a wrong password and a user who
+/// may not sign in get the same answer after the same work.
+pub async fn login(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    tenant: NamedTenant,
+    Body(mut body): Body,
+) -> Result<Json<Value>, Problem> {
+    let email = body.required("email", |text| Ok(text.to_owned()));
+    let password = body.required("password", |text| Ok(Password::attempt(text)));
+    let (email, password) = body.finish(|| Some((email?, password?)))?;
+
+    // What is no address was never registered. Nobody's secret is looked up as somebody's is, for the same effort.
+    let holder = match Email::parse(&email) {
+        Ok(email) => tenant.store.reserved_by(EMAIL, &email.normalised()).await?,
+        Err(_) => None,
+    };
+    let stream = holder.unwrap_or_else(|| StreamName::new(User::CATEGORY, Uuid::nil()));
+    let hash = tenant.store.secret(&stream, PASSWORD).await?;
+    let fits = gateway.passwords.verify(password, hash.as_deref()).await?;
+    let id = stream.uuid().filter(|_| fits);
+    let user = match id {
+        Some(id) => active_user(&gateway, tenant.record.id, id).await?.map(|user| (id, user)),
+        None => None,
+    };
+    let Some((id, user)) = user else {
+        metrics::counter!("logins_total", "outcome" => "refused").increment(1);
+        return Err(Problem::new(Code::InvalidCredentials));
+    };
+    request.note_user(id);
+    metrics::counter!("logins_total", "outcome" => "accepted").increment(1);
+
+    let grant = grant(id, user, &tenant.record);
+    let issued = gateway.tokens.issue(&grant).map_err(Problem::internal)?;
+    let user = SignedInBody {
+        id,
+        tenant_id: grant.tenant_slug.clone(),
+        scopes: grant.scopes(),
+        email: grant.email,
+        name: grant.name,
+        roles: grant.roles,
+        subscription_tier: grant.tier,
+    };
+    Ok(Json(json!({
+        "access_token": issued.access_token,
+        "token_type": "Bearer",
+        "expires_in": issued.expires_in.as_secs(),
+        "user": user,
+    })))
+}
+
+async fn active_user(gateway: &Gateway, tenant: TenantId, id: Uuid) -> Result<Option<User>, Problem> {
+    let loaded = gateway.executor.load::<User>(tenant, id).await?;
+    Ok(loaded.map(|(user, _)| user).filter(|user| user.status != UserStatus::Deactivated))
+}
+
+fn grant(user_id: Uuid, user: User, tenant: &TenantRecord) -> Grant {
+    // Who runs the platform also gets through the door of the admin listener; nobody else does.
+    let operates = tenant.id == PLATFORM && user.roles.contains(&Role::PlatformAdmin);
+    let audiences =
+        if operates { vec![Audience::Public, Audience::Operations] } else { vec![Audience::Public] };
+    Grant {
+        user_id,
+        tenant: tenant.id,
+        tenant_slug: tenant.slug.clone(),
+        tier: tenant.tier,
+        email: user.email,
+        name: user.name,
+        roles: user.roles,
+        audiences,
+    }
+}
+
+/// `GET /v1/auth/me`: who the token's holder is by now, and what the token allows.
+pub async fn me(State(gateway): State<Gateway>, principal: Principal) -> Result<Json<Value>, Problem> {
+    let id = principal.user_id();
+    let Some(user) = active_user(&gateway, principal.record.id, id).await? else {
+        return Err(Problem::new(Code::Unauthenticated)
+            .detail("this user may not sign in")
+            .token_was_given());
+    };
+    let user = SignedInBody {
+        id,
+        tenant_id: principal.record.slug.clone(),
+        email: user.email,
+        name: user.name,
+        roles: principal.claims.roles.clone(),
+        scopes: principal.claims.scopes.clone(),
+        subscription_tier: principal.record.tier,
+    };
+    Ok(Json(json!({ "user": user })))
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::engine::{TenantSlug, clock, ids};
+    use schemas::identity::tenant::Tier;
+
+    use super::*;
+
+    #[test]
+    fn only_platform_admins_of_the_platform_get_through_the_admin_door() {
+        let audiences = |tenant: TenantId, roles: Vec<Role>| {
+            let record = TenantRecord {
+                id: tenant,
+                slug: TenantSlug::parse("acme").expect("valid"),
+                name: "Acme".to_owned(),
+                tier: Tier::Free,
+                registration: Registration::Open,
+                suspended: false,
+                opened_at: clock::now(),
+            };
+            grant(ids::new_id(), User { roles, ..User::default() }, &record).audiences
+        };
+        assert!(audiences(PLATFORM, vec![Role::PlatformAdmin]).contains(&Audience::Operations));
+        assert!(!audiences(PLATFORM, vec![Role::Member]).contains(&Audience::Operations));
+        let elsewhere = TenantId(ids::new_id());
+        assert!(!audiences(elsewhere, vec![Role::PlatformAdmin]).contains(&Audience::Operations));
+    }
+}

@@ -1,0 +1,218 @@
+//! `GET /v1/events`: a tenant's log by pages, as CloudEvents.
+
+use axum::Json;
+use axum::extract::{Query, State};
+use axum::http::Uri;
+use schemas::engine::{InvalidValue, LogId, TypePattern};
+use serde_json::{Value, json};
+use store::{LogFilter, StreamFilter};
+
+use crate::auth::Principal;
+use crate::edge::{Code, FieldError, Problem};
+use crate::gateway::Gateway;
+
+/// The scope that reads events.
+pub const EVENTS_SCOPE: &str = "events:read";
+const DEFAULT_LIMIT: u64 = 100;
+const MOST: u64 = 1_000;
+/// Far more patterns than anybody needs, few enough to match quickly.
+const MOST_PATTERNS: usize = 50;
+
+/// What a reader of events asks for.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "the fields are the parameters of the public contract")]
+pub struct EventsQuery {
+    pub after: u64,
+    pub limit: u64,
+    pub filter: LogFilter,
+    pub log: Option<LogId>,
+}
+
+/// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
+pub async fn page(
+    State(_gateway): State<Gateway>,
+    principal: Principal,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    principal.needs(EVENTS_SCOPE)?;
+    let query = EventsQuery::of_page(&uri)?;
+    let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
+    same_log(query.log, page.log_id)?;
+    let events: Vec<_> = page
+        .events
+        .iter()
+        .map(|event| event.to_cloud_event(&principal.record.slug))
+        .collect::<Result<_, _>>()
+        .map_err(Problem::internal)?;
+    Ok(Json(json!({
+        "log_id": page.log_id,
+        "events": events,
+        "next_after": page.scanned_to,
+        "head": page.head,
+    })))
+}
+
+/// 410 where the reader's position belongs to another log than the tenant has now.
+pub fn same_log(named: Option<LogId>, current: LogId) -> Result<(), Problem> {
+    match named {
+        Some(named) if named != current => {
+            Err(Problem::new(Code::LogReplaced).detail(format!("the tenant's log is now {current}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A position in decimal digits.
+pub fn position(text: &str) -> Option<u64> {
+    // A plus sign would pass as a number but is no position.
+    text.bytes()
+        .all(|b| b.is_ascii_digit())
+        .then(|| text.parse().ok())
+        .flatten()
+        .filter(|&n| i64::try_from(n).is_ok())
+}
+
+impl EventsQuery {
+    /// The parameters of `GET /v1/events`.
+    pub fn of_page(uri: &Uri) -> Result<Self, Problem> {
+        Self::read(uri, true)
+    }
+
+    /// The parameters of `GET /v1/events/stream`.
+    pub fn of_stream(uri: &Uri) -> Result<Self, Problem> {
+        Self::read(uri, false)
+    }
+
+    fn read(uri: &Uri, paged: bool) -> Result<Self, Problem> {
+        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
+            .map_err(|_| Problem::bad_request("the query string does not decode"))?;
+        let mut query = Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None };
+        let (mut malformed, mut invalid) = (Vec::new(), Vec::new());
+        let mut seen: Vec<String> = Vec::new();
+        for (name, value) in pairs {
+            if name != "type" && seen.contains(&name) {
+                malformed.push(FieldError::new(&*name, InvalidValue::new("repeated", "must be given once")));
+                continue;
+            }
+            let number = InvalidValue::new("type_invalid", "must be a whole number");
+            match name.as_str() {
+                "after" => match position(&value) {
+                    Some(after) => query.after = after,
+                    None => malformed.push(FieldError::new("after", number)),
+                },
+                "limit" if paged => match position(&value) {
+                    Some(limit @ 1..=MOST) => query.limit = limit,
+                    Some(_) => {
+                        let problem = InvalidValue::new("limit_invalid", format!("must be 1 to {MOST}"));
+                        invalid.push(FieldError::new("limit", problem));
+                    }
+                    None => malformed.push(FieldError::new("limit", number)),
+                },
+                "type" => {
+                    for pattern in value.split(',') {
+                        match pattern.trim().parse::<TypePattern>() {
+                            Ok(pattern) => query.filter.types.push(pattern),
+                            Err(problem) => invalid.push(FieldError::new("type", problem)),
+                        }
+                    }
+                }
+                "stream" => match value.parse::<StreamFilter>() {
+                    Ok(stream) => query.filter.stream = Some(stream),
+                    Err(problem) => invalid.push(FieldError::new("stream", problem)),
+                },
+                "log" => {
+                    query.log = value.parse().ok().map(LogId);
+                    if query.log.is_none() {
+                        let problem = InvalidValue::new("type_invalid", "must be the UUID of a log");
+                        malformed.push(FieldError::new("log", problem));
+                    }
+                }
+                unknown => {
+                    let shown: String = unknown.chars().take(64).collect();
+                    let problem = InvalidValue::new("unknown_field", "is not a parameter of this request");
+                    invalid.push(FieldError::new(shown, problem));
+                }
+            }
+            seen.push(name);
+        }
+        if query.filter.types.len() > MOST_PATTERNS {
+            let problem = InvalidValue::new("too_many", format!("at most {MOST_PATTERNS} patterns"));
+            invalid.push(FieldError::new("type", problem));
+        }
+        malformed.truncate(20);
+        invalid.truncate(20);
+        if !malformed.is_empty() {
+            return Err(Problem::bad_request("some parameters are malformed").errors(malformed));
+        }
+        if !invalid.is_empty() {
+            return Err(Problem::invalid(invalid));
+        }
+        Ok(query)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    fn read(query: &str) -> Result<EventsQuery, Code> {
+        let uri: Uri = format!("/v1/events?{query}").parse().expect("a URI");
+        EventsQuery::of_page(&uri).map_err(|problem| problem.code())
+    }
+
+    #[test]
+    fn everything_is_optional() {
+        let query = read("").expect("fine");
+        assert_eq!((query.after, query.limit, query.log), (0, 100, None));
+        assert_eq!(query.filter, LogFilter::default());
+    }
+
+    #[test]
+    fn type_patterns_come_with_commas_or_repeated() {
+        let query = read("type=crm.%3E,*.user.*.v1&type=identity.%3E&after=7&limit=1000").expect("fine");
+        assert_eq!((query.filter.types.len(), query.after, query.limit), (3, 7, 1_000));
+    }
+
+    #[test]
+    fn streams_are_exact_or_a_category() {
+        assert!(matches!(
+            read("stream=crm.customer/*").expect("fine").filter.stream,
+            Some(StreamFilter::Category(_))
+        ));
+        assert!(matches!(
+            read("stream=crm.customer/1").expect("fine").filter.stream,
+            Some(StreamFilter::Exact(_))
+        ));
+        assert_eq!(read("stream=crm").err(), Some(Code::Invalid));
+    }
+
+    #[test]
+    fn wrong_types_are_bad_requests_and_wrong_values_invalid() {
+        for malformed in [
+            "after=x",
+            "after=-1",
+            "after=%2B1",
+            "after=99999999999999999999",
+            "log=1",
+            "limit=x",
+            "after=1&after=2",
+        ] {
+            assert_eq!(read(malformed).err(), Some(Code::BadRequest), "{malformed}");
+        }
+        for invalid in ["limit=0", "limit=1001", "type=a..b", "colour=red"] {
+            assert_eq!(read(invalid).err(), Some(Code::Invalid), "{invalid}");
+        }
+        let uri: Uri = "/v1/events/stream?limit=1".parse().expect("a URI");
+        assert!(EventsQuery::of_stream(&uri).is_err());
+    }
+
+    #[test]
+    fn a_position_of_another_log_is_gone() {
+        let (one, two) = (LogId(Uuid::from_u128(1)), LogId(Uuid::from_u128(2)));
+        assert!(same_log(None, one).is_ok());
+        assert!(same_log(Some(one), one).is_ok());
+        assert_eq!(same_log(Some(one), two).expect_err("another log").code(), Code::LogReplaced);
+    }
+}

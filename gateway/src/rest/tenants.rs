@@ -1,0 +1,171 @@
+//! `POST /v1/tenants`: a platform administrator brings a tenant to the platform.
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use commands::identity::registration::{RegisterTenantError, TenantAdmin, register_tenant};
+use commands::{ExecuteError, TenantRejection};
+use schemas::engine::ids::PLATFORM;
+use schemas::engine::{Email, InvalidValue, Name, TenantSlug};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use serde_json::{Value, json};
+
+use super::users::UserBody;
+use crate::auth::{Password, Principal};
+use crate::edge::failures::rejected_field;
+use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+struct Admin {
+    email: Email,
+    name: Name,
+    password: Password,
+}
+
+/// Creates the tenant and, where asked for, its first administrator.
+pub async fn create(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    principal: Principal,
+    key: IdempotencyKey,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    if principal.record.id != PLATFORM || !principal.claims.roles.contains(&Role::PlatformAdmin) {
+        return Err(Problem::new(Code::Forbidden).detail("needs platform_admin"));
+    }
+    let (command, admin) = read(body)?;
+    let admin = match admin {
+        Some(Admin { email, name, password }) => {
+            let password_hash = gateway.passwords.hash(password).await?;
+            Some(TenantAdmin { email, name, password_hash })
+        }
+        None => None,
+    };
+    let slug = command.slug.clone();
+    let context = principal.command_context(&request, key.0);
+    let registered = register_tenant(&gateway.executor, &context, command, admin).await.map_err(refused)?;
+
+    let tenant = registered.tenant.state;
+    let mut answer = json!({
+        "tenant": {
+            "slug": tenant.slug,
+            "name": tenant.name,
+            "tier": tenant.tier,
+            "registration": tenant.registration,
+            "organisation": tenant.organisation,
+            "business_unit": tenant.business_unit,
+            "country": tenant.country,
+        },
+    });
+    if let Some(admin) = registered.admin {
+        answer["admin"] = json!({ "user": UserBody::new(admin.id, &slug, &admin.state) });
+    }
+    Ok((StatusCode::CREATED, Json(answer)))
+}
+
+fn read(mut body: Fields) -> Result<(RegisterTenant, Option<Admin>), Problem> {
+    let slug = body.required("slug", TenantSlug::parse);
+    let name = body.required("name", Name::parse);
+    let tier = body.optional("tier", tier).unwrap_or_default();
+    let registration = body.optional("registration", registration).unwrap_or_default();
+    let organisation = body.optional("organisation", Name::parse);
+    let business_unit = body.optional("business_unit", Name::parse);
+    let country = body.optional("country", country);
+    let mut asked_for_admin = false;
+    let admin = body.object("admin").and_then(|mut admin| {
+        asked_for_admin = true;
+        let email = admin.required("email", Email::parse);
+        let password = admin.required("password", Password::parse);
+        let name = admin.required("name", Name::parse);
+        body.absorb(admin);
+        Some(Admin { email: email?, name: name?, password: password? })
+    });
+    body.finish(|| {
+        let command = RegisterTenant {
+            slug: slug?,
+            name: name?,
+            tier,
+            registration,
+            organisation,
+            business_unit,
+            country,
+        };
+        Some((command, if asked_for_admin { Some(admin?) } else { None }))
+    })
+}
+
+fn refused(error: RegisterTenantError) -> Problem {
+    match error {
+        RegisterTenantError::Tenant(ExecuteError::Rejected(rejection @ TenantRejection::SlugReserved)) => {
+            rejected_field("slug", "slug_reserved", &rejection)
+        }
+        RegisterTenantError::Tenant(ExecuteError::Rejected(rejection @ TenantRejection::CountryInvalid)) => {
+            rejected_field("country", "country_invalid", &rejection)
+        }
+        RegisterTenantError::Tenant(error) => error.into(),
+        RegisterTenantError::Admin(error) => error.into(),
+    }
+}
+
+fn tier(text: &str) -> Result<Tier, InvalidValue> {
+    [Tier::Free, Tier::Pro, Tier::Enterprise]
+        .into_iter()
+        .find(|tier| tier.as_str() == text)
+        .ok_or_else(|| InvalidValue::new("tier_invalid", "must be free, pro or enterprise"))
+}
+
+fn registration(text: &str) -> Result<Registration, InvalidValue> {
+    [Registration::Open, Registration::Invitation, Registration::Closed]
+        .into_iter()
+        .find(|registration| registration.as_str() == text)
+        .ok_or_else(|| InvalidValue::new("registration_invalid", "must be open, invitation or closed"))
+}
+
+fn country(text: &str) -> Result<String, InvalidValue> {
+    if text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase()) {
+        Ok(text.to_owned())
+    } else {
+        Err(InvalidValue::new("country_invalid", "must be two upper-case letters (ISO 3166-1 alpha-2)"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(body: Value) -> Result<(RegisterTenant, Option<Admin>), Vec<String>> {
+        let Value::Object(values) = body else { panic!("an object") };
+        read(Fields::new(values))
+            .map_err(|problem| problem.field_errors().iter().map(|error| error.field.clone()).collect())
+    }
+
+    #[test]
+    fn a_tenant_needs_a_slug_and_a_name() {
+        let (command, admin) = parsed(json!({"slug": "acme", "name": "Acme"})).expect("complete");
+        assert_eq!((command.tier, command.registration), (Tier::Free, Registration::Invitation));
+        assert!(admin.is_none());
+        assert_eq!(parsed(json!({})).err(), Some(vec!["slug".to_owned(), "name".to_owned()]));
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_listed_the_admin_included() {
+        let wrong = parsed(json!({
+            "slug": "Acme!", "name": "Acme", "tier": "gold", "registration": "maybe", "country": "gb",
+            "admin": {"email": "x", "password": "short", "name": "", "role": "boss"},
+        }));
+        let mut wrong = wrong.err().expect("much is wrong");
+        wrong.sort();
+        let fields = [
+            "admin.email",
+            "admin.name",
+            "admin.password",
+            "admin.role",
+            "country",
+            "registration",
+            "slug",
+            "tier",
+        ];
+        assert_eq!(wrong, fields);
+    }
+}
