@@ -249,19 +249,18 @@ impl Problem {
         } else {
             json!(self.0.errors)
         };
-        let mut body = json!({
-            "type": format!("urn:annals:problem:{code}"),
-            "title": title,
-            "status": status.as_u16(),
-            "detail": self.0.detail.as_deref().unwrap_or(title),
-            "code": code,
-            "request_id": request_id.as_str(),
-            "errors": errors,
-        });
-        if let Some(version) = self.0.actual_version {
-            body["actual_version"] = version.into();
-        }
-        let mut response = (status, body.to_string()).into_response();
+        let body = Body {
+            kind: format!("urn:annals:problem:{code}"),
+            title,
+            status: status.as_u16(),
+            detail: self.message(),
+            code,
+            request_id,
+            errors,
+            actual_version: self.0.actual_version,
+        };
+        let body = serde_json::to_string(&body).unwrap_or_default();
+        let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
@@ -280,6 +279,20 @@ impl Problem {
         }
         response
     }
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    #[serde(rename = "type")]
+    kind: String,
+    title: &'static str,
+    status: u16,
+    detail: &'a str,
+    code: &'static str,
+    request_id: &'a RequestId,
+    errors: serde_json::Value,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    actual_version: Option<u64>,
 }
 
 impl fmt::Debug for Problem {

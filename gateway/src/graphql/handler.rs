@@ -1,12 +1,14 @@
 //! From HTTP to the schema and back: `POST /graphql`, one request at a time, as JSON.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, Variables};
+use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
 use axum::extract::{FromRequestParts, Request, State};
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use queries::WaitError;
+use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::engine::errors::{ErrorCode, complete};
@@ -159,12 +161,28 @@ fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Respo
     });
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
-    match serde_json::to_vec(response) {
+    let body = Answer {
+        data: began.then_some(&response.data),
+        errors: &response.errors,
+        extensions: &response.extensions,
+    };
+    match serde_json::to_vec(&body) {
         Ok(body) => {
             (status, [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
         }
         Err(error) => Problem::internal(error).for_graphql().into_response(),
     }
+}
+
+/// The body of an answer. A request that never began to run has no data, not even null.
+#[derive(Serialize)]
+struct Answer<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    data: Option<&'a async_graphql::Value>,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    errors: &'a [ServerError],
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    extensions: &'a BTreeMap<String, async_graphql::Value>,
 }
 
 #[cfg(test)]

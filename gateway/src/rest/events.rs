@@ -3,8 +3,9 @@
 use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::Uri;
+use schemas::engine::recorded::CloudEvent;
 use schemas::engine::{InvalidValue, LogId, TypePattern};
-use serde_json::{Value, json};
+use serde::Serialize;
 use store::{LogFilter, StreamFilter};
 
 use crate::auth::Principal;
@@ -28,12 +29,21 @@ pub struct EventsQuery {
     pub log: Option<LogId>,
 }
 
+/// A page of the log. Serialised directly, so that the events' data keep their stored bytes.
+#[derive(Debug, Serialize)]
+pub struct PageBody {
+    log_id: LogId,
+    events: Vec<CloudEvent>,
+    next_after: u64,
+    head: u64,
+}
+
 /// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
 pub async fn page(
     State(_gateway): State<Gateway>,
     principal: Principal,
     uri: Uri,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<PageBody>, Problem> {
     principal.needs(EVENTS_SCOPE)?;
     let query = EventsQuery::of_page(&uri)?;
     let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
@@ -44,12 +54,7 @@ pub async fn page(
         .map(|event| event.to_cloud_event(&principal.record.slug))
         .collect::<Result<_, _>>()
         .map_err(Problem::internal)?;
-    Ok(Json(json!({
-        "log_id": page.log_id,
-        "events": events,
-        "next_after": page.scanned_to,
-        "head": page.head,
-    })))
+    Ok(Json(PageBody { log_id: page.log_id, events, next_after: page.scanned_to, head: page.head }))
 }
 
 /// 410 where the reader's position belongs to another log than the tenant has now.

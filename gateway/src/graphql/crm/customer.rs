@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
-use crate::graphql::engine::errors::{ErrorCode, forbidden};
+use crate::graphql::engine::errors::{ErrorCode, Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
@@ -113,12 +113,16 @@ impl CustomerQueries {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The customer's id.")] id: ID,
-    ) -> Result<Option<Customer>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        let Some(id) = parse_id(&id) else { return Ok(None) };
-        let row = reads::get(&principal.store, id).await.map_err(unread)?;
-        let seen = row.filter(|row| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id()));
-        Ok(seen.map(Into::into))
+    ) -> Nullable<Customer> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            let Some(id) = parse_id(&id) else { return Ok(None) };
+            let row = reads::get(&principal.store, id).await.map_err(unread)?;
+            let seen =
+                row.filter(|row| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id()));
+            Ok(seen.map(Into::into))
+        })
+        .await
     }
 
     /// Customers by pages of at most 100, 20 unless the client says otherwise. Needs `tenant_admin` or the scope
@@ -135,19 +139,22 @@ impl CustomerQueries {
         #[graphql(desc = "In which order; by the time of registration unless given.")] order_by: Option<
             CustomerOrder,
         >,
-    ) -> Result<Option<Connection<Customer>>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
-        let page = page_request(first, after, last, before)?;
-        let filter = filter.unwrap_or_default().read()?;
-        let order = order_by.map(Into::into).unwrap_or_default();
-        let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
-        let total = if counts(ctx) {
-            Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
-        } else {
-            None
-        };
-        Ok(Some(connection(page, total)))
+    ) -> Nullable<Connection<Customer>> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
+            let page = page_request(first, after, last, before)?;
+            let filter = filter.unwrap_or_default().read()?;
+            let order = order_by.map(Into::into).unwrap_or_default();
+            let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
+            let total = if counts(ctx) {
+                Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
+            } else {
+                None
+            };
+            Ok(Some(connection(page, total)))
+        })
+        .await
     }
 }
 
@@ -275,22 +282,25 @@ impl CustomerMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: RegisterCustomerInput,
-    ) -> Result<Option<CustomerPayload>, Error> {
-        let RegisterCustomerInput { command_id, expected_version, name, email, company, notes } = input;
-        let mut input = Input::new(ctx, RegisterCustomer::NAME, None, command_id, expected_version)?;
-        let name = input.field("name", Name::parse(&name));
-        let email = input.field("email", Email::parse(&email));
-        let company = input.optional("company", company, Name::parse);
-        let notes = input.optional("notes", notes, Notes::parse);
-        let command = name.zip(email).map(|(name, email)| RegisterCustomer {
-            user_id: None,
-            name,
-            email,
-            company,
-            notes,
-        });
-        let id = new_aggregate_id(input.context(), Aggregate::CATEGORY);
-        payload(ctx, input.send::<Aggregate>(id, command).await?).await.map(Some)
+    ) -> Nullable<CustomerPayload> {
+        nullable(async {
+            let RegisterCustomerInput { command_id, expected_version, name, email, company, notes } = input;
+            let mut input = Input::new(ctx, RegisterCustomer::NAME, None, command_id, expected_version)?;
+            let name = input.field("name", Name::parse(&name));
+            let email = input.field("email", Email::parse(&email));
+            let company = input.optional("company", company, Name::parse);
+            let notes = input.optional("notes", notes, Notes::parse);
+            let command = name.zip(email).map(|(name, email)| RegisterCustomer {
+                user_id: None,
+                name,
+                email,
+                company,
+                notes,
+            });
+            let id = new_aggregate_id(input.context(), Aggregate::CATEGORY);
+            payload(ctx, input.send::<Aggregate>(id, command).await?).await.map(Some)
+        })
+        .await
     }
 
     /// Gives a customer another name.
@@ -298,11 +308,14 @@ impl CustomerMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: RenameCustomerInput,
-    ) -> Result<Option<CustomerPayload>, Error> {
-        let RenameCustomerInput { command_id, expected_version, id, name } = input;
-        let mut input = Input::new(ctx, RenameCustomer::NAME, Some(&id), command_id, expected_version)?;
-        let command = input.field("name", Name::parse(&name)).map(|name| RenameCustomer { name });
-        payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
+    ) -> Nullable<CustomerPayload> {
+        nullable(async {
+            let RenameCustomerInput { command_id, expected_version, id, name } = input;
+            let mut input = Input::new(ctx, RenameCustomer::NAME, Some(&id), command_id, expected_version)?;
+            let command = input.field("name", Name::parse(&name)).map(|name| RenameCustomer { name });
+            payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
+        })
+        .await
     }
 
     /// Puts business with a customer on hold.
@@ -310,11 +323,16 @@ impl CustomerMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: SuspendCustomerInput,
-    ) -> Result<Option<CustomerPayload>, Error> {
-        let SuspendCustomerInput { command_id, expected_version, id, reason } = input;
-        let mut input = Input::new(ctx, SuspendCustomer::NAME, Some(&id), command_id, expected_version)?;
-        let reason = input.optional("reason", reason, Reason::parse);
-        payload(ctx, input.send_to::<Aggregate>(&id, Some(SuspendCustomer { reason })).await?).await.map(Some)
+    ) -> Nullable<CustomerPayload> {
+        nullable(async {
+            let SuspendCustomerInput { command_id, expected_version, id, reason } = input;
+            let mut input = Input::new(ctx, SuspendCustomer::NAME, Some(&id), command_id, expected_version)?;
+            let reason = input.optional("reason", reason, Reason::parse);
+            payload(ctx, input.send_to::<Aggregate>(&id, Some(SuspendCustomer { reason })).await?)
+                .await
+                .map(Some)
+        })
+        .await
     }
 
     /// Ends business with a customer for good.
@@ -322,10 +340,15 @@ impl CustomerMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: CloseCustomerInput,
-    ) -> Result<Option<CustomerPayload>, Error> {
-        let CloseCustomerInput { command_id, expected_version, id, reason } = input;
-        let mut input = Input::new(ctx, CloseCustomer::NAME, Some(&id), command_id, expected_version)?;
-        let reason = input.optional("reason", reason, Reason::parse);
-        payload(ctx, input.send_to::<Aggregate>(&id, Some(CloseCustomer { reason })).await?).await.map(Some)
+    ) -> Nullable<CustomerPayload> {
+        nullable(async {
+            let CloseCustomerInput { command_id, expected_version, id, reason } = input;
+            let mut input = Input::new(ctx, CloseCustomer::NAME, Some(&id), command_id, expected_version)?;
+            let reason = input.optional("reason", reason, Reason::parse);
+            payload(ctx, input.send_to::<Aggregate>(&id, Some(CloseCustomer { reason })).await?)
+                .await
+                .map(Some)
+        })
+        .await
     }
 }

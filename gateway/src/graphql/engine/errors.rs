@@ -45,8 +45,19 @@ impl ErrorCode {
 
     /// An error of the request as a whole.
     pub fn server_error(self, message: impl Into<String>) -> ServerError {
-        self.error(message).into_server_error(async_graphql::Pos::default())
+        let mut error = ServerError::new(message, None);
+        error.extensions.get_or_insert_default().set("code", self.as_str());
+        error
     }
+}
+
+/// A field that may be null. An error in it leaves the fields beside it alone, as the specification wants; the library
+/// does so for an error within the option, but lets an error around it take the whole answer away.
+pub type Nullable<T> = Option<Result<T, Error>>;
+
+/// What a field's work came to, as a field that may be null.
+pub async fn nullable<T>(work: impl Future<Output = Result<Option<T>, Error>>) -> Nullable<T> {
+    work.await.transpose()
 }
 
 /// A failure of ours as clients may see it. The cause goes to the log, here, because behind this point it is gone.

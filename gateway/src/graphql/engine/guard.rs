@@ -90,7 +90,13 @@ pub fn check(text: &str, operation: Option<&str>, limits: &Limits) -> Result<Che
     within("tokens", scanned.tokens, limits.tokens)?;
     within("nested brackets", scanned.nesting, limits.nesting)?;
 
-    let document = parse_query(text).map_err(|error| Refusal::Malformed(error.to_string()))?;
+    let document = parse_query(text).map_err(|error| {
+        let place = error.positions().next();
+        Refusal::Malformed(place.map_or_else(
+            || "the document is no GraphQL".to_owned(),
+            |place| format!("the document is no GraphQL at line {}, column {}", place.line, place.column),
+        ))
+    })?;
     within("operations", document.operations.iter().count(), limits.operations)?;
     within("fragments", document.fragments.len(), limits.fragments)?;
 

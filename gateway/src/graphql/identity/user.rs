@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::auth::Principal;
 use crate::graphql::crm::customer::Customer;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
-use crate::graphql::engine::errors::forbidden;
+use crate::graphql::engine::errors::{Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
@@ -80,10 +80,13 @@ pub struct Me {
 #[ComplexObject]
 impl Me {
     /// The customer that the caller is, where it is one. A registration makes its customer a moment later.
-    async fn customer(&self, ctx: &Context<'_>) -> Result<Option<Customer>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        let row = customer_reads::by_user(&principal.store, principal.user_id()).await.map_err(unread)?;
-        Ok(row.map(Into::into))
+    async fn customer(&self, ctx: &Context<'_>) -> Nullable<Customer> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            let row = customer_reads::by_user(&principal.store, principal.user_id()).await.map_err(unread)?;
+            Ok(row.map(Into::into))
+        })
+        .await
     }
 }
 
@@ -141,25 +144,27 @@ pub struct UserQueries;
 #[Object]
 impl UserQueries {
     /// The caller, from its own events: right at once.
-    async fn me(&self, ctx: &Context<'_>) -> Result<Option<Me>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        let row = reads::at_version(&principal.store, principal.user_id(), None).await.map_err(unread)?;
-        Ok(row.map(|row| User::from(row).into()))
+    async fn me(&self, ctx: &Context<'_>) -> Nullable<Me> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            let row = reads::at_version(&principal.store, principal.user_id(), None).await.map_err(unread)?;
+            Ok(row.map(|row| User::from(row).into()))
+        })
+        .await
     }
 
     /// One user; null where there is none, or none that the caller may see. Everybody sees itself.
-    async fn user(
-        &self,
-        ctx: &Context<'_>,
-        #[graphql(desc = "The user's id.")] id: ID,
-    ) -> Result<Option<User>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        let Some(id) = parse_id(&id) else { return Ok(None) };
-        if id != principal.user_id() && !principal.may(READ_SCOPE) {
-            return Ok(None);
-        }
-        let row = reads::get(&principal.store, id).await.map_err(unread)?;
-        Ok(row.map(Into::into))
+    async fn user(&self, ctx: &Context<'_>, #[graphql(desc = "The user's id.")] id: ID) -> Nullable<User> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            let Some(id) = parse_id(&id) else { return Ok(None) };
+            if id != principal.user_id() && !principal.may(READ_SCOPE) {
+                return Ok(None);
+            }
+            let row = reads::get(&principal.store, id).await.map_err(unread)?;
+            Ok(row.map(Into::into))
+        })
+        .await
     }
 
     /// Users by pages of at most 100, 20 unless the client says otherwise. Needs `tenant_admin` or the scope
@@ -176,20 +181,23 @@ impl UserQueries {
         #[graphql(desc = "In which order; by the time of registration unless given.")] order_by: Option<
             UserOrder,
         >,
-    ) -> Result<Option<Connection<User>>, Error> {
-        let principal = ctx.data::<Principal>()?;
-        principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
-        let page = page_request(first, after, last, before)?;
-        let UserFilter { status, email, name } = filter.unwrap_or_default();
-        let filter = reads::UserFilter { status: status.map(Into::into), email, name_prefix: name };
-        let order = order_by.map(Into::into).unwrap_or_default();
-        let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
-        let total = if counts(ctx) {
-            Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
-        } else {
-            None
-        };
-        Ok(Some(connection(page, total)))
+    ) -> Nullable<Connection<User>> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
+            let page = page_request(first, after, last, before)?;
+            let UserFilter { status, email, name } = filter.unwrap_or_default();
+            let filter = reads::UserFilter { status: status.map(Into::into), email, name_prefix: name };
+            let order = order_by.map(Into::into).unwrap_or_default();
+            let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
+            let total = if counts(ctx) {
+                Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
+            } else {
+                None
+            };
+            Ok(Some(connection(page, total)))
+        })
+        .await
     }
 }
 
@@ -269,11 +277,14 @@ impl UserMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: ChangeUserNameInput,
-    ) -> Result<Option<UserPayload>, Error> {
-        let ChangeUserNameInput { command_id, expected_version, id, name } = input;
-        let mut input = Input::new(ctx, ChangeUserName::NAME, Some(&id), command_id, expected_version)?;
-        let command = input.field("name", Name::parse(&name)).map(|name| ChangeUserName { name });
-        payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
+    ) -> Nullable<UserPayload> {
+        nullable(async {
+            let ChangeUserNameInput { command_id, expected_version, id, name } = input;
+            let mut input = Input::new(ctx, ChangeUserName::NAME, Some(&id), command_id, expected_version)?;
+            let command = input.field("name", Name::parse(&name)).map(|name| ChangeUserName { name });
+            payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
+        })
+        .await
     }
 
     /// Stops a user from signing in. Needs `tenant_admin` or the scope `users:write`. Access tokens that the user holds
@@ -282,10 +293,15 @@ impl UserMutations {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The command.")] input: DeactivateUserInput,
-    ) -> Result<Option<UserPayload>, Error> {
-        let DeactivateUserInput { command_id, expected_version, id, reason } = input;
-        let mut input = Input::new(ctx, DeactivateUser::NAME, Some(&id), command_id, expected_version)?;
-        let reason = input.optional("reason", reason, Reason::parse);
-        payload(ctx, input.send_to::<Aggregate>(&id, Some(DeactivateUser { reason })).await?).await.map(Some)
+    ) -> Nullable<UserPayload> {
+        nullable(async {
+            let DeactivateUserInput { command_id, expected_version, id, reason } = input;
+            let mut input = Input::new(ctx, DeactivateUser::NAME, Some(&id), command_id, expected_version)?;
+            let reason = input.optional("reason", reason, Reason::parse);
+            payload(ctx, input.send_to::<Aggregate>(&id, Some(DeactivateUser { reason })).await?)
+                .await
+                .map(Some)
+        })
+        .await
     }
 }
