@@ -174,6 +174,8 @@ impl Lane {
         &mut self,
         batch: &[Pending],
     ) -> Result<HashMap<TenantId, TenantFacts>, StoreError> {
+        // First: a new connection drops the caches, from which the next lines tell what to look up.
+        self.connect().await?;
         let mut wanted = Wanted::default();
         for pending in batch {
             let tenant = pending.tenant;
@@ -197,7 +199,6 @@ impl Lane {
                 wanted.reservations.insert((tenant, (reservation.kind, digest)));
             }
         }
-        self.connect().await?;
         let mut found = Found::default();
         if !wanted.is_empty() {
             let (_, lookup) = self.connections.as_ref().expect("just connected");
