@@ -1,4 +1,15 @@
-//! The integration tests: one binary, real servers. `support` starts them; each module below is an area of the product.
+//! The one integration binary: stories through the public API, engine tests on real servers, `annals dev` itself.
+//!
+//! Layout: one folder an area; `support` starts the product and bare servers, and holds what the stories share. One
+//! binary, because each further one links the whole product again.
 
+mod architecture;
+mod commands;
+mod dev;
+mod nats;
+mod projections;
+mod queries;
+mod sagas;
 mod store;
+mod stories;
 mod support;

@@ -1,20 +1,52 @@
-//! What the tests stand on: real servers, started by the tests themselves.
+//! What the tests share: bare servers for engine tests (`postgres`, `nats_server`), the product as a child process
+//! (`process`, `product`), waiting.
+//!
+//! Everything started here ends with this process, however it ends.
 
-use std::time::Duration;
+#![allow(dead_code, reason = "each test module uses its own part of this")]
 
 pub mod nats_server;
 pub mod postgres;
+pub mod process;
+pub mod product;
 pub mod programs;
 
-/// Asks again and again until there is an answer; panics when there is none within the time.
-pub async fn eventually<T>(what: &str, within: Duration, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    let deadline = tokio::time::Instant::now() + within;
-    let mut pause = tokio::time::interval(Duration::from_millis(20));
-    loop {
-        pause.tick().await;
-        if let Some(answer) = ask().await {
-            return answer;
+use std::os::unix::fs::PermissionsExt;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+pub use process::Annals;
+pub use product::{Product, Tenant};
+
+/// How long [`eventually`] waits. Far above what anything takes, so that only a fault reaches it.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Polls until `look` finds something, and fails the test when it never does. For what has no position to wait for.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {
+    let polling = async {
+        let mut ticks = tokio::time::interval(Duration::from_millis(20));
+        loop {
+            ticks.tick().await;
+            if let Some(found) = look().await {
+                return found;
+            }
         }
-        assert!(tokio::time::Instant::now() < deadline, "not within {within:?}: {what}");
-    }
+    };
+    tokio::time::timeout(PATIENCE, polling).await.unwrap_or_else(|_| panic!("waited in vain: {what}"))
+}
+
+/// A temporary folder that the servers' own user may enter.
+pub fn folder() -> TempDir {
+    let folder = tempfile::tempdir().expect("a temporary folder can be made");
+    std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755))
+        .expect("the folder is ours");
+    folder
+}
+
+/// A name that no other test of this run has: `prefix-1`, `prefix-2`, ...
+pub fn unique(prefix: &str) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(1);
+    format!("{prefix}-{}", COUNT.fetch_add(1, Ordering::Relaxed))
 }

@@ -256,24 +256,26 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     Ok(())
 }
 
+fn database_url(password: &Secret, port: u16) -> String {
+    format!(
+        "postgres://{}:{}@127.0.0.1:{port}/{}",
+        supervise::SUPERUSER,
+        password.reveal(),
+        supervise::DATABASE
+    )
+}
+
 fn ready(settings: &Settings, folder: &DataFolder, running: &Running, demo: &Demo) -> Result<Ready, Failure> {
     let addresses = running.addresses();
     let url = |address: std::net::SocketAddr| format!("http://localhost:{}", address.port());
     let gateway_url = url(addresses.public);
     let database = &settings.database;
-    let (user, password) = (&database.owner_user, database.owner_password()?);
     Ok(Ready {
         graphql_url: format!("{gateway_url}/graphql"),
         gateway_url,
         operations_url: url(addresses.operations),
         admin_url: url(addresses.admin),
-        database_url: format!(
-            "postgres://{user}:{}@{}:{}/{}",
-            password.reveal(),
-            database.host,
-            database.port,
-            database.name
-        ),
+        database_url: database_url(&database.owner_password()?, database.port),
         nats_url: settings.nats.url.reveal().to_owned(),
         nats_credentials: None,
         tenant: demo::TENANT,

@@ -1,7 +1,6 @@
 //! A private nats-server with JetStream for one test; it ends with the value, or with the thread that started it.
 
 use std::process::{Child, Stdio};
-use std::time::Duration;
 
 use super::{eventually, postgres::free_port, programs};
 
@@ -45,10 +44,8 @@ impl NatsServer {
     }
 
     async fn wait_until_ready(&self) {
-        eventually("nats-server answers", Duration::from_secs(5), async || {
-            async_nats::connect(self.url()).await.ok().map(drop)
-        })
-        .await;
+        eventually("nats-server answers", || async { async_nats::connect(self.url()).await.ok().map(drop) })
+            .await;
     }
 }
 

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::Stdio;
 use std::sync::{LazyLock, mpsc};
-use std::time::Duration;
 
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, TenantSlug, ids};
 use schemas::identity::tenant::{Registration, Tier};
@@ -128,7 +127,7 @@ impl Database {
 }
 
 async fn prepare_template(port: u16) {
-    eventually("PostgreSQL answers", Duration::from_secs(10), async || {
+    eventually("PostgreSQL answers", || async {
         tokio_postgres::connect(&url(port, "postgres", "postgres"), NoTls).await.ok().map(drop)
     })
     .await;
