@@ -1,0 +1,47 @@
+//! The executor, the use cases of registration and the cqrs-es adapter, on a real PostgreSQL.
+
+mod cqrs_framework;
+mod executor;
+mod idempotency;
+mod registration;
+
+use commands::{Caller, CommandContext, Customer, Executed, Executor, Extras};
+use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
+use schemas::engine::{Email, Name, TenantId, ids};
+use schemas::identity::role::Role;
+use uuid::Uuid;
+
+pub(crate) fn name(text: &str) -> Name {
+    Name::parse(text).expect("a valid name")
+}
+
+pub(crate) fn email(text: &str) -> Email {
+    Email::parse(text).expect("a valid address")
+}
+
+/// A tenant administrator's command, without ids from outside.
+pub(crate) fn by_admin(tenant: TenantId) -> CommandContext {
+    CommandContext::new(tenant, Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]))
+}
+
+pub(crate) fn register(text: &str) -> RegisterCustomer {
+    RegisterCustomer {
+        user_id: None,
+        name: name(text),
+        email: email("ada@example.com"),
+        company: None,
+        notes: None,
+    }
+}
+
+pub(crate) fn rename(text: &str) -> RenameCustomer {
+    RenameCustomer { name: name(text) }
+}
+
+/// A fresh customer.
+pub(crate) async fn registered(executor: &Executor, tenant: TenantId, text: &str) -> Executed<Customer> {
+    executor
+        .execute(&by_admin(tenant), ids::new_id(), register(text), Extras::default())
+        .await
+        .expect("the customer is registered")
+}

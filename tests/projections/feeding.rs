@@ -1,0 +1,197 @@
+//! Sources that lose, repeat and disorder, and several keepers of one read model at once.
+
+use std::time::Duration;
+
+use commands::Executor;
+use futures::StreamExt;
+use projections::{Batch, Customers};
+use rand::rngs::StdRng;
+use rand::seq::SliceRandom;
+use rand::{RngExt, SeedableRng};
+use schemas::engine::RecordedEvent;
+use store::feed::FeedSettings;
+use store::{Store, TenantStore};
+use tokio::sync::mpsc;
+
+use super::{
+    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent,
+};
+use crate::support::eventually;
+use crate::support::postgres::{Database, open_tenant};
+
+fn batch(tenant: &TenantStore, events: Vec<RecordedEvent>) -> Batch {
+    Batch { tenant: tenant.id(), log_id: events[0].log_id, events }
+}
+
+/// A source in the test's hand.
+fn source() -> (mpsc::UnboundedSender<Batch>, impl futures::Stream<Item = Batch> + Send + 'static) {
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let stream = futures::stream::unfold(receiver, |mut receiver| async {
+        receiver.recv().await.map(|batch| (batch, receiver))
+    });
+    (sender, stream.boxed())
+}
+
+/// Never compares after the start: what is not followed is not noticed.
+fn only_followed() -> FeedSettings {
+    FeedSettings { compare_every: Duration::from_hours(1), ..FeedSettings::default() }
+}
+
+/// A keeper that has made its one comparison, and the way to feed it.
+async fn followed_keeper(
+    store: &Store,
+    tenant: &TenantStore,
+) -> (mpsc::UnboundedSender<Batch>, impl Sized + use<>) {
+    let executor = Executor::new(store.clone(), 10);
+    register(&executor, tenant, "Found by comparing").await;
+    let (sender, stream) = source();
+    let keeper = keep::<Customers>(store, stream, only_followed());
+    caught_up::<Customers>(tenant).await;
+    (sender, keeper)
+}
+
+#[tokio::test]
+async fn followed_events_are_applied_without_a_look_at_the_heads() {
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let (sender, _keeper) = followed_keeper(&store, &tenant).await;
+    random_history(&Executor::new(store.clone(), 100), &tenant, 100, 3).await;
+    for event in log(&tenant).await {
+        sender.send(batch(&tenant, vec![event])).expect("the keeper listens");
+    }
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+}
+
+#[tokio::test]
+async fn gaps_repeats_and_disorder_change_nothing() {
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let (sender, _keeper) = followed_keeper(&store, &tenant).await;
+    let executor = Executor::new(store.clone(), 100);
+    let mut random = StdRng::seed_from_u64(11);
+    for seed in 0..4 {
+        random_history(&executor, &tenant, 60, seed).await;
+        let events = log(&tenant).await;
+        // A third is lost, some come twice, in chunks, in any order; the last one comes last, so that nobody has to
+        // compare heads to learn of it.
+        let mut sent: Vec<RecordedEvent> = Vec::new();
+        for event in &events {
+            for _ in 0..random.random_range(0..3) {
+                sent.push(event.clone());
+            }
+        }
+        sent.shuffle(&mut random);
+        for event in sent {
+            sender.send(batch(&tenant, vec![event])).expect("the keeper listens");
+        }
+        let last = events.last().expect("there are events").clone();
+        sender.send(batch(&tenant, vec![last])).expect("the keeper listens");
+        caught_up::<Customers>(&tenant).await;
+        assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+    }
+    assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_last_event_is_found_by_comparing_heads() {
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let (sender, stream) = source();
+    let _keeper = keep::<Customers>(&store, stream, eager());
+    let executor = Executor::new(store.clone(), 10);
+    let id = register(&executor, &tenant, "Ada").await;
+    sender.send(batch(&tenant, log(&tenant).await)).expect("the keeper listens");
+    caught_up::<Customers>(&tenant).await;
+    rename(&executor, &tenant, id, "Bo").await;
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(customers(&tenant).await[&id].name, "Bo");
+}
+
+#[tokio::test]
+async fn several_keepers_at_once_have_the_effect_of_one() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let tenants = [open_tenant(&store, "acme").await, open_tenant(&store, "bolt").await];
+    // Two processes, three keepers, each with a source of its own and batches of another size.
+    let mut sources = Vec::new();
+    let mut keepers = Vec::new();
+    let elsewhere = database.store().await;
+    for (store, batch) in [(&store, 1), (&store, 13), (&elsewhere, 500)] {
+        let (sender, stream) = source();
+        sources.push(sender);
+        keepers.push(keep::<Customers>(store, stream, FeedSettings { batch, ..eager() }));
+    }
+    let executor = Executor::new(store.clone(), 100);
+    for round in 0..5 {
+        for tenant in &tenants {
+            random_history(&executor, tenant, 40, round).await;
+            for event in log(tenant).await {
+                for source in &sources {
+                    source.send(batch(tenant, vec![event.clone()])).expect("the keeper listens");
+                }
+            }
+        }
+    }
+    for tenant in &tenants {
+        caught_up::<Customers>(tenant).await;
+        assert_eq!(customers(tenant).await, folded::<Customers>(tenant).await);
+    }
+    // An event applied twice would have been out of place and lie here.
+    assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
+}
+
+#[tokio::test]
+async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
+    let store = Database::create().await.store().await;
+    let (big, small) = (open_tenant(&store, "big").await, open_tenant(&store, "small").await);
+    let executor = Executor::new(store.clone(), 1_000);
+    random_history(&executor, &big, 400, 1).await;
+    register(&executor, &small, "Ada").await;
+    let head = big.head().await.expect("reads").position;
+    // One event a batch and one tenant at a time: the small one is through long before the big one.
+    let settings = FeedSettings { batch: 1, tenants_at_once: 1, ..eager() };
+    let _keeper = keep::<Customers>(&store, silent(), settings);
+    caught_up::<Customers>(&small).await;
+    let reached = store.checkpoints(Some(projections::CUSTOMERS)).await.expect("reads");
+    let of_big = reached.iter().find(|(tenant, ..)| *tenant == big.id()).map_or(0, |(.., at)| at.position);
+    assert!(of_big < head, "the small tenant had to wait for all {head} events of the big one");
+    caught_up::<Customers>(&big).await;
+}
+
+#[tokio::test]
+async fn an_outage_is_waited_out() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let executor = Executor::new(store.clone(), 10);
+    let id = register(&executor, &tenant, "Ada").await;
+    let _keeper = keep::<Customers>(&store, silent(), eager());
+    caught_up::<Customers>(&tenant).await;
+
+    // Every connection of the keeper breaks, and again while it recovers.
+    let superuser = database.connect("postgres").await;
+    let kill = "select count(pg_terminate_backend(pid)) from pg_stat_activity
+                where datname = current_database() and usename in ('annals_projector', 'annals_tenant', 'annals_worker')";
+    for text in ["Bo", "Cy", "Di"] {
+        let killed: i64 = superuser.query_one(kill, &[]).await.expect("kills").get(0);
+        assert!(killed > 0);
+        let renamed = || async {
+            let command = schemas::crm::customer::RenameCustomer { name: super::name(text) };
+            let context = super::system(&tenant);
+            executor
+                .execute::<commands::Customer>(&context, id, command, commands::Extras::default())
+                .await
+                .ok()
+        };
+        eventually("the executor gets through again", renamed).await;
+    }
+    eventually("the keeper gets through again", || async {
+        let head = tenant.head().await.ok()?;
+        let reached =
+            tenant.wait_for_checkpoint(projections::CUSTOMERS, head.log_id, head.position, PATIENCE).await;
+        reached.ok()?.then_some(())
+    })
+    .await;
+    assert_eq!(customers(&tenant).await[&id].name, "Di");
+}

@@ -1,0 +1,178 @@
+//! Events that cannot be applied: one tenant stands still in one read model, everybody else goes on, an operator decides.
+
+use commands::Executor;
+use projections::{CUSTOMERS, Customers, Users};
+use schemas::engine::{StreamName, ids};
+use store::{DeadLetter, DeadLetterStatus, ExpectedVersion, Store, StreamAppend, TenantStore};
+use uuid::Uuid;
+
+use super::{caught_up, customers, eager, keep, register, rename, silent};
+use crate::support::eventually;
+use crate::support::postgres::{Database, event, metadata, open_tenant};
+
+/// An event that no rule would have let through.
+async fn append_raw(tenant: &TenantStore, id: Uuid, event_type: &str, payload: &str) {
+    let stream = StreamName::new("crm.customer", id);
+    let append =
+        StreamAppend::new(stream, ExpectedVersion::Any, vec![event(event_type, payload)], metadata());
+    tenant.append(append).await.expect("appends");
+}
+
+async fn letters(store: &Store) -> Vec<DeadLetter> {
+    store.dead_letters(None, None, 100).await.expect("reads")
+}
+
+async fn letter_with(store: &Store, wanted: impl Fn(&DeadLetter) -> bool) -> DeadLetter {
+    eventually("a dead letter", || async { letters(store).await.into_iter().find(&wanted) }).await
+}
+
+async fn decide(tenant: &TenantStore, letter: &DeadLetter, status: DeadLetterStatus) {
+    let transaction = tenant.begin_projection().await.expect("begins");
+    assert!(transaction.set_dead_letter_status(letter.id, status).await.expect("writes"));
+    transaction.commit().await.expect("commits");
+}
+
+async fn position(store: &Store, tenant: &TenantStore) -> u64 {
+    let checkpoints = store.checkpoints(Some(CUSTOMERS)).await.expect("reads");
+    checkpoints.iter().find(|(id, ..)| *id == tenant.id()).map_or(0, |(.., at)| at.position)
+}
+
+#[tokio::test]
+async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let (sick, well) = (open_tenant(&store, "sick").await, open_tenant(&store, "well").await);
+    let ada = register(&executor, &sick, "Ada").await;
+    append_raw(&sick, ada, "crm.customer.renamed.v1", r#"{"name":"ada@example.com","name":7}"#).await;
+    let bo = register(&executor, &sick, "Bo").await;
+    register(&executor, &well, "Cy").await;
+
+    let _keepers = (
+        keep::<Customers>(&store, silent(), eager()),
+        keep::<Customers>(&database.store().await, silent(), eager()),
+        keep::<Users>(&store, silent(), eager()),
+    );
+    let letter = letter_with(&store, |letter| letter.tenant == sick.id()).await;
+    assert_eq!((letter.consumer.as_str(), letter.position, letter.attempts), (CUSTOMERS, 2, 1));
+    assert_eq!(
+        (letter.subject.as_str(), letter.error_code.as_str()),
+        ("crm.customer.renamed.v1", "PAYLOAD_INVALID")
+    );
+    assert_eq!(letter.status, DeadLetterStatus::Open);
+    assert!(!letter.error.contains("ada@example.com"), "a dead letter holds no payload");
+
+    caught_up::<Customers>(&well).await;
+    caught_up::<Users>(&sick).await;
+    rename(&executor, &sick, bo, "Bo B").await;
+    let later = register(&executor, &well, "Di").await;
+    caught_up::<Customers>(&well).await;
+    assert!(customers(&well).await.contains_key(&later));
+    // What was before the event is there, what is behind it is not.
+    assert_eq!(customers(&sick).await.keys().collect::<Vec<_>>(), [&ada]);
+    assert_eq!(position(&store, &sick).await, 1);
+    assert_eq!(letters(&store).await.len(), 1, "two keepers write one letter");
+}
+
+#[tokio::test]
+async fn a_discarded_event_is_passed_over() {
+    let store = Database::create().await.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let tenant = open_tenant(&store, "acme").await;
+    let ada = register(&executor, &tenant, "Ada").await;
+    append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
+    let bo = register(&executor, &tenant, "Bo").await;
+    {
+        let _keeper = keep::<Customers>(&store, silent(), eager());
+        let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
+        assert_eq!(letter.error_code, "EVENT_TYPE_UNKNOWN");
+        decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
+    }
+    // Another process does what was decided.
+    let _keeper = keep::<Customers>(&store, silent(), eager());
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(customers(&tenant).await.len(), 2);
+    assert!(customers(&tenant).await.contains_key(&bo));
+    assert_eq!(letters(&store).await.len(), 1);
+    assert_eq!(letters(&store).await[0].status, DeadLetterStatus::Discarded);
+}
+
+#[tokio::test]
+async fn a_retried_event_is_resolved_or_fails_again() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let tenant = open_tenant(&store, "acme").await;
+    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let id = register(&executor, &tenant, "Ada").await;
+    caught_up::<Customers>(&tenant).await;
+
+    // Somebody has deleted the row, so the next event finds nothing to change.
+    let superuser = database.connect("postgres").await;
+    superuser.batch_execute("create table kept as select * from customers_v1").await.expect("copies");
+    superuser.batch_execute("delete from customers_v1").await.expect("deletes");
+    rename(&executor, &tenant, id, "Bo").await;
+    let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
+    assert_eq!((letter.error_code.as_str(), letter.attempts), ("EVENT_OUT_OF_PLACE", 1));
+
+    decide(&tenant, &letter, DeadLetterStatus::Retrying).await;
+    let again = letter_with(&store, |letter| letter.attempts == 2).await;
+    assert_eq!(
+        (again.id, again.status, again.first_at),
+        (letter.id, DeadLetterStatus::Open, letter.first_at)
+    );
+    assert_eq!(again.history.as_array().map(Vec::len), Some(2));
+
+    superuser.batch_execute("insert into customers_v1 select * from kept").await.expect("restores");
+    decide(&tenant, &letter, DeadLetterStatus::Retrying).await;
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(customers(&tenant).await[&id].name, "Bo");
+    assert_eq!(letters(&store).await[0].status, DeadLetterStatus::Resolved);
+
+    rename(&executor, &tenant, id, "Cy").await;
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(letters(&store).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_row_that_the_database_refuses_is_found_among_many() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let tenant = open_tenant(&store, "acme").await;
+    for n in 0..40 {
+        register(&executor, &tenant, if n == 27 { "Forbidden" } else { "Fine" }).await;
+    }
+    let superuser = database.connect("postgres").await;
+    superuser
+        .batch_execute("alter table customers_v1 add check (name <> 'Forbidden')")
+        .await
+        .expect("alters");
+
+    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
+    assert_eq!((letter.error_code.as_str(), letter.position), ("ROW_REFUSED", 28));
+    assert!(!letter.error.contains("Forbidden"));
+    assert_eq!(customers(&tenant).await.len(), 27);
+
+    decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
+    caught_up::<Customers>(&tenant).await;
+    assert_eq!(customers(&tenant).await.len(), 39);
+}
+
+#[tokio::test]
+async fn a_tenant_that_was_stopped_stays_so_in_the_next_process() {
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    append_raw(&tenant, ids::new_id(), "crm.customer.closed.v1", "{}").await;
+    let letter = {
+        let _keeper = keep::<Customers>(&store, silent(), eager());
+        letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await
+    };
+    let other = open_tenant(&store, "other").await;
+    register(&Executor::new(store.clone(), 10), &other, "Ada").await;
+    let _keeper = keep::<Customers>(&store, silent(), eager());
+    caught_up::<Customers>(&other).await;
+    assert_eq!(position(&store, &tenant).await, 0);
+    assert_eq!(letters(&store).await, [letter], "it was not even tried");
+}

@@ -1,0 +1,107 @@
+//! Reads on a real PostgreSQL: pages, filters, indexes, the wait for a position.
+
+mod consistency;
+mod filters;
+mod indexes;
+mod pages;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use commands::{Caller, CommandContext, Customer, Executor, Extras, register_user};
+use projections::{CHECKPOINTS, Customers, Users};
+use schemas::crm::customer::{CloseCustomer, RegisterCustomer, SuspendCustomer};
+use schemas::engine::{Email, Name, ids};
+use schemas::identity::role::Role;
+use store::feed::FeedSettings;
+use store::{Store, TenantStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
+
+use crate::support::postgres::{Database, open_tenant};
+
+/// A tenant, what commands it, and its read models kept in the background.
+struct Setup {
+    store: Store,
+    tenant: TenantStore,
+    executor: Executor,
+    _kept: AbortOnDropHandle<()>,
+}
+
+impl Setup {
+    async fn new() -> Self {
+        let store = Database::create().await.store().await;
+        let tenant = open_tenant(&store, "acme").await;
+        let executor = Executor::new(store.clone(), 1_000);
+        let _kept = keep_all(&store);
+        Self { store, tenant, executor, _kept }
+    }
+
+    async fn register(&self, name: &str, email: &str, user_id: Option<Uuid>) -> Uuid {
+        let command = RegisterCustomer {
+            user_id,
+            name: Name::parse(name).expect("a valid name"),
+            email: Email::parse(email).expect("a valid address"),
+            company: None,
+            notes: None,
+        };
+        let context = system(&self.tenant);
+        let executed =
+            self.executor.execute::<Customer>(&context, ids::new_id(), command, Extras::default()).await;
+        executed.expect("the customer is registered").id
+    }
+
+    async fn suspend(&self, id: Uuid) {
+        let command = SuspendCustomer { reason: None };
+        let context = system(&self.tenant);
+        self.executor.execute::<Customer>(&context, id, command, Extras::default()).await.expect("suspended");
+    }
+
+    async fn close(&self, id: Uuid) {
+        let command = CloseCustomer { reason: None };
+        let context = system(&self.tenant);
+        self.executor.execute::<Customer>(&context, id, command, Extras::default()).await.expect("closed");
+    }
+
+    async fn register_user(&self, name: &str, email: &str) -> Uuid {
+        let name = Name::parse(name).expect("a valid name");
+        let email = Email::parse(email).expect("a valid address");
+        let hash = Bytes::from_static(b"$argon2id$");
+        let roles = vec![Role::Member, Role::TenantAdmin];
+        let context = system(&self.tenant);
+        register_user(&self.executor, &context, email, name, roles, hash).await.expect("registered").id
+    }
+
+    /// Waits until the read models show everything.
+    async fn settled(&self) {
+        let head = self.tenant.head().await.expect("the head reads");
+        for name in CHECKPOINTS {
+            let patience = Duration::from_secs(20);
+            let reached = self.tenant.wait_for_checkpoint(name, head.log_id, head.position, patience).await;
+            assert!(reached.expect("the checkpoint reads"));
+        }
+    }
+}
+
+fn system(tenant: &TenantStore) -> CommandContext {
+    CommandContext::new(tenant.id(), Caller::system("test"))
+}
+
+/// Keeps all read models for as long as the value lives.
+fn keep_all(store: &Store) -> AbortOnDropHandle<()> {
+    let settings = FeedSettings { compare_every: Duration::from_millis(20), ..FeedSettings::default() };
+    let store = store.clone();
+    AbortOnDropHandle::new(tokio::spawn(async move {
+        let cancel = CancellationToken::new();
+        tokio::join!(
+            projections::run::<Customers>(
+                store.clone(),
+                futures::stream::pending(),
+                settings,
+                cancel.clone()
+            ),
+            projections::run::<Users>(store, futures::stream::pending(), settings, cancel),
+        );
+    }))
+}
