@@ -1,0 +1,129 @@
+//! The directions between crates, the same name in each layer, and the size of files: rules that a machine can hold.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+/// What each crate may use of the product's own crates.
+const ARROWS: [(&str, &[&str]); 9] = [
+    ("schemas", &[]),
+    ("proofs", &[]),
+    ("store", &["schemas", "proofs"]),
+    ("nats", &["store", "schemas"]),
+    ("commands", &["store", "schemas"]),
+    ("projections", &["store", "schemas"]),
+    ("queries", &["projections", "store", "schemas"]),
+    ("sagas", &["commands", "store", "schemas"]),
+    ("gateway", &["commands", "queries", "store", "nats", "schemas"]),
+];
+
+/// Lines at which a file has become two.
+const LINES: usize = 600;
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn manifest(folder: &str) -> toml::Table {
+    let path = root().join(folder).join("Cargo.toml");
+    std::fs::read_to_string(path).expect("the manifest is there").parse().expect("the manifest is TOML")
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in std::fs::read_dir(folder).expect("the folder is there").flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn all_sources() -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for folder in ARROWS.iter().map(|(name, _)| *name).chain(["tests", "bench"]) {
+        let folder = root().join(folder);
+        sources(&if folder.join("src").exists() { folder.join("src") } else { folder }, &mut found);
+    }
+    sources(&root().join("src"), &mut found);
+    found
+}
+
+#[test]
+fn crates_use_each_other_in_the_allowed_directions_only() {
+    let own: BTreeSet<&str> = ARROWS.iter().map(|(name, _)| *name).collect();
+    for (name, allowed) in ARROWS {
+        let manifest = manifest(name);
+        for section in ["dependencies", "dev-dependencies", "build-dependencies"] {
+            let Some(dependencies) = manifest.get(section).and_then(toml::Value::as_table) else { continue };
+            for dependency in dependencies.keys().filter(|dependency| own.contains(dependency.as_str())) {
+                assert!(allowed.contains(&dependency.as_str()), "{name} must not use {dependency}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_vocabulary_does_no_input_or_output() {
+    let dependencies = manifest("schemas");
+    let dependencies = dependencies["dependencies"].as_table().expect("a table");
+    for banned in ["tokio", "tokio-postgres", "async-nats", "axum", "reqwest"] {
+        assert!(!dependencies.contains_key(banned), "schemas must not use {banned}");
+    }
+}
+
+#[test]
+fn sql_stands_in_the_store_and_the_engines_of_reads_alone() {
+    let allowed =
+        ["store/", "projections/src/engine/", "queries/src/", "sagas/src/engine/", "tests/", "bench/"];
+    for path in all_sources() {
+        let relative = path.strip_prefix(root()).expect("below the root").to_string_lossy().into_owned();
+        if allowed.iter().any(|prefix| relative.starts_with(prefix)) {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("readable");
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            let statement = ["\"select ", "\"insert into ", "\"update ", "\"delete from "];
+            assert!(!statement.iter().any(|start| line.contains(start)), "SQL in {relative}: {line}");
+        }
+    }
+}
+
+#[test]
+fn an_aggregate_has_the_same_name_in_each_layer() {
+    for aggregate in ["crm/customer", "identity/user"] {
+        for layer in ["schemas/src", "commands/src", "projections/src", "queries/src", "gateway/src/graphql"]
+        {
+            let path = root().join(layer).join(format!("{aggregate}.rs"));
+            assert!(path.exists(), "{} is missing", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_file_opens_with_what_lives_in_it_and_none_is_too_long() {
+    let mut long = BTreeMap::new();
+    for path in all_sources() {
+        let text = std::fs::read_to_string(&path).expect("readable");
+        assert!(text.starts_with("//!"), "{} does not say what lives in it", path.display());
+        let lines = text.lines().count();
+        if lines > LINES {
+            long.insert(path, lines);
+        }
+    }
+    assert!(long.is_empty(), "cut these: {long:?}");
+}
+
+#[test]
+fn every_decision_record_is_numbered_and_has_its_three_parts() {
+    let mut numbers = BTreeSet::new();
+    for entry in std::fs::read_dir(root().join("docs/adr")).expect("the records").flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let number: u32 = name.get(..4).and_then(|digits| digits.parse().ok()).expect("a number in front");
+        assert!(numbers.insert(number), "two records have the number {number}");
+        let text = std::fs::read_to_string(entry.path()).expect("readable");
+        for part in ["**Context.**", "**Decision.**", "**Consequences.**"] {
+            assert!(text.contains(part), "{name} lacks {part}");
+        }
+    }
+}

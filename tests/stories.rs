@@ -1,0 +1,9 @@
+//! Stories through the public API alone, as clients meet it: HTTP, GraphQL, SSE and the NATS client.
+
+mod bad_input;
+mod checker;
+mod graphql;
+mod idempotency;
+mod isolation;
+mod registrations;
+mod streams;
