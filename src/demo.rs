@@ -11,14 +11,16 @@ use schemas::identity::role::Role;
 use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
 use store::TenantRecord;
 
-use crate::config::Secret;
 use crate::supervise::{self, DataFolder};
-use crate::wiring::Running;
+use crate::wiring::Prepared;
 
 /// The tenant's slug.
 pub const TENANT: &str = "demo";
 
-const ADMIN: &str = "admin@demo.example";
+/// The demo tenant's administrator.
+pub const ADMIN: &str = "admin@demo.example";
+/// Its password: known to everybody, as the tenant is a playground. The platform administrator's is random.
+pub const PASSWORD: &str = "try annals out";
 const PLATFORM_ADMIN: &str = "admin@platform.example";
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 
@@ -28,33 +30,37 @@ pub struct Demo {
     pub access_token: String,
     /// A token of the platform administrator, good for both listeners.
     pub admin_token: String,
-    /// The administrator's address.
-    pub email: &'static str,
-    /// The administrator's password.
-    pub password: String,
 }
 
 /// Makes what is missing and issues the tokens.
-pub async fn prepare(running: &Running, folder: &DataFolder) -> anyhow::Result<Demo> {
-    let (_, password) = folder.secret("demo.password", supervise::random_password)?;
-    let demo = tenant(running).await.context("the demo tenant cannot be made")?;
+pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result<Demo> {
+    let (_, platform_password) = folder.secret("platform-admin.password", supervise::random_password)?;
+    let demo = tenant(prepared).await.context("the demo tenant cannot be made")?;
     let platform = TenantSlug::parse("platform").expect("a valid slug");
-    let platform = running.store().tenant_by_slug(&platform).await?.context("there is no tenant platform")?;
+    let platform =
+        prepared.store().tenant_by_slug(&platform).await?.context("there is no tenant platform")?;
     let access_token =
-        token(running, &demo, ADMIN, Role::TenantAdmin, &password, vec![Audience::Public]).await?;
+        token(prepared, &demo, ADMIN, Role::TenantAdmin, PASSWORD, vec![Audience::Public]).await?;
     let audiences = vec![Audience::Public, Audience::Operations];
-    let admin_token =
-        token(running, &platform, PLATFORM_ADMIN, Role::PlatformAdmin, &password, audiences).await?;
-    Ok(Demo { access_token, admin_token, email: ADMIN, password: password.reveal().to_owned() })
+    let admin_token = token(
+        prepared,
+        &platform,
+        PLATFORM_ADMIN,
+        Role::PlatformAdmin,
+        platform_password.reveal(),
+        audiences,
+    )
+    .await?;
+    Ok(Demo { access_token, admin_token })
 }
 
 fn context(tenant: schemas::engine::TenantId) -> CommandContext {
     CommandContext::new(tenant, Caller::system("dev"))
 }
 
-async fn tenant(running: &Running) -> anyhow::Result<std::sync::Arc<TenantRecord>> {
+async fn tenant(prepared: &Prepared) -> anyhow::Result<std::sync::Arc<TenantRecord>> {
     let slug = TenantSlug::parse(TENANT).expect("a valid slug");
-    if let Some(record) = running.store().tenant_by_slug(&slug).await? {
+    if let Some(record) = prepared.store().tenant_by_slug(&slug).await? {
         return Ok(record);
     }
     let command = RegisterTenant {
@@ -66,22 +72,22 @@ async fn tenant(running: &Running) -> anyhow::Result<std::sync::Arc<TenantRecord
         business_unit: None,
         country: None,
     };
-    register_tenant(running.executor(), &context(ids::PLATFORM), command, None).await?;
-    running.store().tenant_by_slug(&slug).await?.context("the tenant was registered and is not there")
+    register_tenant(prepared.executor(), &context(ids::PLATFORM), command, None).await?;
+    prepared.store().tenant_by_slug(&slug).await?.context("the tenant was registered and is not there")
 }
 
 /// A token of the user with this address, who is registered first where it is missing.
 async fn token(
-    running: &Running,
+    prepared: &Prepared,
     tenant: &TenantRecord,
     address: &str,
     role: Role,
-    password: &Secret,
+    password: &str,
     audiences: Vec<Audience>,
 ) -> anyhow::Result<String> {
     let email = Email::parse(address).expect("a valid address");
     let name = Name::parse("Administrator").expect("a valid name");
-    let known = running
+    let known = prepared
         .store()
         .tenant(tenant.id)
         .reserved_by(commands::identity::user::EMAIL, &email.normalised())
@@ -89,12 +95,12 @@ async fn token(
     let user_id = if let Some(id) = known.and_then(|stream| stream.uuid()) {
         id
     } else {
-        let password = Password::parse(password.reveal()).context("the demo password is not acceptable")?;
-        let hash = running.gateway().passwords().hash(password).await?;
-        register_user(running.executor(), &context(tenant.id), email, name, vec![role], hash).await?.id
+        let password = Password::parse(password).context("the demo password is not acceptable")?;
+        let hash = prepared.gateway().passwords().hash(password).await?;
+        register_user(prepared.executor(), &context(tenant.id), email, name, vec![role], hash).await?.id
     };
     let (user, _) =
-        running.executor().load::<User>(tenant.id, user_id).await?.context("the demo user is not there")?;
+        prepared.executor().load::<User>(tenant.id, user_id).await?.context("the demo user is not there")?;
     let grant = Grant {
         user_id,
         tenant: tenant.id,
@@ -105,5 +111,5 @@ async fn token(
         roles: user.roles.clone(),
         audiences,
     };
-    Ok(running.gateway().tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
+    Ok(prepared.gateway().tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
 }

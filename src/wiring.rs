@@ -99,31 +99,29 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
-/// Roles that run. Every process has the operations listener, whatever its roles.
-pub struct Running {
+/// Everything connected and bound, nothing running yet: nobody is answered before what is needed is in place.
+pub struct Prepared {
     store: Store,
     executor: Executor,
     gateway: Gateway,
-    addresses: Addresses,
-    /// Listeners first, so that nothing new comes in while the rest finishes.
+    nats: Option<Nats>,
+    listeners: Listeners,
+    roles: Vec<Role>,
+    sagas: SagaSettings,
     stop_listeners: CancellationToken,
-    stop_workers: CancellationToken,
-    listeners: JoinSet<anyhow::Result<()>>,
-    workers: JoinSet<anyhow::Result<()>>,
 }
 
-impl Running {
-    /// Connects and starts the roles.
-    pub async fn start(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
+impl Prepared {
+    /// Binds the listeners and connects to what the roles need.
+    pub async fn connect(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
         // Before anything counts.
         gateway::operations::recorder()?;
-        let plays = |role: Role| roles.contains(&role);
-        let listeners = Listeners::bind(settings, plays(Role::Gateway)).await?;
+        let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway)).await?;
         let store = connect(settings).await?;
         let executor = executor(&store);
-        let (stop_listeners, stop_workers) = (CancellationToken::new(), CancellationToken::new());
-        let works = [Role::Relay, Role::Projections, Role::Sagas].into_iter().any(plays);
+        let works = roles.iter().any(|role| *role != Role::Gateway);
         let nats = if works { Some(connect_nats(settings).await?) } else { None };
+        let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings),
             SigningKey::from_pem(settings.identity.signing_key()?.reveal())?,
@@ -131,71 +129,8 @@ impl Running {
             nats.iter().map(readiness_of).collect(),
             stop_listeners.clone(),
         )?;
-        let mut running = Self {
-            store,
-            executor,
-            gateway,
-            addresses: listeners.addresses()?,
-            stop_listeners,
-            stop_workers,
-            listeners: JoinSet::new(),
-            workers: JoinSet::new(),
-        };
-        if let Some(nats) = nats {
-            running.start_workers(settings, nats, plays);
-        }
-        running.serve(listeners);
-        Ok(running)
-    }
-
-    fn start_workers(&mut self, settings: &Settings, nats: Nats, plays: impl Fn(Role) -> bool) {
-        let (store, stop) = (&self.store, &self.stop_workers);
-        if plays(Role::Projections) || plays(Role::Sagas) {
-            let follower = Follower::start(store.clone(), nats.clone(), stop.clone());
-            if plays(Role::Projections) {
-                let (follower, store, stop) = (follower.clone(), store.clone(), stop.clone());
-                self.workers.spawn(async move {
-                    projections::run_all(store, || follower.batches(), FeedSettings::default(), stop).await;
-                    Ok(())
-                });
-            }
-            if plays(Role::Sagas) {
-                let (executor, stop) = (self.executor.clone(), stop.clone());
-                let settings = saga_settings(settings);
-                self.workers.spawn(async move {
-                    let followed = move || follower.batches();
-                    sagas::run(executor, sagas::processes(), followed, settings, stop)
-                        .await
-                        .context("the role sagas")
-                });
-            }
-        }
-        if plays(Role::Relay) {
-            let (store, stop) = (store.clone(), stop.clone());
-            self.workers
-                .spawn(async move { nats::relay::run(store, nats, stop).await.context("the role relay") });
-        }
-    }
-
-    fn serve(&mut self, listeners: Listeners) {
-        let Listeners { public, operations, admin } = listeners;
-        let routers = [
-            (public, self.gateway.public_router()),
-            (Some(operations), self.gateway.operations_router()),
-            (admin, self.gateway.admin_router()),
-        ];
-        for (listener, router) in routers {
-            let Some(listener) = listener else { continue };
-            let stop = self.stop_listeners.clone();
-            self.listeners.spawn(async move {
-                gateway::serve(listener, router, stop).await.context("a listener failed")
-            });
-        }
-    }
-
-    /// Where the listeners are.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
+        let (roles, sagas) = (roles.to_vec(), saga_settings(settings));
+        Ok(Self { store, executor, gateway, nats, listeners, roles, sagas, stop_listeners })
     }
 
     /// The store.
@@ -211,6 +146,88 @@ impl Running {
     /// The gateway: tokens and passwords.
     pub fn gateway(&self) -> &Gateway {
         &self.gateway
+    }
+
+    /// Starts the roles.
+    pub fn start(self) -> anyhow::Result<Running> {
+        let mut running = Running {
+            addresses: self.listeners.addresses()?,
+            store: self.store.clone(),
+            stop_listeners: self.stop_listeners.clone(),
+            stop_workers: CancellationToken::new(),
+            listeners: JoinSet::new(),
+            workers: JoinSet::new(),
+        };
+        if let Some(nats) = &self.nats {
+            self.start_workers(nats, &mut running);
+        }
+        self.start_listeners(&mut running);
+        Ok(running)
+    }
+
+    fn start_workers(&self, nats: &Nats, running: &mut Running) {
+        let plays = |role: Role| self.roles.contains(&role);
+        if plays(Role::Projections) || plays(Role::Sagas) {
+            let follower = Follower::start(self.store.clone(), nats.clone(), running.stop_workers.clone());
+            if plays(Role::Projections) {
+                let (follower, store) = (follower.clone(), self.store.clone());
+                let stop = running.stop_workers.clone();
+                running.workers.spawn(async move {
+                    projections::run_all(store, || follower.batches(), FeedSettings::default(), stop).await;
+                    Ok(())
+                });
+            }
+            if plays(Role::Sagas) {
+                let (executor, settings) = (self.executor.clone(), self.sagas);
+                let stop = running.stop_workers.clone();
+                running.workers.spawn(async move {
+                    let followed = move || follower.batches();
+                    sagas::run(executor, sagas::processes(), followed, settings, stop)
+                        .await
+                        .context("the role sagas")
+                });
+            }
+        }
+        if plays(Role::Relay) {
+            let (store, nats, stop) = (self.store.clone(), nats.clone(), running.stop_workers.clone());
+            running
+                .workers
+                .spawn(async move { nats::relay::run(store, nats, stop).await.context("the role relay") });
+        }
+    }
+
+    fn start_listeners(self, running: &mut Running) {
+        let Listeners { public, operations, admin } = self.listeners;
+        let routers = [
+            (public, self.gateway.public_router()),
+            (Some(operations), self.gateway.operations_router()),
+            (admin, self.gateway.admin_router()),
+        ];
+        for (listener, router) in routers {
+            let Some(listener) = listener else { continue };
+            let stop = self.stop_listeners.clone();
+            running.listeners.spawn(async move {
+                gateway::serve(listener, router, stop).await.context("a listener failed")
+            });
+        }
+    }
+}
+
+/// Roles that run. Every process has the operations listener, whatever its roles.
+pub struct Running {
+    store: Store,
+    addresses: Addresses,
+    /// Listeners first, so that nothing new comes in while the rest finishes.
+    stop_listeners: CancellationToken,
+    stop_workers: CancellationToken,
+    listeners: JoinSet<anyhow::Result<()>>,
+    workers: JoinSet<anyhow::Result<()>>,
+}
+
+impl Running {
+    /// Where the listeners are.
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
     }
 
     /// Waits until a part ends, which none does by itself.

@@ -14,7 +14,7 @@ use super::{Exit, Failure};
 use crate::config::{Secret, Settings};
 use crate::demo::{self, Demo};
 use crate::supervise::{self, DataFolder, Servers, SuperviseError};
-use crate::wiring::{self, Role, Running};
+use crate::wiring::{self, Prepared, Role, Running};
 use crate::{logging, signals};
 
 /// The roles finish what they are at within this time; the servers are stopped in what is left of five seconds.
@@ -113,9 +113,9 @@ impl Dev {
         fit_to_servers(settings, folder, servers, self.random_ports)?;
         let starting = async {
             wiring::migrate(settings).await?;
-            let running = Running::start(settings, &Role::ALL).await?;
-            let demo = demo::prepare(&running, folder).await?;
-            Ok::<_, anyhow::Error>((running, demo))
+            let prepared = Prepared::connect(settings, &Role::ALL).await?;
+            let demo = demo::prepare(&prepared, folder).await?;
+            Ok::<_, anyhow::Error>((prepared.start()?, demo))
         };
         let (mut running, demo) = tokio::select! {
             started = starting => started?,
@@ -129,7 +129,7 @@ impl Dev {
             json_line(&mut out, &ready)?;
             out.flush()?;
         } else {
-            banner(&ready, &demo)?;
+            banner(&ready)?;
         }
         let done = tokio::select! {
             error = running.failed() => Err(error.into()),
@@ -286,7 +286,7 @@ fn ready(settings: &Settings, folder: &DataFolder, running: &Running, demo: &Dem
     })
 }
 
-fn banner(ready: &Ready, demo: &Demo) -> io::Result<()> {
+fn banner(ready: &Ready) -> io::Result<()> {
     let Ready {
         gateway_url, graphql_url, operations_url, admin_url, database_url, nats_url, data_dir, ..
     } = ready;
@@ -305,14 +305,14 @@ fn banner(ready: &Ready, demo: &Demo) -> io::Result<()> {
   NATS         {nats_url}
   data folder  {data_dir}
 
-  Tenant `{}`: anybody may register. Its administrator is {}, password {}
+  Tenant `{}`: anybody may register. Its administrator is {}, password `{}`.
   A token of that administrator, good for 12 hours:
 
   {}
 ",
         demo::TENANT,
-        demo.email,
-        demo.password,
+        demo::ADMIN,
+        demo::PASSWORD,
         ready.access_token
     )?;
     out.flush()

@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, Failure};
 use crate::config::Settings;
-use crate::wiring::{Role, Running};
+use crate::wiring::{Prepared, Role};
 use crate::{logging, signals};
 
 /// `annals serve ...`
@@ -23,7 +23,7 @@ impl Serve {
             return Err(problem.into());
         }
         let mut stop = signals::Stop::listen()?;
-        let mut running = Running::start(settings, &self.roles).await?;
+        let mut running = Prepared::connect(settings, &self.roles).await?.start()?;
         tracing::info!(roles = %Role::list(&self.roles), "running");
         tokio::select! {
             error = running.failed() => {

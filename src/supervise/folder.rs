@@ -153,9 +153,15 @@ fn private() -> OpenOptions {
     options
 }
 
+/// Makes a folder that only this user may enter. Folders above it that are missing are made as usual.
 fn make_folder(path: &Path) -> Result<(), SuperviseError> {
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
-    made.map_err(|e| SuperviseError::file("cannot make the folder", path, e))
+    let make = || {
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        DirBuilder::new().recursive(true).mode(0o700).create(path)
+    };
+    make().map_err(|e| SuperviseError::file("cannot make the folder", path, e))
 }
 
 /// Deletes temporary folders whose process is gone: their lock can be had. Fresh ones are left alone, they may be about
