@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
@@ -24,6 +24,10 @@ use super::problem::{Code, Problem};
 /// Carries the request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// A handler that takes longer, its client's body included, is given up. A stream's handler is done when the stream
+/// begins.
+const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a request is known by. Handlers learn the id from it; the extractors note tenant and user in it for the log.
 #[derive(Clone)]
@@ -92,13 +96,17 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
     let span = tracing::info_span!(
         "request",
         request_id = %context.id(),
-        traceparent = context.traceparent().unwrap_or_default(),
+        traceparent = context.traceparent(),
     );
-    let answered = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone()).await;
-    let mut response = answered.unwrap_or_else(|panic| {
-        span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "handler panicked"));
-        Problem::new(Code::Internal).into_response()
-    });
+    let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
+    let mut response = match tokio::time::timeout(HANDLER_TIMEOUT, answering).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(panic)) => {
+            span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "handler panicked"));
+            Problem::new(Code::Internal).into_response()
+        }
+        Err(_) => Problem::new(Code::Unavailable).detail("the request took too long").into_response(),
+    };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         span.in_scope(|| log_cause(&problem));
         // What a router layer added, such as `Allow`, stays.

@@ -3,6 +3,7 @@
 pub mod commanding;
 pub mod errors;
 pub mod guard;
+pub mod order;
 pub mod pages;
 pub mod scalars;
 mod scan;

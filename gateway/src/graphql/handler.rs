@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 
 use super::engine::errors::{ErrorCode, complete};
 use super::engine::guard::{Checked, Limits, check};
+use super::engine::order::arrange;
 use super::read_models;
 use crate::auth::Principal;
 use crate::edge::content::{json_bytes, malformed};
@@ -101,17 +102,18 @@ async fn run(
         .data(gateway.clone())
         .data(context.clone())
         .data(principal);
-    request.set_parsed_query(checked.document);
+    request.set_parsed_query(checked.document.clone());
     if let Some(operation) = envelope.operation {
         request = request.operation_name(operation);
     }
     let executed = tokio::time::timeout(EXECUTION_TIMEOUT, gateway.schema.execute(request)).await;
-    let Ok(response) = executed else {
+    let Ok(mut response) = executed else {
         let error = ErrorCode::Unavailable.server_error("the operation took too long");
         return (GraphqlResponse::from_errors(vec![error]), true);
     };
     // The library answers a document that does not fit the schema without any data, and with errors of no path.
     let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
+    arrange(&mut response.data, &checked.selections, &checked.document);
     (response, began)
 }
 

@@ -48,8 +48,10 @@ pub async fn register(
     if tenant.record.registration != Registration::Open {
         return Err(Problem::new(Code::Forbidden).detail("this tenant takes no registrations"));
     }
-    // The append settles who gets the address; looking first saves a hash for nothing.
-    if tenant.store.reserved_by(EMAIL, &email.normalised()).await?.is_some() {
+    // The append settles who gets the address; looking first saves a hash for nothing. Held by this very user, it was
+    // taken a moment ago by a repeat of this request, whose answer the append finds.
+    let holder = tenant.store.reserved_by(EMAIL, &email.normalised()).await?;
+    if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
         return Err(Problem::new(Code::EmailTaken));
     }
     let hash = gateway.passwords.hash(password).await?;

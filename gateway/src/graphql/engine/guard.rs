@@ -77,6 +77,8 @@ pub enum Refusal {
 pub struct Checked {
     /// The parsed document.
     pub document: ExecutableDocument,
+    /// What the operation that will run selects.
+    pub selections: SelectionSet,
     /// Whether the operation that will run changes anything.
     pub is_mutation: bool,
     /// The names of the fields at the operation's root, fragments expanded.
@@ -116,7 +118,8 @@ pub fn check(text: &str, operation: Option<&str>, limits: &Limits) -> Result<Che
     let chosen = chosen(&document.operations, operation)?;
     let root_fields = walk.root_fields(chosen, limits);
     let is_mutation = chosen.ty == OperationType::Mutation;
-    Ok(Checked { document, is_mutation, root_fields })
+    let selections = chosen.selection_set.node.clone();
+    Ok(Checked { document, selections, is_mutation, root_fields })
 }
 
 fn chosen<'a>(
