@@ -16,6 +16,7 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Head, LogFilter, Store, StoreError};
 
@@ -108,7 +109,7 @@ pub async fn run<C: Consumer>(
             Some(batch) = followed.next() => feed.offer(batch),
         }
     }
-    // What is under way ends by itself: a batch is one transaction, so leaving it is safe at any point.
+    // What is under way is left: a batch is one transaction, so that is safe at any point.
 }
 
 enum Done {
@@ -165,13 +166,15 @@ impl<C: Consumer> Feed<C> {
             self.busy += 1;
             let (store, consumer, limit) =
                 (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
-            self.work.push(
-                async move {
-                    let result = take_turn(&store, consumer.as_ref(), tenant, turn, limit).await;
-                    Done::Handled { tenant, result }
-                }
-                .boxed(),
-            );
+            // A task of its own: tenants use all cores, and a panic is a failure of that tenant's turn alone.
+            let turn = AbortOnDropHandle::new(tokio::spawn(async move {
+                take_turn(&store, consumer.as_ref(), tenant, turn, limit).await
+            }));
+            let ended = turn.map(move |ended| {
+                let panicked = |error| Err(StoreError::Corrupt(format!("a batch was given up: {error}")));
+                Done::Handled { tenant, result: ended.unwrap_or_else(panicked) }
+            });
+            self.work.push(ended.boxed());
         }
     }
 
