@@ -5,5 +5,7 @@ mod checker;
 mod graphql;
 mod idempotency;
 mod isolation;
+mod readme;
 mod registrations;
 mod streams;
+mod typed_client;
