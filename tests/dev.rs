@@ -3,4 +3,5 @@
 mod command_line;
 mod lifecycle;
 mod refusals;
+mod serving;
 mod users;

@@ -95,9 +95,12 @@ impl Dev {
             }
         };
         let done = self.run_roles(&mut settings, &folder, &mut servers, &mut stop).await;
+        // Whoever asks a second time does not want to wait.
+        let patient = stop.times < 2;
         tokio::select! {
-            () = servers.stop() => {}
-            () = stop.asked() => servers.kill(),
+            () = servers.stop(), if patient => {}
+            () = stop.asked(), if patient => servers.kill(),
+            else => servers.kill(),
         }
         folder.close();
         done
@@ -152,6 +155,7 @@ impl Dev {
 struct Asked {
     signals: signals::Stop,
     stdin_ended: Option<oneshot::Receiver<()>>,
+    times: u32,
 }
 
 impl Asked {
@@ -165,7 +169,7 @@ impl Asked {
             });
             receiver
         });
-        Ok(Self { signals: signals::Stop::listen()?, stdin_ended })
+        Ok(Self { signals: signals::Stop::listen()?, stdin_ended, times: 0 })
     }
 
     async fn asked(&mut self) {
@@ -179,6 +183,7 @@ impl Asked {
             () = self.signals.asked() => {}
             () = stdin_ends => self.stdin_ended = None,
         }
+        self.times += 1;
     }
 }
 

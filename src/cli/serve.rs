@@ -4,7 +4,7 @@ use clap::Args;
 
 use super::{Exit, Failure};
 use crate::config::Settings;
-use crate::wiring::{Prepared, Role};
+use crate::wiring::{Addresses, Prepared, Role};
 use crate::{logging, signals};
 
 /// `annals serve ...`
@@ -24,7 +24,8 @@ impl Serve {
         }
         let mut stop = signals::Stop::listen()?;
         let mut running = Prepared::connect(settings, &self.roles).await?.start()?;
-        tracing::info!(roles = %Role::list(&self.roles), "running");
+        let Addresses { public, operations, admin } = running.addresses();
+        tracing::info!(roles = %Role::list(&self.roles), %public, %operations, %admin, "running");
         tokio::select! {
             error = running.failed() => {
                 running.stop().await;

@@ -17,6 +17,9 @@ use tokio::time::{Instant, sleep, timeout};
 use super::{Account, SuperviseError};
 use crate::config::places;
 
+/// A longer log begins anew at the next start of its server.
+const LONGEST_LOG: u64 = 16 * 1024 * 1024;
+
 /// What to start.
 pub(super) struct Launch<'a> {
     /// The server's name in messages.
@@ -44,14 +47,20 @@ impl Process {
     pub(super) fn start(launch: &Launch<'_>) -> Result<Self, SuperviseError> {
         let open = |e| SuperviseError::file("cannot write", launch.log, e);
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log).map_err(open)?;
-        let log_start = log.metadata().map_err(open)?.len();
+        let mut log_start = log.metadata().map_err(open)?.len();
+        if log_start > LONGEST_LOG {
+            log.set_len(0).map_err(open)?;
+            log_start = 0;
+        }
         let mut command = command(launch.program, launch.account, launch.folder, Some(launch.death_signal));
         command
             .args(&launch.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().map_err(open)?)
             .stderr(log)
-            .process_group(0);
+            .process_group(0)
+            // Only a start that is given up leaves a child behind; all others are stopped and waited for.
+            .kill_on_drop(true);
         let child = command.spawn().map_err(|e| SuperviseError::file("cannot run", launch.program, e))?;
         Ok(Self { child, name: launch.name, log: launch.log.to_owned(), log_start })
     }

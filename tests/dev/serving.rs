@@ -1,0 +1,61 @@
+//! `annals serve` beside a running product, as a second process of the same deployment.
+
+use std::io::{BufRead, BufReader};
+use std::process::{Command, Stdio};
+
+use nix::sys::signal::Signal;
+use reqwest::StatusCode;
+use serde_json::{Value, json};
+
+use crate::support::Product;
+use crate::support::process::{command, send as send_signal};
+use crate::support::product::{PASSWORD, client, send};
+
+fn serve(settings: &str, roles: &str) -> Command {
+    let mut serve = command();
+    serve.args(["--config", settings, "serve", "--roles", roles]);
+    for listener in ["PUBLIC", "OPERATIONS", "ADMIN"] {
+        serve.env(format!("ANNALS__GATEWAY__{listener}_ADDRESS"), "127.0.0.1:0");
+    }
+    serve.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    serve
+}
+
+/// Whoever registers at one process signs in at the other: both stand before the same log.
+#[tokio::test]
+async fn a_second_gateway_serves_the_same_tenants() {
+    let product = Product::shared();
+    let tenant = product.tenant().await;
+    tenant.register("ada@serve.example", "Ada").await;
+
+    let mut child = serve(&product.annals.settings(), "gateway").spawn().expect("the binary runs");
+    let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let running = log
+        .by_ref()
+        .map(|line| serde_json::from_str::<Value>(&line.expect("logs are text")).expect("logs are JSON"))
+        .find(|line| line["message"] == "running")
+        .expect("it says where it listens");
+    let login = client()
+        .post(format!("http://{}/v1/auth/login", running["public"].as_str().expect("an address")))
+        .header("X-Tenant-ID", &tenant.slug)
+        .json(&json!({"email": "ada@serve.example", "password": PASSWORD}));
+    let (status, answer) = send(login).await;
+    assert_eq!(status, StatusCode::OK, "{answer}");
+
+    send_signal(child.id(), Signal::SIGTERM);
+    assert!(log.all(|line| line.is_ok()), "it logs to the end");
+    assert!(child.wait().expect("it is our child").success());
+}
+
+#[test]
+fn a_role_that_does_not_exist_is_a_usage_error() {
+    let output = serve("/dev/null", "gateway,magic").output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[test]
+fn serving_needs_a_complete_configuration() {
+    let output = serve("/dev/null", "relay").output().expect("the binary runs");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("`database.runtime_password` is not set"));
+}
