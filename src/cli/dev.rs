@@ -121,7 +121,7 @@ impl Dev {
             Ok::<_, anyhow::Error>((prepared.start()?, demo))
         };
         let (mut running, demo) = tokio::select! {
-            started = starting => started?,
+            started = starting => started.map_err(with_advice)?,
             error = servers.keep_running() => return Err(plain(error)),
             () = stop.asked() => return Ok(Exit::Ok),
         };
@@ -185,6 +185,15 @@ impl Asked {
         }
         self.times += 1;
     }
+}
+
+/// A taken port is the one failure that another flag cures.
+fn with_advice(error: anyhow::Error) -> anyhow::Error {
+    let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
+    if taken.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
+        return anyhow::anyhow!("{error:#}; stop what listens there, or use --random-ports");
+    }
+    error
 }
 
 /// The sentences of the supervisor stand for themselves.

@@ -48,7 +48,7 @@ impl Account {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o011)).map_err(failed)
     }
 
-    /// The first folder on the way to `path` that this account may not enter.
+    /// The first folder on the way to `path` that this account may not enter. What is not there yet is no barrier.
     pub fn barrier(&self, path: &Path) -> Option<PathBuf> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();

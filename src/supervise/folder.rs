@@ -32,10 +32,10 @@ impl DataFolder {
         };
         let path = std::path::absolute(&path).map_err(|e| SuperviseError::file("cannot use", &path, e))?;
         let account = Account::choose()?;
-        make_folder(&path)?;
         if let Some(barrier) = account.barrier(&path) {
             return Err(SuperviseError::Unreachable { folder: path, user: account.name, barrier });
         }
+        make_folder(&path)?;
         Self::locked(path, account, None)
     }
 
