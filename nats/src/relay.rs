@@ -20,6 +20,7 @@ use store::{RelayMove, RelayProgress, Store, StoreError};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 use self::lane::Lane;
 use self::page::{Page, Published};
@@ -159,13 +160,16 @@ impl Relay {
         self.pages += 1;
         let (store, nats) = (self.store.clone(), self.nats.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
-        self.work.push(
-            async move {
-                let published = page::publish(&store, &nats, &in_flight, &reads, tenant, &page).await;
-                Done::Page { tenant, page, published }
-            }
-            .boxed(),
-        );
+        let wanted = page.clone();
+        // A task of its own: pages use all cores, and a panic fails one page alone.
+        let publishing = AbortOnDropHandle::new(tokio::spawn(async move {
+            page::publish(&store, &nats, &in_flight, &reads, tenant, &wanted).await
+        }));
+        let ended = publishing.map(move |ended| {
+            let published = ended.unwrap_or_else(|error| Published::given_up(&page, &error));
+            Done::Page { tenant, page, published }
+        });
+        self.work.push(ended.boxed());
     }
 
     fn hint(&mut self, tenant: Option<TenantId>) {

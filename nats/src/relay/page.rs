@@ -28,6 +28,14 @@ pub(super) struct Published {
     pub(super) failure: Option<PublishFailure>,
 }
 
+impl Published {
+    /// A page whose task has ended before its time.
+    pub(super) fn given_up(page: &Page, error: &tokio::task::JoinError) -> Self {
+        let failure = PublishFailure::GivenUp(error.to_string());
+        Self { acked_to: page.after, full: false, failure: Some(failure) }
+    }
+}
+
 /// Why a page ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PublishFailure {
@@ -35,6 +43,8 @@ pub(super) enum PublishFailure {
     Log(#[from] StoreError),
     #[error("JetStream did not take an event: {0}")]
     JetStream(String),
+    #[error("the page was given up: {0}")]
+    GivenUp(String),
 }
 
 impl PublishFailure {
