@@ -21,7 +21,7 @@ use crate::message::decode;
 use crate::{Nats, NatsError};
 
 /// Batches that a slow follower may be behind before it loses some and reads the log instead.
-const BACKLOG: usize = 1_024;
+const BACKLOG: usize = 256;
 /// Messages taken together where they are there already.
 const CHUNK: usize = 256;
 /// The server speaks at least this often, so that a dead consumer is noticed.

@@ -74,6 +74,8 @@ impl Default for FeedSettings {
 
 /// Events held back for tenants whose turn has not come; what is beyond is read from the log again.
 const BUFFERED_IN_ALL: usize = 20_000;
+/// The wait after another process has moved the checkpoint.
+const CONTENDED: Duration = Duration::from_millis(50);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -119,10 +121,12 @@ enum Done {
 }
 
 /// What one turn of a tenant came to.
-struct Progress {
-    /// The checkpoint afterwards, where it is known.
-    checkpoint: Option<u64>,
-    stopped: bool,
+enum Progress {
+    /// The checkpoint stands here.
+    At(u64),
+    /// Somebody else is at this tenant.
+    Lost,
+    Stopped,
 }
 
 struct Feed<C> {
@@ -206,16 +210,24 @@ impl<C: Consumer> Feed<C> {
                 let Some(lane) = self.lanes.get_mut(&tenant) else { return };
                 let before = lane.buffered();
                 let wait = match result {
-                    Ok(progress) => lane.end(progress.checkpoint, progress.stopped),
+                    Ok(Progress::At(checkpoint)) => {
+                        lane.end(checkpoint);
+                        None
+                    }
+                    // Another process is quicker: it shall go on undisturbed, as long as it does.
+                    Ok(Progress::Lost) => {
+                        lane.lose();
+                        Some(CONTENDED)
+                    }
+                    Ok(Progress::Stopped) => Some(backoff(lane.fail())),
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), %tenant, %error, "a batch failed; it is tried again");
-                        lane.fail()
+                        Some(backoff(lane.fail()))
                     }
                 };
                 self.buffered = self.buffered + lane.buffered() - before;
-                if wait {
-                    let delay = backoff(lane.failures());
-                    self.work.push(tokio::time::sleep(delay).map(move |()| Done::Waited(tenant)).boxed());
+                if let Some(wait) = wait {
+                    self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
                 } else {
                     self.queue(tenant);
                 }
@@ -283,14 +295,14 @@ async fn take_turn<C: Consumer>(
         Batch { tenant, log_id: page.log_id, events: page.events }
     };
     if batch.events.is_empty() {
-        return Ok(Progress { checkpoint: Some(from), stopped: false });
+        return Ok(Progress::At(from));
     }
     match consumer.handle(from, batch).await? {
         Handled::Moved(position) => {
             store.announce_checkpoint(consumer.name(), tenant, position);
-            Ok(Progress { checkpoint: Some(position), stopped: false })
+            Ok(Progress::At(position))
         }
-        Handled::Lost => Ok(Progress { checkpoint: None, stopped: false }),
-        Handled::Stopped => Ok(Progress { checkpoint: None, stopped: true }),
+        Handled::Lost => Ok(Progress::Lost),
+        Handled::Stopped => Ok(Progress::Stopped),
     }
 }

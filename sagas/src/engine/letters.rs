@@ -29,6 +29,21 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
         DeadLetterStatus::Open => {}
     }
     let transaction = store.tenant(letter.tenant).begin_projection().await?;
+    // Of two who ask at once one goes on.
+    let ours = transaction
+        .execute(
+            "update dead_letters set status = $3 where tenant_id = $1 and dead_letter_id = $2 and status = $4",
+            &[
+                &letter.tenant.0,
+                &id,
+                &DeadLetterStatus::Retrying.as_str(),
+                &DeadLetterStatus::Open.as_str(),
+            ],
+        )
+        .await?;
+    if ours == 0 {
+        return Ok(RetryOutcome::Retrying);
+    }
     if let Some(process) = letter.consumer.strip_prefix("saga.") {
         let now = clock::now();
         let revived = rows::revive(&transaction, id, now).await?;
@@ -37,7 +52,6 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
             rows::insert_reaction(&transaction, process, event, letter.position, id, now).await?;
         }
     }
-    transaction.set_dead_letter_status(id, DeadLetterStatus::Retrying).await?;
     transaction.commit().await?;
     Ok(RetryOutcome::Retrying)
 }

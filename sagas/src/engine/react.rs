@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use commands::AnyCommand;
 use futures::TryStreamExt;
-use schemas::engine::{Metadata, RecordedEvent, TenantId, clock, ids};
+use schemas::engine::{LogId, Metadata, RecordedEvent, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaReacted, SagaStep, instance_stream};
 use store::feed::{Batch, Consumer, Handled};
 use store::{
     AppendError, Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, NewEvent, Receipt, Store, StoreError,
-    StreamAppend, TenantStore,
+    StreamAppend, TenantStore, TenantTransaction,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
@@ -67,7 +67,7 @@ impl Consumer for Reactor {
             transaction.put_dead_letter(letter).await?;
         }
         if !transaction.move_checkpoint(&self.consumer, batch.log_id, from, to).await? {
-            return Ok(Handled::Lost);
+            return self.lost(&transaction, batch.log_id).await;
         }
         transaction.commit().await?;
         if !steps.is_empty() {
@@ -75,6 +75,20 @@ impl Consumer for Reactor {
             let _ = self.hints.try_send(batch.tenant);
         }
         Ok(Handled::Moved(to))
+    }
+}
+
+impl Reactor {
+    /// The checkpoint was not where it should be: somebody else moved it, or it belongs to a log that is no more.
+    async fn lost(&self, transaction: &TenantTransaction, log_id: LogId) -> Result<Handled, StoreError> {
+        match transaction.checkpoint(&self.consumer).await? {
+            Some(checkpoint) if checkpoint.log_id != log_id => {
+                tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(), %log_id,
+                    of = %checkpoint.log_id, "the saga has followed another log of this tenant; it stops here");
+                Ok(Handled::Stopped)
+            }
+            _ => Ok(Handled::Lost),
+        }
     }
 }
 

@@ -33,6 +33,8 @@ const TENANTS: usize = 8;
 const FOUND: u32 = 1_000;
 /// How long steps in hand are nobody else's. After a crash they are taken up again when it is over.
 const LEASE: Duration = Duration::from_secs(5);
+/// How long a runner that stops waits for the steps in hand.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// The longest wait of a step, or of the look for steps, after an outage.
 const OUTAGE_CAP: Duration = Duration::from_secs(5);
 
@@ -74,8 +76,8 @@ impl Steps {
         self.executor.store().tenant(id)
     }
 
-    /// Takes steps as they come due, until cancelled. Leaving in the middle is safe: what is in hand is taken up again
-    /// when the lease is over, under the same command ids.
+    /// Takes steps as they come due, until cancelled. Then it finishes what is in hand, within bounds; leaving in the
+    /// middle is safe, but such steps are taken up again only when their lease is over.
     pub(super) async fn run(self: Arc<Self>, mut hints: mpsc::Receiver<TenantId>, cancel: CancellationToken) {
         let mut queue = Queue::default();
         let mut tasks: JoinSet<Result<(), StoreError>> = JoinSet::new();
@@ -87,8 +89,8 @@ impl Steps {
             while working.len() < TENANTS
                 && let Some(tenant) = queue.next()
             {
-                let steps = Arc::clone(&self);
-                let handle = tasks.spawn(async move { steps.take_all(tenant).await });
+                let (steps, cancel) = (Arc::clone(&self), cancel.clone());
+                let handle = tasks.spawn(async move { steps.take_all(tenant, &cancel).await });
                 working.insert(handle.id(), tenant);
             }
             tokio::select! {
@@ -121,6 +123,8 @@ impl Steps {
                 }
             }
         }
+        let finish = async { while tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(FAREWELL, finish).await);
     }
 
     async fn due(&self) -> Result<Vec<TenantId>, StoreError> {
@@ -132,8 +136,11 @@ impl Steps {
     }
 
     /// Takes a tenant's due steps until there are no more.
-    async fn take_all(&self, tenant: TenantId) -> Result<(), StoreError> {
+    async fn take_all(&self, tenant: TenantId, cancel: &CancellationToken) -> Result<(), StoreError> {
         loop {
+            if cancel.is_cancelled() {
+                return Ok(());
+            }
             let transaction = self.tenant(tenant).begin_projection().await?;
             let claimed = rows::claim(&transaction, self.saga(), clock::now(), LEASE, CLAIM).await?;
             transaction.commit().await?;

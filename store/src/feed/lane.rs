@@ -93,10 +93,6 @@ impl Lane {
         self.buffer.len()
     }
 
-    pub(super) fn failures(&self) -> u32 {
-        self.failures
-    }
-
     pub(super) fn begin(&mut self, limit: usize) -> Turn {
         self.state = State::Busy;
         let count = self.buffer.len().min(limit);
@@ -105,29 +101,30 @@ impl Lane {
         Turn { checkpoint: self.checkpoint, log_id: self.log_id, events }
     }
 
-    /// Ends a turn; true where the tenant shall wait before the next.
-    pub(super) fn end(&mut self, checkpoint: Option<u64>, stopped: bool) -> bool {
-        let stuck = checkpoint.is_some() && checkpoint == self.checkpoint;
-        if stuck {
+    /// Ends a turn that left the checkpoint here.
+    pub(super) fn end(&mut self, checkpoint: u64) {
+        if self.checkpoint == Some(checkpoint) {
             // Nothing was there to read although a higher position had been heard of.
-            self.head = checkpoint.unwrap_or(0);
+            self.head = checkpoint;
         }
-        self.set_checkpoint(checkpoint);
-        if stopped {
-            return self.fail();
-        }
+        self.set_checkpoint(Some(checkpoint));
         self.failures = 0;
         self.state = State::Idle;
-        false
     }
 
-    /// Ends a turn that failed: its events are dropped, the log has them.
-    pub(super) fn fail(&mut self) -> bool {
+    /// Ends a turn whose checkpoint somebody else had moved: where it is has to be looked up, after a wait.
+    pub(super) fn lose(&mut self) {
+        self.checkpoint = None;
+        self.state = State::Waiting;
+    }
+
+    /// Ends a turn that failed: its events are dropped, the log has them. Returns how many failed in a row.
+    pub(super) fn fail(&mut self) -> u32 {
         self.failures += 1;
         self.state = State::Waiting;
         self.buffer.clear();
         self.checkpoint = None;
-        true
+        self.failures
     }
 
     pub(super) fn resume(&mut self) {
@@ -191,7 +188,7 @@ mod tests {
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(2), 3), Some(vec![4, 5]));
         assert!(!lane.is_due(), "one turn at a time");
-        assert!(!lane.end(Some(5), false));
+        lane.end(5);
         assert_eq!(positions(lane.begin(2), 5), Some(vec![6]));
     }
 
@@ -210,7 +207,7 @@ mod tests {
         lane.offer(LOG, events(8..=9), 10);
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(10), 5), None);
-        assert!(!lane.end(Some(9), false));
+        lane.end(9);
         assert!(!lane.is_due());
     }
 
@@ -220,10 +217,10 @@ mod tests {
         lane.offer(LOG, events(4..=5), 10);
         let _ = lane.begin(10);
         lane.offer(LOG, events(6..=7), 10);
-        assert!(!lane.end(Some(5), false));
+        lane.end(5);
         assert_eq!(positions(lane.begin(10), 5), Some(vec![6, 7]));
         lane.offer(LOG, events(9..=9), 10);
-        assert!(!lane.end(Some(7), false));
+        lane.end(7);
         assert_eq!(positions(lane.begin(10), 7), None);
     }
 
@@ -240,7 +237,7 @@ mod tests {
         let mut lane = lane_at(0);
         lane.offer(LOG, events(1..=9), 3);
         assert_eq!(positions(lane.begin(10), 0), Some(vec![1, 2, 3]));
-        assert!(!lane.end(Some(3), false));
+        lane.end(3);
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(10), 3), None);
     }
@@ -250,11 +247,25 @@ mod tests {
         let mut lane = lane_at(0);
         lane.offer(LOG, events(1..=2), 10);
         let _ = lane.begin(10);
-        assert!(lane.fail());
+        assert_eq!(lane.fail(), 1);
         assert!(!lane.is_due());
         lane.resume();
         assert!(lane.is_due());
         assert_eq!(lane.begin(10).checkpoint, None);
+    }
+
+    #[test]
+    fn a_lost_turn_looks_the_checkpoint_up_and_keeps_what_is_followed() {
+        let mut lane = lane_at(0);
+        lane.offer(LOG, events(1..=2), 10);
+        let _ = lane.begin(10);
+        lane.offer(LOG, events(3..=4), 10);
+        lane.lose();
+        assert!(!lane.is_due());
+        lane.resume();
+        let turn = lane.begin(10);
+        assert_eq!(turn.checkpoint, None);
+        assert_eq!(positions(turn, 2), Some(vec![3, 4]));
     }
 
     #[test]
