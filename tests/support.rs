@@ -18,7 +18,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 pub use process::Annals;
-pub use product::{Product, Tenant};
+pub use product::Product;
 
 /// How long [`eventually`] waits. Far above what anything takes, so that only a fault reaches it.
 const PATIENCE: Duration = Duration::from_secs(30);
