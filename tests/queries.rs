@@ -34,8 +34,8 @@ impl Setup {
         let store = Database::create().await.store().await;
         let tenant = open_tenant(&store, "acme").await;
         let executor = Executor::new(store.clone(), 1_000);
-        let _kept = keep_all(&store);
-        Self { store, tenant, executor, _kept }
+        let kept = keep_all(&store);
+        Self { store, tenant, executor, _kept: kept }
     }
 
     async fn register(&self, name: &str, email: &str, user_id: Option<Uuid>) -> Uuid {

@@ -181,8 +181,8 @@ async fn poison_fails_alone() {
         id: TenantId(ids::new_id()),
         slug: "poison".parse().expect("a slug"),
         name: "a\0b".to_owned(),
-        tier: Default::default(),
-        registration: Default::default(),
+        tier: schemas::identity::tenant::Tier::default(),
+        registration: schemas::identity::tenant::Registration::default(),
     });
     let mut all: Vec<StreamAppend> =
         (0..99).map(|_| append(&stream(), ExpectedVersion::NoStream, "{}")).collect();

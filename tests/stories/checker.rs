@@ -126,8 +126,8 @@ fn fold(events: &[Value]) -> BTreeMap<String, Customer> {
                 customers.insert(id.clone(), customer);
             }
             "crm.customer.renamed.v1" => get(&mut customers, &id).name = text(&data["name"]),
-            "crm.customer.suspended.v1" => get(&mut customers, &id).status = "SUSPENDED".to_owned(),
-            "crm.customer.closed.v1" => get(&mut customers, &id).status = "CLOSED".to_owned(),
+            "crm.customer.suspended.v1" => "SUSPENDED".clone_into(&mut get(&mut customers, &id).status),
+            "crm.customer.closed.v1" => "CLOSED".clone_into(&mut get(&mut customers, &id).status),
             _ => continue,
         }
         get(&mut customers, &id).version = text(&event["streamversion"]);

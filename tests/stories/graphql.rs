@@ -1,5 +1,7 @@
 //! GraphQL as a business client uses it: commands with outcomes, lists by pages, reads of one's own writes.
 
+use std::fmt::Write;
+
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -171,7 +173,9 @@ async fn documents_that_explode_are_refused_before_they_cost_anything() {
     let tenant = Product::shared().tenant().await;
     let mut bomb = String::from("query { customers { ...f0 } }\n");
     for level in 0..31 {
-        bomb.push_str(&format!("fragment f{level} on CustomerConnection {{ ...f{0} ...f{0} }}\n", level + 1));
+        let next = level + 1;
+        writeln!(bomb, "fragment f{level} on CustomerConnection {{ ...f{next} ...f{next} }}")
+            .expect("texts grow");
     }
     bomb.push_str("fragment f31 on CustomerConnection { totalCount }");
     let deep = format!("{{ me {}{} }}", "{ customer ".repeat(60), "{ id }".to_owned() + &"}".repeat(60));

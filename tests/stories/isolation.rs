@@ -44,7 +44,7 @@ async fn a_tenant_sees_nothing_of_another_through_any_endpoint() {
             format!("mutation ($id: ID!) {{ it: {mutation} {{ outcome userErrors {{ code message }} }} }}");
         let mut answers = Vec::new();
         for id in [&customer_id, missing] {
-            let id = if mutation.starts_with("changeUser") && id == &customer_id { &user_id } else { id };
+            let id = if mutation.starts_with("changeUser") && *id == customer_id { &user_id } else { id };
             let answer = other.graphql_as(&other.token, &query, json!({"id": id})).await;
             assert_eq!(answer["data"]["it"]["userErrors"][0]["code"], "NOT_FOUND", "{answer}");
             answers.push(answer["data"]["it"].clone());

@@ -209,7 +209,7 @@ fn a_value_is_reserved_once() {
 #[test]
 fn a_value_that_the_stream_holds_already_is_not_reserved_again() {
     let mut given = given_head(0).fresh(1, 1).append_with(1, ExpectedVersion::Any, 1, |append| {
-        append.reservations = vec![email("ada"), email("ada")]
+        append.reservations = vec![email("ada"), email("ada")];
     });
     let mut key = [0; 32];
     key[..3].copy_from_slice(b"ada");
