@@ -35,7 +35,7 @@ const PAGES: usize = 32;
 /// Pages being read at once; the relay's pool is small and shared with its other statements.
 const READS: usize = 2;
 /// Tenants in one move of the progress.
-const MOVES: usize = 1_000;
+const MOVES: usize = 200;
 /// How often progress and heads are read in case a hint was lost.
 const POLL: Duration = Duration::from_millis(500);
 /// How often the stream is looked at without cause.

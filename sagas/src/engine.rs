@@ -5,6 +5,7 @@
 
 pub mod letters;
 pub mod process;
+mod queue;
 mod react;
 pub mod retry;
 mod rows;

@@ -107,6 +107,9 @@ pub(super) async fn insert(
     Ok(())
 }
 
+// Sets of rows are reached by their place (ctid), found row by row through an index: left to itself the planner, which
+// has seen the table empty, joins all steps of the tenant with each that is wanted.
+
 /// Takes due steps in hand: until the lease is over nobody else sees them as due.
 pub(super) async fn claim(
     transaction: &TenantTransaction,
@@ -117,13 +120,12 @@ pub(super) async fn claim(
 ) -> Result<Vec<StepRow>, StoreError> {
     let rows = transaction
         .query(
-            "update saga_steps s set next_attempt_at = $4
-             from (select instance, step from saga_steps
-                   where tenant_id = $1 and saga = $2 and status = 'pending' and next_attempt_at <= $3
-                   order by next_attempt_at limit $5 for update skip locked) due
-             where s.tenant_id = $1 and s.saga = $2 and s.instance = due.instance and s.step = due.step
-             returning s.instance, s.step, s.trigger_event, s.correlation_id, s.command, s.attempts, s.history,
-                       s.dead_letter_id",
+            "update saga_steps set next_attempt_at = $4
+             where tenant_id = $1 and ctid = any (array(
+                 select ctid from saga_steps
+                 where tenant_id = $1 and saga = $2 and status = 'pending' and next_attempt_at <= $3
+                 order by next_attempt_at limit $5 for update skip locked))
+             returning instance, step, trigger_event, correlation_id, command, attempts, history, dead_letter_id",
             &[&transaction.tenant().0, &saga, &now, &(now + lease), &(limit as i64)],
         )
         .await?;
@@ -156,8 +158,13 @@ pub(super) async fn delete(
     let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
     transaction
         .execute(
-            "delete from saga_steps s using unnest($3::uuid[], $4::text[]) as done(instance, step)
-             where s.tenant_id = $1 and s.saga = $2 and s.instance = done.instance and s.step = done.step",
+            "delete from saga_steps
+             where tenant_id = $1 and ctid = any (array(
+                 select s.ctid from unnest($3::uuid[], $4::text[]) as done(instance, step)
+                 cross join lateral (
+                     select ctid from saga_steps
+                     where tenant_id = $1 and saga = $2 and instance = done.instance and step = done.step
+                     offset 0) s))",
             &[&transaction.tenant().0, &saga, &instances, &steps],
         )
         .await?;

@@ -1,12 +1,11 @@
 //! Steps: taken in hand from their rows, their commands sent, the result recorded in the instance's stream and then in the
 //! rows. Many at once, each tenant for itself; a step that waits or fails holds nobody up.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use commands::{Caller, CommandContext, DispatchError, Executor, dispatch};
-use futures::StreamExt;
 use schemas::engine::{Metadata, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaStepCompleted, SagaStepFailed, instance_stream};
 use serde::Serialize;
@@ -14,13 +13,14 @@ use store::{
     Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, LogFilter, NewEvent, StoreError, StreamAppend,
     TenantStore, TenantTransaction,
 };
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::process::{Process, actor, command_id, consumer_name};
+use super::queue::Queue;
 use super::react::react_all;
 use super::rows::{self, NewRow, Refusal, Refused, StepRow, Work};
 use super::runner::SagaSettings;
@@ -87,10 +87,9 @@ impl Steps {
         let mut failures = 0;
         loop {
             while working.len() < TENANTS
-                && let Some(tenant) = queue.next()
+                && let Some((tenant, hinted)) = queue.next()
             {
-                let (steps, cancel) = (Arc::clone(&self), cancel.clone());
-                let handle = tasks.spawn(async move { steps.take_all(tenant, &cancel).await });
+                let handle = tasks.spawn(Arc::clone(&self).take_all(tenant, hinted, cancel.clone()));
                 working.insert(handle.id(), tenant);
             }
             tokio::select! {
@@ -135,38 +134,57 @@ impl Steps {
         self.settings.retry.wait(failures).min(OUTAGE_CAP)
     }
 
-    /// Takes a tenant's due steps until there are no more.
-    async fn take_all(&self, tenant: TenantId, cancel: &CancellationToken) -> Result<(), StoreError> {
+    /// Takes a tenant's due steps until there are no more. New ones join while others are in hand, so that one that
+    /// takes its time holds no other up; those that end together are recorded together.
+    async fn take_all(
+        self: Arc<Self>,
+        tenant: TenantId,
+        hinted: Arc<Notify>,
+        cancel: CancellationToken,
+    ) -> Result<(), StoreError> {
+        let mut in_hand: JoinSet<(StepRow, Outcome)> = JoinSet::new();
+        let mut more = true;
         loop {
-            if cancel.is_cancelled() {
+            if more && in_hand.len() <= CLAIM && !cancel.is_cancelled() {
+                let claimed = self.claim(tenant).await?;
+                more = claimed.len() == CLAIM;
+                for row in claimed {
+                    let steps = Arc::clone(&self);
+                    in_hand.spawn(async move {
+                        let outcome = steps.attempt(tenant, &row).await;
+                        (row, outcome)
+                    });
+                }
+            }
+            if in_hand.is_empty() && (!more || cancel.is_cancelled()) {
                 return Ok(());
             }
-            let transaction = self.tenant(tenant).begin_projection().await?;
-            let claimed = rows::claim(&transaction, self.saga(), clock::now(), LEASE, CLAIM).await?;
-            transaction.commit().await?;
-            let last = claimed.len() < CLAIM;
-            self.take(tenant, claimed).await?;
-            if last {
-                return Ok(());
+            tokio::select! {
+                Some(ended) = in_hand.join_next() => {
+                    let mut chunk = vec![ended];
+                    while let Some(ended) = in_hand.try_join_next() {
+                        chunk.push(ended);
+                    }
+                    let (ended, panicked): (Vec<_>, Vec<_>) = chunk.into_iter().partition(Result::is_ok);
+                    for error in panicked.into_iter().filter_map(Result::err) {
+                        tracing::error!(saga = self.saga(), %tenant, %error, "a step is taken up again later");
+                    }
+                    self.settle(tenant, ended.into_iter().flatten().collect()).await?;
+                }
+                () = hinted.notified() => more = true,
             }
         }
     }
 
-    async fn take(&self, tenant: TenantId, claimed: Vec<StepRow>) -> Result<(), StoreError> {
-        let attempts = claimed.into_iter().map(|row| async move {
-            let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-            let outcome = self.attempt(tenant, &row).await;
-            (row, outcome)
-        });
-        // Those that end together are recorded together; a slow one holds no other up.
-        let mut ended = futures::stream::iter(attempts).buffer_unordered(CLAIM).ready_chunks(CLAIM);
-        while let Some(chunk) = ended.next().await {
-            self.settle(tenant, chunk).await?;
-        }
-        Ok(())
+    async fn claim(&self, tenant: TenantId) -> Result<Vec<StepRow>, StoreError> {
+        let transaction = self.tenant(tenant).begin_projection().await?;
+        let claimed = rows::claim(&transaction, self.saga(), clock::now(), LEASE, CLAIM).await?;
+        transaction.commit().await?;
+        Ok(claimed)
     }
 
     async fn attempt(&self, tenant: TenantId, row: &StepRow) -> Outcome {
+        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         match &row.task.work {
             Work::Send { command } => {
                 let context = CommandContext {
@@ -402,56 +420,4 @@ enum Settled {
     Done(Vec<NewRow>),
     Refused(Refused),
     Postponed(String),
-}
-
-/// Tenants whose steps are to be taken, each at most once at a time.
-#[derive(Default)]
-struct Queue {
-    waiting: VecDeque<TenantId>,
-    queued: HashSet<TenantId>,
-    /// At work; true where there was a hint meanwhile.
-    at_work: HashMap<TenantId, bool>,
-}
-
-impl Queue {
-    fn add(&mut self, tenant: TenantId) {
-        if let Some(hinted) = self.at_work.get_mut(&tenant) {
-            *hinted = true;
-        } else if self.queued.insert(tenant) {
-            self.waiting.push_back(tenant);
-        }
-    }
-
-    fn next(&mut self) -> Option<TenantId> {
-        let tenant = self.waiting.pop_front()?;
-        self.queued.remove(&tenant);
-        self.at_work.insert(tenant, false);
-        Some(tenant)
-    }
-
-    fn ended(&mut self, tenant: TenantId) {
-        if self.at_work.remove(&tenant) == Some(true) {
-            self.add(tenant);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_tenant_is_at_work_once_and_comes_again_when_hinted_meanwhile() {
-        let (a, b) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
-        let mut queue = Queue::default();
-        queue.add(a);
-        queue.add(a);
-        queue.add(b);
-        assert_eq!((queue.next(), queue.next(), queue.next()), (Some(a), Some(b), None));
-        queue.add(a);
-        assert_eq!(queue.next(), None);
-        queue.ended(a);
-        queue.ended(b);
-        assert_eq!((queue.next(), queue.next()), (Some(a), None));
-    }
 }
