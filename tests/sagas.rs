@@ -20,8 +20,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::nats::{DEADLINE, Relay, connect};
-use crate::support::nats_server::NatsServer;
 use crate::support::postgres::Database;
+use crate::support::{self, nats_server::NatsServer};
 
 /// Retries that end soon.
 pub const IMPATIENT: SagaSettings = SagaSettings {
@@ -76,15 +76,23 @@ impl Engine {
     }
 }
 
-/// Registers a user as an administrator of the platform would; returns its id.
+/// Registers a user as a part of the platform would, again and again while the store is away; returns its id.
 pub async fn register(executor: &Executor, tenant: TenantId, n: usize, roles: &[Role]) -> Uuid {
     let context = CommandContext::new(tenant, Caller::system("test"))
         .with_command_id(ids::derived_id(tenant.0, &n.to_string()));
     let email = Email::parse(&format!("user{n}@example.com")).expect("valid");
     let name = Name::parse(&format!("User {n}")).expect("valid");
-    let hash = Bytes::from_static(b"$argon2id$test");
-    let registered = register_user(executor, &context, email, name, roles.to_vec(), hash).await;
-    registered.expect("the user is registered").id
+    support::eventually("the user is registered", || async {
+        let hash = Bytes::from_static(b"$argon2id$test");
+        let registered =
+            register_user(executor, &context, email.clone(), name.clone(), roles.to_vec(), hash).await;
+        match registered {
+            Ok(user) => Some(user.id),
+            Err(error) if error.is_retryable() => None,
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await
 }
 
 /// Waits until the saga has reacted to everything in the tenant's log and no step is left.

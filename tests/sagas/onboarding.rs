@@ -1,6 +1,7 @@
 //! Onboarding: exactly one customer for each member, whatever is repeated and whatever dies.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use futures::TryStreamExt;
 use schemas::crm::customer::CustomerEvent;
@@ -11,7 +12,7 @@ use store::{LogFilter, TenantStore};
 use uuid::Uuid;
 
 use super::{Engine, register, settled, types};
-use crate::nats::{eventually, read_log};
+use crate::nats::{eventually, read_log, relayed};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
 
@@ -136,4 +137,29 @@ async fn two_processes_and_their_crashes_make_one_customer_each() {
     settled(&database, &tenant, ONBOARDING).await;
     assert_one_customer_each(&tenant, &users).await;
     steady.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn lost_database_connections_are_no_refusals() {
+    let (database, server) = (Database::create().await, NatsServer::start().await);
+    let engine = Engine::start(&database, &server, sagas::processes()).await;
+    let tenant = open_tenant(&engine.store, "acme").await;
+    let owner = database.connect("postgres").await;
+    let cut = async {
+        let mut cuts = tokio::time::interval(Duration::from_millis(50));
+        for _ in 0..20 {
+            cuts.tick().await;
+            let sql = "select pg_terminate_backend(pid) from pg_stat_activity
+                       where datname = current_database() and usename like 'annals_%'";
+            owner.execute(sql, &[]).await.expect("the connections are cut");
+        }
+    };
+    let registering = (0..100).map(|n| register(&engine.executor, tenant.id(), n, &[Role::Member]));
+    let (users, ()) = futures::join!(futures::future::join_all(registering), cut);
+    eventually("the store answers again", || async { tenant.head().await.is_ok() }).await;
+    settled(&database, &tenant, ONBOARDING).await;
+    assert_one_customer_each(&tenant, &users).await;
+    assert_eq!(engine.store.dead_letters(None, None, 10).await.expect("the dead letters read"), []);
+    relayed(&engine.store).await;
+    engine.stop().await;
 }
