@@ -16,6 +16,7 @@ use tokio_postgres::NoTls;
 use super::{eventually, programs};
 
 pub const PASSWORD: &str = "tests";
+const FOLDER: &str = "annals-tests-";
 const TEMPLATE: &str = "annals_template";
 
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
@@ -42,6 +43,20 @@ impl Server {
             }
         });
         Self { port: receiver.recv().expect("PostgreSQL starts") }
+    }
+}
+
+/// Removes the folders of earlier runs whose server has ended: a process cannot remove its own as it exits.
+fn remove_leftovers() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let ours = entry.file_name().to_string_lossy().starts_with(FOLDER);
+        let pid = std::fs::read_to_string(path.join("data/postmaster.pid")).unwrap_or_default();
+        let pid: Option<u32> = pid.lines().next().and_then(|line| line.parse().ok());
+        if ours && pid.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()) {
+            // Another run may be at the same folder; whoever is second finds it gone.
+            drop(std::fs::remove_dir_all(path));
+        }
     }
 }
 
