@@ -134,10 +134,8 @@ mod tests {
     fn an_outage_and_a_missing_thing_have_codes_of_their_own() {
         assert_eq!(Failure::from(StoreError::Unavailable("gone".to_owned())).exit, Exit::Unavailable);
         assert_eq!(Failure::from(StoreError::TenantUnknown).exit, Exit::NotFound);
-        assert_eq!(
-            Failure::from(anyhow::anyhow!("x").context(StoreError::Overloaded)).exit,
-            Exit::Unavailable
-        );
+        let wrapped = anyhow::Error::from(StoreError::Overloaded).context("the store cannot be used");
+        assert_eq!(Failure::from(wrapped).exit, Exit::Unavailable);
         assert_eq!(Failure::from(SettingsError::Missing("secrets.key")).exit, Exit::Usage);
         assert_eq!(Failure::not_found("tenant", "acme").to_string(), "there is no tenant acme");
     }
