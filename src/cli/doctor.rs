@@ -9,7 +9,7 @@ use super::{Exit, Failure, Output};
 use crate::config::Settings;
 use crate::wiring;
 
-const OLDEST_POSTGRES: i32 = 150_000;
+const OLDEST_POSTGRES: u32 = 15;
 
 #[derive(Serialize)]
 struct Check {
@@ -59,20 +59,26 @@ async fn postgresql(settings: &Settings) -> Result<String, Failure> {
         .connect(NoTls)
         .await
         .map_err(anyhow::Error::from)?;
+    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
     tokio::spawn(connection);
-    let sql = "select current_setting('server_version'), current_setting('server_version_num')::int,
-               current_setting('fsync'), current_setting('synchronous_commit')";
-    let row = client.query_one(sql, &[]).await.map_err(anyhow::Error::from)?;
-    let (version, number): (&str, i32) = (row.get(0), row.get(1));
-    let (fsync, commit): (&str, &str) = (row.get(2), row.get(3));
-    if number < OLDEST_POSTGRES {
-        return Err(anyhow::anyhow!("version {version} is too old, 15 or later is needed").into());
+    if major(&version) < OLDEST_POSTGRES {
+        return Err(
+            anyhow::anyhow!("version {version} is too old, {OLDEST_POSTGRES} or later is needed").into()
+        );
     }
-    if fsync != "on" || commit == "off" {
-        let found = format!("fsync is {fsync} and synchronous_commit {commit}");
-        return Err(anyhow::anyhow!("{found}: what is acknowledged may be lost").into());
+    for setting in ["fsync", "synchronous_commit"] {
+        let row = client.query_one(&format!("show {setting}"), &[]).await.map_err(anyhow::Error::from)?;
+        if row.get::<_, &str>(0) == "off" {
+            return Err(anyhow::anyhow!("{setting} is off: what is acknowledged may be lost").into());
+        }
     }
     Ok(format!("version {version} at {}:{}", database.host, database.port))
+}
+
+/// 15 of `15.18 (Debian 15.18-0+deb12u1)`, and of `15beta1`.
+fn major(version: &str) -> u32 {
+    let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
+    version[..digits].parse().unwrap_or(0)
 }
 
 async fn schema(settings: &Settings) -> Result<String, Failure> {

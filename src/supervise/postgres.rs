@@ -8,6 +8,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::NoTls;
+use tokio_postgres::error::SqlState;
 
 use super::process::{Launch, Process, command, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError, folder};
@@ -146,11 +147,10 @@ impl PostgresServer {
 
     async fn make_database(&self) -> Result<(), SuperviseError> {
         let client = self.connect("postgres").await?;
-        let known = client.query_opt("select 1 from pg_database where datname = $1", &[&DATABASE]).await?;
-        if known.is_none() {
-            client.batch_execute(&format!("create database {DATABASE}")).await?;
+        match client.batch_execute(&format!("create database {DATABASE}")).await {
+            Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
+            made => Ok(made?),
         }
-        Ok(())
     }
 }
 
