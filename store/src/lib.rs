@@ -38,7 +38,7 @@ pub use heads::Head;
 pub use keys::DeploymentKey;
 pub use migrate::{OwnerConfig, ReadTable};
 pub use read::{LogFilter, LogPage, StreamFilter};
-pub use relay::{RelayMove, RelayProgress};
+pub use relay::{RelayMark, RelayMove, RelayProgress};
 pub use store::Store;
 pub use tenant::{TenantStore, TenantTransaction};
 pub use tenants::TenantRecord;

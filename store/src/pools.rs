@@ -35,6 +35,9 @@ impl Role {
 
 /// How long to wait for a connection before the request is refused as unavailable.
 const WAIT: Duration = Duration::from_secs(3);
+/// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken: a
+/// host that is gone says nothing, and TCP by itself would try for a quarter of an hour.
+const SILENCE: Duration = Duration::from_secs(10);
 
 pub(crate) struct Pools {
     pub(crate) tenant: Pool,
@@ -79,7 +82,10 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
         .password(&config.runtime_password)
         .application_name(role.name())
         .connect_timeout(WAIT)
-        .keepalives_idle(Duration::from_secs(30))
+        .keepalives_idle(SILENCE)
+        .keepalives_interval(SILENCE / 3)
+        .keepalives_retries(3)
+        .tcp_user_timeout(SILENCE)
         .options("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s");
     settings
 }
@@ -89,7 +95,10 @@ pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> 
     let mut settings = settings(config, role);
     settings
         .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s {options}"));
-    let (client, connection) = settings.connect(NoTls).await?;
+    // The settings bound the TCP handshake alone; a server that accepts and says nothing must not hold anybody up.
+    let connected = tokio::time::timeout(WAIT, settings.connect(NoTls)).await;
+    let (client, connection) =
+        connected.map_err(|_| StoreError::Unavailable("the server does not answer".to_owned()))??;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a database connection ended");

@@ -2,6 +2,7 @@
 
 use chrono::{DateTime, SubsecRound, Utc};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::pools::get;
@@ -22,6 +23,26 @@ pub struct RelayProgress {
     pub acked: u64,
     /// Where the log ends.
     pub head: u64,
+    /// How many messages had left the stream, up to which loss nothing of this is missing; `None`: it is in doubt.
+    pub removed: Option<u64>,
+    /// The message of this tenant that stands farthest in the stream.
+    pub mark: RelayMark,
+}
+
+/// Where in the stream a position of a log stands; sequence 0 where nothing does.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct RelayMark {
+    pub sequence: u64,
+    pub position: u64,
+}
+
+impl RelayMark {
+    /// The mark that stands farther in the stream.
+    #[must_use]
+    pub fn farther(self, other: Self) -> Self {
+        if other.sequence > self.sequence { other } else { self }
+    }
 }
 
 /// A step forward, by compare-and-swap.
@@ -33,33 +54,37 @@ pub struct RelayMove {
     pub generation: u32,
     pub from: u64,
     pub to: u64,
+    pub removed: u64,
+    pub mark: RelayMark,
 }
 
 impl Store {
     /// The progress of every tenant; one that was never relayed is at 0.
     pub async fn relay_progress(&self) -> Result<Vec<RelayProgress>, StoreError> {
-        let rows = get(&self.0.pools.relay)
-            .await?
-            .query(
-                "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0),
-                        case when p.log_id = h.log_id then p.acked else 0 end, h.position
+        self.progress_of(None).await
+    }
+
+    /// The progress of one tenant; `None` where there is no such tenant.
+    pub async fn relay_progress_of(&self, tenant: TenantId) -> Result<Option<RelayProgress>, StoreError> {
+        Ok(self.progress_of(Some(tenant)).await?.pop())
+    }
+
+    async fn progress_of(&self, tenant: Option<TenantId>) -> Result<Vec<RelayProgress>, StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        let statement = connection
+            .prepare_cached(
+                "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0), h.position,
+                        case when p.log_id = h.log_id then p.acked else 0 end,
+                        case when p.log_id = h.log_id then p.removed end,
+                        case when p.log_id = h.log_id then p.mark_sequence else 0 end,
+                        case when p.log_id = h.log_id then p.mark_position else 0 end
                  from tenants t join heads h on h.tenant_id = t.tenant_id
-                 left join relay_progress p on p.tenant_id = t.tenant_id",
-                &[],
+                 left join relay_progress p on p.tenant_id = t.tenant_id
+                 where $1::uuid is null or t.tenant_id = $1",
             )
             .await?;
-        rows.iter()
-            .map(|row| {
-                Ok(RelayProgress {
-                    tenant: TenantId(row.get(0)),
-                    slug: TenantSlug::parse(row.get(1))?,
-                    log_id: LogId(row.get(2)),
-                    generation: row.get::<_, i32>(3) as u32,
-                    acked: row.get::<_, Option<i64>>(4).unwrap_or(0) as u64,
-                    head: row.get::<_, i64>(5) as u64,
-                })
-            })
-            .collect()
+        let rows = connection.query(&statement, &[&tenant.map(|tenant| tenant.0)]).await?;
+        rows.iter().map(progress_from).collect()
     }
 
     /// A page of a tenant's log in position order. Only for the relay: everybody else reads through a tenant handle.
@@ -82,28 +107,62 @@ impl Store {
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
     }
 
-    /// Moves the progress of several tenants; returns those that moved. One that did not was moved by another relay.
+    /// Events of a tenant's log at these positions, in position order. Only for the relay.
+    pub async fn relay_events_at(
+        &self,
+        tenant: TenantId,
+        log_id: LogId,
+        positions: &[u64],
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        let statement = connection
+            .prepare_cached(&format!(
+                "select {} from events where tenant_id = $1 and position = any($2) order by position",
+                crate::read::COLUMNS
+            ))
+            .await?;
+        let positions: Vec<i64> = positions.iter().map(|position| *position as i64).collect();
+        let rows = connection.query(&statement, &[&tenant.0, &positions]).await?;
+        rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
+    }
+
+    /// Moves the progress of several tenants; returns those that moved. One that did not was moved by another relay, or
+    /// a refill has begun.
     pub async fn move_relay(&self, moves: &[RelayMove]) -> Result<Vec<TenantId>, StoreError> {
         let tenants: Vec<Uuid> = moves.iter().map(|moved| moved.tenant.0).collect();
         let logs: Vec<Uuid> = moves.iter().map(|moved| moved.log_id.0).collect();
         let generations: Vec<i32> = moves.iter().map(|moved| moved.generation as i32).collect();
-        let from: Vec<i64> = moves.iter().map(|moved| moved.from as i64).collect();
-        let to: Vec<i64> = moves.iter().map(|moved| moved.to as i64).collect();
+        let numbers = |of: fn(&RelayMove) -> u64| moves.iter().map(|moved| of(moved) as i64).collect();
+        let from: Vec<i64> = numbers(|moved| moved.from);
+        let to: Vec<i64> = numbers(|moved| moved.to);
+        let removed: Vec<i64> = numbers(|moved| moved.removed);
+        let sequences: Vec<i64> = numbers(|moved| moved.mark.sequence);
+        let positions: Vec<i64> = numbers(|moved| moved.mark.position);
         let connection = get(&self.0.pools.relay).await?;
         let statement = connection
             .prepare_cached(
                 "with wanted as (
-                     select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[])
-                         as w(tenant_id, log_id, generation, acked_before, acked)
+                     select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::int8[],
+                                          $7::int8[], $8::int8[])
+                         as w(tenant_id, log_id, generation, acked_before, acked, removed, mark_sequence, mark_position)
                  )
-                 insert into relay_progress as p (tenant_id, log_id, generation, acked)
-                 select w.tenant_id, w.log_id, w.generation, w.acked from wanted w
+                 insert into relay_progress as p
+                     (tenant_id, log_id, generation, acked, removed, mark_sequence, mark_position)
+                 select w.tenant_id, w.log_id, w.generation, w.acked, w.removed, w.mark_sequence, w.mark_position
+                 from wanted w
                  where w.acked_before = 0
                     or exists (select from relay_progress p where p.tenant_id = w.tenant_id and p.log_id = w.log_id
                                and p.generation = w.generation and p.acked = w.acked_before)
                  order by w.tenant_id
                  on conflict (tenant_id) do update
-                 set log_id = excluded.log_id, generation = excluded.generation, acked = excluded.acked
+                 set log_id = excluded.log_id, generation = excluded.generation, acked = excluded.acked,
+                     -- What was published before a loss was known may be part of it.
+                     removed = case when p.log_id = excluded.log_id then least(p.removed, excluded.removed)
+                                    else excluded.removed end,
+                     mark_sequence = case when p.log_id <> excluded.log_id or excluded.mark_sequence > p.mark_sequence
+                                          then excluded.mark_sequence else p.mark_sequence end,
+                     mark_position = case when p.log_id <> excluded.log_id or excluded.mark_sequence > p.mark_sequence
+                                          then excluded.mark_position else p.mark_position end
                  where (p.log_id, p.generation, p.acked)
                        = (select w.log_id, w.generation, w.acked_before from wanted w where w.tenant_id = p.tenant_id)
                     or (p.log_id <> excluded.log_id and excluded.generation = p.generation
@@ -111,13 +170,28 @@ impl Store {
                  returning p.tenant_id",
             )
             .await?;
-        let rows = connection.query(&statement, &[&tenants, &logs, &generations, &from, &to]).await?;
+        let rows = connection
+            .query(&statement, &[
+                &tenants,
+                &logs,
+                &generations,
+                &from,
+                &to,
+                &removed,
+                &sequences,
+                &positions,
+            ])
+            .await?;
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
-    /// Compares the stream's creation time with that of last time. `false`: it is another stream, so every generation
-    /// was raised and everything is to be published again.
-    pub async fn relay_stream_is(&self, created_at: DateTime<Utc>) -> Result<bool, StoreError> {
+    /// Compares the stream's creation time with that of last time. `false`: it is another stream, from which `removed`
+    /// messages have gone, so every generation was raised and everything is to be published again.
+    pub async fn relay_stream_is(
+        &self,
+        created_at: DateTime<Utc>,
+        removed: u64,
+    ) -> Result<bool, StoreError> {
         // PostgreSQL keeps microseconds, JetStream nanoseconds.
         let created_at = created_at.trunc_subsecs(6);
         let mut connection = get(&self.0.pools.relay).await?;
@@ -129,7 +203,11 @@ impl Store {
             Some(false) => {
                 transaction.execute("update relay_stream set created_at = $1", &[&created_at]).await?;
                 transaction
-                    .execute("update relay_progress set generation = generation + 1, acked = 0", &[])
+                    .execute(
+                        "update relay_progress set generation = generation + 1, acked = 0, removed = $1,
+                                mark_sequence = 0, mark_position = 0",
+                        &[&(removed as i64)],
+                    )
                     .await?;
             }
             None => {
@@ -140,4 +218,94 @@ impl Store {
         transaction.commit().await?;
         Ok(same.unwrap_or(true))
     }
+
+    /// The stream has gone back to an earlier state: raises every generation and puts every tenant in doubt. `farthest`
+    /// is the farthest mark that was read, so that of several relays that notice one acts.
+    pub async fn relay_stream_went_back(&self, farthest: u64) -> Result<bool, StoreError> {
+        let mut connection = get(&self.0.pools.relay).await?;
+        let transaction = connection.transaction().await?;
+        transaction.query_opt("select created_at from relay_stream for update", &[]).await?;
+        let raised = transaction
+            .execute(
+                "update relay_progress set generation = generation + 1, removed = -1, mark_sequence = 0, mark_position = 0
+                 where (select max(mark_sequence) from relay_progress) = $1",
+                &[&(farthest as i64)],
+            )
+            .await?;
+        transaction.commit().await?;
+        Ok(raised > 0)
+    }
+
+    /// Raises a tenant's generation for a refill, and sets back to where its prefix on the stream ends: what is beyond
+    /// `acked` is published again in the ordinary way. `None` when the progress is no longer as `before`.
+    pub async fn begin_refill(
+        &self,
+        before: &RelayProgress,
+        acked: u64,
+    ) -> Result<Option<RelayProgress>, StoreError> {
+        let next = RelayProgress {
+            generation: before.generation + 1,
+            acked,
+            removed: None,
+            mark: RelayMark::default(),
+            ..before.clone()
+        };
+        let changed = self.replace_progress(before, &next).await?;
+        Ok(changed.then_some(next))
+    }
+
+    /// Notes that nothing up to `acked` is missing as of `removed` messages that left the stream. `false` when the
+    /// progress is no longer as `before`.
+    pub async fn end_refill(
+        &self,
+        before: &RelayProgress,
+        removed: u64,
+        mark: RelayMark,
+    ) -> Result<bool, StoreError> {
+        let next = RelayProgress { removed: Some(removed), mark, ..before.clone() };
+        self.replace_progress(before, &next).await
+    }
+
+    async fn replace_progress(
+        &self,
+        before: &RelayProgress,
+        next: &RelayProgress,
+    ) -> Result<bool, StoreError> {
+        let removed = |progress: &RelayProgress| progress.removed.map_or(-1, |removed| removed as i64);
+        let changed = get(&self.0.pools.relay)
+            .await?
+            .execute(
+                "update relay_progress
+                 set generation = $5, acked = $6, removed = $7, mark_sequence = $8, mark_position = $9
+                 where tenant_id = $1 and log_id = $2 and (generation, acked) = ($3, $4) and removed = $10",
+                &[
+                    &before.tenant.0,
+                    &before.log_id.0,
+                    &(before.generation as i32),
+                    &(before.acked as i64),
+                    &(next.generation as i32),
+                    &(next.acked as i64),
+                    &removed(next),
+                    &(next.mark.sequence as i64),
+                    &(next.mark.position as i64),
+                    &removed(before),
+                ],
+            )
+            .await?;
+        Ok(changed == 1)
+    }
+}
+
+fn progress_from(row: &Row) -> Result<RelayProgress, StoreError> {
+    let number = |column: usize| row.get::<_, Option<i64>>(column).unwrap_or(0) as u64;
+    Ok(RelayProgress {
+        tenant: TenantId(row.get(0)),
+        slug: TenantSlug::parse(row.get(1))?,
+        log_id: LogId(row.get(2)),
+        generation: row.get::<_, i32>(3) as u32,
+        head: number(4),
+        acked: number(5),
+        removed: row.get::<_, Option<i64>>(6).and_then(|removed| u64::try_from(removed).ok()),
+        mark: RelayMark { sequence: number(7), position: number(8) },
+    })
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use schemas::engine::TenantId;
+use schemas::engine::{TenantId, ids};
 use tokio::sync::{Notify, broadcast, watch};
 use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
@@ -20,8 +20,8 @@ const HINTS: usize = 4_096;
 /// How often the heads are compared with what is known, in case a hint was lost.
 const POLL: Duration = Duration::from_secs(1);
 /// How long hints to other processes are gathered.
-const GATHER: Duration = Duration::from_millis(5);
-/// Tenants in one NOTIFY, whose payload is below 8,000 bytes.
+const GATHER: Duration = Duration::from_millis(10);
+/// Tenants in one NOTIFY, whose payload is below 8,000 bytes: an instance id and ids of 32 digits.
 const TENANTS_A_HINT: usize = 200;
 const CHANNEL: &str = "annals_heads";
 
@@ -37,6 +37,8 @@ pub struct CheckpointMove {
 }
 
 pub(crate) struct Signals {
+    /// Tells this process's hints from those of others.
+    instance: Uuid,
     heads: broadcast::Sender<TenantId>,
     checkpoints: broadcast::Sender<CheckpointMove>,
     known: Mutex<HashMap<TenantId, watch::Sender<u64>>>,
@@ -47,6 +49,7 @@ pub(crate) struct Signals {
 impl Signals {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
+            instance: ids::random_id(),
             heads: broadcast::Sender::new(HINTS),
             checkpoints: broadcast::Sender::new(HINTS),
             known: Mutex::default(),
@@ -109,7 +112,8 @@ impl Signals {
             for some in tenants.chunks(TENANTS_A_HINT) {
                 let payload: Vec<String> = some.iter().map(|tenant| tenant.0.simple().to_string()).collect();
                 // A lost hint costs the others one poll.
-                if let Err(error) = notify(&pools, &payload.join(",")).await {
+                if let Err(error) = notify(&pools, &format!("{} {}", self.instance, payload.join(","))).await
+                {
                     tracing::debug!(%error, "a hint about moved heads was lost");
                 }
             }
@@ -168,7 +172,11 @@ impl Signals {
     }
 
     async fn heed(&self, pools: &Pools, payload: &str) -> Result<(), StoreError> {
-        let tenants: Vec<Uuid> = payload.split(',').filter_map(|id| id.parse().ok()).collect();
+        let Some((instance, tenants)) = payload.split_once(' ') else { return Ok(()) };
+        if instance.parse() == Ok(self.instance) {
+            return Ok(());
+        }
+        let tenants: Vec<Uuid> = tenants.split(',').filter_map(|id| id.parse().ok()).collect();
         for head in crate::heads::some(pools, &tenants).await? {
             self.head_moved(head.tenant, head.position);
         }

@@ -122,9 +122,13 @@ impl Store {
         self.0.signals.checkpoint_moved(CheckpointMove { consumer: consumer.into(), tenant, position });
     }
 
-    /// Whether the database answers.
+    /// Whether the database answers and takes writes: a server in recovery takes none.
     pub async fn ping(&self) -> Result<(), StoreError> {
-        get(&self.0.pools.worker).await?.query_one("select 1", &[]).await?;
+        let statement = "select current_setting('transaction_read_only')::boolean";
+        let read_only: bool = get(&self.0.pools.worker).await?.query_one(statement, &[]).await?.get(0);
+        if read_only {
+            return Err(StoreError::Unavailable("the database takes no writes".to_owned()));
+        }
         Ok(())
     }
 

@@ -3,17 +3,20 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use lru::LruCache;
 use schemas::engine::{StreamName, TenantId, clock};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::lookup::{Found, Lookup, Wanted};
 use super::outcome::{Refusal, classify};
-use super::plan::{Decision, HeadView, Plan, TenantFacts, plan};
+use super::plan::{Decision, HeadView, Plan, ReservationKey, TenantFacts, plan};
 use super::queue::Pending;
 use super::write::{Writer, Written};
 use super::{AppendError, Receipt};
@@ -37,9 +40,32 @@ const PURSUIT: Duration = Duration::from_secs(10);
 const APPENDER_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c synchronous_commit=on";
 const LOOKUP_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off";
 
+/// Flushes under way at once on one connection: PostgreSQL works on one while the next is made and sent. The second
+/// goes only when this many appends wait: below that, two small flushes are slower than one larger.
+const FLIGHTS: usize = 2;
+const SECOND_FLIGHT: usize = 32;
+
 struct TenantCache {
+    /// Where the log will end when everything under way has landed.
     head: HeadView,
     versions: LruCache<StreamName, u64>,
+}
+
+/// A flush that has been answered.
+struct Landed {
+    batch: Vec<Pending>,
+    plan: Plan,
+    written: Written,
+}
+
+/// A flush under way.
+struct Flight {
+    answer: Pin<Box<dyn Future<Output = Landed> + Send>>,
+    /// What appends of a later flush must wait for, because look-ups cannot see it yet.
+    claims: HashSet<(TenantId, Uuid)>,
+    reserved: HashSet<(TenantId, ReservationKey)>,
+    /// Tenants whose flush before this one failed: what was decided for them on top of it does not hold.
+    broken: HashSet<TenantId>,
 }
 
 pub(super) struct Lane {
@@ -48,7 +74,8 @@ pub(super) struct Lane {
     receiver: UnboundedReceiver<Pending>,
     waiting: VecDeque<Pending>,
     cache: LruCache<TenantId, TenantCache>,
-    connections: Option<(Writer, Lookup)>,
+    connections: Option<(Arc<Writer>, Lookup)>,
+    flights: VecDeque<Flight>,
 }
 
 impl Lane {
@@ -65,32 +92,51 @@ impl Lane {
             waiting: VecDeque::new(),
             cache: LruCache::new(capacity),
             connections: None,
+            flights: VecDeque::new(),
         }
     }
 
     pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut stopping = false;
         loop {
-            if self.waiting.is_empty() {
-                tokio::select! {
-                    biased;
-                    pending = self.receiver.recv() => match pending {
-                        Some(pending) => self.waiting.push_back(pending),
-                        None => return,
-                    },
-                    () = stop.cancelled() => {
-                        self.receiver.close();
-                        match self.receiver.recv().await {
-                            Some(pending) => self.waiting.push_back(pending),
-                            None => return,
-                        }
-                    }
-                }
-            }
             while let Ok(pending) = self.receiver.try_recv() {
                 self.waiting.push_back(pending);
             }
-            let batch = self.gather();
-            self.flush(batch).await;
+            if self.may_launch() {
+                let batch = self.gather();
+                if self.launch(batch).await {
+                    continue;
+                }
+            } else if stopping && self.flights.is_empty() && self.receiver.is_empty() {
+                return;
+            }
+            let landing = async {
+                match self.flights.front_mut() {
+                    Some(flight) => (&mut flight.answer).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                landed = landing => self.land_first(landed).await,
+                pending = self.receiver.recv() => match pending {
+                    Some(pending) => self.waiting.push_back(pending),
+                    None if self.flights.is_empty() && self.waiting.is_empty() => return,
+                    // Closed: what is under way still lands.
+                    None => self.land_next().await,
+                },
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.receiver.close();
+                }
+            }
+        }
+    }
+
+    fn may_launch(&self) -> bool {
+        match self.flights.len() {
+            0 => !self.waiting.is_empty(),
+            flights => flights < FLIGHTS && self.waiting.len() >= SECOND_FLIGHT,
         }
     }
 
@@ -134,38 +180,114 @@ impl Lane {
         batch
     }
 
-    /// Settles a batch, whatever it takes: what must go again is put back in front of the queue.
-    async fn flush(&mut self, batch: Vec<Pending>) {
-        let batch: Vec<Pending> = batch.into_iter().filter(|pending| !pending.reply.is_closed()).collect();
+    /// Plans a flush and sends it; `false` when nothing could be sent before something lands.
+    async fn launch(&mut self, batch: Vec<Pending>) -> bool {
+        let mut batch: Vec<Pending> =
+            batch.into_iter().filter(|pending| !pending.reply.is_closed()).collect();
+        if !self.flights.is_empty() {
+            let held = batch.extract_if(.., |pending| self.waits_for_a_flight(pending)).collect::<Vec<_>>();
+            for pending in held.into_iter().rev() {
+                self.waiting.push_front(pending);
+            }
+        }
         if batch.is_empty() {
-            return;
+            return self.flights.is_empty();
         }
         let facts = match self.gather_facts(&batch).await {
             Ok(facts) => facts,
             Err(error) => {
-                self.connections = None;
+                if self.flights.is_empty() {
+                    self.connections = None;
+                }
                 refuse_all(batch, &error);
-                return;
+                return true;
             }
         };
-        let key = self.config.key.clone();
-        let digest = move |tenant: TenantId, kind: &'static str, value: &str| {
-            crate::tenant::reservation_digest(&key, tenant, kind, value)
-        };
-        let plan = plan(&batch, &facts, clock::now(), &digest);
-        if plan.moves.is_empty() {
-            self.settle(batch, plan, &HashSet::new());
-            return;
+        let plan =
+            plan(&batch, &facts, clock::now(), &|tenant, kind, value| self.digest(tenant, kind, value));
+        for (tenant, (_, after)) in &plan.moves {
+            if let Some(cache) = self.cache.get_mut(tenant) {
+                cache.head = after.clone();
+            }
         }
-        let Some((writer, _)) = &self.connections else {
-            refuse_all(batch, &StoreError::Unavailable("no connection".to_owned()));
-            return;
-        };
+        let (mut claims, mut reserved) = (HashSet::new(), HashSet::new());
+        for (index, (pending, decision)) in batch.iter().zip(&plan.decisions).enumerate() {
+            let Decision::Write(receipt) = decision else { continue };
+            if let Some(cache) = self.cache.get_mut(&pending.tenant) {
+                cache.versions.put(receipt.stream.clone(), receipt.version);
+            }
+            claims.extend(pending.append.claim.map(|claim| (pending.tenant, claim.command_id)));
+            let keys = plan.reservations[index].iter().chain(&plan.releases[index]);
+            reserved.extend(keys.map(|key| (pending.tenant, *key)));
+        }
         metrics::histogram!("append_flush_events").record(plan.rows.len() as f64);
-        match writer.write(&batch, &plan).await {
-            Written::Committed(winners) => self.settle(batch, plan, &winners),
-            Written::Refused(error) => self.split(batch, error).await,
-            Written::Unknown(error) => self.pursue(batch, plan, error).await,
+        let (writer, _) = self.connections.as_ref().expect("the look-ups needed the connections");
+        let writer = Arc::clone(writer);
+        let mut answer: Pin<Box<dyn Future<Output = Landed> + Send>> = Box::pin(async move {
+            let written = if plan.moves.is_empty() {
+                Written::Committed(HashSet::new())
+            } else {
+                writer.write(&batch, &plan).await
+            };
+            Landed { batch, plan, written }
+        });
+        // Polled once, so that it is sent before anything that is planned on top of it.
+        if let Poll::Ready(landed) = futures::poll!(&mut answer) {
+            answer = Box::pin(std::future::ready(landed));
+        }
+        self.flights.push_back(Flight { answer, claims, reserved, broken: HashSet::new() });
+        true
+    }
+
+    fn digest(&self, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
+        crate::tenant::reservation_digest(&self.config.key, tenant, kind, value)
+    }
+
+    /// Whether an append depends on something under way that a look-up cannot see.
+    fn waits_for_a_flight(&self, pending: &Pending) -> bool {
+        let append = &pending.append;
+        let claimed = append.claim.is_some_and(|claim| {
+            self.flights.iter().any(|flight| flight.claims.contains(&(pending.tenant, claim.command_id)))
+        });
+        claimed
+            || append.reservations.iter().chain(&append.releases).any(|wanted| {
+                let key = (wanted.kind, self.digest(pending.tenant, wanted.kind, &wanted.value));
+                self.flights.iter().any(|flight| flight.reserved.contains(&(pending.tenant, key)))
+            })
+    }
+
+    /// Waits for the flush that was sent first.
+    async fn land_next(&mut self) {
+        if let Some(flight) = self.flights.front_mut() {
+            let landed = (&mut flight.answer).await;
+            self.land_first(landed).await;
+        }
+    }
+
+    async fn land_first(&mut self, landed: Landed) {
+        let Some(flight) = self.flights.pop_front() else { return };
+        let Landed { batch, plan, written } = landed;
+        match written {
+            Written::Committed(winners) => self.settle(batch, plan, &winners, &flight.broken),
+            Written::Refused(error) => {
+                self.forget(plan.moves.keys().copied().collect());
+                // What was sent on top of it lands first, so that the parts go alone.
+                while !self.flights.is_empty() {
+                    Box::pin(self.land_next()).await;
+                }
+                self.split(batch, error).await;
+            }
+            Written::Unknown(error) => self.pursue(batch, plan, error, &flight.broken).await,
+        }
+    }
+
+    /// Forgets tenants whose flush failed, and with them whatever was decided on top of it.
+    fn forget(&mut self, tenants: Vec<TenantId>) {
+        for tenant in tenants {
+            self.cache.pop(&tenant);
+            for flight in &mut self.flights {
+                flight.broken.insert(tenant);
+            }
         }
     }
 
@@ -245,18 +367,18 @@ impl Lane {
         facts
     }
 
-    /// Answers the callers, remembers what was written, and puts back what must go again.
-    fn settle(&mut self, batch: Vec<Pending>, plan: Plan, winners: &HashSet<TenantId>) {
-        for (tenant, (_, after)) in &plan.moves {
-            if winners.contains(tenant) {
-                if let Some(cache) = self.cache.get_mut(tenant) {
-                    cache.head = after.clone();
-                }
-            } else {
-                metrics::counter!("append_swaps_lost_total").increment(1);
-                self.cache.pop(tenant);
-            }
-        }
+    /// Answers the callers and puts back what must go again.
+    fn settle(
+        &mut self,
+        batch: Vec<Pending>,
+        plan: Plan,
+        winners: &HashSet<TenantId>,
+        broken: &HashSet<TenantId>,
+    ) {
+        let lost: Vec<TenantId> =
+            plan.moves.keys().copied().filter(|tenant| !winners.contains(tenant)).collect();
+        metrics::counter!("append_swaps_lost_total").increment(lost.len() as u64);
+        self.forget(lost);
         let mut again = Vec::new();
         let mut moved: HashMap<TenantId, u64> = HashMap::new();
         for (mut pending, decision) in batch.into_iter().zip(plan.decisions) {
@@ -264,13 +386,14 @@ impl Lane {
             let won = winners.contains(&tenant);
             match decision {
                 Decision::Write(receipt) if won => {
-                    if let Some(cache) = self.cache.get_mut(&tenant) {
-                        cache.versions.put(receipt.stream.clone(), receipt.version);
-                    }
                     moved.insert(tenant, receipt.position);
                     answer(pending, Ok(receipt));
                 }
-                Decision::Answer { result, after_writes } if won || !after_writes => answer(pending, result),
+                Decision::Answer { result, after_writes }
+                    if !broken.contains(&tenant) && (won || !after_writes) =>
+                {
+                    answer(pending, result);
+                }
                 Decision::Refresh => {
                     self.cache.pop(&tenant);
                     pending.tries += 1;
@@ -307,8 +430,9 @@ impl Lane {
         }
         if batch.len() > 1 {
             let back = batch.split_off(batch.len() / 2);
-            Box::pin(self.flush(batch)).await;
-            Box::pin(self.flush(back)).await;
+            for half in [batch, back] {
+                Box::pin(self.flush_alone(half)).await;
+            }
             return;
         }
         for mut pending in batch {
@@ -322,8 +446,21 @@ impl Lane {
         }
     }
 
+    async fn flush_alone(&mut self, batch: Vec<Pending>) {
+        self.launch(batch).await;
+        while !self.flights.is_empty() {
+            self.land_next().await;
+        }
+    }
+
     /// The connection broke around the commit: waits until the old transaction is over, then looks whether it happened.
-    async fn pursue(&mut self, batch: Vec<Pending>, plan: Plan, error: tokio_postgres::Error) {
+    async fn pursue(
+        &mut self,
+        batch: Vec<Pending>,
+        plan: Plan,
+        error: tokio_postgres::Error,
+        broken: &HashSet<TenantId>,
+    ) {
         tracing::warn!(
             error = crate::error::describe(&error),
             "the outcome of a flush is unknown; looking it up"
@@ -333,9 +470,10 @@ impl Lane {
         let mut pause = Duration::from_millis(20);
         loop {
             match self.find_winners(&plan).await {
-                Ok(winners) => return self.settle(batch, plan, &winners),
+                Ok(winners) => return self.settle(batch, plan, &winners, broken),
                 Err(error) if tokio::time::Instant::now() > deadline => {
                     self.cache.clear();
+                    self.forget(plan.moves.keys().copied().collect());
                     return refuse_all(batch, &error);
                 }
                 Err(_) => {
@@ -373,7 +511,7 @@ impl Lane {
         self.cache.clear();
         let writer = Writer::prepare(connect(&self.config, Role::Appender, APPENDER_OPTIONS).await?).await?;
         let lookup = Lookup::prepare(connect(&self.config, Role::Lookup, LOOKUP_OPTIONS).await?).await?;
-        self.connections = Some((writer, lookup));
+        self.connections = Some((Arc::new(writer), lookup));
         Ok(())
     }
 }
