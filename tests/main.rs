@@ -7,6 +7,7 @@ mod architecture;
 mod commands;
 mod dev;
 mod nats;
+mod outages;
 mod projections;
 mod queries;
 mod sagas;

@@ -1,15 +1,18 @@
-//! What the tests share: bare servers for engine tests (`postgres`, `nats_server`), the product as a child process
-//! (`process`, `product`), waiting.
+//! What the tests share: bare servers for engine tests (`postgres`, `postgres_server`, `nats_server`), the product as a
+//! child process (`process`, `product`), `annals serve` over servers of the test (`deployment`), waiting.
 //!
 //! Everything started here ends with this process, however it ends.
 
 #![allow(dead_code, reason = "each test module uses its own part of this")]
 
+pub mod deployment;
 pub mod nats_server;
 pub mod postgres;
+pub mod postgres_server;
 pub mod process;
 pub mod product;
 pub mod programs;
+pub mod proxy;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,6 +1,7 @@
 //! What happens to every request before and after its handler: ids, log line, metrics, headers, errors, body checks.
 
 pub mod content;
+mod deadline;
 pub mod failures;
 pub mod fields;
 pub mod headers;

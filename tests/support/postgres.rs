@@ -64,11 +64,8 @@ fn spawn(folder: &Path, port: u16) -> std::process::Child {
     let programs = programs::postgres();
     let password_file = folder.join("password");
     std::fs::write(&password_file, PASSWORD).expect("the password file is written");
-    if nix::unistd::Uid::effective().is_root() {
-        let user = nix::unistd::User::from_name("postgres").expect("accounts").expect("the account postgres");
-        for path in [folder, &password_file] {
-            std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown");
-        }
+    for path in [folder, &password_file] {
+        give_to_postgres(path);
     }
     let data = folder.join("data");
     let initdb = programs::command(&programs.join("initdb"), true, "KILL")
@@ -89,6 +86,14 @@ fn spawn(folder: &Path, port: u16) -> std::process::Child {
         postgres.args(["-c", setting]);
     }
     postgres.stdout(log.try_clone().expect("the log")).stderr(log).spawn().expect("postgres starts")
+}
+
+/// Gives a path to the account that the servers run as, where the tests run as root.
+pub fn give_to_postgres(path: &Path) {
+    if nix::unistd::Uid::effective().is_root() {
+        let user = nix::unistd::User::from_name("postgres").expect("accounts").expect("the account postgres");
+        std::os::unix::fs::chown(path, Some(user.uid.as_raw()), Some(user.gid.as_raw())).expect("chown");
+    }
 }
 
 /// A port that is free now.

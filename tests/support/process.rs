@@ -31,13 +31,18 @@ pub fn command() -> Command {
 /// The same for a copy of the binary.
 pub fn command_of(program: &Path) -> Command {
     let mut command = Command::new(program);
+    clean(&mut command);
+    command
+}
+
+/// Keeps the developer's settings away from a command, and makes passwords cheap.
+pub fn clean(command: &mut Command) {
     for (name, _) in std::env::vars_os() {
         if name.to_str().is_some_and(|name| name.starts_with("ANNALS__") || name == "ANNALS_CONFIG") {
             command.env_remove(name);
         }
     }
     command.envs(CHEAP_PASSWORDS);
-    command
 }
 
 /// Runs a command to its end.

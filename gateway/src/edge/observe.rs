@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
@@ -17,6 +17,7 @@ use schemas::engine::{RequestId, TenantSlug};
 use tracing::Instrument;
 use uuid::Uuid;
 
+use super::deadline::Deadline;
 use super::failures::Cause;
 use super::headers;
 use super::problem::{Code, Problem};
@@ -24,10 +25,6 @@ use super::problem::{Code, Problem};
 /// Carries the request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// A handler that takes longer, its client's body included, is given up. A stream's handler is done when the stream
-/// begins.
-const HANDLER_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a request is known by. Handlers learn the id from it; the extractors note tenant and user in it for the log.
 #[derive(Clone)]
@@ -98,14 +95,24 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         request_id = %context.id(),
         traceparent = context.traceparent(),
     );
+    // A stream's handler is done when the stream begins, so the deadline does not end streams.
+    let (deadline, request) = Deadline::of(request);
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let mut response = match tokio::time::timeout(HANDLER_TIMEOUT, answering).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(panic)) => {
+    let answered = tokio::select! {
+        answered = answering => Some(answered),
+        () = deadline.passed() => None,
+    };
+    let mut response = match answered {
+        Some(Ok(response)) => response,
+        Some(Err(panic)) => {
             span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "handler panicked"));
             Problem::new(Code::Internal).into_response()
         }
-        Err(_) => Problem::new(Code::Unavailable).detail("the request took too long").into_response(),
+        None => {
+            let late = Problem::new(Code::Unavailable).detail("the request took too long");
+            let late = if &*route == "/graphql" { late.for_graphql() } else { late };
+            late.into_response()
+        }
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         span.in_scope(|| log_cause(&problem));

@@ -20,8 +20,9 @@ use crate::edge::content::{json_bytes, malformed};
 use crate::edge::{Problem, RequestContext};
 use crate::gateway::Gateway;
 
-/// An operation that takes longer is given up.
-const EXECUTION_TIMEOUT: Duration = Duration::from_secs(10);
+/// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
+/// the form of GraphQL.
+const EXECUTION_TIMEOUT: Duration = Duration::from_secs(4);
 const CONSISTENCY_HEADER: &str = "x-consistency-token";
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
 
