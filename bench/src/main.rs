@@ -19,7 +19,7 @@ use crate::systems::{SystemName, Systems};
 const CONCURRENCY: [usize; 3] = [1, 16, 128];
 /// Streams written to, shared out among the writers.
 const STREAMS: usize = 1_000;
-const ROUNDS: usize = 5;
+const ROUNDS: usize = 3;
 const WARM_UP: Duration = Duration::from_millis(700);
 const MEASURE: Duration = Duration::from_secs(3);
 

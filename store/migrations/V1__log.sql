@@ -32,8 +32,7 @@ create table events (
     type             text        not null collate "C",
     payload          bytea       not null, -- exactly as written; never jsonb, which would not keep the hashed bytes
     metadata         bytea       not null,
-    payload_salt     bytea       not null,
-    metadata_salt    bytea       not null,
+    salts            bytea       not null, -- 16 bytes for the payload's commitment, 16 for the metadata's
     subject_keys     bytea       not null, -- 16 bytes a key id
     leaf_hash        bytea       not null,
     primary key (tenant_id, position),

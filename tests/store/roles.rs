@@ -6,7 +6,9 @@ use super::isolation::TENANT_TABLES;
 use crate::support::postgres::Database;
 
 /// Tables without a tenant, each with its reason.
-const NOT_OF_A_TENANT: [(&str, &str); 2] = [
+const NOT_OF_A_TENANT: [(&str, &str); 4] = [
+    ("paused_projections", "a read model paused for all tenants"),
+    ("workers", "the processes at work"),
     ("relay_stream", "one row about the JetStream stream"),
     ("refinery_schema_history", "the migrations done"),
 ];
@@ -125,7 +127,13 @@ async fn every_table_of_a_tenant_is_fenced_and_keyed_by_it() {
         .expect("reads");
     let loose: Vec<(String, String)> = loose.iter().map(|row| (row.get(0), row.get(1))).collect();
     // A slug is unique over all tenants: that is what a slug is.
-    let allowed = ["tenants_slug_key", "relay_stream_pkey", "refinery_schema_history_pkey"];
+    let allowed = [
+        "tenants_slug_key",
+        "relay_stream_pkey",
+        "workers_pkey",
+        "refinery_schema_history_pkey",
+        "paused_projections_pkey",
+    ];
     assert!(loose.iter().all(|(_, index)| allowed.contains(&index.as_str())), "{loose:?}");
     let foreign: i64 = admin
         .query_one("select count(*) from pg_constraint where contype = 'f' and connamespace = 'public'::regnamespace", &[])

@@ -43,7 +43,7 @@ const LOOKUP_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_se
 /// Flushes under way at once on one connection: PostgreSQL works on one while the next is made and sent. The second
 /// goes only when this many appends wait: below that, two small flushes are slower than one larger.
 const FLIGHTS: usize = 2;
-const SECOND_FLIGHT: usize = 32;
+const SECOND_FLIGHT: usize = 48;
 
 struct TenantCache {
     /// Where the log will end when everything under way has landed.

@@ -40,13 +40,12 @@ pub(super) struct EventRow {
     pub(super) tenant: TenantId,
     pub(super) position: u64,
     pub(super) version: u64,
-    pub(super) recorded_at: DateTime<Utc>,
     pub(super) event_id: Uuid,
     pub(super) schema_version: u32,
     pub(super) pending: usize,
     pub(super) event: usize,
-    pub(super) payload_salt: Salt,
-    pub(super) metadata_salt: Salt,
+    /// The payload's salt, then the metadata's.
+    pub(super) salts: [u8; 32],
     pub(super) subject_keys: Vec<u8>,
     pub(super) leaf_hash: Hash,
 }
@@ -200,7 +199,9 @@ fn write(
         let mut keys = event.subject_keys.clone();
         keys.sort_unstable();
         let event_id = ids::new_id();
-        let (payload_salt, metadata_salt): (Salt, Salt) = (rand::random(), rand::random());
+        let salts: [u8; 32] = rand::random();
+        let payload_salt: &Salt = salts.first_chunk().expect("32 bytes hold one salt");
+        let metadata_salt: &Salt = salts.last_chunk().expect("32 bytes hold another");
         let version = actual + 1 + offset as u64;
         let frame = Frame {
             log_id: head.log_id.0,
@@ -211,8 +212,8 @@ fn write(
             schema_version: event.event_type.schema_version(),
             recorded_at: recorded_at.timestamp_micros(),
             payload_encoding: super::write::PAYLOAD_JSON,
-            payload_commitment: commitment(CommitmentKind::Payload, &payload_salt, &event.payload),
-            metadata_commitment: commitment(CommitmentKind::Metadata, &metadata_salt, &pending.metadata),
+            payload_commitment: commitment(CommitmentKind::Payload, payload_salt, &event.payload),
+            metadata_commitment: commitment(CommitmentKind::Metadata, metadata_salt, &pending.metadata),
             subject_keys: &keys,
         };
         let entry = match frame.encode() {
@@ -228,13 +229,11 @@ fn write(
             tenant: pending.tenant,
             position: first_position + offset as u64,
             version,
-            recorded_at,
             event_id,
             schema_version: event.event_type.schema_version(),
             pending: index,
             event: offset,
-            payload_salt,
-            metadata_salt,
+            salts,
             subject_keys: keys.iter().flat_map(|key| *key.as_bytes()).collect(),
             leaf_hash: leaf_hash(&entry),
         });
