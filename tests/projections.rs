@@ -2,7 +2,9 @@
 
 mod feeding;
 mod folding;
+mod pausing;
 mod poison;
+mod rebuild;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -73,8 +75,10 @@ async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Row> {
 
 /// What the read model holds.
 async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Row> {
-    let transaction = tenant.begin().await.expect("begins");
-    let statement = format!("select id, row_to_json(t)::text from {} t where tenant_id = $1", P::TABLE.name);
+    let transaction = tenant.begin_snapshot().await.expect("begins");
+    let generation = transaction.generation(&projections::checkpoint_name::<P>()).await.expect("reads");
+    let table = P::TABLE.at(generation);
+    let statement = format!("select id, row_to_json(t)::text from {table} t where tenant_id = $1");
     let rows = transaction.query(&statement, &[&tenant.id().0]).await.expect("reads");
     transaction.commit().await.expect("ends");
     rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("a row"))).collect()

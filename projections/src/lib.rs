@@ -8,9 +8,11 @@ pub mod crm;
 pub mod engine;
 pub mod identity;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
+use schemas::engine::TenantId;
 use store::feed::{self, FeedSettings};
 use store::{ReadTable, Store};
 use tokio_util::sync::CancellationToken;
@@ -18,8 +20,10 @@ use tokio_util::sync::CancellationToken;
 pub use crm::customer::{CustomerRow, Customers};
 pub use engine::error::ProjectionError;
 pub use engine::keeper::Keeper;
-pub use engine::lag::{ProjectionLag, lag};
+pub use engine::lag::{ProjectionLag, ProjectionState, lag};
 pub use engine::projection::{Projection, checkpoint_name, fold};
+pub use engine::rebuild::{OnProgress, RebuildError, Rebuilt};
+pub use engine::table::{Difference, Differences};
 pub use identity::user::{UserRow, Users};
 pub use store::feed::Batch;
 
@@ -33,6 +37,46 @@ pub const CHECKPOINTS: &[&str] = &[CUSTOMERS, USERS];
 /// The tables of all read models, for the migration to create.
 pub fn tables() -> Vec<ReadTable> {
     vec![Customers::TABLE, Users::TABLE]
+}
+
+/// The checkpoint of the read model that an operator means: `customers` or `customers.v1`.
+pub fn find(name: &str) -> Option<&'static str> {
+    let is_meant = |checkpoint: &&&str| {
+        **checkpoint == name || checkpoint.rsplit_once(".v").is_some_and(|(plain, _)| plain == name)
+    };
+    CHECKPOINTS.iter().find(is_meant).copied()
+}
+
+/// Tenants rebuilt at once.
+const REBUILT_AT_ONCE: usize = 3;
+
+/// Rebuilds the read model of this checkpoint, tenant by tenant; what happens to one does not concern the others.
+/// `progress` hears the sums over all tenants.
+pub async fn rebuild(
+    store: &Store,
+    checkpoint: &str,
+    tenants: &[TenantId],
+    force: bool,
+    progress: OnProgress<'_>,
+    cancel: &CancellationToken,
+) -> Vec<(TenantId, Result<Rebuilt, RebuildError>)> {
+    let sums = Mutex::new(HashMap::<TenantId, (u64, u64)>::new());
+    let one = async |tenant: TenantId| {
+        let note = |position: u64, target: u64| {
+            let mut sums = sums.lock().unwrap_or_else(PoisonError::into_inner);
+            sums.insert(tenant, (position, target));
+            let sum = sums.values().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+            progress(sum.0, sum.1);
+        };
+        let handle = store.tenant(tenant);
+        let done = if checkpoint == USERS {
+            engine::rebuild::rebuild::<Users>(store, &handle, force, &note, cancel).await
+        } else {
+            engine::rebuild::rebuild::<Customers>(store, &handle, force, &note, cancel).await
+        };
+        (tenant, done)
+    };
+    futures::stream::iter(tenants.iter().copied()).map(one).buffered(REBUILT_AT_ONCE).collect().await
 }
 
 /// Keeps every read model up to date until cancelled. `followed` is called once for each read model; what it gives makes
@@ -69,5 +113,11 @@ mod tests {
     #[test]
     fn a_checkpoint_is_named_after_projection_and_version() {
         assert_eq!(CHECKPOINTS, [checkpoint_name::<Customers>(), checkpoint_name::<Users>()]);
+    }
+
+    #[test]
+    fn a_read_model_is_found_with_and_without_its_version() {
+        assert_eq!((find("customers"), find("users.v1")), (Some(CUSTOMERS), Some(USERS)));
+        assert_eq!((find("customers.v2"), find("")), (None, None));
     }
 }

@@ -1,53 +1,293 @@
-//! `annals projection`: how far the read models are.
+//! `annals projection`: how far the read models are, holding them up, building them anew.
 
 use std::collections::HashMap;
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use projections::{Difference, ProjectionLag, ProjectionState, RebuildError, Rebuilt};
 use schemas::engine::{TenantId, TenantSlug};
 use serde::Serialize;
 use store::Store;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, tenant};
 use crate::config::Settings;
-use crate::wiring;
+use crate::{signals, wiring};
 
 /// `annals projection ...`
 #[derive(Debug, Subcommand)]
 pub enum Projection {
-    /// List the read models of every tenant with their lag
+    /// List the read models of every tenant with their state and lag
     Ls,
+    /// Build a read model anew beside the one that serves, compare both, and switch; reads never stop
+    Rebuild {
+        #[command(flatten)]
+        which: Which,
+        /// Switch although the versions differ
+        #[arg(long)]
+        force: bool,
+    },
+    /// Hold a read model up: it stays readable as it is
+    Pause(Which),
+    /// Let a paused read model go on
+    Resume(Which),
 }
+
+/// A read model of all tenants or of one.
+#[derive(Debug, Args)]
+pub struct Which {
+    /// The read model: `customers` or `customers.v1`
+    name: String,
+    /// Of this tenant only
+    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
+    tenant: Option<TenantSlug>,
+}
+
+const COLUMNS: [&str; 6] = ["projection", "tenant", "state", "position", "head", "lag"];
+const REBUILT: [&str; 7] =
+    ["projection", "tenant", "outcome", "position", "generation", "differences", "error"];
 
 #[derive(Serialize)]
 struct Row {
     projection: String,
     tenant: String,
+    state: String,
+    dead_letter: Option<Uuid>,
+    rebuilt: Option<u64>,
     position: u64,
     head: u64,
     lag: u64,
 }
 
+impl Row {
+    fn new(lag: ProjectionLag, slugs: &HashMap<TenantId, TenantSlug>) -> Self {
+        let (state, dead_letter, rebuilt) = match lag.state {
+            ProjectionState::Live => ("live".to_owned(), None, None),
+            ProjectionState::Rebuilding { position, .. } => ("rebuilding".to_owned(), None, Some(position)),
+            ProjectionState::Paused => ("paused".to_owned(), None, None),
+            ProjectionState::Stopped { dead_letter } => {
+                (format!("stopped by dead letter {dead_letter}"), Some(dead_letter), None)
+            }
+            ProjectionState::OtherLog => ("of a log that was replaced".to_owned(), None, None),
+        };
+        Self {
+            tenant: slug(slugs, lag.tenant),
+            projection: lag.projection,
+            state,
+            dead_letter,
+            rebuilt,
+            position: lag.position,
+            head: lag.head,
+            lag: lag.head.saturating_sub(lag.position),
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct RebuiltRow {
+    projection: &'static str,
+    tenant: String,
+    /// `switched`, `differs`, `cancelled`, `busy` or `failed`.
+    outcome: &'static str,
+    position: Option<u64>,
+    generation: Option<u64>,
+    compared: bool,
+    differences: u64,
+    shown: Vec<Difference>,
+    error: Option<String>,
+}
+
 impl Projection {
     /// Runs it.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
-        let Self::Ls = self;
         let store = wiring::connect(settings).await?;
-        let lags = projections::lag(&store).await?;
-        let slugs = slugs(&store, lags.iter().map(|lag| lag.tenant)).await?;
-        let rows: Vec<Row> = lags
-            .into_iter()
-            .map(|lag| Row {
-                tenant: slugs.get(&lag.tenant).map_or_else(|| lag.tenant.to_string(), ToString::to_string),
-                projection: lag.projection,
-                position: lag.position,
-                head: lag.head,
-                lag: lag.head.saturating_sub(lag.position),
-            })
-            .collect();
+        let done = match self {
+            Self::Ls => list(&store, output, |_| true).await,
+            Self::Rebuild { which, force } => which.rebuild(&store, force, output).await,
+            Self::Pause(which) => which.set_paused(&store, true, output).await,
+            Self::Resume(which) => which.set_paused(&store, false, output).await,
+        };
         store.shutdown().await;
-        output.rows(&["projection", "tenant", "position", "head", "lag"], &rows)?;
-        Ok(Exit::Ok)
+        done
     }
+}
+
+async fn list(
+    store: &Store,
+    output: Output,
+    wanted: impl Fn(&ProjectionLag) -> bool,
+) -> Result<Exit, Failure> {
+    let lags = projections::lag(store).await?;
+    let slugs = slugs(store, lags.iter().map(|lag| lag.tenant)).await?;
+    let rows: Vec<Row> = lags.into_iter().filter(wanted).map(|lag| Row::new(lag, &slugs)).collect();
+    output.rows(&COLUMNS, &rows)?;
+    Ok(Exit::Ok)
+}
+
+impl Which {
+    fn checkpoint(&self) -> Result<&'static str, Failure> {
+        projections::find(&self.name).ok_or_else(|| Failure::not_found("read model", &self.name))
+    }
+
+    async fn tenant(&self, store: &Store) -> Result<Option<TenantId>, Failure> {
+        match &self.tenant {
+            Some(slug) => Ok(Some(tenant::find(store, slug).await?.id)),
+            None => Ok(None),
+        }
+    }
+
+    /// Once paused or going on, asking again changes nothing.
+    async fn set_paused(&self, store: &Store, paused: bool, output: Output) -> Result<Exit, Failure> {
+        let checkpoint = self.checkpoint()?;
+        let tenant = self.tenant(store).await?;
+        if let Some(tenant) = tenant {
+            let transaction = store.tenant(tenant).begin_projection().await?;
+            transaction.set_paused(checkpoint, paused).await?;
+            transaction.commit().await?;
+            if !paused && store.paused_tenants(checkpoint).await?.contains(&None) {
+                let all = anyhow::anyhow!("{checkpoint} is paused for all tenants");
+                return Err(Failure::new(Exit::Conflict, all));
+            }
+        } else {
+            store.set_paused_for_all(checkpoint, paused).await?;
+        }
+        let wanted = |lag: &ProjectionLag| {
+            lag.projection == checkpoint && tenant.is_none_or(|tenant| lag.tenant == tenant)
+        };
+        list(store, output, wanted).await
+    }
+
+    async fn rebuild(&self, store: &Store, force: bool, output: Output) -> Result<Exit, Failure> {
+        let checkpoint = self.checkpoint()?;
+        let mut stop = signals::Stop::listen()?;
+        let heads = store.heads().await?;
+        let tenant = self.tenant(store).await?;
+        let heads: Vec<_> =
+            heads.iter().filter(|head| tenant.is_none_or(|tenant| tenant == head.tenant)).collect();
+        let tenants: Vec<TenantId> = heads.iter().map(|head| head.tenant).collect();
+        let bar = Bar::new(checkpoint, heads.iter().map(|head| head.position).sum());
+        let cancel = CancellationToken::new();
+        let progress = |position, _| bar.at(position);
+        let work = projections::rebuild(store, checkpoint, &tenants, force, &progress, &cancel);
+        tokio::pin!(work);
+        let done = tokio::select! {
+            done = &mut work => done,
+            () = stop.asked() => {
+                cancel.cancel();
+                // What was begun is taken back, unless somebody insists.
+                tokio::select! {
+                    done = work => done,
+                    () = stop.asked() => return Err(Failure::new(Exit::Failed, RebuildError::Cancelled)),
+                }
+            }
+        };
+        bar.end();
+        let slugs = slugs(store, tenants.iter().copied()).await?;
+        let exit = done.iter().map(|(_, done)| exit_of(done)).max_by_key(|exit| *exit as u8);
+        let rows: Vec<RebuiltRow> = done
+            .into_iter()
+            .map(|(tenant, done)| rebuilt_row(checkpoint, slug(&slugs, tenant), done))
+            .collect();
+        if output == Output::Table {
+            for row in &rows {
+                for Difference { id, kind, columns } in &row.shown {
+                    eprintln!("{}: {id} is {kind} {}", row.tenant, columns.join(", "));
+                }
+            }
+        }
+        output.rows(&REBUILT, &rows)?;
+        Ok(exit.unwrap_or(Exit::Ok))
+    }
+}
+
+fn exit_of(done: &Result<Rebuilt, RebuildError>) -> Exit {
+    match done {
+        Ok(Rebuilt { switched: true, .. }) => Exit::Ok,
+        Ok(_) => Exit::Problems,
+        Err(RebuildError::Busy) => Exit::Conflict,
+        Err(RebuildError::Store(error)) if error.is_unavailable() => Exit::Unavailable,
+        Err(_) => Exit::Failed,
+    }
+}
+
+fn rebuilt_row(projection: &'static str, tenant: String, done: Result<Rebuilt, RebuildError>) -> RebuiltRow {
+    match done {
+        Ok(Rebuilt { switched, position, generation, compared, differences }) => RebuiltRow {
+            projection,
+            tenant,
+            outcome: if switched { "switched" } else { "differs" },
+            position: Some(position),
+            generation: Some(generation),
+            compared,
+            differences: differences.count,
+            shown: differences.shown,
+            error: None,
+        },
+        Err(error) => RebuiltRow {
+            projection,
+            tenant,
+            outcome: match error {
+                RebuildError::Cancelled => "cancelled",
+                RebuildError::Busy => "busy",
+                _ => "failed",
+            },
+            position: None,
+            generation: None,
+            compared: false,
+            differences: 0,
+            shown: Vec::new(),
+            error: Some(error.to_string()),
+        },
+    }
+}
+
+/// Progress on standard error: a bar on a terminal, else a line now and then.
+struct Bar {
+    name: &'static str,
+    shown: ProgressBar,
+    /// The highest position told, and when a line was printed last.
+    told: Mutex<(u64, Option<Instant>)>,
+}
+
+/// How often a line is printed.
+const LINES: Duration = Duration::from_secs(1);
+
+impl Bar {
+    fn new(name: &'static str, total: u64) -> Self {
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} events {eta}")
+            .expect("the template is valid");
+        let bar = ProgressBar::new(total).with_style(style).with_message(name);
+        Self { name, shown: bar, told: Mutex::new((0, None)) }
+    }
+
+    fn at(&self, position: u64) {
+        let mut told = self.told.lock().expect("nothing panics while telling");
+        if position <= told.0 {
+            return;
+        }
+        told.0 = position;
+        // Appends go on: the end moves along.
+        if self.shown.length().is_some_and(|length| length < position) {
+            self.shown.set_length(position);
+        }
+        self.shown.set_position(position);
+        if !std::io::stderr().is_terminal() && told.1.is_none_or(|at| at.elapsed() >= LINES) {
+            told.1 = Some(Instant::now());
+            eprintln!("{}: {position} of {} events", self.name, self.shown.length().unwrap_or(position));
+        }
+    }
+
+    fn end(&self) {
+        self.shown.finish_and_clear();
+    }
+}
+
+fn slug(slugs: &HashMap<TenantId, TenantSlug>, tenant: TenantId) -> String {
+    slugs.get(&tenant).map_or_else(|| tenant.to_string(), ToString::to_string)
 }
 
 /// The public names of tenants.

@@ -143,6 +143,18 @@ impl TenantTransaction {
         Ok(changed == 1)
     }
 
+    /// Settles a dead letter that is open or being retried as discarded; `false` where it is neither.
+    pub async fn discard_dead_letter(&self, id: Uuid) -> Result<bool, StoreError> {
+        let changed = self
+            .execute(
+                "update dead_letters set status = 'discarded'
+                 where tenant_id = $1 and dead_letter_id = $2 and status in ('open', 'retrying')",
+                &[&self.tenant().0, &id],
+            )
+            .await?;
+        Ok(changed == 1)
+    }
+
     /// The newest dead letter of a consumer that is not settled: open or being retried.
     pub async fn unsettled_dead_letter(&self, consumer: &str) -> Result<Option<DeadLetter>, StoreError> {
         let sql = format!(
@@ -171,6 +183,14 @@ impl Store {
         let rows =
             get(&self.0.pools.worker).await?.query(&sql, &[&tenant, &after, &i64::from(limit)]).await?;
         rows.iter().map(letter_from).collect()
+    }
+
+    /// The dead letters of a consumer that are not settled, in all tenants: what stops it.
+    pub async fn unsettled_dead_letters(&self, consumer: &str) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
+        let sql = "select tenant_id, dead_letter_id from dead_letters
+                   where consumer = $1 and status in ('open', 'retrying') order by dead_letter_id";
+        let rows = get(&self.0.pools.worker).await?.query(sql, &[&consumer]).await?;
+        Ok(rows.iter().map(|row| (TenantId(row.get(0)), row.get(1))).collect())
     }
 
     /// One dead letter.

@@ -42,6 +42,11 @@ pub trait Consumer: Send + Sync + 'static {
 
     /// Handles the events right after position `from` and moves the checkpoint from there in the same transaction.
     fn handle(&self, from: u64, batch: Batch) -> impl Future<Output = Result<Handled, StoreError>> + Send;
+
+    /// Whether an operator holds the tenant up: nothing is read for it until that is over. Asked before every turn.
+    fn is_paused(&self, _tenant: TenantId) -> impl Future<Output = Result<bool, StoreError>> + Send {
+        std::future::ready(Ok(false))
+    }
 }
 
 /// What became of a batch.
@@ -76,6 +81,8 @@ impl Default for FeedSettings {
 const BUFFERED_IN_ALL: usize = 20_000;
 /// The wait after another process has moved the checkpoint.
 const CONTENDED: Duration = Duration::from_millis(50);
+/// The wait of a paused tenant until it is asked about again.
+const PAUSED: Duration = Duration::from_millis(500);
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
@@ -127,6 +134,7 @@ enum Progress {
     /// Somebody else is at this tenant.
     Lost,
     Stopped,
+    Paused,
 }
 
 struct Feed<C> {
@@ -220,6 +228,10 @@ impl<C: Consumer> Feed<C> {
                         Some(CONTENDED)
                     }
                     Ok(Progress::Stopped) => Some(backoff(lane.fail())),
+                    Ok(Progress::Paused) => {
+                        lane.pause();
+                        Some(PAUSED)
+                    }
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), %tenant, %error, "a batch failed; it is tried again");
                         Some(backoff(lane.fail()))
@@ -279,6 +291,9 @@ async fn take_turn<C: Consumer>(
     turn: lane::Turn,
     limit: usize,
 ) -> Result<Progress, StoreError> {
+    if consumer.is_paused(tenant).await? {
+        return Ok(Progress::Paused);
+    }
     let handle = store.tenant(tenant);
     let from = if let Some(position) = turn.checkpoint {
         position

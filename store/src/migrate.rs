@@ -21,7 +21,8 @@ pub struct OwnerConfig {
     pub password: String,
 }
 
-/// The table of a read model. Read tables are rebuilt, never migrated: another shape is another name.
+/// The table of a read model. Read tables are rebuilt, never migrated: another shape is another name. There are two of
+/// each, `name` and `name_b`: while one serves, a rebuild fills the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadTable {
     /// The table's name, such as `customers_v1`.
@@ -62,7 +63,9 @@ pub async fn run(
         .await
         .map_err(|error| StoreError::Migration(error.to_string()))?;
     for table in read_tables {
-        create_read_table(&client, table).await?;
+        for generation in 0..2 {
+            create_read_table(&client, table, &table.at(generation)).await?;
+        }
     }
     open_platform(&client).await
 }
@@ -148,9 +151,9 @@ fn create_role(name: &str, login: &str) -> String {
     )
 }
 
-async fn create_read_table(client: &Client, table: &ReadTable) -> Result<(), StoreError> {
-    let ReadTable { name, columns, key, indexes } = table;
-    let exists = client.query_one("select to_regclass($1) is not null", &[name]).await?.get::<_, bool>(0);
+async fn create_read_table(client: &Client, table: &ReadTable, name: &str) -> Result<(), StoreError> {
+    let ReadTable { columns, key, indexes, .. } = table;
+    let exists = client.query_one("select to_regclass($1) is not null", &[&name]).await?.get::<_, bool>(0);
     if exists {
         return Ok(());
     }

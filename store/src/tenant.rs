@@ -115,6 +115,11 @@ impl TenantStore {
         TenantTransaction::begin(&self.store.0.pools.tenant, self.id).await
     }
 
+    /// A transaction that reads this tenant's rows as they are at one instant, however many statements it takes.
+    pub async fn begin_snapshot(&self) -> Result<TenantTransaction, StoreError> {
+        TenantTransaction::begin_at(&self.store.0.pools.tenant, self.id, "repeatable read").await
+    }
+
     /// A transaction that keeps this tenant's read models, checkpoints, saga steps and dead letters.
     pub async fn begin_projection(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
@@ -130,10 +135,15 @@ pub struct TenantTransaction {
 
 impl TenantTransaction {
     async fn begin(pool: &Pool, tenant: TenantId) -> Result<Self, StoreError> {
+        Self::begin_at(pool, tenant, "read committed").await
+    }
+
+    async fn begin_at(pool: &Pool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
         let connection = get(pool).await?;
         // From here on a drop, even in the middle of the next statement, rolls back.
         let transaction = Self { tenant, connection: Some(connection) };
-        let begin = format!("begin; select set_config('annals.tenant', '{tenant}', true)");
+        let begin =
+            format!("begin isolation level {level}; select set_config('annals.tenant', '{tenant}', true)");
         transaction.connection().batch_execute(&begin).await?;
         Ok(transaction)
     }

@@ -11,7 +11,7 @@ use crate::support::eventually;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// An event that no rule would have let through.
-async fn append_raw(tenant: &TenantStore, id: Uuid, event_type: &str, payload: &str) {
+pub async fn append_raw(tenant: &TenantStore, id: Uuid, event_type: &str, payload: &str) {
     let stream = StreamName::new("crm.customer", id);
     let append =
         StreamAppend::new(stream, ExpectedVersion::Any, vec![event(event_type, payload)], metadata());
@@ -22,11 +22,11 @@ async fn letters(store: &Store) -> Vec<DeadLetter> {
     store.dead_letters(None, None, 100).await.expect("reads")
 }
 
-async fn letter_with(store: &Store, wanted: impl Fn(&DeadLetter) -> bool) -> DeadLetter {
+pub async fn letter_with(store: &Store, wanted: impl Fn(&DeadLetter) -> bool) -> DeadLetter {
     eventually("a dead letter", || async { letters(store).await.into_iter().find(&wanted) }).await
 }
 
-async fn decide(tenant: &TenantStore, letter: &DeadLetter, status: DeadLetterStatus) {
+pub async fn decide(tenant: &TenantStore, letter: &DeadLetter, status: DeadLetterStatus) {
     let transaction = tenant.begin_projection().await.expect("begins");
     assert!(transaction.set_dead_letter_status(letter.id, status).await.expect("writes"));
     transaction.commit().await.expect("commits");

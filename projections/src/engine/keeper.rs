@@ -5,28 +5,34 @@
 //! tenant goes on when an operator has the event tried again (`retrying`) or decides to do without it (`discarded`).
 
 use std::collections::{HashMap, HashSet};
-use std::marker::PhantomData;
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
 use serde_json::{Value, json};
 use store::feed::{Batch, Consumer, Handled};
+use store::read_models::{guessed_generation, note_generation};
 use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::ProjectionError;
-use super::projection::{Changes, Fold, Projection, checkpoint_name};
-use super::sql::Statements;
+use super::projection::{Fold, Projection, checkpoint_name};
+use super::table::Tables;
 
 /// Keeps the read model `P`.
 pub struct Keeper<P> {
     store: Store,
     name: String,
-    statements: Statements,
+    tables: Tables<P>,
     /// Tenants whose standing is known: stopped by a dead letter, or free.
     standing: Mutex<HashMap<TenantId, Option<Uuid>>>,
-    projection: PhantomData<P>,
+    /// Whom the read model is paused for, and when that was read. `None` in the set stands for all tenants.
+    paused: Mutex<Option<(Instant, HashSet<Option<TenantId>>)>>,
 }
+
+/// How long it is believed who is paused.
+const PAUSES_AGE: Duration = Duration::from_millis(250);
 
 /// Why a batch was not written.
 enum Fault {
@@ -56,9 +62,9 @@ impl<P: Projection> Keeper<P> {
         Self {
             store,
             name: checkpoint_name::<P>(),
-            statements: Statements::of(&P::TABLE),
+            tables: Tables::new(),
             standing: Mutex::default(),
-            projection: PhantomData,
+            paused: Mutex::default(),
         }
     }
 
@@ -77,13 +83,27 @@ impl<P: Projection> Keeper<P> {
         if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
             return self.lost(&transaction, log_id).await.map_err(Fault::Store);
         }
-        let mut fold = Fold::<P>::new(self.load(&transaction, events).await?);
+        // The lock on the checkpoint also keeps the generation where it is, so both may be asked for at once.
+        let guess = guessed_generation(tenant.id(), P::TABLE.name);
+        let (generation, loaded) = futures::try_join!(
+            transaction.generation(&self.name),
+            self.tables.load(&transaction, guess, events)
+        )?;
+        let loaded = if generation == guess {
+            loaded
+        } else {
+            note_generation(tenant.id(), P::TABLE.name, generation);
+            self.tables.load(&transaction, generation, events).await?
+        };
+        let mut fold = Fold::<P>::new(loaded);
         for (index, event) in events.iter().enumerate() {
             if exceptions.skip != Some(event.position) {
                 fold.apply(event).map_err(|error| Fault::Poison(Some(index), error))?;
             }
         }
-        self.save(&transaction, fold.changes()).await?;
+        self.tables.save(&transaction, generation, fold.changes()).await.map_err(|error| {
+            if error.is_poison() { Fault::Poison(None, error) } else { Fault::Store(error.into()) }
+        })?;
         if let Some(letter) = exceptions.resolve {
             transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
         }
@@ -91,45 +111,6 @@ impl<P: Projection> Keeper<P> {
         metrics::counter!("projection_events_total", "projection" => self.name.clone())
             .increment(events.len() as u64);
         Ok(Handled::Moved(to))
-    }
-
-    async fn load(
-        &self,
-        transaction: &TenantTransaction,
-        events: &[RecordedEvent],
-    ) -> Result<HashMap<Uuid, P::Row>, Fault> {
-        let keys: HashSet<Uuid> = events.iter().filter_map(P::key).collect();
-        if keys.is_empty() {
-            return Ok(HashMap::new());
-        }
-        let keys: Vec<Uuid> = keys.into_iter().collect();
-        let rows = transaction.query(&self.statements.load, &[&transaction.tenant().0, &keys]).await?;
-        let read = |row: &store::sql::Row| {
-            let row: P::Row =
-                serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::TABLE.name, &error))?;
-            Ok::<_, StoreError>(row)
-        };
-        rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect()
-    }
-
-    async fn save(&self, transaction: &TenantTransaction, changes: Changes<P::Row>) -> Result<(), Fault> {
-        let tenant = transaction.tenant().0;
-        let refused = |error: StoreError| match ProjectionError::Store(error) {
-            error if error.is_poison() => Fault::Poison(None, error),
-            error => Fault::Store(error.into()),
-        };
-        if !changes.upserts.is_empty() {
-            let rows = serde_json::to_string(&changes.upserts)
-                .map_err(|error| Fault::Poison(None, ProjectionError::Row(error)))?;
-            transaction.execute(&self.statements.upsert, &[&tenant, &rows]).await.map_err(refused)?;
-        }
-        if !changes.deletes.is_empty() {
-            transaction
-                .execute(&self.statements.delete, &[&tenant, &changes.deletes])
-                .await
-                .map_err(refused)?;
-        }
-        Ok(())
     }
 
     /// The checkpoint was not where it should be: somebody else moved it, or it belongs to a log that is no more.
@@ -293,8 +274,20 @@ impl<P: Projection> Consumer for Keeper<P> {
         }
         Ok(handled)
     }
-}
 
-fn corrupt(table: &str, error: &serde_json::Error) -> StoreError {
-    StoreError::Corrupt(format!("a row of {table} does not read ({:?} error)", error.classify()))
+    async fn is_paused(&self, tenant: TenantId) -> Result<bool, StoreError> {
+        let is_in = |paused: &HashSet<Option<TenantId>>| {
+            !paused.is_empty() && (paused.contains(&None) || paused.contains(&Some(tenant)))
+        };
+        if let Some((read_at, paused)) = &*self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+            && read_at.elapsed() < PAUSES_AGE
+        {
+            return Ok(is_in(paused));
+        }
+        let read_at = Instant::now();
+        let paused = self.store.paused_tenants(&self.name).await?;
+        let answer = is_in(&paused);
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, paused));
+        Ok(answer)
+    }
 }

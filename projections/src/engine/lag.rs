@@ -1,10 +1,11 @@
-//! How far each read model is behind each tenant's log.
+//! How far each read model is behind each tenant's log, and what holds it up.
 
 use std::collections::HashMap;
 
 use schemas::engine::TenantId;
 use serde::Serialize;
-use store::{Store, StoreError};
+use store::{ReadModelState, Store, StoreError};
+use uuid::Uuid;
 
 use crate::CHECKPOINTS;
 
@@ -15,10 +16,35 @@ pub struct ProjectionLag {
     pub projection: String,
     /// Whose log.
     pub tenant: TenantId,
+    /// What it does.
+    pub state: ProjectionState,
     /// The last position applied.
     pub position: u64,
     /// The log's last position.
     pub head: u64,
+}
+
+/// What a read model of a tenant does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub enum ProjectionState {
+    /// It follows the log.
+    Live,
+    /// It follows the log, and is built anew beside.
+    Rebuilding {
+        /// How far the new version is.
+        position: u64,
+        /// Where it has to get.
+        target: u64,
+    },
+    /// An operator holds it up.
+    Paused,
+    /// An event holds it up.
+    Stopped {
+        /// The dead letter about it.
+        dead_letter: Uuid,
+    },
+    /// It belongs to a log that is no more; it has to be rebuilt.
+    OtherLog,
 }
 
 /// Every read model with every tenant.
@@ -31,20 +57,43 @@ pub async fn lag(store: &Store) -> Result<Vec<ProjectionLag>, StoreError> {
         .map(|(tenant, consumer, checkpoint)| ((tenant, consumer), checkpoint))
         .collect();
     let heads = store.heads().await?;
+    let states = store.read_models().await?;
+    let states: HashMap<_, _> =
+        states.iter().map(|state| ((state.tenant, state.projection.as_str()), state)).collect();
     let mut lags = Vec::with_capacity(heads.len() * CHECKPOINTS.len());
     for projection in CHECKPOINTS {
+        let paused_for_all = store.paused_tenants(projection).await?.contains(&None);
+        let letters: HashMap<TenantId, Uuid> =
+            store.unsettled_dead_letters(projection).await?.into_iter().collect();
         for head in &heads {
-            let position = checkpoints
-                .get(&(head.tenant, (*projection).to_owned()))
-                .filter(|checkpoint| checkpoint.log_id == head.log_id)
-                .map_or(0, |checkpoint| checkpoint.position);
+            let checkpoint = checkpoints.get(&(head.tenant, (*projection).to_owned()));
+            let of_this_log = checkpoint.filter(|checkpoint| checkpoint.log_id == head.log_id);
+            let state = if checkpoint.is_some() && of_this_log.is_none() {
+                ProjectionState::OtherLog
+            } else if let Some(dead_letter) = letters.get(&head.tenant) {
+                ProjectionState::Stopped { dead_letter: *dead_letter }
+            } else {
+                state_of(states.get(&(head.tenant, *projection)).copied(), paused_for_all)
+            };
             lags.push(ProjectionLag {
                 projection: (*projection).to_owned(),
                 tenant: head.tenant,
-                position,
+                state,
+                position: of_this_log.map_or(0, |checkpoint| checkpoint.position),
                 head: head.position,
             });
         }
     }
     Ok(lags)
+}
+
+fn state_of(state: Option<&ReadModelState>, paused_for_all: bool) -> ProjectionState {
+    match state {
+        _ if paused_for_all => ProjectionState::Paused,
+        Some(ReadModelState { paused: true, .. }) => ProjectionState::Paused,
+        Some(ReadModelState { rebuild: Some((position, target)), .. }) => {
+            ProjectionState::Rebuilding { position: *position, target: *target }
+        }
+        _ => ProjectionState::Live,
+    }
 }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use store::ReadTable;
 
-/// The three statements that keep a read table. Parameter 1 is the tenant in each.
+/// The three statements that keep one of a read model's tables. Parameter 1 is the tenant in each.
 pub(crate) struct Statements {
     /// Parameter 2: the keys.
     pub(crate) load: String,
@@ -16,8 +16,8 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    pub(crate) fn of(table: &ReadTable) -> Self {
-        let ReadTable { name, key, .. } = table;
+    pub(crate) fn of(table: &ReadTable, name: &str) -> Self {
+        let ReadTable { key, .. } = table;
         let columns = column_names(table.columns);
         let mut listed = String::new();
         let mut selected = String::new();
@@ -43,6 +43,55 @@ impl Statements {
             delete: format!("delete from {name} where tenant_id = $1 and {key} = any($2)"),
         }
     }
+}
+
+/// Which rows to compare.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Bounds {
+    /// Parameter 2: the keys.
+    Keys,
+    /// Parameters 2 and 3: the key before the first and the last one.
+    Range {
+        /// The first parameter does not count.
+        from_start: bool,
+    },
+}
+
+/// The rows that differ between the tables of a generation and of the next: key, and both rows as JSON. Parameter 1: the
+/// tenant.
+pub(crate) fn compare(table: &ReadTable, generation: u64, bounds: Bounds) -> String {
+    let ReadTable { key, .. } = table;
+    let condition = match bounds {
+        Bounds::Keys => format!("{key} = any($2::uuid[])"),
+        // The parameter is named all the same, so that there are always as many.
+        Bounds::Range { from_start: true } => format!("$2::uuid is not null and {key} <= $3::uuid"),
+        Bounds::Range { from_start: false } => format!("{key} > $2::uuid and {key} <= $3::uuid"),
+    };
+    let [old, new] = [generation, generation + 1]
+        .map(|at| format!("(select * from {} where tenant_id = $1 and {condition})", table.at(at)));
+    format!(
+        "select coalesce(o.{key}, n.{key}), row_to_json(o)::text, row_to_json(n)::text \
+         from {old} o full join {new} n on n.{key} = o.{key} \
+         where o.{key} is null or n.{key} is null or (o.*) is distinct from (n.*)"
+    )
+}
+
+/// The key that stands so many rows (parameter 3) behind another (parameter 2).
+pub(crate) fn nth_key(table: &str, behind: bool) -> String {
+    let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
+    format!(
+        "select id from {table} where tenant_id = $1 and {condition} order by id offset $3::bigint - 1 limit 1"
+    )
+}
+
+/// Removes so many rows (parameter 3) behind a key (parameter 2) and answers with the last of their keys.
+pub(crate) fn emptied(table: &str, behind: bool) -> String {
+    let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
+    format!(
+        "with gone as (delete from {table} where tenant_id = $1 and id in (
+             select id from {table} where tenant_id = $1 and {condition} order by id limit $3::bigint) returning id)
+         select (array_agg(id order by id desc))[1] from gone"
+    )
 }
 
 /// The first word of each column definition. Commas inside parentheses belong to a type.
@@ -82,7 +131,7 @@ mod tests {
         let table =
             ReadTable { name: "t_v1", columns: "id uuid not null, name text", key: "id", indexes: &[] };
         assert_eq!(
-            Statements::of(&table).upsert,
+            Statements::of(&table, "t_v1").upsert,
             "insert into t_v1 (tenant_id, id, name) \
              select $1::uuid, r.id, r.name from json_populate_recordset(null::t_v1, $2::text::json) r \
              on conflict (tenant_id, id) do update set name = excluded.name"

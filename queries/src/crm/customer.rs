@@ -1,6 +1,6 @@
 //! Reads of customers.
 
-use projections::{CustomerRow, Customers};
+use projections::{CUSTOMERS, CustomerRow, Customers, Projection};
 use schemas::crm::customer::{CustomerEvent, CustomerStatus};
 use schemas::engine::{Event, StreamName};
 use serde::Serialize;
@@ -38,10 +38,9 @@ pub enum CustomerOrder {
     NameDesc,
 }
 
-const TABLE: &str = "customers_v1";
-
 const LIST: List<CustomerRow> = List {
-    table: TABLE,
+    projection: CUSTOMERS,
+    table: Customers::TABLE,
     columns: "id, user_id, name, email, email_key, company, notes, status, version, registered_at, updated_at",
     read: from_row,
 };
@@ -62,7 +61,7 @@ fn from_row(row: &Row) -> Result<CustomerRow, StoreError> {
             updated_at: row.try_get(10)?,
         })
     };
-    read().map_err(|error| corrupt(TABLE, error))
+    read().map_err(|error| corrupt(Customers::TABLE.name, error))
 }
 
 impl CustomerOrder {
@@ -105,14 +104,14 @@ fn conditions(tenant: &TenantStore, filter: &CustomerFilter) -> Conditions {
 pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("id", "=", id);
-    Ok(LIST.one(tenant, &conditions).await?)
+    Ok(LIST.one(tenant, conditions).await?)
 }
 
 /// The customer that a user is.
 pub async fn by_user(tenant: &TenantStore, user_id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("user_id", "=", user_id);
-    Ok(LIST.one(tenant, &conditions).await?)
+    Ok(LIST.one(tenant, conditions).await?)
 }
 
 /// A page of customers.
@@ -127,7 +126,7 @@ pub async fn list(
 
 /// How many customers the filter finds.
 pub async fn count(tenant: &TenantStore, filter: &CustomerFilter) -> Result<u64, QueryError> {
-    Ok(LIST.count(tenant, &conditions(tenant, filter)).await?)
+    Ok(LIST.count(tenant, conditions(tenant, filter)).await?)
 }
 
 /// The customer as its own events make it, up to `version` where given: what a command answers with.

@@ -3,11 +3,13 @@
 
 use std::fmt::Write;
 
+use futures::future::{try_join, try_join_all};
 use serde::Serialize;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
+use store::read_models::{guessed_generation, note_generation};
 use store::sql::{Row, ToSql};
-use store::{StoreError, TenantStore, TenantTransaction};
+use store::{ReadTable, StoreError, TenantStore, TenantTransaction};
 
 use super::cursor::{CursorScope, Place, SortKey};
 use super::error::QueryError;
@@ -17,8 +19,10 @@ type Parameter = Box<dyn ToSql + Sync + Send>;
 
 /// What a list is made of.
 pub(crate) struct List<R> {
-    /// The table.
-    pub(crate) table: &'static str,
+    /// The read model, by the name of its checkpoint.
+    pub(crate) projection: &'static str,
+    /// Its tables.
+    pub(crate) table: ReadTable,
     /// The columns that `read` wants.
     pub(crate) columns: &'static str,
     /// Reads a row.
@@ -98,10 +102,6 @@ impl Conditions {
         let id = self.push(place.id);
         write!(self.sql, " and ({column}, id) {operator} (${key}, ${id})").expect("writing to a string");
     }
-
-    fn parameters(&self) -> Vec<&(dyn ToSql + Sync)> {
-        self.parameters.iter().map(|parameter| parameter.as_ref() as &(dyn ToSql + Sync)).collect()
-    }
 }
 
 impl<R> List<R> {
@@ -116,86 +116,115 @@ impl<R> List<R> {
     ) -> Result<Page<R>, QueryError> {
         let filter = serde_json::to_vec(filter)
             .map_err(|error| StoreError::Corrupt(format!("a filter does not serialise: {error}")))?;
-        let scope = CursorScope::new(tenant.store().key(), tenant.id(), self.table, order.name, filter);
+        let scope = CursorScope::new(tenant.store().key(), tenant.id(), self.table.name, order.name, filter);
         let (forward, limit, cursor) = match request {
             PageRequest::Forward { first, after } => (true, first as usize, after),
             PageRequest::Backward { last, before } => (false, last as usize, before),
         };
         let start = cursor.as_deref().map(|cursor| scope.decode(cursor)).transpose()?;
 
-        let transaction = tenant.begin().await?;
         // Towards higher keys: forward through an ascending list, or backward through a descending one.
         let upward = forward != order.descending;
         let mut page = conditions();
         if let Some(start) = &start {
             page.and_place(order.column, if upward { ">" } else { "<" }, start);
         }
-        let rows = self.select(&transaction, page, &order, upward, limit + 1).await?;
+        let page = self.select(page, &order, upward, limit + 1);
+        // On the side that the page was entered from there is something exactly where a cursor was given and rows stand
+        // at or beyond it.
+        let behind = start.map(|start| {
+            let mut other_side = conditions();
+            other_side.and_place(order.column, if upward { "<=" } else { ">=" }, &start);
+            self.select(other_side, &order, !upward, 1)
+        });
+        let selects: Vec<Select> = std::iter::once(page).chain(behind).collect();
+        let mut found = self.read(tenant, &selects).await?.into_iter();
+        let rows = found.next().unwrap_or_default();
         let mut rows = rows.iter().map(self.read).collect::<Result<Vec<R>, _>>()?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         if !forward {
             rows.reverse();
         }
-        // On the side that the page was entered from there is something exactly where a cursor was given and rows stand
-        // at or beyond it.
-        let behind = match &start {
-            Some(start) => {
-                let mut other_side = conditions();
-                other_side.and_place(order.column, if upward { "<=" } else { ">=" }, start);
-                let found = self.select(&transaction, other_side, &order, !upward, 1).await?;
-                !found.is_empty()
-            }
-            None => false,
-        };
-        transaction.commit().await?;
+        let behind = found.next().is_some_and(|rows| !rows.is_empty());
         let (has_next, has_previous) = if forward { (more, behind) } else { (behind, more) };
         Ok(Page { rows, has_next, has_previous, scope, place: order.place })
     }
 
-    async fn select(
-        &self,
-        transaction: &TenantTransaction,
-        mut conditions: Conditions,
-        order: &Order<R>,
-        upward: bool,
-        limit: usize,
-    ) -> Result<Vec<Row>, StoreError> {
+    fn select(&self, mut conditions: Conditions, order: &Order<R>, upward: bool, limit: usize) -> Select {
         let limit = conditions.push(limit as i64);
-        let (Self { table, columns, .. }, Conditions { sql, .. }) = (self, &conditions);
         let (column, direction) = (order.column, if upward { "asc" } else { "desc" });
-        let statement = format!(
-            "select {columns} from {table} where {sql} order by {column} {direction}, id {direction} limit ${limit}"
-        );
-        transaction.query(&statement, &conditions.parameters()).await
+        let behind_table =
+            format!("where {} order by {column} {direction}, id {direction} limit ${limit}", conditions.sql);
+        Select { columns: self.columns, behind_table, parameters: conditions.parameters }
     }
 
     /// How many rows there are.
     pub(crate) async fn count(
         &self,
         tenant: &TenantStore,
-        conditions: &Conditions,
+        conditions: Conditions,
     ) -> Result<u64, StoreError> {
-        let statement = format!("select count(*) from {} where {}", self.table, conditions.sql);
-        let transaction = tenant.begin().await?;
-        let row = transaction.query_opt(&statement, &conditions.parameters()).await?;
-        transaction.commit().await?;
-        Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
+        let select = Select {
+            columns: "count(*)",
+            behind_table: format!("where {}", conditions.sql),
+            parameters: conditions.parameters,
+        };
+        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
+        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
     }
 
     /// The row with the lowest id among those that meet the conditions.
     pub(crate) async fn one(
         &self,
         tenant: &TenantStore,
-        conditions: &Conditions,
+        conditions: Conditions,
     ) -> Result<Option<R>, StoreError> {
-        let Self { table, columns, read } = self;
-        let statement = format!("select {columns} from {table} where {} order by id limit 1", conditions.sql);
-        let transaction = tenant.begin().await?;
-        let row = transaction.query_opt(&statement, &conditions.parameters()).await?;
-        transaction.commit().await?;
-        row.as_ref().map(read).transpose()
+        let select = Select {
+            columns: self.columns,
+            behind_table: format!("where {} order by id limit 1", conditions.sql),
+            parameters: conditions.parameters,
+        };
+        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
+        rows.first().map(self.read).transpose()
     }
+
+    /// Runs the statements in one snapshot, on the table that serves in it. Which one that is gets asked for along with
+    /// them, so that it costs no wait: they run again where the guess was wrong.
+    async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<Vec<Row>>, StoreError> {
+        let transaction = tenant.begin_snapshot().await?;
+        let guess = guessed_generation(tenant.id(), self.table.name);
+        let table = self.table.at(guess);
+        let (generation, mut rows) =
+            try_join(transaction.generation(self.projection), run(&transaction, &table, selects)).await?;
+        if generation != guess {
+            note_generation(tenant.id(), self.table.name, generation);
+            rows = run(&transaction, &self.table.at(generation), selects).await?;
+        }
+        transaction.commit().await?;
+        Ok(rows)
+    }
+}
+
+/// A statement, all but the table.
+struct Select {
+    columns: &'static str,
+    behind_table: String,
+    parameters: Vec<Parameter>,
+}
+
+async fn run(
+    transaction: &TenantTransaction,
+    table: &str,
+    selects: &[Select],
+) -> Result<Vec<Vec<Row>>, StoreError> {
+    let one = async |select: &Select| {
+        let statement = format!("select {} from {table} {}", select.columns, select.behind_table);
+        let parameters: Vec<&(dyn ToSql + Sync)> =
+            select.parameters.iter().map(|parameter| parameter.as_ref() as &(dyn ToSql + Sync)).collect();
+        transaction.query(&statement, &parameters).await
+    };
+    try_join_all(selects.iter().map(one)).await
 }
 
 /// The value of an enum that is stored by its name.

@@ -1,6 +1,6 @@
 //! Reads of users.
 
-use projections::{UserRow, Users};
+use projections::{Projection, USERS, UserRow, Users};
 use schemas::engine::{Event, StreamName};
 use schemas::identity::user::{UserEvent, UserStatus};
 use serde::Serialize;
@@ -36,10 +36,9 @@ pub enum UserOrder {
     NameDesc,
 }
 
-const TABLE: &str = "users_v1";
-
 const LIST: List<UserRow> = List {
-    table: TABLE,
+    projection: USERS,
+    table: Users::TABLE,
     columns: "id, email, email_key, name, roles, status, version, registered_at, updated_at",
     read: from_row,
 };
@@ -59,7 +58,7 @@ fn from_row(row: &Row) -> Result<UserRow, StoreError> {
             updated_at: row.try_get(8)?,
         })
     };
-    read().map_err(|error| corrupt(TABLE, error))
+    read().map_err(|error| corrupt(Users::TABLE.name, error))
 }
 
 impl UserOrder {
@@ -99,7 +98,7 @@ fn conditions(tenant: &TenantStore, filter: &UserFilter) -> Conditions {
 pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<UserRow>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("id", "=", id);
-    Ok(LIST.one(tenant, &conditions).await?)
+    Ok(LIST.one(tenant, conditions).await?)
 }
 
 /// A page of users.
@@ -114,7 +113,7 @@ pub async fn list(
 
 /// How many users the filter finds.
 pub async fn count(tenant: &TenantStore, filter: &UserFilter) -> Result<u64, QueryError> {
-    Ok(LIST.count(tenant, &conditions(tenant, filter)).await?)
+    Ok(LIST.count(tenant, conditions(tenant, filter)).await?)
 }
 
 /// The user as its own events make it, up to `version` where given: what a command answers with.

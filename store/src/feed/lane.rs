@@ -121,10 +121,15 @@ impl Lane {
     /// Ends a turn that failed: its events are dropped, the log has them. Returns how many failed in a row.
     pub(super) fn fail(&mut self) -> u32 {
         self.failures += 1;
+        self.pause();
+        self.failures
+    }
+
+    /// Ends a turn that was not taken because the tenant is held up; its events are dropped, the log has them.
+    pub(super) fn pause(&mut self) {
         self.state = State::Waiting;
         self.buffer.clear();
         self.checkpoint = None;
-        self.failures
     }
 
     pub(super) fn resume(&mut self) {

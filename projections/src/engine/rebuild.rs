@@ -1,0 +1,402 @@
+//! Rebuilds a read model of a tenant: its other table is filled from the log, compared with the one that serves, and
+//! switched in. The keeper and the readers go on all the while.
+//!
+//! The table in the making has a position of its own (`read_models.rebuild_position`) and never runs ahead of the
+//! checkpoint of the one that serves. At the switch both stand at the same position and the checkpoint is locked, so it
+//! stays what it is and who waits for it notices nothing.
+
+use std::collections::HashSet;
+
+use schemas::engine::{LogId, RecordedEvent, ids};
+use serde::Serialize;
+use store::read_models::note_generation;
+use store::{Checkpoint, DeadLetterStatus, LogFilter, LogPage, Store, StoreError, TenantStore};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::error::ProjectionError;
+use super::projection::{Fold, Projection, checkpoint_name};
+use super::table::{Differences, Tables};
+
+/// Events of one write.
+const BATCH: usize = 2_000;
+/// Events that may be missing at the switch, which holds the keeper up while they are written.
+const LAST: u64 = 500;
+
+/// Why a read model was not rebuilt.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// It was cancelled; the old version serves as before.
+    #[error("cancelled")]
+    Cancelled,
+    /// Somebody else is at it.
+    #[error("it is being rebuilt already")]
+    Busy,
+    /// The tenant's log was replaced meanwhile.
+    #[error("the log was replaced meanwhile")]
+    LogReplaced,
+    /// An event cannot be applied and nobody has discarded it.
+    #[error("the event at position {position} cannot be applied: {}", source.describe())]
+    Poison {
+        /// Where it stands.
+        position: u64,
+        /// What is wrong.
+        source: ProjectionError,
+    },
+    /// The store did not do its part.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// What a rebuild came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Rebuilt {
+    /// Whether the new version serves.
+    pub switched: bool,
+    /// The position up to which it was built.
+    pub position: u64,
+    /// How often the read model has been switched.
+    pub generation: u64,
+    /// Whether both versions could be compared: not where the old one belongs to another log.
+    pub compared: bool,
+    /// How they differ.
+    pub differences: Differences,
+}
+
+/// Hears how far a rebuild is: the position and the one that it has to reach.
+pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
+
+/// Rebuilds the read model `P` of a tenant. With `force` it is switched although the versions differ.
+pub async fn rebuild<P: Projection>(
+    store: &Store,
+    tenant: &TenantStore,
+    force: bool,
+    progress: OnProgress<'_>,
+    cancel: &CancellationToken,
+) -> Result<Rebuilt, RebuildError> {
+    let mut rebuild = Rebuild::<P> {
+        store,
+        tenant,
+        name: checkpoint_name::<P>(),
+        tables: Tables::new(),
+        token: ids::random_id(),
+        generation: 0,
+        at: 0,
+        log_id: None,
+        changed: HashSet::new(),
+        progress,
+        cancel,
+    };
+    rebuild.claim().await?;
+    let done = rebuild.run(force).await;
+    if !matches!(&done, Ok(rebuilt) if rebuilt.switched)
+        && let Err(error) = rebuild.give_up().await
+    {
+        tracing::warn!(projection = rebuild.name, tenant = %tenant.id(), %error,
+            "what a rebuild leaves behind could not be removed; the next one does it");
+    }
+    done
+}
+
+struct Rebuild<'a, P> {
+    store: &'a Store,
+    tenant: &'a TenantStore,
+    name: String,
+    tables: Tables<P>,
+    /// Fences the writes: they need a claim that is still ours.
+    token: Uuid,
+    /// The generation that serves.
+    generation: u64,
+    /// Everything up to here is in the new table.
+    at: u64,
+    log_id: Option<LogId>,
+    /// Keys whose rows may have changed since the comparison.
+    changed: HashSet<Uuid>,
+    progress: OnProgress<'a>,
+    cancel: &'a CancellationToken,
+}
+
+/// The versions as seen in one look.
+struct Standing {
+    /// The one that serves, where it belongs to the log as it is now.
+    serving: Option<Checkpoint>,
+    /// How far the new one has to get.
+    target: u64,
+}
+
+enum Switch {
+    Done(Box<Rebuilt>),
+    /// More has happened than may be made up for under the lock.
+    Behind,
+}
+
+impl<P: Projection> Rebuild<'_, P> {
+    async fn claim(&mut self) -> Result<(), RebuildError> {
+        let transaction = self.tenant.begin_projection().await?;
+        if !transaction.claim_rebuild(&self.name, self.token).await? {
+            return Err(RebuildError::Busy);
+        }
+        self.generation = transaction.generation(&self.name).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn run(&mut self, force: bool) -> Result<Rebuilt, RebuildError> {
+        self.empty(true).await?;
+        let mut compared = None;
+        loop {
+            let standing = self.standing().await?;
+            self.catch_up(standing.target).await?;
+            if standing.serving.is_some() && compared.is_none() {
+                let differences = self.compare().await?;
+                if differences.count > 0 && !force {
+                    return Ok(self.refused(differences));
+                }
+                compared = Some(differences);
+                continue;
+            }
+            if let Switch::Done(rebuilt) = self.switch(compared.as_ref(), force).await? {
+                return Ok(*rebuilt);
+            }
+        }
+    }
+
+    fn go_on(&self) -> Result<(), RebuildError> {
+        if self.cancel.is_cancelled() { Err(RebuildError::Cancelled) } else { Ok(()) }
+    }
+
+    fn refused(&self, differences: Differences) -> Rebuilt {
+        let (position, generation) = (self.at, self.generation);
+        Rebuilt { switched: false, position, generation, compared: true, differences }
+    }
+
+    /// Removes the tenant's rows from the table that does not serve.
+    async fn empty(&self, cancellable: bool) -> Result<(), RebuildError> {
+        let mut behind = None;
+        loop {
+            if cancellable {
+                self.go_on()?;
+            }
+            let transaction = self.tenant.begin_projection().await?;
+            self.hold(&transaction, 0, 0).await?;
+            behind = self.tables.empty_some(&transaction, self.generation + 1, behind).await?;
+            transaction.commit().await?;
+            if behind.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn hold(
+        &self,
+        transaction: &store::TenantTransaction,
+        position: u64,
+        target: u64,
+    ) -> Result<(), RebuildError> {
+        let ours = transaction.advance_rebuild(&self.name, self.token, position, target).await?;
+        if ours { Ok(()) } else { Err(RebuildError::Busy) }
+    }
+
+    async fn give_up(&self) -> Result<(), RebuildError> {
+        match self.empty(false).await {
+            // The table is somebody else's by now.
+            Err(RebuildError::Busy) => return Ok(()),
+            other => other?,
+        }
+        let transaction = self.tenant.begin_projection().await?;
+        transaction.release_rebuild(&self.name, self.token).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    async fn standing(&mut self) -> Result<Standing, RebuildError> {
+        let transaction = self.tenant.begin_snapshot().await?;
+        let head = transaction.head().await?;
+        let checkpoint = transaction.checkpoint(&self.name).await?;
+        transaction.commit().await?;
+        if *self.log_id.get_or_insert(head.log_id) != head.log_id {
+            return Err(RebuildError::LogReplaced);
+        }
+        let started = checkpoint.unwrap_or(Checkpoint { log_id: head.log_id, position: 0 });
+        let serving = Some(started).filter(|at| at.log_id == head.log_id);
+        Ok(Standing { serving, target: serving.map_or(head.position, |at| at.position) })
+    }
+
+    async fn page(&self, after: u64, up_to: u64) -> Result<LogPage, RebuildError> {
+        let page = self.tenant.read_log_page(after, Some(up_to), BATCH, &LogFilter::default()).await?;
+        if self.log_id.is_some_and(|log_id| log_id != page.log_id) {
+            return Err(RebuildError::LogReplaced);
+        }
+        Ok(page)
+    }
+
+    /// Builds up to a position. While one page is written the next one is read.
+    async fn catch_up(&mut self, target: u64) -> Result<(), RebuildError> {
+        (self.progress)(self.at, target);
+        if self.at >= target {
+            return Ok(());
+        }
+        let mut page = self.page(self.at, target).await?;
+        loop {
+            self.go_on()?;
+            let Some(last) = page.events.last().map(|event| event.position) else {
+                return Err(
+                    StoreError::Corrupt(format!("the log ends at {} and not at {target}", self.at)).into()
+                );
+            };
+            let (written, next) =
+                futures::join!(self.write_page(&page.events, target), self.page(last, target));
+            written?;
+            self.changed.extend(page.events.iter().filter_map(P::key));
+            self.at = last;
+            (self.progress)(self.at, target);
+            if self.at >= target {
+                return Ok(());
+            }
+            page = next?;
+        }
+    }
+
+    /// Writes a page, in parts where the event at fault has to be found.
+    async fn write_page(&self, events: &[RecordedEvent], target: u64) -> Result<(), RebuildError> {
+        let mut skipped = HashSet::new();
+        let mut rest = events;
+        let mut count = rest.len();
+        while !rest.is_empty() {
+            let (part, behind) = rest.split_at(count.min(rest.len()));
+            match self.write(part, &skipped, target).await? {
+                Ok(()) => {
+                    rest = behind;
+                    count = if skipped.is_empty() { rest.len() } else { count };
+                }
+                Err((at_fault, source)) => {
+                    let index = at_fault.or((part.len() == 1).then_some(0));
+                    match index.map(|index| &part[index]) {
+                        Some(event) if self.is_discarded(event).await? => {
+                            skipped.insert(event.position);
+                        }
+                        Some(event) => {
+                            return Err(RebuildError::Poison { position: event.position, source });
+                        }
+                        None => count = part.len().div_ceil(2),
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_discarded(&self, event: &RecordedEvent) -> Result<bool, StoreError> {
+        let letter = self.store.dead_letter(ids::derived_id(event.event_id, &self.name)).await?;
+        Ok(letter.is_some_and(|letter| letter.status == DeadLetterStatus::Discarded))
+    }
+
+    /// Writes some events into the new table. The inner error: which event cannot be applied, where that is known.
+    async fn write(
+        &self,
+        events: &[RecordedEvent],
+        skipped: &HashSet<u64>,
+        target: u64,
+    ) -> Result<Result<(), (Option<usize>, ProjectionError)>, RebuildError> {
+        let transaction = self.tenant.begin_projection().await?;
+        let to = events.last().map_or(self.at, |event| event.position);
+        self.hold(&transaction, to, target).await?;
+        if let Err(fault) = self.fold(&transaction, events, skipped).await? {
+            return Ok(Err(fault));
+        }
+        transaction.commit().await?;
+        Ok(Ok(()))
+    }
+
+    async fn fold(
+        &self,
+        transaction: &store::TenantTransaction,
+        events: &[RecordedEvent],
+        skipped: &HashSet<u64>,
+    ) -> Result<Result<(), (Option<usize>, ProjectionError)>, StoreError> {
+        let mut fold = Fold::<P>::new(self.tables.load(transaction, self.generation + 1, events).await?);
+        for (index, event) in events.iter().enumerate() {
+            if !skipped.contains(&event.position)
+                && let Err(error) = fold.apply(event)
+            {
+                return Ok(Err((Some(index), error)));
+            }
+        }
+        match self.tables.save(transaction, self.generation + 1, fold.changes()).await {
+            Ok(()) => Ok(Ok(())),
+            Err(error) if error.is_poison() => Ok(Err((None, error))),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Compares the versions in one snapshot, where they agree in position: the rows that the one in service has changed
+    /// beyond that are compared at the switch.
+    async fn compare(&mut self) -> Result<Differences, RebuildError> {
+        let transaction = self.tenant.begin_snapshot().await?;
+        let serving = transaction.checkpoint(&self.name).await?.map_or(0, |at| at.position);
+        let mut ahead = HashSet::new();
+        let mut read = self.at;
+        while read < serving {
+            let page = self.page(read, serving).await?;
+            read = page.events.last().map_or(serving, |event| event.position);
+            ahead.extend(page.events.iter().filter_map(P::key));
+        }
+        let go_on = || !self.cancel.is_cancelled();
+        let differences = self.tables.compare_all(&transaction, self.generation, &ahead, go_on).await?;
+        transaction.commit().await?;
+        self.changed = ahead;
+        differences.ok_or(RebuildError::Cancelled)
+    }
+
+    /// The switch. From the lock on the checkpoint to the commit the keeper of this tenant waits.
+    async fn switch(&mut self, compared: Option<&Differences>, force: bool) -> Result<Switch, RebuildError> {
+        self.go_on()?;
+        let log_id = self.log_id.expect("known since the first look");
+        let transaction = self.tenant.begin_projection().await?;
+        self.hold(&transaction, self.at, self.at).await?;
+        if transaction.lock_checkpoint(&self.name).await?.is_none() {
+            // Nobody has begun: a row to lock is needed all the same.
+            transaction.move_checkpoint(&self.name, log_id, 0, 0).await?;
+        }
+        let Some(checkpoint) = transaction.lock_checkpoint(&self.name).await? else {
+            return Ok(Switch::Behind);
+        };
+        let mut differences = compared.cloned().unwrap_or_default();
+        let position = if checkpoint.log_id == log_id && compared.is_some() {
+            if checkpoint.position > self.at + LAST {
+                return Ok(Switch::Behind);
+            }
+            if checkpoint.position > self.at {
+                let events = self.page(self.at, checkpoint.position).await?.events;
+                self.changed.extend(events.iter().filter_map(P::key));
+                // What is at fault is dealt with outside the lock.
+                if self.fold(&transaction, &events, &HashSet::new()).await?.is_err() {
+                    return Ok(Switch::Behind);
+                }
+            }
+            let late = self.tables.compare_keys(&transaction, self.generation, &self.changed).await?;
+            differences = differences.and(late);
+            if differences.count > 0 && !force {
+                return Ok(Switch::Done(Box::new(self.refused(differences))));
+            }
+            checkpoint.position
+        } else if checkpoint.log_id == log_id {
+            // It came to this log only now.
+            return Ok(Switch::Behind);
+        } else {
+            // The old version is of a log that is no more: nothing keeps it, and there is nothing to compare.
+            let at = Checkpoint { log_id, position: self.at };
+            transaction.replace_checkpoint(&self.name, at).await?;
+            self.at
+        };
+        let Some(generation) = transaction.switch_read_model(&self.name, self.token).await? else {
+            return Err(RebuildError::Busy);
+        };
+        transaction.commit().await?;
+        note_generation(self.tenant.id(), P::TABLE.name, generation);
+        (self.progress)(position, position);
+        self.at = position;
+        let compared = compared.is_some();
+        Ok(Switch::Done(Box::new(Rebuilt { switched: true, position, generation, compared, differences })))
+    }
+}

@@ -1,0 +1,208 @@
+//! The two tables of a read model: rows loaded and saved in whichever of them a generation stands in, the other one
+//! emptied, both compared.
+
+use std::collections::{HashMap, HashSet};
+use std::marker::PhantomData;
+
+use schemas::engine::RecordedEvent;
+use serde::Serialize;
+use serde_json::Value;
+use store::{StoreError, TenantTransaction};
+use uuid::Uuid;
+
+use super::error::ProjectionError;
+use super::projection::{Changes, Projection};
+use super::sql::{Bounds, Statements, compare, emptied, nth_key};
+
+/// Rows looked at in one statement of a comparison or of an emptying.
+const CHUNK: i64 = 10_000;
+/// Differences that are told one by one.
+const SHOWN: usize = 20;
+
+/// The tables of the read model `P`.
+pub(crate) struct Tables<P> {
+    statements: [Statements; 2],
+    projection: PhantomData<P>,
+}
+
+/// A row that differs between the version that serves and the one that was built beside it. No value is told: rows hold
+/// personal data.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// The row's key.
+    pub id: Uuid,
+    /// `missing` or `additional` in the new version, or `changed`.
+    pub kind: &'static str,
+    /// The columns that differ.
+    pub columns: Vec<String>,
+}
+
+/// How two versions differ.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Differences {
+    /// How many rows do.
+    pub count: u64,
+    /// The first of them.
+    pub shown: Vec<Difference>,
+}
+
+impl Differences {
+    fn note(&mut self, difference: Difference) {
+        self.count += 1;
+        if self.shown.len() < SHOWN {
+            self.shown.push(difference);
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn and(mut self, other: Self) -> Self {
+        self.count += other.count;
+        self.shown.extend(other.shown);
+        self.shown.truncate(SHOWN);
+        self
+    }
+}
+
+impl<P: Projection> Tables<P> {
+    pub(crate) fn new() -> Self {
+        let statements = [0, 1].map(|generation| Statements::of(&P::TABLE, &P::TABLE.at(generation)));
+        Self { statements, projection: PhantomData }
+    }
+
+    fn at(&self, generation: u64) -> &Statements {
+        &self.statements[usize::from(!generation.is_multiple_of(2))]
+    }
+
+    /// The rows that the events touch.
+    pub(crate) async fn load(
+        &self,
+        transaction: &TenantTransaction,
+        generation: u64,
+        events: &[RecordedEvent],
+    ) -> Result<HashMap<Uuid, P::Row>, StoreError> {
+        let keys: HashSet<Uuid> = events.iter().filter_map(P::key).collect();
+        if keys.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let keys: Vec<Uuid> = keys.into_iter().collect();
+        let load = &self.at(generation).load;
+        let rows = transaction.query(load, &[&transaction.tenant().0, &keys]).await?;
+        let read = |row: &store::sql::Row| {
+            let row: P::Row =
+                serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::TABLE.name, &error))?;
+            Ok::<_, StoreError>(row)
+        };
+        rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect()
+    }
+
+    /// Writes what a fold has changed.
+    pub(crate) async fn save(
+        &self,
+        transaction: &TenantTransaction,
+        generation: u64,
+        changes: Changes<P::Row>,
+    ) -> Result<(), ProjectionError> {
+        let tenant = transaction.tenant().0;
+        let statements = self.at(generation);
+        if !changes.upserts.is_empty() {
+            let rows = serde_json::to_string(&changes.upserts).map_err(ProjectionError::Row)?;
+            transaction.execute(&statements.upsert, &[&tenant, &rows]).await?;
+        }
+        if !changes.deletes.is_empty() {
+            transaction.execute(&statements.delete, &[&tenant, &changes.deletes]).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes some of the tenant's rows. Returns the key behind which to go on, `None` when there are no more.
+    pub(crate) async fn empty_some(
+        &self,
+        transaction: &TenantTransaction,
+        generation: u64,
+        behind: Option<Uuid>,
+    ) -> Result<Option<Uuid>, StoreError> {
+        let sql = emptied(&P::TABLE.at(generation), behind.is_some());
+        let tenant = transaction.tenant().0;
+        let behind = behind.unwrap_or_default();
+        let row = transaction.query_opt(&sql, &[&tenant, &behind, &CHUNK]).await?;
+        Ok(row.and_then(|row| row.get(0)))
+    }
+
+    /// Compares the rows of some keys.
+    pub(crate) async fn compare_keys(
+        &self,
+        transaction: &TenantTransaction,
+        generation: u64,
+        keys: &HashSet<Uuid>,
+    ) -> Result<Differences, StoreError> {
+        let mut differences = Differences::default();
+        if keys.is_empty() {
+            return Ok(differences);
+        }
+        let keys: Vec<Uuid> = keys.iter().copied().collect();
+        let sql = compare(&P::TABLE, generation, Bounds::Keys);
+        for row in transaction.query(&sql, &[&transaction.tenant().0, &keys]).await? {
+            differences.note(difference(&row)?);
+        }
+        Ok(differences)
+    }
+
+    /// Compares all rows, but for those of the keys left out, chunk by chunk. The transaction must read one snapshot.
+    /// `None` when `go_on` says so before the end.
+    pub(crate) async fn compare_all(
+        &self,
+        transaction: &TenantTransaction,
+        generation: u64,
+        left_out: &HashSet<Uuid>,
+        go_on: impl Fn() -> bool,
+    ) -> Result<Option<Differences>, StoreError> {
+        let tenant = transaction.tenant().0;
+        let table = P::TABLE.at(generation);
+        let mut differences = Differences::default();
+        let mut behind: Option<Uuid> = None;
+        loop {
+            if !go_on() {
+                return Ok(None);
+            }
+            let low = behind.unwrap_or_default();
+            let sql = nth_key(&table, behind.is_some());
+            let end = transaction.query_opt(&sql, &[&tenant, &low, &CHUNK]).await?;
+            let end: Option<Uuid> = end.map(|row| row.get(0));
+            let high = end.unwrap_or(Uuid::max());
+            let sql = compare(&P::TABLE, generation, Bounds::Range { from_start: behind.is_none() });
+            for row in transaction.query(&sql, &[&tenant, &low, &high]).await? {
+                let difference = difference(&row)?;
+                if !left_out.contains(&difference.id) {
+                    differences.note(difference);
+                }
+            }
+            match end {
+                Some(end) => behind = Some(end),
+                None => return Ok(Some(differences)),
+            }
+        }
+    }
+}
+
+/// What a comparison's row (key, old row, new row) says.
+fn difference(row: &store::sql::Row) -> Result<Difference, StoreError> {
+    let read = |column: usize| -> Result<Option<Value>, StoreError> {
+        let text: Option<String> = row.get(column);
+        text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt("a comparison", &error)))
+            .transpose()
+    };
+    let (old, new) = (read(1)?, read(2)?);
+    let (kind, columns) = match (&old, &new) {
+        (Some(Value::Object(old)), Some(Value::Object(new))) => {
+            let differ = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
+            ("changed", differ.map(|(name, _)| name.clone()).collect())
+        }
+        (None, _) => ("additional", Vec::new()),
+        _ => ("missing", Vec::new()),
+    };
+    Ok(Difference { id: row.get(0), kind, columns })
+}
+
+fn corrupt(table: &str, error: &serde_json::Error) -> StoreError {
+    StoreError::Corrupt(format!("a row of {table} does not read ({:?} error)", error.classify()))
+}
