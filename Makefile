@@ -3,11 +3,12 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench bootstrap
+.PHONY: help run test test-long check bench bootstrap
 
 help: ## print the targets
 	@echo "make run     start everything on this machine: PostgreSQL, NATS, all roles (ARGS=\"--ephemeral --random-ports --json\")"
 	@echo "make test    run every test, on real servers"
+	@echo "make test-long  the fault harness with 200 faults (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
 	@echo "make check   formatting, lints, licences and bans of dependencies"
 	@echo "make bench   measure the store beside its peers; writes bench/results.json"
 	@echo "make help    print this"
@@ -17,6 +18,9 @@ run: bootstrap
 
 test: bootstrap
 	cargo test --workspace
+
+test-long: bootstrap
+	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults::
 
 check:
 	cargo fmt --all -- --check

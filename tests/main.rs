@@ -6,6 +6,7 @@
 mod architecture;
 mod commands;
 mod dev;
+mod faults;
 mod nats;
 mod outages;
 mod projections;

@@ -1,7 +1,7 @@
 //! Stories through the public API alone, as clients meet it: HTTP, GraphQL, SSE and the NATS client.
 
 mod bad_input;
-mod checker;
+pub mod checker;
 mod graphql;
 mod idempotency;
 mod isolation;

@@ -71,7 +71,8 @@ fn pool(config: &StoreConfig, role: Role, size: usize) -> Result<Pool, StoreErro
         .map_err(|error| StoreError::Config(error.to_string()))
 }
 
-/// Connection settings of a runtime role. Statements are bounded, so that no wait is endless.
+/// Connection settings of a runtime role. Statements are bounded, so that no wait is endless; idle transactions more
+/// tightly, because a process that stands still in the middle of one holds locks that its fellows wait for.
 pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Config {
     let mut settings = tokio_postgres::Config::new();
     settings
@@ -86,7 +87,7 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
         .keepalives_interval(SILENCE / 3)
         .keepalives_retries(3)
         .tcp_user_timeout(SILENCE)
-        .options("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s");
+        .options("-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s");
     settings
 }
 
@@ -94,7 +95,7 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
 pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> Result<Client, StoreError> {
     let mut settings = settings(config, role);
     settings
-        .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=60s {options}"));
+        .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s {options}"));
     // The settings bound the TCP handshake alone; a server that accepts and says nothing must not hold anybody up.
     let connected = tokio::time::timeout(WAIT, settings.connect(NoTls)).await;
     let (client, connection) =

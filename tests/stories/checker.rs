@@ -11,12 +11,25 @@ use crate::support::product::Tenant;
 
 /// A customer as GraphQL shows it and as the fold below computes it.
 #[derive(Debug, Clone, PartialEq)]
-struct Customer {
-    user_id: Option<String>,
+pub struct Customer {
+    pub user_id: Option<String>,
     name: String,
     email: String,
     status: String,
     version: String,
+}
+
+impl Customer {
+    /// A node `{ userId name email status version }`.
+    pub fn of_node(node: &Value) -> Self {
+        Self {
+            user_id: node["userId"].as_str().map(str::to_owned),
+            name: text(&node["name"]),
+            email: text(&node["email"]),
+            status: text(&node["status"]),
+            version: text(&node["version"]),
+        }
+    }
 }
 
 /// What the checker found in a tenant that is whole.
@@ -109,7 +122,8 @@ async fn assert_published(tenant: &Tenant<'_>, events: &[Value]) {
     }
 }
 
-fn fold(events: &[Value]) -> BTreeMap<String, Customer> {
+/// The customers that a log's events make.
+pub fn fold(events: &[Value]) -> BTreeMap<String, Customer> {
     let mut customers = BTreeMap::new();
     for event in events {
         let id = id_of(event);
@@ -148,14 +162,8 @@ async fn customers(tenant: &Tenant<'_>) -> BTreeMap<String, Customer> {
     loop {
         let data = tenant.graphql(query, json!({ "after": after })).await;
         for node in data["customers"]["nodes"].as_array().expect("nodes") {
-            let customer = Customer {
-                user_id: node["userId"].as_str().map(str::to_owned),
-                name: text(&node["name"]),
-                email: text(&node["email"]),
-                status: text(&node["status"]),
-                version: text(&node["version"]),
-            };
-            assert!(customers.insert(text(&node["id"]), customer).is_none(), "a customer on two pages");
+            let before = customers.insert(text(&node["id"]), Customer::of_node(node));
+            assert!(before.is_none(), "a customer on two pages");
         }
         let page = &data["customers"]["pageInfo"];
         if page["hasNextPage"] == false {

@@ -1,0 +1,25 @@
+//! What the environment asks of the tests that have a long form.
+
+/// How many faults the long form of the fault harness takes; `None` where the short form is wanted.
+pub fn faults() -> Option<usize> {
+    variable("ANNALS_TEST_LONG")?;
+    Some(
+        variable("ANNALS_TEST_FAULTS")
+            .map_or(200, |text| text.parse().expect("ANNALS_TEST_FAULTS is a number")),
+    )
+}
+
+/// The seed of a run: a given one, or another each time.
+pub fn seed() -> u64 {
+    match variable("ANNALS_TEST_SEED") {
+        Some(text) => text.parse().expect("ANNALS_TEST_SEED is a number"),
+        None => {
+            u64::from(std::process::id()) ^ u64::from(schemas::engine::clock::now().timestamp_subsec_nanos())
+        }
+    }
+}
+
+fn variable(name: &str) -> Option<String> {
+    // Not `var`: settings of the product come from its configuration, and these are none.
+    std::env::vars().find(|(known, _)| known == name).map(|(_, value)| value)
+}
