@@ -1,8 +1,10 @@
 //! The saga engine on real servers: log, relay, JetStream, follower, saga, commands.
 
+mod compensation;
 mod onboarding;
 mod recorded;
 mod rejected;
+mod timers;
 
 use std::sync::Arc;
 use std::time::Duration;

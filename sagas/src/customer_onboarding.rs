@@ -7,7 +7,7 @@ use schemas::engine::{DecodeError, ids};
 use schemas::identity::role::Role;
 use schemas::identity::user::UserEvent;
 
-use crate::engine::process::{Process, Reaction, Step, Trigger, target_id};
+use crate::engine::process::{Process, Reaction, Trigger, target_id};
 
 const NAME: &str = "customer_onboarding";
 const REGISTER: &str = "register_customer";
@@ -42,8 +42,7 @@ impl Process for CustomerOnboarding {
                 notes: None,
             },
         };
-        let steps = vec![Step { label: REGISTER, command }];
-        Ok(Some(Reaction { instance: user_id, state: "registering_customer", steps }))
+        Ok(Some(Reaction::new(user_id, "registering_customer").step(REGISTER, command)))
     }
 }
 
@@ -57,6 +56,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+    use crate::{Instance, Step};
 
     const TENANT: TenantId = TenantId(Uuid::from_u128(5));
     const USER: Uuid = Uuid::from_u128(6);
@@ -84,7 +84,8 @@ mod tests {
     }
 
     fn react(tenant: TenantId, event: &UserEvent) -> Option<Reaction> {
-        CustomerOnboarding.react(Trigger { tenant, event: &recorded(event) }).expect("decodes")
+        let trigger = Trigger { tenant, event: &recorded(event), instance: &Instance::default() };
+        CustomerOnboarding.react(trigger).expect("decodes")
     }
 
     #[test]
@@ -120,6 +121,7 @@ mod tests {
     fn a_payload_that_does_not_decode_is_an_error() {
         let mut event = recorded(&registered(&[Role::Member]));
         event.payload = Bytes::from_static(b"{}");
-        assert!(CustomerOnboarding.react(Trigger { tenant: TENANT, event: &event }).is_err());
+        let trigger = Trigger { tenant: TENANT, event: &event, instance: &Instance::default() };
+        assert!(CustomerOnboarding.react(trigger).is_err());
     }
 }

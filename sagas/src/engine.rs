@@ -3,6 +3,9 @@
 //! the checkpoint moves; then the steps are taken from the rows. Ids of commands and targets derive from instance and
 //! step, so whatever is repeated after a crash is recognised as the repeat that it is.
 
+mod attempt;
+mod facts;
+pub mod instance;
 pub mod letters;
 pub mod process;
 mod queue;

@@ -6,8 +6,9 @@
 pub mod customer_onboarding;
 pub mod engine;
 
-pub use engine::letters::{RetryOutcome, retry_dead_letter};
-pub use engine::process::{Process, Reaction, Step, Trigger};
+pub use engine::instance::{Instance, StepState, TimerState};
+pub use engine::letters::{DiscardOutcome, RetryOutcome, discard_dead_letter, retry_dead_letter};
+pub use engine::process::{Process, Reaction, Step, Timer, Trigger};
 pub use engine::retry::RetrySettings;
 pub use engine::runner::{SagaError, SagaSettings, run};
 

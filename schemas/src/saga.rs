@@ -1,6 +1,7 @@
 //! The facts that every saga instance records in its stream `saga.<process>/<instance>`. The engine writes them under
 //! `saga.<process>.<fact>.v1`; the process is known only while running, so they have no event enum.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -19,6 +20,15 @@ pub struct SagaReacted {
     pub state: String,
     /// The commands it wants, in this order; each is independent of the others.
     pub steps: Vec<SagaStep>,
+    /// What it keeps for later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data: Option<serde_json::Value>,
+    /// The timers it sets.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub timers: Vec<SagaTimer>,
+    /// The timers it wants no more.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub cancelled_timers: Vec<String>,
 }
 
 /// One command that a saga wants.
@@ -28,6 +38,18 @@ pub struct SagaStep {
     pub step: String,
     /// The command, as crate `commands` serialises it.
     pub command: serde_json::Value,
+    /// The command that takes this one back, should the saga fail later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compensation: Option<serde_json::Value>,
+}
+
+/// A timer of a saga, and what is recorded when its time has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SagaTimer {
+    /// Its label, unique within the instance.
+    pub timer: String,
+    /// When its time comes.
+    pub due: DateTime<Utc>,
 }
 
 /// A command of the saga took effect.
@@ -54,6 +76,30 @@ pub struct SagaStepFailed {
     pub dead_letter: Uuid,
 }
 
+/// An operator decided to go on without a step that stood in the dead letters.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SagaStepDiscarded {
+    /// The step's label.
+    pub step: String,
+    /// The command's id.
+    pub command_id: Uuid,
+    /// The dead letter that tells the whole story.
+    pub dead_letter: Uuid,
+}
+
+/// A step was refused to the last, and what was done before is taken back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SagaCompensationStarted {
+    /// The label of the step that was refused, or of one that took effect when the saga was failing already.
+    pub step: String,
+    /// How often it was refused.
+    pub attempts: u32,
+    /// The code of the last refusal; empty where there was none.
+    pub code: String,
+    /// The compensating commands, taken one after the other in this order: the reverse of how the steps took effect.
+    pub steps: Vec<SagaStep>,
+}
+
 /// What saga instances record, as the last part of the type's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SagaFact {
@@ -63,17 +109,46 @@ pub enum SagaFact {
     StepCompleted,
     /// [`SagaStepFailed`]
     StepFailed,
+    /// [`SagaStepDiscarded`]
+    StepDiscarded,
+    /// [`SagaTimer`]
+    TimerFired,
+    /// [`SagaCompensationStarted`]
+    CompensationStarted,
 }
 
 impl SagaFact {
-    /// The event type of this fact for a process, such as `saga.customer_onboarding.reacted.v1`.
-    pub fn event_type(self, process: &str) -> Result<EventType, InvalidValue> {
-        let fact = match self {
+    /// Every fact.
+    pub const ALL: [Self; 6] = [
+        Self::Reacted,
+        Self::StepCompleted,
+        Self::StepFailed,
+        Self::StepDiscarded,
+        Self::TimerFired,
+        Self::CompensationStarted,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
             Self::Reacted => "reacted",
             Self::StepCompleted => "step_completed",
             Self::StepFailed => "step_failed",
-        };
-        EventType::parse(&format!("saga.{process}.{fact}.v1"))
+            Self::StepDiscarded => "step_discarded",
+            Self::TimerFired => "timer_fired",
+            Self::CompensationStarted => "compensation_started",
+        }
+    }
+
+    /// The event type of this fact for a process, such as `saga.customer_onboarding.reacted.v1`.
+    pub fn event_type(self, process: &str) -> Result<EventType, InvalidValue> {
+        EventType::parse(&format!("saga.{process}.{}.v1", self.name()))
+    }
+
+    /// The fact that a type stands for in a process; `None` for types of others.
+    pub fn of(event_type: &EventType, process: &str) -> Option<Self> {
+        let name = event_type.as_str().strip_prefix("saga.")?.strip_prefix(process)?;
+        let name = name.strip_prefix('.')?.strip_suffix(".v1")?;
+        Self::ALL.into_iter().find(|fact| fact.name() == name)
     }
 }
 
@@ -91,6 +166,11 @@ mod tests {
         let event_type = SagaFact::Reacted.event_type("customer_onboarding").expect("a valid type");
         assert_eq!(event_type.as_str(), "saga.customer_onboarding.reacted.v1");
         assert!(SagaFact::StepFailed.event_type("no such.>").is_err());
+        for fact in SagaFact::ALL {
+            let event_type = fact.event_type("customer_onboarding").expect("a valid type");
+            assert_eq!(SagaFact::of(&event_type, "customer_onboarding"), Some(fact));
+            assert_eq!(SagaFact::of(&event_type, "customer"), None);
+        }
     }
 
     #[test]
@@ -107,7 +187,14 @@ mod tests {
             trigger_position: 7,
             trigger_type: EventType::parse("identity.user.registered.v1").expect("a valid type"),
             state: "onboarding".to_owned(),
-            steps: vec![SagaStep { step: "register".to_owned(), command: serde_json::json!({"a": 1}) }],
+            steps: vec![SagaStep {
+                step: "register".to_owned(),
+                command: serde_json::json!({"a": 1}),
+                compensation: None,
+            }],
+            data: None,
+            timers: Vec::new(),
+            cancelled_timers: Vec::new(),
         };
         let bytes = serde_json::to_vec(&reacted).expect("serialises");
         assert_eq!(serde_json::from_slice::<SagaReacted>(&bytes).expect("reads"), reacted);

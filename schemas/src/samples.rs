@@ -12,7 +12,10 @@ use crate::crm::customer::CustomerEvent;
 use crate::engine::Event;
 use crate::identity::tenant::TenantEvent;
 use crate::identity::user::UserEvent;
-use crate::saga::{SagaFact, SagaReacted, SagaStepCompleted, SagaStepFailed};
+use crate::saga::{
+    SagaCompensationStarted, SagaFact, SagaReacted, SagaStepCompleted, SagaStepDiscarded, SagaStepFailed,
+    SagaTimer,
+};
 
 /// The processes whose facts have been released.
 const SAGAS: &[&str] = &["customer_onboarding"];
@@ -30,6 +33,9 @@ fn vocabulary() -> Vec<Entry> {
         entries.push(fact::<SagaReacted>(process, SagaFact::Reacted));
         entries.push(fact::<SagaStepCompleted>(process, SagaFact::StepCompleted));
         entries.push(fact::<SagaStepFailed>(process, SagaFact::StepFailed));
+        entries.push(fact::<SagaStepDiscarded>(process, SagaFact::StepDiscarded));
+        entries.push(fact::<SagaTimer>(process, SagaFact::TimerFired));
+        entries.push(fact::<SagaCompensationStarted>(process, SagaFact::CompensationStarted));
     }
     entries
 }

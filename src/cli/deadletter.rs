@@ -1,13 +1,17 @@
-//! `annals deadletter`: what sagas and projections gave up, and asking them to try again.
+//! `annals deadletter`: what sagas and projections gave up; asking them to try again or to go on without it.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
 
 use clap::Subcommand;
-use sagas::RetryOutcome;
+use sagas::{DiscardOutcome, RetryOutcome};
 use schemas::engine::TenantSlug;
 use schemas::engine::recorded::timestamp;
 use serde::Serialize;
 use store::{DeadLetter, DeadLetterStatus, Store};
 use uuid::Uuid;
 
+use super::output::reader_left;
 use super::{Exit, Failure, Output, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
@@ -24,8 +28,18 @@ pub enum Deadletter {
         #[arg(long)]
         all: bool,
     },
+    /// Show one with everything that happened to it
+    Show {
+        /// Its id
+        id: Uuid,
+    },
     /// Have one tried again
     Retry {
+        /// Its id
+        id: Uuid,
+    },
+    /// Go on without it: a read model passes the event over, a saga closes the step
+    Discard {
         /// Its id
         id: Uuid,
     },
@@ -77,7 +91,9 @@ impl Deadletter {
         let store = wiring::connect(settings).await?;
         let done = match self {
             Self::Ls { tenant, all } => list(&store, tenant, all, output).await,
+            Self::Show { id } => show(&store, id, output).await,
             Self::Retry { id } => retry(&store, id, output).await,
+            Self::Discard { id } => discard(&store, id, output).await,
         };
         store.shutdown().await;
         done
@@ -121,15 +137,72 @@ fn is_unsettled(letter: &DeadLetter) -> bool {
 async fn retry(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> {
     match sagas::retry_dead_letter(store, id).await? {
         RetryOutcome::Retrying => {}
-        RetryOutcome::Settled(status) => {
-            let settled = anyhow::anyhow!("the dead letter is {} already", status.as_str());
-            return Err(Failure::new(Exit::Conflict, settled));
-        }
-        RetryOutcome::NotFound => return Err(Failure::not_found("dead letter", id)),
+        RetryOutcome::Settled(status) => return Err(settled(status)),
+        RetryOutcome::NotFound => return Err(not_found(id)),
     }
-    let letter = store.dead_letter(id).await?.ok_or_else(|| Failure::not_found("dead letter", id))?;
+    output.object(&COLUMNS, &row(store, id).await?)?;
+    Ok(Exit::Ok)
+}
+
+async fn discard(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> {
+    match sagas::discard_dead_letter(store, id).await? {
+        DiscardOutcome::Discarded => {}
+        DiscardOutcome::Settled(status) => return Err(settled(status)),
+        DiscardOutcome::NotFound => return Err(not_found(id)),
+    }
+    output.object(&COLUMNS, &row(store, id).await?)?;
+    Ok(Exit::Ok)
+}
+
+async fn show(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> {
+    let row = row(store, id).await?;
+    if output != Output::Table {
+        output.object(&COLUMNS, &row)?;
+        return Ok(Exit::Ok);
+    }
+    let event = row.event_id.map(|id| id.to_string()).unwrap_or_default();
+    let (position, attempts) = (row.position.to_string(), row.attempts.to_string());
+    let fields = [
+        ("id", row.id.to_string()),
+        ("tenant", row.tenant),
+        ("consumer", row.consumer),
+        ("position", position),
+        ("event", event),
+        ("subject", row.subject),
+        ("status", row.status.to_owned()),
+        ("attempts", attempts),
+        ("error code", row.error_code),
+        ("error", row.error),
+        ("first at", row.first_at),
+        ("last at", row.last_at),
+    ];
+    let mut text = String::new();
+    for (name, value) in fields {
+        writeln!(text, "{name:<11} {value}").expect("writing to a string");
+    }
+    text.push_str("history\n");
+    for attempt in row.history.as_array().into_iter().flatten() {
+        let part = |name: &str| attempt[name].as_str().unwrap_or_default().to_owned();
+        // Sagas tell a message, read models an error.
+        let message = part("message") + &part("error");
+        writeln!(text, "  {}  {}  {message}", part("at"), part("code")).expect("writing to a string");
+    }
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(reader_left)?;
+    Ok(Exit::Ok)
+}
+
+async fn row(store: &Store, id: Uuid) -> Result<Row, Failure> {
+    let letter = store.dead_letter(id).await?.ok_or_else(|| not_found(id))?;
     let slugs = projection::slugs(store, std::iter::once(letter.tenant)).await?;
     let tenant = slugs.get(&letter.tenant).map_or_else(|| letter.tenant.to_string(), ToString::to_string);
-    output.object(&COLUMNS, &Row::new(letter, tenant))?;
-    Ok(Exit::Ok)
+    Ok(Row::new(letter, tenant))
+}
+
+fn not_found(id: Uuid) -> Failure {
+    Failure::not_found("dead letter", id)
+}
+
+fn settled(status: DeadLetterStatus) -> Failure {
+    Failure::new(Exit::Conflict, anyhow::anyhow!("the dead letter is {} already", status.as_str()))
 }

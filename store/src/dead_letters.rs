@@ -99,7 +99,7 @@ fn letter_from(row: &Row) -> Result<DeadLetter, StoreError> {
 }
 
 impl TenantTransaction {
-    /// Writes a dead letter, or writes it anew under the same id.
+    /// Writes a dead letter, or writes it anew under the same id. One that an operator has discarded stays so.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
         self.execute(
             "insert into dead_letters (tenant_id, dead_letter_id, consumer, position, event_id, subject, error_code,
@@ -107,7 +107,8 @@ impl TenantTransaction {
              values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
              on conflict (tenant_id, dead_letter_id) do update
              set error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts,
-                 history = excluded.history, status = excluded.status, last_at = excluded.last_at",
+                 history = excluded.history, status = excluded.status, last_at = excluded.last_at
+             where dead_letters.status <> 'discarded'",
             &[
                 &self.tenant().0,
                 &letter.id,
@@ -143,13 +144,13 @@ impl TenantTransaction {
         Ok(changed == 1)
     }
 
-    /// Settles a dead letter that is open or being retried as discarded; `false` where it is neither.
-    pub async fn discard_dead_letter(&self, id: Uuid) -> Result<bool, StoreError> {
+    /// Settles a dead letter as discarded; `false` where it does not stand as it was seen.
+    pub async fn discard_dead_letter(&self, id: Uuid, seen: DeadLetterStatus) -> Result<bool, StoreError> {
         let changed = self
             .execute(
                 "update dead_letters set status = 'discarded'
-                 where tenant_id = $1 and dead_letter_id = $2 and status in ('open', 'retrying')",
-                &[&self.tenant().0, &id],
+                 where tenant_id = $1 and dead_letter_id = $2 and status = $3",
+                &[&self.tenant().0, &id, &seen.as_str()],
             )
             .await?;
         Ok(changed == 1)

@@ -268,9 +268,8 @@ async fn a_cancelled_rebuild_leaves_the_old_version_and_nothing_else() {
         }
     };
     let ids = [tenant.id()];
-    let (mut done, second) = tokio::join!(
-        projections::rebuild(&store, CUSTOMERS, &ids, false, &progress, &cancel),
-        async {
+    let (mut done, second) =
+        tokio::join!(projections::rebuild(&store, CUSTOMERS, &ids, false, &progress, &cancel), async {
             eventually("the rebuild is seen", || async {
                 let rebuilding = matches!(state(&store, &tenant).await, ProjectionState::Rebuilding { .. });
                 (rebuilding || cancel.is_cancelled()).then_some(())
@@ -278,8 +277,7 @@ async fn a_cancelled_rebuild_leaves_the_old_version_and_nothing_else() {
             .await;
             cancel.is_cancelled()
                 || matches!(rebuild_one(&store, &tenant, false).await, Err(RebuildError::Busy))
-        }
-    );
+        });
     assert!(second, "two rebuilds of one tenant do not meet");
     assert!(matches!(done.pop(), Some((_, Err(RebuildError::Cancelled)))));
     assert!(busy.into_inner().expect("no panic").is_some_and(|position| position < 6_000));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use commands::{AnyCommand, Customer};
 use sagas::engine::process::target_id;
-use sagas::{Process, Reaction, Step, Trigger};
+use sagas::{Process, Reaction, Trigger};
 use schemas::crm::customer::RegisterCustomer;
 use schemas::engine::{DecodeError, Email, Name};
 use schemas::saga::instance_stream;
@@ -39,7 +39,7 @@ impl Process for Ordering {
             notes: None,
         };
         let command = AnyCommand::RegisterCustomer { id: target_id(NAME, instance, self.0), command };
-        Ok(Some(Reaction { instance, state: "ordered", steps: vec![Step { label: self.0, command }] }))
+        Ok(Some(Reaction::new(instance, "ordered").step(self.0, command)))
     }
 }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use commands::{AnyCommand, Caller, CommandContext, Customer};
 use sagas::engine::process::target_id;
-use sagas::{Process, Reaction, RetryOutcome, Step, Trigger, retry_dead_letter};
+use sagas::{
+    DiscardOutcome, Process, Reaction, RetryOutcome, Trigger, discard_dead_letter, retry_dead_letter,
+};
 use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
 use schemas::engine::{DecodeError, Email, Name, StreamName, ids};
 use schemas::identity::role::Role;
@@ -39,7 +41,7 @@ impl Process for Renaming {
             id: target_id(NAME, instance, STEP),
             command: RenameCustomer { name: Name::parse("Renamed").expect("valid") },
         };
-        Ok(Some(Reaction { instance, state: "renaming", steps: vec![Step { label: STEP, command }] }))
+        Ok(Some(Reaction::new(instance, "renaming").step(STEP, command)))
     }
 }
 
@@ -129,6 +131,8 @@ async fn a_step_refused_to_the_last_waits_in_the_dead_letters_until_its_cause_is
     assert_eq!(again, RetryOutcome::Settled(DeadLetterStatus::Resolved));
     let unknown = retry_dead_letter(&engine.store, ids::new_id()).await.expect("answers");
     assert_eq!(unknown, RetryOutcome::NotFound);
+    let too_late = discard_dead_letter(&engine.store, dead.id).await.expect("answers");
+    assert_eq!(too_late, DiscardOutcome::Settled(DeadLetterStatus::Resolved));
     engine.stop().await;
 }
 
@@ -153,5 +157,41 @@ async fn an_event_that_a_saga_cannot_read_stands_in_the_dead_letters_and_holds_n
     assert_eq!(retry_dead_letter(&engine.store, dead.id).await.expect("retries"), RetryOutcome::Retrying);
     let dead_again = letter_in(&engine.store, DeadLetterStatus::Open).await;
     assert_eq!((dead_again.id, dead_again.attempts), (dead.id, 3));
+    let discarded = discard_dead_letter(&engine.store, dead.id).await.expect("discards");
+    assert_eq!(discarded, DiscardOutcome::Discarded);
+    let steps: i64 = database
+        .connect("postgres")
+        .await
+        .query_one("select count(*) from saga_steps", &[])
+        .await
+        .expect("counts")
+        .get(0);
+    assert_eq!(steps, 0);
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_discarded_step_is_closed_in_the_instances_stream() {
+    let (database, server) = (Database::create().await, NatsServer::start().await);
+    let engine = Engine::start(&database, &server, vec![Arc::new(Renaming)]).await;
+    let tenant = open_tenant(&engine.store, "acme").await;
+    let instance = place_order(&tenant).await;
+    let dead = letter_in(&engine.store, DeadLetterStatus::Open).await;
+    // Whoever asks twice gets the same answer, and there is one fact.
+    for _ in 0..2 {
+        let discarded = discard_dead_letter(&engine.store, dead.id).await.expect("discards");
+        assert_eq!(discarded, DiscardOutcome::Discarded);
+    }
+    let refused = retry_dead_letter(&engine.store, dead.id).await.expect("answers");
+    assert_eq!(refused, RetryOutcome::Settled(DeadLetterStatus::Discarded));
+    settled(&database, &tenant, NAME).await;
+    assert_eq!(
+        types(&tenant, &instance_stream(NAME, instance)).await,
+        ["saga.renaming.reacted.v1", "saga.renaming.step_failed.v1", "saga.renaming.step_discarded.v1"]
+    );
+    let letter = letter(&engine.store).await.expect("it is kept");
+    assert_eq!((letter.status, letter.attempts), (DeadLetterStatus::Discarded, 3));
+    let unknown = discard_dead_letter(&engine.store, ids::new_id()).await.expect("answers");
+    assert_eq!(unknown, DiscardOutcome::NotFound);
     engine.stop().await;
 }

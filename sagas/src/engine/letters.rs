@@ -1,4 +1,5 @@
-//! Dead letters: what an operator sees of a step that was refused to the last, and how it gets another try.
+//! Dead letters: what an operator sees of a step that was refused to the last, how it gets another try, and how the
+//! others go on without it.
 
 use schemas::engine::clock;
 use store::{DeadLetterStatus, Store, StoreError};
@@ -54,4 +55,41 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
     }
     transaction.commit().await?;
     Ok(RetryOutcome::Retrying)
+}
+
+/// What asking to go on without it came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DiscardOutcome {
+    /// It is discarded, from now on or already.
+    Discarded,
+    /// It was resolved before, or is a step that is being tried again.
+    Settled(DeadLetterStatus),
+    /// There is no such dead letter.
+    NotFound,
+}
+
+/// Goes on without what stands in a dead letter. A projection passes the event over; a saga's step is closed, which the
+/// instance's stream tells as `step_discarded` as soon as the sagas run.
+pub async fn discard_dead_letter(store: &Store, id: Uuid) -> Result<DiscardOutcome, StoreError> {
+    loop {
+        let Some(letter) = store.dead_letter(id).await? else { return Ok(DiscardOutcome::NotFound) };
+        let of_saga = letter.consumer.starts_with("saga.");
+        match letter.status {
+            DeadLetterStatus::Discarded => return Ok(DiscardOutcome::Discarded),
+            // A step in hand may take effect at any moment.
+            DeadLetterStatus::Retrying if of_saga => return Ok(DiscardOutcome::Settled(letter.status)),
+            DeadLetterStatus::Resolved => return Ok(DiscardOutcome::Settled(letter.status)),
+            DeadLetterStatus::Open | DeadLetterStatus::Retrying => {}
+        }
+        let transaction = store.tenant(letter.tenant).begin_projection().await?;
+        if !transaction.discard_dead_letter(id, letter.status).await? {
+            // Somebody else has decided meanwhile.
+            continue;
+        }
+        if of_saga {
+            rows::discard(&transaction, id, clock::now()).await?;
+        }
+        transaction.commit().await?;
+        return Ok(DiscardOutcome::Discarded);
+    }
 }

@@ -1,20 +1,26 @@
 //! Reactions: appended to the instances' streams first, then, with the checkpoint, turned into rows of steps.
 
+use std::collections::HashSet;
 use std::sync::Arc;
+use std::time::Duration;
 
+use chrono::{DateTime, TimeDelta, Utc};
 use commands::AnyCommand;
-use futures::TryStreamExt;
-use schemas::engine::{LogId, Metadata, RecordedEvent, TenantId, clock, ids};
-use schemas::saga::{SagaFact, SagaReacted, SagaStep, instance_stream};
+use futures::future::try_join_all;
+use schemas::engine::{DecodeError, LogId, Metadata, RecordedEvent, TenantId, clock, ids};
+use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream};
 use store::feed::{Batch, Consumer, Handled};
 use store::{
-    AppendError, Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, NewEvent, Receipt, Store, StoreError,
+    AppendError, Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, NewEvent, Store, StoreError,
     StreamAppend, TenantStore, TenantTransaction,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::process::{Process, Trigger, actor, consumer_name, reaction_id};
+use super::instance::{Instance, StepState, TimerState};
+use super::process::{
+    Process, Reaction, Step, Timer, Trigger, actor, consumer_name, reaction_id, timer_label,
+};
 use super::rows::{self, NewRow, Task, Work};
 
 /// Reacts to a tenant's events, batch by batch.
@@ -50,10 +56,14 @@ impl Consumer for Reactor {
             return Ok(Handled::Moved(from));
         };
         let mut steps = Vec::new();
+        let mut cancelled = Vec::new();
         let mut letters = Vec::new();
         for (event, outcome) in react_all(&tenant, self.process.as_ref(), &batch.events).await? {
             match outcome {
-                Ok(wanted) => steps.extend(wanted),
+                Ok(wanted) => {
+                    steps.extend(wanted.rows);
+                    cancelled.extend(wanted.cancelled);
+                }
                 Err(unfit) => {
                     letters.push(letter(batch.tenant, &self.consumer, self.process.name(), event, unfit));
                 }
@@ -61,6 +71,9 @@ impl Consumer for Reactor {
         }
         let transaction = tenant.begin_projection().await?;
         rows::insert(&transaction, self.process.name(), &steps, clock::now()).await?;
+        let cancelled: Vec<(Uuid, &str)> =
+            cancelled.iter().map(|(instance, row)| (*instance, row.as_str())).collect();
+        rows::delete(&transaction, self.process.name(), &cancelled).await?;
         for letter in &letters {
             tracing::warn!(saga = self.process.name(), tenant = %batch.tenant, position = letter.position,
                 code = letter.error_code, "a saga cannot react to an event; it stands in the dead letters");
@@ -92,54 +105,162 @@ impl Reactor {
     }
 }
 
-/// Reacts to events and records the reactions, all at once, so that they share a commit. The steps come from what is
-/// recorded: where a reaction stood already, it counts and not the one computed now.
+/// What a reaction leads to.
+#[derive(Debug, Default)]
+pub(super) struct Wanted {
+    /// Steps and timers.
+    pub(super) rows: Vec<NewRow>,
+    /// Rows of timers that are wanted no more.
+    pub(super) cancelled: Vec<(Uuid, String)>,
+}
+
+/// An event and what became of it.
+type Outcome<'a> = (&'a RecordedEvent, Result<Wanted, Unfit>);
+
+/// How often a reaction that rests on an instance's state is decided anew because the instance has moved on meanwhile.
+const ATTEMPTS: usize = 10;
+
+/// Reacts to events and records the reactions. What follows comes from what is recorded: where a reaction stood already,
+/// it counts and not the one computed now.
 pub(super) async fn react_all<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
     events: &'a [RecordedEvent],
-) -> Result<Vec<(&'a RecordedEvent, Result<Vec<NewRow>, Unfit>)>, StoreError> {
+) -> Result<Vec<Outcome<'a>>, StoreError> {
     let mut outcomes = Vec::new();
-    let mut reactions = Vec::new();
-    let mut appends = Vec::new();
-    for event in events {
-        match process.react(Trigger { tenant: tenant.id(), event }) {
-            Ok(None) => {}
-            Ok(Some(reaction)) => {
-                let reacted = SagaReacted {
-                    trigger_event: event.event_id,
-                    trigger_position: event.position,
-                    trigger_type: event.event_type.clone(),
-                    state: reaction.state.to_owned(),
-                    steps: reaction.steps.iter().map(|step| saga_step(step.label, &step.command)).collect(),
-                };
-                appends.push(append_of(tenant, process, reaction.instance, event, &reacted));
-                reactions.push((event, reaction.instance, reacted));
+    let mut rest = events;
+    while !rest.is_empty() {
+        let (round, behind) = rest.split_at(round(process, rest));
+        let mut again: Vec<&RecordedEvent> = round.iter().collect();
+        for attempt in 0.. {
+            again = react_round(tenant, process, &again, &mut outcomes).await?;
+            if again.is_empty() {
+                break;
             }
-            Err(error) => {
-                let message = format!("{error}: {}", error.source);
-                outcomes.push((event, Err(Unfit { code: "UNDECODABLE", message })));
+            if attempt == ATTEMPTS {
+                return Err(StoreError::Unavailable("saga instances keep moving on".to_owned()));
             }
         }
-    }
-    let receipts = tenant.append_all(appends).await;
-    for ((event, instance, reacted), receipt) in reactions.into_iter().zip(receipts) {
-        let outcome = match receipt {
-            Ok(receipt) if receipt.duplicate => {
-                let (instance, recorded) = recorded(tenant, &receipt).await?;
-                rows_of(event, instance, recorded)
-            }
-            Ok(_) => rows_of(event, instance, reacted),
-            Err(error) => Err(unfit(error)?),
-        };
-        outcomes.push((event, outcome));
+        rest = behind;
     }
     Ok(outcomes)
 }
 
-fn saga_step(label: &str, command: &AnyCommand) -> SagaStep {
-    let command = serde_json::to_value(command).expect("commands serialise");
-    SagaStep { step: label.to_owned(), command }
+/// How many events may be reacted to at once: each instance whose state counts once, because a reaction changes it.
+fn round(process: &dyn Process, events: &[RecordedEvent]) -> usize {
+    let mut seen = HashSet::new();
+    let again = |event: &RecordedEvent| {
+        process.route(event).ok().flatten().is_some_and(|instance| !seen.insert(instance))
+    };
+    events.iter().position(again).unwrap_or(events.len())
+}
+
+/// One round, appended all at once so that the reactions share a commit. Returns the events whose instance has moved on
+/// since it was read.
+async fn react_round<'a>(
+    tenant: &TenantStore,
+    process: &dyn Process,
+    events: &[&'a RecordedEvent],
+    outcomes: &mut Vec<Outcome<'a>>,
+) -> Result<Vec<&'a RecordedEvent>, StoreError> {
+    let undecodable = |error: DecodeError| {
+        let message = format!("{error}: {}", error.source);
+        Unfit { code: "UNDECODABLE", message }
+    };
+    let instances = try_join_all(events.iter().map(|event| instance_of(tenant, process, event))).await?;
+    let mut reactions = Vec::new();
+    let mut appends = Vec::new();
+    for (event, routed) in events.iter().copied().zip(instances) {
+        let (routed, instance) = match routed {
+            Ok(Some((id, instance))) => (Some(id), instance),
+            Ok(None) => (None, Instance::default()),
+            Err(error) => {
+                outcomes.push((event, Err(undecodable(error))));
+                continue;
+            }
+        };
+        if let (Some(id), Some(recorded)) = (routed, instance.reaction_to(event.event_id)) {
+            outcomes.push((event, wanted(event, id, recorded.clone(), Some(&instance))));
+            continue;
+        }
+        match process.react(Trigger { tenant: tenant.id(), event, instance: &instance }) {
+            Ok(None) => {}
+            Ok(Some(reaction)) => {
+                let expected = match (routed == Some(reaction.instance), instance.version) {
+                    (false, _) => ExpectedVersion::Any,
+                    (true, 0) => ExpectedVersion::NoStream,
+                    (true, version) => ExpectedVersion::Exact(version),
+                };
+                let (instance, reacted) = (reaction.instance, reacted(event, reaction));
+                appends.push(append_of(tenant, process, instance, event, &reacted, expected));
+                reactions.push((event, instance, reacted));
+            }
+            Err(error) => outcomes.push((event, Err(undecodable(error)))),
+        }
+    }
+    let mut again = Vec::new();
+    let receipts = tenant.append_all(appends).await;
+    for ((event, instance, reacted), receipt) in reactions.into_iter().zip(receipts) {
+        let outcome = match receipt {
+            Ok(receipt) if receipt.duplicate => {
+                let id = receipt.stream.uuid().unwrap_or(instance);
+                let standing = Instance::load(tenant, process.name(), id).await?;
+                let recorded = standing.reaction_to(event.event_id).cloned().ok_or_else(|| {
+                    let (stream, version) = (&receipt.stream, receipt.version);
+                    StoreError::Corrupt(format!("{stream} at version {version} is no reaction"))
+                })?;
+                wanted(event, id, recorded, Some(&standing))
+            }
+            Ok(_) => wanted(event, instance, reacted, None),
+            Err(AppendError::VersionConflict { .. }) => {
+                again.push(event);
+                continue;
+            }
+            Err(error) => Err(unfit(error)?),
+        };
+        outcomes.push((event, outcome));
+    }
+    Ok(again)
+}
+
+/// The instance that a process wants to see for an event.
+async fn instance_of(
+    tenant: &TenantStore,
+    process: &dyn Process,
+    event: &RecordedEvent,
+) -> Result<Result<Option<(Uuid, Instance)>, DecodeError>, StoreError> {
+    match process.route(event) {
+        Ok(Some(id)) => Ok(Ok(Some((id, Instance::load(tenant, process.name(), id).await?)))),
+        Ok(None) => Ok(Ok(None)),
+        Err(error) => Ok(Err(error)),
+    }
+}
+
+fn reacted(event: &RecordedEvent, reaction: Reaction) -> SagaReacted {
+    let due = |after: Duration| {
+        let after = TimeDelta::from_std(after).unwrap_or(TimeDelta::MAX);
+        event.recorded_at.checked_add_signed(after).unwrap_or(DateTime::<Utc>::MAX_UTC)
+    };
+    let timer = |timer: Timer| SagaTimer { timer: timer.label.to_owned(), due: due(timer.after) };
+    SagaReacted {
+        trigger_event: event.event_id,
+        trigger_position: event.position,
+        trigger_type: event.event_type.clone(),
+        state: reaction.state.to_owned(),
+        steps: reaction.steps.iter().map(saga_step).collect(),
+        data: reaction.data,
+        timers: reaction.timers.into_iter().map(timer).collect(),
+        cancelled_timers: reaction.cancelled_timers.into_iter().map(ToOwned::to_owned).collect(),
+    }
+}
+
+fn saga_step(step: &Step) -> SagaStep {
+    let json = |command: &AnyCommand| serde_json::to_value(command).expect("commands serialise");
+    SagaStep {
+        step: step.label.to_owned(),
+        command: json(&step.command),
+        compensation: step.compensation.as_ref().map(json),
+    }
 }
 
 fn append_of(
@@ -148,6 +269,7 @@ fn append_of(
     instance: Uuid,
     trigger: &RecordedEvent,
     reacted: &SagaReacted,
+    expected: ExpectedVersion,
 ) -> StreamAppend {
     let command_id = reaction_id(process.name(), trigger.event_id);
     let event = NewEvent {
@@ -165,7 +287,7 @@ fn append_of(
         claim: Some(Claim { command_id, digest }),
         ..StreamAppend::new(
             instance_stream(process.name(), instance),
-            ExpectedVersion::Any,
+            expected,
             vec![event],
             metadata(process.name(), command_id, trigger.metadata.correlation_id, trigger.event_id, trigger),
         )
@@ -187,37 +309,48 @@ fn metadata(
     }
 }
 
-/// The reaction that a receipt stands for.
-async fn recorded(tenant: &TenantStore, receipt: &Receipt) -> Result<(Uuid, SagaReacted), StoreError> {
-    let corrupt = |what: String| {
-        StoreError::Corrupt(format!("{} at version {}: {what}", receipt.stream, receipt.version))
+/// The rows that follow from a recorded reaction. Where the instance has gone on since, only what it still waits for.
+fn wanted(
+    trigger: &RecordedEvent,
+    instance: Uuid,
+    reacted: SagaReacted,
+    standing: Option<&Instance>,
+) -> Result<Wanted, Unfit> {
+    let row = |step: String, work, can_be_undone, due| NewRow {
+        instance,
+        step,
+        trigger_event: trigger.event_id,
+        correlation_id: trigger.metadata.correlation_id,
+        task: Task {
+            work,
+            trigger_position: trigger.position,
+            traceparent: trigger.metadata.traceparent.clone(),
+            can_be_undone,
+        },
+        due,
     };
-    let mut stream = Box::pin(tenant.read_stream(&receipt.stream, receipt.version));
-    let event = stream.try_next().await?.ok_or_else(|| corrupt("missing".to_owned()))?;
-    let instance = receipt.stream.uuid().ok_or_else(|| corrupt("not an instance".to_owned()))?;
-    let reacted = serde_json::from_slice(&event.payload).map_err(|error| corrupt(error.to_string()))?;
-    Ok((instance, reacted))
-}
-
-fn rows_of(trigger: &RecordedEvent, instance: Uuid, reacted: SagaReacted) -> Result<Vec<NewRow>, Unfit> {
-    let row = |step: SagaStep| {
+    let waits_for_step = |step: &str| {
+        standing
+            .is_none_or(|standing| standing.steps.get(step).is_none_or(|state| *state == StepState::Wanted))
+    };
+    let waits_for_timer = |timer: &str| {
+        standing.is_none_or(|standing| matches!(standing.timers.get(timer), None | Some(TimerState::Set(_))))
+    };
+    let mut wanted = Wanted::default();
+    for step in reacted.steps.into_iter().filter(|step| waits_for_step(&step.step)) {
         let command = serde_json::from_value(step.command).map_err(|error| Unfit {
             code: "UNDECODABLE",
             message: format!("the recorded command of step {} does not read: {error}", step.step),
         })?;
-        Ok(NewRow {
-            instance,
-            step: step.step,
-            trigger_event: trigger.event_id,
-            correlation_id: trigger.metadata.correlation_id,
-            task: Task {
-                work: Work::Send { command },
-                trigger_position: trigger.position,
-                traceparent: trigger.metadata.traceparent.clone(),
-            },
-        })
-    };
-    reacted.steps.into_iter().map(row).collect()
+        wanted.rows.push(row(step.step, Work::Send { command }, step.compensation.is_some(), None));
+    }
+    for timer in reacted.timers.into_iter().filter(|timer| waits_for_timer(&timer.timer)) {
+        let due = Some(timer.due);
+        wanted.rows.push(row(timer_label(&timer.timer), Work::Timer { timer }, false, due));
+    }
+    let label = |timer: String| (instance, timer_label(&timer));
+    wanted.cancelled = reacted.cancelled_timers.into_iter().map(label).collect();
+    Ok(wanted)
 }
 
 /// What the refusal of an append means: an outage is an error, anything else is for the dead letters.
@@ -227,7 +360,7 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::Unavailable(cause) => return Err(cause),
         AppendError::Overloaded => return Err(StoreError::Overloaded),
         AppendError::TenantUnknown => return Err(StoreError::TenantUnknown),
-        // Reactions expect no version, so this is no answer of the log's.
+        // Dealt with before; a reaction that expects no version cannot meet it.
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
         AppendError::CommandIdReused => "COMMAND_ID_REUSED",
         AppendError::Reserved { .. } => "TAKEN",

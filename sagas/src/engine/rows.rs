@@ -6,6 +6,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use commands::AnyCommand;
 use schemas::engine::recorded::timestamp;
+use schemas::saga::SagaTimer;
 use serde::{Deserialize, Serialize};
 use store::sql::Row;
 use store::{StoreError, TenantTransaction};
@@ -22,6 +23,12 @@ pub(super) enum Work {
     Send { command: AnyCommand },
     /// Reacts to the trigger, which could not be done when it came.
     React,
+    /// Records that a timer's time has come.
+    Timer { timer: SagaTimer },
+    /// Takes a step back, and then others.
+    Undo { command: AnyCommand, then: Vec<(String, AnyCommand)> },
+    /// Records that an operator went on without this work.
+    Discard { work: Box<Work>, dead_letter: Uuid },
 }
 
 /// What a row says of its step besides the keys.
@@ -31,6 +38,9 @@ pub(super) struct Task {
     pub(super) trigger_position: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) traceparent: Option<String>,
+    /// Whether its instance can take it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) can_be_undone: bool,
 }
 
 /// A step to be written.
@@ -41,6 +51,8 @@ pub(super) struct NewRow {
     pub(super) trigger_event: Uuid,
     pub(super) correlation_id: Uuid,
     pub(super) task: Task,
+    /// At once, where there is none.
+    pub(super) due: Option<DateTime<Utc>>,
 }
 
 /// A step taken in hand.
@@ -78,12 +90,12 @@ fn read<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, StoreEr
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("saga step, {what}: {error}")))
 }
 
-/// Writes steps that are not there yet, due at once.
+/// Writes steps that are not there yet; `now` is when those without a time of their own are due.
 pub(super) async fn insert(
     transaction: &TenantTransaction,
     saga: &str,
     rows: &[NewRow],
-    due: DateTime<Utc>,
+    now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
@@ -93,13 +105,14 @@ pub(super) async fn insert(
     let triggers: Vec<Uuid> = rows.iter().map(|row| row.trigger_event).collect();
     let correlations: Vec<Uuid> = rows.iter().map(|row| row.correlation_id).collect();
     let tasks: Vec<String> = rows.iter().map(|row| json(&row.task)).collect();
+    let due: Vec<DateTime<Utc>> = rows.iter().map(|row| row.due.unwrap_or(now)).collect();
     transaction
         .execute(
             "insert into saga_steps (tenant_id, saga, instance, step, trigger_event, correlation_id, command, attempts,
                                      next_attempt_at, status, history)
-             select $1, $2, n.instance, n.step, n.trigger_event, n.correlation_id, n.command, 0, $8, 'pending', '[]'
-             from unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[])
-                 as n(instance, step, trigger_event, correlation_id, command)
+             select $1, $2, n.instance, n.step, n.trigger_event, n.correlation_id, n.command, 0, n.due, 'pending', '[]'
+             from unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[], $8::timestamptz[])
+                 as n(instance, step, trigger_event, correlation_id, command, due)
              on conflict do nothing",
             &[&transaction.tenant().0, &saga, &instances, &steps, &triggers, &correlations, &tasks, &due],
         )
@@ -145,17 +158,16 @@ fn row_from(row: &Row) -> Result<StepRow, StoreError> {
     })
 }
 
-/// Removes steps that are done.
+/// Removes steps that are done, and timers that are wanted no more.
 pub(super) async fn delete(
     transaction: &TenantTransaction,
     saga: &str,
-    rows: &[&StepRow],
+    rows: &[(Uuid, &str)],
 ) -> Result<(), StoreError> {
     if rows.is_empty() {
         return Ok(());
     }
-    let instances: Vec<Uuid> = rows.iter().map(|row| row.instance).collect();
-    let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
+    let (instances, steps): (Vec<Uuid>, Vec<&str>) = rows.iter().copied().unzip();
     transaction
         .execute(
             "delete from saga_steps
@@ -255,6 +267,38 @@ pub(super) async fn revive(
     Ok(changed == 1)
 }
 
+/// Has the dead step of a dead letter closed: the step runner records that. A reaction that failed leaves nothing behind.
+pub(super) async fn discard(
+    transaction: &TenantTransaction,
+    dead_letter: Uuid,
+    due: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    let tenant = transaction.tenant().0;
+    let row = transaction
+        .query_opt(
+            "select command from saga_steps
+             where tenant_id = $1 and dead_letter_id = $2 and status = 'dead' for update",
+            &[&tenant, &dead_letter],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(()) };
+    let mut task: Task = read(row.get(0), "command")?;
+    if task.work == Work::React {
+        let sql = "delete from saga_steps where tenant_id = $1 and dead_letter_id = $2";
+        transaction.execute(sql, &[&tenant, &dead_letter]).await?;
+        return Ok(());
+    }
+    task.work = Work::Discard { work: Box::new(task.work), dead_letter };
+    transaction
+        .execute(
+            "update saga_steps set command = $3, status = 'pending', attempts = 0, next_attempt_at = $4
+             where tenant_id = $1 and dead_letter_id = $2",
+            &[&tenant, &dead_letter, &json(&task), &due],
+        )
+        .await?;
+    Ok(())
+}
+
 /// Writes the step that reacts to a trigger once more, for the dead letter of a reaction that failed.
 pub(super) async fn insert_reaction(
     transaction: &TenantTransaction,
@@ -264,13 +308,14 @@ pub(super) async fn insert_reaction(
     dead_letter: Uuid,
     due: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let task = Task { work: Work::React, trigger_position, traceparent: None };
+    let task = Task { work: Work::React, trigger_position, traceparent: None, can_be_undone: false };
     let row = NewRow {
         instance: trigger_event,
         step: "react".to_owned(),
         trigger_event,
         correlation_id: trigger_event,
         task,
+        due: None,
     };
     insert(transaction, saga, &[row], due).await?;
     transaction
@@ -295,7 +340,7 @@ mod tests {
             step: "s".to_owned(),
             trigger_event: Uuid::nil(),
             correlation_id: Uuid::nil(),
-            task: Task { work: Work::React, trigger_position: 1, traceparent: None },
+            task: Task { work: Work::React, trigger_position: 1, traceparent: None, can_be_undone: false },
             attempts: 0,
             history: (0..HISTORY).map(refusal).collect(),
             dead_letter_id: None,
@@ -309,7 +354,8 @@ mod tests {
         let command = schemas::crm::customer::CloseCustomer { reason: None };
         let send = Work::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
         for work in [send, Work::React] {
-            let task = Task { work, trigger_position: 4, traceparent: Some("t".to_owned()) };
+            let task =
+                Task { work, trigger_position: 4, traceparent: Some("t".to_owned()), can_be_undone: true };
             assert_eq!(read::<Task>(&json(&task), "task").expect("reads"), task);
         }
     }

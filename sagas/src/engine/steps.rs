@@ -5,23 +5,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use commands::{Caller, CommandContext, DispatchError, Executor, dispatch};
-use schemas::engine::{Metadata, TenantId, clock, ids};
-use schemas::saga::{SagaFact, SagaStepCompleted, SagaStepFailed, instance_stream};
-use serde::Serialize;
-use store::{
-    Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, LogFilter, NewEvent, StoreError, StreamAppend,
-    TenantStore, TenantTransaction,
-};
+use commands::Executor;
+use schemas::engine::{TenantId, clock, ids};
+use store::{DeadLetter, DeadLetterStatus, StoreError, StreamAppend, TenantStore, TenantTransaction};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::process::{Process, actor, command_id, consumer_name};
+use super::attempt::{Outcome, undo_rows};
+use super::facts::Facts;
+use super::process::{Process, command_id, consumer_name};
 use super::queue::Queue;
-use super::react::react_all;
+use super::react::Wanted;
 use super::rows::{self, NewRow, Refusal, Refused, StepRow, Work};
 use super::runner::SagaSettings;
 
@@ -44,22 +41,9 @@ pub(super) struct Steps {
     pub(super) process: Arc<dyn Process>,
     pub(super) settings: SagaSettings,
     /// Commands being sent, in all tenants.
-    permits: Semaphore,
+    pub(super) permits: Semaphore,
     /// Outages in a row, by tenant.
     outages: Mutex<HashMap<TenantId, u32>>,
-}
-
-/// What became of a step in hand.
-enum Outcome {
-    /// Its command took effect, now or before.
-    Done,
-    /// The trigger was reacted to after all.
-    Reacted(Vec<NewRow>),
-    Refused {
-        code: String,
-        message: String,
-    },
-    Outage(String),
 }
 
 impl Steps {
@@ -68,11 +52,11 @@ impl Steps {
         Self { executor, process, settings, permits, outages: Mutex::default() }
     }
 
-    fn saga(&self) -> &'static str {
+    pub(super) fn saga(&self) -> &'static str {
         self.process.name()
     }
 
-    fn tenant(&self, id: TenantId) -> TenantStore {
+    pub(super) fn tenant(&self, id: TenantId) -> TenantStore {
         self.executor.store().tenant(id)
     }
 
@@ -169,7 +153,7 @@ impl Steps {
                     for error in panicked.into_iter().filter_map(Result::err) {
                         tracing::error!(saga = self.saga(), %tenant, %error, "a step is taken up again later");
                     }
-                    self.settle(tenant, ended.into_iter().flatten().collect()).await?;
+                    more |= self.settle(tenant, ended.into_iter().flatten().collect()).await?;
                 }
                 () = hinted.notified() => more = true,
             }
@@ -183,56 +167,46 @@ impl Steps {
         Ok(claimed)
     }
 
-    async fn attempt(&self, tenant: TenantId, row: &StepRow) -> Outcome {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
-        match &row.task.work {
-            Work::Send { command } => {
-                let context = CommandContext {
-                    command_id: Some(command_id(self.saga(), row.instance, &row.step)),
-                    correlation_id: Some(row.correlation_id),
-                    causation_id: Some(row.trigger_event),
-                    traceparent: row.task.traceparent.clone(),
-                    ..CommandContext::new(tenant, Caller::system(actor(self.saga()).as_str()))
-                };
-                match dispatch(&self.executor, &context, command.clone()).await {
-                    Ok(_) => Outcome::Done,
-                    Err(DispatchError::Rejected { code, message }) => {
-                        Outcome::Refused { code: code.to_owned(), message }
-                    }
-                    Err(DispatchError::Retryable(cause)) => Outcome::Outage(cause.to_string()),
-                }
-            }
-            Work::React => match self.react_again(tenant, row).await {
-                Ok(outcome) => outcome,
-                Err(error) => Outcome::Outage(error.to_string()),
-            },
-        }
+    fn facts(&self) -> Facts<'_> {
+        Facts { saga: self.saga(), key: self.executor.store().key() }
     }
 
-    async fn react_again(&self, tenant: TenantId, row: &StepRow) -> Result<Outcome, StoreError> {
-        let tenant = self.tenant(tenant);
-        let position = row.task.trigger_position;
-        let page = tenant
-            .read_log_page(position.saturating_sub(1), Some(position), 1, &LogFilter::default())
-            .await?;
-        let mut outcomes = react_all(&tenant, self.process.as_ref(), &page.events).await?;
-        Ok(match outcomes.pop() {
-            Some((_, Ok(wanted))) => Outcome::Reacted(wanted),
-            Some((_, Err(unfit))) => Outcome::Refused { code: unfit.code.to_owned(), message: unfit.message },
-            None => Outcome::Reacted(Vec::new()),
-        })
-    }
-
-    /// Records what became of steps: first in the instances' streams, then in the rows.
-    async fn settle(&self, tenant: TenantId, chunk: Vec<(StepRow, Outcome)>) -> Result<(), StoreError> {
+    /// Records what became of steps: first in the instances' streams, then in the rows. Returns whether steps follow.
+    async fn settle(&self, tenant: TenantId, chunk: Vec<(StepRow, Outcome)>) -> Result<bool, StoreError> {
         let now = clock::now();
-        let mut settled: Vec<(StepRow, Settled)> =
-            chunk.into_iter().map(|(row, outcome)| self.judge(row, outcome, now)).collect();
-        let facts: Vec<(usize, StreamAppend)> = settled
+        let mut settled = Vec::new();
+        let mut facts: Vec<(usize, StreamAppend)> = Vec::new();
+        for (row, outcome) in chunk {
+            let (outcome, fact) = self.judge(&row, outcome, now);
+            facts.extend(fact.map(|fact| (settled.len(), fact)));
+            settled.push((row, outcome));
+        }
+        self.record(tenant, facts, &mut settled).await;
+        let mut late = Vec::new();
+        for (index, (row, outcome)) in settled.iter_mut().enumerate() {
+            if let (Settled::Done(wanted), true) = (outcome, row.task.can_be_undone) {
+                late.extend(self.undo_if_late(tenant, row, wanted).await?.map(|fact| (index, fact)));
+            }
+        }
+        self.record(tenant, late, &mut settled).await;
+        let transaction = self.tenant(tenant).begin_projection().await?;
+        self.write(&transaction, &settled).await?;
+        transaction.commit().await?;
+        for (row, settled) in &settled {
+            self.count(tenant, row, settled);
+        }
+        Ok(settled
             .iter()
-            .enumerate()
-            .filter_map(|(index, (row, settled))| Some((index, self.fact(row, settled)?)))
-            .collect();
+            .any(|(_, settled)| matches!(settled, Settled::Done(wanted) if !wanted.rows.is_empty())))
+    }
+
+    /// Appends facts; a step whose fact is not in the log is taken up again.
+    async fn record(
+        &self,
+        tenant: TenantId,
+        facts: Vec<(usize, StreamAppend)>,
+        settled: &mut [(StepRow, Settled)],
+    ) {
         let (indices, appends): (Vec<usize>, Vec<StreamAppend>) = facts.into_iter().unzip();
         let receipts = self.tenant(tenant).append_all(appends).await;
         for (index, receipt) in indices.into_iter().zip(receipts) {
@@ -240,93 +214,77 @@ impl Steps {
                 settled[index].1 = Settled::Postponed(error.to_string());
             }
         }
-        let transaction = self.tenant(tenant).begin_projection().await?;
-        self.write(&transaction, &settled).await?;
-        transaction.commit().await?;
-        for (row, settled) in &settled {
-            self.count(tenant, row, settled);
-        }
-        Ok(())
     }
 
-    /// What an outcome means for the step.
+    /// A step that took effect while its instance was taking everything back is taken back as well. Its completion is in
+    /// the stream by now, so it is either in the list of what is taken back or behind it.
+    async fn undo_if_late(
+        &self,
+        tenant: TenantId,
+        row: &StepRow,
+        wanted: &mut Wanted,
+    ) -> Result<Option<StreamAppend>, StoreError> {
+        let instance = self.instance(tenant, row).await?;
+        if let Some(said) = instance.undone_for(&row.step) {
+            wanted.rows.extend(undo_rows(row, said).into_iter().flatten());
+            return Ok(None);
+        }
+        let Some(undo) = instance.undo(&row.step).filter(|_| instance.is_compensating()) else {
+            return Ok(None);
+        };
+        let undo = vec![undo];
+        wanted.rows.extend(undo_rows(row, &undo).into_iter().flatten());
+        Ok(Some(self.facts().compensation_started(row, String::new(), undo, instance.version)))
+    }
+
+    /// What an outcome means for the step, and the fact to record in the instance's stream, where there is one.
     fn judge(
         &self,
-        row: StepRow,
+        row: &StepRow,
         outcome: Outcome,
         now: chrono::DateTime<chrono::Utc>,
-    ) -> (StepRow, Settled) {
-        let settled = match outcome {
-            Outcome::Done => Settled::Done(Vec::new()),
-            Outcome::Reacted(wanted) => Settled::Done(wanted),
-            Outcome::Outage(error) => Settled::Postponed(error),
+    ) -> (Settled, Option<StreamAppend>) {
+        match outcome {
+            Outcome::Done(wanted) => {
+                let fact = match &row.task.work {
+                    // The reaction is the fact.
+                    Work::React => None,
+                    Work::Discard { dead_letter, .. } => Some(self.facts().discarded(row, *dead_letter)),
+                    Work::Send { .. } | Work::Undo { .. } | Work::Timer { .. } => {
+                        Some(self.facts().completed(row))
+                    }
+                };
+                (Settled::Done(wanted), fact)
+            }
+            Outcome::Fires(timer, version) => {
+                let fact = self.facts().fired(row, &timer, version);
+                (Settled::Done(Wanted::default()), Some(fact))
+            }
+            Outcome::Obsolete => (Settled::Done(Wanted::default()), None),
+            Outcome::GivenUp { code, undo, rows, version } => {
+                let fact = version.map(|version| self.facts().compensation_started(row, code, undo, version));
+                (Settled::Done(Wanted { rows, ..Wanted::default() }), fact)
+            }
+            Outcome::Outage(error) => (Settled::Postponed(error), None),
             Outcome::Refused { code, message } => {
                 let attempts = row.attempts + 1;
                 let dead = attempts >= self.settings.retry.max_attempts;
-                let letter = row.dead_letter_id.unwrap_or_else(|| self.dead_letter_id(&row));
-                Settled::Refused(Refused {
+                let letter = row.dead_letter_id.unwrap_or_else(|| self.dead_letter_id(row));
+                let refused = Refused {
                     attempts,
                     history: row.history_with(Refusal::new(now, &code, message)),
                     next_attempt_at: now + self.settings.retry.wait(attempts),
                     dead_letter: dead.then_some(letter),
-                })
+                };
+                let of_reaction = row.task.work == Work::React;
+                let fact = if of_reaction { None } else { self.facts().failed(row, &refused) };
+                (Settled::Refused(refused), fact)
             }
-        };
-        (row, settled)
+        }
     }
 
     fn dead_letter_id(&self, row: &StepRow) -> Uuid {
         ids::derived_id(command_id(self.saga(), row.instance, &row.step), "dead_letter")
-    }
-
-    /// The fact to record in the instance's stream, where there is one.
-    fn fact(&self, row: &StepRow, settled: &Settled) -> Option<StreamAppend> {
-        if row.task.work == Work::React {
-            // The reaction is the fact.
-            return None;
-        }
-        let command_id = command_id(self.saga(), row.instance, &row.step);
-        match settled {
-            Settled::Done(_) => {
-                let completed = SagaStepCompleted { step: row.step.clone(), command_id };
-                Some(self.append(row, SagaFact::StepCompleted, "completed", &completed))
-            }
-            Settled::Refused(Refused { dead_letter: Some(dead_letter), attempts, history, .. }) => {
-                let failed = SagaStepFailed {
-                    step: row.step.clone(),
-                    command_id,
-                    attempts: *attempts,
-                    code: history.last().map(|refusal| refusal.code.clone()).unwrap_or_default(),
-                    dead_letter: *dead_letter,
-                };
-                // It may be revived and fail again, which is another fact.
-                Some(self.append(row, SagaFact::StepFailed, &format!("failed/{}", history.len()), &failed))
-            }
-            Settled::Refused(_) | Settled::Postponed(_) => None,
-        }
-    }
-
-    fn append(&self, row: &StepRow, fact: SagaFact, label: &str, payload: &impl Serialize) -> StreamAppend {
-        let step_command = command_id(self.saga(), row.instance, &row.step);
-        let command_id = ids::derived_id(step_command, label);
-        let digest =
-            self.executor.store().key().mac("saga-step", &[step_command.as_bytes(), label.as_bytes()]);
-        let event = NewEvent {
-            event_type: fact.event_type(self.saga()).expect("checked when the process was started"),
-            payload: serde_json::to_vec(payload).expect("a fact serialises").into(),
-            subject_keys: Vec::new(),
-        };
-        let metadata = Metadata {
-            correlation_id: row.correlation_id,
-            causation_id: Some(row.trigger_event),
-            traceparent: row.task.traceparent.clone(),
-            ..Metadata::new(actor(self.saga()), command_id)
-        };
-        let stream = instance_stream(self.saga(), row.instance);
-        StreamAppend {
-            claim: Some(Claim { command_id, digest }),
-            ..StreamAppend::new(stream, ExpectedVersion::Any, vec![event], metadata)
-        }
     }
 
     async fn write(
@@ -334,16 +292,26 @@ impl Steps {
         transaction: &TenantTransaction,
         settled: &[(StepRow, Settled)],
     ) -> Result<(), StoreError> {
-        let done =
-            |(row, settled): &(StepRow, Settled)| matches!(settled, Settled::Done(_)).then(|| row.clone());
-        let done: Vec<StepRow> = settled.iter().filter_map(done).collect();
-        rows::delete(transaction, self.saga(), &done.iter().collect::<Vec<_>>()).await?;
-        for letter in done.iter().filter_map(|row| row.dead_letter_id) {
-            transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
+        let done = settled.iter().filter_map(|(row, settled)| match settled {
+            Settled::Done(wanted) => Some((row, wanted)),
+            Settled::Refused(_) | Settled::Postponed(_) => None,
+        });
+        let (mut gone, mut wanted): (Vec<(Uuid, &str)>, Vec<NewRow>) = (Vec::new(), Vec::new());
+        for (row, follows) in done {
+            gone.push((row.instance, &row.step));
+            gone.extend(follows.cancelled.iter().map(|(instance, row)| (*instance, row.as_str())));
+            wanted.extend_from_slice(&follows.rows);
+            // One that was discarded stays so.
+            if let (Some(letter), false) = (row.dead_letter_id, matches!(row.task.work, Work::Discard { .. }))
+            {
+                transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
+            }
         }
+        rows::delete(transaction, self.saga(), &gone).await?;
+        rows::insert(transaction, self.saga(), &wanted, clock::now()).await?;
         for (row, settled) in settled {
             match settled {
-                Settled::Done(wanted) => rows::insert(transaction, self.saga(), wanted, clock::now()).await?,
+                Settled::Done(_) => {}
                 Settled::Refused(refused) => {
                     let ours = rows::refuse(transaction, self.saga(), row, refused).await?;
                     if let (true, Some(id)) = (ours, refused.dead_letter) {
@@ -416,8 +384,8 @@ impl Steps {
 
 /// What is written of a step.
 enum Settled {
-    /// It is over; the steps that follow from it, where it was a reaction.
-    Done(Vec<NewRow>),
+    /// It is over; what follows from it.
+    Done(Wanted),
     Refused(Refused),
     Postponed(String),
 }

@@ -1,0 +1,268 @@
+//! A saga instance as the fold of its stream: where it stands, what became of its steps and timers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use schemas::engine::RecordedEvent;
+use schemas::saga::{
+    SagaCompensationStarted, SagaFact, SagaReacted, SagaStep, SagaStepCompleted, SagaStepDiscarded,
+    SagaStepFailed, SagaTimer, instance_stream,
+};
+use serde::de::DeserializeOwned;
+use store::{StoreError, TenantStore};
+use uuid::Uuid;
+
+use super::process::undo_label;
+
+/// What became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepState {
+    /// It is wanted and has not taken effect yet.
+    Wanted,
+    /// Its command took effect.
+    Completed,
+    /// It stands in the dead letters.
+    Failed,
+    /// An operator went on without it.
+    Discarded,
+    /// It was refused to the last, and what was done before is taken back.
+    GivenUp,
+}
+
+/// What became of a timer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TimerState {
+    /// Its time comes then.
+    Set(DateTime<Utc>),
+    /// Its time has come.
+    Fired,
+    /// A later reaction wants it no more.
+    Cancelled,
+}
+
+/// An instance as its stream makes it. A new one is the default.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Instance {
+    /// The stream's version.
+    pub version: u64,
+    /// Where it stands, in the word of its last reaction; empty before the first.
+    pub state: String,
+    /// What its reactions have kept, the last first to be seen.
+    pub data: Option<serde_json::Value>,
+    /// What became of its steps, by label.
+    pub steps: BTreeMap<String, StepState>,
+    /// What became of its timers, by label.
+    pub timers: BTreeMap<String, TimerState>,
+    /// Its reactions, by the event that set them off.
+    reactions: HashMap<Uuid, SagaReacted>,
+    /// The commands that take steps back, by the step's label.
+    compensations: HashMap<String, serde_json::Value>,
+    /// Steps in the order in which they took effect.
+    completed: Vec<String>,
+    /// What is taken back, by the step that led to it.
+    undone: BTreeMap<String, Vec<SagaStep>>,
+}
+
+impl Instance {
+    /// Reads and folds an instance's stream.
+    pub(super) async fn load(tenant: &TenantStore, process: &str, id: Uuid) -> Result<Self, StoreError> {
+        let mut instance = Self::default();
+        let stream = instance_stream(process, id);
+        let mut events = Box::pin(tenant.read_stream(&stream, 1));
+        while let Some(event) = events.try_next().await? {
+            instance.apply(process, &event)?;
+        }
+        Ok(instance)
+    }
+
+    fn apply(&mut self, process: &str, event: &RecordedEvent) -> Result<(), StoreError> {
+        self.version = event.version;
+        match SagaFact::of(&event.event_type, process) {
+            Some(SagaFact::Reacted) => self.reacted(read(event)?),
+            Some(SagaFact::StepCompleted) => {
+                let SagaStepCompleted { step, .. } = read(event)?;
+                self.completed.push(step.clone());
+                self.steps.insert(step, StepState::Completed);
+            }
+            Some(SagaFact::StepFailed) => {
+                let SagaStepFailed { step, .. } = read(event)?;
+                self.steps.insert(step, StepState::Failed);
+            }
+            Some(SagaFact::StepDiscarded) => {
+                let SagaStepDiscarded { step, .. } = read(event)?;
+                self.steps.insert(step, StepState::Discarded);
+            }
+            Some(SagaFact::TimerFired) => {
+                let SagaTimer { timer, .. } = read(event)?;
+                self.timers.insert(timer, TimerState::Fired);
+            }
+            Some(SagaFact::CompensationStarted) => {
+                let SagaCompensationStarted { step, steps, .. } = read(event)?;
+                for undo in &steps {
+                    self.steps.insert(undo.step.clone(), StepState::Wanted);
+                }
+                if self.steps.get(&step) != Some(&StepState::Completed) {
+                    self.steps.insert(step.clone(), StepState::GivenUp);
+                }
+                self.undone.insert(step, steps);
+            }
+            None => {}
+        }
+        Ok(())
+    }
+
+    fn reacted(&mut self, reacted: SagaReacted) {
+        self.state.clone_from(&reacted.state);
+        if reacted.data.is_some() {
+            self.data.clone_from(&reacted.data);
+        }
+        for SagaStep { step, compensation, .. } in &reacted.steps {
+            self.steps.entry(step.clone()).or_insert(StepState::Wanted);
+            if let Some(compensation) = compensation {
+                self.compensations.entry(step.clone()).or_insert_with(|| compensation.clone());
+            }
+        }
+        for SagaTimer { timer, due } in &reacted.timers {
+            self.timers.entry(timer.clone()).or_insert(TimerState::Set(*due));
+        }
+        for timer in &reacted.cancelled_timers {
+            self.timers
+                .entry(timer.clone())
+                .and_modify(|state| {
+                    if matches!(state, TimerState::Set(_)) {
+                        *state = TimerState::Cancelled;
+                    }
+                })
+                .or_insert(TimerState::Cancelled);
+        }
+        self.reactions.insert(reacted.trigger_event, reacted);
+    }
+
+    /// Whether it takes back what it has done.
+    pub fn is_compensating(&self) -> bool {
+        !self.undone.is_empty()
+    }
+
+    /// The reaction to an event, where there was one.
+    pub(super) fn reaction_to(&self, event: Uuid) -> Option<&SagaReacted> {
+        self.reactions.get(&event)
+    }
+
+    /// Whether any of its steps can be taken back.
+    pub(super) fn can_compensate(&self) -> bool {
+        !self.compensations.is_empty()
+    }
+
+    /// What was decided to be taken back because of a step.
+    pub(super) fn undone_for(&self, step: &str) -> Option<&[SagaStep]> {
+        self.undone.get(step).map(Vec::as_slice)
+    }
+
+    /// The commands that take back everything done so far, the last first.
+    pub(super) fn undo_all(&self) -> Vec<SagaStep> {
+        self.completed.iter().rev().filter_map(|step| self.undo(step)).collect()
+    }
+
+    /// The command that takes a step back, where it can be and nobody has said so yet.
+    pub(super) fn undo(&self, step: &str) -> Option<SagaStep> {
+        let label = undo_label(step);
+        let command = self.compensations.get(step)?.clone();
+        let said = self.undone.values().flatten().any(|undo| undo.step == label);
+        (!said).then_some(SagaStep { step: label, command, compensation: None })
+    }
+}
+
+fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, StoreError> {
+    serde_json::from_slice(&event.payload).map_err(|error| {
+        StoreError::Corrupt(format!("{} at version {} does not read: {error}", event.stream, event.version))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use schemas::engine::{Actor, LogId, Metadata, clock};
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const NAME: &str = "orders";
+
+    fn folded(facts: &[(SagaFact, Value)]) -> Instance {
+        let mut instance = Instance::default();
+        for ((fact, payload), version) in facts.iter().zip(1..) {
+            let event = RecordedEvent {
+                log_id: LogId(Uuid::nil()),
+                position: version,
+                stream: instance_stream(NAME, Uuid::nil()),
+                version,
+                event_id: Uuid::from_u128(u128::from(version)),
+                event_type: fact.event_type(NAME).expect("a valid type"),
+                recorded_at: clock::now(),
+                payload: Bytes::from(payload.to_string()),
+                metadata: Metadata::new(Actor::system("test"), Uuid::nil()),
+            };
+            instance.apply(NAME, &event).expect("folds");
+        }
+        instance
+    }
+
+    fn reacted(trigger: u128, rest: Value) -> (SagaFact, Value) {
+        let mut payload = json!({
+            "trigger_event": Uuid::from_u128(trigger), "trigger_position": 1, "trigger_type": "a.b.c.v1",
+            "state": format!("after {trigger}"), "steps": [],
+        });
+        for (key, value) in rest.as_object().expect("an object") {
+            payload[key] = value.clone();
+        }
+        (SagaFact::Reacted, payload)
+    }
+
+    fn completed(step: &str) -> (SagaFact, Value) {
+        (SagaFact::StepCompleted, json!({"step": step, "command_id": Uuid::nil()}))
+    }
+
+    #[test]
+    fn what_was_done_is_taken_back_in_reverse_and_once() {
+        let steps = json!([
+            {"step": "a", "command": 1, "compensation": "undo a"},
+            {"step": "b", "command": 2, "compensation": "undo b"},
+            {"step": "c", "command": 3},
+            {"step": "d", "command": 4, "compensation": "undo d"},
+        ]);
+        let mut facts =
+            vec![reacted(1, json!({"steps": steps})), completed("b"), completed("c"), completed("a")];
+        let instance = folded(&facts);
+        assert!(instance.can_compensate() && !instance.is_compensating());
+        let labels = |steps: &[SagaStep]| steps.iter().map(|undo| undo.step.clone()).collect::<Vec<_>>();
+        assert_eq!(labels(&instance.undo_all()), ["undo/a", "undo/b"]);
+
+        let started = json!({"step": "e", "attempts": 3, "code": "X", "steps": instance.undo_all()});
+        facts.push((SagaFact::CompensationStarted, started));
+        facts.push(completed("d"));
+        let instance = folded(&facts);
+        assert!(instance.is_compensating());
+        assert_eq!(labels(instance.undone_for("e").expect("is there")), ["undo/a", "undo/b"]);
+        assert_eq!(labels(&instance.undo_all()), ["undo/d"], "it took effect too late to be in the list");
+        assert_eq!(instance.steps["e"], StepState::GivenUp);
+    }
+
+    #[test]
+    fn a_timer_is_set_once_and_cancelled_before_it_fires_only() {
+        let timer = |label: &str| json!({"timer": label, "due": "2026-01-02T03:04:05Z"});
+        let instance = folded(&[
+            reacted(1, json!({"timers": [timer("a"), timer("b"), timer("c")], "data": 7})),
+            (SagaFact::TimerFired, timer("b")),
+            reacted(2, json!({"cancelled_timers": ["a", "b"]})),
+        ]);
+        assert_eq!(instance.timers["a"], TimerState::Cancelled);
+        assert_eq!(instance.timers["b"], TimerState::Fired);
+        assert!(matches!(instance.timers["c"], TimerState::Set(_)));
+        assert_eq!(
+            (instance.version, instance.state.as_str(), &instance.data),
+            (3, "after 2", &Some(json!(7)))
+        );
+        assert!(instance.reaction_to(Uuid::from_u128(1)).is_some());
+    }
+}
