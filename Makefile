@@ -20,7 +20,7 @@ test: bootstrap
 	cargo test --workspace
 
 test-long: bootstrap
-	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults::
+	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults:: long_
 
 check:
 	cargo fmt --all -- --check

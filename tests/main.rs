@@ -8,6 +8,7 @@ mod commands;
 mod dev;
 mod faults;
 mod nats;
+mod operators;
 mod outages;
 mod projections;
 mod queries;

@@ -178,6 +178,7 @@ impl Which {
             done = &mut work => done,
             () = stop.asked() => {
                 cancel.cancel();
+                eprintln!("cancelling; the version that serves stays");
                 // What was begun is taken back, unless somebody insists.
                 tokio::select! {
                     done = work => done,
