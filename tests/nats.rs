@@ -2,6 +2,7 @@
 
 mod connection;
 mod follow;
+mod refill;
 mod relay;
 
 use std::time::Duration;

@@ -93,6 +93,8 @@ async fn consume(
     batches: &broadcast::Sender<Arc<Batch>>,
     wait: &mut Duration,
 ) -> Result<(), NatsError> {
+    let mut connections = nats.connections();
+    connections.mark_unchanged();
     nats.event_stream().await?;
     let stream: stream::Stream<()> =
         nats.jetstream().get_stream_no_info(STREAM).await.map_err(|error| api(&error))?;
@@ -117,7 +119,13 @@ async fn consume(
     *wait = BACKOFF.0;
     let mut chunks = messages.ready_chunks(CHUNK);
     let mut silent = false;
-    while let Some(chunk) = chunks.next().await {
+    loop {
+        let chunk = tokio::select! {
+            chunk = chunks.next() => chunk,
+            // The server may have forgotten the consumer, and would not say so.
+            Ok(()) = connections.changed() => return Ok(()),
+        };
+        let Some(chunk) = chunk else { return Ok(()) };
         let mut read = Vec::with_capacity(chunk.len());
         let mut failed = None;
         for message in chunk {
@@ -137,7 +145,6 @@ async fn consume(
             None => {}
         }
     }
-    Ok(())
 }
 
 fn api(error: &(dyn std::error::Error + 'static)) -> NatsError {

@@ -12,7 +12,7 @@ use uuid::Uuid;
 pub const SUBJECT_ROOT: &str = "events";
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
-const ID: HeaderName = HeaderName::from_static("ce-id");
+pub(crate) const ID: HeaderName = HeaderName::from_static("ce-id");
 const SOURCE: HeaderName = HeaderName::from_static("ce-source");
 const TYPE: HeaderName = HeaderName::from_static("ce-type");
 const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
@@ -64,6 +64,12 @@ pub fn subject(tenant: &TenantSlug, event_type: &EventType) -> String {
 /// seen within the duplicate window is acknowledged and not stored, also when its message is gone.
 pub fn message_id(log: LogId, position: u64, generation: u32) -> String {
     format!("{log}.{position}.{generation}")
+}
+
+/// The log and position that a message is of, by its headers alone.
+pub fn place(headers: &HeaderMap) -> Option<(LogId, u64)> {
+    let text = |name: HeaderName| headers.get(name).map(HeaderValue::as_str);
+    Some((LogId(text(LOG)?.parse().ok()?), text(POSITION)?.parse().ok()?))
 }
 
 /// The message of an event.

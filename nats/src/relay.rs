@@ -4,11 +4,17 @@
 //! One page of a tenant is under way at a time, pages of many tenants at once. What was not acknowledged is published
 //! again under the same message id, which JetStream recognises within its duplicate window. Two relays at once publish
 //! the same ids and move the progress by compare-and-swap, so they are wasteful and harmless. Outages are waited out.
+//!
+//! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant.
 
+mod check;
+mod copy;
 mod lane;
 mod page;
+mod ranges;
+mod refill;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +28,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::check::{Verdict, Witness};
 use self::lane::Lane;
-use self::page::{Page, Published};
+use self::page::{Page, PublishFailure, Published};
+use self::refill::RefillFailure;
 use crate::{Nats, NatsError};
 
 /// Events published and not yet acknowledged, in all.
@@ -38,8 +46,10 @@ const READS: usize = 2;
 const MOVES: usize = 200;
 /// How often progress and heads are read in case a hint was lost.
 const POLL: Duration = Duration::from_millis(500);
-/// How often the stream is looked at without cause.
-const CHECK: Duration = Duration::from_secs(5);
+/// How often the stream is looked at without cause: a loss is noticed within this time.
+const CHECK: Duration = Duration::from_secs(1);
+/// Tenants compared and refilled at once.
+const REFILLS: usize = 2;
 /// First and longest wait after a failure.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How long a relay that stops waits for what it has in flight.
@@ -85,8 +95,10 @@ enum Done {
     Waited(TenantId),
     Progress(Result<Vec<RelayProgress>, StoreError>),
     Moved { moves: Vec<RelayMove>, result: Result<Vec<TenantId>, StoreError> },
-    Checked(Result<bool, NatsError>),
+    Checked(Result<Verdict, NatsError>),
     CheckAgain,
+    Refilled { tenant: TenantId, result: Result<u64, RefillFailure> },
+    Raised { tenant: TenantId, result: Result<(), StoreError> },
 }
 
 struct Relay {
@@ -103,6 +115,12 @@ struct Relay {
     refresh_again: bool,
     moving: bool,
     stream: StreamCheck,
+    /// Messages that had left the stream when it was looked at last.
+    removed: u64,
+    /// The farthest message that was acknowledged here.
+    farthest: Option<Witness>,
+    doubtful: VecDeque<TenantId>,
+    refilling: HashSet<TenantId>,
     check_failures: u32,
     move_failures: u32,
 }
@@ -134,6 +152,10 @@ impl Relay {
             refresh_again: false,
             moving: false,
             stream: StreamCheck::Due,
+            removed: 0,
+            farthest: None,
+            doubtful: VecDeque::new(),
+            refilling: HashSet::new(),
             check_failures: 0,
             move_failures: 0,
         }
@@ -149,6 +171,7 @@ impl Relay {
             {
                 self.start_page(tenant);
             }
+            self.start_refills();
         }
         if !self.moving && !self.dirty.is_empty() {
             self.move_progress();
@@ -156,7 +179,9 @@ impl Relay {
     }
 
     fn start_page(&mut self, tenant: TenantId) {
-        let Some(page) = self.lanes.get_mut(&tenant).and_then(|lane| lane.begin(PAGE)) else { return };
+        let Some(page) = self.lanes.get_mut(&tenant).and_then(|lane| lane.begin(PAGE, self.removed)) else {
+            return;
+        };
         self.pages += 1;
         let (store, nats) = (self.store.clone(), self.nats.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
@@ -170,6 +195,59 @@ impl Relay {
             Done::Page { tenant, page, published }
         });
         self.work.push(ended.boxed());
+    }
+
+    /// Starts what fits of the refills that are due. A tenant with a page under way finishes that first.
+    fn start_refills(&mut self) {
+        let mut waiting = VecDeque::new();
+        while self.refilling.len() + waiting.len() < REFILLS
+            && let Some(tenant) = self.doubtful.pop_front()
+        {
+            let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
+            if !lane.hold() {
+                waiting.push_back(tenant);
+                continue;
+            }
+            self.refilling.insert(tenant);
+            let (store, nats) = (self.store.clone(), self.nats.clone());
+            let in_flight = Arc::clone(&self.in_flight);
+            let refilling = AbortOnDropHandle::new(tokio::spawn(async move {
+                refill::refill(&store, &nats, &in_flight, tenant).await
+            }));
+            let ended = refilling.map(move |ended| {
+                let result = ended.unwrap_or_else(|error| Err(error.into()));
+                Done::Refilled { tenant, result }
+            });
+            self.work.push(ended.boxed());
+        }
+        waiting.append(&mut self.doubtful);
+        self.doubtful = waiting;
+    }
+
+    fn refilled(&mut self, tenant: TenantId, result: Result<u64, RefillFailure>) {
+        self.refilling.remove(&tenant);
+        match result {
+            Ok(0) => tracing::debug!(%tenant, "nothing is missing on the stream"),
+            Ok(events) => tracing::info!(%tenant, events, "the stream was refilled"),
+            Err(RefillFailure::Overtaken) => {}
+            Err(error) => tracing::warn!(%tenant, %error, "a refill was interrupted; it is taken up again"),
+        }
+        if let Some(lane) = self.lanes.get_mut(&tenant) {
+            lane.refilled();
+        }
+        self.refresh();
+    }
+
+    /// Raises the generation of a tenant whose message ids JetStream takes for repeats of what it no longer holds.
+    fn raise(&mut self, tenant: TenantId) {
+        let Some(lane) = self.lanes.get(&tenant) else { return };
+        let (store, log, generation) = (self.store.clone(), lane.log_id(), lane.generation());
+        self.work.push(
+            async move {
+                Done::Raised { tenant, result: store.raise_relay_generation(tenant, log, generation).await }
+            }
+            .boxed(),
+        );
     }
 
     fn hint(&mut self, tenant: Option<TenantId>) {
@@ -205,23 +283,10 @@ impl Relay {
         };
     }
 
-    /// Sees whether the stream is the one of last time. Another one is empty or foreign, so everything is published
-    /// again, under message ids of a new generation.
     fn check_stream(&mut self) {
         self.stream = StreamCheck::Running;
-        let (store, nats) = (self.store.clone(), self.nats.clone());
-        self.work.push(
-            async move {
-                let check = async {
-                    let stream = nats.event_stream().await?;
-                    // PostgreSQL keeps microseconds.
-                    let created = chrono::SubsecRound::trunc_subsecs(stream.created, 6);
-                    Ok(store.relay_stream_is(created).await?)
-                };
-                Done::Checked(check.await)
-            }
-            .boxed(),
-        );
+        let (store, nats, farthest) = (self.store.clone(), self.nats.clone(), self.farthest);
+        self.work.push(async move { Done::Checked(check::check(&store, &nats, farthest).await) }.boxed());
     }
 
     fn move_progress(&mut self) {
@@ -259,6 +324,16 @@ impl Relay {
             Done::Moved { moves, result } => self.moved(&moves, result),
             Done::Checked(result) => self.checked(result),
             Done::CheckAgain => self.stream = StreamCheck::Due,
+            Done::Refilled { tenant, result } => self.refilled(tenant, result),
+            Done::Raised { tenant, result } => {
+                if let Err(error) = result {
+                    tracing::warn!(%tenant, %error, "a generation cannot be raised");
+                }
+                if let Some(lane) = self.lanes.get_mut(&tenant) {
+                    lane.dispute();
+                }
+                self.refresh();
+            }
         }
     }
 
@@ -266,7 +341,10 @@ impl Relay {
         self.pages -= 1;
         let Some(lane) = self.lanes.get_mut(&tenant) else { return };
         metrics::counter!("relay_published_total").increment(published.acked_to.saturating_sub(page.after));
-        if lane.acked(page, published.acked_to) {
+        if published.mark.sequence > self.farthest.map_or(0, |witness| witness.mark.sequence) {
+            self.farthest = Some(Witness { log: page.log_id, mark: published.mark });
+        }
+        if lane.acked(page, published.acked_to, published.mark) {
             self.dirty.push(tenant);
         }
         match published.failure {
@@ -280,6 +358,9 @@ impl Relay {
                 self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
                 if !error.is_store() {
                     self.doubt();
+                }
+                if matches!(error, PublishFailure::Suppressed(_)) {
+                    self.raise(tenant);
                 }
             }
         }
@@ -315,7 +396,7 @@ impl Relay {
         match result {
             Ok(moved) => {
                 self.move_failures = 0;
-                let moved: std::collections::HashSet<TenantId> = moved.into_iter().collect();
+                let moved: HashSet<TenantId> = moved.into_iter().collect();
                 let mut lost = false;
                 for wanted in moves {
                     let Some(lane) = self.lanes.get_mut(&wanted.tenant) else { continue };
@@ -347,17 +428,30 @@ impl Relay {
         }
     }
 
-    fn checked(&mut self, result: Result<bool, NatsError>) {
+    fn checked(&mut self, result: Result<Verdict, NatsError>) {
         let doubted = self.stream == StreamCheck::RunningDoubted;
         match result {
-            Ok(same) => {
+            Ok(Verdict { removed, doubtful, started_over }) => {
                 self.check_failures = 0;
                 self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
-                if !same {
-                    tracing::warn!("EVENTS is another stream than before: every log is published again");
+                self.removed = removed;
+                if started_over {
                     self.lanes.values_mut().for_each(Lane::dispute);
                     self.refresh();
+                    self.stream = StreamCheck::Due;
                 }
+                if started_over || !doubtful.is_empty() {
+                    // The message that it speaks of may be among the lost.
+                    self.farthest = None;
+                }
+                for tenant in std::mem::take(&mut self.doubtful) {
+                    if let Some(lane) = self.lanes.get_mut(&tenant) {
+                        lane.let_go();
+                    }
+                    self.queue(tenant);
+                }
+                self.doubtful =
+                    doubtful.into_iter().filter(|tenant| !self.refilling.contains(tenant)).collect();
             }
             Err(error) => {
                 self.check_failures += 1;

@@ -171,27 +171,14 @@ impl Store {
             )
             .await?;
         let rows = connection
-            .query(&statement, &[
-                &tenants,
-                &logs,
-                &generations,
-                &from,
-                &to,
-                &removed,
-                &sequences,
-                &positions,
-            ])
+            .query(&statement, &[&tenants, &logs, &generations, &from, &to, &removed, &sequences, &positions])
             .await?;
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
     /// Compares the stream's creation time with that of last time. `false`: it is another stream, from which `removed`
     /// messages have gone, so every generation was raised and everything is to be published again.
-    pub async fn relay_stream_is(
-        &self,
-        created_at: DateTime<Utc>,
-        removed: u64,
-    ) -> Result<bool, StoreError> {
+    pub async fn relay_stream_is(&self, created_at: DateTime<Utc>, removed: u64) -> Result<bool, StoreError> {
         // PostgreSQL keeps microseconds, JetStream nanoseconds.
         let created_at = created_at.trunc_subsecs(6);
         let mut connection = get(&self.0.pools.relay).await?;
@@ -252,6 +239,25 @@ impl Store {
         };
         let changed = self.replace_progress(before, &next).await?;
         Ok(changed.then_some(next))
+    }
+
+    /// Raises a tenant's generation where it still is this one, and puts it in doubt.
+    pub async fn raise_relay_generation(
+        &self,
+        tenant: TenantId,
+        log_id: LogId,
+        generation: u32,
+    ) -> Result<(), StoreError> {
+        get(&self.0.pools.relay)
+            .await?
+            .execute(
+                "insert into relay_progress as p (tenant_id, log_id, generation, acked) values ($1, $2, $3 + 1, 0)
+                 on conflict (tenant_id) do update set generation = p.generation + 1, removed = -1
+                 where p.generation = $3",
+                &[&tenant.0, &log_id.0, &(generation as i32)],
+            )
+            .await?;
+        Ok(())
     }
 
     /// Notes that nothing up to `acked` is missing as of `removed` messages that left the stream. `false` when the

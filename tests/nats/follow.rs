@@ -15,7 +15,7 @@ use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
 
 /// Follows before anything is recorded: waits until the server knows the consumer.
-async fn follower(store: &Store, server: &NatsServer, cancel: &CancellationToken) -> Follower {
+pub async fn follower(store: &Store, server: &NatsServer, cancel: &CancellationToken) -> Follower {
     let nats = connect(server.url()).await;
     let follower = Follower::start(store.clone(), nats.clone(), cancel.clone());
     eventually("the consumer stands", || async {
@@ -58,9 +58,9 @@ async fn what_is_recorded_is_handed_on_as_it_was_recorded() {
 }
 
 /// Remembers the positions handled, in PostgreSQL the checkpoint only.
-struct Recorder {
-    handled: Mutex<Vec<u64>>,
-    tenant: TenantStore,
+pub struct Recorder {
+    pub handled: Mutex<Vec<u64>>,
+    pub tenant: TenantStore,
 }
 
 impl Consumer for Recorder {

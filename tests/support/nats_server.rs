@@ -43,6 +43,19 @@ impl NatsServer {
         std::fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the data is removed");
     }
 
+    /// Copies what JetStream has stored to a place of its own; the server must be down.
+    pub fn back_up(&self) -> tempfile::TempDir {
+        let backup = tempfile::Builder::new().prefix("annals-nats-").tempdir().expect("a temporary folder");
+        copy(&self.folder.path().join("jetstream"), &backup.path().join("jetstream"));
+        backup
+    }
+
+    /// Puts a backup in the place of what JetStream has stored; the server must be down.
+    pub fn restore(&self, backup: &tempfile::TempDir) {
+        self.wipe();
+        copy(&backup.path().join("jetstream"), &self.folder.path().join("jetstream"));
+    }
+
     async fn wait_until_ready(&self) {
         eventually("nats-server answers", || async { async_nats::connect(self.url()).await.ok().map(drop) })
             .await;
@@ -54,6 +67,19 @@ impl Drop for NatsServer {
         // It may have been killed by the test already.
         drop(self.child.kill());
         drop(self.child.wait());
+    }
+}
+
+fn copy(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir_all(to).expect("a folder is made");
+    for entry in std::fs::read_dir(from).expect("the folder reads") {
+        let entry = entry.expect("the folder reads");
+        let target = to.join(entry.file_name());
+        if entry.file_type().expect("a type").is_dir() {
+            copy(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).expect("a file is copied");
+        }
     }
 }
 

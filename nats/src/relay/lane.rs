@@ -2,11 +2,12 @@
 //! page is under way.
 
 use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::{RelayMove, RelayProgress};
+use store::{RelayMark, RelayMove, RelayProgress};
 
 use super::page::Page;
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "independent marks on a tenant, each with its own time")]
 pub(super) struct Lane {
     slug: TenantSlug,
     log_id: LogId,
@@ -17,6 +18,10 @@ pub(super) struct Lane {
     acked: u64,
     /// The part of it that is stored.
     stored: u64,
+    /// The farthest place in the stream among what is not stored yet.
+    mark: RelayMark,
+    /// Messages that had left the stream before the oldest page of what is not stored was begun.
+    removed: Option<u64>,
     state: State,
     /// The head has moved since the page under way was begun.
     hinted: bool,
@@ -24,6 +29,8 @@ pub(super) struct Lane {
     moving: bool,
     /// Somebody else moved the progress: what the store says counts.
     disputed: bool,
+    /// A refill is wanted: nothing is begun before.
+    held: bool,
     failures: u32,
 }
 
@@ -33,6 +40,8 @@ enum State {
     Queued,
     Busy,
     Waiting,
+    /// Its part of the stream is being compared and refilled.
+    Refilling,
 }
 
 impl Lane {
@@ -44,12 +53,45 @@ impl Lane {
             head: progress.head,
             acked: progress.acked,
             stored: progress.acked,
+            mark: RelayMark::default(),
+            removed: None,
             state: State::Idle,
             hinted: false,
             moving: false,
             disputed: false,
+            held: false,
             failures: 0,
         }
+    }
+
+    pub(super) fn log_id(&self) -> LogId {
+        self.log_id
+    }
+
+    pub(super) fn generation(&self) -> u32 {
+        self.generation
+    }
+
+    /// A refill is wanted; true where it may start now, because nothing is under way and everything is stored.
+    pub(super) fn hold(&mut self) -> bool {
+        self.held = true;
+        let quiet = self.state == State::Idle && !self.moving && !self.disputed && self.stored == self.acked;
+        if quiet {
+            self.state = State::Refilling;
+        }
+        quiet
+    }
+
+    /// No refill is wanted any more.
+    pub(super) fn let_go(&mut self) {
+        self.held = false;
+    }
+
+    /// A refill has ended: what the store says counts.
+    pub(super) fn refilled(&mut self) {
+        self.held = false;
+        self.state = State::Idle;
+        self.dispute();
     }
 
     /// The head has moved, how far is not said.
@@ -59,15 +101,19 @@ impl Lane {
 
     /// Whether the tenant is to be queued now; from then on it counts as queued.
     pub(super) fn enqueue(&mut self) -> bool {
-        let due = self.state == State::Idle && !self.disputed && (self.hinted || self.acked < self.head);
+        let due = self.state == State::Idle
+            && !self.disputed
+            && !self.held
+            && (self.hinted || self.acked < self.head);
         if due {
             self.state = State::Queued;
         }
         due
     }
 
-    pub(super) fn begin(&mut self, limit: usize) -> Option<Page> {
-        if self.disputed {
+    /// The next page; `removed` messages have left the stream by now.
+    pub(super) fn begin(&mut self, limit: usize, removed: u64) -> Option<Page> {
+        if self.disputed || self.held {
             self.state = State::Idle;
             return None;
         }
@@ -79,17 +125,20 @@ impl Lane {
             generation: self.generation,
             after: self.acked,
             limit,
+            removed,
         })
     }
 
     /// Takes a page's acknowledgements in; true where there is progress to store that is not listed yet.
-    pub(super) fn acked(&mut self, page: &Page, acked_to: u64) -> bool {
+    pub(super) fn acked(&mut self, page: &Page, acked_to: u64, mark: RelayMark) -> bool {
         let same_log = (page.log_id, page.generation) == (self.log_id, self.generation);
         if self.disputed || !same_log || acked_to <= self.acked {
             return false;
         }
         self.acked = acked_to;
         self.head = self.head.max(acked_to);
+        self.mark = self.mark.farther(mark);
+        self.removed = Some(self.removed.map_or(page.removed, |removed| removed.min(page.removed)));
         !std::mem::replace(&mut self.moving, true)
     }
 
@@ -130,6 +179,8 @@ impl Lane {
             generation: self.generation,
             from: self.stored,
             to: self.acked,
+            removed: self.removed.unwrap_or_default(),
+            mark: self.mark,
         })
     }
 
@@ -142,6 +193,9 @@ impl Lane {
         }
         self.stored = self.stored.max(moved.to);
         self.moving = self.acked > self.stored;
+        if !self.moving {
+            self.removed = None;
+        }
         self.moving
     }
 
@@ -164,7 +218,8 @@ impl Lane {
             if self.state == State::Busy {
                 self.disputed = true;
             } else {
-                *self = Self { state: self.state, failures: self.failures, ..Self::new(progress) };
+                let (state, held, failures) = (self.state, self.held, self.failures);
+                *self = Self { state, held, failures, ..Self::new(progress) };
             }
             return;
         }
@@ -193,7 +248,13 @@ mod tests {
             generation: 0,
             acked,
             head,
+            removed: Some(0),
+            mark: RelayMark::default(),
         }
+    }
+
+    fn at(position: u64) -> RelayMark {
+        RelayMark { sequence: position, position }
     }
 
     fn moved(lane: &mut Lane) -> Option<(u64, u64)> {
@@ -201,7 +262,15 @@ mod tests {
     }
 
     fn a_move(from: u64, to: u64) -> RelayMove {
-        RelayMove { tenant: TENANT, log_id: LogId(Uuid::from_u128(1)), generation: 0, from, to }
+        RelayMove {
+            tenant: TENANT,
+            log_id: LogId(Uuid::from_u128(1)),
+            generation: 0,
+            from,
+            to,
+            removed: 0,
+            mark: at(to),
+        }
     }
 
     #[test]
@@ -209,10 +278,10 @@ mod tests {
         let mut lane = Lane::new(&progress(3, 5));
         assert!(lane.enqueue());
         assert!(!lane.enqueue());
-        let page = lane.begin(10).expect("a page");
+        let page = lane.begin(10, 0).expect("a page");
         assert_eq!(page.after, 3);
         assert!(!lane.enqueue(), "one page at a time");
-        assert!(lane.acked(&page, 5));
+        assert!(lane.acked(&page, 5, at(5)));
         lane.end(false);
         assert!(!lane.enqueue());
         lane.hint();
@@ -223,9 +292,9 @@ mod tests {
     fn a_hint_during_a_page_leads_to_another_page() {
         let mut lane = Lane::new(&progress(0, 1));
         assert!(lane.enqueue());
-        let page = lane.begin(10).expect("a page");
+        let page = lane.begin(10, 0).expect("a page");
         lane.hint();
-        assert!(lane.acked(&page, 1));
+        assert!(lane.acked(&page, 1, at(1)));
         lane.end(false);
         assert!(lane.enqueue());
     }
@@ -233,12 +302,12 @@ mod tests {
     #[test]
     fn progress_is_stored_from_where_it_was_stored_last() {
         let mut lane = Lane::new(&progress(0, 9));
-        let page = lane.begin(4).expect("a page");
-        assert!(lane.acked(&page, 4));
+        let page = lane.begin(4, 0).expect("a page");
+        assert!(lane.acked(&page, 4, at(4)));
         assert_eq!(moved(&mut lane), Some((0, 4)));
         lane.end(true);
-        let page = lane.begin(4).expect("a page");
-        assert!(!lane.acked(&page, 8), "a move is under way");
+        let page = lane.begin(4, 0).expect("a page");
+        assert!(!lane.acked(&page, 8, at(8)), "a move is under way");
         assert!(lane.stored(&a_move(0, 4)), "there is more to store");
         assert_eq!(moved(&mut lane), Some((4, 8)));
         assert!(!lane.stored(&a_move(4, 8)));
@@ -247,51 +316,82 @@ mod tests {
     #[test]
     fn after_a_failure_publishing_starts_at_the_acknowledged_prefix() {
         let mut lane = Lane::new(&progress(0, 9));
-        let page = lane.begin(10).expect("a page");
-        assert!(lane.acked(&page, 6));
+        let page = lane.begin(10, 0).expect("a page");
+        assert!(lane.acked(&page, 6, at(6)));
         assert_eq!(lane.fail(), 1);
         assert!(!lane.enqueue(), "it waits first");
         lane.resume();
         assert!(lane.enqueue());
-        assert_eq!(lane.begin(10).expect("a page").after, 6);
+        assert_eq!(lane.begin(10, 0).expect("a page").after, 6);
     }
 
     #[test]
     fn another_relays_progress_is_taken_over() {
         let mut lane = Lane::new(&progress(2, 9));
         lane.refreshed(&progress(7, 9));
-        assert_eq!(lane.begin(10).expect("a page").after, 7);
+        assert_eq!(lane.begin(10, 0).expect("a page").after, 7);
     }
 
     #[test]
     fn a_lost_move_is_settled_by_what_the_store_says() {
         let mut lane = Lane::new(&progress(2, 9));
-        let page = lane.begin(10).expect("a page");
-        assert!(lane.acked(&page, 9));
+        let page = lane.begin(10, 0).expect("a page");
+        assert!(lane.acked(&page, 9, at(9)));
         lane.end(false);
         assert_eq!(moved(&mut lane), Some((2, 9)));
         lane.dispute();
         assert!(!lane.enqueue(), "nothing is published before the store was asked");
         lane.refreshed(&progress(5, 9));
         assert!(lane.enqueue());
-        assert_eq!(lane.begin(10).expect("a page").after, 5);
+        assert_eq!(lane.begin(10, 0).expect("a page").after, 5);
     }
 
     #[test]
     fn a_new_generation_starts_over() {
         let mut lane = Lane::new(&progress(9, 9));
         lane.hint();
-        let page = lane.begin(10).expect("a page");
+        let page = lane.begin(10, 0).expect("a page");
         let raised = RelayProgress { generation: 1, ..progress(0, 9) };
         lane.refreshed(&raised);
-        assert!(!lane.acked(&page, 10), "what was under way belongs to the old generation");
+        assert!(!lane.acked(&page, 10, at(10)), "what was under way belongs to the old generation");
         lane.end(false);
         lane.refreshed(&raised);
         assert!(lane.enqueue());
-        let page = lane.begin(10).expect("a page");
+        let page = lane.begin(10, 0).expect("a page");
         assert_eq!((page.after, page.generation), (0, 1));
         assert!(!lane.stored(&a_move(0, 9)), "a move of the old generation that ends late");
-        assert!(lane.acked(&page, 4));
+        assert!(lane.acked(&page, 4, at(4)));
         assert_eq!(moved(&mut lane), Some((0, 4)));
+    }
+
+    #[test]
+    fn a_refill_waits_for_what_is_under_way_and_holds_up_what_is_not() {
+        let mut lane = Lane::new(&progress(3, 5));
+        let page = lane.begin(10, 0).expect("a page");
+        assert!(!lane.hold(), "a page is under way");
+        assert!(lane.acked(&page, 5, at(5)));
+        lane.end(true);
+        assert!(!lane.hold(), "it is not stored");
+        assert!(!lane.enqueue());
+        assert!(!lane.stored(&a_move(3, 5)));
+        assert!(lane.hold());
+        lane.refilled();
+        assert!(!lane.enqueue(), "the store says how it ended");
+        lane.refreshed(&RelayProgress { generation: 1, ..progress(1, 5) });
+        assert!(lane.enqueue());
+        let page = lane.begin(10, 0).expect("a page");
+        assert_eq!((page.after, page.generation), (1, 1));
+    }
+
+    #[test]
+    fn progress_is_stored_with_the_loss_that_was_known_when_its_oldest_page_began() {
+        let mut lane = Lane::new(&progress(0, 9));
+        let first = lane.begin(4, 7).expect("a page");
+        assert!(lane.acked(&first, 4, at(40)));
+        lane.end(true);
+        let second = lane.begin(4, 8).expect("a page");
+        assert!(!lane.acked(&second, 8, at(30)));
+        let moved = lane.next_move(TENANT).expect("a move");
+        assert_eq!((moved.removed, moved.mark), (7, at(40)));
     }
 }

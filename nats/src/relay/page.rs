@@ -1,12 +1,17 @@
 //! One page of one tenant: read it from the log, publish it, wait for the acknowledgements in order.
 
-use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::{Store, StoreError};
+use futures::{FutureExt, StreamExt};
+use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
+use store::{RelayMark, Store, StoreError};
 use tokio::sync::Semaphore;
 
-use crate::Nats;
+use super::copy;
 use crate::connection::{STREAM, describe};
-use crate::message::{EventMessage, encode};
+use crate::message::{EventMessage, encode, message_id};
+use crate::{Nats, NatsError};
+
+/// Acknowledged repeats that are looked up at once.
+const LOOK_UPS: usize = 32;
 
 /// What to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -16,6 +21,8 @@ pub(super) struct Page {
     pub(super) generation: u32,
     pub(super) after: u64,
     pub(super) limit: usize,
+    /// Messages that had left the stream when this was begun.
+    pub(super) removed: u64,
 }
 
 /// What came of it.
@@ -23,6 +30,8 @@ pub(super) struct Page {
 pub(super) struct Published {
     /// Everything up to here is acknowledged; the page's `after` where nothing is.
     pub(super) acked_to: u64,
+    /// The farthest place in the stream that was acknowledged.
+    pub(super) mark: RelayMark,
     /// Whether the log had as much as the page could take.
     pub(super) full: bool,
     pub(super) failure: Option<PublishFailure>,
@@ -32,7 +41,11 @@ impl Published {
     /// A page whose task has ended before its time.
     pub(super) fn given_up(page: &Page, error: &tokio::task::JoinError) -> Self {
         let failure = PublishFailure::GivenUp(error.to_string());
-        Self { acked_to: page.after, full: false, failure: Some(failure) }
+        Self::failed(page, failure)
+    }
+
+    fn failed(page: &Page, failure: PublishFailure) -> Self {
+        Self { acked_to: page.after, mark: RelayMark::default(), full: false, failure: Some(failure) }
     }
 }
 
@@ -43,8 +56,17 @@ pub(super) enum PublishFailure {
     Log(#[from] StoreError),
     #[error("JetStream did not take an event: {0}")]
     JetStream(String),
+    /// Its id is taken, and what is stored under it is gone or somebody else's.
+    #[error("JetStream took position {0} for a repeat of a message that it does not hold")]
+    Suppressed(u64),
     #[error("the page was given up: {0}")]
     GivenUp(String),
+}
+
+impl From<NatsError> for PublishFailure {
+    fn from(error: NatsError) -> Self {
+        Self::JetStream(error.to_string())
+    }
 }
 
 impl PublishFailure {
@@ -70,28 +92,44 @@ pub(super) async fn publish(
     };
     let events = match read {
         Ok(events) => events,
-        Err(error) => return Published { acked_to: page.after, full: false, failure: Some(error.into()) },
+        Err(error) => return Published::failed(page, error.into()),
     };
     drop(share.split(page.limit.saturating_sub(events.len())));
     let full = events.len() == page.limit;
+    let Sent { acked, mark, failure } = send(nats, &page.slug, page.generation, &events).await;
+    let acked_to = acked.checked_sub(1).map_or(page.after, |last| events[last].position);
+    Published { acked_to, mark, full, failure }
+}
+
+/// What became of events that were sent.
+pub(super) struct Sent {
+    /// How many are on the stream for certain, from the first on.
+    pub(super) acked: usize,
+    /// The one of these that stands farthest.
+    pub(super) mark: RelayMark,
+    pub(super) failure: Option<PublishFailure>,
+}
+
+/// Publishes events in order and waits until each is on the stream.
+pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events: &[RecordedEvent]) -> Sent {
     let mut pending = Vec::with_capacity(events.len());
     let mut failure = None;
-    for event in &events {
-        let EventMessage { subject, headers, payload } = encode(&page.slug, event, page.generation);
+    for event in events {
+        let EventMessage { subject, headers, payload } = encode(slug, event, generation);
         let message =
             async_nats::jetstream::message::PublishMessage::build().payload(payload).headers(headers);
         match nats.jetstream().send_publish(subject, message).await {
-            Ok(ack) => pending.push((event.position, ack)),
+            Ok(ack) => pending.push(ack),
             Err(error) => {
                 failure = Some(PublishFailure::JetStream(describe(&error)));
                 break;
             }
         }
     }
-    let mut acked_to = page.after;
-    for (position, ack) in pending {
+    let mut places = Vec::with_capacity(pending.len());
+    for ack in pending {
         match ack.await {
-            Ok(ack) if ack.stream == STREAM => acked_to = position,
+            Ok(ack) if ack.stream == STREAM => places.push((ack.sequence, ack.duplicate)),
             Ok(ack) => {
                 failure =
                     Some(PublishFailure::JetStream(format!("the stream {} took it instead", ack.stream)));
@@ -103,5 +141,47 @@ pub(super) async fn publish(
             }
         }
     }
-    Published { acked_to, full, failure }
+    // A repeat is acknowledged also when the message that it repeats is gone.
+    let repeats: Vec<_> = events
+        .iter()
+        .zip(&places)
+        .enumerate()
+        .filter(|(_, (_, (_, duplicate)))| *duplicate)
+        .map(|(index, (event, (sequence, _)))| {
+            holds(nats, *sequence, event, generation).map(move |held| (index, held)).boxed()
+        })
+        .collect();
+    let mut checked = futures::stream::iter(repeats).buffered(LOOK_UPS);
+    let mut acked = places.len();
+    while let Some((index, held)) = checked.next().await {
+        if let Err(error) = held {
+            (acked, failure) = (index, Some(error));
+            break;
+        }
+    }
+    let mark =
+        events[..acked].iter().zip(&places).fold(RelayMark::default(), |mark, (event, (sequence, _))| {
+            mark.farther(RelayMark { sequence: *sequence, position: event.position })
+        });
+    Sent { acked, mark, failure }
+}
+
+/// Whether the stream holds the event at this place.
+async fn holds(
+    nats: &Nats,
+    sequence: u64,
+    event: &RecordedEvent,
+    generation: u32,
+) -> Result<(), PublishFailure> {
+    let id = message_id(event.log_id, event.position, generation);
+    let headers = copy::message_at(nats, sequence).await?;
+    let found = headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
+    let event_id = headers.as_ref().and_then(|headers| headers.get(crate::message::ID));
+    if found.is_some_and(|found| found.as_str() == id)
+        && event_id.is_some_and(|found| found.as_str() == event.event_id.to_string())
+    {
+        Ok(())
+    } else {
+        Err(PublishFailure::Suppressed(event.position))
+    }
 }
