@@ -51,7 +51,12 @@ impl Process for Booking {
             id: target_id(NAME, instance, "impossible"),
             command: RenameCustomer { name: Name::parse("Nobody").expect("valid") },
         };
-        Ok(Some(booking.step("impossible", rename)))
+        // What took no effect is not taken back, although it could be.
+        let undo = AnyCommand::CloseCustomer {
+            id: target_id(NAME, instance, "impossible"),
+            command: CloseCustomer { reason: None },
+        };
+        Ok(Some(booking.step_with_compensation("impossible", rename, undo)))
     }
 }
 

@@ -176,15 +176,22 @@ impl Steps {
         let now = clock::now();
         let mut settled = Vec::new();
         let mut facts: Vec<(usize, StreamAppend)> = Vec::new();
+        // Steps that took effect and can be taken back.
+        let mut completed = Vec::new();
         for (row, outcome) in chunk {
+            if let (Outcome::Done(_), Work::Send { .. }, true) =
+                (&outcome, &row.task.work, row.task.can_be_undone)
+            {
+                completed.push(settled.len());
+            }
             let (outcome, fact) = self.judge(&row, outcome, now);
             facts.extend(fact.map(|fact| (settled.len(), fact)));
             settled.push((row, outcome));
         }
         self.record(tenant, facts, &mut settled).await;
         let mut late = Vec::new();
-        for (index, (row, outcome)) in settled.iter_mut().enumerate() {
-            if let (Settled::Done(wanted), true) = (outcome, row.task.can_be_undone) {
+        for index in completed {
+            if let (row, Settled::Done(wanted)) = &mut settled[index] {
                 late.extend(self.undo_if_late(tenant, row, wanted).await?.map(|fact| (index, fact)));
             }
         }
