@@ -148,6 +148,35 @@ async fn processes_that_die_in_the_middle_take_back_everything_once() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_step_that_takes_effect_too_late_is_taken_back_as_well() {
+    let (database, server) = (Database::create().await, NatsServer::start().await);
+    let owner = database.connect("postgres").await;
+    owner
+        .batch_execute(
+            "create function hold() returns trigger language plpgsql as
+                 $$ begin new.next_attempt_at = now() + interval '1 hour'; return new; end $$;
+             create trigger hold before insert on saga_steps for each row when (new.step = 'third')
+                 execute function hold()",
+        )
+        .await
+        .expect("the third step is held up");
+    let engine = Engine::start(&database, &server, vec![Arc::new(Booking)]).await;
+    let tenant = open_tenant(&engine.store, "acme").await;
+    let instance = place_order(&tenant).await;
+    eventually("the others are taken back", || async { completed(&tenant, instance).await.len() == 4 }).await;
+    owner.batch_execute("update saga_steps set next_attempt_at = now()").await.expect("updates");
+    settled(&database, &tenant, NAME).await;
+    assert_eq!(completed(&tenant, instance).await[4..], ["third", "undo/third"]);
+    let id = target_id(NAME, instance, "third");
+    let loaded = engine.executor.load::<Customer>(tenant.id(), id).await.expect("loads");
+    assert_eq!(loaded.map(|(customer, _)| customer.status), Some(CustomerStatus::Closed));
+    let told = types(&tenant, &instance_stream(NAME, instance)).await;
+    let started = told.iter().filter(|told| *told == "saga.booking.compensation_started.v1").count();
+    assert_eq!(started, 2, "the log tells why it was taken back");
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_compensation_that_is_refused_stands_in_the_dead_letters_and_the_rest_follows_when_it_is_discarded()
 {
     let (database, server) = (Database::create().await, NatsServer::start().await);
