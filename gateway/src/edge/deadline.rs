@@ -56,9 +56,8 @@ impl Deadline {
     fn with(request: Request, handler: Duration, overall: Duration) -> (Self, Request) {
         let waited = Arc::new(Mutex::new(Waited::default()));
         let deadline = Self { started: Instant::now(), handler, overall, waited: Arc::clone(&waited) };
-        let request = request.map(|body| {
-            if body.is_end_stream() { body } else { Body::new(Watched { body, waited }) }
-        });
+        let request =
+            request.map(|body| if body.is_end_stream() { body } else { Body::new(Watched { body, waited }) });
         (deadline, request)
     }
 
