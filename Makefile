@@ -8,7 +8,7 @@ ARGS ?=
 help: ## print the targets
 	@echo "make run     start everything on this machine: PostgreSQL, NATS, all roles (ARGS=\"--ephemeral --random-ports --json\")"
 	@echo "make test    run every test, on real servers"
-	@echo "make test-long  the fault harness with 200 faults (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
+	@echo "make test-long  the long forms of tests: 200 faults, every crash point (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
 	@echo "make check   formatting, lints, licences and bans of dependencies"
 	@echo "make bench   measure the store beside its peers; writes bench/results.json"
 	@echo "make help    print this"
@@ -20,7 +20,7 @@ test: bootstrap
 	cargo test --workspace
 
 test-long: bootstrap
-	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults:: long_
+	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults:: crash_points:: long_
 
 check:
 	cargo fmt --all -- --check

@@ -14,6 +14,7 @@ pub mod process;
 pub mod product;
 pub mod programs;
 pub mod proxy;
+pub mod wire;
 
 use std::os::unix::fs::PermissionsExt;
 use std::sync::atomic::{AtomicU32, Ordering};

@@ -1,12 +1,14 @@
 //! What the environment asks of the tests that have a long form.
 
+/// Whether the long forms are wanted.
+pub fn is_wanted() -> bool {
+    variable("ANNALS_TEST_LONG").is_some()
+}
+
 /// How many faults the long form of the fault harness takes; `None` where the short form is wanted.
 pub fn faults() -> Option<usize> {
-    variable("ANNALS_TEST_LONG")?;
-    Some(
-        variable("ANNALS_TEST_FAULTS")
-            .map_or(200, |text| text.parse().expect("ANNALS_TEST_FAULTS is a number")),
-    )
+    let number = |text: String| text.parse().expect("ANNALS_TEST_FAULTS is a number");
+    is_wanted().then(|| variable("ANNALS_TEST_FAULTS").map_or(200, number))
 }
 
 /// The seed of a run: a given one, or another each time.
