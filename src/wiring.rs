@@ -12,7 +12,7 @@ use gateway::{Gateway, GatewayConfig, ReadinessCheck};
 use nats::{Follower, Nats, NatsConfig};
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, OwnerConfig, Store, StoreConfig};
+use store::{DeploymentKey, OwnerConfig, SharedWork, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -167,13 +167,27 @@ impl Prepared {
 
     fn start_workers(&self, nats: &Nats, running: &mut Running) {
         let plays = |role: Role| self.roles.contains(&role);
+        let shared = [
+            (Role::Relay, SharedWork::Relay),
+            (Role::Projections, SharedWork::Projections),
+            (Role::Sagas, SharedWork::Sagas),
+        ];
+        for (_, work) in shared.into_iter().filter(|(role, _)| plays(*role)) {
+            let (share, stop) = (self.store.share(work), running.stop_workers.clone());
+            running.workers.spawn(async move {
+                share.keep(stop).await;
+                Ok(())
+            });
+        }
         if plays(Role::Projections) || plays(Role::Sagas) {
             let follower = Follower::start(self.store.clone(), nats.clone(), running.stop_workers.clone());
             if plays(Role::Projections) {
                 let (follower, store) = (follower.clone(), self.store.clone());
                 let stop = running.stop_workers.clone();
                 running.workers.spawn(async move {
-                    projections::run_all(store, || follower.batches(), FeedSettings::default(), stop).await;
+                    let settings =
+                        FeedSettings { work: Some(SharedWork::Projections), ..FeedSettings::default() };
+                    projections::run_all(store, || follower.batches(), settings, stop).await;
                     Ok(())
                 });
             }

@@ -10,6 +10,7 @@ mod faults;
 mod nats;
 mod operators;
 mod outages;
+mod processes;
 mod projections;
 mod queries;
 mod sagas;

@@ -22,7 +22,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::TenantId;
-use store::{RelayMove, RelayProgress, Store, StoreError};
+use store::{RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +60,7 @@ const FAREWELL: Duration = Duration::from_secs(2);
 pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<(), NatsError> {
     let mut hints = store.head_moves();
     let mut connections = nats.connections();
+    let mut changes = store.share(SharedWork::Relay).changes();
     let mut relay = Relay::new(store, nats);
     let mut poll = tokio::time::interval(POLL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -74,6 +75,10 @@ pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<
             Ok(()) = connections.changed() => relay.doubt(),
             _ = check.tick() => relay.doubt(),
             _ = poll.tick() => relay.refresh(),
+            () = changes.next() => {
+                relay.refresh();
+                relay.doubt();
+            }
         }
     }
     relay.stop().await;
@@ -103,6 +108,7 @@ enum Done {
 
 struct Relay {
     store: Store,
+    share: Share,
     nats: Nats,
     lanes: HashMap<TenantId, Lane>,
     ready: VecDeque<TenantId>,
@@ -139,6 +145,7 @@ enum StreamCheck {
 impl Relay {
     fn new(store: Store, nats: Nats) -> Self {
         Self {
+            share: store.share(SharedWork::Relay),
             store,
             nats,
             lanes: HashMap::new(),
@@ -179,9 +186,12 @@ impl Relay {
     }
 
     fn start_page(&mut self, tenant: TenantId) {
-        let Some(page) = self.lanes.get_mut(&tenant).and_then(|lane| lane.begin(PAGE, self.removed)) else {
+        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+        if !self.share.owns(tenant) {
+            lane.pass();
             return;
-        };
+        }
+        let Some(page) = lane.begin(PAGE, self.removed) else { return };
         self.pages += 1;
         let (store, nats) = (self.store.clone(), self.nats.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
@@ -262,7 +272,7 @@ impl Relay {
     }
 
     fn queue(&mut self, tenant: TenantId) {
-        if self.lanes.get_mut(&tenant).is_some_and(Lane::enqueue) {
+        if self.share.owns(tenant) && self.lanes.get_mut(&tenant).is_some_and(Lane::enqueue) {
             self.ready.push_back(tenant);
         }
     }
@@ -450,8 +460,10 @@ impl Relay {
                     }
                     self.queue(tenant);
                 }
-                self.doubtful =
-                    doubtful.into_iter().filter(|tenant| !self.refilling.contains(tenant)).collect();
+                self.doubtful = doubtful
+                    .into_iter()
+                    .filter(|tenant| self.share.owns(*tenant) && !self.refilling.contains(tenant))
+                    .collect();
             }
             Err(error) => {
                 self.check_failures += 1;

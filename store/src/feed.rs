@@ -18,11 +18,13 @@ use schemas::engine::{LogId, RecordedEvent, TenantId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Head, LogFilter, Store, StoreError};
+use crate::{Head, LogFilter, Share, SharedWork, Store, StoreError};
 
 mod lane;
 
 use lane::Lane;
+
+use crate::sharing::ShareChanges;
 
 /// Events of one tenant with contiguous positions.
 #[derive(Debug, Clone, PartialEq)]
@@ -69,11 +71,13 @@ pub struct FeedSettings {
     pub tenants_at_once: usize,
     /// How often heads are compared with checkpoints.
     pub compare_every: Duration,
+    /// The sort of work that this is part of, where it is shared with other processes.
+    pub work: Option<SharedWork>,
 }
 
 impl Default for FeedSettings {
     fn default() -> Self {
-        Self { batch: 500, tenants_at_once: 6, compare_every: Duration::from_secs(1) }
+        Self { batch: 500, tenants_at_once: 6, compare_every: Duration::from_secs(1), work: None }
     }
 }
 
@@ -94,8 +98,11 @@ pub async fn run<C: Consumer>(
     settings: FeedSettings,
     cancel: CancellationToken,
 ) {
+    let share = settings.work.map(|work| store.share(work));
+    let mut changes = share.as_ref().map(Share::changes);
     let mut feed = Feed {
         store,
+        share,
         consumer,
         settings,
         lanes: HashMap::new(),
@@ -114,11 +121,20 @@ pub async fn run<C: Consumer>(
         tokio::select! {
             () = cancel.cancelled() => break,
             _ = compare.tick() => feed.compare(),
+            () = changed(&mut changes) => feed.compare(),
             Some(done) = feed.work.next() => feed.done(done),
             Some(batch) = followed.next() => feed.offer(batch),
         }
     }
     // What is under way is left: a batch is one transaction, so that is safe at any point.
+}
+
+/// The share of this process has changed.
+async fn changed(changes: &mut Option<ShareChanges>) {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
 }
 
 enum Done {
@@ -139,6 +155,7 @@ enum Progress {
 
 struct Feed<C> {
     store: Store,
+    share: Option<Share>,
     consumer: Arc<C>,
     settings: FeedSettings,
     lanes: HashMap<TenantId, Lane>,
@@ -151,7 +168,15 @@ struct Feed<C> {
 }
 
 impl<C: Consumer> Feed<C> {
+    /// Whether this process works for the tenant.
+    fn owns(&self, tenant: TenantId) -> bool {
+        self.share.as_ref().is_none_or(|share| share.owns(tenant))
+    }
+
     fn offer(&mut self, batch: Batch) {
+        if !self.owns(batch.tenant) {
+            return;
+        }
         let lane = self.lanes.entry(batch.tenant).or_default();
         let before = lane.buffered();
         lane.offer(batch.log_id, batch.events, BUFFERED_IN_ALL.saturating_sub(self.buffered));
@@ -161,7 +186,10 @@ impl<C: Consumer> Feed<C> {
 
     /// Queues a tenant that has something to do and is neither at work nor waiting.
     fn queue(&mut self, tenant: TenantId) {
-        if self.lanes.get(&tenant).is_some_and(Lane::is_due) && self.queued.insert(tenant) {
+        if self.lanes.get(&tenant).is_some_and(Lane::is_due)
+            && self.owns(tenant)
+            && self.queued.insert(tenant)
+        {
             self.ready.push_back(tenant);
         }
     }
@@ -171,6 +199,9 @@ impl<C: Consumer> Feed<C> {
             && let Some(tenant) = self.ready.pop_front()
         {
             self.queued.remove(&tenant);
+            if !self.owns(tenant) {
+                continue;
+            }
             let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
             let before = lane.buffered();
             let turn = lane.begin(self.settings.batch);

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::append::Appender;
 use crate::pools::{Pools, get};
+use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
 use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
 
@@ -27,6 +28,7 @@ pub(crate) struct Inner {
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) appender: Appender,
+    shares: [Share; 3],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
     stop: CancellationToken,
@@ -46,11 +48,14 @@ impl Store {
         tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
         tasks.close();
         let appender = Appender::start(&config, &signals);
+        let shares = [SharedWork::Relay, SharedWork::Projections, SharedWork::Sagas]
+            .map(|work| Share::new(work, Arc::clone(&pools)));
         Ok(Self(Arc::new(Inner {
             key: config.key,
             pools,
             signals,
             appender,
+            shares,
             by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
             stop,
@@ -105,6 +110,11 @@ impl Store {
     /// The heads of all tenants.
     pub async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         crate::heads::all(&self.0.pools).await
+    }
+
+    /// This process's share of the work of a sort.
+    pub fn share(&self, work: SharedWork) -> Share {
+        self.0.shares[work as usize].clone()
     }
 
     /// Hints about tenants whose head has moved, in this process or another. Who lags behind compares the heads.

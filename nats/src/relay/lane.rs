@@ -129,6 +129,11 @@ impl Lane {
         })
     }
 
+    /// Its turn has come, but the tenant is another process's by now.
+    pub(super) fn pass(&mut self) {
+        self.state = State::Idle;
+    }
+
     /// Takes a page's acknowledgements in; true where there is progress to store that is not listed yet.
     pub(super) fn acked(&mut self, page: &Page, acked_to: u64, mark: RelayMark) -> bool {
         let same_log = (page.log_id, page.generation) == (self.log_id, self.generation);

@@ -7,6 +7,7 @@ use commands::Executor;
 use futures::Stream;
 use schemas::engine::InvalidValue;
 use schemas::saga::SagaFact;
+use store::SharedWork;
 use store::feed::{Batch, FeedSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -71,7 +72,7 @@ where
         SagaFact::Reacted.event_type(name).map_err(|source| SagaError::Name { name, source })?;
         let (hints, hinted) = mpsc::channel(HINTS);
         let reactor = Reactor::new(executor.store().clone(), Arc::clone(&process), hints);
-        let feed = FeedSettings { batch: 250, ..FeedSettings::default() };
+        let feed = FeedSettings { batch: 250, work: Some(SharedWork::Sagas), ..FeedSettings::default() };
         tasks.spawn(store::feed::run(
             executor.store().clone(),
             Arc::new(reactor),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use commands::Executor;
 use schemas::engine::{TenantId, clock, ids};
-use store::{DeadLetter, DeadLetterStatus, StoreError, StreamAppend, TenantStore, TenantTransaction};
+use store::{
+    DeadLetter, DeadLetterStatus, SharedWork, StoreError, StreamAppend, TenantStore, TenantTransaction,
+};
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -111,7 +113,11 @@ impl Steps {
     }
 
     async fn due(&self) -> Result<Vec<TenantId>, StoreError> {
-        self.executor.store().tenants_with_due_saga_steps(self.saga(), clock::now(), FOUND).await
+        let store = self.executor.store();
+        let mut due = store.tenants_with_due_saga_steps(self.saga(), clock::now(), FOUND).await?;
+        let share = store.share(SharedWork::Sagas);
+        due.retain(|tenant| share.owns(*tenant));
+        Ok(due)
     }
 
     fn outage_wait(&self, failures: u32) -> Duration {

@@ -1,0 +1,4 @@
+//! Several processes over one PostgreSQL and one NATS: they share the work, and others take over from those that die.
+
+mod serving;
+mod sharing;
