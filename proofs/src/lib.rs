@@ -5,5 +5,9 @@
 //! length followed by the bytes, labels end with a zero byte.
 
 pub mod frame;
+pub mod note;
+pub mod tree;
 
 pub use frame::{CommitmentKind, Frame, FrameError, Hash, Salt, commitment, leaf_hash};
+pub use note::{Checkpoint, NoteError, NoteSigner, VerifierKey};
+pub use tree::{Frontier, Node, Span};
