@@ -2,6 +2,7 @@
 //!
 //! Layout: one file a subcommand; `failure` maps errors to exit codes, `output` prints rows.
 
+mod audit;
 mod config;
 mod deadletter;
 mod dev;
@@ -11,6 +12,7 @@ mod failure;
 mod migrate;
 mod output;
 mod projection;
+mod remote;
 mod serve;
 mod tenant;
 
@@ -71,6 +73,9 @@ enum Command {
     /// What sagas and projections gave up
     #[command(subcommand)]
     Deadletter(deadletter::Deadletter),
+    /// Proofs of a tenant's history
+    #[command(subcommand)]
+    Audit(Box<audit::Audit>),
     /// Read models
     #[command(subcommand)]
     Projection(projection::Projection),
@@ -103,6 +108,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => command.run(&load()?, output).await,
         Command::Deadletter(command) => command.run(&load()?, output).await,
+        Command::Audit(command) => command.run(output).await,
         Command::Projection(command) => command.run(&load()?, output).await,
     }
 }

@@ -13,7 +13,7 @@ use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
 pub use secret::Secret;
-pub use sections::{Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets};
+pub use sections::{Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets};
 
 /// Every setting with its default; `config.default.toml`, embedded.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -47,6 +47,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Retries of processes.
     pub saga: Saga,
+    /// The signer of checkpoints.
+    pub audit: Audit,
     /// The deployment key.
     pub secrets: Secrets,
     /// Logging.
@@ -162,12 +164,17 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Everything that is wrong with these settings for a process that runs all roles.
-    pub fn problems(&self) -> Vec<SettingsError> {
+    /// Everything that is wrong with these settings for a process, which may be one that signs checkpoints.
+    pub fn problems(&self, signs: bool) -> Vec<SettingsError> {
         let mut problems = Vec::new();
         problems.extend(self.database.runtime_password().err());
         problems.extend(self.secrets.key().err());
         problems.extend(self.identity.signing_key().err());
+        if signs {
+            problems.extend(self.audit.signing_key().err());
+            problems.extend(self.audit.previous_key().err());
+            problems.extend(self.audit.folder().err());
+        }
         problems.extend(self.nats.problem());
         problems.extend(self.identity.problem());
         problems.extend(self.log.problem());
@@ -176,6 +183,7 @@ impl Settings {
             ("database.append_lanes", self.database.append_lanes),
             ("gateway.streams", self.gateway.streams),
             ("gateway.heartbeat_seconds", self.gateway.heartbeat_seconds as usize),
+            ("audit.seal_every_seconds", self.audit.seal_every_seconds as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {
             if value == 0 {
@@ -342,13 +350,15 @@ mod tests {
     #[test]
     fn every_setting_is_documented_and_read() {
         let settings = with_environment(&[]).expect("the defaults are complete");
-        let problems: Vec<String> = settings.problems().iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = settings.problems(true).iter().map(ToString::to_string).collect();
         assert_eq!(
             problems,
             [
                 "`database.runtime_password` is not set",
                 "`secrets.key` is not set",
-                "`identity.signing_key` is not set"
+                "`identity.signing_key` is not set",
+                "`audit.signing_key` is not set",
+                "`audit.folder` is not set"
             ]
         );
     }

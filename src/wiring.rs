@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
+use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
 use gateway::auth::{HashingConfig, SigningKey};
@@ -78,11 +79,13 @@ pub enum Role {
     Projections,
     /// Turns events into commands
     Sagas,
+    /// Extends the Merkle logs and signs checkpoints
+    Sealer,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 4] = [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas];
+    pub const ALL: [Self; 5] = [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer];
 
     /// The roles' names for a log line.
     pub fn list(roles: &[Self]) -> String {
@@ -108,6 +111,8 @@ pub struct Prepared {
     listeners: Listeners,
     roles: Vec<Role>,
     sagas: SagaSettings,
+    signer: Option<Arc<Signer>>,
+    seal_every: Duration,
     stop_listeners: CancellationToken,
 }
 
@@ -129,8 +134,19 @@ impl Prepared {
             nats.iter().map(readiness_of).collect(),
             stop_listeners.clone(),
         )?;
-        let (roles, sagas) = (roles.to_vec(), saga_settings(settings));
-        Ok(Self { store, executor, gateway, nats, listeners, roles, sagas, stop_listeners })
+        let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
+        Ok(Self {
+            store,
+            executor,
+            gateway,
+            nats,
+            listeners,
+            roles: roles.to_vec(),
+            sagas: saga_settings(settings),
+            signer,
+            seal_every: Duration::from_secs(settings.audit.seal_every_seconds),
+            stop_listeners,
+        })
     }
 
     /// The store.
@@ -171,6 +187,7 @@ impl Prepared {
             (Role::Relay, SharedWork::Relay),
             (Role::Projections, SharedWork::Projections),
             (Role::Sagas, SharedWork::Sagas),
+            (Role::Sealer, SharedWork::Sealer),
         ];
         for (_, work) in shared.into_iter().filter(|(role, _)| plays(*role)) {
             let (share, stop) = (self.store.share(work), running.stop_workers.clone());
@@ -201,6 +218,14 @@ impl Prepared {
                         .context("the role sagas")
                 });
             }
+        }
+        if let Some(signer) = &self.signer {
+            let (store, nats, signer) = (self.store.clone(), nats.clone(), Arc::clone(signer));
+            let (every, stop) = (self.seal_every, running.stop_workers.clone());
+            running.workers.spawn(async move {
+                audit::sealer::run(store, Some(nats), signer, every, stop).await;
+                Ok(())
+            });
         }
         if plays(Role::Relay) {
             let (store, nats, stop) = (self.store.clone(), nats.clone(), running.stop_workers.clone());
@@ -296,6 +321,18 @@ impl Listeners {
 
 async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// The signer of checkpoints.
+fn signer(settings: &Settings) -> anyhow::Result<Signer> {
+    let audit = &settings.audit;
+    let config = SignerConfig {
+        deployment: audit.deployment.clone(),
+        key: audit.signing_key()?.reveal().to_owned(),
+        previous_key: audit.previous_key()?.map(|key| key.reveal().to_owned()),
+        folder: audit.folder()?,
+    };
+    Signer::open(&config).context("the role sealer")
 }
 
 fn readiness_of(nats: &Nats) -> ReadinessCheck {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 10] = [
     ("schemas", &[]),
     ("proofs", &[]),
     ("store", &["schemas", "proofs"]),
@@ -13,7 +13,8 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
     ("sagas", &["commands", "store", "schemas"]),
-    ("gateway", &["commands", "queries", "store", "nats", "schemas"]),
+    ("audit", &["nats", "store", "proofs", "schemas"]),
+    ("gateway", &["audit", "commands", "queries", "store", "nats", "schemas"]),
 ];
 
 /// Lines at which a file has become two.

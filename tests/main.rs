@@ -4,6 +4,7 @@
 //! binary, because each further one links the whole product again.
 
 mod architecture;
+mod audit;
 mod commands;
 mod dev;
 mod faults;

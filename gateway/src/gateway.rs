@@ -96,6 +96,11 @@ impl Gateway {
             .route("/v1/auth/me", get(rest::auth::me))
             .route("/v1/events", get(rest::events::page))
             .route("/v1/events/stream", get(streams::sse::follow))
+            .route("/v1/audit/key", get(rest::audit::key))
+            .route("/v1/audit/checkpoint", get(rest::audit::checkpoint))
+            .route("/v1/audit/proofs/{position}", get(rest::audit::proof))
+            .route("/v1/audit/consistency", get(rest::audit::consistency))
+            .route("/v1/audit/export", get(rest::audit::export))
             .route("/.well-known/jwks.json", get(rest::jwks::keys))
             .route(
                 "/graphql",

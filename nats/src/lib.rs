@@ -2,8 +2,9 @@
 //! and is filled again.
 //!
 //! Layout: `connection` connects and sets the stream up; `message` maps events to messages and back; `relay` publishes
-//! the log; `follow` reads the stream for the product's own followers.
+//! the log; `follow` reads the stream for the product's own followers; `checkpoints` publishes what the sealer signs.
 
+pub mod checkpoints;
 pub mod connection;
 mod error;
 pub mod follow;

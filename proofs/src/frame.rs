@@ -3,6 +3,9 @@
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+/// What an entry begins with.
+const LABEL: &[u8] = b"annals-event/v1\0";
+
 /// A SHA-256 digest.
 pub type Hash = [u8; 32];
 /// The random salt of a commitment.
@@ -74,7 +77,7 @@ impl Frame<'_> {
     /// The entry as bytes.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         let mut entry = Vec::with_capacity(192 + self.stream.len() + self.event_type.len());
-        entry.extend_from_slice(b"annals-event/v1\0");
+        entry.extend_from_slice(LABEL);
         entry.extend_from_slice(self.log_id.as_bytes());
         entry.extend_from_slice(self.event_id.as_bytes());
         push_name(&mut entry, "the stream name", self.stream)?;
@@ -93,6 +96,60 @@ impl Frame<'_> {
         }
         Ok(entry)
     }
+}
+
+/// An entry as it reads back.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of Frame")]
+pub struct Entry<'a> {
+    pub log_id: Uuid,
+    pub event_id: Uuid,
+    pub stream: &'a str,
+    pub version: u64,
+    pub event_type: &'a str,
+    pub schema_version: u32,
+    pub recorded_at: i64,
+    pub payload_encoding: u8,
+    pub payload_commitment: Hash,
+    pub metadata_commitment: Hash,
+    pub subject_keys: Vec<Uuid>,
+}
+
+impl<'a> Entry<'a> {
+    /// Reads an entry; `None` where the bytes are not exactly one.
+    pub fn decode(entry: &'a [u8]) -> Option<Self> {
+        let mut rest = entry.strip_prefix(LABEL)?;
+        let read = Self {
+            log_id: Uuid::from_bytes(take(&mut rest)?),
+            event_id: Uuid::from_bytes(take(&mut rest)?),
+            stream: take_name(&mut rest)?,
+            version: u64::from_be_bytes(take(&mut rest)?),
+            event_type: take_name(&mut rest)?,
+            schema_version: u32::from_be_bytes(take(&mut rest)?),
+            recorded_at: i64::from_be_bytes(take(&mut rest)?),
+            payload_encoding: u8::from_be_bytes(take(&mut rest)?),
+            payload_commitment: take(&mut rest)?,
+            metadata_commitment: take(&mut rest)?,
+            subject_keys: {
+                let count = u8::from_be_bytes(take(&mut rest)?);
+                (0..count).map(|_| take(&mut rest).map(Uuid::from_bytes)).collect::<Option<_>>()?
+            },
+        };
+        rest.is_empty().then_some(read)
+    }
+}
+
+fn take<const N: usize>(rest: &mut &[u8]) -> Option<[u8; N]> {
+    let (bytes, after) = rest.split_first_chunk()?;
+    *rest = after;
+    Some(*bytes)
+}
+
+fn take_name<'a>(rest: &mut &'a [u8]) -> Option<&'a str> {
+    let length = usize::from(u16::from_be_bytes(take(rest)?));
+    let (name, after) = rest.split_at_checked(length)?;
+    *rest = after;
+    std::str::from_utf8(name).ok()
 }
 
 /// `SHA-256(0x00 || entry)` (RFC 6962, section 2.1).
@@ -144,6 +201,18 @@ mod tests {
         let entry = frame(&[]).encode().expect("frames");
         assert_eq!(hex(frame(&[]).payload_commitment), PAYLOAD_COMMITMENT);
         assert_eq!(hex(leaf_hash(&entry)), LEAF);
+    }
+
+    #[test]
+    fn an_entry_reads_back_and_a_cut_one_does_not() {
+        let keys = [Uuid::from_u128(1), Uuid::from_u128(2)];
+        let entry = frame(&keys).encode().expect("frames");
+        let read = Entry::decode(&entry).expect("reads");
+        assert_eq!((read.stream, read.version, read.subject_keys), ("crm.customer/1", 3, keys.to_vec()));
+        for length in 0..entry.len() {
+            assert_eq!(Entry::decode(&entry[..length]), None);
+        }
+        assert_eq!(Entry::decode(&[entry.as_slice(), &[0]].concat()), None);
     }
 
     #[test]

@@ -123,6 +123,15 @@ impl Frontier {
     }
 }
 
+/// The root over subtrees of one size that stand side by side.
+pub fn fold(hashes: impl IntoIterator<Item = Hash>) -> Hash {
+    let mut frontier = Frontier::default();
+    for hash in hashes {
+        frontier.push(hash, |_, _| {});
+    }
+    frontier.root()
+}
+
 /// The subtrees whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf towards the root
 /// (`PATH` of RFC 6962, section 2.1.1). `None` where there is no such leaf.
 pub fn inclusion(index: u64, size: u64) -> Option<Vec<Span>> {

@@ -23,7 +23,7 @@ pub fn check(settings: Result<Settings, Failure>, output: Output) -> Result<Exit
     let (source, problems) = match settings {
         Ok(settings) => {
             let problems =
-                settings.problems().into_iter().map(|error| Failure::usage(error).to_string()).collect();
+                settings.problems(true).into_iter().map(|error| Failure::usage(error).to_string()).collect();
             (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
         }
         Err(failure) => ("the configuration".to_owned(), vec![failure.to_string()]),

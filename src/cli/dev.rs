@@ -215,6 +215,11 @@ fn fit_to_servers(
     let pem = gateway::auth::SigningKey::generate_pem().map_err(anyhow::Error::from)?;
     let (signing_key_file, _) = secret("signing-key.pem", &|| Secret::new(pem.as_str()))?;
 
+    let pem = gateway::auth::SigningKey::generate_pem().map_err(anyhow::Error::from)?;
+    let (audit_key_file, _) = secret("audit-key.pem", &|| Secret::new(pem.as_str()))?;
+    (settings.audit.signing_key, settings.audit.signing_key_file) = (None, Some(audit_key_file));
+    settings.audit.folder = Some(folder.path().join("audit"));
+
     let database = &mut settings.database;
     "127.0.0.1".clone_into(&mut database.host);
     database.port = servers.postgres_port();
@@ -234,7 +239,7 @@ fn fit_to_servers(
             address.set_port(0);
         }
     }
-    match settings.problems().into_iter().next() {
+    match settings.problems(true).into_iter().next() {
         Some(problem) => Err(problem.into()),
         None => Ok(()),
     }
@@ -264,6 +269,8 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     set("gateway", "operations_address", addresses.operations.to_string().into());
     set("gateway", "admin_address", addresses.admin.to_string().into());
     set("identity", "signing_key_file", path(&settings.identity.signing_key_file));
+    set("audit", "signing_key_file", path(&settings.audit.signing_key_file));
+    set("audit", "folder", path(&settings.audit.folder));
     set("secrets", "key_file", path(&settings.secrets.key_file));
     let text = format!("# Written by `annals dev` at each start. Changes here are lost.\n\n{table}");
     folder.write("annals.toml", &text).map_err(plain)?;

@@ -40,7 +40,7 @@ pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
 }
 
 fn configuration(settings: &Settings) -> Result<String, Failure> {
-    match settings.problems().into_iter().next() {
+    match settings.problems(true).into_iter().next() {
         Some(problem) => Err(problem.into()),
         None => Ok(settings.file.as_ref().map_or("defaults".to_owned(), |file| file.display().to_string())),
     }

@@ -137,6 +137,45 @@ pub struct Saga {
     pub longest_delay_ms: u64,
 }
 
+/// `[audit]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Audit {
+    pub deployment: String,
+    #[serde(deserialize_with = "secret")]
+    pub signing_key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub signing_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "secret")]
+    pub previous_key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub previous_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub folder: Option<PathBuf>,
+    pub seal_every_seconds: u64,
+}
+
+impl Audit {
+    /// The private key of checkpoints, as PEM.
+    pub fn signing_key(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve("audit.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
+    }
+
+    /// The key before it, where one is named.
+    pub fn previous_key(&self) -> Result<Option<Secret>, SettingsError> {
+        let (key, file) = (self.previous_key.as_ref(), self.previous_key_file.as_deref());
+        if key.is_none() && file.is_none() {
+            return Ok(None);
+        }
+        Secret::resolve("audit.previous_key", key, file).map(Some)
+    }
+
+    /// Where the signer remembers what it has signed.
+    pub fn folder(&self) -> Result<PathBuf, SettingsError> {
+        self.folder.clone().ok_or(SettingsError::Missing("audit.folder"))
+    }
+}
+
 /// `[secrets]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -38,13 +38,14 @@ pub struct ReadTable {
 /// Any number will do, as long as nobody else uses it.
 const LOCK: i64 = 0x414e_4e41_4c53;
 
-const RUNTIME_ROLES: [&str; 6] = [
+const RUNTIME_ROLES: [&str; 7] = [
     "annals_appender",
     "annals_lookup",
     "annals_tenant",
     "annals_projector",
     "annals_worker",
     "annals_relay",
+    "annals_sealer",
 ];
 
 /// Creates what is missing and sets the runtime roles' password.

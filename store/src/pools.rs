@@ -18,6 +18,7 @@ pub(crate) enum Role {
     Projector,
     Worker,
     Relay,
+    Sealer,
 }
 
 impl Role {
@@ -29,6 +30,7 @@ impl Role {
             Self::Projector => "annals_projector",
             Self::Worker => "annals_worker",
             Self::Relay => "annals_relay",
+            Self::Sealer => "annals_sealer",
         }
     }
 }
@@ -44,6 +46,7 @@ pub(crate) struct Pools {
     pub(crate) projector: Pool,
     pub(crate) worker: Pool,
     pub(crate) relay: Pool,
+    pub(crate) sealer: Pool,
 }
 
 impl Pools {
@@ -53,6 +56,7 @@ impl Pools {
             projector: pool(config, Role::Projector, config.pool_size)?,
             worker: pool(config, Role::Worker, 4)?,
             relay: pool(config, Role::Relay, 4)?,
+            sealer: pool(config, Role::Sealer, 4)?,
         })
     }
 }

@@ -30,6 +30,7 @@ pub enum SharedWork {
     Relay,
     Projections,
     Sagas,
+    Sealer,
 }
 
 impl SharedWork {
@@ -38,6 +39,7 @@ impl SharedWork {
             Self::Relay => "relay",
             Self::Projections => "projections",
             Self::Sagas => "sagas",
+            Self::Sealer => "sealer",
         }
     }
 }

@@ -28,7 +28,7 @@ pub(crate) struct Inner {
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) appender: Appender,
-    shares: [Share; 3],
+    shares: [Share; 4],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
     stop: CancellationToken,
@@ -48,7 +48,7 @@ impl Store {
         tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
         tasks.close();
         let appender = Appender::start(&config, &signals);
-        let shares = [SharedWork::Relay, SharedWork::Projections, SharedWork::Sagas]
+        let shares = [SharedWork::Relay, SharedWork::Projections, SharedWork::Sagas, SharedWork::Sealer]
             .map(|work| Share::new(work, Arc::clone(&pools)));
         Ok(Self(Arc::new(Inner {
             key: config.key,

@@ -148,7 +148,7 @@ impl TenantTransaction {
         Ok(transaction)
     }
 
-    fn connection(&self) -> &Object {
+    pub(crate) fn connection(&self) -> &Object {
         self.connection.as_ref().expect("the connection is taken only at the end")
     }
 

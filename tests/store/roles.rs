@@ -13,13 +13,14 @@ const NOT_OF_A_TENANT: [(&str, &str); 4] = [
     ("refinery_schema_history", "the migrations done"),
 ];
 
-const RUNTIME_ROLES: [&str; 6] = [
+const RUNTIME_ROLES: [&str; 7] = [
     "annals_appender",
     "annals_lookup",
     "annals_tenant",
     "annals_projector",
     "annals_worker",
     "annals_relay",
+    "annals_sealer",
 ];
 
 /// The matrix of `docs/roles.md`: a line `| table | role: rights; role: rights |`.
@@ -170,7 +171,10 @@ async fn no_runtime_role_has_power_over_roles_or_policies() {
         .await
         .expect("reads");
     let cross_tenant: Vec<String> = cross_tenant.iter().map(|row| row.get(0)).collect();
-    assert_eq!(cross_tenant, ["appender_set", "lookup_all", "owner_platform", "relay_all", "worker_all"]);
+    assert_eq!(
+        cross_tenant,
+        ["appender_set", "lookup_all", "owner_platform", "relay_all", "sealer_all", "worker_all"]
+    );
 }
 
 /// The test of the test: a table without a fence is found.

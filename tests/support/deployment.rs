@@ -46,9 +46,12 @@ impl Deployment {
              runtime_password = \"{DATABASE_PASSWORD}\"\npool_size = 6\n\
              [nats]\nurl = \"{nats_url}\"\n\
              [identity]\nsigning_key_file = \"{}\"\naccess_token_minutes = 60\n\
+             [audit]\nsigning_key_file = \"{}\"\nfolder = \"{}\"\n\
              [secrets]\nkey = \"{}\"\n\
              [log]\nlevel = \"info,annals::access=warn,async_nats=warn,tokio_postgres=warn\"\n",
             pem_file.display(),
+            pem_file.display(),
+            folder.path().join("audit").display(),
             key.to_hex(),
         );
         std::fs::write(folder.path().join("annals.toml"), settings).expect("the settings are written");

@@ -12,6 +12,8 @@ pub enum Role {
     Member,
     /// Runs one tenant.
     TenantAdmin,
+    /// Reads one tenant's history, proofs and exports, and changes nothing.
+    Auditor,
     /// Runs the platform: creates tenants. Exists in the tenant `platform` only.
     PlatformAdmin,
 }
@@ -22,6 +24,7 @@ impl Role {
         match self {
             Self::Member => "member",
             Self::TenantAdmin => "tenant_admin",
+            Self::Auditor => "auditor",
             Self::PlatformAdmin => "platform_admin",
         }
     }
@@ -30,8 +33,11 @@ impl Role {
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
             Self::Member => &[],
-            Self::TenantAdmin => &["crm:read", "crm:write", "events:read", "users:read", "users:write"],
-            Self::PlatformAdmin => &["tenants:read", "tenants:write", "events:read"],
+            Self::TenantAdmin => {
+                &["audit:read", "crm:read", "crm:write", "events:read", "users:read", "users:write"]
+            }
+            Self::Auditor => &["audit:read", "crm:read", "events:read", "users:read"],
+            Self::PlatformAdmin => &["audit:read", "tenants:read", "tenants:write", "events:read"],
         }
     }
 }

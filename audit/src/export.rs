@@ -1,0 +1,152 @@
+//! Writes export files: what `proofs::verify` checks without the product.
+
+use bytes::Bytes;
+use futures::Stream;
+use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Line, Manifest, Part};
+use proofs::{Span, tree};
+use schemas::engine::{LogId, StreamName, TenantSlug, TypePattern, clock, recorded};
+use serde::Serialize;
+use store::{EvidenceRow, TenantStore};
+
+use crate::AuditError;
+use crate::prove;
+
+/// Events that are read at once.
+const PAGE: usize = 500;
+/// Earlier sizes that one file proves to be the beginning of its log.
+pub const MOST_EARLIER: usize = 100;
+
+/// Which part of a history to export.
+#[derive(Debug, Clone, Default)]
+pub struct Export {
+    /// The first position; the beginning where it is not given.
+    pub from: Option<u64>,
+    /// The last position; the newest sealed one where it is not given.
+    pub to: Option<u64>,
+    /// One stream only, with a path for each event.
+    pub stream: Option<StreamName>,
+    /// Events of these types go without payload and metadata.
+    pub withhold: Vec<TypePattern>,
+    /// Sizes of earlier checkpoints that the file is to prove to be the beginning of its log.
+    pub earlier: Vec<u64>,
+}
+
+/// An export that is ready to be written: nothing that was asked for is impossible.
+pub struct Prepared {
+    tenant: TenantStore,
+    log_id: LogId,
+    manifest: Manifest,
+    stream: Option<StreamName>,
+    withhold: Vec<TypePattern>,
+    size: u64,
+}
+
+impl Prepared {
+    /// How many positions the file spans.
+    pub fn span(&self) -> u64 {
+        self.manifest.to + 1 - self.manifest.from
+    }
+}
+
+/// Reads what the file begins with.
+pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> Result<Prepared, AuditError> {
+    let sealed = prove::newest(&tenant).await?;
+    let (from, to) = (export.from.unwrap_or(1), export.to.unwrap_or(sealed.size));
+    if to > sealed.size {
+        return Err(AuditError::NotSealed(sealed.size));
+    }
+    if from == 0 || from > to {
+        return Err(AuditError::Bounds("`from` must be at least 1 and not above `to`"));
+    }
+    if export.earlier.len() > MOST_EARLIER {
+        return Err(AuditError::Bounds("too many earlier sizes"));
+    }
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    if export.stream.is_none() {
+        before = subtrees(&tenant, Span { start: 0, end: from - 1 }).await?;
+        after = subtrees(&tenant, Span { start: to, end: sealed.size }).await?;
+    }
+    let mut consistency = Vec::new();
+    for earlier in export.earlier {
+        let spans = tree::consistency(earlier, sealed.size)
+            .ok_or(AuditError::Bounds("an earlier size must be at least 1 and not above the newest"))?;
+        let path = prove::hashes(&tenant, &spans).await?.into_iter().map(Base64::from).collect();
+        consistency.push(Consistency { from: earlier, path });
+    }
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        tenant: slug.to_string(),
+        log_id: sealed.log_id.0,
+        from,
+        to,
+        stream: export.stream.as_ref().map(ToString::to_string),
+        checkpoint: sealed.note,
+        before,
+        after,
+        consistency,
+        exported_at: recorded::timestamp(clock::now()),
+    };
+    let (log_id, size) = (sealed.log_id, sealed.size);
+    Ok(Prepared { tenant, log_id, manifest, stream: export.stream, withhold: export.withhold, size })
+}
+
+async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, AuditError> {
+    let nodes = span.nodes();
+    let found = tenant.subtrees(&nodes).await?;
+    let missing = || AuditError::Damaged("leaves or subtrees are missing".to_owned());
+    nodes.iter().map(|node| found.get(node).copied().map(Base64::from).ok_or_else(missing)).collect()
+}
+
+/// The file, some events at a time. What the database holds is written as it is, also where it is wrong: finding that
+/// out is the verifier's part.
+pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
+    async_stream::try_stream! {
+        let Prepared { tenant, log_id, manifest, stream, withhold, size } = prepared;
+        let (mut at, to) = (manifest.from - 1, manifest.to);
+        yield Bytes::from(json_line(&manifest));
+        let mut events = 0;
+        while at < to {
+            let rows = tenant.evidence(at, to, stream.as_ref(), PAGE).await?;
+            let Some(last) = rows.last() else { break };
+            at = last.position;
+            let mut text = Vec::new();
+            for row in &rows {
+                let mut line = line(row, log_id, &withhold)?;
+                if stream.is_some() {
+                    let spans = tree::inclusion(row.position - 1, size).unwrap_or_default();
+                    let path = prove::hashes(&tenant, &spans).await?;
+                    line.path = Some(path.into_iter().map(Base64::from).collect());
+                }
+                text.extend_from_slice(json_line(&line).as_bytes());
+                events += 1;
+            }
+            yield Bytes::from(text);
+        }
+        yield Bytes::from(json_line(&End { events }));
+    }
+}
+
+fn line(row: &EvidenceRow, log_id: LogId, withhold: &[TypePattern]) -> Result<Line, AuditError> {
+    let (payload_salt, metadata_salt) = prove::salts(row)?;
+    let withheld = row.is_of(withhold);
+    let part = |salt: [u8; 16], bytes: &Bytes| {
+        if withheld {
+            return Part::Absent { absent: Absent::Withheld };
+        }
+        Part::Open { salt: Base64(salt.to_vec()), bytes: Base64(bytes.to_vec()) }
+    };
+    Ok(Line {
+        position: row.position,
+        entry: Base64(prove::entry(row, log_id)?),
+        leaf: Base64(row.leaf_hash.to_vec()),
+        payload: part(payload_salt, &row.payload),
+        metadata: part(metadata_salt, &row.metadata),
+        path: None,
+    })
+}
+
+fn json_line(value: &impl Serialize) -> String {
+    let mut text = serde_json::to_string(value).expect("these types always serialise");
+    text.push('\n');
+    text
+}

@@ -1,0 +1,125 @@
+//! Inclusion and consistency proofs from what the database holds. They are not checked here: whoever asks does that,
+//! against a checkpoint that the database cannot forge.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use proofs::{CommitmentKind, Frame, Hash, Salt, Span, commitment, leaf_hash, tree};
+use schemas::engine::LogId;
+use serde::Serialize;
+use store::{EvidenceRow, SealedLog, TenantStore};
+
+use crate::AuditError;
+
+/// That an event is in the log. Hashes and entry in base64, the path from the leaf towards the root.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of the public contract")]
+pub struct InclusionProof {
+    pub position: u64,
+    pub size: u64,
+    pub entry: String,
+    pub leaf_hash: String,
+    pub path: Vec<String>,
+    /// The signed note over that size; `None` where an older size was asked for, whose note the asker has.
+    pub checkpoint: Option<String>,
+}
+
+/// That a log of `from` events is the beginning of that of `to` events.
+#[derive(Debug, Clone, Serialize)]
+#[expect(missing_docs, reason = "the fields are those of the public contract")]
+pub struct ConsistencyProof {
+    pub from: u64,
+    pub to: u64,
+    pub path: Vec<String>,
+}
+
+/// The newest checkpoint of a log.
+pub async fn newest(tenant: &TenantStore) -> Result<SealedLog, AuditError> {
+    let head = tenant.head().await?;
+    let sealed = tenant.sealed_log().await?.filter(|sealed| sealed.log_id == head.log_id && sealed.size > 0);
+    sealed.ok_or(AuditError::NotSealed(0))
+}
+
+/// Proves an event to be in the log of `size` events, the newest sealed size where none is named.
+pub async fn inclusion(
+    tenant: &TenantStore,
+    position: u64,
+    size: Option<u64>,
+) -> Result<InclusionProof, AuditError> {
+    let sealed = newest(tenant).await?;
+    let size = size.unwrap_or(sealed.size);
+    if position == 0 || size == 0 {
+        return Err(AuditError::Bounds("positions and sizes start at 1"));
+    }
+    if size > sealed.size || position > sealed.size {
+        return Err(AuditError::NotSealed(sealed.size));
+    }
+    let spans = tree::inclusion(position - 1, size)
+        .ok_or(AuditError::Bounds("the position must not be beyond the size"))?;
+    let row = tenant.evidence(position - 1, position, None, 1).await?.pop();
+    let row = row.ok_or_else(|| AuditError::Damaged(format!("there is no event at position {position}")))?;
+    let entry = entry(&row, sealed.log_id)?;
+    Ok(InclusionProof {
+        position,
+        size,
+        leaf_hash: STANDARD.encode(leaf_hash(&entry)),
+        entry: STANDARD.encode(&entry),
+        path: path(tenant, &spans).await?,
+        checkpoint: (size == sealed.size).then_some(sealed.note),
+    })
+}
+
+/// Proves that the log of `from` events is the beginning of that of `to` events, the newest sealed size where none is
+/// named.
+pub async fn consistency(
+    tenant: &TenantStore,
+    from: u64,
+    to: Option<u64>,
+) -> Result<ConsistencyProof, AuditError> {
+    let sealed = newest(tenant).await?;
+    let to = to.unwrap_or(sealed.size);
+    if to > sealed.size {
+        return Err(AuditError::NotSealed(sealed.size));
+    }
+    let spans = tree::consistency(from, to)
+        .ok_or(AuditError::Bounds("`from` must be at least 1 and not above `to`"))?;
+    Ok(ConsistencyProof { from, to, path: path(tenant, &spans).await? })
+}
+
+async fn path(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<String>, AuditError> {
+    Ok(hashes(tenant, spans).await?.iter().map(|hash| STANDARD.encode(hash)).collect())
+}
+
+/// The hashes of these subtrees, in their order.
+pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, AuditError> {
+    let nodes: Vec<_> = spans.iter().flat_map(|span| span.nodes()).collect();
+    let found = tenant.subtrees(&nodes).await?;
+    let missing = || AuditError::Damaged("leaves or subtrees are missing".to_owned());
+    spans.iter().map(|span| span.hash(&found).ok_or_else(missing)).collect()
+}
+
+/// The entry that a stored row makes, whatever its stored leaf says.
+pub fn entry(row: &EvidenceRow, log_id: LogId) -> Result<Vec<u8>, AuditError> {
+    let (payload_salt, metadata_salt) = salts(row)?;
+    let frame = Frame {
+        log_id: log_id.0,
+        event_id: row.event_id,
+        stream: &row.stream,
+        version: row.version,
+        event_type: &row.event_type,
+        schema_version: row.schema_version,
+        recorded_at: row.recorded_at,
+        payload_encoding: row.payload_encoding,
+        payload_commitment: commitment(CommitmentKind::Payload, &payload_salt, &row.payload),
+        metadata_commitment: commitment(CommitmentKind::Metadata, &metadata_salt, &row.metadata),
+        subject_keys: &row.subject_keys,
+    };
+    Ok(frame.encode()?)
+}
+
+/// The salts of payload and metadata.
+pub fn salts(row: &EvidenceRow) -> Result<(Salt, Salt), AuditError> {
+    let damaged = || AuditError::Damaged(format!("the salts at position {} are not 32 bytes", row.position));
+    let salts: &[u8; 32] = row.salts.as_ref().try_into().map_err(|_| damaged())?;
+    let (payload, metadata) = salts.split_at(16);
+    Ok((payload.try_into().map_err(|_| damaged())?, metadata.try_into().map_err(|_| damaged())?))
+}

@@ -1,0 +1,222 @@
+//! The signer: the private key, and what it has signed, kept in a folder outside PostgreSQL and its backups. A signature
+//! leaves only when that memory is on disk, so that a database that went back, or was rewritten, is noticed.
+
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use proofs::{Checkpoint, Hash, Node, NoteSigner, VerifierKey};
+use schemas::engine::LogId;
+
+use crate::AuditError;
+
+/// The height of the subtrees whose roots the signer keeps for itself: 256 leaves.
+pub const TILE_HEIGHT: u8 = 8;
+
+/// How a signer is set up.
+#[derive(Clone)]
+pub struct SignerConfig {
+    /// The deployment's name, which begins the origin of each log.
+    pub deployment: String,
+    /// The Ed25519 private key, as PKCS #8 PEM.
+    pub key: String,
+    /// The key before this one: signs beside it while verifiers change over.
+    pub previous_key: Option<String>,
+    /// Where the signer remembers what it has signed.
+    pub folder: PathBuf,
+}
+
+/// Signs checkpoints.
+pub struct Signer {
+    deployment: String,
+    key: NoteSigner,
+    previous_key: Option<NoteSigner>,
+    folder: PathBuf,
+}
+
+impl Signer {
+    /// Reads the keys and makes the folder where it is missing.
+    pub fn open(config: &SignerConfig) -> Result<Self, AuditError> {
+        let signer = Self {
+            deployment: config.deployment.clone(),
+            key: NoteSigner::from_pem(&config.key)?,
+            previous_key: config.previous_key.as_deref().map(NoteSigner::from_pem).transpose()?,
+            folder: config.folder.clone(),
+        };
+        // A name that signed notes do not allow is told at once.
+        signer.key.verifier_key(&signer.deployment)?;
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&signer.folder)
+            .map_err(|source| signer.folder_error(source))?;
+        Ok(signer)
+    }
+
+    /// The origin of a log's checkpoints, which is also the name that they are signed under.
+    pub fn origin(&self, log: LogId) -> String {
+        format!("{}/tlog/{}", self.deployment, log.0.simple())
+    }
+
+    /// The public key of a log's checkpoints.
+    pub fn verifier_key(&self, log: LogId) -> Result<VerifierKey, AuditError> {
+        Ok(self.key.verifier_key(&self.origin(log))?)
+    }
+
+    /// The checkpoint in a note, where one of this signer's keys has signed it for this log.
+    pub fn recognise(&self, log: LogId, note: &str) -> Result<Checkpoint, AuditError> {
+        let origin = self.origin(log);
+        let text = match (self.verifier_key(log)?.verify(note), &self.previous_key) {
+            (Err(_), Some(previous)) => previous.verifier_key(&origin)?.verify(note)?,
+            (verified, _) => verified?,
+        };
+        let checkpoint = Checkpoint::parse(text)?;
+        if checkpoint.origin != origin {
+            return Err(AuditError::Refused(format!(
+                "a checkpoint of {} is kept for {origin}",
+                checkpoint.origin
+            )));
+        }
+        Ok(checkpoint)
+    }
+
+    /// The newest checkpoint of a log that was signed with this folder.
+    pub fn remembered(&self, log: LogId) -> Result<Option<Checkpoint>, AuditError> {
+        match std::fs::read_to_string(self.file(log, "checkpoint")) {
+            Ok(text) => Ok(Some(Checkpoint::parse(&text)?)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(source) => Err(self.folder_error(source)),
+        }
+    }
+
+    /// Remembers the checkpoint and the tiles that it completes, on disk, and then signs. Blocks.
+    pub fn sign(
+        &self,
+        log: LogId,
+        checkpoint: &Checkpoint,
+        subtrees: &[(Node, Hash)],
+    ) -> Result<String, AuditError> {
+        if self.remembered(log)?.is_some_and(|before| before.size > checkpoint.size) {
+            // Another process was faster; the next round finds what it signed.
+            return Err(AuditError::Bounds("a larger tree was signed meanwhile"));
+        }
+        self.remember(log, checkpoint, subtrees).map_err(|source| self.folder_error(source))?;
+        let origin = self.origin(log);
+        let note = self.key.sign(&origin, &checkpoint.to_string())?;
+        match &self.previous_key {
+            Some(previous) => Ok(previous.sign(&origin, &note)?),
+            None => Ok(note),
+        }
+    }
+
+    fn remember(
+        &self,
+        log: LogId,
+        checkpoint: &Checkpoint,
+        subtrees: &[(Node, Hash)],
+    ) -> std::io::Result<()> {
+        let tiles: Vec<_> = subtrees.iter().filter(|(node, _)| node.height == TILE_HEIGHT).collect();
+        if !tiles.is_empty() {
+            let file = private().create(true).write(true).truncate(false).open(self.file(log, "tiles"))?;
+            for (node, hash) in tiles {
+                file.write_all_at(hash, node.index * hash.len() as u64)?;
+            }
+            file.sync_data()?;
+        }
+        // Another process may hold the same folder: its unfinished file must not be this one's.
+        let partial = self.file(log, &format!("checkpoint.{}", std::process::id()));
+        let mut file = private().create(true).write(true).truncate(true).open(&partial)?;
+        file.write_all(checkpoint.to_string().as_bytes())?;
+        file.sync_data()?;
+        std::fs::rename(&partial, self.file(log, "checkpoint"))?;
+        File::open(&self.folder)?.sync_all()
+    }
+
+    /// The file that holds the roots of a log's whole tiles, 32 bytes each.
+    pub fn tiles(&self, log: LogId) -> PathBuf {
+        self.file(log, "tiles")
+    }
+
+    fn file(&self, log: LogId, extension: &str) -> PathBuf {
+        Path::new(&self.folder).join(format!("{}.{extension}", log.0.simple()))
+    }
+
+    fn folder_error(&self, source: std::io::Error) -> AuditError {
+        AuditError::Folder { folder: self.folder.clone(), source }
+    }
+}
+
+fn private() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.mode(0o600);
+    options
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    // Of RFC 8410 and of RFC 8032, section 7.1.
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                       MC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n\
+                       -----END PRIVATE KEY-----\n";
+    const OLD_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+                       MC4CAQAwBQYDK2VwBCIEIJ1hsZ3v/VpguoRK9JLsLMREScVpezJpGXA7rAMcrn9g\n\
+                       -----END PRIVATE KEY-----\n";
+    const LOG: LogId = LogId(Uuid::from_u128(7));
+
+    fn signer(folder: &Path, key: &str, previous_key: Option<&str>) -> Signer {
+        let config = SignerConfig {
+            deployment: "example.org".to_owned(),
+            key: key.to_owned(),
+            previous_key: previous_key.map(str::to_owned),
+            folder: folder.join("signer"),
+        };
+        Signer::open(&config).expect("opens")
+    }
+
+    fn checkpoint(size: u64) -> Checkpoint {
+        let origin = "example.org/tlog/00000000000000000000000000000007".to_owned();
+        Checkpoint { origin, size, root: [size as u8; 32] }
+    }
+
+    #[test]
+    fn what_was_signed_is_remembered_and_nothing_smaller_is_signed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let note = signer(folder.path(), KEY, None).sign(LOG, &checkpoint(5), &[]).expect("signs");
+        let again = signer(folder.path(), KEY, None);
+        assert_eq!(again.recognise(LOG, &note).expect("its own"), checkpoint(5));
+        assert_eq!(again.remembered(LOG).expect("reads"), Some(checkpoint(5)));
+        assert!(matches!(again.sign(LOG, &checkpoint(4), &[]), Err(AuditError::Bounds(_))));
+        assert_eq!(again.remembered(LogId(Uuid::from_u128(8))).expect("reads"), None);
+    }
+
+    #[test]
+    fn tiles_stand_at_their_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let signer = signer(folder.path(), KEY, None);
+        let tile = |index, byte| (Node { height: TILE_HEIGHT, index }, [byte; 32]);
+        let higher = (Node { height: 16, index: 0 }, [9; 32]);
+        signer.sign(LOG, &checkpoint(1), &[tile(0, 1), tile(1, 2), higher]).expect("signs");
+        signer.sign(LOG, &checkpoint(2), &[tile(2, 3)]).expect("signs");
+        let kept = std::fs::read(signer.tiles(LOG)).expect("reads");
+        assert_eq!(kept, [[1; 32], [2; 32], [3; 32]].concat());
+    }
+
+    #[test]
+    fn while_keys_change_both_sign_and_the_old_one_is_recognised() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let old = signer(folder.path(), OLD_KEY, None);
+        let note = old.sign(LOG, &checkpoint(1), &[]).expect("signs");
+        let both = signer(folder.path(), KEY, Some(OLD_KEY));
+        assert_eq!(both.recognise(LOG, &note).expect("the old key's"), checkpoint(1));
+        let note = both.sign(LOG, &checkpoint(2), &[]).expect("signs");
+        for key in [old.verifier_key(LOG), both.verifier_key(LOG)] {
+            assert!(key.expect("a key").verify(&note).is_ok());
+        }
+        assert!(signer(folder.path(), KEY, None).recognise(LOG, &note).is_ok());
+    }
+}

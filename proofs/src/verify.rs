@@ -1,0 +1,343 @@
+//! The offline verifier: an export file and a public key are enough to say whether the history is the one that was
+//! signed, and where it is not as exactly as the file allows.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+
+use crate::export::{Absent, End, FORMAT, Line, Manifest, Part};
+use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
+use crate::note::{Checkpoint, NoteError, VerifierKey};
+use crate::tree::{self, Frontier, Node, Span};
+
+/// The longest line that is read: an event of 256 KiB in base64 with room to spare.
+const LONGEST_LINE: usize = 4 << 20;
+/// The height of the subtrees whose roots the signer keeps.
+const TILE_HEIGHT: u8 = 8;
+/// The largest log that a 64-bit position can have in the store.
+const LARGEST: u64 = i64::MAX as u64;
+
+/// What else is known of the log.
+#[derive(Debug, Clone, Default)]
+pub struct Known {
+    /// Leaves by position, from an earlier export of the same log: a changed event is named exactly.
+    pub leaves: BTreeMap<u64, Hash>,
+    /// The roots of the log's tiles of 256 leaves, as the signer keeps them: a changed event is named to its tile.
+    pub tiles: Vec<Hash>,
+    /// Checkpoints seen before, signed by the same key: the file must prove that it continues them.
+    pub checkpoints: Vec<String>,
+}
+
+/// What was verified.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "the fields are those of the manifest and counts")]
+pub struct Report {
+    pub manifest: Manifest,
+    pub checkpoint: Checkpoint,
+    pub events: u64,
+    /// Events with parts that were destroyed.
+    pub redacted: u64,
+    /// Events with parts that were left out of the file.
+    pub withheld: u64,
+}
+
+/// What is wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The file does not read.
+    #[error("the file does not read: {0}")]
+    Unreadable(#[from] std::io::Error),
+    /// The file is no export.
+    #[error("line {line} is not what an export has there: {problem}")]
+    Malformed {
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// The checkpoint was not signed by the key, or speaks of another log.
+    #[error("the checkpoint does not hold: {0}")]
+    Checkpoint(String),
+    /// An event is not the one that was signed.
+    #[error("position {position}: {problem}")]
+    Position {
+        /// The position.
+        position: u64,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// One event of a tile is not the one that was signed.
+    #[error("positions {from} to {to}: the events are not those that were signed")]
+    Range {
+        /// The first position of the tile.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// The events do not make the signed root, and nothing says which of them is wrong.
+    #[error("positions {from} to {to}: the events do not make the signed root")]
+    Root {
+        /// The first position of the file.
+        from: u64,
+        /// The last one.
+        to: u64,
+    },
+    /// The log does not continue an earlier checkpoint.
+    #[error("the log does not continue the checkpoint of {from} events: {problem}")]
+    Consistency {
+        /// The size of that checkpoint.
+        from: u64,
+        /// What is wrong.
+        problem: &'static str,
+    },
+}
+
+impl VerifyError {
+    /// The first position that is known to be wrong.
+    pub fn first_bad_position(&self) -> Option<u64> {
+        match self {
+            Self::Position { position, .. } => Some(*position),
+            Self::Range { from, .. } | Self::Root { from, .. } => Some(*from),
+            _ => None,
+        }
+    }
+}
+
+impl From<NoteError> for VerifyError {
+    fn from(error: NoteError) -> Self {
+        Self::Checkpoint(error.to_string())
+    }
+}
+
+/// Verifies an export.
+pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<Report, VerifyError> {
+    let mut lines = Lines { reader, number: 0 };
+    let manifest: Manifest = lines.parse()?;
+    if manifest.format != FORMAT {
+        return Err(lines.malformed(format!("the format is {:?}, not {FORMAT:?}", manifest.format)));
+    }
+    let checkpoint = Checkpoint::parse(key.verify(&manifest.checkpoint)?)?;
+    let log = format!("/tlog/{}", manifest.log_id.simple());
+    if checkpoint.origin != key.name() || !checkpoint.origin.ends_with(&log) {
+        return Err(VerifyError::Checkpoint(format!("it is one of {}", checkpoint.origin)));
+    }
+    let fits = manifest.from > 0 && manifest.from - 1 <= manifest.to && manifest.to <= checkpoint.size;
+    if !fits || checkpoint.size > LARGEST {
+        return Err(lines.malformed("its range does not fit the checkpoint".to_owned()));
+    }
+    continues(&manifest, &checkpoint, key, known)?;
+    let mut checking = Checking::begin(&manifest, &checkpoint, known)
+        .ok_or_else(|| lines.malformed("the subtrees before the range do not fit".to_owned()))?;
+    loop {
+        let text = lines.next()?;
+        if let Ok(End { events }) = serde_json::from_str(&text) {
+            if events != checking.events {
+                return Err(lines.malformed(format!("{events} events announced, {} there", checking.events)));
+            }
+            break;
+        }
+        let line: Line = serde_json::from_str(&text).map_err(|error| lines.malformed(error.to_string()))?;
+        checking.event(line)?;
+    }
+    if lines.has_more()? {
+        return Err(lines.malformed("there is more behind the end".to_owned()));
+    }
+    checking.end()?;
+    let Checking { events, redacted, withheld, .. } = checking;
+    Ok(Report { manifest: manifest.clone(), checkpoint: checkpoint.clone(), events, redacted, withheld })
+}
+
+/// The leaves of an export that was verified before, by position: see [`Known::leaves`].
+pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> {
+    let mut lines = Lines { reader, number: 0 };
+    let _manifest: Manifest = lines.parse()?;
+    let mut leaves = BTreeMap::new();
+    loop {
+        let text = lines.next()?;
+        let Ok(line) = serde_json::from_str::<Line>(&text) else { return Ok(leaves) };
+        leaves.insert(line.position, leaf_hash(&line.entry.0));
+    }
+}
+
+/// The consistency proofs of the file, and one for each checkpoint that was seen before.
+fn continues(
+    manifest: &Manifest,
+    checkpoint: &Checkpoint,
+    key: &VerifierKey,
+    known: &Known,
+) -> Result<(), VerifyError> {
+    for note in &known.checkpoints {
+        let earlier = Checkpoint::parse(key.verify(note)?)?;
+        let from = earlier.size;
+        if from > checkpoint.size {
+            return Err(VerifyError::Consistency { from, problem: "the file's log is shorter" });
+        }
+        let same = from == checkpoint.size && earlier.root == checkpoint.root;
+        let proof = manifest.consistency.iter().find(|proof| proof.from == from);
+        let path = match proof {
+            _ if same || from == 0 => continue,
+            Some(proof) => hashes(&proof.path),
+            None => return Err(VerifyError::Consistency { from, problem: "the file holds no proof" }),
+        };
+        let holds = path.is_some_and(|path| {
+            tree::verify_consistency(from, &earlier.root, checkpoint.size, &checkpoint.root, &path)
+        });
+        if !holds {
+            return Err(VerifyError::Consistency { from, problem: "the proof does not hold" });
+        }
+    }
+    Ok(())
+}
+
+struct Checking<'a> {
+    manifest: &'a Manifest,
+    checkpoint: &'a Checkpoint,
+    known: &'a Known,
+    frontier: Frontier,
+    next: u64,
+    events: u64,
+    redacted: u64,
+    withheld: u64,
+}
+
+impl<'a> Checking<'a> {
+    fn begin(manifest: &'a Manifest, checkpoint: &'a Checkpoint, known: &'a Known) -> Option<Self> {
+        let frontier = match manifest.stream {
+            Some(_) => Frontier::default(),
+            None => Frontier::new(manifest.from - 1, hashes(&manifest.before)?)?,
+        };
+        let next = manifest.from;
+        Some(Self { manifest, checkpoint, known, frontier, next, events: 0, redacted: 0, withheld: 0 })
+    }
+
+    fn event(&mut self, line: Line) -> Result<(), VerifyError> {
+        let position = line.position;
+        if position < self.next || position > self.manifest.to {
+            return Err(VerifyError::Position { position, problem: "the event is not in its place" });
+        }
+        if self.manifest.stream.is_none() && position > self.next {
+            return Err(VerifyError::Position { position: self.next, problem: "the event is missing" });
+        }
+        let wrong = |problem| VerifyError::Position { position, problem };
+        let leaf = leaf_hash(&line.entry.0);
+        if line.leaf.0 != leaf {
+            return Err(wrong("the event does not make its leaf"));
+        }
+        let entry = Entry::decode(&line.entry.0).ok_or_else(|| wrong("the entry does not read"))?;
+        if let Some(stream) = &self.manifest.stream
+            && entry.stream != stream
+        {
+            return Err(wrong("the event belongs to another stream"));
+        }
+        let payload = part(CommitmentKind::Payload, &line.payload, &entry.payload_commitment);
+        let metadata = part(CommitmentKind::Metadata, &line.metadata, &entry.metadata_commitment);
+        let (payload, metadata) = (
+            payload.ok_or_else(|| wrong("the payload is not the one committed to"))?,
+            metadata.ok_or_else(|| wrong("the metadata are not those committed to"))?,
+        );
+        self.redacted += u64::from([payload, metadata].contains(&Some(Absent::Redacted)));
+        self.withheld += u64::from([payload, metadata].contains(&Some(Absent::Withheld)));
+        if self.known.leaves.get(&position).is_some_and(|known| *known != leaf) {
+            return Err(wrong("the event is not the one exported earlier"));
+        }
+        self.place(position, leaf, &line)?;
+        self.events += 1;
+        self.next = position + 1;
+        Ok(())
+    }
+
+    fn place(&mut self, position: u64, leaf: Hash, line: &Line) -> Result<(), VerifyError> {
+        if self.manifest.stream.is_some() {
+            let path = line.path.as_deref().and_then(hashes).unwrap_or_default();
+            let Checkpoint { size, root, .. } = self.checkpoint;
+            if !tree::verify_inclusion(position - 1, *size, &leaf, &path, root) {
+                let problem = "the event is not in the signed log";
+                return Err(VerifyError::Position { position, problem });
+            }
+            return Ok(());
+        }
+        let (mut bad, tiles, first) = (None, &self.known.tiles, self.manifest.from - 1);
+        self.frontier.push(leaf, |node: Node, hash| {
+            let whole = node.height == TILE_HEIGHT && node.index << TILE_HEIGHT >= first;
+            if whole && tiles.get(node.index as usize).is_some_and(|known| *known != hash) {
+                bad = Some(node.index);
+            }
+        });
+        match bad {
+            Some(tile) => {
+                Err(VerifyError::Range { from: (tile << TILE_HEIGHT) + 1, to: (tile + 1) << TILE_HEIGHT })
+            }
+            None => Ok(()),
+        }
+    }
+
+    fn end(&mut self) -> Result<(), VerifyError> {
+        if self.manifest.stream.is_some() {
+            return Ok(());
+        }
+        if self.next <= self.manifest.to {
+            return Err(VerifyError::Position { position: self.next, problem: "the event is missing" });
+        }
+        let wrong = || VerifyError::Root { from: self.manifest.from, to: self.manifest.to };
+        let nodes = Span { start: self.manifest.to, end: self.checkpoint.size }.nodes();
+        let after = hashes(&self.manifest.after).filter(|after| after.len() == nodes.len());
+        for (node, hash) in nodes.iter().zip(after.ok_or_else(wrong)?) {
+            if !self.frontier.push_subtree(node.height, hash) {
+                return Err(wrong());
+            }
+        }
+        if self.frontier.root() == self.checkpoint.root { Ok(()) } else { Err(wrong()) }
+    }
+}
+
+/// Whether the bytes are those committed to; the inner value says why there are none.
+#[expect(
+    clippy::option_option,
+    reason = "the outer one says whether it fits, the inner one why it is absent"
+)]
+fn part(kind: CommitmentKind, part: &Part, committed: &Hash) -> Option<Option<Absent>> {
+    match part {
+        Part::Absent { absent } => Some(Some(*absent)),
+        Part::Open { salt, bytes } => {
+            let salt = salt.0.as_slice().try_into().ok()?;
+            (commitment(kind, &salt, &bytes.0) == *committed).then_some(None)
+        }
+    }
+}
+
+fn hashes(encoded: &[crate::export::Base64]) -> Option<Vec<Hash>> {
+    encoded.iter().map(|hash| hash.0.as_slice().try_into().ok()).collect()
+}
+
+struct Lines<R> {
+    reader: R,
+    number: u64,
+}
+
+impl<R: BufRead> Lines<R> {
+    fn next(&mut self) -> Result<String, VerifyError> {
+        self.number += 1;
+        let mut line = Vec::new();
+        let mut bounded = std::io::Read::take(&mut self.reader, LONGEST_LINE as u64);
+        bounded.read_until(b'\n', &mut line)?;
+        if line.pop() != Some(b'\n') {
+            return Err(self.malformed("the file breaks off, or the line is too long".to_owned()));
+        }
+        String::from_utf8(line).map_err(|_| self.malformed("it is not UTF-8".to_owned()))
+    }
+
+    fn parse<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, VerifyError> {
+        let text = self.next()?;
+        serde_json::from_str(&text).map_err(|error| self.malformed(error.to_string()))
+    }
+
+    fn has_more(&mut self) -> Result<bool, VerifyError> {
+        Ok(!self.reader.fill_buf()?.is_empty())
+    }
+
+    fn malformed(&self, problem: String) -> VerifyError {
+        VerifyError::Malformed { line: self.number, problem }
+    }
+}
+
+#[cfg(test)]
+mod tests;

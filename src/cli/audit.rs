@@ -1,0 +1,294 @@
+//! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
+
+use std::fs::File;
+use std::io::{self, BufReader, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use futures::StreamExt;
+use indicatif::{ProgressBar, ProgressStyle};
+use proofs::verify::{Known, Report, VerifyError};
+use proofs::{VerifierKey, verify};
+use serde::Serialize;
+use serde_json::Value;
+
+use super::remote::Remote;
+use super::{Exit, Failure, Output};
+
+/// `annals audit ...`
+#[derive(Debug, Subcommand)]
+pub enum Audit {
+    /// Print the public key of the log's checkpoints; compare it with one that came another way
+    Key(Remote),
+    /// Print the newest signed checkpoint; keep it, later exports have to continue it
+    Checkpoint(Remote),
+    /// Prove that an event is in the log
+    Prove(Prove),
+    /// Prove that a shorter log is the beginning of a longer one
+    Consistency(Consistency),
+    /// Write a history, or a part of it, into a file that verifies offline
+    Export(Export),
+    /// Verify an export with nothing but the file and the key; exit code 9 when it is not the signed history
+    Verify(Verify),
+}
+
+/// `annals audit prove ...`
+#[derive(Debug, Args)]
+pub struct Prove {
+    /// The event's position
+    position: u64,
+    /// In the log of so many events [default: the newest sealed]
+    #[arg(long, value_name = "N")]
+    size: Option<u64>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// `annals audit consistency ...`
+#[derive(Debug, Args)]
+pub struct Consistency {
+    /// The size of the shorter log
+    #[arg(long, value_name = "N")]
+    from: u64,
+    /// The size of the longer log [default: the newest sealed]
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// `annals audit export ...`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// The first position [default: the beginning]
+    #[arg(long, value_name = "N")]
+    from: Option<u64>,
+    /// The last position [default: the newest sealed]
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+    /// One stream only: `<category>/<id>`
+    #[arg(long)]
+    stream: Option<String>,
+    /// Types whose payload and metadata stay out, with NATS wildcards
+    #[arg(long, value_name = "PATTERN")]
+    withhold: Vec<String>,
+    /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
+    #[arg(long, value_name = "FILE")]
+    since: Vec<PathBuf>,
+    /// The file to write [default: standard output]
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// `annals audit verify ...`
+#[derive(Debug, Args)]
+pub struct Verify {
+    /// The export
+    file: PathBuf,
+    /// The log's public key, as `annals audit key` prints it
+    #[arg(long, value_name = "VKEY", value_parser = |text: &str| text.parse::<VerifierKey>())]
+    key: VerifierKey,
+    /// An export of the same log made earlier: a changed event is named exactly
+    #[arg(long, value_name = "FILE")]
+    earlier: Option<PathBuf>,
+    /// The signer's own file of tiles: a changed event is named to 256 events
+    #[arg(long, value_name = "FILE")]
+    tiles: Option<PathBuf>,
+    /// A checkpoint kept earlier: the export has to continue it
+    #[arg(long, value_name = "FILE")]
+    since: Vec<PathBuf>,
+}
+
+impl Audit {
+    /// Runs it.
+    pub async fn run(self, output: Output) -> Result<Exit, Failure> {
+        match self {
+            Self::Key(remote) => print(&remote.text("/v1/audit/key", &[]).await?),
+            Self::Checkpoint(remote) => print(&remote.text("/v1/audit/checkpoint", &[]).await?),
+            Self::Prove(prove) => {
+                let size = prove.size.map(|size| ("size", size.to_string()));
+                let path = format!("/v1/audit/proofs/{}", prove.position);
+                proof(&prove.remote, &path, size.as_slice(), output).await
+            }
+            Self::Consistency(Consistency { from, to, remote }) => {
+                let mut parameters = vec![("from", from.to_string())];
+                parameters.extend(to.map(|to| ("to", to.to_string())));
+                proof(&remote, "/v1/audit/consistency", &parameters, output).await
+            }
+            Self::Export(export) => export.run().await,
+            Self::Verify(verify) => verify.run(output),
+        }
+    }
+}
+
+fn print(text: &str) -> Result<Exit, Failure> {
+    io::stdout().write_all(text.as_bytes())?;
+    Ok(Exit::Ok)
+}
+
+async fn proof(
+    remote: &Remote,
+    path: &str,
+    parameters: &[(&str, String)],
+    output: Output,
+) -> Result<Exit, Failure> {
+    let text = remote.text(path, parameters).await?;
+    let proof: Value = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
+    // A proof is for programs: as a table its path would not read.
+    let output = if output == Output::Table { Output::Json } else { output };
+    output.object(&[], &proof)?;
+    Ok(Exit::Ok)
+}
+
+impl Export {
+    async fn run(self) -> Result<Exit, Failure> {
+        let mut parameters = Vec::new();
+        parameters.extend(self.from.map(|from| ("from", from.to_string())));
+        parameters.extend(self.to.map(|to| ("to", to.to_string())));
+        parameters.extend(self.stream.map(|stream| ("stream", stream)));
+        if !self.withhold.is_empty() {
+            parameters.push(("withhold", self.withhold.join(",")));
+        }
+        let earlier = self.since.iter().map(|path| Ok(size_of(&read(path)?)?.to_string()));
+        let earlier = earlier.collect::<anyhow::Result<Vec<String>>>().map_err(Failure::usage)?;
+        if !earlier.is_empty() {
+            parameters.push(("earlier", earlier.join(",")));
+        }
+        let answer = self.remote.get("/v1/audit/export", &parameters).await?;
+        let positions = answer.headers().get("annals-positions");
+        let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+        let progress = bar(positions);
+        let mut out: Box<dyn Write> = match &self.out {
+            Some(path) => {
+                Box::new(File::create(path).with_context(|| format!("{} cannot be written", path.display()))?)
+            }
+            None => Box::new(io::stdout().lock()),
+        };
+        let mut body = answer.bytes_stream();
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes.map_err(|error| Failure::new(Exit::Unavailable, error))?;
+            out.write_all(&bytes)?;
+            progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
+        }
+        out.flush()?;
+        progress.finish_and_clear();
+        Ok(Exit::Ok)
+    }
+}
+
+/// The outcome of a verification.
+#[derive(Serialize)]
+struct Outcome {
+    verdict: &'static str,
+    tenant: Option<String>,
+    from: Option<u64>,
+    to: Option<u64>,
+    size: Option<u64>,
+    events: Option<u64>,
+    redacted: Option<u64>,
+    withheld: Option<u64>,
+    first_bad_position: Option<u64>,
+    problem: Option<String>,
+}
+
+const VERDICT: [&str; 9] =
+    ["verdict", "tenant", "from", "to", "size", "events", "redacted", "withheld", "first_bad_position"];
+
+impl Verify {
+    fn run(self, output: Output) -> Result<Exit, Failure> {
+        let known = self.known().map_err(Failure::usage)?;
+        let file =
+            File::open(&self.file).with_context(|| format!("{} cannot be read", self.file.display()))?;
+        let progress = ProgressBar::new(file.metadata()?.len()).with_style(
+            ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta}")
+                .expect("the template is well formed"),
+        );
+        let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(file));
+        let verified = verify::verify(reader, &self.key, &known);
+        progress.finish_and_clear();
+        match verified {
+            Err(VerifyError::Unreadable(error)) => Err(error.into()),
+            Ok(report) => {
+                output.object(&VERDICT, &Outcome::of(report))?;
+                Ok(Exit::Ok)
+            }
+            Err(error) => {
+                eprintln!("{error}");
+                output.object(&VERDICT, &Outcome::not(&error))?;
+                Ok(Exit::Problems)
+            }
+        }
+    }
+
+    fn known(&self) -> anyhow::Result<Known> {
+        let mut known = Known::default();
+        if let Some(path) = &self.earlier {
+            let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            known.leaves = verify::leaves(BufReader::new(file)).context("the earlier export")?;
+        }
+        if let Some(path) = &self.tiles {
+            let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
+            let (tiles, rest) = bytes.as_chunks::<32>();
+            anyhow::ensure!(rest.is_empty(), "{} is not a file of tiles", path.display());
+            known.tiles = tiles.to_vec();
+        }
+        known.checkpoints = self.since.iter().map(|path| read(path)).collect::<anyhow::Result<_>>()?;
+        Ok(known)
+    }
+}
+
+impl Outcome {
+    fn of(report: Report) -> Self {
+        let absent = report.redacted + report.withheld > 0;
+        Self {
+            verdict: if absent { "verified, with absent parts" } else { "verified" },
+            tenant: Some(report.manifest.tenant),
+            from: Some(report.manifest.from),
+            to: Some(report.manifest.to),
+            size: Some(report.checkpoint.size),
+            events: Some(report.events),
+            redacted: Some(report.redacted),
+            withheld: Some(report.withheld),
+            first_bad_position: None,
+            problem: None,
+        }
+    }
+
+    fn not(error: &VerifyError) -> Self {
+        Self {
+            verdict: "not verified",
+            tenant: None,
+            from: None,
+            to: None,
+            size: None,
+            events: None,
+            redacted: None,
+            withheld: None,
+            first_bad_position: error.first_bad_position(),
+            problem: Some(error.to_string()),
+        }
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<String> {
+    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
+}
+
+/// The size that a signed checkpoint names, unverified.
+fn size_of(note: &str) -> anyhow::Result<u64> {
+    Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
+}
+
+fn bar(positions: u64) -> ProgressBar {
+    // Lines for a pipe of their own would only be in the way.
+    if !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    ProgressBar::new(positions).with_style(
+        ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {eta}")
+            .expect("the template is well formed"),
+    )
+}

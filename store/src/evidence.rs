@@ -1,0 +1,89 @@
+//! Events with everything that their leaves commit to, for exports: bytes as stored, salts and leaf, nothing decoded.
+
+use std::fmt::Write as _;
+
+use bytes::Bytes;
+use schemas::engine::{StreamName, TypePattern};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+use uuid::Uuid;
+
+use crate::{StoreError, TenantStore};
+
+/// A row of the log as it is stored, right or wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are the columns")]
+pub struct EvidenceRow {
+    pub position: u64,
+    pub version: u64,
+    /// Microseconds since 1970 in UTC.
+    pub recorded_at: i64,
+    pub event_id: Uuid,
+    pub schema_version: u32,
+    pub payload_encoding: u8,
+    pub stream: String,
+    pub event_type: String,
+    pub payload: Bytes,
+    pub metadata: Bytes,
+    /// 16 bytes for the payload's commitment, 16 for the metadata's.
+    pub salts: Bytes,
+    pub subject_keys: Vec<Uuid>,
+    pub leaf_hash: Bytes,
+}
+
+impl EvidenceRow {
+    /// Whether its type matches one of the patterns.
+    pub fn is_of(&self, types: &[TypePattern]) -> bool {
+        types.iter().any(|pattern| pattern.matches(&self.event_type))
+    }
+}
+
+impl TenantStore {
+    /// At most `limit` rows behind position `after` up to position `to`, of one stream or of all.
+    pub async fn evidence(
+        &self,
+        after: u64,
+        to: u64,
+        stream: Option<&StreamName>,
+        limit: usize,
+    ) -> Result<Vec<EvidenceRow>, StoreError> {
+        let mut sql = String::from(
+            "select position, version, (extract(epoch from recorded_at) * 1000000)::int8, event_id, schema_version,
+                    payload_encoding, stream, type, payload, metadata, salts, subject_keys, leaf_hash
+             from events where tenant_id = $1 and position > $2 and position <= $3",
+        );
+        let (tenant, from, to, limit) = (self.id().0, after as i64, to as i64, limit as i64);
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &from, &to, &limit];
+        let name;
+        if let Some(stream) = stream {
+            name = stream.as_str();
+            parameters.push(&name);
+            write!(sql, " and stream = $5").expect("writing to a string");
+        }
+        sql.push_str(" order by position limit $4");
+        let transaction = self.begin().await?;
+        let rows = transaction.query(&sql, &parameters).await?;
+        transaction.commit().await?;
+        Ok(rows.iter().map(row_from).collect())
+    }
+}
+
+fn row_from(row: &Row) -> EvidenceRow {
+    let bytes = |column: usize| Bytes::copy_from_slice(row.get::<_, &[u8]>(column));
+    let keys = row.get::<_, &[u8]>(11).chunks_exact(16);
+    EvidenceRow {
+        position: row.get::<_, i64>(0) as u64,
+        version: row.get::<_, i64>(1) as u64,
+        recorded_at: row.get(2),
+        event_id: row.get(3),
+        schema_version: row.get::<_, i32>(4) as u32,
+        payload_encoding: row.get::<_, i16>(5) as u8,
+        stream: row.get(6),
+        event_type: row.get(7),
+        payload: bytes(8),
+        metadata: bytes(9),
+        salts: bytes(10),
+        subject_keys: keys.map(|key| Uuid::from_slice(key).expect("16 bytes are an id")).collect(),
+        leaf_hash: bytes(12),
+    }
+}

@@ -1,0 +1,261 @@
+//! The Merkle log's tables: leaves and subtrees for the sealer and for proofs, and the newest signed checkpoint.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+use deadpool_postgres::Object;
+use proofs::{Hash, Node};
+use schemas::engine::{LogId, TenantId, TenantSlug};
+use tokio_postgres::Row;
+
+use crate::pools::get;
+use crate::{Store, StoreError, TenantStore};
+
+/// Leaves below one stored subtree of level 1, and subtrees of one level below one of the next, as a power of two.
+const LEVEL_BITS: u8 = 8;
+
+/// Whether the root of such a subtree is kept. Others are folded from those below them.
+pub fn is_stored(node: Node) -> bool {
+    node.height > 0 && node.height.is_multiple_of(LEVEL_BITS)
+}
+
+/// A log with events that no signed checkpoint covers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UnsealedLog {
+    pub tenant: TenantId,
+    pub slug: TenantSlug,
+    pub log_id: LogId,
+    pub head: u64,
+}
+
+/// What was signed last of a tenant's log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SealedLog {
+    /// Which incarnation of the log.
+    pub log_id: LogId,
+    /// How many events the checkpoint covers; 0 where none was signed.
+    pub size: u64,
+    /// The signed note.
+    pub note: String,
+    /// The key that it verifies with, as signed notes write it.
+    pub verifier_key: String,
+    /// When.
+    pub sealed_at: DateTime<Utc>,
+    /// Why nothing more is signed, where the signer refuses.
+    pub refusal: Option<String>,
+}
+
+/// A checkpoint to keep, with the subtrees that its events completed.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields are those of SealedLog")]
+pub struct Seal {
+    pub tenant: TenantId,
+    pub log_id: LogId,
+    pub size: u64,
+    pub note: String,
+    pub verifier_key: String,
+    pub subtrees: Vec<(Node, Hash)>,
+}
+
+const SEALED: &str = "log_id, size, note, verifier_key, sealed_at, refusal";
+
+impl Store {
+    /// Logs that have grown beyond their checkpoint or were replaced, for the sealer.
+    pub async fn unsealed_logs(&self) -> Result<Vec<UnsealedLog>, StoreError> {
+        let rows = get(&self.0.pools.sealer)
+            .await?
+            .query(
+                "select t.tenant_id, t.slug, h.log_id, h.position
+                 from tenants t join heads h on h.tenant_id = t.tenant_id
+                 left join sealed_logs s on s.tenant_id = t.tenant_id and s.log_id = h.log_id
+                 where h.position > 0 and s.size is distinct from h.position
+                 order by t.tenant_id",
+                &[],
+            )
+            .await?;
+        let logs = rows.iter().map(|row| {
+            Ok(UnsealedLog {
+                tenant: TenantId(row.get(0)),
+                slug: TenantSlug::parse(row.get(1))?,
+                log_id: LogId(row.get(2)),
+                head: row.get::<_, i64>(3) as u64,
+            })
+        });
+        logs.collect()
+    }
+
+    /// What was signed last of a tenant's log, for the sealer.
+    pub async fn sealed_log(&self, tenant: TenantId) -> Result<Option<SealedLog>, StoreError> {
+        let statement = format!("select {SEALED} from sealed_logs where tenant_id = $1");
+        let row = get(&self.0.pools.sealer).await?.query_opt(&statement, &[&tenant.0]).await?;
+        Ok(row.as_ref().map(sealed_from))
+    }
+
+    /// The leaves behind position `after` up to position `to`, in order, for the sealer. Fewer than asked for where the
+    /// log has a hole, which it never has by itself.
+    pub async fn leaves(&self, tenant: TenantId, after: u64, to: u64) -> Result<Vec<Hash>, StoreError> {
+        let connection = get(&self.0.pools.sealer).await?;
+        let statement = connection
+            .prepare_cached(
+                "select leaf_hash from events where tenant_id = $1 and position > $2 and position <= $3
+                 order by position",
+            )
+            .await?;
+        let rows = connection.query(&statement, &[&tenant.0, &(after as i64), &(to as i64)]).await?;
+        rows.iter().map(|row| hash_from(row, 0)).collect()
+    }
+
+    /// The roots of these subtrees, for the sealer; those are left out that are not there.
+    pub async fn subtrees(
+        &self,
+        tenant: TenantId,
+        nodes: &[Node],
+    ) -> Result<HashMap<Node, Hash>, StoreError> {
+        let connection = get(&self.0.pools.sealer).await?;
+        read_nodes(&connection, tenant, nodes).await
+    }
+
+    /// Keeps a checkpoint and its subtrees together. `false` where a larger one of the same log is kept already.
+    pub async fn keep_seal(&self, seal: &Seal) -> Result<bool, StoreError> {
+        let levels: Vec<i16> =
+            seal.subtrees.iter().map(|(node, _)| i16::from(node.height / LEVEL_BITS)).collect();
+        let indexes: Vec<i64> = seal.subtrees.iter().map(|(node, _)| node.index as i64).collect();
+        let hashes: Vec<&[u8]> = seal.subtrees.iter().map(|(_, hash)| hash.as_slice()).collect();
+        let connection = get(&self.0.pools.sealer).await?;
+        let statement = connection
+            .prepare_cached(
+                "with kept as (
+                     insert into sealed_logs as s (tenant_id, log_id, size, note, verifier_key, sealed_at)
+                     values ($1, $2, $3, $4, $5, now())
+                     on conflict (tenant_id) do update
+                     set log_id = excluded.log_id, size = excluded.size, note = excluded.note,
+                         verifier_key = excluded.verifier_key, sealed_at = excluded.sealed_at, refusal = null
+                     where s.log_id <> excluded.log_id or s.size < excluded.size
+                     returning 1
+                 ), added as (
+                     insert into subtrees (tenant_id, level, index, hash)
+                     select $1, * from unnest($6::int2[], $7::int8[], $8::bytea[]) where exists (select from kept)
+                     on conflict do nothing
+                 )
+                 select exists (select from kept)",
+            )
+            .await?;
+        let row = connection
+            .query_one(
+                &statement,
+                &[
+                    &seal.tenant.0,
+                    &seal.log_id.0,
+                    &(seal.size as i64),
+                    &seal.note,
+                    &seal.verifier_key,
+                    &levels,
+                    &indexes,
+                    &hashes,
+                ],
+            )
+            .await?;
+        Ok(row.get(0))
+    }
+
+    /// Notes why the signer refuses to sign more of a log; what it signed before stays.
+    pub async fn refuse_seal(&self, log: &UnsealedLog, why: &str) -> Result<(), StoreError> {
+        get(&self.0.pools.sealer)
+            .await?
+            .execute(
+                "insert into sealed_logs as s (tenant_id, log_id, size, note, verifier_key, sealed_at, refusal)
+                 values ($1, $2, 0, '', '', now(), $3)
+                 on conflict (tenant_id) do update set refusal = excluded.refusal
+                 where s.refusal is distinct from excluded.refusal",
+                &[&log.tenant.0, &log.log_id.0, &why],
+            )
+            .await?;
+        Ok(())
+    }
+}
+
+impl TenantStore {
+    /// What was signed last of this tenant's log.
+    pub async fn sealed_log(&self) -> Result<Option<SealedLog>, StoreError> {
+        let transaction = self.begin().await?;
+        let statement = format!("select {SEALED} from sealed_logs where tenant_id = $1");
+        let row = transaction.query_opt(&statement, &[&self.id().0]).await?;
+        transaction.commit().await?;
+        Ok(row.as_ref().map(sealed_from))
+    }
+
+    /// The roots of these subtrees; those are left out that no checkpoint covers yet.
+    pub async fn subtrees(&self, nodes: &[Node]) -> Result<HashMap<Node, Hash>, StoreError> {
+        let transaction = self.begin().await?;
+        let found = read_nodes(transaction.connection(), self.id(), nodes).await?;
+        transaction.commit().await?;
+        Ok(found)
+    }
+}
+
+/// Reads what each subtree is folded from: leaves, or stored subtrees of the level below, 128 at most.
+async fn read_nodes(
+    connection: &Object,
+    tenant: TenantId,
+    nodes: &[Node],
+) -> Result<HashMap<Node, Hash>, StoreError> {
+    let mut found = HashMap::new();
+    let deepest = nodes.iter().map(|node| node.height / LEVEL_BITS).max().unwrap_or(0);
+    for level in 0..=deepest {
+        let wanted: Vec<Node> =
+            nodes.iter().copied().filter(|node| node.height / LEVEL_BITS == level).collect();
+        if wanted.is_empty() {
+            continue;
+        }
+        let span = |node: &Node| node.height - level * LEVEL_BITS;
+        let first: Vec<i64> = wanted.iter().map(|node| (node.index << span(node)) as i64).collect();
+        let end: Vec<i64> = wanted.iter().map(|node| ((node.index + 1) << span(node)) as i64).collect();
+        let rows = if level == 0 {
+            let statement = connection
+                .prepare_cached(
+                    "select r.ordinal, e.leaf_hash
+                     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
+                     join events e on e.tenant_id = $1 and e.position > r.first and e.position <= r.last
+                     order by r.ordinal, e.position",
+                )
+                .await?;
+            connection.query(&statement, &[&tenant.0, &first, &end]).await?
+        } else {
+            let statement = connection
+                .prepare_cached(
+                    "select r.ordinal, s.hash
+                     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
+                     join subtrees s on s.tenant_id = $1 and s.level = $4 and s.index >= r.first and s.index < r.last
+                     order by r.ordinal, s.index",
+                )
+                .await?;
+            connection.query(&statement, &[&tenant.0, &first, &end, &i16::from(level)]).await?
+        };
+        let mut parts: Vec<Vec<Hash>> = vec![Vec::new(); wanted.len()];
+        for row in &rows {
+            parts[row.get::<_, i64>(0) as usize - 1].push(hash_from(row, 1)?);
+        }
+        for (node, parts) in wanted.into_iter().zip(parts) {
+            if parts.len() as u64 == 1 << span(&node) {
+                found.insert(node, proofs::tree::fold(parts));
+            }
+        }
+    }
+    Ok(found)
+}
+
+fn sealed_from(row: &Row) -> SealedLog {
+    SealedLog {
+        log_id: LogId(row.get(0)),
+        size: row.get::<_, i64>(1) as u64,
+        note: row.get(2),
+        verifier_key: row.get(3),
+        sealed_at: row.get(4),
+        refusal: row.get(5),
+    }
+}
+
+fn hash_from(row: &Row, column: usize) -> Result<Hash, StoreError> {
+    row.get::<_, &[u8]>(column).try_into().map_err(|error| StoreError::corrupt("a hash", error))
+}
