@@ -5,6 +5,7 @@ pub mod checker;
 mod graphql;
 mod idempotency;
 mod isolation;
+mod past;
 mod readme;
 mod registrations;
 mod streams;

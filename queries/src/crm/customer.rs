@@ -8,7 +8,7 @@ use store::sql::Row;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-use crate::engine::as_of;
+use crate::engine::as_of::{self, AsOf, Past};
 use crate::engine::cursor::{Place, SortKey};
 use crate::engine::error::{QueryError, corrupt};
 use crate::engine::list::{Conditions, List, Order, named};
@@ -135,5 +135,24 @@ pub async fn at_version(
     id: Uuid,
     version: Option<u64>,
 ) -> Result<Option<CustomerRow>, QueryError> {
-    as_of::at_version::<Customers>(tenant, &StreamName::new(CustomerEvent::CATEGORY, id), version).await
+    as_of::at::<Customers>(tenant, &stream(id), version.map(AsOf::Version)).await
+}
+
+/// The customer as it was at a moment of its past.
+pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<CustomerRow>, QueryError> {
+    as_of::at::<Customers>(tenant, &stream(id), Some(as_of)).await
+}
+
+/// The customer's history behind version `after`, oldest first, and whether there is more.
+pub async fn history(
+    tenant: &TenantStore,
+    id: Uuid,
+    after: u64,
+    limit: usize,
+) -> Result<(Vec<Past<CustomerRow>>, bool), QueryError> {
+    as_of::history::<Customers>(tenant, &stream(id), after, limit).await
+}
+
+fn stream(id: Uuid) -> StreamName {
+    StreamName::new(CustomerEvent::CATEGORY, id)
 }

@@ -1,26 +1,82 @@
-//! One aggregate as its own events make it: right at once, without any read model.
+//! One aggregate as its own events make it, now or at a moment of its past: right at once, without any read model.
 
+use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, pin_mut};
 use projections::Projection;
-use schemas::engine::StreamName;
+use schemas::engine::{RecordedEvent, StreamName};
 use store::TenantStore;
 
 use super::error::QueryError;
 
-/// The row that the stream's events make, up to and including `version` where given. `None` where there is none.
-pub async fn at_version<P: Projection>(
+/// A moment in an aggregate's past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AsOf {
+    /// When the tenant's log ended at this position.
+    Position(u64),
+    /// When all was recorded that was recorded by then.
+    Time(DateTime<Utc>),
+    /// When the aggregate was at this version.
+    Version(u64),
+}
+
+impl AsOf {
+    fn includes(self, event: &RecordedEvent) -> bool {
+        match self {
+            Self::Position(position) => event.position <= position,
+            Self::Time(time) => event.recorded_at <= time,
+            Self::Version(version) => event.version <= version,
+        }
+    }
+}
+
+/// One fact of an aggregate's history, with what it made of the aggregate.
+#[derive(Debug, Clone)]
+pub struct Past<R> {
+    /// The event.
+    pub event: RecordedEvent,
+    /// The aggregate behind it; `None` where the event ended it.
+    pub row: Option<R>,
+}
+
+/// The row that the stream's events make, up to `as_of` where given. `None` where there was none.
+pub async fn at<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
-    version: Option<u64>,
+    as_of: Option<AsOf>,
 ) -> Result<Option<P::Row>, QueryError> {
     let events = tenant.read_stream(stream, 1);
     pin_mut!(events);
     let mut row = None;
     while let Some(event) = events.try_next().await? {
-        if version.is_some_and(|version| event.version > version) {
+        if as_of.is_some_and(|as_of| !as_of.includes(&event)) {
             break;
         }
         row = P::apply(row, &event).map_err(QueryError::Fold)?;
     }
     Ok(row)
+}
+
+/// At most `limit` facts behind version `after`, oldest first, and whether there are more.
+pub async fn history<P: Projection>(
+    tenant: &TenantStore,
+    stream: &StreamName,
+    after: u64,
+    limit: usize,
+) -> Result<(Vec<Past<P::Row>>, bool), QueryError>
+where
+    P::Row: Clone,
+{
+    let events = tenant.read_stream(stream, 1);
+    pin_mut!(events);
+    let (mut row, mut past) = (None, Vec::new());
+    while let Some(event) = events.try_next().await? {
+        if past.len() == limit {
+            return Ok((past, true));
+        }
+        row = P::apply(row, &event).map_err(QueryError::Fold)?;
+        if event.version > after {
+            past.push(Past { event, row: row.clone() });
+        }
+    }
+    Ok((past, false))
 }

@@ -14,6 +14,7 @@ use crate::auth::Principal;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
 use crate::graphql::engine::errors::{ErrorCode, Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
+use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
 /// The scope that reads customers.
@@ -113,14 +114,43 @@ impl CustomerQueries {
         &self,
         ctx: &Context<'_>,
         #[graphql(desc = "The customer's id.")] id: ID,
+        #[graphql(desc = "As it was then; as it is now unless given.")] as_of: Option<AsOfInput>,
     ) -> Nullable<Customer> {
         nullable(async {
             let principal = ctx.data::<Principal>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let row = reads::get(&principal.store, id).await.map_err(unread)?;
+            let row = match as_of {
+                Some(as_of) => {
+                    let as_of = as_of.read(&principal.store).await?;
+                    reads::as_of(&principal.store, id, as_of).await.map_err(unread)?
+                }
+                None => reads::get(&principal.store, id).await.map_err(unread)?,
+            };
             let seen =
                 row.filter(|row| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id()));
             Ok(seen.map(Into::into))
+        })
+        .await
+    }
+
+    /// A customer's history, oldest fact first, by pages of at most 100; null where the caller may not see the customer.
+    async fn customer_history(
+        &self,
+        ctx: &Context<'_>,
+        #[graphql(desc = "The customer's id.")] id: ID,
+        #[graphql(desc = "Facts to return.")] first: Option<i32>,
+        #[graphql(desc = "The cursor to start behind.")] after: Option<String>,
+    ) -> Nullable<History<Customer>> {
+        nullable(async {
+            let principal = ctx.data::<Principal>()?;
+            let page = HistoryPage::read(first, after.as_deref())?;
+            let Some(id) = parse_id(&id) else { return Ok(None) };
+            let past = reads::history(&principal.store, id, page.after, page.first).await.map_err(unread)?;
+            let own = past.0.last().and_then(|past| past.row.as_ref()?.user_id) == Some(principal.user_id());
+            if past.0.is_empty() && page.after == 0 || !own && !principal.may(READ_SCOPE) {
+                return Ok(None);
+            }
+            Ok(Some(history(&page, past)))
         })
         .await
     }

@@ -5,6 +5,7 @@ use async_graphql::{Context, Error, OutputType, SimpleObject};
 use queries::{Page, PageRequest, QueryError};
 
 use super::errors::{ErrorCode, failure, internal};
+use super::past::Fact;
 use crate::graphql::crm::customer::Customer;
 use crate::graphql::identity::user::User;
 
@@ -17,6 +18,8 @@ pub const LARGEST_PAGE: u32 = 100;
 #[derive(SimpleObject)]
 #[graphql(concrete(name = "CustomerConnection", params("Edge<Customer>", Customer)))]
 #[graphql(concrete(name = "UserConnection", params("Edge<User>", User)))]
+#[graphql(concrete(name = "CustomerHistory", params("Edge<Fact<Customer>>", "Fact<Customer>")))]
+#[graphql(concrete(name = "UserHistory", params("Edge<Fact<User>>", "Fact<User>")))]
 pub struct EdgesAndNodes<E: OutputType, T: OutputType> {
     /// The rows with their cursors.
     edges: Vec<E>,
@@ -35,11 +38,30 @@ pub type Connection<T> = EdgesAndNodes<Edge<T>, T>;
 #[derive(SimpleObject)]
 #[graphql(concrete(name = "CustomerEdge", params(Customer)))]
 #[graphql(concrete(name = "UserEdge", params(User)))]
+#[graphql(concrete(name = "CustomerFactEdge", params("Fact<Customer>")))]
+#[graphql(concrete(name = "UserFactEdge", params("Fact<User>")))]
 pub struct Edge<T: OutputType> {
     /// Its place: give it as `after` or `before`, with the same filter and order.
     cursor: String,
     /// The row.
     node: T,
+}
+
+/// How many rows a page has.
+pub struct PageSize(pub u32);
+
+impl PageSize {
+    /// The size that a client gives, or the usual one.
+    pub fn read(given: Option<i32>) -> Result<Self, Error> {
+        match given.map(u32::try_from) {
+            None => Ok(Self(DEFAULT_PAGE)),
+            Some(Err(_) | Ok(0)) => Err(ErrorCode::BadRequest.error("a page has at least one row")),
+            Some(Ok(size)) if size > LARGEST_PAGE => {
+                Err(ErrorCode::LimitExceeded.error(format!("a page has at most {LARGEST_PAGE} rows")))
+            }
+            Some(Ok(size)) => Ok(Self(size)),
+        }
+    }
 }
 
 /// A page of `first` rows behind `after`, or of `last` rows before `before`; not a mixture.
@@ -49,16 +71,7 @@ pub fn page_request(
     last: Option<i32>,
     before: Option<String>,
 ) -> Result<PageRequest, Error> {
-    let size = |given: Option<i32>| match given {
-        None => Ok(DEFAULT_PAGE),
-        Some(size) => match u32::try_from(size) {
-            Err(_) | Ok(0) => Err(ErrorCode::BadRequest.error("a page has at least one row")),
-            Ok(size) if size > LARGEST_PAGE => {
-                Err(ErrorCode::LimitExceeded.error(format!("a page has at most {LARGEST_PAGE} rows")))
-            }
-            Ok(size) => Ok(size),
-        },
-    };
+    let size = |given| PageSize::read(given).map(|size| size.0);
     match (first.is_some() || after.is_some(), last.is_some() || before.is_some()) {
         (true, true) => {
             Err(ErrorCode::BadRequest.error("page either forward (first, after) or backward (last, before)"))
@@ -80,20 +93,29 @@ where
     Edge<T>: OutputType,
 {
     let (has_previous_page, has_next_page) = (page.has_previous, page.has_next);
-    let edges: Vec<Edge<T>> =
-        page.into_edges().map(|(cursor, row)| Edge { cursor, node: T::from(row) }).collect();
-    let cursor = |edge: Option<&Edge<T>>| edge.map(|edge| edge.cursor.clone());
+    let edges: Vec<(String, T)> = page.into_edges().map(|(cursor, row)| (cursor, T::from(row))).collect();
+    let cursor = |edge: Option<&(String, T)>| edge.map(|(cursor, _)| cursor.clone());
     let page_info = PageInfo {
         has_previous_page,
         has_next_page,
         start_cursor: cursor(edges.first()),
         end_cursor: cursor(edges.last()),
     };
-    EdgesAndNodes {
-        nodes: edges.iter().map(|edge| edge.node.clone()).collect(),
-        edges,
-        page_info,
-        total_count: total.map_or(0, |total| i32::try_from(total).unwrap_or(i32::MAX)),
+    Connection::new(edges, page_info, total)
+}
+
+impl<T: OutputType + Clone> EdgesAndNodes<Edge<T>, T>
+where
+    Edge<T>: OutputType,
+{
+    /// A connection of these rows with their cursors.
+    pub fn new(edges: Vec<(String, T)>, page_info: PageInfo, total: Option<u64>) -> Self {
+        Self {
+            nodes: edges.iter().map(|(_, node)| node.clone()).collect(),
+            edges: edges.into_iter().map(|(cursor, node)| Edge { cursor, node }).collect(),
+            page_info,
+            total_count: total.map_or(0, |total| i32::try_from(total).unwrap_or(i32::MAX)),
+        }
     }
 }
 
