@@ -13,7 +13,7 @@ use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
 pub use secret::Secret;
-pub use sections::{Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets};
+pub use sections::{Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets};
 
 /// Every setting with its default; `config.default.toml`, embedded.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -47,6 +47,8 @@ pub struct Settings {
     pub identity: Identity,
     /// Retries of processes.
     pub saga: Saga,
+    /// The activity log.
+    pub activity: Activity,
     /// The signer of checkpoints.
     pub audit: Audit,
     /// The deployment key.
@@ -183,6 +185,8 @@ impl Settings {
             ("database.append_lanes", self.database.append_lanes),
             ("gateway.streams", self.gateway.streams),
             ("gateway.heartbeat_seconds", self.gateway.heartbeat_seconds as usize),
+            ("activity.retention_days", self.activity.retention_days as usize),
+            ("activity.most_entries", self.activity.most_entries as usize),
             ("audit.seal_every_seconds", self.audit.seal_every_seconds as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {

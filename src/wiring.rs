@@ -9,7 +9,7 @@ use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
 use gateway::auth::{HashingConfig, SigningKey};
-use gateway::{Gateway, GatewayConfig, ReadinessCheck};
+use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
 use nats::{Follower, Nats, NatsConfig};
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
@@ -354,6 +354,10 @@ fn gateway_config(settings: &Settings) -> GatewayConfig {
         },
         streams: gateway.streams,
         heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
+        activities: ActivityRetention {
+            keep: Duration::from_hours(24) * settings.activity.retention_days,
+            most: settings.activity.most_entries,
+        },
         dev: gateway.explorer,
     }
 }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::activity::ActivityRetention;
 use crate::auth::HashingConfig;
 
 /// Settings of the gateway.
@@ -19,6 +20,8 @@ pub struct GatewayConfig {
     pub streams: usize,
     /// How often an idle event stream sends a comment, so that both ends notice when the other has gone.
     pub heartbeat: Duration,
+    /// How long the activity log is kept.
+    pub activities: ActivityRetention,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -33,6 +36,7 @@ impl Default for GatewayConfig {
             hashing: HashingConfig { memory_kib: 19 * 1024, iterations: 2, threads: 1, queue: 16 },
             streams: 1_000,
             heartbeat: Duration::from_secs(15),
+            activities: ActivityRetention { keep: Duration::from_hours(90 * 24), most: 1_000_000 },
             dev: false,
         }
     }

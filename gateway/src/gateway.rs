@@ -4,7 +4,7 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::middleware::from_fn;
+use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{get, post};
 use commands::Executor;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -12,6 +12,7 @@ use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
+use crate::activity::{self, ActivityLog};
 use crate::auth::{PasswordError, Passwords, SigningKey, Tokens};
 use crate::config::GatewayConfig;
 use crate::edge::observe::observe;
@@ -33,6 +34,7 @@ pub struct Shared {
     pub(crate) schema: graphql::ApiSchema,
     pub(crate) checks: Vec<ReadinessCheck>,
     pub(crate) metrics: PrometheusHandle,
+    pub(crate) activities: ActivityLog,
     pub(crate) streams: Arc<Semaphore>,
     pub(crate) stopping: CancellationToken,
 }
@@ -72,8 +74,20 @@ impl Gateway {
         let streams = Arc::new(Semaphore::new(config.streams));
         let metrics = operations::recorder()?;
         let store = executor.store().clone();
-        let shared =
-            Shared { config, executor, store, tokens, passwords, schema, checks, metrics, streams, stopping };
+        let activities = ActivityLog::start(store.clone(), config.activities, stopping.clone());
+        let shared = Shared {
+            config,
+            executor,
+            store,
+            tokens,
+            passwords,
+            schema,
+            checks,
+            metrics,
+            activities,
+            streams,
+            stopping,
+        };
         Ok(Self(Arc::new(shared)))
     }
 
@@ -96,6 +110,7 @@ impl Gateway {
             .route("/v1/auth/me", get(rest::auth::me))
             .route("/v1/events", get(rest::events::page))
             .route("/v1/events/stream", get(streams::sse::follow))
+            .route("/v1/activities", get(rest::activities::page))
             .route("/v1/audit/key", get(rest::audit::key))
             .route("/v1/audit/checkpoint", get(rest::audit::checkpoint))
             .route("/v1/audit/proofs/{position}", get(rest::audit::proof))
@@ -107,7 +122,7 @@ impl Gateway {
                 if self.config.dev { get(graphql::page::show) } else { get(graphql::page::hidden) },
             )
             .route("/graphql", post(graphql::handler::answer));
-        finished(router).with_state(self.clone())
+        finished(router, self).with_state(self.clone())
     }
 
     /// The routes of the operations listener: probes and metrics, nothing else.
@@ -116,7 +131,7 @@ impl Gateway {
             .route("/livez", get(operations::livez))
             .route("/readyz", get(operations::readyz))
             .route("/metrics", get(operations::metrics));
-        finished(router).with_state(self.clone())
+        finished(router, self).with_state(self.clone())
     }
 
     /// The routes of the admin listener.
@@ -126,14 +141,15 @@ impl Gateway {
             .route("/admin", get(admin::nothing_yet).fallback(admin::nothing_yet))
             .route("/admin/{*path}", get(admin::nothing_yet).fallback(admin::nothing_yet))
             .layer(from_fn(admin::only_local_hosts));
-        finished(router).with_state(self.clone())
+        finished(router, self).with_state(self.clone())
     }
 }
 
 /// What every router ends with: answers for what it does not know, and the layer that observes.
-fn finished(router: Router<Gateway>) -> Router<Gateway> {
+fn finished(router: Router<Gateway>, gateway: &Gateway) -> Router<Gateway> {
     router
         .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
         .fallback(|| async { Problem::new(Code::NotFound) })
+        .layer(from_fn_with_state(gateway.clone(), activity::watch))
         .layer(from_fn(observe))
 }

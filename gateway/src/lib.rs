@@ -2,8 +2,9 @@
 //!
 //! Layout: `gateway` holds what all handlers share and puts the routers together; `edge` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
-//! `admin` those of the other two listeners.
+//! `admin` those of the other two listeners; `activity` writes the activity log.
 
+pub mod activity;
 pub mod admin;
 pub mod auth;
 pub mod config;
@@ -15,6 +16,7 @@ pub mod rest;
 pub mod server;
 pub mod streams;
 
+pub use activity::ActivityRetention;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, GatewayError};
 pub use operations::ReadinessCheck;

@@ -1,5 +1,6 @@
 //! REST: identity, platform services, and the log by pages.
 
+pub mod activities;
 pub mod audit;
 pub mod auth;
 pub mod events;

@@ -1,6 +1,7 @@
 //! Serves a router on a listener until told to stop.
 
 use std::io;
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -44,6 +45,7 @@ pub async fn serve(listener: TcpListener, router: Router, stopping: Cancellation
             }
         }
     };
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let graceful = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
     // The server itself also waits for connections over which no request has come yet; nobody waits for those.
     tokio::select! {

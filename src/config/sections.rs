@@ -137,6 +137,14 @@ pub struct Saga {
     pub longest_delay_ms: u64,
 }
 
+/// `[activity]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Activity {
+    pub retention_days: u32,
+    pub most_entries: u64,
+}
+
 /// `[audit]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

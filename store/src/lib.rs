@@ -6,6 +6,7 @@
 //! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
 //! handle or a transaction made from one.
 
+pub mod activities;
 pub mod append;
 pub mod checkpoints;
 pub mod config;
@@ -30,6 +31,7 @@ mod store;
 pub mod tenant;
 pub mod tenants;
 
+pub use activities::{Activity, ActivityKind};
 pub use append::{
     AppendError, Claim, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, Secret, StreamAppend,
 };

@@ -7,7 +7,7 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 17] = [
+pub const TENANT_TABLES: [&str; 18] = [
     "heads",
     "events",
     "receipts",
@@ -19,6 +19,7 @@ pub const TENANT_TABLES: [&str; 17] = [
     "relay_progress",
     "tenants",
     "read_models",
+    "activities",
     "subtrees",
     "sealed_logs",
     "customers_v1",

@@ -84,7 +84,10 @@ impl FromRequestParts<Gateway> for Principal {
         tenancy::agree(&parts.headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
         let record = gateway.store.tenant_by_id(claims.tid).await?;
         let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
-        context.note_tenant(&record.slug);
+        context.note_tenant(&record);
+        if claims.roles.contains(&Role::Auditor) {
+            context.note_auditor();
+        }
         let store = gateway.store.tenant(record.id);
         Ok(Self { claims, record, store })
     }

@@ -3,7 +3,7 @@
 
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use axum::extract::{FromRequestParts, MatchedPath, Request};
@@ -13,7 +13,8 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use schemas::engine::metadata::parse_traceparent;
-use schemas::engine::{RequestId, TenantSlug};
+use schemas::engine::{RequestId, TenantId, TenantSlug};
+use store::TenantRecord;
 use tracing::Instrument;
 use uuid::Uuid;
 
@@ -33,8 +34,11 @@ pub struct RequestContext(Arc<Noted>);
 struct Noted {
     id: RequestId,
     traceparent: Option<String>,
-    tenant: OnceLock<TenantSlug>,
+    tenant: OnceLock<(TenantId, TenantSlug)>,
     user: OnceLock<Uuid>,
+    auditor: OnceLock<()>,
+    /// Commands that were rejected, with the code.
+    rejections: Mutex<Vec<(String, String)>>,
 }
 
 impl RequestContext {
@@ -46,6 +50,8 @@ impl RequestContext {
             traceparent: text(&TRACEPARENT).and_then(parse_traceparent),
             tenant: OnceLock::new(),
             user: OnceLock::new(),
+            auditor: OnceLock::new(),
+            rejections: Mutex::default(),
         }))
     }
 
@@ -60,13 +66,47 @@ impl RequestContext {
     }
 
     /// Notes whose data the request is about; the first note stays.
-    pub fn note_tenant(&self, tenant: &TenantSlug) {
-        self.0.tenant.get_or_init(|| tenant.clone());
+    pub fn note_tenant(&self, tenant: &TenantRecord) {
+        self.0.tenant.get_or_init(|| (tenant.id, tenant.slug.clone()));
+    }
+
+    /// Whose data the request is about.
+    pub fn tenant(&self) -> Option<TenantId> {
+        self.0.tenant.get().map(|(id, _)| *id)
     }
 
     /// Notes who asks; the first note stays.
     pub fn note_user(&self, user: Uuid) {
         self.0.user.get_or_init(|| user);
+    }
+
+    /// Who asks.
+    pub fn user(&self) -> Option<Uuid> {
+        self.0.user.get().copied()
+    }
+
+    /// Notes that whoever asks audits the tenant.
+    pub fn note_auditor(&self) {
+        self.0.auditor.get_or_init(|| ());
+    }
+
+    /// Whether whoever asks audits the tenant.
+    pub fn is_auditor(&self) -> bool {
+        self.0.auditor.get().is_some()
+    }
+
+    /// Notes a command that was rejected.
+    pub fn note_rejection(&self, command: &str, code: &str) {
+        self.rejected().push((command.to_owned(), code.to_owned()));
+    }
+
+    /// Takes the commands that were rejected.
+    pub fn rejections(&self) -> Vec<(String, String)> {
+        std::mem::take(&mut self.rejected())
+    }
+
+    fn rejected(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+        self.0.rejections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -140,7 +180,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
             path,
             status,
             micros = elapsed.as_micros() as u64,
-            tenant = context.0.tenant.get().map(TenantSlug::as_str),
+            tenant = context.0.tenant.get().map(|(_, slug)| slug.as_str()),
             user = context.0.user.get().map(tracing::field::display),
         );
     });

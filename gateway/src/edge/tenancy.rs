@@ -34,7 +34,7 @@ impl FromRequestParts<Gateway> for NamedTenant {
         let slug = TenantSlug::parse(&named).map_err(|_| Problem::new(Code::TenantUnknown))?;
         let record = gateway.store.tenant_by_slug(&slug).await?;
         let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
-        RequestContext::from_request_parts(parts, gateway).await?.note_tenant(&record.slug);
+        RequestContext::from_request_parts(parts, gateway).await?.note_tenant(&record);
         let store = gateway.store.tenant(record.id);
         Ok(Self { record, store })
     }

@@ -89,6 +89,8 @@ impl Answer {
 /// The input of one mutation on its way to a command: collects everything that is wrong with it.
 pub struct Input<'a> {
     gateway: &'a Gateway,
+    request: &'a RequestContext,
+    command: String,
     context: CommandContext,
     errors: Vec<UserError>,
 }
@@ -105,13 +107,15 @@ impl<'a> Input<'a> {
     ) -> Result<Self, Error> {
         let gateway = ctx.data::<Gateway>()?;
         let principal = ctx.data::<Principal>()?;
-        let mut context = principal.command_context(ctx.data::<RequestContext>()?, command_id);
+        let request = ctx.data::<RequestContext>()?;
+        let mut context = principal.command_context(request, command_id);
         context.expected_version = expected_version.map(|version| version.0);
         let id = target.and_then(parse_id).unwrap_or_default();
         if !permissions::permits(&context.caller, command, id) {
+            request.note_rejection(command, ErrorCode::Forbidden.as_str());
             return Err(not_allowed());
         }
-        Ok(Self { gateway, context, errors: Vec::new() })
+        Ok(Self { gateway, request, command: command.to_owned(), context, errors: Vec::new() })
     }
 
     /// The command's context.
@@ -142,40 +146,47 @@ impl<'a> Input<'a> {
 
     /// Executes the command on the aggregate that the client named, unless something was wrong with the input.
     pub async fn send_to<A: Rules>(
-        self,
+        mut self,
         target: &ID,
         command: Option<impl Into<A::Command> + Send>,
     ) -> Result<Answer, Error> {
         match parse_id(target) {
             Some(id) => self.send::<A>(id, command).await,
             // What is no id of ours is the id of nothing.
-            None if self.errors.is_empty() => {
-                let command_id = self.context.command_id.unwrap_or_else(ids::new_id);
-                Ok(Answer::rejected(command_id, vec![not_found()]))
+            None => {
+                if self.errors.is_empty() {
+                    self.errors.push(not_found());
+                }
+                Ok(self.rejected())
             }
-            None => Ok(Answer::rejected(self.context.command_id.unwrap_or_else(ids::new_id), self.errors)),
         }
     }
 
     /// Executes the command on the aggregate `id`, unless something was wrong with the input.
     pub async fn send<A: Rules>(
-        self,
+        mut self,
         id: Uuid,
         command: Option<impl Into<A::Command> + Send>,
     ) -> Result<Answer, Error> {
-        let Self { gateway, context, errors } = self;
-        let given_id = context.command_id.unwrap_or_else(ids::new_id);
         let command = match command {
-            Some(command) if errors.is_empty() => command,
-            _ => return Ok(Answer::rejected(given_id, errors)),
+            Some(command) if self.errors.is_empty() => command,
+            _ => return Ok(self.rejected()),
         };
-        match gateway.executor.execute::<A>(&context, id, command, Extras::default()).await {
+        match self.gateway.executor.execute::<A>(&self.context, id, command, Extras::default()).await {
             Ok(executed) => Ok(Answer::accepted(&executed)),
             Err(error) => {
-                let expected = context.expected_version.is_some();
-                refusal(error, expected).map(|error| Answer::rejected(given_id, vec![error]))
+                let expected = self.context.expected_version.is_some();
+                self.errors.push(refusal(error, expected)?);
+                Ok(self.rejected())
             }
         }
+    }
+
+    /// The refusal, with everything that is wrong; the activity log hears of the first.
+    fn rejected(self) -> Answer {
+        let code = self.errors.first().map_or("INVALID", |error| &error.code);
+        self.request.note_rejection(&self.command, code);
+        Answer::rejected(self.context.command_id.unwrap_or_else(ids::new_id), self.errors)
     }
 }
 
