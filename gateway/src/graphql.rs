@@ -42,9 +42,8 @@ pub fn sdl() -> String {
 /// waits for.
 fn read_models(field: &str) -> &'static [&'static str] {
     match field {
-        "me" | "customer" | "customers" => crm::customer::READ_MODELS,
         // A history is read from the log itself; waiting for the read model as well costs little and says the same.
-        "customerHistory" => crm::customer::READ_MODELS,
+        "me" | "customer" | "customers" | "customerHistory" => crm::customer::READ_MODELS,
         "user" | "users" | "userHistory" => identity::user::READ_MODELS,
         _ => &[],
     }

@@ -1,5 +1,7 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
+mod report;
+
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -29,6 +31,8 @@ pub enum Audit {
     Consistency(Consistency),
     /// Write a history, or a part of it, into a file that verifies offline
     Export(Export),
+    /// Write a page about a period: counts, actors, rights, refusals, and the proof
+    Report(report::Report),
     /// Verify an export with nothing but the file and the key; exit code 9 when it is not the signed history
     Verify(Verify),
 }
@@ -119,6 +123,7 @@ impl Audit {
                 proof(&remote, "/v1/audit/consistency", &parameters, output).await
             }
             Self::Export(export) => export.run().await,
+            Self::Report(report) => report.run().await,
             Self::Verify(verify) => verify.run(output),
         }
     }
@@ -157,26 +162,37 @@ impl Export {
         if !earlier.is_empty() {
             parameters.push(("earlier", earlier.join(",")));
         }
-        let answer = self.remote.get("/v1/audit/export", &parameters).await?;
-        let positions = answer.headers().get("annals-positions");
-        let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-        let progress = bar(positions);
-        let mut out: Box<dyn Write> = match &self.out {
+        match &self.out {
             Some(path) => {
-                Box::new(File::create(path).with_context(|| format!("{} cannot be written", path.display()))?)
+                let mut file =
+                    File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
+                download(&self.remote, &parameters, &mut file).await?;
             }
-            None => Box::new(io::stdout().lock()),
-        };
-        let mut body = answer.bytes_stream();
-        while let Some(bytes) = body.next().await {
-            let bytes = bytes.map_err(|error| Failure::new(Exit::Unavailable, error))?;
-            out.write_all(&bytes)?;
-            progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
+            None => download(&self.remote, &parameters, &mut io::stdout().lock()).await?,
         }
-        out.flush()?;
-        progress.finish_and_clear();
         Ok(Exit::Ok)
     }
+}
+
+/// Writes an export as it comes, with a progress bar.
+async fn download(
+    remote: &Remote,
+    parameters: &[(&str, String)],
+    out: &mut impl Write,
+) -> Result<(), Failure> {
+    let answer = remote.get("/v1/audit/export", parameters).await?;
+    let positions = answer.headers().get("annals-positions");
+    let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
+    let progress = bar(positions);
+    let mut body = answer.bytes_stream();
+    while let Some(bytes) = body.next().await {
+        let bytes = bytes.map_err(|error| Failure::new(Exit::Unavailable, error))?;
+        out.write_all(&bytes)?;
+        progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
+    }
+    out.flush()?;
+    progress.finish_and_clear();
+    Ok(())
 }
 
 /// The outcome of a verification.

@@ -1,6 +1,6 @@
 //! The activity log: what is told in it, to whom, and that it ends.
 
-use chrono::{Days, Utc};
+use chrono::Days;
 use reqwest::{Method, StatusCode};
 use schemas::engine::{Actor, clock, ids};
 use serde_json::{Value, json};
@@ -102,7 +102,7 @@ async fn old_entries_and_those_beyond_the_quota_end() {
     let entries: Vec<Activity> = [100, 95, 50, 40, 30, 20].map(at).to_vec();
     tenant.record_activities(&entries).await.expect("recorded");
     tenant.record_activities(&entries).await.expect("a repeat does nothing");
-    let removed = tenant.expire_activities(Utc::now() - Days::new(90), 3).await.expect("removes");
+    let removed = tenant.expire_activities(clock::now() - Days::new(90), 3).await.expect("removes");
     assert_eq!(removed, 3);
     let left = tenant.activities(ActivityFilter::default(), 10).await.expect("reads");
     let left: Vec<&str> = left.iter().map(|entry| entry.action.as_str()).collect();

@@ -177,3 +177,34 @@ async fn proofs_are_for_those_who_may_and_bad_questions_have_clear_answers() {
     let proof: Value = serde_json::from_str(&proof).expect("JSON");
     assert_eq!((code, &proof["position"]), (Some(0), &Value::from(2)));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_shows_a_verified_period_and_what_was_refused_in_it() {
+    let case = Case::prepared().await;
+    let (key, _) = case.remote(&["key"]);
+    let wrong = serde_json::json!({"email": "user0@example.com", "password": "not the password"});
+    send(case.tenant.anonymous(Method::POST, "/v1/auth/login").json(&wrong)).await;
+    let page = eventually("the refused login is in the report", || async {
+        let path = case.path("report.html");
+        let arguments =
+            ["--key", key.trim(), "--from", "2020-01-01T00:00:00Z", "--to", "2100-01-01T00:00:00Z"];
+        let (_, code) = case.remote(&[&["report", "--out", &path], arguments.as_slice()].concat());
+        assert_eq!(code, Some(0));
+        let page = std::fs::read_to_string(path).expect("written");
+        page.contains("invalid_credentials").then_some(page)
+    })
+    .await;
+    for part in ["identity.user.registered.v1", "tenant_admin", "anonymous", "may sign in", key.trim()] {
+        assert!(page.contains(part), "{part}");
+    }
+    let (_, code) = case.remote(&[
+        "report",
+        "--key",
+        key.trim(),
+        "--from",
+        "2030-01-01T00:00:00Z",
+        "--to",
+        "2020-01-01T00:00:00Z",
+    ]);
+    assert_eq!(code, Some(2));
+}

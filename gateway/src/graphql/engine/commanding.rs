@@ -150,16 +150,14 @@ impl<'a> Input<'a> {
         target: &ID,
         command: Option<impl Into<A::Command> + Send>,
     ) -> Result<Answer, Error> {
-        match parse_id(target) {
-            Some(id) => self.send::<A>(id, command).await,
-            // What is no id of ours is the id of nothing.
-            None => {
-                if self.errors.is_empty() {
-                    self.errors.push(not_found());
-                }
-                Ok(self.rejected())
-            }
+        if let Some(id) = parse_id(target) {
+            return self.send::<A>(id, command).await;
         }
+        // What is no id of ours is the id of nothing.
+        if self.errors.is_empty() {
+            self.errors.push(not_found());
+        }
+        Ok(self.rejected())
     }
 
     /// Executes the command on the aggregate `id`, unless something was wrong with the input.

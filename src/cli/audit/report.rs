@@ -1,0 +1,274 @@
+//! `annals audit report`: a period of a tenant's history on a page for people, drawn from an export that was verified.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::path::PathBuf;
+
+use anyhow::Context;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use maud::{DOCTYPE, Markup, html};
+use proofs::VerifierKey;
+use proofs::export::{Line, Part};
+use proofs::frame::Entry;
+use proofs::verify::{Known, verify};
+use schemas::engine::recorded::timestamp;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::super::remote::Remote;
+use super::super::{Exit, Failure};
+use super::download;
+
+/// Refusals that the page shows one by one.
+const REFUSALS: usize = 200;
+/// Entries of the activity log on a page of the API.
+const PAGE: usize = 1_000;
+/// Entries of the activity log that are read for one report, at most.
+const MOST_ENTRIES: usize = 50_000;
+
+/// `annals audit report ...`
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The log's public key, as `annals audit key` prints it
+    #[arg(long, value_name = "VKEY", value_parser = |text: &str| text.parse::<VerifierKey>())]
+    key: VerifierKey,
+    /// The beginning of the period (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    from: DateTime<Utc>,
+    /// The end of the period (RFC 3339); rights are told as of then
+    #[arg(long, value_name = "TIME")]
+    to: DateTime<Utc>,
+    /// The page to write
+    #[arg(long, value_name = "FILE", default_value = "audit-report.html")]
+    out: PathBuf,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// What the period's events come to.
+#[derive(Default)]
+struct Facts {
+    events: u64,
+    first: Option<u64>,
+    last: Option<u64>,
+    by_type: BTreeMap<String, u64>,
+    by_actor: BTreeMap<String, u64>,
+    users: BTreeMap<String, User>,
+    absent: u64,
+}
+
+/// A user as of the period's end.
+struct User {
+    name: String,
+    roles: Vec<String>,
+    deactivated: bool,
+}
+
+/// An entry of the activity log.
+#[derive(Deserialize)]
+struct Activity {
+    id: String,
+    at: String,
+    kind: String,
+    actor: String,
+    action: String,
+    outcome: String,
+    count: u64,
+}
+
+impl Report {
+    /// Exports, verifies, draws.
+    pub async fn run(self) -> Result<Exit, Failure> {
+        if self.from > self.to {
+            return Err(Failure::usage(anyhow::anyhow!("the period ends before it begins")));
+        }
+        let file = tempfile::NamedTempFile::new()?;
+        download(&self.remote, &[], &mut File::create(file.path())?).await?;
+        let verified = verify(BufReader::new(File::open(file.path())?), &self.key, &Known::default());
+        let verified = match verified {
+            Ok(verified) => verified,
+            Err(error) => {
+                return Err(Failure::new(Exit::Problems, anyhow::Error::from(error).context("not verified")));
+            }
+        };
+        let facts =
+            self.facts(BufReader::new(File::open(file.path())?)).context("the export does not read")?;
+        let activities = self.activities().await?;
+        let page = self.page(&verified, &facts, &activities).into_string();
+        let mut out =
+            File::create(&self.out).with_context(|| format!("{} cannot be written", self.out.display()))?;
+        out.write_all(page.as_bytes())?;
+        eprintln!("{} written: {} events of {} verified", self.out.display(), facts.events, verified.events);
+        Ok(Exit::Ok)
+    }
+
+    fn facts(&self, file: impl BufRead) -> anyhow::Result<Facts> {
+        let mut facts = Facts::default();
+        for text in file.lines().skip(1) {
+            let Ok(line) = serde_json::from_str::<Line>(&text?) else { break };
+            let entry = Entry::decode(&line.entry.0).context("an entry")?;
+            let at = DateTime::from_timestamp_micros(entry.recorded_at).context("a time")?;
+            if at > self.to {
+                break;
+            }
+            let payload = open(&line.payload);
+            facts.user(&entry, payload.as_ref());
+            if at >= self.from {
+                facts.count(&line, &entry, open(&line.metadata).as_ref());
+            }
+        }
+        Ok(facts)
+    }
+
+    /// The period's entries, the newest first.
+    async fn activities(&self) -> Result<Vec<Activity>, Failure> {
+        #[derive(Deserialize)]
+        struct Page {
+            activities: Vec<Activity>,
+        }
+        let mut all: Vec<Activity> = Vec::new();
+        loop {
+            let mut parameters = vec![
+                ("since", self.from.to_rfc3339()),
+                ("until", self.to.to_rfc3339()),
+                ("limit", PAGE.to_string()),
+            ];
+            parameters.extend(all.last().map(|last| ("before", last.id.clone())));
+            let text = self.remote.text("/v1/activities", &parameters).await?;
+            let page: Page =
+                serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
+            let full = page.activities.len() == PAGE;
+            all.extend(page.activities);
+            if !full || all.len() >= MOST_ENTRIES {
+                return Ok(all);
+            }
+        }
+    }
+
+    fn page(&self, verified: &proofs::verify::Report, facts: &Facts, activities: &[Activity]) -> Markup {
+        let manifest = &verified.manifest;
+        let mut kinds: BTreeMap<(&str, &str), u64> = BTreeMap::new();
+        for activity in activities {
+            *kinds.entry((&activity.kind, &activity.outcome)).or_default() += activity.count;
+        }
+        let refusals = || activities.iter().filter(|activity| activity.outcome != "accepted");
+        html! {
+            (DOCTYPE)
+            html lang="en" {
+                head {
+                    meta charset="utf-8";
+                    title { "Audit of " (manifest.tenant) }
+                    style { (STYLE) }
+                }
+                body {
+                    h1 { "Audit of " (manifest.tenant) }
+                    p { (timestamp(self.from)) " to " (timestamp(self.to)) ", made " (manifest.exported_at) }
+                    h2 { "Proof" }
+                    p {
+                        "All " (verified.events) " events of the log were exported and verified against the signed checkpoint below. "
+                        @if facts.events > 0 {
+                            "The period holds " (facts.events) " of them, positions "
+                            (facts.first.unwrap_or_default()) " to " (facts.last.unwrap_or_default()) "."
+                        } @else { "The period holds none of them." }
+                        @if facts.absent > 0 { " Of " (facts.absent) " events parts were not in the export." }
+                    }
+                    p { "Log " code { (manifest.log_id) } ", key " code { (self.key) } }
+                    pre { (manifest.checkpoint) }
+                    h2 { "Events by type" }
+                    (counts(["type", "events"], &facts.by_type))
+                    h2 { "Events by actor" }
+                    (counts(["actor", "events"], &facts.by_actor))
+                    h2 { "Users and their rights as of the end" }
+                    table {
+                        tr { th { "user" } th { "name" } th { "roles" } th { "status" } }
+                        @for (id, user) in &facts.users {
+                            tr {
+                                td { code { (id) } }
+                                td { (user.name) }
+                                td { (user.roles.join(", ")) }
+                                td { @if user.deactivated { "deactivated" } @else { "may sign in" } }
+                            }
+                        }
+                    }
+                    h2 { "Activity" }
+                    p { "From the activity log, which is kept apart from the history for a limited time and is not part of the proof." }
+                    table {
+                        tr { th { "kind" } th { "outcome" } th { "how often" } }
+                        @for ((kind, outcome), count) in &kinds { tr { td { (kind) } td { (outcome) } td { (count) } } }
+                    }
+                    h2 { "Refusals" }
+                    @if refusals().count() > REFUSALS { p { "The newest " (REFUSALS) " of " (refusals().count()) "." } }
+                    table {
+                        tr { th { "time" } th { "kind" } th { "actor" } th { "action" } th { "outcome" } }
+                        @for activity in refusals().take(REFUSALS) {
+                            tr {
+                                td { (activity.at) } td { (activity.kind) } td { (activity.actor) }
+                                td { (activity.action) } td { (activity.outcome) }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Facts {
+    fn count(&mut self, line: &Line, entry: &Entry<'_>, metadata: Option<&Value>) {
+        self.events += 1;
+        self.first.get_or_insert(line.position);
+        self.last = Some(line.position);
+        *self.by_type.entry(entry.event_type.to_owned()).or_default() += 1;
+        let actor = metadata.and_then(|metadata| metadata["actor"].as_str()).unwrap_or("not in the export");
+        *self.by_actor.entry(actor.to_owned()).or_default() += 1;
+        let is_absent = |part: &Part| matches!(part, Part::Absent { .. });
+        self.absent += u64::from(is_absent(&line.payload) || is_absent(&line.metadata));
+    }
+
+    fn user(&mut self, entry: &Entry<'_>, payload: Option<&Value>) {
+        let Some(id) = entry.stream.strip_prefix("identity.user/") else { return };
+        let text = |name: &str| Some(payload?.get(name)?.as_str()?.to_owned());
+        match entry.event_type {
+            "identity.user.registered.v1" => {
+                let roles = payload.and_then(|payload| payload["roles"].as_array());
+                let roles =
+                    roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+                let name = text("name").unwrap_or_else(|| "not in the export".to_owned());
+                self.users.insert(id.to_owned(), User { name, roles, deactivated: false });
+            }
+            "identity.user.name_changed.v1" => {
+                if let (Some(user), Some(name)) = (self.users.get_mut(id), text("name")) {
+                    user.name = name;
+                }
+            }
+            "identity.user.deactivated.v1" => {
+                if let Some(user) = self.users.get_mut(id) {
+                    user.deactivated = true;
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn open(part: &Part) -> Option<Value> {
+    match part {
+        Part::Open { bytes, .. } => serde_json::from_slice(&bytes.0).ok(),
+        Part::Absent { .. } => None,
+    }
+}
+
+fn counts(columns: [&str; 2], counts: &BTreeMap<String, u64>) -> Markup {
+    html! {
+        table {
+            tr { @for column in columns { th { (column) } } }
+            @for (name, count) in counts { tr { td { (name) } td { (count) } } }
+        }
+    }
+}
+
+const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+    table{border-collapse:collapse}th,td{border-bottom:1px solid #ccc;padding:.2rem .8rem .2rem 0;text-align:left}\
+    pre,code{font-size:.85em;overflow-wrap:anywhere;white-space:pre-wrap}";
