@@ -2,6 +2,7 @@
 
 mod cluster;
 mod connection;
+mod crash_points;
 mod follow;
 mod refill;
 mod relay;
