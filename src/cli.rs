@@ -13,6 +13,7 @@ mod migrate;
 mod output;
 mod projection;
 mod remote;
+mod saga;
 mod serve;
 mod tenant;
 
@@ -79,6 +80,9 @@ enum Command {
     /// Read models
     #[command(subcommand)]
     Projection(projection::Projection),
+    /// What sagas are doing
+    #[command(subcommand)]
+    Saga(saga::Saga),
 }
 
 /// Runs the command; a failure is told on standard error in one line.
@@ -110,6 +114,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Deadletter(command) => command.run(&load()?, output).await,
         Command::Audit(command) => command.run(output).await,
         Command::Projection(command) => command.run(&load()?, output).await,
+        Command::Saga(command) => command.run(&load()?, output).await,
     }
 }
 

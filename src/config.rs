@@ -318,6 +318,18 @@ mod tests {
     }
 
     #[test]
+    fn several_nats_servers_and_their_replicas_are_checked() {
+        let problem = |url: &str, replicas: &str| {
+            let pairs = [("ANNALS__NATS__URL", url), ("ANNALS__NATS__REPLICAS", replicas)];
+            with_environment(&pairs).expect("readable").nats.problem().map(|problem| problem.to_string())
+        };
+        assert_eq!(problem("nats://a:4222, tls://b:4222,nats://c:4222", "3"), None);
+        let told = |url, replicas| problem(url, replicas).expect("is refused");
+        assert!(told("nats://a:4222,b:4222", "1").contains("nats.url"));
+        assert!(told("nats://a:4222", "2").contains("nats.replicas"));
+    }
+
+    #[test]
     fn a_secret_is_given_once() {
         let error = with_file("[database]\nruntime_password = \"a\"\nruntime_password_file = \"b\"\n")
             .expect("readable")

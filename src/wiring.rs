@@ -59,6 +59,7 @@ pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
     let config = NatsConfig {
         url: settings.nats.url.reveal().to_owned(),
         credentials_file: settings.nats.credentials_file.clone(),
+        replicas: settings.nats.replicas,
     };
     Nats::connect(config).await.context("NATS cannot be used")
 }

@@ -9,6 +9,7 @@ mod followers;
 mod load;
 mod site;
 mod tally;
+mod users;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
@@ -106,7 +107,7 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
         let events = check::at_rest(&world, tenant).await;
         check::log(&world, tenant, &events);
         check::promises(&world, tenant, &events);
-        check::read_model(&world, tenant, &events, &poisons).await;
+        check::read_models(&world, tenant, &events, &poisons).await;
         for follower in [&jetstream, &sse, &latecomer] {
             check::follower(&world, follower, tenant, &events).await;
         }

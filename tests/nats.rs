@@ -1,6 +1,8 @@
 //! The relay and the follower, on a real PostgreSQL and a real nats-server, read by a stock NATS client.
 
+mod cluster;
 mod connection;
+mod crash_points;
 mod follow;
 mod refill;
 mod relay;
@@ -33,7 +35,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
 }
 
 pub async fn connect(url: String) -> Nats {
-    Nats::connect(NatsConfig { url, credentials_file: None }).await.expect("NATS can be used")
+    Nats::connect(NatsConfig { url, credentials_file: None, replicas: 1 }).await.expect("NATS can be used")
 }
 
 /// One relay: started, and stopped when asked to.

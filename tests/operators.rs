@@ -2,6 +2,7 @@
 
 mod dead_letters;
 mod read_models;
+mod saga_instances;
 
 use serde_json::Value;
 use tokio_postgres::{Client, NoTls};

@@ -1,6 +1,7 @@
 //! The saga engine on real servers: log, relay, JetStream, follower, saga, commands.
 
 mod compensation;
+mod crash_points;
 mod onboarding;
 mod recorded;
 mod rejected;

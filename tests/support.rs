@@ -7,6 +7,7 @@
 
 pub mod deployment;
 pub mod long;
+pub mod nats_cluster;
 pub mod nats_server;
 pub mod postgres;
 pub mod postgres_server;

@@ -3,10 +3,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::jetstream::context::{ContextBuilder, GetStreamErrorKind};
+use async_nats::jetstream::context::{
+    ContextBuilder, CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind,
+};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{Client, ConnectOptions, Event, ServerAddr};
@@ -27,6 +30,9 @@ const REQUIRED_VERSION_TEXT: &str = "2.12";
 const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Bound on JetStream requests and on publish acknowledgements.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+/// Bound on the look at the stream. A cluster that is electing a leader says nothing, and who asks again finds it soon
+/// after the election.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
 /// Acknowledgements that may be awaited at once: above what the relay ever has in flight.
 const ACKS_IN_FLIGHT: usize = 2_000;
 
@@ -37,6 +43,8 @@ pub struct NatsConfig {
     pub url: String,
     /// A credentials file (`.creds`), where the server asks for one.
     pub credentials_file: Option<PathBuf>,
+    /// How many servers of a cluster keep the stream: 1 or 3.
+    pub replicas: usize,
 }
 
 /// A connection to NATS that outlives outages. Cheap to clone.
@@ -45,6 +53,9 @@ pub struct Nats {
     client: Client,
     jetstream: Context,
     connections: Arc<watch::Receiver<u64>>,
+    replicas: usize,
+    /// The stream has had that number of replicas.
+    replicas_set: Arc<AtomicBool>,
 }
 
 impl Nats {
@@ -80,7 +91,13 @@ impl Nats {
             .timeout(REQUEST_TIMEOUT)
             .max_ack_inflight(ACKS_IN_FLIGHT)
             .build(client.clone());
-        let nats = Self { client, jetstream, connections: Arc::new(connections) };
+        let nats = Self {
+            client,
+            jetstream,
+            connections: Arc::new(connections),
+            replicas: config.replicas,
+            replicas_set: Arc::default(),
+        };
         match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
             Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
             Ok(Err(error)) => return Err(error),
@@ -124,7 +141,8 @@ impl Nats {
         &self.client
     }
 
-    /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing.
+    /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing. The number of its
+    /// replicas is set once: of two processes that are told different numbers the one that started last prevails.
     pub async fn event_stream(&self) -> Result<Info, NatsError> {
         if !self.is_connected() {
             return Err(NatsError::Unreachable);
@@ -134,8 +152,11 @@ impl Nats {
         if !server.jetstream {
             return Err(NatsError::NoJetStream);
         }
-        let info = match self.jetstream.get_stream(STREAM).await {
-            Ok(stream) => stream.cached_info().clone(),
+        let looked = tokio::time::timeout(LOOK_TIMEOUT, self.jetstream.get_stream(STREAM)).await;
+        let found =
+            looked.map_err(|_elapsed| NatsError::JetStream("the stream does not answer".to_owned()))?;
+        let info = match found {
+            Ok(stream) => self.with_replicas(stream.cached_info().clone()).await?,
             Err(error) => match error.kind() {
                 GetStreamErrorKind::JetStream(refusal)
                     if refusal.error_code() == ErrorCode::STREAM_NOT_FOUND =>
@@ -150,16 +171,45 @@ impl Nats {
     }
 
     async fn create_stream(&self) -> Result<Info, NatsError> {
-        let wanted = stream_config();
-        let stream = self
-            .jetstream
-            .create_stream(wanted.clone())
-            .await
-            .map_err(|error| NatsError::JetStream(describe(&error)))?;
-        let info = stream.cached_info().clone();
+        let wanted = stream_config(self.replicas);
+        let created = self.jetstream.create_stream(wanted.clone()).await;
+        let info = created.map_err(|error| self.refused(&error))?.cached_info().clone();
         compare_echo(&wanted, &info.config)?;
-        tracing::info!(stream = STREAM, "created the stream");
+        self.replicas_set.store(true, Ordering::Relaxed);
+        tracing::info!(stream = STREAM, replicas = self.replicas, "created the stream");
         Ok(info)
+    }
+
+    async fn with_replicas(&self, found: Info) -> Result<Info, NatsError> {
+        if found.config.num_replicas == self.replicas {
+            self.replicas_set.store(true, Ordering::Relaxed);
+        }
+        if self.replicas_set.load(Ordering::Relaxed) {
+            return Ok(found);
+        }
+        // A server that stands alone would take any number and keep one copy.
+        let is_of_cluster = found.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
+        if self.replicas > 1 && !is_of_cluster {
+            return Err(NatsError::NoCluster { replicas: self.replicas });
+        }
+        let before = found.config.num_replicas;
+        let wanted = Config { num_replicas: self.replicas, ..found.config };
+        let updated = self.jetstream.update_stream(&wanted).await.map_err(|error| self.refused(&error))?;
+        compare_echo(&wanted, &updated.config)?;
+        self.replicas_set.store(true, Ordering::Relaxed);
+        tracing::info!(stream = STREAM, before, replicas = self.replicas, "changed the stream's replicas");
+        Ok(updated)
+    }
+
+    fn refused(&self, error: &CreateStreamError) -> NatsError {
+        match error.kind() {
+            CreateStreamErrorKind::JetStream(refusal)
+                if refusal.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED =>
+            {
+                NatsError::NoCluster { replicas: self.replicas }
+            }
+            _ => NatsError::JetStream(describe(error)),
+        }
     }
 }
 
@@ -189,7 +239,7 @@ fn reconnect_delay(attempt: usize) -> Duration {
     Duration::from_millis(25 * 2u64.pow(doublings)).min(Duration::from_secs(1))
 }
 
-fn stream_config() -> Config {
+fn stream_config(replicas: usize) -> Config {
     Config {
         name: STREAM.to_owned(),
         description: Some("Every tenant's events; a copy that is filled from the log".to_owned()),
@@ -204,7 +254,7 @@ fn stream_config() -> Config {
         max_age: Duration::ZERO,
         duplicate_window: DUPLICATE_WINDOW,
         allow_direct: true,
-        num_replicas: 1,
+        num_replicas: replicas,
         ..Config::default()
     }
 }
@@ -229,6 +279,7 @@ fn compare_echo(wanted: &Config, echoed: &Config) -> Result<(), NatsError> {
         ("storage", wanted.storage == echoed.storage),
         ("duplicate_window", wanted.duplicate_window == echoed.duplicate_window),
         ("allow_direct", wanted.allow_direct == echoed.allow_direct),
+        ("num_replicas", wanted.num_replicas == echoed.num_replicas),
     ];
     match settings.iter().find(|(_, same)| !same) {
         Some((name, _)) => Err(differs(format!("{name} was not taken over by the server"))),
@@ -288,9 +339,9 @@ mod tests {
 
     #[test]
     fn a_stream_that_would_lose_events_or_doubles_is_refused() {
-        assert!(check_stream(&stream_config()).is_ok());
+        assert!(check_stream(&stream_config(1)).is_ok());
         let change = |change: fn(&mut Config)| {
-            let mut config = stream_config();
+            let mut config = stream_config(1);
             change(&mut config);
             check_stream(&config)
         };
@@ -303,10 +354,13 @@ mod tests {
 
     #[test]
     fn a_setting_that_the_server_ignored_is_noticed() {
-        let wanted = stream_config();
+        let wanted = stream_config(3);
         assert!(compare_echo(&wanted, &wanted).is_ok());
-        let ignored = Config { allow_direct: false, ..wanted.clone() };
-        assert!(compare_echo(&wanted, &ignored).is_err());
+        for ignored in
+            [Config { allow_direct: false, ..wanted.clone() }, Config { num_replicas: 1, ..wanted.clone() }]
+        {
+            assert!(compare_echo(&wanted, &ignored).is_err());
+        }
     }
 
     #[test]

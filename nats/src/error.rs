@@ -34,6 +34,12 @@ pub enum NatsError {
         /// The first setting that differs.
         difference: String,
     },
+    /// More than one replica is wanted of a server that stands alone.
+    #[error("nats.replicas is {replicas}, and nats-server is not part of a cluster with JetStream")]
+    NoCluster {
+        /// What the settings say.
+        replicas: usize,
+    },
     /// JetStream refused a request or did not answer it.
     #[error("JetStream: {0}")]
     JetStream(String),

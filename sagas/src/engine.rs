@@ -6,6 +6,7 @@
 mod attempt;
 mod facts;
 pub mod instance;
+pub mod instances;
 pub mod letters;
 pub mod process;
 mod queue;

@@ -7,6 +7,9 @@ pub mod customer_onboarding;
 pub mod engine;
 
 pub use engine::instance::{Instance, StepState, TimerState};
+pub use engine::instances::{
+    InstanceHistory, InstanceStatus, InstanceSummary, StepOutcome, list_instances, show_instance,
+};
 pub use engine::letters::{DiscardOutcome, RetryOutcome, discard_dead_letter, retry_dead_letter};
 pub use engine::process::{Process, Reaction, Step, Timer, Trigger};
 pub use engine::retry::RetrySettings;

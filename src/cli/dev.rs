@@ -229,6 +229,7 @@ fn fit_to_servers(
     (database.runtime_password, database.runtime_password_file) = (None, Some(runtime_file));
     settings.nats.url = Secret::new(servers.nats_url());
     settings.nats.credentials_file = None;
+    settings.nats.replicas = 1;
     (settings.secrets.key, settings.secrets.key_file) = (None, Some(key_file));
     (settings.identity.signing_key, settings.identity.signing_key_file) = (None, Some(signing_key_file));
     if random_ports {

@@ -55,13 +55,18 @@ pub struct Nats {
     pub url: Secret,
     #[serde(deserialize_with = "path")]
     pub credentials_file: Option<PathBuf>,
+    pub replicas: usize,
 }
 
 impl Nats {
     pub(super) fn problem(&self) -> Option<SettingsError> {
-        let url = self.url.reveal();
-        if !["nats://", "tls://"].iter().any(|scheme| url.starts_with(scheme)) {
-            return Some(invalid("nats.url", "must start with nats:// or tls://"));
+        let has_scheme =
+            |address: &str| ["nats://", "tls://"].iter().any(|scheme| address.trim().starts_with(scheme));
+        if !self.url.reveal().split(',').all(has_scheme) {
+            return Some(invalid("nats.url", "each address must start with nats:// or tls://"));
+        }
+        if ![1, 3].contains(&self.replicas) {
+            return Some(invalid("nats.replicas", "must be 1 or 3"));
         }
         let path = self.credentials_file.as_ref()?;
         let source = std::fs::File::open(path).err()?;

@@ -122,6 +122,24 @@ impl TenantStore {
         Ok(page)
     }
 
+    /// The names of streams whose categories begin like this, a page in their order, behind one of them.
+    pub async fn streams(
+        &self,
+        beginning: &str,
+        after: Option<&StreamName>,
+        limit: u32,
+    ) -> Result<Vec<StreamName>, StoreError> {
+        let transaction = self.begin().await?;
+        // By their bytes, as the index has them: all that begin so stand before the beginning with the last code point.
+        let end = format!("{beginning}\u{10FFFF}");
+        let after = after.map_or(beginning, StreamName::as_str);
+        let sql = "select stream from events
+                   where tenant_id = $1 and version = 1 and stream > $2 and stream < $3 order by stream limit $4";
+        let rows = transaction.query(sql, &[&self.id().0, &after, &end, &i64::from(limit)]).await?;
+        transaction.commit().await?;
+        rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
+    }
+
     /// One stream from a version on, in order.
     pub fn read_stream(
         &self,

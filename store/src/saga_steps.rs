@@ -9,22 +9,26 @@ use crate::{Store, StoreError};
 
 impl Store {
     /// Tenants that have steps of a saga whose time has come, longest waiting first. By tenant, so that one with many
-    /// steps does not hide the others.
+    /// steps does not hide the others. A page of at most `limit` behind `after`; with each, since when it waits.
     pub async fn tenants_with_due_saga_steps(
         &self,
         saga: &str,
         now: DateTime<Utc>,
+        after: Option<(DateTime<Utc>, TenantId)>,
         limit: u32,
-    ) -> Result<Vec<TenantId>, StoreError> {
+    ) -> Result<Vec<(DateTime<Utc>, TenantId)>, StoreError> {
+        let (since, tenant) = after.map(|(since, tenant)| (since, tenant.0)).unzip();
         let rows = get(&self.0.pools.worker)
             .await?
             .query(
-                "select tenant_id from saga_steps
+                "select min(next_attempt_at), tenant_id from saga_steps
                  where saga = $1 and status = 'pending' and next_attempt_at <= $2
-                 group by tenant_id order by min(next_attempt_at) limit $3",
-                &[&saga, &now, &i64::from(limit)],
+                 group by tenant_id
+                 having $3::timestamptz is null or (min(next_attempt_at), tenant_id) > ($3, $4::uuid)
+                 order by min(next_attempt_at), tenant_id limit $5",
+                &[&saga, &now, &since, &tenant, &i64::from(limit)],
             )
             .await?;
-        Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
+        Ok(rows.iter().map(|row| (row.get(0), TenantId(row.get(1)))).collect())
     }
 }

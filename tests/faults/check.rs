@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use super::followers::Followers;
 use super::load::World;
 use super::tally::Promise;
+use super::users::{User, users_of};
 use crate::stories::checker::{Customer, fold};
 
 /// How long everything behind the log may take to catch up at the end.
@@ -78,7 +79,9 @@ pub fn promises(world: &World, tenant: usize, events: &[Value]) {
             "identity.user.registered.v1" => {
                 users.entry(text(&event["data"]["email"])).or_default().push(event);
             }
-            "crm.customer.registered.v1" | "crm.customer.renamed.v1" if event["data"]["name"].is_string() => {
+            "crm.customer.registered.v1" | "crm.customer.renamed.v1" | "identity.user.name_changed.v1"
+                if event["data"]["name"].is_string() =>
+            {
                 names.entry(text(&event["data"]["name"])).or_default().push(event);
             }
             _ => {}
@@ -90,6 +93,19 @@ pub fn promises(world: &World, tenant: usize, events: &[Value]) {
             violation(format!("{email} is registered {} times", events.len()));
         }
     }
+    let named = |name: &str, subject: &str, version: u64, position: u64| {
+        let kept = match names.get(name).map(Vec::as_slice) {
+            Some([event]) => {
+                event["subject"] == subject
+                    && number(&event["streamversion"]) == Some(version)
+                    && number(&event["position"]) == Some(position)
+            }
+            _ => false,
+        };
+        if !kept {
+            violation(format!("{name} of {subject} was promised at version {version}, position {position}"));
+        }
+    };
     let promises = world.tally.lock().promises.clone();
     for promise in promises {
         match promise {
@@ -100,27 +116,18 @@ pub fn promises(world: &World, tenant: usize, events: &[Value]) {
                 }
             }
             Promise::Customer { tenant: of, id, name, version, position } if of == tenant => {
-                let kept = match names.get(name.as_str()).map(Vec::as_slice) {
-                    Some([event]) => {
-                        event["subject"] == format!("crm.customer/{id}")
-                            && number(&event["streamversion"]) == Some(version)
-                            && number(&event["position"]) == Some(position)
-                    }
-                    _ => false,
-                };
-                if !kept {
-                    violation(format!(
-                        "{name} of {id} was promised at version {version}, position {position}"
-                    ));
-                }
+                named(&name, &format!("crm.customer/{id}"), version, position);
+            }
+            Promise::UserName { tenant: of, id, name, version, position } if of == tenant => {
+                named(&name, &format!("identity.user/{id}"), version, position);
             }
             _ => {}
         }
     }
 }
 
-/// Each user has one customer, and the read model is the fold of the log, at both gateways, with no row beside.
-pub async fn read_model(world: &World, tenant: usize, events: &[Value], poisons: &HashSet<String>) {
+/// Each user has one customer, and the read models are folds of the log, at both gateways, with no row beside.
+pub async fn read_models(world: &World, tenant: usize, events: &[Value], poisons: &HashSet<String>) {
     let sound: Vec<Value> =
         events.iter().filter(|event| !poisons.contains(text(&event["subject"]))).cloned().collect();
     let folded = fold(&sound);
@@ -135,19 +142,35 @@ pub async fn read_model(world: &World, tenant: usize, events: &[Value], poisons:
                 .violation(format!("tenant {tenant}: {member} has {:?} customers", owners.get(member)));
         }
     }
+    let customers = "query ($after: String) { page: customers(first: 100, after: $after, orderBy: NAME_ASC) {
+        nodes { id userId name email status version } pageInfo { hasNextPage endCursor } } }";
+    read_model(world, tenant, customers, Customer::of_node, &folded).await;
+    let users = "query ($after: String) { page: users(first: 100, after: $after, orderBy: NAME_ASC) {
+        nodes { id name email roles status version } pageInfo { hasNextPage endCursor } } }";
+    read_model(world, tenant, users, User::of_node, &users_of(events)).await;
+}
+
+/// Waits until both gateways show what is expected.
+async fn read_model<R: PartialEq>(
+    world: &World,
+    tenant: usize,
+    query: &str,
+    read: fn(&Value) -> R,
+    folded: &BTreeMap<String, R>,
+) {
     for gateway in 0..2 {
         let deadline = tokio::time::Instant::now() + PATIENCE;
         let mut looks = tokio::time::interval(Duration::from_millis(200));
         loop {
             looks.tick().await;
-            let shown = customers(world, tenant, gateway).await;
-            if shown == folded {
+            let shown = rows(world, tenant, gateway, query, read).await;
+            if shown == *folded {
                 break;
             }
             if tokio::time::Instant::now() > deadline {
                 let (shown, folded) = (shown.len(), folded.len());
                 world.tally.violation(format!(
-                    "tenant {tenant}: the read model ({shown} rows) is not the fold of the log ({folded} rows)"
+                    "tenant {tenant}: a read model ({shown} rows) is not the fold of the log ({folded} rows): {query}"
                 ));
                 break;
             }
@@ -155,22 +178,28 @@ pub async fn read_model(world: &World, tenant: usize, events: &[Value], poisons:
     }
 }
 
-async fn customers(world: &World, tenant: usize, gateway: u64) -> BTreeMap<String, Customer> {
-    let query = "query ($after: String) { customers(first: 100, after: $after, orderBy: NAME_ASC) {
-                     nodes { id userId name email status version } pageInfo { hasNextPage endCursor } } }";
-    let mut customers = BTreeMap::new();
+/// All rows of a list, page by page.
+async fn rows<R>(
+    world: &World,
+    tenant: usize,
+    gateway: u64,
+    query: &str,
+    read: fn(&Value) -> R,
+) -> BTreeMap<String, R> {
+    let mut rows = BTreeMap::new();
     let mut after = Value::Null;
     loop {
         let body = json!({"query": query, "variables": {"after": after}});
-        let Some(mut answer) = world.graphql(tenant, body, None, gateway).await else { return customers };
-        let mut page = answer.body["data"]["customers"].take();
-        for node in page["nodes"].as_array().expect("nodes") {
-            if customers.insert(text(&node["id"]).to_owned(), Customer::of_node(node)).is_some() {
-                world.tally.violation(format!("tenant {tenant}: a customer on two pages: {node}"));
+        let Some(mut answer) = world.graphql(tenant, body, None, gateway).await else { return rows };
+        let mut page = answer.body["data"]["page"].take();
+        let Some(nodes) = page["nodes"].as_array() else { panic!("no nodes: {answer:?}") };
+        for node in nodes {
+            if rows.insert(text(&node["id"]).to_owned(), read(node)).is_some() {
+                world.tally.violation(format!("tenant {tenant}: a row on two pages: {node}"));
             }
         }
         if page["pageInfo"]["hasNextPage"] == false {
-            return customers;
+            return rows;
         }
         after = page["pageInfo"]["endCursor"].take();
     }

@@ -91,6 +91,9 @@ pub struct Client {
     pub dice: Dice,
 }
 
+const CHANGE_USER_NAME: &str =
+    "mutation ($input: ChangeUserNameInput!) { done: changeUserName(input: $input) {
+     outcome version position user { id name version } } }";
 const CHANGE: [&str; 2] = [
     "mutation ($input: RegisterCustomerInput!) { done: registerCustomer(input: $input) {
          outcome version position consistencyToken customer { id name version } } }",
@@ -150,8 +153,29 @@ impl Client {
             Some(id) if answer.status == StatusCode::CREATED => {
                 let promise = Promise::User { tenant: self.tenant, id: id.to_owned(), email: email.clone() };
                 world.tally.promised(promise);
+                if step.is_multiple_of(12) {
+                    let id = id.to_owned();
+                    self.change_user_name(&id, step).await;
+                }
             }
             _ => world.tally.violation(format!("{email} was wrongly refused: {answer:?}")),
+        }
+    }
+
+    /// Another name for a user that was registered just now.
+    async fn change_user_name(&mut self, id: &str, step: u64) {
+        let (name, command) = (format!("u{}", self.name(step)), Uuid::from_u128(self.dice.wide()));
+        let input = json!({"id": id, "name": name, "commandId": command});
+        let body = json!({"query": CHANGE_USER_NAME, "variables": {"input": input}});
+        let Some(answer) = self.world.graphql(self.tenant, body, None, step).await else { return };
+        let done = &answer.body["data"]["done"];
+        let accepted = done["outcome"] == "APPLIED" || done["outcome"] == "DUPLICATE";
+        match (number(&done["version"]), number(&done["position"]), accepted) {
+            (Some(version), Some(position), true) if done["user"]["name"] == name.as_str() => {
+                let (tenant, id) = (self.tenant, id.to_owned());
+                self.world.tally.promised(Promise::UserName { tenant, id, name, version, position });
+            }
+            _ => self.world.tally.violation(format!("{name} was wrongly refused: {answer:?}")),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Stream;
 use nix::sys::signal::Signal;
 use schemas::engine::{StreamName, TenantId, TenantSlug, ids};
 use store::{DeadLetterStatus, ExpectedVersion, Store, StreamAppend};
@@ -11,7 +12,7 @@ use crate::support::deployment::{Deployment, Process};
 use crate::support::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{event, metadata};
-use crate::support::postgres_server::PostgresServer;
+use crate::support::postgres_server::{DATABASE, PostgresServer};
 
 pub const ROLES: [&str; 4] = ["gateway", "relay", "projections", "sagas"];
 const COPIES: usize = 2;
@@ -31,8 +32,14 @@ pub enum Fault {
     NatsWipe { down: Duration },
     /// All messages of the stream are removed.
     StreamPurge,
+    /// One message of the stream is removed: at this place, counted round.
+    MessageDelete { place: u64 },
+    /// Everything that the stream holds of one tenant's users is removed.
+    SubjectPurge { tenant: usize },
     /// Every connection to PostgreSQL is cut.
     Cut,
+    /// The same, and for a while there are no others to be had.
+    OutOfConnections { time: Duration },
     /// An event that no read model can take, until an operator discards it.
     Poison { tenant: usize },
 }
@@ -55,7 +62,10 @@ impl Fault {
         round.push(Self::NatsRestart { down: while_(dice, 0, 500) });
         round.push(Self::NatsWipe { down: while_(dice, 0, 500) });
         round.push(Self::StreamPurge);
+        round.push(Self::MessageDelete { place: dice.next() });
+        round.push(Self::SubjectPurge { tenant: dice.below(super::TENANTS as u64) as usize });
         round.push(Self::Cut);
+        round.push(Self::OutOfConnections { time: while_(dice, 300, 1_500) });
         round.push(Self::Poison { tenant: dice.below(super::TENANTS as u64) as usize });
         for index in (1..round.len()).rev() {
             round.swap(index, dice.below(index as u64 + 1) as usize);
@@ -72,7 +82,10 @@ impl Fault {
             Self::NatsRestart { .. } => "nats-server restart".to_owned(),
             Self::NatsWipe { .. } => "nats-server wiped".to_owned(),
             Self::StreamPurge => "stream purged".to_owned(),
+            Self::MessageDelete { .. } => "message deleted".to_owned(),
+            Self::SubjectPurge { .. } => "subject purged".to_owned(),
             Self::Cut => "connections cut".to_owned(),
+            Self::OutOfConnections { .. } => "out of connections".to_owned(),
             Self::Poison { .. } => "poison event".to_owned(),
         }
     }
@@ -127,23 +140,45 @@ impl Site {
                 }
                 self.nats.restart().await;
             }
-            Fault::StreamPurge => {
-                let client = async_nats::connect(self.nats.url()).await.expect("NATS answers");
-                let context = async_nats::jetstream::new(client);
-                let stream =
-                    eventually("the stream is there", || async { context.get_stream("EVENTS").await.ok() });
-                stream.await.purge().await.expect("purges");
+            Fault::StreamPurge => drop(self.stream().await.purge().await.expect("purges")),
+            Fault::MessageDelete { place } => {
+                let stream = self.stream().await;
+                let last = stream.cached_info().state.last_sequence.max(1);
+                // It may be gone already.
+                drop(stream.delete_message(1 + place % last).await);
             }
-            Fault::Cut => {
-                let others = "select pg_terminate_backend(pid) from pg_stat_activity
-                              where application_name like 'annals_%'";
-                self.postgres.connect().await.batch_execute(others).await.expect("ends connections");
+            Fault::SubjectPurge { tenant } => {
+                let users = format!("events.{}.identity.user.>", tenants[*tenant]);
+                self.stream().await.purge().filter(users).await.expect("purges");
+            }
+            Fault::Cut => self.cut("").await,
+            Fault::OutOfConnections { time } => {
+                self.cut(&format!("alter database {DATABASE} connection limit 1")).await;
+                pass(*time).await;
+                let unlimited = format!("alter database {DATABASE} connection limit -1");
+                self.postgres.connect().await.batch_execute(&unlimited).await.expect("alters");
             }
             Fault::Poison { tenant } => self.poison(&tenants[*tenant]).await,
         }
         for process in &self.processes {
             process.started().await;
         }
+    }
+
+    /// The stream, as soon as it is there.
+    async fn stream(&self) -> Stream {
+        let client = async_nats::connect(self.nats.url()).await.expect("NATS answers");
+        let context = async_nats::jetstream::new(client);
+        eventually("the stream is there", || async { context.get_stream("EVENTS").await.ok() }).await
+    }
+
+    /// Cuts every connection of the product, after this statement.
+    async fn cut(&self, first: &str) {
+        let others = "select pg_terminate_backend(pid) from pg_stat_activity
+                      where application_name like 'annals_%'";
+        let superuser = self.postgres.connect().await;
+        superuser.batch_execute(first).await.expect("runs");
+        superuser.batch_execute(others).await.expect("ends connections");
     }
 
     /// Appends an event that does not read, and discards it when it stands in the dead letters.

@@ -11,6 +11,8 @@ pub enum Promise {
     User { tenant: usize, id: String, email: String },
     /// A customer at its first version or under a new name, by GraphQL.
     Customer { tenant: usize, id: String, name: String, version: u64, position: u64 },
+    /// A user under a new name, by GraphQL.
+    UserName { tenant: usize, id: String, name: String, version: u64, position: u64 },
 }
 
 /// What one kind of fault did.

@@ -1,5 +1,7 @@
 //! A batch of a read model that is interrupted at each of its messages to PostgreSQL: its events take effect once.
 
+mod rebuild;
+
 use commands::Executor;
 use projections::Customers;
 use store::Store;
@@ -23,9 +25,7 @@ async fn every_message(moment: Moment) {
     let executor = Executor::new(direct.clone(), 100);
     let tenant = open_tenant(&direct, "acme").await;
     let _keeper = keep::<Customers>(&store, silent(), eager());
-    // The short form takes every third, another third in each run.
-    let (first, step) = if long::is_wanted() { (1, 1) } else { (1 + (long::seed() % 3) as u32, 3) };
-    for message in (first..=MESSAGES).step_by(step) {
+    for message in long::points(3).take_while(|message| *message <= MESSAGES) {
         wire.arm("annals_projector", message, moment);
         let id = register(&executor, &tenant, &format!("Ada {message}")).await;
         rename(&executor, &tenant, id, &format!("Bo {message}")).await;

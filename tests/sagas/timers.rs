@@ -7,9 +7,11 @@ use commands::{AnyCommand, Customer};
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
 use schemas::crm::customer::RegisterCustomer;
-use schemas::engine::{DecodeError, Email, Name, RecordedEvent, StreamName};
+use schemas::engine::{DecodeError, Email, Name, RecordedEvent, StreamName, TenantId, ids};
 use schemas::saga::instance_stream;
-use store::{ExpectedVersion, StreamAppend, TenantStore};
+use store::{ExpectedVersion, SharedWork, StreamAppend, TenantStore};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::rejected::place_order;
@@ -183,5 +185,47 @@ async fn a_cancelled_timer_never_fires() {
         assert_eq!(reminded(&engine, &tenant, order).await, None);
     }
     assert_eq!(rows().await, 0);
+    engine.stop().await;
+}
+
+/// Whoever looks for due tenants sees those of other processes as well, and they may have waited longer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_timer_fires_behind_thousands_of_due_tenants_that_are_others_work() {
+    let (database, server) = (Database::create().await, NatsServer::start().await);
+    let owner = database.connect("postgres").await;
+    let engine = Engine::start(&database, &server, waiting(Duration::from_hours(1))).await;
+    // Another process that is there for ever and does nothing.
+    let other = "insert into workers (role, worker_id, seen_at)
+                 values ('sagas', gen_random_uuid(), clock_timestamp() + interval '1 hour')";
+    owner.batch_execute(other).await.expect("inserts");
+    let share = engine.store.share(SharedWork::Sagas);
+    let keeping = share.clone();
+    let _keeping =
+        AbortOnDropHandle::new(tokio::spawn(async move { keeping.keep(CancellationToken::new()).await }));
+    let mut tenants: Vec<TenantId> = (0..6_000).map(|_| TenantId(ids::random_id())).collect();
+    eventually("the work is shared", || async {
+        tenants.iter().any(|tenant| share.owns(*tenant)) && tenants.iter().any(|tenant| !share.owns(*tenant))
+    })
+    .await;
+    tenants.retain(|tenant| !share.owns(*tenant));
+    assert!(tenants.len() > 2_000, "{} are others'", tenants.len());
+    let mut tenant = open_tenant(&engine.store, "acme-0").await;
+    for n in 1.. {
+        if share.owns(tenant.id()) {
+            break;
+        }
+        tenant = open_tenant(&engine.store, &format!("acme-{n}")).await;
+    }
+    let order = place_order(&tenant).await;
+    set(&owner, order).await;
+    let due = "insert into saga_steps (tenant_id, saga, instance, step, trigger_event, correlation_id, command, attempts,
+                                       next_attempt_at, status, history)
+               select id, 'payment', id, 'others', id, id, '', 0, now() - interval '1 day', 'pending', '[]'
+               from unnest($1::uuid[]) as id";
+    let others: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+    owner.execute(due, &[&others]).await.expect("inserts");
+    move_clock(&owner).await;
+    settled(&database, &tenant, NAME).await;
+    assert_eq!(reminded(&engine, &tenant, order).await.as_deref(), Some("Reminded of 1"));
     engine.stop().await;
 }

@@ -36,6 +36,11 @@ pub struct Deployment {
 impl Deployment {
     /// A deployment over a migrated database and a NATS server, which need not be up.
     pub fn new(database_port: u16, nats_url: &str) -> Self {
+        Self::with(database_port, nats_url, "")
+    }
+
+    /// The same with more lines in the section `[nats]`.
+    pub fn with(database_port: u16, nats_url: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let key = DeploymentKey::generate();
         let pem = SigningKey::generate_pem().expect("a key");
@@ -44,7 +49,7 @@ impl Deployment {
         let settings = format!(
             "[database]\nport = {database_port}\nname = \"{DATABASE}\"\n\
              runtime_password = \"{DATABASE_PASSWORD}\"\npool_size = 6\n\
-             [nats]\nurl = \"{nats_url}\"\n\
+             [nats]\nurl = \"{nats_url}\"\n{more}\
              [identity]\nsigning_key_file = \"{}\"\naccess_token_minutes = 60\n\
              [audit]\nsigning_key_file = \"{}\"\nfolder = \"{}\"\n\
              [secrets]\nkey = \"{}\"\n\

@@ -11,6 +11,13 @@ pub fn faults() -> Option<usize> {
     is_wanted().then(|| variable("ANNALS_TEST_FAULTS").map_or(200, number))
 }
 
+/// The points of an enumeration, from 1 on, without end: all of them in the long form, else one in so many, beginning with
+/// another one in each run.
+pub fn points(one_in: u32) -> impl Iterator<Item = u32> {
+    let (first, step) = if is_wanted() { (1, 1) } else { (1 + (seed() % u64::from(one_in)) as u32, one_in) };
+    (first..).step_by(step as usize)
+}
+
 /// The seed of a run: a given one, or another each time.
 pub fn seed() -> u64 {
     match variable("ANNALS_TEST_SEED") {

@@ -26,6 +26,11 @@ impl NatsServer {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
+    /// The port of [`NatsServer::url`].
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     /// Kills the server with SIGKILL.
     pub fn kill(&mut self) {
         self.child.kill().expect("the server is killed");

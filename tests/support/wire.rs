@@ -1,12 +1,20 @@
-//! A proxy that speaks PostgreSQL's protocol well enough to cut a connection at any of its client's messages: every
-//! message is a point where the client, the server or what is between may die.
+//! A proxy that speaks the protocols of PostgreSQL and NATS well enough to cut a connection at any of its messages: every
+//! message is a point where the client, the server or what is between may die. To the servers a process that is killed
+//! is nothing but all of its connections breaking at once, so that can be had at any message as well.
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+
+/// What a client says to NATS.
+pub const NATS: &str = "nats";
+/// What NATS delivers to a client: acknowledgements and other answers.
+pub const NATS_ANSWERS: &str = "nats answers";
 
 /// How long the server may take to act on a message that it does not answer at once.
 const ACT: Duration = Duration::from_millis(25);
@@ -16,36 +24,69 @@ const ACT: Duration = Duration::from_millis(25);
 pub enum Moment {
     /// It never arrives.
     Before,
-    /// It is acted upon, and the answer is lost.
+    /// It arrives, and if it asks for something, that is done and the answer lost.
     After,
 }
 
 #[derive(Debug, Default)]
 struct Plan {
-    role: String,
+    whose: String,
     /// Messages until the cut; `None` when there is none to come.
     left: Option<(u32, Moment)>,
+    /// Whether it is all connections that break then.
+    kills: bool,
+    /// Ends with the process whose connections these are; none begins afterwards.
+    life: CancellationToken,
 }
+
+impl Plan {
+    /// Counts a message; says how the connection ends where it ends here.
+    fn count(&mut self, whose: &str) -> Option<Moment> {
+        if self.whose != whose || self.life.is_cancelled() {
+            return None;
+        }
+        let (left, moment) = self.left?;
+        self.left = (left > 1).then_some((left - 1, moment));
+        (left <= 1).then_some(moment)
+    }
+}
+
+type Shared = Arc<Mutex<Plan>>;
 
 pub struct Wire {
     port: u16,
-    plan: Arc<Mutex<Plan>>,
+    plan: Shared,
 }
 
 impl Wire {
     /// Starts a proxy to a PostgreSQL server of this machine.
     pub async fn start(target: u16) -> Self {
+        Self::listen(target, Shared::default(), false).await
+    }
+
+    /// Starts a proxy to a NATS server of this machine, for the process that has its PostgreSQL by this one.
+    pub async fn start_nats(&self, target: u16) -> Self {
+        Self::listen(target, Arc::clone(&self.plan), true).await
+    }
+
+    async fn listen(target: u16, plan: Shared, is_nats: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let plan = Arc::new(Mutex::new(Plan::default()));
         let seen = Arc::clone(&plan);
-        tokio::spawn(async move {
+        let life = lock(&plan).life.clone();
+        tokio::spawn(life.clone().run_until_cancelled_owned(async move {
             while let Ok((client, _)) = listener.accept().await {
                 let plan = Arc::clone(&seen);
                 // A connection that breaks is what this is for.
-                tokio::spawn(async move { drop(carry(client, target, &plan).await) });
+                tokio::spawn(life.clone().run_until_cancelled_owned(async move {
+                    if is_nats {
+                        drop(carry_nats(client, target, &plan).await);
+                    } else {
+                        drop(carry_postgres(client, target, &plan).await);
+                    }
+                }));
             }
-        });
+        }));
         Self { port, plan }
     }
 
@@ -54,14 +95,31 @@ impl Wire {
         self.port
     }
 
-    /// Cuts at the message with this number, from 1, of those that connections of the role send from now on.
-    pub fn arm(&self, role: &str, message: u32, moment: Moment) {
-        *lock(&self.plan) = Plan { role: role.to_owned(), left: Some((message, moment)) };
+    /// Cuts a connection at the message with this number, from 1, of those that are sent from now on: by connections of
+    /// a role of the database, or [`NATS`], or [`NATS_ANSWERS`].
+    pub fn arm(&self, whose: &str, message: u32, moment: Moment) {
+        self.plan(whose, message, moment, false);
+    }
+
+    /// Breaks all connections at that message for good: whoever stands for another process needs another wire. What is
+    /// left of the one that was killed would otherwise come back and send what it had kept.
+    pub fn arm_kill(&self, whose: &str, message: u32, moment: Moment) {
+        self.plan(whose, message, moment, true);
+    }
+
+    fn plan(&self, whose: &str, message: u32, moment: Moment, kills: bool) {
+        let mut plan = lock(&self.plan);
+        (plan.whose, plan.left, plan.kills) = (whose.to_owned(), Some((message, moment)), kills);
     }
 
     /// Cuts no more. Returns whether it has cut.
     pub fn disarm(&self) -> bool {
         lock(&self.plan).left.take().is_none()
+    }
+
+    /// Whether all connections were broken.
+    pub fn has_killed(&self) -> bool {
+        lock(&self.plan).life.is_cancelled()
     }
 }
 
@@ -69,23 +127,31 @@ fn lock(plan: &Mutex<Plan>) -> MutexGuard<'_, Plan> {
     plan.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Counts a message; says how the connection ends where it ends here.
-fn count(plan: &Mutex<Plan>, role: &str) -> Option<Moment> {
-    let mut plan = lock(plan);
-    if plan.role != role {
-        return None;
-    }
-    let (left, moment) = plan.left?;
-    plan.left = (left > 1).then_some((left - 1, moment));
-    (left <= 1).then_some(moment)
-}
+type Halves = (BufReader<OwnedReadHalf>, OwnedWriteHalf, BufReader<OwnedReadHalf>, OwnedWriteHalf);
 
-async fn carry(client: TcpStream, target: u16, plan: &Mutex<Plan>) -> std::io::Result<()> {
+async fn connect(client: TcpStream, target: u16) -> std::io::Result<Halves> {
     let server = TcpStream::connect((Ipv4Addr::LOCALHOST, target)).await?;
     client.set_nodelay(true)?;
     server.set_nodelay(true)?;
-    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) =
-        (client.into_split(), server.into_split());
+    let ((from_client, to_client), (from_server, to_server)) = (client.into_split(), server.into_split());
+    Ok((BufReader::new(from_client), to_client, BufReader::new(from_server), to_server))
+}
+
+/// The end of a connection that is cut. Where the message has arrived, its answer, or the time in which that would have
+/// come, goes by, and nobody hears it.
+async fn end(moment: Moment, from_server: &mut BufReader<OwnedReadHalf>, plan: &Shared) {
+    if moment == Moment::After {
+        let mut unheard = [0; 1024];
+        drop(tokio::time::timeout(ACT, from_server.read(&mut unheard)).await);
+    }
+    let plan = lock(plan);
+    if plan.kills {
+        plan.life.cancel();
+    }
+}
+
+async fn carry_postgres(client: TcpStream, target: u16, plan: &Shared) -> std::io::Result<()> {
+    let (mut from_client, mut to_client, mut from_server, mut to_server) = connect(client, target).await?;
     // The first message has no type: its length, the version, then names and values that end with zero bytes.
     let length = from_client.read_u32().await?;
     let mut start = vec![0; length as usize - 4];
@@ -102,7 +168,7 @@ async fn carry(client: TcpStream, target: u16, plan: &Mutex<Plan>) -> std::io::R
             let length = from_client.read_u32().await?;
             let mut body = vec![0; length as usize - 4];
             from_client.read_exact(&mut body).await?;
-            let cut = count(plan, &role);
+            let cut = lock(plan).count(&role);
             if cut != Some(Moment::Before) {
                 let mut message = vec![kind];
                 message.extend_from_slice(&length.to_be_bytes());
@@ -119,10 +185,54 @@ async fn carry(client: TcpStream, target: u16, plan: &Mutex<Plan>) -> std::io::R
         moment = requests => moment?,
         _ = answers => return Ok(()),
     };
-    if moment == Moment::After {
-        // The server's answer, or the time in which it would have come, and nobody hears it.
-        let mut unheard = [0; 1024];
-        drop(tokio::time::timeout(ACT, from_server.read(&mut unheard)).await);
-    }
+    end(moment, &mut from_server, plan).await;
     Ok(())
+}
+
+async fn carry_nats(client: TcpStream, target: u16, plan: &Shared) -> std::io::Result<()> {
+    let (mut from_client, mut to_client, mut from_server, mut to_server) = connect(client, target).await?;
+    let requests = carry_messages(&mut from_client, &mut to_server, |_| lock(plan).count(NATS));
+    let answers = carry_messages(&mut from_server, &mut to_client, |message| {
+        let is_delivery = message.starts_with(b"MSG") || message.starts_with(b"HMSG");
+        is_delivery.then(|| lock(plan).count(NATS_ANSWERS)).flatten()
+    });
+    let moment = tokio::select! {
+        moment = requests => moment?,
+        moment = answers => {
+            moment?;
+            // What a client has heard has no answer to wait for.
+            Moment::Before
+        }
+    };
+    end(moment, &mut from_server, plan).await;
+    Ok(())
+}
+
+/// Carries messages of NATS until one is cut.
+async fn carry_messages(
+    from: &mut BufReader<OwnedReadHalf>,
+    to: &mut OwnedWriteHalf,
+    mut count: impl FnMut(&[u8]) -> Option<Moment>,
+) -> std::io::Result<Moment> {
+    loop {
+        let mut message = Vec::new();
+        if from.read_until(b'\n', &mut message).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        // Those that carry something say last how many bytes it has; a line end follows it.
+        if [&b"PUB "[..], b"HPUB ", b"MSG ", b"HMSG "].iter().any(|verb| message.starts_with(verb)) {
+            let line = String::from_utf8_lossy(&message).into_owned();
+            let bytes: usize = line.split_whitespace().last().and_then(|size| size.parse().ok()).unwrap_or(0);
+            let head = message.len();
+            message.resize(head + bytes + 2, 0);
+            from.read_exact(&mut message[head..]).await?;
+        }
+        let cut = count(&message);
+        if cut != Some(Moment::Before) {
+            to.write_all(&message).await?;
+        }
+        if let Some(moment) = cut {
+            return Ok(moment);
+        }
+    }
 }

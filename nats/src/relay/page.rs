@@ -1,5 +1,7 @@
 //! One page of one tenant: read it from the log, publish it, wait for the acknowledgements in order.
 
+use std::future::IntoFuture;
+
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
 use store::{RelayMark, Store, StoreError};
@@ -112,6 +114,8 @@ pub(super) struct Sent {
 
 /// Publishes events in order and waits until each is on the stream.
 pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events: &[RecordedEvent]) -> Sent {
+    let mut connections = nats.connections();
+    connections.mark_unchanged();
     let mut pending = Vec::with_capacity(events.len());
     let mut failure = None;
     for event in events {
@@ -128,7 +132,16 @@ pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events
     }
     let mut places = Vec::with_capacity(pending.len());
     for ack in pending {
-        match ack.await {
+        let ack = tokio::select! {
+            biased;
+            ack = ack.into_future() => ack,
+            // What was to come by the connection before does not come any more.
+            Ok(()) = connections.changed() => {
+                failure = Some(PublishFailure::JetStream("the connection was lost".to_owned()));
+                break;
+            }
+        };
+        match ack {
             Ok(ack) if ack.stream == STREAM => places.push((ack.sequence, ack.duplicate)),
             Ok(ack) => {
                 failure =

@@ -76,6 +76,15 @@ impl Instance {
         Ok(instance)
     }
 
+    /// Folds the facts of an instance.
+    pub(super) fn folded(process: &str, facts: &[RecordedEvent]) -> Result<Self, StoreError> {
+        let mut instance = Self::default();
+        for fact in facts {
+            instance.apply(process, fact)?;
+        }
+        Ok(instance)
+    }
+
     fn apply(&mut self, process: &str, event: &RecordedEvent) -> Result<(), StoreError> {
         self.version = event.version;
         match SagaFact::of(&event.event_type, process) {
@@ -173,7 +182,8 @@ impl Instance {
     }
 }
 
-fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, StoreError> {
+/// Reads a fact.
+pub(super) fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, StoreError> {
     serde_json::from_slice(&event.payload).map_err(|error| {
         StoreError::Corrupt(format!("{} at version {} does not read: {error}", event.stream, event.version))
     })

@@ -155,9 +155,12 @@ pub(super) fn undo_label(step: &str) -> String {
     format!("undo/{step}")
 }
 
+/// How the labels of timers' rows begin.
+pub(super) const TIMER: &str = "timer/";
+
 /// The label of the row of a timer.
 pub(super) fn timer_label(timer: &str) -> String {
-    format!("timer/{timer}")
+    format!("{TIMER}{timer}")
 }
 
 /// The name of a process's checkpoint, and of the consumer in its dead letters.

@@ -12,6 +12,8 @@ use store::sql::Row;
 use store::{StoreError, TenantTransaction};
 use uuid::Uuid;
 
+use super::process::TIMER;
+
 /// Refusals that a row remembers; older ones are dropped.
 const HISTORY: usize = 100;
 
@@ -156,6 +158,46 @@ fn row_from(row: &Row) -> Result<StepRow, StoreError> {
         history: read(row.get(6), "history")?,
         dead_letter_id: row.get(7),
     })
+}
+
+/// A row as operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Standing {
+    pub(super) saga: String,
+    pub(super) instance: Uuid,
+    pub(super) step: String,
+    pub(super) attempts: u32,
+    pub(super) next_attempt_at: DateTime<Utc>,
+    pub(super) is_dead: bool,
+    pub(super) last_error: Option<String>,
+    pub(super) dead_letter_id: Option<Uuid>,
+}
+
+impl Standing {
+    pub(super) fn is_timer(&self) -> bool {
+        self.step.starts_with(TIMER)
+    }
+}
+
+/// What is still to be done for these instances, of whichever saga.
+pub(super) async fn standing(
+    transaction: &TenantTransaction,
+    instances: &[Uuid],
+) -> Result<Vec<Standing>, StoreError> {
+    let sql = "select saga, instance, step, attempts, next_attempt_at, status = 'dead', last_error, dead_letter_id
+               from saga_steps where tenant_id = $1 and instance = any($2) order by saga, instance, next_attempt_at";
+    let rows = transaction.query(sql, &[&transaction.tenant().0, &instances]).await?;
+    let standing = |row: &Row| Standing {
+        saga: row.get(0),
+        instance: row.get(1),
+        step: row.get(2),
+        attempts: row.get::<_, i32>(3) as u32,
+        next_attempt_at: row.get(4),
+        is_dead: row.get(5),
+        last_error: row.get(6),
+        dead_letter_id: row.get(7),
+    };
+    Ok(rows.iter().map(standing).collect())
 }
 
 /// Removes steps that are done, and timers that are wanted no more.

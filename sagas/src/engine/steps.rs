@@ -28,8 +28,10 @@ use super::runner::SagaSettings;
 const CLAIM: usize = 64;
 /// Tenants at work at once.
 const TENANTS: usize = 8;
-/// Tenants found by one look for due steps.
+/// Due tenants read at a time; most of them may be other processes'.
 const FOUND: u32 = 1_000;
+/// Own tenants that are enough for one look: there is another one soon.
+const ENOUGH: usize = 200;
 /// How long steps in hand are nobody else's. After a crash they are taken up again when it is over.
 const LEASE: Duration = Duration::from_secs(5);
 /// How long a runner that stops waits for the steps in hand.
@@ -113,11 +115,18 @@ impl Steps {
     }
 
     async fn due(&self) -> Result<Vec<TenantId>, StoreError> {
-        let store = self.executor.store();
-        let mut due = store.tenants_with_due_saga_steps(self.saga(), clock::now(), FOUND).await?;
+        let (store, now) = (self.executor.store(), clock::now());
         let share = store.share(SharedWork::Sagas);
-        due.retain(|tenant| share.owns(*tenant));
-        Ok(due)
+        let (mut ours, mut after) = (Vec::new(), None);
+        loop {
+            let page = store.tenants_with_due_saga_steps(self.saga(), now, after, FOUND).await?;
+            after = page.last().copied();
+            let is_last = page.len() < FOUND as usize;
+            ours.extend(page.into_iter().map(|(_, tenant)| tenant).filter(|tenant| share.owns(*tenant)));
+            if is_last || ours.len() >= ENOUGH {
+                return Ok(ours);
+            }
+        }
     }
 
     fn outage_wait(&self, failures: u32) -> Duration {

@@ -1,0 +1,240 @@
+//! What operators see of saga instances: where each stands, and everything that happened to one. The stream of an
+//! instance tells what happened, its rows what still has to be done.
+
+use chrono::{DateTime, Utc};
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::engine::{RecordedEvent, StreamName};
+use schemas::saga::{
+    SagaCompensationStarted, SagaFact, SagaReacted, SagaStep, SagaStepFailed, instance_stream,
+};
+use store::{DeadLetter, StoreError, TenantStore};
+use uuid::Uuid;
+
+use super::instance::{Instance, StepState, TimerState};
+use super::process::command_id;
+use super::rows::{self, Standing};
+
+/// The beginning of the categories of instances' streams.
+const CATEGORIES: &str = "saga.";
+/// Streams read at once.
+const READS: usize = 4;
+
+/// Whether an instance still has something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InstanceStatus {
+    /// Its commands are being sent.
+    Working,
+    /// It waits for a timer and for nothing else.
+    Waiting,
+    /// A step of it stands in the dead letters.
+    Stopped,
+    /// It takes back what it has done.
+    Compensating,
+    /// Nothing is left to do for it.
+    Done,
+}
+
+impl InstanceStatus {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Working, Self::Waiting, Self::Stopped, Self::Compensating, Self::Done];
+
+    /// As operators read it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Working => "working",
+            Self::Waiting => "waiting",
+            Self::Stopped => "stopped",
+            Self::Compensating => "compensating",
+            Self::Done => "done",
+        }
+    }
+
+    fn of(instance: &Instance, rows: &[Standing]) -> Self {
+        let has = |state| instance.steps.values().any(|step| *step == state);
+        if rows.iter().any(|row| row.is_dead) || has(StepState::Failed) && rows.is_empty() {
+            Self::Stopped
+        } else if instance.is_compensating() && (has(StepState::Wanted) || !rows.is_empty()) {
+            Self::Compensating
+        } else if has(StepState::Wanted) || rows.iter().any(|row| !row.is_timer()) {
+            Self::Working
+        } else if rows.is_empty()
+            && !instance.timers.values().any(|timer| matches!(timer, TimerState::Set(_)))
+        {
+            Self::Done
+        } else {
+            Self::Waiting
+        }
+    }
+}
+
+/// Where an instance stands.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceSummary {
+    /// The process.
+    pub saga: String,
+    /// The instance.
+    pub instance: Uuid,
+    /// Whether it has something to do.
+    pub status: InstanceStatus,
+    /// Where it stands, in the process's own word.
+    pub phase: String,
+    /// The step or timer that comes next, or the one that stopped it.
+    pub step: Option<String>,
+    /// When that is tried next.
+    pub next_due: Option<DateTime<Utc>>,
+    /// When it came to stand there.
+    pub since: DateTime<Utc>,
+}
+
+impl InstanceSummary {
+    /// Its stream, which also says where the next page of a list starts.
+    pub fn stream(&self) -> StreamName {
+        instance_stream(&self.saga, self.instance)
+    }
+
+    fn new(saga: &str, id: Uuid, instance: &Instance, facts: &[RecordedEvent], rows: &[Standing]) -> Self {
+        let next = rows.iter().min_by_key(|row| (!row.is_dead, row.next_attempt_at));
+        Self {
+            saga: saga.to_owned(),
+            instance: id,
+            status: InstanceStatus::of(instance, rows),
+            phase: instance.state.clone(),
+            step: next.map(|row| row.step.clone()),
+            next_due: next.filter(|row| !row.is_dead).map(|row| row.next_attempt_at),
+            since: facts.last().map(|fact| fact.recorded_at).unwrap_or_default(),
+        }
+    }
+}
+
+/// A command that an instance wants or has wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StepOutcome {
+    /// The step's label.
+    pub step: String,
+    /// The command, with its name, as it is sent.
+    pub command: serde_json::Value,
+    /// The id that it is sent under.
+    pub command_id: Uuid,
+    /// What became of it.
+    pub state: StepState,
+    /// How often it was refused, as far as that is told.
+    pub attempts: u32,
+    /// The code of the last refusal.
+    pub last_error: Option<String>,
+    /// When it is tried next.
+    pub next_due: Option<DateTime<Utc>>,
+}
+
+/// Everything that happened to an instance.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceHistory {
+    /// Where it stands.
+    pub summary: InstanceSummary,
+    /// Its facts, in order.
+    pub facts: Vec<RecordedEvent>,
+    /// Its commands, in the order in which they were wanted.
+    pub steps: Vec<StepOutcome>,
+    /// Its timers, by label.
+    pub timers: Vec<(String, TimerState)>,
+    /// What it left in the dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+/// A page of a tenant's instances, by saga and id, behind a stream.
+pub async fn list_instances(
+    tenant: &TenantStore,
+    after: Option<&StreamName>,
+    limit: u32,
+) -> Result<Vec<InstanceSummary>, StoreError> {
+    let streams = tenant.streams(CATEGORIES, after, limit).await?;
+    let ids: Vec<(String, Uuid)> = streams
+        .iter()
+        .filter_map(|name| Some((name.category().strip_prefix(CATEGORIES)?.to_owned(), name.uuid()?)))
+        .collect();
+    let instances: Vec<Uuid> = ids.iter().map(|(_, id)| *id).collect();
+    let rows = standing(tenant, &instances).await?;
+    let summaries = ids.into_iter().map(|(saga, id)| {
+        let of = rows.iter().filter(|row| row.saga == saga && row.instance == id).cloned();
+        let rows: Vec<Standing> = of.collect();
+        async move {
+            let (instance, facts) = read(tenant, &saga, id).await?;
+            Ok(InstanceSummary::new(&saga, id, &instance, &facts, &rows))
+        }
+    });
+    stream::iter(summaries).buffered(READS).try_collect().await
+}
+
+/// Everything that happened to an instance; `None` where there is no such instance.
+pub async fn show_instance(
+    tenant: &TenantStore,
+    saga: &str,
+    id: Uuid,
+) -> Result<Option<InstanceHistory>, StoreError> {
+    let (instance, facts) = read(tenant, saga, id).await?;
+    if facts.is_empty() {
+        return Ok(None);
+    }
+    let mut rows = standing(tenant, &[id]).await?;
+    rows.retain(|row| row.saga == saga);
+    let (mut steps, mut letters) = (Vec::new(), Vec::new());
+    for fact in &facts {
+        match SagaFact::of(&fact.event_type, saga) {
+            Some(SagaFact::Reacted) => {
+                let reacted: SagaReacted = super::instance::read(fact)?;
+                steps.extend(reacted.steps);
+            }
+            Some(SagaFact::CompensationStarted) => {
+                let started: SagaCompensationStarted = super::instance::read(fact)?;
+                steps.extend(started.steps);
+            }
+            Some(SagaFact::StepFailed) => {
+                let failed: SagaStepFailed = super::instance::read(fact)?;
+                letters.push(failed.dead_letter);
+            }
+            _ => {}
+        }
+    }
+    letters.extend(rows.iter().filter_map(|row| row.dead_letter_id));
+    letters.sort_unstable();
+    letters.dedup();
+    let mut dead_letters = Vec::new();
+    for letter in letters {
+        dead_letters.extend(tenant.store().dead_letter(letter).await?);
+    }
+    let outcome = |SagaStep { step, command, .. }: SagaStep| {
+        let row = rows.iter().find(|row| row.step == step);
+        let letter = dead_letters.iter().find(|letter| letter.subject == step);
+        StepOutcome {
+            command_id: command_id(saga, id, &step),
+            state: instance.steps.get(&step).copied().unwrap_or(StepState::Wanted),
+            // The row counts from the last time that an operator had it tried again, the letter from the beginning.
+            attempts: letter.map_or(0, |letter| letter.attempts).max(row.map_or(0, |row| row.attempts)),
+            last_error: row
+                .and_then(|row| row.last_error.clone())
+                .or_else(|| letter.map(|letter| letter.error_code.clone())),
+            next_due: row.filter(|row| !row.is_dead).map(|row| row.next_attempt_at),
+            step,
+            command,
+        }
+    };
+    let steps = steps.into_iter().map(outcome).collect();
+    let summary = InstanceSummary::new(saga, id, &instance, &facts, &rows);
+    let timers = instance.timers.into_iter().collect();
+    Ok(Some(InstanceHistory { summary, facts, steps, timers, dead_letters }))
+}
+
+async fn standing(tenant: &TenantStore, instances: &[Uuid]) -> Result<Vec<Standing>, StoreError> {
+    let transaction = tenant.begin_projection().await?;
+    let rows = rows::standing(&transaction, instances).await?;
+    transaction.commit().await?;
+    Ok(rows)
+}
+
+async fn read(
+    tenant: &TenantStore,
+    saga: &str,
+    id: Uuid,
+) -> Result<(Instance, Vec<RecordedEvent>), StoreError> {
+    let facts: Vec<RecordedEvent> = tenant.read_stream(&instance_stream(saga, id), 1).try_collect().await?;
+    Ok((Instance::folded(saga, &facts)?, facts))
+}
