@@ -47,7 +47,7 @@ pub use evidence::EvidenceRow;
 pub use heads::Head;
 pub use incarnation::{Examination, Examiner, Incarnation};
 pub use keys::DeploymentKey;
-pub use logs::{Published, ReplacedLog, Replacement};
+pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};
 pub use read::{LogFilter, LogPage, StreamFilter};

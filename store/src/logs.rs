@@ -51,6 +51,22 @@ pub struct Published {
     pub event_id: Uuid,
 }
 
+/// Which log id the leaf of each position was computed with: events keep their leaves when the log goes on under another id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIds {
+    current: LogId,
+    /// Ids that were given up, with the last position of each, ascending.
+    replaced: Vec<(u64, LogId)>,
+}
+
+impl LogIds {
+    /// The id under which the event at this position was written.
+    pub fn at(&self, position: u64) -> LogId {
+        let after = self.replaced.partition_point(|(last, _)| *last < position);
+        self.replaced.get(after).map_or(self.current, |(_, log_id)| *log_id)
+    }
+}
+
 const COLUMNS: &str = "tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at";
 
 impl Store {
@@ -106,6 +122,18 @@ impl Store {
 }
 
 impl TenantStore {
+    /// Which log id was the tenant's at each position.
+    pub async fn log_ids(&self) -> Result<LogIds, StoreError> {
+        let transaction = self.begin_snapshot().await?;
+        let current = transaction.head().await?.log_id;
+        let statement =
+            "select last_position, log_id from replaced_logs where tenant_id = $1 order by last_position";
+        let rows = transaction.query(statement, &[&self.id().0]).await?;
+        transaction.commit().await?;
+        let replaced = rows.iter().map(|row| (row.get::<_, i64>(0) as u64, LogId(row.get(1)))).collect();
+        Ok(LogIds { current, replaced })
+    }
+
     /// The log of this tenant under this id, where it was replaced.
     pub async fn replaced_log(&self, log_id: LogId) -> Result<Option<ReplacedLog>, StoreError> {
         let statement = format!("select {COLUMNS} from replaced_logs where tenant_id = $1 and log_id = $2");
