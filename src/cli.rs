@@ -9,6 +9,7 @@ mod dev;
 mod doctor;
 mod event;
 mod failure;
+mod log;
 mod migrate;
 mod output;
 mod projection;
@@ -71,6 +72,9 @@ enum Command {
     /// A tenant's history
     #[command(subcommand)]
     Event(event::Event),
+    /// The tenants' logs and their ids
+    #[command(subcommand)]
+    Log(log::Log),
     /// What sagas and projections gave up
     #[command(subcommand)]
     Deadletter(deadletter::Deadletter),
@@ -111,6 +115,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Config(config::Config::Check) => config::check(load(), output),
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => command.run(&load()?, output).await,
+        Command::Log(command) => command.run(&load()?, output).await,
         Command::Deadletter(command) => command.run(&load()?, output).await,
         Command::Audit(command) => command.run(output).await,
         Command::Projection(command) => command.run(&load()?, output).await,

@@ -8,12 +8,13 @@ use anyhow::Context;
 use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
+use futures::FutureExt;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
-use nats::{Follower, Nats, NatsConfig};
+use nats::{Follower, Nats, NatsConfig, NatsError};
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, OwnerConfig, SharedWork, Store, StoreConfig};
+use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -51,17 +52,54 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
         append_lanes: database.append_lanes,
         pool_size: database.pool_size,
     };
-    Store::connect(config).await.context("the store cannot be used")
+    let store = Store::connect(config).await.context("the store cannot be used")?;
+    store.examine_with(examiner(store.clone(), nats_config(settings)));
+    Ok(store)
+}
+
+/// How often the examination asks JetStream, and the pause in between.
+const ASKS: u32 = 3;
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How long it waits for a connection.
+const ASK_PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// Compares the logs with JetStream, over a connection of its own: not every process has one. The store lives as long as
+/// the process, so the examiner may hold it.
+fn examiner(store: Store, config: NatsConfig) -> Examiner {
+    Arc::new(move || {
+        let (store, config) = (store.clone(), config.clone());
+        async move {
+            let nats = match tokio::time::timeout(ASK_PATIENCE, Nats::connect(config)).await {
+                Ok(Ok(nats)) => nats,
+                Ok(Err(error)) => return Examination::Impossible(error.to_string()),
+                Err(_) => return Examination::Impossible("NATS is unreachable".to_owned()),
+            };
+            let mut asked = 1;
+            loop {
+                match nats::relay::examine(&store, &nats).await {
+                    Ok(_) => return Examination::Done,
+                    Err(NatsError::Store(error)) => return Examination::Failed(error.to_string()),
+                    Err(error) if asked == ASKS => return Examination::Impossible(error.to_string()),
+                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+                }
+                asked += 1;
+            }
+        }
+        .boxed()
+    })
 }
 
 /// Connects to NATS; where nothing answers the connection goes on trying.
 pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
-    let config = NatsConfig {
+    Nats::connect(nats_config(settings)).await.context("NATS cannot be used")
+}
+
+fn nats_config(settings: &Settings) -> NatsConfig {
+    NatsConfig {
         url: settings.nats.url.reveal().to_owned(),
         credentials_file: settings.nats.credentials_file.clone(),
         replicas: settings.nats.replicas,
-    };
-    Nats::connect(config).await.context("NATS cannot be used")
+    }
 }
 
 /// The executor of commands.
@@ -127,6 +165,8 @@ impl Prepared {
         let executor = executor(&store);
         let works = roles.iter().any(|role| *role != Role::Gateway);
         let nats = if works { Some(connect_nats(settings).await?) } else { None };
+        // Before anything is answered or followed: the database may have gone back to an earlier state.
+        store.examined().await.context("the database cannot be examined")?;
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings),

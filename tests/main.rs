@@ -14,6 +14,7 @@ mod outages;
 mod processes;
 mod projections;
 mod queries;
+mod restore;
 mod sagas;
 mod store;
 mod stories;

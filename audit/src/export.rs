@@ -6,7 +6,7 @@ use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Line, Manifest, P
 use proofs::{Span, tree};
 use schemas::engine::{LogId, StreamName, TenantSlug, TypePattern, clock, recorded};
 use serde::Serialize;
-use store::{EvidenceRow, TenantStore};
+use store::{EvidenceRow, LogIds, TenantStore};
 
 use crate::AuditError;
 use crate::prove;
@@ -34,7 +34,7 @@ pub struct Export {
 /// An export that is ready to be written: nothing that was asked for is impossible.
 pub struct Prepared {
     tenant: TenantStore,
-    log_id: LogId,
+    log_ids: LogIds,
     manifest: Manifest,
     stream: Option<StreamName>,
     withhold: Vec<TypePattern>,
@@ -86,8 +86,8 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
         consistency,
         exported_at: recorded::timestamp(clock::now()),
     };
-    let (log_id, size) = (sealed.log_id, sealed.size);
-    Ok(Prepared { tenant, log_id, manifest, stream: export.stream, withhold: export.withhold, size })
+    let (log_ids, size) = (tenant.log_ids().await?, sealed.size);
+    Ok(Prepared { tenant, log_ids, manifest, stream: export.stream, withhold: export.withhold, size })
 }
 
 async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, AuditError> {
@@ -101,7 +101,7 @@ async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, Audit
 /// out is the verifier's part.
 pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
     async_stream::try_stream! {
-        let Prepared { tenant, log_id, manifest, stream, withhold, size } = prepared;
+        let Prepared { tenant, log_ids, manifest, stream, withhold, size } = prepared;
         let (mut at, to) = (manifest.from - 1, manifest.to);
         yield Bytes::from(json_line(&manifest));
         let mut events = 0;
@@ -111,7 +111,7 @@ pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>
             at = last.position;
             let mut text = Vec::new();
             for row in &rows {
-                let mut line = line(row, log_id, &withhold)?;
+                let mut line = line(row, log_ids.at(row.position), &withhold)?;
                 if stream.is_some() {
                     let spans = tree::inclusion(row.position - 1, size).unwrap_or_default();
                     let path = prove::hashes(&tenant, &spans).await?;

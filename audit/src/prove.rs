@@ -57,7 +57,7 @@ pub async fn inclusion(
         .ok_or(AuditError::Bounds("the position must not be beyond the size"))?;
     let row = tenant.evidence(position - 1, position, None, 1).await?.pop();
     let row = row.ok_or_else(|| AuditError::Damaged(format!("there is no event at position {position}")))?;
-    let entry = entry(&row, sealed.log_id)?;
+    let entry = entry(&row, tenant.log_ids().await?.at(position))?;
     Ok(InclusionProof {
         position,
         size,
@@ -97,7 +97,7 @@ pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, A
     spans.iter().map(|span| span.hash(&found).ok_or_else(missing)).collect()
 }
 
-/// The entry that a stored row makes, whatever its stored leaf says.
+/// The entry that a stored row makes under the log id that it was written under, whatever its stored leaf says.
 pub fn entry(row: &EvidenceRow, log_id: LogId) -> Result<Vec<u8>, AuditError> {
     let (payload_salt, metadata_salt) = salts(row)?;
     let frame = Frame {

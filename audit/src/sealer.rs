@@ -98,7 +98,8 @@ impl Sealer {
             self.refuse(&log, &why).await?;
         }
         for (log, sealed) in open {
-            self.refused.remove(&(log.tenant, log.log_id));
+            // Those too of logs that this one has replaced.
+            self.refused.retain(|(tenant, _)| *tenant != log.tenant);
             if self.open.len() < OPEN_LOGS {
                 self.open.insert(log.tenant, sealed);
             }

@@ -72,6 +72,16 @@ pub fn place(headers: &HeaderMap) -> Option<(LogId, u64)> {
     Some((LogId(text(LOG)?.parse().ok()?), text(POSITION)?.parse().ok()?))
 }
 
+/// The tenant, log, position and event id that a message is of, by its headers alone; `None` where they are not those of
+/// the relay.
+pub(crate) fn identity(headers: &HeaderMap) -> Option<(TenantSlug, LogId, u64, Uuid)> {
+    let text = |name: HeaderName| headers.get(name).map(HeaderValue::as_str);
+    let (log, position) = place(headers)?;
+    let sent_as = text(async_nats::header::NATS_MESSAGE_ID)?;
+    let ours = sent_as.rsplit_once('.').is_some_and(|(of, _)| of == format!("{log}.{position}"));
+    ours.then_some((text(TENANT)?.parse().ok()?, log, position, text(ID)?.parse().ok()?))
+}
+
 /// The message of an event.
 pub fn encode(tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> EventMessage {
     let mut headers = HeaderMap::new();

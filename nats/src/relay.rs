@@ -5,10 +5,12 @@
 //! again under the same message id, which JetStream recognises within its duplicate window. Two relays at once publish
 //! the same ids and move the progress by compare-and-swap, so they are wasteful and harmless. Outages are waited out.
 //!
-//! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant.
+//! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant. The database may
+//! go back to an earlier state: `evidence` finds that out.
 
 mod check;
 mod copy;
+mod evidence;
 mod lane;
 mod page;
 mod ranges;
@@ -22,7 +24,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::TenantId;
-use store::{RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
+use store::{Incarnation, RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -33,6 +35,8 @@ use self::lane::Lane;
 use self::page::{Page, PublishFailure, Published};
 use self::refill::RefillFailure;
 use crate::{Nats, NatsError};
+
+pub use self::evidence::examine;
 
 /// Events published and not yet acknowledged, in all.
 const IN_FLIGHT: usize = 1_000;
@@ -123,6 +127,8 @@ struct Relay {
     stream: StreamCheck,
     /// Messages that had left the stream when it was looked at last.
     removed: u64,
+    /// The life of the database that was compared with the stream.
+    examined: Option<Incarnation>,
     /// The farthest message that was acknowledged here.
     farthest: Option<Witness>,
     doubtful: VecDeque<TenantId>,
@@ -160,6 +166,7 @@ impl Relay {
             moving: false,
             stream: StreamCheck::Due,
             removed: 0,
+            examined: None,
             farthest: None,
             doubtful: VecDeque::new(),
             refilling: HashSet::new(),
@@ -296,7 +303,12 @@ impl Relay {
     fn check_stream(&mut self) {
         self.stream = StreamCheck::Running;
         let (store, nats, farthest) = (self.store.clone(), self.nats.clone(), self.farthest);
-        self.work.push(async move { Done::Checked(check::check(&store, &nats, farthest).await) }.boxed());
+        let examined = self.examined.clone();
+        let acked =
+            self.lanes.iter().map(|(tenant, lane)| (*tenant, lane.log_id(), lane.acked_to())).collect();
+        let check =
+            async move { Done::Checked(check::check(&store, &nats, farthest, examined, acked).await) };
+        self.work.push(check.boxed());
     }
 
     fn move_progress(&mut self) {
@@ -441,8 +453,13 @@ impl Relay {
     fn checked(&mut self, result: Result<Verdict, NatsError>) {
         let doubted = self.stream == StreamCheck::RunningDoubted;
         match result {
-            Ok(Verdict { removed, doubtful, started_over }) => {
+            Ok(Verdict { removed, incarnation, doubtful, started_over }) => {
                 self.check_failures = 0;
+                if self.examined.as_ref() != Some(&incarnation) {
+                    // What is known of heads may be of another life.
+                    self.refresh();
+                    self.examined = Some(incarnation);
+                }
                 self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
                 self.removed = removed;
                 if started_over {

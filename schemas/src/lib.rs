@@ -6,6 +6,7 @@
 pub mod crm;
 pub mod engine;
 pub mod identity;
+pub mod platform;
 pub mod saga;
 
 #[cfg(test)]

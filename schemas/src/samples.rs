@@ -12,6 +12,7 @@ use crate::crm::customer::CustomerEvent;
 use crate::engine::Event;
 use crate::identity::tenant::TenantEvent;
 use crate::identity::user::UserEvent;
+use crate::platform::log::LogEvent;
 use crate::saga::{
     SagaCompensationStarted, SagaFact, SagaReacted, SagaStepCompleted, SagaStepDiscarded, SagaStepFailed,
     SagaTimer,
@@ -20,7 +21,7 @@ use crate::saga::{
 /// The processes whose facts have been released.
 const SAGAS: &[&str] = &["customer_onboarding"];
 /// How many enums `vocabulary` names.
-const ENUMS: usize = 3;
+const ENUMS: usize = 4;
 
 /// A type, and what decodes its payload and encodes it again.
 type Entry = (String, Box<dyn Fn(&[u8]) -> Vec<u8>>);
@@ -29,6 +30,7 @@ fn vocabulary() -> Vec<Entry> {
     let mut entries = of::<TenantEvent>();
     entries.extend(of::<UserEvent>());
     entries.extend(of::<CustomerEvent>());
+    entries.extend(of::<LogEvent>());
     for process in SAGAS {
         entries.push(fact::<SagaReacted>(process, SagaFact::Reacted));
         entries.push(fact::<SagaStepCompleted>(process, SagaFact::StepCompleted));

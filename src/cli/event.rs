@@ -104,7 +104,7 @@ impl Tail {
             Some(after) => after,
             None => handle.head().await?.position,
         };
-        let events = handle.tail(after, filter);
+        let events = handle.tail(None, after, filter);
         pin_mut!(events);
         while let Some(event) = events.try_next().await? {
             printer.print(&event, &record)?;

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use crate::StoreError;
 
 pub(crate) use queue::Appender;
+pub(crate) use write::PAYLOAD_JSON;
 
 /// Most bytes of one event with its headers: NATS refuses messages above 1 MiB, and an event that can never be
 /// published must not exist.
@@ -108,6 +109,8 @@ pub struct StreamAppend {
     pub stream: StreamName,
     /// Checked against the stream's version at commit.
     pub expected: ExpectedVersion,
+    /// The log that the writer's belief rests on, where it rests on any: refused when the tenant has another by now.
+    pub log: Option<LogId>,
     /// 1 to [`EVENTS_MAX`] events.
     pub events: Vec<NewEvent>,
     /// Recorded with each of them.
@@ -135,6 +138,7 @@ impl StreamAppend {
         Self {
             stream,
             expected,
+            log: None,
             events,
             metadata,
             claim: None,

@@ -32,8 +32,9 @@ impl TenantTransaction {
         Ok(row.map(|row| Checkpoint { log_id: LogId(row.get(0)), position: row.get::<_, i64>(1) as u64 }))
     }
 
-    /// Moves a checkpoint of this log from one position to another. `false` when it does not stand at `from`: somebody
-    /// else moved it, and this transaction must not commit.
+    /// Moves a checkpoint of this log from one position to another. `false` when it does not stand at `from`, because
+    /// somebody else moved it, or when the tenant's log is another one or ends before `to`, because what was followed is
+    /// of a log that is no more: this transaction must not commit.
     pub async fn move_checkpoint(
         &self,
         consumer: &str,
@@ -44,7 +45,9 @@ impl TenantTransaction {
         let (from, to) = (from as i64, to as i64);
         let moved = if from == 0 {
             self.execute(
-                "insert into checkpoints (tenant_id, consumer, log_id, position) values ($1, $2, $3, $4)
+                "insert into checkpoints (tenant_id, consumer, log_id, position)
+                 select h.tenant_id, $2, h.log_id, $4 from heads h
+                 where h.tenant_id = $1 and h.log_id = $3 and h.position >= $4
                  on conflict (tenant_id, consumer) do update set position = excluded.position, updated_at = now()
                  where checkpoints.position = 0 and checkpoints.log_id = excluded.log_id",
                 &[&self.tenant().0, &consumer, &log_id.0, &to],
@@ -53,12 +56,23 @@ impl TenantTransaction {
         } else {
             self.execute(
                 "update checkpoints set position = $5, updated_at = now()
-                 where tenant_id = $1 and consumer = $2 and log_id = $3 and position = $4",
+                 where tenant_id = $1 and consumer = $2 and log_id = $3 and position = $4
+                   and exists (select from heads h where h.tenant_id = $1 and h.log_id = $3 and h.position >= $5)",
                 &[&self.tenant().0, &consumer, &log_id.0, &from, &to],
             )
             .await?
         };
         Ok(moved == 1)
+    }
+}
+
+impl TenantTransaction {
+    /// Whether a consumer's checkpoint is of another log than the tenant's, or beyond its end: what it has done is of facts
+    /// that are gone. Said when a move has failed.
+    pub async fn is_of_another_log(&self, consumer: &str) -> Result<bool, StoreError> {
+        let Some(checkpoint) = self.checkpoint(consumer).await? else { return Ok(false) };
+        let head = self.head().await?;
+        Ok(checkpoint.log_id != head.log_id || checkpoint.position > head.position)
     }
 }
 

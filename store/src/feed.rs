@@ -299,7 +299,10 @@ impl<C: Consumer> Feed<C> {
             let checkpoint = checkpoints.get(&head.tenant).copied().unwrap_or(0);
             let lane = self.lanes.entry(head.tenant).or_default();
             let before = lane.buffered();
-            lane.seen(head.position, checkpoint);
+            if lane.seen(head.log_id, head.position, checkpoint) {
+                tracing::warn!(consumer = self.consumer.name(), tenant = %head.tenant, log = %head.log_id,
+                    head = head.position, "the log ends before what was followed; following starts from the checkpoint");
+            }
             self.buffered = self.buffered + lane.buffered() - before;
             lag += head.position.saturating_sub(checkpoint);
             self.queue(head.tenant);

@@ -2,7 +2,8 @@
 //!
 //! Layout: `append` writes (group commit, one flush for many tenants); `read` and `tail` stream a tenant's log;
 //! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
-//! such a follower in contiguous batches; `heads` tells who has moved; `tenant` is the handle through which everything of
+//! such a follower in contiguous batches; `heads` tells who has moved; `logs` replaces a log whose database went back,
+//! which `incarnation` makes sure is noticed; `tenant` is the handle through which everything of
 //! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
 //! handle or a transaction made from one.
 
@@ -16,7 +17,9 @@ pub mod error;
 pub mod evidence;
 pub mod feed;
 pub mod heads;
+pub mod incarnation;
 pub mod keys;
+pub mod logs;
 pub mod merkle;
 pub mod migrate;
 mod pools;
@@ -42,7 +45,9 @@ pub use dead_letters::{DeadLetter, DeadLetterStatus};
 pub use error::StoreError;
 pub use evidence::EvidenceRow;
 pub use heads::Head;
+pub use incarnation::{Examination, Examiner, Incarnation};
 pub use keys::DeploymentKey;
+pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};
 pub use read::{LogFilter, LogPage, StreamFilter};

@@ -146,12 +146,23 @@ impl TenantStore {
         stream: &StreamName,
         from_version: u64,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
+        self.read_stream_of(None, stream, from_version)
+    }
+
+    /// The same for a reader whose version is of a log, where one is named: refused when the tenant has another by now.
+    pub fn read_stream_of(
+        &self,
+        log: Option<LogId>,
+        stream: &StreamName,
+        from_version: u64,
+    ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
         let (handle, stream) = (self.clone(), stream.clone());
         async_stream::try_stream! {
             let mut next = from_version.max(1);
             loop {
                 let transaction = handle.begin().await?;
                 let head = transaction.head().await?;
+                same_log(log, head.log_id)?;
                 let rows = transaction
                     .query(
                         &format!(
@@ -182,9 +193,10 @@ impl TenantStore {
         let handle = self.clone();
         async_stream::try_stream! {
             let mut at = after;
-            let head = handle.head().await?.position;
-            while at < head {
-                let page = handle.read_log_page(at, Some(head), PAGE, &filter).await?;
+            let head = handle.head().await?;
+            while at < head.position {
+                let page = handle.read_log_page(at, Some(head.position), PAGE, &filter).await?;
+                goes_on(Some(head.log_id), head.position, &page)?;
                 at = page.scanned_to;
                 for event in page.events {
                     yield event;
@@ -193,20 +205,24 @@ impl TenantStore {
         }
     }
 
-    /// The log behind `after`, and then whatever comes. Ends only with an error.
+    /// The log behind `after`, and then whatever comes. Ends only with an error, such as that the log is another one than
+    /// at the beginning, or than the one named.
     pub fn tail(
         &self,
+        log: Option<LogId>,
         after: u64,
         filter: LogFilter,
     ) -> impl Stream<Item = Result<RecordedEvent, StoreError>> + Send + 'static {
         let handle = self.clone();
         async_stream::try_stream! {
             let mut moved = handle.store().0.signals.watch_head(handle.id());
-            let mut at = after;
+            let (mut at, mut log, mut end) = (after, log, 0);
             loop {
                 // Marked as seen before reading, so that a move during the read wakes at once.
                 moved.mark_unchanged();
                 let page = handle.read_log_page(at, None, PAGE, &filter).await?;
+                goes_on(log, end, &page)?;
+                (log, end) = (Some(page.log_id), page.head);
                 at = page.scanned_to;
                 for event in page.events {
                     yield event;
@@ -218,6 +234,19 @@ impl TenantStore {
             }
         }
     }
+}
+
+fn same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
+    match named {
+        Some(named) if named != current => Err(StoreError::LogReplaced { current }),
+        _ => Ok(()),
+    }
+}
+
+/// A page of the same log as before, which has not become shorter.
+fn goes_on(log: Option<LogId>, end: u64, page: &LogPage) -> Result<(), StoreError> {
+    same_log(log, page.log_id)?;
+    if page.head < end { Err(StoreError::LogReplaced { current: page.log_id }) } else { Ok(()) }
 }
 
 /// An event from [`COLUMNS`] starting at column `first`.

@@ -87,7 +87,8 @@ impl Store {
         rows.iter().map(progress_from).collect()
     }
 
-    /// A page of a tenant's log in position order. Only for the relay: everybody else reads through a tenant handle.
+    /// A page of a tenant's log in position order; nothing where the tenant has another log by now. Only for the relay:
+    /// everybody else reads through a tenant handle.
     pub async fn relay_events(
         &self,
         tenant: TenantId,
@@ -98,16 +99,19 @@ impl Store {
         let connection = get(&self.0.pools.relay).await?;
         let statement = connection
             .prepare_cached(&format!(
-                "select {} from events where tenant_id = $1 and position > $2 and position <= $3 order by position",
+                "select {} from events where tenant_id = $1 and position > $2 and position <= $3
+                   and exists (select from heads h where h.tenant_id = $1 and h.log_id = $4)
+                 order by position",
                 crate::read::COLUMNS
             ))
             .await?;
         let (from, to) = (after as i64, after.saturating_add(limit as u64) as i64);
-        let rows = connection.query(&statement, &[&tenant.0, &from, &to]).await?;
+        let rows = connection.query(&statement, &[&tenant.0, &from, &to, &log_id.0]).await?;
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
     }
 
-    /// Events of a tenant's log at these positions, in position order. Only for the relay.
+    /// Events of a tenant's log at these positions, in position order; nothing where the tenant has another log by now.
+    /// Only for the relay.
     pub async fn relay_events_at(
         &self,
         tenant: TenantId,
@@ -117,12 +121,14 @@ impl Store {
         let connection = get(&self.0.pools.relay).await?;
         let statement = connection
             .prepare_cached(&format!(
-                "select {} from events where tenant_id = $1 and position = any($2) order by position",
+                "select {} from events where tenant_id = $1 and position = any($2)
+                   and exists (select from heads h where h.tenant_id = $1 and h.log_id = $3)
+                 order by position",
                 crate::read::COLUMNS
             ))
             .await?;
         let positions: Vec<i64> = positions.iter().map(|position| *position as i64).collect();
-        let rows = connection.query(&statement, &[&tenant.0, &positions]).await?;
+        let rows = connection.query(&statement, &[&tenant.0, &positions, &log_id.0]).await?;
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
     }
 

@@ -10,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::append::Appender;
+use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
 use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
@@ -24,6 +25,8 @@ const DIRECTORY_SIZE: u64 = 10_000;
 pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
+    pub(crate) config: StoreConfig,
+    pub(crate) gate: Arc<Gate>,
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
@@ -47,11 +50,14 @@ impl Store {
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
         tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
         tasks.close();
-        let appender = Appender::start(&config, &signals);
+        let gate = Arc::new(Gate::default());
+        let appender = Appender::start(&config, &signals, &gate);
         let shares = [SharedWork::Relay, SharedWork::Projections, SharedWork::Sagas, SharedWork::Sealer]
             .map(|work| Share::new(work, Arc::clone(&pools)));
         Ok(Self(Arc::new(Inner {
-            key: config.key,
+            key: config.key.clone(),
+            config,
+            gate,
             pools,
             signals,
             appender,

@@ -3,7 +3,8 @@
 use audit::export::Export;
 use proofs::verify::Known;
 use proofs::{Checkpoint, tree};
-use schemas::engine::TypePattern;
+use schemas::engine::{Actor, TypePattern};
+use store::Replacement;
 
 use super::{Sealed, signer};
 use crate::support::eventually;
@@ -54,6 +55,39 @@ async fn a_sealer_that_starts_anew_goes_on_where_another_stopped() {
     other.seal().await;
     let report = other.verified(&Known::default()).await.expect("verifies");
     assert_eq!(report.events, 750);
+}
+
+/// What was signed of a log that went back is signed no further; the log that replaces it is another one, whose kept events
+/// verify under the id that they were written under.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_was_replaced_is_sealed_and_verified_under_its_new_id() {
+    let sealed = Sealed::with(300).await;
+    sealed.seal().await;
+    let admin = sealed.database.connect("postgres").await;
+    let back = format!(
+        "delete from events where tenant_id = '{0}' and position > 280;
+         update heads set position = 280 where tenant_id = '{0}'",
+        sealed.tenant.id()
+    );
+    admin.batch_execute(&back).await.expect("goes back");
+    let old = sealed.tenant.head().await.expect("a head").log_id;
+    let wanted = [Replacement { tenant: sealed.tenant.id(), log_id: old, published_to: Some(300) }];
+    let replaced =
+        sealed.store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("replaces");
+    assert_eq!(replaced[0].last_position, 280);
+    sealed.append(20).await;
+    sealed.seal().await;
+    let report = sealed.verified(&Known::default()).await.expect("verifies");
+    assert_eq!(report.events, 301, "with the event that cites the old log");
+    let part = Export { from: Some(270), to: Some(290), ..Export::default() };
+    sealed.check(&sealed.export(part).await, &Known::default()).await.expect("verifies");
+    for position in [1, 280, 281, 301] {
+        let proof = audit::prove::inclusion(&sealed.tenant, position, None).await.expect("a proof");
+        let newest = audit::prove::newest(&sealed.tenant).await.expect("a checkpoint");
+        let root = sealed.signer.recognise(newest.log_id, &newest.note).expect("the signer's own").root;
+        let leaf = hashes(&[proof.leaf_hash])[0];
+        assert!(tree::verify_inclusion(position - 1, proof.size, &leaf, &hashes(&proof.path), &root));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

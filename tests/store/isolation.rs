@@ -7,7 +7,7 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 18] = [
+pub const TENANT_TABLES: [&str; 19] = [
     "heads",
     "events",
     "receipts",
@@ -17,6 +17,7 @@ pub const TENANT_TABLES: [&str; 18] = [
     "dead_letters",
     "saga_steps",
     "relay_progress",
+    "replaced_logs",
     "tenants",
     "read_models",
     "activities",

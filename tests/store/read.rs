@@ -78,7 +78,7 @@ async fn a_tail_wakes_for_this_process_and_for_another() {
     let (here, there) = (database.store().await, database.store().await);
     let tenant = open_tenant(&here, "acme").await;
     let stream = StreamName::new("crm.customer", ids::new_id());
-    let mut tail = std::pin::pin!(tenant.tail(0, LogFilter::default()));
+    let mut tail = std::pin::pin!(tenant.tail(None, 0, LogFilter::default()));
     for round in 1..=10 {
         let writer = if round % 2 == 0 { tenant.clone() } else { there.tenant(tenant.id()) };
         append(&writer, &stream, "crm.customer.renamed.v1", 1).await;

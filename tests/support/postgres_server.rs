@@ -40,8 +40,7 @@ impl PostgresServer {
     pub async fn start_in(folder: &Path, settings: &[&str]) -> Self {
         let template = TEMPLATE.get_or_init(prepare_template).await;
         let data = folder.join("data");
-        let copied = Command::new("cp").arg("-a").arg(template).arg(&data).status().expect("cp runs");
-        assert!(copied.success(), "the template is copied");
+        copy(template, &data);
         let settings = settings.iter().map(ToString::to_string).collect();
         let mut server = Self { child: None, port: free_port(), settings, data, folder: None };
         server.restart().await;
@@ -71,6 +70,19 @@ impl PostgresServer {
     pub async fn restart(&mut self) {
         self.spawn();
         eventually("PostgreSQL answers", || async { self.try_connect().await.map(drop) }).await;
+    }
+
+    /// Copies its data to a place beside them; the server must be down.
+    pub fn back_up(&self) -> PathBuf {
+        let backup = self.data.with_extension("backup");
+        copy(&self.data, &backup);
+        backup
+    }
+
+    /// Puts a backup in the place of its data; the server must be down.
+    pub fn restore(&self, backup: &Path) {
+        std::fs::remove_dir_all(&self.data).expect("the data are removed");
+        copy(backup, &self.data);
     }
 
     /// Starts a server that is down.
@@ -132,6 +144,11 @@ impl PostgresServer {
         tokio::spawn(connection);
         Some(client)
     }
+}
+
+fn copy(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp runs");
+    assert!(copied.success(), "the data are copied");
 }
 
 impl Drop for PostgresServer {

@@ -180,7 +180,7 @@ impl Executor {
                 *slot = Some(loaded.clone());
                 return Ok(Settled::NoEffect(loaded));
             }
-            match request.append(loaded.version, &events).await {
+            match request.append(loaded.version, loaded.log_id, &events).await {
                 Ok(receipt) if receipt.duplicate => return Ok(Settled::Duplicate(receipt)),
                 Ok(receipt) => {
                     // Only now: a state that was never committed must not be seen.
@@ -188,7 +188,8 @@ impl Executor {
                     for event in events {
                         state.apply(event);
                     }
-                    *slot = Some(Loaded { state: state.clone(), version: receipt.version });
+                    let log_id = Some(receipt.log_id);
+                    *slot = Some(Loaded { state: state.clone(), version: receipt.version, log_id });
                     return Ok(Settled::Appended(receipt, state));
                 }
                 Err(ExecuteError::VersionConflict { actual }) => {
@@ -198,6 +199,11 @@ impl Executor {
                     }
                     retries += 1;
                     metrics::counter!("command_conflicts_total").increment(1);
+                }
+                // It was decided on a log that is no more.
+                Err(ExecuteError::Unavailable(StoreError::LogReplaced { .. })) if retries < RETRIES => {
+                    *slot = None;
+                    retries += 1;
                 }
                 Err(error) => {
                     *slot = None;
@@ -281,7 +287,12 @@ impl<A: Rules> Request<'_, A> {
         loaded.state.decide(self.command.clone()).map_err(ExecuteError::Rejected)
     }
 
-    async fn append(&self, version: u64, events: &[A::Event]) -> Result<Receipt, ExecuteError<A::Error>> {
+    async fn append(
+        &self,
+        version: u64,
+        log: Option<LogId>,
+        events: &[A::Event],
+    ) -> Result<Receipt, ExecuteError<A::Error>> {
         let encoded: Vec<NewEvent> = events
             .iter()
             .map(NewEvent::encode)
@@ -289,6 +300,7 @@ impl<A: Rules> Request<'_, A> {
             .map_err(|error| ExecuteError::internal("encoding an event", error))?;
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
         let append = StreamAppend {
+            log,
             claim: self.claim,
             reservations: events.iter().flat_map(A::reservations).collect(),
             releases: events.iter().flat_map(A::releases).collect(),

@@ -1,8 +1,8 @@
 //! Folding a stream into an aggregate.
 
 use futures::{TryStreamExt, pin_mut};
-use schemas::engine::{Event, RecordedEvent, StreamName};
-use store::TenantStore;
+use schemas::engine::{Event, LogId, RecordedEvent, StreamName};
+use store::{StoreError, TenantStore};
 
 use super::outcome::LoadError;
 use super::rules::Rules;
@@ -12,6 +12,8 @@ use super::rules::Rules;
 pub(crate) struct Loaded<A> {
     pub(crate) state: A,
     pub(crate) version: u64,
+    /// The log that both are of, where there was an event.
+    pub(crate) log_id: Option<LogId>,
 }
 
 impl<A: Rules> Loaded<A> {
@@ -22,7 +24,23 @@ impl<A: Rules> Loaded<A> {
         stream: &StreamName,
         last: Option<u64>,
     ) -> Result<(), LoadError> {
-        let events = tenant.read_stream(stream, self.version + 1);
+        match self.fold(tenant, stream, last).await {
+            // What was known is of a log that is no more.
+            Err(LoadError::Store(StoreError::LogReplaced { .. })) => {
+                *self = Self::default();
+                self.fold(tenant, stream, last).await
+            }
+            folded => folded,
+        }
+    }
+
+    async fn fold(
+        &mut self,
+        tenant: &TenantStore,
+        stream: &StreamName,
+        last: Option<u64>,
+    ) -> Result<(), LoadError> {
+        let events = tenant.read_stream_of(self.log_id, stream, self.version + 1);
         pin_mut!(events);
         while let Some(recorded) = events.try_next().await? {
             if last.is_some_and(|last| recorded.version > last) {
@@ -30,6 +48,7 @@ impl<A: Rules> Loaded<A> {
             }
             self.state.apply(decode(&recorded)?);
             self.version = recorded.version;
+            self.log_id = Some(recorded.log_id);
         }
         Ok(())
     }

@@ -131,7 +131,10 @@ impl<R> From<StoreError> for ExecuteError<R> {
         match error {
             StoreError::TenantUnknown => Self::TenantUnknown,
             StoreError::Overloaded => Self::Overloaded,
-            error if error.is_unavailable() => Self::Unavailable(error),
+            // Whoever comes again finds the log as it is.
+            error if error.is_unavailable() || matches!(error, StoreError::LogReplaced { .. }) => {
+                Self::Unavailable(error)
+            }
             error => Self::internal("talking to the store", error),
         }
     }

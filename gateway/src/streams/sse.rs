@@ -27,9 +27,15 @@ pub async fn follow(
 ) -> Result<Response, Problem> {
     principal.needs(EVENTS_SCOPE)?;
     let query = EventsQuery::of_stream(&uri)?;
-    let after = resumed_at(&headers)?.unwrap_or(query.after);
-    if query.log.is_some() {
-        same_log(query.log, principal.store.head().await?.log_id)?;
+    let resumed = resumed_at(&headers)?;
+    let after = resumed.unwrap_or(query.after);
+    let head = principal.store.head().await?;
+    same_log(&principal.store, query.log, head.log_id).await?;
+    if resumed.is_some_and(|resumed| resumed > head.position) {
+        // It was sent once, so it is a position of another log.
+        let detail =
+            format!("Last-Event-ID is beyond the end of the tenant's log, which is now {}", head.log_id);
+        return Err(Problem::new(Code::LogReplaced).detail(detail));
     }
     let Ok(place) = Arc::clone(&gateway.streams).try_acquire_owned() else {
         return Err(Problem::new(Code::Unavailable).detail("too many streams are open"));
@@ -44,7 +50,7 @@ pub async fn follow(
         }
     };
     let slug = principal.record.slug.clone();
-    let events = principal.store.tail(after, query.filter).map(move |event| {
+    let events = principal.store.tail(Some(head.log_id), after, query.filter).map(move |event| {
         // The place is taken for as long as the stream lives.
         let _held = &place;
         as_sse(&event?, &slug)

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use schemas::engine::{LogId, TenantId};
-use store::{RelayMark, RelayProgress, Store};
+use store::{Incarnation, RelayMark, RelayProgress, Store};
 
-use super::copy;
+use super::{copy, evidence};
 use crate::message::place;
 use crate::{Nats, NatsError};
 
@@ -23,6 +23,8 @@ const LOOK_AGAIN: Duration = Duration::from_millis(300);
 pub(super) struct Verdict {
     /// Messages that have left the stream.
     pub(super) removed: u64,
+    /// The life of the database whose logs the stream was compared with.
+    pub(super) incarnation: Incarnation,
     /// Tenants whose messages may be among them, those that lack most first.
     pub(super) doubtful: Vec<TenantId>,
     /// Every generation was raised: what is known of progress is void.
@@ -37,6 +39,10 @@ pub(super) struct Witness {
 }
 
 impl Witness {
+    pub(super) async fn is_there(&self, nats: &Nats) -> Result<bool, NatsError> {
+        Ok(self.stands(nats).await? == Standing::There)
+    }
+
     async fn stands(&self, nats: &Nats) -> Result<Standing, NatsError> {
         let found = copy::message_at(nats, self.mark.sequence).await?;
         Ok(match found.as_ref().map(place) {
@@ -55,30 +61,52 @@ enum Standing {
 }
 
 /// Looks at the stream, creating it where it is missing. `remembered` is the farthest message acknowledged to this
-/// process.
+/// process, `acked` how far it has published each log, `examined` the life of the database that was compared with the
+/// stream. Another life is compared first: it may be of an earlier state, whose positions must not be published twice.
 pub(super) async fn check(
     store: &Store,
     nats: &Nats,
     remembered: Option<Witness>,
+    examined: Option<Incarnation>,
+    acked: Vec<(TenantId, LogId, u64)>,
 ) -> Result<Verdict, NatsError> {
+    let incarnation = store.incarnation().await?;
+    if examined.as_ref() != Some(&incarnation) {
+        evidence::examine(store, nats).await?;
+        store.replace_logs_that_end_before(acked.into_iter()).await?;
+    }
     for _ in 1..LOOKS {
         match look(store, nats, remembered).await? {
-            Look::Good(verdict) => return Ok(verdict),
+            Look::Good(found) => return Ok(found.verdict(incarnation)),
             Look::GoneBack { .. } => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
     match look(store, nats, remembered).await? {
-        Look::Good(verdict) => Ok(verdict),
+        Look::Good(found) => Ok(found.verdict(incarnation)),
         Look::GoneBack { removed, stored } => {
             tracing::warn!("EVENTS has gone back to an earlier state: what it lacks is published again");
             store.relay_stream_went_back(stored).await?;
-            Ok(Verdict { removed, doubtful: Vec::new(), started_over: true })
+            let found = Found { removed, doubtful: Vec::new(), started_over: true };
+            Ok(found.verdict(incarnation))
         }
     }
 }
 
+struct Found {
+    removed: u64,
+    doubtful: Vec<TenantId>,
+    started_over: bool,
+}
+
+impl Found {
+    fn verdict(self, incarnation: Incarnation) -> Verdict {
+        let Self { removed, doubtful, started_over } = self;
+        Verdict { removed, incarnation, doubtful, started_over }
+    }
+}
+
 enum Look {
-    Good(Verdict),
+    Good(Found),
     /// What was acknowledged does not stand where it stood. `stored` is the farthest mark that was read.
     GoneBack {
         removed: u64,
@@ -91,7 +119,7 @@ async fn look(store: &Store, nats: &Nats, remembered: Option<Witness>) -> Result
     let progress = store.relay_progress().await?;
     let stream = nats.event_stream().await?;
     let removed = copy::removed(&stream);
-    let good = |doubtful, started_over| Ok(Look::Good(Verdict { removed, doubtful, started_over }));
+    let good = |doubtful, started_over| Ok(Look::Good(Found { removed, doubtful, started_over }));
     let created = chrono::SubsecRound::trunc_subsecs(stream.created, 6);
     if !store.relay_stream_is(created, removed).await? {
         tracing::warn!("EVENTS is another stream than before: every log is published again");

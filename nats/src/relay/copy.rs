@@ -2,16 +2,18 @@
 
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::pull::Config;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::stream::{Info, LastRawMessageErrorKind, Stream};
 use futures::StreamExt;
 use schemas::engine::{LogId, TenantSlug};
 use store::RelayMark;
+use uuid::Uuid;
 
 use super::ranges::Ranges;
 use crate::connection::{STREAM, describe};
-use crate::message::{SUBJECT_ROOT, place};
+use crate::message::{SUBJECT_ROOT, identity, place};
 use crate::{Nats, NatsError};
 
 /// Messages asked for at a time.
@@ -45,10 +47,7 @@ fn api(error: &(dyn std::error::Error + 'static)) -> NatsError {
 }
 
 /// The headers of the message at a place of the stream, as the stream's leader knows it; `None` where there is none.
-pub(super) async fn message_at(
-    nats: &Nats,
-    sequence: u64,
-) -> Result<Option<async_nats::HeaderMap>, NatsError> {
+pub(super) async fn message_at(nats: &Nats, sequence: u64) -> Result<Option<HeaderMap>, NatsError> {
     match handle(nats).await?.get_raw_message(sequence).await {
         Ok(message) => Ok(Some(message.headers)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
@@ -63,11 +62,46 @@ pub(super) async fn held(
     log: LogId,
     last_sequence: u64,
 ) -> Result<Held, NatsError> {
+    let mut held = Held::default();
+    let subject = format!("{SUBJECT_ROOT}.{slug}.>");
+    read_headers(nats, DeliverPolicy::All, subject, last_sequence, |sequence, headers| {
+        if let Some((_, position)) = place(headers).filter(|(found, _)| *found == log) {
+            held.positions.insert(position);
+            held.last = RelayMark { sequence, position };
+        }
+    })
+    .await?;
+    Ok(held)
+}
+
+/// Reads the headers of the messages from one sequence to another: of whose log, at which position, which event.
+pub(super) async fn each_from(
+    nats: &Nats,
+    first_sequence: u64,
+    last_sequence: u64,
+    mut each: impl FnMut(TenantSlug, LogId, u64, Uuid),
+) -> Result<(), NatsError> {
+    let policy = DeliverPolicy::ByStartSequence { start_sequence: first_sequence };
+    read_headers(nats, policy, format!("{SUBJECT_ROOT}.>"), last_sequence, |_, headers| {
+        if let Some((slug, log, position, event_id)) = identity(headers) {
+            each(slug, log, position, event_id);
+        }
+    })
+    .await
+}
+
+async fn read_headers(
+    nats: &Nats,
+    deliver_policy: DeliverPolicy,
+    filter_subject: String,
+    last_sequence: u64,
+    mut each: impl FnMut(u64, &HeaderMap),
+) -> Result<(), NatsError> {
     let config = Config {
-        deliver_policy: DeliverPolicy::All,
+        deliver_policy,
         ack_policy: AckPolicy::None,
         replay_policy: ReplayPolicy::Instant,
-        filter_subject: format!("{SUBJECT_ROOT}.{slug}.>"),
+        filter_subject,
         headers_only: true,
         memory_storage: true,
         num_replicas: 1,
@@ -76,7 +110,6 @@ pub(super) async fn held(
     };
     let stream = handle(nats).await?;
     let consumer = stream.create_consumer(config).await.map_err(|error| api(&error))?;
-    let mut held = Held::default();
     if consumer.cached_info().num_pending > 0 {
         let mut messages = consumer
             .stream()
@@ -89,11 +122,8 @@ pub(super) async fn held(
         while let Some(message) = messages.next().await {
             let message = message.map_err(|error| api(&error))?;
             let info = message.info().map_err(|error| NatsError::JetStream(error.to_string()))?;
-            if let Some((_, position)) =
-                message.headers.as_ref().and_then(place).filter(|(found, _)| *found == log)
-            {
-                held.positions.insert(position);
-                held.last = RelayMark { sequence: info.stream_sequence, position };
+            if let Some(headers) = &message.headers {
+                each(info.stream_sequence, headers);
             }
             if info.pending == 0 || info.stream_sequence >= last_sequence {
                 break;
@@ -102,7 +132,7 @@ pub(super) async fn held(
     }
     // The server forgets it by itself as well.
     drop(stream.delete_consumer(&consumer.cached_info().name).await);
-    Ok(held)
+    Ok(())
 }
 
 /// How many messages the stream holds of each tenant, by slug.

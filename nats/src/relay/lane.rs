@@ -68,6 +68,10 @@ impl Lane {
         self.log_id
     }
 
+    pub(super) fn acked_to(&self) -> u64 {
+        self.acked
+    }
+
     pub(super) fn generation(&self) -> u32 {
         self.generation
     }

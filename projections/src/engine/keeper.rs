@@ -81,7 +81,7 @@ impl<P: Projection> Keeper<P> {
         let transaction = tenant.begin_projection().await?;
         // First of all: it locks the checkpoint, so that what is read below cannot be newer than `from`.
         if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
-            return self.lost(&transaction, log_id).await.map_err(Fault::Store);
+            return self.lost(&transaction).await.map_err(Fault::Store);
         }
         // The lock on the checkpoint also keeps the generation where it is, so both may be asked for at once.
         let guess = guessed_generation(tenant.id(), P::TABLE.name);
@@ -113,18 +113,17 @@ impl<P: Projection> Keeper<P> {
         Ok(Handled::Moved(to))
     }
 
-    /// The checkpoint was not where it should be: somebody else moved it, or it belongs to a log that is no more.
-    async fn lost(&self, transaction: &TenantTransaction, log_id: LogId) -> Result<Handled, StoreError> {
-        match transaction.checkpoint(&self.name).await? {
-            Some(checkpoint) if checkpoint.log_id != log_id => {
-                tracing::error!(
-                    projection = self.name, tenant = %transaction.tenant(), %log_id, of = %checkpoint.log_id,
-                    "the read model belongs to another log; it must be rebuilt"
-                );
-                Ok(Handled::Stopped)
-            }
-            _ => Ok(Handled::Lost),
+    /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
+    /// written is.
+    async fn lost(&self, transaction: &TenantTransaction) -> Result<Handled, StoreError> {
+        if transaction.is_of_another_log(&self.name).await? {
+            tracing::error!(
+                projection = self.name, tenant = %transaction.tenant(),
+                "the read model holds facts of a log that is no more; it must be rebuilt"
+            );
+            return Ok(Handled::Stopped);
         }
+        Ok(Handled::Lost)
     }
 
     /// Writes events up to the one that cannot be applied; that one alone goes to the dead letters.
@@ -168,7 +167,7 @@ impl<P: Projection> Keeper<P> {
         let transaction = tenant.begin_projection().await?;
         // Takes the checkpoint's lock without moving it, so that of two keepers one writes the letter.
         if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
-            return self.lost(&transaction, log_id).await;
+            return self.lost(&transaction).await;
         }
         let known = self.store.dead_letter(id).await?;
         match known.as_ref().map(|letter| letter.status) {

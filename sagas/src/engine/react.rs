@@ -7,7 +7,7 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::AnyCommand;
 use futures::future::try_join_all;
-use schemas::engine::{DecodeError, LogId, Metadata, RecordedEvent, TenantId, clock, ids};
+use schemas::engine::{DecodeError, Metadata, RecordedEvent, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream};
 use store::feed::{Batch, Consumer, Handled};
 use store::{
@@ -80,7 +80,7 @@ impl Consumer for Reactor {
             transaction.put_dead_letter(letter).await?;
         }
         if !transaction.move_checkpoint(&self.consumer, batch.log_id, from, to).await? {
-            return self.lost(&transaction, batch.log_id).await;
+            return self.lost(&transaction).await;
         }
         transaction.commit().await?;
         if !steps.is_empty() {
@@ -92,16 +92,15 @@ impl Consumer for Reactor {
 }
 
 impl Reactor {
-    /// The checkpoint was not where it should be: somebody else moved it, or it belongs to a log that is no more.
-    async fn lost(&self, transaction: &TenantTransaction, log_id: LogId) -> Result<Handled, StoreError> {
-        match transaction.checkpoint(&self.consumer).await? {
-            Some(checkpoint) if checkpoint.log_id != log_id => {
-                tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(), %log_id,
-                    of = %checkpoint.log_id, "the saga has followed another log of this tenant; it stops here");
-                Ok(Handled::Stopped)
-            }
-            _ => Ok(Handled::Lost),
+    /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
+    /// done is.
+    async fn lost(&self, transaction: &TenantTransaction) -> Result<Handled, StoreError> {
+        if transaction.is_of_another_log(&self.consumer).await? {
+            tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(),
+                "the saga has followed a log of this tenant that is no more; it stops here");
+            return Ok(Handled::Stopped);
         }
+        Ok(Handled::Lost)
     }
 }
 
@@ -285,6 +284,8 @@ fn append_of(
         tenant.store().key().mac("saga-reaction", &[process.name().as_bytes(), trigger.event_id.as_bytes()]);
     StreamAppend {
         claim: Some(Claim { command_id, digest }),
+        // A fact that is gone sets nothing off.
+        log: Some(trigger.log_id),
         ..StreamAppend::new(
             instance_stream(process.name(), instance),
             expected,

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use lru::LruCache;
-use schemas::engine::{StreamName, TenantId, clock};
+use schemas::engine::{LogId, StreamName, TenantId, clock};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -20,6 +20,8 @@ use super::plan::{Decision, HeadView, Plan, ReservationKey, TenantFacts, plan};
 use super::queue::Pending;
 use super::write::{Writer, Written};
 use super::{AppendError, Receipt};
+use crate::incarnation::{Gate, Incarnation};
+use crate::logs::replace_where_lost;
 use crate::pools::{Role, connect};
 use crate::signals::Signals;
 use crate::{StoreConfig, StoreError};
@@ -71,9 +73,14 @@ struct Flight {
 pub(super) struct Lane {
     config: StoreConfig,
     signals: Arc<Signals>,
+    gate: Arc<Gate>,
     receiver: UnboundedReceiver<Pending>,
     waiting: VecDeque<Pending>,
     cache: LruCache<TenantId, TenantCache>,
+    /// Where logs ended when this lane last committed to them: a database that ends before has lost something.
+    committed: LruCache<TenantId, (LogId, u64)>,
+    /// The life of the database that the connections are to.
+    incarnation: Option<Incarnation>,
     connections: Option<(Arc<Writer>, Lookup)>,
     flights: VecDeque<Flight>,
 }
@@ -82,15 +89,19 @@ impl Lane {
     pub(super) fn new(
         config: StoreConfig,
         signals: Arc<Signals>,
+        gate: Arc<Gate>,
         receiver: UnboundedReceiver<Pending>,
     ) -> Self {
         let capacity = NonZeroUsize::new(TENANTS).expect("the capacity is positive");
         Self {
             config,
             signals,
+            gate,
             receiver,
             waiting: VecDeque::new(),
             cache: LruCache::new(capacity),
+            committed: LruCache::new(capacity),
+            incarnation: None,
             connections: None,
             flights: VecDeque::new(),
         }
@@ -387,6 +398,7 @@ impl Lane {
             match decision {
                 Decision::Write(receipt) if won => {
                     moved.insert(tenant, receipt.position);
+                    self.committed.put(tenant, (receipt.log_id, receipt.position));
                     answer(pending, Ok(receipt));
                 }
                 Decision::Answer { result, after_writes }
@@ -511,7 +523,19 @@ impl Lane {
         self.cache.clear();
         let writer = Writer::prepare(connect(&self.config, Role::Appender, APPENDER_OPTIONS).await?).await?;
         let lookup = Lookup::prepare(connect(&self.config, Role::Lookup, LOOKUP_OPTIONS).await?).await?;
+        self.admit(&lookup).await?;
         self.connections = Some((Arc::new(writer), lookup));
+        Ok(())
+    }
+
+    /// Another life of the database may be an earlier state of it: nothing is appended before that is known.
+    async fn admit(&mut self, lookup: &Lookup) -> Result<(), StoreError> {
+        let incarnation = self.gate.admit_append(lookup.client()).await?;
+        if self.incarnation.as_ref() != Some(&incarnation) {
+            let committed = self.committed.iter().map(|(tenant, (log, position))| (*tenant, *log, *position));
+            replace_where_lost(&self.config, &self.signals, lookup.client(), committed).await?;
+            self.incarnation = Some(incarnation);
+        }
         Ok(())
     }
 }

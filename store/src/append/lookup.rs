@@ -176,6 +176,10 @@ impl Lookup {
         Ok(found.is_some())
     }
 
+    pub(super) fn client(&self) -> &Client {
+        &self.client
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.client.is_closed()
     }

@@ -9,6 +9,7 @@ use uuid::Uuid;
 
 use super::queue::Pending;
 use super::{AppendError, ExpectedVersion, Receipt};
+use crate::StoreError;
 
 /// A reservation's key: kind and keyed digest.
 pub(super) type ReservationKey = (&'static str, [u8; 32]);
@@ -141,6 +142,16 @@ fn decide(
         if overlay.claims.contains(&claim.command_id) {
             return Decision::Defer;
         }
+    }
+    if let Some(log) = append.log
+        && log != facts.head.log_id
+    {
+        // The head may be one that is remembered from before.
+        if pending.tries == 0 {
+            return Decision::Refresh;
+        }
+        let error = StoreError::LogReplaced { current: facts.head.log_id };
+        return settled(Err(error.into()));
     }
     let remembered = facts.versions.get(&append.stream).copied().unwrap_or(0);
     let in_flush = overlay.versions.get(&append.stream).copied();

@@ -13,7 +13,7 @@ use super::plan::{Decision, Plan};
 use super::queue::Pending;
 
 /// The payload encoding of the log: JSON in UTF-8.
-pub(super) const PAYLOAD_JSON: u8 = 1;
+pub(crate) const PAYLOAD_JSON: u8 = 1;
 
 /// The swap of the heads and the rows gated on it. Heads are taken in tenant order; one that another process has locked
 /// is skipped and goes with the next flush, so that no two flushes ever wait for each other in a circle.

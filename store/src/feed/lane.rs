@@ -53,10 +53,7 @@ impl Lane {
     /// Takes followed events in as far as they continue what is there; `room` bounds how many.
     pub(super) fn offer(&mut self, log_id: LogId, events: Vec<RecordedEvent>, room: usize) {
         if self.log_id != Some(log_id) {
-            self.buffer.clear();
-            self.checkpoint = None;
-            self.head = 0;
-            self.log_id = Some(log_id);
+            self.start_over(log_id);
         }
         let room = self.buffer.len() + room.min(BUFFERED.saturating_sub(self.buffer.len()));
         for event in events {
@@ -76,13 +73,28 @@ impl Lane {
         self.buffer.back().map(|last| last.position).or(end).map(|last| last + 1)
     }
 
-    /// Notes what the store says of head and checkpoint.
-    pub(super) fn seen(&mut self, head: u64, checkpoint: u64) {
+    /// Forgets what was known: it belongs to a log, or to an end of it, that is no more.
+    fn start_over(&mut self, log_id: LogId) {
+        self.buffer.clear();
+        self.checkpoint = None;
+        self.head = 0;
+        self.log_id = Some(log_id);
+    }
+
+    /// Notes what the store says of head and checkpoint. True where what was known of the log is beyond its end.
+    pub(super) fn seen(&mut self, log_id: LogId, head: u64, checkpoint: u64) -> bool {
+        let gone_back = self.log_id == Some(log_id) && self.checkpoint.is_some_and(|known| known > head);
+        // A turn under way fails by itself: its checkpoint does not move.
+        if gone_back || self.log_id.is_some_and(|known| known != log_id) {
+            self.start_over(log_id);
+        }
+        self.log_id = Some(log_id);
         self.head = self.head.max(head);
         // While a turn is under way the checkpoint is about to move: what was read may be old.
         if self.state != State::Busy && self.checkpoint.is_none_or(|known| known < checkpoint) {
             self.set_checkpoint(Some(checkpoint));
         }
+        gone_back
     }
 
     pub(super) fn is_due(&self) -> bool {
@@ -181,7 +193,7 @@ mod tests {
     fn lane_at(checkpoint: u64) -> Lane {
         let mut lane = Lane::default();
         lane.offer(LOG, vec![], 10);
-        lane.seen(checkpoint, checkpoint);
+        lane.seen(LOG, checkpoint, checkpoint);
         lane
     }
 
@@ -233,7 +245,7 @@ mod tests {
     fn a_checkpoint_moved_by_somebody_else_is_taken_over() {
         let mut lane = lane_at(5);
         lane.offer(LOG, events(6..=9), 10);
-        lane.seen(9, 7);
+        lane.seen(LOG, 9, 7);
         assert_eq!(positions(lane.begin(10), 7), Some(vec![8, 9]));
     }
 
@@ -280,5 +292,21 @@ mod tests {
         lane.offer(LogId(Uuid::from_u128(2)), events(1..=1), 10);
         assert_eq!(lane.buffered(), 1);
         assert_eq!(lane.begin(10).checkpoint, None);
+    }
+    #[test]
+    fn the_store_tells_of_another_log_as_well() {
+        let mut lane = lane_at(9);
+        assert!(!lane.seen(LogId(Uuid::from_u128(2)), 6, 5));
+        assert!(lane.is_due(), "nothing of it was followed yet");
+        assert_eq!(lane.begin(10).checkpoint, Some(5));
+    }
+
+    #[test]
+    fn a_log_that_ends_before_what_was_followed_is_followed_from_its_checkpoint() {
+        let mut lane = lane_at(9);
+        lane.offer(LOG, events(10..=11), 10);
+        assert!(lane.seen(LOG, 5, 4));
+        assert_eq!(lane.buffered(), 0);
+        assert_eq!(lane.begin(10).checkpoint, Some(4));
     }
 }

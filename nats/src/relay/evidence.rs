@@ -1,0 +1,49 @@
+//! What the stream knows of the logs, against what the database knows of them: where the stream holds an event that the
+//! log does not, the database went back to an earlier state, and the log is replaced before anything else is published.
+//!
+//! The stream is read first and the database afterwards: what was published had been committed, so it must be there.
+
+use std::collections::HashMap;
+
+use schemas::engine::{Actor, LogId, TenantSlug};
+use store::{Published, Store};
+
+use super::check::Witness;
+use super::copy;
+use crate::{Nats, NatsError};
+
+/// Compares, and replaces the logs that have lost events. Returns how many there were.
+///
+/// Whatever stands in the stream up to the farthest mark that the database remembers was committed before that mark was,
+/// so the database holds it, whatever state it went back to. What is compared is what stands beyond: next to nothing in
+/// normal running. Where the mark does not stand in the stream, everything is compared.
+pub async fn examine(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
+    let progress = store.relay_progress().await?;
+    let stream = nats.event_stream().await?;
+    let farthest = progress.iter().max_by_key(|row| row.mark.sequence);
+    let farthest = farthest.map(|row| Witness { log: row.log_id, mark: row.mark });
+    let known_to = match farthest {
+        Some(witness) if witness.mark.sequence > 0 && witness.is_there(nats).await? => witness.mark.sequence,
+        _ => 0,
+    };
+    let last = stream.state.last_sequence;
+    if stream.state.messages == 0 || last <= known_to {
+        return Ok(0);
+    }
+    let mut latest: HashMap<(TenantSlug, LogId), Published> = HashMap::new();
+    copy::each_from(nats, known_to + 1, last, |slug, log_id, position, event_id| {
+        let published = Published { slug: slug.clone(), log_id, position, event_id };
+        let entry = latest.entry((slug, log_id)).or_insert_with(|| published.clone());
+        if position >= entry.position {
+            *entry = published;
+        }
+    })
+    .await?;
+    let published: Vec<Published> = latest.into_values().collect();
+    let lost = store.lost_of(&published).await?;
+    if lost.is_empty() {
+        return Ok(0);
+    }
+    let reason = "JetStream holds events that the database has lost";
+    Ok(store.replace_logs(&lost, reason, &Actor::system("relay")).await?.len())
+}

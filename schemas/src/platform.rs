@@ -1,0 +1,3 @@
+//! The bounded context `platform`: what happens to the keeping of facts itself.
+
+pub mod log;

@@ -1,0 +1,34 @@
+//! A tenant's log as a thing of its own: the fact that it was replaced, because the database went back to an earlier state.
+
+use serde::{Deserialize, Serialize};
+
+use crate::engine::{LogId, StreamName, TenantId};
+
+crate::events! {
+    /// What has happened to a tenant's log.
+    pub enum LogEvent in "platform.log" {
+        /// The first event of a new log that goes on from a prefix of an old one.
+        "replaced.v1" => Replaced(LogReplaced),
+    }
+}
+
+/// Positions up to `kept_to` hold the facts that they held in the old log; what the old log said beyond is void.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogReplaced {
+    /// The log that ended.
+    pub old_log_id: LogId,
+    /// The log that this event belongs to.
+    pub new_log_id: LogId,
+    /// The last position that both have in common.
+    pub kept_to: u64,
+    /// The farthest position of the old log that is known to have been told to others, where anything is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub published_to: Option<u64>,
+    /// Why, for people.
+    pub reason: String,
+}
+
+/// The stream of a tenant's log.
+pub fn stream(tenant: TenantId) -> StreamName {
+    StreamName::new(<LogEvent as crate::engine::Event>::CATEGORY, tenant.0)
+}

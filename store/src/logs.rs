@@ -1,0 +1,333 @@
+//! Replacing a tenant's log: after the database went back to an earlier state, positions that others hold name facts that
+//! are gone. What the log has kept goes on under a new log id (`docs/adr/0008`), so that none is taken for another.
+
+use chrono::{DateTime, Utc};
+use proofs::{CommitmentKind, Frame, Salt, commitment, leaf_hash};
+use schemas::engine::{Actor, LogId, Metadata, TenantId, TenantSlug, clock, ids};
+use schemas::platform::log::{self, LogEvent, LogReplaced};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, Row, Transaction};
+use uuid::Uuid;
+
+use crate::pools::{Role, connect, get};
+use crate::signals::Signals;
+use crate::{NewEvent, Store, StoreConfig, StoreError, TenantStore};
+
+/// A log that was replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReplacedLog {
+    /// Whose log.
+    pub tenant: TenantId,
+    /// The log that ended.
+    pub log_id: LogId,
+    /// The last position that the next log has kept.
+    pub last_position: u64,
+    /// The log that came after.
+    pub next_log_id: LogId,
+    /// The farthest position of the log that is known to have been told to others, where anything is known.
+    pub published_to: Option<u64>,
+    /// Why, for people.
+    pub reason: String,
+    /// When.
+    pub replaced_at: DateTime<Utc>,
+}
+
+/// A log that is to be replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of ReplacedLog")]
+pub struct Replacement {
+    pub tenant: TenantId,
+    pub log_id: LogId,
+    pub published_to: Option<u64>,
+}
+
+/// The farthest event of a log that others have been told of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct Published {
+    pub slug: TenantSlug,
+    pub log_id: LogId,
+    pub position: u64,
+    pub event_id: Uuid,
+}
+
+/// Which log id the leaf of each position was computed with: events keep their leaves when the log goes on under another id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIds {
+    current: LogId,
+    /// Ids that were given up, with the last position of each, ascending.
+    replaced: Vec<(u64, LogId)>,
+}
+
+impl LogIds {
+    /// The id under which the event at this position was written.
+    pub fn at(&self, position: u64) -> LogId {
+        let after = self.replaced.partition_point(|(last, _)| *last < position);
+        self.replaced.get(after).map_or(self.current, |(_, log_id)| *log_id)
+    }
+}
+
+const COLUMNS: &str = "tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at";
+
+impl Store {
+    /// Replaces logs, each in a transaction of its own; returns those that were. A log that is not its tenant's any more
+    /// stays as it is.
+    pub async fn replace_logs(
+        &self,
+        wanted: &[Replacement],
+        reason: &str,
+        actor: &Actor,
+    ) -> Result<Vec<ReplacedLog>, StoreError> {
+        replace_all(&self.0.config, &self.0.signals, wanted, reason, actor).await
+    }
+
+    /// Replaces the logs that end before a position at which somebody has seen an event of them.
+    pub async fn replace_logs_that_end_before(
+        &self,
+        seen: impl Iterator<Item = (TenantId, LogId, u64)> + Send,
+    ) -> Result<(), StoreError> {
+        let client = get(&self.0.pools.worker).await?;
+        replace_where_lost(&self.0.config, &self.0.signals, &client, seen).await
+    }
+
+    /// Every log that was replaced, of all tenants, oldest first.
+    pub async fn replaced_logs(&self) -> Result<Vec<ReplacedLog>, StoreError> {
+        let statement = format!("select {COLUMNS} from replaced_logs order by replaced_at, tenant_id");
+        let rows = get(&self.0.pools.worker).await?.query(&statement, &[]).await?;
+        Ok(rows.iter().map(replaced_from).collect())
+    }
+
+    /// Which of these events the logs do not hold, although they are of the logs that the tenants have now: the database
+    /// has lost them. Whatever was told to others before this is called was committed before, so it must be seen here.
+    pub async fn lost_of(&self, published: &[Published]) -> Result<Vec<Replacement>, StoreError> {
+        let slugs: Vec<&str> = published.iter().map(|event| event.slug.as_str()).collect();
+        let logs: Vec<Uuid> = published.iter().map(|event| event.log_id.0).collect();
+        let positions: Vec<i64> = published.iter().map(|event| event.position as i64).collect();
+        let events: Vec<Uuid> = published.iter().map(|event| event.event_id).collect();
+        let rows = get(&self.0.pools.relay)
+            .await?
+            .query(
+                "select t.tenant_id, h.log_id, w.position
+                 from unnest($1::text[], $2::uuid[], $3::int8[], $4::uuid[]) as w(slug, log_id, position, event_id)
+                 join tenants t on t.slug = w.slug
+                 join heads h on h.tenant_id = t.tenant_id and h.log_id = w.log_id
+                 where not exists (select from events e where e.tenant_id = t.tenant_id and e.position = w.position
+                                   and e.event_id = w.event_id)
+                 order by t.tenant_id",
+                &[&slugs, &logs, &positions, &events],
+            )
+            .await?;
+        Ok(rows.iter().map(replacement_from).collect())
+    }
+}
+
+impl TenantStore {
+    /// Which log id was the tenant's at each position.
+    pub async fn log_ids(&self) -> Result<LogIds, StoreError> {
+        let transaction = self.begin_snapshot().await?;
+        let current = transaction.head().await?.log_id;
+        let statement =
+            "select last_position, log_id from replaced_logs where tenant_id = $1 order by last_position";
+        let rows = transaction.query(statement, &[&self.id().0]).await?;
+        transaction.commit().await?;
+        let replaced = rows.iter().map(|row| (row.get::<_, i64>(0) as u64, LogId(row.get(1)))).collect();
+        Ok(LogIds { current, replaced })
+    }
+
+    /// The log of this tenant under this id, where it was replaced.
+    pub async fn replaced_log(&self, log_id: LogId) -> Result<Option<ReplacedLog>, StoreError> {
+        let statement = format!("select {COLUMNS} from replaced_logs where tenant_id = $1 and log_id = $2");
+        let transaction = self.begin().await?;
+        let row = transaction.query_opt(&statement, &[&self.id().0, &log_id.0]).await?;
+        transaction.commit().await?;
+        Ok(row.as_ref().map(replaced_from))
+    }
+}
+
+/// Replaces the logs of those tenants whose head stands below a position at which this process has seen an event. `client`
+/// is of a role that reads the heads of all tenants.
+pub(crate) async fn replace_where_lost(
+    config: &StoreConfig,
+    signals: &Signals,
+    client: &Client,
+    seen: impl Iterator<Item = (TenantId, LogId, u64)>,
+) -> Result<(), StoreError> {
+    let (mut tenants, mut logs, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+    for (tenant, log_id, position) in seen {
+        tenants.push(tenant.0);
+        logs.push(log_id.0);
+        positions.push(position as i64);
+    }
+    if tenants.is_empty() {
+        return Ok(());
+    }
+    let rows = client
+        .query(
+            "select h.tenant_id, h.log_id, w.position
+             from unnest($1::uuid[], $2::uuid[], $3::int8[]) as w(tenant_id, log_id, position)
+             join heads h on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position < w.position
+             order by h.tenant_id",
+            &[&tenants, &logs, &positions],
+        )
+        .await?;
+    let lost: Vec<Replacement> = rows.iter().map(replacement_from).collect();
+    let reason = "the log ends before an event that was read or written";
+    replace_all(config, signals, &lost, reason, &Actor::system("appender")).await.map(drop)
+}
+
+async fn replace_all(
+    config: &StoreConfig,
+    signals: &Signals,
+    wanted: &[Replacement],
+    reason: &str,
+    actor: &Actor,
+) -> Result<Vec<ReplacedLog>, StoreError> {
+    let mut replaced = Vec::new();
+    if wanted.is_empty() {
+        return Ok(replaced);
+    }
+    let mut client = connect(config, Role::Appender, "-c synchronous_commit=on").await?;
+    for replacement in wanted {
+        let Some(done) = replace(&mut client, replacement, reason, actor).await? else { continue };
+        metrics::counter!("logs_replaced_total").increment(1);
+        tracing::warn!(
+            tenant = %done.tenant, old = %done.log_id, new = %done.next_log_id, kept_to = done.last_position,
+            published_to = done.published_to, reason, "the log was replaced: the database went back to an earlier state"
+        );
+        signals.head_moved_here(done.tenant, done.last_position + 1);
+        replaced.push(done);
+    }
+    Ok(replaced)
+}
+
+/// One log. The lock on the head keeps appends out; those that wait for it find another log id and are planned again.
+async fn replace(
+    client: &mut Client,
+    wanted: &Replacement,
+    reason: &str,
+    actor: &Actor,
+) -> Result<Option<ReplacedLog>, StoreError> {
+    let transaction = client.transaction().await?;
+    let tenant = wanted.tenant.0;
+    let set = "select set_config('annals.tenants', $1, true)";
+    transaction.query_one(set, &[&tenant.to_string()]).await?;
+    let head = transaction
+        .query_opt(
+            "select position, recorded_at from heads where tenant_id = $1 and log_id = $2 for update",
+            &[&tenant, &wanted.log_id.0],
+        )
+        .await?;
+    let Some(head) = head else { return Ok(None) };
+    let done = ReplacedLog {
+        tenant: wanted.tenant,
+        log_id: wanted.log_id,
+        last_position: head.get::<_, i64>(0) as u64,
+        next_log_id: LogId(ids::random_id()),
+        published_to: wanted.published_to,
+        reason: reason.to_owned(),
+        replaced_at: clock::now().max(head.get(1)),
+    };
+    cite(&transaction, &done, actor).await?;
+    let (last, published) = (done.last_position as i64, done.published_to.map(|position| position as i64));
+    transaction
+        .execute(
+            "insert into replaced_logs (tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+            &[&tenant, &done.log_id.0, &last, &done.next_log_id.0, &published, &done.reason, &done.replaced_at],
+        )
+        .await?;
+    transaction
+        .execute(
+            "update heads set log_id = $2, position = $3, recorded_at = $4 where tenant_id = $1",
+            &[&tenant, &done.next_log_id.0, &(last + 1), &done.replaced_at],
+        )
+        .await?;
+    // What a follower has done up to here is of facts that are kept. One that stands beyond stays with the old log: what
+    // it has taken in is void, and it says so.
+    transaction
+        .execute(
+            "update checkpoints set log_id = $3 where tenant_id = $1 and log_id = $2 and position <= $4",
+            &[&tenant, &done.log_id.0, &done.next_log_id.0, &last],
+        )
+        .await?;
+    transaction.commit().await?;
+    Ok(Some(done))
+}
+
+/// Appends the fact that cites the old log, as the first event of the new one.
+async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) -> Result<(), StoreError> {
+    let event = NewEvent::encode(&LogEvent::Replaced(LogReplaced {
+        old_log_id: done.log_id,
+        new_log_id: done.next_log_id,
+        kept_to: done.last_position,
+        published_to: done.published_to,
+        reason: done.reason.clone(),
+    }))
+    .expect("the fact serialises");
+    let metadata =
+        serde_json::to_vec(&Metadata::new(actor.clone(), ids::new_id())).expect("metadata serialise");
+    // Each replacement leaves one row and one event of this stream.
+    let count = "select count(*) from replaced_logs where tenant_id = $1";
+    let version = transaction.query_one(count, &[&done.tenant.0]).await?.get::<_, i64>(0) + 1;
+    let (stream, event_id) = (log::stream(done.tenant), ids::new_id());
+    let salts: [u8; 32] = rand::random();
+    let payload_salt: &Salt = salts.first_chunk().expect("32 bytes hold one salt");
+    let metadata_salt: &Salt = salts.last_chunk().expect("32 bytes hold another");
+    let frame = Frame {
+        log_id: done.next_log_id.0,
+        event_id,
+        stream: stream.as_str(),
+        version: version as u64,
+        event_type: event.event_type.as_str(),
+        schema_version: event.event_type.schema_version(),
+        recorded_at: done.replaced_at.timestamp_micros(),
+        payload_encoding: crate::append::PAYLOAD_JSON,
+        payload_commitment: commitment(CommitmentKind::Payload, payload_salt, &event.payload),
+        metadata_commitment: commitment(CommitmentKind::Metadata, metadata_salt, &metadata),
+        subject_keys: &[],
+    };
+    let leaf = leaf_hash(&frame.encode().expect("the names are short"));
+    let parameters: [&(dyn ToSql + Sync); 12] = [
+        &done.tenant.0,
+        &(done.last_position as i64 + 1),
+        &version,
+        &done.replaced_at,
+        &event_id,
+        &(event.event_type.schema_version() as i32),
+        &stream.as_str(),
+        &event.event_type.as_str(),
+        &&event.payload[..],
+        &metadata,
+        &&salts[..],
+        &&leaf[..],
+    ];
+    transaction
+        .execute(
+            "insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding,
+                                 stream, type, payload, metadata, salts, subject_keys, leaf_hash)
+             values ($1, $2, $3, $4, $5, $6, 1, $7, $8, $9, $10, $11, '', $12)",
+            &parameters,
+        )
+        .await?;
+    Ok(())
+}
+
+fn replacement_from(row: &Row) -> Replacement {
+    Replacement {
+        tenant: TenantId(row.get(0)),
+        log_id: LogId(row.get(1)),
+        published_to: Some(row.get::<_, i64>(2) as u64),
+    }
+}
+
+fn replaced_from(row: &Row) -> ReplacedLog {
+    ReplacedLog {
+        tenant: TenantId(row.get(0)),
+        log_id: LogId(row.get(1)),
+        last_position: row.get::<_, i64>(2) as u64,
+        next_log_id: LogId(row.get(3)),
+        published_to: row.get::<_, Option<i64>>(4).map(|position| position as u64),
+        reason: row.get(5),
+        replaced_at: row.get(6),
+    }
+}
