@@ -8,6 +8,7 @@ mod lookup;
 mod outcome;
 mod plan;
 mod queue;
+mod turns;
 mod write;
 
 use bytes::Bytes;
@@ -25,6 +26,12 @@ pub(crate) use write::PAYLOAD_JSON;
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
 /// Most events of one stream append.
 pub const EVENTS_MAX: usize = 256;
+/// Most bytes of one secret.
+pub const SECRET_BYTES_MAX: usize = 16 * 1024;
+/// Most reservations, releases and secrets of one stream append.
+const BESIDE_MAX: usize = 64;
+/// Most bytes of the name of a sort of reservation or secret.
+const KIND_BYTES_MAX: usize = 64;
 /// What names, ids and header names add to an event's payload and metadata, at most.
 const HEADER_ALLOWANCE: usize = 2 * 1024;
 
@@ -166,7 +173,22 @@ impl StreamAppend {
             if event.subject_keys.len() > 255 {
                 return Err(AppendError::Invalid("an event has at most 255 subject keys".to_owned()));
             }
-            total += bytes;
+            total += bytes + 16 * event.subject_keys.len();
+        }
+        for secret in &self.secrets {
+            if secret.value.len() > SECRET_BYTES_MAX {
+                return Err(AppendError::TooLarge { bytes: secret.value.len(), limit: SECRET_BYTES_MAX });
+            }
+            total += secret.value.len();
+        }
+        let kinds = self.reservations.iter().chain(&self.releases).map(|reservation| reservation.kind);
+        let mut kinds = kinds.chain(self.secrets.iter().map(|secret| secret.kind));
+        if kinds.any(|kind| kind.is_empty() || kind.len() > KIND_BYTES_MAX || kind.contains('\0')) {
+            return Err(AppendError::Invalid("a kind is a short word".to_owned()));
+        }
+        let beside = self.reservations.len() + self.releases.len() + self.secrets.len();
+        if beside > BESIDE_MAX {
+            return Err(AppendError::Invalid(format!("an append carries at most {BESIDE_MAX} values")));
         }
         Ok(total)
     }

@@ -186,7 +186,7 @@ async fn replace_all(
     if wanted.is_empty() {
         return Ok(replaced);
     }
-    let mut client = connect(config, Role::Appender, "-c synchronous_commit=on").await?;
+    let (mut client, _driver) = connect(config, Role::Appender, "-c synchronous_commit=on").await?;
     for replacement in wanted {
         let Some(done) = replace(&mut client, replacement, reason, actor).await? else { continue };
         metrics::counter!("logs_replaced_total").increment(1);
@@ -227,7 +227,7 @@ async fn replace(
         reason: reason.to_owned(),
         replaced_at: clock::now().max(head.get(1)),
     };
-    cite(&transaction, &done, actor).await?;
+    let event_id = cite(&transaction, &done, actor).await?;
     let (last, published) = (done.last_position as i64, done.published_to.map(|position| position as i64));
     transaction
         .execute(
@@ -238,8 +238,8 @@ async fn replace(
         .await?;
     transaction
         .execute(
-            "update heads set log_id = $2, position = $3, recorded_at = $4 where tenant_id = $1",
-            &[&tenant, &done.next_log_id.0, &(last + 1), &done.replaced_at],
+            "update heads set log_id = $2, position = $3, recorded_at = $4, fence = $5 where tenant_id = $1",
+            &[&tenant, &done.next_log_id.0, &(last + 1), &done.replaced_at, &event_id],
         )
         .await?;
     // What a follower has done up to here is of facts that are kept. One that stands beyond stays with the old log: what
@@ -254,8 +254,8 @@ async fn replace(
     Ok(Some(done))
 }
 
-/// Appends the fact that cites the old log, as the first event of the new one.
-async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) -> Result<(), StoreError> {
+/// Appends the fact that cites the old log, as the first event of the new one, and returns the event's id.
+async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) -> Result<Uuid, StoreError> {
     let event = NewEvent::encode(&LogEvent::Replaced(LogReplaced {
         old_log_id: done.log_id,
         new_log_id: done.next_log_id,
@@ -309,7 +309,7 @@ async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) 
             &parameters,
         )
         .await?;
-    Ok(())
+    Ok(event_id)
 }
 
 fn replacement_from(row: &Row) -> Replacement {

@@ -6,6 +6,7 @@ use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
 };
 use tokio_postgres::{Client, NoTls};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::{StoreConfig, StoreError};
 
@@ -36,7 +37,7 @@ impl Role {
 }
 
 /// How long to wait for a connection before the request is refused as unavailable.
-const WAIT: Duration = Duration::from_secs(3);
+pub(crate) const WAIT: Duration = Duration::from_secs(3);
 /// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken: a
 /// host that is gone says nothing, and TCP by itself would try for a quarter of an hour.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -95,8 +96,13 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
     settings
 }
 
-/// A connection outside any pool, for the append lanes and the listener. Its driver task ends with it.
-pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> Result<Client, StoreError> {
+/// A connection outside any pool, for the append lanes, with the task that drives it. Without its driver it is closed, and
+/// whoever waits on it is told so.
+pub(crate) async fn connect(
+    config: &StoreConfig,
+    role: Role,
+    options: &str,
+) -> Result<(Client, AbortOnDropHandle<()>), StoreError> {
     let mut settings = settings(config, role);
     settings
         .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s {options}"));
@@ -104,12 +110,12 @@ pub(crate) async fn connect(config: &StoreConfig, role: Role, options: &str) -> 
     let connected = tokio::time::timeout(WAIT, settings.connect(NoTls)).await;
     let (client, connection) =
         connected.map_err(|_| StoreError::Unavailable("the server does not answer".to_owned()))??;
-    tokio::spawn(async move {
+    let driver = tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "a database connection ended");
         }
     });
-    Ok(client)
+    Ok((client, AbortOnDropHandle::new(driver)))
 }
 
 /// A pooled connection; its statements are prepared once and cached.

@@ -12,7 +12,7 @@ use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::pools::{Pools, Role, get, settings};
+use crate::pools::{Pools, Role, WAIT, get, settings};
 use crate::{StoreConfig, StoreError};
 
 /// Most hints that a slow receiver may be behind before it is told to look for itself.
@@ -144,7 +144,10 @@ impl Signals {
     }
 
     async fn listen_once(&self, config: &StoreConfig, pools: &Pools) -> Result<(), StoreError> {
-        let (client, mut connection) = settings(config, Role::Worker).connect(NoTls).await?;
+        // The settings bound the TCP handshake alone.
+        let connected = tokio::time::timeout(WAIT, settings(config, Role::Worker).connect(NoTls)).await;
+        let (client, mut connection) =
+            connected.map_err(|_| StoreError::Unavailable("the server does not answer".to_owned()))??;
         let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
         // The connection is driven by the stream, so the statement and the stream go on together.
         let listening = client.batch_execute("listen annals_heads");

@@ -1,6 +1,8 @@
 //! A lane: one append connection, the caches of the tenants it writes, and the loop that gathers, plans and writes
 //! flushes.
 
+mod facts;
+
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::num::NonZeroUsize;
 use std::pin::Pin;
@@ -11,36 +13,32 @@ use std::time::Duration;
 use lru::LruCache;
 use schemas::engine::{LogId, StreamName, TenantId, clock};
 use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::lookup::{Found, Lookup, Wanted};
-use super::outcome::{Refusal, classify};
-use super::plan::{Decision, HeadView, Plan, ReservationKey, TenantFacts, plan};
+use self::facts::LearnError;
+use super::lookup::Lookup;
+use super::outcome::{Refusal, Trouble, classify, server_trouble};
+use super::plan::{Decision, HeadView, Plan, ReservationKey, plan};
 use super::queue::Pending;
+use super::turns::next_flush;
 use super::write::{Writer, Written};
 use super::{AppendError, Receipt};
 use crate::incarnation::{Gate, Incarnation};
-use crate::logs::replace_where_lost;
-use crate::pools::{Role, connect};
 use crate::signals::Signals;
 use crate::{StoreConfig, StoreError};
 
-/// Most events of one flush, and most bytes.
-const FLUSH_ROWS: usize = 512;
-const FLUSH_BYTES: usize = 2 * 1024 * 1024;
 /// Most tenants remembered, and most stream versions of each.
 const TENANTS: usize = 4_096;
 const VERSIONS: usize = 65_536;
 /// How often an append may lose before its caller is told that the database is too busy.
 const TRIES: u32 = 64;
+/// How long the lane waits for any answer of PostgreSQL. Beyond, the connection is given up, and what was sent on it has an
+/// unknown outcome. The server's own limit lies below, so that a server that can still speak gives a definite answer.
+const ANSWER: Duration = Duration::from_secs(4);
 /// How long an unknown outcome is pursued before the callers are told that it is unknown.
-const PURSUIT: Duration = Duration::from_secs(10);
-
-/// Tuned for statements over arrays: their plans never depend on the values, and an empty table at the first plan must
-/// not fix a bad one.
-const APPENDER_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c synchronous_commit=on";
-const LOOKUP_OPTIONS: &str = "-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off";
+const PURSUIT: Duration = Duration::from_secs(5);
 
 /// Flushes under way at once on one connection: PostgreSQL works on one while the next is made and sent. The second
 /// goes only when this many appends wait: below that, two small flushes are slower than one larger.
@@ -66,8 +64,8 @@ struct Flight {
     /// What appends of a later flush must wait for, because look-ups cannot see it yet.
     claims: HashSet<(TenantId, Uuid)>,
     reserved: HashSet<(TenantId, ReservationKey)>,
-    /// Tenants whose flush before this one failed: what was decided for them on top of it does not hold.
-    broken: HashSet<TenantId>,
+    /// The tenants that it writes to.
+    tenants: Vec<TenantId>,
 }
 
 pub(super) struct Lane {
@@ -83,6 +81,11 @@ pub(super) struct Lane {
     incarnation: Option<Incarnation>,
     connections: Option<(Arc<Writer>, Lookup)>,
     flights: VecDeque<Flight>,
+    /// Tenants that another process writes to as well: their heads are locked before a flush is planned, because the swap
+    /// alone lets the quicker process win again and again.
+    contended: HashSet<TenantId>,
+    /// Until when unknown outcomes are pursued, from the first one on until there is a connection again.
+    pursuit: Option<Instant>,
 }
 
 impl Lane {
@@ -104,6 +107,8 @@ impl Lane {
             incarnation: None,
             connections: None,
             flights: VecDeque::new(),
+            contended: HashSet::new(),
+            pursuit: None,
         }
     }
 
@@ -114,8 +119,8 @@ impl Lane {
                 self.waiting.push_back(pending);
             }
             if self.may_launch() {
-                let batch = self.gather();
-                if self.launch(batch).await {
+                let batch = next_flush(&mut self.waiting);
+                if self.begin(batch).await {
                     continue;
                 }
             } else if stopping && self.flights.is_empty() && self.receiver.is_empty() {
@@ -151,65 +156,52 @@ impl Lane {
         }
     }
 
-    /// Takes the next flush from what waits: everything when it fits, else turn by turn, so that a tenant with many
-    /// appends waiting does not keep the others out. The order within a tenant stays.
-    fn gather(&mut self) -> Vec<Pending> {
-        let rows: usize = self.waiting.iter().map(|pending| pending.append.events.len()).sum();
-        let bytes: usize = self.waiting.iter().map(|pending| pending.bytes).sum();
-        if rows <= FLUSH_ROWS && bytes <= FLUSH_BYTES {
-            return self.waiting.drain(..).collect();
+    /// Plans a flush and sends it, those of contended tenants by themselves; `false` when nothing could be sent before
+    /// something lands.
+    async fn begin(&mut self, mut batch: Vec<Pending>) -> bool {
+        let contended =
+            batch.extract_if(.., |pending| self.contended.contains(&pending.tenant)).collect::<Vec<_>>();
+        if contended.is_empty() {
+            return self.launch(batch, false).await;
         }
-        let mut by_tenant: Vec<(TenantId, VecDeque<Pending>)> = Vec::new();
-        let mut places: HashMap<TenantId, usize> = HashMap::new();
-        for pending in self.waiting.drain(..) {
-            let place = *places.entry(pending.tenant).or_insert_with(|| {
-                by_tenant.push((pending.tenant, VecDeque::new()));
-                by_tenant.len() - 1
-            });
-            by_tenant[place].1.push_back(pending);
+        self.return_to_queue(batch);
+        if !self.flights.is_empty() {
+            self.return_to_queue(contended);
+            return false;
         }
-        let (mut batch, mut rows, mut bytes) = (Vec::new(), 0, 0);
-        'full: loop {
-            let mut took = false;
-            for (_, queue) in &mut by_tenant {
-                let Some(next) = queue.front() else { continue };
-                let (more_rows, more_bytes) = (next.append.events.len(), next.bytes);
-                if !batch.is_empty() && (rows + more_rows > FLUSH_ROWS || bytes + more_bytes > FLUSH_BYTES) {
-                    break 'full;
-                }
-                (rows, bytes, took) = (rows + more_rows, bytes + more_bytes, true);
-                batch.extend(queue.pop_front());
-            }
-            if !took {
-                break;
-            }
-        }
-        // A tenant that got its turn goes behind those that are still waiting for theirs.
-        let turns = usize::from(by_tenant.len() > 1);
-        by_tenant.rotate_left(turns);
-        self.waiting = by_tenant.into_iter().flat_map(|(_, queue)| queue).collect();
-        batch
+        self.launch(contended, true).await
     }
 
-    /// Plans a flush and sends it; `false` when nothing could be sent before something lands.
-    async fn launch(&mut self, batch: Vec<Pending>) -> bool {
+    fn return_to_queue(&mut self, batch: Vec<Pending>) {
+        for pending in batch.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
+    }
+
+    async fn launch(&mut self, batch: Vec<Pending>, locked: bool) -> bool {
         let mut batch: Vec<Pending> =
             batch.into_iter().filter(|pending| !pending.reply.is_closed()).collect();
         if !self.flights.is_empty() {
             let held = batch.extract_if(.., |pending| self.waits_for_a_flight(pending)).collect::<Vec<_>>();
-            for pending in held.into_iter().rev() {
-                self.waiting.push_front(pending);
-            }
+            self.return_to_queue(held);
         }
         if batch.is_empty() {
             return self.flights.is_empty();
         }
-        let facts = match self.gather_facts(&batch).await {
+        let begun = Instant::now();
+        let mut facts = self.learn(&batch, locked).await;
+        if matches!(facts, Err(LearnError::Failed(_))) && begun.elapsed() < ANSWER / 5 {
+            // Nothing was sent that could be written, and a connection may have ended while nobody used it.
+            facts = self.learn(&batch, locked).await;
+        }
+        let facts = match facts {
             Ok(facts) => facts,
-            Err(error) => {
-                if self.flights.is_empty() {
-                    self.connections = None;
-                }
+            // Another process stands still with a head; it will be ended, or go on.
+            Err(LearnError::Held) => {
+                self.put_back_after(batch, 8);
+                return true;
+            }
+            Err(LearnError::Failed(error)) => {
                 refuse_all(batch, &error);
                 return true;
             }
@@ -234,19 +226,29 @@ impl Lane {
         metrics::histogram!("append_flush_events").record(plan.rows.len() as f64);
         let (writer, _) = self.connections.as_ref().expect("the look-ups needed the connections");
         let writer = Arc::clone(writer);
+        let tenants = plan.moves.keys().copied().collect();
         let mut answer: Pin<Box<dyn Future<Output = Landed> + Send>> = Box::pin(async move {
-            let written = if plan.moves.is_empty() {
-                Written::Committed(HashSet::new())
-            } else {
-                writer.write(&batch, &plan).await
+            let writing = async {
+                match (plan.moves.is_empty(), locked) {
+                    (false, locked) => writer.write(&batch, &plan, locked).await,
+                    (true, false) => Written::Committed(HashSet::new()),
+                    (true, true) => match writer.let_go().await {
+                        Ok(()) => Written::Committed(HashSet::new()),
+                        Err(error) => Written::Unknown(error.into()),
+                    },
+                }
             };
+            let written = bounded(writing).await.unwrap_or_else(|error| {
+                writer.abandon();
+                Written::Unknown(error)
+            });
             Landed { batch, plan, written }
         });
         // Polled once, so that it is sent before anything that is planned on top of it.
         if let Poll::Ready(landed) = futures::poll!(&mut answer) {
             answer = Box::pin(std::future::ready(landed));
         }
-        self.flights.push_back(Flight { answer, claims, reserved, broken: HashSet::new() });
+        self.flights.push_back(Flight { answer, claims, reserved, tenants });
         true
     }
 
@@ -276,120 +278,43 @@ impl Lane {
     }
 
     async fn land_first(&mut self, landed: Landed) {
-        let Some(flight) = self.flights.pop_front() else { return };
+        if self.flights.pop_front().is_none() {
+            return;
+        }
         let Landed { batch, plan, written } = landed;
         match written {
-            Written::Committed(winners) => self.settle(batch, plan, &winners, &flight.broken),
+            Written::Committed(winners) => self.settle(batch, plan, &winners),
             Written::Refused(error) => {
-                self.forget(plan.moves.keys().copied().collect());
+                self.forget(plan.moves.keys());
+                match server_trouble(&error) {
+                    Some(Trouble::Passing) => return self.put_back_after(batch, 8),
+                    Some(Trouble::Lasting) => return refuse_all(batch, &StoreError::from(error)),
+                    None => {}
+                }
                 // What was sent on top of it lands first, so that the parts go alone.
                 while !self.flights.is_empty() {
                     Box::pin(self.land_next()).await;
                 }
                 self.split(batch, error).await;
             }
-            Written::Unknown(error) => self.pursue(batch, plan, error, &flight.broken).await,
+            Written::Unknown(error) => self.pursue(batch, plan, &error).await,
         }
     }
 
-    /// Forgets tenants whose flush failed, and with them whatever was decided on top of it.
-    fn forget(&mut self, tenants: Vec<TenantId>) {
+    /// Forgets tenants whose flush failed. A flush on top of it names a fence that the head has never had, so it fails too.
+    fn forget<'a>(&mut self, tenants: impl Iterator<Item = &'a TenantId>) {
         for tenant in tenants {
-            self.cache.pop(&tenant);
-            for flight in &mut self.flights {
-                flight.broken.insert(tenant);
-            }
+            self.cache.pop(tenant);
         }
-    }
-
-    /// What the planner needs: from the caches where they know, from one volley of look-ups where they do not.
-    async fn gather_facts(
-        &mut self,
-        batch: &[Pending],
-    ) -> Result<HashMap<TenantId, TenantFacts>, StoreError> {
-        // First: a new connection drops the caches, from which the next lines tell what to look up.
-        self.connect().await?;
-        let mut wanted = Wanted::default();
-        for pending in batch {
-            let tenant = pending.tenant;
-            let cached = self.cache.get(&tenant);
-            if cached.is_none() {
-                wanted.heads.insert(tenant);
-            }
-            if !cached.is_some_and(|cache| cache.versions.contains(&pending.append.stream)) {
-                wanted.versions.insert((tenant, pending.append.stream.clone()));
-            }
-            if let Some(claim) = &pending.append.claim {
-                wanted.receipts.insert((tenant, claim.command_id));
-            }
-            for reservation in &pending.append.reservations {
-                let digest = crate::tenant::reservation_digest(
-                    &self.config.key,
-                    tenant,
-                    reservation.kind,
-                    &reservation.value,
-                );
-                wanted.reservations.insert((tenant, (reservation.kind, digest)));
-            }
-        }
-        let mut found = Found::default();
-        if !wanted.is_empty() {
-            let (_, lookup) = self.connections.as_ref().expect("just connected");
-            found = lookup.look_up(&wanted).await?;
-        }
-        for (tenant, head) in found.heads.drain() {
-            let versions = LruCache::new(NonZeroUsize::new(VERSIONS).expect("the capacity is positive"));
-            self.cache.put(tenant, TenantCache { head, versions });
-        }
-        Ok(self.assemble(batch, found))
-    }
-
-    fn assemble(&mut self, batch: &[Pending], found: Found) -> HashMap<TenantId, TenantFacts> {
-        let mut facts: HashMap<TenantId, TenantFacts> = HashMap::new();
-        for pending in batch {
-            let Some(cache) = self.cache.get_mut(&pending.tenant) else { continue };
-            let facts = facts.entry(pending.tenant).or_insert_with(|| TenantFacts {
-                head: cache.head.clone(),
-                versions: HashMap::new(),
-                fresh: HashSet::new(),
-                receipts: HashMap::new(),
-                holders: HashMap::new(),
-            });
-            if let Some(version) = cache.versions.get(&pending.append.stream) {
-                facts.versions.insert(pending.append.stream.clone(), *version);
-            }
-        }
-        for ((tenant, stream), version) in found.versions {
-            if let Some(facts) = facts.get_mut(&tenant) {
-                facts.versions.insert(stream.clone(), version);
-                facts.fresh.insert(stream);
-            }
-        }
-        for ((tenant, command), receipt) in found.receipts {
-            if let Some(facts) = facts.get_mut(&tenant) {
-                facts.receipts.insert(command, receipt);
-            }
-        }
-        for ((tenant, key), holder) in found.holders {
-            if let Some(facts) = facts.get_mut(&tenant) {
-                facts.holders.insert(key, holder);
-            }
-        }
-        facts
     }
 
     /// Answers the callers and puts back what must go again.
-    fn settle(
-        &mut self,
-        batch: Vec<Pending>,
-        plan: Plan,
-        winners: &HashSet<TenantId>,
-        broken: &HashSet<TenantId>,
-    ) {
+    fn settle(&mut self, batch: Vec<Pending>, plan: Plan, winners: &HashSet<TenantId>) {
         let lost: Vec<TenantId> =
             plan.moves.keys().copied().filter(|tenant| !winners.contains(tenant)).collect();
         metrics::counter!("append_swaps_lost_total").increment(lost.len() as u64);
-        self.forget(lost);
+        self.forget(lost.iter());
+        self.contended.extend(lost);
         let mut again = Vec::new();
         let mut moved: HashMap<TenantId, u64> = HashMap::new();
         for (mut pending, decision) in batch.into_iter().zip(plan.decisions) {
@@ -401,17 +326,18 @@ impl Lane {
                     self.committed.put(tenant, (receipt.log_id, receipt.position));
                     answer(pending, Ok(receipt));
                 }
-                Decision::Answer { result, after_writes }
-                    if !broken.contains(&tenant) && (won || !after_writes) =>
-                {
-                    answer(pending, result);
-                }
+                Decision::Answer { result, needs_swap } if won || !needs_swap => answer(pending, result),
                 Decision::Refresh => {
                     self.cache.pop(&tenant);
                     pending.tries += 1;
                     again.push(pending);
                 }
-                Decision::Defer | Decision::Write(_) | Decision::Answer { .. } => {
+                Decision::Answer { .. } => {
+                    pending.in_doubt = true;
+                    pending.tries += 1;
+                    again.push(pending);
+                }
+                Decision::Defer | Decision::Write(_) => {
                     pending.tries += 1;
                     again.push(pending);
                 }
@@ -421,6 +347,14 @@ impl Lane {
             self.signals.head_moved_here(tenant, position);
         }
         self.put_back(again);
+    }
+
+    /// Puts back what a hindrance has cost as much as this many lost swaps.
+    fn put_back_after(&mut self, mut batch: Vec<Pending>, tries: u32) {
+        for pending in &mut batch {
+            pending.tries += tries;
+        }
+        self.put_back(batch);
     }
 
     fn put_back(&mut self, again: Vec<Pending>) {
@@ -447,54 +381,38 @@ impl Lane {
             }
             return;
         }
-        for mut pending in batch {
+        for pending in batch {
             match classify(&error) {
-                Refusal::LookAgain => {
-                    pending.tries += 8;
-                    self.put_back(vec![pending]);
-                }
+                Refusal::LookAgain => self.put_back_after(vec![pending], 8),
                 Refusal::Final(refusal) | Refusal::Unavailable(refusal) => answer(pending, Err(refusal)),
             }
         }
     }
 
     async fn flush_alone(&mut self, batch: Vec<Pending>) {
-        self.launch(batch).await;
+        let locked = batch.iter().any(|pending| self.contended.contains(&pending.tenant));
+        self.launch(batch, locked).await;
         while !self.flights.is_empty() {
             self.land_next().await;
         }
     }
 
-    /// The connection broke around the commit: waits until the old transaction is over, then looks whether it happened.
-    async fn pursue(
-        &mut self,
-        batch: Vec<Pending>,
-        plan: Plan,
-        error: tokio_postgres::Error,
-        broken: &HashSet<TenantId>,
-    ) {
-        tracing::warn!(
-            error = crate::error::describe(&error),
-            "the outcome of a flush is unknown; looking it up"
-        );
+    /// The outcome is unknown: makes sure that the old transaction is over or can never win, then looks whether it happened.
+    async fn pursue(&mut self, batch: Vec<Pending>, plan: Plan, error: &StoreError) {
+        tracing::warn!(%error, "the outcome of a flush is unknown; looking it up");
         self.connections = None;
-        let deadline = tokio::time::Instant::now() + PURSUIT;
+        let deadline = *self.pursuit.get_or_insert_with(|| Instant::now() + PURSUIT);
         let mut pause = Duration::from_millis(20);
-        loop {
-            match self.find_winners(&plan).await {
-                Ok(winners) => return self.settle(batch, plan, &winners, broken),
-                Err(error) if tokio::time::Instant::now() > deadline => {
-                    self.cache.clear();
-                    self.forget(plan.moves.keys().copied().collect());
-                    return refuse_all(batch, &error);
-                }
-                Err(_) => {
-                    self.connections = None;
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_millis(500));
-                }
+        while Instant::now() < deadline {
+            if let Ok(winners) = bounded(self.find_winners(&plan)).await.flatten() {
+                return self.settle(batch, plan, &winners);
             }
+            self.connections = None;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
         }
+        self.forget(plan.moves.keys());
+        refuse_all(batch, error);
     }
 
     async fn find_winners(&mut self, plan: &Plan) -> Result<HashSet<TenantId>, StoreError> {
@@ -502,7 +420,7 @@ impl Lane {
         let (writer, lookup) = self.connections.as_ref().expect("just connected");
         let mut winners = HashSet::new();
         for tenant in plan.moves.keys() {
-            writer.settle(*tenant).await?;
+            writer.fence(*tenant).await?;
             let row = plan.rows.iter().find(|row| row.tenant == *tenant).expect("a moved tenant has rows");
             if lookup.holds(*tenant, row.position, row.event_id).await? {
                 winners.insert(*tenant);
@@ -510,34 +428,12 @@ impl Lane {
         }
         Ok(winners)
     }
+}
 
-    async fn connect(&mut self) -> Result<(), StoreError> {
-        if let Some((writer, lookup)) = &self.connections
-            && !writer.is_closed()
-            && !lookup.is_closed()
-        {
-            return Ok(());
-        }
-        self.connections = None;
-        // Whatever was remembered may be of another server by now.
-        self.cache.clear();
-        let writer = Writer::prepare(connect(&self.config, Role::Appender, APPENDER_OPTIONS).await?).await?;
-        let lookup = Lookup::prepare(connect(&self.config, Role::Lookup, LOOKUP_OPTIONS).await?).await?;
-        self.admit(&lookup).await?;
-        self.connections = Some((Arc::new(writer), lookup));
-        Ok(())
-    }
-
-    /// Another life of the database may be an earlier state of it: nothing is appended before that is known.
-    async fn admit(&mut self, lookup: &Lookup) -> Result<(), StoreError> {
-        let incarnation = self.gate.admit_append(lookup.client()).await?;
-        if self.incarnation.as_ref() != Some(&incarnation) {
-            let committed = self.committed.iter().map(|(tenant, (log, position))| (*tenant, *log, *position));
-            replace_where_lost(&self.config, &self.signals, lookup.client(), committed).await?;
-            self.incarnation = Some(incarnation);
-        }
-        Ok(())
-    }
+/// No wait for PostgreSQL is endless.
+async fn bounded<T>(answer: impl Future<Output = T>) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(ANSWER, answer).await;
+    answered.map_err(|_| StoreError::Unavailable("the database gives no answer".to_owned()))
 }
 
 fn answer(pending: Pending, result: Result<Receipt, AppendError>) {

@@ -5,6 +5,7 @@ use std::collections::{HashMap, HashSet};
 
 use schemas::engine::{LogId, StreamName, TenantId};
 use tokio_postgres::{Client, Statement};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::Receipt;
@@ -14,6 +15,7 @@ use crate::StoreError;
 /// A connection with the look-up statements prepared.
 pub(super) struct Lookup {
     client: Client,
+    _driver: AbortOnDropHandle<()>,
     heads: Statement,
     versions: Statement,
     receipts: Statement,
@@ -47,10 +49,23 @@ pub(super) struct Found {
     pub(super) holders: HashMap<(TenantId, ReservationKey), StreamName>,
 }
 
+/// A head from a row of tenant, log, position, time and fence.
+pub(super) fn head_from(row: &tokio_postgres::Row) -> (TenantId, HeadView) {
+    let view = HeadView {
+        log_id: LogId(row.get(1)),
+        position: row.get::<_, i64>(2) as u64,
+        recorded_at: row.get(3),
+        fence: row.get(4),
+    };
+    (TenantId(row.get(0)), view)
+}
+
 impl Lookup {
-    pub(super) async fn prepare(client: Client) -> Result<Self, StoreError> {
+    pub(super) async fn prepare(
+        (client, driver): (Client, AbortOnDropHandle<()>),
+    ) -> Result<Self, StoreError> {
         let heads = client
-            .prepare("select tenant_id, log_id, position, recorded_at from heads where tenant_id = any($1::uuid[])")
+            .prepare("select tenant_id, log_id, position, recorded_at, fence from heads where tenant_id = any($1::uuid[])")
             .await?;
         // A scalar sub-select walks the unique index backwards once a stream, whatever the planner thinks of the table.
         let versions = client
@@ -76,17 +91,18 @@ impl Lookup {
                    on r.tenant_id = w.tenant_id and r.kind = w.kind and r.value_hash = w.value_hash",
             )
             .await?;
-        Ok(Self { client, heads, versions, receipts, reservations })
+        Ok(Self { client, _driver: driver, heads, versions, receipts, reservations })
     }
 
     /// Looks everything up. The heads go first: what is read after them is at least as new, and the swap from them fails
-    /// when anything moved in between.
+    /// when anything moved in between. The receipts go last: a command without one had none when the others were read, so
+    /// what they refuse is no repeat.
     pub(super) async fn look_up(&self, wanted: &Wanted) -> Result<Found, StoreError> {
-        let (heads, versions, receipts, holders) = futures::join!(
+        let (heads, versions, holders, receipts) = futures::join!(
             self.look_up_heads(&wanted.heads),
             self.look_up_versions(&wanted.versions),
-            self.look_up_receipts(&wanted.receipts),
             self.look_up_holders(&wanted.reservations),
+            self.look_up_receipts(&wanted.receipts),
         );
         Ok(Found { heads: heads?, versions: versions?, receipts: receipts?, holders: holders? })
     }
@@ -100,15 +116,7 @@ impl Lookup {
         }
         let tenants: Vec<Uuid> = wanted.iter().map(|tenant| tenant.0).collect();
         let rows = self.client.query(&self.heads, &[&tenants]).await?;
-        let head = |row: &tokio_postgres::Row| {
-            let view = HeadView {
-                log_id: LogId(row.get(1)),
-                position: row.get::<_, i64>(2) as u64,
-                recorded_at: row.get(3),
-            };
-            (TenantId(row.get(0)), view)
-        };
-        Ok(rows.iter().map(head).collect())
+        Ok(rows.iter().map(head_from).collect())
     }
 
     async fn look_up_versions(

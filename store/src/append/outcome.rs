@@ -16,6 +16,24 @@ pub(super) enum Refusal {
     Unavailable(AppendError),
 }
 
+/// What PostgreSQL lacks or suffers itself.
+pub(super) enum Trouble {
+    /// A deadlock and the like: the same again may succeed at once.
+    Passing,
+    /// A full disk, a time limit, a shutdown, a server that takes no writes.
+    Lasting,
+}
+
+/// Whether a flush was refused for the server's own trouble and not for what one of its appends holds: halving it would
+/// mend nothing.
+pub(super) fn server_trouble(error: &tokio_postgres::Error) -> Option<Trouble> {
+    match error.code().and_then(|state| state.code().get(..2)) {
+        Some("40") => Some(Trouble::Passing),
+        Some("08" | "25" | "53" | "55" | "57" | "58") => Some(Trouble::Lasting),
+        _ => None,
+    }
+}
+
 pub(super) fn classify(error: &tokio_postgres::Error) -> Refusal {
     let state = error.code().cloned();
     match state {

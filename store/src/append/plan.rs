@@ -20,6 +20,8 @@ pub(super) struct HeadView {
     pub(super) log_id: LogId,
     pub(super) position: u64,
     pub(super) recorded_at: DateTime<Utc>,
+    /// Tells this head from another one at the same position.
+    pub(super) fence: Uuid,
 }
 
 /// What the planner sees of one tenant: the head, the versions of every stream of the flush, and what look-ups found.
@@ -56,9 +58,9 @@ pub(super) struct EventRow {
 pub(super) enum Decision {
     /// Written by this flush if its tenant's swap wins.
     Write(Receipt),
-    /// Settled without writing; where `after_writes`, only if the tenant's swap wins, because it rests on what the flush
-    /// itself writes.
-    Answer { result: Result<Receipt, AppendError>, after_writes: bool },
+    /// Settled without writing; where `needs_swap`, only if the tenant's swap wins, because it rests on what is remembered
+    /// or on what the flush itself writes. Otherwise it rests on what was looked up for this flush.
+    Answer { result: Result<Receipt, AppendError>, needs_swap: bool },
     /// Goes into the next flush: it depends on an append of this one.
     Defer,
     /// What is remembered of the tenant may be stale: forget it, then try again.
@@ -102,7 +104,11 @@ pub(super) fn plan(
         keys
     };
     let reservations: Vec<_> = batch.iter().map(|p| keys(p, &p.append.reservations)).collect();
-    let releases: Vec<_> = batch.iter().map(|p| keys(p, &p.append.releases)).collect();
+    let mut releases: Vec<_> = batch.iter().map(|p| keys(p, &p.append.releases)).collect();
+    // Taken and given back in one append: taken is what remains.
+    for (releases, reservations) in releases.iter_mut().zip(&reservations) {
+        releases.retain(|key| !reservations.contains(key));
+    }
     let mut plan = Plan {
         decisions: Vec::with_capacity(batch.len()),
         rows: Vec::new(),
@@ -113,7 +119,7 @@ pub(super) fn plan(
     let mut overlays: HashMap<TenantId, Overlay> = HashMap::new();
     for (index, pending) in batch.iter().enumerate() {
         let decision = match facts.get(&pending.tenant) {
-            None => Decision::Answer { result: Err(AppendError::TenantUnknown), after_writes: false },
+            None => Decision::Answer { result: Err(AppendError::TenantUnknown), needs_swap: false },
             Some(facts) => {
                 let overlay = overlays.entry(pending.tenant).or_default();
                 decide(&mut plan, index, pending, facts, overlay, now)
@@ -133,7 +139,7 @@ fn decide(
     now: DateTime<Utc>,
 ) -> Decision {
     let append = &pending.append;
-    let settled = |result| Decision::Answer { result, after_writes: false };
+    let settled = |result| Decision::Answer { result, needs_swap: false };
     if let Some(claim) = &append.claim {
         if let Some((receipt, digest)) = facts.receipts.get(&claim.command_id) {
             let same = *digest == claim.digest;
@@ -167,8 +173,9 @@ fn decide(
         if ahead && in_flush.is_none() && !facts.fresh.contains(&append.stream) {
             return Decision::Refresh;
         }
-        let after_writes = in_flush.is_some();
-        return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), after_writes };
+        // A remembered version is surely passed, but may not be the actual one any more.
+        let needs_swap = in_flush.is_some() || !facts.fresh.contains(&append.stream);
+        return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), needs_swap };
     }
     for key in &plan.reservations[index] {
         if overlay.released.contains(key) {
@@ -176,11 +183,11 @@ fn decide(
         }
         let holder = facts.holders.get(key).map(|holder| (holder, false));
         let holder = holder.or_else(|| overlay.taken.get(key).map(|holder| (holder, true)));
-        if let Some((holder, after_writes)) = holder
+        if let Some((holder, needs_swap)) = holder
             && *holder != append.stream
         {
             let error = AppendError::Reserved { kind: key.0.to_owned(), holder: holder.clone() };
-            return Decision::Answer { result: Err(error), after_writes };
+            return Decision::Answer { result: Err(error), needs_swap };
         }
     }
     // What the stream holds already needs no second row.
@@ -232,7 +239,7 @@ fn write(
             Err(error) => {
                 return Decision::Answer {
                     result: Err(AppendError::Invalid(error.to_string())),
-                    after_writes: false,
+                    needs_swap: false,
                 };
             }
         };
@@ -252,6 +259,7 @@ fn write(
     let count = append.events.len() as u64;
     head.position += count;
     head.recorded_at = recorded_at;
+    head.fence = rows.last().expect("an append has events").event_id;
     plan.rows.append(&mut rows);
     overlay.versions.insert(append.stream.clone(), actual + count);
     overlay.claims.extend(append.claim.map(|claim| claim.command_id));

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use schemas::engine::TenantId;
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
 use super::lane::Lane;
@@ -16,6 +16,9 @@ use crate::{StoreConfig, StoreError};
 
 /// Most stream appends waiting in one lane.
 const QUEUE: usize = 8_192;
+/// Most bytes of the appends waiting in one lane: twice the largest append, so that one of these is never refused by its
+/// size alone, and few enough for all lanes of a process to be full at once.
+const QUEUE_BYTES: usize = 2 * super::EVENTS_MAX * super::EVENT_BYTES_MAX;
 /// Longest that a caller waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -27,14 +30,23 @@ pub(super) struct Pending {
     pub(super) bytes: usize,
     /// How often it went into a flush that did not settle it.
     pub(super) tries: u32,
+    /// Whether it was refused by a remembered version that no swap has proved: the version is looked up next time.
+    pub(super) in_doubt: bool,
     pub(super) reply: oneshot::Sender<Result<Receipt, AppendError>>,
-    /// Its place in the queue, given back when it is settled.
-    pub(super) _place: tokio::sync::OwnedSemaphorePermit,
+    /// Its place and its bytes in the queue, given back when it is settled.
+    pub(super) _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+}
+
+/// A lane as seen from its queue.
+struct Door {
+    sender: mpsc::UnboundedSender<Pending>,
+    places: Arc<Semaphore>,
+    bytes: Arc<Semaphore>,
 }
 
 /// The door to the append lanes. Tenants are spread over lanes by their id, so one process has one writer a tenant.
 pub(crate) struct Appender {
-    lanes: Vec<(mpsc::UnboundedSender<Pending>, Arc<Semaphore>)>,
+    lanes: Vec<Door>,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
 }
@@ -49,7 +61,8 @@ impl Appender {
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let lane = Lane::new(config.clone(), Arc::clone(signals), Arc::clone(gate), receiver);
                 tasks.spawn(lane.run(stop.clone()));
-                (sender, Arc::new(Semaphore::new(QUEUE)))
+                let [places, bytes] = [QUEUE, QUEUE_BYTES].map(|most| Arc::new(Semaphore::new(most)));
+                Door { sender, places, bytes }
             })
             .collect();
         tasks.close();
@@ -64,12 +77,22 @@ impl Appender {
         let metadata = serde_json::to_vec(&append.metadata)
             .map_err(|error| AppendError::Invalid(format!("metadata does not serialise: {error}")))?;
         let bytes = append.check(&metadata)?;
-        let (lane, places) = &self.lanes[lane_of(tenant, self.lanes.len())];
-        let place = Arc::clone(places).try_acquire_owned().map_err(|_| AppendError::Overloaded)?;
+        let lane = &self.lanes[lane_of(tenant, self.lanes.len())];
+        let place = Arc::clone(&lane.places).try_acquire_owned().map_err(|_| AppendError::Overloaded)?;
+        let room = Arc::clone(&lane.bytes).try_acquire_many_owned(bytes as u32);
+        let room = room.map_err(|_| AppendError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
-        let pending =
-            Pending { tenant, append, metadata: metadata.into(), bytes, tries: 0, reply, _place: place };
-        lane.send(pending).map_err(|_| closed())?;
+        let pending = Pending {
+            tenant,
+            append,
+            metadata: metadata.into(),
+            bytes,
+            tries: 0,
+            in_doubt: false,
+            reply,
+            _places: (place, room),
+        };
+        lane.sender.send(pending).map_err(|_| closed())?;
         match tokio::time::timeout(PATIENCE, answer).await {
             Ok(Ok(result)) => result,
             Ok(Err(_)) => Err(closed()),

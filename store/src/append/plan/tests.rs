@@ -20,7 +20,12 @@ fn stream(name: u128) -> StreamName {
 
 fn given_head(position: u64) -> Given {
     let tenant = TenantId(Uuid::from_u128(7));
-    let head = HeadView { log_id: LogId(Uuid::from_u128(8)), position, recorded_at: DateTime::UNIX_EPOCH };
+    let head = HeadView {
+        log_id: LogId(Uuid::from_u128(8)),
+        position,
+        recorded_at: DateTime::UNIX_EPOCH,
+        fence: Uuid::nil(),
+    };
     let facts = TenantFacts {
         head,
         versions: HashMap::new(),
@@ -65,15 +70,16 @@ impl Given {
         let metadata = Metadata::new(Actor::system("test"), Uuid::nil());
         let mut append = StreamAppend::new(stream(name), expected, vec![event; events], metadata);
         change(&mut append);
-        let place = Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free");
+        let [place, room] = [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free"));
         self.batch.push(Pending {
             tenant: self.tenant,
             append,
             metadata: "{}".into(),
             bytes: 2,
             tries: 0,
+            in_doubt: false,
             reply: oneshot::channel().0,
-            _place: place,
+            _places: (place, room),
         });
         self
     }
@@ -97,8 +103,8 @@ fn written(decision: &Decision) -> (u64, u64, u64) {
 
 fn conflict(decision: &Decision) -> (u64, bool) {
     match decision {
-        Decision::Answer { result: Err(AppendError::VersionConflict { actual }), after_writes } => {
-            (*actual, *after_writes)
+        Decision::Answer { result: Err(AppendError::VersionConflict { actual }), needs_swap } => {
+            (*actual, *needs_swap)
         }
         other => panic!("no conflict: {other:?}"),
     }
@@ -132,9 +138,15 @@ fn positions_are_dense_over_all_appends_of_a_flush() {
 
 #[test]
 fn a_stale_writer_is_told_the_actual_version_at_once() {
-    let plan = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
+    let plan = given_head(9).fresh(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
     assert_eq!(conflict(&plan.decisions[0]), (5, false));
     assert!(plan.rows.is_empty() && plan.moves.is_empty());
+}
+
+#[test]
+fn a_remembered_version_is_told_only_if_the_flush_proves_it() {
+    let plan = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
+    assert_eq!(conflict(&plan.decisions[0]), (5, true));
 }
 
 #[test]
@@ -173,7 +185,7 @@ fn a_command_id_answers_with_its_receipt_or_is_refused() {
     given.facts().receipts.insert(Uuid::from_u128(1), (receipt.clone(), [5; 32]));
     let plan = given.plan();
     assert!(matches!(&plan.decisions[0], Decision::Answer { result: Ok(found), .. } if *found == receipt));
-    let reused = Decision::Answer { result: Err(AppendError::CommandIdReused), after_writes: false };
+    let reused = Decision::Answer { result: Err(AppendError::CommandIdReused), needs_swap: false };
     assert_eq!(format!("{:?}", plan.decisions[1]), format!("{reused:?}"));
 }
 
@@ -199,7 +211,7 @@ fn a_value_is_reserved_once() {
         .plan();
     assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
     match &plan.decisions[1] {
-        Decision::Answer { result: Err(AppendError::Reserved { holder, .. }), after_writes: true } => {
+        Decision::Answer { result: Err(AppendError::Reserved { holder, .. }), needs_swap: true } => {
             assert_eq!(*holder, stream(1));
         }
         other => panic!("not refused: {other:?}"),
@@ -217,6 +229,16 @@ fn a_value_that_the_stream_holds_already_is_not_reserved_again() {
     let plan = given.plan();
     assert_eq!(written(&plan.decisions[0]), (2, 1, 1));
     assert!(plan.reservations[0].is_empty());
+}
+
+#[test]
+fn a_value_taken_and_given_back_in_one_append_stays_taken() {
+    let both = |append: &mut StreamAppend| {
+        append.reservations = vec![email("ada")];
+        append.releases = vec![email("ada")];
+    };
+    let plan = given_head(0).fresh(1, 0).append_with(1, ExpectedVersion::Any, 1, both).plan();
+    assert_eq!((plan.reservations[0].len(), plan.releases[0].len()), (1, 0));
 }
 
 #[test]
@@ -246,6 +268,6 @@ fn time_never_goes_back_in_a_log() {
 fn an_unknown_tenant_is_said_to_be_unknown() {
     let mut given = given_head(0).append(1, ExpectedVersion::Any, 1);
     given.facts.clear();
-    let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), after_writes: false };
+    let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), needs_swap: false };
     assert_eq!(format!("{:?}", given.plan().decisions[0]), format!("{unknown:?}"));
 }
