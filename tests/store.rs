@@ -2,6 +2,8 @@
 
 mod append;
 mod crash_points;
+mod flushes;
 mod isolation;
+mod limits;
 mod read;
 mod roles;

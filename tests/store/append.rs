@@ -13,16 +13,16 @@ use uuid::Uuid;
 
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
-fn append(stream: &StreamName, expected: ExpectedVersion, payload: &str) -> StreamAppend {
+pub fn append(stream: &StreamName, expected: ExpectedVersion, payload: &str) -> StreamAppend {
     StreamAppend::new(stream.clone(), expected, vec![event("crm.customer.renamed.v1", payload)], metadata())
 }
 
-fn stream() -> StreamName {
+pub fn stream() -> StreamName {
     StreamName::new("crm.customer", ids::new_id())
 }
 
 /// The log is dense in positions, its streams in versions, and times never go back.
-async fn assert_dense(tenant: &TenantStore) -> u64 {
+pub async fn assert_dense(tenant: &TenantStore) -> u64 {
     let events: Vec<_> = tenant.read_log(0, LogFilter::default()).try_collect().await.expect("reads");
     let mut versions: HashMap<StreamName, u64> = HashMap::new();
     for (index, event) in events.iter().enumerate() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// What a client says to NATS.
@@ -26,6 +27,8 @@ pub enum Moment {
     Before,
     /// It arrives, and if it asks for something, that is done and the answer lost.
     After,
+    /// The client is cut off, and the message and its like up to the next Sync arrive when they are [released](Wire::release).
+    Late,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +59,14 @@ type Shared = Arc<Mutex<Plan>>;
 pub struct Wire {
     port: u16,
     plan: Shared,
+    late: Arc<Late>,
+}
+
+/// Messages that are to arrive late: whether some are held, and whether they may go.
+#[derive(Default)]
+struct Late {
+    held: Notify,
+    released: Notify,
 }
 
 impl Wire {
@@ -72,22 +83,23 @@ impl Wire {
     async fn listen(target: u16, plan: Shared, is_nats: bool) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("a free port");
         let port = listener.local_addr().expect("bound").port();
-        let seen = Arc::clone(&plan);
+        let late = Arc::new(Late::default());
+        let (seen, holding) = (Arc::clone(&plan), Arc::clone(&late));
         let life = lock(&plan).life.clone();
         tokio::spawn(life.clone().run_until_cancelled_owned(async move {
             while let Ok((client, _)) = listener.accept().await {
-                let plan = Arc::clone(&seen);
+                let (plan, late) = (Arc::clone(&seen), Arc::clone(&holding));
                 // A connection that breaks is what this is for.
                 tokio::spawn(life.clone().run_until_cancelled_owned(async move {
                     if is_nats {
                         drop(carry_nats(client, target, &plan).await);
                     } else {
-                        drop(carry_postgres(client, target, &plan).await);
+                        drop(carry_postgres(client, target, &plan, &late).await);
                     }
                 }));
             }
         }));
-        Self { port, plan }
+        Self { port, plan, late }
     }
 
     /// Where it listens.
@@ -110,6 +122,16 @@ impl Wire {
     fn plan(&self, whose: &str, message: u32, moment: Moment, kills: bool) {
         let mut plan = lock(&self.plan);
         (plan.whose, plan.left, plan.kills) = (whose.to_owned(), Some((message, moment)), kills);
+    }
+
+    /// Waits until messages are held.
+    pub async fn held(&self) {
+        self.late.held.notified().await;
+    }
+
+    /// Lets held messages arrive.
+    pub fn release(&self) {
+        self.late.released.notify_one();
     }
 
     /// Cuts no more. Returns whether it has cut.
@@ -140,7 +162,7 @@ async fn connect(client: TcpStream, target: u16) -> std::io::Result<Halves> {
 /// The end of a connection that is cut. Where the message has arrived, its answer, or the time in which that would have
 /// come, goes by, and nobody hears it.
 async fn end(moment: Moment, from_server: &mut BufReader<OwnedReadHalf>, plan: &Shared) {
-    if moment == Moment::After {
+    if moment != Moment::Before {
         let mut unheard = [0; 1024];
         drop(tokio::time::timeout(ACT, from_server.read(&mut unheard)).await);
     }
@@ -150,7 +172,7 @@ async fn end(moment: Moment, from_server: &mut BufReader<OwnedReadHalf>, plan: &
     }
 }
 
-async fn carry_postgres(client: TcpStream, target: u16, plan: &Shared) -> std::io::Result<()> {
+async fn carry_postgres(client: TcpStream, target: u16, plan: &Shared, late: &Late) -> std::io::Result<()> {
     let (mut from_client, mut to_client, mut from_server, mut to_server) = connect(client, target).await?;
     // The first message has no type: its length, the version, then names and values that end with zero bytes.
     let length = from_client.read_u32().await?;
@@ -162,18 +184,26 @@ async fn carry_postgres(client: TcpStream, target: u16, plan: &Shared) -> std::i
     let role = words.find(|word| *word == b"user").and_then(|_| words.next()).unwrap_or_default();
     let role = String::from_utf8_lossy(role).into_owned();
 
+    let mut kept = Vec::new();
     let requests = async {
         loop {
             let kind = from_client.read_u8().await?;
             let length = from_client.read_u32().await?;
             let mut body = vec![0; length as usize - 4];
             from_client.read_exact(&mut body).await?;
-            let cut = lock(plan).count(&role);
-            if cut != Some(Moment::Before) {
-                let mut message = vec![kind];
-                message.extend_from_slice(&length.to_be_bytes());
-                message.extend_from_slice(&body);
-                to_server.write_all(&message).await?;
+            let cut = if kept.is_empty() { lock(plan).count(&role) } else { Some(Moment::Late) };
+            let mut message = vec![kind];
+            message.extend_from_slice(&length.to_be_bytes());
+            message.extend_from_slice(&body);
+            match cut {
+                Some(Moment::Late) => {
+                    kept.extend_from_slice(&message);
+                    if kind != b'S' {
+                        continue;
+                    }
+                }
+                Some(Moment::Before) => {}
+                Some(Moment::After) | None => to_server.write_all(&message).await?,
             }
             if let Some(moment) = cut {
                 return Ok::<_, std::io::Error>(moment);
@@ -185,6 +215,12 @@ async fn carry_postgres(client: TcpStream, target: u16, plan: &Shared) -> std::i
         moment = requests => moment?,
         _ = answers => return Ok(()),
     };
+    if moment == Moment::Late {
+        late.held.notify_one();
+        drop((from_client, to_client));
+        late.released.notified().await;
+        to_server.write_all(&kept).await?;
+    }
     end(moment, &mut from_server, plan).await;
     Ok(())
 }
