@@ -4,7 +4,7 @@
 //! `ANNALS_TEST_SEED` repeats a run's faults; `make test-long` runs 200 of them (`ANNALS_TEST_FAULTS` says how many).
 
 mod check;
-mod dice;
+
 mod followers;
 mod load;
 mod site;
@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 
 use tokio_util::task::AbortOnDropHandle;
 
-use self::dice::Dice;
 use self::followers::Followers;
 use self::load::{Client, World};
 use self::site::{Fault, Site};
 use self::tally::Tally;
+use crate::support::dice::Dice;
 use crate::support::{eventually, long};
 
 pub const TENANTS: usize = 5;

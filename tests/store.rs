@@ -7,3 +7,4 @@ mod isolation;
 mod limits;
 mod read;
 mod roles;
+mod serial;

@@ -6,6 +6,7 @@
 #![allow(dead_code, reason = "each test module uses its own part of this")]
 
 pub mod deployment;
+pub mod dice;
 pub mod long;
 pub mod nats_cluster;
 pub mod nats_server;

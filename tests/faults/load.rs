@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::check::number;
-use super::dice::Dice;
 use super::tally::{Promise, Tally};
 use crate::support::deployment::{Account, Answer};
+use crate::support::dice::Dice;
 use crate::support::product::PASSWORD;
 
 /// A gateway that has not answered by now is given up: it may stand still.

@@ -7,8 +7,8 @@ use nix::sys::signal::Signal;
 use schemas::engine::{StreamName, TenantId, TenantSlug, ids};
 use store::{DeadLetterStatus, ExpectedVersion, Store, StreamAppend};
 
-use super::dice::Dice;
 use crate::support::deployment::{Deployment, Process};
+use crate::support::dice::Dice;
 use crate::support::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{event, metadata};
