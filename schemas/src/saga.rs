@@ -2,13 +2,14 @@
 //! `saga.<process>.<fact>.v1`; the process is known only while running, so they have no event enum.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::engine::{EventType, InvalidValue, StreamName};
 
 /// The saga reacted to an event: where it stands now and which commands it wants. Recorded before any is sent.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaReacted {
     /// Id of the event that set it off.
     pub trigger_event: Uuid,
@@ -32,7 +33,7 @@ pub struct SagaReacted {
 }
 
 /// One command that a saga wants.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStep {
     /// The step's label, unique within the instance; command id and target id derive from it.
     pub step: String,
@@ -44,7 +45,7 @@ pub struct SagaStep {
 }
 
 /// A timer of a saga, and what is recorded when its time has come.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaTimer {
     /// Its label, unique within the instance.
     pub timer: String,
@@ -53,7 +54,7 @@ pub struct SagaTimer {
 }
 
 /// A command of the saga took effect.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStepCompleted {
     /// The step's label.
     pub step: String,
@@ -62,7 +63,7 @@ pub struct SagaStepCompleted {
 }
 
 /// A command of the saga was refused as often as the saga tries; it waits in the dead letters for an operator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStepFailed {
     /// The step's label.
     pub step: String,
@@ -77,7 +78,7 @@ pub struct SagaStepFailed {
 }
 
 /// An operator decided to go on without a step that stood in the dead letters.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaStepDiscarded {
     /// The step's label.
     pub step: String,
@@ -88,7 +89,7 @@ pub struct SagaStepDiscarded {
 }
 
 /// A step was refused to the last, and what was done before is taken back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SagaCompensationStarted {
     /// The label of the step that was refused, or of one that took effect when the saga was failing already.
     pub step: String,

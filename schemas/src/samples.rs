@@ -8,20 +8,21 @@ use std::path::{Path, PathBuf};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+use crate::contracts::PROCESSES;
 use crate::crm::customer::CustomerEvent;
 use crate::engine::Event;
 use crate::identity::tenant::TenantEvent;
 use crate::identity::user::UserEvent;
+use crate::integration::event_type::EventTypeEvent;
+use crate::integration::service_token::ServiceTokenEvent;
 use crate::platform::log::LogEvent;
 use crate::saga::{
     SagaCompensationStarted, SagaFact, SagaReacted, SagaStepCompleted, SagaStepDiscarded, SagaStepFailed,
     SagaTimer,
 };
 
-/// The processes whose facts have been released.
-const SAGAS: &[&str] = &["customer_onboarding"];
 /// How many enums `vocabulary` names.
-const ENUMS: usize = 4;
+const ENUMS: usize = 6;
 
 /// A type, and what decodes its payload and encodes it again.
 type Entry = (String, Box<dyn Fn(&[u8]) -> Vec<u8>>);
@@ -31,7 +32,9 @@ fn vocabulary() -> Vec<Entry> {
     entries.extend(of::<UserEvent>());
     entries.extend(of::<CustomerEvent>());
     entries.extend(of::<LogEvent>());
-    for process in SAGAS {
+    entries.extend(of::<EventTypeEvent>());
+    entries.extend(of::<ServiceTokenEvent>());
+    for process in PROCESSES {
         entries.push(fact::<SagaReacted>(process, SagaFact::Reacted));
         entries.push(fact::<SagaStepCompleted>(process, SagaFact::StepCompleted));
         entries.push(fact::<SagaStepFailed>(process, SagaFact::StepFailed));

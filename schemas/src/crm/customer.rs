@@ -1,5 +1,6 @@
 //! A customer: somebody whom a tenant does business with.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -44,7 +45,7 @@ crate::events! {
 }
 
 /// The tenant took somebody on as a customer.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct CustomerRegistered {
     /// The user who is this customer, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -62,14 +63,14 @@ pub struct CustomerRegistered {
 }
 
 /// The customer goes by another name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct CustomerRenamed {
     pub name: Name,
 }
 
 /// Business is on hold.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct CustomerSuspended {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -77,7 +78,7 @@ pub struct CustomerSuspended {
 }
 
 /// Business has ended for good.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct CustomerClosed {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,6 +20,8 @@ pub trait Event: DomainEvent {
     /// Every type that this enum decodes.
     const TYPES: &'static [&'static str];
 
+    /// The JSON Schema of each type's payload.
+    fn schemas() -> Vec<(&'static str, schemars::Schema)>;
     /// The full type name, such as `crm.customer.registered.v1`.
     fn type_name(&self) -> &'static str;
     /// The payload as JSON, without the type.
@@ -57,6 +59,10 @@ macro_rules! events {
         impl $crate::engine::Event for $name {
             const CATEGORY: &'static str = $category;
             const TYPES: &'static [&'static str] = &[$( concat!($category, ".", $fact) ),+];
+
+            fn schemas() -> Vec<(&'static str, schemars::Schema)> {
+                vec![$( (concat!($category, ".", $fact), $crate::contracts::schema_of::<$payload>()) ),+]
+            }
 
             fn type_name(&self) -> &'static str {
                 match self {

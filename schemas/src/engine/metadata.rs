@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::ids;
 
-/// Who acted: `user:<id>`, `saga:<name>`, `system:<part>` or `anonymous`. Never a name or an address: metadata holds no
+/// Who acted: `user:<id>`, `service:<id>`, `saga:<name>`, `system:<part>` or `anonymous`. Never a name or an address: metadata holds no
 /// personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -17,6 +17,11 @@ impl Actor {
     /// A signed-in user.
     pub fn user(id: Uuid) -> Self {
         Self(format!("user:{id}"))
+    }
+
+    /// A service of the tenant, by the id of its token.
+    pub fn service(id: Uuid) -> Self {
+        Self(format!("service:{id}"))
     }
 
     /// A saga, by the name of its process.

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -54,8 +55,9 @@ macro_rules! text_name {
 }
 
 /// A tenant's public name: `[a-z][a-z0-9-]{1,30}`, immutable, never reused.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[a-z][a-z0-9-]{1,30}$"))]
 pub struct TenantSlug(Arc<str>);
 
 text_name!(TenantSlug);
@@ -75,8 +77,9 @@ impl TenantSlug {
 }
 
 /// The name of a stream: `<context>.<aggregate>/<id>`, one aggregate's events.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("maxLength" = 200))]
 pub struct StreamName(Arc<str>);
 
 text_name!(StreamName);
@@ -120,8 +123,9 @@ impl StreamName {
 }
 
 /// The type of an event: `<context>.<aggregate>.<fact>.v<n>`; a valid NATS subject tail.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("maxLength" = 120))]
 pub struct EventType(Arc<str>);
 
 text_name!(EventType);

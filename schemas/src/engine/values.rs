@@ -4,6 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use email_address::{EmailAddress, Options};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a value was refused: a stable code and a sentence for people.
@@ -25,8 +26,8 @@ impl InvalidValue {
 
 macro_rules! text_value {
     ($(#[$doc:meta])* $name:ident) => {
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
 
@@ -61,18 +62,22 @@ macro_rules! text_value {
 
 text_value! {
     /// An e-mail address, trimmed, as the person wrote it. At most 254 bytes (RFC 5321).
+    #[schemars(extend("format" = "email", "maxLength" = 254))]
     Email
 }
 text_value! {
     /// A person's or an organisation's name: 1 to 200 characters, trimmed, no control characters.
+    #[schemars(extend("minLength" = 1, "maxLength" = 200))]
     Name
 }
 text_value! {
     /// Free notes: up to 10,000 characters; line breaks and tabs are the only control characters.
+    #[schemars(extend("maxLength" = 10_000))]
     Notes
 }
 text_value! {
     /// Why something was done: up to 500 characters, no control characters.
+    #[schemars(extend("maxLength" = 500))]
     Reason
 }
 

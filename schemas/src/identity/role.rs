@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What a user may do, as a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Reads its own user and customer.
@@ -16,6 +17,8 @@ pub enum Role {
     Auditor,
     /// Runs the platform: creates tenants. Exists in the tenant `platform` only.
     PlatformAdmin,
+    /// A service in another process: what its token says and nothing else. No user has it.
+    Integrator,
 }
 
 impl Role {
@@ -26,13 +29,14 @@ impl Role {
             Self::TenantAdmin => "tenant_admin",
             Self::Auditor => "auditor",
             Self::PlatformAdmin => "platform_admin",
+            Self::Integrator => "integrator",
         }
     }
 
     /// The scopes that a token of this role carries.
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
-            Self::Member => &[],
+            Self::Member | Self::Integrator => &[],
             Self::TenantAdmin => {
                 &["audit:read", "crm:read", "crm:write", "events:read", "users:read", "users:write"]
             }

@@ -1,11 +1,12 @@
 //! A tenant: one business on the platform. Its facts stand in the log of the reserved tenant `platform`.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{Command, Name, TenantSlug};
 
 /// What a tenant pays for; limits depend on it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names are the plans' names")]
 pub enum Tier {
@@ -16,7 +17,7 @@ pub enum Tier {
 }
 
 /// Who may register as a user.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Registration {
     /// Anybody.
@@ -59,7 +60,7 @@ crate::events! {
 }
 
 /// The tenant came to the platform; its log is open from here on.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TenantRegistered {
     /// Its public name.
     pub slug: TenantSlug,

@@ -1,6 +1,7 @@
 //! A user: somebody who signs in to one tenant. Passwords never stand in events or commands: their hashes are secrets
 //! of the store.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::role::Role;
@@ -45,7 +46,7 @@ crate::events! {
 }
 
 /// Somebody registered, or was added by an administrator.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UserRegistered {
     pub email: Email,
@@ -54,18 +55,18 @@ pub struct UserRegistered {
 }
 
 /// The e-mail address proved to be theirs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserEmailConfirmed {}
 
 /// They go by another name.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UserNameChanged {
     pub name: Name,
 }
 
 /// They may not sign in any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UserDeactivated {
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -1,5 +1,6 @@
 //! A tenant's log as a thing of its own: the fact that it was replaced, because the database went back to an earlier state.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::engine::{LogId, StreamName, TenantId};
@@ -13,7 +14,7 @@ crate::events! {
 }
 
 /// Positions up to `kept_to` hold the facts that they held in the old log; what the old log said beyond is void.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LogReplaced {
     /// The log that ended.
     pub old_log_id: LogId,

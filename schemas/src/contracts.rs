@@ -1,0 +1,156 @@
+//! What others are told about the events: a JSON Schema for each type ever released and the AsyncAPI document. Both are
+//! generated from the vocabulary and committed (`schemas/json/`, `schemas/asyncapi.json`); tests compare them.
+
+mod asyncapi;
+
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde_json::Value;
+
+use crate::crm::customer::CustomerEvent;
+use crate::engine::Event;
+use crate::identity::tenant::TenantEvent;
+use crate::identity::user::UserEvent;
+use crate::integration::event_type::EventTypeEvent;
+use crate::integration::service_token::ServiceTokenEvent;
+use crate::platform::log::LogEvent;
+use crate::saga::{
+    SagaCompensationStarted, SagaFact, SagaReacted, SagaStepCompleted, SagaStepDiscarded, SagaStepFailed,
+    SagaTimer,
+};
+
+pub use asyncapi::document;
+
+/// The committed AsyncAPI document, as the gateway serves it.
+pub const ASYNCAPI: &str = include_str!("../asyncapi.json");
+
+/// The processes whose facts have been released.
+pub const PROCESSES: &[&str] = &["customer_onboarding"];
+
+/// The JSON Schema (2020-12) of what is written for `T`. It stands alone: nothing in it refers to elsewhere.
+pub fn schema_of<T: JsonSchema>() -> Schema {
+    let mut settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.inline_subschemas = true;
+    settings.into_generator().into_root_schema_for::<T>()
+}
+
+/// Every event type ever released, with the schema of its payload, in order of name.
+pub fn vocabulary() -> Vec<(String, Value)> {
+    let mut types: Vec<(String, Schema)> = Vec::new();
+    let enums = [
+        TenantEvent::schemas(),
+        UserEvent::schemas(),
+        CustomerEvent::schemas(),
+        EventTypeEvent::schemas(),
+        ServiceTokenEvent::schemas(),
+        LogEvent::schemas(),
+    ];
+    types.extend(enums.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)));
+    for process in PROCESSES {
+        types.extend(SagaFact::ALL.map(|fact| {
+            let schema = match fact {
+                SagaFact::Reacted => schema_of::<SagaReacted>(),
+                SagaFact::StepCompleted => schema_of::<SagaStepCompleted>(),
+                SagaFact::StepFailed => schema_of::<SagaStepFailed>(),
+                SagaFact::StepDiscarded => schema_of::<SagaStepDiscarded>(),
+                SagaFact::TimerFired => schema_of::<SagaTimer>(),
+                SagaFact::CompensationStarted => schema_of::<SagaCompensationStarted>(),
+            };
+            let name = fact.event_type(process).expect("the released processes have valid names");
+            (name.to_string(), schema)
+        }));
+    }
+    types.sort_by(|(one, _), (other, _)| one.cmp(other));
+    types.into_iter().map(|(name, schema)| (name, schema.to_value())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+
+    fn folder(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+    }
+
+    fn pretty(value: &Value) -> String {
+        let mut text = serde_json::to_string_pretty(value).expect("serialises");
+        text.push('\n');
+        text
+    }
+
+    /// As for the GraphQL schema: what has changed is written beside what is committed, for review.
+    fn compare(committed: &Path, current: &str) -> Option<String> {
+        if fs::read_to_string(committed).is_ok_and(|text| text == current) {
+            return None;
+        }
+        let new = committed.with_extension("json.new");
+        fs::write(&new, current).expect("the crate's folder can be written");
+        Some(format!("review {} and move it over {}", new.display(), committed.display()))
+    }
+
+    #[test]
+    fn the_committed_schemas_are_current() {
+        let changed: Vec<String> = vocabulary()
+            .iter()
+            .filter_map(|(name, schema)| {
+                compare(&folder("json").join(format!("{name}.json")), &pretty(schema))
+            })
+            .collect();
+        assert!(changed.is_empty(), "schemas have changed:\n{}", changed.join("\n"));
+        let known: BTreeSet<String> =
+            vocabulary().into_iter().map(|(name, _)| format!("{name}.json")).collect();
+        let found: BTreeSet<String> = fs::read_dir(folder("json"))
+            .expect("the folder is there")
+            .map(|entry| entry.expect("an entry").file_name().into_string().expect("a plain name"))
+            .collect();
+        assert_eq!(found, known, "a type that was released once is never taken out of the vocabulary");
+    }
+
+    #[test]
+    fn the_committed_asyncapi_document_is_current() {
+        let changed = compare(&folder("asyncapi.json"), &pretty(&document()));
+        assert!(changed.is_none(), "the document has changed: {}", changed.unwrap_or_default());
+    }
+
+    #[test]
+    fn every_reference_of_the_document_leads_somewhere() {
+        fn walk<'a>(value: &'a Value, found: &mut Vec<&'a str>) {
+            match value {
+                Value::Object(map) => {
+                    found.extend(map.get("$ref").and_then(Value::as_str));
+                    map.values().for_each(|value| walk(value, found));
+                }
+                Value::Array(list) => list.iter().for_each(|value| walk(value, found)),
+                _ => {}
+            }
+        }
+        let document = document();
+        let mut found = Vec::new();
+        walk(&document, &mut found);
+        assert!(found.len() > 100, "{}", found.len());
+        for reference in found {
+            let pointer = reference.strip_prefix('#').expect("references stay within the document");
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+        }
+    }
+
+    #[test]
+    fn every_sample_is_valid_and_every_schema_refuses_something() {
+        for (name, schema) in vocabulary() {
+            let validator = jsonschema::draft202012::new(&schema).expect("a schema");
+            let sample =
+                fs::read(folder("samples").join(format!("{name}.json"))).expect("every type has a sample");
+            let sample: Value = serde_json::from_slice(&sample).expect("JSON");
+            let errors: Vec<String> = validator.iter_errors(&sample).map(|error| error.to_string()).collect();
+            assert!(errors.is_empty(), "{name}: {errors:?}");
+            assert!(!validator.is_valid(&Value::from("text")), "{name} accepts anything");
+            let text = schema.to_string();
+            assert!(!text.contains("\"$ref\""), "{name} refers to elsewhere");
+            assert!(schema["description"].is_string(), "{name} is not described");
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! Tokens of services: who may act in a tenant without being a user. The token itself is never stored: it follows from
+//! what is recorded here and the deployment's signing key.
+
+use std::fmt;
+
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::names::ExternalCategory;
+use crate::engine::{Command, InvalidValue, Name};
+
+/// The scope that appends to streams of a category, without the category.
+pub const APPEND: &str = "events:append:";
+/// The scope that registers event types of a category, without the category.
+pub const WRITE_TYPES: &str = "event_types:write:";
+/// Scopes that a service may hold besides those of its categories. Nothing here changes who may do what.
+const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write"];
+
+/// Something that a service may do.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(try_from = "String", into = "String")]
+pub struct ServiceScope(String);
+
+impl ServiceScope {
+    /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `events:append:<category>` or `event_types:write:<category>`.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        let category = [APPEND, WRITE_TYPES].iter().find_map(|prefix| text.strip_prefix(prefix));
+        match category {
+            Some(category) => {
+                ExternalCategory::parse(category)
+                    .map_err(|error| InvalidValue::new("scope_invalid", format!("its category {error}")))?;
+            }
+            None if PLAIN.contains(&text) => {}
+            None => {
+                let message =
+                    format!("must be {}, {APPEND}<category> or {WRITE_TYPES}<category>", PLAIN.join(", "));
+                return Err(InvalidValue::new("scope_invalid", message));
+            }
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The scope as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ServiceScope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl TryFrom<String> for ServiceScope {
+    type Error = InvalidValue;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        Self::parse(&text)
+    }
+}
+
+impl From<ServiceScope> for String {
+    fn from(scope: ServiceScope) -> Self {
+        scope.0
+    }
+}
+
+crate::events! {
+    /// What has happened to a service's token.
+    pub enum ServiceTokenEvent in "integration.service_token" {
+        /// A tenant administrator gave a service a token.
+        "issued.v1" => Issued(ServiceTokenIssued),
+        /// The token is not accepted any more.
+        "revoked.v1" => Revoked(ServiceTokenRevoked),
+    }
+}
+
+/// A tenant administrator gave a service a token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceTokenIssued {
+    /// What the service is called.
+    pub name: Name,
+    /// What it may do.
+    pub scopes: Vec<ServiceScope>,
+    /// When the token begins, in whole seconds.
+    pub issued_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+/// The token is not accepted any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ServiceTokenRevoked {}
+
+/// Gives a service a token.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields are those of ServiceTokenIssued")]
+pub struct IssueServiceToken {
+    pub name: Name,
+    pub scopes: Vec<ServiceScope>,
+    pub expires_days: u32,
+    /// Now. It does not count for recognising a repeat, which comes later.
+    #[serde(skip)]
+    pub now: DateTime<Utc>,
+}
+
+/// Takes a service's token back.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RevokeServiceToken {}
+
+impl Command for IssueServiceToken {
+    const NAME: &'static str = "IssueServiceToken";
+}
+
+impl Command for RevokeServiceToken {
+    const NAME: &'static str = "RevokeServiceToken";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_service_gets_no_scope_that_changes_who_may_do_what() {
+        for good in [
+            "events:read",
+            "crm:write",
+            "events:append:ext.loyalty.account",
+            "event_types:write:ext.loyalty.account",
+        ] {
+            assert!(ServiceScope::parse(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "",
+            "users:write",
+            "tenants:write",
+            "events:append:",
+            "events:append:crm.customer",
+            "events:append:ext.identity.user",
+            "events:append:ext.loyalty.*",
+            "events:append",
+        ] {
+            assert!(ServiceScope::parse(bad).is_err(), "{bad}");
+        }
+    }
+}
