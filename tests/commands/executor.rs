@@ -96,6 +96,22 @@ async fn two_processes_at_once_on_one_aggregate_both_get_through() {
     assert_eq!(versions(tenant, id).await, (1..=51).collect::<Vec<_>>());
 }
 
+/// The second process has never seen the aggregate that it is asked to create.
+#[tokio::test]
+async fn what_another_process_created_is_refused_by_the_rule() {
+    let database = Database::create().await;
+    let first = database.store().await;
+    let tenant = open_tenant(&first, "acme").await;
+    let id = registered(&Executor::new(first, 100), tenant.id(), "Ada").await.id;
+    let other = Executor::new(database.store().await, 100);
+    let refused =
+        other.execute::<Customer>(&by_admin(tenant.id()), id, register("Bo"), Extras::default()).await;
+    assert!(
+        matches!(refused, Err(ExecuteError::Rejected(CustomerRejection::AlreadyRegistered))),
+        "{refused:?}"
+    );
+}
+
 #[tokio::test]
 async fn a_stale_expected_version_conflicts_even_without_an_effect() {
     let store = Database::create().await.store().await;

@@ -175,7 +175,7 @@ impl Executor {
         let mut slot = slot.lock().await;
         let mut retries = 0;
         loop {
-            let (loaded, events) = request.decide(slot.clone()).await?;
+            let (loaded, events) = request.decide(slot.clone(), retries == 0).await?;
             if events.is_empty() {
                 *slot = Some(loaded.clone());
                 return Ok(Settled::NoEffect(loaded));
@@ -257,13 +257,15 @@ impl Executor {
 
 impl<A: Rules> Request<'_, A> {
     /// Runs the rule, first on what is in memory. That may be behind the log, which only an append would notice: so
-    /// whenever the answer is anything but events, the rule runs again on the log's own state.
+    /// whenever the answer is anything but events, the rule runs again on the log's own state. A command that creates is
+    /// tried on nothing at first; where that was wrong, it is decided on what is there.
     async fn decide(
         &self,
         cached: Option<Loaded<A>>,
+        first: bool,
     ) -> Result<(Loaded<A>, Vec<A::Event>), ExecuteError<A::Error>> {
         let creates = A::creates(&self.command);
-        if cached.is_some() || creates {
+        if cached.is_some() || (creates && first) {
             let loaded = cached.clone().unwrap_or_default();
             if let Ok(events) = self.decide_on(&loaded)
                 && !events.is_empty()
