@@ -8,6 +8,7 @@ pub mod any_command;
 pub mod crm;
 pub mod engine;
 pub mod identity;
+pub mod integration;
 pub mod permissions;
 
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
@@ -22,3 +23,6 @@ pub use identity::registration::{
 };
 pub use identity::tenant::{Tenant, TenantCommand, TenantRejection};
 pub use identity::user::{User, UserCommand, UserRejection};
+pub use integration::appending::{ExternalAppend, ExternalEvent, ExternalEvents, ExternalRefusal};
+pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection, register_event_type};
+pub use integration::service_token::{ServiceToken, ServiceTokenCommand, ServiceTokenRejection};

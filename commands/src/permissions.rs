@@ -54,6 +54,10 @@ pub const PERMISSIONS: &[Permission] = &[
     row("RenameCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("SuspendCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("CloseCustomer", &[TenantAdmin], &["crm:write"], Nobody),
+    // Scopes of a category decide: see `integration::event_type`.
+    row("RegisterEventType", &[], &[], Anybody),
+    row("IssueServiceToken", &[TenantAdmin], &[], Nobody),
+    row("RevokeServiceToken", &[TenantAdmin], &[], Nobody),
 ];
 
 /// Whether the caller may send the command about the aggregate `target`.
@@ -77,11 +81,18 @@ pub fn permits(caller: &Caller, command: &str, target: Uuid) -> bool {
 mod tests {
     use super::*;
     use crate::engine::rules::CommandSet;
-    use crate::{CustomerCommand, TenantCommand, UserCommand};
+    use crate::{CustomerCommand, EventTypeCommand, ServiceTokenCommand, TenantCommand, UserCommand};
 
     #[test]
     fn every_command_stands_in_the_table_once() {
-        let mut commands = [CustomerCommand::NAMES, TenantCommand::NAMES, UserCommand::NAMES].concat();
+        let mut commands = [
+            CustomerCommand::NAMES,
+            TenantCommand::NAMES,
+            UserCommand::NAMES,
+            EventTypeCommand::NAMES,
+            ServiceTokenCommand::NAMES,
+        ]
+        .concat();
         let mut rows: Vec<_> = PERMISSIONS.iter().map(|permission| permission.command).collect();
         commands.sort_unstable();
         rows.sort_unstable();

@@ -49,6 +49,8 @@ pub enum ExpectedVersion {
 /// An event about to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
+    /// The event's id where it came from outside; else one is made. Who gives one sees to it that it is unique.
+    pub event_id: Option<Uuid>,
     /// Its type, with the schema version.
     pub event_type: EventType,
     /// JSON, stored exactly as it is.
@@ -61,7 +63,7 @@ impl NewEvent {
     /// An event of the vocabulary.
     pub fn encode<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
         let event_type = EventType::parse(event.type_name()).expect("the vocabulary's type names are valid");
-        Ok(Self { event_type, payload: event.encode()?.into(), subject_keys: Vec::new() })
+        Ok(Self { event_id: None, event_type, payload: event.encode()?.into(), subject_keys: Vec::new() })
     }
 }
 

@@ -3,7 +3,8 @@
 //! Layout: `append` writes (group commit, one flush for many tenants); `read` and `tail` stream a tenant's log;
 //! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
 //! such a follower in contiguous batches; `heads` tells who has moved; `logs` replaces a log whose database went back,
-//! which `incarnation` makes sure is noticed; `tenant` is the handle through which everything of
+//! which `incarnation` makes sure is noticed; `streams` reads
+//! single streams; `tenant` is the handle through which everything of
 //! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
 //! handle or a transaction made from one.
 
@@ -31,6 +32,7 @@ pub mod sharing;
 pub mod signals;
 pub mod sql;
 mod store;
+pub mod streams;
 pub mod tenant;
 pub mod tenants;
 
@@ -55,5 +57,6 @@ pub use read_models::ReadModelState;
 pub use relay::{RelayMark, RelayMove, RelayProgress};
 pub use sharing::{Share, SharedWork};
 pub use store::Store;
+pub use streams::StreamPage;
 pub use tenant::{TenantStore, TenantTransaction};
 pub use tenants::TenantRecord;

@@ -29,6 +29,7 @@ const EVENTS_A_CUSTOMER: u64 = 10;
 
 fn new_event(event: &CustomerEvent) -> NewEvent {
     NewEvent {
+        event_id: None,
         event_type: EventType::parse(event.type_name()).expect("a valid type"),
         payload: event.encode().expect("encodes").into(),
         subject_keys: Vec::new(),

@@ -209,6 +209,7 @@ pub fn metadata() -> Metadata {
 /// An event of any type and payload.
 pub fn event(event_type: &str, payload: &str) -> NewEvent {
     NewEvent {
+        event_id: None,
         event_type: EventType::parse(event_type).expect("an event type"),
         payload: payload.as_bytes().to_vec().into(),
         subject_keys: Vec::new(),

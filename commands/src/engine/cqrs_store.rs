@@ -153,7 +153,12 @@ fn encode_foreign<E: DomainEvent>(category: &str, event: &E) -> Result<NewEvent,
     let version = event.event_version();
     let major: u32 = version.split('.').next().and_then(|major| major.parse().ok()).unwrap_or(1).max(1);
     let event_type = EventType::parse(&format!("{category}.{}.v{major}", snake_case(&event.event_type())))?;
-    Ok(NewEvent { event_type, payload: serde_json::to_vec(event)?.into(), subject_keys: Vec::new() })
+    Ok(NewEvent {
+        event_id: None,
+        event_type,
+        payload: serde_json::to_vec(event)?.into(),
+        subject_keys: Vec::new(),
+    })
 }
 
 /// `CustomerNameAdded` as `customer_name_added`; what is no letter or digit becomes an underscore.

@@ -73,6 +73,7 @@ impl Facts<'_> {
         let command_id = ids::derived_id(step_command, label);
         let digest = self.key.mac("saga-step", &[step_command.as_bytes(), label.as_bytes()]);
         let event = NewEvent {
+            event_id: None,
             event_type: fact.event_type(self.saga).expect("checked when the process was started"),
             payload: serde_json::to_vec(payload).expect("a fact serialises").into(),
             subject_keys: Vec::new(),

@@ -272,6 +272,7 @@ fn append_of(
 ) -> StreamAppend {
     let command_id = reaction_id(process.name(), trigger.event_id);
     let event = NewEvent {
+        event_id: None,
         event_type: SagaFact::Reacted
             .event_type(process.name())
             .expect("checked when the process was started"),

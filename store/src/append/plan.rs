@@ -216,7 +216,7 @@ fn write(
     for (offset, event) in append.events.iter().enumerate() {
         let mut keys = event.subject_keys.clone();
         keys.sort_unstable();
-        let event_id = ids::new_id();
+        let event_id = event.event_id.unwrap_or_else(ids::new_id);
         let salts: [u8; 32] = rand::random();
         let payload_salt: &Salt = salts.first_chunk().expect("32 bytes hold one salt");
         let metadata_salt: &Salt = salts.last_chunk().expect("32 bytes hold another");

@@ -63,6 +63,7 @@ impl Given {
         change: impl FnOnce(&mut StreamAppend),
     ) -> Self {
         let event = NewEvent {
+            event_id: None,
             event_type: EventType::parse("crm.customer.renamed.v1").expect("valid"),
             payload: "{}".into(),
             subject_keys: Vec::new(),

@@ -1,0 +1,299 @@
+//! Recording events of services outside the product: authorise, recognise a repeat, check names and data, append.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use moka::sync::Cache;
+use schemas::engine::{LogId, StreamName, TenantId, ids};
+use schemas::integration::names::{ExternalCategory, ExternalType};
+use schemas::integration::service_token::APPEND;
+use serde_json::{Value, json};
+use store::{
+    AppendError, Claim, ConsistencyToken, ExpectedVersion, NewEvent, Receipt, Reservation, StoreError,
+    StreamAppend, TenantStore,
+};
+use uuid::Uuid;
+
+use super::event_type;
+use super::json_schema::{self, Compiled};
+use super::may;
+use crate::engine::context::CommandContext;
+use crate::engine::executor::Executor;
+
+/// The most events of one request.
+pub const EVENTS_MAX: usize = 100;
+/// The kind of the reservation that an event id given by a service is.
+const EVENT_ID: &str = "event_id";
+const COMMAND: &str = "AppendEvents";
+const COMPILED_MAX: u64 = 1_000;
+const COMPILED_FOR: Duration = Duration::from_mins(10);
+/// How often an append without an expected version is tried anew where others append to the same stream.
+const RETRIES: u32 = 10;
+
+/// An event that a service wants recorded.
+#[derive(Debug, Clone)]
+pub struct ExternalEvent {
+    /// The event's id, where the service chose one.
+    pub id: Option<Uuid>,
+    /// Its registered type.
+    pub event_type: ExternalType,
+    /// Its data as they came; they are stored so.
+    pub data: Bytes,
+    /// The same, read.
+    pub value: Value,
+}
+
+/// What a service wants appended.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ExternalAppend {
+    pub category: ExternalCategory,
+    pub stream: StreamName,
+    pub expected: ExpectedVersion,
+    pub events: Vec<ExternalEvent>,
+}
+
+/// What was appended, now or by the first request under the same command id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields are those of a receipt")]
+pub struct ExternalReceipt {
+    pub stream: StreamName,
+    pub version: u64,
+    pub position: u64,
+    pub count: u32,
+    pub log_id: LogId,
+    pub consistency_token: String,
+}
+
+/// What is wrong with one value of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InvalidField {
+    /// The path to it, with dots.
+    pub field: String,
+    /// Stable, in snake case.
+    pub code: &'static str,
+    /// For people.
+    pub message: String,
+}
+
+/// Why events were not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum ExternalRefusal {
+    /// The caller may not append to this category.
+    #[error("the caller may not append to this category")]
+    Forbidden,
+    /// Names or data are not valid.
+    #[error("some events are not valid")]
+    Invalid(Vec<InvalidField>),
+    /// An event with this id is recorded already.
+    #[error("an event with the id {0} is recorded already")]
+    EventIdTaken(Uuid),
+    /// The store refused.
+    #[error(transparent)]
+    Append(#[from] AppendError),
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Records events of services. Cheap to clone; the clones share one bounded cache of compiled schemas.
+#[derive(Clone)]
+pub struct ExternalEvents {
+    executor: Executor,
+    /// By tenant, type and the version of the stream that holds the type's schema: an entry is never out of date.
+    compiled: Cache<(TenantId, ExternalType, u64), Arc<Compiled>>,
+}
+
+impl ExternalEvents {
+    /// Records through the executor's store.
+    pub fn new(executor: Executor) -> Self {
+        let compiled = Cache::builder().max_capacity(COMPILED_MAX).time_to_idle(COMPILED_FOR).build();
+        Self { executor, compiled }
+    }
+
+    /// Appends all of the events, or none.
+    pub async fn append(
+        &self,
+        context: &CommandContext,
+        request: ExternalAppend,
+    ) -> Result<ExternalReceipt, ExternalRefusal> {
+        let result = self.settle(context, request).await;
+        let outcome = match &result {
+            Ok(receipt) if receipt.duplicate => "duplicate",
+            Ok(_) => "applied",
+            Err(ExternalRefusal::Forbidden) => "forbidden",
+            Err(ExternalRefusal::Invalid(_) | ExternalRefusal::EventIdTaken(_)) => "invalid",
+            Err(ExternalRefusal::Append(AppendError::VersionConflict { .. })) => "version_conflict",
+            Err(_) => "failed",
+        };
+        metrics::counter!("commands_total", "command" => COMMAND, "outcome" => outcome).increment(1);
+        let Receipt { stream, version, log_id, position, count, .. } = result?;
+        let token = ConsistencyToken { tenant: context.tenant, log_id, position };
+        let consistency_token = token.encode(self.executor.store().key());
+        Ok(ExternalReceipt { stream, version, position, count, log_id, consistency_token })
+    }
+
+    async fn settle(
+        &self,
+        context: &CommandContext,
+        request: ExternalAppend,
+    ) -> Result<Receipt, ExternalRefusal> {
+        if !may(&context.caller, APPEND, &request.category) {
+            return Err(ExternalRefusal::Forbidden);
+        }
+        let tenant = self.executor.store().tenant(context.tenant);
+        let claim = context.command_id.map(|command_id| Claim { command_id, digest: self.digest(&request) });
+        // A repeat gets the first answer, whatever would be answered by now.
+        if let Some(claim) = claim
+            && let Some((receipt, digest)) = tenant.receipt(claim.command_id).await?
+        {
+            let same = digest == claim.digest;
+            return if same { Ok(receipt) } else { Err(AppendError::CommandIdReused.into()) };
+        }
+        let wrong = self.wrong(context.tenant, &request).await?;
+        if !wrong.is_empty() {
+            return Err(ExternalRefusal::Invalid(wrong));
+        }
+        let ids: Vec<String> =
+            request.events.iter().filter_map(|event| event.id).map(|id| id.to_string()).collect();
+        let command_id = context.command_id.unwrap_or_else(ids::new_id);
+        let new_event = |event: &ExternalEvent| NewEvent {
+            event_id: event.id,
+            event_type: event.event_type.event_type().clone(),
+            payload: event.data.clone(),
+            subject_keys: Vec::new(),
+        };
+        let mut append = StreamAppend::new(
+            request.stream.clone(),
+            request.expected,
+            request.events.iter().map(new_event).collect(),
+            context.metadata(command_id),
+        );
+        append.claim = claim;
+        append.reservations =
+            ids.iter().map(|id| Reservation { kind: EVENT_ID, value: id.clone() }).collect();
+        if ids.is_empty() {
+            return Ok(tenant.append(append).await?);
+        }
+        with_own_ids(&tenant, append, &ids).await
+    }
+
+    /// Everything that is wrong with the events: their types, and their data by the types' schemas.
+    async fn wrong(
+        &self,
+        tenant: TenantId,
+        request: &ExternalAppend,
+    ) -> Result<Vec<InvalidField>, StoreError> {
+        let mut wrong = Vec::new();
+        let mut seen = HashSet::new();
+        for (index, event) in request.events.iter().enumerate() {
+            let mut note = |field: &str, code, message: String| {
+                wrong.push(InvalidField { field: format!("events.{index}.{field}"), code, message });
+            };
+            if event.id.is_some_and(|id| !seen.insert(id)) {
+                note("id", "repeated", "must be another one for each event".to_owned());
+            }
+            if event.event_type.category() != request.category {
+                note("type", "type_of_other_category", format!("must start with {}.", request.category));
+                continue;
+            }
+            match self.schema(tenant, &event.event_type).await? {
+                None => note("type", "type_unregistered", "must be registered first".to_owned()),
+                Some(schema) => {
+                    for error in schema.check(&event.value) {
+                        let field = if error.at.is_empty() {
+                            "data".to_owned()
+                        } else {
+                            format!("data.{}", error.at)
+                        };
+                        note(&field, "schema_violated", error.message);
+                    }
+                }
+            }
+        }
+        Ok(wrong)
+    }
+
+    async fn schema(
+        &self,
+        tenant: TenantId,
+        event_type: &ExternalType,
+    ) -> Result<Option<Arc<Compiled>>, StoreError> {
+        let Some((family, version)) = event_type::find(&self.executor, tenant, event_type).await? else {
+            return Ok(None);
+        };
+        let Some(known) = family.version(event_type.number()) else { return Ok(None) };
+        let key = (tenant, event_type.clone(), version);
+        if let Some(compiled) = self.compiled.get(&key) {
+            return Ok(Some(compiled));
+        }
+        let schema = known.schema.clone();
+        let compiled = tokio::task::spawn_blocking(move || json_schema::compile(&schema))
+            .await
+            .map_err(|error| StoreError::Corrupt(error.to_string()))?
+            .map_err(|error| StoreError::Corrupt(format!("the schema of {event_type}: {error}")))?;
+        let compiled = Arc::new(compiled);
+        self.compiled.insert(key, Arc::clone(&compiled));
+        Ok(Some(compiled))
+    }
+
+    fn digest(&self, request: &ExternalAppend) -> [u8; 32] {
+        let expected = match request.expected {
+            ExpectedVersion::Any => Value::Null,
+            ExpectedVersion::NoStream => json!(0),
+            ExpectedVersion::Exact(version) => json!(version),
+        };
+        let events: Vec<Value> = request
+            .events
+            .iter()
+            .map(|event| json!({ "id": event.id, "type": event.event_type, "data": event.value }))
+            .collect();
+        let canonical = json!([expected, events]).to_string();
+        let parts = [COMMAND.as_bytes(), request.stream.as_str().as_bytes(), canonical.as_bytes()];
+        self.executor.store().key().mac("command-digest", &parts)
+    }
+}
+
+/// Appends events whose ids came from outside: none of them may be recorded already. Each id is reserved with its event,
+/// which settles it between streams; within the stream the append is tied to the version at which the ids were free.
+async fn with_own_ids(
+    tenant: &TenantStore,
+    append: StreamAppend,
+    ids: &[String],
+) -> Result<Receipt, ExternalRefusal> {
+    let mut retries = 0;
+    loop {
+        let expected = match append.expected {
+            ExpectedVersion::Any => ExpectedVersion::Exact(tenant.stream_version(&append.stream).await?),
+            given => given,
+        };
+        if let Some(taken) = tenant.first_reserved(EVENT_ID, ids).await? {
+            let earlier = match append.claim {
+                Some(claim) => tenant.receipt(claim.command_id).await?,
+                None => None,
+            };
+            // This very request came through a moment ago; the append answers with its receipt.
+            if earlier.is_none() {
+                let id = ids[taken].parse().expect("the ids were UUIDs before they were texts");
+                return Err(ExternalRefusal::EventIdTaken(id));
+            }
+        }
+        match tenant.append(StreamAppend { expected, ..append.clone() }).await {
+            Err(AppendError::VersionConflict { .. })
+                if append.expected == ExpectedVersion::Any && retries < RETRIES =>
+            {
+                retries += 1;
+            }
+            Err(AppendError::Reserved { .. }) => {
+                // Taken between the look and the append: the next look says which.
+                if retries == RETRIES {
+                    return Err(AppendError::Overloaded.into());
+                }
+                retries += 1;
+            }
+            other => return Ok(other?),
+        }
+    }
+}

@@ -1,0 +1,194 @@
+//! The rules of service tokens.
+
+use chrono::{DateTime, Days, SubsecRound, Utc};
+use cqrs_es::Aggregate;
+use cqrs_es::event_sink::EventSink;
+use schemas::integration::service_token::{
+    IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
+    ServiceTokenRevoked,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::rules::{self, Rejection, Rules};
+
+/// The longest life of a token in days.
+pub const DAYS_MAX: u32 = 365;
+/// The most scopes of a token.
+pub const SCOPES_MAX: usize = 20;
+
+crate::commands! {
+    /// What can be asked of a service token.
+    pub enum ServiceTokenCommand {
+        creates Issue(IssueServiceToken);
+        changes Revoke(RevokeServiceToken);
+    }
+}
+
+/// Why a service token command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ServiceTokenRejection {
+    /// The id is taken by a token.
+    #[error("the token is issued already")]
+    AlreadyIssued,
+    /// There is no such token.
+    #[error("there is no such token")]
+    NotIssued,
+    /// A token without rights, or with too many.
+    #[error("a token has 1 to {SCOPES_MAX} scopes")]
+    Scopes,
+    /// A token that never begins, or hardly ever ends.
+    #[error("a token is good for 1 to {DAYS_MAX} days")]
+    Days,
+}
+
+impl Rejection for ServiceTokenRejection {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::AlreadyIssued => "SERVICE_TOKEN_EXISTS",
+            Self::NotIssued => "SERVICE_TOKEN_UNKNOWN",
+            Self::Scopes => "SCOPES_INVALID",
+            Self::Days => "EXPIRES_DAYS_INVALID",
+        }
+    }
+}
+
+/// A service token as its events have made it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of ServiceTokenIssued")]
+pub struct ServiceToken {
+    /// False before the first event.
+    pub issued: bool,
+    pub name: String,
+    pub scopes: Vec<ServiceScope>,
+    pub issued_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+    /// Whether it was taken back.
+    pub revoked: bool,
+}
+
+impl Rules for ServiceToken {
+    fn decide(&self, command: ServiceTokenCommand) -> Result<Vec<ServiceTokenEvent>, ServiceTokenRejection> {
+        match (self.issued, command) {
+            (true, ServiceTokenCommand::Issue(_)) => Err(ServiceTokenRejection::AlreadyIssued),
+            (false, ServiceTokenCommand::Issue(new)) => issue(new).map(|event| vec![event]),
+            (false, ServiceTokenCommand::Revoke(_)) => Err(ServiceTokenRejection::NotIssued),
+            (true, ServiceTokenCommand::Revoke(_)) if self.revoked => Ok(Vec::new()),
+            (true, ServiceTokenCommand::Revoke(_)) => {
+                Ok(vec![ServiceTokenEvent::Revoked(ServiceTokenRevoked {})])
+            }
+        }
+    }
+
+    fn exists(&self) -> bool {
+        self.issued
+    }
+}
+
+fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenRejection> {
+    let mut scopes = new.scopes;
+    scopes.sort_unstable();
+    scopes.dedup();
+    if scopes.is_empty() || scopes.len() > SCOPES_MAX {
+        return Err(ServiceTokenRejection::Scopes);
+    }
+    if new.expires_days == 0 || new.expires_days > DAYS_MAX {
+        return Err(ServiceTokenRejection::Days);
+    }
+    // Tokens count in whole seconds.
+    let issued_at = new.now.trunc_subsecs(0);
+    let expires_at = issued_at + Days::new(u64::from(new.expires_days));
+    Ok(ServiceTokenEvent::Issued(ServiceTokenIssued { name: new.name, scopes, issued_at, expires_at }))
+}
+
+impl Aggregate for ServiceToken {
+    const TYPE: &'static str = Self::CATEGORY;
+    type Command = ServiceTokenCommand;
+    type Event = ServiceTokenEvent;
+    type Error = ServiceTokenRejection;
+    type Services = ();
+
+    async fn handle(
+        &mut self,
+        command: ServiceTokenCommand,
+        _services: &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), ServiceTokenRejection> {
+        rules::handle(self, command, sink).await
+    }
+
+    fn apply(&mut self, event: ServiceTokenEvent) {
+        match event {
+            ServiceTokenEvent::Issued(issued) => {
+                *self = Self {
+                    issued: true,
+                    name: issued.name.into(),
+                    scopes: issued.scopes,
+                    issued_at: issued.issued_at,
+                    expires_at: issued.expires_at,
+                    revoked: false,
+                }
+            }
+            ServiceTokenEvent::Revoked(_) => self.revoked = true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::{AggregateTestExecutor, TestFramework};
+    use schemas::engine::Name;
+
+    use super::*;
+
+    fn issue(scopes: &[&str], expires_days: u32) -> IssueServiceToken {
+        IssueServiceToken {
+            name: Name::parse("loyalty").expect("a valid name"),
+            scopes: scopes.iter().map(|scope| ServiceScope::parse(scope).expect("a valid scope")).collect(),
+            expires_days,
+            now: DateTime::from_timestamp(1_767_323_045, 678_000_000).expect("in range"),
+        }
+    }
+
+    fn issued() -> ServiceTokenEvent {
+        ServiceTokenEvent::Issued(ServiceTokenIssued {
+            name: Name::parse("loyalty").expect("a valid name"),
+            scopes: vec![ServiceScope::parse("events:read").expect("a valid scope")],
+            issued_at: DateTime::from_timestamp(1_767_323_045, 0).expect("in range"),
+            expires_at: DateTime::from_timestamp(1_767_323_045 + 86_400, 0).expect("in range"),
+        })
+    }
+
+    fn given(events: Vec<ServiceTokenEvent>) -> AggregateTestExecutor<ServiceToken> {
+        TestFramework::with(()).given(events)
+    }
+
+    #[test]
+    fn a_token_has_rights_and_an_end() {
+        given(vec![])
+            .when(issue(&["events:read", "events:read"], 1).into())
+            .then_expect_events(vec![issued()]);
+        given(vec![]).when(issue(&[], 1).into()).then_expect_error(ServiceTokenRejection::Scopes);
+        for days in [0, DAYS_MAX + 1] {
+            given(vec![])
+                .when(issue(&["events:read"], days).into())
+                .then_expect_error(ServiceTokenRejection::Days);
+        }
+    }
+
+    #[test]
+    fn a_token_is_revoked_once() {
+        let revoke = || ServiceTokenCommand::from(RevokeServiceToken {});
+        let revoked = ServiceTokenEvent::Revoked(ServiceTokenRevoked {});
+        given(vec![issued()]).when(revoke()).then_expect_events(vec![revoked.clone()]);
+        given(vec![issued(), revoked]).when(revoke()).then_expect_events(vec![]);
+        given(vec![]).when(revoke()).then_expect_error(ServiceTokenRejection::NotIssued);
+    }
+
+    #[test]
+    fn the_time_of_issue_does_not_make_a_repeat_another_command() {
+        let (first, mut again) = (issue(&["events:read"], 1), issue(&["events:read"], 1));
+        again.now = again.now + Days::new(1);
+        let text = |command| serde_json::to_string(&command).expect("serialises");
+        assert_eq!(text(first), text(again));
+    }
+}
