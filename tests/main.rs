@@ -8,6 +8,7 @@ mod audit;
 mod commands;
 mod dev;
 mod faults;
+mod integrators;
 mod nats;
 mod operators;
 mod outages;

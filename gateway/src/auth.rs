@@ -4,9 +4,11 @@ pub mod keys;
 pub mod passwords;
 pub mod pool;
 pub mod principal;
+pub mod services;
 pub mod tokens;
 
 pub use keys::{KeyError, SigningKey};
 pub use passwords::{HashingConfig, Password, PasswordError, Passwords};
 pub use principal::{Operator, Principal};
-pub use tokens::{Audience, Grant, Issued, TokenError, Tokens};
+pub use services::ServiceTokens;
+pub use tokens::{Audience, Grant, Issued, ServiceGrant, TokenError, Tokens};

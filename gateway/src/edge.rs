@@ -9,6 +9,7 @@ pub mod idempotency;
 pub mod observe;
 pub mod problem;
 pub mod tenancy;
+pub mod unique_names;
 
 pub use content::Body;
 pub use fields::Fields;

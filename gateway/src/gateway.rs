@@ -5,15 +5,15 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{get, post};
-use commands::Executor;
+use axum::routing::{delete, get, post};
+use commands::{Executor, ExternalEvents};
 use metrics_exporter_prometheus::PrometheusHandle;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::{self, ActivityLog};
-use crate::auth::{PasswordError, Passwords, SigningKey, Tokens};
+use crate::auth::{PasswordError, Passwords, ServiceTokens, SigningKey, Tokens};
 use crate::config::GatewayConfig;
 use crate::edge::observe::observe;
 use crate::edge::{Code, Problem};
@@ -31,6 +31,8 @@ pub struct Shared {
     pub(crate) store: Store,
     pub(crate) tokens: Tokens,
     pub(crate) passwords: Passwords,
+    pub(crate) service_tokens: ServiceTokens,
+    pub(crate) external: ExternalEvents,
     pub(crate) schema: graphql::ApiSchema,
     pub(crate) checks: Vec<ReadinessCheck>,
     pub(crate) metrics: PrometheusHandle,
@@ -75,12 +77,16 @@ impl Gateway {
         let metrics = operations::recorder()?;
         let store = executor.store().clone();
         let activities = ActivityLog::start(store.clone(), config.activities, stopping.clone());
+        let service_tokens = ServiceTokens::new(executor.clone());
+        let external = ExternalEvents::new(executor.clone());
         let shared = Shared {
             config,
             executor,
             store,
             tokens,
             passwords,
+            service_tokens,
+            external,
             schema,
             checks,
             metrics,
@@ -116,6 +122,15 @@ impl Gateway {
             .route("/v1/audit/proofs/{position}", get(rest::audit::proof))
             .route("/v1/audit/consistency", get(rest::audit::consistency))
             .route("/v1/audit/export", get(rest::audit::export))
+            .route("/v1/event-types", get(rest::event_types::list))
+            .route("/v1/event-types/{type}", get(rest::event_types::show).put(rest::event_types::put))
+            .route(
+                "/v1/streams/{category}/{id}/events",
+                get(rest::external_streams::page).post(rest::external_streams::append),
+            )
+            .route("/v1/service-tokens", get(rest::service_tokens::list).post(rest::service_tokens::issue))
+            .route("/v1/service-tokens/{id}", delete(rest::service_tokens::revoke))
+            .route("/asyncapi.json", get(rest::contracts::asyncapi))
             .route("/.well-known/jwks.json", get(rest::jwks::keys))
             .route(
                 "/graphql",

@@ -1,9 +1,14 @@
-//! REST: identity, platform services, and the log by pages.
+//! REST: identity, platform services, services in other processes, and the log by pages.
 
 pub mod activities;
 pub mod audit;
 pub mod auth;
+pub mod contracts;
+pub mod event_types;
 pub mod events;
+pub mod external_streams;
 pub mod jwks;
+pub mod pages;
+pub mod service_tokens;
 pub mod tenants;
 pub mod users;

@@ -21,6 +21,17 @@ pub fn nats_server() -> PathBuf {
     if own.exists() { own } else { PathBuf::from("nats-server") }
 }
 
+/// Node from 22.18 on, which runs TypeScript as it is; `None` where the machine has none.
+pub fn node() -> Option<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/node");
+    [PathBuf::from("node"), own].into_iter().find(|program| {
+        let Ok(output) = Command::new(program).arg("--version").output() else { return false };
+        let version = String::from_utf8_lossy(&output.stdout);
+        let mut parts = version.trim().trim_start_matches('v').split('.').map(str::parse::<u32>);
+        matches!((parts.next(), parts.next()), (Some(Ok(major)), Some(Ok(minor))) if (major, minor) >= (22, 18))
+    })
+}
+
 /// A command that runs as `postgres` where the tests run as root, and whose process gets `signal` when the thread that
 /// spawned it ends.
 pub fn command(program: &Path, as_postgres: bool, signal: &str) -> Command {

@@ -29,7 +29,7 @@ pub struct Principal {
 }
 
 impl Principal {
-    /// The user's id.
+    /// The user's id; a service's is that of its token, which no user has.
     pub fn user_id(&self) -> Uuid {
         self.claims.sub
     }
@@ -55,12 +55,13 @@ impl Principal {
 
     /// The context of a command that this caller sends.
     pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
-        let caller = Caller {
-            actor: Actor::user(self.user_id()),
-            user_id: Some(self.user_id()),
-            roles: self.claims.roles.clone(),
-            scopes: self.claims.scopes.clone(),
+        let (actor, user_id) = if self.claims.roles.contains(&Role::Integrator) {
+            (Actor::service(self.claims.sub), None)
+        } else {
+            (Actor::user(self.user_id()), Some(self.user_id()))
         };
+        let caller =
+            Caller { actor, user_id, roles: self.claims.roles.clone(), scopes: self.claims.scopes.clone() };
         CommandContext {
             tenant: self.record.id,
             caller,
@@ -88,6 +89,7 @@ impl FromRequestParts<Gateway> for Principal {
         if claims.roles.contains(&Role::Auditor) {
             context.note_auditor();
         }
+        gateway.service_tokens.check(&claims).await?;
         let store = gateway.store.tenant(record.id);
         Ok(Self { claims, record, store })
     }

@@ -57,6 +57,73 @@ impl Fields {
         }
     }
 
+    /// A value of any type, for the caller to look into; null is the same as absent.
+    pub fn any(&mut self, name: &str, required: bool) -> Option<Value> {
+        if required {
+            self.missing_if_absent(name);
+        }
+        self.values.remove(name).filter(|value| !value.is_null())
+    }
+
+    /// A whole number, not below zero.
+    pub fn whole_number(&mut self, name: &str, required: bool) -> Option<u64> {
+        let value = self.any(name, required)?;
+        let number = value.as_u64();
+        if number.is_none() {
+            self.mistype(name, "must be a whole number");
+        }
+        number
+    }
+
+    /// A list of texts that must be there and pass their check.
+    pub fn texts<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) -> Option<Vec<T>> {
+        let value = self.any(name, true)?;
+        let texts: Option<Vec<&str>> =
+            value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
+        let Some(texts) = texts else {
+            self.mistype(name, "must be a list of strings");
+            return None;
+        };
+        let mut parsed = Vec::new();
+        for (index, text) in texts.into_iter().enumerate() {
+            match parse(text) {
+                Ok(value) => parsed.push(value),
+                Err(problem) => {
+                    self.errors.push(FieldError::new(self.path(&format!("{name}.{index}")), problem));
+                }
+            }
+        }
+        Some(parsed)
+    }
+
+    /// A list of 1 to `most` objects that must be there. Give each back with [`absorb`](Self::absorb) when it is read.
+    pub fn objects(&mut self, name: &str, most: usize) -> Option<Vec<Self>> {
+        let Value::Array(list) = self.any(name, true)? else {
+            self.mistype(name, "must be a list of objects");
+            return None;
+        };
+        if list.is_empty() || list.len() > most {
+            let problem = InvalidValue::new("count_invalid", format!("must have 1 to {most} entries"));
+            self.errors.push(FieldError::new(self.path(name), problem));
+            return None;
+        }
+        let mut objects = Vec::with_capacity(list.len());
+        for (index, value) in list.into_iter().enumerate() {
+            let path = format!("{name}.{index}");
+            let Value::Object(values) = value else {
+                self.mistype(&path, "must be an object");
+                return None;
+            };
+            let prefix = format!("{}.", self.path(&path));
+            objects.push(Self { prefix, values, errors: Vec::new(), mistyped: Vec::new() });
+        }
+        Some(objects)
+    }
+
     /// An object within this one. Give it back with [`absorb`](Self::absorb) when it is read.
     pub fn object(&mut self, name: &str) -> Option<Self> {
         match self.values.remove(name)? {
@@ -103,7 +170,8 @@ impl Fields {
         }
     }
 
-    fn mistype(&mut self, name: &str, message: &str) {
+    /// Notes that a field is of the wrong type.
+    pub fn mistype(&mut self, name: &str, message: &str) {
         self.mistyped.push(FieldError::new(self.path(name), InvalidValue::new("type_invalid", message)));
     }
 

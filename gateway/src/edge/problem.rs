@@ -21,6 +21,7 @@ pub enum Code {
     InvalidCredentials,
     Forbidden,
     TenantMismatch,
+    ReservedContext,
     NotFound,
     TenantUnknown,
     MethodNotAllowed,
@@ -29,6 +30,9 @@ pub enum Code {
     SlugTaken,
     VersionConflict,
     CommandIdReused,
+    EventIdTaken,
+    EventTypeNotNext,
+    SchemaNarrower,
     TooLarge,
     UnsupportedMediaType,
     Invalid,
@@ -47,6 +51,7 @@ impl Code {
             }
             Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
             Self::TenantMismatch => ("tenant_mismatch", StatusCode::FORBIDDEN, "Tenants disagree"),
+            Self::ReservedContext => ("reserved_context", StatusCode::FORBIDDEN, "Names of the product"),
             Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
             Self::TenantUnknown => ("tenant_unknown", StatusCode::NOT_FOUND, "Unknown tenant"),
             Self::MethodNotAllowed => {
@@ -59,6 +64,11 @@ impl Code {
             Self::CommandIdReused => {
                 ("command_id_reused", StatusCode::CONFLICT, "Idempotency key used before")
             }
+            Self::EventIdTaken => ("event_id_taken", StatusCode::CONFLICT, "Event id used before"),
+            Self::EventTypeNotNext => {
+                ("event_type_not_next", StatusCode::CONFLICT, "Not the next version of the fact")
+            }
+            Self::SchemaNarrower => ("schema_narrower", StatusCode::CONFLICT, "A new version is needed"),
             Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
             Self::UnsupportedMediaType => {
                 ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type")
@@ -85,7 +95,7 @@ impl Code {
     pub fn graphql(self) -> &'static str {
         match self {
             Self::Unauthenticated | Self::InvalidCredentials => "UNAUTHENTICATED",
-            Self::Forbidden | Self::TenantMismatch => "FORBIDDEN",
+            Self::Forbidden | Self::TenantMismatch | Self::ReservedContext => "FORBIDDEN",
             Self::Unavailable => "UNAVAILABLE",
             Self::Internal => "INTERNAL",
             _ => "BAD_REQUEST",

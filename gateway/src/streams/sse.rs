@@ -43,10 +43,12 @@ pub async fn follow(
 
     let left = (principal.expires_at() - clock::now()).to_std().unwrap_or_default();
     let stopping = gateway.stopping.clone();
+    let (claims, of) = (Arc::clone(&principal.claims), gateway.clone());
     let over = async move {
         tokio::select! {
             () = stopping.cancelled() => {}
             () = tokio::time::sleep(left) => {}
+            () = of.service_tokens.revoked(&claims) => {}
         }
     };
     let slug = principal.record.slug.clone();

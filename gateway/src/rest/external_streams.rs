@@ -1,0 +1,267 @@
+//! `/v1/streams/{category}/{id}/events`: services record events in streams of their own and read streams.
+
+use axum::Json;
+use axum::extract::{Path, Request, State};
+use axum::http::{StatusCode, Uri};
+use bytes::Bytes;
+use commands::integration::appending::{EVENTS_MAX, ExternalReceipt, InvalidField};
+use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalEvent, ExternalRefusal};
+use schemas::engine::recorded::CloudEvent;
+use schemas::engine::{InvalidValue, LogId, StreamName};
+use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED};
+use schemas::integration::service_token::APPEND;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+use store::ExpectedVersion;
+use uuid::Uuid;
+
+use super::event_types::{external, reserved};
+use super::events::{EVENTS_SCOPE, position};
+use super::pages::{limit, pairs, unknown_parameter};
+use crate::auth::Principal;
+use crate::edge::content::{json_bytes, malformed};
+use crate::edge::unique_names::check_unique_names;
+use crate::edge::{Code, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+const DEFAULT_LIMIT: usize = 100;
+const MOST: u64 = 1_000;
+
+/// `POST`: appends all of the events, or none.
+pub async fn append(
+    State(gateway): State<Gateway>,
+    context: RequestContext,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path((category, id)): Path<(String, String)>,
+    request: Request,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let category = external("category", &category, ExternalCategory::parse)?;
+    let stream = StreamName::parse(&format!("{category}/{id}"))
+        .map_err(|error| Problem::invalid_field("id", error))?;
+    let append = read(category, stream, &json_bytes(request).await?)?;
+    let command = principal.command_context(&context, key.0);
+    let receipt = gateway.external.append(&command, append).await.map_err(refused)?;
+    let ExternalReceipt { stream, version, position, count, consistency_token, .. } = receipt;
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({
+            "stream": stream,
+            "version": version,
+            "position": position,
+            "count": count,
+            "consistency_token": consistency_token,
+        })),
+    ))
+}
+
+/// A page of a stream. Serialised directly, so that the events' data keep their stored bytes.
+#[derive(Debug, Serialize)]
+pub struct StreamBody {
+    log_id: LogId,
+    stream: StreamName,
+    version: u64,
+    events: Vec<CloudEvent>,
+    next_from_version: Option<u64>,
+}
+
+/// `GET`: a stream by pages. A stream without events is empty, not missing: its keeper starts from there.
+pub async fn page(
+    State(_gateway): State<Gateway>,
+    principal: Principal,
+    Path((category, id)): Path<(String, String)>,
+    uri: Uri,
+) -> Result<Json<StreamBody>, Problem> {
+    // Who may append to a category must be able to load what it keeps there.
+    if !principal.may(EVENTS_SCOPE) && !principal.may(&format!("{APPEND}{category}")) {
+        principal.needs(EVENTS_SCOPE)?;
+    }
+    let stream = StreamName::parse(&format!("{category}/{id}"))
+        .map_err(|error| Problem::invalid_field("stream", error))?;
+    let (from, limit) = range(&uri)?;
+    let page = principal.store.read_stream_page(&stream, from, limit).await?;
+    let events: Vec<_> = page
+        .events
+        .iter()
+        .map(|event| event.to_cloud_event(&principal.record.slug))
+        .collect::<Result<_, _>>()
+        .map_err(Problem::internal)?;
+    let next = page.events.last().map(|event| event.version + 1).filter(|next| *next <= page.version);
+    Ok(Json(StreamBody {
+        log_id: page.log_id,
+        stream,
+        version: page.version,
+        events,
+        next_from_version: next,
+    }))
+}
+
+fn range(uri: &Uri) -> Result<(u64, usize), Problem> {
+    let (mut from, mut most) = (1, DEFAULT_LIMIT);
+    let mut wrong = Vec::new();
+    for (name, value) in pairs(uri)? {
+        match name.as_str() {
+            "from_version" => match position(&value) {
+                Some(version) => from = version.max(1),
+                None => {
+                    let problem = InvalidValue::new("type_invalid", "must be a whole number");
+                    wrong.push(FieldError::new("from_version", problem));
+                }
+            },
+            "limit" => match limit(&value, MOST) {
+                Ok(limit) => most = limit,
+                Err(problem) => wrong.push(FieldError::new("limit", problem)),
+            },
+            unknown => wrong.push(unknown_parameter(unknown)),
+        }
+    }
+    if wrong.is_empty() { Ok((from, most)) } else { Err(Problem::invalid(wrong)) }
+}
+
+/// The data of the events as they came: their bytes are what is stored.
+#[derive(Deserialize)]
+struct RawBody<'a> {
+    #[serde(borrow)]
+    events: Vec<RawEvent<'a>>,
+}
+
+#[derive(Deserialize)]
+struct RawEvent<'a> {
+    #[serde(borrow)]
+    data: &'a RawValue,
+}
+
+fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result<ExternalAppend, Problem> {
+    let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    let Value::Object(values) = value else {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    };
+    // Two values under one name are read differently by different readers; what is checked must be what is stored.
+    check_unique_names(bytes)?;
+    let mut body = Fields::new(values);
+    let expected = match body.any("expected_version", false) {
+        None => ExpectedVersion::Any,
+        Some(Value::String(text)) if text == "any" => ExpectedVersion::Any,
+        Some(Value::String(text)) if text == "no_stream" => ExpectedVersion::NoStream,
+        Some(value) => match value.as_u64().filter(|&version| i64::try_from(version).is_ok()) {
+            Some(0) => ExpectedVersion::NoStream,
+            Some(version) => ExpectedVersion::Exact(version),
+            None => {
+                body.mistype("expected_version", "must be a whole number, \"any\" or \"no_stream\"");
+                ExpectedVersion::Any
+            }
+        },
+    };
+    let mut events = Vec::new();
+    let mut taken: Option<InvalidValue> = None;
+    for mut event in body.objects("events", EVENTS_MAX).unwrap_or_default() {
+        let id = event.optional("id", event_id);
+        let event_type = event.required("type", |text| {
+            ExternalType::parse(text).inspect_err(|error| {
+                if error.code == RESERVED {
+                    taken = Some(error.clone());
+                }
+            })
+        });
+        let value = event.any("data", true);
+        body.absorb(event);
+        if let (Some(event_type), Some(value)) = (event_type, value) {
+            events.push(ExternalEvent { id, event_type, data: Bytes::new(), value });
+        }
+    }
+    if let Some(error) = taken {
+        return Err(reserved(&error));
+    }
+    let mut events = body.finish(|| Some(events))?;
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    for (event, raw) in events.iter_mut().zip(raw.events) {
+        event.data = bytes.slice_ref(raw.data.get().as_bytes());
+    }
+    Ok(ExternalAppend { category, stream, expected, events })
+}
+
+fn event_id(text: &str) -> Result<Uuid, InvalidValue> {
+    let id = text.parse().ok().filter(|id: &Uuid| !id.is_nil());
+    id.ok_or_else(|| InvalidValue::new("id_invalid", "must be a UUID"))
+}
+
+fn refused(refusal: ExternalRefusal) -> Problem {
+    match refusal {
+        ExternalRefusal::Forbidden => Problem::new(Code::Forbidden)
+            .detail(format!("needs tenant_admin or the scope {APPEND}<category>")),
+        ExternalRefusal::Invalid(mut wrong) => {
+            wrong.truncate(20);
+            let as_error = |InvalidField { field, code, message }| {
+                FieldError::new(field, InvalidValue::new(code, message))
+            };
+            Problem::invalid(wrong.into_iter().map(as_error).collect())
+        }
+        ExternalRefusal::EventIdTaken(id) => {
+            Problem::new(Code::EventIdTaken).detail(format!("an event with the id {id} is recorded already"))
+        }
+        ExternalRefusal::Append(error) => ExecuteError::<EventTypeRejection>::from(error).into(),
+        ExternalRefusal::Store(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(body: &str) -> Result<ExternalAppend, Problem> {
+        let category = ExternalCategory::parse("ext.loyalty.account").expect("valid");
+        let stream = StreamName::parse("ext.loyalty.account/1").expect("valid");
+        read(category, stream, &Bytes::copy_from_slice(body.as_bytes()))
+    }
+
+    fn with(data: &str) -> String {
+        format!(r#"{{"events":[{{"type":"ext.loyalty.account.opened.v1","data":{data}}}]}}"#)
+    }
+
+    #[test]
+    fn data_keep_their_bytes() {
+        let data = r#"{ "b": 12345678901234567890123456789, "a" : 1.10 }"#;
+        let append = parsed(&with(data)).expect("valid");
+        assert_eq!(append.events[0].data, data);
+        assert_eq!(append.expected, ExpectedVersion::Any);
+    }
+
+    #[test]
+    fn expectations_are_numbers_or_words() {
+        let expected = |text: &str| {
+            let body = format!(
+                r#"{{"expected_version":{text},"events":[{{"type":"ext.loyalty.account.opened.v1","data":1}}]}}"#
+            );
+            parsed(&body).map(|append| append.expected).map_err(|problem| problem.code())
+        };
+        assert_eq!(expected("0"), Ok(ExpectedVersion::NoStream));
+        assert_eq!(expected("7"), Ok(ExpectedVersion::Exact(7)));
+        assert_eq!(expected("null"), Ok(ExpectedVersion::Any));
+        assert_eq!(expected("\"no_stream\""), Ok(ExpectedVersion::NoStream));
+        for bad in ["-1", "1.5", "\"7\"", "[]", "18446744073709551615"] {
+            assert_eq!(expected(bad), Err(Code::BadRequest), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_ambiguous_or_not_the_services_own_is_refused() {
+        let code = |body: &str| parsed(body).map(|_| ()).map_err(|problem| problem.code());
+        assert_eq!(code(&with(r#"{"a":1,"a":2}"#)), Err(Code::BadRequest));
+        assert_eq!(code(&with(r#"{"a":[{"b":1,"\u0062":2}]}"#)), Err(Code::BadRequest));
+        assert_eq!(code(r#"{"events":[]}"#), Err(Code::Invalid));
+        assert_eq!(code(r#"{"events":[1]}"#), Err(Code::BadRequest));
+        assert_eq!(code(r#"{}"#), Err(Code::Invalid));
+        assert_eq!(
+            code(r#"{"events":[{"type":"identity.user.registered.v1","data":{}}]}"#),
+            Err(Code::ReservedContext)
+        );
+        assert_eq!(code(r#"{"events":[{"type":"ext.loyalty.account.opened.v1"}]}"#), Err(Code::Invalid));
+        assert_eq!(
+            code(r#"{"events":[{"type":"ext.loyalty.account.opened.v1","data":1,"colour":1}]}"#),
+            Err(Code::Invalid)
+        );
+        let many = vec![r#"{"type":"ext.loyalty.account.opened.v1","data":1}"#; EVENTS_MAX + 1].join(",");
+        assert_eq!(code(&format!(r#"{{"events":[{many}]}}"#)), Err(Code::Invalid));
+    }
+}

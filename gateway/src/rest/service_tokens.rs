@@ -1,0 +1,131 @@
+//! `/v1/service-tokens`: tokens for services, given and taken back by tenant administrators.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::{StatusCode, Uri};
+use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{Name, clock};
+use schemas::identity::role::Role;
+use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::pages::PageQuery;
+use crate::auth::{Principal, ServiceGrant};
+use crate::edge::failures::rejected_field;
+use crate::edge::{Body, Code, IdempotencyKey, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+/// `POST /v1/service-tokens`: the token stands in this answer, and in that to a repeat under the same key; it is stored
+/// nowhere.
+pub async fn issue(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    principal: Principal,
+    key: IdempotencyKey,
+    Body(mut body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    administrator(&principal)?;
+    let name = body.required("name", Name::parse);
+    let scopes = body.texts("scopes", ServiceScope::parse);
+    let expires_days = body.whole_number("expires_days", true);
+    let (name, scopes, expires_days) = body.finish(|| Some((name?, scopes?, expires_days?)))?;
+    let expires_days = u32::try_from(expires_days).unwrap_or(u32::MAX);
+    let command = IssueServiceToken { name, scopes, expires_days, now: clock::now() };
+    let context = principal.command_context(&request, key.0);
+    let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
+    let executed = gateway.executor.execute::<ServiceToken>(&context, id, command, Extras::default()).await;
+    let executed = executed.map_err(refused)?;
+    let token = &executed.state;
+    let grant = ServiceGrant {
+        id,
+        tenant: principal.record.id,
+        tenant_slug: principal.record.slug.clone(),
+        tier: principal.record.tier,
+        name: token.name.clone(),
+        scopes: token.scopes.iter().map(ToString::to_string).collect(),
+        issued_at: token.issued_at,
+        expires_at: token.expires_at,
+    };
+    let access_token = gateway.tokens.issue_service(&grant).map_err(Problem::internal)?;
+    Ok((
+        StatusCode::CREATED,
+        Json(json!({
+            "service_token": described(id, token),
+            "access_token": access_token,
+            "token_type": "Bearer",
+            "consistency_token": executed.consistency_token,
+        })),
+    ))
+}
+
+/// `GET /v1/service-tokens`: by pages, in the order in which they were issued where no key named them.
+pub async fn list(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    administrator(&principal)?;
+    let page = PageQuery::read(&uri)?;
+    let ids = page.ids::<ServiceToken>(&principal.store).await?;
+    let mut tokens = Vec::with_capacity(ids.len());
+    for id in &ids {
+        if let Some((token, _)) = gateway.executor.load::<ServiceToken>(principal.record.id, *id).await? {
+            tokens.push(described(*id, &token));
+        }
+    }
+    Ok(Json(json!({ "service_tokens": tokens, "next_after": page.next(&ids) })))
+}
+
+/// `DELETE /v1/service-tokens/{id}`: takes a token back. Doing so again changes nothing.
+pub async fn revoke(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    administrator(&principal)?;
+    let id: Uuid = id.parse().map_err(|_| Problem::new(Code::NotFound))?;
+    let context = principal.command_context(&request, key.0);
+    let command = RevokeServiceToken {};
+    gateway
+        .executor
+        .execute::<ServiceToken>(&context, id, command, Extras::default())
+        .await
+        .map_err(refused)?;
+    gateway.service_tokens.forget(principal.record.id, id);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn administrator(principal: &Principal) -> Result<(), Problem> {
+    if principal.claims.roles.contains(&Role::TenantAdmin) {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
+    }
+}
+
+fn described(id: Uuid, token: &ServiceToken) -> Value {
+    json!({
+        "id": id,
+        "name": token.name,
+        "scopes": token.scopes,
+        "issued_at": timestamp(token.issued_at),
+        "expires_at": timestamp(token.expires_at),
+        "revoked": token.revoked,
+    })
+}
+
+fn refused(error: ExecuteError<ServiceTokenRejection>) -> Problem {
+    match error {
+        ExecuteError::Rejected(rejection @ ServiceTokenRejection::Scopes) => {
+            rejected_field("scopes", "scopes_invalid", &rejection)
+        }
+        ExecuteError::Rejected(rejection @ ServiceTokenRejection::Days) => {
+            rejected_field("expires_days", "expires_days_invalid", &rejection)
+        }
+        error => error.into(),
+    }
+}
