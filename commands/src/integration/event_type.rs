@@ -105,7 +105,8 @@ impl Rules for EventFamily {
                 description,
             })]);
         };
-        if known.schema == schema && known.description.as_deref() == description.as_ref().map(|d| d.as_str())
+        if known.schema == schema
+            && known.description.as_deref() == description.as_ref().map(schemas::engine::Notes::as_str)
         {
             return Ok(Vec::new());
         }

@@ -27,19 +27,19 @@ impl PageQuery {
         let mut query = Self { limit: DEFAULT as usize, after: None };
         let mut wrong = Vec::new();
         for (name, value) in &pairs {
-            match name.as_str() {
-                "limit" => match limit(value, MOST) {
-                    Ok(limit) => query.limit = limit,
-                    Err(problem) => wrong.push(FieldError::new("limit", problem)),
-                },
-                "after" => match value.parse() {
-                    Ok(after) => query.after = Some(after),
-                    Err(_) => {
-                        let problem = InvalidValue::new("cursor_invalid", "must be the next_after of a page");
-                        wrong.push(FieldError::new("after", problem));
-                    }
-                },
-                unknown => wrong.push(unknown_parameter(unknown)),
+            let taken = match name.as_str() {
+                "limit" => limit(value, MOST).map(|limit| query.limit = limit),
+                "after" => value
+                    .parse()
+                    .map(|after| query.after = Some(after))
+                    .map_err(|_| InvalidValue::new("cursor_invalid", "must be the next_after of a page")),
+                unknown => {
+                    wrong.push(unknown_parameter(unknown));
+                    continue;
+                }
+            };
+            if let Err(problem) = taken {
+                wrong.push(FieldError::new(name.as_str(), problem));
             }
         }
         if wrong.is_empty() { Ok(query) } else { Err(Problem::invalid(wrong)) }
