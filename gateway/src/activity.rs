@@ -83,7 +83,7 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
     let response = next.run(request).await;
     let (Some(route), Some(context)) = (route, context) else { return response };
     let Some(tenant) = context.tenant() else { return response };
-    let actor = context.user().map_or_else(Actor::anonymous, Actor::user);
+    let actor = context.actor();
     let action = format!("{method} {route}");
     let problem = response.extensions().get::<Problem>().map(Problem::code);
     let outcome = problem.map_or("accepted", Code::as_str);
@@ -108,10 +108,18 @@ fn kind(route: &str, problem: Option<Code>, auditor: bool) -> Option<ActivityKin
         return told.then_some(ActivityKind::SignIn);
     }
     match problem {
-        Some(Code::Unauthenticated | Code::Forbidden | Code::TenantMismatch) => Some(ActivityKind::Refusal),
-        Some(Code::Invalid | Code::EmailTaken | Code::VersionConflict | Code::CommandIdReused) => {
-            Some(ActivityKind::RejectedCommand)
+        Some(Code::Unauthenticated | Code::Forbidden | Code::TenantMismatch | Code::ReservedContext) => {
+            Some(ActivityKind::Refusal)
         }
+        Some(
+            Code::Invalid
+            | Code::EmailTaken
+            | Code::VersionConflict
+            | Code::CommandIdReused
+            | Code::EventIdTaken
+            | Code::EventTypeNotNext
+            | Code::SchemaNarrower,
+        ) => Some(ActivityKind::RejectedCommand),
         _ if route.starts_with("/v1/audit/") || route == "/v1/activities" || auditor => {
             Some(ActivityKind::AuditAccess)
         }

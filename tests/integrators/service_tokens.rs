@@ -90,6 +90,11 @@ async fn a_service_is_no_administrator() {
         crate::support::product::client().get(format!("{admin}/admin/tenants")).bearer_auth(&service.token);
     let (status, _) = send(request).await;
     assert_eq!(status, StatusCode::UNAUTHORIZED, "the admin listener is another door");
+    eventually("the refusals stand in the activity log", || async {
+        let (_, page) = send(tenant.admin(Method::GET, "/v1/activities")).await;
+        page.to_string().contains(&format!("service:{}", service.id)).then_some(())
+    })
+    .await;
     // Members cannot make services either.
     tenant.register("wren@example.com", PASSWORD).await;
     let token = tenant.login("wren@example.com").await;

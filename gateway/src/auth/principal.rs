@@ -89,6 +89,9 @@ impl FromRequestParts<Gateway> for Principal {
         if claims.roles.contains(&Role::Auditor) {
             context.note_auditor();
         }
+        if claims.roles.contains(&Role::Integrator) {
+            context.note_service();
+        }
         gateway.service_tokens.check(&claims).await?;
         let store = gateway.store.tenant(record.id);
         Ok(Self { claims, record, store })

@@ -13,7 +13,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use schemas::engine::metadata::parse_traceparent;
-use schemas::engine::{RequestId, TenantId, TenantSlug};
+use schemas::engine::{Actor, RequestId, TenantId, TenantSlug};
 use store::TenantRecord;
 use tracing::Instrument;
 use uuid::Uuid;
@@ -37,6 +37,7 @@ struct Noted {
     tenant: OnceLock<(TenantId, TenantSlug)>,
     user: OnceLock<Uuid>,
     auditor: OnceLock<()>,
+    service: OnceLock<()>,
     /// Commands that were rejected, with the code.
     rejections: Mutex<Vec<(String, String)>>,
 }
@@ -51,6 +52,7 @@ impl RequestContext {
             tenant: OnceLock::new(),
             user: OnceLock::new(),
             auditor: OnceLock::new(),
+            service: OnceLock::new(),
             rejections: Mutex::default(),
         }))
     }
@@ -93,6 +95,20 @@ impl RequestContext {
     /// Whether whoever asks audits the tenant.
     pub fn is_auditor(&self) -> bool {
         self.0.auditor.get().is_some()
+    }
+
+    /// Notes that whoever asks is a service.
+    pub fn note_service(&self) {
+        self.0.service.get_or_init(|| ());
+    }
+
+    /// Who asks, as the logs name them.
+    pub fn actor(&self) -> Actor {
+        match (self.user(), self.0.service.get()) {
+            (Some(id), Some(())) => Actor::service(id),
+            (Some(id), None) => Actor::user(id),
+            (None, _) => Actor::anonymous(),
+        }
     }
 
     /// Notes a command that was rejected.
