@@ -1,4 +1,4 @@
-//! Single streams and categories of streams, by the index over stream names.
+//! Single streams by pages, their versions, and values that streams hold.
 
 use bytes::Bytes;
 use schemas::engine::{LogId, RecordedEvent, StreamName};
@@ -54,27 +54,6 @@ impl TenantStore {
         let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
         transaction.commit().await?;
         Ok(last.map_or(0, |row| row.get::<_, i64>(0) as u64))
-    }
-
-    /// At most `limit` streams of a category behind the id `after`, in order of id.
-    pub async fn streams(
-        &self,
-        category: &str,
-        after: Option<&str>,
-        limit: usize,
-    ) -> Result<Vec<StreamName>, StoreError> {
-        // The slash is part of every name; a zero is the character behind it.
-        let (from, to) = (format!("{category}/{}", after.unwrap_or_default()), format!("{category}0"));
-        let transaction = self.begin().await?;
-        let rows = transaction
-            .query(
-                "select stream from events
-                 where tenant_id = $1 and stream > $2 and stream < $3 and version = 1 order by stream limit $4",
-                &[&self.id().0, &from, &to, &(limit as i64)],
-            )
-            .await?;
-        transaction.commit().await?;
-        rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
     }
 
     /// The index of a value that a stream holds, where one of them is held; all in their normalised form.

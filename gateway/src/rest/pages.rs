@@ -3,7 +3,7 @@
 use axum::extract::Query;
 use axum::http::Uri;
 use commands::Rules;
-use schemas::engine::InvalidValue;
+use schemas::engine::{InvalidValue, StreamName};
 use store::TenantStore;
 use uuid::Uuid;
 
@@ -47,9 +47,9 @@ impl PageQuery {
 
     /// The ids of the page's aggregates.
     pub async fn ids<A: Rules>(&self, store: &TenantStore) -> Result<Vec<Uuid>, Problem> {
-        let after = self.after.map(|id| id.to_string());
-        let streams = store.streams(A::CATEGORY, after.as_deref(), self.limit).await?;
-        Ok(streams.iter().filter_map(schemas::engine::StreamName::uuid).collect())
+        let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));
+        let streams = store.streams(&format!("{}/", A::CATEGORY), after.as_ref(), self.limit as u32).await?;
+        Ok(streams.iter().filter_map(StreamName::uuid).collect())
     }
 
     /// Where the next page starts, unless this one was the last.
