@@ -132,6 +132,9 @@ pub enum SuperviseError {
         /// Its log.
         log: PathBuf,
     },
+    /// A key of NATS in the data folder was changed by hand.
+    #[error("a key of NATS in the data folder does not read: {0}")]
+    NatsKey(#[from] ::nats::accounts::KeyError),
     /// The fresh server does not answer as it should.
     #[error("the private PostgreSQL server cannot be prepared")]
     Database(#[from] tokio_postgres::Error),
@@ -156,6 +159,35 @@ pub struct Options {
     pub nats_server: Option<PathBuf>,
     /// Any free ports, not the usual ones.
     pub random_ports: bool,
+}
+
+/// The files and the account with which the product uses the private NATS.
+pub struct NatsFiles {
+    /// The credentials file of the application's account.
+    pub application: PathBuf,
+    /// The credentials file of the system account.
+    pub system: PathBuf,
+    /// The seed that signs accounts.
+    pub operator_signing: PathBuf,
+    /// The seed that signs integrators' credentials.
+    pub edge_signing: PathBuf,
+    /// The public key of the integrators' account.
+    pub edge_account: String,
+}
+
+impl NatsFiles {
+    /// Writes them anew from the keys in the folder.
+    pub fn write(folder: &DataFolder) -> Result<Self, SuperviseError> {
+        let keys = nats::keys(folder)?;
+        let seed = |name: &str| folder.path().join("secrets").join(nats::key_file(name));
+        Ok(Self {
+            application: folder.write("secrets/nats-application.creds", &keys.application_credentials())?,
+            system: folder.write("secrets/nats-system.creds", &keys.system_credentials())?,
+            operator_signing: seed("operator-signing"),
+            edge_signing: seed("edge-signing"),
+            edge_account: keys.edge_account(),
+        })
+    }
 }
 
 /// Both servers, running.

@@ -2,8 +2,10 @@
 //! and is filled again.
 //!
 //! Layout: `connection` connects and sets the stream up; `message` maps events to messages and back; `relay` publishes
-//! the log; `follow` reads the stream for the product's own followers; `checkpoints` publishes what the sealer signs.
+//! the log; `follow` reads the stream for the product's own followers; `checkpoints` publishes what the sealer signs;
+//! `accounts` says who may do what on a NATS in operator mode.
 
+pub mod accounts;
 pub mod checkpoints;
 pub mod connection;
 mod error;

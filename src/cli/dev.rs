@@ -228,8 +228,14 @@ fn fit_to_servers(
     (database.owner_password, database.owner_password_file) = (None, Some(superuser_file));
     (database.runtime_password, database.runtime_password_file) = (None, Some(runtime_file));
     settings.nats.url = Secret::new(servers.nats_url());
-    settings.nats.credentials_file = None;
     settings.nats.replicas = 1;
+    let files = supervise::NatsFiles::write(folder).map_err(plain)?;
+    let nats = &mut settings.nats;
+    nats.credentials_file = Some(files.application);
+    nats.system_credentials_file = Some(files.system);
+    (nats.edge_account, nats.public_url) = (Some(files.edge_account), None);
+    (nats.edge_signing_seed, nats.edge_signing_seed_file) = (None, Some(files.edge_signing));
+    (nats.operator_signing_seed, nats.operator_signing_seed_file) = (None, Some(files.operator_signing));
     (settings.secrets.key, settings.secrets.key_file) = (None, Some(key_file));
     (settings.identity.signing_key, settings.identity.signing_key_file) = (None, Some(signing_key_file));
     if random_ports {
@@ -265,7 +271,13 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     set("database", "owner_user", database.owner_user.as_str().into());
     set("database", "owner_password_file", path(&database.owner_password_file));
     set("database", "runtime_password_file", path(&database.runtime_password_file));
-    set("nats", "url", settings.nats.url.reveal().into());
+    let nats = &settings.nats;
+    set("nats", "url", nats.url.reveal().into());
+    set("nats", "credentials_file", path(&nats.credentials_file));
+    set("nats", "edge_account", nats.edge_account.as_deref().unwrap_or_default().into());
+    set("nats", "edge_signing_seed_file", path(&nats.edge_signing_seed_file));
+    set("nats", "operator_signing_seed_file", path(&nats.operator_signing_seed_file));
+    set("nats", "system_credentials_file", path(&nats.system_credentials_file));
     set("gateway", "public_address", addresses.public.to_string().into());
     set("gateway", "operations_address", addresses.operations.to_string().into());
     set("gateway", "admin_address", addresses.admin.to_string().into());
@@ -299,7 +311,7 @@ fn ready(settings: &Settings, folder: &DataFolder, running: &Running, demo: &Dem
         admin_url: url(addresses.admin),
         database_url: database_url(&database.owner_password()?, database.port),
         nats_url: settings.nats.url.reveal().to_owned(),
-        nats_credentials: None,
+        nats_credentials: settings.nats.credentials_file.clone(),
         tenant: demo::TENANT,
         access_token: demo.access_token.clone(),
         admin_token: demo.admin_token.clone(),
@@ -312,6 +324,7 @@ fn banner(ready: &Ready) -> io::Result<()> {
     let Ready {
         gateway_url, graphql_url, operations_url, admin_url, database_url, nats_url, data_dir, ..
     } = ready;
+    let credentials = ready.nats_credentials.as_deref().unwrap_or(data_dir).display();
     let data_dir = data_dir.display();
     let mut out = io::stdout().lock();
     writeln!(
@@ -324,7 +337,7 @@ fn banner(ready: &Ready) -> io::Result<()> {
   operations   {operations_url}/readyz
   admin        {admin_url}
   PostgreSQL   {database_url}
-  NATS         {nats_url}
+  NATS         {nats_url}  (credentials: {credentials})
   data folder  {data_dir}
 
   Tenant `{}`: anybody may register. Its administrator is {}, password `{}`.

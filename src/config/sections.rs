@@ -56,9 +56,64 @@ pub struct Nats {
     #[serde(deserialize_with = "path")]
     pub credentials_file: Option<PathBuf>,
     pub replicas: usize,
+    #[serde(deserialize_with = "text")]
+    pub edge_account: Option<String>,
+    #[serde(deserialize_with = "secret")]
+    pub edge_signing_seed: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub edge_signing_seed_file: Option<PathBuf>,
+    #[serde(deserialize_with = "secret")]
+    pub operator_signing_seed: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub operator_signing_seed_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub system_credentials_file: Option<PathBuf>,
+    #[serde(deserialize_with = "text")]
+    pub public_url: Option<String>,
 }
 
 impl Nats {
+    /// The seed that signs integrators' credentials, where this process issues any.
+    pub fn edge_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
+        optional(Secret::resolve(
+            "nats.edge_signing_seed",
+            self.edge_signing_seed.as_ref(),
+            self.edge_signing_seed_file.as_deref(),
+        ))
+    }
+
+    /// The seed that signs the integrators' account, where this process keeps it.
+    pub fn operator_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
+        optional(Secret::resolve(
+            "nats.operator_signing_seed",
+            self.operator_signing_seed.as_ref(),
+            self.operator_signing_seed_file.as_deref(),
+        ))
+    }
+
+    /// What is wrong with the settings of integrators' credentials.
+    fn integrators_problem(&self) -> Option<SettingsError> {
+        let (edge, operator) = match (self.edge_signing_seed(), self.operator_signing_seed()) {
+            (Ok(edge), Ok(operator)) => (edge.is_some(), operator.is_some()),
+            (Err(error), _) | (_, Err(error)) => return Some(error),
+        };
+        if operator != self.system_credentials_file.is_some() {
+            return Some(invalid(
+                "nats.operator_signing_seed",
+                "and `nats.system_credentials_file` go together; set both or neither",
+            ));
+        }
+        if operator && self.credentials_file.is_none() {
+            return Some(SettingsError::Missing("nats.credentials_file"));
+        }
+        match self.edge_account.is_some() {
+            false if edge || operator => Some(SettingsError::Missing("nats.edge_account")),
+            // Whoever has the operator's seed pushes which keys sign for the account, so it has to know this one.
+            true if !edge => Some(SettingsError::Missing("nats.edge_signing_seed")),
+            _ => None,
+        }
+    }
+
     pub(super) fn problem(&self) -> Option<SettingsError> {
         let has_scheme =
             |address: &str| ["nats://", "tls://"].iter().any(|scheme| address.trim().starts_with(scheme));
@@ -68,9 +123,18 @@ impl Nats {
         if ![1, 3].contains(&self.replicas) {
             return Some(invalid("nats.replicas", "must be 1 or 3"));
         }
-        let path = self.credentials_file.as_ref()?;
-        let source = std::fs::File::open(path).err()?;
-        Some(SettingsError::SecretFile { name: "nats.credentials", path: path.clone(), source })
+        let files = [
+            ("nats.credentials", &self.credentials_file),
+            ("nats.system_credentials", &self.system_credentials_file),
+        ];
+        for (name, path) in files {
+            if let Some(path) = path
+                && let Err(source) = std::fs::File::open(path)
+            {
+                return Some(SettingsError::SecretFile { name, path: path.clone(), source });
+            }
+        }
+        self.integrators_problem()
     }
 }
 
@@ -229,6 +293,15 @@ pub enum LogFormat {
     Json,
     /// For people.
     Text,
+}
+
+/// A secret that need not be set.
+fn optional(resolved: Result<Secret, SettingsError>) -> Result<Option<Secret>, SettingsError> {
+    match resolved {
+        Ok(secret) => Ok(Some(secret)),
+        Err(SettingsError::Missing(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn invalid(key: &'static str, problem: &str) -> SettingsError {

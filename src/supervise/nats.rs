@@ -1,8 +1,9 @@
-//! The private nats-server: JetStream in the data folder, on 127.0.0.1 only, without users.
+//! The private nats-server: JetStream in the data folder, on 127.0.0.1 only, in operator mode as in production.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use ::nats::accounts::OperatorKeys;
 use nix::sys::signal::Signal;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
@@ -10,6 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::process::{Launch, Process, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError};
+use crate::config::Secret;
 
 /// The port asked for first; not 4222, where a server of the system's own would be.
 const USUAL_PORT: u16 = 4223;
@@ -17,6 +19,19 @@ const USUAL_PORT: u16 = 4223;
 const STARTUP: Duration = Duration::from_mins(2);
 
 const STOP: [(Signal, Duration); 1] = [(Signal::SIGTERM, Duration::from_millis(600))];
+
+/// The keys of the operator and its accounts, made where they are missing.
+pub(super) fn keys(folder: &DataFolder) -> Result<OperatorKeys, SuperviseError> {
+    OperatorKeys::kept(|name, fresh| {
+        let (_, kept) = folder.secret(&key_file(name), || Secret::new(fresh))?;
+        Ok(kept.reveal().to_owned())
+    })
+}
+
+/// The file in the folder `secrets` that holds a key's seed.
+pub(super) fn key_file(name: &str) -> String {
+    format!("nats-{name}.seed")
+}
 
 /// nats-server, running.
 pub(super) struct NatsServer {
@@ -41,11 +56,12 @@ impl NatsServer {
         end_stale("nats-server", &pid_file, &settings, &STOP).await;
         let program = reachable(folder, &programs.nats_server)?;
         let log = folder.path().join("nats.log");
+        let accounts = keys(folder)?.server_settings(&own.join("jwt"));
         let mut tries = 0;
         loop {
             let port = free_port((!random_port && tries == 0).then_some(USUAL_PORT));
             let text = format!(
-                "server_name: annals-dev\nlisten: \"127.0.0.1:{port}\"\npid_file: {}\njetstream {{ store_dir: {} }}\n",
+                "server_name: annals-dev\nlisten: \"127.0.0.1:{port}\"\npid_file: {}\njetstream {{ store_dir: {} }}\n{accounts}",
                 quoted(&pid_file),
                 quoted(&own),
             );

@@ -94,8 +94,7 @@ fn assert_dense(events: &[Value]) {
 
 /// The stream EVENTS holds each event of the tenant once, in position order, with the log's own bytes.
 async fn assert_published(tenant: &Tenant<'_>, events: &[Value]) {
-    let client = async_nats::connect(tenant.product.annals.text("nats_url")).await.expect("NATS answers");
-    let context = async_nats::jetstream::new(client);
+    let context = async_nats::jetstream::new(tenant.product.nats().await);
     let stream = context.get_stream("EVENTS").await.expect("the stream is there");
     let consumer = stream
         .create_consumer(async_nats::jetstream::consumer::pull::OrderedConfig {

@@ -32,8 +32,8 @@ async fn a_request_id_goes_into_the_event_and_onto_jetstream() {
         .expect("recorded");
     assert_eq!(event["requestid"], "my-request.1");
 
-    let client = async_nats::connect(product.annals.text("nats_url")).await.expect("NATS answers");
-    let stream = async_nats::jetstream::new(client).get_stream("EVENTS").await.expect("the stream is there");
+    let context = async_nats::jetstream::new(product.nats().await);
+    let stream = context.get_stream("EVENTS").await.expect("the stream is there");
     let config = async_nats::jetstream::consumer::pull::OrderedConfig {
         filter_subject: format!("events.{}.identity.user.registered.v1", tenant.slug),
         ..Default::default()

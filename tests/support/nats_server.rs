@@ -1,6 +1,9 @@
 //! A private nats-server with JetStream for one test; it ends with the value, or with the thread that started it.
 
+use std::path::PathBuf;
 use std::process::{Child, Stdio};
+
+use nats::accounts::{KeyError, OperatorKeys};
 
 use super::{eventually, postgres::free_port, programs};
 
@@ -8,17 +11,48 @@ pub struct NatsServer {
     child: Child,
     port: u16,
     folder: tempfile::TempDir,
+    operator: Option<Box<OperatorKeys>>,
 }
 
 impl NatsServer {
-    /// Starts a server and waits until it answers.
+    /// Starts a server without users and waits until it answers.
     pub async fn start() -> Self {
+        Self::start_with(None).await
+    }
+
+    /// Starts a server in operator mode and waits until it answers.
+    pub async fn start_in_operator_mode() -> Self {
+        let keys = OperatorKeys::kept(|_, fresh| Ok::<_, KeyError>(fresh));
+        Self::start_with(Some(Box::new(keys.expect("fresh seeds read")))).await
+    }
+
+    async fn start_with(operator: Option<Box<OperatorKeys>>) -> Self {
         let folder = tempfile::Builder::new().prefix("annals-nats-").tempdir().expect("a temporary folder");
+        let mut settings = "jetstream: enabled\n".to_owned();
+        if let Some(keys) = &operator {
+            settings += &keys.server_settings(&folder.path().join("jwt"));
+            let files =
+                [("application", keys.application_credentials()), ("system", keys.system_credentials())];
+            for (name, text) in files {
+                std::fs::write(folder.path().join(format!("{name}.creds")), text).expect("it can be written");
+            }
+        }
+        std::fs::write(folder.path().join("nats.conf"), settings).expect("it can be written");
         let port = free_port();
         let child = spawn(&folder, port);
-        let server = Self { child, port, folder };
-        server.wait_until_ready().await;
+        let server = Self { child, port, folder, operator };
+        Box::pin(server.wait_until_ready()).await;
         server
+    }
+
+    /// The keys of a server in operator mode.
+    pub fn keys(&self) -> &OperatorKeys {
+        self.operator.as_deref().expect("the server is in operator mode")
+    }
+
+    /// The credentials file `application` or `system` of a server in operator mode.
+    pub fn credentials(&self, name: &str) -> PathBuf {
+        self.folder.path().join(format!("{name}.creds"))
     }
 
     /// Where clients connect.
@@ -62,8 +96,14 @@ impl NatsServer {
     }
 
     async fn wait_until_ready(&self) {
-        eventually("nats-server answers", || async { async_nats::connect(self.url()).await.ok().map(drop) })
-            .await;
+        eventually("nats-server answers", || async {
+            let mut options = async_nats::ConnectOptions::new();
+            if self.operator.is_some() {
+                options = options.credentials_file(self.credentials("application")).await.ok()?;
+            }
+            Box::pin(options.connect(self.url())).await.ok().map(drop)
+        })
+        .await;
     }
 }
 
@@ -90,8 +130,10 @@ fn copy(from: &std::path::Path, to: &std::path::Path) {
 
 fn spawn(folder: &tempfile::TempDir, port: u16) -> Child {
     programs::command(&programs::nats_server(), false, "KILL")
-        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-js", "-sd"])
+        .args(["-a", "127.0.0.1", "-p", &port.to_string(), "-sd"])
         .arg(folder.path())
+        .arg("-c")
+        .arg(folder.path().join("nats.conf"))
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()

@@ -43,6 +43,13 @@ impl Product {
         self.annals.text("admin_token")
     }
 
+    /// A connection to its NATS as the application itself.
+    pub async fn nats(&self) -> async_nats::Client {
+        let options = async_nats::ConnectOptions::with_credentials_file(self.annals.text("nats_credentials"));
+        let options = options.await.expect("the credentials file reads");
+        options.connect(self.annals.text("nats_url")).await.expect("NATS answers")
+    }
+
     /// A request without tenant or token.
     pub fn request(&self, method: Method, path: &str) -> RequestBuilder {
         client().request(method, self.url(path))

@@ -1,0 +1,93 @@
+//! NATS JWTs: JSON claims under an Ed25519 signature of an nkey, and credentials files that hold one with its key.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
+use nkeys::KeyPair;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{now, token_id};
+
+const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
+
+/// The claims of an operator, an account or a user, as NATS has them (version 2).
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Claims {
+    /// Which JWT it is. A resolver that holds one with this id does not take it again.
+    pub jti: String,
+    /// When it was issued, in Unix seconds.
+    pub iat: i64,
+    /// Until when it is good; `None`: for ever.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exp: Option<i64>,
+    /// The public key of who signs.
+    pub iss: String,
+    /// The public key that it is about.
+    pub sub: String,
+    /// For people.
+    #[serde(default)]
+    pub name: String,
+    /// What it grants.
+    pub nats: Value,
+}
+
+impl Claims {
+    /// Claims about `sub`, issued now by `issuer`, without an end.
+    pub fn new(issuer: &KeyPair, sub: String, name: &str, nats: Value) -> Self {
+        Self {
+            jti: token_id(),
+            iat: now(),
+            exp: None,
+            iss: issuer.public_key(),
+            sub,
+            name: name.to_owned(),
+            nats,
+        }
+    }
+
+    /// The JWT. `issuer` is the key that `iss` names.
+    pub fn sign(&self, issuer: &KeyPair) -> String {
+        let claims = serde_json::to_vec(self).expect("claims are JSON");
+        let signed = format!("{}.{}", BASE64.encode(HEADER), BASE64.encode(claims));
+        let signature = issuer.sign(signed.as_bytes()).expect("the issuer's key has its seed");
+        format!("{signed}.{}", BASE64.encode(signature))
+    }
+
+    /// The claims of a JWT from a source that has checked its signature.
+    pub fn read(token: &str) -> Option<Self> {
+        let claims = token.trim().split('.').nth(1)?;
+        serde_json::from_slice(&BASE64.decode(claims).ok()?).ok()
+    }
+}
+
+/// The text of a credentials file (`.creds`), which NATS clients take as it is.
+pub fn credentials_file(token: &str, user: &KeyPair) -> String {
+    let seed = user.seed().expect("the user's key has its seed");
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{token}\n------END NATS USER JWT------\n\n\
+         ************************* IMPORTANT *************************\n\
+         NKEY Seed printed below can be used to sign and prove identity.\n\
+         NKEYs are sensitive and should be treated as secrets.\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n\n\
+         *************************************************************\n"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_token_reads_back_and_its_signature_holds() {
+        let key = KeyPair::new_account();
+        let claims = Claims::new(&key, "USER".to_owned(), "ada", json!({"type": "user"}));
+        let token = claims.sign(&key);
+        assert_eq!(Claims::read(&token), Some(claims));
+        let (signed, signature) = token.rsplit_once('.').expect("three parts");
+        let signature = BASE64.decode(signature).expect("base64");
+        assert!(key.verify(signed.as_bytes(), &signature).is_ok());
+        assert!(!token.contains('='));
+    }
+}
