@@ -19,6 +19,7 @@ pub mod evidence;
 pub mod feed;
 pub mod heads;
 pub mod incarnation;
+pub mod integrators;
 pub mod keys;
 pub mod logs;
 pub mod merkle;
@@ -48,6 +49,10 @@ pub use error::StoreError;
 pub use evidence::EvidenceRow;
 pub use heads::Head;
 pub use incarnation::{Examination, Examiner, Incarnation};
+pub use integrators::{
+    AckedPlace, CutKey, FoundPlace, IntegratorChange, IntegratorCommand, IntegratorCredential,
+    IntegratorOutcome, NewCredential, NewKey,
+};
 pub use keys::DeploymentKey;
 pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};

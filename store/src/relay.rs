@@ -182,6 +182,13 @@ impl Store {
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
+    /// When the stream that the progress speaks of was created.
+    pub async fn relay_stream_created(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        let row = connection.query_opt("select created_at from relay_stream", &[]).await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+
     /// Compares the stream's creation time with that of last time. `false`: it is another stream, from which `removed`
     /// messages have gone, so every generation was raised and everything is to be published again.
     pub async fn relay_stream_is(&self, created_at: DateTime<Utc>, removed: u64) -> Result<bool, StoreError> {

@@ -7,7 +7,7 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 19] = [
+pub const TENANT_TABLES: [&str; 22] = [
     "heads",
     "events",
     "receipts",
@@ -23,6 +23,9 @@ pub const TENANT_TABLES: [&str; 19] = [
     "activities",
     "subtrees",
     "sealed_logs",
+    "integrator_credentials",
+    "integrator_keys",
+    "integrator_commands",
     "customers_v1",
     "customers_v1_b",
     "users_v1",

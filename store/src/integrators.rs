@@ -1,0 +1,286 @@
+//! The registry of integrators' credentials: what was issued to whom, and how far each integrator has acknowledged. NATS
+//! is brought in line with it by a keeper, which works over all tenants; `issuing` is what a tenant does.
+
+mod issuing;
+
+use chrono::{DateTime, Utc};
+use schemas::engine::{LogId, TenantId, TenantSlug};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::pools::get;
+use crate::{Store, StoreError};
+
+pub use issuing::{IntegratorChange, IntegratorCommand, IntegratorOutcome, NewCredential, NewKey};
+
+/// Credentials that a tenant may have at a time.
+pub const MOST_CREDENTIALS: i64 = 100;
+/// Keys of a tenant that may be unexpired at a time, revoked ones included: each revoked one stands in the JWT of the
+/// integrators' account until it expires.
+pub const MOST_KEYS: i64 = 200;
+
+/// Any number will do, as long as nobody else uses it.
+const KEYS_LOCK: i64 = 0x414e_4e45_4447;
+
+/// How far an integrator has acknowledged, and on what that rests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AckedPlace {
+    /// The log that the position belongs to.
+    pub log_id: LogId,
+    /// Every event of the credential's types up to here is acknowledged.
+    pub position: u64,
+    /// The relay's generation when that was found; `None` before the first look.
+    pub generation: Option<u32>,
+    /// Places of the stream below it may hold lower positions behind higher ones.
+    pub hold_sequence: u64,
+}
+
+/// A credential as the registry has it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntegratorCredential {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Its id.
+    pub id: Uuid,
+    /// Its name; unique among those of the tenant that are not revoked.
+    pub name: String,
+    /// Its consumer on `EVENTS`.
+    pub consumer: String,
+    /// Patterns over event types; empty: all.
+    pub types: Vec<String>,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+    /// Since when not any more.
+    pub revoked_at: Option<DateTime<Utc>>,
+    /// Raised by each change.
+    pub revision: u64,
+    /// Whether NATS is as the registry says.
+    pub applied: bool,
+    /// Which consumer of this name: another one starts at another place.
+    pub instance: u32,
+    /// How far it has come.
+    pub acked: AckedPlace,
+    /// When the last of its keys expires.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+const COLUMNS: &str = "c.tenant_id, c.credential_id, c.name, c.consumer, c.types, c.created_at, c.revoked_at, c.revision, \
+     c.keys_applied >= c.revision and c.consumer_applied >= c.revision, c.instance, c.log_id, c.acked_position, \
+     c.acked_generation, c.hold_sequence, \
+     (select max(k.expires_at) from integrator_keys k where k.tenant_id = c.tenant_id and k.credential_id = c.credential_id)";
+
+fn credential_from(row: &Row) -> IntegratorCredential {
+    IntegratorCredential {
+        tenant: TenantId(row.get(0)),
+        id: row.get(1),
+        name: row.get(2),
+        consumer: row.get(3),
+        types: row.get(4),
+        created_at: row.get(5),
+        revoked_at: row.get(6),
+        revision: row.get::<_, i64>(7) as u64,
+        applied: row.get(8),
+        instance: row.get::<_, i32>(9) as u32,
+        acked: AckedPlace {
+            log_id: LogId(row.get(10)),
+            position: row.get::<_, i64>(11) as u64,
+            generation: u32::try_from(row.get::<_, i32>(12)).ok(),
+            hold_sequence: row.get::<_, i64>(13) as u64,
+        },
+        expires_at: row.get(14),
+    }
+}
+
+/// A user key that NATS must not accept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CutKey {
+    /// The public key.
+    pub public_key: String,
+    /// When its JWT was issued.
+    pub issued_at: DateTime<Utc>,
+}
+
+/// The keys to keep out, read under a lock that one process holds at a time, so that an older list never replaces a newer
+/// one. Dropped without [`applied`](Self::applied), nothing is noted.
+pub struct CutKeys {
+    connection: Option<deadpool_postgres::Object>,
+    /// What the keys include, by tenant, credential and revision.
+    changes: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
+    keys: Vec<CutKey>,
+}
+
+impl CutKeys {
+    /// The keys.
+    pub fn keys(&self) -> &[CutKey] {
+        &self.keys
+    }
+
+    /// Notes that NATS knows all of it, and lets the next one in.
+    pub async fn applied(mut self) -> Result<(), StoreError> {
+        let connection = self.connection.as_ref().expect("the connection is taken only at the end");
+        let (tenants, credentials, revisions) = &self.changes;
+        if !tenants.is_empty() {
+            connection
+                .execute(
+                    "update integrator_credentials c set keys_applied = a.revision
+                     from unnest($1::uuid[], $2::uuid[], $3::int8[]) as a(tenant_id, credential_id, revision)
+                     where c.tenant_id = a.tenant_id and c.credential_id = a.credential_id
+                       and c.keys_applied < a.revision",
+                    &[tenants, credentials, revisions],
+                )
+                .await?;
+        }
+        connection.batch_execute("commit").await?;
+        self.connection = None;
+        Ok(())
+    }
+}
+
+impl Drop for CutKeys {
+    fn drop(&mut self) {
+        // In the middle of a transaction: the connection goes, and the lock with it.
+        if let Some(connection) = self.connection.take() {
+            drop(deadpool_postgres::Object::take(connection));
+        }
+    }
+}
+
+/// What a keeper found about an integrator's place, as of one instance of the consumer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct FoundPlace {
+    pub tenant: TenantId,
+    pub credential: Uuid,
+    pub instance: u32,
+    pub acked: AckedPlace,
+}
+
+impl Store {
+    /// The keys that NATS must not accept now: revoked, or of a revoked credential or a suspended tenant. `None` while
+    /// another process is at it.
+    pub async fn lock_cut_keys(&self) -> Result<Option<CutKeys>, StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        connection.batch_execute("begin").await?;
+        let mut cut = CutKeys { connection: Some(connection), changes: Default::default(), keys: Vec::new() };
+        let connection = cut.connection.as_ref().expect("it was just put there");
+        let free: bool =
+            connection.query_one("select pg_try_advisory_xact_lock($1)", &[&KEYS_LOCK]).await?.get(0);
+        if !free {
+            connection.batch_execute("rollback").await?;
+            cut.connection = None;
+            return Ok(None);
+        }
+        // Before the keys, so that these hold what the revisions stand for.
+        let due = connection
+            .query(
+                "select tenant_id, credential_id, revision from integrator_credentials where keys_applied < revision",
+                &[],
+            )
+            .await?;
+        let keys = connection
+            .query(
+                "select k.public_key, k.issued_at from integrator_keys k
+                 join integrator_credentials c on c.tenant_id = k.tenant_id and c.credential_id = k.credential_id
+                 join tenants t on t.tenant_id = k.tenant_id
+                 where k.expires_at > now() and (k.revoked_at <= now() or c.revoked_at is not null or t.suspended)",
+                &[],
+            )
+            .await?;
+        cut.keys = keys.iter().map(|row| CutKey { public_key: row.get(0), issued_at: row.get(1) }).collect();
+        for row in &due {
+            cut.changes.0.push(row.get(0));
+            cut.changes.1.push(row.get(1));
+            cut.changes.2.push(row.get(2));
+        }
+        Ok(Some(cut))
+    }
+
+    /// Whether any change waits for NATS: of the keys, and of the consumers.
+    pub async fn integrator_changes_due(&self) -> Result<(bool, bool), StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        let statement = connection
+            .prepare_cached(
+                "select coalesce(bool_or(keys_applied < revision), false),
+                        coalesce(bool_or(consumer_applied < revision), false)
+                 from integrator_credentials where keys_applied < revision or consumer_applied < revision",
+            )
+            .await?;
+        let row = connection.query_one(&statement, &[]).await?;
+        Ok((row.get(0), row.get(1)))
+    }
+
+    /// The credentials of all tenants with the tenants' slugs: those whose consumer has to be looked at, or all that are
+    /// not revoked as well.
+    pub async fn integrator_credentials(
+        &self,
+        all: bool,
+    ) -> Result<Vec<(TenantSlug, IntegratorCredential)>, StoreError> {
+        let connection = get(&self.0.pools.relay).await?;
+        let statement = format!(
+            "select {COLUMNS}, t.slug from integrator_credentials c join tenants t on t.tenant_id = c.tenant_id
+             where c.consumer_applied < c.revision or ($1 and c.revoked_at is null)
+             order by c.tenant_id, c.credential_id"
+        );
+        let statement = connection.prepare_cached(&statement).await?;
+        let rows = connection.query(&statement, &[&all]).await?;
+        rows.iter().map(|row| Ok((TenantSlug::parse(row.get(15))?, credential_from(row)))).collect()
+    }
+
+    /// Notes that the consumer is as this revision says.
+    pub async fn consumer_applied(&self, credential: &IntegratorCredential) -> Result<(), StoreError> {
+        get(&self.0.pools.relay)
+            .await?
+            .execute(
+                "update integrator_credentials set consumer_applied = $3
+                 where tenant_id = $1 and credential_id = $2 and consumer_applied < $3",
+                &[&credential.tenant.0, &credential.id, &(credential.revision as i64)],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// Notes how far integrators have come; what belongs to another instance of the consumer is left out.
+    pub async fn move_integrators(&self, found: &[FoundPlace]) -> Result<(), StoreError> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let tenants: Vec<Uuid> = found.iter().map(|one| one.tenant.0).collect();
+        let credentials: Vec<Uuid> = found.iter().map(|one| one.credential).collect();
+        let instances: Vec<i32> = found.iter().map(|one| one.instance as i32).collect();
+        let logs: Vec<Uuid> = found.iter().map(|one| one.acked.log_id.0).collect();
+        let positions: Vec<i64> = found.iter().map(|one| one.acked.position as i64).collect();
+        let generations: Vec<i32> =
+            found.iter().map(|one| one.acked.generation.map_or(-1, |generation| generation as i32)).collect();
+        let holds: Vec<i64> = found.iter().map(|one| one.acked.hold_sequence as i64).collect();
+        get(&self.0.pools.relay)
+            .await?
+            .execute(
+                "update integrator_credentials c
+                 set log_id = f.log_id, acked_position = f.position, acked_generation = f.generation,
+                     hold_sequence = f.hold
+                 from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::uuid[], $5::int8[], $6::int4[], $7::int8[])
+                     as f(tenant_id, credential_id, instance, log_id, position, generation, hold)
+                 where c.tenant_id = f.tenant_id and c.credential_id = f.credential_id and c.instance = f.instance",
+                &[&tenants, &credentials, &instances, &logs, &positions, &generations, &holds],
+            )
+            .await?;
+        Ok(())
+    }
+
+    /// A time before which nothing behind `position` was recorded: that of the next event, else that of the last.
+    pub async fn recorded_behind(
+        &self,
+        tenant: TenantId,
+        position: u64,
+    ) -> Result<Option<DateTime<Utc>>, StoreError> {
+        let row = get(&self.0.pools.relay)
+            .await?
+            .query_opt(
+                "select coalesce((select recorded_at from events where tenant_id = $1 and position = $2), h.recorded_at)
+                 from heads h where h.tenant_id = $1",
+                &[&tenant.0, &(position.saturating_add(1) as i64)],
+            )
+            .await?;
+        Ok(row.map(|row| row.get(0)))
+    }
+}

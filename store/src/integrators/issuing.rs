@@ -1,0 +1,421 @@
+//! What a tenant does with its integrators' credentials: issue, rotate, revoke, set back, list.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use schemas::engine::LogId;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::{COLUMNS, IntegratorCredential, MOST_CREDENTIALS, MOST_KEYS, credential_from};
+use crate::{StoreError, TenantStore, TenantTransaction};
+
+/// How often a waiting caller looks whether NATS has been brought in line.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A key to be issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct NewKey {
+    pub id: Uuid,
+    pub public_key: String,
+    pub issued_at: DateTime<Utc>,
+    pub expires_at: DateTime<Utc>,
+}
+
+/// A credential to be issued.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct NewCredential {
+    pub id: Uuid,
+    pub name: String,
+    pub consumer: String,
+    pub types: Vec<String>,
+    /// The consumer starts behind this position of this log.
+    pub after: u64,
+    pub log_id: LogId,
+    pub key: NewKey,
+}
+
+/// The command id of a request and a digest of what it asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IntegratorCommand {
+    /// The caller's id of it.
+    pub id: Uuid,
+    /// The same for the same request only.
+    pub digest: [u8; 32],
+}
+
+/// What a request changed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct IntegratorChange {
+    /// The credential as it is now.
+    pub credential: IntegratorCredential,
+    /// The revision that the request made.
+    pub revision: u64,
+    /// The key that it issued.
+    pub key: Option<NewKey>,
+}
+
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq)]
+pub enum IntegratorOutcome {
+    /// It was done, now or when it came first.
+    Done(Box<IntegratorChange>),
+    /// Another credential has the name.
+    NameTaken,
+    /// There is no credential of this name.
+    NotFound,
+    /// The tenant has as many credentials or unexpired keys as it may.
+    TooMany,
+    /// The command id came with another request before.
+    CommandIdReused,
+}
+
+use IntegratorOutcome::{CommandIdReused, Done, NameTaken, NotFound, TooMany};
+
+impl TenantStore {
+    /// What the request with this command id came to, where it came before.
+    pub async fn earlier_integrator_command(
+        &self,
+        command: IntegratorCommand,
+    ) -> Result<Option<IntegratorOutcome>, StoreError> {
+        let transaction = self.begin_projection().await?;
+        let found = earlier(&transaction, Some(command)).await?;
+        transaction.commit().await?;
+        Ok(found)
+    }
+
+    /// Registers a credential with its first key.
+    pub async fn issue_credential(
+        &self,
+        new: &NewCredential,
+        command: Option<IntegratorCommand>,
+    ) -> Result<IntegratorOutcome, StoreError> {
+        let transaction = self.begin_projection().await?;
+        if let Some(first) = earlier(&transaction, command).await? {
+            return Ok(first);
+        }
+        sweep(&transaction).await?;
+        if is_full(&transaction, MOST_CREDENTIALS - 1).await? {
+            return Ok(TooMany);
+        }
+        let tenant = self.id().0;
+        let inserted = transaction
+            .execute(
+                "insert into integrator_credentials
+                     (tenant_id, credential_id, name, consumer, types, created_at, revision, instance, log_id,
+                      acked_position)
+                 values ($1, $2, $3, $4, $5, $6, 1, 1, $7, $8)
+                 on conflict (tenant_id, name) where revoked_at is null do nothing",
+                &[
+                    &tenant,
+                    &new.id,
+                    &new.name,
+                    &new.consumer,
+                    &new.types,
+                    &new.key.issued_at,
+                    &new.log_id.0,
+                    &(new.after as i64),
+                ],
+            )
+            .await?;
+        if inserted == 0 {
+            return Ok(NameTaken);
+        }
+        insert_key(&transaction, new.id, &new.key).await?;
+        finish(transaction, new.id, Some(&new.key), command).await
+    }
+
+    /// Issues a further key for a credential; the earlier ones are good until `earlier_until`.
+    pub async fn rotate_credential(
+        &self,
+        name: &str,
+        key: &NewKey,
+        earlier_until: DateTime<Utc>,
+        command: Option<IntegratorCommand>,
+    ) -> Result<IntegratorOutcome, StoreError> {
+        let transaction = self.begin_projection().await?;
+        if let Some(first) = earlier(&transaction, command).await? {
+            return Ok(first);
+        }
+        sweep(&transaction).await?;
+        if is_full(&transaction, MOST_CREDENTIALS).await? {
+            return Ok(TooMany);
+        }
+        let Some(id) = touch(&transaction, name, "").await? else { return Ok(NotFound) };
+        transaction
+            .execute(
+                "update integrator_keys set revoked_at = $3
+                 where tenant_id = $1 and credential_id = $2 and (revoked_at is null or revoked_at > $3)",
+                &[&self.id().0, &id, &earlier_until],
+            )
+            .await?;
+        insert_key(&transaction, id, key).await?;
+        finish(transaction, id, Some(key), command).await
+    }
+
+    /// Revokes a credential with all its keys; the name is free again.
+    pub async fn revoke_credential(
+        &self,
+        name: &str,
+        command: Option<IntegratorCommand>,
+    ) -> Result<IntegratorOutcome, StoreError> {
+        let transaction = self.begin_projection().await?;
+        if let Some(first) = earlier(&transaction, command).await? {
+            return Ok(first);
+        }
+        let Some(id) = touch(&transaction, name, ", revoked_at = now()").await? else { return Ok(NotFound) };
+        finish(transaction, id, None, command).await
+    }
+
+    /// Has a credential's consumer start again behind a position.
+    pub async fn reset_credential(
+        &self,
+        name: &str,
+        log_id: LogId,
+        after: u64,
+        command: Option<IntegratorCommand>,
+    ) -> Result<IntegratorOutcome, StoreError> {
+        let transaction = self.begin_projection().await?;
+        if let Some(first) = earlier(&transaction, command).await? {
+            return Ok(first);
+        }
+        let Some(id) = touch(&transaction, name, ", instance = instance + 1").await? else {
+            return Ok(NotFound);
+        };
+        transaction
+            .execute(
+                "update integrator_credentials
+                 set log_id = $3, acked_position = $4, acked_generation = -1, hold_sequence = 0
+                 where tenant_id = $1 and credential_id = $2",
+                &[&self.id().0, &id, &log_id.0, &(after as i64)],
+            )
+            .await?;
+        finish(transaction, id, None, command).await
+    }
+
+    /// The credential of a name that is not revoked.
+    pub async fn credential(&self, name: &str) -> Result<Option<IntegratorCredential>, StoreError> {
+        let transaction = self.begin().await?;
+        let statement = format!(
+            "select {COLUMNS} from integrator_credentials c
+             where c.tenant_id = $1 and c.name = $2 and c.revoked_at is null"
+        );
+        let row = transaction.query_opt(&statement, &[&self.id().0, &name]).await?;
+        transaction.commit().await?;
+        Ok(row.as_ref().map(credential_from))
+    }
+
+    /// A page of the credentials that are not revoked, by name, behind `after`.
+    pub async fn credentials(
+        &self,
+        after: &str,
+        limit: u32,
+    ) -> Result<Vec<IntegratorCredential>, StoreError> {
+        let transaction = self.begin().await?;
+        let statement = format!(
+            "select {COLUMNS} from integrator_credentials c
+             where c.tenant_id = $1 and c.name > $2 and c.revoked_at is null order by c.name limit $3"
+        );
+        let rows = transaction.query(&statement, &[&self.id().0, &after, &i64::from(limit)]).await?;
+        transaction.commit().await?;
+        Ok(rows.iter().map(credential_from).collect())
+    }
+
+    /// Waits until NATS is as a change says. `false` when it is not in time.
+    pub async fn wait_for_integrator(
+        &self,
+        change: &IntegratorChange,
+        timeout: Duration,
+    ) -> Result<bool, StoreError> {
+        let give_up = tokio::time::Instant::now() + timeout;
+        let revision = change.revision as i64;
+        loop {
+            let transaction = self.begin().await?;
+            let row = transaction
+                .query_opt(
+                    "select keys_applied >= $3 and consumer_applied >= $3 from integrator_credentials
+                     where tenant_id = $1 and credential_id = $2",
+                    &[&self.id().0, &change.credential.id, &revision],
+                )
+                .await?;
+            transaction.commit().await?;
+            // What was swept away was revoked long before.
+            if row.is_none_or(|row| row.get(0)) {
+                return Ok(true);
+            }
+            if tokio::time::Instant::now() + POLL >= give_up {
+                return Ok(false);
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// The last position that was recorded before a time; 0 when none was.
+    pub async fn position_before(&self, time: DateTime<Utc>) -> Result<(LogId, u64), StoreError> {
+        let transaction = self.begin_snapshot().await?;
+        let head = transaction.head().await?;
+        // Times never go back along the log.
+        let (mut below, mut above) = (0, head.position + 1);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            let row = transaction
+                .query_opt(
+                    "select recorded_at < $3 from events where tenant_id = $1 and position = $2",
+                    &[&self.id().0, &(middle as i64), &time],
+                )
+                .await?;
+            if row.is_some_and(|row| row.get(0)) {
+                below = middle;
+            } else {
+                above = middle;
+            }
+        }
+        transaction.commit().await?;
+        Ok((head.log_id, below))
+    }
+}
+
+const KEY_COLUMNS: &str = "key_id, public_key, issued_at, expires_at";
+
+fn key_from(row: &Row) -> NewKey {
+    NewKey { id: row.get(0), public_key: row.get(1), issued_at: row.get(2), expires_at: row.get(3) }
+}
+
+/// What a repeated command id did the first time.
+async fn earlier(
+    transaction: &TenantTransaction,
+    command: Option<IntegratorCommand>,
+) -> Result<Option<IntegratorOutcome>, StoreError> {
+    let Some(command) = command else { return Ok(None) };
+    let tenant = transaction.tenant().0;
+    let row = transaction
+        .query_opt(
+            "select digest, credential_id, key_id, revision from integrator_commands
+             where tenant_id = $1 and command_id = $2",
+            &[&tenant, &command.id],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    if row.get::<_, &[u8]>(0) != command.digest {
+        return Ok(Some(CommandIdReused));
+    }
+    let credential = by_id(transaction, row.get(1)).await?;
+    let key = match row.get::<_, Option<Uuid>>(2) {
+        Some(key) => {
+            let statement =
+                format!("select {KEY_COLUMNS} from integrator_keys where tenant_id = $1 and key_id = $2");
+            transaction.query_opt(&statement, &[&tenant, &key]).await?.as_ref().map(key_from)
+        }
+        None => None,
+    };
+    let revision = row.get::<_, i64>(3) as u64;
+    Ok(Some(Done(Box::new(IntegratorChange { credential, revision, key }))))
+}
+
+async fn by_id(transaction: &TenantTransaction, id: Uuid) -> Result<IntegratorCredential, StoreError> {
+    let statement = format!(
+        "select {COLUMNS} from integrator_credentials c where c.tenant_id = $1 and c.credential_id = $2"
+    );
+    let row = transaction.query_opt(&statement, &[&transaction.tenant().0, &id]).await?;
+    row.as_ref()
+        .map(credential_from)
+        .ok_or_else(|| StoreError::Corrupt("a credential is not there".to_owned()))
+}
+
+/// Raises the revision of the credential of a name, with a further change in SQL, and returns its id.
+async fn touch(
+    transaction: &TenantTransaction,
+    name: &str,
+    change: &'static str,
+) -> Result<Option<Uuid>, StoreError> {
+    let statement = format!(
+        "update integrator_credentials set revision = revision + 1{change}
+         where tenant_id = $1 and name = $2 and revoked_at is null returning credential_id"
+    );
+    let row = transaction.query_opt(&statement, &[&transaction.tenant().0, &name]).await?;
+    Ok(row.map(|row| row.get(0)))
+}
+
+async fn insert_key(
+    transaction: &TenantTransaction,
+    credential: Uuid,
+    key: &NewKey,
+) -> Result<(), StoreError> {
+    transaction
+        .execute(
+            "insert into integrator_keys (tenant_id, key_id, credential_id, public_key, issued_at, expires_at)
+             values ($1, $2, $3, $4, $5, $6)",
+            &[
+                &transaction.tenant().0,
+                &key.id,
+                &credential,
+                &key.public_key,
+                &key.issued_at,
+                &key.expires_at,
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn is_full(transaction: &TenantTransaction, most: i64) -> Result<bool, StoreError> {
+    let row = transaction
+        .query_opt(
+            "select (select count(*) from integrator_credentials where tenant_id = $1 and revoked_at is null) > $2
+                 or (select count(*) from integrator_keys where tenant_id = $1 and expires_at > now()) >= $3",
+            &[&transaction.tenant().0, &most, &MOST_KEYS],
+        )
+        .await?;
+    Ok(row.is_some_and(|row| row.get(0)))
+}
+
+/// Removes what no repeat and no revocation needs any more.
+async fn sweep(transaction: &TenantTransaction) -> Result<(), StoreError> {
+    for statement in [
+        "delete from integrator_commands where tenant_id = $1 and done_at < now() - interval '100 days'",
+        "delete from integrator_credentials where tenant_id = $1 and revoked_at < now() - interval '100 days'
+             and keys_applied >= revision and consumer_applied >= revision",
+        "delete from integrator_keys k where tenant_id = $1 and expires_at < now() - interval '10 days'
+             and not exists (select from integrator_credentials c
+                             where c.tenant_id = k.tenant_id and c.credential_id = k.credential_id)",
+    ] {
+        transaction.execute(statement, &[&transaction.tenant().0]).await?;
+    }
+    Ok(())
+}
+
+/// Notes the command and commits. Of two at once with the same id the second is told to come again.
+async fn finish(
+    transaction: TenantTransaction,
+    id: Uuid,
+    key: Option<&NewKey>,
+    command: Option<IntegratorCommand>,
+) -> Result<IntegratorOutcome, StoreError> {
+    let credential = by_id(&transaction, id).await?;
+    if let Some(IntegratorCommand { id: command, digest }) = command {
+        let noted = transaction
+            .execute(
+                "insert into integrator_commands
+                     (tenant_id, command_id, digest, credential_id, key_id, revision, done_at)
+                 values ($1, $2, $3, $4, $5, $6, now()) on conflict (tenant_id, command_id) do nothing",
+                &[
+                    &transaction.tenant().0,
+                    &command,
+                    &digest.as_slice(),
+                    &id,
+                    &key.map(|key| key.id),
+                    &(credential.revision as i64),
+                ],
+            )
+            .await?;
+        if noted == 0 {
+            // Its twin was faster. What was done here is rolled back; a repeat finds the twin's answer.
+            return Err(StoreError::Unavailable("the same command is being executed".to_owned()));
+        }
+    }
+    transaction.commit().await?;
+    let revision = credential.revision;
+    Ok(Done(Box::new(IntegratorChange { credential, revision, key: key.cloned() })))
+}
