@@ -4,6 +4,7 @@
 
 mod audit;
 mod config;
+mod credential;
 mod deadletter;
 mod dev;
 mod doctor;
@@ -75,6 +76,9 @@ enum Command {
     /// The tenants' logs and their ids
     #[command(subcommand)]
     Log(log::Log),
+    /// Credentials with which integrators read a tenant's events on NATS
+    #[command(subcommand)]
+    Credential(credential::Credential),
     /// What sagas and projections gave up
     #[command(subcommand)]
     Deadletter(deadletter::Deadletter),
@@ -116,6 +120,9 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => command.run(&load()?, output).await,
         Command::Log(command) => command.run(&load()?, output).await,
+        // Makes what a settings file will name, so it needs none.
+        Command::Credential(credential::Credential::Setup(setup)) => setup.run(),
+        Command::Credential(command) => command.run(&load()?, output).await,
         Command::Deadletter(command) => command.run(&load()?, output).await,
         Command::Audit(command) => command.run(output).await,
         Command::Projection(command) => command.run(&load()?, output).await,

@@ -11,7 +11,8 @@ use commands::Executor;
 use futures::FutureExt;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
-use nats::{Follower, Nats, NatsConfig, NatsError};
+use nats::integrators::{KeeperConfig, keep};
+use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
 use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store, StoreConfig};
@@ -19,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::config::Settings;
+use crate::config::{Settings, SettingsError};
 
 /// Aggregates that the executor keeps loaded.
 const CACHED_AGGREGATES: u64 = 100_000;
@@ -102,6 +103,34 @@ fn nats_config(settings: &Settings) -> NatsConfig {
     }
 }
 
+/// Who issues credentials for integrators, where the settings have an account for them.
+pub fn issuer(settings: &Settings) -> anyhow::Result<Option<Issuer>> {
+    let nats = &settings.nats;
+    let (Some(account), Some(seed)) = (&nats.edge_account, nats.edge_signing_seed()?) else {
+        return Ok(None);
+    };
+    let servers = nats.public_url.as_deref().unwrap_or_else(|| nats.url.reveal());
+    Ok(Some(Issuer::new(account, seed.reveal(), servers)?))
+}
+
+/// The credentials of integrators; an error where the settings have no account for them.
+pub fn integrators(settings: &Settings, store: &Store) -> anyhow::Result<Integrators> {
+    let issuer = issuer(settings)?.ok_or(SettingsError::Missing("nats.edge_account"))?;
+    Ok(Integrators::new(store.clone(), issuer))
+}
+
+/// What keeps NATS in line with the registry of credentials, where this process has the keys for it.
+fn keeper(settings: &Settings) -> anyhow::Result<Option<KeeperConfig>> {
+    let nats = &settings.nats;
+    let (Some(issuer), Some(operator), Some(system)) =
+        (issuer(settings)?, nats.operator_signing_seed()?, nats.system_credentials_file.clone())
+    else {
+        return Ok(None);
+    };
+    let operator_seed = operator.reveal().to_owned();
+    Ok(Some(KeeperConfig { nats: nats_config(settings), system_credentials: system, operator_seed, issuer }))
+}
+
 /// The executor of commands.
 pub fn executor(store: &Store) -> Executor {
     Executor::new(store.clone(), CACHED_AGGREGATES)
@@ -147,6 +176,7 @@ pub struct Prepared {
     executor: Executor,
     gateway: Gateway,
     nats: Option<Nats>,
+    keeper: Option<KeeperConfig>,
     listeners: Listeners,
     roles: Vec<Role>,
     sagas: SagaSettings,
@@ -169,7 +199,7 @@ impl Prepared {
         store.examined().await.context("the database cannot be examined")?;
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
-            gateway_config(settings),
+            gateway_config(settings, issuer(settings)?),
             SigningKey::from_pem(settings.identity.signing_key()?.reveal())?,
             executor.clone(),
             nats.iter().map(readiness_of).collect(),
@@ -181,6 +211,7 @@ impl Prepared {
             executor,
             gateway,
             nats,
+            keeper: keeper(settings)?,
             listeners,
             roles: roles.to_vec(),
             sagas: saga_settings(settings),
@@ -206,7 +237,7 @@ impl Prepared {
     }
 
     /// Starts the roles.
-    pub fn start(self) -> anyhow::Result<Running> {
+    pub fn start(mut self) -> anyhow::Result<Running> {
         let mut running = Running {
             addresses: self.listeners.addresses()?,
             store: self.store.clone(),
@@ -215,15 +246,16 @@ impl Prepared {
             listeners: JoinSet::new(),
             workers: JoinSet::new(),
         };
-        if let Some(nats) = &self.nats {
-            self.start_workers(nats, &mut running);
+        if let Some(nats) = self.nats.take() {
+            self.start_workers(&nats, &mut running);
         }
         self.start_listeners(&mut running);
         Ok(running)
     }
 
-    fn start_workers(&self, nats: &Nats, running: &mut Running) {
-        let plays = |role: Role| self.roles.contains(&role);
+    fn start_workers(&mut self, nats: &Nats, running: &mut Running) {
+        let roles = self.roles.clone();
+        let plays = |role: Role| roles.contains(&role);
         let shared = [
             (Role::Relay, SharedWork::Relay),
             (Role::Projections, SharedWork::Projections),
@@ -273,6 +305,12 @@ impl Prepared {
             running
                 .workers
                 .spawn(async move { nats::relay::run(store, nats, stop).await.context("the role relay") });
+        }
+        if let Some(keeper) = self.keeper.take().filter(|_| plays(Role::Relay)) {
+            let (store, nats, stop) = (self.store.clone(), nats.clone(), running.stop_workers.clone());
+            running.workers.spawn(async move {
+                keep(store, nats, keeper, stop).await.context("the keeper of integrators' credentials")
+            });
         }
     }
 
@@ -381,7 +419,7 @@ fn readiness_of(nats: &Nats) -> ReadinessCheck {
     ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
 }
 
-fn gateway_config(settings: &Settings) -> GatewayConfig {
+fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig {
     let (gateway, identity) = (&settings.gateway, &settings.identity);
     GatewayConfig {
         public_host: gateway.public_host.clone(),
@@ -399,6 +437,7 @@ fn gateway_config(settings: &Settings) -> GatewayConfig {
             keep: Duration::from_hours(24) * settings.activity.retention_days,
             most: settings.activity.most_entries,
         },
+        integrators: issuer,
         dev: gateway.explorer,
     }
 }

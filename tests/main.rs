@@ -6,6 +6,7 @@
 mod architecture;
 mod audit;
 mod commands;
+mod credentials;
 mod dev;
 mod faults;
 mod integrators;

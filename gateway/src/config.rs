@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use nats::Issuer;
+
 use crate::activity::ActivityRetention;
 use crate::auth::HashingConfig;
 
@@ -22,6 +24,8 @@ pub struct GatewayConfig {
     pub heartbeat: Duration,
     /// How long the activity log is kept.
     pub activities: ActivityRetention,
+    /// Who issues credentials for integrators. None: nobody does.
+    pub integrators: Option<Issuer>,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -37,6 +41,7 @@ impl Default for GatewayConfig {
             streams: 1_000,
             heartbeat: Duration::from_secs(15),
             activities: ActivityRetention { keep: Duration::from_hours(90 * 24), most: 1_000_000 },
+            integrators: None,
             dev: false,
         }
     }

@@ -8,6 +8,7 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{delete, get, post};
 use commands::{Executor, ExternalEvents};
 use metrics_exporter_prometheus::PrometheusHandle;
+use nats::Integrators;
 use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -29,6 +30,7 @@ pub struct Shared {
     pub(crate) config: GatewayConfig,
     pub(crate) executor: Executor,
     pub(crate) store: Store,
+    pub(crate) integrators: Option<Integrators>,
     pub(crate) tokens: Tokens,
     pub(crate) passwords: Passwords,
     pub(crate) service_tokens: ServiceTokens,
@@ -79,10 +81,12 @@ impl Gateway {
         let activities = ActivityLog::start(store.clone(), config.activities, stopping.clone());
         let service_tokens = ServiceTokens::new(executor.clone());
         let external = ExternalEvents::new(executor.clone());
+        let integrators = config.integrators.clone().map(|issuer| Integrators::new(store.clone(), issuer));
         let shared = Shared {
             config,
             executor,
             store,
+            integrators,
             tokens,
             passwords,
             service_tokens,
@@ -131,6 +135,16 @@ impl Gateway {
             .route("/v1/service-tokens", get(rest::service_tokens::list).post(rest::service_tokens::issue))
             .route("/v1/service-tokens/{id}", delete(rest::service_tokens::revoke))
             .route("/asyncapi.json", get(rest::contracts::asyncapi))
+            .route(
+                "/v1/integrations/credentials",
+                get(rest::credentials::list).post(rest::credentials::create),
+            )
+            .route(
+                "/v1/integrations/credentials/{name}",
+                get(rest::credentials::show).delete(rest::credentials::revoke),
+            )
+            .route("/v1/integrations/credentials/{name}/reset", post(rest::credentials::reset))
+            .route("/v1/integrations/credentials/{name}/rotate", post(rest::credentials::rotate))
             .route("/.well-known/jwks.json", get(rest::jwks::keys))
             .route(
                 "/graphql",

@@ -4,6 +4,7 @@ pub mod activities;
 pub mod audit;
 pub mod auth;
 pub mod contracts;
+pub mod credentials;
 pub mod event_types;
 pub mod events;
 pub mod external_streams;

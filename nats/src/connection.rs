@@ -102,7 +102,7 @@ impl Nats {
             Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
             Ok(Err(error)) => return Err(error),
             Err(_elapsed) => {
-                tracing::warn!(url = %redacted(&config.url), "NATS is unreachable; trying on in the background");
+                tracing::warn!(url = %without_password(&config.url), "NATS is unreachable; trying on in the background");
             }
         }
         Ok(nats)
@@ -219,13 +219,13 @@ impl std::fmt::Debug for Nats {
     }
 }
 
-fn addresses(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
-    let parse = |part: &str| part.trim().parse().map_err(|_| NatsError::Address(redacted(part)));
+pub(crate) fn addresses(url: &str) -> Result<Vec<ServerAddr>, NatsError> {
+    let parse = |part: &str| part.trim().parse().map_err(|_| NatsError::Address(without_password(part)));
     url.split(',').map(parse).collect()
 }
 
 /// The address without user and password.
-fn redacted(url: &str) -> String {
+pub(crate) fn without_password(url: &str) -> String {
     let without = |part: &str| match (part.find("://"), part.rfind('@')) {
         (Some(scheme), Some(at)) if at > scheme => format!("{}{}", &part[..scheme + 3], &part[at + 1..]),
         (None, Some(at)) => part[at + 1..].to_owned(),
@@ -365,7 +365,10 @@ mod tests {
 
     #[test]
     fn addresses_are_shown_without_their_password() {
-        assert_eq!(redacted("nats://ann:secret@a:4222, nats://b:4222"), "nats://a:4222, nats://b:4222");
+        assert_eq!(
+            without_password("nats://ann:secret@a:4222, nats://b:4222"),
+            "nats://a:4222, nats://b:4222"
+        );
         assert!(addresses("nats://a:4222,nats://b:4222").is_ok());
         assert!(
             matches!(addresses("http://ann:pw@x"), Err(NatsError::Address(shown)) if !shown.contains("pw"))

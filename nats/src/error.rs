@@ -43,6 +43,9 @@ pub enum NatsError {
     /// JetStream refused a request or did not answer it.
     #[error("JetStream: {0}")]
     JetStream(String),
+    /// The system account refused a request or did not answer it.
+    #[error("the system account of NATS: {0}")]
+    System(String),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] store::StoreError),
@@ -52,7 +55,7 @@ impl NatsError {
     /// Whether trying again later may help without anybody changing anything.
     pub fn is_unavailable(&self) -> bool {
         match self {
-            Self::Unreachable | Self::JetStream(_) => true,
+            Self::Unreachable | Self::JetStream(_) | Self::System(_) => true,
             Self::Store(error) => error.is_unavailable(),
             _ => false,
         }

@@ -8,8 +8,8 @@
 //! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant. The database may
 //! go back to an earlier state: `evidence` finds that out.
 
-mod check;
-mod copy;
+pub(crate) mod check;
+pub(crate) mod copy;
 mod evidence;
 mod lane;
 mod page;

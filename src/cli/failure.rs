@@ -4,7 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use commands::ExecuteError;
-use nats::NatsError;
+use nats::{IntegratorError, NatsError};
 use store::StoreError;
 
 use crate::config::SettingsError;
@@ -52,6 +52,18 @@ impl Failure {
     /// There is nothing under this name.
     pub fn not_found(what: &str, name: impl fmt::Display) -> Self {
         Self::new(Exit::NotFound, anyhow::anyhow!("there is no {what} {name}"))
+    }
+
+    /// A refused request about credentials.
+    pub fn credential(error: IntegratorError) -> Self {
+        let exit = match &error {
+            IntegratorError::Invalid { .. } => Exit::Rejected,
+            IntegratorError::NameTaken | IntegratorError::CommandIdReused => Exit::Conflict,
+            IntegratorError::NotFound => Exit::NotFound,
+            IntegratorError::NotYet => Exit::Unavailable,
+            IntegratorError::Store(_) => return anyhow::Error::from(error).into(),
+        };
+        Self::new(exit, error)
     }
 
     /// A refused command.

@@ -1,6 +1,7 @@
 //! How failures of the layers below look to REST clients: the one place where they become problems.
 
 use commands::{ExecuteError, Rejection};
+use nats::IntegratorError;
 use schemas::engine::InvalidValue;
 use store::StoreError;
 
@@ -43,6 +44,23 @@ impl<R: Rejection> From<ExecuteError<R>> for Problem {
                 Self::new(Code::Unavailable).cause(Cause::of(&error))
             }
             error @ ExecuteError::Internal { .. } => Self::new(Code::Internal).cause(Cause::of(&error)),
+        }
+    }
+}
+
+impl From<IntegratorError> for Problem {
+    fn from(error: IntegratorError) -> Self {
+        match error {
+            IntegratorError::Invalid { field, problem } => Self::invalid_field(field, problem),
+            IntegratorError::NameTaken => Self::new(Code::NameTaken),
+            IntegratorError::NotFound => Self::new(Code::NotFound),
+            IntegratorError::CommandIdReused => Self::new(Code::CommandIdReused)
+                .detail("the Idempotency-Key came with another request before"),
+            error @ IntegratorError::NotYet => {
+                let detail = error.to_string();
+                Self::unavailable(error).detail(detail)
+            }
+            IntegratorError::Store(error) => error.into(),
         }
     }
 }

@@ -124,6 +124,40 @@ impl Fields {
         Some(objects)
     }
 
+    /// A position, as a number or in decimal digits, as events have it; null is the same as absent.
+    pub fn position(&mut self, name: &str) -> Option<u64> {
+        let number = match self.values.remove(name)? {
+            Value::Null => return None,
+            Value::Number(number) => number.as_u64(),
+            Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
+            _ => None,
+        };
+        // What PostgreSQL holds.
+        let number = number.filter(|&number| i64::try_from(number).is_ok());
+        if number.is_none() {
+            self.mistype(name, "must be a whole number");
+        }
+        number
+    }
+
+    /// A list of texts as [`texts`](Self::texts); empty where it is absent or null.
+    pub fn optional_texts<T>(
+        &mut self,
+        name: &str,
+        parse: impl Fn(&str) -> Result<T, InvalidValue>,
+    ) -> Option<Vec<T>> {
+        if self.values.get(name).is_none_or(Value::is_null) {
+            self.values.remove(name);
+            return Some(Vec::new());
+        }
+        self.texts(name, parse)
+    }
+
+    /// Notes what is wrong with a field that was read.
+    pub fn wrong(&mut self, name: &str, problem: InvalidValue) {
+        self.errors.push(FieldError::new(self.path(name), problem));
+    }
+
     /// An object within this one. Give it back with [`absorb`](Self::absorb) when it is read.
     pub fn object(&mut self, name: &str) -> Option<Self> {
         match self.values.remove(name)? {

@@ -28,6 +28,7 @@ pub enum Code {
     LogReplaced,
     EmailTaken,
     SlugTaken,
+    NameTaken,
     VersionConflict,
     CommandIdReused,
     EventIdTaken,
@@ -60,6 +61,7 @@ impl Code {
             Self::LogReplaced => ("log_replaced", StatusCode::GONE, "The log was replaced"),
             Self::EmailTaken => ("email_taken", StatusCode::CONFLICT, "E-mail address taken"),
             Self::SlugTaken => ("slug_taken", StatusCode::CONFLICT, "Tenant name taken"),
+            Self::NameTaken => ("name_taken", StatusCode::CONFLICT, "Name taken"),
             Self::VersionConflict => ("version_conflict", StatusCode::CONFLICT, "Version conflict"),
             Self::CommandIdReused => {
                 ("command_id_reused", StatusCode::CONFLICT, "Idempotency key used before")

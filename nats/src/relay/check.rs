@@ -161,7 +161,8 @@ async fn lacking_most_first(nats: &Nats, rows: Vec<&RelayProgress>) -> Vec<Tenan
     rows.into_iter().map(|row| row.tenant).collect()
 }
 
-fn has_limits(config: &Config) -> bool {
+/// Whether events leave the stream because somebody wants that.
+pub(crate) fn has_limits(config: &Config) -> bool {
     config.max_age > Duration::ZERO
         || config.max_bytes > 0
         || config.max_messages > 0

@@ -25,7 +25,7 @@ const INACTIVE: Duration = Duration::from_secs(30);
 
 /// How many messages have left the stream since it was made, one by one, by a purge or in any other way. It stays as it
 /// is while messages come, so that whatever is removed shows.
-pub(super) fn removed(stream: &Info) -> u64 {
+pub(crate) fn removed(stream: &Info) -> u64 {
     stream.state.last_sequence.saturating_sub(stream.state.messages)
 }
 
@@ -37,17 +37,17 @@ pub(super) struct Held {
     pub(super) last: RelayMark,
 }
 
-fn handle(nats: &Nats) -> impl Future<Output = Result<Stream<()>, NatsError>> {
+pub(crate) fn handle(nats: &Nats) -> impl Future<Output = Result<Stream<()>, NatsError>> {
     let context = nats.jetstream().clone();
     async move { context.get_stream_no_info(STREAM).await.map_err(|error| api(&error)) }
 }
 
-fn api(error: &(dyn std::error::Error + 'static)) -> NatsError {
+pub(crate) fn api(error: &(dyn std::error::Error + 'static)) -> NatsError {
     NatsError::JetStream(describe(error))
 }
 
 /// The headers of the message at a place of the stream, as the stream's leader knows it; `None` where there is none.
-pub(super) async fn message_at(nats: &Nats, sequence: u64) -> Result<Option<HeaderMap>, NatsError> {
+pub(crate) async fn message_at(nats: &Nats, sequence: u64) -> Result<Option<HeaderMap>, NatsError> {
     match handle(nats).await?.get_raw_message(sequence).await {
         Ok(message) => Ok(Some(message.headers)),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),

@@ -207,6 +207,27 @@ impl TypePattern {
     }
 }
 
+impl TypePattern {
+    /// Whether some event type may match both.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let mut tokens = self.0.iter().map(String::as_str);
+        let mut others = other.0.iter().map(String::as_str);
+        loop {
+            match (tokens.next(), others.next()) {
+                (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+                (Some(one), Some(two)) if one == two || one == "*" || two == "*" => {}
+                _ => return false,
+            }
+        }
+    }
+}
+
+impl fmt::Display for TypePattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("."))
+    }
+}
+
 fn is_dotted(text: &str) -> bool {
     text.split('.').all(is_token)
 }
@@ -259,6 +280,16 @@ mod tests {
         assert!(matches(">", "identity.user.registered.v1"));
         assert!(!matches("crm.customer.registered.v1.>", "crm.customer.registered.v1"));
         assert!(!matches("crm.customer", "crm.customer.registered.v1"));
+        let overlaps = |one: &str, two: &str| {
+            let (one, two): (TypePattern, TypePattern) =
+                (one.parse().expect("valid"), two.parse().expect("valid"));
+            assert_eq!(one.overlaps(&two), two.overlaps(&one));
+            one.overlaps(&two)
+        };
+        assert!(overlaps("crm.>", "*.customer.registered.v1"));
+        assert!(overlaps("*.*.registered.v1", "crm.customer.*.v1"));
+        assert!(!overlaps("crm.>", "identity.>"));
+        assert!(!overlaps("crm.customer", "crm.customer.>"));
         assert!(">.crm".parse::<TypePattern>().is_err());
         assert!("crm..x".parse::<TypePattern>().is_err());
     }

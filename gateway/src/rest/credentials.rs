@@ -1,0 +1,230 @@
+//! `/v1/integrations/credentials`: a tenant's administrators give integrators access to the tenant's events on NATS.
+
+use axum::Json;
+use axum::extract::{Path, Query, State};
+use axum::http::{StatusCode, Uri};
+use chrono::{DateTime, TimeDelta, Utc};
+use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{InvalidValue, TypePattern};
+use schemas::identity::role::Role;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use store::IntegratorCredential;
+
+use crate::auth::Principal;
+use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem};
+use crate::gateway::Gateway;
+
+const DEFAULT_LIMIT: u32 = 100;
+const MOST: u32 = 1_000;
+/// A week is enough to exchange a file anywhere.
+const LONGEST_OVERLAP_HOURS: u64 = 7 * 24;
+
+/// A credential as it is listed: nothing of it is secret.
+#[derive(Debug, Serialize)]
+struct CredentialBody {
+    name: String,
+    consumer: String,
+    types: Vec<String>,
+    created_at: String,
+    expires_at: Option<String>,
+    acked_position: u64,
+    in_effect: bool,
+}
+
+impl From<IntegratorCredential> for CredentialBody {
+    fn from(credential: IntegratorCredential) -> Self {
+        Self {
+            name: credential.name,
+            consumer: credential.consumer,
+            types: credential.types,
+            created_at: timestamp(credential.created_at),
+            expires_at: credential.expires_at.map(timestamp),
+            acked_position: credential.acked.position,
+            in_effect: credential.applied,
+        }
+    }
+}
+
+/// Where a page begins and how long it is.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Page {
+    #[serde(default)]
+    after: String,
+    limit: Option<u32>,
+}
+
+/// Issues a credential: 201 with everything that a stock client needs.
+pub async fn create(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Body(body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let integrators = integrators(&gateway, &principal)?;
+    let issued = integrators.create(&principal.record, read_new(body)?, key.0).await?;
+    Ok((StatusCode::CREATED, Json(issued_body(&issued))))
+}
+
+/// Lists the credentials by name.
+pub async fn list(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    integrators(&gateway, &principal)?;
+    let Query(page) = Query::<Page>::try_from_uri(&uri)
+        .map_err(|_| Problem::bad_request("the parameters are after and limit"))?;
+    let limit = page.limit.unwrap_or(DEFAULT_LIMIT);
+    if !(1..=MOST).contains(&limit) {
+        let problem = InvalidValue::new("limit_invalid", format!("must be between 1 and {MOST}"));
+        return Err(Problem::invalid_field("limit", problem));
+    }
+    let credentials = principal.store.credentials(&page.after, limit).await?;
+    let full = credentials.len() == limit as usize;
+    let next_after = credentials.last().filter(|_| full).map(|last| last.name.clone());
+    let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
+    Ok(Json(json!({"credentials": credentials, "next_after": next_after})))
+}
+
+/// Shows one credential.
+pub async fn show(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    Path(name): Path<String>,
+) -> Result<Json<CredentialAnswer>, Problem> {
+    integrators(&gateway, &principal)?;
+    let credential = principal.store.credential(&name).await?.ok_or(Problem::new(Code::NotFound))?;
+    Ok(Json(CredentialAnswer(credential.into())))
+}
+
+/// Revokes a credential: its connections are cut when the answer comes.
+pub async fn revoke(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Problem> {
+    integrators(&gateway, &principal)?.revoke(&principal.record, &name, key.0).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Has the consumer start again behind a position or at a time.
+pub async fn reset(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(name): Path<String>,
+    Body(body): Body,
+) -> Result<Json<CredentialAnswer>, Problem> {
+    let integrators = integrators(&gateway, &principal)?;
+    let credential = integrators.reset(&principal.record, &name, read_place(body)?, key.0).await?;
+    let mut answer = CredentialBody::from(credential);
+    answer.in_effect = true;
+    Ok(Json(CredentialAnswer(answer)))
+}
+
+/// Issues a further file for a credential: 201 as for a new one. Earlier files are good for `overlap_hours` more.
+pub async fn rotate(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(name): Path<String>,
+    Body(mut body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let integrators = integrators(&gateway, &principal)?;
+    let hours = body.position("overlap_hours").unwrap_or(0);
+    if hours > LONGEST_OVERLAP_HOURS {
+        let message = format!("must be at most {LONGEST_OVERLAP_HOURS}");
+        body.wrong("overlap_hours", InvalidValue::new("overlap_invalid", message));
+    }
+    let overlap = body.finish(|| Some(TimeDelta::hours(hours as i64)))?;
+    let issued = integrators.rotate(&principal.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
+    Ok((StatusCode::CREATED, Json(issued_body(&issued))))
+}
+
+/// A credential as an answer.
+#[derive(Debug, Serialize)]
+#[serde(transparent)]
+pub struct CredentialAnswer(CredentialBody);
+
+fn issued_body(issued: &Issued) -> Value {
+    let mut body = json!(issued.connection);
+    body["expires_at"] = timestamp(issued.expires_at).into();
+    body
+}
+
+/// What serves the request, where the caller may and a deployment has it.
+fn integrators<'a>(gateway: &'a Gateway, principal: &Principal) -> Result<&'a Integrators, Problem> {
+    if !principal.claims.roles.contains(&Role::TenantAdmin) {
+        return Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"));
+    }
+    gateway.integrators.as_ref().ok_or_else(|| {
+        Problem::new(Code::Unavailable)
+            .detail("credentials for integrators are not configured in this deployment")
+    })
+}
+
+fn read_new(mut body: Fields) -> Result<NewIntegrator, Problem> {
+    let name = body.required("name", |text| Ok(text.to_owned()));
+    let types = body.optional_texts("types", str::parse::<TypePattern>);
+    let after = body.position("after").unwrap_or(0);
+    body.finish(|| Some(NewIntegrator { name: name?, types: types?, after, lifetime: LONGEST_LIFETIME }))
+}
+
+fn read_place(mut body: Fields) -> Result<Place, Problem> {
+    let after = body.position("after");
+    let mut asked_for_time = false;
+    let time = body.optional("time", |text| {
+        asked_for_time = true;
+        time(text)
+    });
+    if after.is_some() == asked_for_time {
+        body.wrong("after", InvalidValue::new("required", "give either after or time"));
+    }
+    body.finish(|| match after {
+        Some(after) => Some(Place::Position(after)),
+        None => Some(Place::Time(time?)),
+    })
+}
+
+fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
+    text.parse().map_err(|_| InvalidValue::new("time_invalid", "must be a time as in RFC 3339"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(body: Value) -> Fields {
+        let Value::Object(values) = body else { panic!("an object") };
+        Fields::new(values)
+    }
+
+    #[test]
+    fn a_new_credential_needs_a_name_alone() {
+        let new = read_new(fields(json!({"name": "erp"}))).expect("complete");
+        assert_eq!((new.after, new.types.len()), (0, 0));
+        let new =
+            read_new(fields(json!({"name": "erp", "types": ["crm.>"], "after": "12"}))).expect("complete");
+        assert_eq!((new.after, new.types.len()), (12, 1));
+        let code = |body| read_new(fields(body)).err().map(|problem| problem.code());
+        assert_eq!(code(json!({})), Some(Code::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(Code::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(Code::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "after": -1})), Some(Code::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "filter": ">"})), Some(Code::Invalid));
+    }
+
+    #[test]
+    fn a_place_is_a_position_or_a_time() {
+        assert_eq!(read_place(fields(json!({"after": 7}))).ok(), Some(Place::Position(7)));
+        assert!(matches!(read_place(fields(json!({"time": "2026-01-02T03:04:05Z"}))), Ok(Place::Time(_))));
+        for wrong in [json!({}), json!({"after": 1, "time": "2026-01-02T03:04:05Z"}), json!({"time": "noon"})]
+        {
+            assert_eq!(read_place(fields(wrong)).err().map(|problem| problem.code()), Some(Code::Invalid));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Integrators' credentials: each reads one tenant's events from one consumer of `EVENTS`, from an account that holds
+//! nothing (ADR 11).
+//!
+//! Layout: `issuer` makes the text of a credentials file; `issuing` is what tenants do with credentials, which changes the
+//! registry in PostgreSQL alone; `keeper` brings NATS in line with the registry: `system` pushes who is kept out,
+//! `consumers` makes and removes consumers, `place` translates between positions and places of the stream.
+
+mod consumers;
+mod issuer;
+mod issuing;
+mod keeper;
+mod place;
+mod system;
+
+pub use issuer::{Connection, Issuer};
+pub use issuing::{IntegratorError, Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
+pub use keeper::{KeeperConfig, keep};

@@ -1,0 +1,219 @@
+//! Between positions of a tenant's log and places of the stream. Positions last; places change whenever the stream is
+//! filled again.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::pull::Config;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
+use chrono::{SubsecRound, TimeDelta};
+use futures::StreamExt;
+use schemas::engine::{LogId, TenantId, TenantSlug};
+use store::{AckedPlace, RelayProgress, Store};
+use tokio::time::Instant;
+
+use crate::message::{SUBJECT_ROOT, place};
+use crate::relay::check::has_limits;
+use crate::relay::copy::{api, handle, message_at, removed};
+use crate::{Nats, NatsError};
+
+/// Clocks of the product and of NATS differ by less.
+const SKEW: TimeDelta = TimeDelta::hours(1);
+/// How long messages are looked through for the exact place.
+const SEARCH: Duration = Duration::from_secs(10);
+const BATCH: usize = 2_000;
+const HEARTBEAT: Duration = Duration::from_secs(2);
+const EXPIRES: Duration = Duration::from_secs(20);
+const INACTIVE: Duration = Duration::from_secs(30);
+
+/// How the stream stands to the logs.
+pub(super) struct Standing {
+    tenants: HashMap<TenantId, RelayProgress>,
+    removed: u64,
+    last_sequence: u64,
+    /// Events leave the stream because somebody wants that.
+    limited: bool,
+    /// The relay's progress speaks of this stream and of no earlier one.
+    known: bool,
+}
+
+impl Standing {
+    /// Reads the stream first: what is found lost there later shows in what the relay has noted.
+    pub(super) async fn read(store: &Store, nats: &Nats) -> Result<Self, NatsError> {
+        let stream = nats.event_stream().await?;
+        let created = store.relay_stream_created().await?;
+        let progress = store.relay_progress().await?;
+        Ok(Self {
+            tenants: progress.into_iter().map(|progress| (progress.tenant, progress)).collect(),
+            removed: removed(&stream),
+            last_sequence: stream.state.last_sequence,
+            limited: has_limits(&stream.config),
+            known: created == Some(stream.created.trunc_subsecs(6)),
+        })
+    }
+
+    pub(super) fn tenants(&self) -> &HashMap<TenantId, RelayProgress> {
+        &self.tenants
+    }
+
+    pub(super) fn last_sequence(&self) -> u64 {
+        self.last_sequence
+    }
+
+    /// Whether the stream holds everything of the tenant that it is believed to hold.
+    pub(super) fn is_settled(&self, progress: &RelayProgress) -> bool {
+        self.known && (self.limited || progress.acked == 0 || progress.removed == Some(self.removed))
+    }
+}
+
+/// The position of the message at a place, where it is one of this tenant's log.
+pub(super) async fn place_at(
+    nats: &Nats,
+    slug: &TenantSlug,
+    log: LogId,
+    sequence: u64,
+) -> Result<Option<u64>, NatsError> {
+    let Some(headers) = message_at(nats, sequence).await? else { return Ok(None) };
+    let ours = headers.get("ce-tenantid").is_some_and(|tenant| tenant.as_str() == slug.as_str());
+    Ok(place(&headers).filter(|(found, _)| ours && *found == log).map(|(_, position)| position))
+}
+
+/// What is acknowledged now; `None`: as before. `settled` is the end of the stream where it holds everything it should,
+/// `floor` the place up to which the consumer's messages are acknowledged, `position` the position there.
+///
+/// In a stream that was never refilled positions follow places, so the position of the floor tells. A refill puts lower
+/// positions behind higher ones; then nothing is taken for acknowledged before everything is that was there when the refill
+/// was through.
+pub(super) fn next_place(
+    before: AckedPlace,
+    relay: &RelayProgress,
+    settled: Option<u64>,
+    floor: u64,
+    position: Option<u64>,
+) -> Option<AckedPlace> {
+    let end = settled?;
+    if before.log_id != relay.log_id {
+        let generation = Some(relay.generation);
+        return Some(AckedPlace { log_id: relay.log_id, position: 0, generation, hold_sequence: end });
+    }
+    match before.generation {
+        Some(generation) if generation == relay.generation => {
+            let position =
+                position.filter(|position| floor >= before.hold_sequence && *position > before.position)?;
+            Some(AckedPlace { position, ..before })
+        }
+        _ => Some(AckedPlace { generation: Some(relay.generation), hold_sequence: end, ..before }),
+    }
+}
+
+/// The first place whose message is behind a position. All messages before it are of positions up to there, so a consumer
+/// that starts at it misses nothing; where the exact place is not found in time, an earlier one is answered.
+pub(super) async fn start_behind(
+    store: &Store,
+    nats: &Nats,
+    slug: &TenantSlug,
+    tenant: TenantId,
+    log: LogId,
+    position: u64,
+) -> Result<u64, NatsError> {
+    // Read before the messages are, so that whatever comes later is behind it.
+    let end = nats.event_stream().await?.state.last_sequence;
+    // A message is stored after its event was recorded, however often it is published.
+    let deliver_policy = match store.recorded_behind(tenant, position).await? {
+        Some(recorded) => DeliverPolicy::ByStartTime { start_time: recorded - SKEW },
+        None => DeliverPolicy::All,
+    };
+    let config = Config {
+        deliver_policy,
+        ack_policy: AckPolicy::None,
+        replay_policy: ReplayPolicy::Instant,
+        filter_subject: format!("{SUBJECT_ROOT}.{slug}.>"),
+        headers_only: true,
+        memory_storage: true,
+        num_replicas: 1,
+        inactive_threshold: INACTIVE,
+        ..Config::default()
+    };
+    let stream = handle(nats).await?;
+    let consumer = stream.create_consumer(config).await.map_err(|error| api(&error))?;
+    let mut start = end + 1;
+    if consumer.cached_info().num_pending > 0 {
+        let give_up = Instant::now() + SEARCH;
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(BATCH)
+            .heartbeat(HEARTBEAT)
+            .expires(EXPIRES)
+            .messages()
+            .await
+            .map_err(|error| api(&error))?;
+        while let Some(message) = messages.next().await {
+            let message = message.map_err(|error| api(&error))?;
+            let info = message.info().map_err(|error| NatsError::JetStream(error.to_string()))?;
+            let behind = message
+                .headers
+                .as_ref()
+                .and_then(place)
+                .is_none_or(|(found, at)| found != log || at > position);
+            if behind || Instant::now() >= give_up {
+                start = info.stream_sequence;
+                break;
+            }
+            if info.pending == 0 || info.stream_sequence >= end {
+                break;
+            }
+        }
+    }
+    // The server forgets it by itself as well.
+    drop(stream.delete_consumer(&consumer.cached_info().name).await);
+    Ok(start)
+}
+
+#[cfg(test)]
+mod tests {
+    use store::RelayMark;
+
+    use super::*;
+
+    fn relay(generation: u32) -> RelayProgress {
+        RelayProgress {
+            tenant: TenantId(uuid::Uuid::from_u128(1)),
+            slug: TenantSlug::parse("acme").expect("a slug"),
+            log_id: LogId(uuid::Uuid::from_u128(2)),
+            generation,
+            head: 100,
+            acked: 100,
+            removed: Some(0),
+            mark: RelayMark::default(),
+        }
+    }
+
+    fn place(position: u64, generation: Option<u32>, hold_sequence: u64) -> AckedPlace {
+        AckedPlace { log_id: relay(0).log_id, position, generation, hold_sequence }
+    }
+
+    #[test]
+    fn a_position_follows_the_floor_while_the_stream_is_in_order() {
+        let before = place(5, Some(0), 0);
+        assert_eq!(next_place(before, &relay(0), Some(100), 40, Some(9)), Some(place(9, Some(0), 0)));
+        assert_eq!(next_place(before, &relay(0), Some(100), 40, Some(4)), None, "never back");
+        assert_eq!(next_place(before, &relay(0), Some(100), 40, None), None, "another tenant's message");
+        assert_eq!(next_place(before, &relay(0), None, 40, Some(9)), None, "the stream is in doubt");
+    }
+
+    #[test]
+    fn after_a_refill_nothing_counts_before_all_that_was_refilled_is_acknowledged() {
+        let before = place(5, Some(0), 0);
+        assert_eq!(next_place(before, &relay(1), None, 40, Some(30)), None, "it is still under way");
+        let held = next_place(before, &relay(1), Some(120), 40, Some(30)).expect("it is through");
+        assert_eq!(held, place(5, Some(1), 120));
+        assert_eq!(next_place(held, &relay(1), Some(130), 119, Some(29)), None);
+        assert_eq!(next_place(held, &relay(1), Some(130), 120, Some(30)), Some(place(30, Some(1), 120)));
+    }
+
+    #[test]
+    fn another_log_begins_at_its_beginning() {
+        let other = AckedPlace { log_id: LogId(uuid::Uuid::from_u128(9)), ..place(50, Some(0), 0) };
+        assert_eq!(next_place(other, &relay(0), Some(7), 3, None), Some(place(0, Some(0), 7)));
+    }
+}

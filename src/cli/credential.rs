@@ -1,0 +1,294 @@
+//! `annals credential`: what integrators are given to read a tenant's events on NATS.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use clap::{ArgGroup, Args, Subcommand};
+use nats::accounts::{KeyError, OperatorKeys};
+use nats::integrators::{Integrators, Issued, NewIntegrator, Place};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{TenantSlug, TypePattern};
+use serde::Serialize;
+use serde_json::json;
+use store::{IntegratorCredential, Store, TenantRecord};
+
+use super::output::{json_line, reader_left};
+use super::{Exit, Failure, Output, tenant};
+use crate::config::Settings;
+use crate::wiring;
+
+/// `annals credential ...`
+#[derive(Debug, Subcommand)]
+pub enum Credential {
+    /// Issue a credential; as a table, standard output gets the credentials file alone
+    Create(Create),
+    /// List a tenant's credentials
+    Ls(Of),
+    /// Issue a new file for a credential; its consumer and place stay
+    Rotate(Rotate),
+    /// Revoke a credential: its connections are cut and its consumer is removed
+    Revoke(Named),
+    /// Have a credential's consumer start again behind a position or at a time
+    Reset(Reset),
+    /// Make the keys of a NATS in operator mode, and the settings of its server and of annals
+    Setup(Setup),
+}
+
+/// Whose credentials.
+#[derive(Debug, Args)]
+pub struct Of {
+    /// The tenant
+    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
+    tenant: TenantSlug,
+}
+
+/// One credential.
+#[derive(Debug, Args)]
+pub struct Named {
+    #[command(flatten)]
+    of: Of,
+    /// The credential's name
+    #[arg(long)]
+    name: String,
+}
+
+/// `annals credential create ...`
+#[derive(Debug, Args)]
+pub struct Create {
+    #[command(flatten)]
+    named: Named,
+    /// Only these event types: names or patterns such as crm.> [default: all]
+    #[arg(long, value_delimiter = ',', value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
+    types: Vec<TypePattern>,
+    /// Only what is behind this position of the log
+    #[arg(long, default_value_t = 0, value_name = "POSITION")]
+    after: u64,
+    /// How long the file is good for
+    #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
+    expires: u16,
+}
+
+/// `annals credential rotate ...`
+#[derive(Debug, Args)]
+pub struct Rotate {
+    #[command(flatten)]
+    named: Named,
+    /// How long the new file is good for
+    #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
+    expires: u16,
+    /// How long earlier files stay good
+    #[arg(long, default_value_t = 0, value_name = "HOURS", value_parser = clap::value_parser!(u16).range(0..=168))]
+    overlap: u16,
+}
+
+/// `annals credential reset ...`
+#[derive(Debug, Args)]
+#[command(group(ArgGroup::new("place").required(true).args(["after", "time"])))]
+pub struct Reset {
+    #[command(flatten)]
+    named: Named,
+    /// Start behind this position of the log
+    #[arg(long, value_name = "POSITION")]
+    after: Option<u64>,
+    /// Start with what was recorded at this time or later (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    time: Option<DateTime<Utc>>,
+}
+
+/// `annals credential setup ...`
+#[derive(Debug, Args)]
+pub struct Setup {
+    /// The folder to write to; keys that are there already are kept
+    folder: PathBuf,
+    /// Where nats-server will keep the accounts' JWTs
+    #[arg(long, value_name = "DIR", default_value = "/var/lib/nats/jwt")]
+    jwt_dir: PathBuf,
+}
+
+const COLUMNS: [&str; 6] = ["name", "consumer", "types", "acked_position", "expires_at", "in_effect"];
+
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    consumer: String,
+    types: String,
+    created_at: String,
+    expires_at: String,
+    acked_position: u64,
+    in_effect: bool,
+}
+
+impl From<IntegratorCredential> for Row {
+    fn from(credential: IntegratorCredential) -> Self {
+        Self {
+            name: credential.name,
+            consumer: credential.consumer,
+            types: credential.types.join(","),
+            created_at: timestamp(credential.created_at),
+            expires_at: credential.expires_at.map(timestamp).unwrap_or_default(),
+            acked_position: credential.acked.position,
+            in_effect: credential.applied,
+        }
+    }
+}
+
+impl Credential {
+    /// Runs it.
+    pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
+        let store = wiring::connect(settings).await?;
+        let done = self.run_with(settings, &store, output).await;
+        store.shutdown().await;
+        done
+    }
+
+    async fn run_with(self, settings: &Settings, store: &Store, output: Output) -> Result<Exit, Failure> {
+        let integrators = wiring::integrators(settings, store)?;
+        match self {
+            Self::Create(create) => create.run(&integrators, store, output).await,
+            Self::Ls(Of { tenant }) => list(store, &tenant, output).await,
+            Self::Rotate(Rotate { named, expires, overlap }) => {
+                let (tenant, name) = named.find(store).await?;
+                let (lifetime, overlap) = (TimeDelta::days(expires.into()), TimeDelta::hours(overlap.into()));
+                let issued = integrators.rotate(&tenant, &name, lifetime, overlap, None).await;
+                show(&issued.map_err(Failure::credential)?, output)
+            }
+            Self::Revoke(named) => {
+                let (tenant, name) = named.find(store).await?;
+                integrators.revoke(&tenant, &name, None).await.map_err(Failure::credential)?;
+                Ok(Exit::Ok)
+            }
+            Self::Reset(Reset { named, after, time }) => {
+                let (tenant, name) = named.find(store).await?;
+                let place = match (after, time) {
+                    (Some(after), _) => Place::Position(after),
+                    (None, time) => Place::Time(time.expect("one of both is required")),
+                };
+                let credential = integrators.reset(&tenant, &name, place, None).await;
+                let credential = credential.map_err(Failure::credential)?;
+                output.object(&COLUMNS, &Row { in_effect: true, ..Row::from(credential) })?;
+                Ok(Exit::Ok)
+            }
+            Self::Setup(setup) => setup.run(),
+        }
+    }
+}
+
+impl Named {
+    async fn find(self, store: &Store) -> Result<(std::sync::Arc<TenantRecord>, String), Failure> {
+        Ok((tenant::find(store, &self.of.tenant).await?, self.name))
+    }
+}
+
+impl Create {
+    async fn run(self, integrators: &Integrators, store: &Store, output: Output) -> Result<Exit, Failure> {
+        let (tenant, name) = self.named.find(store).await?;
+        let lifetime = TimeDelta::days(self.expires.into());
+        let new = NewIntegrator { name, types: self.types, after: self.after, lifetime };
+        show(&integrators.create(&tenant, new, None).await.map_err(Failure::credential)?, output)
+    }
+}
+
+async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, Failure> {
+    const PAGE: u32 = 500;
+    let handle = store.tenant(tenant::find(store, slug).await?.id);
+    let mut rows: Vec<Row> = Vec::new();
+    loop {
+        let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
+        let page = handle.credentials(&after, PAGE).await?;
+        let full = page.len() == PAGE as usize;
+        rows.extend(page.into_iter().map(Row::from));
+        if !full {
+            break;
+        }
+    }
+    output.rows(&COLUMNS, &rows)?;
+    Ok(Exit::Ok)
+}
+
+/// Prints what was issued. The file alone goes to standard output where nobody asked for JSON, so that it can be sent to
+/// where it belongs; what a client is told besides goes to standard error.
+fn show(issued: &Issued, output: Output) -> Result<Exit, Failure> {
+    let connection = &issued.connection;
+    let expires_at = timestamp(issued.expires_at);
+    let mut out = io::stdout().lock();
+    let printed = if output == Output::Table {
+        eprintln!("servers       {}", connection.servers.join(","));
+        eprintln!("stream        {}", connection.stream);
+        eprintln!("consumer      {}", connection.consumer);
+        eprintln!("API prefix    {}", connection.api_prefix);
+        eprintln!("inbox prefix  {}", connection.inbox_prefix);
+        eprintln!("expires at    {expires_at}");
+        write!(out, "{}", connection.credentials)
+    } else {
+        let mut object = json!(connection);
+        object["expires_at"] = expires_at.into();
+        json_line(&mut out, &object)
+    };
+    printed.and_then(|()| out.flush()).or_else(reader_left)?;
+    if !issued.in_effect {
+        eprintln!("not in effect yet: NATS is away or the role relay does not run; it follows by itself");
+    }
+    Ok(Exit::Ok)
+}
+
+/// A key or a file of `setup`.
+#[derive(Debug, thiserror::Error)]
+enum SetupError {
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl Setup {
+    /// Writes everything. Runs without settings: it makes what they will name.
+    pub fn run(self) -> Result<Exit, Failure> {
+        self.write().map_err(|error| Failure::new(Exit::Failed, error))?;
+        Ok(Exit::Ok)
+    }
+
+    fn write(&self) -> Result<(), SetupError> {
+        let failed = |path: &PathBuf, source| SetupError::File { path: path.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(|error| failed(&self.folder, error))?;
+        let folder = std::path::absolute(&self.folder).map_err(|error| failed(&self.folder, error))?;
+        let file = |name: &str| folder.join(name);
+        let write = |name: &str, text: &str| {
+            private_file(&file(name), text).map_err(|error| failed(&file(name), error))
+        };
+        let keys = OperatorKeys::kept(|name, fresh| {
+            let name = format!("{name}.seed");
+            match std::fs::read_to_string(file(&name)) {
+                Ok(kept) => Ok(kept),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => write(&name, &fresh).map(|()| fresh),
+                Err(error) => Err(failed(&file(&name), error)),
+            }
+        })?;
+        write("application.creds", &keys.application_credentials())?;
+        write("system.creds", &keys.system_credentials())?;
+        let server = format!(
+            "# For nats-server: include this file, and add listen, server_name and jetstream {{ store_dir: ... }}.\n{}",
+            keys.server_settings(&self.jwt_dir)
+        );
+        write("nats-server.conf", &server)?;
+        let quoted = |name: &str| toml::Value::from(file(name).display().to_string());
+        let settings = format!(
+            "[nats]\ncredentials_file = {}\nedge_account = \"{}\"\nedge_signing_seed_file = {}\n\
+             # For the role relay alone:\noperator_signing_seed_file = {}\nsystem_credentials_file = {}\n",
+            quoted("application.creds"),
+            keys.edge_account(),
+            quoted("edge-signing.seed"),
+            quoted("operator-signing.seed"),
+            quoted("system.creds"),
+        );
+        write("annals.toml", &settings)
+    }
+}
+
+/// Writes a file that only this user may read.
+fn private_file(path: &std::path::Path, text: &str) -> io::Result<()> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    options.create(true).write(true).truncate(true).mode(0o600);
+    options.open(path)?.write_all(text.as_bytes())
+}
