@@ -197,6 +197,12 @@ impl Prepared {
         let nats = if works { Some(connect_nats(settings).await?) } else { None };
         // Before anything is answered or followed: the database may have gone back to an earlier state.
         store.examined().await.context("the database cannot be examined")?;
+        let keeper = keeper(settings)?;
+        if roles.contains(&Role::Relay) && keeper.is_none() && settings.nats.edge_account.is_some() {
+            tracing::warn!(
+                "this process has no operator's key: another one must keep integrators' credentials"
+            );
+        }
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings, issuer(settings)?),
@@ -211,7 +217,7 @@ impl Prepared {
             executor,
             gateway,
             nats,
-            keeper: keeper(settings)?,
+            keeper,
             listeners,
             roles: roles.to_vec(),
             sagas: saga_settings(settings),

@@ -1,5 +1,8 @@
 //! NATS away: the truth is in PostgreSQL, so commands, reads and sagas go on; what is published catches up.
 
+use reqwest::Method;
+use serde_json::json;
+
 use super::Site;
 use crate::support::deployment::Answer;
 use crate::support::eventually;
@@ -39,6 +42,12 @@ async fn unreachable_at_start_and_later() {
     nats.restart().await;
     site.ready().await;
     published(&site, &nats).await;
+
+    // A NATS without accounts has no place for integrators, and the product says so.
+    let request = site.process.request(Method::POST, "/v1/integrations/credentials");
+    let answer = Answer::of(request.bearer_auth(&site.tenant.token).json(&json!({"name": "erp"}))).await;
+    assert!(answer.is_unavailable(), "{answer:?}");
+    assert!(answer.body["detail"].as_str().is_some_and(|text| text.contains("not configured")), "{answer:?}");
 
     nats.kill();
     site.registered("bo", 1_001).await;

@@ -112,6 +112,7 @@ impl Rounds {
     async fn ended(&mut self, result: Result<(), NatsError>) {
         let failing = result.is_err();
         if let Err(error) = result {
+            metrics::counter!("integrators_keeper_failures_total").increment(1);
             if self.failing {
                 tracing::debug!(%error, "integrators' credentials are not kept");
             } else {
