@@ -13,8 +13,9 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Integrator, position, pull};
-use crate::support::Product;
+use crate::support::nats_server::NatsServer;
 use crate::support::product::{Tenant, send};
+use crate::support::{Product, eventually};
 
 /// Longer than the server on this machine takes to answer anything.
 const NO_ANSWER: Duration = Duration::from_millis(600);
@@ -238,9 +239,11 @@ async fn no_attempt_with_issued_credentials_has_an_effect() {
     });
     join_all(answers).await;
 
-    inject(&client, &mallory, &replies(victim.text("consumer"), &acknowledgement, &attacked.slug)).await;
+    let own = mallory.text("consumer");
+    let replies = replies(victim.text("consumer"), &acknowledgement, &attacked.slug);
+    inject(&client, mallory.text("api_prefix"), own, &replies).await;
     client.publish(acknowledgement, "+ACK".into()).await.expect("sent");
-    sync(&client, &mallory).await;
+    sync(&client, mallory.text("api_prefix"), own).await;
 
     // The victim and its neighbour go on receiving.
     attacked.register("grace@example.com", "Grace").await;
@@ -279,10 +282,9 @@ async fn no_attempt_with_issued_credentials_has_an_effect() {
 }
 
 /// Sends everything that is allowed with replies that point elsewhere, with messages there to be had, and with none.
-async fn inject(client: &Client, mallory: &Integrator, replies: &[String]) {
-    let own = mallory.text("consumer");
-    let next = format!("JS.app.API.CONSUMER.MSG.NEXT.EVENTS.{own}");
-    let info = format!("JS.app.API.CONSUMER.INFO.EVENTS.{own}");
+async fn inject(client: &Client, prefix: &str, own: &str, replies: &[String]) {
+    let next = format!("{prefix}.CONSUMER.MSG.NEXT.EVENTS.{own}");
+    let info = format!("{prefix}.CONSUMER.INFO.EVENTS.{own}");
     let bodies =
         [r#"{"batch":1,"no_wait":true}"#, r#"{"batch":2,"expires":100000000}"#, "1", "not a request"];
     // The consumer holds few messages: the later rounds get empty answers, the first ones events.
@@ -303,14 +305,51 @@ async fn inject(client: &Client, mallory: &Integrator, replies: &[String]) {
                 .await
                 .expect("sent");
         }
-        sync(client, mallory).await;
+        sync(client, prefix, own).await;
     }
 }
 
 /// Waits until the server has seen everything that the client sent before: it answers in order.
-async fn sync(client: &Client, mallory: &Integrator) {
-    let info = format!("JS.app.API.CONSUMER.INFO.EVENTS.{}", mallory.text("consumer"));
+async fn sync(client: &Client, prefix: &str, own: &str) {
+    let info = format!("{prefix}.CONSUMER.INFO.EVENTS.{own}");
     client.request(info, "".into()).await.expect("its own consumer answers");
+}
+
+/// The test of the test, and the reason for the account without streams: from within the account that holds them the same
+/// pulls, with nothing but other replies, purge a stream and forge an event.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_replies_have_an_effect_in_the_account_that_holds_the_streams() {
+    let server = Box::pin(NatsServer::start_in_operator_mode()).await;
+    let options = async_nats::ConnectOptions::with_credentials_file(server.credentials("application"));
+    let client = Box::pin(options.await.expect("reads").connect(server.url())).await.expect("connects");
+    let context = jetstream::new(client.clone());
+    for (name, subjects) in [("EVENTS", "events.>"), ("TREASURE", "treasure.>")] {
+        let config = stream::Config {
+            name: name.to_owned(),
+            subjects: vec![subjects.to_owned()],
+            ..Default::default()
+        };
+        context.create_stream(config).await.expect("created");
+    }
+    let config = jetstream::consumer::pull::Config {
+        durable_name: Some("own".to_owned()),
+        filter_subject: "events.mine.>".to_owned(),
+        ..Default::default()
+    };
+    context.create_consumer_on_stream(config, "EVENTS").await.expect("created");
+    for subject in ["events.mine.one", "treasure.gold"] {
+        context.publish(subject, "held".into()).await.expect("sent").await.expect("stored");
+    }
+    let replies = ["events.other.forged", "$JS.API.STREAM.PURGE.TREASURE"].map(str::to_owned);
+    inject(&client, "$JS.API", "own", &replies).await;
+    let state = |stream: &'static str| {
+        let context = context.clone();
+        async move { context.get_stream(stream).await.expect("it is there").cached_info().state.clone() }
+    };
+    eventually("the treasure is gone and an event is forged", || async {
+        (state("TREASURE").await.messages == 0 && state("EVENTS").await.messages > 1).then_some(())
+    })
+    .await;
 }
 
 async fn application_consumer(application: &Application, integrator: &Integrator) -> Value {
