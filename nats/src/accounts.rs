@@ -1,4 +1,4 @@
-//! NATS in operator mode: which accounts there are, what they may exchange, and the keys behind them (ADR 15).
+//! NATS in operator mode: which accounts there are, what they may exchange, and the keys behind them (ADR 16).
 //!
 //! `SYS` is the server's own account. `APP` holds the streams and is the product's. `EDGE` holds nothing and is for
 //! integrators: it reaches three services of `APP` and no more, because whoever is in an account with streams can make

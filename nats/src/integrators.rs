@@ -1,5 +1,5 @@
 //! Integrators' credentials: each reads one tenant's events from one consumer of `EVENTS`, from an account that holds
-//! nothing (ADR 15).
+//! nothing (ADR 16).
 //!
 //! Layout: `issuer` makes the text of a credentials file; `issuing` is what tenants do with credentials, which changes the
 //! registry in PostgreSQL alone; `keeper` brings NATS in line with the registry: `system` pushes who is kept out,

@@ -1,5 +1,5 @@
 -- Credentials of integrators on NATS: the registry from which consumers, revocations and places are restored whatever NATS
--- loses (docs/adr/0015). Nothing secret stands here: keys are derived from the deployment key.
+-- loses (docs/adr/0016). Nothing secret stands here: keys are derived from the deployment key.
 
 create table integrator_credentials (
     tenant_id        uuid        not null,
