@@ -84,9 +84,8 @@ async fn a_foreign_sdk_reads_our_structured_events() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_sdk_reads_our_messages_on_jetstream() {
     let (tenant, events) = furnished().await;
-    let url = tenant.product.annals.text("nats_url");
-    let client = async_nats::connect(url).await.expect("NATS answers");
-    let stream = async_nats::jetstream::new(client).get_stream("EVENTS").await.expect("the stream is there");
+    let context = async_nats::jetstream::new(tenant.product.nats().await);
+    let stream = context.get_stream("EVENTS").await.expect("the stream is there");
     let config = async_nats::jetstream::consumer::pull::OrderedConfig {
         filter_subject: format!("events.{}.>", tenant.slug),
         ..Default::default()
