@@ -7,7 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use proofs::{Checkpoint, Hash, Node, NoteSigner, VerifierKey};
-use schemas::engine::LogId;
+use schemas::engine::{LogId, ids};
 
 use crate::AuditError;
 
@@ -124,8 +124,9 @@ impl Signer {
             }
             file.sync_data()?;
         }
-        // Another process may hold the same folder: its unfinished file must not be this one's.
-        let partial = self.file(log, &format!("checkpoint.{}", std::process::id()));
+        // Others may hold the same folder, also under the same process id on other machines: their unfinished file must
+        // not be this one's.
+        let partial = self.file(log, &format!("checkpoint.{}", ids::random_id().simple()));
         let mut file = private().create(true).write(true).truncate(true).open(&partial)?;
         file.write_all(checkpoint.to_string().as_bytes())?;
         file.sync_data()?;
