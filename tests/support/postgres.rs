@@ -81,7 +81,7 @@ fn spawn(folder: &Path, port: u16) -> std::process::Child {
     let mut postgres = programs::command(&programs.join("postgres"), true, "QUIT");
     postgres.arg("-D").arg(&data).arg("-k").arg(folder).args(["-p", &port.to_string()]);
     // Durability is for the product's own servers; these live for one run.
-    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=500"]
+    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=2000"]
     {
         postgres.args(["-c", setting]);
     }
