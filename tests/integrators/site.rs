@@ -24,6 +24,11 @@ use crate::support::{Annals, Product, process};
 /// How often streams show that they are alive.
 pub const HEARTBEAT: Duration = Duration::from_secs(1);
 
+/// What a stream may keep a story waiting for.
+async fn bounded<F: Future>(next: F) -> F::Output {
+    tokio::time::timeout(Duration::from_secs(30), next).await.expect("a stream that should go on is silent")
+}
+
 /// The product under these stories.
 pub struct Site {
     pub product: Product,
@@ -42,9 +47,9 @@ impl Site {
         let mut command = process::command();
         command.args(["dev", "--ephemeral"]).envs([
             ("ANNALS__GATEWAY__HEARTBEAT_SECONDS", "1"),
-            ("ANNALS__GATEWAY__SLOW_FOLLOWER_SECONDS", "2"),
+            ("ANNALS__GATEWAY__SLOW_FOLLOWER_SECONDS", "1"),
             ("ANNALS__WEBHOOKS__ALLOW_PRIVATE", "true"),
-            ("ANNALS__WEBHOOKS__TIMEOUT_SECONDS", "2"),
+            ("ANNALS__WEBHOOKS__TIMEOUT_SECONDS", "1"),
             ("ANNALS__WEBHOOKS__FIRST_DELAY_MS", "100"),
             ("ANNALS__WEBHOOKS__LONGEST_DELAY_MS", "400"),
             ("ANNALS__WEBHOOKS__RETRY_FOR_SECONDS", "3"),
@@ -165,7 +170,7 @@ impl Socket {
     /// The next message that is text.
     pub async fn hear(&mut self) -> Value {
         loop {
-            match self.0.next().await.expect("the socket is open").expect("a message") {
+            match bounded(self.0.next()).await.expect("the socket is open").expect("a message") {
                 Message::Text(text) => return serde_json::from_str(&text).expect("JSON"),
                 Message::Ping(_) => {}
                 other => panic!("{other:?}"),
@@ -195,7 +200,7 @@ impl Socket {
                 Some("open") => {}
                 Some("closed") => {
                     let close = loop {
-                        match self.0.next().await.expect("a close frame").expect("a message") {
+                        match bounded(self.0.next()).await.expect("a close frame").expect("a message") {
                             Message::Close(Some(close)) => break close,
                             Message::Ping(_) => {}
                             other => panic!("{other:?}"),
@@ -241,7 +246,7 @@ impl Sse {
                 self.text.drain(..end + 2);
                 return Some(block);
             }
-            let chunk = self.answer.chunk().await.expect("the stream goes on or ends in order")?;
+            let chunk = bounded(self.answer.chunk()).await.expect("the stream goes on or ends in order")?;
             self.text.push_str(std::str::from_utf8(&chunk).expect("text"));
         }
     }

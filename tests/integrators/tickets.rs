@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
+use std::time::Duration;
 
 use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
@@ -26,7 +27,9 @@ async fn a_ticket_opens_one_stream_of_its_tenant() {
     let (tenant, other) = (site.product.tenant().await, site.product.tenant().await);
     let first = ticket(&tenant).await;
     let open = |tenant: &Tenant<'_>, query: String| {
-        let request = tenant.anonymous(Method::GET, &format!("{PATH}?{query}"));
+        // A stream that is opened by mistake would never end.
+        let request =
+            tenant.anonymous(Method::GET, &format!("{PATH}?{query}")).timeout(Duration::from_secs(10));
         async move { send(request).await }
     };
     let (status, problem) = open(&other, format!("ticket={first}")).await;
