@@ -13,7 +13,9 @@ use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
 pub use secret::Secret;
-pub use sections::{Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets};
+pub use sections::{
+    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets, Webhooks,
+};
 
 /// Every setting with its default; `config.default.toml`, embedded.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
@@ -45,6 +47,8 @@ pub struct Settings {
     pub gateway: Gateway,
     /// Tokens and passwords.
     pub identity: Identity,
+    /// Deliveries to tenants' endpoints.
+    pub webhooks: Webhooks,
     /// Retries of processes.
     pub saga: Saga,
     /// The activity log.
@@ -188,6 +192,11 @@ impl Settings {
             ("activity.retention_days", self.activity.retention_days as usize),
             ("activity.most_entries", self.activity.most_entries as usize),
             ("audit.seal_every_seconds", self.audit.seal_every_seconds as usize),
+            ("gateway.slow_follower_seconds", self.gateway.slow_follower_seconds as usize),
+            ("webhooks.timeout_seconds", self.webhooks.timeout_seconds as usize),
+            ("webhooks.requests_a_tenant", self.webhooks.requests_a_tenant),
+            ("webhooks.requests", self.webhooks.requests),
+            ("webhooks.first_delay_ms", self.webhooks.first_delay_ms as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {
             if value == 0 {

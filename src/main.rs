@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod demo;
+mod limits;
 mod logging;
 mod signals;
 mod supervise;

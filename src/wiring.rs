@@ -19,6 +19,7 @@ use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use webhooks::WebhookSettings;
 
 use crate::config::{Settings, SettingsError};
 
@@ -149,11 +150,14 @@ pub enum Role {
     Sagas,
     /// Extends the Merkle logs and signs checkpoints
     Sealer,
+    /// Delivers events to tenants' endpoints
+    Webhooks,
 }
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer];
+    pub const ALL: [Self; 6] =
+        [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer, Self::Webhooks];
 
     /// The roles' names for a log line.
     pub fn list(roles: &[Self]) -> String {
@@ -182,6 +186,7 @@ pub struct Prepared {
     sagas: SagaSettings,
     signer: Option<Arc<Signer>>,
     seal_every: Duration,
+    webhooks: WebhookSettings,
     stop_listeners: CancellationToken,
 }
 
@@ -190,11 +195,12 @@ impl Prepared {
     pub async fn connect(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
         // Before anything counts.
         gateway::operations::recorder()?;
+        crate::limits::raise_open_files(settings.gateway.streams);
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway)).await?;
         let store = connect(settings).await?;
         let executor = executor(&store);
-        let works = roles.iter().any(|role| *role != Role::Gateway);
-        let nats = if works { Some(connect_nats(settings).await?) } else { None };
+        let follows = roles.iter().any(|role| !matches!(role, Role::Gateway | Role::Webhooks));
+        let nats = if follows { Some(connect_nats(settings).await?) } else { None };
         // Before anything is answered or followed: the database may have gone back to an earlier state.
         store.examined().await.context("the database cannot be examined")?;
         let keeper = keeper(settings)?;
@@ -221,6 +227,7 @@ impl Prepared {
             listeners,
             roles: roles.to_vec(),
             sagas: saga_settings(settings),
+            webhooks: webhook_settings(settings),
             signer,
             seal_every: Duration::from_secs(settings.audit.seal_every_seconds),
             stop_listeners,
@@ -254,6 +261,9 @@ impl Prepared {
         };
         if let Some(nats) = self.nats.take() {
             self.start_workers(&nats, &mut running);
+        }
+        if self.roles.contains(&Role::Webhooks) {
+            self.start_webhooks(&mut running);
         }
         self.start_listeners(&mut running);
         Ok(running)
@@ -318,6 +328,18 @@ impl Prepared {
                 keep(store, nats, keeper, stop).await.context("the keeper of integrators' credentials")
             });
         }
+    }
+
+    fn start_webhooks(&self, running: &mut Running) {
+        let (share, stop) = (self.store.share(SharedWork::Webhooks), running.stop_workers.clone());
+        running.workers.spawn(async move {
+            share.keep(stop).await;
+            Ok(())
+        });
+        let (store, settings, stop) = (self.store.clone(), self.webhooks, running.stop_workers.clone());
+        running
+            .workers
+            .spawn(async move { webhooks::run(store, settings, stop).await.context("the role webhooks") });
     }
 
     fn start_listeners(self, running: &mut Running) {
@@ -444,6 +466,9 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
             most: settings.activity.most_entries,
         },
         integrators: issuer,
+        slow_after: Duration::from_secs(gateway.slow_follower_seconds),
+        web_origins: gateway.web_origins.clone(),
+        allow_private_webhooks: settings.webhooks.allow_private,
         dev: gateway.explorer,
     }
 }
@@ -457,4 +482,18 @@ fn saga_settings(settings: &Settings) -> SagaSettings {
         ..RetrySettings::default()
     };
     SagaSettings { retry, ..SagaSettings::default() }
+}
+
+fn webhook_settings(settings: &Settings) -> WebhookSettings {
+    let webhooks = &settings.webhooks;
+    WebhookSettings {
+        allow_private: webhooks.allow_private,
+        timeout: Duration::from_secs(webhooks.timeout_seconds),
+        requests_a_tenant: webhooks.requests_a_tenant,
+        requests: webhooks.requests,
+        first_delay: Duration::from_millis(webhooks.first_delay_ms),
+        longest_delay: Duration::from_millis(webhooks.longest_delay_ms),
+        retry_for: Duration::from_secs(webhooks.retry_for_seconds),
+        disable_after: Duration::from_secs(webhooks.disable_after_seconds),
+    }
 }

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 10] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("schemas", &[]),
     ("proofs", &[]),
     ("store", &["schemas", "proofs"]),
@@ -14,7 +14,8 @@ const ARROWS: [(&str, &[&str]); 10] = [
     ("queries", &["projections", "store", "schemas"]),
     ("sagas", &["commands", "store", "schemas"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
-    ("gateway", &["audit", "commands", "queries", "store", "nats", "schemas"]),
+    ("webhooks", &["store", "schemas"]),
+    ("gateway", &["commands", "queries", "audit", "webhooks", "store", "nats", "schemas"]),
 ];
 
 /// Lines at which a file has become two.

@@ -1,10 +1,18 @@
-//! What integrators build on: events and streams over the public API, contracts, services in other languages.
+//! What integrators build on: events and streams over the public API, live streams, webhooks, contracts, services in other
+//! languages.
 
 mod contracts;
 mod event_types;
 mod examples;
+mod fleet;
+mod receiver;
 mod service_tokens;
 mod services;
+mod site;
+mod tickets;
+mod webhooks;
+mod webhooks_recover;
+mod websocket;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};

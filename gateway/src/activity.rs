@@ -82,14 +82,26 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
     let response = next.run(request).await;
     let (Some(route), Some(context)) = (route, context) else { return response };
-    let Some(tenant) = context.tenant() else { return response };
-    let actor = context.actor();
-    let action = format!("{method} {route}");
     let problem = response.extensions().get::<Problem>().map(Problem::code);
+    note(&gateway, &context, &format!("{method} {route}"), problem, address);
+    response
+}
+
+/// Keeps what a request came to. For what is said over a connection that has left HTTP, this is the handler's to do.
+pub fn note(
+    gateway: &Gateway,
+    context: &RequestContext,
+    action: &str,
+    problem: Option<Code>,
+    address: Option<String>,
+) {
+    let Some(tenant) = context.tenant() else { return };
+    let (_, route) = action.split_once(' ').unwrap_or_default();
+    let actor = context.actor();
     let outcome = problem.map_or("accepted", Code::as_str);
     let mut entries = Vec::new();
-    if let Some(kind) = kind(&route, problem, context.is_auditor()) {
-        entries.push(entry(kind, &actor, action, outcome));
+    if let Some(kind) = kind(route, problem, context.is_auditor()) {
+        entries.push(entry(kind, &actor, action.to_owned(), outcome));
     }
     for (command, code) in context.rejections() {
         entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code));
@@ -99,7 +111,6 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
         entry.address.clone_from(&address);
         gateway.activities.record(tenant, entry);
     }
-    response
 }
 
 fn kind(route: &str, problem: Option<Code>, auditor: bool) -> Option<ActivityKind> {

@@ -5,10 +5,13 @@ pub mod passwords;
 pub mod pool;
 pub mod principal;
 pub mod services;
+pub mod tickets;
 pub mod tokens;
+pub mod watcher;
 
 pub use keys::{KeyError, SigningKey};
 pub use passwords::{HashingConfig, Password, PasswordError, Passwords};
 pub use principal::{Operator, Principal};
 pub use services::ServiceTokens;
 pub use tokens::{Audience, Grant, Issued, ServiceGrant, TokenError, Tokens};
+pub use watcher::Watcher;

@@ -20,12 +20,18 @@ pub struct GatewayConfig {
     pub hashing: HashingConfig,
     /// Followers of event streams that this process serves at a time.
     pub streams: usize,
-    /// How often an idle event stream sends a comment, so that both ends notice when the other has gone.
+    /// How often an idle event stream shows that it is alive, so that both ends notice when the other has gone.
     pub heartbeat: Duration,
     /// How long the activity log is kept.
     pub activities: ActivityRetention,
     /// Who issues credentials for integrators. None: nobody does.
     pub integrators: Option<Issuer>,
+    /// How long a client may take for what waits for it until its stream is closed.
+    pub slow_after: Duration,
+    /// Origins (`https://app.example.com`) besides the gateway's own whose pages may open WebSockets.
+    pub web_origins: Vec<String>,
+    /// Webhooks may be plain HTTP and may lead to addresses that are not public.
+    pub allow_private_webhooks: bool,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -38,10 +44,13 @@ impl Default for GatewayConfig {
             issuer: "annals".to_owned(),
             token_lifetime: Duration::from_mins(15),
             hashing: HashingConfig { memory_kib: 19 * 1024, iterations: 2, threads: 1, queue: 16 },
-            streams: 1_000,
+            streams: 6_000,
             heartbeat: Duration::from_secs(15),
             activities: ActivityRetention { keep: Duration::from_hours(90 * 24), most: 1_000_000 },
             integrators: None,
+            slow_after: Duration::from_secs(30),
+            web_origins: Vec::new(),
+            allow_private_webhooks: false,
             dev: false,
         }
     }

@@ -7,6 +7,7 @@ pub mod fields;
 pub mod headers;
 pub mod idempotency;
 pub mod observe;
+mod origin;
 pub mod problem;
 pub mod tenancy;
 pub mod unique_names;

@@ -10,7 +10,7 @@ use commands::{Executor, ExternalEvents};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nats::Integrators;
 use store::Store;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::{self, ActivityLog};
@@ -20,6 +20,9 @@ use crate::edge::observe::observe;
 use crate::edge::{Code, Problem};
 use crate::operations::{MetricsError, ReadinessCheck};
 use crate::{admin, graphql, operations, rest, streams};
+
+/// Sockets at a time that may keep the gateway waiting for their first message.
+const GREETINGS: usize = 256;
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -40,6 +43,9 @@ pub struct Shared {
     pub(crate) metrics: PrometheusHandle,
     pub(crate) activities: ActivityLog,
     pub(crate) streams: Arc<Semaphore>,
+    /// Sockets that have not said yet who they are.
+    pub(crate) greetings: Arc<Semaphore>,
+    pub(crate) hub: streams::Hub,
     pub(crate) stopping: CancellationToken,
 }
 
@@ -75,13 +81,15 @@ impl Gateway {
         let passwords = Passwords::start(&config.hashing)?;
         let tokens = Tokens::new(key, config.issuer.clone(), config.token_lifetime);
         let schema = graphql::schema(config.dev);
-        let streams = Arc::new(Semaphore::new(config.streams));
+        let (streams, greetings) =
+            (Arc::new(Semaphore::new(config.streams)), Arc::new(Semaphore::new(GREETINGS)));
         let metrics = operations::recorder()?;
         let store = executor.store().clone();
         let activities = ActivityLog::start(store.clone(), config.activities, stopping.clone());
         let service_tokens = ServiceTokens::new(executor.clone());
         let external = ExternalEvents::new(executor.clone());
         let integrators = config.integrators.clone().map(|issuer| Integrators::new(store.clone(), issuer));
+        let hub = streams::Hub::new(store.clone(), stopping.clone());
         let shared = Shared {
             config,
             executor,
@@ -96,6 +104,8 @@ impl Gateway {
             metrics,
             activities,
             streams,
+            greetings,
+            hub,
             stopping,
         };
         Ok(Self(Arc::new(shared)))
@@ -109,6 +119,12 @@ impl Gateway {
     /// Hashes passwords, for whoever registers users without HTTP.
     pub fn passwords(&self) -> &Passwords {
         &self.0.passwords
+    }
+
+    /// A place among the event streams of this process.
+    pub(crate) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let place = Arc::clone(&self.0.streams).try_acquire_owned();
+        place.map_err(|_full| Problem::new(Code::Unavailable).detail("too many streams are open"))
     }
 
     /// The routes of the public listener.
@@ -145,6 +161,9 @@ impl Gateway {
             )
             .route("/v1/integrations/credentials/{name}/reset", post(rest::credentials::reset))
             .route("/v1/integrations/credentials/{name}/rotate", post(rest::credentials::rotate))
+            .route("/v1/events/ws", get(streams::websocket::follow))
+            .route("/v1/stream-tickets", post(rest::stream_tickets::issue))
+            .merge(rest::webhooks::routes())
             .route("/.well-known/jwks.json", get(rest::jwks::keys))
             .route(
                 "/graphql",

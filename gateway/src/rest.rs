@@ -11,5 +11,7 @@ pub mod external_streams;
 pub mod jwks;
 pub mod pages;
 pub mod service_tokens;
+pub mod stream_tickets;
 pub mod tenants;
 pub mod users;
+pub mod webhooks;

@@ -1,5 +1,7 @@
 //! Serves a router on a listener until told to stop.
 
+mod patience;
+
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -17,17 +19,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use self::patience::PatientListener;
+
 /// How long requests that are being answered may take after the call to stop.
 const GRACE: Duration = Duration::from_secs(3);
+/// How long a client may take nothing of what is sent to it. Above what a stream's own limit is set to, so that a client
+/// that comes back in between still learns why its stream ended.
+const PATIENCE: Duration = Duration::from_mins(1);
 /// What is left to do when the last answer is complete: write it to its socket.
 const FLUSH: Duration = Duration::from_millis(100);
 
 /// Serves until `stopping` is cancelled; then takes no more connections, and returns when the requests under way are
 /// answered, after three seconds at the latest.
 pub async fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) -> io::Result<()> {
-    let listener = listener.tap_io(|connection| {
+    let listener = PatientListener { listener, patience: PATIENCE }.tap_io(|connection| {
         // Small answers must not wait for more. A connection that refuses the option still works.
-        if let Err(error) = connection.set_nodelay(true) {
+        if let Err(error) = connection.set_nodelay() {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
     });
@@ -54,8 +61,21 @@ pub async fn serve(listener: TcpListener, router: Router, stopping: Cancellation
     }
 }
 
+/// What a handler takes a token of whose work outlives its answer, such as a WebSocket: the process waits for it as for
+/// requests under way.
+#[derive(Clone)]
+pub struct UnderWay(TaskTracker);
+
+impl UnderWay {
+    /// Under way for as long as the token lives.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.0.token()
+    }
+}
+
 /// Counts a request as under way until the last of its answer has been taken.
-async fn track(State(under_way): State<TaskTracker>, request: Request, next: Next) -> Response {
+async fn track(State(under_way): State<TaskTracker>, mut request: Request, next: Next) -> Response {
+    request.extensions_mut().insert(UnderWay(under_way.clone()));
     let token = under_way.token();
     next.run(request).await.map(|body| Body::new(Tracked { body, _token: token }))
 }

@@ -1,3 +1,16 @@
-//! Streams of events for those who follow a tenant's log.
+//! Live streams of events over HTTP: server-sent events and WebSockets, fed from one reader a tenant.
+//!
+//! Layout: `hub` keeps the readers, `ring` the newest events of a tenant in the form in which they are sent, `follower`
+//! is one client's place in the log, `session` what ends a stream besides the client; `sse` and `websocket` are the two
+//! ways out.
 
+mod closing;
+mod follower;
+mod frame;
+pub mod hub;
+mod ring;
+mod session;
 pub mod sse;
+pub mod websocket;
+
+pub use hub::Hub;

@@ -149,6 +149,9 @@ pub struct Gateway {
     pub public_host: Option<String>,
     pub streams: usize,
     pub heartbeat_seconds: u64,
+    pub slow_follower_seconds: u64,
+    #[serde(deserialize_with = "list")]
+    pub web_origins: Vec<String>,
     pub explorer: bool,
 }
 
@@ -195,6 +198,20 @@ impl Identity {
         }
         self.issuer.is_empty().then(|| invalid("identity.issuer", "must not be empty"))
     }
+}
+
+/// `[webhooks]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Webhooks {
+    pub allow_private: bool,
+    pub timeout_seconds: u64,
+    pub requests_a_tenant: usize,
+    pub requests: usize,
+    pub first_delay_ms: u64,
+    pub longest_delay_ms: u64,
+    pub retry_for_seconds: u64,
+    pub disable_after_seconds: u64,
 }
 
 /// `[saga]`
@@ -310,6 +327,11 @@ fn invalid(key: &'static str, problem: &str) -> SettingsError {
 
 fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     String::deserialize(from).map(|text| (!text.is_empty()).then_some(text))
+}
+
+fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
+    let listed = String::deserialize(from)?;
+    Ok(listed.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
 }
 
 fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {

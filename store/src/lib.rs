@@ -33,9 +33,11 @@ pub mod sharing;
 pub mod signals;
 pub mod sql;
 mod store;
+pub mod stream_tickets;
 pub mod streams;
 pub mod tenant;
 pub mod tenants;
+pub mod webhooks;
 
 pub use activities::{Activity, ActivityKind};
 pub use append::{
@@ -64,4 +66,4 @@ pub use sharing::{Share, SharedWork};
 pub use store::Store;
 pub use streams::StreamPage;
 pub use tenant::{TenantStore, TenantTransaction};
-pub use tenants::TenantRecord;
+pub use tenants::{Standing, TenantRecord};

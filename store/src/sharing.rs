@@ -31,6 +31,7 @@ pub enum SharedWork {
     Projections,
     Sagas,
     Sealer,
+    Webhooks,
 }
 
 impl SharedWork {
@@ -40,6 +41,7 @@ impl SharedWork {
             Self::Projections => "projections",
             Self::Sagas => "sagas",
             Self::Sealer => "sealer",
+            Self::Webhooks => "webhooks",
         }
     }
 }

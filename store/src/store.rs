@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use moka::future::Cache;
 use schemas::engine::{TenantId, TenantSlug};
-use tokio::sync::broadcast;
+use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -14,6 +14,7 @@ use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
 use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
+use crate::tenants::Standing;
 use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
 
 /// How long a directory entry is believed: a suspension takes effect within this time.
@@ -31,7 +32,7 @@ pub(crate) struct Inner {
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) appender: Appender,
-    shares: [Share; 4],
+    shares: [Share; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
     stop: CancellationToken,
@@ -52,8 +53,14 @@ impl Store {
         tasks.close();
         let gate = Arc::new(Gate::default());
         let appender = Appender::start(&config, &signals, &gate);
-        let shares = [SharedWork::Relay, SharedWork::Projections, SharedWork::Sagas, SharedWork::Sealer]
-            .map(|work| Share::new(work, Arc::clone(&pools)));
+        let shares = [
+            SharedWork::Relay,
+            SharedWork::Projections,
+            SharedWork::Sagas,
+            SharedWork::Sealer,
+            SharedWork::Webhooks,
+        ]
+        .map(|work| Share::new(work, Arc::clone(&pools)));
         Ok(Self(Arc::new(Inner {
             key: config.key.clone(),
             config,
@@ -113,6 +120,12 @@ impl Store {
         crate::tenants::page(&self.0.pools, after, limit).await
     }
 
+    /// How these tenants stand by now, in one look whatever their number.
+    pub async fn standings(&self, tenants: &[TenantId]) -> Result<Vec<Standing>, StoreError> {
+        let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0).collect();
+        crate::tenants::standings(&self.0.pools, &tenants).await
+    }
+
     /// The heads of all tenants.
     pub async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         crate::heads::all(&self.0.pools).await
@@ -126,6 +139,11 @@ impl Store {
     /// Hints about tenants whose head has moved, in this process or another. Who lags behind compares the heads.
     pub fn head_moves(&self) -> broadcast::Receiver<TenantId> {
         self.0.signals.head_moves()
+    }
+
+    /// Wakes when this tenant's head moves. What it shows is a hint: whoever wakes reads the log.
+    pub fn watch_head(&self, tenant: TenantId) -> watch::Receiver<u64> {
+        self.0.signals.watch_head(tenant)
     }
 
     /// Hints about checkpoints that moved in this process.

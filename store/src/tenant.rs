@@ -120,7 +120,8 @@ impl TenantStore {
         TenantTransaction::begin_at(&self.store.0.pools.tenant, self.id, "repeatable read").await
     }
 
-    /// A transaction that keeps this tenant's read models, checkpoints, saga steps and dead letters.
+    /// A transaction that keeps what follows from this tenant's log (read models, checkpoints, saga steps, dead letters),
+    /// and its webhooks.
     pub async fn begin_projection(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
     }

@@ -1,9 +1,10 @@
 //! The directory of tenants.
 
 use chrono::{DateTime, Utc};
-use schemas::engine::{TenantId, TenantSlug};
+use schemas::engine::{LogId, TenantId, TenantSlug};
 use schemas::identity::tenant::{Registration, Tier};
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use crate::StoreError;
 use crate::pools::{Pools, get};
@@ -54,6 +55,37 @@ pub(crate) async fn page(
     let after = after.map_or("", TenantSlug::as_str);
     let rows = get(&pools.worker).await?.query(&statement, &[&after, &i64::from(limit)]).await?;
     rows.iter().map(record_from).collect()
+}
+
+/// What followers of a tenant's log have to know while they wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Whether the tenant is on hold.
+    pub suspended: bool,
+    /// Which incarnation of its log there is.
+    pub log_id: LogId,
+    /// The end of that log.
+    pub position: u64,
+}
+
+pub(crate) async fn standings(pools: &Pools, tenants: &[Uuid]) -> Result<Vec<Standing>, StoreError> {
+    let connection = get(&pools.worker).await?;
+    let statement = connection
+        .prepare_cached(
+            "select t.tenant_id, t.suspended, h.log_id, h.position
+             from tenants t join heads h on h.tenant_id = t.tenant_id where t.tenant_id = any($1)",
+        )
+        .await?;
+    let rows = connection.query(&statement, &[&tenants]).await?;
+    let standing = |row: &Row| Standing {
+        tenant: TenantId(row.get(0)),
+        suspended: row.get(1),
+        log_id: LogId(row.get(2)),
+        position: row.get::<_, i64>(3) as u64,
+    };
+    Ok(rows.iter().map(standing).collect())
 }
 
 fn record_from(row: &Row) -> Result<TenantRecord, StoreError> {

@@ -7,7 +7,7 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 22] = [
+pub const TENANT_TABLES: [&str; 27] = [
     "heads",
     "events",
     "receipts",
@@ -26,6 +26,11 @@ pub const TENANT_TABLES: [&str; 22] = [
     "integrator_credentials",
     "integrator_keys",
     "integrator_commands",
+    "stream_tickets",
+    "webhooks",
+    "webhook_failures",
+    "webhook_deliveries",
+    "webhook_receipts",
     "customers_v1",
     "customers_v1_b",
     "users_v1",

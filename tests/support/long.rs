@@ -18,6 +18,11 @@ pub fn points(one_in: u32) -> impl Iterator<Item = u32> {
     (first..).step_by(step as usize)
 }
 
+/// How long the long form of a load lasts.
+pub fn seconds() -> u64 {
+    variable("ANNALS_TEST_SECONDS").map_or(600, |text| text.parse().expect("ANNALS_TEST_SECONDS is a number"))
+}
+
 /// The seed of a run: a given one, or another each time.
 pub fn seed() -> u64 {
     match variable("ANNALS_TEST_SEED") {

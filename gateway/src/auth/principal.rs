@@ -53,6 +53,31 @@ impl Principal {
         self.claims.expires_at()
     }
 
+    /// The holder of the token in the header `Authorization`, or of one that came another way.
+    pub async fn of(
+        headers: &HeaderMap,
+        token: Option<&str>,
+        request: &RequestContext,
+        gateway: &Gateway,
+    ) -> Result<Self, Problem> {
+        let token = token.map_or_else(|| bearer(headers), Ok)?;
+        let claims = claims(token, gateway, Audience::Public)?;
+        request.note_user(claims.sub);
+        tenancy::agree(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
+        let record = gateway.store.tenant_by_id(claims.tid).await?;
+        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
+        request.note_tenant(&record);
+        if claims.roles.contains(&Role::Auditor) {
+            request.note_auditor();
+        }
+        if claims.roles.contains(&Role::Integrator) {
+            request.note_service();
+        }
+        gateway.service_tokens.check(&claims).await?;
+        let store = gateway.store.tenant(record.id);
+        Ok(Self { claims, record, store })
+    }
+
     /// The context of a command that this caller sends.
     pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
         let (actor, user_id) = if self.claims.roles.contains(&Role::Integrator) {
@@ -79,22 +104,8 @@ impl FromRequestParts<Gateway> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let claims = claims(&parts.headers, gateway, Audience::Public)?;
         let context = RequestContext::from_request_parts(parts, gateway).await?;
-        context.note_user(claims.sub);
-        tenancy::agree(&parts.headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
-        let record = gateway.store.tenant_by_id(claims.tid).await?;
-        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
-        context.note_tenant(&record);
-        if claims.roles.contains(&Role::Auditor) {
-            context.note_auditor();
-        }
-        if claims.roles.contains(&Role::Integrator) {
-            context.note_service();
-        }
-        gateway.service_tokens.check(&claims).await?;
-        let store = gateway.store.tenant(record.id);
-        Ok(Self { claims, record, store })
+        Self::of(&parts.headers, None, &context, gateway).await
     }
 }
 
@@ -105,14 +116,13 @@ impl FromRequestParts<Gateway> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let claims = claims(&parts.headers, gateway, Audience::Operations)?;
+        let claims = claims(bearer(&parts.headers)?, gateway, Audience::Operations)?;
         RequestContext::from_request_parts(parts, gateway).await?.note_user(claims.sub);
         Ok(Self(claims))
     }
 }
 
-fn claims(headers: &HeaderMap, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
-    let token = bearer(headers)?;
+fn claims(token: &str, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
     gateway.tokens.verify(token, audience).map_err(|error| {
         Problem::new(Code::Unauthenticated)
             .detail("the access token is not accepted")

@@ -158,6 +158,11 @@ impl Fields {
         self.errors.push(FieldError::new(self.path(name), problem));
     }
 
+    /// What has not been read yet.
+    pub fn values(&self) -> &Map<String, Value> {
+        &self.values
+    }
+
     /// An object within this one. Give it back with [`absorb`](Self::absorb) when it is read.
     pub fn object(&mut self, name: &str) -> Option<Self> {
         match self.values.remove(name)? {

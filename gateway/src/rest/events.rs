@@ -20,13 +20,14 @@ const MOST: u64 = 1_000;
 const MOST_PATTERNS: usize = 50;
 
 /// What a reader of events asks for.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields are the parameters of the public contract")]
 pub struct EventsQuery {
     pub after: u64,
     pub limit: u64,
     pub filter: LogFilter,
     pub log: Option<LogId>,
+    pub ticket: Option<String>,
 }
 
 /// A page of the log. Serialised directly, so that the events' data keep their stored bytes.
@@ -87,7 +88,7 @@ impl EventsQuery {
         Self::read(uri, true)
     }
 
-    /// The parameters of `GET /v1/events/stream`.
+    /// The parameters of `GET /v1/events/stream` and `GET /v1/events/ws`.
     pub fn of_stream(uri: &Uri) -> Result<Self, Problem> {
         Self::read(uri, false)
     }
@@ -95,7 +96,8 @@ impl EventsQuery {
     fn read(uri: &Uri, paged: bool) -> Result<Self, Problem> {
         let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
             .map_err(|_| Problem::bad_request("the query string does not decode"))?;
-        let mut query = Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None };
+        let mut query =
+            Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None, ticket: None };
         let (mut malformed, mut invalid) = (Vec::new(), Vec::new());
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in pairs {
@@ -136,6 +138,7 @@ impl EventsQuery {
                         malformed.push(FieldError::new("log", problem));
                     }
                 }
+                "ticket" if !paged => query.ticket = Some(value),
                 unknown => {
                     let shown: String = unknown.chars().take(64).collect();
                     let problem = InvalidValue::new("unknown_field", "is not a parameter of this request");

@@ -2,84 +2,117 @@
 //! that comes back with `Last-Event-ID` goes on where it stopped.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::time::Duration;
 
+use async_stream::stream;
+use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Uri};
-use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::http::{HeaderMap, HeaderValue, Uri, header};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, TryStreamExt, stream};
-use schemas::engine::{InvalidValue, RecordedEvent, TenantSlug, clock};
+use bytes::Bytes;
+use schemas::engine::InvalidValue;
+use tokio::time::Instant;
 
-use crate::auth::Principal;
-use crate::edge::failures::Cause;
-use crate::edge::{Code, Problem};
+use super::closing::Closing;
+use super::session::{Session, Step};
+use crate::auth::{Principal, Watcher};
+use crate::edge::{Code, FieldError, Problem, RequestContext};
 use crate::gateway::Gateway;
-use crate::rest::events::{EVENTS_SCOPE, EventsQuery, same_log};
+use crate::rest::events::{EventsQuery, same_log};
 
 /// Follows the log: what is behind `after` (or `Last-Event-ID`), then whatever comes, until the client leaves, its token
-/// expires, or the process stops. A slow client slows only its own reading of the log; nothing is buffered for it.
+/// expires, or the process stops. Whatever else ends a stream is said in a comment, behind an id to resume from.
 pub async fn follow(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    request: RequestContext,
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
     let query = EventsQuery::of_stream(&uri)?;
+    let watcher = match &query.ticket {
+        Some(ticket) => Watcher::with_ticket(ticket, uri.path(), &headers, &request, &gateway).await?,
+        None => Watcher::from(Principal::of(&headers, None, &request, &gateway).await?)?,
+    };
     let resumed = resumed_at(&headers)?;
     let after = resumed.unwrap_or(query.after);
-    let head = principal.store.head().await?;
-    same_log(&principal.store, query.log, head.log_id).await?;
-    if resumed.is_some_and(|resumed| resumed > head.position) {
+    let place = gateway.stream_place()?;
+    let follower = gateway.hub.follow(&watcher.record, after, query.filter).await?;
+    let handle = gateway.store.tenant(watcher.record.id);
+    same_log(&handle, query.log, follower.log_id()).await?;
+    if resumed.is_some_and(|resumed| resumed > follower.end()) {
         // It was sent once, so it is a position of another log.
         let detail =
-            format!("Last-Event-ID is beyond the end of the tenant's log, which is now {}", head.log_id);
+            format!("Last-Event-ID is beyond the end of the log, which is now {}", follower.log_id());
         return Err(Problem::new(Code::LogReplaced).detail(detail));
     }
-    let Ok(place) = Arc::clone(&gateway.streams).try_acquire_owned() else {
-        return Err(Problem::new(Code::Unavailable).detail("too many streams are open"));
-    };
-
-    let left = (principal.expires_at() - clock::now()).to_std().unwrap_or_default();
-    let stopping = gateway.stopping.clone();
-    let (claims, of) = (Arc::clone(&principal.claims), gateway.clone());
-    let over = async move {
-        tokio::select! {
-            () = stopping.cancelled() => {}
-            () = tokio::time::sleep(left) => {}
-            () = of.service_tokens.revoked(&claims) => {}
-        }
-    };
-    let slug = principal.record.slug.clone();
-    let events = principal.store.tail(Some(head.log_id), after, query.filter).map(move |event| {
-        // The place is taken for as long as the stream lives.
-        let _held = &place;
-        as_sse(&event?, &slug)
-    });
-    // A comment at once tells the client, and whatever stands between, that the stream is open.
-    let opened = stream::once(async { Ok::<_, Infallible>(Event::default().comment("open")) });
-    let body = opened
-        .map_err(|never| match never {})
-        .chain(events.inspect_err(|error: &Problem| {
-            if let Some(cause) = error.logged_cause() {
-                tracing::warn!(cause = %Cause::of(cause), "an event stream broke off");
-            }
-        }))
-        // An error breaks the connection off; the client comes back and goes on behind the last id it saw.
-        .map_err(|problem| std::io::Error::other(problem.message().to_owned()))
-        .take_until(over);
-    let heartbeat = KeepAlive::new().interval(gateway.config.heartbeat).text("heartbeat");
-    let mut response = Sse::new(body).keep_alive(heartbeat).into_response();
-    // Asks proxies in front not to collect the stream into larger pieces.
-    response.headers_mut().insert("x-accel-buffering", HeaderValue::from_static("no"));
+    let session = Session::new("sse", follower, &watcher, &gateway, place);
+    let body = Body::from_stream(events(session, gateway.config.slow_after));
+    let mut response = body.into_response();
+    for (name, value) in [
+        (header::CONTENT_TYPE, "text/event-stream"),
+        (header::CACHE_CONTROL, "no-cache"),
+        // Asks proxies in front not to collect the stream into larger pieces.
+        (header::HeaderName::from_static("x-accel-buffering"), "no"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     Ok(response)
 }
 
-fn as_sse(event: &RecordedEvent, slug: &TenantSlug) -> Result<Event, Problem> {
-    let cloud_event = event.to_cloud_event(slug).map_err(Problem::internal)?;
-    let data = serde_json::to_string(&cloud_event).map_err(Problem::internal)?;
-    Ok(Event::default().id(event.position.to_string()).data(data))
+/// The body: taken from piece by piece as the client has room, so that nothing but one piece waits for a slow one.
+fn events(
+    mut session: Session,
+    slow_after: Duration,
+) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
+    stream! {
+        // A comment at once tells the client, and whatever stands between, that the stream is open.
+        yield Ok(Bytes::from_static(b": open\n\n"));
+        let mut told = session.at();
+        loop {
+            let closing = match session.step().await {
+                Step::Frames(frames) => {
+                    let begun = Instant::now();
+                    for frame in frames {
+                        told = frame.position;
+                        yield Ok(frame.sse.clone());
+                        if begun.elapsed() > slow_after {
+                            break;
+                        }
+                    }
+                    if begun.elapsed() <= slow_after {
+                        continue;
+                    }
+                    Closing::SlowConsumer
+                }
+                Step::Heartbeat => {
+                    yield Ok(heartbeat(&mut told, session.at()));
+                    continue;
+                }
+                Step::Closed(why) => why,
+            };
+            session.count_closed(closing);
+            let at = if closing == Closing::SlowConsumer { told } else { session.at() };
+            yield Ok(last_words(closing, at));
+            return;
+        }
+    }
+}
+
+/// A comment; with an id where a filter has passed over events since the last one, so that a client that comes back does
+/// not have them looked through again. Without data the id is no event.
+fn heartbeat(told: &mut u64, at: u64) -> Bytes {
+    if *told == at {
+        return Bytes::from_static(b": heartbeat\n\n");
+    }
+    *told = at;
+    format!(": heartbeat\nid: {at}\n\n").into()
+}
+
+fn last_words(why: Closing, at: u64) -> Bytes {
+    if why.resumes() {
+        return format!("id: {at}\n: closed {} after {at}\n\n", why.as_str()).into();
+    }
+    format!(": closed {}\n\n", why.as_str()).into()
 }
 
 fn resumed_at(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
@@ -88,7 +121,7 @@ fn resumed_at(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     position.map(Some).ok_or_else(|| {
         let problem = InvalidValue::new("position_invalid", "must be the id of an event of this stream");
         Problem::bad_request("Last-Event-ID is not a position")
-            .errors(vec![crate::edge::FieldError::new("Last-Event-ID", problem)])
+            .errors(vec![FieldError::new("Last-Event-ID", problem)])
     })
 }
 
@@ -109,5 +142,15 @@ mod tests {
         assert_eq!(resumed(Some("42")), Ok(Some(42)));
         assert_eq!(resumed(Some("-1")), Err(Code::BadRequest));
         assert_eq!(resumed(Some("abc")), Err(Code::BadRequest));
+    }
+
+    #[test]
+    fn heartbeats_and_last_words_carry_the_place_and_no_event() {
+        let mut told = 5;
+        assert_eq!(heartbeat(&mut told, 5), ": heartbeat\n\n");
+        assert_eq!(heartbeat(&mut told, 9), ": heartbeat\nid: 9\n\n");
+        assert_eq!(heartbeat(&mut told, 9), ": heartbeat\n\n");
+        assert_eq!(last_words(Closing::SlowConsumer, 7), "id: 7\n: closed slow_consumer after 7\n\n");
+        assert_eq!(last_words(Closing::LogReplaced, 7), ": closed log_replaced\n\n");
     }
 }

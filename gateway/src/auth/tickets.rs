@@ -1,0 +1,113 @@
+//! Tickets for event streams: what a browser's `EventSource`, which can send no header, puts into the address in the
+//! place of a token. A ticket is good for one use, for one path and for thirty seconds. It is signed, so that any gateway
+//! of the deployment takes it, and its id is recorded when it is used.
+
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use chrono::{DateTime, Utc};
+use schemas::engine::{TenantId, clock, ids};
+use store::DeploymentKey;
+use uuid::Uuid;
+
+/// How long a ticket is good for.
+pub const LIFETIME: Duration = Duration::from_secs(30);
+
+const BODY: usize = 3 * 16 + 2 * 8;
+const TAG: usize = 32;
+
+/// A ticket that has been read and not been used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// Its own id.
+    pub id: Uuid,
+    /// Whose events.
+    pub tenant: TenantId,
+    /// Who asked for it.
+    pub user: Uuid,
+    /// Until when it may be used.
+    pub expires_at: DateTime<Utc>,
+    /// Until when the stream that it opens may go on: the end of the token that it was issued for.
+    pub session_ends_at: DateTime<Utc>,
+}
+
+impl Ticket {
+    /// A new ticket.
+    pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>) -> Self {
+        let expires_at = (clock::now() + LIFETIME).min(session_ends_at);
+        Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at }
+    }
+
+    /// The ticket for a path, as text.
+    pub fn encode(&self, key: &DeploymentKey, path: &str) -> String {
+        let mut bytes = Vec::with_capacity(BODY + TAG);
+        for id in [self.id, self.tenant.0, self.user] {
+            bytes.extend_from_slice(id.as_bytes());
+        }
+        for time in [self.expires_at, self.session_ends_at] {
+            bytes.extend_from_slice(&time.timestamp_micros().to_be_bytes());
+        }
+        let tag = tag(key, path, &bytes);
+        bytes.extend_from_slice(&tag);
+        URL_SAFE_NO_PAD.encode(bytes)
+    }
+
+    /// The ticket behind the text, where it is one of ours for this path and in time.
+    pub fn read(key: &DeploymentKey, path: &str, text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == BODY + TAG)?;
+        let (body, given) = bytes.split_at(BODY);
+        aws_lc_rs::constant_time::verify_slices_are_equal(&tag(key, path, body), given).ok()?;
+        let id = |at: usize| Uuid::from_slice(&body[at * 16..(at + 1) * 16]).ok();
+        let time = |at: usize| {
+            let micros = body[48 + at * 8..48 + (at + 1) * 8].try_into().ok()?;
+            DateTime::from_timestamp_micros(i64::from_be_bytes(micros))
+        };
+        let ticket = Self {
+            id: id(0)?,
+            tenant: TenantId(id(1)?),
+            user: id(2)?,
+            expires_at: time(0)?,
+            session_ends_at: time(1)?,
+        };
+        (clock::now() < ticket.expires_at).then_some(ticket)
+    }
+}
+
+fn tag(key: &DeploymentKey, path: &str, body: &[u8]) -> [u8; TAG] {
+    key.mac("stream-ticket", &[path.as_bytes(), body])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PATH: &str = "/v1/events/stream";
+
+    #[test]
+    fn a_ticket_is_good_for_its_path_its_deployment_and_its_time() {
+        let key = DeploymentKey::generate();
+        let ends = clock::now() + Duration::from_mins(5);
+        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends);
+        let text = ticket.encode(&key, PATH);
+        assert_eq!(Ticket::read(&key, PATH, &text), Some(ticket.clone()));
+        assert_eq!(Ticket::read(&key, "/v1/events/ws", &text), None);
+        assert_eq!(Ticket::read(&DeploymentKey::generate(), PATH, &text), None);
+        let late = Ticket { expires_at: clock::now(), ..ticket };
+        assert_eq!(Ticket::read(&key, PATH, &late.encode(&key, PATH)), None);
+        for index in 0..text.len() {
+            let mut changed = text.clone().into_bytes();
+            changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
+            let changed = String::from_utf8(changed).expect("ASCII");
+            assert_eq!(Ticket::read(&key, PATH, &changed), None);
+        }
+        assert_eq!(Ticket::read(&key, PATH, ""), None);
+    }
+
+    #[test]
+    fn a_ticket_ends_with_the_token_at_the_latest() {
+        let ends = clock::now() + Duration::from_secs(3);
+        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends);
+        assert_eq!((ticket.expires_at, ticket.session_ends_at), (ends, ends));
+    }
+}

@@ -1,0 +1,71 @@
+//! Which web pages may open a WebSocket: browsers send the `Origin` of the page, and ask nobody before they connect.
+
+use axum::http::{HeaderMap, header};
+
+use crate::config::GatewayConfig;
+
+impl GatewayConfig {
+    /// Whether the request comes from no web page, from one of the gateway's own hosts, or from a page of a listed origin.
+    pub(crate) fn takes_origin(&self, headers: &HeaderMap) -> bool {
+        let mut given = headers.get_all(header::ORIGIN).iter();
+        let origin = match (given.next(), given.next()) {
+            (None, _) => return true,
+            (Some(origin), None) => origin.to_str().unwrap_or_default().to_ascii_lowercase(),
+            _ => return false,
+        };
+        if self.web_origins.iter().any(|listed| listed.eq_ignore_ascii_case(&origin)) {
+            return true;
+        }
+        let Some((_scheme, authority)) = origin.split_once("://") else { return false };
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        if host.is_some_and(|host| host.eq_ignore_ascii_case(authority)) {
+            return true;
+        }
+        let name = authority.rsplit_once(':').map_or(authority, |(name, _port)| name);
+        self.public_host.as_deref().is_some_and(|own| {
+            let own = own.to_ascii_lowercase();
+            name == own || name.strip_suffix(&own).is_some_and(|label| label.ends_with('.'))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn pages_of_other_origins_do_not_connect() {
+        let config = GatewayConfig {
+            public_host: Some("annals.test".to_owned()),
+            web_origins: vec!["https://app.example.com".to_owned()],
+            ..GatewayConfig::default()
+        };
+        let takes = |origins: &[&str]| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_static("10.0.0.7:8080"));
+            for origin in origins {
+                headers.append(header::ORIGIN, HeaderValue::from_str(origin).expect("valid"));
+            }
+            config.takes_origin(&headers)
+        };
+        assert!(takes(&[]));
+        for own in ["https://annals.test", "http://acme.annals.test:3000", "http://10.0.0.7:8080"] {
+            assert!(takes(&[own]), "{own}");
+        }
+        assert!(takes(&["https://app.example.com"]));
+        for other in [
+            "null",
+            "https://evil.test",
+            "https://evilannals.test",
+            "https://annals.test.evil.test",
+            "http://10.0.0.7:9090",
+            "http://app.example.com",
+            "",
+        ] {
+            assert!(!takes(&[other]), "{other}");
+        }
+        assert!(!takes(&["https://annals.test", "https://annals.test"]));
+    }
+}

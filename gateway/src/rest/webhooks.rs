@@ -1,0 +1,296 @@
+//! `/v1/webhooks`: the endpoints to which a tenant has its events delivered. For its administrators.
+//!
+//! Layout: `commanding` answers repeated commands, `body` reads and shows webhooks, `deliveries` is what became of events.
+
+mod body;
+mod commanding;
+mod deliveries;
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use schemas::engine::{InvalidValue, TenantId, clock, ids};
+use schemas::identity::role::Role;
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use store::webhooks::{Disabled, Ordering, Webhook};
+use store::{TenantStore, TenantTransaction};
+use uuid::Uuid;
+use webhooks::secret::SigningSecret;
+
+use self::body::{Changes, shown, shown_with_secret};
+use self::commanding::Commanding;
+use crate::auth::Principal;
+use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem};
+use crate::gateway::Gateway;
+
+/// Webhooks of one tenant.
+const MOST: u64 = 100;
+/// How long the secret before a rotation still signs.
+const ROTATION: std::time::Duration = std::time::Duration::from_hours(24);
+
+/// The routes.
+pub fn routes() -> Router<Gateway> {
+    Router::new()
+        .route("/v1/webhooks", get(list).post(register))
+        .route("/v1/webhooks/{id}", get(show).patch(change).delete(remove))
+        .route("/v1/webhooks/{id}/rotate-secret", post(rotate_secret))
+        .route("/v1/webhooks/{id}/replay", post(replay))
+        .route("/v1/webhooks/{id}/enable", post(enable))
+        .route("/v1/webhooks/{id}/deliveries", get(deliveries::attempts))
+        .route("/v1/webhooks/{id}/dead-letters", get(deliveries::dead_letters))
+        .route("/v1/webhooks/{id}/dead-letters/retry", post(deliveries::retry_all))
+        .route("/v1/webhooks/{id}/dead-letters/{position}/retry", post(deliveries::retry_one))
+}
+
+/// The parameters of lists.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PageQuery<T> {
+    after: Option<T>,
+    limit: Option<u32>,
+}
+
+impl<T> PageQuery<T> {
+    fn limit(&self) -> Result<u32, Problem> {
+        match self.limit.unwrap_or(20) {
+            limit @ 1..=100 => Ok(limit),
+            _ => Err(Problem::invalid_field("limit", InvalidValue::new("limit_invalid", "must be 1 to 100"))),
+        }
+    }
+}
+
+fn only_admins(principal: &Principal) -> Result<(), Problem> {
+    if principal.claims.roles.contains(&Role::TenantAdmin) {
+        return Ok(());
+    }
+    Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
+}
+
+fn id_of(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| Problem::new(Code::NotFound))
+}
+
+async fn found(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
+    transaction.webhook_to_change(id).await?.ok_or(Problem::new(Code::NotFound))
+}
+
+async fn list(
+    principal: Principal,
+    query: Result<Query<PageQuery<Uuid>>, axum::extract::rejection::QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    only_admins(&principal)?;
+    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
+    let limit = query.limit()?;
+    let transaction = principal.store.begin().await?;
+    let webhooks = transaction.webhooks(query.after, limit).await?;
+    transaction.commit().await?;
+    let next = webhooks.last().filter(|_| webhooks.len() == limit as usize).map(|last| last.id);
+    Ok(Json(json!({ "webhooks": webhooks.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
+}
+
+async fn show(principal: Principal, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    only_admins(&principal)?;
+    let transaction = principal.store.begin().await?;
+    let webhook = transaction.webhook(id_of(&id)?).await?;
+    transaction.commit().await?;
+    Ok(Json(shown(&webhook.ok_or(Problem::new(Code::NotFound))?)))
+}
+
+async fn register(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, "register", body.values());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let registered = Changes::of_new(body, gateway.config.allow_private_webhooks)?;
+    if transaction.count_webhooks().await? >= MOST {
+        return Err(Problem::new(Code::Invalid).detail(format!("a tenant may have at most {MOST} webhooks")));
+    }
+    let head = transaction.head().await?;
+    let now = clock::now();
+    let (id, secret) = (ids::new_id(), SigningSecret::generate());
+    let webhook = Webhook {
+        id,
+        url: registered.url.unwrap_or_default(),
+        types: registered.types.unwrap_or_default(),
+        description: registered.description.unwrap_or_default(),
+        ordering: registered.ordering.unwrap_or(Ordering::InOrder),
+        disabled: None,
+        secret: secret.seal(gateway.store.key(), principal.record.id, id).into(),
+        old_secret: None,
+        log_id: head.log_id,
+        position: within(registered.after, head.position)?.unwrap_or(head.position),
+        epoch: 0,
+        held: false,
+        retry_at: None,
+        failing_since: None,
+        created_at: now,
+        updated_at: now,
+    };
+    transaction.put_webhook(&webhook).await?;
+    command.answer(transaction, StatusCode::CREATED, Some(shown_with_secret(&webhook, &secret))).await
+}
+
+/// A position that is not beyond the end of the log.
+fn within(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
+    if after.is_some_and(|after| after > head) {
+        let problem = InvalidValue::new("position_beyond_head", format!("the log ends at {head}"));
+        return Err(Problem::invalid_field("after", problem));
+    }
+    Ok(after)
+}
+
+async fn change(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+    Body(body): Body,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("change {id}"), body.values());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let changes = Changes::of_known(body, gateway.config.allow_private_webhooks)?;
+    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    webhook.url = changes.url.unwrap_or(webhook.url);
+    webhook.types = changes.types.unwrap_or(webhook.types);
+    webhook.description = changes.description.unwrap_or(webhook.description);
+    webhook.ordering = changes.ordering.unwrap_or(webhook.ordering);
+    match changes.enabled {
+        Some(true) if webhook.disabled.is_some() => {
+            enabled(&principal.store, &transaction, &mut webhook).await?
+        }
+        Some(false) if webhook.disabled.is_none() => {
+            webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
+        }
+        _ => {}
+    }
+    saved(&transaction, &mut webhook).await?;
+    command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await
+}
+
+/// Writes a changed webhook; deliveries under way are stale by that.
+async fn saved(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result<(), Problem> {
+    webhook.epoch += 1;
+    webhook.updated_at = clock::now();
+    Ok(transaction.put_webhook(webhook).await?)
+}
+
+/// Makes a webhook active again; where its log was replaced, from where the new one departs from it, as far as that is
+/// known, else from the end of the new one.
+async fn enabled(
+    handle: &TenantStore,
+    transaction: &TenantTransaction,
+    webhook: &mut Webhook,
+) -> Result<(), Problem> {
+    webhook.disabled = None;
+    webhook.failing_since = None;
+    let head = transaction.head().await?;
+    if head.log_id != webhook.log_id {
+        let replaced = handle.replaced_log(webhook.log_id).await?;
+        let replaced = replaced.filter(|replaced| replaced.next_log_id == head.log_id);
+        let kept = replaced.map(|replaced| replaced.last_position);
+        webhook.log_id = head.log_id;
+        webhook.position = kept.map_or(head.position, |kept| webhook.position.min(kept));
+        transaction.forget_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
+    }
+    Ok(())
+}
+
+async fn remove(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("remove {id}"), &Map::new());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let webhook = found(&transaction, id_of(&id)?).await?;
+    transaction.delete_webhook(webhook.id).await?;
+    command.answer(transaction, StatusCode::NO_CONTENT, None).await
+}
+
+async fn rotate_secret(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("rotate {id}"), &Map::new());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let secret = SigningSecret::generate();
+    let sealed = secret.seal(gateway.store.key(), principal.record.id, webhook.id).into();
+    let old = std::mem::replace(&mut webhook.secret, sealed);
+    webhook.old_secret = Some((old, clock::now() + ROTATION));
+    saved(&transaction, &mut webhook).await?;
+    command.answer(transaction, StatusCode::OK, Some(shown_with_secret(&webhook, &secret))).await
+}
+
+async fn replay(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+    Body(mut body): Body,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("replay {id}"), body.values());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let after = body.position("after");
+    if body.values().is_empty() && after.is_none() {
+        body.wrong("after", InvalidValue::new("required", "must be given"));
+    }
+    let after = body.finish(|| after)?;
+    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let head = transaction.head().await?;
+    within(Some(after), head.position)?;
+    let forgotten = if head.log_id == webhook.log_id { after } else { 0 };
+    transaction.forget_webhook_failures(webhook.id, forgotten).await?;
+    (webhook.log_id, webhook.position) = (head.log_id, after);
+    saved(&transaction, &mut webhook).await?;
+    command.answer(transaction, StatusCode::ACCEPTED, Some(shown(&webhook))).await
+}
+
+async fn enable(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("enable {id}"), &Map::new());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    if webhook.disabled.is_some() {
+        enabled(&principal.store, &transaction, &mut webhook).await?;
+        saved(&transaction, &mut webhook).await?;
+    }
+    command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await
+}

@@ -1,0 +1,132 @@
+//! Webhooks as clients send and see them.
+
+use schemas::engine::TypePattern;
+use schemas::engine::recorded::timestamp;
+
+use super::{Fields, InvalidValue, Ordering, Problem, SigningSecret, Value, Webhook, json};
+
+/// Longest description in characters.
+const DESCRIPTION: usize = 200;
+/// Patterns of one webhook.
+const PATTERNS: usize = 50;
+
+/// What a client says about a webhook.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    pub(super) url: Option<String>,
+    pub(super) types: Option<Vec<String>>,
+    pub(super) description: Option<String>,
+    pub(super) ordering: Option<Ordering>,
+    pub(super) after: Option<u64>,
+    pub(super) enabled: Option<bool>,
+}
+
+impl Changes {
+    /// Of a webhook to be registered: the address is needed.
+    pub(super) fn of_new(mut body: Fields, allow_private: bool) -> Result<Self, Problem> {
+        let url = body.required("url", |text| checked(text, allow_private));
+        let changes = Self { url, after: body.position("after"), ..Self::of_both(&mut body) };
+        body.finish(|| Some(changes))
+    }
+
+    /// Of one that is known.
+    pub(super) fn of_known(mut body: Fields, allow_private: bool) -> Result<Self, Problem> {
+        let url = body.optional("url", |text| checked(text, allow_private));
+        let enabled = body.optional("status", |status| match status {
+            "active" => Ok(true),
+            "disabled" => Ok(false),
+            _ => Err(InvalidValue::new("status_invalid", "must be active or disabled")),
+        });
+        let changes = Self { url, enabled, ..Self::of_both(&mut body) };
+        body.finish(|| Some(changes))
+    }
+
+    fn of_both(body: &mut Fields) -> Self {
+        let pattern = |text: &str| text.parse::<TypePattern>().map(|_| text.to_owned());
+        let given = body.values().get("types").is_some_and(|types| !types.is_null());
+        let types =
+            if given { body.texts("types", pattern) } else { body.any("types", false).map(|_| Vec::new()) };
+        if types.as_ref().is_some_and(|types| types.len() > PATTERNS) {
+            body.wrong("types", InvalidValue::new("too_many", format!("at most {PATTERNS} patterns")));
+        }
+        let description = body.optional("description", |text| {
+            if text.chars().count() > DESCRIPTION || text.chars().any(char::is_control) {
+                return Err(InvalidValue::new(
+                    "description_invalid",
+                    format!("must have at most {DESCRIPTION} characters and no control characters"),
+                ));
+            }
+            Ok(text.to_owned())
+        });
+        let ordering = body.optional("ordering", |text| {
+            Ordering::parse(text)
+                .ok_or_else(|| InvalidValue::new("ordering_invalid", "must be in_order or parallel"))
+        });
+        Self { types, description, ordering, ..Self::default() }
+    }
+}
+
+fn checked(text: &str, allow_private: bool) -> Result<String, InvalidValue> {
+    webhooks::endpoint::parse(text, allow_private).map(|url| url.to_string())
+}
+
+/// A webhook as its administrators see it: without its secret.
+pub(super) fn shown(webhook: &Webhook) -> Value {
+    let time = |time: Option<_>| time.map(timestamp);
+    json!({
+        "id": webhook.id,
+        "url": webhook.url,
+        "types": webhook.types,
+        "description": webhook.description,
+        "ordering": webhook.ordering.as_str(),
+        "status": if webhook.disabled.is_some() { "disabled" } else { "active" },
+        "disabled_reason": webhook.disabled.as_ref().map(|why| &why.reason),
+        "disabled_at": time(webhook.disabled.as_ref().map(|why| why.at)),
+        "log_id": webhook.log_id,
+        "position": webhook.position,
+        "failing_since": time(webhook.failing_since),
+        "next_attempt_at": time(webhook.retry_at),
+        "created_at": timestamp(webhook.created_at),
+        "updated_at": timestamp(webhook.updated_at),
+    })
+}
+
+/// The one time that the secret is shown.
+pub(super) fn shown_with_secret(webhook: &Webhook, secret: &SigningSecret) -> Value {
+    let mut shown = shown(webhook);
+    shown["secret"] = secret.reveal().into();
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fields(body: Value) -> Fields {
+        let Value::Object(values) = body else { panic!("an object") };
+        Fields::new(values)
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_webhook_is_listed() {
+        let wrong = fields(json!({
+            "url": "http://example.com/", "types": ["crm.>", "a..b"], "ordering": "random", "secret": "mine",
+            "description": "x".repeat(201),
+        }));
+        let problem = Changes::of_new(wrong, false).expect_err("much is wrong");
+        let mut codes: Vec<_> = problem.field_errors().iter().map(|error| error.code).collect();
+        codes.sort_unstable();
+        let expected =
+            ["description_invalid", "ordering_invalid", "pattern_invalid", "unknown_field", "url_invalid"];
+        assert_eq!(codes, expected);
+        assert!(Changes::of_new(fields(json!({})), false).is_err());
+        assert!(Changes::of_known(fields(json!({})), false).is_ok());
+        assert!(Changes::of_known(fields(json!({"after": 1})), false).is_err());
+        assert!(
+            Changes::of_new(fields(json!({"url": "https://example.com", "after": "-1"})), false).is_err()
+        );
+        assert!(
+            Changes::of_new(fields(json!({"url": "https://example.com", "types": "crm.>"})), false).is_err()
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! What became of a webhook's events: the newest attempts, and deliveries that were given up.
+
+use axum::extract::rejection::QueryRejection;
+use schemas::engine::recorded::timestamp;
+use store::webhooks::delivery::{Attempt, Failure};
+
+use super::{
+    Code, Commanding, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Principal, Problem, Query,
+    Response, State, StatusCode, Uuid, Value, clock, found, id_of, json, only_admins,
+};
+use crate::rest::events::position;
+
+/// `GET /v1/webhooks/{id}/deliveries`: the attempts, newest first.
+pub(super) async fn attempts(
+    principal: Principal,
+    Path(id): Path<String>,
+    query: Result<Query<PageQuery<Uuid>>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    only_admins(&principal)?;
+    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
+    let (id, limit) = (id_of(&id)?, query.limit()?);
+    let transaction = principal.store.begin_snapshot().await?;
+    transaction.webhook(id).await?.ok_or(Problem::new(Code::NotFound))?;
+    let attempts = transaction.webhook_attempts(id, query.after, limit).await?;
+    transaction.commit().await?;
+    let shown = |attempt: &Attempt| {
+        json!({
+            "id": attempt.id,
+            "position": attempt.position,
+            "event_id": attempt.event_id,
+            "event_type": attempt.event_type,
+            "attempt": attempt.number,
+            "outcome": if attempt.error.is_none() { "succeeded" } else { "failed" },
+            "http_status": attempt.http_status,
+            "error": attempt.error,
+            "duration_ms": attempt.millis,
+            "at": timestamp(attempt.at),
+        })
+    };
+    let next = attempts.last().filter(|_| attempts.len() == limit as usize).map(|last| last.id);
+    Ok(Json(json!({ "deliveries": attempts.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
+}
+
+/// `GET /v1/webhooks/{id}/dead-letters`: the deliveries that were given up, by position.
+pub(super) async fn dead_letters(
+    principal: Principal,
+    Path(id): Path<String>,
+    query: Result<Query<PageQuery<u64>>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    only_admins(&principal)?;
+    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
+    let (id, limit) = (id_of(&id)?, query.limit()?);
+    let after = query.after.unwrap_or(0).min(i64::MAX as u64);
+    let transaction = principal.store.begin_snapshot().await?;
+    transaction.webhook(id).await?.ok_or(Problem::new(Code::NotFound))?;
+    let dead = transaction.dead_webhook_deliveries(id, after, limit).await?;
+    transaction.commit().await?;
+    let shown = |letter: &Failure| {
+        json!({
+            "position": letter.position,
+            "event_id": letter.event_id,
+            "event_type": letter.event_type,
+            "attempts": letter.attempts,
+            "error": letter.error,
+            "first_at": timestamp(letter.first_at),
+            "last_at": timestamp(letter.last_at),
+        })
+    };
+    let next = dead.last().filter(|_| dead.len() == limit as usize).map(|last| last.position);
+    Ok(Json(json!({ "dead_letters": dead.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
+}
+
+/// `POST /v1/webhooks/{id}/dead-letters/retry`: all of them are tried again.
+pub(super) async fn retry_all(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    retry(gateway, principal, key, &id, None).await
+}
+
+/// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
+pub(super) async fn retry_one(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path((id, at)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
+    retry(gateway, principal, key, &id, Some(at)).await
+}
+
+async fn retry(
+    gateway: Gateway,
+    principal: Principal,
+    key: IdempotencyKey,
+    id: &str,
+    at: Option<u64>,
+) -> Result<Response, Problem> {
+    only_admins(&principal)?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("retry {id} {at:?}"), &Map::new());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let webhook = found(&transaction, id_of(id)?).await?;
+    let retried = transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?;
+    if at.is_some() && retried == 0 {
+        return Err(Problem::new(Code::NotFound));
+    }
+    command.answer(transaction, StatusCode::ACCEPTED, Some(json!({ "retried": retried }))).await
+}

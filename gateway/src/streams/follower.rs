@@ -1,0 +1,122 @@
+//! One client's place in a tenant's log: it takes what the ring holds, and reads the log where it is behind the ring.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::FutureExt;
+use schemas::engine::{LogId, TenantSlug};
+use store::{LogFilter, LogPage, StoreError, TenantStore};
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::closing::Closing;
+use super::frame::Frame;
+use super::ring::{Found, Ring};
+
+/// Events of one read.
+const PAGE: usize = 64;
+/// The wait until an outage is looked at again.
+const AGAIN: Duration = Duration::from_millis(500);
+
+/// A follower of one tenant's log.
+pub struct Follower {
+    ring: Arc<Ring>,
+    moves: watch::Receiver<u64>,
+    handle: TenantStore,
+    slug: TenantSlug,
+    filter: LogFilter,
+    at: u64,
+    catching_up: Arc<Semaphore>,
+    /// A read under way, kept so that [`next`](Self::next) may be dropped at any point.
+    reading: Option<AbortOnDropHandle<Result<LogPage, StoreError>>>,
+}
+
+impl Follower {
+    pub(super) fn new(
+        ring: Arc<Ring>,
+        handle: TenantStore,
+        slug: TenantSlug,
+        after: u64,
+        filter: LogFilter,
+        catching_up: Arc<Semaphore>,
+    ) -> Self {
+        let moves = ring.moves();
+        Self { ring, moves, handle, slug, filter, at: after, catching_up, reading: None }
+    }
+
+    /// The log that is followed.
+    pub fn log_id(&self) -> LogId {
+        self.ring.log_id
+    }
+
+    /// The end of the log, as far as it has been seen here.
+    pub fn end(&self) -> u64 {
+        self.ring.end()
+    }
+
+    /// Everything up to and with this position has been given out or does not match.
+    pub fn at(&self) -> u64 {
+        self.at
+    }
+
+    /// What comes next, in position order. May be dropped and called again.
+    pub async fn next(&mut self) -> Result<Vec<Arc<Frame>>, Closing> {
+        loop {
+            // Marked as seen before looking, so that a move in between wakes at once.
+            self.moves.mark_unchanged();
+            let found = match self.ring.look(self.at, &self.filter) {
+                Found::Closed(why) => return Err(why),
+                Found::Level => {
+                    // The sender lives as long as the ring, which is held here.
+                    drop(self.moves.changed().await);
+                    continue;
+                }
+                Found::Frames { frames, scanned_to } => {
+                    self.at = scanned_to;
+                    frames
+                }
+                Found::Behind(start) => self.read(start).await?,
+            };
+            if !found.is_empty() {
+                return Ok(found);
+            }
+            // A long log without a match must not keep the others of this thread waiting.
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// A page of the log, up to where the ring begins.
+    async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, Closing> {
+        let (after, handle, filter) = (self.at, self.handle.clone(), self.filter.clone());
+        let catching_up = Arc::clone(&self.catching_up);
+        let reading = self.reading.get_or_insert_with(|| {
+            AbortOnDropHandle::new(tokio::spawn(async move {
+                let _turn = catching_up.acquire().await;
+                metrics::counter!("event_stream_reads_total", "by" => "follower").increment(1);
+                handle.read_log_page(after, Some(up_to), PAGE, &filter).await
+            }))
+        });
+        let read = reading.map(|ended| ended.map_err(|_panicked| Closing::Internal)).await;
+        self.reading = None;
+        match read? {
+            Ok(page) if page.log_id != self.ring.log_id => Err(Closing::LogReplaced),
+            Ok(page) => {
+                let frames = page.events.iter().map(|event| Frame::of(event, &self.slug)).collect();
+                let frames: Vec<_> = Result::map_err(frames, |error: schemas::engine::DecodeError| {
+                    tracing::error!(tenant = %self.handle.id(), %error, "an event cannot be sent to a follower");
+                    Closing::Internal
+                })?;
+                self.at = page.scanned_to;
+                Ok(frames)
+            }
+            Err(error) if error.is_unavailable() => {
+                tokio::time::sleep(AGAIN).await;
+                Ok(Vec::new())
+            }
+            Err(error) => {
+                tracing::error!(tenant = %self.handle.id(), %error, "the log cannot be read for a follower");
+                Err(Closing::Internal)
+            }
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! `GET /v1/events/ws`: a tenant's events over a WebSocket, one JSON message each. The access token comes in the header
+//! `Authorization` or in the first message, never in the address.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
+use axum::extract::{ConnectInfo, Extension, State};
+use axum::http::{HeaderMap, Uri, header};
+use axum::response::Response;
+use futures::SinkExt;
+use serde::Deserialize;
+use serde_json::json;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::closing::Closing;
+use super::frame::Frame;
+use super::session::{Session, Step};
+use crate::activity::note;
+use crate::auth::{Principal, Watcher};
+use crate::edge::{Code, Problem, RequestContext};
+use crate::gateway::Gateway;
+use crate::rest::events::{EventsQuery, same_log};
+use crate::server::UnderWay;
+
+/// What the activity log knows a greeting as.
+const ACTION: &str = "GET /v1/events/ws";
+/// How long a client may take to say who it is.
+const GREETING: Duration = Duration::from_secs(5);
+/// How long a client that is being closed has to take what was sent before.
+const FAREWELL: Duration = Duration::from_secs(5);
+/// Heartbeats that may stay without an answer until the client counts as too slow.
+const UNANSWERED: u32 = 2;
+/// The largest message that a client sends: one with a token.
+const LARGEST: usize = 16 * 1024;
+/// A connection has buffers of its own, and there are thousands.
+const READ_BUFFER: usize = 1024;
+const WRITE_BUFFER: usize = 16 * 1024;
+
+#[derive(Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+enum Greeting {
+    Auth { token: String },
+}
+
+/// Why a socket is closed before it follows anything.
+struct Refusal {
+    code: &'static str,
+    websocket: u16,
+    /// The answer that HTTP would have got.
+    problem: Option<Code>,
+}
+
+impl Refusal {
+    fn new(code: &'static str, websocket: u16) -> Self {
+        Self { code, websocket, problem: None }
+    }
+}
+
+impl From<Problem> for Refusal {
+    fn from(problem: Problem) -> Self {
+        let code = problem.code();
+        // As for a stream's own reasons: 4000 and the HTTP status.
+        Self { problem: Some(code), ..Self::new(code.as_str(), 4000 + code.status().as_u16()) }
+    }
+}
+
+/// Opens a WebSocket that follows the log behind `after`.
+pub async fn follow(
+    State(gateway): State<Gateway>,
+    Extension(under_way): Extension<UnderWay>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    request: RequestContext,
+    headers: HeaderMap,
+    uri: Uri,
+    upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
+) -> Result<Response, Problem> {
+    let query = EventsQuery::of_stream(&uri)?;
+    if query.ticket.is_some() {
+        return Err(Problem::bad_request("a WebSocket takes its token in the first message"));
+    }
+    let upgrade = upgrade.map_err(|_| Problem::bad_request("this address takes WebSockets only"))?;
+    if !gateway.config.takes_origin(&headers) {
+        return Err(Problem::new(Code::Forbidden).detail("pages of this origin may not connect"));
+    }
+    let opened = if headers.contains_key(header::AUTHORIZATION) {
+        let principal = Principal::of(&headers, None, &request, &gateway).await?;
+        let session = open(principal, query.clone(), &gateway).await?;
+        Ok(session)
+    } else {
+        let greeting = Arc::clone(&gateway.greetings).try_acquire_owned();
+        Err(greeting
+            .map_err(|_| Problem::new(Code::Unavailable).detail("too many sockets are being opened"))?)
+    };
+    let upgrade = upgrade
+        .max_message_size(LARGEST)
+        .max_frame_size(LARGEST)
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER);
+    Ok(upgrade.on_upgrade(move |socket| async move {
+        let _under_way = under_way.token();
+        let mut socket = socket;
+        let session = match opened {
+            Ok(session) => session,
+            Err(place) => match greet(&mut socket, place, query, &headers, &request, &gateway).await {
+                Ok(Some(session)) => {
+                    note(&gateway, &request, ACTION, None, Some(address.ip().to_string()));
+                    session
+                }
+                Ok(None) => return,
+                Err(refusal) => {
+                    note(&gateway, &request, ACTION, refusal.problem, Some(address.ip().to_string()));
+                    let message = json!({"type": "closed", "code": refusal.code});
+                    return close(&mut socket, &message.to_string(), refusal.code, refusal.websocket).await;
+                }
+            },
+        };
+        run(socket, session, &gateway).await;
+    }))
+}
+
+async fn open(principal: Principal, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
+    let watcher = Watcher::from(principal)?;
+    let place = gateway.stream_place()?;
+    let follower = gateway.hub.follow(&watcher.record, query.after, query.filter).await?;
+    let handle = gateway.store.tenant(watcher.record.id);
+    same_log(&handle, query.log, follower.log_id()).await?;
+    Ok(Session::new("websocket", follower, &watcher, gateway, place))
+}
+
+/// Waits for the first message; `None` where the client has left.
+async fn greet(
+    socket: &mut WebSocket,
+    _place: OwnedSemaphorePermit,
+    query: EventsQuery,
+    headers: &HeaderMap,
+    request: &RequestContext,
+    gateway: &Gateway,
+) -> Result<Option<Session>, Refusal> {
+    let message = tokio::select! {
+        () = gateway.stopping.cancelled() => {
+            return Err(Refusal::new(Closing::Stopping.as_str(), Closing::Stopping.websocket()));
+        }
+        message = tokio::time::timeout(GREETING, first(socket)) => message,
+    };
+    let Ok(message) = message else { return Err(Refusal::new("auth_timeout", 4408)) };
+    let Some(message) = message else { return Ok(None) };
+    let Ok(Greeting::Auth { token }) = serde_json::from_str(&message) else {
+        return Err(Refusal::new(Code::BadRequest.as_str(), 4400));
+    };
+    let principal = Principal::of(headers, Some(&token), request, gateway).await?;
+    Ok(Some(open(principal, query, gateway).await?))
+}
+
+async fn first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
+    loop {
+        match socket.recv().await? {
+            Ok(Message::Text(text)) => return Some(text),
+            Ok(Message::Binary(_)) => return Some(Utf8Bytes::default()),
+            Ok(Message::Ping(_) | Message::Pong(_)) => {}
+            Ok(Message::Close(_)) | Err(_) => return None,
+        }
+    }
+}
+
+/// Sends until the client leaves or is closed.
+async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
+    let slow_after = gateway.config.slow_after;
+    let opened = json!({"type": "open", "after": session.at().to_string()}).to_string();
+    if socket.send(Message::Text(opened.into())).await.is_err() {
+        return;
+    }
+    let (mut unanswered, mut sent_to) = (0, session.at());
+    let why = loop {
+        tokio::select! {
+            step = session.step() => match step {
+                Step::Frames(frames) => {
+                    match tokio::time::timeout(slow_after, send(&mut socket, frames, &mut sent_to)).await {
+                        Ok(Ok(())) => sent_to = session.at(),
+                        Ok(Err(_)) => return,
+                        Err(_elapsed) => break Closing::SlowConsumer,
+                    }
+                }
+                Step::Heartbeat => {
+                    let ping = socket.send(Message::Ping(bytes::Bytes::new()));
+                    match tokio::time::timeout(slow_after, ping).await {
+                        _ if unanswered == UNANSWERED => break Closing::SlowConsumer,
+                        Ok(Ok(())) => unanswered += 1,
+                        Ok(Err(_)) => return,
+                        Err(_elapsed) => break Closing::SlowConsumer,
+                    }
+                }
+                Step::Closed(why) => {
+                    sent_to = session.at();
+                    break why;
+                }
+            },
+            message = socket.recv() => match message {
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => unanswered = 0,
+                Some(Ok(Message::Text(_) | Message::Binary(_))) => {
+                    let words = json!({"type": "closed", "code": "bad_request", "after": sent_to.to_string()});
+                    return close(&mut socket, &words.to_string(), "bad_request", 4400).await;
+                }
+                Some(Ok(Message::Close(_)) | Err(_)) | None => return,
+            },
+        }
+    };
+    session.count_closed(why);
+    let mut words = json!({"type": "closed", "code": why.as_str()});
+    if why.resumes() {
+        words["after"] = sent_to.to_string().into();
+    }
+    close(&mut socket, &words.to_string(), why.as_str(), why.websocket()).await;
+}
+
+/// Hands events to the connection and notes how far it came, so that the resume point is right wherever this is dropped.
+async fn send(socket: &mut WebSocket, frames: Vec<Arc<Frame>>, sent_to: &mut u64) -> Result<(), axum::Error> {
+    for frame in frames {
+        socket.feed(Message::Text(frame.message.clone())).await?;
+        *sent_to = frame.position;
+    }
+    socket.flush().await
+}
+
+/// The last message, the close frame, and a moment for both to arrive.
+async fn close(socket: &mut WebSocket, words: &str, reason: &'static str, code: u16) {
+    let farewell = async {
+        let close = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+        if socket.send(Message::Text(words.into())).await.is_ok()
+            && socket.send(Message::Close(Some(close))).await.is_ok()
+        {
+            // The client's own close frame ends the connection in order; what it sends before is of no interest.
+            while let Some(Ok(_)) = socket.recv().await {}
+        }
+    };
+    // Whoever does not take it in this time is left alone.
+    drop(tokio::time::timeout(FAREWELL, farewell).await);
+}

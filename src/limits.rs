@@ -1,0 +1,20 @@
+//! What the operating system grants this process.
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+/// Raises the soft limit of open files to the hard one: each follower of a stream takes a file, and the usual soft limit
+/// is 1,024. Says so where even the hard limit is too low for so many followers.
+pub fn raise_open_files(followers: usize) {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+    if soft < hard
+        && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
+    {
+        tracing::debug!(%error, "the limit of open files stays as it is");
+    }
+    if hard < followers as u64 + SPARE {
+        tracing::warn!(hard, followers, "the limit of open files is below `gateway.streams`");
+    }
+}
+
+/// Files for everything that is no follower: connections to PostgreSQL and NATS, other requests, logs.
+const SPARE: u64 = 500;

@@ -1,0 +1,266 @@
+//! The registry of webhooks: the endpoints of a tenant, how far each has come, and what commands on them answered.
+//! `delivery` is what the deliverers change.
+
+pub mod delivery;
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use schemas::engine::{LogId, TypePattern};
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use crate::{StoreError, TenantTransaction};
+
+/// Receipts of commands on webhooks are kept for so long.
+const RECEIPTS_KEPT: std::time::Duration = std::time::Duration::from_hours(24 * 30);
+
+/// In which order an endpoint gets its events.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ordering {
+    /// One at a time; a failing delivery holds back what is behind it.
+    InOrder,
+    /// Several at a time, as they come.
+    Parallel,
+}
+
+impl Ordering {
+    /// The ordering as stored and shown.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::InOrder => "in_order",
+            Self::Parallel => "parallel",
+        }
+    }
+
+    /// The ordering of this name.
+    pub fn parse(text: &str) -> Option<Self> {
+        [Self::InOrder, Self::Parallel].into_iter().find(|ordering| ordering.as_str() == text)
+    }
+}
+
+/// Why an endpoint gets nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Disabled {
+    /// Stable: `by_request`, `gone`, `failing` or `log_replaced`.
+    pub reason: String,
+    /// Since when.
+    pub at: DateTime<Utc>,
+}
+
+/// An endpoint of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Webhook {
+    /// Its id.
+    pub id: Uuid,
+    /// Where events are posted to.
+    pub url: String,
+    /// Patterns over event types, as they were given; none takes all.
+    pub types: Vec<String>,
+    /// For people.
+    pub description: String,
+    /// In which order.
+    pub ordering: Ordering,
+    /// `None` while it is active.
+    pub disabled: Option<Disabled>,
+    /// The signing secret, sealed.
+    pub secret: Bytes,
+    /// The secret before, which signs besides until then.
+    pub old_secret: Option<(Bytes, DateTime<Utc>)>,
+    /// The log that the position belongs to.
+    pub log_id: LogId,
+    /// Everything up to here is delivered, noted as failed, or does not match.
+    pub position: u64,
+    /// Raised by every change that makes deliveries under way stale.
+    pub epoch: i64,
+    /// A failed delivery holds back what is behind it.
+    pub held: bool,
+    /// When the next failed delivery is due.
+    pub retry_at: Option<DateTime<Utc>>,
+    /// The first failure since the last success.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// When it was registered.
+    pub created_at: DateTime<Utc>,
+    /// When somebody last changed it.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Webhook {
+    /// The patterns over event types.
+    pub fn patterns(&self) -> Result<Vec<TypePattern>, StoreError> {
+        Ok(self.types.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?)
+    }
+}
+
+const COLUMNS: &str = "webhook_id, url, types, description, ordering, status, disabled_reason, disabled_at, secret, \
+                       old_secret, old_secret_until, log_id, position, epoch, held, retry_at, failing_since, created_at, \
+                       updated_at";
+
+fn webhook_from(row: &Row) -> Result<Webhook, StoreError> {
+    let bytes = |column: usize| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
+    let disabled = match (row.get::<_, &str>(5), row.get(6), row.get(7)) {
+        ("active", ..) => None,
+        (_, Some(reason), Some(at)) => Some(Disabled { reason, at }),
+        (status, ..) => return Err(StoreError::corrupt("a webhook's status", status)),
+    };
+    Ok(Webhook {
+        id: row.get(0),
+        url: row.get(1),
+        types: serde_json::from_str(row.get(2))
+            .map_err(|error| StoreError::corrupt("a webhook's types", error))?,
+        description: row.get(3),
+        ordering: Ordering::parse(row.get(4))
+            .ok_or_else(|| StoreError::corrupt("a webhook's ordering", row.get::<_, String>(4)))?,
+        disabled,
+        secret: bytes(8).unwrap_or_default(),
+        old_secret: bytes(9).zip(row.get(10)),
+        log_id: LogId(row.get(11)),
+        position: row.get::<_, i64>(12) as u64,
+        epoch: row.get(13),
+        held: row.get(14),
+        retry_at: row.get(15),
+        failing_since: row.get(16),
+        created_at: row.get(17),
+        updated_at: row.get(18),
+    })
+}
+
+/// What a command answered the first time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebhookReceipt {
+    /// A keyed digest of the command.
+    pub digest: [u8; 32],
+    /// The status of the answer.
+    pub http_status: u16,
+    /// Its body, sealed.
+    pub answer: Bytes,
+}
+
+impl TenantTransaction {
+    /// One webhook.
+    pub async fn webhook(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+        let sql = format!("select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id = $2");
+        self.query_opt(&sql, &[&self.tenant().0, &id]).await?.as_ref().map(webhook_from).transpose()
+    }
+
+    /// One webhook that this transaction is going to change: nobody else does meanwhile.
+    pub async fn webhook_to_change(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+        let sql =
+            format!("select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id = $2 for update");
+        self.query_opt(&sql, &[&self.tenant().0, &id]).await?.as_ref().map(webhook_from).transpose()
+    }
+
+    /// A page of webhooks in the order of their ids.
+    pub async fn webhooks(&self, after: Option<Uuid>, limit: u32) -> Result<Vec<Webhook>, StoreError> {
+        let sql = format!(
+            "select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id > $2 order by webhook_id limit $3"
+        );
+        let after = after.unwrap_or(Uuid::nil());
+        let rows = self.query(&sql, &[&self.tenant().0, &after, &i64::from(limit)]).await?;
+        rows.iter().map(webhook_from).collect()
+    }
+
+    /// How many webhooks the tenant has.
+    pub async fn count_webhooks(&self) -> Result<u64, StoreError> {
+        let row =
+            self.query_opt("select count(*) from webhooks where tenant_id = $1", &[&self.tenant().0]).await?;
+        Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
+    /// Writes a webhook, new or changed, with everything but what follows from its failures.
+    pub async fn put_webhook(&self, webhook: &Webhook) -> Result<(), StoreError> {
+        let types = serde_json::json!(webhook.types).to_string();
+        let (reason, disabled_at) = webhook.disabled.as_ref().map(|why| (&*why.reason, why.at)).unzip();
+        let (old_secret, old_until) =
+            webhook.old_secret.as_ref().map(|(old, until)| (&old[..], until)).unzip();
+        self.execute(
+            "insert into webhooks (tenant_id, webhook_id, url, types, description, ordering, status, disabled_reason,
+                                   disabled_at, secret, old_secret, old_secret_until, log_id, position, epoch,
+                                   failing_since, created_at, updated_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+             on conflict (tenant_id, webhook_id) do update
+             set url = excluded.url, types = excluded.types, description = excluded.description,
+                 ordering = excluded.ordering, status = excluded.status, disabled_reason = excluded.disabled_reason,
+                 disabled_at = excluded.disabled_at, secret = excluded.secret, old_secret = excluded.old_secret,
+                 old_secret_until = excluded.old_secret_until, log_id = excluded.log_id, position = excluded.position,
+                 epoch = excluded.epoch, failing_since = excluded.failing_since, updated_at = excluded.updated_at",
+            &[
+                &self.tenant().0,
+                &webhook.id,
+                &webhook.url,
+                &types,
+                &webhook.description,
+                &webhook.ordering.as_str(),
+                &if webhook.disabled.is_some() { "disabled" } else { "active" },
+                &reason,
+                &disabled_at,
+                &&webhook.secret[..],
+                &old_secret,
+                &old_until,
+                &webhook.log_id.0,
+                &(webhook.position as i64),
+                &webhook.epoch,
+                &webhook.failing_since,
+                &webhook.created_at,
+                &webhook.updated_at,
+            ],
+        )
+        .await?;
+        self.note_webhook_failures(webhook.id).await
+    }
+
+    /// Removes a webhook with everything that is known of its deliveries.
+    pub async fn delete_webhook(&self, id: Uuid) -> Result<(), StoreError> {
+        for table in ["webhook_deliveries", "webhook_failures", "webhooks"] {
+            let sql = format!("delete from {table} where tenant_id = $1 and webhook_id = $2");
+            self.execute(&sql, &[&self.tenant().0, &id]).await?;
+        }
+        Ok(())
+    }
+
+    /// What a command answered the first time, where it came before.
+    pub async fn webhook_receipt(&self, command_id: Uuid) -> Result<Option<WebhookReceipt>, StoreError> {
+        let sql = "select digest, http_status, answer from webhook_receipts where tenant_id = $1 and command_id = $2";
+        let row = self.query_opt(sql, &[&self.tenant().0, &command_id]).await?;
+        row.map(|row| {
+            Ok(WebhookReceipt {
+                digest: row
+                    .get::<_, &[u8]>(0)
+                    .try_into()
+                    .map_err(|_| StoreError::corrupt("a receipt's digest", "wrong length"))?,
+                http_status: row.get::<_, i32>(1) as u16,
+                answer: row.get::<_, Vec<u8>>(2).into(),
+            })
+        })
+        .transpose()
+    }
+
+    /// Notes what a command answered; `false` where another one of this id was quicker, and this transaction must not
+    /// commit.
+    pub async fn put_webhook_receipt(
+        &self,
+        command_id: Uuid,
+        receipt: &WebhookReceipt,
+        now: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let written = self
+            .execute(
+                "insert into webhook_receipts (tenant_id, command_id, digest, http_status, answer, recorded_at)
+                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
+                &[
+                    &self.tenant().0,
+                    &command_id,
+                    &&receipt.digest[..],
+                    &i32::from(receipt.http_status),
+                    &&receipt.answer[..],
+                    &now,
+                ],
+            )
+            .await?;
+        self.execute(
+            "delete from webhook_receipts where tenant_id = $1 and recorded_at < $2",
+            &[&self.tenant().0, &(now - RECEIPTS_KEPT)],
+        )
+        .await?;
+        Ok(written == 1)
+    }
+}

@@ -1,0 +1,164 @@
+//! One request to an endpoint, and what it came to.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use reqwest::header::{CONTENT_TYPE, RETRY_AFTER};
+use reqwest::redirect::Policy;
+use reqwest::{Client, StatusCode, Url};
+use schemas::engine::clock;
+
+use crate::endpoint::{NotPublic, Resolver, is_public, literal};
+use crate::secret::SigningSecret;
+use crate::settings::WebhookSettings;
+
+/// What is read of an answer, so that the connection can be used again.
+const READ: usize = 16 * 1024;
+
+/// Why nothing can be sent at all.
+#[derive(Debug, thiserror::Error)]
+#[error("the HTTP client for webhooks cannot be made")]
+pub struct SenderError(#[source] reqwest::Error);
+
+/// One event on its way to one endpoint.
+pub(crate) struct Message {
+    /// The same for each attempt.
+    pub(crate) id: String,
+    /// The CloudEvent as JSON.
+    pub(crate) body: Bytes,
+}
+
+/// What a request came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Answer {
+    pub(crate) http_status: Option<u16>,
+    /// A stable code; `None` where it was delivered. Never what the endpoint said, and never its address.
+    pub(crate) error: Option<String>,
+    /// When the endpoint wants to be asked again.
+    pub(crate) retry_after: Option<Duration>,
+}
+
+impl Answer {
+    /// Whether the endpoint said that it is no more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.http_status == Some(StatusCode::GONE.as_u16())
+    }
+
+    fn failed(error: &str) -> Self {
+        Self { http_status: None, error: Some(error.to_owned()), retry_after: None }
+    }
+}
+
+/// Sends messages.
+#[derive(Clone)]
+pub(crate) struct Sender {
+    client: Client,
+    allow_private: bool,
+}
+
+impl Sender {
+    pub(crate) fn new(settings: &WebhookSettings) -> Result<Self, SenderError> {
+        let allow_private = settings.allow_private;
+        let client = Client::builder()
+            .user_agent(concat!("annals/", env!("CARGO_PKG_VERSION")))
+            .https_only(!allow_private)
+            // A redirect would lead past the endpoint that was registered, and a proxy past the resolver.
+            .redirect(Policy::none())
+            .no_proxy()
+            .dns_resolver(Resolver { allow_private })
+            .timeout(settings.timeout)
+            .pool_idle_timeout(Duration::from_secs(30))
+            .pool_max_idle_per_host(settings.requests_a_tenant)
+            .build()
+            .map_err(SenderError)?;
+        Ok(Self { client, allow_private })
+    }
+
+    /// Posts a message, signed with each of the secrets.
+    pub(crate) async fn send(&self, url: &str, message: &Message, secrets: &[SigningSecret]) -> Answer {
+        let Ok(url) = Url::parse(url) else { return Answer::failed("url_invalid") };
+        // An address in the place of a name is connected to without being resolved.
+        if !self.allow_private && literal(&url).is_some_and(|address| !is_public(address)) {
+            return Answer::failed("address_refused");
+        }
+        let timestamp = clock::now().timestamp();
+        let sign = |secret: &SigningSecret| secret.sign(&message.id, timestamp, &message.body);
+        let signatures: Vec<String> = secrets.iter().map(sign).collect();
+        let request = self
+            .client
+            .post(url)
+            .header(CONTENT_TYPE, "application/cloudevents+json")
+            .header("webhook-id", &message.id)
+            .header("webhook-timestamp", timestamp)
+            .header("webhook-signature", signatures.join(" "))
+            .body(message.body.clone());
+        let mut response = match request.send().await {
+            Ok(response) => response,
+            Err(error) => return Answer::failed(code_of(&error)),
+        };
+        let status = response.status();
+        let retry_after =
+            response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok()?.parse().ok());
+        let mut read = 0;
+        while let Ok(Some(chunk)) = response.chunk().await {
+            read += chunk.len();
+            if read > READ {
+                break;
+            }
+        }
+        Answer {
+            http_status: Some(status.as_u16()),
+            error: (!status.is_success()).then(|| format!("http_{}", status.as_u16())),
+            retry_after: retry_after.map(Duration::from_secs),
+        }
+    }
+}
+
+fn code_of(error: &reqwest::Error) -> &'static str {
+    let mut cause = std::error::Error::source(error);
+    while let Some(inner) = cause {
+        if inner.is::<NotPublic>() {
+            return "address_refused";
+        }
+        cause = inner.source();
+    }
+    if error.is_timeout() {
+        "timeout"
+    } else if error.is_connect() {
+        "connection_failed"
+    } else {
+        "request_failed"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::settings::testing::DEFAULTS;
+
+    async fn error(settings: WebhookSettings, url: &str) -> Option<String> {
+        let message = Message { id: "msg_1".to_owned(), body: Bytes::from_static(b"{}") };
+        Sender::new(&settings)
+            .expect("a client")
+            .send(url, &message, &[SigningSecret::generate()])
+            .await
+            .error
+    }
+
+    #[tokio::test]
+    async fn a_private_address_is_refused_whether_it_is_named_or_resolved_to() {
+        // Something listens, so that a request that is made does arrive.
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let port = listener.local_addr().expect("bound").port();
+        for host in ["localhost", "127.0.0.1", "[::ffff:127.0.0.1]", "2130706433"] {
+            let url = format!("https://{host}:{port}/");
+            assert_eq!(error(DEFAULTS, &url).await.as_deref(), Some("address_refused"), "{url}");
+        }
+        assert_eq!(
+            error(DEFAULTS, &format!("http://localhost:{port}/")).await.as_deref(),
+            Some("request_failed")
+        );
+        let nobody = tokio::time::timeout(Duration::from_millis(50), listener.accept()).await;
+        assert!(nobody.is_err(), "nothing may arrive");
+    }
+}

@@ -1,0 +1,338 @@
+//! A turn for one endpoint: first the failed deliveries that are due, then what is new, until there is nothing left or the
+//! turn has lasted long enough for others to come up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+
+use futures::future::join_all;
+use schemas::engine::{RecordedEvent, TenantId, TenantSlug, clock, ids};
+use store::webhooks::delivery::{Attempt, Failure, Settlement};
+use store::webhooks::{Disabled, Ordering, Webhook};
+use store::{LogFilter, Store, StoreError, TenantStore};
+use tokio::sync::Semaphore;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::secret::{SealError, SigningSecret};
+use crate::sender::{Answer, Message, Sender};
+use crate::settings::WebhookSettings;
+
+/// Events of one read.
+const PAGE: usize = 50;
+/// How long a turn lasts before others come up.
+const LONG_ENOUGH: Duration = Duration::from_secs(5);
+/// How long deliveries in order go on until they are settled: what a crash repeats.
+const SETTLED_EVERY: Duration = Duration::from_millis(200);
+/// Turns between two looks at how many attempts are kept.
+const PRUNED_EVERY: u32 = 20;
+
+/// Whether a turn has left something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    More,
+    Nothing,
+}
+
+/// Why a turn was given up; there is another one soon.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum TurnError {
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("the signing secret cannot be used")]
+    Secret(#[from] SealError),
+    #[error("an event is no JSON")]
+    Event(#[from] schemas::engine::DecodeError),
+}
+
+/// What all turns share.
+pub(crate) struct Deliverer {
+    store: Store,
+    sender: Sender,
+    settings: WebhookSettings,
+    requests: Semaphore,
+    by_tenant: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+    turns: std::sync::atomic::AtomicU32,
+}
+
+/// An endpoint at work.
+struct Turn<'a> {
+    deliverer: &'a Deliverer,
+    handle: TenantStore,
+    slug: TenantSlug,
+    webhook: Webhook,
+    secrets: Vec<SigningSecret>,
+    requests: Arc<Semaphore>,
+}
+
+/// An attempt, with what the endpoint said.
+struct Tried {
+    attempt: Attempt,
+    answer: Answer,
+}
+
+impl Deliverer {
+    pub(crate) fn new(store: Store, sender: Sender, settings: WebhookSettings) -> Self {
+        let requests = Semaphore::new(settings.requests.max(1));
+        Self { store, sender, settings, requests, by_tenant: Mutex::default(), turns: 0.into() }
+    }
+
+    /// Works for an endpoint for a while.
+    pub(crate) async fn take_turn(&self, tenant: TenantId, webhook: Uuid) -> Result<Next, TurnError> {
+        let Some(record) = self.store.tenant_by_id(tenant).await?.filter(|record| !record.suspended) else {
+            return Ok(Next::Nothing);
+        };
+        let handle = self.store.tenant(tenant);
+        let begun = Instant::now();
+        while begun.elapsed() < LONG_ENOUGH {
+            let transaction = handle.begin_projection().await?;
+            let Some(webhook) = transaction.webhook(webhook).await? else { return Ok(Next::Nothing) };
+            if webhook.disabled.is_some() {
+                return Ok(Next::Nothing);
+            }
+            let width = self.settings.requests_a_tenant as u32;
+            let due = transaction.due_webhook_failures(webhook.id, clock::now(), width).await?;
+            transaction.commit().await?;
+            let mut turn = Turn {
+                deliverer: self,
+                secrets: self.secrets(tenant, &webhook)?,
+                requests: self.requests_of(tenant),
+                handle: handle.clone(),
+                slug: record.slug.clone(),
+                webhook,
+            };
+            let goes_on =
+                if due.is_empty() { turn.deliver_new().await? } else { turn.deliver_again(due).await? };
+            if !goes_on {
+                self.prune(&handle, turn.webhook.id).await?;
+                return Ok(Next::Nothing);
+            }
+        }
+        self.prune(&handle, webhook).await?;
+        Ok(Next::More)
+    }
+
+    fn secrets(&self, tenant: TenantId, webhook: &Webhook) -> Result<Vec<SigningSecret>, SealError> {
+        let open = |sealed: &[u8]| SigningSecret::open(self.store.key(), tenant, webhook.id, sealed);
+        let mut secrets = vec![open(&webhook.secret)?];
+        if let Some((old, until)) = &webhook.old_secret
+            && clock::now() < *until
+        {
+            secrets.push(open(old)?);
+        }
+        Ok(secrets)
+    }
+
+    fn requests_of(&self, tenant: TenantId) -> Arc<Semaphore> {
+        // Nothing panics while holding it.
+        let mut known = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(requests) = known.get(&tenant).and_then(Weak::upgrade) {
+            return requests;
+        }
+        known.retain(|_, requests| requests.strong_count() > 0);
+        let requests = Arc::new(Semaphore::new(self.settings.requests_a_tenant.max(1)));
+        known.insert(tenant, Arc::downgrade(&requests));
+        requests
+    }
+
+    async fn prune(&self, handle: &TenantStore, webhook: Uuid) -> Result<(), StoreError> {
+        let turn = self.turns.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        if !turn.is_multiple_of(PRUNED_EVERY) {
+            return Ok(());
+        }
+        let transaction = handle.begin_projection().await?;
+        transaction.prune_webhook_attempts(webhook).await?;
+        transaction.commit().await
+    }
+}
+
+impl Turn<'_> {
+    /// Delivers what is behind the endpoint's position. Whether there may be more to do at once.
+    async fn deliver_new(&mut self) -> Result<bool, TurnError> {
+        if self.webhook.held {
+            return Ok(false);
+        }
+        let filter = LogFilter { types: self.webhook.patterns()?, stream: None };
+        let from = self.webhook.position;
+        let page = self.handle.read_log_page(from, None, PAGE, &filter).await?;
+        if page.log_id != self.webhook.log_id || page.head < from {
+            return self.disable("log_replaced").await;
+        }
+        let goes_on = match self.webhook.ordering {
+            Ordering::InOrder => self.deliver_in_order(&page.events).await?,
+            Ordering::Parallel => self.deliver_in_parallel(&page.events).await?,
+        };
+        if goes_on && self.webhook.position < page.scanned_to {
+            // What did not match.
+            return self.settle(page.scanned_to, Settlement::default()).await;
+        }
+        Ok(goes_on && page.scanned_to > from)
+    }
+
+    async fn deliver_in_order(&mut self, events: &[RecordedEvent]) -> Result<bool, TurnError> {
+        let mut settlement = Settlement::default();
+        let mut settled = Instant::now();
+        for event in events {
+            let tried = self.attempt(event, 1).await?;
+            let failed = tried.answer.error.is_some();
+            let gone = self.note(tried, None, &mut settlement);
+            if failed || settled.elapsed() > SETTLED_EVERY {
+                if !self.settle(event.position, std::mem::take(&mut settlement)).await? {
+                    return Ok(false);
+                }
+                settled = Instant::now();
+            }
+            if failed {
+                // What is behind waits until this one is through, or given up.
+                self.judge(gone).await?;
+                return Ok(false);
+            }
+        }
+        match events.last() {
+            Some(last) if !settlement.attempts.is_empty() => self.settle(last.position, settlement).await,
+            _ => Ok(true),
+        }
+    }
+
+    async fn deliver_in_parallel(&mut self, events: &[RecordedEvent]) -> Result<bool, TurnError> {
+        for some in events.chunks(self.deliverer.settings.requests_a_tenant.max(1)) {
+            let mut settlement = Settlement::default();
+            let mut gone = false;
+            for tried in join_all(some.iter().map(|event| self.attempt(event, 1))).await {
+                gone |= self.note(tried?, None, &mut settlement);
+            }
+            let failed = !settlement.failed.is_empty();
+            let Some(last) = some.last() else { break };
+            if !self.settle(last.position, settlement).await? || (failed && !self.judge(gone).await?) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Tries failed deliveries again.
+    async fn deliver_again(&mut self, due: Vec<Failure>) -> Result<bool, TurnError> {
+        let everything = LogFilter::default();
+        let attempts = due.iter().map(|failure| async {
+            let (before, at) = (failure.position.saturating_sub(1), failure.position);
+            let page = self.handle.read_log_page(before, Some(at), 1, &everything).await?;
+            let event = page.events.first().filter(|event| event.event_id == failure.event_id);
+            match event {
+                Some(event) => self.attempt(event, failure.attempts + 1).await.map(Some),
+                None => Ok(None),
+            }
+        });
+        let tried: Vec<Option<Tried>> =
+            join_all(attempts).await.into_iter().collect::<Result<_, TurnError>>()?;
+        let mut settlement = Settlement::default();
+        let mut gone = false;
+        for (failure, tried) in due.into_iter().zip(tried) {
+            let Some(tried) = tried else { return self.disable("log_replaced").await };
+            gone |= self.note(tried, Some(failure), &mut settlement);
+        }
+        let failed = !settlement.failed.is_empty();
+        let settled = self.settle(self.webhook.position, settlement).await?;
+        if settled && failed { self.judge(gone).await } else { Ok(settled) }
+    }
+
+    /// One request, within the bounds of the tenant and of the process.
+    async fn attempt(&self, event: &RecordedEvent, number: u32) -> Result<Tried, TurnError> {
+        let cloud_event = event.to_cloud_event(&self.slug)?;
+        let body = serde_json::to_vec(&cloud_event).map_err(|source| schemas::engine::DecodeError {
+            event_type: event.event_type.to_string(),
+            source,
+        })?;
+        let id = format!("msg_{}", ids::derived_id(event.event_id, &self.webhook.id.to_string()).simple());
+        let message = Message { id, body: body.into() };
+        // Nobody closes them.
+        let _of_tenant = self.requests.acquire().await;
+        let _of_all = self.deliverer.requests.acquire().await;
+        let (begun, at) = (Instant::now(), clock::now());
+        let answer = self.deliverer.sender.send(&self.webhook.url, &message, &self.secrets).await;
+        let outcome = if answer.error.is_none() { "succeeded" } else { "failed" };
+        metrics::counter!("webhook_attempts_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("webhook_attempt_duration_seconds", "outcome" => outcome)
+            .record(begun.elapsed().as_secs_f64());
+        let attempt = Attempt {
+            id: ids::new_id(),
+            position: event.position,
+            event_id: event.event_id,
+            event_type: event.event_type.to_string(),
+            number,
+            http_status: answer.http_status,
+            error: answer.error.clone(),
+            millis: begun.elapsed().as_millis() as u32,
+            at,
+        };
+        Ok(Tried { attempt, answer })
+    }
+
+    /// Adds an attempt to what is to be settled; whether the endpoint said that it is gone.
+    fn note(&self, tried: Tried, before: Option<Failure>, settlement: &mut Settlement) -> bool {
+        let Tried { attempt, answer } = tried;
+        let settings = &self.deliverer.settings;
+        if let Some(error) = &attempt.error {
+            let first_at = before.as_ref().map_or(attempt.at, |before| before.first_at);
+            let now = clock::now();
+            let is_dead = (now - first_at).to_std().unwrap_or_default() >= settings.retry_for;
+            settlement.failed.push(Failure {
+                position: attempt.position,
+                event_id: attempt.event_id,
+                event_type: attempt.event_type.clone(),
+                is_dead,
+                is_late: before.is_some_and(|before| before.is_late),
+                attempts: attempt.number,
+                first_at,
+                last_at: attempt.at,
+                next_attempt_at: now + settings.wait(attempt.number, answer.retry_after),
+                error: error.clone(),
+            });
+            if is_dead {
+                metrics::counter!("webhook_dead_letters_total").increment(1);
+            }
+        } else if before.is_some() {
+            settlement.resolved.push(attempt.position);
+        }
+        settlement.attempts.push(attempt);
+        answer.is_gone()
+    }
+
+    /// Moves the endpoint's position with what happened; `false` where it was changed meanwhile.
+    async fn settle(&mut self, to: u64, settlement: Settlement) -> Result<bool, TurnError> {
+        let transaction = self.handle.begin_projection().await?;
+        let (id, epoch, from) = (self.webhook.id, self.webhook.epoch, self.webhook.position);
+        if !transaction.settle_webhook(id, epoch, (from, to), &settlement).await? {
+            return Ok(false);
+        }
+        transaction.commit().await?;
+        self.webhook.position = to;
+        Ok(true)
+    }
+
+    /// After a failure: disables an endpoint that is gone or has failed for too long. Whether it goes on.
+    async fn judge(&mut self, gone: bool) -> Result<bool, TurnError> {
+        if gone {
+            return self.disable("gone").await;
+        }
+        let transaction = self.handle.begin_projection().await?;
+        let webhook = transaction.webhook(self.webhook.id).await?;
+        transaction.commit().await?;
+        let failing = webhook.and_then(|webhook| webhook.failing_since);
+        let failing = failing.and_then(|since| (clock::now() - since).to_std().ok()).unwrap_or_default();
+        if failing >= self.deliverer.settings.disable_after {
+            return self.disable("failing").await;
+        }
+        Ok(true)
+    }
+
+    async fn disable(&self, reason: &'static str) -> Result<bool, TurnError> {
+        let transaction = self.handle.begin_projection().await?;
+        let why = Disabled { reason: reason.to_owned(), at: clock::now() };
+        if transaction.disable_webhook(self.webhook.id, self.webhook.epoch, &why).await? {
+            tracing::warn!(tenant = %self.handle.id(), webhook = %self.webhook.id, reason, "a webhook was disabled");
+            metrics::counter!("webhooks_disabled_total", "reason" => reason).increment(1);
+        }
+        transaction.commit().await?;
+        Ok(false)
+    }
+}
