@@ -170,7 +170,7 @@ async fn change(
     webhook.ordering = changes.ordering.unwrap_or(webhook.ordering);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enabled(&principal.store, &transaction, &mut webhook).await?
+            enabled(&principal.store, &transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
