@@ -39,6 +39,13 @@ pub(crate) struct Inner {
     tasks: TaskTracker,
 }
 
+/// A store that nobody holds any more needs no listener: its tasks end, and with them its connections.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
 impl Store {
     /// Connects, and starts the append lanes and the signals. Fails when the database cannot be reached or is not
     /// migrated.
