@@ -117,18 +117,18 @@ impl Sealer {
     }
 
     async fn seal(&self, log: &UnsealedLog, open: Option<OpenLog>) -> Result<OpenLog, AuditError> {
-        let mut witnesses = Vec::new();
+        let (mut log, mut witnesses) = (log.clone(), Vec::new());
         let mut open = match open.filter(|open| open.log_id == log.log_id) {
             Some(open) => open,
-            None => self.open(log, &mut witnesses).await?,
+            None => self.open(&mut log, &mut witnesses).await?,
         };
         if open.frontier.size() > log.head {
-            return Err(gone_back(log, open.frontier.size()));
+            return Err(gone_back(&log, open.frontier.size()));
         }
         let target = log.head.min(open.frontier.size() + TURN);
         let mut subtrees = Vec::new();
         while open.frontier.size() < target {
-            self.extend(log, &mut open, target, &witnesses, &mut subtrees).await?;
+            self.extend(&log, &mut open, target, &witnesses, &mut subtrees).await?;
         }
         let checkpoint =
             Checkpoint { origin: self.signer.origin(log.log_id), size: target, root: open.frontier.root() };
@@ -189,7 +189,11 @@ impl Sealer {
     }
 
     /// Rebuilds the right edge as the database has it, and gathers what it has to agree with.
-    async fn open(&self, log: &UnsealedLog, witnesses: &mut Vec<Checkpoint>) -> Result<OpenLog, AuditError> {
+    async fn open(
+        &self,
+        log: &mut UnsealedLog,
+        witnesses: &mut Vec<Checkpoint>,
+    ) -> Result<OpenLog, AuditError> {
         let kept = self.store.sealed_log(log.tenant).await?;
         let kept = kept.filter(|kept| kept.log_id == log.log_id && kept.size > 0);
         let kept = kept.map(|kept| self.signer.recognise(log.log_id, &kept.note)).transpose();
@@ -207,6 +211,9 @@ impl Sealer {
             .map_err(|error| AuditError::Damaged(error.to_string()))??;
         witnesses.extend(remembered);
         witnesses.extend(self.published(log).await);
+        // Read behind the witnesses: another sealer may have signed what was appended since this round began.
+        let end = self.store.end_of_log(log.tenant, log.log_id).await?;
+        log.head = end.ok_or(AuditError::Bounds("the log was replaced meanwhile"))?;
         if let Some(larger) = witnesses.iter().map(|seen| seen.size).max().filter(|size| *size > log.head) {
             return Err(gone_back(log, larger));
         }

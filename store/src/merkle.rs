@@ -85,6 +85,13 @@ impl Store {
         logs.collect()
     }
 
+    /// Where a log ends by now, for the sealer; `None` where it has another log id.
+    pub async fn end_of_log(&self, tenant: TenantId, log_id: LogId) -> Result<Option<u64>, StoreError> {
+        let statement = "select position from heads where tenant_id = $1 and log_id = $2";
+        let row = get(&self.0.pools.sealer).await?.query_opt(statement, &[&tenant.0, &log_id.0]).await?;
+        Ok(row.map(|row| row.get::<_, i64>(0) as u64))
+    }
+
     /// What was signed last of a tenant's log, for the sealer.
     pub async fn sealed_log(&self, tenant: TenantId) -> Result<Option<SealedLog>, StoreError> {
         let statement = format!("select {SEALED} from sealed_logs where tenant_id = $1");
