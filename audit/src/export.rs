@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use futures::Stream;
 use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Line, Manifest, Part};
-use proofs::{Span, tree};
+use proofs::{Node, Span, tree};
 use schemas::engine::{LogId, StreamName, TenantSlug, TypePattern, clock, recorded};
 use serde::Serialize;
 use store::{EvidenceRow, LogIds, TenantStore};
@@ -91,10 +91,8 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
 }
 
 async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, AuditError> {
-    let nodes = span.nodes();
-    let found = tenant.subtrees(&nodes).await?;
-    let missing = || AuditError::Damaged("leaves or subtrees are missing".to_owned());
-    nodes.iter().map(|node| found.get(node).copied().map(Base64::from).ok_or_else(missing)).collect()
+    let spans: Vec<Span> = span.nodes().into_iter().map(Node::span).collect();
+    Ok(prove::hashes(tenant, &spans).await?.into_iter().map(Base64::from).collect())
 }
 
 /// The file, some events at a time. What the database holds is written as it is, also where it is wrong: finding that
@@ -109,14 +107,14 @@ pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>
             let rows = tenant.evidence(at, to, stream.as_ref(), PAGE).await?;
             let Some(last) = rows.last() else { break };
             at = last.position;
+            // The paths of a page in one read: they share most of their subtrees.
+            let path = |row: &EvidenceRow| tree::inclusion(row.position - 1, size).unwrap_or_default();
+            let paths: Vec<Vec<Span>> = rows.iter().filter(|_| stream.is_some()).map(path).collect();
+            let mut hashes = prove::hashes(&tenant, &paths.concat()).await?.into_iter();
             let mut text = Vec::new();
-            for row in &rows {
+            for (index, row) in rows.iter().enumerate() {
                 let mut line = line(row, log_ids.at(row.position), &withhold)?;
-                if stream.is_some() {
-                    let spans = tree::inclusion(row.position - 1, size).unwrap_or_default();
-                    let path = prove::hashes(&tenant, &spans).await?;
-                    line.path = Some(path.into_iter().map(Base64::from).collect());
-                }
+                line.path = paths.get(index).map(|spans| hashes.by_ref().take(spans.len()).map(Base64::from).collect());
                 text.extend_from_slice(json_line(&line).as_bytes());
                 events += 1;
             }

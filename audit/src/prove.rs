@@ -91,7 +91,12 @@ async fn path(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<String>, Audit
 
 /// The hashes of these subtrees, in their order.
 pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, AuditError> {
-    let nodes: Vec<_> = spans.iter().flat_map(|span| span.nodes()).collect();
+    if spans.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut nodes: Vec<_> = spans.iter().flat_map(|span| span.nodes()).collect();
+    nodes.sort_unstable();
+    nodes.dedup();
     let found = tenant.subtrees(&nodes).await?;
     let missing = || AuditError::Damaged("leaves or subtrees are missing".to_owned());
     spans.iter().map(|span| span.hash(&found).ok_or_else(missing)).collect()

@@ -4,7 +4,7 @@
 //! was ever signed and is still known: the signer's own memory, the checkpoint in the database, the last one on
 //! JetStream. A log that does not extend all of them is refused, loudly, until an operator replaces it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use nats::Nats;
 use proofs::{Checkpoint, Frontier, Hash, Node, Span};
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{Seal, Share, SharedWork, Store, UnsealedLog};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::{AuditError, Signer};
@@ -24,6 +24,8 @@ const CHUNK: u64 = 16_384;
 const TURN: u64 = 50 * CHUNK;
 /// Logs that are sealed at once.
 const AT_ONCE: usize = 3;
+/// The rest of a log that was refused: looking at it again may mean reading all of it.
+const REFUSED: Duration = Duration::from_mins(1);
 /// Logs whose right edge is kept in memory; the others are rebuilt when they grow.
 const OPEN_LOGS: usize = 100_000;
 
@@ -41,7 +43,8 @@ struct Sealer {
     signer: Arc<Signer>,
     share: Share,
     open: HashMap<TenantId, OpenLog>,
-    refused: HashSet<(TenantId, LogId)>,
+    /// Refused logs, and when they were looked at.
+    refused: HashMap<(TenantId, LogId), Instant>,
 }
 
 /// Seals until cancelled. Outages are waited out.
@@ -53,7 +56,7 @@ pub async fn run(
     cancel: CancellationToken,
 ) {
     let share = store.share(SharedWork::Sealer);
-    let mut sealer = Sealer { store, nats, signer, share, open: HashMap::new(), refused: HashSet::new() };
+    let mut sealer = Sealer { store, nats, signer, share, open: HashMap::new(), refused: HashMap::new() };
     let mut rounds = tokio::time::interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -76,7 +79,11 @@ pub async fn run(
 impl Sealer {
     async fn round(&mut self) -> Result<(), AuditError> {
         let logs = self.store.unsealed_logs().await?;
-        let own = logs.into_iter().filter(|log| self.share.owns(log.tenant));
+        let rests = |log: &UnsealedLog| {
+            let refused = self.refused.get(&(log.tenant, log.log_id));
+            refused.is_some_and(|looked| looked.elapsed() < REFUSED)
+        };
+        let own = logs.into_iter().filter(|log| self.share.owns(log.tenant) && !rests(log));
         let jobs: Vec<_> = own.map(|log| (self.open.remove(&log.tenant), log)).collect();
         let this = &*self;
         let mut done = futures::stream::iter(jobs)
@@ -99,7 +106,7 @@ impl Sealer {
         }
         for (log, sealed) in open {
             // Those too of logs that this one has replaced.
-            self.refused.retain(|(tenant, _)| *tenant != log.tenant);
+            self.refused.retain(|(tenant, _), _| *tenant != log.tenant);
             if self.open.len() < OPEN_LOGS {
                 self.open.insert(log.tenant, sealed);
             }
@@ -110,7 +117,7 @@ impl Sealer {
 
     /// Says it once for each log, and keeps it beside the last good checkpoint.
     async fn refuse(&mut self, log: &UnsealedLog, why: &str) -> Result<(), AuditError> {
-        if self.refused.insert((log.tenant, log.log_id)) {
+        if self.refused.insert((log.tenant, log.log_id), Instant::now()).is_none() {
             tracing::error!(tenant = %log.slug, log = %log.log_id, why, "the signer refuses to sign this log");
         }
         Ok(self.store.refuse_seal(log, why).await?)
@@ -125,18 +132,19 @@ impl Sealer {
         if open.frontier.size() > log.head {
             return Err(gone_back(&log, open.frontier.size()));
         }
-        let target = log.head.min(open.frontier.size() + TURN);
+        // As far as the farthest witness in any case: nothing smaller is signed, and nothing is passed uncompared.
+        let farthest = witnesses.iter().map(|seen| seen.size).max().unwrap_or(0);
+        let target = log.head.min(farthest.max(open.frontier.size() + TURN));
         let mut subtrees = Vec::new();
         while open.frontier.size() < target {
             self.extend(&log, &mut open, target, &witnesses, &mut subtrees).await?;
         }
         let checkpoint =
             Checkpoint { origin: self.signer.origin(log.log_id), size: target, root: open.frontier.root() };
-        let kept: Vec<(Node, Hash)> = subtrees;
         let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
         let (signed, subtrees) = tokio::task::spawn_blocking(move || {
-            let signed = signer.sign(log_id, &checkpoint, &kept);
-            (signed, kept)
+            let signed = signer.sign(log_id, &checkpoint, &subtrees);
+            (signed, subtrees)
         })
         .await
         .map_err(|error| AuditError::Damaged(error.to_string()))?;

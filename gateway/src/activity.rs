@@ -210,7 +210,10 @@ async fn write(
     }
     entries.close();
     while let Ok((tenant, activity)) = entries.try_recv() {
-        waiting.entry(tenant).or_default().push(activity);
+        waiting.entry(tenant).or_default().extend(thinning.pass(tenant, activity));
+    }
+    for (tenant, sum) in thinning.sums() {
+        waiting.entry(tenant).or_default().push(sum);
     }
     flush(&store, &mut waiting).await;
 }

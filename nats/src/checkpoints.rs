@@ -1,9 +1,7 @@
 //! Signed checkpoints of the tenants' Merkle logs on `checkpoints.<tenant>`, so that followers keep them.
 
-use std::time::Duration;
-
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, RetentionPolicy, StorageType, Stream};
 use schemas::engine::TenantSlug;
 
@@ -19,16 +17,30 @@ const KEPT: i64 = 1_000;
 
 /// Publishes a tenant's newest checkpoint.
 pub async fn publish(nats: &Nats, tenant: &TenantSlug, note: &str) -> Result<(), NatsError> {
-    stream(nats).await?;
+    if !nats.is_connected() {
+        return Err(NatsError::Unreachable);
+    }
     let subject = format!("{SUBJECT_ROOT}.{tenant}");
-    let published = nats.jetstream().publish(subject, note.to_owned().into()).await;
-    let acknowledged = published.map_err(|error| NatsError::JetStream(describe(&error)))?;
-    acknowledged.await.map_err(|error| NatsError::JetStream(describe(&error)))?;
-    Ok(())
+    let send = async || match nats.jetstream().publish(subject.clone(), note.to_owned().into()).await {
+        Ok(acknowledged) => acknowledged.await.map(|_| ()),
+        Err(error) => Err(error),
+    };
+    let sent = match send().await {
+        // Nobody takes it: the stream is not there yet, or no more.
+        Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
+            stream(nats).await?;
+            send().await
+        }
+        sent => sent,
+    };
+    sent.map_err(|error| NatsError::JetStream(describe(&error)))
 }
 
 /// The checkpoint of a tenant that was published last.
 pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, NatsError> {
+    if !nats.is_connected() {
+        return Err(NatsError::Unreachable);
+    }
     let subject = format!("{SUBJECT_ROOT}.{tenant}");
     match stream(nats).await?.get_last_raw_message_by_subject(&subject).await {
         Ok(message) => Ok(String::from_utf8(message.payload.into()).ok()),
@@ -39,9 +51,6 @@ pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, Na
 
 /// The stream, made where it is missing.
 async fn stream(nats: &Nats) -> Result<Stream, NatsError> {
-    if !nats.is_connected() {
-        return Err(NatsError::Unreachable);
-    }
     let missing = match nats.jetstream().get_stream(STREAM).await {
         Ok(stream) => return Ok(stream),
         Err(error) => match error.kind() {
@@ -53,8 +62,8 @@ async fn stream(nats: &Nats) -> Result<Stream, NatsError> {
                     retention: RetentionPolicy::Limits,
                     storage: StorageType::File,
                     max_messages_per_subject: KEPT,
-                    max_age: Duration::ZERO,
                     allow_direct: true,
+                    num_replicas: nats.replicas(),
                     ..Config::default()
                 }
             }

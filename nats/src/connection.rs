@@ -141,6 +141,11 @@ impl Nats {
         &self.client
     }
 
+    /// How many servers of a cluster keep each stream.
+    pub(crate) fn replicas(&self) -> usize {
+        self.replicas
+    }
+
     /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing. The number of its
     /// replicas is set once: of two processes that are told different numbers the one that started last prevails.
     pub async fn event_stream(&self) -> Result<Info, NatsError> {

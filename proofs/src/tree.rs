@@ -31,6 +31,13 @@ pub struct Node {
     pub index: u64,
 }
 
+impl Node {
+    /// The leaves that it covers.
+    pub fn span(self) -> Span {
+        Span { start: self.index << self.height, end: (self.index + 1) << self.height }
+    }
+}
+
 /// A range of leaf indices, `start` included, `end` not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "said above")]

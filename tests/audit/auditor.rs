@@ -208,3 +208,21 @@ async fn a_report_shows_a_verified_period_and_what_was_refused_in_it() {
     ]);
     assert_eq!(code, Some(2));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn followers_of_the_broker_get_the_signed_checkpoints() {
+    let case = Case::prepared().await;
+    let (key, _) = case.remote(&["key"]);
+    let key: proofs::VerifierKey = key.trim().parse().expect("a key");
+    let context = async_nats::jetstream::new(case.tenant.product.nats().await);
+    let subject = format!("checkpoints.{}", case.tenant.slug);
+    let head = case.tenant.events().await.len() as u64;
+    eventually("the checkpoint of everything is published", || async {
+        let stream = context.get_stream("CHECKPOINTS").await.ok()?;
+        let note = stream.get_last_raw_message_by_subject(&subject).await.ok()?.payload;
+        let note = String::from_utf8(note.to_vec()).expect("text");
+        let checkpoint = proofs::Checkpoint::parse(key.verify(&note).expect("signed")).expect("a checkpoint");
+        (checkpoint.size >= head).then_some(())
+    })
+    .await;
+}
