@@ -95,7 +95,7 @@ enum Command {
 
 /// Runs the command; a failure is told on standard error in one line.
 pub async fn run(arguments: Arguments) -> ExitCode {
-    match dispatch(arguments).await {
+    match Box::pin(dispatch(arguments)).await {
         Ok(exit) => exit.into(),
         Err(failure) => {
             eprintln!("error: {failure}");
@@ -112,7 +112,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         logging::start("warn,nats=error", LogFormat::Text)?;
     }
     match command {
-        Command::Dev(command) => command.run(global.config.as_deref()).await,
+        Command::Dev(command) => Box::pin(command.run(global.config.as_deref())).await,
         Command::Serve(command) => command.run(&load()?).await,
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,

@@ -14,7 +14,7 @@ use serde::Deserialize;
 
 pub use secret::Secret;
 pub use sections::{
-    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets, Webhooks,
+    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Privacy, Saga, Secrets, Webhooks,
 };
 
 /// Every setting with its default; `config.default.toml`, embedded.
@@ -55,6 +55,8 @@ pub struct Settings {
     pub activity: Activity,
     /// The signer of checkpoints.
     pub audit: Audit,
+    /// The keys of personal data.
+    pub privacy: Privacy,
     /// The deployment key.
     pub secrets: Secrets,
     /// Logging.
@@ -183,6 +185,7 @@ impl Settings {
         }
         problems.extend(self.nats.problem());
         problems.extend(self.identity.problem());
+        problems.extend(self.privacy.problem());
         problems.extend(self.log.problem());
         for (key, value) in [
             ("database.pool_size", self.database.pool_size),

@@ -11,6 +11,7 @@ use commands::Executor;
 use futures::FutureExt;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
+use keyring::{Keyring, RootKey};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
 use sagas::{RetrySettings, SagaSettings};
@@ -45,18 +46,29 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
 /// Connects to the store.
 pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
     let database = &settings.database;
+    let keyring = keyring(settings)?;
     let config = StoreConfig {
         host: database.host.clone(),
         port: database.port,
         database: database.name.clone(),
         runtime_password: database.runtime_password()?.reveal().to_owned(),
         key: DeploymentKey::from_hex(settings.secrets.key()?.reveal())?,
+        keyring,
         append_lanes: database.append_lanes,
         pool_size: database.pool_size,
     };
     let store = Store::connect(config).await.context("the store cannot be used")?;
     store.examine_with(examiner(store.clone(), nats_config(settings)));
     Ok(store)
+}
+
+/// The keys of personal data, where the settings name a folder for them.
+fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let privacy = &settings.privacy;
+    let Some(folder) = &privacy.keys_folder else { return Ok(None) };
+    let root = RootKey::from_hex(privacy.root_key()?.reveal())?;
+    let lease = Duration::from_secs(privacy.key_lease_seconds);
+    Keyring::open(folder, root, lease).context("the keys of personal data cannot be used").map(Some)
 }
 
 /// How often the examination asks JetStream, and the pause in between.
@@ -198,6 +210,10 @@ impl Prepared {
         crate::limits::raise_open_files(settings.gateway.streams);
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway)).await?;
         let store = connect(settings).await?;
+        let opens = |role: &Role| !matches!(role, Role::Relay | Role::Sealer);
+        if roles.iter().any(opens) && store.keyring().is_none() {
+            return Err(SettingsError::Missing("privacy.keys_folder").into());
+        }
         let executor = executor(&store);
         let follows = roles.iter().any(|role| !matches!(role, Role::Gateway | Role::Webhooks));
         let nats = if follows { Some(connect_nats(settings).await?) } else { None };
@@ -249,8 +265,8 @@ impl Prepared {
         &self.gateway
     }
 
-    /// Starts the roles.
-    pub fn start(mut self) -> anyhow::Result<Running> {
+    /// Starts the roles; listeners last.
+    pub async fn start(mut self) -> anyhow::Result<Running> {
         let mut running = Running {
             addresses: self.listeners.addresses()?,
             store: self.store.clone(),
@@ -264,6 +280,11 @@ impl Prepared {
         }
         if self.roles.contains(&Role::Webhooks) {
             self.start_webhooks(&mut running);
+        }
+        if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&Role::Gateway)) {
+            // Nobody is shown what was erased and came back with a backup.
+            let reapplied = sagas::erasure::reapply(&self.executor, keyring).await;
+            reapplied.context("earlier erasures cannot be made sure of")?;
         }
         self.start_listeners(&mut running);
         Ok(running)
@@ -298,6 +319,15 @@ impl Prepared {
                 });
             }
             if plays(Role::Sagas) {
+                if let Some(keyring) = self.store.keyring().cloned() {
+                    let (executor, follower) = (self.executor.clone(), follower.clone());
+                    let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
+                    let stop = running.stop_workers.clone();
+                    running.workers.spawn(async move {
+                        sagas::erasure::run(executor, keyring, read_models, follower.batches(), stop).await;
+                        Ok(())
+                    });
+                }
                 let (executor, settings) = (self.executor.clone(), self.sagas);
                 let stop = running.stop_workers.clone();
                 running.workers.spawn(async move {

@@ -13,6 +13,7 @@ mod integrators;
 mod nats;
 mod operators;
 mod outages;
+mod privacy;
 mod processes;
 mod projections;
 mod queries;

@@ -39,17 +39,17 @@ fn keep<P: Projection>(
 }
 
 /// A source that never brings anything: the log alone must do.
-fn silent() -> impl Stream<Item = Batch> + Send + 'static {
+pub(crate) fn silent() -> impl Stream<Item = Batch> + Send + 'static {
     futures::stream::pending()
 }
 
 /// Compares with the heads often, so that tests need not wait a second.
-fn eager() -> FeedSettings {
+pub(crate) fn eager() -> FeedSettings {
     FeedSettings { compare_every: Duration::from_millis(20), ..FeedSettings::default() }
 }
 
 /// Waits until the read model has reached the end of the tenant's log.
-async fn caught_up<P: Projection>(tenant: &TenantStore) {
+pub(crate) async fn caught_up<P: Projection>(tenant: &TenantStore) {
     let head = tenant.head().await.expect("the head reads");
     let name = projections::checkpoint_name::<P>();
     let reached = tenant.wait_for_checkpoint(&name, head.log_id, head.position, PATIENCE).await;
@@ -57,7 +57,8 @@ async fn caught_up<P: Projection>(tenant: &TenantStore) {
 }
 
 async fn log(tenant: &TenantStore) -> Vec<RecordedEvent> {
-    tenant.read_log(0, LogFilter::default()).try_collect().await.expect("the log reads")
+    let log = tenant.read_log(0, LogFilter::default()).try_collect().await.expect("the log reads");
+    tenant.open(log).await.expect("personal data opens")
 }
 
 /// What the read model must hold: each of its streams folded.
@@ -85,11 +86,11 @@ async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Row> {
     rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("a row"))).collect()
 }
 
-async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, CustomerRow> {
+pub(crate) async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, CustomerRow> {
     rows::<Customers>(tenant).await
 }
 
-async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, UserRow> {
+pub(crate) async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, UserRow> {
     rows::<Users>(tenant).await
 }
 
@@ -101,11 +102,11 @@ fn email(text: &str) -> Email {
     Email::parse(text).expect("a valid address")
 }
 
-fn system(tenant: &TenantStore) -> CommandContext {
+pub(crate) fn system(tenant: &TenantStore) -> CommandContext {
     CommandContext::new(tenant.id(), Caller::system("test"))
 }
 
-async fn register(executor: &Executor, tenant: &TenantStore, text: &str) -> Uuid {
+pub(crate) async fn register(executor: &Executor, tenant: &TenantStore, text: &str) -> Uuid {
     let command = RegisterCustomer {
         user_id: Some(ids::new_id()),
         name: name(text),
@@ -124,7 +125,7 @@ async fn rename(executor: &Executor, tenant: &TenantStore, id: Uuid, text: &str)
 }
 
 /// Random commands on a few customers and users; refused ones are part of the game.
-async fn random_history(executor: &Executor, tenant: &TenantStore, commands: usize, seed: u64) {
+pub(crate) async fn random_history(executor: &Executor, tenant: &TenantStore, commands: usize, seed: u64) {
     let mut random = StdRng::seed_from_u64(seed);
     let ids: Vec<Uuid> = (0..12).map(|_| ids::new_id()).collect();
     let context = system(tenant);

@@ -20,15 +20,15 @@ use crate::support::nats_server::NatsServer;
 use crate::support::postgres_server::PostgresServer;
 use crate::support::product::PASSWORD;
 
-const EVERYTHING: &str = "gateway,relay,projections,sagas";
+pub(crate) const EVERYTHING: &str = "gateway,relay,projections,sagas";
 
 /// The product over servers of its own, with a tenant that goes on and one that does nothing.
-struct Site {
+pub(crate) struct Site {
     postgres: PostgresServer,
     nats: NatsServer,
-    deployment: Deployment,
-    processes: Vec<Process>,
-    busy: Account,
+    pub(crate) deployment: Deployment,
+    pub(crate) processes: Vec<Process>,
+    pub(crate) busy: Account,
     quiet: Account,
 }
 
@@ -42,7 +42,7 @@ struct Message {
 
 impl Site {
     /// Starts a process for each list of roles, the first of which has a gateway.
-    async fn start(roles: &[&str]) -> Self {
+    pub(crate) async fn start(roles: &[&str]) -> Self {
         let postgres = PostgresServer::start(&[]).await;
         let nats = NatsServer::start().await;
         let deployment = Deployment::new(postgres.port(), &nats.url());
@@ -59,7 +59,7 @@ impl Site {
         site
     }
 
-    fn gateway(&self) -> &Process {
+    pub(crate) fn gateway(&self) -> &Process {
         &self.processes[0]
     }
 
@@ -81,7 +81,7 @@ impl Site {
     }
 
     /// The whole log of a tenant as REST tells it.
-    async fn log(&self, account: &Account) -> Value {
+    pub(crate) async fn log(&self, account: &Account) -> Value {
         let path = "/v1/events?limit=1000";
         let answer = eventually("the log", || async {
             let answer =
@@ -104,7 +104,7 @@ impl Site {
     }
 
     /// Waits until the busy tenant's sagas and read models have done what the log asks for; returns the log.
-    async fn at_rest(&self) -> Value {
+    pub(crate) async fn at_rest(&self) -> Value {
         eventually("each member has a customer", || async {
             let page = self.log(&self.busy).await;
             let count = |event_type: &str| {
@@ -165,13 +165,13 @@ impl Site {
     }
 
     /// In good order, so that their work is given back and those that come after need not wait for it.
-    async fn stop_processes(&mut self) {
+    pub(crate) async fn stop_processes(&mut self) {
         for process in &mut self.processes {
             stop(process).await;
         }
     }
 
-    async fn start_processes(&mut self) {
+    pub(crate) async fn start_processes(&mut self) {
         self.processes.iter_mut().for_each(Process::spawn);
         for process in &self.processes {
             process.started().await;
@@ -179,7 +179,7 @@ impl Site {
     }
 
     /// Copies the database as it is.
-    async fn back_up(&mut self) -> PathBuf {
+    pub(crate) async fn back_up(&mut self) -> PathBuf {
         self.postgres.stop(Signal::SIGINT);
         let backup = self.postgres.back_up();
         self.postgres.restart().await;
@@ -187,7 +187,7 @@ impl Site {
     }
 
     /// Puts the database back to what it was.
-    async fn restore(&mut self, backup: &std::path::Path) {
+    pub(crate) async fn restore(&mut self, backup: &std::path::Path) {
         self.postgres.stop(Signal::SIGINT);
         self.postgres.restore(backup);
         self.postgres.restart().await;
@@ -262,7 +262,7 @@ async fn stop(process: &mut Process) {
     process.kill();
 }
 
-fn events(page: &Value) -> &[Value] {
+pub(crate) fn events(page: &Value) -> &[Value] {
     page["events"].as_array().expect("events")
 }
 

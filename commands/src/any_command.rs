@@ -92,6 +92,7 @@ impl<R: Rejection> From<ExecuteError<R>> for DispatchError {
             ExecuteError::Forbidden => "FORBIDDEN",
             ExecuteError::TooLarge { .. } => "TOO_LARGE",
             ExecuteError::Invalid(_) => "INVALID",
+            ExecuteError::SubjectErased => "SUBJECT_ERASED",
             ExecuteError::TenantUnknown => "TENANT_UNKNOWN",
             ExecuteError::VersionConflict { .. }
             | ExecuteError::Overloaded

@@ -10,6 +10,7 @@ pub mod engine;
 pub mod identity;
 pub mod integration;
 pub mod permissions;
+pub mod privacy;
 
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
 pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
@@ -26,3 +27,4 @@ pub use identity::user::{User, UserCommand, UserRejection};
 pub use integration::appending::{ExternalAppend, ExternalEvent, ExternalEvents, ExternalRefusal};
 pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection, register_event_type};
 pub use integration::service_token::{ServiceToken, ServiceTokenCommand, ServiceTokenRejection};
+pub use privacy::subject::{Subject, SubjectCommand, SubjectRejection};

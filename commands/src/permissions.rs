@@ -58,6 +58,11 @@ pub const PERMISSIONS: &[Permission] = &[
     row("RegisterEventType", &[], &[], Anybody),
     row("IssueServiceToken", &[TenantAdmin], &[], Nobody),
     row("RevokeServiceToken", &[TenantAdmin], &[], Nobody),
+    row("RequestErasure", &[TenantAdmin], &[], Nobody),
+    // Sent by the erasure itself.
+    row("RecordErasure", &[], &[], Nobody),
+    row("EraseUser", &[], &[], Nobody),
+    row("EraseCustomer", &[], &[], Nobody),
 ];
 
 /// Whether the caller may send the command about the aggregate `target`.
@@ -81,7 +86,9 @@ pub fn permits(caller: &Caller, command: &str, target: Uuid) -> bool {
 mod tests {
     use super::*;
     use crate::engine::rules::CommandSet;
-    use crate::{CustomerCommand, EventTypeCommand, ServiceTokenCommand, TenantCommand, UserCommand};
+    use crate::{
+        CustomerCommand, EventTypeCommand, ServiceTokenCommand, SubjectCommand, TenantCommand, UserCommand,
+    };
 
     #[test]
     fn every_command_stands_in_the_table_once() {
@@ -91,6 +98,7 @@ mod tests {
             UserCommand::NAMES,
             EventTypeCommand::NAMES,
             ServiceTokenCommand::NAMES,
+            SubjectCommand::NAMES,
         ]
         .concat();
         let mut rows: Vec<_> = PERMISSIONS.iter().map(|permission| permission.command).collect();

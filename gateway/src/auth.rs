@@ -13,5 +13,5 @@ pub use keys::{KeyError, SigningKey};
 pub use passwords::{HashingConfig, Password, PasswordError, Passwords};
 pub use principal::{Operator, Principal};
 pub use services::ServiceTokens;
-pub use tokens::{Audience, Grant, Issued, ServiceGrant, TokenError, Tokens};
+pub use tokens::{Audience, Claims, Grant, Issued, ServiceGrant, TokenError, Tokens};
 pub use watcher::Watcher;

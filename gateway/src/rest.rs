@@ -5,6 +5,7 @@ pub mod audit;
 pub mod auth;
 pub mod contracts;
 pub mod credentials;
+pub mod erasures;
 pub mod event_types;
 pub mod events;
 pub mod external_streams;

@@ -29,20 +29,21 @@ impl Process for CustomerOnboarding {
         else {
             return Ok(None);
         };
-        if !user.roles.contains(&Role::Member) {
+        // Nobody becomes a customer who was erased before the saga came to it.
+        let (true, Some(details)) = (user.roles.contains(&Role::Member), user.details.open()) else {
             return Ok(None);
-        }
+        };
         let command = AnyCommand::RegisterCustomer {
             id: target_id(NAME, user_id, REGISTER),
             command: RegisterCustomer {
                 user_id: Some(user_id),
-                name: user.name,
-                email: user.email,
+                name: details.name,
+                email: details.email,
                 company: None,
                 notes: None,
             },
         };
-        Ok(Some(Reaction::new(user_id, "registering_customer").step(REGISTER, command)))
+        Ok(Some(Reaction::new(user_id, "registering_customer").about(user_id).step(REGISTER, command)))
     }
 }
 
@@ -50,9 +51,10 @@ impl Process for CustomerOnboarding {
 mod tests {
     use bytes::Bytes;
     use schemas::engine::{
-        Actor, Email, Event, EventType, LogId, Metadata, Name, RecordedEvent, StreamName, TenantId, clock,
+        Actor, Email, Event, EventType, LogId, Metadata, Name, RecordedEvent, Sealed, StreamName, TenantId,
+        clock,
     };
-    use schemas::identity::user::{UserDeactivated, UserRegistered};
+    use schemas::identity::user::{UserDeactivated, UserDetails, UserRegistered};
     use uuid::Uuid;
 
     use super::*;
@@ -77,8 +79,10 @@ mod tests {
 
     fn registered(roles: &[Role]) -> UserEvent {
         UserEvent::Registered(UserRegistered {
-            email: Email::parse("ada@example.com").expect("valid"),
-            name: Name::parse("Ada").expect("valid"),
+            details: Sealed::own(UserDetails {
+                email: Email::parse("ada@example.com").expect("valid"),
+                name: Name::parse("Ada").expect("valid"),
+            }),
             roles: roles.to_vec(),
         })
     }
@@ -110,6 +114,13 @@ mod tests {
     fn administrators_and_the_platforms_own_users_do_not() {
         assert_eq!(react(TENANT, &registered(&[Role::TenantAdmin])), None);
         assert_eq!(react(ids::PLATFORM, &registered(&[Role::PlatformAdmin, Role::Member])), None);
+    }
+
+    #[test]
+    fn nobody_becomes_a_customer_who_was_erased() {
+        let details = Sealed::Erased { subject: USER };
+        let erased = UserEvent::Registered(UserRegistered { details, roles: vec![Role::Member] });
+        assert_eq!(react(TENANT, &erased), None);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod ids;
 pub mod metadata;
 pub mod names;
 pub mod recorded;
+pub mod sealed;
 pub mod values;
 
 pub use command::Command;
@@ -15,4 +16,5 @@ pub use ids::{LogId, TenantId};
 pub use metadata::{Actor, Metadata, RequestId};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
+pub use sealed::Sealed;
 pub use values::{Email, InvalidValue, Name, Notes, Reason};

@@ -9,6 +9,7 @@ pub mod engine;
 pub mod identity;
 pub mod integration;
 pub mod platform;
+pub mod privacy;
 pub mod saga;
 
 #[cfg(test)]

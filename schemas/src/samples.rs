@@ -16,13 +16,14 @@ use crate::identity::user::UserEvent;
 use crate::integration::event_type::EventTypeEvent;
 use crate::integration::service_token::ServiceTokenEvent;
 use crate::platform::log::LogEvent;
+use crate::privacy::subject::SubjectEvent;
 use crate::saga::{
     SagaCompensationStarted, SagaFact, SagaReacted, SagaStepCompleted, SagaStepDiscarded, SagaStepFailed,
     SagaTimer,
 };
 
 /// How many enums `vocabulary` names.
-const ENUMS: usize = 6;
+const ENUMS: usize = 7;
 
 /// A type, and what decodes its payload and encodes it again.
 type Entry = (String, Box<dyn Fn(&[u8]) -> Vec<u8>>);
@@ -34,6 +35,7 @@ fn vocabulary() -> Vec<Entry> {
     entries.extend(of::<LogEvent>());
     entries.extend(of::<EventTypeEvent>());
     entries.extend(of::<ServiceTokenEvent>());
+    entries.extend(of::<SubjectEvent>());
     for process in PROCESSES {
         entries.push(fact::<SagaReacted>(process, SagaFact::Reacted));
         entries.push(fact::<SagaStepCompleted>(process, SagaFact::StepCompleted));

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
+use keyring::RootKey;
 use serde::Serialize;
 use store::DeploymentKey;
 use tokio::sync::oneshot;
@@ -118,7 +119,7 @@ impl Dev {
             wiring::migrate(settings).await?;
             let prepared = Prepared::connect(settings, &Role::ALL).await?;
             let demo = demo::prepare(&prepared, folder).await?;
-            Ok::<_, anyhow::Error>((prepared.start()?, demo))
+            Ok::<_, anyhow::Error>((Box::pin(prepared.start()).await?, demo))
         };
         let (mut running, demo) = tokio::select! {
             started = starting => started.map_err(with_advice)?,
@@ -219,6 +220,9 @@ fn fit_to_servers(
     let (audit_key_file, _) = secret("audit-key.pem", &|| Secret::new(pem.as_str()))?;
     (settings.audit.signing_key, settings.audit.signing_key_file) = (None, Some(audit_key_file));
     settings.audit.folder = Some(folder.path().join("audit"));
+    let (root_key_file, _) = secret("root.key", &|| Secret::new(RootKey::generate().to_hex()))?;
+    (settings.privacy.root_key, settings.privacy.root_key_file) = (None, Some(root_key_file));
+    settings.privacy.keys_folder = Some(folder.path().join("keys"));
 
     let database = &mut settings.database;
     "127.0.0.1".clone_into(&mut database.host);
@@ -284,6 +288,8 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     set("identity", "signing_key_file", path(&settings.identity.signing_key_file));
     set("audit", "signing_key_file", path(&settings.audit.signing_key_file));
     set("audit", "folder", path(&settings.audit.folder));
+    set("privacy", "keys_folder", path(&settings.privacy.keys_folder));
+    set("privacy", "root_key_file", path(&settings.privacy.root_key_file));
     set("secrets", "key_file", path(&settings.secrets.key_file));
     let text = format!("# Written by `annals dev` at each start. Changes here are lost.\n\n{table}");
     folder.write("annals.toml", &text).map_err(plain)?;

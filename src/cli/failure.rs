@@ -69,9 +69,10 @@ impl Failure {
     /// A refused command.
     pub fn refused<R: std::error::Error + Send + Sync + 'static>(error: ExecuteError<R>) -> Self {
         let exit = match &error {
-            ExecuteError::Rejected(_) | ExecuteError::TooLarge { .. } | ExecuteError::Invalid(_) => {
-                Exit::Rejected
-            }
+            ExecuteError::Rejected(_)
+            | ExecuteError::TooLarge { .. }
+            | ExecuteError::Invalid(_)
+            | ExecuteError::SubjectErased => Exit::Rejected,
             ExecuteError::VersionConflict { .. }
             | ExecuteError::CommandIdReused
             | ExecuteError::Reserved { .. } => Exit::Conflict,

@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use clap::{Args, Subcommand};
 use sagas::{InstanceHistory, InstanceStatus, InstanceSummary, StepOutcome, StepState, TimerState};
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{RecordedEvent, StreamName, TenantSlug};
+use schemas::engine::{RecordedEvent, StreamName, TenantSlug, sealed};
 use serde::Serialize;
 use serde_json::{Value, json};
 use store::{DeadLetter, Store};
@@ -217,7 +217,8 @@ fn shown(slug: &TenantSlug, history: InstanceHistory) -> Shown {
 }
 
 fn fact(event: &RecordedEvent) -> Value {
-    let data: Value = serde_json::from_slice(&event.payload).unwrap_or(Value::Null);
+    let mut data: Value = serde_json::from_slice(&event.payload).unwrap_or(Value::Null);
+    sealed::spread(&mut data);
     json!({
         "at": timestamp(event.recorded_at), "version": event.version, "position": event.position,
         "type": event.event_type.as_str(), "data": data,

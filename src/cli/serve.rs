@@ -23,7 +23,7 @@ impl Serve {
             return Err(problem.into());
         }
         let mut stop = signals::Stop::listen()?;
-        let mut running = Prepared::connect(settings, &self.roles).await?.start()?;
+        let mut running = Prepared::connect(settings, &self.roles).await?.start().await?;
         let Addresses { public, operations, admin } = running.addresses();
         tracing::info!(roles = %Role::list(&self.roles), %public, %operations, %admin, "running");
         tokio::select! {

@@ -287,6 +287,31 @@ impl Secrets {
     }
 }
 
+/// `[privacy]`
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Privacy {
+    #[serde(deserialize_with = "path")]
+    pub keys_folder: Option<PathBuf>,
+    #[serde(deserialize_with = "secret")]
+    pub root_key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub root_key_file: Option<PathBuf>,
+    pub key_lease_seconds: u64,
+}
+
+impl Privacy {
+    /// The root key in hexadecimal.
+    pub fn root_key(&self) -> Result<Secret, SettingsError> {
+        Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
+    }
+
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        let within = (1..=300).contains(&self.key_lease_seconds);
+        (!within).then(|| invalid("privacy.key_lease_seconds", "must be 1 to 300"))
+    }
+}
+
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -85,6 +85,14 @@ pub struct Reservation {
     pub value: String,
 }
 
+/// A value that a stream holds, as it is stored: its sort and its keyed digest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct HeldValue {
+    pub kind: &'static str,
+    pub digest: [u8; 32],
+}
+
 /// Something that belongs to a stream and must not stand in its events, such as a password hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
@@ -130,6 +138,10 @@ pub struct StreamAppend {
     pub reservations: Vec<Reservation>,
     /// Given back with the append.
     pub releases: Vec<Reservation>,
+    /// Given back with the append where their values are not known any more: what [`TenantStore::held`] found.
+    ///
+    /// [`TenantStore::held`]: crate::TenantStore::held
+    pub frees: Vec<HeldValue>,
     /// Written, or overwritten, with the append.
     pub secrets: Vec<Secret>,
     /// A tenant to open with the append; for the log of the tenant `platform`.
@@ -153,6 +165,7 @@ impl StreamAppend {
             claim: None,
             reservations: Vec::new(),
             releases: Vec::new(),
+            frees: Vec::new(),
             secrets: Vec::new(),
             opens: None,
         }
@@ -188,7 +201,7 @@ impl StreamAppend {
         if kinds.any(|kind| kind.is_empty() || kind.len() > KIND_BYTES_MAX || kind.contains('\0')) {
             return Err(AppendError::Invalid("a kind is a short word".to_owned()));
         }
-        let beside = self.reservations.len() + self.releases.len() + self.secrets.len();
+        let beside = self.reservations.len() + self.releases.len() + self.frees.len() + self.secrets.len();
         if beside > BESIDE_MAX {
             return Err(AppendError::Invalid(format!("an append carries at most {BESIDE_MAX} values")));
         }
@@ -246,6 +259,9 @@ pub enum AppendError {
     /// The append can never be stored.
     #[error("the append is invalid: {0}")]
     Invalid(String),
+    /// It holds personal data of somebody who was erased.
+    #[error("the person was erased")]
+    SubjectErased,
     /// No such tenant.
     #[error("the tenant is unknown")]
     TenantUnknown,

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use keyring::Keyring;
+
 use crate::DeploymentKey;
 
 /// Where PostgreSQL is and how much of it to use.
@@ -17,6 +19,8 @@ pub struct StoreConfig {
     pub runtime_password: String,
     /// See [`DeploymentKey`].
     pub key: DeploymentKey,
+    /// Seals and opens personal data. A process without one can neither write nor read it.
+    pub keyring: Option<Keyring>,
     /// Append connections: one for each core of the database server is best; at least 1.
     pub append_lanes: usize,
     /// Most connections of each pool.

@@ -33,7 +33,7 @@ pub struct Batch {
     pub tenant: TenantId,
     /// The log that the positions belong to.
     pub log_id: LogId,
-    /// In position order.
+    /// In position order. A consumer gets them with their personal data open.
     pub events: Vec<RecordedEvent>,
 }
 
@@ -346,6 +346,7 @@ async fn take_turn<C: Consumer>(
     if batch.events.is_empty() {
         return Ok(Progress::At(from));
     }
+    let batch = Batch { events: handle.open(batch.events).await?, ..batch };
     match consumer.handle(from, batch).await? {
         Handled::Moved(position) => {
             store.announce_checkpoint(consumer.name(), tenant, position);

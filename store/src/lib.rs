@@ -4,7 +4,7 @@
 //! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
 //! such a follower in contiguous batches; `heads` tells who has moved; `logs` replaces a log whose database went back,
 //! which `incarnation` makes sure is noticed; `streams` reads
-//! single streams; `tenant` is the handle through which everything of
+//! single streams; `sealing` seals and opens personal data; `tenant` is the handle through which everything of
 //! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
 //! handle or a transaction made from one.
 
@@ -29,6 +29,7 @@ pub mod read;
 pub mod read_models;
 pub mod relay;
 pub mod saga_steps;
+mod sealing;
 pub mod sharing;
 pub mod signals;
 pub mod sql;
@@ -41,7 +42,8 @@ pub mod webhooks;
 
 pub use activities::{Activity, ActivityKind};
 pub use append::{
-    AppendError, Claim, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, Secret, StreamAppend,
+    AppendError, Claim, ExpectedVersion, HeldValue, NewEvent, NewTenant, Receipt, Reservation, Secret,
+    StreamAppend,
 };
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;

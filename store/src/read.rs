@@ -68,7 +68,7 @@ pub struct LogPage {
 }
 
 impl TenantStore {
-    /// A page of at most `limit` events behind position `after`, up to `up_to` or the head. Few matches in a long log
+    /// A page of at most `limit` events, as stored, behind position `after`, up to `up_to` or the head. Few matches in a long log
     /// end a page early: `scanned_to` says how far it came.
     pub async fn read_log_page(
         &self,
@@ -140,7 +140,7 @@ impl TenantStore {
         rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
     }
 
-    /// One stream from a version on, in order.
+    /// One stream from a version on, in order, with its personal data open.
     pub fn read_stream(
         &self,
         stream: &StreamName,
@@ -173,8 +173,9 @@ impl TenantStore {
                     )
                     .await?;
                 transaction.commit().await?;
-                for row in &rows {
-                    yield event_from(row, 0, head.log_id)?;
+                let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
+                for event in handle.open(events).await? {
+                    yield event;
                 }
                 if rows.len() < PAGE {
                     return;

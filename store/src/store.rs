@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keyring::Keyring;
 use moka::future::Cache;
 use schemas::engine::{TenantId, TenantSlug};
 use tokio::sync::{broadcast, watch};
@@ -91,6 +92,11 @@ impl Store {
     /// The deployment's key, for digests and tokens.
     pub fn key(&self) -> &DeploymentKey {
         &self.0.key
+    }
+
+    /// The keys of personal data, where this process has them.
+    pub fn keyring(&self) -> Option<&Keyring> {
+        self.0.config.keyring.as_ref()
     }
 
     /// The directory's entry of a slug, or `None` for a slug that nobody has. Up to five seconds old.

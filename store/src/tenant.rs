@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::append::AppendError;
 use crate::pools::get;
-use crate::{DeploymentKey, Head, Receipt, Store, StoreError, StreamAppend};
+use crate::{DeploymentKey, Head, HeldValue, Receipt, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
 #[derive(Clone)]
@@ -51,7 +51,10 @@ impl TenantStore {
 
     /// Appends events to one stream, with everything that goes with them, or refuses all of it. Returns when the events
     /// are on disk. Dropping the future does not take an append back.
+    ///
+    /// Personal data that the payloads hold open is sealed first; none ever reaches the log in clear.
     pub async fn append(&self, append: StreamAppend) -> Result<Receipt, AppendError> {
+        let append = self.seal(append).await?;
         self.store.0.appender.append(self.id, append).await
     }
 
@@ -95,6 +98,25 @@ impl TenantStore {
             .await?;
         transaction.commit().await?;
         row.map(|row| Ok(StreamName::parse(row.get(0))?)).transpose()
+    }
+
+    /// What a stream holds of a sort. For the erasure of a person, so it looks at all that the tenant holds of that sort.
+    pub async fn held(&self, stream: &StreamName, kind: &'static str) -> Result<Vec<HeldValue>, StoreError> {
+        let transaction = self.begin().await?;
+        let rows = transaction
+            .query(
+                "select value_hash from reservations where tenant_id = $1 and kind = $2 and stream = $3",
+                &[&self.id.0, &kind, &stream.as_str()],
+            )
+            .await?;
+        transaction.commit().await?;
+        let held = |row: &Row| {
+            let digest = row.get::<_, &[u8]>(0).try_into();
+            digest
+                .map(|digest| HeldValue { kind, digest })
+                .map_err(|error| StoreError::corrupt("a reservation", error))
+        };
+        rows.iter().map(held).collect()
     }
 
     /// A secret of a stream.

@@ -60,6 +60,8 @@ pub struct Webhook {
     pub description: String,
     /// In which order.
     pub ordering: Ordering,
+    /// Whether it gets personal data open.
+    pub personal_data: bool,
     /// `None` while it is active.
     pub disabled: Option<Disabled>,
     /// The signing secret, sealed.
@@ -93,7 +95,7 @@ impl Webhook {
 
 const COLUMNS: &str = "webhook_id, url, types, description, ordering, status, disabled_reason, disabled_at, secret, \
                        old_secret, old_secret_until, log_id, position, epoch, held, retry_at, failing_since, created_at, \
-                       updated_at";
+                       updated_at, personal_data";
 
 fn webhook_from(row: &Row) -> Result<Webhook, StoreError> {
     let bytes = |column: usize| row.get::<_, Option<Vec<u8>>>(column).map(Bytes::from);
@@ -121,6 +123,7 @@ fn webhook_from(row: &Row) -> Result<Webhook, StoreError> {
         failing_since: row.get(16),
         created_at: row.get(17),
         updated_at: row.get(18),
+        personal_data: row.get(19),
     })
 }
 
@@ -175,14 +178,15 @@ impl TenantTransaction {
         self.execute(
             "insert into webhooks (tenant_id, webhook_id, url, types, description, ordering, status, disabled_reason,
                                    disabled_at, secret, old_secret, old_secret_until, log_id, position, epoch,
-                                   failing_since, created_at, updated_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)
+                                   failing_since, created_at, updated_at, personal_data)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19)
              on conflict (tenant_id, webhook_id) do update
              set url = excluded.url, types = excluded.types, description = excluded.description,
                  ordering = excluded.ordering, status = excluded.status, disabled_reason = excluded.disabled_reason,
                  disabled_at = excluded.disabled_at, secret = excluded.secret, old_secret = excluded.old_secret,
                  old_secret_until = excluded.old_secret_until, log_id = excluded.log_id, position = excluded.position,
-                 epoch = excluded.epoch, failing_since = excluded.failing_since, updated_at = excluded.updated_at",
+                 epoch = excluded.epoch, failing_since = excluded.failing_since, updated_at = excluded.updated_at,
+                 personal_data = excluded.personal_data",
             &[
                 &self.tenant().0,
                 &webhook.id,
@@ -202,6 +206,7 @@ impl TenantTransaction {
                 &webhook.failing_since,
                 &webhook.created_at,
                 &webhook.updated_at,
+                &webhook.personal_data,
             ],
         )
         .await?;

@@ -83,7 +83,8 @@ async fn a_foreign_sdk_reads_our_structured_events() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_foreign_sdk_reads_our_messages_on_jetstream() {
-    let (tenant, events) = furnished().await;
+    let (tenant, _) = furnished().await;
+    let events = tenant.stored_events().await;
     let context = async_nats::jetstream::new(tenant.product.nats().await);
     let stream = context.get_stream("EVENTS").await.expect("the stream is there");
     let config = async_nats::jetstream::consumer::pull::OrderedConfig {

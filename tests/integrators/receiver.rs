@@ -80,6 +80,11 @@ impl Receiver {
         lock(&self.inner.received).iter().map(|received| received.position).collect()
     }
 
+    /// The events that have arrived, in order.
+    pub fn events(&self) -> Vec<Value> {
+        lock(&self.inner.received).iter().map(|received| received.event.clone()).collect()
+    }
+
     /// Waits until the position has been taken.
     pub async fn has(&self, position: u64) {
         eventually("a delivery", || async {

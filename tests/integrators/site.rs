@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use futures::{SinkExt, StreamExt};
 use gateway::auth::{Audience, Grant, SigningKey, Tokens};
+use keyring::{Keyring, RootKey};
 use reqwest::{Client, Response, StatusCode};
 use schemas::engine::{StreamName, TenantSlug, ids};
 use schemas::identity::role::Role;
@@ -82,6 +83,13 @@ impl Site {
         client
     }
 
+    /// The deployment's keys of personal data.
+    pub fn keyring(&self) -> Keyring {
+        let folder = self.setting("privacy", "keys_folder");
+        let root = RootKey::from_hex(&self.secret("privacy", "root_key")).expect("a key");
+        Keyring::open(folder.as_ref(), root, Duration::from_secs(5)).expect("the keys open")
+    }
+
     /// A store over the same database.
     pub async fn store(&self) -> Store {
         let config = StoreConfig {
@@ -89,6 +97,7 @@ impl Site {
             port: self.setting("database", "port").parse().expect("a port"),
             database: self.setting("database", "name"),
             runtime_password: self.secret("database", "runtime_password"),
+            keyring: Some(self.keyring()),
             key: DeploymentKey::from_hex(&self.secret("secrets", "key")).expect("a key"),
             append_lanes: 1,
             pool_size: 4,

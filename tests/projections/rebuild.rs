@@ -10,8 +10,10 @@ use futures::StreamExt;
 use projections::{CUSTOMERS, Customers, ProjectionState, RebuildError, Rebuilt, USERS, Users};
 use queries::PageRequest;
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
-use schemas::crm::customer::{CustomerEvent, CustomerRegistered, CustomerRenamed};
-use schemas::engine::{Event, EventType, StreamName, ids};
+use schemas::crm::customer::{
+    CustomerDetails, CustomerEvent, CustomerName, CustomerRegistered, CustomerRenamed,
+};
+use schemas::engine::{Event, EventType, Sealed, StreamName, ids};
 use store::{DeadLetterStatus, ExpectedVersion, NewEvent, Store, StreamAppend, TenantStore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -40,13 +42,17 @@ fn new_event(event: &CustomerEvent) -> NewEvent {
 fn history(n: u64) -> StreamAppend {
     let registered = CustomerEvent::Registered(CustomerRegistered {
         user_id: Some(ids::new_id()),
-        name: name(&format!("Customer {n}")),
-        email: email(&format!("customer{n}@example.com")),
-        company: None,
-        notes: None,
+        details: Sealed::own(CustomerDetails {
+            name: name(&format!("Customer {n}")),
+            email: email(&format!("customer{n}@example.com")),
+            company: None,
+            notes: None,
+        }),
     });
-    let renamed =
-        |round| CustomerEvent::Renamed(CustomerRenamed { name: name(&format!("Customer {n} {round}")) });
+    let renamed = |round| {
+        let details = Sealed::own(CustomerName { name: name(&format!("Customer {n} {round}")) });
+        CustomerEvent::Renamed(CustomerRenamed { details })
+    };
     let events = std::iter::once(registered).chain((1..EVENTS_A_CUSTOMER).map(renamed));
     let stream = StreamName::new(CustomerEvent::CATEGORY, ids::new_id());
     let events = events.map(|event| new_event(&event)).collect();

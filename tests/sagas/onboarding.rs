@@ -24,6 +24,7 @@ const COMPLETE: [&str; 2] =
 async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, usize> {
     let events: Vec<RecordedEvent> =
         tenant.read_log(0, LogFilter::default()).try_collect().await.expect("reads");
+    let events = tenant.open(events).await.expect("opens");
     let mut customers = BTreeMap::new();
     for event in events {
         if let Some(CustomerEvent::Registered(customer)) = event.decode().expect("decodes") {

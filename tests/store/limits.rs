@@ -26,6 +26,7 @@ fn config(port: u16) -> StoreConfig {
         database: DATABASE.to_owned(),
         runtime_password: PASSWORD.to_owned(),
         key: DeploymentKey::generate(),
+        keyring: None,
         append_lanes: 1,
         pool_size: 4,
     }

@@ -6,6 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use gateway::auth::{Audience, Grant, SigningKey, Tokens};
+use keyring::{Keyring, RootKey};
 use nix::sys::signal::Signal;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use schemas::engine::{TenantSlug, ids};
@@ -28,6 +29,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Deployment {
     folder: TempDir,
     key: DeploymentKey,
+    root: RootKey,
     database_port: u16,
     platform_token: String,
     client: Client,
@@ -42,7 +44,7 @@ impl Deployment {
     /// The same with more lines in the section `[nats]`.
     pub fn with(database_port: u16, nats_url: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
-        let key = DeploymentKey::generate();
+        let (key, root) = (DeploymentKey::generate(), RootKey::generate());
         let pem = SigningKey::generate_pem().expect("a key");
         let pem_file = folder.path().join("signing-key.pem");
         std::fs::write(&pem_file, &pem).expect("the key is written");
@@ -52,11 +54,14 @@ impl Deployment {
              [nats]\nurl = \"{nats_url}\"\n{more}\
              [identity]\nsigning_key_file = \"{}\"\naccess_token_minutes = 60\n\
              [audit]\nsigning_key_file = \"{}\"\nfolder = \"{}\"\n\
+             [privacy]\nkeys_folder = \"{}\"\nroot_key = \"{}\"\nkey_lease_seconds = 1\n\
              [secrets]\nkey = \"{}\"\n\
              [log]\nlevel = \"info,annals::access=warn,async_nats=warn,tokio_postgres=warn\"\n",
             pem_file.display(),
             pem_file.display(),
             folder.path().join("audit").display(),
+            folder.path().join("keys").display(),
+            root.to_hex(),
             key.to_hex(),
         );
         std::fs::write(folder.path().join("annals.toml"), settings).expect("the settings are written");
@@ -77,7 +82,7 @@ impl Deployment {
         };
         let platform_token = tokens.issue(&grant).expect("signed").access_token;
         let client = Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
-        Self { folder, key, database_port, platform_token, client }
+        Self { folder, key, root, database_port, platform_token, client }
     }
 
     /// Its settings file.
@@ -101,6 +106,27 @@ impl Deployment {
         process
     }
 
+    /// The deployment's keys of personal data.
+    pub fn keyring(&self) -> Keyring {
+        let folder = self.folder.path().join("keys");
+        Keyring::open(&folder, self.root.clone(), Duration::from_secs(1)).expect("the keys open")
+    }
+
+    /// Copies the keys as they are. No process may use them meanwhile.
+    pub fn back_up_keys(&self) -> TempDir {
+        let backup = tempfile::tempdir().expect("a folder");
+        copy(&self.folder.path().join("keys"), backup.path());
+        backup
+    }
+
+    /// Puts the keys back to what they were.
+    pub fn restore_keys(&self, backup: &TempDir) {
+        let keys = self.folder.path().join("keys");
+        std::fs::remove_dir_all(&keys).expect("the keys go");
+        std::fs::create_dir(&keys).expect("a folder");
+        copy(backup.path(), &keys);
+    }
+
     /// A store over the same database: what the test does in the place of the product.
     pub async fn store(&self) -> Store {
         let config = StoreConfig {
@@ -109,6 +135,7 @@ impl Deployment {
             database: DATABASE.to_owned(),
             runtime_password: DATABASE_PASSWORD.to_owned(),
             key: self.key.clone(),
+            keyring: Some(self.keyring()),
             append_lanes: 1,
             pool_size: 4,
         };
@@ -290,5 +317,11 @@ impl Answer {
                 && code.is_none_or(|code| code == "UNAVAILABLE");
         }
         self.status == StatusCode::OK && self.body["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).expect("a folder").flatten() {
+        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
     }
 }

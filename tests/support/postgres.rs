@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::sync::{LazyLock, mpsc};
 
+use keyring::{Keyring, RootKey};
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, TenantSlug, ids};
 use schemas::identity::tenant::{Registration, Tier};
 use store::append::NewTenant;
@@ -109,7 +110,12 @@ pub struct Database {
     pub name: String,
     pub port: u16,
     pub key: DeploymentKey,
+    keys: std::sync::Arc<tempfile::TempDir>,
+    root: RootKey,
 }
+
+/// How long a process keeps a key.
+const KEY_LEASE: std::time::Duration = std::time::Duration::from_millis(300);
 
 impl Database {
     /// A fresh database.
@@ -119,7 +125,8 @@ impl Database {
         let name = format!("t{}", ids::random_id().simple());
         let cluster = connect(port, "postgres", "postgres").await;
         cluster.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("clones");
-        Self { name, port, key: DeploymentKey::generate() }
+        let keys = std::sync::Arc::new(tempfile::tempdir().expect("a folder"));
+        Self { name, port, key: DeploymentKey::generate(), keys, root: RootKey::generate() }
     }
 
     /// How the product reaches this database.
@@ -130,9 +137,15 @@ impl Database {
             database: self.name.clone(),
             runtime_password: PASSWORD.to_owned(),
             key: self.key.clone(),
+            keyring: Some(self.keyring()),
             append_lanes: 2,
             pool_size: 8,
         }
+    }
+
+    /// The keys of personal data, as one process opens them.
+    pub fn keyring(&self) -> Keyring {
+        Keyring::open(self.keys.path(), self.root.clone(), KEY_LEASE).expect("the keys open")
     }
 
     /// A store over this database: one process of the product.

@@ -1,8 +1,13 @@
 //! The running product and what stories do with it: tenants, users, requests.
 
 use std::sync::OnceLock;
+use std::time::Duration;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use gateway::auth::{Claims, Grant, SigningKey, Tokens};
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
+use schemas::identity::role::Role;
 use serde_json::{Value, json};
 
 use super::{Annals, unique};
@@ -129,6 +134,42 @@ impl Tenant<'_> {
         let mut answer = self.graphql_as(&self.token, query, variables).await;
         assert!(answer.get("errors").is_none(), "{answer}");
         answer["data"].take()
+    }
+
+    /// The token of a service with these scopes.
+    pub async fn service(&self, scopes: &[&str]) -> String {
+        let body = json!({"name": "reader", "scopes": scopes, "expires_days": 1});
+        let (status, answer) = send(self.admin(Method::POST, "/v1/service-tokens").json(&body)).await;
+        assert_eq!(status, StatusCode::CREATED, "{answer}");
+        answer["access_token"].as_str().expect("a token").to_owned()
+    }
+
+    /// All events of the tenant as they are stored, personal data sealed: what JetStream holds.
+    pub async fn stored_events(&self) -> Vec<Value> {
+        Tenant { token: self.auditor(), ..self.clone() }.events().await
+    }
+
+    /// The token of an auditor, who reads events but no personal data.
+    fn auditor(&self) -> String {
+        let settings = std::fs::read_to_string(self.product.annals.settings()).expect("the settings");
+        let settings: toml::Table = settings.parse().expect("TOML");
+        let file = settings["identity"]["signing_key_file"].as_str().expect("a path");
+        let key = SigningKey::from_pem(&std::fs::read_to_string(file).expect("the key")).expect("a key");
+        let claims = self.token.split('.').nth(1).expect("claims");
+        let claims = URL_SAFE_NO_PAD.decode(claims).expect("base64");
+        let claims: Claims = serde_json::from_slice(&claims).expect("claims");
+        let grant = Grant {
+            user_id: claims.sub,
+            tenant: claims.tid,
+            tenant_slug: claims.tenant,
+            tier: claims.subscription_tier,
+            email: claims.email,
+            name: claims.name,
+            roles: vec![Role::Auditor],
+            audiences: claims.aud,
+        };
+        let tokens = Tokens::new(key, claims.iss, Duration::from_hours(1));
+        tokens.issue(&grant).expect("signed").access_token
     }
 
     /// All events of the tenant from position 1 on, over REST.

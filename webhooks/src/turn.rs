@@ -158,15 +158,21 @@ impl Turn<'_> {
         if page.log_id != self.webhook.log_id || page.head < from {
             return self.disable("log_replaced").await;
         }
+        let events = self.as_it_may_see(page.events).await?;
         let goes_on = match self.webhook.ordering {
-            Ordering::InOrder => self.deliver_in_order(&page.events).await?,
-            Ordering::Parallel => self.deliver_in_parallel(&page.events).await?,
+            Ordering::InOrder => self.deliver_in_order(&events).await?,
+            Ordering::Parallel => self.deliver_in_parallel(&events).await?,
         };
         if goes_on && self.webhook.position < page.scanned_to {
             // What did not match.
             return self.settle(page.scanned_to, Settlement::default()).await;
         }
         Ok(goes_on && page.scanned_to > from)
+    }
+
+    /// Personal data open where the endpoint may have it, and sealed, as it is stored, where not.
+    async fn as_it_may_see(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
+        if self.webhook.personal_data { self.handle.open_for_readers(events).await } else { Ok(events) }
     }
 
     async fn deliver_in_order(&mut self, events: &[RecordedEvent]) -> Result<bool, TurnError> {
@@ -216,7 +222,8 @@ impl Turn<'_> {
         let attempts = due.iter().map(|failure| async {
             let (before, at) = (failure.position.saturating_sub(1), failure.position);
             let page = self.handle.read_log_page(before, Some(at), 1, &everything).await?;
-            let event = page.events.first().filter(|event| event.event_id == failure.event_id);
+            let events = self.as_it_may_see(page.events).await?;
+            let event = events.first().filter(|event| event.event_id == failure.event_id);
             match event {
                 Some(event) => self.attempt(event, failure.attempts + 1).await.map(Some),
                 None => Ok(None),

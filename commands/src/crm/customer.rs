@@ -3,9 +3,11 @@
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::crm::customer::{
-    CloseCustomer, CustomerClosed, CustomerEvent, CustomerRegistered, CustomerRenamed, CustomerStatus,
-    CustomerSuspended, RegisterCustomer, RenameCustomer, SuspendCustomer,
+    CloseCustomer, CustomerClosed, CustomerDetails, CustomerErased, CustomerEvent, CustomerName,
+    CustomerRegistered, CustomerRenamed, CustomerStatus, CustomerSuspended, EraseCustomer, RegisterCustomer,
+    RenameCustomer, SuspendCustomer,
 };
+use schemas::engine::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -15,7 +17,7 @@ crate::commands! {
     /// What can be asked of a customer.
     pub enum CustomerCommand {
         creates Register(RegisterCustomer);
-        changes Rename(RenameCustomer), Suspend(SuspendCustomer), Close(CloseCustomer);
+        changes Rename(RenameCustomer), Suspend(SuspendCustomer), Close(CloseCustomer), Erase(EraseCustomer);
     }
 }
 
@@ -49,6 +51,8 @@ impl Rejection for CustomerRejection {
 pub struct Customer {
     /// False before the first event.
     pub registered: bool,
+    /// Whether its subject was erased: who it was is not known any more.
+    pub erased: bool,
     pub user_id: Option<Uuid>,
     pub name: String,
     pub email: String,
@@ -65,10 +69,15 @@ impl Rules for Customer {
         match (self.registered, self.status, command) {
             (false, _, Command::Register(new)) => Ok(vec![CustomerEvent::Registered(CustomerRegistered {
                 user_id: new.user_id,
-                name: new.name,
-                email: new.email,
-                company: new.company,
-                notes: new.notes,
+                details: Sealed::of(
+                    new.user_id,
+                    CustomerDetails {
+                        name: new.name,
+                        email: new.email,
+                        company: new.company,
+                        notes: new.notes,
+                    },
+                ),
             })]),
             (true, _, Command::Register(_)) => Err(CustomerRejection::AlreadyRegistered),
             (false, _, _) => Err(CustomerRejection::NotRegistered),
@@ -76,7 +85,8 @@ impl Rules for Customer {
             (_, Closed, Command::Rename(_) | Command::Suspend(_)) => Err(CustomerRejection::Closed),
             (_, _, Command::Rename(RenameCustomer { name })) if name.as_str() == self.name => Ok(Vec::new()),
             (_, _, Command::Rename(RenameCustomer { name })) => {
-                Ok(vec![CustomerEvent::Renamed(CustomerRenamed { name })])
+                let details = Sealed::of(self.user_id, CustomerName { name });
+                Ok(vec![CustomerEvent::Renamed(CustomerRenamed { details })])
             }
 
             (_, Suspended, Command::Suspend(_)) | (_, Closed, Command::Close(_)) => Ok(Vec::new()),
@@ -86,6 +96,9 @@ impl Rules for Customer {
             (_, _, Command::Close(CloseCustomer { reason })) => {
                 Ok(vec![CustomerEvent::Closed(CustomerClosed { reason })])
             }
+
+            (_, _, Command::Erase(EraseCustomer {})) if self.erased => Ok(Vec::new()),
+            (_, _, Command::Erase(EraseCustomer {})) => Ok(vec![CustomerEvent::Erased(CustomerErased {})]),
         }
     }
 
@@ -113,19 +126,24 @@ impl Aggregate for Customer {
     fn apply(&mut self, event: CustomerEvent) {
         match event {
             CustomerEvent::Registered(registered) => {
-                *self = Self {
-                    registered: true,
-                    user_id: registered.user_id,
-                    name: registered.name.into(),
-                    email: registered.email.into(),
-                    company: registered.company.map(Into::into),
-                    notes: registered.notes.map(Into::into),
-                    status: CustomerStatus::Active,
+                *self = Self { registered: true, user_id: registered.user_id, ..Self::default() };
+                if let Some(details) = registered.details.open() {
+                    self.name = details.name.into();
+                    self.email = details.email.into();
+                    self.company = details.company.map(Into::into);
+                    self.notes = details.notes.map(Into::into);
                 }
             }
-            CustomerEvent::Renamed(renamed) => self.name = renamed.name.into(),
+            CustomerEvent::Renamed(renamed) => {
+                self.name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
+            }
             CustomerEvent::Suspended(_) => self.status = CustomerStatus::Suspended,
             CustomerEvent::Closed(_) => self.status = CustomerStatus::Closed,
+            CustomerEvent::Erased(_) => {
+                let user_id = self.user_id;
+                let status = CustomerStatus::Closed;
+                *self = Self { registered: true, erased: true, user_id, status, ..Self::default() };
+            }
         }
     }
 }
@@ -144,10 +162,12 @@ mod tests {
     fn registered() -> CustomerEvent {
         CustomerEvent::Registered(CustomerRegistered {
             user_id: None,
-            name: name("Ada"),
-            email: Email::parse("ada@example.com").expect("a valid address"),
-            company: None,
-            notes: None,
+            details: Sealed::own(CustomerDetails {
+                name: name("Ada"),
+                email: Email::parse("ada@example.com").expect("a valid address"),
+                company: None,
+                notes: None,
+            }),
         })
     }
 
@@ -159,6 +179,10 @@ mod tests {
             company: None,
             notes: None,
         })
+    }
+
+    fn renamed(text: &str) -> CustomerEvent {
+        CustomerEvent::Renamed(CustomerRenamed { details: Sealed::own(CustomerName { name: name(text) }) })
     }
 
     fn rename(text: &str) -> CustomerCommand {
@@ -194,7 +218,7 @@ mod tests {
 
     #[test]
     fn a_customer_is_renamed_and_the_same_name_records_nothing() {
-        let renamed = CustomerEvent::Renamed(CustomerRenamed { name: name("Bo") });
+        let renamed = renamed("Bo");
         given(vec![registered()]).when(rename("Bo")).then_expect_events(vec![renamed.clone()]);
         given(vec![registered(), renamed]).when(rename("Bo")).then_expect_events(vec![]);
         given(vec![registered()]).when(rename("Ada")).then_expect_events(vec![]);
@@ -202,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_suspended_customer_can_be_renamed_and_is_not_suspended_again() {
-        let renamed = CustomerEvent::Renamed(CustomerRenamed { name: name("Bo") });
+        let renamed = renamed("Bo");
         let suspend = CustomerCommand::from(SuspendCustomer { reason: None });
         given(vec![registered()]).when(suspend.clone()).then_expect_events(vec![suspended()]);
         given(vec![registered(), suspended()]).when(suspend).then_expect_events(vec![]);
@@ -222,5 +246,42 @@ mod tests {
         let close = CustomerCommand::from(CloseCustomer { reason: None });
         given(vec![registered(), suspended()]).when(close.clone()).then_expect_events(vec![closed()]);
         given(vec![registered(), closed()]).when(close).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn an_erased_customer_is_closed_and_nobody() {
+        let erase = CustomerCommand::from(EraseCustomer {});
+        let erased = CustomerEvent::Erased(CustomerErased {});
+        given(vec![]).when(erase.clone()).then_expect_error(CustomerRejection::NotRegistered);
+        given(vec![registered()]).when(erase.clone()).then_expect_events(vec![erased.clone()]);
+        given(vec![registered(), closed()]).when(erase.clone()).then_expect_events(vec![erased.clone()]);
+        given(vec![registered(), erased.clone()]).when(erase).then_expect_events(vec![]);
+        given(vec![registered(), erased.clone()])
+            .when(rename("Bo"))
+            .then_expect_error(CustomerRejection::Closed);
+
+        let mut customer = Customer::default();
+        for event in [registered(), renamed("Bo"), erased] {
+            customer.apply(event);
+        }
+        let nobody = Customer {
+            registered: true,
+            erased: true,
+            status: CustomerStatus::Closed,
+            ..Customer::default()
+        };
+        assert_eq!(customer, nobody);
+    }
+
+    #[test]
+    fn the_fold_goes_on_where_keys_are_destroyed() {
+        let subject = Uuid::from_u128(3);
+        let mut customer = Customer::default();
+        customer.apply(CustomerEvent::Registered(CustomerRegistered {
+            user_id: Some(subject),
+            details: Sealed::Erased { subject },
+        }));
+        customer.apply(CustomerEvent::Renamed(CustomerRenamed { details: Sealed::Erased { subject } }));
+        assert!(customer.registered && customer.name.is_empty() && customer.user_id == Some(subject));
     }
 }

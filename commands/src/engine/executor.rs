@@ -307,6 +307,7 @@ impl<A: Rules> Request<'_, A> {
             reservations: events.iter().flat_map(A::reservations).collect(),
             releases: events.iter().flat_map(A::releases).collect(),
             secrets: self.extras.secrets.clone(),
+            frees: self.extras.frees.clone(),
             opens: self.extras.opens.clone(),
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };

@@ -74,6 +74,9 @@ pub enum ExecuteError<R> {
     /// What the command leads to can never be stored.
     #[error("{0}")]
     Invalid(String),
+    /// It would record personal data of somebody who was erased.
+    #[error("the person was erased")]
+    SubjectErased,
     /// No such tenant.
     #[error("the tenant is unknown")]
     TenantUnknown,
@@ -118,6 +121,7 @@ impl<R> ExecuteError<R> {
             Self::Forbidden => "forbidden",
             Self::TooLarge { .. } => "too_large",
             Self::Invalid(_) => "invalid",
+            Self::SubjectErased => "subject_erased",
             Self::TenantUnknown => "tenant_unknown",
             Self::Overloaded => "overloaded",
             Self::Unavailable(_) => "unavailable",
@@ -148,6 +152,7 @@ impl<R> From<AppendError> for ExecuteError<R> {
             AppendError::Reserved { kind, holder } => Self::Reserved { kind, holder },
             AppendError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
             AppendError::Invalid(reason) => Self::Invalid(reason),
+            AppendError::SubjectErased => Self::SubjectErased,
             AppendError::TenantUnknown => Self::TenantUnknown,
             AppendError::Overloaded => Self::Overloaded,
             AppendError::Unavailable(error) => error.into(),

@@ -41,7 +41,9 @@ pub async fn register_user(
     }
     let id = new_aggregate_id(context, User::CATEGORY);
     let secrets = vec![Secret { kind: PASSWORD, value: password_hash }];
-    executor.execute(context, id, RegisterUser { email, name, roles }, Extras { secrets, opens: None }).await
+    executor
+        .execute(context, id, RegisterUser { email, name, roles }, Extras { secrets, ..Extras::default() })
+        .await
 }
 
 fn may_register(caller: &Caller, open: bool, roles: &[Role]) -> bool {
@@ -102,7 +104,7 @@ pub async fn register_tenant(
         tier: command.tier,
         registration: command.registration,
     };
-    let extras = Extras { secrets: Vec::new(), opens: Some(opens) };
+    let extras = Extras { opens: Some(opens), ..Extras::default() };
     let tenant: Executed<Tenant> =
         executor.execute(&context, id, command, extras).await.map_err(RegisterTenantError::Tenant)?;
 

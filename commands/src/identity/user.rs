@@ -1,11 +1,13 @@
-//! The rules of a user. The e-mail address is unique in the tenant: registering reserves it, and nothing frees it.
+//! The rules of a user. The e-mail address is unique in the tenant: registering reserves it, and only the erasure of the
+//! person frees it.
 
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
+use schemas::engine::Sealed;
 use schemas::identity::role::Role;
 use schemas::identity::user::{
-    ChangeUserName, ConfirmUserEmail, DeactivateUser, RegisterUser, UserDeactivated, UserEmailConfirmed,
-    UserEvent, UserNameChanged, UserRegistered, UserStatus,
+    ChangeUserName, ConfirmUserEmail, DeactivateUser, EraseUser, RegisterUser, UserDeactivated, UserDetails,
+    UserEmailConfirmed, UserErased, UserEvent, UserName, UserNameChanged, UserRegistered, UserStatus,
 };
 use serde::{Deserialize, Serialize};
 use store::Reservation;
@@ -21,7 +23,8 @@ crate::commands! {
     /// What can be asked of a user.
     pub enum UserCommand {
         creates Register(RegisterUser);
-        changes ConfirmEmail(ConfirmUserEmail), ChangeName(ChangeUserName), Deactivate(DeactivateUser);
+        changes ConfirmEmail(ConfirmUserEmail), ChangeName(ChangeUserName), Deactivate(DeactivateUser),
+            Erase(EraseUser);
     }
 }
 
@@ -37,6 +40,9 @@ pub enum UserRejection {
     /// The user may not sign in any more.
     #[error("the user is deactivated")]
     Deactivated,
+    /// Who the user was is not known any more.
+    #[error("the user was erased")]
+    Erased,
     /// A user without a role could do nothing.
     #[error("a user needs at least one role")]
     RolesEmpty,
@@ -51,6 +57,7 @@ impl Rejection for UserRejection {
             Self::AlreadyRegistered => "USER_EXISTS",
             Self::NotRegistered => "USER_UNKNOWN",
             Self::Deactivated => "USER_DEACTIVATED",
+            Self::Erased => "USER_ERASED",
             Self::RolesEmpty => "ROLES_EMPTY",
             Self::RoleNotAllowed(_) => "ROLE_NOT_ALLOWED",
         }
@@ -63,6 +70,8 @@ impl Rejection for UserRejection {
 pub struct User {
     /// False before the first event.
     pub registered: bool,
+    /// Whether it was erased: who it was is not known any more.
+    pub erased: bool,
     pub email: String,
     pub name: String,
     pub roles: Vec<Role>,
@@ -77,7 +86,8 @@ impl Rules for User {
         match (self.registered, self.status, command) {
             (false, _, Command::Register(new)) if new.roles.is_empty() => Err(UserRejection::RolesEmpty),
             (false, _, Command::Register(RegisterUser { email, name, roles })) => {
-                Ok(vec![UserEvent::Registered(UserRegistered { email, name, roles })])
+                let details = Sealed::own(UserDetails { email, name });
+                Ok(vec![UserEvent::Registered(UserRegistered { details, roles })])
             }
             (true, _, Command::Register(_)) => Err(UserRejection::AlreadyRegistered),
             (false, _, _) => Err(UserRejection::NotRegistered),
@@ -88,15 +98,20 @@ impl Rules for User {
             }
             (_, _, Command::ConfirmEmail(_)) => Ok(vec![UserEvent::EmailConfirmed(UserEmailConfirmed {})]),
 
+            (_, _, Command::ChangeName(_)) if self.erased => Err(UserRejection::Erased),
             (_, _, Command::ChangeName(ChangeUserName { name })) if name.as_str() == self.name => {
                 Ok(Vec::new())
             }
             (_, _, Command::ChangeName(ChangeUserName { name })) => {
-                Ok(vec![UserEvent::NameChanged(UserNameChanged { name })])
+                let details = Sealed::own(UserName { name });
+                Ok(vec![UserEvent::NameChanged(UserNameChanged { details })])
             }
             (_, _, Command::Deactivate(DeactivateUser { reason })) => {
                 Ok(vec![UserEvent::Deactivated(UserDeactivated { reason })])
             }
+
+            (_, _, Command::Erase(EraseUser {})) if self.erased => Ok(Vec::new()),
+            (_, _, Command::Erase(EraseUser {})) => Ok(vec![UserEvent::Erased(UserErased {})]),
         }
     }
 
@@ -107,7 +122,9 @@ impl Rules for User {
     fn reservations(event: &UserEvent) -> Vec<Reservation> {
         match event {
             UserEvent::Registered(registered) => {
-                vec![Reservation { kind: EMAIL, value: registered.email.normalised() }]
+                let reserved =
+                    |details: &UserDetails| Reservation { kind: EMAIL, value: details.email.normalised() };
+                registered.details.as_open().map(reserved).into_iter().collect()
             }
             _ => Vec::new(),
         }
@@ -133,17 +150,21 @@ impl Aggregate for User {
     fn apply(&mut self, event: UserEvent) {
         match event {
             UserEvent::Registered(registered) => {
-                *self = Self {
-                    registered: true,
-                    email: registered.email.into(),
-                    name: registered.name.into(),
-                    roles: registered.roles,
-                    status: UserStatus::Unconfirmed,
+                *self = Self { registered: true, roles: registered.roles, ..Self::default() };
+                if let Some(details) = registered.details.open() {
+                    self.email = details.email.into();
+                    self.name = details.name.into();
                 }
             }
             UserEvent::EmailConfirmed(_) => self.status = UserStatus::Active,
-            UserEvent::NameChanged(changed) => self.name = changed.name.into(),
+            UserEvent::NameChanged(changed) => {
+                self.name = changed.details.open().map_or_else(String::new, |details| details.name.into());
+            }
             UserEvent::Deactivated(_) => self.status = UserStatus::Deactivated,
+            UserEvent::Erased(_) => {
+                let (roles, status) = (std::mem::take(&mut self.roles), UserStatus::Deactivated);
+                *self = Self { registered: true, erased: true, roles, status, ..Self::default() };
+            }
         }
     }
 }
@@ -169,7 +190,7 @@ mod tests {
 
     fn registered() -> UserEvent {
         let RegisterUser { email, name, roles } = register(vec![Role::Member]);
-        UserEvent::Registered(UserRegistered { email, name, roles })
+        UserEvent::Registered(UserRegistered { details: Sealed::own(UserDetails { email, name }), roles })
     }
 
     fn confirmed() -> UserEvent {
@@ -194,11 +215,10 @@ mod tests {
     }
 
     #[test]
-    fn registering_reserves_the_address_in_lower_case_and_nothing_frees_it() {
+    fn registering_reserves_the_address_in_lower_case() {
         let reserved = User::reservations(&registered());
         assert_eq!((reserved[0].kind, reserved[0].value.as_str()), ("email", "ada@example.com"));
         assert!(User::reservations(&confirmed()).is_empty());
-        assert!(User::releases(&deactivated()).is_empty());
     }
 
     #[test]
@@ -217,7 +237,8 @@ mod tests {
     #[test]
     fn a_name_changes_and_the_same_name_records_nothing() {
         let change = |text| UserCommand::from(ChangeUserName { name: name(text) });
-        let changed = UserEvent::NameChanged(UserNameChanged { name: name("Bo") });
+        let details = Sealed::own(UserName { name: name("Bo") });
+        let changed = UserEvent::NameChanged(UserNameChanged { details });
         given(vec![registered()]).when(change("Bo")).then_expect_events(vec![changed]);
         given(vec![registered()]).when(change("Ada")).then_expect_events(vec![]);
     }
@@ -237,5 +258,34 @@ mod tests {
         for command in [change, ConfirmUserEmail {}.into(), DeactivateUser { reason: None }.into()] {
             given(vec![]).when(command).then_expect_error(UserRejection::NotRegistered);
         }
+    }
+
+    #[test]
+    fn an_erased_user_is_deactivated_and_nobody() {
+        let erase = UserCommand::from(EraseUser {});
+        let erased = UserEvent::Erased(UserErased {});
+        given(vec![]).when(erase.clone()).then_expect_error(UserRejection::NotRegistered);
+        given(vec![registered()]).when(erase.clone()).then_expect_events(vec![erased.clone()]);
+        given(vec![registered(), erased.clone()]).when(erase).then_expect_events(vec![]);
+        given(vec![registered(), erased.clone()])
+            .when(ChangeUserName { name: name("Bo") }.into())
+            .then_expect_error(UserRejection::Erased);
+
+        let mut user = User::default();
+        for event in [registered(), erased] {
+            user.apply(event);
+        }
+        assert!(user.erased && user.email.is_empty() && user.name.is_empty());
+        assert_eq!(user.status, UserStatus::Deactivated);
+    }
+
+    #[test]
+    fn the_fold_goes_on_where_keys_are_destroyed() {
+        let details = Sealed::Erased { subject: uuid::Uuid::from_u128(3) };
+        let registered = UserEvent::Registered(UserRegistered { details, roles: vec![Role::Member] });
+        assert!(User::reservations(&registered).is_empty());
+        let mut user = User::default();
+        user.apply(registered);
+        assert!(user.registered && user.email.is_empty() && user.roles == [Role::Member]);
     }
 }

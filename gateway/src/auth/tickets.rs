@@ -14,7 +14,7 @@ use uuid::Uuid;
 /// How long a ticket is good for.
 pub const LIFETIME: Duration = Duration::from_secs(30);
 
-const BODY: usize = 3 * 16 + 2 * 8;
+const BODY: usize = 3 * 16 + 2 * 8 + 1;
 const TAG: usize = 32;
 
 /// A ticket that has been read and not been used.
@@ -30,13 +30,15 @@ pub struct Ticket {
     pub expires_at: DateTime<Utc>,
     /// Until when the stream that it opens may go on: the end of the token that it was issued for.
     pub session_ends_at: DateTime<Utc>,
+    /// Whether the stream shows personal data open.
+    pub personal: bool,
 }
 
 impl Ticket {
     /// A new ticket.
-    pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>) -> Self {
+    pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>, personal: bool) -> Self {
         let expires_at = (clock::now() + LIFETIME).min(session_ends_at);
-        Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at }
+        Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at, personal }
     }
 
     /// The ticket for a path, as text.
@@ -48,6 +50,7 @@ impl Ticket {
         for time in [self.expires_at, self.session_ends_at] {
             bytes.extend_from_slice(&time.timestamp_micros().to_be_bytes());
         }
+        bytes.push(u8::from(self.personal));
         let tag = tag(key, path, &bytes);
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
@@ -69,6 +72,7 @@ impl Ticket {
             user: id(2)?,
             expires_at: time(0)?,
             session_ends_at: time(1)?,
+            personal: body[BODY - 1] == 1,
         };
         (clock::now() < ticket.expires_at).then_some(ticket)
     }
@@ -88,7 +92,7 @@ mod tests {
     fn a_ticket_is_good_for_its_path_its_deployment_and_its_time() {
         let key = DeploymentKey::generate();
         let ends = clock::now() + Duration::from_mins(5);
-        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends);
+        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends, true);
         let text = ticket.encode(&key, PATH);
         assert_eq!(Ticket::read(&key, PATH, &text), Some(ticket.clone()));
         assert_eq!(Ticket::read(&key, "/v1/events/ws", &text), None);
@@ -107,7 +111,7 @@ mod tests {
     #[test]
     fn a_ticket_ends_with_the_token_at_the_latest() {
         let ends = clock::now() + Duration::from_secs(3);
-        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends);
+        let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends, true);
         assert_eq!((ticket.expires_at, ticket.session_ends_at), (ends, ends));
     }
 }

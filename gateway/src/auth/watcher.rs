@@ -12,12 +12,14 @@ use super::tokens::Claims;
 use crate::edge::tenancy;
 use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
-use crate::rest::events::EVENTS_SCOPE;
+use crate::rest::events::{EVENTS_SCOPE, PERSONAL_SCOPE};
 
 /// A reader of events of one tenant.
 pub struct Watcher {
     /// The tenant.
     pub record: Arc<TenantRecord>,
+    /// Whether personal data is read open.
+    pub personal: bool,
     /// When the right to read ends.
     pub expires_at: DateTime<Utc>,
     /// The token that showed it, which may be taken back.
@@ -29,6 +31,7 @@ impl Watcher {
     pub fn from(principal: Principal) -> Result<Self, Problem> {
         principal.needs(EVENTS_SCOPE)?;
         Ok(Self {
+            personal: principal.may(PERSONAL_SCOPE),
             expires_at: principal.expires_at(),
             record: principal.record,
             claims: Some(principal.claims),
@@ -57,6 +60,7 @@ impl Watcher {
         if !handle.use_stream_ticket(ticket.id, ticket.expires_at).await? {
             return Err(refused());
         }
-        Ok(Self { record, expires_at: ticket.session_ends_at, claims: None })
+        let (personal, expires_at) = (ticket.personal, ticket.session_ends_at);
+        Ok(Self { record, personal, expires_at, claims: None })
     }
 }

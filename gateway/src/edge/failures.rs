@@ -39,6 +39,7 @@ impl<R: Rejection> From<ExecuteError<R>> for Problem {
                 Self::new(Code::TooLarge).detail(format!("an event may have at most {limit} bytes"))
             }
             ExecuteError::Invalid(reason) => Self::new(Code::Invalid).detail(reason),
+            ExecuteError::SubjectErased => Self::new(Code::Invalid).detail("the person was erased"),
             ExecuteError::TenantUnknown => Self::new(Code::TenantUnknown),
             error @ (ExecuteError::Overloaded | ExecuteError::Unavailable(_)) => {
                 Self::new(Code::Unavailable).cause(Cause::of(&error))

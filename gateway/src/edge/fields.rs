@@ -75,6 +75,16 @@ impl Fields {
         number
     }
 
+    /// Yes or no, where it is said.
+    pub fn boolean(&mut self, name: &str) -> Option<bool> {
+        let value = self.any(name, false)?;
+        let answer = value.as_bool();
+        if answer.is_none() {
+            self.mistype(name, "must be true or false");
+        }
+        answer
+    }
+
     /// A list of texts that must be there and pass their check.
     pub fn texts<T>(
         &mut self,

@@ -14,6 +14,8 @@ use crate::gateway::Gateway;
 
 /// The scope that reads events.
 pub const EVENTS_SCOPE: &str = "events:read";
+/// The scope that reads personal data in events; without it they come as they are stored, sealed.
+pub const PERSONAL_SCOPE: &str = "pii:read";
 const DEFAULT_LIMIT: u64 = 100;
 const MOST: u64 = 1_000;
 /// Far more patterns than anybody needs, few enough to match quickly.
@@ -49,8 +51,12 @@ pub async fn page(
     let query = EventsQuery::of_page(&uri)?;
     let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
     same_log(&principal.store, query.log, page.log_id).await?;
-    let events: Vec<_> = page
-        .events
+    let events = if principal.may(PERSONAL_SCOPE) {
+        principal.store.open_for_readers(page.events).await?
+    } else {
+        page.events
+    };
+    let events: Vec<_> = events
         .iter()
         .map(|event| event.to_cloud_event(&principal.record.slug))
         .collect::<Result<_, _>>()

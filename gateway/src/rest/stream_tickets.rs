@@ -7,7 +7,7 @@ use schemas::engine::InvalidValue;
 use schemas::identity::role::Role;
 use serde_json::{Value, json};
 
-use super::events::EVENTS_SCOPE;
+use super::events::{EVENTS_SCOPE, PERSONAL_SCOPE};
 use crate::auth::Principal;
 use crate::auth::tickets::{LIFETIME, Ticket};
 use crate::edge::{Body, Code, Problem};
@@ -32,7 +32,8 @@ pub async fn issue(
         known.ok_or_else(|| InvalidValue::new("path_invalid", format!("must be one of {}", PATHS.join(", "))))
     });
     let path = body.finish(|| path)?;
-    let ticket = Ticket::new(principal.record.id, principal.user_id(), principal.expires_at());
+    let personal = principal.may(PERSONAL_SCOPE);
+    let ticket = Ticket::new(principal.record.id, principal.user_id(), principal.expires_at(), personal);
     let body = json!({
         "ticket": ticket.encode(gateway.store.key(), path),
         "path": path,

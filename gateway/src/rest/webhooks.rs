@@ -124,6 +124,7 @@ async fn register(
         types: registered.types.unwrap_or_default(),
         description: registered.description.unwrap_or_default(),
         ordering: registered.ordering.unwrap_or(Ordering::InOrder),
+        personal_data: registered.personal_data.unwrap_or(false),
         disabled: None,
         secret: secret.seal(gateway.store.key(), principal.record.id, id).into(),
         old_secret: None,
@@ -168,6 +169,7 @@ async fn change(
     webhook.types = changes.types.unwrap_or(webhook.types);
     webhook.description = changes.description.unwrap_or(webhook.description);
     webhook.ordering = changes.ordering.unwrap_or(webhook.ordering);
+    webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
             enabled(&principal.store, &transaction, &mut webhook).await?;

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use schemas::engine::{LogId, TenantSlug};
-use store::{LogFilter, LogPage, StoreError, TenantStore};
+use store::{LogFilter, TenantStore};
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::closing::Closing;
-use super::frame::Frame;
+use super::frame::{Frame, FrameError};
 use super::ring::{Found, Ring};
 
 /// Events of one read.
@@ -28,7 +28,14 @@ pub struct Follower {
     at: u64,
     catching_up: Arc<Semaphore>,
     /// A read under way, kept so that [`next`](Self::next) may be dropped at any point.
-    reading: Option<AbortOnDropHandle<Result<LogPage, StoreError>>>,
+    reading: Option<AbortOnDropHandle<Result<Read, FrameError>>>,
+}
+
+/// A page of the log, ready to be sent.
+struct Read {
+    log_id: LogId,
+    frames: Vec<Arc<Frame>>,
+    scanned_to: u64,
 }
 
 impl Follower {
@@ -88,12 +95,15 @@ impl Follower {
     /// A page of the log, up to where the ring begins.
     async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, Closing> {
         let (after, handle, filter) = (self.at, self.handle.clone(), self.filter.clone());
+        let slug = self.slug.clone();
         let catching_up = Arc::clone(&self.catching_up);
         let reading = self.reading.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
                 let _turn = catching_up.acquire().await;
                 metrics::counter!("event_stream_reads_total", "by" => "follower").increment(1);
-                handle.read_log_page(after, Some(up_to), PAGE, &filter).await
+                let page = handle.read_log_page(after, Some(up_to), PAGE, &filter).await?;
+                let frames = Frame::of_all(&handle, &slug, page.events).await?;
+                Ok(Read { log_id: page.log_id, frames, scanned_to: page.scanned_to })
             }))
         });
         let read = reading.map(|ended| ended.map_err(|_panicked| Closing::Internal)).await;
@@ -101,15 +111,10 @@ impl Follower {
         match read? {
             Ok(page) if page.log_id != self.ring.log_id => Err(Closing::LogReplaced),
             Ok(page) => {
-                let frames = page.events.iter().map(|event| Frame::of(event, &self.slug)).collect();
-                let frames: Vec<_> = Result::map_err(frames, |error: schemas::engine::DecodeError| {
-                    tracing::error!(tenant = %self.handle.id(), %error, "an event cannot be sent to a follower");
-                    Closing::Internal
-                })?;
                 self.at = page.scanned_to;
-                Ok(frames)
+                Ok(page.frames)
             }
-            Err(error) if error.is_unavailable() => {
+            Err(FrameError::Store(error)) if error.is_unavailable() => {
                 tokio::time::sleep(AGAIN).await;
                 Ok(Vec::new())
             }

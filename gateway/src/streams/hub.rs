@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::closing::Closing;
 use super::follower::Follower;
-use super::frame::Frame;
+use super::frame::{Frame, FrameError};
 use super::ring::{Budget, Ring};
 
 /// Events of one read.
@@ -153,26 +153,30 @@ impl Reader {
                 Ok(page) if page.log_id != ring.log_id || page.head < self.at => {
                     return ring.close(Closing::LogReplaced);
                 }
-                Ok(page) => {
-                    failures = 0;
-                    let frames = page.events.iter().map(|event| Frame::of(event, &self.slug));
-                    match frames.collect::<Result<Vec<_>, _>>() {
-                        Ok(frames) => ring.push(frames),
-                        Err(error) => {
-                            tracing::error!(tenant = %self.handle.id(), %error, "an event cannot be sent to followers");
-                            return ring.close(Closing::Internal);
+                Ok(page) => match Frame::of_all(&self.handle, &self.slug, page.events).await {
+                    Ok(frames) => {
+                        failures = 0;
+                        ring.push(frames);
+                        self.at = page.scanned_to;
+                        if self.at < page.head {
+                            continue;
                         }
+                        None
                     }
-                    self.at = page.scanned_to;
-                    if self.at < page.head {
-                        continue;
+                    Err(FrameError::Store(error)) if error.is_unavailable() => {
+                        tracing::warn!(tenant = %self.handle.id(), %error, "events cannot be opened for followers");
+                        failures += 1;
+                        Some(wait_after(failures))
                     }
-                    None
-                }
+                    Err(error) => {
+                        tracing::error!(tenant = %self.handle.id(), %error, "an event cannot be sent to followers");
+                        return ring.close(Closing::Internal);
+                    }
+                },
                 Err(error) => {
                     tracing::warn!(tenant = %self.handle.id(), %error, "the log cannot be read for its followers");
                     failures += 1;
-                    Some(WAIT.0.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(WAIT.1))
+                    Some(wait_after(failures))
                 }
             };
             drop(ring);
@@ -200,6 +204,10 @@ impl Reader {
             () = self.nudge.notified() => {}
         }
     }
+}
+
+fn wait_after(failures: u32) -> Duration {
+    WAIT.0.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(WAIT.1)
 }
 
 fn lock<T>(rings: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -53,6 +53,13 @@ impl Held {
     fn end(&self) -> u64 {
         self.start + self.frames.len() as u64
     }
+
+    /// Lets go of every frame: one may hold, open, what was erased. Returns their bytes.
+    fn forget(&mut self) -> usize {
+        self.start = self.end();
+        self.frames.clear();
+        std::mem::take(&mut self.bytes)
+    }
 }
 
 /// What a follower finds behind its position.
@@ -88,6 +95,10 @@ impl Ring {
             let mut held = lock(&self.held);
             for frame in frames {
                 debug_assert_eq!(frame.position, held.end() + 1, "positions are dense");
+                if frame.forgets {
+                    let freed = held.forget();
+                    self.budget.fetch_sub(freed, Ordering::Relaxed);
+                }
                 held.bytes += frame.size();
                 self.budget.fetch_add(frame.size(), Ordering::Relaxed);
                 held.frames.push_back(frame);
@@ -240,5 +251,16 @@ mod tests {
         ring.close(Closing::TenantUnknown);
         moves.changed().await.expect("woken");
         assert!(matches!(ring.look(0, &LogFilter::default()), Found::Closed(Closing::LogReplaced)));
+    }
+
+    #[test]
+    fn an_erasure_lets_go_of_what_is_held() {
+        let (ring, budget) = ring(0);
+        push(&ring, 1..=4, "{}");
+        ring.push(vec![frame(5, "privacy.subject.erased.v1", "{}")]);
+        assert!(matches!(ring.look(2, &LogFilter::default()), Found::Behind(4)));
+        assert_eq!(positions(ring.look(4, &LogFilter::default())), (vec![5], 5));
+        drop(ring);
+        assert_eq!(budget.load(Ordering::Relaxed), 0);
     }
 }

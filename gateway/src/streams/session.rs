@@ -44,6 +44,8 @@ impl Drop for Open {
 
 /// One open stream. It takes its place among the streams of this process until it is dropped.
 pub struct Session {
+    /// Whether personal data is sent open.
+    pub personal: bool,
     follower: Follower,
     expiry: Pin<Box<Sleep>>,
     revoked: BoxFuture<'static, ()>,
@@ -71,7 +73,16 @@ impl Session {
         let mut heartbeat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (expiry, open) = (Box::pin(tokio::time::sleep(left)), Open::new(way));
-        Self { follower, expiry, revoked, stopping, heartbeat, open, _place: place }
+        Self {
+            personal: watcher.personal,
+            follower,
+            expiry,
+            revoked,
+            stopping,
+            heartbeat,
+            open,
+            _place: place,
+        }
     }
 
     /// Everything up to and with this position has been given out or does not match.

@@ -74,7 +74,7 @@ fn events(
                     let begun = Instant::now();
                     for frame in frames {
                         told = frame.position;
-                        yield Ok(frame.sse.clone());
+                        yield Ok(frame.encoded(session.personal).sse.clone());
                         if begun.elapsed() > slow_after {
                             break;
                         }

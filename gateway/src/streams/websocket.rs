@@ -176,7 +176,7 @@ async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
         tokio::select! {
             step = session.step() => match step {
                 Step::Frames(frames) => {
-                    match tokio::time::timeout(slow_after, send(&mut socket, frames, &mut sent_to)).await {
+                    match tokio::time::timeout(slow_after, send(&mut socket, frames, session.personal, &mut sent_to)).await {
                         Ok(Ok(())) => sent_to = session.at(),
                         Ok(Err(_)) => return,
                         Err(_elapsed) => break Closing::SlowConsumer,
@@ -215,9 +215,14 @@ async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
 }
 
 /// Hands events to the connection and notes how far it came, so that the resume point is right wherever this is dropped.
-async fn send(socket: &mut WebSocket, frames: Vec<Arc<Frame>>, sent_to: &mut u64) -> Result<(), axum::Error> {
+async fn send(
+    socket: &mut WebSocket,
+    frames: Vec<Arc<Frame>>,
+    personal: bool,
+    sent_to: &mut u64,
+) -> Result<(), axum::Error> {
     for frame in frames {
-        socket.feed(Message::Text(frame.message.clone())).await?;
+        socket.feed(Message::Text(frame.encoded(personal).message.clone())).await?;
         *sent_to = frame.position;
     }
     socket.flush().await

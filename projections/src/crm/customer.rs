@@ -66,37 +66,64 @@ impl Projection for Customers {
         let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
         let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
         let row = match (row, decoded) {
-            (None, CustomerEvent::Registered(registered)) => CustomerRow {
-                id,
-                user_id: registered.user_id,
-                name: registered.name.into(),
-                email_key: registered.email.normalised(),
-                email: registered.email.into(),
-                company: registered.company.map(Into::into),
-                notes: registered.notes.map(Into::into),
-                status: CustomerStatus::Active,
-                version: event.version,
-                registered_at: event.recorded_at,
-                updated_at: event.recorded_at,
-            },
+            (None, CustomerEvent::Registered(registered)) => {
+                let row = nobody(id, registered.user_id, event.recorded_at);
+                match registered.details.open() {
+                    Some(details) => CustomerRow {
+                        name: details.name.into(),
+                        email_key: details.email.normalised(),
+                        email: details.email.into(),
+                        company: details.company.map(Into::into),
+                        notes: details.notes.map(Into::into),
+                        ..row
+                    },
+                    None => row,
+                }
+            }
             (Some(_), CustomerEvent::Registered(_)) => {
                 return Err(out_of_place("the customer is registered already"));
             }
             (None, _) => return Err(out_of_place("the customer is not registered")),
-            (Some(row), CustomerEvent::Renamed(renamed)) => CustomerRow { name: renamed.name.into(), ..row },
+            (Some(row), CustomerEvent::Renamed(renamed)) => {
+                let name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
+                CustomerRow { name, ..row }
+            }
             (Some(row), CustomerEvent::Suspended(_)) => {
                 CustomerRow { status: CustomerStatus::Suspended, ..row }
             }
             (Some(row), CustomerEvent::Closed(_)) => CustomerRow { status: CustomerStatus::Closed, ..row },
+            (Some(row), CustomerEvent::Erased(_)) => {
+                CustomerRow { status: CustomerStatus::Closed, ..nobody(id, row.user_id, row.registered_at) }
+            }
         };
         Ok(Some(CustomerRow { version: event.version, updated_at: event.recorded_at, ..row }))
     }
 }
 
+/// A customer of whom nothing personal is known, as after an erasure.
+fn nobody(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
+    CustomerRow {
+        id,
+        user_id,
+        name: String::new(),
+        email: String::new(),
+        email_key: String::new(),
+        company: None,
+        notes: None,
+        status: CustomerStatus::Active,
+        version: 0,
+        registered_at,
+        updated_at: registered_at,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use schemas::crm::customer::{CustomerClosed, CustomerRegistered, CustomerRenamed, CustomerSuspended};
-    use schemas::engine::{Email, Name};
+    use schemas::crm::customer::{
+        CustomerClosed, CustomerDetails, CustomerErased, CustomerName, CustomerRegistered, CustomerRenamed,
+        CustomerSuspended,
+    };
+    use schemas::engine::{Email, Name, Sealed};
 
     use super::*;
     use crate::engine::projection::fold;
@@ -105,11 +132,18 @@ mod tests {
     fn registered() -> CustomerEvent {
         CustomerEvent::Registered(CustomerRegistered {
             user_id: Some(Uuid::from_u128(9)),
-            name: Name::parse("Ada").expect("a valid name"),
-            email: Email::parse("Ada@Example.com").expect("a valid address"),
-            company: Some(Name::parse("Engines").expect("a valid name")),
-            notes: None,
+            details: Sealed::own(CustomerDetails {
+                name: Name::parse("Ada").expect("a valid name"),
+                email: Email::parse("Ada@Example.com").expect("a valid address"),
+                company: Some(Name::parse("Engines").expect("a valid name")),
+                notes: None,
+            }),
         })
+    }
+
+    fn renamed(name: &str) -> CustomerEvent {
+        let name = Name::parse(name).expect("a valid name");
+        CustomerEvent::Renamed(CustomerRenamed { details: Sealed::own(CustomerName { name }) })
     }
 
     fn given(events: &[CustomerEvent]) -> Result<Option<CustomerRow>, ProjectionError> {
@@ -137,8 +171,7 @@ mod tests {
 
     #[test]
     fn later_facts_change_the_row_and_keep_when_it_began() {
-        let renamed =
-            CustomerEvent::Renamed(CustomerRenamed { name: Name::parse("Bo").expect("a valid name") });
+        let renamed = renamed("Bo");
         let suspended = CustomerEvent::Suspended(CustomerSuspended { reason: None });
         let row =
             given(&[registered(), renamed.clone(), suspended.clone()]).expect("applies").expect("is there");
@@ -147,6 +180,25 @@ mod tests {
         let closed = CustomerEvent::Closed(CustomerClosed { reason: None });
         let row = given(&[registered(), renamed, suspended, closed]).expect("applies").expect("is there");
         assert_eq!((row.status, row.version), (CustomerStatus::Closed, 4));
+    }
+
+    #[test]
+    fn an_erased_customer_is_the_same_row_whether_the_key_was_there_or_not() {
+        let erased = CustomerEvent::Erased(CustomerErased {});
+        let with_key =
+            given(&[registered(), renamed("Bo"), erased.clone()]).expect("applies").expect("is there");
+        assert_eq!((with_key.name.as_str(), with_key.email_key.as_str()), ("", ""));
+        assert_eq!((with_key.company.as_ref(), with_key.status), (None, CustomerStatus::Closed));
+        let subject = Uuid::from_u128(9);
+        let unreadable = [
+            CustomerEvent::Registered(CustomerRegistered {
+                user_id: Some(subject),
+                details: Sealed::Erased { subject },
+            }),
+            CustomerEvent::Renamed(CustomerRenamed { details: Sealed::Erased { subject } }),
+            erased,
+        ];
+        assert_eq!(given(&unreadable).expect("applies"), Some(with_key));
     }
 
     #[test]

@@ -223,7 +223,8 @@ impl<P: Projection> Rebuild<'_, P> {
     }
 
     async fn page(&self, after: u64, up_to: u64) -> Result<LogPage, RebuildError> {
-        let page = self.tenant.read_log_page(after, Some(up_to), BATCH, &LogFilter::default()).await?;
+        let mut page = self.tenant.read_log_page(after, Some(up_to), BATCH, &LogFilter::default()).await?;
+        page.events = self.tenant.open(page.events).await?;
         if self.log_id.is_some_and(|log_id| log_id != page.log_id) {
             return Err(RebuildError::LogReplaced);
         }

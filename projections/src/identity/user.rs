@@ -61,33 +61,58 @@ impl Projection for Users {
         let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
         let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
         let row = match (row, decoded) {
-            (None, UserEvent::Registered(registered)) => UserRow {
-                id,
-                email_key: registered.email.normalised(),
-                email: registered.email.into(),
-                name: registered.name.into(),
-                roles: registered.roles,
-                status: UserStatus::Unconfirmed,
-                version: event.version,
-                registered_at: event.recorded_at,
-                updated_at: event.recorded_at,
-            },
+            (None, UserEvent::Registered(registered)) => {
+                let row = nobody(id, registered.roles, event.recorded_at);
+                match registered.details.open() {
+                    Some(details) => UserRow {
+                        email_key: details.email.normalised(),
+                        email: details.email.into(),
+                        name: details.name.into(),
+                        ..row
+                    },
+                    None => row,
+                }
+            }
             (Some(_), UserEvent::Registered(_)) => {
                 return Err(out_of_place("the user is registered already"));
             }
             (None, _) => return Err(out_of_place("the user is not registered")),
             (Some(row), UserEvent::EmailConfirmed(_)) => UserRow { status: UserStatus::Active, ..row },
-            (Some(row), UserEvent::NameChanged(changed)) => UserRow { name: changed.name.into(), ..row },
+            (Some(row), UserEvent::NameChanged(changed)) => {
+                let name = changed.details.open().map_or_else(String::new, |details| details.name.into());
+                UserRow { name, ..row }
+            }
             (Some(row), UserEvent::Deactivated(_)) => UserRow { status: UserStatus::Deactivated, ..row },
+            (Some(row), UserEvent::Erased(_)) => {
+                UserRow { status: UserStatus::Deactivated, ..nobody(id, row.roles, row.registered_at) }
+            }
         };
         Ok(Some(UserRow { version: event.version, updated_at: event.recorded_at, ..row }))
     }
 }
 
+/// A user of whom nothing personal is known, as after an erasure.
+fn nobody(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
+    UserRow {
+        id,
+        email: String::new(),
+        email_key: String::new(),
+        name: String::new(),
+        roles,
+        status: UserStatus::Unconfirmed,
+        version: 0,
+        registered_at,
+        updated_at: registered_at,
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use schemas::engine::{Email, Name};
-    use schemas::identity::user::{UserDeactivated, UserEmailConfirmed, UserNameChanged, UserRegistered};
+    use schemas::engine::{Email, Name, Sealed};
+    use schemas::identity::user::{
+        UserDeactivated, UserDetails, UserEmailConfirmed, UserErased, UserName, UserNameChanged,
+        UserRegistered,
+    };
 
     use super::*;
     use crate::engine::projection::fold;
@@ -95,10 +120,17 @@ mod tests {
 
     fn registered() -> UserEvent {
         UserEvent::Registered(UserRegistered {
-            email: Email::parse("Ada@Example.com").expect("a valid address"),
-            name: Name::parse("Ada").expect("a valid name"),
+            details: Sealed::own(UserDetails {
+                email: Email::parse("Ada@Example.com").expect("a valid address"),
+                name: Name::parse("Ada").expect("a valid name"),
+            }),
             roles: vec![Role::Member],
         })
+    }
+
+    fn renamed() -> UserEvent {
+        let name = Name::parse("Bo").expect("a valid name");
+        UserEvent::NameChanged(UserNameChanged { details: Sealed::own(UserName { name }) })
     }
 
     fn given(events: &[UserEvent]) -> Result<Option<UserRow>, ProjectionError> {
@@ -116,8 +148,7 @@ mod tests {
     #[test]
     fn later_facts_change_the_row() {
         let confirmed = UserEvent::EmailConfirmed(UserEmailConfirmed {});
-        let changed =
-            UserEvent::NameChanged(UserNameChanged { name: Name::parse("Bo").expect("a valid name") });
+        let changed = renamed();
         let row =
             given(&[registered(), confirmed.clone(), changed.clone()]).expect("applies").expect("is there");
         assert_eq!((row.name.as_str(), row.status, row.version), ("Bo", UserStatus::Active, 3));
@@ -132,5 +163,25 @@ mod tests {
         let confirmed = UserEvent::EmailConfirmed(UserEmailConfirmed {});
         assert!(given(&[confirmed]).expect_err("nobody to confirm").is_poison());
         assert!(given(&[registered(), registered()]).expect_err("registered twice").is_poison());
+    }
+
+    #[test]
+    fn an_erased_user_is_the_same_row_whether_the_key_was_there_or_not() {
+        let erased = UserEvent::Erased(UserErased {});
+        let with_key = given(&[registered(), renamed(), erased.clone()]).expect("applies").expect("is there");
+        assert_eq!((with_key.name.as_str(), with_key.email_key.as_str()), ("", ""));
+        assert_eq!(
+            (with_key.roles.as_slice(), with_key.status),
+            (&[Role::Member][..], UserStatus::Deactivated)
+        );
+        let details = Sealed::Erased { subject: Uuid::from_u128(1) };
+        let unreadable = [
+            UserEvent::Registered(UserRegistered { details, roles: vec![Role::Member] }),
+            UserEvent::NameChanged(UserNameChanged {
+                details: Sealed::Erased { subject: Uuid::from_u128(1) },
+            }),
+            erased,
+        ];
+        assert_eq!(given(&unreadable).expect("applies"), Some(with_key));
     }
 }

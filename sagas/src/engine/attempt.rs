@@ -40,6 +40,7 @@ impl Steps {
         let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
         let tried = match &row.task.work {
             Work::Send { command } => self.send_or_give_up(tenant, row, command).await,
+            Work::SendRecorded => self.send_recorded(tenant, row).await,
             Work::React => self.react_again(tenant, row).await,
             Work::Timer { timer } => self.fire(tenant, row, timer).await,
             Work::Undo { command, then } => Ok(match self.send(tenant, row, command).await {
@@ -102,6 +103,21 @@ impl Steps {
         Ok(outcome)
     }
 
+    async fn send_recorded(&self, tenant: TenantId, row: &StepRow) -> Result<Outcome, StoreError> {
+        let recorded = self.instance(tenant, row).await?.command(row.trigger_event, &row.step);
+        let Some(recorded) = recorded else {
+            let message = "the person that the command is about was erased".to_owned();
+            return Ok(Outcome::Refused { code: "SUBJECT_ERASED".to_owned(), message });
+        };
+        match serde_json::from_value(recorded) {
+            Ok(command) => self.send_or_give_up(tenant, row, &command).await,
+            Err(error) => {
+                let message = format!("the recorded command does not read: {error}");
+                Ok(Outcome::Refused { code: "UNDECODABLE".to_owned(), message })
+            }
+        }
+    }
+
     async fn fire(&self, tenant: TenantId, row: &StepRow, timer: &SagaTimer) -> Result<Outcome, StoreError> {
         let instance = self.instance(tenant, row).await?;
         Ok(match instance.timers.get(&timer.timer) {
@@ -116,7 +132,8 @@ impl Steps {
         let page = tenant
             .read_log_page(position.saturating_sub(1), Some(position), 1, &LogFilter::default())
             .await?;
-        let mut outcomes = react_all(&tenant, self.process.as_ref(), &page.events).await?;
+        let events = tenant.open(page.events).await?;
+        let mut outcomes = react_all(&tenant, self.process.as_ref(), &events).await?;
         Ok(match outcomes.pop() {
             Some((_, Ok(wanted))) => Outcome::Done(wanted),
             Some((_, Err(unfit))) => Outcome::Refused { code: unfit.code.to_owned(), message: unfit.message },

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, HashMap};
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use schemas::engine::RecordedEvent;
+use schemas::engine::sealed::{ERASED, OPEN, SEALED};
+use schemas::engine::{RecordedEvent, Sealed};
 use schemas::saga::{
     SagaCompensationStarted, SagaFact, SagaReacted, SagaStep, SagaStepCompleted, SagaStepDiscarded,
     SagaStepFailed, SagaTimer, instance_stream,
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
@@ -124,7 +126,7 @@ impl Instance {
     fn reacted(&mut self, reacted: SagaReacted) {
         self.state.clone_from(&reacted.state);
         if reacted.data.is_some() {
-            self.data.clone_from(&reacted.data);
+            self.data = reacted.data.clone().and_then(opened);
         }
         for SagaStep { step, compensation, .. } in &reacted.steps {
             self.steps.entry(step.clone()).or_insert(StepState::Wanted);
@@ -158,6 +160,12 @@ impl Instance {
         self.reactions.get(&event)
     }
 
+    /// The command of a step as the reaction to an event recorded it; `None` where it cannot be opened.
+    pub(super) fn command(&self, trigger: Uuid, step: &str) -> Option<Value> {
+        let steps = &self.reaction_to(trigger)?.steps;
+        opened(steps.iter().find(|wanted| wanted.step == step)?.command.clone())
+    }
+
     /// Whether any of its steps can be taken back.
     pub(super) fn can_compensate(&self) -> bool {
         !self.compensations.is_empty()
@@ -182,6 +190,19 @@ impl Instance {
     }
 }
 
+/// Whether a recorded value is somebody's personal data.
+pub(super) fn is_of_a_subject(value: &Value) -> bool {
+    [OPEN, SEALED, ERASED].iter().any(|member| value.get(member).is_some())
+}
+
+/// A recorded value, unless its subject was erased.
+pub(super) fn opened(value: Value) -> Option<Value> {
+    if !is_of_a_subject(&value) {
+        return Some(value);
+    }
+    serde_json::from_value::<Sealed<Value>>(value).ok()?.open()
+}
+
 /// Reads a fact.
 pub(super) fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, StoreError> {
     serde_json::from_slice(&event.payload).map_err(|error| {
@@ -193,7 +214,7 @@ pub(super) fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, Stor
 mod tests {
     use bytes::Bytes;
     use schemas::engine::{Actor, LogId, Metadata, clock};
-    use serde_json::{Value, json};
+    use serde_json::json;
 
     use super::*;
 

@@ -10,7 +10,7 @@ use schemas::saga::{
 use store::{DeadLetter, StoreError, TenantStore};
 use uuid::Uuid;
 
-use super::instance::{Instance, StepState, TimerState};
+use super::instance::{Instance, StepState, TimerState, opened};
 use super::process::command_id;
 use super::rows::{self, Standing};
 
@@ -111,7 +111,7 @@ impl InstanceSummary {
 pub struct StepOutcome {
     /// The step's label.
     pub step: String,
-    /// The command, with its name, as it is sent.
+    /// The command, with its name, as it is sent; null where it is about somebody who was erased.
     pub command: serde_json::Value,
     /// The id that it is sent under.
     pub command_id: Uuid,
@@ -214,7 +214,7 @@ pub async fn show_instance(
                 .or_else(|| letter.map(|letter| letter.error_code.clone())),
             next_due: row.filter(|row| !row.is_dead).map(|row| row.next_attempt_at),
             step,
-            command,
+            command: opened(command).unwrap_or_default(),
         }
     };
     let steps = steps.into_iter().map(outcome).collect();

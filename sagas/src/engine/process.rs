@@ -65,13 +65,23 @@ pub struct Reaction {
     pub cancelled_timers: Vec<&'static str>,
     /// What later reactions shall see; `None` leaves what is there.
     pub data: Option<serde_json::Value>,
+    /// Whose personal data stands in the commands and the data, where there is any: they are sealed under that subject's key.
+    /// Compensations name what they take back by ids alone and stay in clear.
+    pub subject: Option<Uuid>,
 }
 
 impl Reaction {
     /// A reaction that wants nothing yet.
     pub fn new(instance: Uuid, state: &'static str) -> Self {
         let (steps, timers, cancelled_timers) = (Vec::new(), Vec::new(), Vec::new());
-        Self { instance, state, steps, timers, cancelled_timers, data: None }
+        Self { instance, state, steps, timers, cancelled_timers, data: None, subject: None }
+    }
+
+    /// Says whose personal data stands in the commands and the data.
+    #[must_use]
+    pub fn about(mut self, subject: Uuid) -> Self {
+        self.subject = Some(subject);
+        self
     }
 
     /// Wants a command sent.

@@ -7,8 +7,9 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::AnyCommand;
 use futures::future::try_join_all;
-use schemas::engine::{DecodeError, Metadata, RecordedEvent, TenantId, clock, ids};
+use schemas::engine::{DecodeError, Metadata, RecordedEvent, Sealed, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream};
+use serde_json::Value;
 use store::feed::{Batch, Consumer, Handled};
 use store::{
     AppendError, Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, NewEvent, Store, StoreError,
@@ -17,7 +18,7 @@ use store::{
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::instance::{Instance, StepState, TimerState};
+use super::instance::{Instance, StepState, TimerState, is_of_a_subject};
 use super::process::{
     Process, Reaction, Step, Timer, Trigger, actor, consumer_name, reaction_id, timer_label,
 };
@@ -246,18 +247,25 @@ fn reacted(event: &RecordedEvent, reaction: Reaction) -> SagaReacted {
         trigger_position: event.position,
         trigger_type: event.event_type.clone(),
         state: reaction.state.to_owned(),
-        steps: reaction.steps.iter().map(saga_step).collect(),
-        data: reaction.data,
+        steps: reaction.steps.iter().map(|step| saga_step(step, reaction.subject)).collect(),
+        data: reaction.data.map(|data| of_subject(data, reaction.subject)),
         timers: reaction.timers.into_iter().map(timer).collect(),
         cancelled_timers: reaction.cancelled_timers.into_iter().map(ToOwned::to_owned).collect(),
     }
 }
 
-fn saga_step(step: &Step) -> SagaStep {
+fn of_subject(value: Value, subject: Option<Uuid>) -> Value {
+    match subject {
+        None => value,
+        Some(_) => serde_json::to_value(Sealed::of(subject, value)).expect("an id and JSON serialise"),
+    }
+}
+
+fn saga_step(step: &Step, subject: Option<Uuid>) -> SagaStep {
     let json = |command: &AnyCommand| serde_json::to_value(command).expect("commands serialise");
     SagaStep {
         step: step.label.to_owned(),
-        command: json(&step.command),
+        command: of_subject(json(&step.command), subject),
         compensation: step.compensation.as_ref().map(json),
     }
 }
@@ -340,11 +348,16 @@ fn wanted(
     };
     let mut wanted = Wanted::default();
     for step in reacted.steps.into_iter().filter(|step| waits_for_step(&step.step)) {
-        let command = serde_json::from_value(step.command).map_err(|error| Unfit {
-            code: "UNDECODABLE",
-            message: format!("the recorded command of step {} does not read: {error}", step.step),
-        })?;
-        wanted.rows.push(row(step.step, Work::Send { command }, step.compensation.is_some(), None));
+        let work = if is_of_a_subject(&step.command) {
+            Work::SendRecorded
+        } else {
+            let command = serde_json::from_value(step.command).map_err(|error| Unfit {
+                code: "UNDECODABLE",
+                message: format!("the recorded command of step {} does not read: {error}", step.step),
+            })?;
+            Work::Send { command }
+        };
+        wanted.rows.push(row(step.step, work, step.compensation.is_some(), None));
     }
     for timer in reacted.timers.into_iter().filter(|timer| waits_for_timer(&timer.timer)) {
         let due = Some(timer.due);
@@ -362,6 +375,7 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::Unavailable(cause) => return Err(cause),
         AppendError::Overloaded => return Err(StoreError::Overloaded),
         AppendError::TenantUnknown => return Err(StoreError::TenantUnknown),
+        AppendError::SubjectErased => "SUBJECT_ERASED",
         // Dealt with before; a reaction that expects no version cannot meet it.
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
         AppendError::CommandIdReused => "COMMAND_ID_REUSED",

@@ -23,6 +23,8 @@ const HISTORY: usize = 100;
 pub(super) enum Work {
     /// Sends a command.
     Send { command: AnyCommand },
+    /// Sends the command that the reaction recorded: it holds personal data, which rows do not.
+    SendRecorded,
     /// Reacts to the trigger, which could not be done when it came.
     React,
     /// Records that a timer's time has come.

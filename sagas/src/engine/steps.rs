@@ -272,7 +272,7 @@ impl Steps {
                     // The reaction is the fact.
                     Work::React => None,
                     Work::Discard { dead_letter, .. } => Some(self.facts().discarded(row, *dead_letter)),
-                    Work::Send { .. } | Work::Undo { .. } | Work::Timer { .. } => {
+                    Work::Send { .. } | Work::SendRecorded | Work::Undo { .. } | Work::Timer { .. } => {
                         Some(self.facts().completed(row))
                     }
                 };

@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::{Command, Email, Name, Notes, Reason};
+use crate::engine::{Command, Email, Name, Notes, Reason, Sealed};
 
 /// Where a customer stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -41,6 +41,8 @@ crate::events! {
         "suspended.v1" => Suspended(CustomerSuspended),
         /// Business has ended for good.
         "closed.v1" => Closed(CustomerClosed),
+        /// Nothing is left of whom it was.
+        "erased.v1" => Erased(CustomerErased),
     }
 }
 
@@ -50,6 +52,14 @@ pub struct CustomerRegistered {
     /// The user who is this customer, where one is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user_id: Option<Uuid>,
+    /// Who they are. The subject is the user where one is, else the customer.
+    #[serde(flatten)]
+    pub details: Sealed<CustomerDetails>,
+}
+
+/// Who a customer is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CustomerDetails {
     /// What they are called.
     pub name: Name,
     /// Where to write to; not unique among customers.
@@ -66,6 +76,14 @@ pub struct CustomerRegistered {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct CustomerRenamed {
+    #[serde(flatten)]
+    pub details: Sealed<CustomerName>,
+}
+
+/// What a customer is called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct CustomerName {
     pub name: Name,
 }
 
@@ -84,6 +102,10 @@ pub struct CustomerClosed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
 }
+
+/// Nothing is left of whom it was: their key is destroyed. Business has ended with it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct CustomerErased {}
 
 /// Takes somebody on as a customer.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,6 +148,11 @@ pub struct CloseCustomer {
     pub reason: Option<Reason>,
 }
 
+/// Forgets who the customer was. Sent by the erasure of its subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EraseCustomer {}
+
 impl Command for RegisterCustomer {
     const NAME: &'static str = "RegisterCustomer";
 }
@@ -140,4 +167,8 @@ impl Command for SuspendCustomer {
 
 impl Command for CloseCustomer {
     const NAME: &'static str = "CloseCustomer";
+}
+
+impl Command for EraseCustomer {
+    const NAME: &'static str = "EraseCustomer";
 }

@@ -37,9 +37,15 @@ impl Role {
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
             Self::Member | Self::Integrator => &[],
-            Self::TenantAdmin => {
-                &["audit:read", "crm:read", "crm:write", "events:read", "users:read", "users:write"]
-            }
+            Self::TenantAdmin => &[
+                "audit:read",
+                "crm:read",
+                "crm:write",
+                "events:read",
+                "pii:read",
+                "users:read",
+                "users:write",
+            ],
             Self::Auditor => &["audit:read", "crm:read", "events:read", "users:read"],
             Self::PlatformAdmin => &["audit:read", "tenants:read", "tenants:write", "events:read"],
         }

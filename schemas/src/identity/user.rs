@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::role::Role;
-use crate::engine::{Command, Email, Name, Reason};
+use crate::engine::{Command, Email, Name, Reason, Sealed};
 
 /// Where a user stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
@@ -42,6 +42,8 @@ crate::events! {
         "name_changed.v1" => NameChanged(UserNameChanged),
         /// They may not sign in any more.
         "deactivated.v1" => Deactivated(UserDeactivated),
+        /// Nothing is left of whom it was.
+        "erased.v1" => Erased(UserErased),
     }
 }
 
@@ -49,9 +51,17 @@ crate::events! {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UserRegistered {
+    #[serde(flatten)]
+    pub details: Sealed<UserDetails>,
+    pub roles: Vec<Role>,
+}
+
+/// Who a user is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UserDetails {
     pub email: Email,
     pub name: Name,
-    pub roles: Vec<Role>,
 }
 
 /// The e-mail address proved to be theirs.
@@ -62,6 +72,14 @@ pub struct UserEmailConfirmed {}
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UserNameChanged {
+    #[serde(flatten)]
+    pub details: Sealed<UserName>,
+}
+
+/// What a user is called.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct UserName {
     pub name: Name,
 }
 
@@ -72,6 +90,10 @@ pub struct UserDeactivated {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
 }
+
+/// Nothing is left of whom it was: their key is destroyed. They may not sign in any more.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserErased {}
 
 /// Registers a user. The password travels beside the command, as a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -105,6 +127,11 @@ pub struct DeactivateUser {
     pub reason: Option<Reason>,
 }
 
+/// Forgets who the user was. Sent by the erasure of its subject.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EraseUser {}
+
 impl Command for RegisterUser {
     const NAME: &'static str = "RegisterUser";
 }
@@ -119,4 +146,8 @@ impl Command for ChangeUserName {
 
 impl Command for DeactivateUser {
     const NAME: &'static str = "DeactivateUser";
+}
+
+impl Command for EraseUser {
+    const NAME: &'static str = "EraseUser";
 }

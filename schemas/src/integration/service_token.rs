@@ -15,7 +15,7 @@ pub const APPEND: &str = "events:append:";
 /// The scope that registers event types of a category, without the category.
 pub const WRITE_TYPES: &str = "event_types:write:";
 /// Scopes that a service may hold besides those of its categories. Nothing here changes who may do what.
-const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write"];
+const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write", "pii:read"];
 
 /// Something that a service may do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -23,7 +23,7 @@ const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write"];
 pub struct ServiceScope(String);
 
 impl ServiceScope {
-    /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `events:append:<category>` or `event_types:write:<category>`.
+    /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `pii:read`, `events:append:<category>` or `event_types:write:<category>`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let category = [APPEND, WRITE_TYPES].iter().find_map(|prefix| text.strip_prefix(prefix));
         match category {

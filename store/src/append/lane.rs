@@ -262,10 +262,13 @@ impl Lane {
         let claimed = append.claim.is_some_and(|claim| {
             self.flights.iter().any(|flight| flight.claims.contains(&(pending.tenant, claim.command_id)))
         });
+        let is_under_way = |key: ReservationKey| {
+            self.flights.iter().any(|flight| flight.reserved.contains(&(pending.tenant, key)))
+        };
         claimed
+            || append.frees.iter().any(|held| is_under_way((held.kind, held.digest)))
             || append.reservations.iter().chain(&append.releases).any(|wanted| {
-                let key = (wanted.kind, self.digest(pending.tenant, wanted.kind, &wanted.value));
-                self.flights.iter().any(|flight| flight.reserved.contains(&(pending.tenant, key)))
+                is_under_way((wanted.kind, self.digest(pending.tenant, wanted.kind, &wanted.value)))
             })
     }
 

@@ -104,7 +104,12 @@ pub(super) fn plan(
         keys
     };
     let reservations: Vec<_> = batch.iter().map(|p| keys(p, &p.append.reservations)).collect();
-    let mut releases: Vec<_> = batch.iter().map(|p| keys(p, &p.append.releases)).collect();
+    let released = |pending: &Pending| {
+        let mut released = keys(pending, &pending.append.releases);
+        released.extend(pending.append.frees.iter().map(|held| (held.kind, held.digest)));
+        released
+    };
+    let mut releases: Vec<_> = batch.iter().map(released).collect();
     // Taken and given back in one append: taken is what remains.
     for (releases, reservations) in releases.iter_mut().zip(&reservations) {
         releases.retain(|key| !reservations.contains(key));

@@ -35,6 +35,7 @@ impl Orders {
             port: self.port,
             database: self.database.clone(),
             runtime_password: self.password.clone(),
+            keyring: None,
             key: store::DeploymentKey::from_hex(&self.key).expect("a key"),
             append_lanes: self.lanes,
             pool_size: 2,

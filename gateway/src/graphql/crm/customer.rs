@@ -41,9 +41,9 @@ pub struct Customer {
     id: ID,
     /// The user who is this customer, where one is.
     user_id: Option<ID>,
-    /// What they are called.
+    /// What they are called; empty where they were erased.
     name: String,
-    /// Where to write to.
+    /// Where to write to; empty where they were erased.
     email: String,
     /// The company they stand for.
     company: Option<String>,
@@ -51,6 +51,8 @@ pub struct Customer {
     notes: Option<String>,
     /// Where they stand.
     status: CustomerStatus,
+    /// Whether who they are was erased.
+    erased: bool,
     /// Counts the customer's events, from 1.
     version: Int64,
     /// When they became a customer.
@@ -65,6 +67,7 @@ impl From<CustomerRow> for Customer {
             id: row.id.into(),
             user_id: row.user_id.map(Into::into),
             name: row.name,
+            erased: row.email.is_empty(),
             email: row.email,
             company: row.company,
             notes: row.notes,

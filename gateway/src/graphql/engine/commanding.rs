@@ -203,6 +203,7 @@ fn refusal<R: Rejection>(error: ExecuteError<R>, version_expected: bool) -> Resu
         ExecuteError::NotFound => Ok(not_found()),
         ExecuteError::TooLarge { .. } => Ok(UserError::new("TOO_LARGE", message, None)),
         ExecuteError::Invalid(_) => Ok(UserError::new("INVALID", message, None)),
+        ExecuteError::SubjectErased => Ok(UserError::new("SUBJECT_ERASED", message, None)),
         ExecuteError::Forbidden => Err(not_allowed()),
         // Without an expected version this is a contended aggregate, which only time helps.
         error @ (ExecuteError::Unavailable(_)

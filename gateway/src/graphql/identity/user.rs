@@ -40,14 +40,16 @@ pub enum UserStatus {
 pub struct User {
     /// Their id.
     id: ID,
-    /// Their e-mail address, unique in the tenant.
+    /// Their e-mail address, unique in the tenant; empty where they were erased.
     email: String,
-    /// What they are called.
+    /// What they are called; empty where they were erased.
     name: String,
     /// What they may do: `member`, `tenant_admin`, `platform_admin`.
     roles: Vec<String>,
     /// Where they stand.
     status: UserStatus,
+    /// Whether who they are was erased.
+    erased: bool,
     /// Counts the user's events, from 1.
     version: Int64,
     /// When they registered.
@@ -95,6 +97,7 @@ impl From<UserRow> for User {
     fn from(row: UserRow) -> Self {
         Self {
             id: row.id.into(),
+            erased: row.email.is_empty(),
             email: row.email,
             name: row.name,
             roles: row.roles.iter().map(ToString::to_string).collect(),
@@ -108,7 +111,7 @@ impl From<UserRow> for User {
 
 impl From<User> for Me {
     fn from(user: User) -> Self {
-        let User { id, email, name, roles, status, version, registered_at, updated_at } = user;
+        let User { id, email, name, roles, status, version, registered_at, updated_at, .. } = user;
         Self { id, email, name, roles, status, version, registered_at, updated_at }
     }
 }

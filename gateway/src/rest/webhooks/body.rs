@@ -17,6 +17,7 @@ pub(super) struct Changes {
     pub(super) types: Option<Vec<String>>,
     pub(super) description: Option<String>,
     pub(super) ordering: Option<Ordering>,
+    pub(super) personal_data: Option<bool>,
     pub(super) after: Option<u64>,
     pub(super) enabled: Option<bool>,
 }
@@ -62,7 +63,8 @@ impl Changes {
             Ordering::parse(text)
                 .ok_or_else(|| InvalidValue::new("ordering_invalid", "must be in_order or parallel"))
         });
-        Self { types, description, ordering, ..Self::default() }
+        let personal_data = body.boolean("personal_data");
+        Self { types, description, ordering, personal_data, ..Self::default() }
     }
 }
 
@@ -79,6 +81,7 @@ pub(super) fn shown(webhook: &Webhook) -> Value {
         "types": webhook.types,
         "description": webhook.description,
         "ordering": webhook.ordering.as_str(),
+        "personal_data": webhook.personal_data,
         "status": if webhook.disabled.is_some() { "disabled" } else { "active" },
         "disabled_reason": webhook.disabled.as_ref().map(|why| &why.reason),
         "disabled_at": time(webhook.disabled.as_ref().map(|why| why.at)),

@@ -1,0 +1,4 @@
+//! Privacy: the rules of subjects, and the use case that forgets one in a stream.
+
+pub mod erasure;
+pub mod subject;

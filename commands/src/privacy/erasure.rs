@@ -1,0 +1,81 @@
+//! The use cases of an erasure: who is meant, and how one of the subject's streams forgets them.
+
+use bytes::Bytes;
+use schemas::crm::customer::EraseCustomer;
+use schemas::engine::{StreamName, TenantId, ids};
+use schemas::identity::user::EraseUser;
+use store::{Secret, StoreError};
+use uuid::Uuid;
+
+use crate::engine::context::{CommandContext, Extras};
+use crate::engine::executor::Executor;
+use crate::engine::outcome::{ExecuteError, Executed};
+use crate::engine::rules::{Rejection, Rules};
+use crate::identity::user::{EMAIL, PASSWORD};
+use crate::{Customer, User};
+
+/// The subject of a user's personal data: itself. `None` where there is no such user.
+pub async fn subject_of_user(
+    executor: &Executor,
+    tenant: TenantId,
+    user: Uuid,
+) -> Result<Option<Uuid>, StoreError> {
+    Ok(executor.load::<User>(tenant, user).await?.map(|_| user))
+}
+
+/// The subject of a customer's personal data: the user who the customer is, else the customer. `None` where there is no
+/// such customer.
+pub async fn subject_of_customer(
+    executor: &Executor,
+    tenant: TenantId,
+    customer: Uuid,
+) -> Result<Option<Uuid>, StoreError> {
+    let loaded = executor.load::<Customer>(tenant, customer).await?;
+    Ok(loaded.map(|(loaded, _)| loaded.user_id.unwrap_or(customer)))
+}
+
+/// Makes the aggregate of a stream forget its subject, with what it holds beside the log (reservations, secrets). Returns the
+/// position behind which that is so, or `None` where the stream's aggregate has nothing to forget: sealed parts of its
+/// events are all that it has. A repeat under the same context changes nothing.
+pub async fn forget(
+    executor: &Executor,
+    context: &CommandContext,
+    stream: &StreamName,
+) -> Result<Option<u64>, StoreError> {
+    let Some(id) = stream.uuid() else { return Ok(None) };
+    // Each stream's own, so that a repeat is recognised.
+    let command_id = context.command_id.map(|command_id| ids::derived_id(command_id, stream.as_str()));
+    let context = CommandContext { command_id, ..context.clone() };
+    match stream.category() {
+        User::CATEGORY => {
+            let tenant = executor.store().tenant(context.tenant);
+            let extras = Extras {
+                // Overwritten, for secrets are never deleted; nothing matches an empty hash.
+                secrets: vec![Secret { kind: PASSWORD, value: Bytes::new() }],
+                frees: tenant.held(stream, EMAIL).await?,
+                ..Extras::default()
+            };
+            settled(executor.execute::<User>(&context, id, EraseUser {}, extras).await)
+        }
+        Customer::CATEGORY => {
+            settled(executor.execute::<Customer>(&context, id, EraseCustomer {}, Extras::default()).await)
+        }
+        _ => Ok(None),
+    }
+}
+
+fn settled<A: Rules>(
+    executed: Result<Executed<A>, ExecuteError<A::Error>>,
+) -> Result<Option<u64>, StoreError> {
+    match executed {
+        Ok(executed) => Ok(Some(executed.position)),
+        // The stream was noted for an append that never came.
+        Err(ExecuteError::NotFound) => Ok(None),
+        Err(ExecuteError::Rejected(rejection)) => {
+            Err(StoreError::Corrupt(format!("a stream does not forget its subject: {}", rejection.code())))
+        }
+        Err(ExecuteError::Unavailable(error)) => Err(error),
+        Err(ExecuteError::TenantUnknown) => Err(StoreError::TenantUnknown),
+        Err(error) => Err(StoreError::Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,126 @@
+//! The rules of a subject whose erasure was asked for.
+
+use cqrs_es::Aggregate;
+use cqrs_es::event_sink::EventSink;
+use schemas::privacy::subject::{
+    ErasureStatus, RecordErasure, RequestErasure, SubjectErased, SubjectErasureRequested, SubjectEvent,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::engine::rules::{self, Rejection, Rules};
+
+crate::commands! {
+    /// What can be asked about a subject.
+    pub enum SubjectCommand {
+        creates Request(RequestErasure);
+        changes Record(RecordErasure);
+    }
+}
+
+/// Why a subject command was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubjectRejection {
+    /// Nobody asked for the erasure.
+    #[error("the erasure was not asked for")]
+    NotRequested,
+}
+
+impl Rejection for SubjectRejection {
+    fn code(&self) -> &'static str {
+        match self {
+            Self::NotRequested => "ERASURE_NOT_REQUESTED",
+        }
+    }
+}
+
+/// A subject as its events have made it.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Subject {
+    /// False before the first event.
+    pub requested: bool,
+    /// Where its erasure stands.
+    pub status: ErasureStatus,
+}
+
+impl Rules for Subject {
+    fn decide(&self, command: SubjectCommand) -> Result<Vec<SubjectEvent>, SubjectRejection> {
+        match (self.requested, self.status, command) {
+            (false, _, SubjectCommand::Request(RequestErasure { reason })) => {
+                Ok(vec![SubjectEvent::ErasureRequested(SubjectErasureRequested { reason })])
+            }
+            (true, _, SubjectCommand::Request(_))
+            | (true, ErasureStatus::Erased, SubjectCommand::Record(_)) => Ok(Vec::new()),
+            (false, _, SubjectCommand::Record(_)) => Err(SubjectRejection::NotRequested),
+            (true, ErasureStatus::Requested, SubjectCommand::Record(done)) => {
+                let RecordErasure { key, streams, scrubbed_to } = done;
+                Ok(vec![SubjectEvent::Erased(SubjectErased { key, streams, scrubbed_to })])
+            }
+        }
+    }
+
+    fn exists(&self) -> bool {
+        self.requested
+    }
+}
+
+impl Aggregate for Subject {
+    const TYPE: &'static str = Self::CATEGORY;
+    type Command = SubjectCommand;
+    type Event = SubjectEvent;
+    type Error = SubjectRejection;
+    type Services = ();
+
+    async fn handle(
+        &mut self,
+        command: SubjectCommand,
+        _services: &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), SubjectRejection> {
+        rules::handle(self, command, sink).await
+    }
+
+    fn apply(&mut self, event: SubjectEvent) {
+        match event {
+            SubjectEvent::ErasureRequested(_) => self.requested = true,
+            SubjectEvent::Erased(_) => self.status = ErasureStatus::Erased,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cqrs_es::test::{AggregateTestExecutor, TestFramework};
+
+    use super::*;
+
+    fn requested() -> SubjectEvent {
+        SubjectEvent::ErasureRequested(SubjectErasureRequested { reason: None })
+    }
+
+    fn record() -> SubjectCommand {
+        RecordErasure { key: None, streams: Vec::new(), scrubbed_to: 7 }.into()
+    }
+
+    fn erased() -> SubjectEvent {
+        SubjectEvent::Erased(SubjectErased { key: None, streams: Vec::new(), scrubbed_to: 7 })
+    }
+
+    fn given(events: Vec<SubjectEvent>) -> AggregateTestExecutor<Subject> {
+        TestFramework::with(()).given(events)
+    }
+
+    #[test]
+    fn an_erasure_is_asked_for_once() {
+        let request = SubjectCommand::from(RequestErasure { reason: None });
+        given(vec![]).when(request.clone()).then_expect_events(vec![requested()]);
+        given(vec![requested()]).when(request.clone()).then_expect_events(vec![]);
+        given(vec![requested(), erased()]).when(request).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn it_is_recorded_once_and_only_where_it_was_asked_for() {
+        given(vec![]).when(record()).then_expect_error(SubjectRejection::NotRequested);
+        given(vec![requested()]).when(record()).then_expect_events(vec![erased()]);
+        given(vec![requested(), erased()]).when(record()).then_expect_events(vec![]);
+    }
+}

@@ -1,0 +1,102 @@
+//! `/v1/erasures`: the erasure of a person, asked for by tenant administrators.
+
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use commands::privacy::erasure;
+use commands::{Extras, Rules, Subject};
+use futures::{TryStreamExt, pin_mut};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{InvalidValue, Reason, StreamName};
+use schemas::identity::role::Role;
+use schemas::privacy::subject::{RequestErasure, SubjectEvent};
+use serde_json::{Value, json};
+use store::TenantStore;
+use uuid::Uuid;
+
+use crate::auth::Principal;
+use crate::edge::{Body, Code, FieldError, IdempotencyKey, Problem, RequestContext};
+use crate::gateway::Gateway;
+
+/// `POST /v1/erasures` `{user_id | customer_id, reason?}`: the erasure goes on by itself; where it stands is asked for by its
+/// subject. Asking again changes nothing.
+pub async fn request(
+    State(gateway): State<Gateway>,
+    request: RequestContext,
+    principal: Principal,
+    key: IdempotencyKey,
+    Body(mut body): Body,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    administrator(&principal)?;
+    let id = |text: &str| {
+        Uuid::parse_str(text).map_err(|_| InvalidValue::new("id_invalid", "must be a UUID".to_owned()))
+    };
+    let user = body.optional("user_id", id);
+    let customer = body.optional("customer_id", id);
+    let reason = body.optional("reason", Reason::parse);
+    let (user, customer, reason) = body.finish(|| Some((user, customer, reason)))?;
+    let tenant = principal.record.id;
+    let subject = match (user, customer) {
+        (Some(user), None) => erasure::subject_of_user(&gateway.executor, tenant, user).await?,
+        (None, Some(customer)) => erasure::subject_of_customer(&gateway.executor, tenant, customer).await?,
+        _ => {
+            let problem = InvalidValue::new("one_of", "name either a user or a customer".to_owned());
+            return Err(Problem::invalid(vec![FieldError::new("user_id", problem)]));
+        }
+    };
+    let subject = subject.ok_or(Problem::new(Code::NotFound))?;
+    let context = principal.command_context(&request, key.0);
+    let command = RequestErasure { reason };
+    let executed = gateway.executor.execute::<Subject>(&context, subject, command, Extras::default()).await?;
+    let mut erasure = standing(&principal.store, subject).await?.ok_or(Problem::new(Code::NotFound))?;
+    erasure["consistency_token"] = executed.consistency_token.into();
+    Ok((StatusCode::ACCEPTED, Json(erasure)))
+}
+
+/// `GET /v1/erasures/{subject}`: where it stands. When it is done, `position` is that of the event whose proof is the
+/// certificate.
+pub async fn show(principal: Principal, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
+    administrator(&principal)?;
+    let subject: Uuid = subject.parse().map_err(|_| Problem::new(Code::NotFound))?;
+    standing(&principal.store, subject).await?.map(Json).ok_or(Problem::new(Code::NotFound))
+}
+
+/// The subject's own stream is short, so it is read.
+async fn standing(store: &TenantStore, subject: Uuid) -> Result<Option<Value>, Problem> {
+    let stream = StreamName::new(Subject::CATEGORY, subject);
+    let events = store.read_stream(&stream, 1);
+    pin_mut!(events);
+    let mut standing = None;
+    while let Some(event) = events.try_next().await? {
+        match event.decode::<SubjectEvent>().map_err(Problem::internal)? {
+            Some(SubjectEvent::ErasureRequested(requested)) => {
+                standing = Some(json!({
+                    "subject": subject,
+                    "status": "requested",
+                    "reason": requested.reason,
+                    "requested_at": timestamp(event.recorded_at),
+                }));
+            }
+            Some(SubjectEvent::Erased(erased)) => {
+                let Some(standing) = standing.as_mut() else { continue };
+                standing["status"] = "erased".into();
+                standing["erased_at"] = timestamp(event.recorded_at).into();
+                standing["log_id"] = json!(event.log_id);
+                standing["position"] = event.position.into();
+                standing["key"] = json!(erased.key);
+                standing["streams"] = json!(erased.streams);
+                standing["certificate"] = format!("/v1/audit/proofs/{}", event.position).into();
+            }
+            None => {}
+        }
+    }
+    Ok(standing)
+}
+
+fn administrator(principal: &Principal) -> Result<(), Problem> {
+    if principal.claims.roles.contains(&Role::TenantAdmin) {
+        Ok(())
+    } else {
+        Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
+    }
+}

@@ -1,0 +1,109 @@
+//! Walks through payloads: finds what is to be sealed or opened and puts the other form in its place.
+
+use base64::prelude::{BASE64_STANDARD, Engine as _};
+use schemas::engine::sealed::{ERASED, OPEN, SEALED, SealedSegment};
+use serde_json::{Map, Value, json};
+use uuid::Uuid;
+
+use crate::crypto::{self, DataKey, segment_data};
+
+const ALGORITHM: &str = "A256GCM";
+const NONCE: usize = 12;
+
+/// Whether a payload may hold the member: JSON escapes quotes inside of texts, so this finds every member of that name,
+/// and little else.
+pub(crate) fn mentions(payload: &[u8], member: &str) -> bool {
+    let quoted = format!("\"{member}\"");
+    payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+}
+
+/// Calls `replace` for each object that has the member, with the member's value, innermost last; what it returns takes the
+/// member's place. `None` leaves it.
+pub(crate) fn replace(
+    payload: &mut Value,
+    member: &str,
+    change: &mut impl FnMut(&Value) -> Option<(&'static str, Value)>,
+) {
+    match payload {
+        Value::Array(items) => items.iter_mut().for_each(|item| replace(item, member, change)),
+        Value::Object(fields) => {
+            if let Some((name, value)) = fields.get(member).and_then(&mut *change) {
+                fields.remove(member);
+                fields.insert(name.to_owned(), value);
+            }
+            let rest = fields.iter_mut().filter(|(name, _)| ![SEALED, OPEN, ERASED].contains(&name.as_str()));
+            rest.for_each(|(_, value)| replace(value, member, change));
+        }
+        _ => {}
+    }
+}
+
+/// The subjects of what is to be sealed. `None` stands for whoever has the id of the stream.
+pub(crate) fn subjects(payload: &mut Value) -> Vec<Option<Uuid>> {
+    let mut found = Vec::new();
+    replace(payload, OPEN, &mut |open| {
+        found.push(subject_of(open));
+        None
+    });
+    found.sort_unstable();
+    found.dedup();
+    found
+}
+
+pub(crate) fn subject_of(open: &Value) -> Option<Uuid> {
+    open.get("subject").and_then(Value::as_str).and_then(|text| text.parse().ok())
+}
+
+/// The sealed segments that a payload holds.
+pub(crate) fn segments(payload: &mut Value) -> Vec<SealedSegment> {
+    let mut found = Vec::new();
+    replace(payload, SEALED, &mut |sealed| {
+        found.extend(segment_of(sealed));
+        None
+    });
+    found
+}
+
+pub(crate) fn segment_of(sealed: &Value) -> Option<SealedSegment> {
+    serde_json::from_value(sealed.clone()).ok()
+}
+
+/// Seals the value under the key, for an event.
+pub(crate) fn seal(value: &Value, event: Uuid, subject: Uuid, key: Uuid, data_key: &DataKey) -> Value {
+    let plain = serde_json::to_vec(value).expect("JSON serialises");
+    let sealed = crypto::seal(&crypto::cipher(data_key), &segment_data(event, subject, key), &plain);
+    let (nonce, ct) = sealed.split_at(NONCE);
+    let segment = SealedSegment {
+        alg: ALGORITHM.to_owned(),
+        subject,
+        key,
+        nonce: BASE64_STANDARD.encode(nonce),
+        ct: BASE64_STANDARD.encode(ct),
+    };
+    serde_json::to_value(segment).expect("a segment serialises")
+}
+
+/// What a segment holds, or `None` where it was not sealed like that.
+pub(crate) fn open(segment: &SealedSegment, event: Uuid, data_key: &DataKey) -> Option<Value> {
+    if segment.alg != ALGORITHM {
+        return None;
+    }
+    let nonce = BASE64_STANDARD.decode(&segment.nonce).ok().filter(|nonce| nonce.len() == NONCE)?;
+    let ct = BASE64_STANDARD.decode(&segment.ct).ok()?;
+    let associated = segment_data(event, segment.subject, segment.key);
+    let plain = crypto::open(&crypto::cipher(data_key), &associated, &[nonce, ct].concat())?;
+    serde_json::from_slice(&plain).ok()
+}
+
+/// An opened segment as payloads hold it.
+pub(crate) fn opened(subject: Uuid, value: Value) -> (&'static str, Value) {
+    let mut open = Map::new();
+    open.insert("subject".to_owned(), json!(subject));
+    open.insert("value".to_owned(), value);
+    (OPEN, Value::Object(open))
+}
+
+/// What stands in for a segment whose key was destroyed.
+pub(crate) fn erased(subject: Uuid) -> (&'static str, Value) {
+    (ERASED, json!({ "subject": subject }))
+}

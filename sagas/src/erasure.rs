@@ -1,0 +1,264 @@
+//! The erasure of a subject: fence, wait until no process holds its key, destroy the key, forget what stands beside the log,
+//! record it. Each step may be repeated, so a crash anywhere costs time alone (`docs/personal-data.md`).
+
+use std::time::Duration;
+
+use commands::{Caller, CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
+use futures::Stream;
+use futures::future::try_join_all;
+use keyring::Keyring;
+use schemas::engine::{Event, RecordedEvent, StreamName, TenantId, ids};
+use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
+use store::feed::{Batch, Consumer, FeedSettings, Handled};
+use store::{SharedWork, StoreError, TenantStore};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+/// The name of the erasure's checkpoint.
+const CONSUMER: &str = "erasure";
+/// How long read models are waited for, until the erasure is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How often they are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// Added to the lease, for a load that began just before the fence was on disk.
+const MARGIN: Duration = Duration::from_millis(200);
+/// How often what was erased is compared with what the logs say: a database may have gone back to an earlier state.
+const COMPARED_EVERY: Duration = Duration::from_secs(20);
+/// How long a process waits before it serves, for erasures that a restored database knows nothing of.
+const REAPPLIED_WITHIN: Duration = Duration::from_mins(2);
+/// Streams of one look.
+const PAGE: u32 = 500;
+
+/// Carries out erasures.
+#[derive(Clone)]
+struct Eraser {
+    executor: Executor,
+    keyring: Keyring,
+    /// Checkpoints of the read models, which must have come past what was forgotten.
+    read_models: Vec<String>,
+}
+
+/// An erasure that was asked for.
+struct Request {
+    subject: Uuid,
+    event: Uuid,
+    correlation_id: Uuid,
+}
+
+/// Carries out erasures as they are asked for, until cancelled. `read_models` names the checkpoints of all read models that
+/// show personal data.
+pub async fn run(
+    executor: Executor,
+    keyring: Keyring,
+    read_models: Vec<String>,
+    followed: impl Stream<Item = Batch> + Send,
+    cancel: CancellationToken,
+) {
+    let store = executor.store().clone();
+    let feed = FeedSettings { work: Some(SharedWork::Sagas), ..FeedSettings::default() };
+    let compare = compare(executor.clone(), keyring.clone(), cancel.clone());
+    let eraser = std::sync::Arc::new(Eraser { executor, keyring, read_models });
+    tokio::join!(store::feed::run(store, eraser, followed, feed, cancel), compare);
+}
+
+async fn compare(executor: Executor, keyring: Keyring, cancel: CancellationToken) {
+    if let Err(error) = destroy_again(&executor, &keyring).await {
+        tracing::warn!(%error, "keys cannot be compared with the logs");
+    }
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = sleep(COMPARED_EVERY) => {}
+        }
+        if let Err(error) = ask_again(&executor, &keyring).await {
+            tracing::warn!(%error, "erasures cannot be compared with the logs");
+        }
+    }
+}
+
+/// Makes what was erased stay so when the database, or the file of keys, comes from a backup: keys of subjects that the logs
+/// call erased are destroyed again, and erasures that a log does not know of any more are asked for again. Returns when
+/// these are done, so that nobody is served before.
+pub async fn reapply(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
+    destroy_again(executor, keyring).await?;
+    let again = ask_again(executor, keyring).await?;
+    if again.is_empty() {
+        return Ok(());
+    }
+    tracing::warn!(
+        subjects = again.len(),
+        "the database knows nothing of some erasures: they are done again"
+    );
+    let begun = Instant::now();
+    for (tenant, subject) in again {
+        while !is_erased(executor, tenant, subject).await? {
+            if begun.elapsed() > REAPPLIED_WITHIN {
+                return Err(StoreError::Unavailable(
+                    "erasures that the database knows nothing of are not done again yet".to_owned(),
+                ));
+            }
+            sleep(LOOK).await;
+        }
+    }
+    Ok(())
+}
+
+async fn is_erased(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
+    let loaded = executor.load::<Subject>(tenant, subject).await?;
+    Ok(loaded.is_some_and(|(loaded, _)| loaded.status == ErasureStatus::Erased))
+}
+
+async fn ask_again(executor: &Executor, keyring: &Keyring) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
+    let mut again = Vec::new();
+    for erasure in keyring.erasures().await? {
+        let (tenant, subject) = (erasure.tenant, erasure.subject);
+        let known = match executor.load::<Subject>(tenant, subject).await {
+            Ok(known) => known.is_some(),
+            // The tenant itself is of a time that is no more.
+            Err(StoreError::TenantUnknown) => continue,
+            Err(error) => return Err(error),
+        };
+        if known {
+            continue;
+        }
+        let context = CommandContext::new(tenant, Caller::system(CONSUMER));
+        let command = RequestErasure { reason: None };
+        match executor.execute::<Subject>(&context, subject, command, Extras::default()).await {
+            Ok(_) => again.push((tenant, subject)),
+            Err(error) => return Err(unavailable(error)),
+        }
+    }
+    Ok(again)
+}
+
+async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
+    let known: std::collections::HashSet<(TenantId, Uuid)> = keyring
+        .erasures()
+        .await?
+        .into_iter()
+        .filter(|erasure| erasure.is_destroyed)
+        .map(|erasure| (erasure.tenant, erasure.subject))
+        .collect();
+    let beginning = format!("{}/", Subject::CATEGORY);
+    for head in executor.store().heads().await? {
+        let handle = executor.store().tenant(head.tenant);
+        let mut after: Option<StreamName> = None;
+        loop {
+            let streams = handle.streams(&beginning, after.as_ref(), PAGE).await?;
+            for subject in streams.iter().filter_map(StreamName::uuid) {
+                if !known.contains(&(head.tenant, subject))
+                    && is_erased(executor, head.tenant, subject).await?
+                {
+                    tracing::warn!(tenant = %head.tenant, %subject, "the key of an erased subject was back");
+                    keyring.destroy(head.tenant, subject).await?;
+                }
+            }
+            if streams.len() < PAGE as usize {
+                break;
+            }
+            after = streams.last().cloned();
+        }
+    }
+    Ok(())
+}
+
+impl Consumer for Eraser {
+    fn name(&self) -> &str {
+        CONSUMER
+    }
+
+    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+        let Some(to) = batch.events.last().map(|event| event.position) else {
+            return Ok(Handled::Moved(from));
+        };
+        let requests: Vec<Request> = batch.events.iter().filter_map(request_of).collect();
+        let tenant = self.executor.store().tenant(batch.tenant);
+        if !requests.is_empty() {
+            self.erase(&tenant, &requests).await?;
+        }
+        let transaction = tenant.begin_projection().await?;
+        if !transaction.move_checkpoint(CONSUMER, batch.log_id, from, to).await? {
+            return Ok(Handled::Lost);
+        }
+        transaction.commit().await?;
+        Ok(Handled::Moved(to))
+    }
+}
+
+fn request_of(event: &RecordedEvent) -> Option<Request> {
+    if event.stream.category() != SubjectEvent::CATEGORY {
+        return None;
+    }
+    let Ok(Some(SubjectEvent::ErasureRequested(_))) = event.decode::<SubjectEvent>() else { return None };
+    let correlation_id = event.metadata.correlation_id;
+    Some(Request { subject: event.stream.uuid()?, event: event.event_id, correlation_id })
+}
+
+impl Eraser {
+    async fn erase(&self, tenant: &TenantStore, requests: &[Request]) -> Result<(), StoreError> {
+        let id = tenant.id();
+        try_join_all(requests.iter().map(|request| self.keyring.fence(id, request.subject))).await?;
+        // Whoever loaded a key before the fence has none after this.
+        sleep(self.keyring.lease() + MARGIN).await;
+        for request in requests {
+            if is_erased(&self.executor, id, request.subject).await? {
+                continue;
+            }
+            let key = self.keyring.destroy(id, request.subject).await?;
+            let streams = self.keyring.streams(id, request.subject).await?;
+            let context = CommandContext {
+                command_id: Some(ids::derived_id(request.event, "forget")),
+                correlation_id: Some(request.correlation_id),
+                causation_id: Some(request.event),
+                ..CommandContext::new(id, Caller::system(CONSUMER))
+            };
+            let mut forgotten = 0;
+            for stream in &streams {
+                let position = commands::privacy::erasure::forget(&self.executor, &context, stream).await?;
+                forgotten = forgotten.max(position.unwrap_or(0));
+            }
+            self.read_models_at(tenant, forgotten).await?;
+            let context =
+                CommandContext { command_id: Some(ids::derived_id(request.event, "erased")), ..context };
+            let command = RecordErasure { key, streams, scrubbed_to: forgotten };
+            let recorded =
+                self.executor.execute::<Subject>(&context, request.subject, command, Extras::default());
+            recorded.await.map_err(unavailable)?;
+            metrics::counter!("subjects_erased_total").increment(1);
+            tracing::info!(tenant = %id, subject = %request.subject, "a subject was erased");
+        }
+        Ok(())
+    }
+
+    /// Waits until every read model has come to a position.
+    async fn read_models_at(&self, tenant: &TenantStore, position: u64) -> Result<(), StoreError> {
+        let begun = Instant::now();
+        loop {
+            let mut behind = None;
+            let transaction = tenant.begin_projection().await?;
+            for name in &self.read_models {
+                let at = transaction.checkpoint(name).await?.map_or(0, |at| at.position);
+                if at < position {
+                    behind = Some(name);
+                }
+            }
+            transaction.commit().await?;
+            let Some(name) = behind else { return Ok(()) };
+            if begun.elapsed() > PATIENCE {
+                return Err(StoreError::Unavailable(format!(
+                    "the read model {name} has not come to position {position} yet"
+                )));
+            }
+            sleep(LOOK).await;
+        }
+    }
+}
+
+fn unavailable(error: ExecuteError<SubjectRejection>) -> StoreError {
+    match error {
+        ExecuteError::Unavailable(error) => error,
+        ExecuteError::TenantUnknown => StoreError::TenantUnknown,
+        error => StoreError::Unavailable(error.to_string()),
+    }
+}

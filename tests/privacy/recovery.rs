@@ -1,0 +1,84 @@
+//! Erasures and backups: a database, or a file of keys, that comes back from before an erasure brings nobody back.
+
+use reqwest::{Method, StatusCode};
+use serde_json::{Value, json};
+
+use crate::restore::{EVERYTHING, Site, events};
+use crate::support::deployment::Answer;
+use crate::support::eventually;
+
+async fn users(site: &Site) -> Vec<Value> {
+    let query = "{ users(first: 100) { nodes { id name erased } } }";
+    let request = site.gateway().request(Method::POST, "/graphql").bearer_auth(&site.busy.token);
+    let answer = Answer::of(request.json(&json!({ "query": query }))).await;
+    answer.body["data"]["users"]["nodes"].as_array().cloned().unwrap_or_default()
+}
+
+fn named<'a>(users: &'a [Value], name: &str) -> Option<&'a Value> {
+    users.iter().find(|user| user["name"] == name)
+}
+
+async fn erase(site: &Site, user: &Value) {
+    let request = site.gateway().request(Method::POST, "/v1/erasures").bearer_auth(&site.busy.token);
+    let asked = Answer::of(request.json(&json!({"user_id": user}))).await;
+    assert_eq!(asked.status, StatusCode::ACCEPTED, "{asked:?}");
+    eventually("the person is erased", || async {
+        let path = format!("/v1/erasures/{}", user.as_str().expect("an id"));
+        let shown =
+            Answer::of(site.gateway().request(Method::GET, &path).bearer_auth(&site.busy.token)).await;
+        (shown.body["status"] == "erased").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_restored_database_serves_nobody_who_was_erased_since() {
+    let mut site = Site::start(&[EVERYTHING]).await;
+    site.at_rest().await;
+    let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
+    site.stop_processes().await;
+    let (backup, keys) = (site.back_up().await, site.deployment.back_up_keys());
+    site.start_processes().await;
+    erase(&site, &ada).await;
+    assert!(named(&users(&site).await, "ada").is_none());
+    site.stop_processes().await;
+
+    // The database alone: it shows her in clear and knows nothing of the erasure.
+    site.restore(&backup).await;
+    site.start_processes().await;
+    let shown = users(&site).await;
+    assert!(named(&shown, "ada").is_none(), "from the first answer on: {shown:?}");
+    assert!(named(&shown, "bob").is_some());
+    let page = site.log(&site.busy).await;
+    assert!(!page.to_string().contains("\"ada\""));
+    let recorded = events(&page).iter().filter(|event| event["type"] == "privacy.subject.erased.v1");
+    assert_eq!(recorded.count(), 1, "it was done again, and recorded");
+    site.stop_processes().await;
+
+    // The keys alone: her key is back, and the log says that it must not be.
+    site.deployment.restore_keys(&keys);
+    site.start_processes().await;
+    assert!(!site.log(&site.busy).await.to_string().contains("\"ada\""));
+    let erasures = site.deployment.keyring().erasures().await.expect("answers");
+    assert!(erasures.iter().any(|erasure| erasure.is_destroyed
+        && Some(erasure.subject) == ada.as_str().and_then(|id| id.parse().ok())));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_process_goes_on_with_its_erasures() {
+    let mut site = Site::start(&[EVERYTHING]).await;
+    site.at_rest().await;
+    let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
+    let request = site.gateway().request(Method::POST, "/v1/erasures").bearer_auth(&site.busy.token);
+    assert_eq!(Answer::of(request.json(&json!({"user_id": ada}))).await.status, StatusCode::ACCEPTED);
+    site.processes[0].kill();
+    site.start_processes().await;
+    let path = format!("/v1/erasures/{}", ada.as_str().expect("an id"));
+    eventually("the person is erased", || async {
+        let shown =
+            Answer::of(site.gateway().request(Method::GET, &path).bearer_auth(&site.busy.token)).await;
+        (shown.body["status"] == "erased").then_some(())
+    })
+    .await;
+    assert!(named(&users(&site).await, "ada").is_none());
+}
