@@ -122,7 +122,7 @@ async fn events_arrive_signed_and_in_order_however_often_the_endpoint_fails() {
         tenant.register(&format!("{name}@example.com"), "A").await;
     }
     crate::stories::checker::check(&tenant).await;
-    let events = tenant.events().await;
+    let events = tenant.stored_events().await;
     receiver.has(events.len() as u64).await;
 
     let received = receiver.received();

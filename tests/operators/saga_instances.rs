@@ -85,9 +85,9 @@ async fn stopped(operated: &Operated, tenant: &crate::support::product::Tenant<'
     database
         .batch_execute(
             "update saga_steps set next_attempt_at = now(), attempts = 1000,
-                 command = jsonb_set(command::jsonb, '{work,send,command}',
-                     '{\"name\": \"RenameCustomer\", \"id\": \"00000000-0000-7000-8000-000000000001\",
-                       \"command\": {\"name\": \"Nobody\"}}')::text",
+                 command = jsonb_set(command::jsonb, '{work}',
+                     '{\"send\": {\"command\": {\"name\": \"RenameCustomer\",
+                       \"id\": \"00000000-0000-7000-8000-000000000001\", \"command\": {\"name\": \"Nobody\"}}}}')::text",
         )
         .await
         .expect("spoils");
