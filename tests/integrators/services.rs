@@ -142,6 +142,11 @@ async fn data_are_what_their_schema_says() {
         assert_eq!(problem["errors"][0]["field"], field, "{problem}");
         assert_eq!(problem["errors"][0]["code"], "schema_violated");
     }
+    for member in ["$open", "$sealed", "$erased"] {
+        let data = json!({"customer": "a", "nested": [{member: {"subject": ids::random_id(), "value": {}}}]});
+        let problem = refused(service.append(&stream, events(data)).await, 422, "invalid");
+        assert_eq!(problem["errors"][0]["code"], "reserved_member", "{problem}");
+    }
     let of_type = |event_type: &str| json!({"events": [{"type": event_type, "data": {}}]});
     for (event_type, code) in [
         ("ext.loyalty.account.closed.v1", "type_unregistered"),

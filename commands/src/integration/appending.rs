@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use schemas::engine::{LogId, StreamName, TenantId, ids};
+use schemas::engine::{LogId, StreamName, TenantId, ids, sealed};
 use schemas::integration::names::{ExternalCategory, ExternalType};
 use schemas::integration::service_token::APPEND;
 use serde_json::{Value, json};
@@ -198,6 +198,9 @@ impl ExternalEvents {
             if event.event_type.category() != request.category {
                 note("type", "type_of_other_category", format!("must start with {}.", request.category));
                 continue;
+            }
+            if let Some(member) = sealed::reserved(&event.value) {
+                note("data", "reserved_member", format!("must not have a member {member}"));
             }
             match self.schema(tenant, &event.event_type).await? {
                 None => note("type", "type_unregistered", "must be registered first".to_owned()),

@@ -128,6 +128,18 @@ impl<T: JsonSchema> JsonSchema for Sealed<T> {
     }
 }
 
+/// The first member in a document of a name that is kept for sealed parts.
+pub fn reserved(document: &Value) -> Option<&'static str> {
+    match document {
+        Value::Array(items) => items.iter().find_map(reserved),
+        Value::Object(fields) => {
+            let own = [SEALED, OPEN, ERASED].into_iter().find(|name| fields.contains_key(*name));
+            own.or_else(|| fields.values().find_map(reserved))
+        }
+        _ => None,
+    }
+}
+
 /// An opened payload as readers get it: the fields of each opened segment stand beside those of the object that it is
 /// part of.
 pub fn spread(payload: &mut Value) {
