@@ -45,11 +45,15 @@ use Role::{PlatformAdmin, TenantAdmin};
 /// The table.
 pub const PERMISSIONS: &[Permission] = &[
     row("RegisterTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
+    row("SuspendTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
+    row("ResumeTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
     // Who may register depends on the tenant and on the roles asked for: see `identity::registration`.
     row("RegisterUser", &[], &[], Anybody),
     row("ConfirmUserEmail", &[TenantAdmin], &["users:write"], Nobody),
     row("ChangeUserName", &[TenantAdmin], &["users:write"], TheUserItself),
+    // Who may take and give which roles depends on more: see `identity::administration`.
     row("DeactivateUser", &[TenantAdmin], &["users:write"], Nobody),
+    row("ChangeUserRoles", &[TenantAdmin, PlatformAdmin], &["users:write"], Nobody),
     row("RegisterCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("RenameCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("SuspendCustomer", &[TenantAdmin], &["crm:write"], Nobody),

@@ -32,7 +32,13 @@ pub async fn issue(
     let expires_days = body.whole_number("expires_days", true);
     let (name, scopes, expires_days) = body.finish(|| Some((name?, scopes?, expires_days?)))?;
     let expires_days = u32::try_from(expires_days).unwrap_or(u32::MAX);
-    let command = IssueServiceToken { name, scopes, expires_days, now: clock::now() };
+    let command = IssueServiceToken {
+        name,
+        scopes,
+        expires_days: Some(expires_days),
+        expires_at: None,
+        now: clock::now(),
+    };
     let context = principal.command_context(&request, key.0);
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
     let executed = gateway.executor.execute::<ServiceToken>(&context, id, command, Extras::default()).await;

@@ -79,6 +79,7 @@ impl Projection for Users {
             (Some(row), UserEvent::EmailConfirmed(_)) => UserRow { status: UserStatus::Active, ..row },
             (Some(row), UserEvent::NameChanged(changed)) => UserRow { name: changed.name.into(), ..row },
             (Some(row), UserEvent::Deactivated(_)) => UserRow { status: UserStatus::Deactivated, ..row },
+            (Some(row), UserEvent::RolesChanged(changed)) => UserRow { roles: changed.roles, ..row },
         };
         Ok(Some(UserRow { version: event.version, updated_at: event.recorded_at, ..row }))
     }
@@ -87,7 +88,9 @@ impl Projection for Users {
 #[cfg(test)]
 mod tests {
     use schemas::engine::{Email, Name};
-    use schemas::identity::user::{UserDeactivated, UserEmailConfirmed, UserNameChanged, UserRegistered};
+    use schemas::identity::user::{
+        UserDeactivated, UserEmailConfirmed, UserNameChanged, UserRegistered, UserRolesChanged,
+    };
 
     use super::*;
     use crate::engine::projection::fold;
@@ -125,6 +128,13 @@ mod tests {
         let row =
             given(&[registered(), confirmed, changed, deactivated]).expect("applies").expect("is there");
         assert_eq!((row.status, row.updated_at), (UserStatus::Deactivated, at(4)));
+    }
+
+    #[test]
+    fn changed_roles_are_all_the_roles_that_there_are() {
+        let changed = UserEvent::RolesChanged(UserRolesChanged { roles: vec![Role::Auditor] });
+        let row = given(&[registered(), changed]).expect("applies").expect("is there");
+        assert_eq!((row.roles, row.version), (vec![Role::Auditor], 2));
     }
 
     #[test]

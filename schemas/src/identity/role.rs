@@ -17,7 +17,7 @@ pub enum Role {
     Auditor,
     /// Runs the platform: creates tenants. Exists in the tenant `platform` only.
     PlatformAdmin,
-    /// A service in another process: what its token says and nothing else. No user has it.
+    /// A service in another process: what its token says. A user with this role follows the tenant's events.
     Integrator,
 }
 
@@ -36,7 +36,8 @@ impl Role {
     /// The scopes that a token of this role carries.
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
-            Self::Member | Self::Integrator => &[],
+            Self::Member => &[],
+            Self::Integrator => &["events:read"],
             Self::TenantAdmin => {
                 &["audit:read", "crm:read", "crm:write", "events:read", "users:read", "users:write"]
             }

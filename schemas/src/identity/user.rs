@@ -42,6 +42,8 @@ crate::events! {
         "name_changed.v1" => NameChanged(UserNameChanged),
         /// They may not sign in any more.
         "deactivated.v1" => Deactivated(UserDeactivated),
+        /// They may do other things than before.
+        "roles_changed.v1" => RolesChanged(UserRolesChanged),
     }
 }
 
@@ -71,6 +73,13 @@ pub struct UserNameChanged {
 pub struct UserDeactivated {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<Reason>,
+}
+
+/// They may do other things than before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserRolesChanged {
+    /// All their roles from here on, in order of rank.
+    pub roles: Vec<Role>,
 }
 
 /// Registers a user. The password travels beside the command, as a secret.
@@ -105,6 +114,14 @@ pub struct DeactivateUser {
     pub reason: Option<Reason>,
 }
 
+/// Gives the user these roles and no others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ChangeUserRoles {
+    pub roles: Vec<Role>,
+}
+
 impl Command for RegisterUser {
     const NAME: &'static str = "RegisterUser";
 }
@@ -119,4 +136,8 @@ impl Command for ChangeUserName {
 
 impl Command for DeactivateUser {
     const NAME: &'static str = "DeactivateUser";
+}
+
+impl Command for ChangeUserRoles {
+    const NAME: &'static str = "ChangeUserRoles";
 }
