@@ -11,7 +11,7 @@ use crate::engine::context::Caller;
 pub enum Others {
     /// Nobody.
     Nobody,
-    /// The user whom the command is about.
+    /// The user whom the command is about, unless it does nothing but audit.
     TheUserItself,
     /// Anybody, signed in or not: the use case checks further.
     Anybody,
@@ -76,7 +76,9 @@ pub fn permits(caller: &Caller, command: &str, target: Uuid) -> bool {
         || permission.scopes.iter().any(|scope| caller.scopes.iter().any(|has| has == scope))
         || match permission.others {
             Nobody => false,
-            TheUserItself => caller.user_id == Some(target),
+            TheUserItself => {
+                caller.user_id == Some(target) && caller.roles.iter().any(|role| *role != Role::Auditor)
+            }
             Anybody => true,
         }
 }
@@ -112,6 +114,16 @@ mod tests {
         for command in ["DeactivateUser", "ConfirmUserEmail", "RenameCustomer", "RegisterTenant"] {
             assert!(!permits(&member, command, me), "{command}");
         }
+    }
+
+    #[test]
+    fn an_auditor_may_send_no_command_at_all() {
+        let me = Uuid::from_u128(1);
+        let auditor = Caller::user(me, vec![Role::Auditor]);
+        for permission in PERMISSIONS.iter().filter(|permission| permission.others != Others::Anybody) {
+            assert!(!permits(&auditor, permission.command, me), "{}", permission.command);
+        }
+        assert!(permits(&Caller::user(me, vec![Role::Auditor, Role::Member]), "ChangeUserName", me));
     }
 
     #[test]

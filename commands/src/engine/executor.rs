@@ -308,6 +308,7 @@ impl<A: Rules> Request<'_, A> {
             releases: events.iter().flat_map(A::releases).collect(),
             secrets: self.extras.secrets.clone(),
             opens: self.extras.opens.clone(),
+            standing: self.extras.standing,
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };
         self.tenant.append(append).await.map_err(|error: AppendError| error.into())

@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::InvalidValue;
+
 /// What a user may do, as a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -22,6 +24,17 @@ pub enum Role {
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] =
+        [Self::Member, Self::TenantAdmin, Self::Auditor, Self::PlatformAdmin, Self::Integrator];
+
+    /// The role of this name.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
+            InvalidValue::new("role_invalid", "must be member, tenant_admin, auditor or integrator")
+        })
+    }
+
     /// The role's name in tokens and answers.
     pub fn as_str(self) -> &'static str {
         match self {
