@@ -6,10 +6,14 @@ use chrono::{SubsecRound, TimeDelta};
 use reqwest::{Method, StatusCode};
 use schemas::engine::clock;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::refused;
 use super::site::{Site, Socket, Sse, positions};
 use crate::support::product::{Tenant, send};
+
+/// Streams that never end go on for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn issued(tenant: &Tenant<'_>, end: (&str, Value)) -> (String, String) {
     let mut body = json!({"name": "Auditor", "scopes": ["audit:read", "events:read"]});
@@ -44,7 +48,7 @@ async fn an_auditors_streams_end_with_the_token() {
     let (token, _) = issued(&tenant, ("expires_at", json!(end.to_rfc3339()))).await;
     let opened = streams(site, &tenant, &token).await;
     let head = tenant.events().await.len() as u64;
-    ended(opened, "token_expired", head).await;
+    timeout(PATIENCE, ended(opened, "token_expired", head)).await.expect("the streams end");
     let late = clock::now() - end;
     assert!(late < TimeDelta::seconds(2), "{late}");
     let request = site.product.request(Method::GET, "/v1/events").bearer_auth(&token);
@@ -62,7 +66,7 @@ async fn an_auditors_streams_end_when_the_token_is_taken_back() {
     assert_eq!(send(tenant.admin(Method::DELETE, &path)).await.0, StatusCode::NO_CONTENT);
     // The fact itself is the last that they see.
     let head = tenant.events().await.len() as u64;
-    ended(opened, "token_revoked", head).await;
+    timeout(PATIENCE, ended(opened, "token_revoked", head)).await.expect("the streams end");
     assert!(revoked.elapsed() < Duration::from_secs(7), "{:?}", revoked.elapsed());
     let request = site.product.request(Method::GET, "/v1/events").bearer_auth(&token);
     refused(send(request).await, 401, "unauthenticated");

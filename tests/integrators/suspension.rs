@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use super::receiver::Receiver;
 use super::site::{Site, Socket, Sse};
@@ -15,6 +16,8 @@ use crate::support::product::{PASSWORD, Tenant, send};
 /// What the contract gives a suspension, and what a busy machine takes to notice.
 const IN_EFFECT: Duration = Duration::from_secs(5);
 const SLACK: Duration = Duration::from_secs(2);
+/// Streams that never end go on for ever.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn annals(site: &Site, arguments: &[&str]) -> String {
     output_of(&[&["--config", &site.product.annals.settings()], arguments].concat())
@@ -77,9 +80,9 @@ async fn a_suspended_tenant_finds_every_door_closed_until_it_is_resumed() {
         answers.iter().all(closed).then_some(())
     })
     .await;
-    let (_, last) = stream.until_closed().await;
+    let (_, last) = timeout(PATIENCE, stream.until_closed()).await.expect("the stream ends");
     assert!(last.last().expect("last words").starts_with(": closed tenant_unknown"), "{last:?}");
-    let (_, last, code) = socket.until_closed().await;
+    let (_, last, code) = timeout(PATIENCE, socket.until_closed()).await.expect("the socket ends");
     assert_eq!((&last["code"], code), (&json!("tenant_unknown"), 4404));
     eventually("the integrator is cut", || async {
         (client.connection_state() != async_nats::connection::State::Connected).then_some(())
