@@ -12,6 +12,7 @@ mod event;
 mod failure;
 mod log;
 mod migrate;
+mod operator;
 mod output;
 mod projection;
 mod remote;

@@ -270,6 +270,7 @@ impl Prepared {
         let mut running = Running {
             addresses: self.listeners.addresses()?,
             store: self.store.clone(),
+            gateway: self.gateway.clone(),
             stop_listeners: self.stop_listeners.clone(),
             stop_workers: CancellationToken::new(),
             listeners: JoinSet::new(),
@@ -392,6 +393,7 @@ impl Prepared {
 /// Roles that run. Every process has the operations listener, whatever its roles.
 pub struct Running {
     store: Store,
+    gateway: Gateway,
     addresses: Addresses,
     /// Listeners first, so that nothing new comes in while the rest finishes.
     stop_listeners: CancellationToken,
@@ -424,6 +426,8 @@ impl Running {
     pub async fn stop(&mut self) {
         self.stop_listeners.cancel();
         while self.listeners.join_next().await.is_some() {}
+        // Behind the last answer: what it came to is to be kept as well.
+        self.gateway.finish().await;
         self.stop_workers.cancel();
         while self.workers.join_next().await.is_some() {}
         self.store.shutdown().await;

@@ -3,8 +3,10 @@
 
 mod activity;
 mod auditor;
+mod operators;
 mod sealing;
 mod tampering;
+mod tokens;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The executor, the use cases of registration and the cqrs-es adapter, on a real PostgreSQL.
 
+mod administration;
 mod cqrs_framework;
 mod executor;
 mod idempotency;

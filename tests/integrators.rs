@@ -1,6 +1,7 @@
 //! What integrators build on: events and streams over the public API, live streams, webhooks, contracts, services in other
 //! languages.
 
+mod auditors;
 mod contracts;
 mod event_types;
 mod examples;
@@ -9,6 +10,7 @@ pub(crate) mod receiver;
 mod service_tokens;
 mod services;
 pub(crate) mod site;
+mod suspension;
 mod tickets;
 mod webhooks;
 mod webhooks_recover;

@@ -54,6 +54,15 @@ impl Operated {
         .await;
     }
 
+    /// What the activity log of a tenant tells of operators.
+    async fn told(&self, slug: &str) -> Vec<String> {
+        let database = self.database().await;
+        let statement = "select a.action from activities a join tenants t on t.tenant_id = a.tenant_id
+                         where t.slug = $1 and a.kind = 'operator_access'";
+        let rows = database.query(statement, &[&slug]).await.expect("reads");
+        rows.iter().map(|row| row.get(0)).collect()
+    }
+
     /// The database, as its owner.
     async fn database(&self) -> Client {
         let url = self.product.annals.text("database_url");

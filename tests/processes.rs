@@ -2,3 +2,4 @@
 
 mod serving;
 mod sharing;
+mod stopping;

@@ -10,3 +10,4 @@ mod readme;
 mod registrations;
 mod streams;
 mod typed_client;
+mod users;

@@ -1,5 +1,6 @@
-//! Identity: the rules of tenants and users, and the use cases of registration.
+//! Identity: the rules of tenants and users, and the use cases of registration and administration.
 
+pub mod administration;
 pub mod registration;
 pub mod tenant;
 pub mod user;

@@ -19,6 +19,7 @@ pub use engine::cqrs_store::TenantEventStore;
 pub use engine::executor::Executor;
 pub use engine::outcome::{ExecuteError, Executed, Outcome};
 pub use engine::rules::{CommandSet, Rejection, Rules};
+pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{
     RegisterTenantError, RegisteredTenant, TenantAdmin, register_tenant, register_user,
 };

@@ -11,7 +11,7 @@ use crate::engine::context::Caller;
 pub enum Others {
     /// Nobody.
     Nobody,
-    /// The user whom the command is about.
+    /// The user whom the command is about, unless it does nothing but audit.
     TheUserItself,
     /// Anybody, signed in or not: the use case checks further.
     Anybody,
@@ -45,11 +45,15 @@ use Role::{PlatformAdmin, TenantAdmin};
 /// The table.
 pub const PERMISSIONS: &[Permission] = &[
     row("RegisterTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
+    row("SuspendTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
+    row("ResumeTenant", &[PlatformAdmin], &["tenants:write"], Nobody),
     // Who may register depends on the tenant and on the roles asked for: see `identity::registration`.
     row("RegisterUser", &[], &[], Anybody),
     row("ConfirmUserEmail", &[TenantAdmin], &["users:write"], Nobody),
     row("ChangeUserName", &[TenantAdmin], &["users:write"], TheUserItself),
+    // Who may take and give which roles depends on more: see `identity::administration`.
     row("DeactivateUser", &[TenantAdmin], &["users:write"], Nobody),
+    row("ChangeUserRoles", &[TenantAdmin, PlatformAdmin], &["users:write"], Nobody),
     row("RegisterCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("RenameCustomer", &[TenantAdmin], &["crm:write"], Nobody),
     row("SuspendCustomer", &[TenantAdmin], &["crm:write"], Nobody),
@@ -77,7 +81,9 @@ pub fn permits(caller: &Caller, command: &str, target: Uuid) -> bool {
         || permission.scopes.iter().any(|scope| caller.scopes.iter().any(|has| has == scope))
         || match permission.others {
             Nobody => false,
-            TheUserItself => caller.user_id == Some(target),
+            TheUserItself => {
+                caller.user_id == Some(target) && caller.roles.iter().any(|role| *role != Role::Auditor)
+            }
             Anybody => true,
         }
 }
@@ -116,6 +122,16 @@ mod tests {
         for command in ["DeactivateUser", "ConfirmUserEmail", "RenameCustomer", "RegisterTenant"] {
             assert!(!permits(&member, command, me), "{command}");
         }
+    }
+
+    #[test]
+    fn an_auditor_may_send_no_command_at_all() {
+        let me = Uuid::from_u128(1);
+        let auditor = Caller::user(me, vec![Role::Auditor]);
+        for permission in PERMISSIONS.iter().filter(|permission| permission.others != Others::Anybody) {
+            assert!(!permits(&auditor, permission.command, me), "{}", permission.command);
+        }
+        assert!(permits(&Caller::user(me, vec![Role::Auditor, Role::Member]), "ChangeUserName", me));
     }
 
     #[test]

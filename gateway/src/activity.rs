@@ -8,11 +8,14 @@ use std::time::Duration;
 use axum::extract::{ConnectInfo, MatchedPath, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
+use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Actor, TenantId, clock, ids};
 use store::{Activity, ActivityKind, Store};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
@@ -29,6 +32,10 @@ const FLUSH: Duration = Duration::from_millis(200);
 const BATCH: usize = 500;
 /// How often entries whose time is over are looked for.
 const SWEEP: Duration = Duration::from_hours(1);
+/// How long the end of the process waits for the last entries to be written.
+const LAST_WRITE: Duration = Duration::from_secs(1);
+/// The longest action that is kept.
+const ACTION_MAX: usize = 300;
 
 /// How long entries are kept.
 #[derive(Debug, Clone, Copy)]
@@ -41,20 +48,38 @@ pub struct ActivityRetention {
 
 /// Takes entries. Cheap to clone.
 #[derive(Clone)]
-pub struct ActivityLog(mpsc::Sender<(TenantId, Activity)>);
+pub struct ActivityLog {
+    entries: mpsc::Sender<(TenantId, Activity)>,
+    finish: CancellationToken,
+    writer: TaskTracker,
+}
 
 impl ActivityLog {
-    /// Starts the writer, which goes on until cancelled and then writes what it holds.
-    pub fn start(store: Store, retention: ActivityRetention, cancel: CancellationToken) -> Self {
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        tokio::spawn(write(store, receiver, retention, cancel));
-        Self(sender)
+    /// Starts the writer, which goes on until it is to [`finish`](Self::finish).
+    pub fn start(store: Store, retention: ActivityRetention) -> Self {
+        let (entries, receiver) = mpsc::channel(QUEUE);
+        let (finish, writer) = (CancellationToken::new(), TaskTracker::new());
+        writer.spawn(write(store, receiver, retention, finish.clone()));
+        writer.close();
+        Self { entries, finish, writer }
     }
 
     /// Keeps an entry, soon.
     pub fn record(&self, tenant: TenantId, activity: Activity) {
-        if self.0.try_send((tenant, activity)).is_err() {
-            metrics::counter!("activities_lost_total").increment(1);
+        let Err(error) = self.entries.try_send((tenant, activity)) else { return };
+        metrics::counter!("activities_lost_total").increment(1);
+        if let TrySendError::Closed((tenant, activity)) = error {
+            // The counter ends with the process.
+            tracing::warn!(%tenant, actor = activity.actor, action = activity.action, "an activity came too late to be kept");
+        }
+    }
+
+    /// Writes what has been recorded, and takes nothing more: for the end of the process, when the last request has been
+    /// answered.
+    pub async fn finish(&self) {
+        self.finish.cancel();
+        if tokio::time::timeout(LAST_WRITE, self.writer.wait()).await.is_err() {
+            tracing::warn!("the last activities could not be kept in time");
         }
     }
 }
@@ -74,16 +99,28 @@ pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -
     }
 }
 
+/// What a request asked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The path's pattern.
+    pub route: &'a str,
+    /// The path itself.
+    pub path: &'a str,
+}
+
 /// The layer that sees what requests came to.
 pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    let method = request.method().clone();
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let route = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
     let context = request.extensions().get::<RequestContext>().cloned();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
     let response = next.run(request).await;
     let (Some(route), Some(context)) = (route, context) else { return response };
     let problem = response.extensions().get::<Problem>().map(Problem::code);
-    note(&gateway, &context, &format!("{method} {route}"), problem, address);
+    let asked = Asked { method: method.as_str(), route: &route, path: &path };
+    note(&gateway, &context, asked, problem, address);
     response
 }
 
@@ -91,17 +128,17 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
 pub fn note(
     gateway: &Gateway,
     context: &RequestContext,
-    action: &str,
+    asked: Asked<'_>,
     problem: Option<Code>,
     address: Option<String>,
 ) {
-    let Some(tenant) = context.tenant() else { return };
-    let (_, route) = action.split_once(' ').unwrap_or_default();
+    // What operators ask for is told in the platform's own log, unless it is about one tenant.
+    let Some(tenant) = context.tenant().or(operates(asked.route).then_some(PLATFORM)) else { return };
     let actor = context.actor();
     let outcome = problem.map_or("accepted", Code::as_str);
     let mut entries = Vec::new();
-    if let Some(kind) = kind(route, problem, context.is_auditor()) {
-        entries.push(entry(kind, &actor, action.to_owned(), outcome));
+    if let Some(kind) = kind(asked, problem, context.is_auditor()) {
+        entries.push(entry(kind, &actor, action(kind, asked, context.subject()), outcome));
     }
     for (command, code) in context.rejections() {
         entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code));
@@ -113,7 +150,27 @@ pub fn note(
     }
 }
 
-fn kind(route: &str, problem: Option<Code>, auditor: bool) -> Option<ActivityKind> {
+/// What stands in the entry. What somebody looked at or whose credential it is counts; of what was refused the pattern
+/// tells enough.
+fn action(kind: ActivityKind, Asked { method, route, path }: Asked<'_>, subject: Option<&str>) -> String {
+    use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess};
+    let mut action = match (kind, subject) {
+        (AuditAccess | CredentialChange | OperatorAccess, Some(subject)) => {
+            format!("{method} {path} {subject}")
+        }
+        (AuditAccess | CredentialChange | OperatorAccess, None) => format!("{method} {path}"),
+        _ => format!("{method} {route}"),
+    };
+    action.truncate(action.floor_char_boundary(ACTION_MAX));
+    action
+}
+
+fn operates(route: &str) -> bool {
+    route == "/admin" || route.starts_with("/admin/")
+}
+
+fn kind(asked: Asked<'_>, problem: Option<Code>, auditor: bool) -> Option<ActivityKind> {
+    let route = asked.route;
     if route == "/v1/auth/login" {
         let told = [None, Some(Code::InvalidCredentials), Some(Code::Unavailable)].contains(&problem);
         return told.then_some(ActivityKind::SignIn);
@@ -131,6 +188,8 @@ fn kind(route: &str, problem: Option<Code>, auditor: bool) -> Option<ActivityKin
             | Code::EventTypeNotNext
             | Code::SchemaNarrower,
         ) => Some(ActivityKind::RejectedCommand),
+        None if changes_credentials(asked) => Some(ActivityKind::CredentialChange),
+        _ if operates(route) => Some(ActivityKind::OperatorAccess),
         _ if route.starts_with("/v1/audit/") || route == "/v1/activities" || auditor => {
             Some(ActivityKind::AuditAccess)
         }
@@ -138,38 +197,48 @@ fn kind(route: &str, problem: Option<Code>, auditor: bool) -> Option<ActivityKin
     }
 }
 
-/// What came too quickly, by tenant and kind: how many were kept in this window, and the sum of the others.
+/// Whether something with which others get in is issued, exchanged or taken back.
+fn changes_credentials(Asked { method, route, .. }: Asked<'_>) -> bool {
+    let webhook = matches!(
+        (method, route),
+        ("POST", "/v1/webhooks" | "/v1/webhooks/{id}/rotate-secret") | ("DELETE", "/v1/webhooks/{id}")
+    );
+    let others = ["/v1/integrations/credentials", "/v1/service-tokens"];
+    webhook || (method != "GET" && others.iter().any(|prefix| route.starts_with(prefix)))
+}
+
+/// What came too quickly, by tenant and kind: how many were kept in this window, and the sums of the others by actor, so
+/// that nobody hides behind a crowd of requests.
 #[derive(Default)]
-struct Thinning(HashMap<(TenantId, ActivityKind), (u64, Option<Activity>)>);
+struct Thinning(HashMap<(TenantId, ActivityKind), (u64, HashMap<String, Activity>)>);
 
 impl Thinning {
     /// The entry, unless it is only counted.
     fn pass(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
-        let (kept, sum) = self.0.entry((tenant, activity.kind)).or_default();
+        let (kept, sums) = self.0.entry((tenant, activity.kind)).or_default();
         *kept += 1;
         if *kept <= BURST {
             return Some(activity);
         }
-        match sum {
-            Some(sum) => sum.count += 1,
-            None => {
-                *sum = Some(Activity {
-                    actor: Actor::system("activity-log").to_string(),
-                    action: "entries that came too quickly to be kept one by one".to_owned(),
-                    outcome: "counted".to_owned(),
-                    address: None,
-                    request_id: None,
-                    ..activity
-                });
-            }
-        }
+        let sum = sums.entry(activity.actor.clone()).or_insert_with(|| Activity {
+            action: "entries that came too quickly to be kept one by one".to_owned(),
+            outcome: "counted".to_owned(),
+            address: None,
+            request_id: None,
+            count: 0,
+            ..activity
+        });
+        sum.count += 1;
         None
     }
 
     /// The sums of the window that ends.
     fn sums(&mut self) -> Vec<(TenantId, Activity)> {
         let window = std::mem::take(&mut self.0);
-        window.into_iter().filter_map(|((tenant, _), (_, sum))| Some((tenant, sum?))).collect()
+        let of = |((tenant, _), (_, sums)): ((TenantId, ActivityKind), (u64, HashMap<String, Activity>))| {
+            sums.into_values().map(move |sum| (tenant, sum))
+        };
+        window.into_iter().flat_map(of).collect()
     }
 }
 
@@ -197,7 +266,8 @@ async fn write(
                 }
             }
             _ = sweeps.tick() => sweep(&store, retention).await,
-            Some((tenant, activity)) = entries.recv() => {
+            received = entries.recv() => {
+                let Some((tenant, activity)) = received else { break };
                 if let Some(activity) = thinning.pass(tenant, activity) {
                     let of = waiting.entry(tenant).or_default();
                     of.push(activity);
@@ -262,12 +332,56 @@ mod tests {
     }
 
     #[test]
+    fn who_came_too_quickly_is_told() {
+        let (tenant, mut thinning) = (TenantId(ids::new_id()), Thinning::default());
+        let access = |user: u128| {
+            let actor = Actor::user(uuid::Uuid::from_u128(user));
+            entry(ActivityKind::AuditAccess, &actor, "GET /v1/events".to_owned(), "accepted")
+        };
+        for _ in 0..BURST {
+            thinning.pass(tenant, access(1));
+        }
+        for _ in 0..3 {
+            assert!(thinning.pass(tenant, access(2)).is_none());
+        }
+        let sums = thinning.sums();
+        assert_eq!((sums.len(), sums[0].1.count), (1, 3));
+        assert_eq!(sums[0].1.actor, access(2).actor);
+    }
+
+    #[test]
     fn reads_of_members_are_nobodys_business_and_those_of_auditors_are() {
-        assert_eq!(kind("/v1/events", None, false), None);
-        assert_eq!(kind("/v1/events", None, true), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("/v1/audit/export", None, false), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("/v1/events", Some(Code::Forbidden), true), Some(ActivityKind::Refusal));
-        assert_eq!(kind("/v1/auth/login", Some(Code::InvalidCredentials), false), Some(ActivityKind::SignIn));
-        assert_eq!(kind("/v1/auth/login", Some(Code::TenantUnknown), false), None);
+        let kind =
+            |method, route, problem, auditor| kind(Asked { method, route, path: route }, problem, auditor);
+        assert_eq!(kind("GET", "/v1/events", None, false), None);
+        assert_eq!(kind("GET", "/v1/events", None, true), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind("GET", "/v1/audit/export", None, false), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind("GET", "/v1/events", Some(Code::Forbidden), true), Some(ActivityKind::Refusal));
+        let login = "/v1/auth/login";
+        assert_eq!(kind("POST", login, Some(Code::InvalidCredentials), false), Some(ActivityKind::SignIn));
+        assert_eq!(kind("POST", login, Some(Code::TenantUnknown), false), None);
+    }
+
+    #[test]
+    fn credentials_are_told_when_they_change_and_operators_always() {
+        let kind = |method, route, problem| kind(Asked { method, route, path: route }, problem, false);
+        for (method, route) in [
+            ("POST", "/v1/service-tokens"),
+            ("DELETE", "/v1/service-tokens/{id}"),
+            ("POST", "/v1/integrations/credentials"),
+            ("POST", "/v1/integrations/credentials/{name}/rotate"),
+            ("DELETE", "/v1/integrations/credentials/{name}"),
+            ("POST", "/v1/webhooks"),
+            ("POST", "/v1/webhooks/{id}/rotate-secret"),
+            ("DELETE", "/v1/webhooks/{id}"),
+        ] {
+            assert_eq!(kind(method, route, None), Some(ActivityKind::CredentialChange), "{method} {route}");
+            assert_eq!(kind(method, route, Some(Code::NotFound)), None, "{method} {route}");
+        }
+        for (method, route) in [("GET", "/v1/service-tokens"), ("PATCH", "/v1/webhooks/{id}")] {
+            assert_eq!(kind(method, route, None), None, "{method} {route}");
+        }
+        assert_eq!(kind("GET", "/admin/{*path}", Some(Code::NotFound)), Some(ActivityKind::OperatorAccess));
+        assert_eq!(kind("GET", "/", None), None);
     }
 }

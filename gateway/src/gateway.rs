@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post};
+use axum::routing::{delete, get, post, put};
 use commands::{Executor, ExternalEvents};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nats::Integrators;
@@ -85,7 +85,7 @@ impl Gateway {
             (Arc::new(Semaphore::new(config.streams)), Arc::new(Semaphore::new(GREETINGS)));
         let metrics = operations::recorder()?;
         let store = executor.store().clone();
-        let activities = ActivityLog::start(store.clone(), config.activities, stopping.clone());
+        let activities = ActivityLog::start(store.clone(), config.activities);
         let service_tokens = ServiceTokens::new(executor.clone());
         let external = ExternalEvents::new(executor.clone());
         let integrators = config.integrators.clone().map(|issuer| Integrators::new(store.clone(), issuer));
@@ -121,6 +121,11 @@ impl Gateway {
         &self.0.passwords
     }
 
+    /// Writes what the activity log holds. For the end of the process, behind the last answer.
+    pub async fn finish(&self) {
+        self.0.activities.finish().await;
+    }
+
     /// A place among the event streams of this process.
     pub(crate) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let place = Arc::clone(&self.0.streams).try_acquire_owned();
@@ -134,6 +139,9 @@ impl Gateway {
             .route("/v1/auth/register", post(rest::auth::register))
             .route("/v1/auth/login", post(rest::auth::login))
             .route("/v1/auth/me", get(rest::auth::me))
+            .route("/v1/users", get(rest::users::list).post(rest::users::add))
+            .route("/v1/users/{id}", get(rest::users::show).patch(rest::users::change))
+            .route("/v1/users/{id}/roles", put(rest::users::put_roles))
             .route("/v1/events", get(rest::events::page))
             .route("/v1/events/stream", get(streams::sse::follow))
             .route("/v1/activities", get(rest::activities::page))

@@ -1,6 +1,7 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
 mod report;
+mod token;
 
 use std::fs::File;
 use std::io::{self, BufReader, IsTerminal, Write};
@@ -33,6 +34,9 @@ pub enum Audit {
     Export(Export),
     /// Write a page about a period: counts, actors, rights, refusals, and the proof
     Report(report::Report),
+    /// Tokens with which auditors read
+    #[command(subcommand)]
+    Token(token::Token),
     /// Verify an export with nothing but the file and the key; exit code 9 when it is not the signed history
     Verify(Verify),
 }
@@ -124,6 +128,7 @@ impl Audit {
             }
             Self::Export(export) => export.run().await,
             Self::Report(report) => report.run().await,
+            Self::Token(token) => token.run(output).await,
             Self::Verify(verify) => verify.run(output),
         }
     }

@@ -14,7 +14,7 @@ use serde_json::json;
 use store::{IntegratorCredential, Store, TenantRecord};
 
 use super::output::{json_line, reader_left};
-use super::{Exit, Failure, Output, tenant};
+use super::{Exit, Failure, Output, operator, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -176,7 +176,9 @@ impl Credential {
 
 impl Named {
     async fn find(self, store: &Store) -> Result<(std::sync::Arc<TenantRecord>, String), Failure> {
-        Ok((tenant::find(store, &self.of.tenant).await?, self.name))
+        let record = tenant::find(store, &self.of.tenant).await?;
+        operator::touches(store, [record.id]).await?;
+        Ok((record, self.name))
     }
 }
 
@@ -192,6 +194,7 @@ impl Create {
 async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, Failure> {
     const PAGE: u32 = 500;
     let handle = store.tenant(tenant::find(store, slug).await?.id);
+    operator::touches(store, [handle.id()]).await?;
     let mut rows: Vec<Row> = Vec::new();
     loop {
         let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();

@@ -12,7 +12,7 @@ use store::{DeadLetter, DeadLetterStatus, Store};
 use uuid::Uuid;
 
 use super::output::reader_left;
-use super::{Exit, Failure, Output, projection, tenant};
+use super::{Exit, Failure, Output, operator, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -91,9 +91,16 @@ impl Deadletter {
         let store = wiring::connect(settings).await?;
         let done = match self {
             Self::Ls { tenant, all } => list(&store, tenant, all, output).await,
-            Self::Show { id } => show(&store, id, output).await,
-            Self::Retry { id } => retry(&store, id, output).await,
-            Self::Discard { id } => discard(&store, id, output).await,
+            Self::Show { id } | Self::Retry { id } | Self::Discard { id } => {
+                match touched(&store, id).await {
+                    Err(failure) => Err(failure),
+                    Ok(()) => match self {
+                        Self::Retry { .. } => retry(&store, id, output).await,
+                        Self::Discard { .. } => discard(&store, id, output).await,
+                        _ => show(&store, id, output).await,
+                    },
+                }
+            }
         };
         store.shutdown().await;
         done
@@ -117,6 +124,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Outp
             break;
         }
     }
+    operator::touches(store, letters.iter().map(|letter| letter.tenant).chain(tenant)).await?;
     let slugs = projection::slugs(store, letters.iter().map(|letter| letter.tenant)).await?;
     let rows: Vec<Row> = letters
         .into_iter()
@@ -128,6 +136,12 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Outp
         .collect();
     output.rows(&COLUMNS, &rows)?;
     Ok(Exit::Ok)
+}
+
+/// Tells the letter's tenant.
+async fn touched(store: &Store, id: Uuid) -> Result<(), Failure> {
+    let letter = store.dead_letter(id).await?.ok_or_else(|| not_found(id))?;
+    operator::touches(store, [letter.tenant]).await
 }
 
 fn is_unsettled(letter: &DeadLetter) -> bool {

@@ -1,6 +1,6 @@
 //! `annals event`: follows and replays history, as CloudEvents or as lines for people.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::{self, BufWriter, Stdout, Write};
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use store::{LogFilter, Store, TenantRecord};
 use tokio::sync::broadcast::error::RecvError;
 
 use super::output::{json_line, reader_left};
-use super::{Exit, Failure, Output, tenant};
+use super::{Exit, Failure, Output, operator, tenant};
 use crate::config::Settings;
 use crate::{signals, wiring};
 
@@ -99,6 +99,7 @@ impl Tail {
         let filter = LogFilter { types: self.types, stream: None };
         let Some(slug) = &self.tenant else { return follow_all(store, filter, printer).await };
         let record = tenant::find(store, slug).await?;
+        operator::touches(store, [record.id]).await?;
         let handle = store.tenant(record.id);
         let after = match self.after {
             Some(after) => after,
@@ -120,6 +121,8 @@ async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> 
     let mut moves = store.head_moves();
     let mut marks: HashMap<TenantId, u64> =
         store.heads().await?.into_iter().map(|head| (head.tenant, head.position)).collect();
+    // Only those whose events are shown.
+    let mut told: HashSet<TenantId> = HashSet::new();
     loop {
         for head in store.heads().await? {
             let mark = marks.entry(head.tenant).or_insert(0);
@@ -127,6 +130,9 @@ async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> 
                 continue;
             }
             let Some(record) = store.tenant_by_id(head.tenant).await? else { continue };
+            if told.insert(head.tenant) {
+                operator::touches(store, [head.tenant]).await?;
+            }
             while *mark < head.position {
                 let page = store.tenant(head.tenant).read_log_page(*mark, None, PAGE, &filter).await?;
                 for event in &page.events {
@@ -147,6 +153,7 @@ async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> 
 impl Replay {
     async fn run(self, store: &Store, printer: &mut Printer) -> Result<(), Stopped> {
         let record = tenant::find(store, &self.tenant).await?;
+        operator::touches(store, [record.id]).await?;
         let handle = store.tenant(record.id);
         let head = handle.head().await?.position;
         let last = self.to.unwrap_or(head).min(head);

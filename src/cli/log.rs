@@ -5,7 +5,7 @@ use schemas::engine::{Actor, LogId, TenantSlug, recorded::timestamp};
 use serde::Serialize;
 use store::{ReplacedLog, Replacement, Store};
 
-use super::{Exit, Failure, Output, projection, tenant};
+use super::{Exit, Failure, Output, operator, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -86,6 +86,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         Some(slug) => Some(tenant::find(store, &slug).await?.id),
         None => None,
     };
+    operator::touches(store, tenant).await?;
     let wanted = |id| tenant.is_none_or(|tenant| tenant == id);
     let heads = store.heads().await?;
     let replaced = store.replaced_logs().await?;
@@ -131,6 +132,7 @@ impl Replace {
             .filter(|head| one.is_none_or(|one| one == head.tenant))
             .map(|head| Replacement { tenant: head.tenant, log_id: head.log_id, published_to: None })
             .collect();
+        operator::touches(store, wanted.iter().map(|log| log.tenant)).await?;
         let replaced = store.replace_logs(&wanted, reason, &Actor::system("cli")).await?;
         let slugs = projection::slugs(store, replaced.iter().map(|log| log.tenant)).await?;
         let rows: Vec<Row> = replaced

@@ -14,7 +14,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Exit, Failure, Output, tenant};
+use super::{Exit, Failure, Output, operator, tenant};
 use crate::config::Settings;
 use crate::{signals, wiring};
 
@@ -144,6 +144,11 @@ impl Which {
     async fn set_paused(&self, store: &Store, paused: bool, output: Output) -> Result<Exit, Failure> {
         let checkpoint = self.checkpoint()?;
         let tenant = self.tenant(store).await?;
+        let concerned = match tenant {
+            Some(tenant) => vec![tenant],
+            None => store.heads().await?.into_iter().map(|head| head.tenant).collect(),
+        };
+        operator::touches(store, concerned).await?;
         if let Some(tenant) = tenant {
             let transaction = store.tenant(tenant).begin_projection().await?;
             transaction.set_paused(checkpoint, paused).await?;
@@ -169,6 +174,7 @@ impl Which {
         let heads: Vec<_> =
             heads.iter().filter(|head| tenant.is_none_or(|tenant| tenant == head.tenant)).collect();
         let tenants: Vec<TenantId> = heads.iter().map(|head| head.tenant).collect();
+        operator::touches(store, tenants.iter().copied()).await?;
         let bar = Bar::new(checkpoint, heads.iter().map(|head| head.position).sum());
         let cancel = CancellationToken::new();
         let progress = |position, _| bar.at(position);

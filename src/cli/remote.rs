@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::Args;
-use reqwest::{Client, Response, StatusCode, Url};
+use reqwest::{Client, Method, Response, StatusCode, Url};
+use schemas::engine::ids;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{Exit, Failure};
 
@@ -37,6 +39,27 @@ struct Problem {
 impl Remote {
     /// Asks for a path with parameters. Refusals are failures with the exit code of their kind.
     pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
+        self.send(Method::GET, path, parameters, None).await
+    }
+
+    /// Sends a command with a body.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let answer = self.send(Method::POST, path, &[], Some(body)).await?;
+        answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
+    }
+
+    /// Removes what is under a path.
+    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+        self.send(Method::DELETE, path, &[], None).await.map(|_nothing| ())
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        parameters: &[(&str, String)],
+        body: Option<&Value>,
+    ) -> Result<Response, Failure> {
         let file = self.token_file.as_ref().expect("the command line requires it");
         let token = std::fs::read_to_string(file)
             .with_context(|| format!("the token file {} cannot be read", file.display()))
@@ -50,8 +73,11 @@ impl Remote {
             .read_timeout(PATIENCE)
             .build()
             .map_err(|error| Failure::new(Exit::Failed, error))?;
-        let sent = client.get(url).bearer_auth(token.trim()).send().await;
-        let answer = sent.map_err(|error| {
+        let mut request = client.request(method, url).bearer_auth(token.trim());
+        if let Some(body) = body {
+            request = request.header("Idempotency-Key", ids::random_id().to_string()).json(body);
+        }
+        let answer = request.send().await.map_err(|error| {
             let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
             Failure::new(exit, error)
         })?;

@@ -13,7 +13,7 @@ use store::{DeadLetter, Store};
 use uuid::Uuid;
 
 use super::output::reader_left;
-use super::{Exit, Failure, Output, tenant};
+use super::{Exit, Failure, Output, operator, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -123,7 +123,7 @@ async fn tenants(
 impl Ls {
     async fn run(self, store: &Store, output: Output) -> Result<Exit, Failure> {
         let behind = self.after.as_deref().map(place).transpose()?;
-        let (mut rows, mut last) = (Vec::new(), None);
+        let (mut rows, mut shown, mut last) = (Vec::new(), Vec::new(), None);
         'tenants: for (slug, id) in tenants(store, self.tenant.as_ref()).await? {
             let mut after = match &behind {
                 Some((of, _)) if slug < *of => continue,
@@ -147,12 +147,14 @@ impl Ls {
                     }
                     last = Some(format!("{slug}/{}/{}", summary.saga, summary.instance));
                     rows.push(Row::new(&slug, summary));
+                    shown.push(id);
                 }
                 if is_last {
                     break;
                 }
             }
         }
+        operator::touches(store, shown).await?;
         output.rows(&COLUMNS, &rows)?;
         Ok(Exit::Ok)
     }
@@ -186,16 +188,17 @@ impl Show {
         for (slug, id) in tenants(store, self.tenant.as_ref()).await? {
             for name in &names {
                 let history = sagas::show_instance(&store.tenant(id), name, self.id).await?;
-                found.extend(history.map(|history| (slug.clone(), history)));
+                found.extend(history.map(|history| (slug.clone(), id, history)));
             }
         }
-        let Some((slug, history)) = found.pop() else {
+        let Some((slug, tenant, history)) = found.pop() else {
             return Err(Failure::not_found("saga instance", self.id));
         };
         if !found.is_empty() {
             let several = anyhow::anyhow!("there are several of this id: give --tenant and --saga");
             return Err(Failure::usage(several));
         }
+        operator::touches(store, [tenant]).await?;
         let shown = shown(&slug, history);
         if output == Output::Table {
             print(&shown)?;

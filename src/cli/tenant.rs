@@ -1,13 +1,13 @@
-//! `annals tenant`: creates and lists tenants.
+//! `annals tenant`: creates and lists tenants, puts them on hold and takes them off it.
 
 use clap::{Args, Subcommand};
-use commands::{Caller, CommandContext, RegisterTenantError, register_tenant};
-use schemas::engine::{Name, TenantSlug, ids, recorded::timestamp};
-use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use commands::{Caller, CommandContext, RegisterTenantError, register_tenant, resume_tenant, suspend_tenant};
+use schemas::engine::{Name, Reason, TenantSlug, ids, recorded::timestamp};
+use schemas::identity::tenant::{RegisterTenant, Registration, SuspendTenant, Tier};
 use serde::Serialize;
 use store::{Store, TenantRecord};
 
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, operator};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -18,6 +18,25 @@ pub enum Tenant {
     Create(Create),
     /// List the tenants
     Ls,
+    /// Put a tenant on hold: every door is closed to it within five seconds; nothing of it is lost
+    Suspend(Suspend),
+    /// Take a tenant off hold
+    Resume {
+        /// Its public name
+        #[arg(value_parser = |text: &str| TenantSlug::parse(text))]
+        slug: TenantSlug,
+    },
+}
+
+/// `annals tenant suspend ...`
+#[derive(Debug, Args)]
+pub struct Suspend {
+    /// Its public name
+    #[arg(value_parser = |text: &str| TenantSlug::parse(text))]
+    slug: TenantSlug,
+    /// Why; recorded with the fact
+    #[arg(long, value_name = "TEXT", value_parser = |text: &str| Reason::parse(text))]
+    reason: Option<Reason>,
 }
 
 /// `annals tenant create ...`
@@ -75,6 +94,10 @@ impl Tenant {
         let done = match self {
             Self::Create(create) => create.run(&store, output).await,
             Self::Ls => list(&store, output).await,
+            Self::Suspend(Suspend { slug, reason }) => {
+                stand(&store, &slug, Some(SuspendTenant { reason }), output).await
+            }
+            Self::Resume { slug } => stand(&store, &slug, None, output).await,
         };
         store.shutdown().await;
         done
@@ -104,9 +127,30 @@ impl Create {
         })?;
         let record = store.tenant_by_slug(&self.slug).await?;
         let record = record.ok_or_else(|| Failure::not_found("tenant", &self.slug))?;
+        operator::touches(store, [record.id]).await?;
         output.object(&COLUMNS, &Row::from(&*record))?;
         Ok(Exit::Ok)
     }
+}
+
+/// Suspends the tenant, or resumes it. What is so already is so without a further fact.
+async fn stand(
+    store: &Store,
+    slug: &TenantSlug,
+    suspend: Option<SuspendTenant>,
+    output: Output,
+) -> Result<Exit, Failure> {
+    let record = find(store, slug).await?;
+    operator::touches(store, [record.id]).await?;
+    let (executor, context) =
+        (wiring::executor(store), CommandContext::new(ids::PLATFORM, Caller::system("cli")));
+    let done = match suspend {
+        Some(command) => suspend_tenant(&executor, &context, record.id, command).await,
+        None => resume_tenant(&executor, &context, record.id).await,
+    };
+    let suspended = done.map_err(Failure::refused)?.state.suspended;
+    output.object(&COLUMNS, &Row { suspended, ..Row::from(&*record) })?;
+    Ok(Exit::Ok)
 }
 
 /// A value by its name in public, which is its name in JSON.

@@ -20,14 +20,22 @@ pub enum ActivityKind {
     RejectedCommand,
     /// History, proofs or this log were read by somebody who audits.
     AuditAccess,
-    /// An operator did something on the command line.
+    /// An operator did something on the command line or over the admin listener.
     OperatorAccess,
+    /// Something with which others get in was issued, exchanged or taken back.
+    CredentialChange,
 }
 
 impl ActivityKind {
     /// Every kind.
-    pub const ALL: [Self; 5] =
-        [Self::SignIn, Self::Refusal, Self::RejectedCommand, Self::AuditAccess, Self::OperatorAccess];
+    pub const ALL: [Self; 6] = [
+        Self::SignIn,
+        Self::Refusal,
+        Self::RejectedCommand,
+        Self::AuditAccess,
+        Self::OperatorAccess,
+        Self::CredentialChange,
+    ];
 
     /// The kind as stored and shown.
     pub fn as_str(self) -> &'static str {
@@ -37,6 +45,7 @@ impl ActivityKind {
             Self::RejectedCommand => "rejected_command",
             Self::AuditAccess => "audit_access",
             Self::OperatorAccess => "operator_access",
+            Self::CredentialChange => "credential_change",
         }
     }
 
@@ -55,7 +64,7 @@ pub struct Activity {
     pub at: DateTime<Utc>,
     /// What sort of thing.
     pub kind: ActivityKind,
-    /// Who, as events name it: `user:<id>`, `anonymous`, `system:cli`.
+    /// Who, as events name it: `user:<id>`, `service:<id>`, `anonymous`, or `operator:<name>`.
     pub actor: String,
     /// What was asked for: method and route, a command, an operator's command line.
     pub action: String,

@@ -119,6 +119,15 @@ pub struct NewTenant {
     pub registration: Registration,
 }
 
+/// How a tenant stands from an append on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NewStanding {
+    /// Whose.
+    pub tenant: TenantId,
+    /// Whether it is on hold.
+    pub suspended: bool,
+}
+
 /// Events for one stream and what is written with them: all of it commits, or none.
 #[derive(Debug, Clone)]
 pub struct StreamAppend {
@@ -146,6 +155,8 @@ pub struct StreamAppend {
     pub secrets: Vec<Secret>,
     /// A tenant to open with the append; for the log of the tenant `platform`.
     pub opens: Option<NewTenant>,
+    /// A tenant that stands otherwise with the append; for the log of the tenant `platform`.
+    pub standing: Option<NewStanding>,
 }
 
 impl StreamAppend {
@@ -168,6 +179,7 @@ impl StreamAppend {
             frees: Vec::new(),
             secrets: Vec::new(),
             opens: None,
+            standing: None,
         }
     }
 

@@ -38,12 +38,13 @@ pub mod stream_tickets;
 pub mod streams;
 pub mod tenant;
 pub mod tenants;
+pub mod turn;
 pub mod webhooks;
 
 pub use activities::{Activity, ActivityKind};
 pub use append::{
-    AppendError, Claim, ExpectedVersion, HeldValue, NewEvent, NewTenant, Receipt, Reservation, Secret,
-    StreamAppend,
+    AppendError, Claim, ExpectedVersion, HeldValue, NewEvent, NewStanding, NewTenant, Receipt, Reservation,
+    Secret, StreamAppend,
 };
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;
@@ -69,3 +70,4 @@ pub use store::Store;
 pub use streams::StreamPage;
 pub use tenant::{TenantStore, TenantTransaction};
 pub use tenants::{Standing, TenantRecord};
+pub use turn::Turn;

@@ -18,8 +18,8 @@ use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::Standing;
 use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
 
-/// How long a directory entry is believed: a suspension takes effect within this time.
-const DIRECTORY_AGE: Duration = Duration::from_secs(5);
+/// How long a directory entry is believed. A suspension is to take effect within five seconds.
+const DIRECTORY_AGE: Duration = Duration::from_secs(4);
 const DIRECTORY_SIZE: u64 = 10_000;
 
 /// The event store of a deployment.

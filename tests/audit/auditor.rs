@@ -182,6 +182,13 @@ async fn proofs_are_for_those_who_may_and_bad_questions_have_clear_answers() {
 async fn a_report_shows_a_verified_period_and_what_was_refused_in_it() {
     let case = Case::prepared().await;
     let (key, _) = case.remote(&["key"]);
+    let (_, users) = send(case.tenant.admin(Method::GET, "/v1/users")).await;
+    let users = users["users"].as_array().expect("users");
+    let user = users.iter().find(|user| user["email"] == "user0@example.com").expect("is listed");
+    let roles = format!("/v1/users/{}/roles", user["id"].as_str().expect("an id"));
+    let before = schemas::engine::clock::now().to_rfc3339();
+    let auditor = serde_json::json!({"roles": ["auditor"]});
+    assert_eq!(send(case.tenant.admin(Method::PUT, &roles).json(&auditor)).await.0, StatusCode::OK);
     let wrong = serde_json::json!({"email": "user0@example.com", "password": "not the password"});
     send(case.tenant.anonymous(Method::POST, "/v1/auth/login").json(&wrong)).await;
     let page = eventually("the refused login is in the report", || async {
@@ -191,12 +198,18 @@ async fn a_report_shows_a_verified_period_and_what_was_refused_in_it() {
         let (_, code) = case.remote(&[&["report", "--out", &path], arguments.as_slice()].concat());
         assert_eq!(code, Some(0));
         let page = std::fs::read_to_string(path).expect("written");
-        page.contains("invalid_credentials").then_some(page)
+        (page.contains("invalid_credentials") && page.contains("<td>auditor</td>")).then_some(page)
     })
     .await;
     for part in ["identity.user.registered.v1", "tenant_admin", "anonymous", "may sign in", key.trim()] {
         assert!(page.contains(part), "{part}");
     }
+    // Rights are those of the period's end.
+    let path = case.path("before.html");
+    let arguments = ["--key", key.trim(), "--from", "2020-01-01T00:00:00Z", "--to", &before, "--out", &path];
+    assert_eq!(case.remote(&[&["report"], arguments.as_slice()].concat()).1, Some(0));
+    let page = std::fs::read_to_string(path).expect("written");
+    assert!(page.contains("<td>member</td>") && !page.contains("<td>auditor</td>"));
     let (_, code) = case.remote(&[
         "report",
         "--key",

@@ -47,6 +47,12 @@ async fn a_poisonous_event_is_shown_retried_and_discarded_by_command() {
         assert_eq!(operated.rows(&["deadletter", "discard", &id])[0]["status"], "discarded");
     }
     operated.settled(&sick.slug, "live").await;
+    let told = operated.told(&sick.slug).await;
+    for verb in ["show", "retry", "discard"] {
+        let line = format!("deadletter {verb} {id}");
+        assert!(told.iter().any(|action| action.contains(&line)), "{line}: {told:?}");
+    }
+    assert!(operated.told(&well.slug).await.is_empty());
     assert_eq!(operated.exit_code(&["deadletter", "retry", &id]), Some(5));
     assert!(listed().is_empty(), "what is settled is not listed");
     let shown = sick.graphql("{ customers { totalCount } }", Value::Null).await;

@@ -2,7 +2,7 @@
 
 use schemas::engine::{Actor, Metadata, RequestId, TenantId, ids};
 use schemas::identity::role::Role;
-use store::{HeldValue, NewTenant, Secret};
+use store::{HeldValue, NewStanding, NewTenant, Secret};
 use uuid::Uuid;
 
 /// Who sends a command. The edge vouches for it: it has checked the token and that its tenant is the context's.
@@ -117,6 +117,8 @@ pub struct Extras {
     pub opens: Option<NewTenant>,
     /// What the aggregate's stream held and gives back.
     pub frees: Vec<HeldValue>,
+    /// A tenant that stands otherwise with the events.
+    pub standing: Option<NewStanding>,
 }
 
 /// The id of an aggregate that a command is to create: derived from the caller's command id, so that a repeat names the

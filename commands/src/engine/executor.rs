@@ -309,6 +309,7 @@ impl<A: Rules> Request<'_, A> {
             secrets: self.extras.secrets.clone(),
             frees: self.extras.frees.clone(),
             opens: self.extras.opens.clone(),
+            standing: self.extras.standing,
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };
         self.tenant.append(append).await.map_err(|error: AppendError| error.into())

@@ -14,7 +14,8 @@ use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::Rules;
 
-/// Registers a user; `password_hash` is a PHC string and becomes a secret of the user's stream.
+/// Registers a user; `password_hash` is a PHC string and becomes a secret of the user's stream. Without one the user
+/// cannot sign in.
 ///
 /// Somebody not signed in may do so where the tenant's registration is open, and becomes a plain member. Others need the
 /// scope `users:write`, or to be a platform administrator.
@@ -24,7 +25,7 @@ pub async fn register_user(
     email: Email,
     name: Name,
     roles: Vec<Role>,
-    password_hash: Bytes,
+    password_hash: impl Into<Option<Bytes>>,
 ) -> Result<Executed<User>, ExecuteError<UserRejection>> {
     let open = if context.caller.is_anonymous() {
         let tenant =
@@ -40,7 +41,7 @@ pub async fn register_user(
         return Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)));
     }
     let id = new_aggregate_id(context, User::CATEGORY);
-    let secrets = vec![Secret { kind: PASSWORD, value: password_hash }];
+    let secrets = password_hash.into().map(|value| Secret { kind: PASSWORD, value }).into_iter().collect();
     executor
         .execute(context, id, RegisterUser { email, name, roles }, Extras { secrets, ..Extras::default() })
         .await

@@ -2,7 +2,10 @@
 
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
-use schemas::identity::tenant::{RegisterTenant, Registration, TenantEvent, TenantRegistered, Tier};
+use schemas::identity::tenant::{
+    RegisterTenant, Registration, ResumeTenant, SuspendTenant, TenantEvent, TenantRegistered, TenantResumed,
+    TenantSuspended, Tier,
+};
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
@@ -18,6 +21,7 @@ crate::commands! {
     /// What can be asked of a tenant.
     pub enum TenantCommand {
         creates Register(RegisterTenant);
+        changes Suspend(SuspendTenant), Resume(ResumeTenant);
     }
 }
 
@@ -33,6 +37,9 @@ pub enum TenantRejection {
     /// Not an ISO 3166-1 alpha-2 code.
     #[error("the country must be two upper-case letters (ISO 3166-1 alpha-2)")]
     CountryInvalid,
+    /// There is no such tenant.
+    #[error("there is no such tenant")]
+    NotRegistered,
 }
 
 impl Rejection for TenantRejection {
@@ -41,6 +48,7 @@ impl Rejection for TenantRejection {
             Self::AlreadyRegistered => "TENANT_EXISTS",
             Self::SlugReserved => "SLUG_RESERVED",
             Self::CountryInvalid => "COUNTRY_INVALID",
+            Self::NotRegistered => "TENANT_UNKNOWN",
         }
     }
 }
@@ -58,14 +66,24 @@ pub struct Tenant {
     pub organisation: Option<String>,
     pub business_unit: Option<String>,
     pub country: Option<String>,
+    /// Whether it is on hold.
+    #[serde(default)]
+    pub suspended: bool,
 }
 
 impl Rules for Tenant {
     fn decide(&self, command: TenantCommand) -> Result<Vec<TenantEvent>, TenantRejection> {
-        let TenantCommand::Register(new) = command;
-        if self.registered {
-            return Err(TenantRejection::AlreadyRegistered);
-        }
+        let new = match (self.registered, command) {
+            (false, TenantCommand::Register(new)) => new,
+            (true, TenantCommand::Register(_)) => return Err(TenantRejection::AlreadyRegistered),
+            (false, _) => return Err(TenantRejection::NotRegistered),
+            (true, TenantCommand::Suspend(_)) if self.suspended => return Ok(Vec::new()),
+            (true, TenantCommand::Suspend(SuspendTenant { reason })) => {
+                return Ok(vec![TenantEvent::Suspended(TenantSuspended { reason })]);
+            }
+            (true, TenantCommand::Resume(_)) if !self.suspended => return Ok(Vec::new()),
+            (true, TenantCommand::Resume(_)) => return Ok(vec![TenantEvent::Resumed(TenantResumed {})]),
+        };
         if RESERVED_SLUGS.contains(&new.slug.as_str()) {
             return Err(TenantRejection::SlugReserved);
         }
@@ -88,7 +106,7 @@ impl Rules for Tenant {
     }
 
     fn reservations(event: &TenantEvent) -> Vec<Reservation> {
-        let TenantEvent::Registered(registered) = event;
+        let TenantEvent::Registered(registered) = event else { return Vec::new() };
         vec![Reservation { kind: SLUG, value: registered.slug.to_string() }]
     }
 }
@@ -114,7 +132,11 @@ impl Aggregate for Tenant {
     }
 
     fn apply(&mut self, event: TenantEvent) {
-        let TenantEvent::Registered(registered) = event;
+        let registered = match event {
+            TenantEvent::Registered(registered) => registered,
+            TenantEvent::Suspended(_) => return self.suspended = true,
+            TenantEvent::Resumed(_) => return self.suspended = false,
+        };
         *self = Self {
             registered: true,
             slug: registered.slug.into(),
@@ -124,6 +146,7 @@ impl Aggregate for Tenant {
             organisation: registered.organisation.map(Into::into),
             business_unit: registered.business_unit.map(Into::into),
             country: registered.country,
+            suspended: false,
         };
     }
 }
@@ -186,6 +209,24 @@ mod tests {
                 .when(register("acme", Some(bad)))
                 .then_expect_error(TenantRejection::CountryInvalid);
         }
+    }
+
+    #[test]
+    fn a_tenant_is_put_on_hold_and_taken_off_it_once() {
+        let suspend = || TenantCommand::from(SuspendTenant { reason: None });
+        let resume = || TenantCommand::from(ResumeTenant {});
+        let suspended = TenantEvent::Suspended(TenantSuspended { reason: None });
+        let resumed = TenantEvent::Resumed(TenantResumed {});
+        given(vec![registered("acme")]).when(suspend()).then_expect_events(vec![suspended.clone()]);
+        given(vec![registered("acme"), suspended.clone()]).when(suspend()).then_expect_events(vec![]);
+        given(vec![registered("acme")]).when(resume()).then_expect_events(vec![]);
+        given(vec![registered("acme"), suspended.clone()])
+            .when(resume())
+            .then_expect_events(vec![resumed.clone()]);
+        given(vec![registered("acme"), suspended.clone(), resumed])
+            .when(suspend())
+            .then_expect_events(vec![suspended]);
+        given(vec![]).when(suspend()).then_expect_error(TenantRejection::NotRegistered);
     }
 
     #[test]

@@ -6,8 +6,9 @@ use cqrs_es::event_sink::EventSink;
 use schemas::engine::Sealed;
 use schemas::identity::role::Role;
 use schemas::identity::user::{
-    ChangeUserName, ConfirmUserEmail, DeactivateUser, EraseUser, RegisterUser, UserDeactivated, UserDetails,
-    UserEmailConfirmed, UserErased, UserEvent, UserName, UserNameChanged, UserRegistered, UserStatus,
+    ChangeUserName, ChangeUserRoles, ConfirmUserEmail, DeactivateUser, EraseUser, RegisterUser,
+    UserDeactivated, UserDetails, UserEmailConfirmed, UserErased, UserEvent, UserName, UserNameChanged,
+    UserRegistered, UserRolesChanged, UserStatus,
 };
 use serde::{Deserialize, Serialize};
 use store::Reservation;
@@ -24,7 +25,7 @@ crate::commands! {
     pub enum UserCommand {
         creates Register(RegisterUser);
         changes ConfirmEmail(ConfirmUserEmail), ChangeName(ChangeUserName), Deactivate(DeactivateUser),
-            Erase(EraseUser);
+            ChangeRoles(ChangeUserRoles), Erase(EraseUser);
     }
 }
 
@@ -49,6 +50,9 @@ pub enum UserRejection {
     /// The role does not exist in this tenant.
     #[error("the role {0} cannot be given in this tenant")]
     RoleNotAllowed(Role),
+    /// Whoever administers goes by another administrator's hand, so that one always remains.
+    #[error("another administrator has to do this")]
+    OwnAdministration,
 }
 
 impl Rejection for UserRejection {
@@ -60,6 +64,7 @@ impl Rejection for UserRejection {
             Self::Erased => "USER_ERASED",
             Self::RolesEmpty => "ROLES_EMPTY",
             Self::RoleNotAllowed(_) => "ROLE_NOT_ALLOWED",
+            Self::OwnAdministration => "OWN_ADMINISTRATION",
         }
     }
 }
@@ -92,7 +97,9 @@ impl Rules for User {
             (true, _, Command::Register(_)) => Err(UserRejection::AlreadyRegistered),
             (false, _, _) => Err(UserRejection::NotRegistered),
 
-            (_, Deactivated, Command::ConfirmEmail(_)) => Err(UserRejection::Deactivated),
+            (_, Deactivated, Command::ConfirmEmail(_) | Command::ChangeRoles(_)) => {
+                Err(UserRejection::Deactivated)
+            }
             (_, Active, Command::ConfirmEmail(_)) | (_, Deactivated, Command::Deactivate(_)) => {
                 Ok(Vec::new())
             }
@@ -108,6 +115,16 @@ impl Rules for User {
             }
             (_, _, Command::Deactivate(DeactivateUser { reason })) => {
                 Ok(vec![UserEvent::Deactivated(UserDeactivated { reason })])
+            }
+
+            (_, _, Command::ChangeRoles(_)) if self.erased => Err(UserRejection::Erased),
+            (_, _, Command::ChangeRoles(ChangeUserRoles { roles })) if roles.is_empty() => {
+                Err(UserRejection::RolesEmpty)
+            }
+            (_, _, Command::ChangeRoles(ChangeUserRoles { roles })) => {
+                let (roles, held) = (ranked(roles), ranked(self.roles.clone()));
+                let changed = (roles != held).then_some(UserEvent::RolesChanged(UserRolesChanged { roles }));
+                Ok(changed.into_iter().collect())
             }
 
             (_, _, Command::Erase(EraseUser {})) if self.erased => Ok(Vec::new()),
@@ -129,6 +146,13 @@ impl Rules for User {
             _ => Vec::new(),
         }
     }
+}
+
+/// Each role once, in order of rank.
+fn ranked(mut roles: Vec<Role>) -> Vec<Role> {
+    roles.sort_unstable();
+    roles.dedup();
+    roles
 }
 
 impl Aggregate for User {
@@ -165,6 +189,7 @@ impl Aggregate for User {
                 let (roles, status) = (std::mem::take(&mut self.roles), UserStatus::Deactivated);
                 *self = Self { registered: true, erased: true, roles, status, ..Self::default() };
             }
+            UserEvent::RolesChanged(changed) => self.roles = changed.roles,
         }
     }
 }
@@ -250,6 +275,23 @@ mod tests {
             .when(deactivate.clone())
             .then_expect_events(vec![deactivated()]);
         given(vec![registered(), deactivated()]).when(deactivate).then_expect_events(vec![]);
+    }
+
+    #[test]
+    fn roles_change_as_a_set_and_are_never_none() {
+        let change = |roles: &[Role]| UserCommand::from(ChangeUserRoles { roles: roles.to_vec() });
+        let changed = |roles: &[Role]| UserEvent::RolesChanged(UserRolesChanged { roles: roles.to_vec() });
+        given(vec![registered()])
+            .when(change(&[Role::Auditor, Role::Member, Role::Auditor]))
+            .then_expect_events(vec![changed(&[Role::Member, Role::Auditor])]);
+        given(vec![registered()]).when(change(&[Role::Member])).then_expect_events(vec![]);
+        given(vec![registered(), changed(&[Role::Auditor])])
+            .when(change(&[Role::Auditor]))
+            .then_expect_events(vec![]);
+        given(vec![registered()]).when(change(&[])).then_expect_error(UserRejection::RolesEmpty);
+        given(vec![registered(), deactivated()])
+            .when(change(&[Role::Auditor]))
+            .then_expect_error(UserRejection::Deactivated);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use chrono::{DateTime, Days, SubsecRound, Utc};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::integration::service_token::{
-    IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
+    AUDIT, IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
     ServiceTokenRevoked,
 };
 use serde::{Deserialize, Serialize};
@@ -13,6 +13,8 @@ use crate::engine::rules::{self, Rejection, Rules};
 
 /// The longest life of a token in days.
 pub const DAYS_MAX: u32 = 365;
+/// The longest life of an auditor's token in days.
+pub const AUDITOR_DAYS_MAX: u32 = 30;
 /// The most scopes of a token.
 pub const SCOPES_MAX: usize = 20;
 
@@ -37,8 +39,11 @@ pub enum ServiceTokenRejection {
     #[error("a token has 1 to {SCOPES_MAX} scopes")]
     Scopes,
     /// A token that never begins, or hardly ever ends.
-    #[error("a token is good for 1 to {DAYS_MAX} days")]
+    #[error("a token ends within {DAYS_MAX} days, one with {AUDIT} within {AUDITOR_DAYS_MAX}")]
     Days,
+    /// Who audits changes nothing.
+    #[error("a token with {AUDIT} has no scope that changes anything")]
+    AuditorWrites,
 }
 
 impl Rejection for ServiceTokenRejection {
@@ -48,6 +53,7 @@ impl Rejection for ServiceTokenRejection {
             Self::NotIssued => "SERVICE_TOKEN_UNKNOWN",
             Self::Scopes => "SCOPES_INVALID",
             Self::Days => "EXPIRES_DAYS_INVALID",
+            Self::AuditorWrites => "AUDITOR_WRITES",
         }
     }
 }
@@ -91,12 +97,22 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     if scopes.is_empty() || scopes.len() > SCOPES_MAX {
         return Err(ServiceTokenRejection::Scopes);
     }
-    if new.expires_days == 0 || new.expires_days > DAYS_MAX {
-        return Err(ServiceTokenRejection::Days);
+    let audits = scopes.iter().any(|scope| scope.as_str() == AUDIT);
+    if audits && !scopes.iter().all(ServiceScope::only_reads) {
+        return Err(ServiceTokenRejection::AuditorWrites);
     }
+    let days_max = if audits { AUDITOR_DAYS_MAX } else { DAYS_MAX };
     // Tokens count in whole seconds.
     let issued_at = new.now.trunc_subsecs(0);
-    let expires_at = issued_at + Days::new(u64::from(new.expires_days));
+    let days = |days: u32| issued_at + Days::new(u64::from(days));
+    let expires_at = match (new.expires_days, new.expires_at) {
+        (Some(given), None) if given <= days_max => days(given),
+        (None, Some(given)) => given.trunc_subsecs(0),
+        _ => return Err(ServiceTokenRejection::Days),
+    };
+    if expires_at <= issued_at || expires_at > days(days_max) {
+        return Err(ServiceTokenRejection::Days);
+    }
     Ok(ServiceTokenEvent::Issued(ServiceTokenIssued { name: new.name, scopes, issued_at, expires_at }))
 }
 
@@ -144,7 +160,8 @@ mod tests {
         IssueServiceToken {
             name: Name::parse("loyalty").expect("a valid name"),
             scopes: scopes.iter().map(|scope| ServiceScope::parse(scope).expect("a valid scope")).collect(),
-            expires_days,
+            expires_days: Some(expires_days),
+            expires_at: None,
             now: DateTime::from_timestamp(1_767_323_045, 678_000_000).expect("in range"),
         }
     }
@@ -172,6 +189,33 @@ mod tests {
             given(vec![])
                 .when(issue(&["events:read"], days).into())
                 .then_expect_error(ServiceTokenRejection::Days);
+        }
+    }
+
+    #[test]
+    fn an_auditors_token_reads_and_ends_soon() {
+        let audit = ["audit:read", "events:read"];
+        assert!(given(vec![]).when(issue(&audit, AUDITOR_DAYS_MAX).into()).inspect_result().is_ok());
+        given(vec![])
+            .when(issue(&audit, AUDITOR_DAYS_MAX + 1).into())
+            .then_expect_error(ServiceTokenRejection::Days);
+        for writing in ["crm:write", "events:append:ext.a.b", "event_types:write:ext.a.b"] {
+            given(vec![])
+                .when(issue(&["audit:read", writing], 1).into())
+                .then_expect_error(ServiceTokenRejection::AuditorWrites);
+        }
+    }
+
+    #[test]
+    fn a_token_ends_after_days_or_at_a_time_and_not_both() {
+        let until = |seconds: i64, expires_days: Option<u32>| {
+            let new = issue(&["events:read"], 1);
+            let expires_at = Some(new.now + chrono::TimeDelta::seconds(seconds));
+            IssueServiceToken { expires_at, expires_days, ..new }
+        };
+        assert!(given(vec![]).when(until(5, None).into()).inspect_result().is_ok());
+        for wrong in [until(0, None), until(-5, None), until(5, Some(1)), until(366 * 86_400, None)] {
+            given(vec![]).when(wrong.into()).then_expect_error(ServiceTokenRejection::Days);
         }
     }
 

@@ -63,16 +63,19 @@ impl Principal {
         let token = token.map_or_else(|| bearer(headers), Ok)?;
         let claims = claims(token, gateway, Audience::Public)?;
         request.note_user(claims.sub);
-        tenancy::agree(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
-        let record = gateway.store.tenant_by_id(claims.tid).await?;
-        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
-        request.note_tenant(&record);
         if claims.roles.contains(&Role::Auditor) {
             request.note_auditor();
         }
-        if claims.roles.contains(&Role::Integrator) {
+        if claims.is_service() {
             request.note_service();
         }
+        let record = gateway.store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
+        // A refusal is told to the tenant whose token it was.
+        if let Some(record) = &record {
+            request.note_tenant(record);
+        }
+        tenancy::agree(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
+        let record = record.ok_or(Problem::new(Code::TenantUnknown))?;
         gateway.service_tokens.check(&claims).await?;
         let store = gateway.store.tenant(record.id);
         Ok(Self { claims, record, store })
@@ -80,7 +83,7 @@ impl Principal {
 
     /// The context of a command that this caller sends.
     pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
-        let (actor, user_id) = if self.claims.roles.contains(&Role::Integrator) {
+        let (actor, user_id) = if self.claims.is_service() {
             (Actor::service(self.claims.sub), None)
         } else {
             (Actor::user(self.user_id()), Some(self.user_id()))

@@ -6,7 +6,6 @@ use std::time::Duration;
 use commands::{Executor, ServiceToken};
 use moka::sync::Cache;
 use schemas::engine::TenantId;
-use schemas::identity::role::Role;
 use uuid::Uuid;
 
 use super::tokens::Claims;
@@ -34,7 +33,7 @@ impl ServiceTokens {
     /// 401 where the claims are those of a service whose token was taken back. Claims of users pass.
     pub async fn check(&self, claims: &Claims) -> Result<(), Problem> {
         let key = (claims.tid, claims.sub);
-        if !claims.roles.contains(&Role::Integrator) || self.live.contains_key(&key) {
+        if !claims.is_service() || self.live.contains_key(&key) {
             return Ok(());
         }
         let token = self.executor.load::<ServiceToken>(claims.tid, claims.sub).await?;
@@ -49,7 +48,7 @@ impl ServiceTokens {
 
     /// Ends when the claims do not count any more, by a revocation; never for users.
     pub async fn revoked(&self, claims: &Claims) {
-        if !claims.roles.contains(&Role::Integrator) {
+        if !claims.is_service() {
             return std::future::pending().await;
         }
         let mut looks = tokio::time::interval(LOOKS);

@@ -13,6 +13,7 @@ use moka::sync::Cache;
 use schemas::engine::{TenantId, TenantSlug, clock, ids};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::Tier;
+use schemas::integration::service_token::AUDIT;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -103,6 +104,12 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Whether they are a service's or an auditor's token, which is issued for months and may be taken back; its id is
+    /// that of its stream. A user's has an id of its own.
+    pub fn is_service(&self) -> bool {
+        self.jti == self.sub
+    }
+
     /// When the token ends.
     pub fn expires_at(&self) -> DateTime<Utc> {
         DateTime::from_timestamp(self.exp, 0).unwrap_or(DateTime::<Utc>::MIN_UTC)
@@ -175,8 +182,10 @@ impl Tokens {
         Ok(Issued { access_token: self.sign(&claims)?, expires_in: lifetime })
     }
 
-    /// A service's token, for the public listener.
+    /// A service's token, for the public listener. One that reads what auditors read is an auditor's, so that its accesses
+    /// are recorded.
     pub fn issue_service(&self, grant: &ServiceGrant) -> Result<String, TokenError> {
+        let audits = grant.scopes.iter().any(|scope| scope == AUDIT);
         self.sign(&Claims {
             iss: self.issuer.clone(),
             aud: vec![Audience::Public],
@@ -185,7 +194,7 @@ impl Tokens {
             tenant: grant.tenant_slug.clone(),
             email: String::new(),
             name: grant.name.clone(),
-            roles: vec![Role::Integrator],
+            roles: vec![if audits { Role::Auditor } else { Role::Integrator }],
             scopes: grant.scopes.clone(),
             subscription_tier: grant.tier,
             iat: grant.issued_at.timestamp(),
@@ -267,6 +276,7 @@ mod tests {
             assert_eq!((claims.sub, claims.tid, &claims.roles), (grant.user_id, grant.tenant, &grant.roles));
             assert_eq!(claims.scopes, grant.scopes());
             assert_eq!(claims.exp - claims.iat, 900);
+            assert!(!claims.is_service());
         }
     }
 
@@ -288,7 +298,13 @@ mod tests {
         assert_eq!(tokens.issue_service(&grant).expect("signed"), token);
         let claims = tokens.verify(&token, Audience::Public).expect("ours");
         assert_eq!((&claims.roles, &claims.scopes), (&vec![Role::Integrator], &grant.scopes));
+        assert!(claims.is_service());
         assert!(tokens.verify(&token, Audience::Operations).is_err());
+        let audits = ServiceGrant { scopes: vec![AUDIT.to_owned()], ..grant };
+        let token = tokens.issue_service(&audits).expect("signed");
+        let claims = tokens.verify(&token, Audience::Public).expect("ours");
+        assert_eq!(claims.roles, [Role::Auditor]);
+        assert!(claims.is_service());
     }
 
     #[test]

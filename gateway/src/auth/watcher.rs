@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
+use commands::User;
+use schemas::identity::role::Role;
 use store::TenantRecord;
 
 use super::principal::Principal;
@@ -59,6 +61,11 @@ impl Watcher {
         let handle = gateway.store.tenant(record.id);
         if !handle.use_stream_ticket(ticket.id, ticket.expires_at).await? {
             return Err(refused());
+        }
+        // A ticket says nothing of roles, and what auditors read is recorded.
+        let user = gateway.executor.load::<User>(record.id, ticket.user).await?;
+        if user.is_some_and(|(user, _)| user.roles.contains(&Role::Auditor)) {
+            request.note_auditor();
         }
         let (personal, expires_at) = (ticket.personal, ticket.session_ends_at);
         Ok(Self { record, personal, expires_at, claims: None })

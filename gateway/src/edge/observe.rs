@@ -38,6 +38,7 @@ struct Noted {
     user: OnceLock<Uuid>,
     auditor: OnceLock<()>,
     service: OnceLock<()>,
+    subject: OnceLock<String>,
     /// Commands that were rejected, with the code.
     rejections: Mutex<Vec<(String, String)>>,
 }
@@ -53,6 +54,7 @@ impl RequestContext {
             user: OnceLock::new(),
             auditor: OnceLock::new(),
             service: OnceLock::new(),
+            subject: OnceLock::new(),
             rejections: Mutex::default(),
         }))
     }
@@ -100,6 +102,16 @@ impl RequestContext {
     /// Notes that whoever asks is a service.
     pub fn note_service(&self) {
         self.0.service.get_or_init(|| ());
+    }
+
+    /// Notes what the request is about beyond its path, for the activity log; the first note stays.
+    pub fn note_subject(&self, subject: impl Into<String>) {
+        self.0.subject.get_or_init(|| subject.into());
+    }
+
+    /// What the request is about beyond its path.
+    pub fn subject(&self) -> Option<&str> {
+        self.0.subject.get().map(String::as_str)
     }
 
     /// Who asks, as the logs name them.

@@ -95,6 +95,7 @@ async fn run(
         Ok(checked) => checked,
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
+    context.note_subject(checked.root_fields.join(" "));
     if let Err((code, message)) = wait(&principal, headers, &envelope, &checked).await {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }

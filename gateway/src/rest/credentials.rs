@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use store::IntegratorCredential;
 
 use crate::auth::Principal;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem};
+use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
 use crate::gateway::Gateway;
 
 const DEFAULT_LIMIT: u32 = 100;
@@ -59,12 +59,15 @@ struct Page {
 /// Issues a credential: 201 with everything that a stock client needs.
 pub async fn create(
     State(gateway): State<Gateway>,
+    request: RequestContext,
     principal: Principal,
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let integrators = integrators(&gateway, &principal)?;
-    let issued = integrators.create(&principal.record, read_new(body)?, key.0).await?;
+    let new = read_new(body)?;
+    request.note_subject(&new.name);
+    let issued = integrators.create(&principal.record, new, key.0).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
@@ -190,7 +193,8 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
     })
 }
 
-fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
+/// A time in a body.
+pub(super) fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     text.parse().map_err(|_| InvalidValue::new("time_invalid", "must be a time as in RFC 3339"))
 }
 

@@ -11,6 +11,7 @@ use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken,
 use serde_json::{Value, json};
 use uuid::Uuid;
 
+use super::credentials::time;
 use super::pages::PageQuery;
 use crate::auth::{Principal, ServiceGrant};
 use crate::edge::failures::rejected_field;
@@ -29,12 +30,16 @@ pub async fn issue(
     administrator(&principal)?;
     let name = body.required("name", Name::parse);
     let scopes = body.texts("scopes", ServiceScope::parse);
-    let expires_days = body.whole_number("expires_days", true);
-    let (name, scopes, expires_days) = body.finish(|| Some((name?, scopes?, expires_days?)))?;
-    let expires_days = u32::try_from(expires_days).unwrap_or(u32::MAX);
-    let command = IssueServiceToken { name, scopes, expires_days, now: clock::now() };
+    // A token ends after so many days, or at a time.
+    let by_time = body.values().get("expires_at").is_some_and(|given| !given.is_null());
+    let expires_at = body.optional("expires_at", time);
+    let expires_days = body.whole_number("expires_days", !by_time);
+    let (name, scopes) = body.finish(|| Some((name?, scopes?)))?;
+    let expires_days = expires_days.map(|days| u32::try_from(days).unwrap_or(u32::MAX));
+    let command = IssueServiceToken { name, scopes, expires_days, expires_at, now: clock::now() };
     let context = principal.command_context(&request, key.0);
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
+    request.note_subject(id.to_string());
     let executed = gateway.executor.execute::<ServiceToken>(&context, id, command, Extras::default()).await;
     let executed = executed.map_err(refused)?;
     let token = &executed.state;
@@ -125,6 +130,9 @@ fn refused(error: ExecuteError<ServiceTokenRejection>) -> Problem {
         }
         ExecuteError::Rejected(rejection @ ServiceTokenRejection::Days) => {
             rejected_field("expires_days", "expires_days_invalid", &rejection)
+        }
+        ExecuteError::Rejected(rejection @ ServiceTokenRejection::AuditorWrites) => {
+            rejected_field("scopes", "auditor_writes", &rejection)
         }
         error => error.into(),
     }

@@ -4,7 +4,6 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use schemas::engine::InvalidValue;
-use schemas::identity::role::Role;
 use serde_json::{Value, json};
 
 use super::events::{EVENTS_SCOPE, PERSONAL_SCOPE};
@@ -23,7 +22,7 @@ pub async fn issue(
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     principal.needs(EVENTS_SCOPE)?;
-    if principal.claims.roles.contains(&Role::Integrator) {
+    if principal.claims.is_service() {
         // A service's token may be taken back at any time, and a ticket knows nothing of that.
         return Err(Problem::new(Code::Forbidden).detail("a service sends its token"));
     }

@@ -23,7 +23,7 @@ use webhooks::secret::SigningSecret;
 use self::body::{Changes, shown, shown_with_secret};
 use self::commanding::Commanding;
 use crate::auth::Principal;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem};
+use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
 use crate::gateway::Gateway;
 
 /// Webhooks of one tenant.
@@ -101,6 +101,7 @@ async fn show(principal: Principal, Path(id): Path<String>) -> Result<Json<Value
 
 async fn register(
     State(gateway): State<Gateway>,
+    request: RequestContext,
     principal: Principal,
     key: IdempotencyKey,
     Body(body): Body,
@@ -138,6 +139,7 @@ async fn register(
         updated_at: now,
     };
     transaction.put_webhook(&webhook).await?;
+    request.note_subject(id.to_string());
     command.answer(transaction, StatusCode::CREATED, Some(shown_with_secret(&webhook, &secret))).await
 }
 

@@ -17,7 +17,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::closing::Closing;
 use super::frame::Frame;
 use super::session::{Session, Step};
-use crate::activity::note;
+use crate::activity::{Asked, note};
 use crate::auth::{Principal, Watcher};
 use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
@@ -25,7 +25,7 @@ use crate::rest::events::{EventsQuery, same_log};
 use crate::server::UnderWay;
 
 /// What the activity log knows a greeting as.
-const ACTION: &str = "GET /v1/events/ws";
+const ASKED: Asked<'_> = Asked { method: "GET", route: "/v1/events/ws", path: "/v1/events/ws" };
 /// How long a client may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
 /// How long a client that is being closed has to take what was sent before.
@@ -105,12 +105,12 @@ pub async fn follow(
             Ok(session) => session,
             Err(place) => match greet(&mut socket, place, query, &headers, &request, &gateway).await {
                 Ok(Some(session)) => {
-                    note(&gateway, &request, ACTION, None, Some(address.ip().to_string()));
+                    note(&gateway, &request, ASKED, None, Some(address.ip().to_string()));
                     session
                 }
                 Ok(None) => return,
                 Err(refusal) => {
-                    note(&gateway, &request, ACTION, refusal.problem, Some(address.ip().to_string()));
+                    note(&gateway, &request, ASKED, refusal.problem, Some(address.ip().to_string()));
                     let message = json!({"type": "closed", "code": refusal.code});
                     return close(&mut socket, &message.to_string(), refusal.code, refusal.websocket).await;
                 }

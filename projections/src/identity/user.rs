@@ -86,6 +86,7 @@ impl Projection for Users {
             (Some(row), UserEvent::Erased(_)) => {
                 UserRow { status: UserStatus::Deactivated, ..nobody(id, row.roles, row.registered_at) }
             }
+            (Some(row), UserEvent::RolesChanged(changed)) => UserRow { roles: changed.roles, ..row },
         };
         Ok(Some(UserRow { version: event.version, updated_at: event.recorded_at, ..row }))
     }
@@ -111,7 +112,7 @@ mod tests {
     use schemas::engine::{Email, Name, Sealed};
     use schemas::identity::user::{
         UserDeactivated, UserDetails, UserEmailConfirmed, UserErased, UserName, UserNameChanged,
-        UserRegistered,
+        UserRegistered, UserRolesChanged,
     };
 
     use super::*;
@@ -156,6 +157,13 @@ mod tests {
         let row =
             given(&[registered(), confirmed, changed, deactivated]).expect("applies").expect("is there");
         assert_eq!((row.status, row.updated_at), (UserStatus::Deactivated, at(4)));
+    }
+
+    #[test]
+    fn changed_roles_are_all_the_roles_that_there_are() {
+        let changed = UserEvent::RolesChanged(UserRolesChanged { roles: vec![Role::Auditor] });
+        let row = given(&[registered(), changed]).expect("applies").expect("is there");
+        assert_eq!((row.roles, row.version), (vec![Role::Auditor], 2));
     }
 
     #[test]

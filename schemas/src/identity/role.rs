@@ -5,6 +5,8 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::engine::InvalidValue;
+
 /// What a user may do, as a name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -17,11 +19,22 @@ pub enum Role {
     Auditor,
     /// Runs the platform: creates tenants. Exists in the tenant `platform` only.
     PlatformAdmin,
-    /// A service in another process: what its token says and nothing else. No user has it.
+    /// A service in another process: what its token says. A user with this role follows the tenant's events.
     Integrator,
 }
 
 impl Role {
+    /// Every role.
+    pub const ALL: [Self; 5] =
+        [Self::Member, Self::TenantAdmin, Self::Auditor, Self::PlatformAdmin, Self::Integrator];
+
+    /// The role of this name.
+    pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
+            InvalidValue::new("role_invalid", "must be member, tenant_admin, auditor or integrator")
+        })
+    }
+
     /// The role's name in tokens and answers.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -36,7 +49,8 @@ impl Role {
     /// The scopes that a token of this role carries.
     pub fn scopes(self) -> &'static [&'static str] {
         match self {
-            Self::Member | Self::Integrator => &[],
+            Self::Member => &[],
+            Self::Integrator => &["events:read"],
             Self::TenantAdmin => &[
                 "audit:read",
                 "crm:read",

@@ -3,7 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Command, Name, TenantSlug};
+use crate::engine::{Command, Name, Reason, TenantSlug};
 
 /// What a tenant pays for; limits depend on it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +56,10 @@ crate::events! {
     pub enum TenantEvent in "identity.tenant" {
         /// The tenant came to the platform.
         "registered.v1" => Registered(TenantRegistered),
+        /// The tenant is on hold: every door is closed to it.
+        "suspended.v1" => Suspended(TenantSuspended),
+        /// The doors are open again.
+        "resumed.v1" => Resumed(TenantResumed),
     }
 }
 
@@ -81,6 +85,18 @@ pub struct TenantRegistered {
     pub country: Option<String>,
 }
 
+/// The tenant is on hold: every door is closed to it, and in public it looks like an unknown one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct TenantSuspended {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+}
+
+/// The doors are open again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct TenantResumed {}
+
 /// Registers a tenant and opens its log.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -102,4 +118,26 @@ pub struct RegisterTenant {
 
 impl Command for RegisterTenant {
     const NAME: &'static str = "RegisterTenant";
+}
+
+/// Puts a tenant on hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct SuspendTenant {
+    #[serde(default)]
+    pub reason: Option<Reason>,
+}
+
+/// Ends a tenant's hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResumeTenant {}
+
+impl Command for SuspendTenant {
+    const NAME: &'static str = "SuspendTenant";
+}
+
+impl Command for ResumeTenant {
+    const NAME: &'static str = "ResumeTenant";
 }

@@ -44,6 +44,8 @@ crate::events! {
         "deactivated.v1" => Deactivated(UserDeactivated),
         /// Nothing is left of whom it was.
         "erased.v1" => Erased(UserErased),
+        /// They may do other things than before.
+        "roles_changed.v1" => RolesChanged(UserRolesChanged),
     }
 }
 
@@ -95,6 +97,13 @@ pub struct UserDeactivated {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct UserErased {}
 
+/// They may do other things than before.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct UserRolesChanged {
+    /// All their roles from here on, in order of rank.
+    pub roles: Vec<Role>,
+}
+
 /// Registers a user. The password travels beside the command, as a secret.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -132,6 +141,14 @@ pub struct DeactivateUser {
 #[serde(deny_unknown_fields)]
 pub struct EraseUser {}
 
+/// Gives the user these roles and no others.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct ChangeUserRoles {
+    pub roles: Vec<Role>,
+}
+
 impl Command for RegisterUser {
     const NAME: &'static str = "RegisterUser";
 }
@@ -150,4 +167,8 @@ impl Command for DeactivateUser {
 
 impl Command for EraseUser {
     const NAME: &'static str = "EraseUser";
+}
+
+impl Command for ChangeUserRoles {
+    const NAME: &'static str = "ChangeUserRoles";
 }

@@ -15,7 +15,11 @@ pub const APPEND: &str = "events:append:";
 /// The scope that registers event types of a category, without the category.
 pub const WRITE_TYPES: &str = "event_types:write:";
 /// Scopes that a service may hold besides those of its categories. Nothing here changes who may do what.
-const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write", "pii:read"];
+const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write", "pii:read", AUDIT, "users:read"];
+/// The scope that makes a token an auditor's: it reads proofs, exports and the activity log.
+pub const AUDIT: &str = "audit:read";
+/// The scopes of an auditor's token that is issued as such.
+pub const AUDITOR: &[&str] = &[AUDIT, "crm:read", "events:read", "users:read"];
 
 /// Something that a service may do.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -23,7 +27,8 @@ const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write", "pii:read"];
 pub struct ServiceScope(String);
 
 impl ServiceScope {
-    /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `pii:read`, `events:append:<category>` or `event_types:write:<category>`.
+    /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `pii:read`, `audit:read`, `users:read`,
+    /// `events:append:<category>` or `event_types:write:<category>`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let category = [APPEND, WRITE_TYPES].iter().find_map(|prefix| text.strip_prefix(prefix));
         match category {
@@ -44,6 +49,11 @@ impl ServiceScope {
     /// The scope as text.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether nothing changes by what it allows.
+    pub fn only_reads(&self) -> bool {
+        self.0.ends_with(":read")
     }
 }
 
@@ -101,7 +111,12 @@ pub struct ServiceTokenRevoked {}
 pub struct IssueServiceToken {
     pub name: Name,
     pub scopes: Vec<ServiceScope>,
-    pub expires_days: u32,
+    /// How long it is good for; either this or `expires_at`.
+    #[serde(default)]
+    pub expires_days: Option<u32>,
+    /// When it ends.
+    #[serde(default)]
+    pub expires_at: Option<DateTime<Utc>>,
     /// Now. It does not count for recognising a repeat, which comes later.
     #[serde(skip)]
     pub now: DateTime<Utc>,

@@ -232,15 +232,18 @@ impl Facts {
         let text = |name: &str| Some(payload?.get(name)?.as_str()?.to_owned());
         match entry.event_type {
             "identity.user.registered.v1" => {
-                let roles = payload.and_then(|payload| payload["roles"].as_array());
-                let roles =
-                    roles.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect();
+                let roles = roles(payload);
                 let name = text("name").unwrap_or_else(|| "not in the export".to_owned());
                 self.users.insert(id.to_owned(), User { name, roles, deactivated: false });
             }
             "identity.user.name_changed.v1" => {
                 if let (Some(user), Some(name)) = (self.users.get_mut(id), text("name")) {
                     user.name = name;
+                }
+            }
+            "identity.user.roles_changed.v1" => {
+                if let Some(user) = self.users.get_mut(id) {
+                    user.roles = roles(payload);
                 }
             }
             "identity.user.deactivated.v1" => {
@@ -250,6 +253,13 @@ impl Facts {
             }
             _ => {}
         }
+    }
+}
+
+fn roles(payload: Option<&Value>) -> Vec<String> {
+    match payload.and_then(|payload| payload["roles"].as_array()) {
+        Some(roles) => roles.iter().filter_map(Value::as_str).map(str::to_owned).collect(),
+        None => vec!["not in the export".to_owned()],
     }
 }
 

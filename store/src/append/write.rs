@@ -133,7 +133,13 @@ impl Writer {
         let heads = Heads::of(plan);
         let events = Events::of(batch, plan);
         let sides = Sides::of(batch, plan);
-        let tenants: Vec<Uuid> = heads.tenants.iter().chain(&sides.opened.tenants).copied().collect();
+        let tenants: Vec<Uuid> = heads
+            .tenants
+            .iter()
+            .chain(&sides.opened.tenants)
+            .chain(&sides.standings.tenants)
+            .copied()
+            .collect();
         let end = async {
             // After a refusal this rolls back.
             if locked { self.client.batch_execute("commit").await } else { Ok(()) }

@@ -2,7 +2,9 @@
 //! only what is no answer to the command (not allowed, unavailable, a fault of ours) is a top-level error.
 
 use async_graphql::{Context, Enum, Error, ID, SimpleObject};
-use commands::{CommandContext, ExecuteError, Executed, Extras, Outcome, Rejection, Rules, permissions};
+use commands::{
+    CommandContext, ExecuteError, Executed, Executor, Extras, Outcome, Rejection, Rules, permissions,
+};
 use schemas::engine::{InvalidValue, ids};
 use uuid::Uuid;
 
@@ -162,7 +164,7 @@ impl<'a> Input<'a> {
 
     /// Executes the command on the aggregate `id`, unless something was wrong with the input.
     pub async fn send<A: Rules>(
-        mut self,
+        self,
         id: Uuid,
         command: Option<impl Into<A::Command> + Send>,
     ) -> Result<Answer, Error> {
@@ -170,7 +172,37 @@ impl<'a> Input<'a> {
             Some(command) if self.errors.is_empty() => command,
             _ => return Ok(self.rejected()),
         };
-        match self.gateway.executor.execute::<A>(&self.context, id, command, Extras::default()).await {
+        let done = self.gateway.executor.execute::<A>(&self.context, id, command, Extras::default()).await;
+        self.answer(done)
+    }
+
+    /// Answers with what a use case came to, which runs unless something was wrong with the input.
+    pub async fn send_by<A: Rules, C>(
+        mut self,
+        target: &ID,
+        command: Option<C>,
+        case: impl AsyncFnOnce(&Executor, &CommandContext, Uuid, C) -> Result<Executed<A>, ExecuteError<A::Error>>,
+    ) -> Result<Answer, Error> {
+        let Some(id) = parse_id(target) else {
+            if self.errors.is_empty() {
+                self.errors.push(not_found());
+            }
+            return Ok(self.rejected());
+        };
+        match command {
+            Some(command) if self.errors.is_empty() => {
+                let done = case(&self.gateway.executor, &self.context, id, command).await;
+                self.answer(done)
+            }
+            _ => Ok(self.rejected()),
+        }
+    }
+
+    fn answer<A: Rules>(
+        mut self,
+        done: Result<Executed<A>, ExecuteError<A::Error>>,
+    ) -> Result<Answer, Error> {
+        match done {
             Ok(executed) => Ok(Answer::accepted(&executed)),
             Err(error) => {
                 let expected = self.context.expected_version.is_some();

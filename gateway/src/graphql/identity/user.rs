@@ -2,6 +2,7 @@
 
 use async_graphql::{ComplexObject, Context, Enum, Error, ID, InputObject, Object, SimpleObject};
 use commands::User as Aggregate;
+use commands::identity::administration::deactivate;
 use queries::UserRow;
 use queries::crm::customer as customer_reads;
 use queries::identity::user as reads;
@@ -44,7 +45,7 @@ pub struct User {
     email: String,
     /// What they are called; empty where they were erased.
     name: String,
-    /// What they may do: `member`, `tenant_admin`, `platform_admin`.
+    /// What they may do: `member`, `tenant_admin`, `auditor`, `integrator`, `platform_admin`.
     roles: Vec<String>,
     /// Where they stand.
     status: UserStatus,
@@ -68,7 +69,7 @@ pub struct Me {
     email: String,
     /// What they are called.
     name: String,
-    /// What they may do: `member`, `tenant_admin`, `platform_admin`.
+    /// What they may do: `member`, `tenant_admin`, `auditor`, `integrator`, `platform_admin`.
     roles: Vec<String>,
     /// Where they stand.
     status: UserStatus,
@@ -326,7 +327,7 @@ impl UserMutations {
         .await
     }
 
-    /// Stops a user from signing in. Needs `tenant_admin` or the scope `users:write`. Access tokens that the user holds
+    /// Stops a user from signing in. Needs `tenant_admin`; nobody deactivates itself. Access tokens that the user holds
     /// work until they expire.
     async fn deactivate_user(
         &self,
@@ -337,9 +338,9 @@ impl UserMutations {
             let DeactivateUserInput { command_id, expected_version, id, reason } = input;
             let mut input = Input::new(ctx, DeactivateUser::NAME, Some(&id), command_id, expected_version)?;
             let reason = input.optional("reason", reason, Reason::parse);
-            payload(ctx, input.send_to::<Aggregate>(&id, Some(DeactivateUser { reason })).await?)
-                .await
-                .map(Some)
+            let command = Some(DeactivateUser { reason });
+            let answer = input.send_by::<Aggregate, _>(&id, command, deactivate).await?;
+            payload(ctx, answer).await.map(Some)
         })
         .await
     }

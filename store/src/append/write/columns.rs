@@ -7,6 +7,7 @@ use schemas::engine::TenantId;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use super::super::NewStanding;
 use super::super::plan::{Decision, Plan};
 use super::super::queue::Pending;
 
@@ -88,6 +89,7 @@ pub(super) struct Sides<'a> {
     pub(super) reserved: Reserved<'a>,
     pub(super) secrets: Secrets<'a>,
     pub(super) opened: Opened<'a>,
+    pub(super) standings: Standings,
 }
 
 #[derive(Default)]
@@ -129,6 +131,27 @@ pub(super) struct Opened<'a> {
     pub(super) times: Vec<DateTime<Utc>>,
     /// The tenants whose log says so.
     pub(super) openers: Vec<Uuid>,
+}
+
+#[derive(Default)]
+pub(super) struct Standings {
+    pub(super) tenants: Vec<Uuid>,
+    pub(super) suspended: Vec<bool>,
+    /// The tenants whose log says so.
+    pub(super) sayers: Vec<Uuid>,
+}
+
+impl Standings {
+    /// The last one of a flush is what remains.
+    fn push(&mut self, standing: NewStanding, sayer: Uuid) {
+        if let Some(known) = self.tenants.iter().position(|tenant| *tenant == standing.tenant.0) {
+            self.suspended[known] = standing.suspended;
+            return;
+        }
+        self.tenants.push(standing.tenant.0);
+        self.suspended.push(standing.suspended);
+        self.sayers.push(sayer);
+    }
 }
 
 impl<'a> Sides<'a> {
@@ -184,6 +207,9 @@ impl<'a> Sides<'a> {
                 sides.opened.times.push(recorded_at);
                 sides.opened.openers.push(tenant);
             }
+            if let Some(standing) = append.standing {
+                sides.standings.push(standing, tenant);
+            }
         }
         sides
     }
@@ -194,10 +220,11 @@ impl<'a> Sides<'a> {
             && self.reserved.tenants.is_empty()
             && self.secrets.tenants.is_empty()
             && self.opened.tenants.is_empty()
+            && self.standings.tenants.is_empty()
     }
 
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 28] {
-        let Self { receipts, released, reserved, secrets, opened } = self;
+    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 31] {
+        let Self { receipts, released, reserved, secrets, opened, standings } = self;
         [
             &receipts.tenants,
             &receipts.commands,
@@ -227,6 +254,9 @@ impl<'a> Sides<'a> {
             &opened.logs,
             &opened.times,
             &opened.openers,
+            &standings.tenants,
+            &standings.suspended,
+            &standings.sayers,
         ]
     }
 }

@@ -83,6 +83,10 @@ pub(super) const SIDE_WRITES: &str = ", receipted as (
     select t.tenant_id, t.log_id, 0, t.opened_at
     from unnest($40::uuid[], $45::uuid[], $46::timestamptz[], $47::uuid[]) as t(tenant_id, log_id, opened_at, opener)
     where t.opener in (select tenant_id from swapped)
+), stood as (
+    update tenants t set suspended = s.suspended
+    from unnest($48::uuid[], $49::boolean[], $50::uuid[]) as s(tenant_id, suspended, sayer)
+    where t.tenant_id = s.tenant_id and s.sayer in (select tenant_id from swapped)
 )";
 
 pub(super) const WINNERS: &str = " select tenant_id from swapped";

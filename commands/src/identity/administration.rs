@@ -1,0 +1,159 @@
+//! The use cases of administration: users and their roles, tenants on hold.
+//!
+//! One administrator always remains. That is a fact about all users, and a rule sees one: so nobody takes the role from
+//! itself, who takes it from others holds it by its own events at that moment, and those who take it take turns.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use schemas::engine::{Email, Name, TenantId, ids};
+use schemas::identity::role::Role;
+use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
+use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
+use store::{NewStanding, Turn};
+use uuid::Uuid;
+
+use super::registration::register_user;
+use super::tenant::{Tenant, TenantCommand, TenantRejection};
+use super::user::{User, UserCommand, UserRejection};
+use crate::engine::context::{CommandContext, Extras};
+use crate::engine::executor::Executor;
+use crate::engine::outcome::{ExecuteError, Executed};
+
+type Done = Result<Executed<User>, ExecuteError<UserRejection>>;
+
+/// What a tenant's administrators take turns at.
+const TURN: &str = "administration";
+/// How often, and after which pause, somebody asks for its turn.
+const ASKS: u32 = 40;
+const PAUSE: Duration = Duration::from_millis(25);
+
+/// The role that runs a tenant.
+fn administering(tenant: TenantId) -> Role {
+    if tenant == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin }
+}
+
+/// Refuses roles that the tenant does not have.
+fn in_place(context: &CommandContext, roles: &[Role]) -> Result<(), ExecuteError<UserRejection>> {
+    if roles.contains(&Role::PlatformAdmin) && context.tenant != ids::PLATFORM {
+        return Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)));
+    }
+    Ok(())
+}
+
+/// Adds a user on behalf of an administrator; without a password the user cannot sign in.
+pub async fn add_user(
+    executor: &Executor,
+    context: &CommandContext,
+    email: Email,
+    name: Name,
+    roles: Vec<Role>,
+    password_hash: Option<Bytes>,
+) -> Done {
+    in_place(context, &roles)?;
+    administers(executor, context).await?;
+    register_user(executor, context, email, name, roles, password_hash).await
+}
+
+/// Gives a user these roles and no others.
+pub async fn change_roles(executor: &Executor, context: &CommandContext, id: Uuid, roles: Vec<Role>) -> Done {
+    let given = in_place(context, &roles);
+    let stays = roles.contains(&administering(context.tenant));
+    let command = UserCommand::from(ChangeUserRoles { roles });
+    if let Some(earlier) = executor.repeated::<User>(context, id, command.clone()).await? {
+        return Ok(earlier);
+    }
+    given?;
+    if stays {
+        administers(executor, context).await?;
+        return executor.execute(context, id, command, Extras::default()).await;
+    }
+    remove(executor, context, id, command).await
+}
+
+/// Stops a user from signing in.
+pub async fn deactivate(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+    command: DeactivateUser,
+) -> Done {
+    let command = UserCommand::from(command);
+    if let Some(earlier) = executor.repeated::<User>(context, id, command.clone()).await? {
+        return Ok(earlier);
+    }
+    remove(executor, context, id, command).await
+}
+
+/// Executes what may leave the tenant with an administrator less.
+async fn remove(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
+    let turn = turn(executor, context).await?;
+    administers(executor, context).await?;
+    if context.caller.user_id == Some(id) {
+        return Err(ExecuteError::Rejected(UserRejection::OwnAdministration));
+    }
+    let done = executor.execute(context, id, command, Extras::default()).await;
+    // Where it does not end in order, the database ends it with its connection.
+    drop(turn.end().await);
+    done
+}
+
+/// Puts a tenant on hold: its log stays, and every door is closed to it. The fact stands in the log of the tenant
+/// `platform`, whatever the context's tenant is.
+pub async fn suspend_tenant(
+    executor: &Executor,
+    context: &CommandContext,
+    tenant: TenantId,
+    command: SuspendTenant,
+) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
+    stand(executor, context, NewStanding { tenant, suspended: true }, command.into()).await
+}
+
+/// Ends a tenant's hold.
+pub async fn resume_tenant(
+    executor: &Executor,
+    context: &CommandContext,
+    tenant: TenantId,
+) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
+    stand(executor, context, NewStanding { tenant, suspended: false }, ResumeTenant {}.into()).await
+}
+
+/// The directory follows in the transaction of the fact.
+async fn stand(
+    executor: &Executor,
+    context: &CommandContext,
+    standing: NewStanding,
+    command: TenantCommand,
+) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
+    let context = CommandContext { tenant: ids::PLATFORM, ..context.clone() };
+    let extras = Extras { standing: Some(standing), ..Extras::default() };
+    executor.execute(&context, standing.tenant.0, command, extras).await
+}
+
+async fn turn(executor: &Executor, context: &CommandContext) -> Result<Turn, ExecuteError<UserRejection>> {
+    let tenant = executor.store().tenant(context.tenant);
+    for _ in 0..ASKS {
+        if let Some(turn) = tenant.try_turn(TURN).await? {
+            return Ok(turn);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err(ExecuteError::Overloaded)
+}
+
+/// Refuses a caller who does not run the tenant by its own events: what its token says may be older.
+async fn administers(
+    executor: &Executor,
+    context: &CommandContext,
+) -> Result<(), ExecuteError<UserRejection>> {
+    if context.caller.is_system() {
+        return Ok(());
+    }
+    let role = administering(context.tenant);
+    let holds = |user: &User| user.status != UserStatus::Deactivated && user.roles.contains(&role);
+    let caller = match context.caller.user_id {
+        Some(id) => executor.load::<User>(context.tenant, id).await?,
+        None => None,
+    };
+    if caller.is_some_and(|(user, _)| holds(&user)) { Ok(()) } else { Err(ExecuteError::Forbidden) }
+}

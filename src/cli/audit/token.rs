@@ -1,0 +1,118 @@
+//! `annals audit token`: what a tenant administrator gives an auditor: a token that reads, in one tenant, for a limited time.
+
+use std::io::{self, Write};
+
+use chrono::{DateTime, Utc};
+use clap::{Args, Subcommand};
+use schemas::integration::service_token::{AUDIT, AUDITOR};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+use super::super::output::reader_left;
+use super::super::remote::Remote;
+use super::super::{Exit, Failure, Output};
+
+/// `annals audit token ...`
+#[derive(Debug, Subcommand)]
+pub enum Token {
+    /// Issue a token; as a table, standard output gets the token alone, which is shown this once
+    Create(Create),
+    /// List the tenant's tokens for auditors
+    Ls(Remote),
+    /// Take a token back: it is refused within seconds, and streams that it opened end
+    Revoke {
+        /// Its id
+        id: Uuid,
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// `annals audit token create ...`
+#[derive(Debug, Args)]
+pub struct Create {
+    /// Who gets it
+    #[arg(long)]
+    name: String,
+    /// How long it is good for
+    #[arg(long, default_value_t = 30, value_name = "DAYS", conflicts_with = "expires_at", value_parser = clap::value_parser!(u16).range(1..=30))]
+    days: u16,
+    /// When it ends (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    expires_at: Option<DateTime<Utc>>,
+    #[command(flatten)]
+    remote: Remote,
+}
+
+const PATH: &str = "/v1/service-tokens";
+const COLUMNS: [&str; 6] = ["id", "name", "scopes", "issued_at", "expires_at", "revoked"];
+
+#[derive(Serialize, Deserialize)]
+struct Row {
+    id: Uuid,
+    name: String,
+    scopes: Vec<String>,
+    issued_at: String,
+    expires_at: String,
+    revoked: bool,
+}
+
+impl Token {
+    /// Runs it.
+    pub async fn run(self, output: Output) -> Result<Exit, Failure> {
+        match self {
+            Self::Create(create) => create.run(output).await,
+            Self::Ls(remote) => list(&remote, output).await,
+            Self::Revoke { id, remote } => {
+                remote.delete(&format!("{PATH}/{id}")).await?;
+                Ok(Exit::Ok)
+            }
+        }
+    }
+}
+
+impl Create {
+    async fn run(self, output: Output) -> Result<Exit, Failure> {
+        let mut body = json!({"name": self.name, "scopes": AUDITOR});
+        match self.expires_at {
+            Some(time) => body["expires_at"] = time.to_rfc3339().into(),
+            None => body["expires_days"] = self.days.into(),
+        }
+        let issued = self.remote.post(PATH, &body).await?;
+        if output != Output::Table {
+            output.object(&[], &issued)?;
+            return Ok(Exit::Ok);
+        }
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        eprintln!("id          {}", text(&issued["service_token"]["id"]));
+        eprintln!("expires at  {}", text(&issued["service_token"]["expires_at"]));
+        let mut out = io::stdout().lock();
+        writeln!(out, "{}", text(&issued["access_token"])).and_then(|()| out.flush()).or_else(reader_left)?;
+        Ok(Exit::Ok)
+    }
+}
+
+async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
+    #[derive(Deserialize)]
+    struct Page {
+        service_tokens: Vec<Row>,
+        next_after: Option<Uuid>,
+    }
+    let (mut rows, mut after): (Vec<Row>, Option<Uuid>) = (Vec::new(), None);
+    loop {
+        let mut parameters = vec![("limit", "100".to_owned())];
+        parameters.extend(after.map(|after| ("after", after.to_string())));
+        let text = remote.text(PATH, &parameters).await?;
+        let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
+        rows.extend(
+            page.service_tokens.into_iter().filter(|row| row.scopes.iter().any(|scope| scope == AUDIT)),
+        );
+        after = page.next_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    output.rows(&COLUMNS, &rows)?;
+    Ok(Exit::Ok)
+}

@@ -1,0 +1,64 @@
+//! What operators do on a tenant's data over the database is told in the tenant's activity log, before it is done.
+
+use nix::unistd::{Uid, User, getuid};
+use schemas::engine::{Actor, TenantId, clock, ids};
+use store::{Activity, ActivityKind, Store};
+
+use super::Failure;
+
+/// The longest command line that is kept.
+const ACTION_MAX: usize = 300;
+
+/// Tells the tenants that this command line touches their data; where that cannot be told, nothing is touched.
+pub async fn touches(store: &Store, tenants: impl IntoIterator<Item = TenantId>) -> Result<(), Failure> {
+    let (actor, action) = (format!("operator:{}", operator()), command_line(std::env::args().skip(1)));
+    let mut told: Vec<TenantId> = tenants.into_iter().collect();
+    told.sort_unstable();
+    told.dedup();
+    for tenant in told {
+        let activity = Activity {
+            id: ids::new_id(),
+            at: clock::now(),
+            kind: ActivityKind::OperatorAccess,
+            actor: Actor::recorded(actor.clone()).to_string(),
+            action: action.clone(),
+            outcome: "accepted".to_owned(),
+            count: 1,
+            request_id: None,
+            address: None,
+        };
+        store.tenant(tenant).record_activities(&[activity]).await?;
+    }
+    Ok(())
+}
+
+/// Who runs the program, as the operating system knows it.
+fn operator() -> String {
+    let uid: Uid = getuid();
+    User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid-{uid}"), |user| user.name)
+}
+
+/// The command line. It holds no secrets: those stand in files.
+fn command_line(arguments: impl Iterator<Item = String>) -> String {
+    let mut line = "annals".to_owned();
+    for argument in arguments {
+        line.push(' ');
+        // What would not print in a list of entries.
+        line.extend(argument.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
+    }
+    line.truncate(line.floor_char_boundary(ACTION_MAX));
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_line_is_one_line_and_bounded() {
+        let line = |arguments: &[&str]| command_line(arguments.iter().map(ToString::to_string));
+        assert_eq!(line(&["log", "replace", "--reason", "a\nb\0"]), "annals log replace --reason a b ");
+        assert!(line(&[&"é".repeat(500)]).len() <= ACTION_MAX);
+        assert!(!operator().is_empty());
+    }
+}
