@@ -3,6 +3,7 @@
 
 mod activity;
 mod auditor;
+mod replay;
 mod sealing;
 mod tampering;
 
