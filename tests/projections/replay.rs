@@ -3,19 +3,23 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use commands::Executor;
+use nix::sys::signal::Signal;
 use projections::{CUSTOMERS, Customers, PastError, Replayed, RowChange, USERS, Users, Wanted};
 use queries::whole;
 use schemas::engine::{Actor, LogId, RecordedEvent};
 use serde_json::{Value, json};
-use store::{DeadLetterStatus, Replacement, StoreError, TenantStore};
+use store::{DeadLetterStatus, DeploymentKey, Replacement, Store, StoreConfig, StoreError, TenantStore};
 use uuid::Uuid;
 
 use super::poison::{append_raw, decide, letter_with};
+use super::rebuild::fill;
 use super::{caught_up, customers, eager, keep, log, random_history, register, rename, rows, silent, users};
-use crate::support::eventually;
-use crate::support::postgres::{Database, open_tenant};
+use crate::support::postgres::{Database, PASSWORD, open_tenant};
+use crate::support::postgres_server::{DATABASE, PostgresServer};
+use crate::support::{eventually, long};
 
 type Rows = BTreeMap<Uuid, Value>;
 
@@ -338,4 +342,78 @@ async fn progress_goes_up_to_the_position_asked_for_and_no_row_is_lost_between_p
     let rest = replayed.rows(first.last().map(|(id, _)| *id)).await.expect("reads");
     assert!(first.iter().chain(&rest).map(|(id, _)| *id).eq(ids.iter().copied()));
     assert!(rows::<Customers>(&tenant).await.is_empty(), "nothing was written where rows serve");
+}
+
+#[tokio::test]
+async fn a_crash_of_the_database_leaves_no_scratch_file_and_the_next_replay_finds_its_place() {
+    let mut server = PostgresServer::start(&[]).await;
+    let config = StoreConfig {
+        host: "127.0.0.1".to_owned(),
+        port: server.port(),
+        database: DATABASE.to_owned(),
+        runtime_password: PASSWORD.to_owned(),
+        key: DeploymentKey::generate(),
+        append_lanes: 1,
+        pool_size: 4,
+    };
+    let store = Store::connect(config).await.expect("connects");
+    let tenant = open_tenant(&store, "acme").await;
+    register(&Executor::new(store.clone(), 10), &tenant, "Ada").await;
+    // Files of temporary tables are named after their session: `t<backend>_<number>`.
+    let scratch_files = |server: &PostgresServer| {
+        let mut find = std::process::Command::new("find");
+        let found = find.arg(server.data().join("base")).args(["-name", "t*_*"]).output().expect("find runs");
+        String::from_utf8(found.stdout).expect("text")
+    };
+    let replayed = replay(&tenant, CUSTOMERS, Wanted::At(1)).await.expect("replays");
+    assert!(!scratch_files(&server).is_empty());
+    server.stop(Signal::SIGQUIT);
+    server.restart().await;
+    assert_eq!(scratch_files(&server), "", "recovery has removed them");
+    assert!(replayed.rows(None).await.is_err(), "what was worked out is gone");
+    let again =
+        eventually("the database answers", || async { replay(&tenant, CUSTOMERS, Wanted::At(1)).await.ok() })
+            .await;
+    assert_eq!(again.rows(None).await.expect("reads").len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn long_a_large_read_model_is_replayed_compared_and_paged() {
+    const EVENTS: u64 = 200_000;
+    if !long::is_wanted() {
+        return;
+    }
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    fill(&tenant, EVENTS).await;
+    let measured = |what: &str, begun: Instant| eprintln!("{what}: {:.1} s", begun.elapsed().as_secs_f64());
+    let begun = Instant::now();
+    let rows = in_scratch(&tenant, CUSTOMERS, EVENTS).await;
+    measured("200,000 events into a scratch table, 20,000 rows out", begun);
+    assert_eq!(in_short(&rows), by_hand(&log(&tenant).await, EVENTS));
+    let begun = Instant::now();
+    let changes = changes_in_scratch(&tenant, Wanted::Between(EVENTS / 2, EVENTS)).await;
+    measured("two scratch tables, compared", begun);
+    assert!(!changes.is_empty());
+    let begun = Instant::now();
+    let (mut paged, mut after, mut longest) = (Rows::new(), None, Duration::ZERO);
+    loop {
+        let asked = Instant::now();
+        let page = whole::rows(&tenant, CUSTOMERS, current(&tenant).await, Some(EVENTS), after, 500).await;
+        let page = page.expect("reads");
+        longest = longest.max(asked.elapsed());
+        paged.extend(
+            page.rows
+                .into_iter()
+                .map(|row| (row["id"].as_str().and_then(|id| id.parse().ok()).expect("a key"), row)),
+        );
+        after = page.next_after;
+        if after.is_none() {
+            break;
+        }
+    }
+    measured("20,000 rows by pages of 500", begun);
+    eprintln!("the longest page: {:.2} s", longest.as_secs_f64());
+    assert!(longest < Duration::from_secs(4), "within a request's time");
+    assert_eq!(paged, rows);
 }

@@ -3,7 +3,7 @@
 
 use std::marker::PhantomData;
 
-use futures::{Stream, StreamExt, TryStreamExt, pin_mut};
+use futures::{StreamExt, pin_mut};
 use schemas::engine::{LogId, RecordedEvent, StreamName, ids};
 use store::{DeadLetterStatus, LogFilter, LogPage, StoreError, StreamFilter, TenantStore};
 
@@ -69,11 +69,6 @@ impl<'a, P: Projection> Past<'a, P> {
         Ok(page)
     }
 
-    fn stream(&self, name: &StreamName) -> impl Stream<Item = Result<Vec<RecordedEvent>, PastError>> + Send {
-        let events = self.tenant.read_stream_of(Some(self.log), name, 1);
-        events.ready_chunks(AT_ONCE).map(|events| self.ready(events.into_iter().collect::<Result<_, _>>()?))
-    }
-
     /// Events as folds take them. All that is read of the past comes through here.
     fn ready(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, PastError> {
         match events.iter().find(|event| event.log_id != self.log) {
@@ -90,9 +85,11 @@ impl<'a, P: Projection> Past<'a, P> {
     ) -> Result<([Option<P::Row>; N], usize), PastError> {
         let (mut rows, mut shown, mut read) = ([const { None }; N], 0, 0);
         let mut row: Option<P::Row> = None;
-        let pages = self.stream(stream);
+        let events = self.tenant.read_stream_of(Some(self.log), stream, 1);
+        let pages = events.ready_chunks(AT_ONCE);
         pin_mut!(pages);
-        'log: while let Some(events) = pages.try_next().await? {
+        'log: while let Some(events) = pages.next().await {
+            let events = self.ready(events.into_iter().collect::<Result<_, _>>()?)?;
             for event in &events {
                 while shown < N && event.position > positions[shown] {
                     rows[shown].clone_from(&row);

@@ -2,6 +2,7 @@
 //! the same, so that nothing has to be kept between two of them.
 
 use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use projections::{CUSTOMERS, Customers, Past, PastError, Projection, RowChange, USERS, Users};
@@ -15,6 +16,8 @@ use super::error::corrupt;
 
 /// Events that one page folds, by and large: an aggregate that has been begun is finished.
 const MOST_EVENTS: usize = 10_000;
+/// How long one page folds, in the same manner: a slow database makes pages short instead of too late.
+const LONGEST: Duration = Duration::from_secs(2);
 /// Aggregates that are folded at once.
 const AT_ONCE: usize = 4;
 
@@ -119,7 +122,7 @@ async fn rows_of<P: Projection>(
     let streams = tenant.streams(&beginning, behind.as_ref(), limit as u32).await?;
     let full = streams.len() == limit;
     let mut page = PastRows { log_id: log, at, rows: Vec::new(), next_after: None, head };
-    let (mut looked_at, mut read, mut early) = (None, 0, false);
+    let (begun, mut looked_at, mut read, mut early) = (Instant::now(), None, 0, false);
     {
         let fold = async |stream: StreamName| {
             Ok::<_, PastError>((stream.uuid(), past.rows_at(&stream, [at]).await?))
@@ -130,7 +133,7 @@ async fn rows_of<P: Projection>(
             page.rows.extend(row.map(value::<P>).transpose()?);
             looked_at = id.or(looked_at);
             read += events;
-            if read > MOST_EVENTS {
+            if read > MOST_EVENTS || begun.elapsed() > LONGEST {
                 early = true;
                 break;
             }
@@ -158,9 +161,10 @@ async fn changes_of<P: Projection>(
     let events = past.page(after, to, limit).await?;
     let mut page =
         PastChanges { log_id: log, from, to, changes: Vec::new(), next_after: events.scanned_to, head };
-    let (mut read, mut seen) = (0, HashSet::new());
-    for event in &events.events {
-        if read > MOST_EVENTS {
+    let (begun, mut read, mut seen) = (Instant::now(), 0, HashSet::new());
+    for (index, event) in events.events.iter().enumerate() {
+        // Behind the first one, so that every page comes farther.
+        if index > 0 && (read > MOST_EVENTS || begun.elapsed() > LONGEST) {
             page.next_after = event.position - 1;
             break;
         }
