@@ -14,6 +14,7 @@ mod log;
 mod migrate;
 mod operator;
 mod output;
+mod progress;
 mod projection;
 mod remote;
 mod saga;
@@ -73,7 +74,7 @@ enum Command {
     Tenant(tenant::Tenant),
     /// A tenant's history
     #[command(subcommand)]
-    Event(event::Event),
+    Event(Box<event::Event>),
     /// The tenants' logs and their ids
     #[command(subcommand)]
     Log(log::Log),
@@ -88,7 +89,7 @@ enum Command {
     Audit(Box<audit::Audit>),
     /// Read models
     #[command(subcommand)]
-    Projection(projection::Projection),
+    Projection(Box<projection::Projection>),
     /// What sagas are doing
     #[command(subcommand)]
     Saga(saga::Saga),
@@ -119,14 +120,14 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Doctor => doctor::run(&load()?, output).await,
         Command::Config(config::Config::Check) => config::check(load(), output),
         Command::Tenant(command) => command.run(&load()?, output).await,
-        Command::Event(command) => command.run(&load()?, output).await,
+        Command::Event(command) => Box::pin(command.run(load, output)).await,
         Command::Log(command) => command.run(&load()?, output).await,
         // Makes what a settings file will name, so it needs none.
         Command::Credential(credential::Credential::Setup(setup)) => setup.run(),
         Command::Credential(command) => command.run(&load()?, output).await,
         Command::Deadletter(command) => command.run(&load()?, output).await,
         Command::Audit(command) => command.run(output).await,
-        Command::Projection(command) => command.run(&load()?, output).await,
+        Command::Projection(command) => Box::pin(command.run(load, output)).await,
         Command::Saga(command) => command.run(&load()?, output).await,
     }
 }

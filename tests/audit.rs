@@ -4,6 +4,7 @@
 mod activity;
 mod auditor;
 mod operators;
+mod replay;
 mod sealing;
 mod tampering;
 mod tokens;

@@ -1,6 +1,7 @@
 //! What operators do with the command line: read models held up and built anew, dead letters settled.
 
 mod dead_letters;
+mod looking_back;
 mod read_models;
 mod saga_instances;
 

@@ -6,6 +6,7 @@ mod folding;
 mod pausing;
 mod poison;
 mod rebuild;
+mod replay;
 
 use std::collections::BTreeMap;
 use std::time::Duration;

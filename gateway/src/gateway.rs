@@ -24,6 +24,9 @@ use crate::{admin, graphql, operations, rest, streams};
 /// Sockets at a time that may keep the gateway waiting for their first message.
 const GREETINGS: usize = 256;
 
+/// Pages of the past that are worked out at a time.
+const PASTS: usize = 4;
+
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
 pub struct Gateway(Arc<Shared>);
@@ -45,6 +48,8 @@ pub struct Shared {
     pub(crate) streams: Arc<Semaphore>,
     /// Sockets that have not said yet who they are.
     pub(crate) greetings: Arc<Semaphore>,
+    /// Pages of the past that are being worked out.
+    pub(crate) pasts: Semaphore,
     pub(crate) hub: streams::Hub,
     pub(crate) stopping: CancellationToken,
 }
@@ -105,6 +110,7 @@ impl Gateway {
             activities,
             streams,
             greetings,
+            pasts: Semaphore::new(PASTS),
             hub,
             stopping,
         };
@@ -150,6 +156,9 @@ impl Gateway {
             .route("/v1/audit/proofs/{position}", get(rest::audit::proof))
             .route("/v1/audit/consistency", get(rest::audit::consistency))
             .route("/v1/audit/export", get(rest::audit::export))
+            .route("/v1/audit/position", get(rest::read_models::position))
+            .route("/v1/audit/read-models/{name}", get(rest::read_models::rows))
+            .route("/v1/audit/read-models/{name}/changes", get(rest::read_models::changes))
             .route("/v1/event-types", get(rest::event_types::list))
             .route("/v1/event-types/{type}", get(rest::event_types::show).put(rest::event_types::put))
             .route(

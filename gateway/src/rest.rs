@@ -11,6 +11,7 @@ pub mod events;
 pub mod external_streams;
 pub mod jwks;
 pub mod pages;
+pub mod read_models;
 pub mod service_tokens;
 pub mod stream_tickets;
 pub mod tenants;

@@ -12,17 +12,20 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{Stream, StreamExt};
-use schemas::engine::TenantId;
+use schemas::engine::{LogId, TenantId};
 use store::feed::{self, FeedSettings};
-use store::{ReadTable, Store};
+use store::{ReadTable, Store, TenantStore};
 use tokio_util::sync::CancellationToken;
 
 pub use crm::customer::{CustomerRow, Customers};
+pub use engine::change::{FieldChange, RowChange};
 pub use engine::error::ProjectionError;
 pub use engine::keeper::Keeper;
 pub use engine::lag::{ProjectionLag, ProjectionState, lag};
+pub use engine::past::{Past, PastError};
 pub use engine::projection::{Projection, checkpoint_name, fold};
 pub use engine::rebuild::{OnProgress, RebuildError, Rebuilt};
+pub use engine::replay::{Moment, Replayed, Wanted, moment};
 pub use engine::table::{Difference, Differences};
 pub use identity::user::{UserRow, Users};
 pub use store::feed::Batch;
@@ -77,6 +80,22 @@ pub async fn rebuild(
         (tenant, done)
     };
     futures::stream::iter(tenants.iter().copied()).map(one).buffered(REBUILT_AT_ONCE).collect().await
+}
+
+/// Works out a past state of the read model of this checkpoint. `log`: which log the positions are of; refused when the
+/// tenant has another.
+pub async fn replay(
+    tenant: &TenantStore,
+    checkpoint: &str,
+    log: LogId,
+    wanted: Wanted,
+    progress: OnProgress<'_>,
+) -> Result<Replayed, PastError> {
+    if checkpoint == USERS {
+        engine::replay::replay::<Users>(tenant, log, wanted, progress).await
+    } else {
+        engine::replay::replay::<Customers>(tenant, log, wanted, progress).await
+    }
 }
 
 /// Keeps every read model up to date until cancelled. `followed` is called once for each read model; what it gives makes

@@ -1,4 +1,5 @@
-//! What every read shares: lists in pages, the wait for a position, the fold of one stream.
+//! What every read shares: lists in pages, the wait for a position, the fold of one stream,
+//! and whole read models as they were.
 
 pub mod as_of;
 pub mod cursor;
@@ -6,3 +7,4 @@ pub mod error;
 pub(crate) mod list;
 pub mod page;
 pub mod wait;
+pub mod whole;

@@ -25,4 +25,5 @@ pub use engine::as_of::{AsOf, Past};
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
 pub use engine::wait::{WaitError, wait_for};
-pub use projections::{CUSTOMERS, CustomerRow, USERS, UserRow};
+pub use engine::whole::{self, PastChanges, PastRows};
+pub use projections::{CUSTOMERS, CustomerRow, PastError, RowChange, USERS, UserRow};

@@ -54,7 +54,8 @@ pub fn reader_left(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
-fn table<T: Serialize>(columns: &[&str], rows: &[T]) -> io::Result<Table> {
+/// A table for people.
+pub fn table<T: Serialize>(columns: &[&str], rows: &[T]) -> io::Result<Table> {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);
     table.set_header(columns.iter().map(|column| column.replace('_', " ").to_uppercase()));

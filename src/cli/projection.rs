@@ -1,12 +1,11 @@
-//! `annals projection`: how far the read models are, holding them up, building them anew.
+//! `annals projection`: how far the read models are, holding them up, building them anew,
+//! looking at them as they were.
+
+mod past;
 
 use std::collections::HashMap;
-use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
-use indicatif::{ProgressBar, ProgressStyle};
 use projections::{Difference, ProjectionLag, ProjectionState, RebuildError, Rebuilt};
 use schemas::engine::{TenantId, TenantSlug};
 use serde::Serialize;
@@ -14,6 +13,7 @@ use store::Store;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::progress::Bar;
 use super::{Exit, Failure, Output, operator, tenant};
 use crate::config::Settings;
 use crate::{signals, wiring};
@@ -31,6 +31,10 @@ pub enum Projection {
         #[arg(long)]
         force: bool,
     },
+    /// Show a read model of a tenant as it was, folded anew from the log
+    Replay(past::Replay),
+    /// Show which rows of a read model of a tenant differ between two moments, or from those that serve
+    Diff(past::Diff),
     /// Hold a read model up: it stays readable as it is
     Pause(Which),
     /// Let a paused read model go on
@@ -103,17 +107,37 @@ struct RebuiltRow {
 
 impl Projection {
     /// Runs it.
-    pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
-        let store = wiring::connect(settings).await?;
-        let done = match self {
-            Self::Ls => list(&store, output, |_| true).await,
-            Self::Rebuild { which, force } => which.rebuild(&store, force, output).await,
-            Self::Pause(which) => which.set_paused(&store, true, output).await,
-            Self::Resume(which) => which.set_paused(&store, false, output).await,
-        };
-        store.shutdown().await;
-        done
+    pub async fn run(
+        self,
+        settings: impl Fn() -> Result<Settings, Failure>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        match self {
+            Self::Ls => with_store(settings, async |store| list(store, output, |_| true).await).await,
+            Self::Rebuild { which, force } => {
+                with_store(settings, async |store| which.rebuild(store, force, output).await).await
+            }
+            Self::Replay(replay) => replay.run(settings, output).await,
+            Self::Diff(diff) => diff.run(settings, output).await,
+            Self::Pause(which) => {
+                with_store(settings, async |store| which.set_paused(store, true, output).await).await
+            }
+            Self::Resume(which) => {
+                with_store(settings, async |store| which.set_paused(store, false, output).await).await
+            }
+        }
     }
+}
+
+/// Does something with the database.
+async fn with_store(
+    settings: impl Fn() -> Result<Settings, Failure>,
+    work: impl AsyncFnOnce(&Store) -> Result<Exit, Failure>,
+) -> Result<Exit, Failure> {
+    let store = wiring::connect(&settings()?).await?;
+    let done = work(&store).await;
+    store.shutdown().await;
+    done
 }
 
 async fn list(
@@ -249,47 +273,6 @@ fn rebuilt_row(projection: &'static str, tenant: String, done: Result<Rebuilt, R
             shown: Vec::new(),
             error: Some(error.to_string()),
         },
-    }
-}
-
-/// Progress on standard error: a bar on a terminal, else a line now and then.
-struct Bar {
-    name: &'static str,
-    shown: ProgressBar,
-    /// The highest position told, and when a line was printed last.
-    told: Mutex<(u64, Option<Instant>)>,
-}
-
-/// How often a line is printed.
-const LINES: Duration = Duration::from_secs(1);
-
-impl Bar {
-    fn new(name: &'static str, total: u64) -> Self {
-        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} events {eta}")
-            .expect("the template is valid");
-        let bar = ProgressBar::new(total).with_style(style).with_message(name);
-        Self { name, shown: bar, told: Mutex::new((0, None)) }
-    }
-
-    fn at(&self, position: u64) {
-        let mut told = self.told.lock().expect("nothing panics while telling");
-        if position <= told.0 {
-            return;
-        }
-        told.0 = position;
-        // Appends go on: the end moves along.
-        if self.shown.length().is_some_and(|length| length < position) {
-            self.shown.set_length(position);
-        }
-        self.shown.set_position(position);
-        if !std::io::stderr().is_terminal() && told.1.is_none_or(|at| at.elapsed() >= LINES) {
-            told.1 = Some(Instant::now());
-            eprintln!("{}: {position} of {} events", self.name, self.shown.length().unwrap_or(position));
-        }
-    }
-
-    fn end(&self) {
-        self.shown.finish_and_clear();
     }
 }
 

@@ -4,10 +4,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context;
+use chrono::{DateTime, Utc};
 use clap::Args;
-use reqwest::{Client, Method, Response, StatusCode, Url};
-use schemas::engine::ids;
+use projections::Moment;
+use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{LogId, TenantSlug, ids};
 use serde::Deserialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::{Exit, Failure};
@@ -16,15 +20,33 @@ use super::{Exit, Failure};
 #[derive(Debug, Args)]
 pub struct Remote {
     /// The public address of the product
-    #[arg(long, value_name = "URL", default_value = "http://localhost:8080")]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
     url: Url,
     /// The file that holds an access token
     #[arg(long, value_name = "FILE", required = true)]
     token_file: Option<PathBuf>,
 }
 
+/// The same for commands that work on the database, and over the API where a token is given.
+#[derive(Debug, Args)]
+pub struct Access {
+    /// The public address of the product, to ask it instead of the database [default: http://localhost:8080]
+    #[arg(long, value_name = "URL", requires = "token_file")]
+    url: Option<Url>,
+    /// The file that holds an access token: asks the public API, no access to the database is needed
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+}
+
+const DEFAULT_URL: &str = "http://localhost:8080";
 /// Time until the answer begins; a body may take longer.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How often something is asked for that the product refuses for the moment.
+const TRIES: u32 = 6;
+/// The first pause between two tries, where the answer names none; each further one is twice as long.
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The part of a problem (RFC 9457) that people need.
 #[derive(Deserialize)]
@@ -36,52 +58,70 @@ struct Problem {
     code: String,
 }
 
+/// The API under one token.
+pub struct Api {
+    client: Client,
+    url: Url,
+    token: String,
+    tenant: Option<TenantSlug>,
+}
+
+/// A request that was not granted.
+struct Refused {
+    failure: Failure,
+    /// Whether asking again may help.
+    again: bool,
+    /// The pause that the answer asks for.
+    pause: Option<Duration>,
+}
+
+impl Access {
+    /// The API, where a token says to ask it. A tenant named besides must be that of the token.
+    pub fn api(&self, tenant: Option<&TenantSlug>) -> Result<Option<Api>, Failure> {
+        let Some(token_file) = &self.token_file else { return Ok(None) };
+        let default = || DEFAULT_URL.parse().expect("the default is a URL");
+        let url = self.url.clone().unwrap_or_else(default);
+        let mut api = Remote { url, token_file: Some(token_file.clone()) }.open()?;
+        api.tenant = tenant.cloned();
+        Ok(Some(api))
+    }
+}
+
 impl Remote {
-    /// Asks for a path with parameters. Refusals are failures with the exit code of their kind.
-    pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
-        self.send(Method::GET, path, parameters, None).await
-    }
-
-    /// Sends a command with a body.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let answer = self.send(Method::POST, path, &[], Some(body)).await?;
-        answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
-    }
-
-    /// Removes what is under a path.
-    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        self.send(Method::DELETE, path, &[], None).await.map(|_nothing| ())
-    }
-
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        parameters: &[(&str, String)],
-        body: Option<&Value>,
-    ) -> Result<Response, Failure> {
+    /// A client that holds the token.
+    pub fn open(&self) -> Result<Api, Failure> {
         let file = self.token_file.as_ref().expect("the command line requires it");
         let token = std::fs::read_to_string(file)
             .with_context(|| format!("the token file {} cannot be read", file.display()))
             .map_err(Failure::usage)?;
-        let mut url = self.url.join(path).map_err(Failure::usage)?;
-        if !parameters.is_empty() {
-            url.query_pairs_mut().extend_pairs(parameters);
-        }
         let client = Client::builder()
             .connect_timeout(PATIENCE)
             .read_timeout(PATIENCE)
             .build()
             .map_err(|error| Failure::new(Exit::Failed, error))?;
-        let mut request = client.request(method, url).bearer_auth(token.trim());
-        if let Some(body) = body {
-            request = request.header("Idempotency-Key", ids::random_id().to_string()).json(body);
-        }
-        let answer = request.send().await.map_err(|error| {
-            let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
-            Failure::new(exit, error)
-        })?;
-        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
+        Ok(Api { client, url: self.url.clone(), token: token.trim().to_owned(), tenant: None })
+    }
+
+    /// Asks for a path with parameters. Refusals are failures with the exit code of their kind.
+    pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
+        self.open()?.ask(path, parameters).await.map_err(|refused| refused.failure)
+    }
+
+    /// Sends a command with a body.
+    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        let api = self.open()?;
+        let url = api.url.join(path).map_err(Failure::usage)?;
+        let request = api.client.post(url).header("Idempotency-Key", ids::random_id().to_string());
+        let answer = api.send(request.json(body)).await.map_err(|refused| refused.failure)?;
+        answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
+    }
+
+    /// Removes what is under a path.
+    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
+        let api = self.open()?;
+        let url = api.url.join(path).map_err(Failure::usage)?;
+        let request = api.client.delete(url).header("Idempotency-Key", ids::random_id().to_string());
+        api.send(request).await.map(|_nothing| ()).map_err(|refused| refused.failure)
     }
 
     /// The answer's text.
@@ -91,7 +131,86 @@ impl Remote {
     }
 }
 
-async fn refusal(answer: Response) -> Failure {
+impl Api {
+    /// Asks for a path; where the product refuses for the moment, or cannot be reached, a bounded number of times.
+    pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
+        self.patiently(async || self.ask(path, parameters).await).await
+    }
+
+    /// The answer as JSON, asked for in the same way.
+    pub async fn json<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        parameters: &[(&str, String)],
+    ) -> Result<T, Failure> {
+        let ask = async || {
+            let broken = |error| Refused { failure: unreached(error), again: true, pause: None };
+            self.ask(path, parameters).await?.text().await.map_err(broken)
+        };
+        let text = self.patiently(ask).await?;
+        let read = serde_json::from_str(&text).context("the answer does not read");
+        read.map_err(|error| Failure::new(Exit::Failed, error))
+    }
+
+    /// Where the log was at a time.
+    pub async fn moment(&self, time: DateTime<Utc>) -> Result<Moment, Failure> {
+        #[derive(Deserialize)]
+        struct Body {
+            log_id: LogId,
+            position: u64,
+            head: u64,
+        }
+        let body: Body = self.json("/v1/audit/position", &[("time", timestamp(time))]).await?;
+        Ok(Moment { log: body.log_id, position: body.position, head: body.head })
+    }
+
+    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, Refused>) -> Result<T, Failure> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            match ask().await {
+                Err(Refused { failure, again: true, pause }) if tries < TRIES => {
+                    let pause = pause.unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1)).min(LONGEST_PAUSE);
+                    eprintln!("{failure}; trying again in {:.1} s", pause.as_secs_f32());
+                    tokio::time::sleep(pause).await;
+                }
+                done => return done.map_err(|refused| refused.failure),
+            }
+        }
+    }
+
+    async fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Refused> {
+        let mut url = self.url.join(path).map_err(Failure::usage)?;
+        if !parameters.is_empty() {
+            url.query_pairs_mut().extend_pairs(parameters);
+        }
+        self.send(self.client.get(url)).await
+    }
+
+    async fn send(&self, request: RequestBuilder) -> Result<Response, Refused> {
+        let mut request = request.bearer_auth(&self.token);
+        if let Some(tenant) = &self.tenant {
+            request = request.header("X-Tenant-ID", tenant.as_str());
+        }
+        let sent = request.send().await;
+        let answer = sent.map_err(|error| Refused { failure: unreached(error), again: true, pause: None })?;
+        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
+    }
+}
+
+impl From<Failure> for Refused {
+    fn from(failure: Failure) -> Self {
+        Self { failure, again: false, pause: None }
+    }
+}
+
+/// No answer, or one that broke off.
+pub fn unreached(error: reqwest::Error) -> Failure {
+    let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
+    Failure::new(exit, error)
+}
+
+async fn refusal(answer: Response) -> Refused {
     let status = answer.status();
     let exit = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Denied,
@@ -101,10 +220,13 @@ async fn refusal(answer: Response) -> Failure {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Exit::Unavailable,
         _ => Exit::Failed,
     };
+    let pause = answer.headers().get(header::RETRY_AFTER);
+    let pause = pause.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
     let told = match answer.json::<Problem>().await {
         Ok(Problem { title, detail: Some(detail), code }) => format!("{title} ({code}): {detail}"),
         Ok(Problem { title, detail: None, code }) => format!("{title} ({code})"),
         Err(_) => format!("the answer was {status}"),
     };
-    Failure::new(exit, anyhow::anyhow!(told))
+    let again = exit == Exit::Unavailable;
+    Refused { failure: Failure::new(exit, anyhow::anyhow!(told)), again, pause }
 }

@@ -63,11 +63,19 @@ impl Pools {
 }
 
 fn pool(config: &StoreConfig, role: Role, size: usize) -> Result<Pool, StoreError> {
-    let manager = Manager::from_config(
-        settings(config, role),
-        NoTls,
-        ManagerConfig { recycling_method: RecyclingMethod::Fast },
-    );
+    pool_of(settings(config, role), size)
+}
+
+/// A pool of one connection that nobody else uses: what a session keeps is there in each of its transactions.
+pub(crate) fn single(config: &StoreConfig, role: Role, options: &str) -> Result<Pool, StoreError> {
+    let mut settings = settings(config, role);
+    settings.options(options);
+    pool_of(settings, 1)
+}
+
+fn pool_of(settings: tokio_postgres::Config, size: usize) -> Result<Pool, StoreError> {
+    let manager =
+        Manager::from_config(settings, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
     let timeouts = Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) };
     Pool::builder(manager)
         .config(PoolConfig { max_size: size.max(1), timeouts, ..PoolConfig::default() })

@@ -6,12 +6,13 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use futures::Stream;
 use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName, TypePattern};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Receipt, StoreError, TenantStore};
+use crate::{Head, Receipt, StoreError, TenantStore};
 
 /// Events in one page of a streaming read.
 const PAGE: usize = 500;
@@ -120,6 +121,40 @@ impl TenantStore {
         let full = page.events.len() == limit;
         page.scanned_to = page.events.last().filter(|_| full).map_or(end, |event| event.position);
         Ok(page)
+    }
+
+    /// The log, and the last position of it that was recorded by a time: 0 where none was. Times never decrease along
+    /// the positions, so it is found by halving.
+    pub async fn position_at(&self, time: DateTime<Utc>) -> Result<(Head, u64), StoreError> {
+        let transaction = self.begin_snapshot().await?;
+        let head = transaction.head().await?;
+        // Everything up to `by` was recorded by then, everything from `later` on was not.
+        let (mut by, mut later) = (0, head.position + 1);
+        if head.recorded_at <= time {
+            by = head.position;
+        }
+        while by + 1 < later {
+            let middle = by + (later - by) / 2;
+            let sql = "select recorded_at <= $3 from events where tenant_id = $1 and position = $2";
+            let row = transaction.query_opt(sql, &[&self.id().0, &(middle as i64), &time]).await?;
+            let row = row.ok_or_else(|| StoreError::corrupt("the log", format!("no event at {middle}")))?;
+            if row.get(0) {
+                by = middle;
+            } else {
+                later = middle;
+            }
+        }
+        transaction.commit().await?;
+        Ok((head, by))
+    }
+
+    /// The position of an event, by its place in its stream.
+    pub async fn position_of(&self, stream: &StreamName, version: u64) -> Result<Option<u64>, StoreError> {
+        let transaction = self.begin().await?;
+        let sql = "select position from events where tenant_id = $1 and stream = $2 and version = $3";
+        let row = transaction.query_opt(sql, &[&self.id().0, &stream.as_str(), &(version as i64)]).await?;
+        transaction.commit().await?;
+        Ok(row.map(|row| row.get::<_, i64>(0) as u64))
     }
 
     /// The names of streams whose categories begin like this, a page in their order, behind one of them.

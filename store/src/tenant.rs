@@ -157,11 +157,11 @@ pub struct TenantTransaction {
 }
 
 impl TenantTransaction {
-    async fn begin(pool: &Pool, tenant: TenantId) -> Result<Self, StoreError> {
+    pub(crate) async fn begin(pool: &Pool, tenant: TenantId) -> Result<Self, StoreError> {
         Self::begin_at(pool, tenant, "read committed").await
     }
 
-    async fn begin_at(pool: &Pool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
+    pub(crate) async fn begin_at(pool: &Pool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
         let connection = get(pool).await?;
         // From here on a drop, even in the middle of the next statement, rolls back.
         let transaction = Self { tenant, connection: Some(connection) };

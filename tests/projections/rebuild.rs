@@ -60,7 +60,7 @@ fn history(n: u64) -> StreamAppend {
 }
 
 /// Appends so many events.
-async fn fill(tenant: &TenantStore, events: u64) {
+pub async fn fill(tenant: &TenantStore, events: u64) {
     futures::stream::iter(0..events / EVENTS_A_CUSTOMER)
         .for_each_concurrent(200, |n| async move {
             tenant.append(history(n)).await.expect("appends");

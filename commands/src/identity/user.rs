@@ -105,7 +105,9 @@ impl Rules for User {
             }
             (_, _, Command::ConfirmEmail(_)) => Ok(vec![UserEvent::EmailConfirmed(UserEmailConfirmed {})]),
 
-            (_, _, Command::ChangeName(_)) if self.erased => Err(UserRejection::Erased),
+            (_, _, Command::ChangeName(_) | Command::ChangeRoles(_)) if self.erased => {
+                Err(UserRejection::Erased)
+            }
             (_, _, Command::ChangeName(ChangeUserName { name })) if name.as_str() == self.name => {
                 Ok(Vec::new())
             }
@@ -117,7 +119,6 @@ impl Rules for User {
                 Ok(vec![UserEvent::Deactivated(UserDeactivated { reason })])
             }
 
-            (_, _, Command::ChangeRoles(_)) if self.erased => Err(UserRejection::Erased),
             (_, _, Command::ChangeRoles(ChangeUserRoles { roles })) if roles.is_empty() => {
                 Err(UserRejection::RolesEmpty)
             }

@@ -52,6 +52,8 @@ impl Projection for Customers {
         ],
     };
 
+    const CATEGORY: &'static str = CustomerEvent::CATEGORY;
+
     fn key(event: &RecordedEvent) -> Option<Uuid> {
         (event.stream.category() == CustomerEvent::CATEGORY).then(|| event.stream.uuid()).flatten()
     }

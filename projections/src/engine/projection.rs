@@ -23,6 +23,9 @@ pub trait Projection: Send + Sync + 'static {
     /// Where the rows stand. The key is the column `id`.
     const TABLE: ReadTable;
 
+    /// The category of the streams that rows are made from: a row by the stream of its own id, and by no other.
+    const CATEGORY: &'static str;
+
     /// The row that the event is about, or `None` where it is about none of this read model.
     fn key(event: &RecordedEvent) -> Option<Uuid>;
 

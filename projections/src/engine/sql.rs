@@ -57,23 +57,35 @@ pub(crate) enum Bounds {
     },
 }
 
-/// The rows that differ between the tables of a generation and of the next: key, and both rows as JSON. Parameter 1: the
-/// tenant.
-pub(crate) fn compare(table: &ReadTable, generation: u64, bounds: Bounds) -> String {
-    let ReadTable { key, .. } = table;
+/// The rows that differ between two tables: key, and both rows as JSON. Parameter 1: the tenant.
+pub(crate) fn compare(tables: [&str; 2], bounds: Bounds) -> String {
     let condition = match bounds {
-        Bounds::Keys => format!("{key} = any($2::uuid[])"),
+        Bounds::Keys => "id = any($2::uuid[])",
         // The parameter is named all the same, so that there are always as many.
-        Bounds::Range { from_start: true } => format!("$2::uuid is not null and {key} <= $3::uuid"),
-        Bounds::Range { from_start: false } => format!("{key} > $2::uuid and {key} <= $3::uuid"),
+        Bounds::Range { from_start: true } => "$2::uuid is not null and id <= $3::uuid",
+        Bounds::Range { from_start: false } => "id > $2::uuid and id <= $3::uuid",
     };
-    let [old, new] = [generation, generation + 1]
-        .map(|at| format!("(select * from {} where tenant_id = $1 and {condition})", table.at(at)));
+    let [old, new] =
+        tables.map(|table| format!("(select * from {table} where tenant_id = $1 and {condition})"));
     format!(
-        "select coalesce(o.{key}, n.{key}), row_to_json(o)::text, row_to_json(n)::text \
-         from {old} o full join {new} n on n.{key} = o.{key} \
-         where o.{key} is null or n.{key} is null or (o.*) is distinct from (n.*)"
+        "select coalesce(o.id, n.id), row_to_json(o)::text, row_to_json(n)::text \
+         from {old} o full join {new} n on n.id = o.id \
+         where o.id is null or n.id is null or (o.*) is distinct from (n.*) order by 1"
     )
+}
+
+/// So many rows (parameter 3) behind a key (parameter 2), with their keys, in the order of these.
+pub(crate) fn page(table: &str, behind: bool) -> String {
+    let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
+    format!(
+        "select id, row_to_json(t)::text from {table} t where tenant_id = $1 and {condition} \
+         order by id limit $3::bigint"
+    )
+}
+
+/// Copies the tenant's rows between tables of the same shape.
+pub(crate) fn copied(from: &str, to: &str) -> String {
+    format!("insert into {to} select * from {from} where tenant_id = $1")
 }
 
 /// The key that stands so many rows (parameter 3) behind another (parameter 2).

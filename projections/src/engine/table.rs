@@ -21,6 +21,7 @@ const SHOWN: usize = 20;
 
 /// The tables of the read model `P`.
 pub(crate) struct Tables<P> {
+    names: [String; 2],
     statements: [Statements; 2],
     projection: PhantomData<P>,
 }
@@ -64,9 +65,21 @@ impl Differences {
 }
 
 impl<P: Projection> Tables<P> {
+    /// The two that serve in turns.
     pub(crate) fn new() -> Self {
-        let statements = [0, 1].map(|generation| Statements::of(&P::TABLE, &P::TABLE.at(generation)));
-        Self { statements, projection: PhantomData }
+        Self::named([0, 1].map(|generation| P::TABLE.at(generation)))
+    }
+
+    /// Any two of the same shape.
+    pub(crate) fn named(names: [String; 2]) -> Self {
+        let statements = [&names[0], &names[1]].map(|name| Statements::of(&P::TABLE, name));
+        Self { names, statements, projection: PhantomData }
+    }
+
+    /// The table of a generation and the other one.
+    fn both(&self, generation: u64) -> [&str; 2] {
+        let [even, odd] = &self.names;
+        if generation.is_multiple_of(2) { [even, odd] } else { [odd, even] }
     }
 
     fn at(&self, generation: u64) -> &Statements {
@@ -140,9 +153,9 @@ impl<P: Projection> Tables<P> {
             return Ok(differences);
         }
         let keys: Vec<Uuid> = keys.iter().copied().collect();
-        let sql = compare(&P::TABLE, generation, Bounds::Keys);
+        let sql = compare(self.both(generation), Bounds::Keys);
         for row in transaction.query(&sql, &[&transaction.tenant().0, &keys]).await? {
-            differences.note(difference(&row)?);
+            differences.note(difference((row.get(0), row.get(1), row.get(2)))?);
         }
         Ok(differences)
     }
@@ -156,25 +169,15 @@ impl<P: Projection> Tables<P> {
         left_out: &HashSet<Uuid>,
         go_on: impl Fn() -> bool,
     ) -> Result<Option<Differences>, StoreError> {
-        let tenant = transaction.tenant().0;
-        let table = P::TABLE.at(generation);
         let mut differences = Differences::default();
         let mut behind: Option<Uuid> = None;
         loop {
             if !go_on() {
                 return Ok(None);
             }
-            let low = behind.unwrap_or_default();
-            let sql = nth_key(&table, behind.is_some());
-            let end = transaction.query_opt(&sql, &[&tenant, &low, &CHUNK]).await?;
-            let end: Option<Uuid> = end.map(|row| row.get(0));
-            let high = end.unwrap_or(Uuid::max());
-            let sql = compare(&P::TABLE, generation, Bounds::Range { from_start: behind.is_none() });
-            for row in transaction.query(&sql, &[&tenant, &low, &high]).await? {
-                let difference = difference(&row)?;
-                if !left_out.contains(&difference.id) {
-                    differences.note(difference);
-                }
+            let (rows, end) = compare_some(transaction, self.both(generation), behind).await?;
+            for row in rows.into_iter().filter(|(id, ..)| !left_out.contains(id)) {
+                differences.note(difference(row)?);
             }
             match end {
                 Some(end) => behind = Some(end),
@@ -184,14 +187,38 @@ impl<P: Projection> Tables<P> {
     }
 }
 
-/// What a comparison's row (key, old row, new row) says.
-fn difference(row: &store::sql::Row) -> Result<Difference, StoreError> {
-    let read = |column: usize| -> Result<Option<Value>, StoreError> {
-        let text: Option<String> = row.get(column);
+/// A row that differs: its key, and the row in either table as JSON.
+pub(crate) type Pair = (Uuid, Option<String>, Option<String>);
+
+/// The rows that differ among the next keys of two tables behind one, and the key behind which to go on; `None` at the
+/// end. Neither table is looked at for more than so many rows.
+pub(crate) async fn compare_some(
+    transaction: &TenantTransaction,
+    tables: [&str; 2],
+    behind: Option<Uuid>,
+) -> Result<(Vec<Pair>, Option<Uuid>), StoreError> {
+    let tenant = transaction.tenant().0;
+    let low = behind.unwrap_or_default();
+    let mut end: Option<Uuid> = None;
+    for table in tables {
+        let sql = nth_key(table, behind.is_some());
+        let nth: Option<Uuid> =
+            transaction.query_opt(&sql, &[&tenant, &low, &CHUNK]).await?.map(|row| row.get(0));
+        end = end.into_iter().chain(nth).min();
+    }
+    let high = end.unwrap_or(Uuid::max());
+    let sql = compare(tables, Bounds::Range { from_start: behind.is_none() });
+    let rows = transaction.query(&sql, &[&tenant, &low, &high]).await?;
+    Ok((rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(), end))
+}
+
+/// What two versions of a row say.
+fn difference((id, old, new): Pair) -> Result<Difference, StoreError> {
+    let read = |text: Option<String>| -> Result<Option<Value>, StoreError> {
         text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt("a comparison", &error)))
             .transpose()
     };
-    let (old, new) = (read(1)?, read(2)?);
+    let (old, new) = (read(old)?, read(new)?);
     let (kind, columns) = match (&old, &new) {
         (Some(Value::Object(old)), Some(Value::Object(new))) => {
             let differ = old.iter().filter(|(name, value)| new.get(*name) != Some(value));
@@ -200,9 +227,9 @@ fn difference(row: &store::sql::Row) -> Result<Difference, StoreError> {
         (None, _) => ("additional", Vec::new()),
         _ => ("missing", Vec::new()),
     };
-    Ok(Difference { id: row.get(0), kind, columns })
+    Ok(Difference { id, kind, columns })
 }
 
-fn corrupt(table: &str, error: &serde_json::Error) -> StoreError {
+pub(crate) fn corrupt(table: &str, error: &serde_json::Error) -> StoreError {
     StoreError::Corrupt(format!("a row of {table} does not read ({:?} error)", error.classify()))
 }

@@ -50,6 +50,8 @@ impl Projection for Users {
         ],
     };
 
+    const CATEGORY: &'static str = UserEvent::CATEGORY;
+
     fn key(event: &RecordedEvent) -> Option<Uuid> {
         (event.stream.category() == UserEvent::CATEGORY).then(|| event.stream.uuid()).flatten()
     }

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, pin_mut};
 use projections::Projection;
-use schemas::engine::{RecordedEvent, StreamName};
+use schemas::engine::{LogId, RecordedEvent, StreamName};
 use store::TenantStore;
 
 use super::error::QueryError;
@@ -11,8 +11,9 @@ use super::error::QueryError;
 /// A moment in an aggregate's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AsOf {
-    /// When the tenant's log ended at this position.
-    Position(u64),
+    /// When this log of the tenant ended at this position. A log that was replaced meanwhile is refused: the position
+    /// may name another fact by then.
+    Position(LogId, u64),
     /// When all was recorded that was recorded by then.
     Time(DateTime<Utc>),
     /// When the aggregate was at this version.
@@ -20,9 +21,16 @@ pub enum AsOf {
 }
 
 impl AsOf {
+    fn log(self) -> Option<LogId> {
+        match self {
+            Self::Position(log, _) => Some(log),
+            Self::Time(_) | Self::Version(_) => None,
+        }
+    }
+
     fn includes(self, event: &RecordedEvent) -> bool {
         match self {
-            Self::Position(position) => event.position <= position,
+            Self::Position(_, position) => event.position <= position,
             Self::Time(time) => event.recorded_at <= time,
             Self::Version(version) => event.version <= version,
         }
@@ -44,7 +52,8 @@ pub async fn at<P: Projection>(
     stream: &StreamName,
     as_of: Option<AsOf>,
 ) -> Result<Option<P::Row>, QueryError> {
-    let events = tenant.read_stream(stream, 1);
+    let log = as_of.and_then(AsOf::log);
+    let events = tenant.read_stream_of(log, stream, 1);
     pin_mut!(events);
     let mut row = None;
     while let Some(event) = events.try_next().await? {

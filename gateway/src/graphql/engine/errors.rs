@@ -62,7 +62,10 @@ pub async fn nullable<T>(work: impl Future<Output = Result<Option<T>, Error>>) -
 
 /// A failure of ours as clients may see it. The cause goes to the log, here, because behind this point it is gone.
 pub fn failure(error: &StoreError) -> Error {
-    if error.is_unavailable() {
+    if let StoreError::LogReplaced { current } = error {
+        let detail = format!("the log was replaced meanwhile; the tenant's log is now {current}");
+        ErrorCode::BadRequest.error(detail)
+    } else if error.is_unavailable() {
         tracing::warn!(cause = %Cause::of(error), "a field is unavailable");
         ErrorCode::Unavailable.error("unavailable for the moment")
     } else {

@@ -30,11 +30,12 @@ impl AsOfInput {
     pub async fn read(self, tenant: &TenantStore) -> Result<AsOf, Error> {
         Ok(match self {
             Self::Position(Int64(position)) => {
-                let head = tenant.head().await.map_err(|error| failure(&error))?.position;
-                if position > head {
-                    return Err(ErrorCode::BadRequest.error(format!("the log ends at position {head}")));
+                let head = tenant.head().await.map_err(|error| failure(&error))?;
+                if position > head.position {
+                    let detail = format!("the log ends at position {}", head.position);
+                    return Err(ErrorCode::BadRequest.error(detail));
                 }
-                AsOf::Position(position)
+                AsOf::Position(head.log_id, position)
             }
             Self::Time(DateTime(time)) => AsOf::Time(time),
             Self::Version(Int64(version)) => AsOf::Version(version),

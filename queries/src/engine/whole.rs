@@ -1,0 +1,184 @@
+//! A whole read model as it was, page by page, from the aggregates' own streams: each page is right by itself and always
+//! the same, so that nothing has to be kept between two of them.
+
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
+
+use futures::{StreamExt, TryStreamExt};
+use projections::{CUSTOMERS, Customers, Past, PastError, Projection, RowChange, USERS, Users};
+use schemas::engine::{LogId, StreamName};
+use serde::Serialize;
+use serde_json::Value;
+use store::{StoreError, TenantStore};
+use uuid::Uuid;
+
+use super::error::corrupt;
+
+/// Events that one page folds, by and large: an aggregate that has been begun is finished.
+const MOST_EVENTS: usize = 10_000;
+/// How long one page folds, in the same manner: a slow database makes pages short instead of too late.
+const LONGEST: Duration = Duration::from_secs(2);
+/// Aggregates that are folded at once.
+const AT_ONCE: usize = 4;
+
+/// Some rows of a read model as it was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PastRows {
+    /// The log.
+    pub log_id: LogId,
+    /// The position.
+    pub at: u64,
+    /// The rows, in the order of their keys.
+    pub rows: Vec<Value>,
+    /// The key behind which the next page starts; none at the end.
+    pub next_after: Option<Uuid>,
+    /// The end of the log.
+    pub head: u64,
+}
+
+/// What became of some rows between two positions.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PastChanges {
+    /// The log.
+    pub log_id: LogId,
+    /// The earlier position.
+    pub from: u64,
+    /// The later one.
+    pub to: u64,
+    /// The rows that differ, each once, in the order in which they were first touched.
+    pub changes: Vec<RowChange>,
+    /// The position up to which it was looked; the end is at `to`.
+    pub next_after: u64,
+    /// The end of the log.
+    pub head: u64,
+}
+
+/// The read models: by their checkpoints, as an operator names them.
+pub fn find(name: &str) -> Option<&'static str> {
+    projections::find(name)
+}
+
+/// At most `limit` rows of a read model when the log ended at `at` (or as it ends), behind a key. `log`: which log the
+/// position is of.
+pub async fn rows(
+    tenant: &TenantStore,
+    checkpoint: &str,
+    log: LogId,
+    at: Option<u64>,
+    after: Option<Uuid>,
+    limit: usize,
+) -> Result<PastRows, PastError> {
+    match checkpoint {
+        USERS => rows_of::<Users>(tenant, log, at, after, limit).await,
+        CUSTOMERS => rows_of::<Customers>(tenant, log, at, after, limit).await,
+        other => Err(StoreError::Corrupt(format!("there is no read model {other}")).into()),
+    }
+}
+
+/// What became of rows between the positions `from` and `to` (or the end), as events behind `after` have touched them; at
+/// most `limit` events are looked at.
+pub async fn changes(
+    tenant: &TenantStore,
+    checkpoint: &str,
+    log: LogId,
+    between: (u64, Option<u64>),
+    after: Option<u64>,
+    limit: usize,
+) -> Result<PastChanges, PastError> {
+    match checkpoint {
+        USERS => changes_of::<Users>(tenant, log, between, after, limit).await,
+        CUSTOMERS => changes_of::<Customers>(tenant, log, between, after, limit).await,
+        other => Err(StoreError::Corrupt(format!("there is no read model {other}")).into()),
+    }
+}
+
+/// The end of the log, which must be the one that is meant, and a position in it.
+async fn reached(tenant: &TenantStore, log: LogId, position: Option<u64>) -> Result<(u64, u64), PastError> {
+    let head = tenant.head().await?;
+    if head.log_id != log {
+        return Err(StoreError::LogReplaced { current: head.log_id }.into());
+    }
+    match position.unwrap_or(head.position) {
+        position if position > head.position => Err(PastError::Beyond { head: head.position }),
+        position => Ok((head.position, position)),
+    }
+}
+
+fn value<P: Projection>(row: P::Row) -> Result<Value, StoreError> {
+    serde_json::to_value(row).map_err(|error| corrupt(P::TABLE.name, error))
+}
+
+async fn rows_of<P: Projection>(
+    tenant: &TenantStore,
+    log: LogId,
+    at: Option<u64>,
+    after: Option<Uuid>,
+    limit: usize,
+) -> Result<PastRows, PastError> {
+    let (head, at) = reached(tenant, log, at).await?;
+    let past = Past::<P>::new(tenant, log);
+    let beginning = format!("{}/", P::CATEGORY);
+    let behind = after.map(|id| StreamName::new(P::CATEGORY, id));
+    let streams = tenant.streams(&beginning, behind.as_ref(), limit as u32).await?;
+    let full = streams.len() == limit;
+    let mut page = PastRows { log_id: log, at, rows: Vec::new(), next_after: None, head };
+    let (begun, mut looked_at, mut read, mut early) = (Instant::now(), None, 0, false);
+    {
+        let fold = async |stream: StreamName| {
+            Ok::<_, PastError>((stream.uuid(), past.rows_at(&stream, [at]).await?))
+        };
+        let folded = futures::stream::iter(streams).map(fold);
+        let mut folded = std::pin::pin!(folded.buffered(AT_ONCE));
+        while let Some((id, ([row], events))) = folded.try_next().await? {
+            page.rows.extend(row.map(value::<P>).transpose()?);
+            looked_at = id.or(looked_at);
+            read += events;
+            if read > MOST_EVENTS || begun.elapsed() > LONGEST {
+                early = true;
+                break;
+            }
+        }
+    }
+    page.next_after = looked_at.filter(|_| full || early);
+    // The list of streams is of whatever log there was: what it left out must not have been of this one.
+    reached(tenant, log, Some(at)).await?;
+    Ok(page)
+}
+
+async fn changes_of<P: Projection>(
+    tenant: &TenantStore,
+    log: LogId,
+    (from, to): (u64, Option<u64>),
+    after: Option<u64>,
+    limit: usize,
+) -> Result<PastChanges, PastError> {
+    let (head, to) = reached(tenant, log, to).await?;
+    if from > to {
+        return Err(PastError::Beyond { head });
+    }
+    let past = Past::<P>::new(tenant, log);
+    let after = after.unwrap_or(from).max(from);
+    let events = past.page(after, to, limit).await?;
+    let mut page =
+        PastChanges { log_id: log, from, to, changes: Vec::new(), next_after: events.scanned_to, head };
+    let (begun, mut read, mut seen) = (Instant::now(), 0, HashSet::new());
+    for (index, event) in events.events.iter().enumerate() {
+        // Behind the first one, so that every page comes farther.
+        if index > 0 && (read > MOST_EVENTS || begun.elapsed() > LONGEST) {
+            page.next_after = event.position - 1;
+            break;
+        }
+        let Some(id) = P::key(event).filter(|id| seen.insert(*id)) else { continue };
+        // A row is told where it is first touched, and nowhere else.
+        let before = tenant.position_of(&event.stream, event.version - 1).await?;
+        if before.is_some_and(|before| before > from) {
+            continue;
+        }
+        let ([before, later], events) = past.rows_at(&event.stream, [from, to]).await?;
+        read += events;
+        let before = before.map(value::<P>).transpose()?;
+        let later = later.map(value::<P>).transpose()?;
+        page.changes.extend(RowChange::between(id, before.as_ref(), later.as_ref()));
+    }
+    Ok(page)
+}

@@ -1,0 +1,172 @@
+//! `annals event tail`: events as they come, of a tenant or of all, from the database or from the API's stream.
+
+use std::collections::{HashMap, HashSet};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use futures::{StreamExt, TryStreamExt, pin_mut};
+use schemas::engine::{LogId, TenantId, TenantSlug, TypePattern};
+use store::{LogFilter, Store};
+use tokio::sync::broadcast::error::RecvError;
+
+use super::printer::{Printer, Shown, Stopped};
+use super::source;
+use crate::cli::remote::{Api, unreached};
+use crate::cli::{Exit, Failure, operator, tenant};
+
+/// How often a stream that ends without a single event is opened again in a row.
+const FRUITLESS: u32 = 5;
+/// The pause before a stream is opened again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// The longest line of a stream: an event has 256 KiB, and its attributes.
+const LONGEST_LINE: usize = 2 << 20;
+
+/// Follows a tenant's log, or everybody's, in the database.
+pub async fn in_database(
+    store: &Store,
+    slug: Option<TenantSlug>,
+    types: Vec<TypePattern>,
+    after: Option<u64>,
+    printer: &mut Printer,
+) -> Result<(), Stopped> {
+    let filter = LogFilter { types, stream: None };
+    let Some(slug) = &slug else {
+        if after.is_some() {
+            return Err(Failure::usage(anyhow!(
+                "--after is a position of one tenant: name it with --tenant"
+            ))
+            .into());
+        }
+        return follow_all(store, filter, printer).await;
+    };
+    let record = tenant::find(store, slug).await?;
+    operator::touches(store, [record.id]).await?;
+    let handle = store.tenant(record.id);
+    let after = match after {
+        Some(after) => after,
+        None => handle.head().await?.position,
+    };
+    let events = handle.tail(None, after, filter);
+    pin_mut!(events);
+    while let Some(event) = events.try_next().await? {
+        printer.print(&Shown::recorded(&event, &record)?)?;
+        printer.flush()?;
+    }
+    Ok(())
+}
+
+/// Follows every tenant from its head on, and tenants that are opened meanwhile from their beginning.
+async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> Result<(), Stopped> {
+    const PAGE: usize = 500;
+    let mut moves = store.head_moves();
+    let mut marks: HashMap<TenantId, u64> =
+        store.heads().await?.into_iter().map(|head| (head.tenant, head.position)).collect();
+    // Only those whose events are shown.
+    let mut told: HashSet<TenantId> = HashSet::new();
+    loop {
+        for head in store.heads().await? {
+            let mark = marks.entry(head.tenant).or_insert(0);
+            if *mark >= head.position {
+                continue;
+            }
+            let Some(record) = store.tenant_by_id(head.tenant).await? else { continue };
+            if told.insert(head.tenant) {
+                operator::touches(store, [head.tenant]).await?;
+            }
+            while *mark < head.position {
+                let page = store.tenant(head.tenant).read_log_page(*mark, None, PAGE, &filter).await?;
+                for event in &page.events {
+                    printer.print(&Shown::recorded(event, &record)?)?;
+                }
+                printer.flush()?;
+                *mark = page.scanned_to;
+            }
+        }
+        // A hint may be missing when another process appends: look once a second in any case.
+        match tokio::time::timeout(Duration::from_secs(1), moves.recv()).await {
+            Ok(Err(RecvError::Closed)) => return Ok(()),
+            Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
+        }
+    }
+}
+
+/// Follows the log of the token's tenant over server-sent events. A stream that ends is opened again where it stopped.
+pub async fn over_api(
+    api: &Api,
+    types: &[TypePattern],
+    after: Option<u64>,
+    printer: &mut Printer,
+) -> Result<(), Stopped> {
+    let beginning = source::received(api, &[("limit", "1".to_owned())]).await?;
+    let mut stream = Stream { log: beginning.log, at: after.unwrap_or(beginning.head), id: None, data: None };
+    let mut fruitless = 0;
+    loop {
+        let from = stream.at;
+        let mut parameters = vec![("after", from.to_string()), ("log", stream.log.to_string())];
+        parameters.extend(types.iter().map(|pattern| ("type", pattern.to_string())));
+        let answer = api.get("/v1/events/stream", &parameters).await?;
+        let ended = stream.read(answer, printer).await;
+        fruitless = if stream.at > from { 0 } else { fruitless + 1 };
+        match ended {
+            Err(Stopped::Failed(failure)) if failure.exit == Exit::Unavailable && fruitless < FRUITLESS => {
+                eprintln!("{failure}; going on behind position {}", stream.at);
+                tokio::time::sleep(PAUSE).await;
+            }
+            Ok(()) if fruitless < FRUITLESS => tokio::time::sleep(PAUSE).await,
+            Ok(()) => return Err(Failure::new(Exit::Unavailable, anyhow!("the stream keeps ending")).into()),
+            Err(stopped) => return Err(stopped),
+        }
+    }
+}
+
+/// A stream of server-sent events and where it has come to.
+struct Stream {
+    log: LogId,
+    at: u64,
+    /// The event that is being received: it counts from the empty line on that ends it.
+    id: Option<u64>,
+    data: Option<String>,
+}
+
+impl Stream {
+    async fn read(&mut self, answer: reqwest::Response, printer: &mut Printer) -> Result<(), Stopped> {
+        (self.id, self.data) = (None, None);
+        let mut bytes = answer.bytes_stream();
+        let mut rest = Vec::new();
+        while let Some(more) = bytes.next().await {
+            let more =
+                more.map_err(|error| Failure::new(Exit::Unavailable, anyhow!(unreached(error).to_string())))?;
+            rest.extend_from_slice(&more);
+            while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = rest.drain(..=end).collect();
+                self.line(String::from_utf8_lossy(&line[..end]).trim_end_matches('\r'), printer)?;
+            }
+            if rest.len() > LONGEST_LINE {
+                return Err(
+                    Failure::new(Exit::Failed, anyhow!("the stream holds a line without an end")).into()
+                );
+            }
+            printer.flush()?;
+        }
+        Ok(())
+    }
+
+    fn line(&mut self, line: &str, printer: &mut Printer) -> Result<(), Stopped> {
+        if let Some(data) = line.strip_prefix("data:") {
+            self.data = Some(data.trim_start().to_owned());
+        } else if let Some(id) = line.strip_prefix("id:") {
+            self.id = id.trim().parse().ok();
+        } else if line.is_empty() {
+            if let Some(data) = self.data.take() {
+                printer.print(&Shown::received(&data)?)?;
+            }
+            // Without data it is a place that a filter has passed over.
+            self.at = self.id.take().unwrap_or(self.at);
+        } else if line.starts_with(": closed log_replaced") {
+            let detail =
+                anyhow!("the log was replaced; what was shown up to position {} is of {}", self.at, self.log);
+            return Err(Failure::new(Exit::NotFound, detail).into());
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! Events on standard output: CloudEvents by the line, or a few words on each for people.
+
+use std::io::{self, BufWriter, Stdout, Write};
+
+use anyhow::Context;
+use schemas::engine::RecordedEvent;
+use serde::Deserialize;
+use store::TenantRecord;
+
+use crate::cli::output::reader_left;
+use crate::cli::{Failure, Output};
+
+/// An event to print.
+pub struct Shown {
+    /// Its place in the log.
+    pub position: u64,
+    /// The CloudEvent.
+    json: String,
+}
+
+/// What people are shown of an event.
+#[derive(Deserialize)]
+struct Words {
+    time: String,
+    tenantid: String,
+    position: String,
+    #[serde(rename = "type")]
+    event_type: String,
+    subject: String,
+    actor: String,
+}
+
+/// Why printing ended early.
+pub enum Stopped {
+    ReaderLeft,
+    Failed(Failure),
+}
+
+impl<E: Into<Failure>> From<E> for Stopped {
+    fn from(error: E) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
+impl Shown {
+    /// An event of the database.
+    pub fn recorded(event: &RecordedEvent, record: &TenantRecord) -> Result<Self, Failure> {
+        let json = event.to_cloud_event(&record.slug).map_err(anyhow::Error::from)?;
+        let json = serde_json::to_string(&json).map_err(anyhow::Error::from)?;
+        Ok(Self { position: event.position, json: one_line(&json) })
+    }
+
+    /// An event as the API has sent it.
+    pub fn received(json: &str) -> Result<Self, Failure> {
+        #[derive(Deserialize)]
+        struct Place {
+            position: String,
+        }
+        let place: Place = serde_json::from_str(json).context("an event does not read")?;
+        let position = place.position.parse().context("an event's position is no number")?;
+        Ok(Self { position, json: one_line(json) })
+    }
+}
+
+/// A payload keeps the line breaks that its writer put between its tokens; within strings JSON has none.
+fn one_line(json: &str) -> String {
+    json.replace(['\n', '\r'], " ")
+}
+
+/// Writes events.
+pub struct Printer {
+    output: Output,
+    out: BufWriter<Stdout>,
+}
+
+impl Printer {
+    /// A printer to standard output.
+    pub fn new(output: Output) -> Self {
+        Self { output, out: BufWriter::new(io::stdout()) }
+    }
+
+    /// Writes one event. As JSON it is one object a line in either form: a stream has no end to close an array at.
+    pub fn print(&mut self, event: &Shown) -> Result<(), Stopped> {
+        let out = &mut self.out;
+        let written = match self.output {
+            Output::Table => {
+                let words: Words = serde_json::from_str(&event.json).context("an event does not read")?;
+                let Words { time, tenantid, position, event_type, subject, actor } = words;
+                writeln!(out, "{time} {tenantid} {position} {event_type} {subject} {actor}")
+            }
+            Output::Json | Output::Jsonl => writeln!(out, "{}", event.json),
+        };
+        written.map_err(stopped)
+    }
+
+    /// Shows what was written: a follower reads along.
+    pub fn flush(&mut self) -> Result<(), Stopped> {
+        self.out.flush().map_err(stopped)
+    }
+}
+
+fn stopped(error: io::Error) -> Stopped {
+    match reader_left(error) {
+        Ok(()) => Stopped::ReaderLeft,
+        Err(error) => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_is_one_line_whatever_its_payload_looks_like() {
+        let event =
+            Shown::received("{\"position\":\"7\",\"data\":{\n  \"a\": \"x\\ny\"\r\n}}").expect("reads");
+        assert_eq!((event.position, event.json.lines().count()), (7, 1));
+        let read: serde_json::Value = serde_json::from_str(&event.json).expect("is JSON");
+        assert_eq!(read["data"]["a"], "x\ny");
+    }
+}

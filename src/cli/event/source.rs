@@ -1,0 +1,107 @@
+//! Where a replay's events come from: the database, or the API.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use projections::Moment;
+use schemas::engine::{InvalidValue, LogId};
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use store::{LogFilter, StreamFilter, TenantRecord, TenantStore};
+
+use super::Replay;
+use super::printer::Shown;
+use crate::cli::remote::Api;
+use crate::cli::{Exit, Failure};
+
+/// Events on a page.
+const PAGE: usize = 500;
+
+/// A filter over streams and the text that it was given as.
+#[derive(Debug, Clone)]
+pub struct StreamArgument {
+    text: String,
+    filter: StreamFilter,
+}
+
+impl FromStr for StreamArgument {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self { text: text.to_owned(), filter: text.parse()? })
+    }
+}
+
+/// Where events come from.
+pub enum Source<'a> {
+    Database(TenantStore, Arc<TenantRecord>),
+    Api(&'a Api),
+}
+
+/// Events behind a position.
+pub struct Page {
+    pub log: LogId,
+    pub events: Vec<Shown>,
+    /// The last position looked at.
+    pub next_after: u64,
+    /// The end of the log.
+    pub head: u64,
+}
+
+impl Source<'_> {
+    /// A page behind a position, of a log where one is named.
+    pub async fn page(&self, replay: &Replay, log: Option<LogId>, after: u64) -> Result<Page, Failure> {
+        match self {
+            Self::Database(tenant, record) => {
+                let stream = replay.stream.as_ref().map(|stream| stream.filter.clone());
+                let filter = LogFilter { types: replay.types.clone(), stream };
+                let page = tenant.read_log_page(after, None, PAGE, &filter).await?;
+                if log.is_some_and(|log| log != page.log_id) {
+                    let detail = anyhow::anyhow!("the tenant's log is now {}", page.log_id);
+                    return Err(Failure::new(Exit::NotFound, detail));
+                }
+                let events = page.events.iter().map(|event| Shown::recorded(event, record));
+                Ok(Page {
+                    log: page.log_id,
+                    events: events.collect::<Result<_, _>>()?,
+                    next_after: page.scanned_to,
+                    head: page.head,
+                })
+            }
+            Self::Api(api) => {
+                let mut parameters = vec![("after", after.to_string()), ("limit", PAGE.to_string())];
+                parameters.extend(replay.types.iter().map(|pattern| ("type", pattern.to_string())));
+                parameters.extend(replay.stream.as_ref().map(|stream| ("stream", stream.text.clone())));
+                parameters.extend(log.map(|log| ("log", log.to_string())));
+                received(api, &parameters).await
+            }
+        }
+    }
+
+    /// Where the log was at a time.
+    pub async fn moment(&self, time: DateTime<Utc>) -> Result<Moment, Failure> {
+        match self {
+            Self::Database(tenant, _) => Ok(projections::moment(tenant, Some(time)).await?),
+            Self::Api(api) => api.moment(time).await,
+        }
+    }
+}
+
+/// A page of `GET /v1/events`.
+pub async fn received(api: &Api, parameters: &[(&str, String)]) -> Result<Page, Failure> {
+    #[derive(Deserialize)]
+    struct Body {
+        log_id: LogId,
+        events: Vec<Box<RawValue>>,
+        next_after: u64,
+        head: u64,
+    }
+    let body: Body = api.json("/v1/events", parameters).await?;
+    Ok(Page {
+        log: body.log_id,
+        events: body.events.iter().map(|event| Shown::received(event.get())).collect::<Result<_, _>>()?,
+        next_after: body.next_after,
+        head: body.head,
+    })
+}

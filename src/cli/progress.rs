@@ -1,0 +1,71 @@
+//! Progress on standard error: a bar on a terminal, else a line now and then.
+
+use std::io::IsTerminal;
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// The progress of one piece of work.
+pub struct Bar {
+    name: String,
+    unit: &'static str,
+    shown: ProgressBar,
+    /// The highest position told, and when a line was printed last.
+    told: Mutex<(u64, Option<Instant>)>,
+}
+
+/// How often a line is printed.
+const LINES: Duration = Duration::from_secs(1);
+
+impl Bar {
+    /// Work that ends at a known number of events; appends may move that along.
+    pub fn new(name: impl Into<String>, total: u64) -> Self {
+        let name = name.into();
+        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} events {eta}")
+            .expect("the template is valid");
+        let shown = ProgressBar::new(total).with_style(style).with_message(name.clone());
+        Self { name, unit: "events", shown, told: Mutex::new((0, None)) }
+    }
+
+    /// Work on rows of which nobody knows the number.
+    pub fn rows(name: impl Into<String>) -> Self {
+        let name = name.into();
+        let style = ProgressStyle::with_template("{msg} {spinner} {human_pos} rows {per_sec}")
+            .expect("the template is valid");
+        let shown = ProgressBar::no_length().with_style(style).with_message(name.clone());
+        Self { name, unit: "rows", shown, told: Mutex::new((0, None)) }
+    }
+
+    /// Shows how far it is; what is not farther than before is ignored.
+    pub fn at(&self, position: u64) {
+        let mut told = self.told.lock().expect("nothing panics while telling");
+        if position <= told.0 {
+            return;
+        }
+        told.0 = position;
+        // Appends go on: the end moves along.
+        if self.shown.length().is_some_and(|length| length < position) {
+            self.shown.set_length(position);
+        }
+        self.shown.set_position(position);
+        if !std::io::stderr().is_terminal() && told.1.is_none_or(|at| at.elapsed() >= LINES) {
+            told.1 = Some(Instant::now());
+            let Self { name, unit, .. } = self;
+            match self.shown.length() {
+                Some(length) => eprintln!("{name}: {position} of {length} {unit}"),
+                None => eprintln!("{name}: {position} {unit}"),
+            }
+        }
+    }
+
+    /// Sets the number of events where it was not known at the beginning.
+    pub fn set_total(&self, total: u64) {
+        self.shown.set_length(total);
+    }
+
+    /// Takes the bar away.
+    pub fn end(&self) {
+        self.shown.finish_and_clear();
+    }
+}

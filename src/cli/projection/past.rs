@@ -1,0 +1,421 @@
+//! `annals projection replay` and `diff`: a whole read model as it was, and what became of it, from the database or over
+//! the API.
+
+use std::io::{self, BufWriter, Stdout, Write};
+
+use anyhow::anyhow;
+use chrono::{DateTime, Utc};
+use clap::Args;
+use projections::{Moment, PastError, Replayed, Wanted};
+use schemas::engine::{LogId, TenantSlug};
+use serde::Deserialize;
+use serde_json::Value;
+use store::TenantStore;
+use uuid::Uuid;
+
+use super::with_store;
+use crate::cli::output::{json_line, reader_left, table};
+use crate::cli::progress::Bar;
+use crate::cli::remote::{Access, Api};
+use crate::cli::{Exit, Failure, Output, operator, tenant};
+use crate::config::Settings;
+
+/// Rows, or events looked through, on a page of the API.
+const PAGE: usize = 500;
+
+/// Of what a past state is shown.
+#[derive(Debug, Args)]
+pub struct Of {
+    /// The read model: `customers` or `customers.v1`
+    name: String,
+    /// The tenant [over the API: that of the token]
+    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text), required_unless_present = "token_file")]
+    tenant: Option<TenantSlug>,
+    /// The log that the positions are of; refused when the tenant has another by now
+    #[arg(long, value_name = "ID")]
+    log: Option<Uuid>,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// `annals projection replay ...`
+#[derive(Debug, Args)]
+pub struct Replay {
+    #[command(flatten)]
+    of: Of,
+    /// As it was when the log ended at this position [default: the end of the log]
+    #[arg(long, value_name = "N", conflicts_with = "as_of")]
+    at: Option<u64>,
+    /// As what had been recorded by this time makes it (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<DateTime<Utc>>,
+}
+
+/// `annals projection diff ...`
+#[derive(Debug, Args)]
+pub struct Diff {
+    #[command(flatten)]
+    of: Of,
+    /// From the state when the log ended at this position
+    #[arg(long, value_name = "N", conflicts_with = "after_time",
+          required_unless_present_any = ["after_time", "serving"])]
+    from: Option<u64>,
+    /// From the state that what had been recorded by this time makes (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    after_time: Option<DateTime<Utc>>,
+    /// To the state when the log ended at this position [default: the end of the log]
+    #[arg(long, value_name = "N", conflicts_with = "as_of")]
+    to: Option<u64>,
+    /// To the state that what had been recorded by this time makes (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<DateTime<Utc>>,
+    /// To the rows that serve. Without --from: from the log up to the position at which they stand; exit code 9 when
+    /// they differ
+    #[arg(long, conflicts_with_all = ["to", "as_of", "token_file"])]
+    serving: bool,
+}
+
+impl Of {
+    fn checkpoint(&self) -> Result<&'static str, Failure> {
+        projections::find(&self.name).ok_or_else(|| Failure::not_found("read model", &self.name))
+    }
+
+    fn api(&self) -> Result<Option<Api>, Failure> {
+        self.access.api(self.tenant.as_ref())
+    }
+
+    /// The log that is meant, given the one that the tenant has.
+    fn log(&self, current: LogId) -> Result<LogId, Failure> {
+        match self.log.map(LogId) {
+            Some(named) if named != current => {
+                let replaced = anyhow!("the log was replaced; the tenant's log is now {current}");
+                Err(Failure::new(Exit::NotFound, replaced))
+            }
+            _ => Ok(current),
+        }
+    }
+
+    /// Does something with the tenant's data in the database.
+    async fn in_database(
+        &self,
+        settings: impl Fn() -> Result<Settings, Failure>,
+        work: impl AsyncFnOnce(&TenantStore) -> Result<Exit, Failure>,
+    ) -> Result<Exit, Failure> {
+        let slug = self.tenant.as_ref().expect("the command line requires it");
+        with_store(settings, async |store| {
+            let record = tenant::find(store, slug).await?;
+            operator::touches(store, [record.id]).await?;
+            work(&store.tenant(record.id)).await
+        })
+        .await
+    }
+
+    /// Positions from positions and times, each at most one of both; and the log that they are of.
+    async fn moments<const N: usize>(
+        &self,
+        tenant: &TenantStore,
+        given: [(Option<u64>, Option<DateTime<Utc>>); N],
+    ) -> Result<(LogId, [u64; N]), Failure> {
+        let mut positions = [0; N];
+        let mut log = None;
+        for (position, (given, time)) in positions.iter_mut().zip(given) {
+            let Moment { log: current, position: found, .. } = projections::moment(tenant, time).await?;
+            *position = given.unwrap_or(found);
+            log = Some(self.log(*log.get_or_insert(current))?);
+        }
+        Ok((log.expect("at least one moment is asked for"), positions))
+    }
+
+    /// A position for the API: given, or found by time; with the log that times are told in.
+    async fn position(
+        &self,
+        api: &Api,
+        given: Option<u64>,
+        time: Option<DateTime<Utc>>,
+        log: &mut Option<LogId>,
+    ) -> Result<Option<u64>, Failure> {
+        let Some(time) = time else { return Ok(given) };
+        let moment = api.moment(time).await?;
+        *log = Some(self.log(moment.log)?);
+        Ok(Some(moment.position))
+    }
+}
+
+impl Replay {
+    /// Runs it.
+    pub async fn run(
+        self,
+        settings: impl Fn() -> Result<Settings, Failure>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let checkpoint = self.of.checkpoint()?;
+        if let Some(api) = self.of.api()? {
+            return self.over_api(&api, checkpoint, output).await;
+        }
+        let work = async |tenant: &TenantStore| self.in_scratch(tenant, checkpoint, output).await;
+        self.of.in_database(settings, work).await
+    }
+
+    async fn in_scratch(
+        &self,
+        tenant: &TenantStore,
+        checkpoint: &'static str,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let (log, [at]) = self.of.moments(tenant, [(self.at, self.as_of)]).await?;
+        let replayed = worked_out(tenant, checkpoint, log, Wanted::At(at)).await?;
+        let mut printed = Printed::new(output);
+        let mut behind = None;
+        loop {
+            let rows = replayed.rows(behind).await.map_err(failure)?;
+            let Some((last, _)) = rows.last() else { break };
+            behind = Some(*last);
+            if !printed.page(rows.into_iter().map(|(_, row)| row).collect())? {
+                break;
+            }
+        }
+        printed.end()?;
+        eprintln!("{checkpoint} at position {at} of {log}: {} rows", printed.count);
+        Ok(Exit::Ok)
+    }
+
+    async fn over_api(&self, api: &Api, checkpoint: &'static str, output: Output) -> Result<Exit, Failure> {
+        #[derive(Deserialize)]
+        struct Page {
+            log_id: LogId,
+            at: u64,
+            rows: Vec<Value>,
+            next_after: Option<Uuid>,
+        }
+        let mut log = self.of.log.map(LogId);
+        let mut at = self.of.position(api, self.at, self.as_of, &mut log).await?;
+        let bar = Bar::rows(checkpoint);
+        let mut printed = Printed::new(output);
+        let mut after: Option<Uuid> = None;
+        loop {
+            let mut parameters = vec![("limit", PAGE.to_string())];
+            parameters.extend(at.map(|at| ("at", at.to_string())));
+            parameters.extend(log.map(|log| ("log", log.to_string())));
+            parameters.extend(after.map(|after| ("after", after.to_string())));
+            let page: Page = api.json(&format!("/v1/audit/read-models/{checkpoint}"), &parameters).await?;
+            (at, log, after) = (Some(page.at), Some(page.log_id), page.next_after);
+            if !printed.page(page.rows)? || after.is_none() {
+                bar.end();
+                printed.end()?;
+                let (at, log) = (page.at, page.log_id);
+                eprintln!("{checkpoint} at position {at} of {log}: {} rows", printed.count);
+                return Ok(Exit::Ok);
+            }
+            bar.at(printed.count);
+        }
+    }
+}
+
+impl Diff {
+    /// Runs it.
+    pub async fn run(
+        self,
+        settings: impl Fn() -> Result<Settings, Failure>,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let checkpoint = self.of.checkpoint()?;
+        if let Some(api) = self.of.api()? {
+            return self.over_api(&api, checkpoint, output).await;
+        }
+        let work = async |tenant: &TenantStore| self.in_scratch(tenant, checkpoint, output).await;
+        self.of.in_database(settings, work).await
+    }
+
+    async fn in_scratch(
+        &self,
+        tenant: &TenantStore,
+        checkpoint: &'static str,
+        output: Output,
+    ) -> Result<Exit, Failure> {
+        let given = [(self.from, self.after_time), (self.to, self.as_of)];
+        let (log, [from, to]) = self.of.moments(tenant, given).await?;
+        let bounded = self.from.is_some() || self.after_time.is_some();
+        let wanted = if self.serving {
+            Wanted::Serving(bounded.then_some(from))
+        } else {
+            in_order(from, to)?;
+            Wanted::Between(from, to)
+        };
+        let replayed = worked_out(tenant, checkpoint, log, wanted).await?;
+        let mut printed = Printed::new(output);
+        let mut behind = None;
+        loop {
+            let (changes, next) = replayed.changes(behind).await.map_err(failure)?;
+            let go_on = printed.changes(changes)?;
+            behind = next;
+            if !go_on || behind.is_none() {
+                break;
+            }
+        }
+        printed.end()?;
+        let to = replayed.compared_with.unwrap_or_default();
+        let what = if self.serving { "the rows that serve, at position" } else { "position" };
+        eprintln!(
+            "{checkpoint} from position {} to {what} {to} of {log}: {} rows differ",
+            replayed.at, printed.count
+        );
+        Ok(if self.serving && !bounded && printed.count > 0 { Exit::Problems } else { Exit::Ok })
+    }
+
+    async fn over_api(&self, api: &Api, checkpoint: &'static str, output: Output) -> Result<Exit, Failure> {
+        #[derive(Deserialize)]
+        struct Page {
+            log_id: LogId,
+            to: u64,
+            changes: Vec<Value>,
+            next_after: u64,
+        }
+        let mut log = self.of.log.map(LogId);
+        let from = self.of.position(api, self.from, self.after_time, &mut log).await?;
+        let from = from.expect("the command line requires one of them");
+        let mut to = self.of.position(api, self.to, self.as_of, &mut log).await?;
+        if let Some(to) = to {
+            in_order(from, to)?;
+        }
+        let bar = Bar::new(checkpoint, 0);
+        let mut printed = Printed::new(output);
+        let mut after: Option<u64> = None;
+        loop {
+            let mut parameters = vec![("from", from.to_string()), ("limit", PAGE.to_string())];
+            parameters.extend(to.map(|to| ("to", to.to_string())));
+            parameters.extend(log.map(|log| ("log", log.to_string())));
+            parameters.extend(after.map(|after| ("after", after.to_string())));
+            let path = format!("/v1/audit/read-models/{checkpoint}/changes");
+            let page: Page = api.json(&path, &parameters).await?;
+            bar.set_total(page.to.saturating_sub(from));
+            (to, log, after) = (Some(page.to), Some(page.log_id), Some(page.next_after));
+            if !printed.changes(page.changes)? || page.next_after >= page.to {
+                bar.end();
+                printed.end()?;
+                let (to, log) = (page.to, page.log_id);
+                let count = printed.count;
+                eprintln!("{checkpoint} from position {from} to position {to} of {log}: {count} rows differ");
+                return Ok(Exit::Ok);
+            }
+            bar.at(page.next_after.saturating_sub(from));
+        }
+    }
+}
+
+fn in_order(from: u64, to: u64) -> Result<(), Failure> {
+    if from <= to { Ok(()) } else { Err(Failure::usage(anyhow!("the second state is before the first"))) }
+}
+
+async fn worked_out(
+    tenant: &TenantStore,
+    checkpoint: &'static str,
+    log: LogId,
+    wanted: Wanted,
+) -> Result<Replayed, Failure> {
+    let total = match wanted {
+        Wanted::At(at) => at,
+        Wanted::Between(_, to) => to,
+        Wanted::Serving(from) => from.unwrap_or(0),
+    };
+    let bar = Bar::new(checkpoint, total);
+    let progress = |position, _| bar.at(position);
+    let replayed = projections::replay(tenant, checkpoint, log, wanted, &progress).await;
+    bar.end();
+    replayed.map_err(failure)
+}
+
+fn failure(error: PastError) -> Failure {
+    match error {
+        PastError::Store(error @ store::StoreError::LogReplaced { .. }) => {
+            Failure::new(Exit::NotFound, error)
+        }
+        PastError::Store(error) => error.into(),
+        error @ PastError::Beyond { .. } => Failure::new(Exit::Rejected, error),
+        error @ PastError::OtherLog => Failure::new(Exit::Conflict, error),
+        error @ PastError::Poison { .. } => Failure::new(Exit::Failed, error),
+    }
+}
+
+/// Rows printed by pages.
+struct Printed {
+    output: Output,
+    out: BufWriter<Stdout>,
+    /// How many there were.
+    count: u64,
+}
+
+impl Printed {
+    fn new(output: Output) -> Self {
+        Self { output, out: BufWriter::new(io::stdout()), count: 0 }
+    }
+
+    /// Prints rows; a table begins anew with each page. `false` when nobody reads any more.
+    fn page(&mut self, rows: Vec<Value>) -> io::Result<bool> {
+        let mut columns: Vec<&str> = rows
+            .first()
+            .and_then(Value::as_object)
+            .map_or(Vec::new(), |row| row.keys().map(String::as_str).filter(|name| *name != "id").collect());
+        columns.insert(0, "id");
+        self.print(&columns, &rows)
+    }
+
+    /// Prints what differs: as a table in words.
+    fn changes<T: serde::Serialize>(&mut self, changes: Vec<T>) -> io::Result<bool> {
+        let mut rows = changes.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+        if self.output == Output::Table {
+            for row in &mut rows {
+                row["fields"] = in_words(&row["fields"]).into();
+            }
+        }
+        self.print(&["id", "kind", "fields"], &rows)
+    }
+
+    fn print(&mut self, columns: &[&str], rows: &[Value]) -> io::Result<bool> {
+        let before = self.count;
+        self.count += rows.len() as u64;
+        let printed = match self.output {
+            Output::Table if rows.is_empty() && before > 0 => Ok(()),
+            Output::Table => table(columns, rows).and_then(|table| writeln!(self.out, "{table}")),
+            Output::Jsonl => rows.iter().try_for_each(|row| json_line(&mut self.out, row)),
+            Output::Json => rows.iter().zip(before..).try_for_each(|(row, number)| {
+                write!(self.out, "{}", if number == 0 { "[" } else { "," })?;
+                json_line(&mut self.out, row)
+            }),
+        };
+        match printed.and_then(|()| self.out.flush()) {
+            Ok(()) => Ok(true),
+            Err(error) => reader_left(error).map(|()| false),
+        }
+    }
+
+    fn end(&mut self) -> io::Result<()> {
+        if self.output == Output::Json {
+            let end = if self.count == 0 { "[]" } else { "]" };
+            return writeln!(self.out, "{end}").and_then(|()| self.out.flush()).or_else(reader_left);
+        }
+        Ok(())
+    }
+}
+
+/// `name: "Ada" -> "Bo", ...`
+fn in_words(fields: &Value) -> String {
+    let shown = |value: Option<&Value>| value.map_or_else(|| "nothing".to_owned(), Value::to_string);
+    let field = |(name, change): (&String, &Value)| {
+        format!("{name}: {} -> {}", shown(change.get("before")), shown(change.get("after")))
+    };
+    let fields = fields.as_object().map(|fields| fields.iter().map(field).collect::<Vec<_>>());
+    fields.unwrap_or_default().join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_change_reads_as_words() {
+        let fields = json!({"name": {"before": "Ada", "after": "Bo"}, "notes": {"after": null}});
+        assert_eq!(in_words(&fields), r#"name: "Ada" -> "Bo", notes: nothing -> null"#);
+    }
+}
