@@ -6,13 +6,16 @@ mod event_types;
 mod examples;
 mod fleet;
 mod receiver;
+mod record;
 mod service_tokens;
 mod services;
 mod site;
+mod three;
 mod tickets;
 mod webhooks;
 mod webhooks_recover;
 mod websocket;
+mod wipes;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};

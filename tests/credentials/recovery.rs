@@ -92,8 +92,7 @@ async fn after_a_wipe_each_integrator_goes_on_behind_what_it_acknowledged() {
 
     site.server.kill();
     site.server.wipe();
-    std::fs::remove_dir_all(site.server.credentials("jwt").with_extension(""))
-        .expect("the accounts' JWTs are removed");
+    site.server.wipe_accounts();
     site.server.restart().await;
     append_many(&one, 5).await;
     relayed(&site.store).await;
