@@ -10,22 +10,23 @@ use std::time::{Duration, Instant};
 
 use futures::{StreamExt, TryStreamExt};
 use reqwest::{Method, StatusCode};
-use schemas::engine::{TenantSlug, ids};
+use schemas::engine::{StreamName, TenantSlug};
 use serde_json::{Value, json};
-use store::LogFilter;
+use store::{ExpectedVersion, LogFilter, Store, StreamAppend, TenantStore};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 use super::record::Record;
 use super::three::{Endpoint, Log, follow_jetstream, follow_sse};
 use crate::support::deployment::{Account, Answer, Deployment, Process};
 use crate::support::dice::Dice;
 use crate::support::nats_server::NatsServer;
+use crate::support::postgres::{event, metadata};
 use crate::support::postgres_server::PostgresServer;
-use crate::support::{eventually, folder, long};
+use crate::support::{folder, long};
 
 const ROLES: [&str; 3] = ["gateway", "relay", "webhooks"];
-const EVENT_TYPE: &str = "ext.load.meter.read.v1";
 /// Events of one append, and appends at a time.
 const BATCH: u64 = 100;
 const AT_ONCE: usize = 4;
@@ -124,6 +125,12 @@ impl Site {
         answer.body
     }
 
+    async fn tenant_of(&self, store: &Store) -> TenantStore {
+        let slug = TenantSlug::parse(&self.tenant.slug).expect("a slug");
+        let record = store.tenant_by_slug(&slug).await.expect("the store answers").expect("it is there");
+        store.tenant(record.id)
+    }
+
     async fn suffer(&mut self, fault: Fault) {
         self.nats.kill();
         // The length of the fault: nothing is waited for here.
@@ -136,10 +143,9 @@ impl Site {
     }
 }
 
-/// Appends events over HTTP until the log has as many as wanted; `head` tells how many it has.
+/// Appends events until the log has as many as wanted; `head` tells how many it has.
 struct Writer {
-    client: reqwest::Client,
-    log: Log,
+    tenant: TenantStore,
     head: Arc<AtomicU64>,
     records: Vec<Arc<Record>>,
     size: &'static Size,
@@ -147,7 +153,7 @@ struct Writer {
 
 impl Writer {
     async fn run(self) {
-        let batches = self.size.events.saturating_sub(self.head.load(Ordering::Relaxed)).div_ceil(BATCH);
+        let batches = self.size.events.div_ceil(BATCH);
         futures::stream::iter(0..batches).for_each_concurrent(AT_ONCE, |batch| self.append(batch)).await;
     }
 
@@ -157,25 +163,13 @@ impl Writer {
         while self.head.load(Ordering::Relaxed) > slowest() + self.size.ahead {
             looks.tick().await;
         }
-        let events: Vec<Value> = (0..BATCH)
-            .map(|number| json!({"type": EVENT_TYPE, "data": {"value": batch * BATCH + number}}))
-            .collect();
-        let body = json!({ "events": events });
-        let url = format!("{}/v1/streams/ext.load.meter/{}/events", self.log.url, batch % STREAMS);
-        let key = ids::derived_id(ids::PLATFORM.0, &batch.to_string()).to_string();
-        loop {
-            let request = self.client.post(&url).bearer_auth(&*self.log.token.borrow());
-            match Answer::try_of(request.header("Idempotency-Key", &key).json(&body)).await {
-                Ok(answer) if answer.status == StatusCode::CREATED => {
-                    let position = answer.body["position"].as_u64().expect("a position");
-                    self.head.fetch_max(position, Ordering::Relaxed);
-                    return;
-                }
-                Ok(answer) => assert!(answer.is_unavailable(), "{answer:?}"),
-                Err(error) => assert!(!error.is_builder(), "{error}"),
-            }
-            looks.tick().await;
-        }
+        let one =
+            |number| event("ext.load.meter.read.v1", &json!({"value": batch * BATCH + number}).to_string());
+        let stream = StreamName::new("ext.load.meter", Uuid::from_u128(u128::from(batch % STREAMS)));
+        let append =
+            StreamAppend::new(stream, ExpectedVersion::Any, (0..BATCH).map(one).collect(), metadata());
+        let receipt = self.tenant.append(append).await.expect("appended");
+        self.head.fetch_max(receipt.position, Ordering::Relaxed);
     }
 }
 
@@ -192,8 +186,6 @@ async fn followed_under_faults(size: &'static Size) {
     let (renew, token) = watch::channel(site.tenant.token.clone());
     let log = Log { url: site.processes[0].url(""), token };
 
-    let schema = json!({"schema": {"type": "object", "properties": {"value": {"type": "integer"}}}});
-    site.ask(Method::PUT, &format!("/v1/event-types/{EVENT_TYPE}"), &schema, StatusCode::CREATED).await;
     let body = json!({"name": "erp", "after": 0});
     let credential = site.ask(Method::POST, "/v1/integrations/credentials", &body, StatusCode::CREATED).await;
     let endpoint = Endpoint::start(Arc::clone(&webhook), dice.split()).await;
@@ -203,13 +195,9 @@ async fn followed_under_faults(size: &'static Size) {
     let file = records_folder.path().join("erp.creds");
     let follow = follow_jetstream(jetstream, credential, file, log.clone(), size.patience);
     let head = Arc::new(AtomicU64::new(0));
-    let writer = Writer {
-        client: reqwest::Client::new(),
-        log: log.clone(),
-        head: Arc::clone(&head),
-        records: records.clone(),
-        size,
-    };
+    let store = site.deployment.store().await;
+    let tenant = site.tenant_of(&store).await;
+    let writer = Writer { tenant: tenant.clone(), head: Arc::clone(&head), records: records.clone(), size };
     let begun = Instant::now();
     let _following = [
         AbortOnDropHandle::new(tokio::spawn(follow)),
@@ -252,7 +240,8 @@ async fn followed_under_faults(size: &'static Size) {
     for process in &site.processes {
         assert!(process.is_running(), "the process with the role {} has ended", process.roles());
     }
-    let events = judge(&site, &records).await;
+    let events = judge(&tenant, &records).await;
+    store.shutdown().await;
     let report = report(seed, events, &faults, appended_in.unwrap_or_default(), &finished, &records);
     println!("{report}");
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("wipes.txt");
@@ -268,12 +257,8 @@ fn at(records: &[Arc<Record>]) -> Vec<u64> {
 }
 
 /// Compares each record with the log, entry by entry; returns how many events there are.
-async fn judge(site: &Site, records: &[Arc<Record>]) -> u64 {
-    let store = site.deployment.store().await;
-    let slug = TenantSlug::parse(&site.tenant.slug).expect("a slug");
-    let tenant = eventually("the directory", || async { store.tenant_by_slug(&slug).await.ok()? }).await.id;
-    let handle = store.tenant(tenant);
-    let mut log = std::pin::pin!(handle.read_log(0, LogFilter::default()));
+async fn judge(tenant: &TenantStore, records: &[Arc<Record>]) -> u64 {
+    let mut log = std::pin::pin!(tenant.read_log(0, LogFilter::default()));
     let mut events = 0;
     while let Some(event) = log.try_next().await.expect("the log reads") {
         for record in records {
@@ -286,7 +271,6 @@ async fn judge(site: &Site, records: &[Arc<Record>]) -> u64 {
     for record in records {
         assert_eq!(record.lock().entries(), events, "{} has nothing else", record.name);
     }
-    store.shutdown().await;
     events
 }
 
