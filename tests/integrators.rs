@@ -14,6 +14,7 @@ mod three;
 mod tickets;
 mod webhooks;
 mod webhooks_recover;
+mod webhooks_tls;
 mod websocket;
 mod wipes;
 
