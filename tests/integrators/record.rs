@@ -38,8 +38,6 @@ pub struct Kept {
     pub repeated: u64,
     /// Arrivals ahead of what has to come first.
     pub early: u64,
-    /// Entries that the follower had to fetch from the log.
-    pub fetched: u64,
     /// How often the follower began again from its record.
     pub resumed: u64,
     /// The longest time between two entries.
@@ -59,7 +57,6 @@ impl Record {
             written_at: Instant::now(),
             repeated: 0,
             early: 0,
-            fetched: 0,
             resumed: 0,
             longest: Duration::ZERO,
             violations: Vec::new(),

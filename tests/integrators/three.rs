@@ -31,32 +31,13 @@ const VERIFIED: u64 = 32;
 /// One delivery in so many is answered 500.
 const FAILING: u64 = 2_500;
 
-/// How the log is read over HTTP: an address and a token that is renewed meanwhile.
-#[derive(Clone)]
-pub struct Log {
-    pub url: String,
-    pub token: watch::Receiver<String>,
-}
-
-impl Log {
-    fn get(&self, client: &Client, path: &str) -> reqwest::RequestBuilder {
-        client.get(format!("{}{path}", self.url)).bearer_auth(&*self.token.borrow())
-    }
-}
-
 fn place_of(event: &Value) -> Option<(u64, Uuid)> {
     Some((event["position"].as_str()?.parse().ok()?, event["id"].as_str()?.parse().ok()?))
 }
 
-/// Follows JetStream for ever. What comes early is held and acknowledged when it is written down; a hole that lasts longer
-/// than `patience` is filled from the log.
-pub async fn follow_jetstream(
-    record: Arc<Record>,
-    credential: Value,
-    file: PathBuf,
-    log: Log,
-    patience: Duration,
-) {
+/// Follows JetStream for ever, and nothing else: what JetStream does not give it is missing. What comes early is held and
+/// acknowledged when it is written down.
+pub async fn follow_jetstream(record: Arc<Record>, credential: Value, file: PathBuf) {
     let text = |key: &str| credential[key].as_str().expect("a text").to_owned();
     std::fs::write(&file, text("credentials")).expect("the credentials are written");
     let follower = JetStream {
@@ -67,8 +48,6 @@ pub async fn follow_jetstream(
         stream: text("stream"),
         consumer: text("consumer"),
         record,
-        log,
-        patience,
     };
     let mut pauses = tokio::time::interval(PAUSE);
     loop {
@@ -87,8 +66,6 @@ struct JetStream {
     stream: String,
     consumer: String,
     record: Arc<Record>,
-    log: Log,
-    patience: Duration,
 }
 
 impl JetStream {
@@ -118,18 +95,10 @@ impl JetStream {
         // An acknowledgement names a place, which another life of the stream gives to another message: what is held when
         // the connection is lost is forgotten, and comes again.
         let mut held = BTreeMap::new();
-        let mut looks = tokio::time::interval(PAUSE);
         loop {
             let message = tokio::select! {
                 _ = is_lost.changed() => return Ok(()),
                 message = messages.next() => message,
-                _ = looks.tick(), if !held.is_empty() => {
-                    if self.record.quiet_for() > self.patience {
-                        self.fetch().await?;
-                        self.write_held(&mut held).await?;
-                    }
-                    continue;
-                }
             };
             let Some(message) = message.transpose()? else { return Ok(()) };
             let header =
@@ -164,27 +133,23 @@ impl JetStream {
         }
         Ok(())
     }
-
-    /// Writes down a page of the log behind the record.
-    async fn fetch(&self) -> Result<(), async_nats::Error> {
-        let path = format!("/v1/events?after={}&limit=1000", self.record.last());
-        let page: Value = self.log.get(&Client::new(), &path).send().await?.json().await?;
-        for (position, id) in page["events"].as_array().into_iter().flatten().filter_map(place_of) {
-            if self.record.take(position, id) == Arrival::Written {
-                self.record.lock().fetched += 1;
-            }
-        }
-        Ok(())
-    }
 }
 
 /// Follows server-sent events for ever; hangs up after a number of events that the dice say, `hang_up` at most.
-pub async fn follow_sse(record: Arc<Record>, log: Log, mut dice: Dice, hang_up: u64) {
+/// The token is renewed meanwhile.
+pub async fn follow_sse(
+    record: Arc<Record>,
+    url: String,
+    token: watch::Receiver<String>,
+    mut dice: Dice,
+    hang_up: u64,
+) {
     let mut pauses = tokio::time::interval(PAUSE);
     loop {
         pauses.tick().await;
         let after = record.resume();
-        let request = log.get(&Client::new(), "/v1/events/stream").header("Last-Event-ID", after.to_string());
+        let request = Client::new().get(&url).bearer_auth(&*token.borrow());
+        let request = request.header("Last-Event-ID", after.to_string());
         let Ok(answer) = request.send().await else { continue };
         if !answer.status().is_success() {
             continue;
