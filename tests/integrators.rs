@@ -7,14 +7,18 @@ mod event_types;
 mod examples;
 mod fleet;
 pub(crate) mod receiver;
+mod record;
 mod service_tokens;
 mod services;
 pub(crate) mod site;
 mod suspension;
+mod three;
 mod tickets;
 mod webhooks;
 mod webhooks_recover;
+mod webhooks_tls;
 mod websocket;
+mod wipes;
 
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};

@@ -1,18 +1,30 @@
-//! `make bench`: appends a second, against peers, in one run on one server at one durability.
+//! `make bench`: what the product does a second, on a private PostgreSQL at full durability. Parts can be named:
+//! `make bench ARGS="seal fanout"`.
 //!
-//! Layout: `server` starts a private PostgreSQL; `systems` holds one file a system under test; `load` drives a case;
-//! `report` prints the table and writes `results.json`.
+//! - `append`: appends a second beside peers, in one run on one server (`systems`, `load`);
+//! - `seal`: what sealing costs, and proofs, on a log of ten million events (`log`, `seal`);
+//! - `fanout`: server-sent events of one gateway process to five hundred followers (`fanout`).
+//!
+//! `server` starts PostgreSQL, `usage` reads what processes cost, `report` writes `results.json`, part by part.
 
+mod fanout;
 mod load;
+mod log;
 mod report;
+mod seal;
 mod server;
 mod systems;
+mod usage;
 
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
 
 use crate::load::Measured;
+use crate::server::Server;
 use crate::systems::{SystemName, Systems};
 
 /// Writers at a time.
@@ -23,9 +35,48 @@ const ROUNDS: usize = 3;
 const WARM_UP: Duration = Duration::from_millis(700);
 const MEASURE: Duration = Duration::from_secs(3);
 
+const PARTS: [&str; 3] = ["append", "seal", "fanout"];
+const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results.json");
+
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
-    let server = server::Server::start().await?;
+    let mut wanted: Vec<String> = std::env::args().skip(1).collect();
+    if wanted.is_empty() {
+        wanted = PARTS.map(str::to_owned).into();
+    }
+    if let Some(unknown) = wanted.iter().find(|part| !PARTS.contains(&part.as_str())) {
+        bail!("there is no part {unknown}: {}", PARTS.join(", "));
+    }
+    for part in wanted {
+        let results = match part.as_str() {
+            "append" => append().await?,
+            "seal" => {
+                let server = Server::start().await?;
+                let sealing = seal::run(&server).await?;
+                server.stop().await?;
+                shown(json!({"sealing": measured(&sealing)?}))
+            }
+            _ => shown(json!({"fanout": measured(&fanout::run().await?)?})),
+        };
+        report::write(Path::new(RESULTS), results)?;
+    }
+    Ok(())
+}
+
+/// With the machine and its load: parts are measured apart.
+fn measured(results: &impl serde::Serialize) -> anyhow::Result<Value> {
+    let mut results = serde_json::to_value(results)?;
+    results["machine"] = serde_json::to_value(report::machine())?;
+    Ok(results)
+}
+
+fn shown(results: Value) -> Value {
+    println!("{results:#}");
+    results
+}
+
+async fn append() -> anyhow::Result<Value> {
+    let server = Server::start().await?;
     let systems = Systems::set_up(&server).await?;
     let progress = ProgressBar::new((ROUNDS * CONCURRENCY.len() * SystemName::ALL.len()) as u64);
     progress.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}")?);
@@ -47,6 +98,6 @@ async fn main() -> anyhow::Result<()> {
     progress.finish_and_clear();
     let report = report::Report::of(&measured, &server.version().await?);
     report.print();
-    report.write(std::path::Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/results.json")))?;
-    server.stop().await
+    server.stop().await?;
+    Ok(serde_json::to_value(report)?)
 }

@@ -1,9 +1,10 @@
-//! The outcome: medians over the rounds, ratios against the goals, as a table and as `results.json`.
+//! The outcome: medians over the rounds, ratios against the goals, as a table; and `results.json`, which holds every part.
 
 use std::path::Path;
 
 use comfy_table::{CellAlignment, Table};
 use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::load::Measured;
 use crate::server::SETTINGS;
@@ -20,7 +21,7 @@ pub struct Report {
 }
 
 #[derive(Serialize)]
-struct Machine {
+pub struct Machine {
     processor: String,
     cores: usize,
     memory_gib: u64,
@@ -145,12 +146,19 @@ impl Report {
             println!("{table}");
         }
     }
+}
 
-    pub fn write(&self, path: &Path) -> anyhow::Result<()> {
-        std::fs::write(path, serde_json::to_string_pretty(self)? + "\n")?;
-        println!("written to bench/results.json");
-        Ok(())
-    }
+/// Puts these results into the file and leaves those of other parts as they are.
+pub fn write(path: &Path, results: Value) -> anyhow::Result<()> {
+    let mut all: Map<String, Value> = match std::fs::read_to_string(path) {
+        Ok(text) => serde_json::from_str(&text)?,
+        Err(_) => Map::new(),
+    };
+    let Value::Object(results) = results else { anyhow::bail!("results have names") };
+    all.extend(results);
+    std::fs::write(path, serde_json::to_string_pretty(&all)? + "\n")?;
+    println!("written to bench/results.json");
+    Ok(())
 }
 
 fn median(values: impl Iterator<Item = f64>) -> f64 {
@@ -159,7 +167,7 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-fn machine() -> Machine {
+pub fn machine() -> Machine {
     let read = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let field = |text: &str, name: &str| {
         text.lines()

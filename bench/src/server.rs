@@ -76,6 +76,11 @@ impl Server {
         bail!("PostgreSQL did not answer within 10 s")
     }
 
+    /// The main process.
+    pub fn pid(&self) -> u32 {
+        self.child.id().unwrap_or(0)
+    }
+
     pub fn url(&self, database: &str) -> String {
         format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port)
     }

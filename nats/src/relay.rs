@@ -40,8 +40,9 @@ pub use self::evidence::examine;
 
 /// Events published and not yet acknowledged, in all.
 const IN_FLIGHT: usize = 1_000;
-/// Events of one page of one tenant: its fair share while others wait.
-const PAGE: usize = 250;
+/// Events of one page of one tenant: its fair share while others wait. One page at a time is under way, so a position that is
+/// on the stream has all before it there but the last of these, whatever was interrupted.
+pub(crate) const PAGE: usize = 250;
 /// Pages under way at once.
 const PAGES: usize = 32;
 /// Pages being read at once; the relay's pool is small and shared with its other statements.
@@ -366,7 +367,7 @@ impl Relay {
         if published.mark.sequence > self.farthest.map_or(0, |witness| witness.mark.sequence) {
             self.farthest = Some(Witness { log: page.log_id, mark: published.mark });
         }
-        if lane.acked(page, published.acked_to, published.mark) {
+        if lane.acked(page, &published) {
             self.dirty.push(tenant);
         }
         match published.failure {

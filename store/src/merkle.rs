@@ -201,6 +201,24 @@ impl TenantStore {
     }
 }
 
+/// The leaves below subtrees. The limit is above what any has, and tells the planner how little that is: it takes a range
+/// whose ends it does not know for a large part of the log, and would read all of it.
+pub const LEAVES_BELOW: &str = "select r.ordinal, e.leaf_hash
+     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
+     cross join lateral (
+         select position, leaf_hash from events
+         where tenant_id = $1 and position > r.first and position <= r.last order by position limit 256
+     ) e
+     order by r.ordinal, e.position";
+/// The stored subtrees of a level below other subtrees, as above.
+pub const SUBTREES_BELOW: &str = "select r.ordinal, s.hash
+     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
+     cross join lateral (
+         select index, hash from subtrees
+         where tenant_id = $1 and level = $4 and index >= r.first and index < r.last order by index limit 256
+     ) s
+     order by r.ordinal, s.index";
+
 /// Reads what each subtree is folded from: leaves, or stored subtrees of the level below, 128 at most.
 async fn read_nodes(
     connection: &Object,
@@ -219,24 +237,10 @@ async fn read_nodes(
         let first: Vec<i64> = wanted.iter().map(|node| (node.index << span(node)) as i64).collect();
         let end: Vec<i64> = wanted.iter().map(|node| ((node.index + 1) << span(node)) as i64).collect();
         let rows = if level == 0 {
-            let statement = connection
-                .prepare_cached(
-                    "select r.ordinal, e.leaf_hash
-                     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
-                     join events e on e.tenant_id = $1 and e.position > r.first and e.position <= r.last
-                     order by r.ordinal, e.position",
-                )
-                .await?;
+            let statement = connection.prepare_cached(LEAVES_BELOW).await?;
             connection.query(&statement, &[&tenant.0, &first, &end]).await?
         } else {
-            let statement = connection
-                .prepare_cached(
-                    "select r.ordinal, s.hash
-                     from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
-                     join subtrees s on s.tenant_id = $1 and s.level = $4 and s.index >= r.first and s.index < r.last
-                     order by r.ordinal, s.index",
-                )
-                .await?;
+            let statement = connection.prepare_cached(SUBTREES_BELOW).await?;
             connection.query(&statement, &[&tenant.0, &first, &end, &i16::from(level)]).await?
         };
         let mut parts: Vec<Vec<Hash>> = vec![Vec::new(); wanted.len()];

@@ -27,6 +27,8 @@ pub struct RelayProgress {
     pub removed: Option<u64>,
     /// The message of this tenant that stands farthest in the stream.
     pub mark: RelayMark,
+    /// Up to this place of the stream a lower position may stand behind a higher one: sending was interrupted before it.
+    pub disordered_to: u64,
 }
 
 /// Where in the stream a position of a log stands; sequence 0 where nothing does.
@@ -56,6 +58,7 @@ pub struct RelayMove {
     pub to: u64,
     pub removed: u64,
     pub mark: RelayMark,
+    pub disordered_to: u64,
 }
 
 impl Store {
@@ -77,7 +80,8 @@ impl Store {
                         case when p.log_id = h.log_id then p.acked else 0 end,
                         case when p.log_id = h.log_id then p.removed end,
                         case when p.log_id = h.log_id then p.mark_sequence else 0 end,
-                        case when p.log_id = h.log_id then p.mark_position else 0 end
+                        case when p.log_id = h.log_id then p.mark_position else 0 end,
+                        case when p.log_id = h.log_id then p.disordered_to else 0 end
                  from tenants t join heads h on h.tenant_id = t.tenant_id
                  left join relay_progress p on p.tenant_id = t.tenant_id
                  where $1::uuid is null or t.tenant_id = $1",
@@ -144,17 +148,20 @@ impl Store {
         let removed: Vec<i64> = numbers(|moved| moved.removed);
         let sequences: Vec<i64> = numbers(|moved| moved.mark.sequence);
         let positions: Vec<i64> = numbers(|moved| moved.mark.position);
+        let disordered: Vec<i64> = numbers(|moved| moved.disordered_to);
         let connection = get(&self.0.pools.relay).await?;
         let statement = connection
             .prepare_cached(
                 "with wanted as (
                      select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::int8[],
-                                          $7::int8[], $8::int8[])
-                         as w(tenant_id, log_id, generation, acked_before, acked, removed, mark_sequence, mark_position)
+                                          $7::int8[], $8::int8[], $9::int8[])
+                         as w(tenant_id, log_id, generation, acked_before, acked, removed, mark_sequence, mark_position,
+                              disordered_to)
                  )
                  insert into relay_progress as p
-                     (tenant_id, log_id, generation, acked, removed, mark_sequence, mark_position)
-                 select w.tenant_id, w.log_id, w.generation, w.acked, w.removed, w.mark_sequence, w.mark_position
+                     (tenant_id, log_id, generation, acked, removed, mark_sequence, mark_position, disordered_to)
+                 select w.tenant_id, w.log_id, w.generation, w.acked, w.removed, w.mark_sequence, w.mark_position,
+                        w.disordered_to
                  from wanted w
                  where w.acked_before = 0
                     or exists (select from relay_progress p where p.tenant_id = w.tenant_id and p.log_id = w.log_id
@@ -168,7 +175,9 @@ impl Store {
                      mark_sequence = case when p.log_id <> excluded.log_id or excluded.mark_sequence > p.mark_sequence
                                           then excluded.mark_sequence else p.mark_sequence end,
                      mark_position = case when p.log_id <> excluded.log_id or excluded.mark_sequence > p.mark_sequence
-                                          then excluded.mark_position else p.mark_position end
+                                          then excluded.mark_position else p.mark_position end,
+                     disordered_to = case when p.log_id <> excluded.log_id then excluded.disordered_to
+                                          else greatest(p.disordered_to, excluded.disordered_to) end
                  where (p.log_id, p.generation, p.acked)
                        = (select w.log_id, w.generation, w.acked_before from wanted w where w.tenant_id = p.tenant_id)
                     or (p.log_id <> excluded.log_id and excluded.generation = p.generation
@@ -177,7 +186,10 @@ impl Store {
             )
             .await?;
         let rows = connection
-            .query(&statement, &[&tenants, &logs, &generations, &from, &to, &removed, &sequences, &positions])
+            .query(
+                &statement,
+                &[&tenants, &logs, &generations, &from, &to, &removed, &sequences, &positions, &disordered],
+            )
             .await?;
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
@@ -205,7 +217,7 @@ impl Store {
                 transaction
                     .execute(
                         "update relay_progress set generation = generation + 1, acked = 0, removed = $1,
-                                mark_sequence = 0, mark_position = 0",
+                                mark_sequence = 0, mark_position = 0, disordered_to = 0",
                         &[&(removed as i64)],
                     )
                     .await?;
@@ -227,7 +239,8 @@ impl Store {
         transaction.query_opt("select created_at from relay_stream for update", &[]).await?;
         let raised = transaction
             .execute(
-                "update relay_progress set generation = generation + 1, removed = -1, mark_sequence = 0, mark_position = 0
+                "update relay_progress set generation = generation + 1, removed = -1, mark_sequence = 0, mark_position = 0,
+                        disordered_to = 0
                  where (select max(mark_sequence) from relay_progress) = $1",
                 &[&(farthest as i64)],
             )
@@ -248,6 +261,7 @@ impl Store {
             acked,
             removed: None,
             mark: RelayMark::default(),
+            disordered_to: 0,
             ..before.clone()
         };
         let changed = self.replace_progress(before, &next).await?;
@@ -295,7 +309,8 @@ impl Store {
             .await?
             .execute(
                 "update relay_progress
-                 set generation = $5, acked = $6, removed = $7, mark_sequence = $8, mark_position = $9
+                 set generation = $5, acked = $6, removed = $7, mark_sequence = $8, mark_position = $9,
+                     disordered_to = $11
                  where tenant_id = $1 and log_id = $2 and (generation, acked) = ($3, $4) and removed = $10",
                 &[
                     &before.tenant.0,
@@ -308,6 +323,7 @@ impl Store {
                     &(next.mark.sequence as i64),
                     &(next.mark.position as i64),
                     &removed(before),
+                    &(next.disordered_to as i64),
                 ],
             )
             .await?;
@@ -326,5 +342,6 @@ fn progress_from(row: &Row) -> Result<RelayProgress, StoreError> {
         acked: number(5),
         removed: row.get::<_, Option<i64>>(6).and_then(|removed| u64::try_from(removed).ok()),
         mark: RelayMark { sequence: number(7), position: number(8) },
+        disordered_to: number(9),
     })
 }

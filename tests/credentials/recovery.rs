@@ -5,14 +5,14 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use nats::integrators::{Integrators, Issuer, KeeperConfig, NewIntegrator, Place, keep};
 use nats::{Nats, NatsConfig};
-use schemas::engine::TenantSlug;
-use store::{Store, TenantRecord, TenantStore};
+use schemas::engine::{StreamName, TenantSlug, ids};
+use store::{ExpectedVersion, NewEvent, Store, StreamAppend, TenantRecord, TenantStore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Integrator, position, pull};
 use crate::nats::{append_many, relayed};
 use crate::support::nats_server::NatsServer;
-use crate::support::postgres::{Database, open_tenant};
+use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::{eventually, unique};
 
 /// A store, its NATS in operator mode, a relay and a keeper.
@@ -92,8 +92,7 @@ async fn after_a_wipe_each_integrator_goes_on_behind_what_it_acknowledged() {
 
     site.server.kill();
     site.server.wipe();
-    std::fs::remove_dir_all(site.server.credentials("jwt").with_extension(""))
-        .expect("the accounts' JWTs are removed");
+    site.server.wipe_accounts();
     site.server.restart().await;
     append_many(&one, 5).await;
     relayed(&site.store).await;
@@ -117,6 +116,56 @@ async fn after_a_wipe_each_integrator_goes_on_behind_what_it_acknowledged() {
     append_many(&one, 1).await;
     assert_eq!(reader.read(1).await, [36]);
     site.noted(&one, "reader", 36).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_interrupted_relay_left_out_of_order_is_not_taken_for_acknowledged() {
+    let mut site = Site::start().await;
+    let (tenant, record) = site.tenant(0).await;
+    let log = tenant.head().await.expect("a head").log_id;
+    let reader = site.issue(&record, "reader", 0, TimeDelta::days(1)).await;
+    // Two events, of which a relay has sent the second only: the first was lost with the connection.
+    let context = application(&site.server).await;
+    let events = [ids::new_id(), ids::new_id()];
+    let mut headers = async_nats::HeaderMap::new();
+    headers.insert("Nats-Msg-Id", format!("{log}.2.0"));
+    for (name, value) in [
+        ("ce-position", "2".to_owned()),
+        ("ce-id", events[1].to_string()),
+        ("ce-logid", log.to_string()),
+        ("ce-tenantid", record.slug.to_string()),
+    ] {
+        headers.insert(name, value);
+    }
+    let subject = format!("events.{}.test.thing.happened.v1", record.slug);
+    let ack = context.publish_with_headers(subject, headers, "{}".into()).await.expect("is sent");
+    ack.await.expect("is stored");
+    let new = |id| NewEvent { event_id: Some(id), ..event("test.thing.happened.v1", "{}") };
+    let append = StreamAppend::new(
+        StreamName::new("test.thing", ids::new_id()),
+        ExpectedVersion::NoStream,
+        events.map(new).into(),
+        metadata(),
+    );
+    tenant.append(append).await.expect("appended");
+    relayed(&site.store).await;
+
+    assert_eq!(reader.read(1).await, [2], "the second stands before the first");
+    // Until the keeper has looked at places again.
+    let looked = site.issue(&record, "another", 0, TimeDelta::days(1)).await;
+    assert_eq!(looked.drain().await, [2, 1]);
+    site.noted(&tenant, "another", 1).await;
+    site.server.kill();
+    site.server.wipe();
+    site.server.restart().await;
+    let client = connected_again(&reader).await;
+    let consumer = eventually("its consumer is there again", || async {
+        let context = async_nats::jetstream::with_prefix(client.clone(), reader.text("api_prefix"));
+        context.get_consumer_from_stream(reader.text("consumer"), "EVENTS").await.ok()
+    })
+    .await;
+    let messages = pull(&consumer, 2, Duration::from_secs(10)).await;
+    assert_eq!(messages.iter().map(position).collect::<Vec<_>>(), [1, 2]);
 }
 
 async fn connected_again(integrator: &Integrator) -> async_nats::Client {

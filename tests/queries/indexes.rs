@@ -60,3 +60,32 @@ async fn filters_and_places_are_index_conditions() {
         assert!(!plan.contains("Sort") && !plan.contains("Seq Scan"), "by {order}:\n{plan}");
     }
 }
+
+#[tokio::test]
+async fn what_a_proof_is_folded_from_is_read_by_an_index_however_large_the_log_is() {
+    let database = Database::create().await;
+    let tenant = open_tenant(&database.store().await, "acme").await;
+    let superuser = database.connect("postgres").await;
+    let insert = format!(
+        "insert into events select '{0}', n, n, now(), gen_random_uuid(), 1, 1, 'ext.load/1', 'ext.load.recorded.v1',
+                                   '{{}}', '{{}}', '', '', '\\x00' from generate_series(1, 30000) n;
+         insert into subtrees select '{0}', 1, n, '\\x00' from generate_series(0, 30000) n;
+         analyze events; analyze subtrees",
+        tenant.id()
+    );
+    superuser.batch_execute(&insert).await.expect("inserts");
+    let leaves = store::merkle::LEAVES_BELOW;
+    let subtrees = store::merkle::SUBTREES_BELOW.replace("$4", "1");
+    for (sql, index) in [(leaves, "events_pkey"), (&subtrees, "subtrees_pkey")] {
+        let sql = sql
+            .replace("$1", &format!("'{}'", tenant.id()))
+            .replace("$2", "'{0, 9000}'")
+            .replace("$3", "'{128, 9001}'");
+        let transaction = tenant.begin().await.expect("begins");
+        let rows = transaction.query(&format!("explain {sql}"), &[]).await.expect("explains");
+        transaction.commit().await.expect("ends");
+        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(plan.contains(&format!("Index Scan using {index}")) && !plan.contains("Seq Scan"), "{plan}");
+    }
+}

@@ -154,7 +154,12 @@ impl Deployment {
             request.header("Idempotency-Key", ids::derived_id(ids::PLATFORM.0, slug).to_string()).json(&body)
         };
         done(StatusCode::CREATED, create).await;
-        let body = json!({"email": email, "password": PASSWORD});
+        self.login(process, slug).await
+    }
+
+    /// Signs the administrator of a tenant in.
+    pub async fn login(&self, process: &Process, slug: &str) -> Account {
+        let body = json!({"email": format!("admin@{slug}.example"), "password": PASSWORD});
         let login =
             || process.request(Method::POST, "/v1/auth/login").header("X-Tenant-ID", slug).json(&body);
         let answer = done(StatusCode::OK, login).await;

@@ -82,6 +82,11 @@ impl NatsServer {
         std::fs::remove_dir_all(self.folder.path().join("jetstream")).expect("the data is removed");
     }
 
+    /// Removes the accounts that a server in operator mode was given; it must be down.
+    pub fn wipe_accounts(&self) {
+        std::fs::remove_dir_all(self.folder.path().join("jwt")).expect("the accounts' JWTs are removed");
+    }
+
     /// Copies what JetStream has stored to a place of its own; the server must be down.
     pub fn back_up(&self) -> tempfile::TempDir {
         let backup = tempfile::Builder::new().prefix("annals-nats-").tempdir().expect("a temporary folder");

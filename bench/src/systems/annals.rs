@@ -60,7 +60,8 @@ impl Deployment {
         let store = Store::connect(self.config.clone()).await?;
         let streams = (0..STREAMS).map(|_| StreamName::new("crm.customer", ids::new_id())).collect();
         let event_type = EventType::parse("crm.customer.registered.v1")?;
-        let event = NewEvent { event_id: None, event_type, payload: payload().into(), subject_keys: Vec::new() };
+        let event =
+            NewEvent { event_id: None, event_type, payload: payload().into(), subject_keys: Vec::new() };
         Ok(Annals { store, tenant, streams, event, with_command_ids })
     }
 }

@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use super::place::{Standing, next_place, place_at, start_behind};
 use crate::message::SUBJECT_ROOT;
+use crate::relay::PAGE;
 use crate::relay::copy::{api, handle};
 use crate::{Nats, NatsError};
 
@@ -229,13 +230,18 @@ async fn find_places(
             continue;
         }
         let position = place_at(nats, slug, progress.log_id, floor).await?;
+        let orderly = position.is_none_or(|position| Standing::is_orderly(progress, floor, position));
+        // In disorder a lower position may come later, but none that is lower by more than a page.
+        let position =
+            position.map(|position| if orderly { position } else { position.saturating_sub(PAGE as u64) });
         let settled = standing.is_settled(progress).then_some(standing.last_sequence());
         let acked = next_place(credential.acked, progress, settled, floor, position);
         if let Some(acked) = acked {
             let (tenant, instance) = (credential.tenant, credential.instance);
             found.push(FoundPlace { tenant, credential: credential.id, instance, acked });
         }
-        if acked.is_none_or(|acked| acked.generation == credential.acked.generation) && settled.is_some() {
+        let same = acked.is_none_or(|acked| acked.generation == credential.acked.generation);
+        if same && orderly && settled.is_some() {
             looked_up.insert(credential.id, (credential.instance, floor));
         }
     }

@@ -60,6 +60,12 @@ impl Standing {
         self.last_sequence
     }
 
+    /// Whether all lower positions stand before the message at this place. Not so among pages that were interrupted and
+    /// sent again (`disordered_to`), and not beyond what is noted as sent, because such a page may be under way.
+    pub(super) fn is_orderly(progress: &RelayProgress, place: u64, position: u64) -> bool {
+        place >= progress.disordered_to && position <= progress.acked
+    }
+
     /// Whether the stream holds everything of the tenant that it is believed to hold.
     pub(super) fn is_settled(&self, progress: &RelayProgress) -> bool {
         self.known && (self.limited || progress.acked == 0 || progress.removed == Some(self.removed))
@@ -81,7 +87,7 @@ pub(super) async fn place_at(
 /// What is acknowledged now; `None`: as before. `settled` is the end of the stream where it holds everything it should,
 /// `floor` the place up to which the consumer's messages are acknowledged, `position` the position there.
 ///
-/// In a stream that was never refilled positions follow places, so the position of the floor tells. A refill puts lower
+/// Where positions follow places the position of the floor tells ([`Standing::is_orderly`]). A refill puts lower
 /// positions behind higher ones; then nothing is taken for acknowledged before everything is that was there when the refill
 /// was through.
 pub(super) fn next_place(
@@ -185,6 +191,7 @@ mod tests {
             acked: 100,
             removed: Some(0),
             mark: RelayMark::default(),
+            disordered_to: 0,
         }
     }
 
@@ -209,6 +216,15 @@ mod tests {
         assert_eq!(held, place(5, Some(1), 120));
         assert_eq!(next_place(held, &relay(1), Some(130), 119, Some(29)), None);
         assert_eq!(next_place(held, &relay(1), Some(130), 120, Some(30)), Some(place(30, Some(1), 120)));
+    }
+
+    #[test]
+    fn in_the_place_of_an_interrupted_page_a_position_tells_nothing() {
+        let repeated = RelayProgress { acked: 40, disordered_to: 70, ..relay(0) };
+        assert!(!Standing::is_orderly(&repeated, 69, 30), "lower ones may come behind it");
+        assert!(Standing::is_orderly(&repeated, 70, 30));
+        assert!(Standing::is_orderly(&repeated, 80, 40));
+        assert!(!Standing::is_orderly(&repeated, 80, 41), "what is before it need not be there yet");
     }
 
     #[test]

@@ -4,7 +4,8 @@
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{RelayMark, RelayMove, RelayProgress};
 
-use super::page::Page;
+use super::PAGE;
+use super::page::{Page, Published};
 
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent marks on a tenant, each with its own time")]
@@ -20,6 +21,11 @@ pub(super) struct Lane {
     stored: u64,
     /// The farthest place in the stream among what is not stored yet.
     mark: RelayMark,
+    /// A page that begins before this position repeats an interrupted one.
+    repeats_to: u64,
+    /// The farthest place of pages that were sent before, in part: what was queued when the connection broke is sent by the
+    /// next one, so their end may stand in the stream before their beginning.
+    disordered_to: u64,
     /// Messages that had left the stream before the oldest page of what is not stored was begun.
     removed: Option<u64>,
     state: State,
@@ -54,6 +60,8 @@ impl Lane {
             acked: progress.acked,
             stored: progress.acked,
             mark: RelayMark::default(),
+            repeats_to: 0,
+            disordered_to: 0,
             removed: None,
             state: State::Idle,
             hinted: false,
@@ -139,7 +147,8 @@ impl Lane {
     }
 
     /// Takes a page's acknowledgements in; true where there is progress to store that is not listed yet.
-    pub(super) fn acked(&mut self, page: &Page, acked_to: u64, mark: RelayMark) -> bool {
+    pub(super) fn acked(&mut self, page: &Page, published: &Published) -> bool {
+        let &Published { acked_to, mark, repeated, .. } = published;
         let same_log = (page.log_id, page.generation) == (self.log_id, self.generation);
         if self.disputed || !same_log || acked_to <= self.acked {
             return false;
@@ -147,6 +156,9 @@ impl Lane {
         self.acked = acked_to;
         self.head = self.head.max(acked_to);
         self.mark = self.mark.farther(mark);
+        if repeated || page.after < self.repeats_to {
+            self.disordered_to = self.disordered_to.max(mark.sequence);
+        }
         self.removed = Some(self.removed.map_or(page.removed, |removed| removed.min(page.removed)));
         !std::mem::replace(&mut self.moving, true)
     }
@@ -166,6 +178,7 @@ impl Lane {
     pub(super) fn fail(&mut self) -> u32 {
         self.state = State::Waiting;
         self.hinted = true;
+        self.repeats_to = self.acked + PAGE as u64;
         self.failures += 1;
         self.failures
     }
@@ -190,6 +203,7 @@ impl Lane {
             to: self.acked,
             removed: self.removed.unwrap_or_default(),
             mark: self.mark,
+            disordered_to: self.disordered_to,
         })
     }
 
@@ -259,11 +273,16 @@ mod tests {
             head,
             removed: Some(0),
             mark: RelayMark::default(),
+            disordered_to: 0,
         }
     }
 
     fn at(position: u64) -> RelayMark {
         RelayMark { sequence: position, position }
+    }
+
+    fn up_to(acked_to: u64) -> Published {
+        Published { acked_to, mark: at(acked_to), full: true, repeated: false, failure: None }
     }
 
     fn moved(lane: &mut Lane) -> Option<(u64, u64)> {
@@ -279,6 +298,7 @@ mod tests {
             to,
             removed: 0,
             mark: at(to),
+            disordered_to: 0,
         }
     }
 
@@ -290,7 +310,7 @@ mod tests {
         let page = lane.begin(10, 0).expect("a page");
         assert_eq!(page.after, 3);
         assert!(!lane.enqueue(), "one page at a time");
-        assert!(lane.acked(&page, 5, at(5)));
+        assert!(lane.acked(&page, &up_to(5)));
         lane.end(false);
         assert!(!lane.enqueue());
         lane.hint();
@@ -303,7 +323,7 @@ mod tests {
         assert!(lane.enqueue());
         let page = lane.begin(10, 0).expect("a page");
         lane.hint();
-        assert!(lane.acked(&page, 1, at(1)));
+        assert!(lane.acked(&page, &up_to(1)));
         lane.end(false);
         assert!(lane.enqueue());
     }
@@ -312,11 +332,11 @@ mod tests {
     fn progress_is_stored_from_where_it_was_stored_last() {
         let mut lane = Lane::new(&progress(0, 9));
         let page = lane.begin(4, 0).expect("a page");
-        assert!(lane.acked(&page, 4, at(4)));
+        assert!(lane.acked(&page, &up_to(4)));
         assert_eq!(moved(&mut lane), Some((0, 4)));
         lane.end(true);
         let page = lane.begin(4, 0).expect("a page");
-        assert!(!lane.acked(&page, 8, at(8)), "a move is under way");
+        assert!(!lane.acked(&page, &up_to(8)), "a move is under way");
         assert!(lane.stored(&a_move(0, 4)), "there is more to store");
         assert_eq!(moved(&mut lane), Some((4, 8)));
         assert!(!lane.stored(&a_move(4, 8)));
@@ -326,7 +346,7 @@ mod tests {
     fn after_a_failure_publishing_starts_at_the_acknowledged_prefix() {
         let mut lane = Lane::new(&progress(0, 9));
         let page = lane.begin(10, 0).expect("a page");
-        assert!(lane.acked(&page, 6, at(6)));
+        assert!(lane.acked(&page, &up_to(6)));
         assert_eq!(lane.fail(), 1);
         assert!(!lane.enqueue(), "it waits first");
         lane.resume();
@@ -345,7 +365,7 @@ mod tests {
     fn a_lost_move_is_settled_by_what_the_store_says() {
         let mut lane = Lane::new(&progress(2, 9));
         let page = lane.begin(10, 0).expect("a page");
-        assert!(lane.acked(&page, 9, at(9)));
+        assert!(lane.acked(&page, &up_to(9)));
         lane.end(false);
         assert_eq!(moved(&mut lane), Some((2, 9)));
         lane.dispute();
@@ -362,14 +382,14 @@ mod tests {
         let page = lane.begin(10, 0).expect("a page");
         let raised = RelayProgress { generation: 1, ..progress(0, 9) };
         lane.refreshed(&raised);
-        assert!(!lane.acked(&page, 10, at(10)), "what was under way belongs to the old generation");
+        assert!(!lane.acked(&page, &up_to(10)), "what was under way belongs to the old generation");
         lane.end(false);
         lane.refreshed(&raised);
         assert!(lane.enqueue());
         let page = lane.begin(10, 0).expect("a page");
         assert_eq!((page.after, page.generation), (0, 1));
         assert!(!lane.stored(&a_move(0, 9)), "a move of the old generation that ends late");
-        assert!(lane.acked(&page, 4, at(4)));
+        assert!(lane.acked(&page, &up_to(4)));
         assert_eq!(moved(&mut lane), Some((0, 4)));
     }
 
@@ -378,7 +398,7 @@ mod tests {
         let mut lane = Lane::new(&progress(3, 5));
         let page = lane.begin(10, 0).expect("a page");
         assert!(!lane.hold(), "a page is under way");
-        assert!(lane.acked(&page, 5, at(5)));
+        assert!(lane.acked(&page, &up_to(5)));
         lane.end(true);
         assert!(!lane.hold(), "it is not stored");
         assert!(!lane.enqueue());
@@ -396,11 +416,30 @@ mod tests {
     fn progress_is_stored_with_the_loss_that_was_known_when_its_oldest_page_began() {
         let mut lane = Lane::new(&progress(0, 9));
         let first = lane.begin(4, 7).expect("a page");
-        assert!(lane.acked(&first, 4, at(40)));
+        assert!(lane.acked(&first, &Published { mark: at(40), ..up_to(4) }));
         lane.end(true);
         let second = lane.begin(4, 8).expect("a page");
-        assert!(!lane.acked(&second, 8, at(30)));
+        assert!(!lane.acked(&second, &Published { mark: at(30), ..up_to(8) }));
         let moved = lane.next_move(TENANT).expect("a move");
         assert_eq!((moved.removed, moved.mark), (7, at(40)));
+    }
+
+    #[test]
+    fn places_of_what_was_sent_before_are_marked_as_disordered() {
+        let mut lane = Lane::new(&progress(0, 2_000));
+        let page = |lane: &mut Lane, published: Published| {
+            let page = lane.begin(PAGE, 0).expect("a page");
+            lane.acked(&page, &published);
+            lane.end(true);
+            lane.next_move(TENANT).expect("a move").disordered_to
+        };
+        assert_eq!(page(&mut lane, up_to(250)), 0);
+        assert_eq!(page(&mut lane, Published { repeated: true, ..up_to(500) }), 500, "by whoever was before");
+        let interrupted = lane.begin(PAGE, 0).expect("a page");
+        lane.acked(&interrupted, &up_to(600));
+        lane.fail();
+        lane.resume();
+        assert_eq!(page(&mut lane, up_to(850)), 850);
+        assert_eq!(page(&mut lane, up_to(1_100)), 850);
     }
 }

@@ -36,6 +36,8 @@ pub(super) struct Published {
     pub(super) mark: RelayMark,
     /// Whether the log had as much as the page could take.
     pub(super) full: bool,
+    /// Whether the stream had any of it already.
+    pub(super) repeated: bool,
     pub(super) failure: Option<PublishFailure>,
 }
 
@@ -47,7 +49,13 @@ impl Published {
     }
 
     fn failed(page: &Page, failure: PublishFailure) -> Self {
-        Self { acked_to: page.after, mark: RelayMark::default(), full: false, failure: Some(failure) }
+        Self {
+            acked_to: page.after,
+            mark: RelayMark::default(),
+            full: false,
+            repeated: false,
+            failure: Some(failure),
+        }
     }
 }
 
@@ -98,9 +106,9 @@ pub(super) async fn publish(
     };
     drop(share.split(page.limit.saturating_sub(events.len())));
     let full = events.len() == page.limit;
-    let Sent { acked, mark, failure } = send(nats, &page.slug, page.generation, &events).await;
+    let Sent { acked, mark, repeated, failure } = send(nats, &page.slug, page.generation, &events).await;
     let acked_to = acked.checked_sub(1).map_or(page.after, |last| events[last].position);
-    Published { acked_to, mark, full, failure }
+    Published { acked_to, mark, full, repeated, failure }
 }
 
 /// What became of events that were sent.
@@ -109,6 +117,8 @@ pub(super) struct Sent {
     pub(super) acked: usize,
     /// The one of these that stands farthest.
     pub(super) mark: RelayMark,
+    /// Whether the stream had any of these already.
+    pub(super) repeated: bool,
     pub(super) failure: Option<PublishFailure>,
 }
 
@@ -164,6 +174,7 @@ pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events
             holds(nats, *sequence, event, generation).map(move |held| (index, held)).boxed()
         })
         .collect();
+    let repeated = !repeats.is_empty();
     let mut checked = futures::stream::iter(repeats).buffered(LOOK_UPS);
     let mut acked = places.len();
     while let Some((index, held)) = checked.next().await {
@@ -176,7 +187,7 @@ pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events
         events[..acked].iter().zip(&places).fold(RelayMark::default(), |mark, (event, (sequence, _))| {
             mark.farther(RelayMark { sequence: *sequence, position: event.position })
         });
-    Sent { acked, mark, failure }
+    Sent { acked, mark, repeated, failure }
 }
 
 /// Whether the stream holds the event at this place.
