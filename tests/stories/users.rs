@@ -154,6 +154,8 @@ async fn an_administrator_goes_by_anothers_hand_and_then_changes_nothing_more() 
     let mutation = "mutation ($id: ID!) { deactivateUser(input: {id: $id}) { userErrors { code } } }";
     let answer = tenant.graphql(mutation, json!({"id": own})).await;
     assert_eq!(answer["deactivateUser"]["userErrors"][0]["code"], "OWN_ADMINISTRATION");
+    let erase = tenant.admin(Method::POST, "/v1/erasures").json(&json!({ "user_id": own }));
+    refused(send(erase).await, 422, "administrator");
     // More roles are no loss.
     assert_eq!(
         send(roles(&tenant, &tenant.token, &own, json!(["tenant_admin", "auditor"]))).await.0,

@@ -10,7 +10,7 @@ use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
 use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
-use store::{NewStanding, Turn};
+use store::{NewStanding, StoreError, Turn};
 use uuid::Uuid;
 
 use super::registration::register_user;
@@ -31,6 +31,10 @@ const PAUSE: Duration = Duration::from_millis(25);
 /// The role that runs a tenant.
 fn administering(tenant: TenantId) -> Role {
     if tenant == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin }
+}
+
+fn holds(user: &User, role: Role) -> bool {
+    user.status != UserStatus::Deactivated && user.roles.contains(&role)
 }
 
 /// Refuses roles that the tenant does not have.
@@ -83,6 +87,12 @@ pub async fn deactivate(
         return Ok(earlier);
     }
     remove(executor, context, id, command).await
+}
+
+/// Whether the subject runs the tenant, and so cannot be erased before another administrator has taken the role from it.
+pub async fn runs_tenant(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
+    let user = executor.load::<User>(tenant, subject).await?;
+    Ok(user.is_some_and(|(user, _)| holds(&user, administering(tenant))))
 }
 
 /// Executes what may leave the tenant with an administrator less.
@@ -150,10 +160,9 @@ async fn administers(
         return Ok(());
     }
     let role = administering(context.tenant);
-    let holds = |user: &User| user.status != UserStatus::Deactivated && user.roles.contains(&role);
     let caller = match context.caller.user_id {
         Some(id) => executor.load::<User>(context.tenant, id).await?,
         None => None,
     };
-    if caller.is_some_and(|(user, _)| holds(&user)) { Ok(()) } else { Err(ExecuteError::Forbidden) }
+    if caller.is_some_and(|(user, _)| holds(&user, role)) { Ok(()) } else { Err(ExecuteError::Forbidden) }
 }

@@ -3,6 +3,7 @@
 use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use commands::identity::administration::runs_tenant;
 use commands::privacy::erasure;
 use commands::{Extras, Rules, Subject};
 use futures::{TryStreamExt, pin_mut};
@@ -45,6 +46,10 @@ pub async fn request(
         }
     };
     let subject = subject.ok_or(Problem::new(Code::NotFound))?;
+    if runs_tenant(&gateway.executor, tenant, subject).await? {
+        let message = "administers the tenant: another administrator has to take the role first";
+        return Err(Problem::invalid_field("user_id", InvalidValue::new("administrator", message)));
+    }
     let context = principal.command_context(&request, key.0);
     let command = RequestErasure { reason };
     let executed = gateway.executor.execute::<Subject>(&context, subject, command, Extras::default()).await?;
