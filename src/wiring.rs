@@ -29,18 +29,28 @@ const CACHED_AGGREGATES: u64 = 100_000;
 
 /// Brings the database up to date.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    let runtime_password = settings.database.runtime_password()?;
+    store::migrate::run(&owner(settings)?, runtime_password.reveal(), &projections::tables())
+        .await
+        .context("the database cannot be brought up to date")
+}
+
+/// Writes the tables of read models anew.
+pub async fn compact(settings: &Settings, written: impl FnMut(&str)) -> anyhow::Result<()> {
+    store::migrate::compact(&owner(settings)?, &projections::tables(), written)
+        .await
+        .context("the read models cannot be written anew")
+}
+
+fn owner(settings: &Settings) -> anyhow::Result<OwnerConfig> {
     let database = &settings.database;
-    let owner = OwnerConfig {
+    Ok(OwnerConfig {
         host: database.host.clone(),
         port: database.port,
         database: database.name.clone(),
         user: database.owner_user.clone(),
         password: database.owner_password()?.reveal().to_owned(),
-    };
-    let runtime_password = database.runtime_password()?;
-    store::migrate::run(&owner, runtime_password.reveal(), &projections::tables())
-        .await
-        .context("the database cannot be brought up to date")
+    })
 }
 
 /// Connects to the store.

@@ -35,6 +35,9 @@ pub enum Projection {
     Replay(past::Replay),
     /// Show which rows of a read model of a tenant differ between two moments, or from those that serve
     Diff(past::Diff),
+    /// Write the tables of all read models anew, so that no byte is left of rows as they were before, such as those of
+    /// people who were erased; each is locked meanwhile
+    Compact,
     /// Hold a read model up: it stays readable as it is
     Pause(Which),
     /// Let a paused read model go on
@@ -117,6 +120,7 @@ impl Projection {
             Self::Rebuild { which, force } => {
                 with_store(settings, async |store| which.rebuild(store, force, output).await).await
             }
+            Self::Compact => compact(&settings()?, output).await,
             Self::Replay(replay) => replay.run(settings, output).await,
             Self::Diff(diff) => diff.run(settings, output).await,
             Self::Pause(which) => {
@@ -138,6 +142,22 @@ async fn with_store(
     let done = work(&store).await;
     store.shutdown().await;
     done
+}
+
+/// Needs the database's owner, as `annals migrate` does.
+async fn compact(settings: &Settings, output: Output) -> Result<Exit, Failure> {
+    #[derive(Serialize)]
+    struct Written {
+        table: String,
+    }
+    let mut tables = Vec::new();
+    wiring::compact(settings, |table| {
+        eprintln!("{table} is written anew");
+        tables.push(Written { table: table.to_owned() });
+    })
+    .await?;
+    output.rows(&["table"], &tables)?;
+    Ok(Exit::Ok)
 }
 
 async fn list(

@@ -71,6 +71,25 @@ pub async fn run(
     open_platform(&client).await
 }
 
+/// Writes the tables of read models anew, so that nothing is left of what stood in their rows before. Each is locked while that
+/// lasts; `written` hears of each when it is done.
+pub async fn compact(
+    owner: &OwnerConfig,
+    read_tables: &[ReadTable],
+    mut written: impl FnMut(&str),
+) -> Result<(), StoreError> {
+    let client = connect(owner).await?;
+    client.batch_execute("set role annals_owner").await?;
+    for table in read_tables {
+        for generation in 0..2 {
+            let name = table.at(generation);
+            client.batch_execute(&format!("vacuum (full, analyze) {name}")).await.map_err(failed)?;
+            written(&name);
+        }
+    }
+    Ok(())
+}
+
 /// Opens the reserved tenant `platform`, whose log holds the platform's own facts.
 async fn open_platform(client: &Client) -> Result<(), StoreError> {
     let platform = schemas::engine::ids::PLATFORM.0;

@@ -107,6 +107,8 @@ async fn no_byte_is_left_of_an_erased_person_and_the_log_is_what_it_was() {
         (held == 0).then_some(())
     })
     .await;
+    let compacted = run(&["projection", "compact", "--config", &product.annals.settings()]);
+    assert!(compacted.status.success(), "{}", String::from_utf8_lossy(&compacted.stderr));
     database.batch_execute("checkpoint").await.expect("a checkpoint");
     let backup = folder.path().join("backup");
     let url = product.annals.text("database_url");
