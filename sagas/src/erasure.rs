@@ -1,13 +1,14 @@
 //! The erasure of a subject: fence, wait until no process holds its key, destroy the key, forget what stands beside the log,
 //! record it. Each step may be repeated, so a crash anywhere costs time alone (`docs/personal-data.md`).
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use commands::{Caller, CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
 use futures::Stream;
 use futures::future::try_join_all;
 use keyring::Keyring;
-use schemas::engine::{Event, RecordedEvent, StreamName, TenantId, ids};
+use schemas::engine::{Event, LogId, RecordedEvent, StreamName, TenantId, ids};
 use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
 use store::feed::{Batch, Consumer, FeedSettings, Handled};
 use store::{SharedWork, StoreError, TenantStore};
@@ -66,12 +67,13 @@ async fn compare(executor: Executor, keyring: Keyring, cancel: CancellationToken
     if let Err(error) = destroy_again(&executor, &keyring).await {
         tracing::warn!(%error, "keys cannot be compared with the logs");
     }
+    let mut compared = HashMap::new();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep(COMPARED_EVERY) => {}
         }
-        if let Err(error) = ask_again(&executor, &keyring).await {
+        if let Err(error) = ask_again(&executor, &keyring, &mut compared).await {
             tracing::warn!(%error, "erasures cannot be compared with the logs");
         }
     }
@@ -82,7 +84,7 @@ async fn compare(executor: Executor, keyring: Keyring, cancel: CancellationToken
 /// these are done, so that nobody is served before.
 pub async fn reapply(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
     destroy_again(executor, keyring).await?;
-    let again = ask_again(executor, keyring).await?;
+    let again = ask_again(executor, keyring, &mut HashMap::new()).await?;
     if again.is_empty() {
         return Ok(());
     }
@@ -109,17 +111,22 @@ async fn is_erased(executor: &Executor, tenant: TenantId, subject: Uuid) -> Resu
     Ok(loaded.is_some_and(|(loaded, _)| loaded.status == ErasureStatus::Erased))
 }
 
-async fn ask_again(executor: &Executor, keyring: &Keyring) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
+/// Asks for erasures that a log does not know of. `compared` holds the logs that were looked through before: one that lost
+/// events goes on under another id, and what is erased since stands in the log first.
+async fn ask_again(
+    executor: &Executor,
+    keyring: &Keyring,
+    compared: &mut HashMap<TenantId, LogId>,
+) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
     let mut again = Vec::new();
+    let heads = executor.store().heads().await?;
+    let logs: HashMap<TenantId, LogId> = heads.iter().map(|head| (head.tenant, head.log_id)).collect();
     for erasure in keyring.erasures().await? {
         let (tenant, subject) = (erasure.tenant, erasure.subject);
-        let known = match executor.load::<Subject>(tenant, subject).await {
-            Ok(known) => known.is_some(),
-            // The tenant itself is of a time that is no more.
-            Err(StoreError::TenantUnknown) => continue,
-            Err(error) => return Err(error),
-        };
-        if known {
+        if logs.get(&tenant).is_none_or(|log| compared.get(&tenant) == Some(log)) {
+            continue;
+        }
+        if executor.load::<Subject>(tenant, subject).await?.is_some() {
             continue;
         }
         let context = CommandContext::new(tenant, Caller::system(CONSUMER));
@@ -129,11 +136,12 @@ async fn ask_again(executor: &Executor, keyring: &Keyring) -> Result<Vec<(Tenant
             Err(error) => return Err(unavailable(error)),
         }
     }
+    *compared = logs;
     Ok(again)
 }
 
 async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
-    let known: std::collections::HashSet<(TenantId, Uuid)> = keyring
+    let known: HashSet<(TenantId, Uuid)> = keyring
         .erasures()
         .await?
         .into_iter()
