@@ -70,6 +70,15 @@ impl Case<'static> {
         let local = run(&[arguments, &here].concat());
         assert_eq!(local.status.code(), Some(0), "{}", String::from_utf8_lossy(&local.stderr));
         let (mut remote, mut local) = (lines(&remote.stdout), lines(&local.stdout));
+        if arguments[0] == "event" {
+            // Over the database personal data stay sealed.
+            for (open, sealed) in remote.iter().zip(&mut local) {
+                if sealed["data"].to_string().contains("$sealed") {
+                    assert!(!open["data"].to_string().contains("$sealed"), "{open}");
+                    sealed["data"] = open["data"].clone();
+                }
+            }
+        }
         if arguments.contains(&"diff") {
             // Over the API rows come as they were touched, from a scratch table by their keys.
             for lines in [&mut remote, &mut local] {
@@ -299,7 +308,7 @@ async fn tenant_head(tenant: &Tenant<'_>) -> u64 {
 async fn the_past_of_a_read_model_is_for_those_who_may_audit_and_see_it() {
     let case = Case::prepared().await;
     let member = case.tenant.login("Ada@example.com").await;
-    // A service may read what customers are, and not look back.
+    // Each of them may do a part of it.
     let service = async |scope: &str| {
         let body = json!({"name": crate::support::unique("reader"), "scopes": [scope], "expires_days": 1});
         let request = case.tenant.admin(Method::POST, "/v1/service-tokens").json(&body);
@@ -308,6 +317,7 @@ async fn the_past_of_a_read_model_is_for_those_who_may_audit_and_see_it() {
         answer["access_token"].as_str().expect("a token").to_owned()
     };
     let (reader, follower) = (service("crm:read").await, service("events:read").await);
+    let blind = service("audit:read").await;
     let ask = async |token: &str, path: &str| {
         let path = format!("/v1/audit/{path}");
         send(case.tenant.product.request(Method::GET, &path).bearer_auth(token)).await
@@ -315,11 +325,18 @@ async fn the_past_of_a_read_model_is_for_those_who_may_audit_and_see_it() {
     for path in ["read-models/customers", "read-models/customers/changes?from=0"] {
         assert_eq!(ask(&member, path).await.0, StatusCode::FORBIDDEN, "{path}");
         assert_eq!(ask(&reader, path).await.0, StatusCode::FORBIDDEN, "{path}");
+        assert_eq!(
+            ask(&blind, path).await.0,
+            StatusCode::FORBIDDEN,
+            "it may look back, and not see customers: {path}"
+        );
         assert_eq!(ask(&case.tenant.token, path).await.0, StatusCode::OK, "{path}");
         let anonymous = case.tenant.anonymous(Method::GET, &format!("/v1/audit/{path}"));
         assert_eq!(send(anonymous).await.0, StatusCode::UNAUTHORIZED, "{path}");
     }
-    assert_eq!(ask(&follower, "position?time=2030-01-01T00:00:00Z").await.0, StatusCode::OK);
+    for token in [&follower, &blind] {
+        assert_eq!(ask(token, "position?time=2030-01-01T00:00:00Z").await.0, StatusCode::OK);
+    }
     for token in [&member, &reader] {
         assert_eq!(ask(token, "position?time=2030-01-01T00:00:00Z").await.0, StatusCode::FORBIDDEN);
     }

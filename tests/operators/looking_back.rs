@@ -7,10 +7,21 @@ use std::process::Stdio;
 use serde_json::{Value, json};
 
 use super::Operated;
+use crate::support::eventually;
 use crate::support::process::command;
+use crate::support::product::Tenant;
 
 const CUSTOMERS: &str = "{ customers(first: 10, orderBy: NAME_ASC) { nodes { id name } } }";
 const AS_OF: &str = "query ($id: ID!, $asOf: AsOf) { customer(id: $id, asOf: $asOf) { name version } }";
+
+/// The customers, once there are so many.
+async fn customers(tenant: &Tenant<'_>, count: usize) -> Value {
+    eventually("the customers are shown", || async {
+        let shown = tenant.graphql(CUSTOMERS, Value::Null).await["customers"]["nodes"].clone();
+        shown.as_array().is_some_and(|rows| rows.len() == count).then_some(shown)
+    })
+    .await
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_replaced_log_is_told_to_whoever_looks_back_or_follows() {
@@ -19,8 +30,8 @@ async fn a_replaced_log_is_told_to_whoever_looks_back_or_follows() {
     for name in ["ada", "bo"] {
         tenant.register(&format!("{name}@operators.example"), name).await;
     }
+    let shown = customers(&tenant, 2).await;
     operated.settled(&tenant.slug, "live").await;
-    let shown = tenant.graphql(CUSTOMERS, Value::Null).await["customers"]["nodes"].clone();
     let folder = crate::support::folder();
     let token = folder.path().join("token").display().to_string();
     std::fs::write(&token, &tenant.token).expect("written");

@@ -1,5 +1,5 @@
 //! What a read model was: the events of the past as folds take them, and the rows that they come to. Whatever shows a
-//! past state reads its events here, so that there is one place where they are made ready.
+//! past state reads its events here, so that there is one place where it is seen to that they are of one log and open.
 
 use std::marker::PhantomData;
 
@@ -62,16 +62,15 @@ impl<'a, P: Projection> Past<'a, P> {
         let stream = Some(StreamFilter::Category(P::CATEGORY.to_owned()));
         let filter = LogFilter { types: Vec::new(), stream };
         let mut page = self.tenant.read_log_page(after, Some(up_to), limit, &filter).await?;
-        page.events = self.tenant.open(page.events).await?;
         if page.log_id != self.log {
             return Err(StoreError::LogReplaced { current: page.log_id }.into());
         }
-        page.events = self.ready(page.events)?;
+        page.events = self.tenant.open(self.of_this_log(page.events)?).await?;
         Ok(page)
     }
 
-    /// Events as folds take them. All that is read of the past comes through here.
-    fn ready(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, PastError> {
+    /// All that is read of the past comes through here.
+    fn of_this_log(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, PastError> {
         match events.iter().find(|event| event.log_id != self.log) {
             Some(event) => Err(StoreError::LogReplaced { current: event.log_id }.into()),
             None => Ok(events),
@@ -90,7 +89,8 @@ impl<'a, P: Projection> Past<'a, P> {
         let pages = events.ready_chunks(AT_ONCE);
         pin_mut!(pages);
         'log: while let Some(events) = pages.next().await {
-            let events = self.ready(events.into_iter().collect::<Result<_, _>>()?)?;
+            // A stream comes with its personal data open.
+            let events = self.of_this_log(events.into_iter().collect::<Result<_, _>>()?)?;
             for event in &events {
                 while shown < N && event.position > positions[shown] {
                     rows[shown].clone_from(&row);
