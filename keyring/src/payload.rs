@@ -14,7 +14,7 @@ const NONCE: usize = 12;
 /// and little else.
 pub(crate) fn mentions(payload: &[u8], member: &str) -> bool {
     let quoted = format!("\"{member}\"");
-    payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+    payload.contains(&b'$') && payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())
 }
 
 /// Calls `replace` for each object that has the member, with the member's value, innermost last; what it returns takes the

@@ -42,6 +42,11 @@ async fn events_are_open_to_those_who_may_read_personal_data_and_sealed_to_other
     assert!(!text.contains("Lovelace") && !text.contains("ada@example.com"));
     let data = &of_type(&sealed, "crm.customer.registered.v1")["data"];
     assert_eq!((&data["user_id"], &data["$sealed"]["subject"]), (&user, &user));
+    let path = format!("/v1/streams/identity.user/{}/events", user.as_str().expect("an id"));
+    for (token, name) in [(&personal, json!("Ada Lovelace")), (&plain, Value::Null)] {
+        let (_, page) = send(tenant.product.request(Method::GET, &path).bearer_auth(token)).await;
+        assert_eq!((&page["version"], &page["events"][0]["data"]["name"]), (&json!(1), &name), "{page}");
+    }
     let reaction = &of_type(&sealed, "saga.customer_onboarding.reacted.v1")["data"]["steps"][0];
     assert_eq!(reaction["command"]["$sealed"]["alg"], "A256GCM");
 }

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Query, State};
 use axum::http::Uri;
 use schemas::engine::recorded::CloudEvent;
-use schemas::engine::{InvalidValue, LogId, TypePattern};
+use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
 use serde::Serialize;
 use store::{LogFilter, StreamFilter, TenantStore};
 
@@ -51,17 +51,19 @@ pub async fn page(
     let query = EventsQuery::of_page(&uri)?;
     let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
     same_log(&principal.store, query.log, page.log_id).await?;
-    let events = if principal.may(PERSONAL_SCOPE) {
-        principal.store.open_for_readers(page.events).await?
-    } else {
-        page.events
-    };
-    let events: Vec<_> = events
-        .iter()
-        .map(|event| event.to_cloud_event(&principal.record.slug))
-        .collect::<Result<_, _>>()
-        .map_err(Problem::internal)?;
+    let events = as_cloud_events(&principal, page.events).await?;
     Ok(Json(PageBody { log_id: page.log_id, events, next_after: page.scanned_to, head: page.head }))
+}
+
+/// Events as the caller may see them: personal data open or sealed.
+pub async fn as_cloud_events(
+    principal: &Principal,
+    events: Vec<RecordedEvent>,
+) -> Result<Vec<CloudEvent>, Problem> {
+    let events =
+        if principal.may(PERSONAL_SCOPE) { principal.store.open_for_readers(events).await? } else { events };
+    let events = events.iter().map(|event| event.to_cloud_event(&principal.record.slug));
+    events.collect::<Result<_, _>>().map_err(Problem::internal)
 }
 
 /// 410 where the reader's position belongs to another log than the tenant has now. A log that was never known gets the

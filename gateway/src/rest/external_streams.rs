@@ -17,7 +17,7 @@ use store::ExpectedVersion;
 use uuid::Uuid;
 
 use super::event_types::{external, reserved};
-use super::events::{EVENTS_SCOPE, position};
+use super::events::{EVENTS_SCOPE, as_cloud_events, position};
 use super::pages::{limit, pairs, unknown_parameter};
 use crate::auth::Principal;
 use crate::edge::content::{json_bytes, malformed};
@@ -81,13 +81,8 @@ pub async fn page(
         .map_err(|error| Problem::invalid_field("stream", error))?;
     let (from, limit) = range(&uri)?;
     let page = principal.store.read_stream_page(&stream, from, limit).await?;
-    let events: Vec<_> = page
-        .events
-        .iter()
-        .map(|event| event.to_cloud_event(&principal.record.slug))
-        .collect::<Result<_, _>>()
-        .map_err(Problem::internal)?;
     let next = page.events.last().map(|event| event.version + 1).filter(|next| *next <= page.version);
+    let events = as_cloud_events(&principal, page.events).await?;
     Ok(Json(StreamBody {
         log_id: page.log_id,
         stream,
