@@ -355,6 +355,7 @@ impl Product {
             database: database["name"].as_str().unwrap_or_default().to_owned(),
             runtime_password: secret("database", "runtime_password_file")?.trim().to_owned(),
             key: DeploymentKey::from_hex(secret("secrets", "key_file")?.trim())?,
+            keyring: None,
             append_lanes: 1,
             pool_size: 2,
         };

@@ -85,6 +85,7 @@ impl BigLog {
             database: owner.database,
             runtime_password: PASSWORD.to_owned(),
             key: DeploymentKey::generate(),
+            keyring: None,
             append_lanes: 1,
             pool_size: 4,
         };

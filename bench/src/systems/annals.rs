@@ -38,6 +38,7 @@ impl Deployment {
             database: owner.database,
             runtime_password: PASSWORD.to_owned(),
             key: DeploymentKey::generate(),
+            keyring: None,
             append_lanes: 2,
             pool_size: 4,
         };
