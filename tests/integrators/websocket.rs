@@ -190,6 +190,11 @@ async fn a_slow_client_is_closed_and_resumes_without_a_gap() {
         assert_eq!(again.event().await["position"], position.to_string());
     }
 
+    // It has been held up for longer than it may be when another one has shown three times that it is alive.
+    let mut idle = Sse::open(&tenant, "?type=shop.%3E", Some(&tenant.token), None).await;
+    for _ in 0..4 {
+        idle.block().await.expect("it is alive");
+    }
     let (events, last) = stream.until_closed().await;
     let at = *positions(&events).last().expect("some arrived");
     assert_eq!(last, [format!("id: {at}"), format!(": closed slow_consumer after {at}")]);
