@@ -338,6 +338,21 @@ mod tests {
         assert!(!site.holds(b"Ada"));
     }
 
+    #[test]
+    fn processes_that_make_the_file_at_once_all_open_it() {
+        for _ in 0..100 {
+            let (site, start) = (Site::new(), std::sync::Barrier::new(8));
+            std::thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(|| {
+                        start.wait();
+                        site.open()
+                    });
+                }
+            });
+        }
+    }
+
     #[tokio::test]
     async fn a_segment_belongs_to_its_event_its_tenant_and_its_bytes() {
         let site = Site::new();

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, TransactionBehavior, params};
 use schemas::engine::{StreamName, TenantId, clock, ids};
 use tokio::sync::oneshot;
 use uuid::Uuid;
@@ -22,6 +22,8 @@ const QUEUE: usize = 4_096;
 const TOGETHER: usize = 512;
 /// How long another process is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts where SQLite does not wait by itself.
+const PAUSE: Duration = Duration::from_millis(5);
 /// The epoch of wrap keys.
 const EPOCH: i64 = 1;
 const FILE: &str = "keys.sqlite";
@@ -115,8 +117,8 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
 fn connect(path: &Path, root: &RootKey) -> Result<Connection, KeyringError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
-    connection
-        .execute_batch("pragma journal_mode = wal; pragma synchronous = full; pragma secure_delete = on;")?;
+    turn_to_write_ahead_log(&connection)?;
+    connection.execute_batch("pragma synchronous = full; pragma secure_delete = on;")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
     transaction.execute("insert or ignore into about values ('root', ?1)", params![root.fingerprint()])?;
@@ -127,6 +129,23 @@ fn connect(path: &Path, root: &RootKey) -> Result<Connection, KeyringError> {
         return Err(KeyringError::Config("it was made with another root key".to_owned()));
     }
     Ok(connection)
+}
+
+/// Of several processes that make the file at once one has its way and the others are told at once that the file is locked:
+/// SQLite does not wait where both hold what the other one needs.
+fn turn_to_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+    let begun = Instant::now();
+    loop {
+        match connection.execute_batch("pragma journal_mode = wal;") {
+            Err(error)
+                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
+                    && begun.elapsed() < PATIENCE =>
+            {
+                std::thread::sleep(PAUSE);
+            }
+            turned => return turned,
+        }
+    }
 }
 
 struct Worker {
