@@ -242,9 +242,15 @@ impl Process {
         }
     }
 
-    /// Waits until it serves.
+    /// Waits until it serves. It does not end by itself.
     pub async fn started(&self) {
         eventually("the process serves", || async {
+            assert!(
+                self.is_running(),
+                "the process with the role {} has ended: {}",
+                self.roles,
+                self.logged()
+            );
             (self.probe("/livez").await == Some(StatusCode::OK)).then_some(())
         })
         .await;

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::Stdio;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, mpsc};
 
 use keyring::{Keyring, RootKey};
@@ -19,6 +20,7 @@ use super::{eventually, programs};
 pub const PASSWORD: &str = "tests";
 const FOLDER: &str = "annals-tests-";
 const TEMPLATE: &str = "annals_template";
+const PORTS: std::ops::Range<u32> = 10_000..32_000;
 
 static SERVER: LazyLock<Server> = LazyLock::new(Server::start);
 static TEMPLATE_READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_new();
@@ -97,12 +99,18 @@ pub fn give_to_postgres(path: &Path) {
     }
 }
 
-/// A port that is free now.
+/// A port that is free, and that this run hands out once. It lies below those that the system takes for outgoing connections:
+/// one of these could have it before the server that it is meant for listens.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    // Runs at the same time begin in different places.
+    let first = std::process::id() * 16;
+    let ports = PORTS.end - PORTS.start;
+    let next = || first.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed)) % ports;
+    (0..ports)
+        .map(|_| (PORTS.start + next()) as u16)
+        .find(|port| std::net::TcpListener::bind(("127.0.0.1", *port)).is_ok())
         .expect("a free port")
-        .port()
 }
 
 /// A migrated database of one test.
