@@ -46,6 +46,11 @@ impl Prepared {
     pub fn span(&self) -> u64 {
         self.manifest.to + 1 - self.manifest.from
     }
+
+    /// The log that it is of.
+    pub fn log_id(&self) -> LogId {
+        LogId(self.manifest.log_id)
+    }
 }
 
 /// Reads what the file begins with.

@@ -1,15 +1,15 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
+mod export;
 mod report;
 mod token;
 
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Write};
+use std::io::{self, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use proofs::verify::{Known, Report, VerifyError};
 use proofs::{VerifierKey, verify};
@@ -31,7 +31,7 @@ pub enum Audit {
     /// Prove that a shorter log is the beginning of a longer one
     Consistency(Consistency),
     /// Write a history, or a part of it, into a file that verifies offline
-    Export(Export),
+    Export(export::Export),
     /// Write a page about a period: counts, actors, rights, refusals, and the proof
     Report(report::Report),
     /// Tokens with which auditors read
@@ -62,31 +62,6 @@ pub struct Consistency {
     /// The size of the longer log [default: the newest sealed]
     #[arg(long, value_name = "N")]
     to: Option<u64>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
-/// `annals audit export ...`
-#[derive(Debug, Args)]
-pub struct Export {
-    /// The first position [default: the beginning]
-    #[arg(long, value_name = "N")]
-    from: Option<u64>,
-    /// The last position [default: the newest sealed]
-    #[arg(long, value_name = "N")]
-    to: Option<u64>,
-    /// One stream only: `<category>/<id>`
-    #[arg(long)]
-    stream: Option<String>,
-    /// Types whose payload and metadata stay out, with NATS wildcards
-    #[arg(long, value_name = "PATTERN")]
-    withhold: Vec<String>,
-    /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
-    #[arg(long, value_name = "FILE")]
-    since: Vec<PathBuf>,
-    /// The file to write [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -151,53 +126,6 @@ async fn proof(
     let output = if output == Output::Table { Output::Json } else { output };
     output.object(&[], &proof)?;
     Ok(Exit::Ok)
-}
-
-impl Export {
-    async fn run(self) -> Result<Exit, Failure> {
-        let mut parameters = Vec::new();
-        parameters.extend(self.from.map(|from| ("from", from.to_string())));
-        parameters.extend(self.to.map(|to| ("to", to.to_string())));
-        parameters.extend(self.stream.map(|stream| ("stream", stream)));
-        if !self.withhold.is_empty() {
-            parameters.push(("withhold", self.withhold.join(",")));
-        }
-        let earlier = self.since.iter().map(|path| Ok(size_of(&read(path)?)?.to_string()));
-        let earlier = earlier.collect::<anyhow::Result<Vec<String>>>().map_err(Failure::usage)?;
-        if !earlier.is_empty() {
-            parameters.push(("earlier", earlier.join(",")));
-        }
-        match &self.out {
-            Some(path) => {
-                let mut file =
-                    File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
-                download(&self.remote, &parameters, &mut file).await?;
-            }
-            None => download(&self.remote, &parameters, &mut io::stdout().lock()).await?,
-        }
-        Ok(Exit::Ok)
-    }
-}
-
-/// Writes an export as it comes, with a progress bar.
-async fn download(
-    remote: &Remote,
-    parameters: &[(&str, String)],
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let answer = remote.get("/v1/audit/export", parameters).await?;
-    let positions = answer.headers().get("annals-positions");
-    let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let progress = bar(positions);
-    let mut body = answer.bytes_stream();
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|error| Failure::new(Exit::Unavailable, error))?;
-        out.write_all(&bytes)?;
-        progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
-    }
-    out.flush()?;
-    progress.finish_and_clear();
-    Ok(())
 }
 
 /// The outcome of a verification.
@@ -301,15 +229,4 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// The size that a signed checkpoint names, unverified.
 fn size_of(note: &str) -> anyhow::Result<u64> {
     Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
-}
-
-fn bar(positions: u64) -> ProgressBar {
-    // Lines for a pipe of their own would only be in the way.
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    ProgressBar::new(positions).with_style(
-        ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {eta}")
-            .expect("the template is well formed"),
-    )
 }

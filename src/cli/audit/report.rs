@@ -19,7 +19,7 @@ use serde_json::Value;
 
 use super::super::remote::Remote;
 use super::super::{Exit, Failure};
-use super::download;
+use super::export::download;
 
 /// Refusals that the page shows one by one.
 const REFUSALS: usize = 200;
