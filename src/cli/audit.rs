@@ -1,16 +1,19 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
 mod export;
+mod fitting;
+mod open;
 mod report;
 mod token;
 
 use std::fs::File;
-use std::io::{self, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
+use proofs::export::Item;
 use proofs::verify::{Known, Report, VerifyError};
 use proofs::{VerifierKey, verify};
 use serde::Serialize;
@@ -32,6 +35,10 @@ pub enum Audit {
     Consistency(Consistency),
     /// Write a history, or a part of it, into a file that verifies offline
     Export(export::Export),
+    /// Make a key pair for `export --keys-to` and `open`: writes the private key, prints the public one
+    Keygen(open::Keygen),
+    /// Verify an export and print its events with personal data open, as far as its keys are there
+    Open(open::Open),
     /// Write a page about a period: counts, actors, rights, refusals, and the proof
     Report(report::Report),
     /// Tokens with which auditors read
@@ -83,6 +90,9 @@ pub struct Verify {
     /// A checkpoint kept earlier: the export has to continue it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
+    /// Check the payloads against the schemas in the file as well; exit code 9 when one does not fit
+    #[arg(long)]
+    schemas: bool,
 }
 
 impl Audit {
@@ -102,6 +112,8 @@ impl Audit {
                 proof(&remote, "/v1/audit/consistency", &parameters, output).await
             }
             Self::Export(export) => export.run().await,
+            Self::Keygen(keygen) => keygen.run(),
+            Self::Open(open) => open.run(),
             Self::Report(report) => report.run().await,
             Self::Token(token) => token.run(output).await,
             Self::Verify(verify) => verify.run(output),
@@ -128,6 +140,28 @@ async fn proof(
     Ok(Exit::Ok)
 }
 
+/// Verifies a file, with a progress bar; the file stands where it was read to.
+fn verified(
+    path: &Path,
+    key: &VerifierKey,
+    known: &Known,
+) -> Result<(File, Result<Report, VerifyError>), Failure> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let progress = ProgressBar::new(file.metadata()?.len()).with_style(
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta}")
+            .expect("the template is well formed"),
+    );
+    let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(&file));
+    let verdict = verify::verify(reader, key, known);
+    progress.finish_and_clear();
+    Ok((file, verdict))
+}
+
+/// What stands behind the manifest of a file that was verified.
+fn items(file: File) -> impl Iterator<Item = anyhow::Result<Item>> {
+    BufReader::new(file).lines().skip(1).map(|line| Ok(Item::parse(&line?)?))
+}
+
 /// The outcome of a verification.
 #[derive(Serialize)]
 struct Outcome {
@@ -139,30 +173,42 @@ struct Outcome {
     events: Option<u64>,
     redacted: Option<u64>,
     withheld: Option<u64>,
+    schemas: Option<u64>,
+    misfits: Option<u64>,
+    keys_to: Option<String>,
     first_bad_position: Option<u64>,
     problem: Option<String>,
 }
 
-const VERDICT: [&str; 9] =
-    ["verdict", "tenant", "from", "to", "size", "events", "redacted", "withheld", "first_bad_position"];
+const VERDICT: [&str; 11] = [
+    "verdict",
+    "tenant",
+    "from",
+    "to",
+    "size",
+    "events",
+    "redacted",
+    "withheld",
+    "schemas",
+    "misfits",
+    "first_bad_position",
+];
 
 impl Verify {
     fn run(self, output: Output) -> Result<Exit, Failure> {
         let known = self.known().map_err(Failure::usage)?;
-        let file =
-            File::open(&self.file).with_context(|| format!("{} cannot be read", self.file.display()))?;
-        let progress = ProgressBar::new(file.metadata()?.len()).with_style(
-            ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta}")
-                .expect("the template is well formed"),
-        );
-        let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(file));
-        let verified = verify::verify(reader, &self.key, &known);
-        progress.finish_and_clear();
-        match verified {
+        let (mut file, verdict) = verified(&self.file, &self.key, &known)?;
+        match verdict {
             Err(VerifyError::Unreadable(error)) => Err(error.into()),
             Ok(report) => {
-                output.object(&VERDICT, &Outcome::of(report))?;
-                Ok(Exit::Ok)
+                let misfits = if self.schemas {
+                    file.rewind()?;
+                    Some(fitting::misfits(file)?)
+                } else {
+                    None
+                };
+                output.object(&VERDICT, &Outcome::of(report, misfits))?;
+                Ok(if misfits.is_some_and(|misfits| misfits > 0) { Exit::Problems } else { Exit::Ok })
             }
             Err(error) => {
                 eprintln!("{error}");
@@ -190,7 +236,7 @@ impl Verify {
 }
 
 impl Outcome {
-    fn of(report: Report) -> Self {
+    fn of(report: Report, misfits: Option<u64>) -> Self {
         let absent = report.redacted + report.withheld > 0;
         Self {
             verdict: if absent { "verified, with absent parts" } else { "verified" },
@@ -201,6 +247,9 @@ impl Outcome {
             events: Some(report.events),
             redacted: Some(report.redacted),
             withheld: Some(report.withheld),
+            schemas: Some(report.schemas),
+            misfits,
+            keys_to: report.manifest.keys_to,
             first_bad_position: None,
             problem: None,
         }
@@ -216,6 +265,9 @@ impl Outcome {
             events: None,
             redacted: None,
             withheld: None,
+            schemas: None,
+            misfits: None,
+            keys_to: None,
             first_bad_position: error.first_bad_position(),
             problem: Some(error.to_string()),
         }

@@ -12,12 +12,13 @@ use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, TypePattern};
 use serde::Deserialize;
+use store::KeyRecipient;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::events::position;
+use super::events::{PERSONAL_SCOPE, position};
 use crate::auth::Principal;
 use crate::edge::failures::Cause;
-use crate::edge::{Code, Problem};
+use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
 use crate::streams::{Closing, reading_ends};
 
@@ -78,7 +79,8 @@ pub async fn consistency(
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
-/// commas, that the file is to prove to be the beginning of its log.
+/// commas, that the file is to prove to be the beginning of its log; `keys_to` is the public key of who gets the keys of
+/// the sealed parts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
@@ -87,6 +89,7 @@ pub struct ExportQuery {
     stream: Option<String>,
     withhold: Option<String>,
     earlier: Option<String>,
+    keys_to: Option<String>,
 }
 
 impl ExportQuery {
@@ -99,27 +102,36 @@ impl ExportQuery {
         let withhold =
             list(self.withhold).iter().map(|text| text.parse::<TypePattern>()).collect::<Result<_, _>>();
         let earlier = list(self.earlier).iter().map(|text| position(text)).collect::<Option<_>>();
+        let keys_to = self.keys_to.as_deref().map(str::parse::<KeyRecipient>).transpose();
         Ok(Export {
             from: self.from,
             to: self.to,
             stream: stream.map_err(|_| invalid("stream"))?,
             withhold: withhold.map_err(|_| invalid("withhold"))?,
             earlier: earlier.ok_or_else(|| invalid("earlier"))?,
+            keys_to: keys_to.map_err(|_| invalid("keys_to"))?,
         })
     }
 }
 
 /// `GET /v1/audit/export`: the file, as it is written. Whatever goes wrong or ends the right to read breaks the connection
-/// off, behind a line that says why, and a file that breaks off does not verify.
+/// off, behind a line that says why, and a file that breaks off does not verify. Keys are for those who may read personal
+/// data as well, and to whom they were handed is told in the activity log.
 pub async fn export(
     State(gateway): State<Gateway>,
+    request: RequestContext,
     principal: Principal,
     query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     principal.needs(AUDIT_SCOPE)?;
     let Query(query) = query.map_err(|_| malformed())?;
+    let export = query.read()?;
+    if let Some(keys_to) = &export.keys_to {
+        principal.needs(PERSONAL_SCOPE)?;
+        request.note_subject(format!("keys_to={keys_to}"));
+    }
     let slug = principal.record.slug.clone();
-    let prepared = export::prepare(principal.store.clone(), &slug, query.read()?).await?;
+    let prepared = export::prepare(principal.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
     // Looks on while a slow client keeps the lines waiting.
     let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, principal, prepared.log_id())));

@@ -9,6 +9,7 @@ use anyhow::{Context, anyhow};
 use clap::Args;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use keyring::Recipient;
 use proofs::export::End;
 use serde::Deserialize;
 
@@ -38,6 +39,10 @@ pub struct Export {
     /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
+    /// Add the keys of the sealed personal data, encrypted to this public key: whoever has the file and the private key
+    /// reads them for ever, also of people who are erased later. Needs the scope pii:read
+    #[arg(long, value_name = "AGE1...")]
+    keys_to: Option<Recipient>,
     /// The file to write, which is there once it is whole [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
@@ -58,6 +63,7 @@ impl Export {
         parameters.extend(self.from.map(|from| ("from", from.to_string())));
         parameters.extend(self.to.map(|to| ("to", to.to_string())));
         parameters.extend(self.stream.map(|stream| ("stream", stream)));
+        parameters.extend(self.keys_to.map(|keys_to| ("keys_to", keys_to.to_string())));
         if !self.withhold.is_empty() {
             parameters.push(("withhold", self.withhold.join(",")));
         }
