@@ -140,8 +140,8 @@ def inclusion_root(index, size, leaf, path):
     return digest if last == 0 else None
 
 
-def stream_and_commitments(entry):
-    """What an entry says: its stream and what its payload and metadata must hash to."""
+def parts_of(entry):
+    """What an entry says: its stream, its type and what its payload and metadata must hash to."""
     label = b"annals-event/v1\0"
     if not entry.startswith(label):
         raise ValueError
@@ -149,18 +149,75 @@ def stream_and_commitments(entry):
     length = int.from_bytes(entry[at : at + 2], "big")
     stream = entry[at + 2 : at + 2 + length].decode()
     at += 2 + length + 8
-    at += 2 + int.from_bytes(entry[at : at + 2], "big") + 4 + 8 + 1
+    length = int.from_bytes(entry[at : at + 2], "big")
+    kind = entry[at + 2 : at + 2 + length].decode()
+    at += 2 + length + 4 + 8 + 1
     keys = entry[at + 64]
     if len(entry) != at + 65 + 16 * keys:
         raise ValueError
-    return stream, entry[at : at + 32], entry[at + 32 : at + 64]
+    return stream, kind, entry[at : at + 32], entry[at + 32 : at + 64]
+
+
+def decode(text):
+    return base64.b64decode(text, validate=True)
 
 
 def commitment(label, part):
-    salt, data = base64.b64decode(part["salt"]), base64.b64decode(part["bytes"])
+    salt, data = decode(part["salt"]), decode(part["bytes"])
     if len(salt) != 16:
         raise ValueError
     return sha256(label, salt, len(data).to_bytes(8, "big"), data)
+
+
+def check_members(line):
+    """Refuses a line that is of no kind: its members tell which it is, and there are no others."""
+    if line.keys() - {"path"} == {"position", "entry", "leaf", "payload", "metadata"}:
+        for part in line["payload"], line["metadata"]:
+            absent = part.keys() == {"absent"} and part["absent"] in ("redacted", "withheld")
+            if not absent and part.keys() != {"salt", "bytes"}:
+                raise Wrong("a part of an event is none")
+    elif line.keys() not in ({"type", "schema", "product"}, {"type", "schema", "registered_at"}, {"keys"}, {"events"}):
+        raise Wrong("the line is of no kind that an export has")
+
+
+class Schemas:
+    """The schemas of a file: each once, before the first event of its type; a registered one is the one in the log."""
+
+    def __init__(self):
+        self.occurred, self.described, self.registered = set(), {}, {}
+
+    def describe(self, line):
+        kind, at = line["type"], line.get("registered_at")
+        if kind in self.occurred or kind in self.described or not isinstance(line["schema"], dict):
+            raise Wrong(f"the schema of {kind} is not in its place")
+        if not isinstance(kind, str) or not isinstance(line.get("product", ""), str):
+            raise ValueError
+        self.described[kind] = at, line["schema"]
+
+    def event(self, position, kind, payload):
+        self.occurred.add(kind)
+        if kind in ("integration.event_type.registered.v1", "integration.event_type.widened.v1"):
+            if "absent" in payload:
+                self.registered[position] = None
+                return
+            try:
+                data = json.loads(decode(payload["bytes"]))
+                self.registered[position] = data["type"], data["schema"]
+            except (KeyError, TypeError, ValueError):
+                pass
+
+    def end(self, manifest, size):
+        for kind, (at, schema) in self.described.items():
+            if kind not in self.occurred:
+                raise Wrong(f"no event is of the type {kind}, which has a schema")
+            if at is None:
+                continue
+            if not 0 < at <= size:
+                raise Wrong(f"the log has no position {at}")
+            elsewhere = manifest.get("stream") is not None or not manifest["from"] <= at <= manifest["to"]
+            said = self.registered.get(at, None if elsewhere else ())
+            if said is not None and said != (kind, schema):
+                raise Wrong(f"the event at {at} does not hold the schema of {kind}")
 
 
 def verify(lines, vkey):
@@ -174,23 +231,31 @@ def verify(lines, vkey):
     first, last, stream = manifest["from"], manifest["to"], manifest.get("stream")
     if not 0 < first <= last + 1 or last > size:
         raise Wrong("the range does not fit the checkpoint")
-    decode = lambda hashes: [base64.b64decode(digest) for digest in hashes]
-    tree = Tree() if stream else Tree(first - 1, decode(manifest["before"]))
-    events, expected = 0, first
+    hashes = lambda texts: [decode(text) for text in texts]
+    tree = Tree() if stream else Tree(first - 1, hashes(manifest["before"]))
+    events, expected, schemas = 0, first, Schemas()
     for text in lines:
         line = json.loads(text)
+        check_members(line)
         if "events" in line:
             break
+        if "schema" in line:
+            schemas.describe(line)
+            continue
+        if "keys" in line:
+            if manifest.get("keys_to") is None or not decode(line["keys"]).startswith(b"age-encryption.org/v1\n"):
+                raise Wrong("the file has keys that are for nobody")
+            continue
         position = line["position"]
         if not expected <= position <= last:
             raise Wrong("the event is not in its place", position)
         if not stream and position > expected:
             raise Wrong("the event is missing", expected)
-        entry = base64.b64decode(line["entry"])
+        entry = decode(line["entry"])
         leaf = sha256(b"\0", entry)
         try:
-            own, payload, metadata = stream_and_commitments(entry)
-            if leaf != base64.b64decode(line["leaf"]) or stream not in (None, own):
+            own, kind, payload, metadata = parts_of(entry)
+            if leaf != decode(line["leaf"]) or stream not in (None, own):
                 raise ValueError
             for label, part, committed in [(b"annals-payload/v1\0", line["payload"], payload),
                                            (b"annals-meta/v1\0", line["metadata"], metadata)]:
@@ -200,8 +265,9 @@ def verify(lines, vkey):
             raise Wrong("the event is not the one committed to", position) from None
         if not stream:
             tree.add(leaf)
-        elif inclusion_root(position - 1, size, leaf, decode(line["path"])) != root:
+        elif inclusion_root(position - 1, size, leaf, hashes(line["path"])) != root:
             raise Wrong("the event is not in the signed log", position)
+        schemas.event(position, kind, line["payload"])
         events, expected = events + 1, position + 1
     else:
         raise Wrong("the file breaks off")
@@ -210,7 +276,7 @@ def verify(lines, vkey):
     if not stream:
         if expected <= last:
             raise Wrong("the event is missing", expected)
-        at, after = last, decode(manifest["after"])
+        at, after = last, hashes(manifest["after"])
         while at < size:
             height = (size - at).bit_length() - 1
             if at:
@@ -221,6 +287,7 @@ def verify(lines, vkey):
             at += 1 << height
         if after or tree.root() != root:
             raise Wrong("the events do not make the signed root", first)
+    schemas.end(manifest, size)
     return events
 
 
@@ -234,7 +301,7 @@ if __name__ == "__main__":
             print(wrong.position or "not verified")
             print(wrong, file=sys.stderr)
             sys.exit(9)
-        except (KeyError, TypeError, ValueError, StopIteration) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, StopIteration) as error:
             print("not verified")
             print(f"the file does not read: {error!r}", file=sys.stderr)
             sys.exit(9)

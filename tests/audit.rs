@@ -3,6 +3,7 @@
 
 mod activity;
 mod auditor;
+mod cut_off;
 mod operators;
 mod replay;
 mod sealing;

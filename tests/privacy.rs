@@ -1,6 +1,7 @@
 //! Personal data: who sees it, and the erasure of a person, which leaves nothing of them that anybody can read.
 
 mod every_key;
+mod handing;
 mod recovery;
 mod scanning;
 mod who_sees;

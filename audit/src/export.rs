@@ -1,15 +1,17 @@
 //! Writes export files: what `proofs::verify` checks without the product.
 
+use std::collections::HashSet;
+
+use ::schemas::engine::{LogId, StreamName, TenantSlug, TypePattern, clock, recorded};
 use bytes::Bytes;
 use futures::Stream;
-use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Line, Manifest, Part};
+use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Keys, Line, Manifest, Part};
 use proofs::{Node, Span, tree};
-use schemas::engine::{LogId, StreamName, TenantSlug, TypePattern, clock, recorded};
 use serde::Serialize;
-use store::{EvidenceRow, LogIds, TenantStore};
+use store::{EvidenceRow, KeyRecipient, LogIds, TenantStore};
 
 use crate::AuditError;
-use crate::prove;
+use crate::{prove, schemas};
 
 /// Events that are read at once.
 const PAGE: usize = 500;
@@ -29,6 +31,8 @@ pub struct Export {
     pub withhold: Vec<TypePattern>,
     /// Sizes of earlier checkpoints that the file is to prove to be the beginning of its log.
     pub earlier: Vec<u64>,
+    /// Who gets the keys of the sealed parts, encrypted; without it the file holds none.
+    pub keys_to: Option<KeyRecipient>,
 }
 
 /// An export that is ready to be written: nothing that was asked for is impossible.
@@ -38,6 +42,7 @@ pub struct Prepared {
     manifest: Manifest,
     stream: Option<StreamName>,
     withhold: Vec<TypePattern>,
+    keys_to: Option<KeyRecipient>,
     size: u64,
 }
 
@@ -45,6 +50,11 @@ impl Prepared {
     /// How many positions the file spans.
     pub fn span(&self) -> u64 {
         self.manifest.to + 1 - self.manifest.from
+    }
+
+    /// The log that it is of.
+    pub fn log_id(&self) -> LogId {
+        LogId(self.manifest.log_id)
     }
 }
 
@@ -67,7 +77,7 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
         after = subtrees(&tenant, Span { start: to, end: sealed.size }).await?;
     }
     let mut consistency = Vec::new();
-    for earlier in export.earlier {
+    for earlier in export.earlier.iter().copied() {
         let spans = tree::consistency(earlier, sealed.size)
             .ok_or(AuditError::Bounds("an earlier size must be at least 1 and not above the newest"))?;
         let path = prove::hashes(&tenant, &spans).await?.into_iter().map(Base64::from).collect();
@@ -84,10 +94,12 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
         before,
         after,
         consistency,
+        keys_to: export.keys_to.as_ref().map(ToString::to_string),
         exported_at: recorded::timestamp(clock::now()),
     };
     let (log_ids, size) = (tenant.log_ids().await?, sealed.size);
-    Ok(Prepared { tenant, log_ids, manifest, stream: export.stream, withhold: export.withhold, size })
+    let Export { stream, withhold, keys_to, .. } = export;
+    Ok(Prepared { tenant, log_ids, manifest, stream, withhold, keys_to, size })
 }
 
 async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, AuditError> {
@@ -99,10 +111,10 @@ async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, Audit
 /// out is the verifier's part.
 pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
     async_stream::try_stream! {
-        let Prepared { tenant, log_ids, manifest, stream, withhold, size } = prepared;
+        let Prepared { tenant, log_ids, manifest, stream, withhold, keys_to, size } = prepared;
         let (mut at, to) = (manifest.from - 1, manifest.to);
         yield Bytes::from(json_line(&manifest));
-        let mut events = 0;
+        let (mut events, mut described) = (0, HashSet::new());
         while at < to {
             let rows = tenant.evidence(at, to, stream.as_ref(), PAGE).await?;
             let Some(last) = rows.last() else { break };
@@ -112,7 +124,16 @@ pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>
             let paths: Vec<Vec<Span>> = rows.iter().filter(|_| stream.is_some()).map(path).collect();
             let mut hashes = prove::hashes(&tenant, &paths.concat()).await?.into_iter();
             let mut text = Vec::new();
+            if let Some(keys_to) = &keys_to {
+                let open = rows.iter().filter(|row| !row.is_of(&withhold)).map(|row| row.payload.as_ref());
+                for keys in tenant.hand_keys_over(open, keys_to).await? {
+                    text.extend_from_slice(json_line(&Keys { keys: Base64(keys) }).as_bytes());
+                }
+            }
             for (index, row) in rows.iter().enumerate() {
+                let is_new = described.insert(row.event_type.clone());
+                let schema = if is_new { schemas::of_type(&tenant, &row.event_type, to).await? } else { None };
+                text.extend(schema.iter().map(json_line).flat_map(String::into_bytes));
                 let mut line = line(row, log_ids.at(row.position), &withhold)?;
                 line.path = paths.get(index).map(|spans| hashes.by_ref().take(spans.len()).map(Base64::from).collect());
                 text.extend_from_slice(json_line(&line).as_bytes());

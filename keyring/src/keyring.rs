@@ -167,6 +167,10 @@ impl Keyring {
         self.0.table.ask(Request::Erasures).await
     }
 
+    pub(crate) fn table(&self) -> &Table {
+        &self.0.table
+    }
+
     async fn key_for(&self, subject: Subject, stream: &StreamName) -> Result<(Uuid, DataKey), KeyringError> {
         let begun = Instant::now();
         let known = self.kept(|kept| {

@@ -5,11 +5,13 @@
 
 mod crypto;
 mod error;
+mod handing;
 mod keyring;
 mod payload;
 mod table;
 
 pub use crypto::RootKey;
 pub use error::KeyringError;
+pub use handing::{HandedKeys, HandingError, Identity, Recipient};
 pub use keyring::{Keyring, SealedPayload};
 pub use table::Erasure;

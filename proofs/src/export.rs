@@ -1,15 +1,20 @@
 //! The export file: a history, or a part of it, that verifies without the product. One JSON object a line: a manifest,
-//! the events in position order, an end. `docs/audit-format.md` describes it.
+//! the events in position order, among them the schemas of their types and keys, an end. `docs/audit-format.md` describes
+//! it.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::frame::Hash;
 
 /// The name of this form of the file.
 pub const FORMAT: &str = "annals-export/v1";
+/// The types of the events with which services register the schemas of their types, and replace them by wider ones.
+pub const REGISTERING: [&str; 2] =
+    ["integration.event_type.registered.v1", "integration.event_type.widened.v1"];
 
 /// Bytes, in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -62,6 +67,9 @@ pub struct Manifest {
     /// Proofs that earlier sizes were the beginning of this log.
     #[serde(default)]
     pub consistency: Vec<Consistency>,
+    /// Who can read the keys that the file holds: a public key of the age format. Without it there are none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keys_to: Option<String>,
     /// When the file was made (RFC 3339).
     pub exported_at: String,
 }
@@ -76,6 +84,7 @@ pub struct Consistency {
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Line {
     /// Its place in the log.
     pub position: u64,
@@ -94,7 +103,7 @@ pub struct Line {
 
 /// Bytes with their salt, or why they are not here. Their leaf verifies either way.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, deny_unknown_fields)]
 #[expect(missing_docs, reason = "said above")]
 pub enum Part {
     Open { salt: Base64, bytes: Base64 },
@@ -111,9 +120,69 @@ pub enum Absent {
     Withheld,
 }
 
+/// The schema of a type's payloads. It stands before the first event of the type, once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TypeSchema {
+    /// The type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The JSON Schema (2020-12).
+    pub schema: Map<String, Value>,
+    /// Of a type of the product's own: the version of the product that wrote the file. Nothing signed binds the schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub product: Option<String>,
+    /// Of a type that a service registered: the position of the event that holds the schema.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered_at: Option<u64>,
+}
+
+/// What the payload of a registering event says.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[expect(missing_docs, reason = "the fields are those of TypeSchema")]
+pub struct Registration {
+    #[serde(rename = "type")]
+    pub event_type: String,
+    pub schema: Map<String, Value>,
+}
+
+/// Keys for the sealed parts of the events behind it, up to the next such lines. Several in a row hold together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Keys {
+    /// A file of the age format, for the manifest's `keys_to`.
+    pub keys: Base64,
+}
+
 /// The last line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct End {
     /// How many events the file holds.
     pub events: u64,
+}
+
+/// A line behind the manifest. Its members tell which kind it is; there are no others.
+#[derive(Debug, Clone, PartialEq)]
+#[expect(missing_docs, reason = "said above")]
+pub enum Item {
+    Event(Line),
+    Schema(TypeSchema),
+    Keys(Keys),
+    End(End),
+}
+
+impl Item {
+    /// Reads a line.
+    pub fn parse(text: &str) -> serde_json::Result<Self> {
+        // Nearly all lines are events; the error of another attempt would tell nothing about one.
+        let no_event = match serde_json::from_str(text) {
+            Ok(event) => return Ok(Self::Event(event)),
+            Err(error) => error,
+        };
+        let schema = || serde_json::from_str(text).map(Self::Schema);
+        let keys = || serde_json::from_str(text).map(Self::Keys);
+        let end = || serde_json::from_str(text).map(Self::End);
+        schema().or_else(|_| keys()).or_else(|_| end()).map_err(|_| no_event)
+    }
 }

@@ -1,16 +1,21 @@
 //! The offline verifier: an export file and a public key are enough to say whether the history is the one that was
 //! signed, and where it is not as exactly as the file allows.
 
+mod schemas;
+
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
-use crate::export::{Absent, End, FORMAT, Line, Manifest, Part};
+use self::schemas::Schemas;
+use crate::export::{Absent, End, FORMAT, Item, Keys, Line, Manifest, Part};
 use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::tree::{self, Frontier, Node, Span};
 
 /// The longest line that is read: an event of 256 KiB in base64 with room to spare.
 const LONGEST_LINE: usize = 4 << 20;
+/// How a file of the age format begins.
+const AGE: &[u8] = b"age-encryption.org/v1\n";
 /// The height of the subtrees whose roots the signer keeps.
 const TILE_HEIGHT: u8 = 8;
 /// The largest log that a 64-bit position can have in the store.
@@ -38,6 +43,8 @@ pub struct Report {
     pub redacted: u64,
     /// Events with parts that were left out of the file.
     pub withheld: u64,
+    /// Types whose schemas are in the file.
+    pub schemas: u64,
 }
 
 /// What is wrong.
@@ -80,6 +87,14 @@ pub enum VerifyError {
         from: u64,
         /// The last one.
         to: u64,
+    },
+    /// The schema of a type is not the one that was registered, or not where it belongs.
+    #[error("the schema of {event_type}: {problem}")]
+    Schema {
+        /// The type.
+        event_type: String,
+        /// What is wrong.
+        problem: &'static str,
     },
     /// The log does not continue an earlier checkpoint.
     #[error("the log does not continue the checkpoint of {from} events: {problem}")]
@@ -128,22 +143,28 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
     let mut checking = Checking::begin(&manifest, &checkpoint, known)
         .ok_or_else(|| lines.malformed("the subtrees before the range do not fit".to_owned()))?;
     loop {
-        let text = lines.next()?;
-        if let Ok(End { events }) = serde_json::from_str(&text) {
-            if events != checking.events {
+        match lines.item()? {
+            Item::Event(line) => checking.event(line)?,
+            Item::Schema(line) => checking.schemas.describe(line)?,
+            Item::Keys(Keys { keys }) => {
+                if manifest.keys_to.is_none() || !keys.0.starts_with(AGE) {
+                    return Err(lines.malformed("keys that are for nobody".to_owned()));
+                }
+            }
+            Item::End(End { events }) if events == checking.events => break,
+            Item::End(End { events }) => {
                 return Err(lines.malformed(format!("{events} events announced, {} there", checking.events)));
             }
-            break;
         }
-        let line: Line = serde_json::from_str(&text).map_err(|error| lines.malformed(error.to_string()))?;
-        checking.event(line)?;
     }
     if lines.has_more()? {
         return Err(lines.malformed("there is more behind the end".to_owned()));
     }
     checking.end()?;
+    let schemas = checking.schemas.end(&manifest, checkpoint.size)?;
     let Checking { events, redacted, withheld, .. } = checking;
-    Ok(Report { manifest: manifest.clone(), checkpoint: checkpoint.clone(), events, redacted, withheld })
+    let (manifest, checkpoint) = (manifest.clone(), checkpoint.clone());
+    Ok(Report { manifest, checkpoint, events, redacted, withheld, schemas })
 }
 
 /// The leaves of an export that was verified before, by position: see [`Known::leaves`].
@@ -152,9 +173,11 @@ pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> 
     let _manifest: Manifest = lines.parse()?;
     let mut leaves = BTreeMap::new();
     loop {
-        let text = lines.next()?;
-        let Ok(line) = serde_json::from_str::<Line>(&text) else { return Ok(leaves) };
-        leaves.insert(line.position, leaf_hash(&line.entry.0));
+        match lines.item()? {
+            Item::Event(line) => drop(leaves.insert(line.position, leaf_hash(&line.entry.0))),
+            Item::Schema(_) | Item::Keys(_) => {}
+            Item::End(_) => return Ok(leaves),
+        }
     }
 }
 
@@ -197,6 +220,7 @@ struct Checking<'a> {
     events: u64,
     redacted: u64,
     withheld: u64,
+    schemas: Schemas,
 }
 
 impl<'a> Checking<'a> {
@@ -206,7 +230,8 @@ impl<'a> Checking<'a> {
             None => Frontier::new(manifest.from - 1, hashes(&manifest.before)?)?,
         };
         let next = manifest.from;
-        Some(Self { manifest, checkpoint, known, frontier, next, events: 0, redacted: 0, withheld: 0 })
+        let (events, redacted, withheld, schemas) = (0, 0, 0, Schemas::default());
+        Some(Self { manifest, checkpoint, known, frontier, next, events, redacted, withheld, schemas })
     }
 
     fn event(&mut self, line: Line) -> Result<(), VerifyError> {
@@ -240,6 +265,7 @@ impl<'a> Checking<'a> {
             return Err(wrong("the event is not the one exported earlier"));
         }
         self.place(position, leaf, &line)?;
+        self.schemas.event(position, entry.event_type, &line.payload);
         self.events += 1;
         self.next = position + 1;
         Ok(())
@@ -328,6 +354,11 @@ impl<R: BufRead> Lines<R> {
     fn parse<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, VerifyError> {
         let text = self.next()?;
         serde_json::from_str(&text).map_err(|error| self.malformed(error.to_string()))
+    }
+
+    fn item(&mut self) -> Result<Item, VerifyError> {
+        let text = self.next()?;
+        Item::parse(&text).map_err(|error| self.malformed(error.to_string()))
     }
 
     fn has_more(&mut self) -> Result<bool, VerifyError> {

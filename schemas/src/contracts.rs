@@ -3,9 +3,12 @@
 
 mod asyncapi;
 
+use std::collections::BTreeMap;
+use std::sync::LazyLock;
+
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, Schema};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::crm::customer::CustomerEvent;
 use crate::engine::Event;
@@ -64,6 +67,12 @@ pub fn vocabulary() -> Vec<(String, Value)> {
     }
     types.sort_by(|(one, _), (other, _)| one.cmp(other));
     types.into_iter().map(|(name, schema)| (name, schema.to_value())).collect()
+}
+
+/// The schema of a released type's payload.
+pub fn schema(event_type: &str) -> Option<&'static Map<String, Value>> {
+    static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| vocabulary().into_iter().collect());
+    SCHEMAS.get(event_type)?.as_object()
 }
 
 #[cfg(test)]

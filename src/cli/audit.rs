@@ -1,16 +1,19 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
+mod export;
+mod fitting;
+mod open;
 mod report;
 mod token;
 
 use std::fs::File;
-use std::io::{self, BufReader, IsTerminal, Write};
+use std::io::{self, BufRead, BufReader, Seek, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
+use proofs::export::Item;
 use proofs::verify::{Known, Report, VerifyError};
 use proofs::{VerifierKey, verify};
 use serde::Serialize;
@@ -31,7 +34,11 @@ pub enum Audit {
     /// Prove that a shorter log is the beginning of a longer one
     Consistency(Consistency),
     /// Write a history, or a part of it, into a file that verifies offline
-    Export(Export),
+    Export(export::Export),
+    /// Make a key pair for `export --keys-to` and `open`: writes the private key, prints the public one
+    Keygen(open::Keygen),
+    /// Verify an export and print its events with personal data open, as far as its keys are there
+    Open(open::Open),
     /// Write a page about a period: counts, actors, rights, refusals, and the proof
     Report(report::Report),
     /// Tokens with which auditors read
@@ -66,31 +73,6 @@ pub struct Consistency {
     remote: Remote,
 }
 
-/// `annals audit export ...`
-#[derive(Debug, Args)]
-pub struct Export {
-    /// The first position [default: the beginning]
-    #[arg(long, value_name = "N")]
-    from: Option<u64>,
-    /// The last position [default: the newest sealed]
-    #[arg(long, value_name = "N")]
-    to: Option<u64>,
-    /// One stream only: `<category>/<id>`
-    #[arg(long)]
-    stream: Option<String>,
-    /// Types whose payload and metadata stay out, with NATS wildcards
-    #[arg(long, value_name = "PATTERN")]
-    withhold: Vec<String>,
-    /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
-    #[arg(long, value_name = "FILE")]
-    since: Vec<PathBuf>,
-    /// The file to write [default: standard output]
-    #[arg(long, value_name = "FILE")]
-    out: Option<PathBuf>,
-    #[command(flatten)]
-    remote: Remote,
-}
-
 /// `annals audit verify ...`
 #[derive(Debug, Args)]
 pub struct Verify {
@@ -108,6 +90,9 @@ pub struct Verify {
     /// A checkpoint kept earlier: the export has to continue it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
+    /// Check the payloads against the schemas in the file as well; exit code 9 when one does not fit
+    #[arg(long)]
+    schemas: bool,
 }
 
 impl Audit {
@@ -127,6 +112,8 @@ impl Audit {
                 proof(&remote, "/v1/audit/consistency", &parameters, output).await
             }
             Self::Export(export) => export.run().await,
+            Self::Keygen(keygen) => keygen.run(),
+            Self::Open(open) => open.run(),
             Self::Report(report) => report.run().await,
             Self::Token(token) => token.run(output).await,
             Self::Verify(verify) => verify.run(output),
@@ -153,51 +140,26 @@ async fn proof(
     Ok(Exit::Ok)
 }
 
-impl Export {
-    async fn run(self) -> Result<Exit, Failure> {
-        let mut parameters = Vec::new();
-        parameters.extend(self.from.map(|from| ("from", from.to_string())));
-        parameters.extend(self.to.map(|to| ("to", to.to_string())));
-        parameters.extend(self.stream.map(|stream| ("stream", stream)));
-        if !self.withhold.is_empty() {
-            parameters.push(("withhold", self.withhold.join(",")));
-        }
-        let earlier = self.since.iter().map(|path| Ok(size_of(&read(path)?)?.to_string()));
-        let earlier = earlier.collect::<anyhow::Result<Vec<String>>>().map_err(Failure::usage)?;
-        if !earlier.is_empty() {
-            parameters.push(("earlier", earlier.join(",")));
-        }
-        match &self.out {
-            Some(path) => {
-                let mut file =
-                    File::create(path).with_context(|| format!("{} cannot be written", path.display()))?;
-                download(&self.remote, &parameters, &mut file).await?;
-            }
-            None => download(&self.remote, &parameters, &mut io::stdout().lock()).await?,
-        }
-        Ok(Exit::Ok)
-    }
+/// Verifies a file, with a progress bar; the file stands where it was read to.
+fn verified(
+    path: &Path,
+    key: &VerifierKey,
+    known: &Known,
+) -> Result<(File, Result<Report, VerifyError>), Failure> {
+    let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    let progress = ProgressBar::new(file.metadata()?.len()).with_style(
+        ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta}")
+            .expect("the template is well formed"),
+    );
+    let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(&file));
+    let verdict = verify::verify(reader, key, known);
+    progress.finish_and_clear();
+    Ok((file, verdict))
 }
 
-/// Writes an export as it comes, with a progress bar.
-async fn download(
-    remote: &Remote,
-    parameters: &[(&str, String)],
-    out: &mut impl Write,
-) -> Result<(), Failure> {
-    let answer = remote.get("/v1/audit/export", parameters).await?;
-    let positions = answer.headers().get("annals-positions");
-    let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let progress = bar(positions);
-    let mut body = answer.bytes_stream();
-    while let Some(bytes) = body.next().await {
-        let bytes = bytes.map_err(|error| Failure::new(Exit::Unavailable, error))?;
-        out.write_all(&bytes)?;
-        progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
-    }
-    out.flush()?;
-    progress.finish_and_clear();
-    Ok(())
+/// What stands behind the manifest of a file that was verified.
+fn items(file: File) -> impl Iterator<Item = anyhow::Result<Item>> {
+    BufReader::new(file).lines().skip(1).map(|line| Ok(Item::parse(&line?)?))
 }
 
 /// The outcome of a verification.
@@ -211,30 +173,42 @@ struct Outcome {
     events: Option<u64>,
     redacted: Option<u64>,
     withheld: Option<u64>,
+    schemas: Option<u64>,
+    misfits: Option<u64>,
+    keys_to: Option<String>,
     first_bad_position: Option<u64>,
     problem: Option<String>,
 }
 
-const VERDICT: [&str; 9] =
-    ["verdict", "tenant", "from", "to", "size", "events", "redacted", "withheld", "first_bad_position"];
+const VERDICT: [&str; 11] = [
+    "verdict",
+    "tenant",
+    "from",
+    "to",
+    "size",
+    "events",
+    "redacted",
+    "withheld",
+    "schemas",
+    "misfits",
+    "first_bad_position",
+];
 
 impl Verify {
     fn run(self, output: Output) -> Result<Exit, Failure> {
         let known = self.known().map_err(Failure::usage)?;
-        let file =
-            File::open(&self.file).with_context(|| format!("{} cannot be read", self.file.display()))?;
-        let progress = ProgressBar::new(file.metadata()?.len()).with_style(
-            ProgressStyle::with_template("{bar:40} {bytes}/{total_bytes}, {bytes_per_sec}, {eta}")
-                .expect("the template is well formed"),
-        );
-        let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(file));
-        let verified = verify::verify(reader, &self.key, &known);
-        progress.finish_and_clear();
-        match verified {
+        let (mut file, verdict) = verified(&self.file, &self.key, &known)?;
+        match verdict {
             Err(VerifyError::Unreadable(error)) => Err(error.into()),
             Ok(report) => {
-                output.object(&VERDICT, &Outcome::of(report))?;
-                Ok(Exit::Ok)
+                let misfits = if self.schemas {
+                    file.rewind()?;
+                    Some(fitting::misfits(file)?)
+                } else {
+                    None
+                };
+                output.object(&VERDICT, &Outcome::of(report, misfits))?;
+                Ok(if misfits.is_some_and(|misfits| misfits > 0) { Exit::Problems } else { Exit::Ok })
             }
             Err(error) => {
                 eprintln!("{error}");
@@ -262,7 +236,7 @@ impl Verify {
 }
 
 impl Outcome {
-    fn of(report: Report) -> Self {
+    fn of(report: Report, misfits: Option<u64>) -> Self {
         let absent = report.redacted + report.withheld > 0;
         Self {
             verdict: if absent { "verified, with absent parts" } else { "verified" },
@@ -273,6 +247,9 @@ impl Outcome {
             events: Some(report.events),
             redacted: Some(report.redacted),
             withheld: Some(report.withheld),
+            schemas: Some(report.schemas),
+            misfits,
+            keys_to: report.manifest.keys_to,
             first_bad_position: None,
             problem: None,
         }
@@ -288,6 +265,9 @@ impl Outcome {
             events: None,
             redacted: None,
             withheld: None,
+            schemas: None,
+            misfits: None,
+            keys_to: None,
             first_bad_position: error.first_bad_position(),
             problem: Some(error.to_string()),
         }
@@ -301,15 +281,4 @@ fn read(path: &Path) -> anyhow::Result<String> {
 /// The size that a signed checkpoint names, unverified.
 fn size_of(note: &str) -> anyhow::Result<u64> {
     Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
-}
-
-fn bar(positions: u64) -> ProgressBar {
-    // Lines for a pipe of their own would only be in the way.
-    if !io::stderr().is_terminal() {
-        return ProgressBar::hidden();
-    }
-    ProgressBar::new(positions).with_style(
-        ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {eta}")
-            .expect("the template is well formed"),
-    )
 }

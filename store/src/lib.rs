@@ -59,6 +59,7 @@ pub use integrators::{
     AckedPlace, CutKey, FoundPlace, IntegratorChange, IntegratorCommand, IntegratorCredential,
     IntegratorOutcome, NewCredential, NewKey,
 };
+pub use keyring::Recipient as KeyRecipient;
 pub use keys::DeploymentKey;
 pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};

@@ -1,6 +1,6 @@
 //! Personal data on its way into the log and out of it (`docs/personal-data.md`).
 
-use keyring::KeyringError;
+use keyring::{KeyringError, Recipient};
 use schemas::engine::sealed::{self, OPEN};
 use schemas::engine::{RecordedEvent, ids};
 
@@ -29,6 +29,19 @@ impl TenantStore {
             event.payload = serde_json::to_vec(&payload).expect("JSON serialises").into();
         }
         Ok(events)
+    }
+
+    /// The keys of whatever is sealed in these payloads, encrypted to somebody outside, as files of the age format. Who was
+    /// erased has none.
+    pub async fn hand_keys_over(
+        &self,
+        payloads: impl Iterator<Item = &[u8]>,
+        to: &Recipient,
+    ) -> Result<Vec<Vec<u8>>, StoreError> {
+        let Some(keyring) = self.store().keyring() else {
+            return Err(StoreError::Config("this process has no keys for personal data".to_owned()));
+        };
+        Ok(keyring.hand_over(self.id(), payloads, to).await?)
     }
 
     pub(crate) async fn seal(&self, mut append: StreamAppend) -> Result<StreamAppend, AppendError> {

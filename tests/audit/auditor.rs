@@ -1,11 +1,13 @@
 //! An auditor's way: a token, the command line, a file, a key; and a verifier that this product's language did not write.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::process::Command;
 
 use reqwest::{Method, StatusCode};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use crate::integrators::{ACCOUNT, OPENED, Service, customer_schema};
 use crate::support::process::run;
 use crate::support::product::{Product, Tenant, send};
 use crate::support::{eventually, folder};
@@ -24,14 +26,19 @@ impl Case<'static> {
         }
         let case = Self { tenant, folder: folder() };
         std::fs::write(case.path("token"), &case.tenant.token).expect("written");
-        let events = case.tenant.events().await.len() as u64;
+        case.sealed().await;
+        case
+    }
+
+    /// Waits until the newest checkpoint covers what is in the log by now.
+    async fn sealed(&self) {
+        let events = self.tenant.events().await.len() as u64;
         eventually("the log is sealed", || async {
-            let (status, note) = send(case.tenant.admin(Method::GET, "/v1/audit/checkpoint")).await;
+            let (status, note) = send(self.tenant.admin(Method::GET, "/v1/audit/checkpoint")).await;
             let size: u64 = note.as_str()?.lines().nth(1)?.parse().ok()?;
             (status == StatusCode::OK && size >= events).then_some(())
         })
         .await;
-        case
     }
 
     fn path(&self, name: &str) -> String {
@@ -57,6 +64,103 @@ fn python(file: &str, key: &str) -> (String, Option<i32>) {
     (String::from_utf8(output.stdout).expect("text").trim().to_owned(), output.status.code())
 }
 
+/// The lines of a file.
+type Lines = Vec<String>;
+type Change = (&'static str, Box<dyn Fn(&mut Lines)>, Option<u64>);
+
+/// Where the line stands that begins like this.
+fn at(lines: &Lines, beginning: &str) -> usize {
+    lines.iter().position(|line| line.starts_with(beginning)).unwrap_or_else(|| panic!("no {beginning}"))
+}
+
+fn event(position: u64) -> String {
+    format!("{{\"position\":{position},")
+}
+
+fn schema(of: &str) -> String {
+    format!("{{\"type\":\"{of}\"")
+}
+
+/// Sets a member of the line that begins like this.
+fn set(beginning: &str, member: &'static str, value: Value) -> Box<dyn Fn(&mut Lines)> {
+    let beginning = beginning.to_owned();
+    Box::new(move |lines| {
+        let at = at(lines, &beginning);
+        let mut line: Value = serde_json::from_str(&lines[at]).expect("JSON");
+        let (parent, name) = member.rsplit_once('/').expect("a pointer");
+        line.pointer_mut(parent).expect("the member's place")[name] = value.clone();
+        lines[at] = line.to_string();
+    })
+}
+
+/// Ways to change a file, and the position that verifiers name.
+fn corpus(size: u64) -> Vec<Change> {
+    let nothing = || Value::from("e30=");
+    let (registered, ours) = (schema("identity.user.registered.v1"), schema(OPENED));
+    let insert = |before: String, line: &'static str| -> Box<dyn Fn(&mut Lines)> {
+        Box::new(move |lines| lines.insert(at(lines, &before), line.to_owned()))
+    };
+    let copy = |of: String, before: String| -> Box<dyn Fn(&mut Lines)> {
+        Box::new(move |lines| lines.insert(at(lines, &before), lines[at(lines, &of)].clone()))
+    };
+    let move_to = |of: String, before: String| -> Box<dyn Fn(&mut Lines)> {
+        Box::new(move |lines| {
+            let line = lines.remove(at(lines, &of));
+            lines.insert(at(lines, &before), line);
+        })
+    };
+    let keys = "{\"keys\":";
+    vec![
+        ("a payload", set(&event(3), "/payload/bytes", nothing()), Some(3)),
+        ("metadata", set(&event(2), "/metadata/bytes", nothing()), Some(2)),
+        ("an entry", set(&event(4), "/entry", nothing()), Some(4)),
+        ("a missing event", Box::new(|l| drop(l.remove(at(l, &event(3))))), Some(3)),
+        ("an event twice", copy(event(3), event(4)), Some(3)),
+        (
+            "swapped events",
+            // The last ones, so that the schemas of both types stand before them.
+            Box::new(move |l| {
+                let (one, other) = (at(l, &event(size - 1)), at(l, &event(size)));
+                l.swap(one, other);
+                let number = |position: u64| format!("\"position\":{position},");
+                l[one] = l[one].replacen(&number(size), &number(size - 1), 1);
+                l[other] = l[other].replacen(&number(size - 1), &number(size), 1);
+            }),
+            Some(1),
+        ),
+        ("a file cut short", Box::new(|l| l.truncate(at(l, &event(4)))), None),
+        (
+            "a larger size",
+            Box::new(move |l| l[0] = l[0].replacen(&format!("\\n{size}\\n"), "\\n9999\\n", 1)),
+            None,
+        ),
+        ("a missing end", Box::new(|l| drop(l.pop())), None),
+        ("a line of no kind", insert(event(2), "{\"colour\":\"red\"}"), None),
+        ("a line that says why there are no more", insert(event(2), "{\"closed\":\"stopping\"}"), None),
+        ("an event with more members", set(&event(2), "/colour", "red".into()), None),
+        ("an end with more members", set("{\"events\":", "/colour", "red".into()), None),
+        ("a part that is there and absent", set(&event(2), "/payload/absent", "withheld".into()), None),
+        ("a schema twice", copy(registered.clone(), registered.clone()), None),
+        ("a schema behind its events", move_to(registered.clone(), "{\"events\":".to_owned()), None),
+        ("a schema of another type", set(&registered, "/type", "identity.user.x.v1".into()), None),
+        ("a schema that is none", set(&registered, "/schema", 7.into()), None),
+        ("a schema from nowhere", set(&registered, "/product", Value::Null), None),
+        ("a schema from two places", set(&registered, "/registered_at", 1.into()), None),
+        ("another registered schema", set(&ours, "/schema", json!({"type": "object"})), None),
+        ("a schema registered elsewhere", set(&ours, "/registered_at", 1.into()), None),
+        ("a schema registered nowhere", set(&ours, "/registered_at", 9_999.into()), None),
+        ("keys that are none", set(keys, "/keys", nothing()), None),
+        ("keys for nobody", set("{\"format\":", "/keys_to", Value::Null), None),
+    ]
+}
+
+/// A new key pair of an auditor's; returns the public key.
+fn keygen(file: &str) -> String {
+    let output = run(&["audit", "keygen", "--out", file]);
+    assert!(output.status.success());
+    String::from_utf8(output.stdout).expect("text").trim().to_owned()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_history_verifies_with_nothing_but_a_file_and_a_key_in_two_languages() {
     let case = Case::prepared().await;
@@ -65,48 +169,30 @@ async fn a_history_verifies_with_nothing_but_a_file_and_a_key_in_two_languages()
     let key = key.trim();
     let (checkpoint, _) = case.remote(&["checkpoint"]);
     std::fs::write(case.path("checkpoint"), &checkpoint).expect("written");
+    let service = Service::loyalty(&case.tenant).await;
+    assert_eq!(service.register(OPENED, customer_schema()).await.0, StatusCode::CREATED);
+    let opened = json!({"events": [{"type": OPENED, "data": {"customer": "a"}}]});
+    assert_eq!(service.append(&format!("{ACCOUNT}/one"), opened).await.0, StatusCode::CREATED);
     case.tenant.register("late@example.com", "Grace").await;
+    case.sealed().await;
     let file = case.path("export");
-    assert_eq!(case.remote(&["export", "--since", &case.path("checkpoint"), "--out", &file]).1, Some(0));
-    let (verdict, code) = Case::verify(&file, key, &["--since", &case.path("checkpoint")]);
+    let to = keygen(&case.path("identity"));
+    let arguments = ["export", "--since", &case.path("checkpoint"), "--keys-to", &to, "--out", &file];
+    assert_eq!(case.remote(&arguments).1, Some(0));
+    let (verdict, code) = Case::verify(&file, key, &["--since", &case.path("checkpoint"), "--schemas"]);
     assert_eq!((code, &verdict["verdict"]), (Some(0), &Value::from("verified")), "{verdict}");
+    assert_eq!((&verdict["misfits"], &verdict["keys_to"]), (&json!(0), &json!(to)));
     let events = verdict["events"].as_u64().expect("a number");
     assert_eq!(python(&file, key), (format!("verified {events}"), Some(0)));
 
     // The corpus of changed files: both say the same of each.
-    let text = std::fs::read_to_string(&file).expect("reads");
-    let lines: Vec<&str> = text.lines().collect();
-    let changed = |change: &dyn Fn(&mut Vec<String>)| {
-        let mut lines: Vec<String> = lines.iter().map(|line| (*line).to_owned()).collect();
+    let lines: Lines = std::fs::read_to_string(&file).expect("reads").lines().map(str::to_owned).collect();
+    let types: BTreeSet<&str> = lines.iter().filter_map(|line| line.strip_prefix("{\"type\":\"")).collect();
+    assert_eq!(verdict["schemas"], json!(types.len()), "each type has its schema");
+    for (what, change, position) in corpus(verdict["size"].as_u64().expect("a number")) {
+        let mut lines = lines.clone();
         change(&mut lines);
-        lines.join("\n") + "\n"
-    };
-    let with = |line: &str, member: &str, value: Value| {
-        let mut line: Value = serde_json::from_str(line).expect("JSON");
-        *line.pointer_mut(member).expect("the member") = value;
-        line.to_string()
-    };
-    let nothing = Value::from("e30=");
-    let corpus: [(&str, String, Option<u64>); 9] = [
-        ("a payload", changed(&|l| l[3] = with(&l[3], "/payload/bytes", nothing.clone())), Some(3)),
-        ("metadata", changed(&|l| l[2] = with(&l[2], "/metadata/bytes", nothing.clone())), Some(2)),
-        ("an entry", changed(&|l| l[4] = with(&l[4], "/entry", nothing.clone())), Some(4)),
-        ("a missing event", changed(&|l| drop(l.remove(3))), Some(3)),
-        ("an event twice", changed(&|l| l.insert(3, l[3].clone())), Some(3)),
-        (
-            "swapped events",
-            changed(&|l| {
-                l.swap(2, 3);
-                (l[2], l[3]) = (with(&l[2], "/position", 2.into()), with(&l[3], "/position", 3.into()));
-            }),
-            Some(1),
-        ),
-        ("a file cut short", changed(&|l| l.truncate(4)), None),
-        ("a larger size", text.replacen(&format!("\\n{}\\n", verdict["size"]), "\\n9999\\n", 1), None),
-        ("a missing end", changed(&|l| drop(l.pop())), None),
-    ];
-    for (what, text, position) in corpus {
-        std::fs::write(case.path("changed"), text).expect("written");
+        std::fs::write(case.path("changed"), lines.join("\n") + "\n").expect("written");
         let (verdict, code) = Case::verify(&case.path("changed"), key, &[]);
         assert_eq!((code, verdict["first_bad_position"].as_u64()), (Some(9), position), "{what}: {verdict}");
         let said = position.map_or("not verified".to_owned(), |position| position.to_string());
@@ -165,6 +251,7 @@ async fn proofs_are_for_those_who_may_and_bad_questions_have_clear_answers() {
         ("export?from=5&to=2", StatusCode::BAD_REQUEST),
         ("export?stream=x", StatusCode::BAD_REQUEST),
         ("export?earlier=0", StatusCode::BAD_REQUEST),
+        ("export?keys_to=age1x", StatusCode::BAD_REQUEST),
         ("export?withhold=a..b", StatusCode::BAD_REQUEST),
     ] {
         let (answered, body) = send(case.tenant.admin(Method::GET, &format!("/v1/audit/{path}"))).await;

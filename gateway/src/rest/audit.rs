@@ -8,15 +8,19 @@ use axum::body::Body;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use futures::{StreamExt, TryStreamExt};
+use bytes::Bytes;
+use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, TypePattern};
 use serde::Deserialize;
+use store::KeyRecipient;
+use tokio_util::task::AbortOnDropHandle;
 
-use super::events::position;
+use super::events::{PERSONAL_SCOPE, position};
 use crate::auth::Principal;
 use crate::edge::failures::Cause;
-use crate::edge::{Code, Problem};
+use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
+use crate::streams::{Closing, reading_ends};
 
 /// The scope that reads proofs and exports.
 pub const AUDIT_SCOPE: &str = "audit:read";
@@ -75,7 +79,8 @@ pub async fn consistency(
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
-/// commas, that the file is to prove to be the beginning of its log.
+/// commas, that the file is to prove to be the beginning of its log; `keys_to` is the public key of who gets the keys of
+/// the sealed parts.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
@@ -84,6 +89,7 @@ pub struct ExportQuery {
     stream: Option<String>,
     withhold: Option<String>,
     earlier: Option<String>,
+    keys_to: Option<String>,
 }
 
 impl ExportQuery {
@@ -96,40 +102,76 @@ impl ExportQuery {
         let withhold =
             list(self.withhold).iter().map(|text| text.parse::<TypePattern>()).collect::<Result<_, _>>();
         let earlier = list(self.earlier).iter().map(|text| position(text)).collect::<Option<_>>();
+        let keys_to = self.keys_to.as_deref().map(str::parse::<KeyRecipient>).transpose();
         Ok(Export {
             from: self.from,
             to: self.to,
             stream: stream.map_err(|_| invalid("stream"))?,
             withhold: withhold.map_err(|_| invalid("withhold"))?,
             earlier: earlier.ok_or_else(|| invalid("earlier"))?,
+            keys_to: keys_to.map_err(|_| invalid("keys_to"))?,
         })
     }
 }
 
-/// `GET /v1/audit/export`: the file, as it is written. A failure on the way breaks the connection off, and a file that
-/// breaks off does not verify.
+/// `GET /v1/audit/export`: the file, as it is written. Whatever goes wrong or ends the right to read breaks the connection
+/// off, behind a line that says why, and a file that breaks off does not verify. Keys are for those who may read personal
+/// data as well, and to whom they were handed is told in the activity log.
 pub async fn export(
     State(gateway): State<Gateway>,
+    request: RequestContext,
     principal: Principal,
     query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     principal.needs(AUDIT_SCOPE)?;
     let Query(query) = query.map_err(|_| malformed())?;
-    let slug = &principal.record.slug;
-    let prepared = export::prepare(principal.store.clone(), slug, query.read()?).await?;
+    let export = query.read()?;
+    if let Some(keys_to) = &export.keys_to {
+        principal.needs(PERSONAL_SCOPE)?;
+        request.note_subject(format!("keys_to={keys_to}"));
+    }
+    let slug = principal.record.slug.clone();
+    let prepared = export::prepare(principal.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
-    let stopping = gateway.stopping.clone();
+    // Looks on while a slow client keeps the lines waiting.
+    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, principal, prepared.log_id())));
+    let ends = ends.map(|ended| ended.unwrap_or(Closing::Internal));
     let lines = export::write(prepared)
         .inspect_err(|error| tracing::warn!(cause = %Cause::of(error), "an export broke off"))
-        .map_err(std::io::Error::other)
-        .take_until(async move { stopping.cancelled().await });
-    let mut response = Body::from_stream(lines).into_response();
+        .map_err(|_told| Closing::Internal);
+    let mut response = Body::from_stream(until(lines, ends)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
     headers.insert("annals-positions", span);
     let name = format!("attachment; filename=\"{slug}.annals-export.jsonl\"");
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&name).expect("a slug fits a header"));
     Ok(response)
+}
+
+/// The lines, until something ends them.
+fn until(
+    lines: impl Stream<Item = Result<Bytes, Closing>> + Send + 'static,
+    ends: impl Future<Output = Closing> + Send + 'static,
+) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
+    async_stream::stream! {
+        let (mut lines, mut ends) = (Box::pin(lines), Box::pin(ends));
+        let why = loop {
+            let next = tokio::select! {
+                biased;
+                why = &mut ends => break why,
+                next = lines.next() => next,
+            };
+            match next {
+                Some(Ok(bytes)) => yield Ok(bytes),
+                Some(Err(why)) => break why,
+                None => return,
+            }
+        };
+        yield Ok(Bytes::from(format!("{{\"closed\":\"{}\"}}\n", why.as_str())));
+        // What was yielded is sent while nothing more is ready; an error right behind it would take it along.
+        tokio::task::yield_now().await;
+        yield Err(std::io::Error::other(why.as_str()));
+    }
 }
 
 fn malformed() -> Problem {

@@ -18,7 +18,7 @@ use super::ring::{Budget, Ring};
 /// Events of one read.
 const PAGE: usize = 200;
 /// How often the directory is looked at.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 /// The wait after a failed read: first and longest.
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Reads at a time by followers that have fallen out of their ring, so that they leave connections to everybody else.

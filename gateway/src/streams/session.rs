@@ -1,16 +1,14 @@
 //! A stream as both ways out see it: the next events, a heartbeat when there were none for a while, and its end.
 
-use std::pin::Pin;
 use std::sync::Arc;
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use schemas::engine::clock;
 use tokio::sync::OwnedSemaphorePermit;
-use tokio::time::{Instant, Interval, MissedTickBehavior, Sleep};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::closing::Closing;
+use super::ending::right_ends;
 use super::follower::Follower;
 use super::frame::Frame;
 use crate::auth::Watcher;
@@ -47,9 +45,7 @@ pub struct Session {
     /// Whether personal data is sent open.
     pub personal: bool,
     follower: Follower,
-    expiry: Pin<Box<Sleep>>,
-    revoked: BoxFuture<'static, ()>,
-    stopping: CancellationToken,
+    right_ends: BoxFuture<'static, Closing>,
     heartbeat: Interval,
     open: Open,
     _place: OwnedSemaphorePermit,
@@ -64,25 +60,12 @@ impl Session {
         gateway: &Gateway,
         place: OwnedSemaphorePermit,
     ) -> Self {
-        let left = (watcher.expires_at - clock::now()).to_std().unwrap_or_default();
-        let (heartbeat, stopping) = (gateway.config.heartbeat, gateway.stopping.clone());
-        let revoked = match (watcher.claims.clone(), gateway.clone()) {
-            (Some(claims), of) => async move { of.service_tokens.revoked(&claims).await }.boxed(),
-            (None, _) => std::future::pending().boxed(),
-        };
+        let right_ends = right_ends(gateway.clone(), watcher.expires_at, watcher.claims.clone()).boxed();
+        let (heartbeat, open) = (gateway.config.heartbeat, Open::new(way));
         let mut heartbeat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (expiry, open) = (Box::pin(tokio::time::sleep(left)), Open::new(way));
-        Self {
-            personal: watcher.personal,
-            follower,
-            expiry,
-            revoked,
-            stopping,
-            heartbeat,
-            open,
-            _place: place,
-        }
+        let personal = watcher.personal;
+        Self { personal, follower, right_ends, heartbeat, open, _place: place }
     }
 
     /// Everything up to and with this position has been given out or does not match.
@@ -100,9 +83,7 @@ impl Session {
     pub async fn step(&mut self) -> Step {
         tokio::select! {
             biased;
-            () = self.stopping.cancelled() => Step::Closed(Closing::Stopping),
-            () = &mut self.expiry => Step::Closed(Closing::TokenExpired),
-            () = &mut self.revoked => Step::Closed(Closing::TokenRevoked),
+            why = &mut self.right_ends => Step::Closed(why),
             next = self.follower.next() => {
                 self.heartbeat.reset();
                 next.map_or_else(Step::Closed, Step::Frames)

@@ -22,13 +22,17 @@ struct Log {
 }
 
 fn line(position: u64) -> Line {
-    let (payload, metadata) = (format!("{{\"n\":{position}}}").into_bytes(), b"{}".to_vec());
+    line_of(position, "a.b.c.v1", &format!("{{\"n\":{position}}}"))
+}
+
+fn line_of(position: u64, event_type: &str, payload: &str) -> Line {
+    let (payload, metadata) = (payload.as_bytes().to_vec(), b"{}".to_vec());
     let entry = Frame {
         log_id: LOG,
         event_id: Uuid::from_u128(position.into()),
         stream: if position.is_multiple_of(3) { "a.b/3" } else { "a.b/1" },
         version: position,
-        event_type: "a.b.c.v1",
+        event_type,
         schema_version: 1,
         recorded_at: 0,
         payload_encoding: 1,
@@ -92,6 +96,7 @@ impl Log {
             before: self.hashes(&Span { start: 0, end: from - 1 }.nodes()),
             after: self.hashes(&Span { start: to, end: self.frontier.size() }.nodes()),
             consistency: Vec::new(),
+            keys_to: None,
             exported_at: String::new(),
         }
     }
@@ -256,3 +261,85 @@ fn what_is_no_export_is_refused_wherever_it_breaks() {
         assert!(matches!(check(wrong, &Known::default()), Err(VerifyError::Malformed { line: 1, .. })));
     }
 }
+
+/// The file with further lines, each before the line of that number.
+fn with(file: &str, more: &[(usize, &str)]) -> String {
+    let mut lines: Vec<&str> = file.lines().collect();
+    for (at, line) in more.iter().rev() {
+        lines.insert(*at, line);
+    }
+    lines.join("\n") + "\n"
+}
+
+#[test]
+fn a_schema_stands_once_before_the_first_event_of_its_type() {
+    let file = text(&Log::of(3).export(1, 3));
+    let of = |event_type: &str, source: &str| format!(r#"{{"type":"{event_type}","schema":{{}},{source}}}"#);
+    let schema = of("a.b.c.v1", r#""product":"1""#);
+    let said = |more: &[(usize, &str)]| check(&with(&file, more), &Known::default());
+    assert_eq!(said(&[(1, &schema)]).expect("verifies").schemas, 1);
+    for wrong in [
+        vec![(1, schema.as_str()), (1, &schema)],
+        vec![(2, &schema)],
+        vec![(4, &schema)],
+        vec![(1, &of("a.b.d.v1", r#""product":"1""#))],
+        vec![(1, &of("a.b.c.v1", r#""product":null"#))],
+        vec![(1, &of("a.b.c.v1", r#""product":"1","registered_at":1"#))],
+        // The position is in the file and holds something else, or is in no file.
+        vec![(1, &of("a.b.c.v1", r#""registered_at":2"#))],
+        vec![(1, &of("a.b.c.v1", r#""registered_at":9"#))],
+    ] {
+        let error = said(&wrong).expect_err("a schema");
+        assert!(matches!(error, VerifyError::Schema { .. }), "{wrong:?}: {error}");
+    }
+    for wrong in [
+        of("a.b.c.v1", r#""colour":"red""#),
+        of("a.b.c.v1", r#""registered_at":-1"#),
+        r#"{"type":"a.b.c.v1","schema":7,"product":"1"}"#.to_owned(),
+        r#"{"keys":"YQ=="}"#.to_owned(),
+        r#"{"colour":"red"}"#.to_owned(),
+        r#"{"closed":"token_expired"}"#.to_owned(),
+    ] {
+        assert!(matches!(said(&[(1, &wrong)]), Err(VerifyError::Malformed { line: 2, .. })), "{wrong}");
+    }
+}
+
+#[test]
+fn a_registered_schema_is_the_one_in_the_log() {
+    let mut log = Log::of(0);
+    let registered = r#"{"type":"ext.a.b.c.v1","schema":{"type":"object"}}"#;
+    let wider = r#"{"type":"ext.a.b.c.v1","schema":{}}"#;
+    log.add(line_of(1, REGISTERED, registered));
+    log.add(line_of(2, "ext.a.b.c.v1", "{}"));
+    log.add(line_of(3, "integration.event_type.widened.v1", wider));
+    let of = |schema: &str, at: u64| {
+        format!(r#"{{"type":"ext.a.b.c.v1","schema":{schema},"registered_at":{at}}}"#)
+    };
+    let mut export = log.export(1, 3);
+    let said = |export: &(Manifest, Vec<Line>), schema: &str, at: u64, line: usize| {
+        check(&with(&text(export), &[(line, &of(schema, at))]), &Known::default())
+    };
+    assert!(said(&export, r#"{"type": "object"}"#, 1, 2).is_ok());
+    assert!(said(&export, "{}", 3, 2).is_ok(), "also where the event stands behind");
+    for (schema, at) in [("{}", 1), (r#"{"type":"object"}"#, 3), ("{}", 2)] {
+        assert!(matches!(said(&export, schema, at, 2), Err(VerifyError::Schema { .. })), "{schema} {at}");
+    }
+    // Of what is not in the file nothing can be said.
+    assert!(said(&log.export(2, 3), "{}", 1, 1).is_ok());
+    export.1[0].payload = Part::Absent { absent: Absent::Withheld };
+    assert!(said(&export, "{}", 1, 2).is_ok());
+}
+
+#[test]
+fn keys_are_for_whom_the_manifest_names() {
+    let mut export = Log::of(3).export(1, 3);
+    let keys = serde_json::to_string(&Keys { keys: Base64(AGE.to_vec()) }).expect("JSON");
+    let said = |export: &(Manifest, Vec<Line>)| check(&with(&text(export), &[(2, &keys)]), &Known::default());
+    assert!(matches!(said(&export), Err(VerifyError::Malformed { line: 3, .. })));
+    export.0.keys_to = Some("age1somebody".to_owned());
+    assert!(said(&export).is_ok());
+    let known = leaves(with(&text(&export), &[(2, &keys)]).as_bytes()).expect("reads");
+    assert_eq!(known.len(), 3, "keys are passed over");
+}
+
+const REGISTERED: &str = crate::export::REGISTERING[0];

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufReader, Write};
 use std::path::PathBuf;
 
 use anyhow::Context;
@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use maud::{DOCTYPE, Markup, html};
 use proofs::VerifierKey;
-use proofs::export::{Line, Part};
+use proofs::export::{Item, Line, Part};
 use proofs::frame::Entry;
 use proofs::verify::{Known, verify};
 use schemas::engine::recorded::timestamp;
@@ -19,7 +19,8 @@ use serde_json::Value;
 
 use super::super::remote::Remote;
 use super::super::{Exit, Failure};
-use super::download;
+use super::export::download;
+use super::items;
 
 /// Refusals that the page shows one by one.
 const REFUSALS: usize = 200;
@@ -93,8 +94,7 @@ impl Report {
                 return Err(Failure::new(Exit::Problems, anyhow::Error::from(error).context("not verified")));
             }
         };
-        let facts =
-            self.facts(BufReader::new(File::open(file.path())?)).context("the export does not read")?;
+        let facts = self.facts(File::open(file.path())?).context("the export does not read")?;
         let activities = self.activities().await?;
         let page = self.page(&verified, &facts, &activities).into_string();
         let mut out =
@@ -104,10 +104,10 @@ impl Report {
         Ok(Exit::Ok)
     }
 
-    fn facts(&self, file: impl BufRead) -> anyhow::Result<Facts> {
+    fn facts(&self, file: File) -> anyhow::Result<Facts> {
         let mut facts = Facts::default();
-        for text in file.lines().skip(1) {
-            let Ok(line) = serde_json::from_str::<Line>(&text?) else { break };
+        for item in items(file) {
+            let Item::Event(line) = item? else { continue };
             let entry = Entry::decode(&line.entry.0).context("an entry")?;
             let at = DateTime::from_timestamp_micros(entry.recorded_at).context("a time")?;
             if at > self.to {

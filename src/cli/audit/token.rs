@@ -41,6 +41,9 @@ pub struct Create {
     /// When it ends (RFC 3339)
     #[arg(long, value_name = "TIME")]
     expires_at: Option<DateTime<Utc>>,
+    /// Let the holder read personal data in events, and get the keys to them (`annals audit export --keys-to`)
+    #[arg(long)]
+    personal_data: bool,
     #[command(flatten)]
     remote: Remote,
 }
@@ -74,7 +77,9 @@ impl Token {
 
 impl Create {
     async fn run(self, output: Output) -> Result<Exit, Failure> {
-        let mut body = json!({"name": self.name, "scopes": AUDITOR});
+        let mut scopes = AUDITOR.to_vec();
+        scopes.extend(self.personal_data.then_some("pii:read"));
+        let mut body = json!({"name": self.name, "scopes": scopes});
         match self.expires_at {
             Some(time) => body["expires_at"] = time.to_rfc3339().into(),
             None => body["expires_days"] = self.days.into(),

@@ -1,0 +1,45 @@
+//! The schemas of event types as an export carries them: the product's own, and those that services registered in the
+//! tenant's log.
+
+use ::schemas::contracts;
+use ::schemas::engine::StreamName;
+use ::schemas::integration::event_type::family_id;
+use ::schemas::integration::names::ExternalType;
+use proofs::export::{REGISTERING, Registration, TypeSchema};
+use store::{StoreError, TenantStore};
+
+/// The category of the streams that hold registrations.
+const CATEGORY: &str = "integration.event_type";
+/// Registrations that are read at once.
+const PAGE: usize = 100;
+
+/// The schema of a type as of a position, where there is one. Of a registered type it is the last one: each accepts what
+/// those before it accepted.
+pub(crate) async fn of_type(
+    tenant: &TenantStore,
+    event_type: &str,
+    to: u64,
+) -> Result<Option<TypeSchema>, StoreError> {
+    if let Some(schema) = contracts::schema(event_type) {
+        let (event_type, schema) = (event_type.to_owned(), schema.clone());
+        let product = Some(env!("CARGO_PKG_VERSION").to_owned());
+        return Ok(Some(TypeSchema { event_type, schema, product, registered_at: None }));
+    }
+    let Ok(external) = ExternalType::parse(event_type) else { return Ok(None) };
+    let stream = StreamName::new(CATEGORY, family_id(external.family()));
+    let (mut at, mut last) = (0, None);
+    loop {
+        let rows = tenant.evidence(at, to, Some(&stream), PAGE).await?;
+        let Some(end) = rows.last() else { return Ok(last) };
+        at = end.position;
+        for row in rows.iter().filter(|row| REGISTERING.contains(&row.event_type.as_str())) {
+            // What does not read is no schema; the verifier says what is wrong with the event.
+            let Ok(registration) = serde_json::from_slice::<Registration>(&row.payload) else { continue };
+            if registration.event_type == event_type {
+                let Registration { event_type, schema } = registration;
+                let registered_at = Some(row.position);
+                last = Some(TypeSchema { event_type, schema, product: None, registered_at });
+            }
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! What can be said of the schemas of a file: that each stands where it belongs, and that a registered one is the one in
+//! the log, where the file holds the event that it names.
+
+use std::collections::{BTreeMap, HashSet};
+
+use serde_json::{Map, Value};
+use sha2::{Digest, Sha256};
+
+use super::VerifyError;
+use crate::export::{Manifest, Part, REGISTERING, Registration, TypeSchema};
+use crate::frame::Hash;
+
+/// What was seen so far. It grows with types and their registrations, not with events.
+#[derive(Default)]
+pub(super) struct Schemas {
+    occurred: HashSet<String>,
+    /// By type: the position that holds the schema and its digest, where a service registered it.
+    described: BTreeMap<String, Option<(u64, Hash)>>,
+    /// By position: the digest of what a registering event says; `None` where its payload is absent.
+    registered: BTreeMap<u64, Option<Hash>>,
+}
+
+impl Schemas {
+    pub(super) fn describe(&mut self, line: TypeSchema) -> Result<(), VerifyError> {
+        let TypeSchema { event_type, schema, product, registered_at } = line;
+        let source = match (product, registered_at) {
+            (Some(_), None) => Ok(None),
+            (None, Some(position)) => Ok(Some((position, digest(&event_type, &schema)))),
+            _ => Err("it must say either of product and registered_at"),
+        };
+        let problem = match source {
+            Err(problem) => problem,
+            Ok(_) if self.occurred.contains(&event_type) => "it stands behind an event of its type",
+            Ok(_) if self.described.contains_key(&event_type) => "there are two",
+            Ok(source) => {
+                self.described.insert(event_type, source);
+                return Ok(());
+            }
+        };
+        Err(VerifyError::Schema { event_type, problem })
+    }
+
+    pub(super) fn event(&mut self, position: u64, event_type: &str, payload: &Part) {
+        if !self.occurred.contains(event_type) {
+            self.occurred.insert(event_type.to_owned());
+        }
+        if !REGISTERING.contains(&event_type) {
+            return;
+        }
+        match payload {
+            Part::Absent { .. } => drop(self.registered.insert(position, None)),
+            Part::Open { bytes, .. } => {
+                if let Ok(Registration { event_type, schema }) = serde_json::from_slice(&bytes.0) {
+                    self.registered.insert(position, Some(digest(&event_type, &schema)));
+                }
+            }
+        }
+    }
+
+    /// How many types have a schema, once all events are there and verified.
+    pub(super) fn end(&self, manifest: &Manifest, size: u64) -> Result<u64, VerifyError> {
+        for (event_type, source) in &self.described {
+            let problem = match source {
+                _ if !self.occurred.contains(event_type) => "no event is of this type",
+                Some((position, _)) if !(1..=size).contains(position) => "the log has no such position",
+                Some((position, digest)) if !self.may_hold(manifest, *position, digest) => {
+                    "the event that it names does not hold it"
+                }
+                _ => continue,
+            };
+            return Err(VerifyError::Schema { event_type: event_type.clone(), problem });
+        }
+        Ok(self.described.len() as u64)
+    }
+
+    fn may_hold(&self, manifest: &Manifest, position: u64, digest: &Hash) -> bool {
+        match self.registered.get(&position) {
+            Some(Some(registered)) => registered == digest,
+            Some(None) => true,
+            None => manifest.stream.is_some() || !(manifest.from..=manifest.to).contains(&position),
+        }
+    }
+}
+
+fn digest(event_type: &str, schema: &Map<String, Value>) -> Hash {
+    let schema = serde_json::to_vec(schema).expect("JSON serialises");
+    let mut hasher = Sha256::new();
+    hasher.update(event_type.as_bytes());
+    hasher.update([0]);
+    hasher.update(schema);
+    hasher.finalize().into()
+}
