@@ -4,6 +4,7 @@
 mod activity;
 mod auditor;
 mod operators;
+mod replaced;
 mod replay;
 mod sealing;
 mod tampering;

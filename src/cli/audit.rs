@@ -11,7 +11,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
-use proofs::verify::{Known, Report, VerifyError};
+use proofs::verify::{Known, Replaced, Report, VerifyError};
 use proofs::{VerifierKey, verify};
 use serde::Serialize;
 use serde_json::Value;
@@ -105,7 +105,7 @@ pub struct Verify {
     /// The signer's own file of tiles: a changed event is named to 256 events
     #[arg(long, value_name = "FILE")]
     tiles: Option<PathBuf>,
-    /// A checkpoint kept earlier: the export has to continue it
+    /// A checkpoint kept earlier, of this log or of one that it came after: the export has to continue it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
 }
@@ -213,6 +213,8 @@ struct Outcome {
     withheld: Option<u64>,
     first_bad_position: Option<u64>,
     problem: Option<String>,
+    /// The logs that this one came after.
+    replaced: Vec<Replaced>,
 }
 
 const VERDICT: [&str; 9] =
@@ -233,6 +235,7 @@ impl Verify {
         match verified {
             Err(VerifyError::Unreadable(error)) => Err(error.into()),
             Ok(report) => {
+                report.replaced.iter().for_each(|replaced| eprintln!("{}", told(replaced)));
                 output.object(&VERDICT, &Outcome::of(report))?;
                 Ok(Exit::Ok)
             }
@@ -275,6 +278,7 @@ impl Outcome {
             withheld: Some(report.withheld),
             first_bad_position: None,
             problem: None,
+            replaced: report.replaced,
         }
     }
 
@@ -290,7 +294,22 @@ impl Outcome {
             withheld: None,
             first_bad_position: error.first_bad_position(),
             problem: Some(error.to_string()),
+            replaced: Vec::new(),
         }
+    }
+}
+
+/// What a replacement means, for people.
+fn told(replaced: &Replaced) -> String {
+    let Replaced { position, old_log_id, kept_to, signed_to } = replaced;
+    let told = format!(
+        "the log was replaced at position {position}: up to position {kept_to} its history is that of the log {old_log_id}"
+    );
+    match signed_to {
+        Some(signed) if signed > kept_to => {
+            format!("{told}; positions {} to {signed} of that one were signed and are void", kept_to + 1)
+        }
+        _ => told,
     }
 }
 
