@@ -1,5 +1,6 @@
 //! The only place where all crates meet: builds their parts from the settings and runs the roles.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,9 @@ use keyring::{Keyring, RootKey};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
 use sagas::{RetrySettings, SagaSettings};
+use schemas::engine::{TenantId, TenantSlug};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store, StoreConfig};
+use store::{DeploymentKey, Examination, Examiner, OwnerConfig, Replacement, SharedWork, Store, StoreConfig};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -93,10 +95,9 @@ fn examiner(store: Store, config: NatsConfig) -> Examiner {
     Arc::new(move || {
         let (store, config) = (store.clone(), config.clone());
         async move {
-            let nats = match tokio::time::timeout(ASK_PATIENCE, Nats::connect(config)).await {
-                Ok(Ok(nats)) => nats,
-                Ok(Err(error)) => return Examination::Impossible(error.to_string()),
-                Err(_) => return Examination::Impossible("NATS is unreachable".to_owned()),
+            let nats = match ask(config).await {
+                Ok(nats) => nats,
+                Err(error) => return Examination::Impossible(error.to_string()),
             };
             let mut asked = 1;
             loop {
@@ -111,6 +112,36 @@ fn examiner(store: Store, config: NatsConfig) -> Examiner {
         }
         .boxed()
     })
+}
+
+/// Connects to NATS for a question that can do without an answer.
+async fn ask(config: NatsConfig) -> Result<Nats, NatsError> {
+    let connected = tokio::time::timeout(ASK_PATIENCE, Nats::connect(config)).await;
+    connected.unwrap_or(Err(NatsError::Unreachable))
+}
+
+/// Gives each log the signed checkpoints of it that the signer's folder, where this machine has it, and JetStream know.
+/// Returns what could not be asked.
+pub async fn know_checkpoints(
+    settings: &Settings,
+    logs: &mut [Replacement],
+    slugs: &HashMap<TenantId, TenantSlug>,
+) -> Vec<anyhow::Error> {
+    let mut unknown = Vec::new();
+    if let Some(folder) = &settings.audit.folder {
+        for log in logs.iter_mut() {
+            match audit::signer::remembered_in(folder, log.log_id) {
+                Ok(note) => log.checkpoints.extend(note),
+                Err(error) => unknown.push(error.into()),
+            }
+        }
+    }
+    let asked = async {
+        let nats = ask(nats_config(settings)).await?;
+        nats::checkpoints::cite(&nats, logs, |log| slugs.get(&log.tenant).cloned()).await
+    };
+    unknown.extend(asked.await.err().map(anyhow::Error::from));
+    unknown
 }
 
 /// Connects to NATS; where nothing answers the connection goes on trying.

@@ -5,6 +5,7 @@ mod activity;
 mod auditor;
 mod cut_off;
 mod operators;
+mod replaced;
 mod replay;
 mod sealing;
 mod tampering;

@@ -4,6 +4,7 @@
 mod by_hand;
 mod living;
 mod logs;
+mod signed;
 mod started;
 
 use std::collections::BTreeMap;
@@ -11,6 +12,7 @@ use std::path::PathBuf;
 
 use futures::StreamExt;
 use nix::sys::signal::Signal;
+use proofs::{Checkpoint, VerifierKey};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -191,6 +193,22 @@ impl Site {
         self.postgres.stop(Signal::SIGINT);
         self.postgres.restore(backup);
         self.postgres.restart().await;
+    }
+
+    /// Waits until everything of the busy tenant's log is signed; returns the note and the public key.
+    async fn signed(&self, page: &Value) -> (String, VerifierKey) {
+        let ask = async |path: &str| {
+            let request = self.gateway().request(Method::GET, path).bearer_auth(&self.busy.token);
+            let answer = request.send().await.ok()?.error_for_status().ok()?;
+            answer.text().await.ok()
+        };
+        eventually("the log is signed", || async {
+            let note = ask("/v1/audit/checkpoint").await?;
+            let size = Checkpoint::unverified(&note).expect("a checkpoint").size;
+            let key = ask("/v1/audit/key").await?.parse().expect("a key");
+            (size >= number(&page["head"])).then_some((note, key))
+        })
+        .await
     }
 
     /// The status of a request for events of the busy tenant, and the problem's code.

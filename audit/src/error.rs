@@ -18,6 +18,17 @@ pub enum AuditError {
     /// The signer refuses: what the database holds does not extend what was signed before.
     #[error("the signer refuses: {0}")]
     Refused(String),
+    /// The log has fewer events than were signed, and those that it has are the ones that were signed, as far as the signer
+    /// knows: the database went back to an earlier state.
+    #[error("{signed} events were signed, the log has {head}: the database went back")]
+    WentBack {
+        /// How many were signed.
+        signed: u64,
+        /// How many there are.
+        head: u64,
+        /// The signed note.
+        note: String,
+    },
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

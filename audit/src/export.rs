@@ -79,7 +79,7 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
     let mut consistency = Vec::new();
     for earlier in export.earlier.iter().copied() {
         let spans = tree::consistency(earlier, sealed.size)
-            .ok_or(AuditError::Bounds("an earlier size must be at least 1 and not above the newest"))?;
+            .ok_or(AuditError::Bounds("an earlier size must be at least 1 and not above the newest (a log that was replaced may be shorter than it was)"))?;
         let path = prove::hashes(&tenant, &spans).await?.into_iter().map(Base64::from).collect();
         consistency.push(Consistency { from: earlier, path });
     }

@@ -2,7 +2,10 @@
 //!
 //! Before it continues a log it rebuilds the tree's right edge from the database and compares it with everything that
 //! was ever signed and is still known: the signer's own memory, the checkpoint in the database, the last one on
-//! JetStream. A log that does not extend all of them is refused, loudly, until an operator replaces it.
+//! JetStream. A log that does not extend all of them is signed no more: where the database went back to an earlier state
+//! it is replaced (`docs/adr/0023`), otherwise refused, loudly, until an operator replaces it.
+
+mod witness;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -11,11 +14,13 @@ use std::time::Duration;
 use futures::StreamExt;
 use nats::Nats;
 use proofs::{Checkpoint, Frontier, Hash, Node, Span};
-use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::{Seal, Share, SharedWork, Store, UnsealedLog};
+use schemas::engine::{Actor, LogId, TenantId, TenantSlug};
+use store::{Incarnation, Replacement, Seal, Share, SharedWork, Store, UnsealedLog};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use self::witness::{Witness, compare, went_back};
+use crate::signer::TILE_HEIGHT;
 use crate::{AuditError, Signer};
 
 /// Leaves read at once.
@@ -37,6 +42,12 @@ struct OpenLog {
     last: Hash,
 }
 
+impl OpenLog {
+    fn empty(log_id: LogId) -> Self {
+        Self { log_id, frontier: Frontier::default(), last: Hash::default() }
+    }
+}
+
 struct Sealer {
     store: Store,
     nats: Option<Nats>,
@@ -45,6 +56,8 @@ struct Sealer {
     open: HashMap<TenantId, OpenLog>,
     /// Refused logs, and when they were looked at.
     refused: HashMap<(TenantId, LogId), Instant>,
+    /// The life of the database in which every log was looked at.
+    looked: Option<Incarnation>,
 }
 
 /// Seals until cancelled. Outages are waited out.
@@ -56,7 +69,8 @@ pub async fn run(
     cancel: CancellationToken,
 ) {
     let share = store.share(SharedWork::Sealer);
-    let mut sealer = Sealer { store, nats, signer, share, open: HashMap::new(), refused: HashMap::new() };
+    let mut sealer =
+        Sealer { store, nats, signer, share, open: HashMap::new(), refused: HashMap::new(), looked: None };
     let mut rounds = tokio::time::interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -78,13 +92,22 @@ pub async fn run(
 
 impl Sealer {
     async fn round(&mut self) -> Result<(), AuditError> {
+        let incarnation = self.store.incarnation().await?;
         let logs = self.store.unsealed_logs().await?;
+        let mut short = Vec::new();
+        if self.looked.as_ref() != Some(&incarnation) {
+            // It may have gone back to a moment at which everything was signed: such a log does not show by growing.
+            short = self.short_logs().await?;
+            short.retain(|log| !logs.contains(log));
+        }
+        let mut settled = true;
         let rests = |log: &UnsealedLog| {
             let refused = self.refused.get(&(log.tenant, log.log_id));
             refused.is_some_and(|looked| looked.elapsed() < REFUSED)
         };
-        let own = logs.into_iter().filter(|log| self.share.owns(log.tenant) && !rests(log));
-        let jobs: Vec<_> = own.map(|log| (self.open.remove(&log.tenant), log)).collect();
+        let own = logs.into_iter().filter(|log| self.share.owns(log.tenant));
+        let due = own.chain(short).filter(|log| !rests(log));
+        let jobs: Vec<_> = due.map(|log| (self.open.remove(&log.tenant), log)).collect();
         let this = &*self;
         let mut done = futures::stream::iter(jobs)
             .map(async |(open, log)| {
@@ -92,15 +115,25 @@ impl Sealer {
                 (log, sealed)
             })
             .buffer_unordered(AT_ONCE);
-        let (mut open, mut refused) = (Vec::new(), Vec::new());
+        let (mut open, mut refused, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((log, sealed)) = done.next().await {
             match sealed {
                 Ok(sealed) => open.push((log, sealed)),
                 Err(AuditError::Refused(why)) => refused.push((log, why)),
-                Err(error) => tracing::warn!(tenant = %log.slug, %error, "the log could not be sealed"),
+                Err(AuditError::WentBack { signed, note, .. }) => lost.push((log, signed, note)),
+                Err(error) => {
+                    settled = false;
+                    tracing::warn!(tenant = %log.slug, %error, "the log could not be sealed");
+                }
             }
         }
         drop(done);
+        for (log, signed, note) in lost {
+            if let Err(error) = self.replace(&log, signed, note).await {
+                settled = false;
+                tracing::warn!(tenant = %log.slug, %error, "the log went back and could not be replaced yet");
+            }
+        }
         for (log, why) in refused {
             self.refuse(&log, &why).await?;
         }
@@ -111,8 +144,27 @@ impl Sealer {
                 self.open.insert(log.tenant, sealed);
             }
         }
+        if settled {
+            self.looked = Some(incarnation);
+        }
         metrics::gauge!("sealer_refused_logs").set(self.refused.len() as f64);
         Ok(())
+    }
+
+    /// Logs that have fewer events than the signer's folder remembers to be signed, by the first look.
+    async fn short_logs(&self) -> Result<Vec<UnsealedLog>, AuditError> {
+        let mut logs = self.store.logs_to_look_at().await?;
+        let signer = Arc::clone(&self.signer);
+        blocking(move || {
+            logs.retain(|log| match signer.remembered(log.log_id) {
+                Ok(None) => false,
+                Ok(Some(note)) => Checkpoint::parse(&note).map_or(true, |signed| signed.size > log.head),
+                // What is wrong is said when its turn comes.
+                Err(_) => true,
+            });
+            Ok(logs)
+        })
+        .await
     }
 
     /// Says it once for each log, and keeps it beside the last good checkpoint.
@@ -123,17 +175,38 @@ impl Sealer {
         Ok(self.store.refuse_seal(log, why).await?)
     }
 
+    /// Lets a log that has fewer events than were signed go on under another id.
+    async fn replace(&self, log: &UnsealedLog, signed: u64, note: String) -> Result<(), AuditError> {
+        // Who knows more comes first: JetStream may hold events behind the checkpoint.
+        self.store.examined().await?;
+        let lost = Replacement {
+            published_to: Some(signed),
+            ends_before: Some(signed),
+            checkpoints: vec![note],
+            ..Replacement::of(log.tenant, log.log_id)
+        };
+        let reason = "the database has lost events that the signer has signed";
+        let replaced = self.store.replace_logs(&[lost], reason, &Actor::system("sealer")).await?;
+        for done in replaced {
+            tracing::error!(
+                tenant = %log.slug, log = %log.log_id, signed, kept = done.last_position,
+                "events that were signed are gone: if nobody restored the database, somebody has taken them out"
+            );
+        }
+        Ok(())
+    }
+
     async fn seal(&self, log: &UnsealedLog, open: Option<OpenLog>) -> Result<OpenLog, AuditError> {
         let (mut log, mut witnesses) = (log.clone(), Vec::new());
         let mut open = match open.filter(|open| open.log_id == log.log_id) {
-            Some(open) => open,
-            None => self.open(&mut log, &mut witnesses).await?,
+            Some(open) if open.frontier.size() <= log.head => open,
+            known => {
+                witnesses.extend(known.map(|open| self.in_memory(&open)));
+                self.open(&mut log, &mut witnesses).await?
+            }
         };
-        if open.frontier.size() > log.head {
-            return Err(gone_back(&log, open.frontier.size()));
-        }
         // As far as the farthest witness in any case: nothing smaller is signed, and nothing is passed uncompared.
-        let farthest = witnesses.iter().map(|seen| seen.size).max().unwrap_or(0);
+        let farthest = witnesses.iter().map(|seen| seen.checkpoint.size).max().unwrap_or(0);
         let target = log.head.min(farthest.max(open.frontier.size() + TURN));
         let mut subtrees = Vec::new();
         while open.frontier.size() < target {
@@ -142,17 +215,13 @@ impl Sealer {
         let checkpoint =
             Checkpoint { origin: self.signer.origin(log.log_id), size: target, root: open.frontier.root() };
         let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
-        let (signed, subtrees) = tokio::task::spawn_blocking(move || {
-            let signed = signer.sign(log_id, &checkpoint, &subtrees);
-            (signed, subtrees)
-        })
-        .await
-        .map_err(|error| AuditError::Damaged(error.to_string()))?;
+        let (note, subtrees) =
+            blocking(move || Ok((signer.sign(log_id, &checkpoint, &subtrees)?, subtrees))).await?;
         let seal = Seal {
             tenant: log.tenant,
             log_id,
             size: target,
-            note: signed?,
+            note,
             verifier_key: self.signer.verifier_key(log_id)?.to_string(),
             subtrees,
         };
@@ -168,7 +237,7 @@ impl Sealer {
         log: &UnsealedLog,
         open: &mut OpenLog,
         target: u64,
-        witnesses: &[Checkpoint],
+        witnesses: &[Witness],
         subtrees: &mut Vec<(Node, Hash)>,
     ) -> Result<(), AuditError> {
         let size = open.frontier.size();
@@ -197,33 +266,20 @@ impl Sealer {
     }
 
     /// Rebuilds the right edge as the database has it, and gathers what it has to agree with.
-    async fn open(
-        &self,
-        log: &mut UnsealedLog,
-        witnesses: &mut Vec<Checkpoint>,
-    ) -> Result<OpenLog, AuditError> {
+    async fn open(&self, log: &mut UnsealedLog, witnesses: &mut Vec<Witness>) -> Result<OpenLog, AuditError> {
         let kept = self.store.sealed_log(log.tenant).await?;
         let kept = kept.filter(|kept| kept.log_id == log.log_id && kept.size > 0);
-        let kept = kept.map(|kept| self.signer.recognise(log.log_id, &kept.note)).transpose();
-        let kept = kept.map_err(|error| match error {
-            AuditError::Note(error) => {
-                AuditError::Refused(format!("the checkpoint in the database: {error}"))
-            }
-            other => other,
-        })?;
-        let size = kept.as_ref().map_or(0, |kept| kept.size);
+        let kept = kept.map(|kept| self.kept(log.log_id, kept.note)).transpose()?;
+        let size = kept.as_ref().map_or(0, |kept| kept.checkpoint.size);
         witnesses.extend(kept);
-        let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
-        let remembered = tokio::task::spawn_blocking(move || signer.remembered(log_id))
-            .await
-            .map_err(|error| AuditError::Damaged(error.to_string()))??;
-        witnesses.extend(remembered);
+        witnesses.extend(self.remembered(log.log_id).await?);
         witnesses.extend(self.published(log).await);
         // Read behind the witnesses: another sealer may have signed what was appended since this round began.
         let end = self.store.end_of_log(log.tenant, log.log_id).await?;
         log.head = end.ok_or(AuditError::Bounds("the log was replaced meanwhile"))?;
-        if let Some(larger) = witnesses.iter().map(|seen| seen.size).max().filter(|size| *size > log.head) {
-            return Err(gone_back(log, larger));
+        if let Some(went_back) = went_back(log, witnesses) {
+            self.compare_kept(log, witnesses).await?;
+            return Err(went_back);
         }
         let nodes = Span { start: 0, end: size }.nodes();
         let hashes = self.store.subtrees(log.tenant, &nodes).await?;
@@ -236,11 +292,64 @@ impl Sealer {
         Ok(OpenLog { log_id: log.log_id, frontier, last: last.first().copied().unwrap_or_default() })
     }
 
+    /// What a log that went back has left has to be what was signed, as far as the signer knows: whole tiles, and the
+    /// first events of each size that a checkpoint is known of.
+    async fn compare_kept(&self, log: &UnsealedLog, witnesses: &[Witness]) -> Result<(), AuditError> {
+        let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
+        let tiles = blocking(move || signer.remembered_tiles(log_id)).await?;
+        let mut kept = OpenLog::empty(log_id);
+        while kept.frontier.size() < log.head {
+            let mut completed = Vec::new();
+            self.extend(log, &mut kept, log.head, witnesses, &mut completed).await?;
+            for (node, hash) in completed.iter().filter(|(node, _)| node.height == TILE_HEIGHT) {
+                if tiles.get(node.index as usize).is_some_and(|signed| signed != hash) {
+                    let Span { start, end } = node.span();
+                    return Err(AuditError::Refused(format!(
+                        "the log went back, and of the events {} to {end} not all are those that were signed",
+                        start + 1
+                    )));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What this process itself has sealed.
+    fn in_memory(&self, open: &OpenLog) -> Witness {
+        let (origin, size) = (self.signer.origin(open.log_id), open.frontier.size());
+        Witness { checkpoint: Checkpoint { origin, size, root: open.frontier.root() }, note: None }
+    }
+
+    /// The checkpoint in the database, which only this signer's keys can have made.
+    fn kept(&self, log_id: LogId, note: String) -> Result<Witness, AuditError> {
+        match self.signer.recognise(log_id, &note) {
+            Ok(checkpoint) => Ok(Witness { checkpoint, note: Some(note) }),
+            Err(AuditError::Note(error)) => {
+                Err(AuditError::Refused(format!("the checkpoint in the database: {error}")))
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    /// What the signer's folder remembers. It counts whoever has signed it, but is evidence only where this signer has: the
+    /// folder may be of another deployment.
+    async fn remembered(&self, log_id: LogId) -> Result<Option<Witness>, AuditError> {
+        let signer = Arc::clone(&self.signer);
+        let Some(note) = blocking(move || signer.remembered(log_id)).await? else { return Ok(None) };
+        let checkpoint = Checkpoint::parse(&note)?;
+        let is_own = self.signer.recognise(log_id, &note).is_ok();
+        Ok(Some(Witness { checkpoint, note: is_own.then_some(note) }))
+    }
+
     /// The last checkpoint of this log that followers were given. Without NATS there is one witness less.
-    async fn published(&self, log: &UnsealedLog) -> Option<Checkpoint> {
+    async fn published(&self, log: &UnsealedLog) -> Option<Witness> {
         let nats = self.nats.as_ref()?;
         match nats::checkpoints::last(nats, &log.slug).await {
-            Ok(note) => self.signer.recognise(log.log_id, &note?).ok(),
+            Ok(note) => {
+                let note = note?;
+                let checkpoint = self.signer.recognise(log.log_id, &note).ok()?;
+                Some(Witness { checkpoint, note: Some(note) })
+            }
             Err(error) => {
                 tracing::debug!(%error, "the published checkpoint could not be read");
                 None
@@ -257,18 +366,8 @@ impl Sealer {
     }
 }
 
-fn gone_back(log: &UnsealedLog, signed: u64) -> AuditError {
-    AuditError::Refused(format!(
-        "{signed} events were signed, the log has {}: the database went back",
-        log.head
-    ))
-}
-
-fn compare(frontier: &Frontier, witnesses: &[Checkpoint]) -> Result<(), AuditError> {
-    let mut same = witnesses.iter().filter(|seen| seen.size == frontier.size());
-    if same.any(|seen| seen.root != frontier.root()) {
-        let size = frontier.size();
-        return Err(AuditError::Refused(format!("the first {size} events are not those that were signed")));
-    }
-    Ok(())
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, AuditError> + Send + 'static,
+) -> Result<T, AuditError> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| AuditError::Damaged(error.to_string()))?
 }

@@ -81,41 +81,43 @@ impl Signer {
         Ok(checkpoint)
     }
 
-    /// The newest checkpoint of a log that was signed with this folder.
-    pub fn remembered(&self, log: LogId) -> Result<Option<Checkpoint>, AuditError> {
-        match std::fs::read_to_string(self.file(log, "checkpoint")) {
-            Ok(text) => Ok(Some(Checkpoint::parse(&text)?)),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+    /// The newest checkpoint of a log that was signed with this folder, as a signed note.
+    pub fn remembered(&self, log: LogId) -> Result<Option<String>, AuditError> {
+        remembered_in(&self.folder, log)
+    }
+
+    /// The roots of a log's whole tiles that were signed with this folder.
+    pub fn remembered_tiles(&self, log: LogId) -> Result<Vec<Hash>, AuditError> {
+        match std::fs::read(self.tiles(log)) {
+            Ok(bytes) => Ok(bytes.as_chunks().0.to_vec()),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
             Err(source) => Err(self.folder_error(source)),
         }
     }
 
-    /// Remembers the checkpoint and the tiles that it completes, on disk, and then signs. Blocks.
+    /// Signs, and hands the note out when it and the tiles that it completes are on disk. Blocks.
     pub fn sign(
         &self,
         log: LogId,
         checkpoint: &Checkpoint,
         subtrees: &[(Node, Hash)],
     ) -> Result<String, AuditError> {
-        if self.remembered(log)?.is_some_and(|before| before.size > checkpoint.size) {
+        let before = self.remembered(log)?.map(|note| Checkpoint::parse(&note)).transpose()?;
+        if before.is_some_and(|before| before.size > checkpoint.size) {
             // Another process was faster; the next round finds what it signed.
             return Err(AuditError::Bounds("a larger tree was signed meanwhile"));
         }
-        self.remember(log, checkpoint, subtrees).map_err(|source| self.folder_error(source))?;
         let origin = self.origin(log);
         let note = self.key.sign(&origin, &checkpoint.to_string())?;
-        match &self.previous_key {
-            Some(previous) => Ok(previous.sign(&origin, &note)?),
-            None => Ok(note),
-        }
+        let note = match &self.previous_key {
+            Some(previous) => previous.sign(&origin, &note)?,
+            None => note,
+        };
+        self.remember(log, &note, subtrees).map_err(|source| self.folder_error(source))?;
+        Ok(note)
     }
 
-    fn remember(
-        &self,
-        log: LogId,
-        checkpoint: &Checkpoint,
-        subtrees: &[(Node, Hash)],
-    ) -> std::io::Result<()> {
+    fn remember(&self, log: LogId, note: &str, subtrees: &[(Node, Hash)]) -> std::io::Result<()> {
         let tiles: Vec<_> = subtrees.iter().filter(|(node, _)| node.height == TILE_HEIGHT).collect();
         if !tiles.is_empty() {
             let file = private().create(true).write(true).truncate(false).open(self.file(log, "tiles"))?;
@@ -128,7 +130,7 @@ impl Signer {
         // not be this one's.
         let partial = self.file(log, &format!("checkpoint.{}", ids::random_id().simple()));
         let mut file = private().create(true).write(true).truncate(true).open(&partial)?;
-        file.write_all(checkpoint.to_string().as_bytes())?;
+        file.write_all(note.as_bytes())?;
         file.sync_data()?;
         std::fs::rename(&partial, self.file(log, "checkpoint"))?;
         File::open(&self.folder)?.sync_all()
@@ -140,12 +142,25 @@ impl Signer {
     }
 
     fn file(&self, log: LogId, extension: &str) -> PathBuf {
-        Path::new(&self.folder).join(format!("{}.{extension}", log.0.simple()))
+        file_in(&self.folder, log, extension)
     }
 
     fn folder_error(&self, source: std::io::Error) -> AuditError {
         AuditError::Folder { folder: self.folder.clone(), source }
     }
+}
+
+/// The newest checkpoint of a log that a signer with this folder has signed, as a signed note.
+pub fn remembered_in(folder: &Path, log: LogId) -> Result<Option<String>, AuditError> {
+    match std::fs::read_to_string(file_in(folder, log, "checkpoint")) {
+        Ok(note) => Ok(Some(note)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(AuditError::Folder { folder: folder.to_owned(), source }),
+    }
+}
+
+fn file_in(folder: &Path, log: LogId, extension: &str) -> PathBuf {
+    folder.join(format!("{}.{extension}", log.0.simple()))
 }
 
 fn private() -> OpenOptions {
@@ -190,7 +205,7 @@ mod tests {
         let note = signer(folder.path(), KEY, None).sign(LOG, &checkpoint(5), &[]).expect("signs");
         let again = signer(folder.path(), KEY, None);
         assert_eq!(again.recognise(LOG, &note).expect("its own"), checkpoint(5));
-        assert_eq!(again.remembered(LOG).expect("reads"), Some(checkpoint(5)));
+        assert_eq!(again.remembered(LOG).expect("reads"), Some(note));
         assert!(matches!(again.sign(LOG, &checkpoint(4), &[]), Err(AuditError::Bounds(_))));
         assert_eq!(again.remembered(LogId(Uuid::from_u128(8))).expect("reads"), None);
     }
@@ -203,8 +218,8 @@ mod tests {
         let higher = (Node { height: 16, index: 0 }, [9; 32]);
         signer.sign(LOG, &checkpoint(1), &[tile(0, 1), tile(1, 2), higher]).expect("signs");
         signer.sign(LOG, &checkpoint(2), &[tile(2, 3)]).expect("signs");
-        let kept = std::fs::read(signer.tiles(LOG)).expect("reads");
-        assert_eq!(kept, [[1; 32], [2; 32], [3; 32]].concat());
+        assert_eq!(signer.remembered_tiles(LOG).expect("reads"), [[1; 32], [2; 32], [3; 32]]);
+        assert_eq!(signer.remembered_tiles(LogId(Uuid::from_u128(8))).expect("reads"), [[0; 32]; 0]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
 use async_nats::jetstream::stream::{Config, LastRawMessageErrorKind, RetentionPolicy, StorageType, Stream};
 use schemas::engine::TenantSlug;
+use store::Replacement;
 
 use crate::connection::describe;
 use crate::{Nats, NatsError};
@@ -47,6 +48,21 @@ pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, Na
         Err(error) if matches!(error.kind(), LastRawMessageErrorKind::NoMessageFound) => Ok(None),
         Err(error) => Err(NatsError::JetStream(describe(&error))),
     }
+}
+
+/// Gives each log the checkpoint that was published last under its tenant's name, for its replacement to cite. The store
+/// judges whether that holds. Where JetStream does not answer, the rest goes without.
+pub async fn cite(
+    nats: &Nats,
+    replacements: &mut [Replacement],
+    slug: impl Fn(&Replacement) -> Option<TenantSlug>,
+) -> Result<(), NatsError> {
+    for replacement in replacements {
+        if let Some(slug) = slug(replacement) {
+            replacement.checkpoints.extend(last(nats, &slug).await?);
+        }
+    }
+    Ok(())
 }
 
 /// The stream, made where it is missing.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::STANDARD;
 use ed25519_dalek::pkcs8::DecodePrivateKey;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
+use uuid::Uuid;
 
 use crate::frame::Hash;
 
@@ -53,6 +54,11 @@ impl VerifierKey {
     /// The name that signatures carry.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The same public key under another name.
+    pub fn under(&self, name: &str) -> Result<Self, NoteError> {
+        Ok(Self { name: checked_name(name)?.to_owned(), key: self.key })
     }
 
     /// `SHA-256(name || 0x0A || type || public key)[..4]`.
@@ -154,6 +160,17 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// The log that its origin names; `None` where the origin is of another form.
+    pub fn log_id(&self) -> Option<Uuid> {
+        let (_, id) = self.origin.rsplit_once("/tlog/")?;
+        Uuid::try_parse(id).ok().filter(|log| log.simple().to_string() == id)
+    }
+
+    /// The checkpoint in a signed note, whoever has signed it.
+    pub fn unverified(note: &str) -> Result<Self, NoteError> {
+        Self::parse(split(note)?.0)
+    }
+
     /// The checkpoint in a note's text.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.lines();

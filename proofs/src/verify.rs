@@ -1,11 +1,15 @@
 //! The offline verifier: an export file and a public key are enough to say whether the history is the one that was
 //! signed, and where it is not as exactly as the file allows.
 
+mod replaced;
 mod schemas;
 
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
+use uuid::Uuid;
+
+pub use self::replaced::Replaced;
 use self::schemas::Schemas;
 use crate::export::{Absent, End, FORMAT, Item, Keys, Line, Manifest, Part};
 use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
@@ -28,7 +32,8 @@ pub struct Known {
     pub leaves: BTreeMap<u64, Hash>,
     /// The roots of the log's tiles of 256 leaves, as the signer keeps them: a changed event is named to its tile.
     pub tiles: Vec<Hash>,
-    /// Checkpoints seen before, signed by the same key: the file must prove that it continues them.
+    /// Checkpoints seen before, signed by the same key: the file must prove that it continues them. They may be of a log that
+    /// the file's log came after, where the file tells of that.
     pub checkpoints: Vec<String>,
 }
 
@@ -45,6 +50,8 @@ pub struct Report {
     pub withheld: u64,
     /// Types whose schemas are in the file.
     pub schemas: u64,
+    /// The logs that this one came after, as far as the file tells.
+    pub replaced: Vec<Replaced>,
 }
 
 /// What is wrong.
@@ -104,6 +111,32 @@ pub enum VerifyError {
         /// What is wrong.
         problem: &'static str,
     },
+    /// An earlier checkpoint is of a log that was replaced, and covers events that were not kept.
+    #[error(
+        "the checkpoint of {from} events cannot be continued: its log {log} was replaced at position {position}, because the \
+         database went back; up to position {kept_to} the log went on, and positions {next} to {from} that were signed are \
+         void", next = .kept_to + 1
+    )]
+    Replaced {
+        /// The size of that checkpoint.
+        from: u64,
+        /// Its log.
+        log: Uuid,
+        /// Where the file tells that the log was replaced.
+        position: u64,
+        /// The last position that was kept.
+        kept_to: u64,
+    },
+    /// An earlier checkpoint is of a log of which the file tells nothing.
+    #[error(
+        "the checkpoint of {from} events is of the log {origin}, and the file does not tell that this one came after it"
+    )]
+    OtherLog {
+        /// The size of that checkpoint.
+        from: u64,
+        /// Its log.
+        origin: String,
+    },
 }
 
 impl VerifyError {
@@ -112,6 +145,7 @@ impl VerifyError {
         match self {
             Self::Position { position, .. } => Some(*position),
             Self::Range { from, .. } | Self::Root { from, .. } => Some(*from),
+            Self::Replaced { kept_to, .. } => Some(kept_to + 1),
             _ => None,
         }
     }
@@ -131,16 +165,23 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
         return Err(lines.malformed(format!("the format is {:?}, not {FORMAT:?}", manifest.format)));
     }
     let checkpoint = Checkpoint::parse(key.verify(&manifest.checkpoint)?)?;
-    let log = format!("/tlog/{}", manifest.log_id.simple());
-    if checkpoint.origin != key.name() || !checkpoint.origin.ends_with(&log) {
+    if checkpoint.origin != key.name() || checkpoint.log_id() != Some(manifest.log_id) {
         return Err(VerifyError::Checkpoint(format!("it is one of {}", checkpoint.origin)));
     }
     let fits = manifest.from > 0 && manifest.from - 1 <= manifest.to && manifest.to <= checkpoint.size;
     if !fits || checkpoint.size > LARGEST {
         return Err(lines.malformed("its range does not fit the checkpoint".to_owned()));
     }
-    continues(&manifest, &checkpoint, key, known)?;
-    let mut checking = Checking::begin(&manifest, &checkpoint, known)
+    let mut older = Vec::new();
+    for note in &known.checkpoints {
+        let earlier = replaced::signed(note, key)?;
+        if earlier.origin == checkpoint.origin {
+            continues(&manifest, &checkpoint, &earlier)?;
+        } else {
+            older.push(earlier);
+        }
+    }
+    let mut checking = Checking::begin(&manifest, &checkpoint, key, known)
         .ok_or_else(|| lines.malformed("the subtrees before the range do not fit".to_owned()))?;
     loop {
         match lines.item()? {
@@ -162,9 +203,12 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
     }
     checking.end()?;
     let schemas = checking.schemas.end(&manifest, checkpoint.size)?;
-    let Checking { events, redacted, withheld, .. } = checking;
+    let Checking { events, redacted, withheld, replaced, .. } = checking;
+    for older in &older {
+        replaced::continues_older(&manifest, &checkpoint, older, &replaced)?;
+    }
     let (manifest, checkpoint) = (manifest.clone(), checkpoint.clone());
-    Ok(Report { manifest, checkpoint, events, redacted, withheld, schemas })
+    Ok(Report { manifest, checkpoint, events, redacted, withheld, schemas, replaced })
 }
 
 /// The leaves of an export that was verified before, by position: see [`Known::leaves`].
@@ -181,39 +225,29 @@ pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> 
     }
 }
 
-/// The consistency proofs of the file, and one for each checkpoint that was seen before.
-fn continues(
-    manifest: &Manifest,
-    checkpoint: &Checkpoint,
-    key: &VerifierKey,
-    known: &Known,
-) -> Result<(), VerifyError> {
-    for note in &known.checkpoints {
-        let earlier = Checkpoint::parse(key.verify(note)?)?;
-        let from = earlier.size;
-        if from > checkpoint.size {
-            return Err(VerifyError::Consistency { from, problem: "the file's log is shorter" });
-        }
-        let same = from == checkpoint.size && earlier.root == checkpoint.root;
-        let proof = manifest.consistency.iter().find(|proof| proof.from == from);
-        let path = match proof {
-            _ if same || from == 0 => continue,
-            Some(proof) => hashes(&proof.path),
-            None => return Err(VerifyError::Consistency { from, problem: "the file holds no proof" }),
-        };
-        let holds = path.is_some_and(|path| {
-            tree::verify_consistency(from, &earlier.root, checkpoint.size, &checkpoint.root, &path)
-        });
-        if !holds {
-            return Err(VerifyError::Consistency { from, problem: "the proof does not hold" });
-        }
+/// Whether a checkpoint that was seen before is one of the beginning of the file's log.
+fn continues(manifest: &Manifest, checkpoint: &Checkpoint, earlier: &Checkpoint) -> Result<(), VerifyError> {
+    let from = earlier.size;
+    if from > checkpoint.size {
+        return Err(VerifyError::Consistency { from, problem: "the file's log is shorter" });
     }
-    Ok(())
+    let same = from == checkpoint.size && earlier.root == checkpoint.root;
+    let proof = manifest.consistency.iter().find(|proof| proof.from == from);
+    let path = match proof {
+        _ if same || from == 0 => return Ok(()),
+        Some(proof) => hashes(&proof.path),
+        None => return Err(VerifyError::Consistency { from, problem: "the file holds no proof" }),
+    };
+    let holds = path.is_some_and(|path| {
+        tree::verify_consistency(from, &earlier.root, checkpoint.size, &checkpoint.root, &path)
+    });
+    if holds { Ok(()) } else { Err(VerifyError::Consistency { from, problem: "the proof does not hold" }) }
 }
 
 struct Checking<'a> {
     manifest: &'a Manifest,
     checkpoint: &'a Checkpoint,
+    key: &'a VerifierKey,
     known: &'a Known,
     frontier: Frontier,
     next: u64,
@@ -221,17 +255,33 @@ struct Checking<'a> {
     redacted: u64,
     withheld: u64,
     schemas: Schemas,
+    replaced: Vec<Replaced>,
 }
 
 impl<'a> Checking<'a> {
-    fn begin(manifest: &'a Manifest, checkpoint: &'a Checkpoint, known: &'a Known) -> Option<Self> {
+    fn begin(
+        manifest: &'a Manifest,
+        checkpoint: &'a Checkpoint,
+        key: &'a VerifierKey,
+        known: &'a Known,
+    ) -> Option<Self> {
         let frontier = match manifest.stream {
             Some(_) => Frontier::default(),
             None => Frontier::new(manifest.from - 1, hashes(&manifest.before)?)?,
         };
-        let next = manifest.from;
-        let (events, redacted, withheld, schemas) = (0, 0, 0, Schemas::default());
-        Some(Self { manifest, checkpoint, known, frontier, next, events, redacted, withheld, schemas })
+        Some(Self {
+            manifest,
+            checkpoint,
+            key,
+            known,
+            frontier,
+            next: manifest.from,
+            events: 0,
+            redacted: 0,
+            withheld: 0,
+            schemas: Schemas::default(),
+            replaced: Vec::new(),
+        })
     }
 
     fn event(&mut self, line: Line) -> Result<(), VerifyError> {
@@ -266,6 +316,7 @@ impl<'a> Checking<'a> {
         }
         self.place(position, leaf, &line)?;
         self.schemas.event(position, entry.event_type, &line.payload);
+        self.replaced.extend(replaced::told(position, &entry, &line.payload, self.key));
         self.events += 1;
         self.next = position + 1;
         Ok(())

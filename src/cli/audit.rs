@@ -14,7 +14,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
 use proofs::export::Item;
-use proofs::verify::{Known, Report, VerifyError};
+use proofs::verify::{Known, Replaced, Report, VerifyError};
 use proofs::{VerifierKey, verify};
 use serde::Serialize;
 use serde_json::Value;
@@ -87,7 +87,7 @@ pub struct Verify {
     /// The signer's own file of tiles: a changed event is named to 256 events
     #[arg(long, value_name = "FILE")]
     tiles: Option<PathBuf>,
-    /// A checkpoint kept earlier: the export has to continue it
+    /// A checkpoint kept earlier, of this log or of one that it came after: the export has to continue it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
     /// Check the payloads against the schemas in the file as well; exit code 9 when one does not fit
@@ -178,6 +178,8 @@ struct Outcome {
     keys_to: Option<String>,
     first_bad_position: Option<u64>,
     problem: Option<String>,
+    /// The logs that this one came after.
+    replaced: Vec<Replaced>,
 }
 
 const VERDICT: [&str; 11] = [
@@ -201,6 +203,7 @@ impl Verify {
         match verdict {
             Err(VerifyError::Unreadable(error)) => Err(error.into()),
             Ok(report) => {
+                report.replaced.iter().for_each(|replaced| eprintln!("{}", told(replaced)));
                 let misfits = if self.schemas {
                     file.rewind()?;
                     Some(fitting::misfits(file)?)
@@ -252,6 +255,7 @@ impl Outcome {
             keys_to: report.manifest.keys_to,
             first_bad_position: None,
             problem: None,
+            replaced: report.replaced,
         }
     }
 
@@ -270,7 +274,22 @@ impl Outcome {
             keys_to: None,
             first_bad_position: error.first_bad_position(),
             problem: Some(error.to_string()),
+            replaced: Vec::new(),
         }
+    }
+}
+
+/// What a replacement means, for people.
+fn told(replaced: &Replaced) -> String {
+    let Replaced { position, old_log_id, kept_to, signed_to } = replaced;
+    let told = format!(
+        "the log was replaced at position {position}: up to position {kept_to} its history is that of the log {old_log_id}"
+    );
+    match signed_to {
+        Some(signed) if signed > kept_to => {
+            format!("{told}; positions {} to {signed} of that one were signed and are void", kept_to + 1)
+        }
+        _ => told,
     }
 }
 

@@ -37,8 +37,8 @@ pub struct Replace {
     reason: String,
 }
 
-const COLUMNS: [&str; 7] =
-    ["tenant", "log_id", "status", "position", "next_log_id", "published_to", "replaced_at"];
+const COLUMNS: [&str; 8] =
+    ["tenant", "log_id", "status", "position", "next_log_id", "published_to", "signed_to", "replaced_at"];
 
 #[derive(Serialize)]
 struct Row {
@@ -49,6 +49,8 @@ struct Row {
     position: u64,
     next_log_id: Option<LogId>,
     published_to: Option<u64>,
+    /// The size of the checkpoint that the fact of the replacement cites.
+    signed_to: Option<u64>,
     reason: Option<String>,
     replaced_at: Option<String>,
 }
@@ -62,6 +64,7 @@ impl Row {
             position: log.last_position,
             next_log_id: Some(log.next_log_id),
             published_to: log.published_to,
+            signed_to: log.signed_to,
             reason: Some(log.reason),
             replaced_at: Some(timestamp(log.replaced_at)),
         }
@@ -74,7 +77,7 @@ impl Log {
         let store = wiring::connect(settings).await?;
         let done = match self {
             Self::Ls { tenant } => list(&store, tenant, output).await,
-            Self::Replace(replace) => replace.run(&store, output).await,
+            Self::Replace(replace) => replace.run(settings, &store, output).await,
         };
         store.shutdown().await;
         done
@@ -107,6 +110,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         position: head.position,
         next_log_id: None,
         published_to: None,
+        signed_to: None,
         reason: None,
         replaced_at: None,
     }));
@@ -117,7 +121,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
 }
 
 impl Replace {
-    async fn run(self, store: &Store, output: Output) -> Result<Exit, Failure> {
+    async fn run(self, settings: &Settings, store: &Store, output: Output) -> Result<Exit, Failure> {
         let reason = self.reason.trim();
         if reason.is_empty() || reason.len() > 1_000 {
             return Err(Failure::usage(anyhow::anyhow!("--reason is a text of 1 to 1,000 bytes")));
@@ -127,14 +131,17 @@ impl Replace {
             None => None,
         };
         let heads = store.heads().await?;
-        let wanted: Vec<Replacement> = heads
+        let mut wanted: Vec<Replacement> = heads
             .iter()
             .filter(|head| one.is_none_or(|one| one == head.tenant))
-            .map(|head| Replacement { tenant: head.tenant, log_id: head.log_id, published_to: None })
+            .map(|head| Replacement::of(head.tenant, head.log_id))
             .collect();
         operator::touches(store, wanted.iter().map(|log| log.tenant)).await?;
+        let slugs = projection::slugs(store, wanted.iter().map(|log| log.tenant)).await?;
+        for error in wiring::know_checkpoints(settings, &mut wanted, &slugs).await {
+            eprintln!("a newer checkpoint than the database's may not be cited: {error:#}");
+        }
         let replaced = store.replace_logs(&wanted, reason, &Actor::system("cli")).await?;
-        let slugs = projection::slugs(store, replaced.iter().map(|log| log.tenant)).await?;
         let rows: Vec<Row> = replaced
             .into_iter()
             .map(|log| {

@@ -1,6 +1,8 @@
 //! Replacing a tenant's log: after the database went back to an earlier state, positions that others hold name facts that
 //! are gone. What the log has kept goes on under a new log id (`docs/adr/0008`), so that none is taken for another.
 
+mod cited;
+
 use chrono::{DateTime, Utc};
 use proofs::{CommitmentKind, Frame, Salt, commitment, leaf_hash};
 use schemas::engine::{Actor, LogId, Metadata, TenantId, TenantSlug, clock, ids};
@@ -9,6 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
+use self::cited::Kept;
 use crate::pools::{Role, connect, get};
 use crate::signals::Signals;
 use crate::{NewEvent, Store, StoreConfig, StoreError, TenantStore};
@@ -26,6 +29,8 @@ pub struct ReplacedLog {
     pub next_log_id: LogId,
     /// The farthest position of the log that is known to have been told to others, where anything is known.
     pub published_to: Option<u64>,
+    /// How many events of the log were signed, by the newest checkpoint that was known when it was replaced.
+    pub signed_to: Option<u64>,
     /// Why, for people.
     pub reason: String,
     /// When.
@@ -33,12 +38,24 @@ pub struct ReplacedLog {
 }
 
 /// A log that is to be replaced.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of ReplacedLog")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the others are those of ReplacedLog")]
 pub struct Replacement {
     pub tenant: TenantId,
     pub log_id: LogId,
     pub published_to: Option<u64>,
+    /// Replaced only if the log still ends before this position when its turn comes.
+    pub ends_before: Option<u64>,
+    /// Signed checkpoints of the log that are known from outside the database. The newest that holds is cited, of these and
+    /// the one in the database.
+    pub checkpoints: Vec<String>,
+}
+
+impl Replacement {
+    /// Of this log, whatever it ends with and with nothing known of it from outside.
+    pub fn of(tenant: TenantId, log_id: LogId) -> Self {
+        Self { tenant, log_id, published_to: None, ends_before: None, checkpoints: Vec::new() }
+    }
 }
 
 /// The farthest event of a log that others have been told of.
@@ -67,11 +84,12 @@ impl LogIds {
     }
 }
 
-const COLUMNS: &str = "tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at";
+const COLUMNS: &str =
+    "tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at, signed_to";
 
 impl Store {
-    /// Replaces logs, each in a transaction of its own; returns those that were. A log that is not its tenant's any more
-    /// stays as it is.
+    /// Replaces logs, each in a transaction of its own; returns those that were. A log stays as it is where it is not its
+    /// tenant's any more, or does not end as early as was said.
     pub async fn replace_logs(
         &self,
         wanted: &[Replacement],
@@ -170,7 +188,11 @@ pub(crate) async fn replace_where_lost(
             &[&tenants, &logs, &positions],
         )
         .await?;
-    let lost: Vec<Replacement> = rows.iter().map(replacement_from).collect();
+    let seen = |row: &Row| {
+        let lost = replacement_from(row);
+        Replacement { ends_before: lost.published_to, ..lost }
+    };
+    let lost: Vec<Replacement> = rows.iter().map(seen).collect();
     let reason = "the log ends before an event that was read or written";
     replace_all(config, signals, &lost, reason, &Actor::system("appender")).await.map(drop)
 }
@@ -192,7 +214,8 @@ async fn replace_all(
         metrics::counter!("logs_replaced_total").increment(1);
         tracing::warn!(
             tenant = %done.tenant, old = %done.log_id, new = %done.next_log_id, kept_to = done.last_position,
-            published_to = done.published_to, reason, "the log was replaced: the database went back to an earlier state"
+            published_to = done.published_to, signed_to = done.signed_to, reason,
+            "the log was replaced: the database went back to an earlier state"
         );
         signals.head_moved_here(done.tenant, done.last_position + 1);
         replaced.push(done);
@@ -218,22 +241,47 @@ async fn replace(
         )
         .await?;
     let Some(head) = head else { return Ok(None) };
+    let last_position = head.get::<_, i64>(0) as u64;
+    if wanted.ends_before.is_some_and(|position| last_position >= position) {
+        return Ok(None);
+    }
+    let kept = transaction
+        .query_opt(
+            "select note, verifier_key from sealed_logs where tenant_id = $1 and log_id = $2 and size > 0",
+            &[&tenant, &wanted.log_id.0],
+        )
+        .await?;
+    let kept = kept.map(|row| Kept { note: row.get(0), verifier_key: row.get(1) });
+    let cited = cited::newest(wanted.log_id, kept, &wanted.checkpoints);
     let done = ReplacedLog {
         tenant: wanted.tenant,
         log_id: wanted.log_id,
-        last_position: head.get::<_, i64>(0) as u64,
+        last_position,
         next_log_id: LogId(ids::random_id()),
         published_to: wanted.published_to,
+        signed_to: cited.as_ref().map(|cited| cited.size),
         reason: reason.to_owned(),
         replaced_at: clock::now().max(head.get(1)),
     };
-    let event_id = cite(&transaction, &done, actor).await?;
-    let (last, published) = (done.last_position as i64, done.published_to.map(|position| position as i64));
+    let event_id = append_fact(&transaction, &done, cited.map(|cited| cited.note), actor).await?;
+    let last = last_position as i64;
+    let [published, signed] =
+        [done.published_to, done.signed_to].map(|position| position.map(|position| position as i64));
     transaction
         .execute(
-            "insert into replaced_logs (tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at)
-             values ($1, $2, $3, $4, $5, $6, $7)",
-            &[&tenant, &done.log_id.0, &last, &done.next_log_id.0, &published, &done.reason, &done.replaced_at],
+            "insert into replaced_logs (tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at,
+                                        signed_to)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            &[
+                &tenant,
+                &done.log_id.0,
+                &last,
+                &done.next_log_id.0,
+                &published,
+                &done.reason,
+                &done.replaced_at,
+                &signed,
+            ],
         )
         .await?;
     transaction
@@ -255,12 +303,18 @@ async fn replace(
 }
 
 /// Appends the fact that cites the old log, as the first event of the new one, and returns the event's id.
-async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) -> Result<Uuid, StoreError> {
+async fn append_fact(
+    transaction: &Transaction<'_>,
+    done: &ReplacedLog,
+    checkpoint: Option<String>,
+    actor: &Actor,
+) -> Result<Uuid, StoreError> {
     let event = NewEvent::encode(&LogEvent::Replaced(LogReplaced {
         old_log_id: done.log_id,
         new_log_id: done.next_log_id,
         kept_to: done.last_position,
         published_to: done.published_to,
+        checkpoint,
         reason: done.reason.clone(),
     }))
     .expect("the fact serialises");
@@ -313,11 +367,8 @@ async fn cite(transaction: &Transaction<'_>, done: &ReplacedLog, actor: &Actor) 
 }
 
 fn replacement_from(row: &Row) -> Replacement {
-    Replacement {
-        tenant: TenantId(row.get(0)),
-        log_id: LogId(row.get(1)),
-        published_to: Some(row.get::<_, i64>(2) as u64),
-    }
+    let published_to = Some(row.get::<_, i64>(2) as u64);
+    Replacement { published_to, ..Replacement::of(TenantId(row.get(0)), LogId(row.get(1))) }
 }
 
 fn replaced_from(row: &Row) -> ReplacedLog {
@@ -327,6 +378,7 @@ fn replaced_from(row: &Row) -> ReplacedLog {
         last_position: row.get::<_, i64>(2) as u64,
         next_log_id: LogId(row.get(3)),
         published_to: row.get::<_, Option<i64>>(4).map(|position| position as u64),
+        signed_to: row.get::<_, Option<i64>>(7).map(|position| position as u64),
         reason: row.get(5),
         replaced_at: row.get(6),
     }

@@ -63,15 +63,24 @@ const SEALED: &str = "log_id, size, note, verifier_key, sealed_at, refusal";
 impl Store {
     /// Logs that have grown beyond their checkpoint or were replaced, for the sealer.
     pub async fn unsealed_logs(&self) -> Result<Vec<UnsealedLog>, StoreError> {
+        self.logs_for_sealer(false).await
+    }
+
+    /// Every log, for the sealer.
+    pub async fn logs_to_look_at(&self) -> Result<Vec<UnsealedLog>, StoreError> {
+        self.logs_for_sealer(true).await
+    }
+
+    async fn logs_for_sealer(&self, all: bool) -> Result<Vec<UnsealedLog>, StoreError> {
         let rows = get(&self.0.pools.sealer)
             .await?
             .query(
                 "select t.tenant_id, t.slug, h.log_id, h.position
                  from tenants t join heads h on h.tenant_id = t.tenant_id
                  left join sealed_logs s on s.tenant_id = t.tenant_id and s.log_id = h.log_id
-                 where h.position > 0 and s.size is distinct from h.position
+                 where $1 or (h.position > 0 and s.size is distinct from h.position)
                  order by t.tenant_id",
-                &[],
+                &[&all],
             )
             .await?;
         let logs = rows.iter().map(|row| {

@@ -71,7 +71,7 @@ async fn a_log_that_was_replaced_is_sealed_and_verified_under_its_new_id() {
     );
     admin.batch_execute(&back).await.expect("goes back");
     let old = sealed.tenant.head().await.expect("a head").log_id;
-    let wanted = [Replacement { tenant: sealed.tenant.id(), log_id: old, published_to: Some(300) }];
+    let wanted = [Replacement { published_to: Some(300), ..Replacement::of(sealed.tenant.id(), old) }];
     let replaced =
         sealed.store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("replaces");
     assert_eq!(replaced[0].last_position, 280);

@@ -277,7 +277,7 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
     rename(&executor, &tenant, ada, "Grace").await;
     let old = current(&tenant).await;
     let before = in_scratch(&tenant, CUSTOMERS, 1).await;
-    let wanted = [Replacement { tenant: tenant.id(), log_id: old, published_to: None }];
+    let wanted = [Replacement::of(tenant.id(), old)];
     store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("replaces");
     let new = current(&tenant).await;
 

@@ -7,7 +7,7 @@ use crate::support::process;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_operator_replaces_logs_whose_loss_nobody_can_see() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+    let mut site = Site::start(&[&format!("{EVERYTHING},sealer")]).await;
     let settings = site.deployment.settings().display().to_string();
     let annals = |arguments: &[&str]| {
         let arguments = [&["--config", &settings, "--output", "json"], arguments].concat();
@@ -21,6 +21,7 @@ async fn an_operator_replaces_logs_whose_loss_nobody_can_see() {
     site.start_processes().await;
     let token = site.register("lost").await;
     let lost = site.at_rest().await;
+    let (note, _) = site.signed(&lost).await;
     site.stop_processes().await;
     site.nats.kill();
     site.nats.wipe();
@@ -38,16 +39,15 @@ async fn an_operator_replaces_logs_whose_loss_nobody_can_see() {
     site.nats.restart().await;
     site.start_processes().await;
     let after = site.assert_replaced(&before, &lost, &token).await;
-    assert_eq!(
-        super::events(&after)[super::events(&before).len()]["data"]["reason"],
-        "restored from Tuesday's copy"
-    );
+    let told = &super::events(&after)[super::events(&before).len()]["data"];
+    assert_eq!(told["reason"], "restored from Tuesday's copy");
+    assert_eq!(told["checkpoint"], note.as_str(), "the signer's folder knows it, and the database does not");
     let (code, rows) = annals(&["log", "ls", "--tenant", "busy"]);
     assert_eq!(code, Some(0));
     let rows = rows.as_array().expect("rows");
     let of = |row: &Value| (row["log_id"].clone(), row["status"].clone());
     assert_eq!(of(&rows[0]), (lost["log_id"].clone(), "replaced".into()));
     assert_eq!(of(&rows[1]), (after["log_id"].clone(), "current".into()));
-    assert_eq!(rows[0]["position"], before["head"]);
+    assert_eq!((&rows[0]["position"], &rows[0]["signed_to"]), (&before["head"], &lost["head"]));
     assert!(site.stream(&site.busy).await.iter().all(|message| after["log_id"] == message.log.as_str()));
 }

@@ -17,7 +17,7 @@ fn append(stream: &StreamName, log: Option<LogId>) -> StreamAppend {
 }
 
 async fn replace(store: &Store, tenant: TenantId, log_id: LogId) -> Option<LogId> {
-    let wanted = [Replacement { tenant, log_id, published_to: Some(9) }];
+    let wanted = [Replacement { published_to: Some(9), ..Replacement::of(tenant, log_id) }];
     let replaced = store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("replaces");
     replaced.first().map(|log| log.next_log_id)
 }
@@ -156,5 +156,20 @@ async fn every_leaf_verifies_under_the_log_id_that_its_position_was_written_unde
         };
         let leaf = leaf_hash(&frame.encode().expect("frames"));
         assert_eq!(row.get::<_, &[u8]>(10), leaf.as_slice(), "position {position}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_does_not_end_as_early_as_was_said_stays() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let stream = StreamName::new("test.thing", ids::new_id());
+    let mut log_id = tenant.append(append(&stream, None)).await.expect("appends").log_id;
+    for (ends_before, is_replaced) in [(Some(1), false), (Some(2), true), (Some(2), false), (None, true)] {
+        let wanted = [Replacement { ends_before, ..Replacement::of(tenant.id(), log_id) }];
+        let replaced = store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("asks");
+        assert_eq!(replaced.len() == 1, is_replaced, "{ends_before:?}");
+        log_id = tenant.head().await.expect("reads").log_id;
     }
 }

@@ -6,11 +6,11 @@
 use std::collections::HashMap;
 
 use schemas::engine::{Actor, LogId, TenantSlug};
-use store::{Published, Store};
+use store::{Published, Replacement, Store};
 
 use super::check::Witness;
 use super::copy;
-use crate::{Nats, NatsError};
+use crate::{Nats, NatsError, checkpoints};
 
 /// Compares, and replaces the logs that have lost events. Returns how many there were.
 ///
@@ -40,9 +40,16 @@ pub async fn examine(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
     })
     .await?;
     let published: Vec<Published> = latest.into_values().collect();
-    let lost = store.lost_of(&published).await?;
+    let mut lost = store.lost_of(&published).await?;
     if lost.is_empty() {
         return Ok(0);
+    }
+    let slug = |replacement: &Replacement| {
+        let event = published.iter().find(|event| event.log_id == replacement.log_id)?;
+        Some(event.slug.clone())
+    };
+    if let Err(error) = checkpoints::cite(nats, &mut lost, slug).await {
+        tracing::warn!(%error, "the last published checkpoints could not be read: the database's own are cited");
     }
     let reason = "JetStream holds events that the database has lost";
     Ok(store.replace_logs(&lost, reason, &Actor::system("relay")).await?.len())

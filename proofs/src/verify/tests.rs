@@ -343,3 +343,93 @@ fn keys_are_for_whom_the_manifest_names() {
 }
 
 const REGISTERED: &str = crate::export::REGISTERING[0];
+const OLD_LOG: Uuid = Uuid::from_u128(6);
+const OLD_ORIGIN: &str = "example.org/tlog/00000000000000000000000000000006";
+
+/// The fact that this log came after the old one, at a position, citing a checkpoint.
+fn replacing(position: u64, kept_to: u64, checkpoint: &str) -> Line {
+    let fact = serde_json::json!({
+        "old_log_id": OLD_LOG, "new_log_id": LOG, "kept_to": kept_to, "checkpoint": checkpoint, "reason": "a test",
+    });
+    let payload = fact.to_string().into_bytes();
+    let entry = Frame {
+        log_id: LOG,
+        event_id: Uuid::from_u128(position.into()),
+        stream: "platform.log/1",
+        version: 1,
+        event_type: "platform.log.replaced.v1",
+        schema_version: 1,
+        recorded_at: 0,
+        payload_encoding: 1,
+        payload_commitment: commitment(CommitmentKind::Payload, &[1; 16], &payload),
+        metadata_commitment: commitment(CommitmentKind::Metadata, &[2; 16], b"{}"),
+        subject_keys: &[],
+    };
+    let entry = entry.encode().expect("frames");
+    let payload = Part::Open { salt: Base64(vec![1; 16]), bytes: Base64(payload) };
+    Line { position, leaf: leaf_hash(&entry).into(), entry: Base64(entry), payload, ..line(position) }
+}
+
+/// A checkpoint of the old log over the first events of a log, or over others.
+fn old_note(log: &Log) -> String {
+    let checkpoint =
+        Checkpoint { origin: OLD_ORIGIN.to_owned(), size: log.frontier.size(), root: log.frontier.root() };
+    signer().sign(OLD_ORIGIN, &checkpoint.to_string()).expect("signs")
+}
+
+/// A log of twelve events that came after one of ten, of which eight were kept, with a proof for each earlier size.
+fn replaced_log() -> (Manifest, Vec<Line>) {
+    let mut log = Log::of(8);
+    log.add(replacing(9, 8, &old_note(&Log::of(10))));
+    (10..=12).for_each(|position| log.add(line(position)));
+    let mut export = log.export(1, 12);
+    for from in 1..=12 {
+        let path = log.path(&tree::consistency(from, 12).expect("in order"));
+        export.0.consistency.push(Consistency { from, path });
+    }
+    export
+}
+
+#[test]
+fn a_checkpoint_of_a_replaced_log_is_continued_up_to_where_it_was_kept() {
+    let export = replaced_log();
+    let report = checked(&export).expect("verifies");
+    let told = Replaced { position: 9, old_log_id: OLD_LOG, kept_to: 8, signed_to: Some(10) };
+    assert_eq!(report.replaced, [told]);
+    let known = |log: &Log| Known { checkpoints: vec![old_note(log)], ..Known::default() };
+    for size in 1..=8 {
+        assert!(check(&text(&export), &known(&Log::of(size))).is_ok(), "{size}");
+    }
+    for size in 9..=13 {
+        let error = check(&text(&export), &known(&Log::of(size))).expect_err("what was signed is void");
+        assert!(
+            matches!(error, VerifyError::Replaced { from, position: 9, kept_to: 8, .. } if from == size),
+            "{error}"
+        );
+        assert_eq!(error.first_bad_position(), Some(9));
+    }
+    // Below the replacement nothing may differ either.
+    let mut other = Log::of(6);
+    other.add(line(99));
+    let error = check(&text(&export), &known(&other)).expect_err("another history");
+    assert!(matches!(error, VerifyError::Consistency { from: 7, .. }), "{error}");
+}
+
+#[test]
+fn a_checkpoint_of_a_log_that_the_file_does_not_tell_of_is_told_apart() {
+    let known = Known { checkpoints: vec![old_note(&Log::of(3))], ..Known::default() };
+    let untold = Log::of(12).export(1, 12);
+    let error = check(&text(&untold), &known).expect_err("nothing tells of it");
+    assert!(matches!(error, VerifyError::OtherLog { from: 3, .. }), "{error}");
+    // Nor where the fact is withheld, or speaks of another place.
+    let mut withheld = replaced_log();
+    withheld.1[8].payload = Part::Absent { absent: Absent::Withheld };
+    assert!(matches!(check(&text(&withheld), &known), Err(VerifyError::OtherLog { .. })));
+    let mut misplaced = Log::of(8);
+    misplaced.add(replacing(9, 7, ""));
+    assert!(matches!(check(&text(&misplaced.export(1, 9)), &known), Err(VerifyError::OtherLog { .. })));
+    // Of somebody else's key it is no checkpoint at all.
+    let forged = old_note(&Log::of(3)).replacen("\n3\n", "\n2\n", 1);
+    let known = Known { checkpoints: vec![forged], ..Known::default() };
+    assert!(matches!(check(&text(&replaced_log()), &known), Err(VerifyError::Checkpoint(_))));
+}

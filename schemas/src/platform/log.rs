@@ -25,6 +25,10 @@ pub struct LogReplaced {
     /// The farthest position of the old log that is known to have been told to others, where anything is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub published_to: Option<u64>,
+    /// The newest signed checkpoint of the old log that is known, as the whole signed note: it verifies with the old log's
+    /// key and tells up to which position that log was signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
     /// Why, for people.
     pub reason: String,
 }
