@@ -1,6 +1,7 @@
 //! The only place where all crates meet: builds their parts from the settings and runs the roles.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use commands::Executor;
 use futures::FutureExt;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
-use keyring::{Keyring, RootKey};
+use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
 use sagas::{RetrySettings, SagaSettings};
@@ -74,11 +75,19 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
 
 /// The keys of personal data, where the settings name a folder for them.
 fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let Some((folder, roots)) = keys(settings)? else { return Ok(None) };
+    let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
+    Keyring::open(folder, roots, lease).context("the keys of personal data cannot be used").map(Some)
+}
+
+/// The folder of keys and what wraps them, where the settings name one.
+pub fn keys(settings: &Settings) -> anyhow::Result<Option<(&Path, RootKeys)>> {
     let privacy = &settings.privacy;
-    let Some(folder) = &privacy.keys_folder else { return Ok(None) };
-    let root = RootKey::from_hex(privacy.root_key()?.reveal())?;
-    let lease = Duration::from_secs(privacy.key_lease_seconds);
-    Keyring::open(folder, root, lease).context("the keys of personal data cannot be used").map(Some)
+    let Some(folder) = privacy.keys_folder.as_deref() else { return Ok(None) };
+    let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
+    let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
+    let previous = previous.transpose().context("`privacy.previous_root_key`")?;
+    Ok(Some((folder, RootKeys::new(root, previous))))
 }
 
 /// How often the examination asks JetStream, and the pause in between.

@@ -2,6 +2,7 @@
 
 mod every_key;
 mod recovery;
+mod root_key;
 mod scanning;
 mod who_sees;
 

@@ -7,18 +7,18 @@ use crate::restore::{EVERYTHING, Site, events};
 use crate::support::deployment::Answer;
 use crate::support::eventually;
 
-async fn users(site: &Site) -> Vec<Value> {
+pub(super) async fn users(site: &Site) -> Vec<Value> {
     let query = "{ users(first: 100) { nodes { id name erased } } }";
     let request = site.gateway().request(Method::POST, "/graphql").bearer_auth(&site.busy.token);
     let answer = Answer::of(request.json(&json!({ "query": query }))).await;
     answer.body["data"]["users"]["nodes"].as_array().cloned().unwrap_or_default()
 }
 
-fn named<'a>(users: &'a [Value], name: &str) -> Option<&'a Value> {
+pub(super) fn named<'a>(users: &'a [Value], name: &str) -> Option<&'a Value> {
     users.iter().find(|user| user["name"] == name)
 }
 
-async fn erase(site: &Site, user: &Value) {
+pub(super) async fn erase(site: &Site, user: &Value) {
     let request = site.gateway().request(Method::POST, "/v1/erasures").bearer_auth(&site.busy.token);
     let asked = Answer::of(request.json(&json!({"user_id": user}))).await;
     assert_eq!(asked.status, StatusCode::ACCEPTED, "{asked:?}");
