@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
+use futures::StreamExt;
 use keyring::{Keyring, KeyringError, RootKey, RootKeys};
 use reqwest::Method;
 use schemas::engine::{StreamName, TenantId, ids};
@@ -100,8 +101,8 @@ async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nob
     let (old, new) = (RootKey::generate(), RootKey::generate());
     let lease = Duration::from_millis(50);
     let before = Keyring::open(&keys, old.clone().into(), lease).expect("opens");
-    let all = futures::future::join_all((1..=SUBJECTS).map(|subject| sealed(&before, subject)));
-    let known: Vec<Uuid> = all.await.into_iter().map(|key| key.expect("seals")).collect();
+    let all = futures::stream::iter(1..=SUBJECTS).map(|subject| sealed(&before, subject)).buffered(500);
+    let known: Vec<Uuid> = all.map(|key| key.expect("seals")).collect().await;
     let database = rusqlite::Connection::open(keys.join("keys.sqlite")).expect("opens");
     let count = |sql: &str| database.query_row(sql, [], |row| row.get::<_, u32>(0)).expect("counts");
     let wrapped: Vec<Vec<u8>> = {
