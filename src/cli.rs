@@ -8,6 +8,7 @@ mod credential;
 mod deadletter;
 mod dev;
 mod doctor;
+mod erasure;
 mod event;
 mod failure;
 mod key;
@@ -79,6 +80,9 @@ enum Command {
     /// The tenants' logs and their ids
     #[command(subcommand)]
     Log(log::Log),
+    /// Erasures of people
+    #[command(subcommand)]
+    Erasure(erasure::Erasure),
     /// The keys of personal data
     #[command(subcommand)]
     Key(key::Key),
@@ -123,6 +127,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,
         Command::Config(config::Config::Check) => config::check(load(), output),
+        Command::Erasure(command) => command.run(&load()?, output).await,
         Command::Key(command) => command.run(&load()?, output).await,
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => Box::pin(command.run(load, output)).await,

@@ -15,9 +15,10 @@ use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
 use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
+use sagas::erasure::Copies;
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store, StoreConfig};
+use store::{DeploymentKey, Examination, Examiner, OwnerConfig, SharedWork, Store, StoreConfig, StoreError};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -122,6 +123,29 @@ fn examiner(store: Store, config: NatsConfig) -> Examiner {
     })
 }
 
+/// How long a look at JetStream for lost erasures may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks JetStream for erasures that the logs have lost, over a connection of its own: a gateway has none.
+fn copies(store: Store, config: NatsConfig) -> Copies {
+    Arc::new(move || {
+        let (store, config) = (store.clone(), config.clone());
+        async move {
+            let unavailable = |reason: String| StoreError::Unavailable(reason);
+            let connected = tokio::time::timeout(ASK_PATIENCE, Nats::connect(config)).await;
+            let nats = connected
+                .map_err(|_| unavailable("NATS is unreachable".to_owned()))?
+                .map_err(|error| unavailable(error.to_string()))?;
+            let looked = tokio::time::timeout(LOOK_PATIENCE, nats::lost_erasures(&store, &nats)).await;
+            match looked.map_err(|_| unavailable("JetStream takes too long".to_owned()))? {
+                Err(NatsError::Store(error)) => Err(error),
+                looked => looked.map_err(|error| unavailable(error.to_string())),
+            }
+        }
+        .boxed()
+    })
+}
+
 /// Connects to NATS; where nothing answers the connection goes on trying.
 pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
     Nats::connect(nats_config(settings)).await.context("NATS cannot be used")
@@ -211,6 +235,7 @@ pub struct Prepared {
     executor: Executor,
     gateway: Gateway,
     nats: Option<Nats>,
+    copies: Copies,
     keeper: Option<KeeperConfig>,
     listeners: Listeners,
     roles: Vec<Role>,
@@ -254,6 +279,7 @@ impl Prepared {
         )?;
         let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
+            copies: copies(store.clone(), nats_config(settings)),
             store,
             executor,
             gateway,
@@ -303,7 +329,7 @@ impl Prepared {
         }
         if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&Role::Gateway)) {
             // Nobody is shown what was erased and came back with a backup.
-            let reapplied = sagas::erasure::reapply(&self.executor, keyring).await;
+            let reapplied = sagas::erasure::reapply(&self.executor, keyring, &self.copies).await;
             reapplied.context("earlier erasures cannot be made sure of")?;
         }
         self.start_listeners(&mut running);
@@ -341,10 +367,12 @@ impl Prepared {
             if plays(Role::Sagas) {
                 if let Some(keyring) = self.store.keyring().cloned() {
                     let (executor, follower) = (self.executor.clone(), follower.clone());
+                    let copies = Arc::clone(&self.copies);
                     let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
                     let stop = running.stop_workers.clone();
                     running.workers.spawn(async move {
-                        sagas::erasure::run(executor, keyring, read_models, follower.batches(), stop).await;
+                        sagas::erasure::run(executor, keyring, read_models, copies, follower.batches(), stop)
+                            .await;
                         Ok(())
                     });
                 }
