@@ -8,8 +8,10 @@ mod credential;
 mod deadletter;
 mod dev;
 mod doctor;
+mod erasure;
 mod event;
 mod failure;
+mod key;
 mod log;
 mod migrate;
 mod operator;
@@ -78,6 +80,12 @@ enum Command {
     /// The tenants' logs and their ids
     #[command(subcommand)]
     Log(log::Log),
+    /// Erasures of people
+    #[command(subcommand)]
+    Erasure(erasure::Erasure),
+    /// The keys of personal data
+    #[command(subcommand)]
+    Key(key::Key),
     /// Credentials with which integrators read a tenant's events on NATS
     #[command(subcommand)]
     Credential(credential::Credential),
@@ -119,6 +127,8 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,
         Command::Config(config::Config::Check) => config::check(load(), output),
+        Command::Erasure(command) => command.run(&load()?, output).await,
+        Command::Key(command) => command.run(&load()?, output).await,
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => Box::pin(command.run(load, output)).await,
         Command::Log(command) => command.run(&load()?, output).await,

@@ -186,6 +186,7 @@ impl Settings {
         problems.extend(self.nats.problem());
         problems.extend(self.identity.problem());
         problems.extend(self.privacy.problem());
+        problems.extend(self.privacy.previous_root_key().err());
         problems.extend(self.log.problem());
         for (key, value) in [
             ("database.pool_size", self.database.pool_size),

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,17 @@ use commands::Executor;
 use futures::FutureExt;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
-use keyring::{Keyring, RootKey};
+use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Integrators, Issuer, Nats, NatsConfig, NatsError};
+use sagas::erasure::Copies;
 use sagas::{RetrySettings, SagaSettings};
 use schemas::engine::{TenantId, TenantSlug};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, Examination, Examiner, OwnerConfig, Replacement, SharedWork, Store, StoreConfig};
+use store::{
+    DeploymentKey, Examination, Examiner, OwnerConfig, Replacement, SharedWork, Store, StoreConfig,
+    StoreError,
+};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -76,11 +81,19 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
 
 /// The keys of personal data, where the settings name a folder for them.
 fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let Some((folder, roots)) = keys(settings)? else { return Ok(None) };
+    let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
+    Keyring::open(folder, roots, lease).context("the keys of personal data cannot be used").map(Some)
+}
+
+/// The folder of keys and what wraps them, where the settings name one.
+pub fn keys(settings: &Settings) -> anyhow::Result<Option<(&Path, RootKeys)>> {
     let privacy = &settings.privacy;
-    let Some(folder) = &privacy.keys_folder else { return Ok(None) };
-    let root = RootKey::from_hex(privacy.root_key()?.reveal())?;
-    let lease = Duration::from_secs(privacy.key_lease_seconds);
-    Keyring::open(folder, root, lease).context("the keys of personal data cannot be used").map(Some)
+    let Some(folder) = privacy.keys_folder.as_deref() else { return Ok(None) };
+    let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
+    let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
+    let previous = previous.transpose().context("`privacy.previous_root_key`")?;
+    Ok(Some((folder, RootKeys::new(root, previous))))
 }
 
 /// How often the examination asks JetStream, and the pause in between.
@@ -142,6 +155,26 @@ pub async fn know_checkpoints(
     };
     unknown.extend(asked.await.err().map(anyhow::Error::from));
     unknown
+}
+
+/// How long a look at JetStream for lost erasures may take.
+const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Asks JetStream for erasures that the logs have lost, over a connection of its own: a gateway has none.
+fn copies(store: Store, config: NatsConfig) -> Copies {
+    Arc::new(move || {
+        let (store, config) = (store.clone(), config.clone());
+        async move {
+            let unavailable = |reason: String| StoreError::Unavailable(reason);
+            let nats = ask(config).await.map_err(|error| unavailable(error.to_string()))?;
+            let looked = tokio::time::timeout(LOOK_PATIENCE, nats::lost_erasures(&store, &nats)).await;
+            match looked.map_err(|_| unavailable("JetStream takes too long".to_owned()))? {
+                Err(NatsError::Store(error)) => Err(error),
+                looked => looked.map_err(|error| unavailable(error.to_string())),
+            }
+        }
+        .boxed()
+    })
 }
 
 /// Connects to NATS; where nothing answers the connection goes on trying.
@@ -233,6 +266,7 @@ pub struct Prepared {
     executor: Executor,
     gateway: Gateway,
     nats: Option<Nats>,
+    copies: Copies,
     keeper: Option<KeeperConfig>,
     listeners: Listeners,
     roles: Vec<Role>,
@@ -276,6 +310,7 @@ impl Prepared {
         )?;
         let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
+            copies: copies(store.clone(), nats_config(settings)),
             store,
             executor,
             gateway,
@@ -325,7 +360,7 @@ impl Prepared {
         }
         if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&Role::Gateway)) {
             // Nobody is shown what was erased and came back with a backup.
-            let reapplied = sagas::erasure::reapply(&self.executor, keyring).await;
+            let reapplied = sagas::erasure::reapply(&self.executor, keyring, &self.copies).await;
             reapplied.context("earlier erasures cannot be made sure of")?;
         }
         self.start_listeners(&mut running);
@@ -363,10 +398,12 @@ impl Prepared {
             if plays(Role::Sagas) {
                 if let Some(keyring) = self.store.keyring().cloned() {
                     let (executor, follower) = (self.executor.clone(), follower.clone());
+                    let copies = Arc::clone(&self.copies);
                     let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
                     let stop = running.stop_workers.clone();
                     running.workers.spawn(async move {
-                        sagas::erasure::run(executor, keyring, read_models, follower.batches(), stop).await;
+                        sagas::erasure::run(executor, keyring, read_models, copies, follower.batches(), stop)
+                            .await;
                         Ok(())
                     });
                 }

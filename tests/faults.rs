@@ -4,9 +4,10 @@
 //! `ANNALS_TEST_SEED` repeats a run's faults; `make test-long` runs 200 of them (`ANNALS_TEST_FAULTS` says how many).
 
 mod check;
-
+mod erasures;
 mod followers;
 mod load;
+mod seals;
 mod site;
 mod tally;
 mod users;
@@ -72,6 +73,8 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
         clients.spawn(Client { world: Arc::clone(&world), tenant, number, dice }.run());
     }
 
+    let eraser = tokio::spawn(erasures::run(Arc::clone(&world), load_dice.split()));
+
     let begun = Instant::now();
     let mut faults = 0;
     let mut round = Vec::new();
@@ -96,6 +99,8 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
     while let Some(ended) = clients.join_next().await {
         ended.expect("a client ends in good order");
     }
+    let erased = eraser.await.expect("the client ends in good order");
+    let certificates = erasures::done(&world, &erased).await;
 
     // Somebody who comes only now finds everything on the stream, and is told nothing from the log.
     let latecomer = Followers::new("latecomer", &world);
@@ -108,12 +113,16 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
         check::log(&world, tenant, &events);
         check::promises(&world, tenant, &events);
         check::read_models(&world, tenant, &events, &poisons).await;
+        erasures::nobody_is_left(&world, tenant, &events, &erased).await;
+        let certificates = certificates.get(&tenant).map_or(&[][..], Vec::as_slice);
+        seals::check(&world, tenant, &events, certificates, &mut dice).await;
         for follower in [&jetstream, &sse, &latecomer] {
             check::follower(&world, follower, tenant, &events).await;
         }
         recorded += events.len();
     }
-    let report = report(&world, seed, faults, under_faults, recorded, [&jetstream, &sse, &latecomer]);
+    let report =
+        report(&world, seed, faults, under_faults, recorded, erased.len(), [&jetstream, &sse, &latecomer]);
     println!("{report}");
     let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.txt");
     std::fs::write(path, &report).expect("the report is written");
@@ -133,6 +142,7 @@ fn report(
     faults: usize,
     under_faults: Duration,
     recorded: usize,
+    erased: usize,
     followers: [&Arc<Followers>; 3],
 ) -> String {
     let tally = world.tally.lock();
@@ -149,6 +159,7 @@ fn report(
         ("reads behind a token", tally.reads),
         ("reads that were told to come again", tally.late_reads),
         ("events", recorded as u64),
+        ("people erased", erased as u64),
     ];
     for (name, figure) in figures {
         writeln!(text, "  {name:36} {figure}").expect("a string");

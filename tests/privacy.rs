@@ -3,6 +3,7 @@
 mod every_key;
 mod handing;
 mod recovery;
+mod root_key;
 mod scanning;
 mod who_sees;
 

@@ -36,7 +36,7 @@ pub(crate) struct Site {
 
 /// A message on JetStream, as an integrator sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Message {
+pub(crate) struct Message {
     log: String,
     position: u64,
     id: String,
@@ -153,7 +153,7 @@ impl Site {
     }
 
     /// Waits until JetStream holds the whole of a tenant's log, in order and each event once, and returns all it holds.
-    async fn published(&self, account: &Account, page: &Value) -> Vec<Message> {
+    pub(crate) async fn published(&self, account: &Account, page: &Value) -> Vec<Message> {
         let wanted: Vec<Message> = events(page).iter().map(message).collect();
         eventually("a latecomer finds the whole log", || async {
             let all = self.stream(account).await;
@@ -209,6 +209,13 @@ impl Site {
             (size >= number(&page["head"])).then_some((note, key))
         })
         .await
+    }
+
+    /// Empties NATS: nobody knows what the database has lost. No process may run meanwhile.
+    pub(crate) async fn wipe_nats(&mut self) {
+        self.nats.kill();
+        self.nats.wipe();
+        self.nats.restart().await;
     }
 
     /// The status of a request for events of the busy tenant, and the problem's code.

@@ -165,7 +165,7 @@ impl Gateway {
                 "/v1/streams/{category}/{id}/events",
                 get(rest::external_streams::page).post(rest::external_streams::append),
             )
-            .route("/v1/erasures", post(rest::erasures::request))
+            .route("/v1/erasures", get(rest::erasures::list).post(rest::erasures::request))
             .route("/v1/erasures/{subject}", get(rest::erasures::show))
             .route("/v1/service-tokens", get(rest::service_tokens::list).post(rest::service_tokens::issue))
             .route("/v1/service-tokens/{id}", delete(rest::service_tokens::revoke))

@@ -43,8 +43,9 @@ impl RootKey {
     }
 
     /// Tells this root key from others and nothing else of it.
-    pub(crate) fn fingerprint(&self) -> Vec<u8> {
-        self.derive(b"annals-root-fingerprint/v1\0").as_ref().to_vec()
+    pub(crate) fn fingerprint(&self) -> Fingerprint {
+        let tag = self.derive(b"annals-root-fingerprint/v1\0");
+        tag.as_ref().try_into().expect("HMAC-SHA-256 gives 32 bytes")
     }
 
     fn derive(&self, label: &[u8]) -> hmac::Tag {
@@ -67,7 +68,46 @@ impl RootKey {
     }
 }
 
+/// What tells root keys apart.
+pub(crate) type Fingerprint = [u8; 32];
+
+/// The root keys that a process has: the one that keys are to be wrapped under, and the one before it while some still are.
+#[derive(Debug, Clone)]
+pub struct RootKeys {
+    current: (Fingerprint, RootKey),
+    previous: Option<(Fingerprint, RootKey)>,
+}
+
+impl RootKeys {
+    /// `current` is to wrap all keys; what `previous` has wrapped is good until `rewrap` is through.
+    pub fn new(current: RootKey, previous: Option<RootKey>) -> Self {
+        let known = |root: RootKey| (root.fingerprint(), root);
+        Self { current: known(current), previous: previous.map(known) }
+    }
+
+    /// The fingerprint of the root key that all keys are to be wrapped under.
+    pub(crate) fn current(&self) -> Fingerprint {
+        self.current.0
+    }
+
+    /// The root key with a fingerprint.
+    pub(crate) fn find(&self, fingerprint: &Fingerprint) -> Option<&RootKey> {
+        let known = [Some(&self.current), self.previous.as_ref()];
+        known.into_iter().flatten().find(|(known, _)| known == fingerprint).map(|(_, root)| root)
+    }
+}
+
+impl From<RootKey> for RootKeys {
+    fn from(root: RootKey) -> Self {
+        Self::new(root, None)
+    }
+}
+
+/// Bytes of the nonce that something sealed begins with.
+pub(crate) const NONCE: usize = NONCE_LEN;
+
 /// What a wrapped key belongs to.
+#[derive(Clone, Copy)]
 pub(crate) struct Place {
     pub(crate) tenant: TenantId,
     pub(crate) epoch: i64,

@@ -201,7 +201,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         // A lease that does not end: what is in memory must not count.
         let keyring =
-            Keyring::open(folder.path(), RootKey::generate(), Duration::from_hours(1)).expect("opens");
+            Keyring::open(folder.path(), RootKey::generate().into(), Duration::from_hours(1)).expect("opens");
         let mut payloads = Vec::new();
         for id in 0..2_500_u128 {
             let stream = StreamName::new("crm.customer", Uuid::from_u128(id));

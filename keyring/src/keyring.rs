@@ -14,7 +14,7 @@ use uuid::Uuid;
 use crate::crypto::DataKey;
 use crate::payload;
 use crate::table::{Request, Standing, Subject, Table};
-use crate::{Erasure, KeyringError, RootKey};
+use crate::{Erasure, KeyringError, RootKeys};
 
 /// Keys kept in memory at most.
 const KEPT: usize = 100_000;
@@ -57,8 +57,8 @@ impl std::fmt::Debug for Keyring {
 impl Keyring {
     /// Opens the file of keys in a folder, making it where it is missing. `lease` is how long a key is kept in memory, and so
     /// how long an erasure waits before it destroys one.
-    pub fn open(folder: &Path, root: RootKey, lease: Duration) -> Result<Self, KeyringError> {
-        let table = Table::open(folder, root)?;
+    pub fn open(folder: &Path, roots: RootKeys, lease: Duration) -> Result<Self, KeyringError> {
+        let table = Table::open(folder, roots)?;
         Ok(Self(Arc::new(Inner { table, lease, kept: Mutex::default() })))
     }
 
@@ -269,6 +269,7 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
+    use crate::RootKey;
 
     const TENANT: TenantId = TenantId(Uuid::from_u128(5));
     const LEASE: Duration = Duration::from_millis(50);
@@ -284,7 +285,7 @@ mod tests {
         }
 
         fn open(&self) -> Keyring {
-            Keyring::open(self.folder.path(), self.root.clone(), LEASE).expect("opens")
+            Keyring::open(self.folder.path(), self.root.clone().into(), LEASE).expect("opens")
         }
 
         /// Whether the bytes stand in any file of the folder.
@@ -337,7 +338,7 @@ mod tests {
         assert!(!String::from_utf8_lossy(&event.payload).contains("Ada"));
         let expected = json!({"$open": {"subject": Uuid::from_u128(7), "value": {"name": "Ada Lovelace"}}, "roles": [1]});
         assert_eq!(opened(&site.open(), &event).await, expected);
-        let foreign = Keyring::open(site.folder.path(), RootKey::generate(), LEASE);
+        let foreign = Keyring::open(site.folder.path(), RootKey::generate().into(), LEASE);
         assert!(matches!(foreign, Err(KeyringError::Config(_))));
         assert!(!site.holds(b"Ada"));
     }

@@ -4,14 +4,19 @@
 //! Keys live in a file of their own, outside PostgreSQL's data, write-ahead log and backups (`docs/personal-data.md`).
 
 mod crypto;
+mod epochs;
 mod error;
+mod file;
 mod handing;
 mod keyring;
 mod payload;
+mod rewrap;
 mod table;
 
-pub use crypto::RootKey;
+pub use crypto::{RootKey, RootKeys};
+pub use epochs::{Epoch, RootStanding, epochs};
 pub use error::KeyringError;
 pub use handing::{HandedKeys, HandingError, Identity, Recipient};
 pub use keyring::{Keyring, SealedPayload};
+pub use rewrap::{Rewrapped, rewrap};
 pub use table::Erasure;

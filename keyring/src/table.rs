@@ -2,8 +2,6 @@
 //! what waits is done together, so that many new keys share a flush to disk.
 
 use std::collections::HashMap;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
@@ -13,23 +11,21 @@ use schemas::engine::{StreamName, TenantId, clock, ids};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::crypto::{self, DataKey, Place};
-use crate::{KeyringError, RootKey};
+use crate::crypto::{self, DataKey, Fingerprint, Place};
+use crate::{KeyringError, RootKeys, epochs, file};
 
 /// Requests that wait; more are refused.
 const QUEUE: usize = 4_096;
 /// Requests done in one transaction.
 const TOGETHER: usize = 512;
 /// How long another process is waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// Between two attempts where SQLite does not wait by itself.
 const PAUSE: Duration = Duration::from_millis(5);
-/// The epoch of wrap keys.
-const EPOCH: i64 = 1;
-const FILE: &str = "keys.sqlite";
+pub(crate) const FILE: &str = "keys.sqlite";
 
 const TABLES: &str = "
-    create table if not exists about (name text primary key, value blob not null) without rowid;
+    create table if not exists epochs (epoch integer primary key, root blob not null);
     create table if not exists keys (
         tenant blob not null, subject blob not null, id blob not null, epoch integer not null, wrapped blob not null,
         created_at integer not null, primary key (tenant, subject)) without rowid;
@@ -80,15 +76,14 @@ pub(crate) struct Table(SyncSender<Request>);
 impl Table {
     /// Opens the file in the folder, making both where they are missing, and starts the thread. It ends with the last
     /// handle.
-    pub(crate) fn open(folder: &Path, root: RootKey) -> Result<Self, KeyringError> {
-        let config = |error: &dyn std::fmt::Display| {
-            KeyringError::Config(format!("the file of keys in {} cannot be used: {error}", folder.display()))
-        };
+    pub(crate) fn open(folder: &Path, roots: RootKeys) -> Result<Self, KeyringError> {
+        let config = |error: &dyn std::fmt::Display| unusable(folder, error);
         make_folder(folder).map_err(|error| config(&error))?;
         let path = folder.join(FILE);
-        let connection = connect(&path, &root).map_err(|error| config(&error))?;
+        let connection = connect(&path, &roots).map_err(|error| config(&error))?;
+        epochs::all_known(&connection, &roots).map_err(|error| config(&error))?;
         let (sender, receiver) = sync_channel(QUEUE);
-        let mut worker = Worker { connection, root, path };
+        let mut worker = Worker { connection, roots, path };
         std::thread::Builder::new()
             .name("keys".to_owned())
             .spawn(move || worker.run(&receiver))
@@ -114,20 +109,23 @@ fn make_folder(folder: &Path) -> std::io::Result<()> {
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-fn connect(path: &Path, root: &RootKey) -> Result<Connection, KeyringError> {
+/// The error of a file that cannot be used as it is.
+pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> KeyringError {
+    KeyringError::Config(format!("the file of keys in {} cannot be used: {error}", folder.display()))
+}
+
+/// Opens the file, with its tables and its first epoch where it has none.
+pub(crate) fn connect(path: &Path, roots: &RootKeys) -> Result<Connection, KeyringError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(PATIENCE)?;
     turn_to_write_ahead_log(&connection)?;
-    connection.execute_batch("pragma synchronous = full; pragma secure_delete = on;")?;
+    // What is written anew passes through memory: nobody overwrites temporary files.
+    connection
+        .execute_batch("pragma synchronous = full; pragma secure_delete = on; pragma temp_store = memory;")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     transaction.execute_batch(TABLES)?;
-    transaction.execute("insert or ignore into about values ('root', ?1)", params![root.fingerprint()])?;
-    let known: Vec<u8> =
-        transaction.query_row("select value from about where name = 'root'", [], |row| row.get(0))?;
+    epochs::begin_first(&transaction, roots)?;
     transaction.commit()?;
-    if known != root.fingerprint() {
-        return Err(KeyringError::Config("it was made with another root key".to_owned()));
-    }
     Ok(connection)
 }
 
@@ -150,7 +148,7 @@ fn turn_to_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
 
 struct Worker {
     connection: Connection,
-    root: RootKey,
+    roots: RootKeys,
     path: PathBuf,
 }
 
@@ -188,12 +186,12 @@ impl Worker {
     }
 
     fn write_all(&mut self, requests: Vec<Request>, answers: &mut Vec<Answer>) -> Result<(), KeyringError> {
-        let root = self.root.clone();
+        let roots = self.roots.clone();
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         for request in requests {
             match request {
                 Request::Seal(subject, stream, reply) => {
-                    let standing = seal(&transaction, &root, subject, &stream);
+                    let standing = seal(&transaction, &roots, subject, &stream);
                     answers.push(answer(reply, standing));
                 }
                 Request::Fence(subject, reply) => answers.push(answer(reply, fence(&transaction, subject))),
@@ -206,7 +204,7 @@ impl Worker {
     fn load(&self, subjects: &[Subject]) -> Result<HashMap<Subject, Standing>, KeyringError> {
         subjects
             .iter()
-            .map(|subject| Ok((*subject, standing(&self.connection, &self.root, *subject)?)))
+            .map(|subject| Ok((*subject, standing(&self.connection, &self.roots, *subject)?)))
             .collect()
     }
 
@@ -264,48 +262,18 @@ impl Worker {
             |row| row.get(0),
         )?;
         transaction.commit()?;
-        self.empty_write_ahead_log()?;
-        if let Some(wrapped) = wrapped
-            && self.holds(&wrapped)?
-        {
-            self.connection.execute_batch("vacuum")?;
-            self.empty_write_ahead_log()?;
-            if self.holds(&wrapped)? {
-                return Err(KeyringError::Unavailable("a copy of a destroyed key is left".to_owned()));
+        file::empty_write_ahead_log(&self.connection)?;
+        if let Some(wrapped) = wrapped {
+            let is_left = || file::holds(&self.path, wrapped.len(), |bytes| bytes == wrapped);
+            // While keys are wrapped anew, this one's earlier form may be left somewhere as well.
+            if epochs::are_several(&self.connection)? || is_left()? {
+                file::write_anew(&self.connection)?;
+                if is_left()? {
+                    return Err(KeyringError::Unavailable("a copy of a destroyed key is left".to_owned()));
+                }
             }
         }
         Ok(key.map(Uuid::from_bytes))
-    }
-
-    /// Readers in other processes hold it back for moments only.
-    fn empty_write_ahead_log(&self) -> Result<(), KeyringError> {
-        let begun = Instant::now();
-        loop {
-            let busy: i64 =
-                self.connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
-            if busy == 0 {
-                return Ok(());
-            }
-            if begun.elapsed() > PATIENCE {
-                return Err(KeyringError::Unavailable("the file of keys is busy".to_owned()));
-            }
-        }
-    }
-
-    /// Whether the bytes stand anywhere in the file or its write-ahead log.
-    fn holds(&self, bytes: &[u8]) -> Result<bool, KeyringError> {
-        let log = self.path.with_extension("sqlite-wal");
-        for path in [&self.path, &log] {
-            let file = match File::open(path) {
-                Ok(file) => file,
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(KeyringError::Unavailable(error.to_string())),
-            };
-            if stands_in(file, bytes).map_err(|error| KeyringError::Unavailable(error.to_string()))? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
     }
 }
 
@@ -322,7 +290,7 @@ fn answer<T: 'static>(reply: Reply<T>, result: Result<T, KeyringError>) -> Answe
 
 fn standing(
     connection: &Connection,
-    root: &RootKey,
+    roots: &RootKeys,
     (tenant, subject): Subject,
 ) -> Result<Standing, KeyringError> {
     let at = params![tenant.0.as_bytes(), subject.as_bytes()];
@@ -331,28 +299,35 @@ fn standing(
     if erased {
         return Ok(Standing::Erased);
     }
-    let row: Option<([u8; 16], i64, Vec<u8>)> = connection
-        .prepare_cached("select id, epoch, wrapped from keys where tenant = ?1 and subject = ?2")?
-        .query_row(at, |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))
+    let row = connection
+        .prepare_cached(
+            "select id, epoch, wrapped, root from keys left join epochs using (epoch)
+             where tenant = ?1 and subject = ?2",
+        )?
+        .query_row(at, |row| {
+            let place = Place { tenant, epoch: row.get(1)?, subject, key: Uuid::from_bytes(row.get(0)?) };
+            Ok((place, row.get::<_, Vec<u8>>(2)?, row.get::<_, Option<Fingerprint>>(3)?))
+        })
         .optional()?;
-    let Some((key, epoch, wrapped)) = row else { return Ok(Standing::Unknown) };
-    let place = Place { tenant, epoch, subject, key: Uuid::from_bytes(key) };
-    let data_key = root.unwrap(&place, &wrapped)?;
+    let Some((place, wrapped, root)) = row else { return Ok(Standing::Unknown) };
+    let data_key = epochs::root_of(roots, root.as_ref())?.unwrap(&place, &wrapped)?;
     Ok(Standing::Live(place.key, data_key))
 }
 
 fn seal(
     connection: &Connection,
-    root: &RootKey,
+    roots: &RootKeys,
     (tenant, subject): Subject,
     stream: &StreamName,
 ) -> Result<Standing, KeyringError> {
-    let mut known = standing(connection, root, (tenant, subject))?;
+    let mut known = standing(connection, roots, (tenant, subject))?;
     if matches!(known, Standing::Erased) {
         return Ok(known);
     }
     if matches!(known, Standing::Unknown) {
-        let place = Place { tenant, epoch: EPOCH, subject, key: ids::random_id() };
+        let (epoch, root) = epochs::newest(connection)?;
+        let root = epochs::root_of(roots, Some(&root))?;
+        let place = Place { tenant, epoch, subject, key: ids::random_id() };
         let data_key: DataKey = crypto::random();
         let now = clock::now().timestamp_micros();
         connection.prepare_cached("insert into keys values (?1, ?2, ?3, ?4, ?5, ?6)")?.execute(params![
@@ -381,35 +356,4 @@ fn fence(connection: &Connection, (tenant, subject): Subject) -> Result<(), Keyr
         params![tenant.0.as_bytes(), subject.as_bytes(), clock::now().timestamp_micros()],
     )?;
     Ok(())
-}
-
-/// Whether the bytes stand in what is read, wherever they fall.
-fn stands_in(mut from: impl Read, bytes: &[u8]) -> std::io::Result<bool> {
-    const PIECE: usize = 1 << 20;
-    let mut window = Vec::with_capacity(PIECE + bytes.len());
-    loop {
-        let kept = window.len();
-        if from.by_ref().take(PIECE as u64).read_to_end(&mut window)? == 0 {
-            return Ok(false);
-        }
-        if window.windows(bytes.len()).any(|place| place == bytes) {
-            return Ok(true);
-        }
-        debug_assert!(window.len() > kept);
-        window.drain(..window.len().saturating_sub(bytes.len() - 1));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bytes_are_found_across_the_pieces_that_are_read() {
-        let mut file = vec![0_u8; (1 << 20) - 2];
-        file.extend(b"needle");
-        file.extend(vec![0; 100]);
-        assert!(stands_in(file.as_slice(), b"needle").expect("reads"));
-        assert!(!stands_in(file.as_slice(), b"noodle").expect("reads"));
-    }
 }

@@ -2,13 +2,15 @@
 //! and is filled again.
 //!
 //! Layout: `connection` connects and sets the stream up; `message` maps events to messages and back; `relay` publishes
-//! the log; `follow` reads the stream for the product's own followers; `checkpoints` publishes what the sealer signs;
+//! the log; `follow` reads the stream for the product's own followers; `erasures` finds those
+//! that a restored database has lost; `checkpoints` publishes what the sealer signs;
 //! `accounts` says who may do what on a NATS in operator mode, and `integrators` issues and keeps the credentials of
 //! those outside.
 
 pub mod accounts;
 pub mod checkpoints;
 pub mod connection;
+mod erasures;
 mod error;
 pub mod follow;
 pub mod integrators;
@@ -16,6 +18,7 @@ pub mod message;
 pub mod relay;
 
 pub use connection::{Nats, NatsConfig};
+pub use erasures::lost_erasures;
 pub use error::NatsError;
 pub use follow::Follower;
 pub use integrators::{IntegratorError, Integrators, Issuer};

@@ -82,6 +82,11 @@ pub(crate) fn identity(headers: &HeaderMap) -> Option<(TenantSlug, LogId, u64, U
     ours.then_some((text(TENANT)?.parse().ok()?, log, position, text(ID)?.parse().ok()?))
 }
 
+/// The stream whose event a message is, by its headers alone.
+pub(crate) fn stream_of(headers: &HeaderMap) -> Option<StreamName> {
+    StreamName::parse(headers.get(SUBJECT)?.as_str()).ok()
+}
+
 /// The message of an event.
 pub fn encode(tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> EventMessage {
     let mut headers = HeaderMap::new();

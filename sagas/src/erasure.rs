@@ -2,11 +2,13 @@
 //! record it. Each step may be repeated, so a crash anywhere costs time alone (`docs/personal-data.md`).
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 use std::time::Duration;
 
+use commands::privacy::erasure::{subject_of_customer, subject_of_user};
 use commands::{Caller, CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
 use futures::Stream;
-use futures::future::try_join_all;
+use futures::future::{BoxFuture, try_join_all};
 use keyring::Keyring;
 use schemas::engine::{Event, LogId, RecordedEvent, StreamName, TenantId, ids};
 use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
@@ -31,6 +33,10 @@ const REAPPLIED_WITHIN: Duration = Duration::from_mins(2);
 /// Streams of one look.
 const PAGE: u32 = 500;
 
+/// Asks copies of the logs whose erasure they tell of and the logs do not, within a bounded time.
+pub type Copies =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(TenantId, Uuid)>, StoreError>> + Send + Sync>;
+
 /// Carries out erasures.
 #[derive(Clone)]
 struct Eraser {
@@ -48,43 +54,51 @@ struct Request {
 }
 
 /// Carries out erasures as they are asked for, until cancelled. `read_models` names the checkpoints of all read models that
-/// show personal data.
+/// show personal data, `copies` is asked when this begins, until it has answered, and when a log was replaced.
 pub async fn run(
     executor: Executor,
     keyring: Keyring,
     read_models: Vec<String>,
+    copies: Copies,
     followed: impl Stream<Item = Batch> + Send,
     cancel: CancellationToken,
 ) {
     let store = executor.store().clone();
     let feed = FeedSettings { work: Some(SharedWork::Sagas), ..FeedSettings::default() };
-    let compare = compare(executor.clone(), keyring.clone(), cancel.clone());
-    let eraser = std::sync::Arc::new(Eraser { executor, keyring, read_models });
+    let compare = compare(executor.clone(), keyring.clone(), copies, cancel.clone());
+    let eraser = Arc::new(Eraser { executor, keyring, read_models });
     tokio::join!(store::feed::run(store, eraser, followed, feed, cancel), compare);
 }
 
-async fn compare(executor: Executor, keyring: Keyring, cancel: CancellationToken) {
+async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: CancellationToken) {
     if let Err(error) = destroy_again(&executor, &keyring).await {
         tracing::warn!(%error, "keys cannot be compared with the logs");
     }
-    let mut compared = HashMap::new();
+    let mut compared = Compared::default();
     loop {
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep(COMPARED_EVERY) => {}
         }
-        if let Err(error) = ask_again(&executor, &keyring, &mut compared).await {
+        if let Err(error) = ask_again(&executor, &keyring, &copies, &mut compared).await {
             tracing::warn!(%error, "erasures cannot be compared with the logs");
         }
     }
 }
 
-/// Makes what was erased stay so when the database, or the file of keys, comes from a backup: keys of subjects that the logs
-/// call erased are destroyed again, and erasures that a log does not know of any more are asked for again. Returns when
-/// these are done, so that nobody is served before.
-pub async fn reapply(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
+/// Makes what was erased stay so when the database, the file of keys or both come from a backup: keys of subjects that the
+/// logs call erased are destroyed again, and erasures that a log does not know of any more are asked for again. Returns when
+/// these are done, so that nobody is served before. Where the copies cannot be asked, that is told and left to
+/// [`run`].
+pub async fn reapply(executor: &Executor, keyring: &Keyring, copies: &Copies) -> Result<(), StoreError> {
     destroy_again(executor, keyring).await?;
-    let again = ask_again(executor, keyring, &mut HashMap::new()).await?;
+    let mut compared = Compared::default();
+    let again = ask_again(executor, keyring, copies, &mut compared).await?;
+    if compared.copies.is_none() {
+        tracing::warn!(
+            "JetStream cannot be asked for erasures that database and keys know nothing of: they are looked for later"
+        );
+    }
     if again.is_empty() {
         return Ok(());
     }
@@ -111,33 +125,81 @@ async fn is_erased(executor: &Executor, tenant: TenantId, subject: Uuid) -> Resu
     Ok(loaded.is_some_and(|(loaded, _)| loaded.status == ErasureStatus::Erased))
 }
 
-/// Asks for erasures that a log does not know of. `compared` holds the logs that were looked through before: one that lost
-/// events goes on under another id, and what is erased since stands in the log first.
+/// The logs, by their ids, in which erasures were looked for: one that lost events goes on under another id, and what is
+/// erased since stands in the log first.
+#[derive(Default)]
+struct Compared {
+    keys: HashMap<TenantId, LogId>,
+    /// `None` before the copies have answered.
+    copies: Option<HashMap<TenantId, LogId>>,
+}
+
+/// Asks for erasures that a log does not know of and the file of keys or a copy of the logs does.
 async fn ask_again(
     executor: &Executor,
     keyring: &Keyring,
-    compared: &mut HashMap<TenantId, LogId>,
+    copies: &Copies,
+    compared: &mut Compared,
 ) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
     let mut again = Vec::new();
     let heads = executor.store().heads().await?;
     let logs: HashMap<TenantId, LogId> = heads.iter().map(|head| (head.tenant, head.log_id)).collect();
     for erasure in keyring.erasures().await? {
         let (tenant, subject) = (erasure.tenant, erasure.subject);
-        if logs.get(&tenant).is_none_or(|log| compared.get(&tenant) == Some(log)) {
+        if logs.get(&tenant).is_none_or(|log| compared.keys.get(&tenant) == Some(log)) {
             continue;
         }
-        if executor.load::<Subject>(tenant, subject).await?.is_some() {
-            continue;
-        }
-        let context = CommandContext::new(tenant, Caller::system(CONSUMER));
-        let command = RequestErasure { reason: None };
-        match executor.execute::<Subject>(&context, subject, command, Extras::default()).await {
-            Ok(_) => again.push((tenant, subject)),
-            Err(error) => return Err(unavailable(error)),
+        if request(executor, tenant, subject).await? {
+            again.push((tenant, subject));
         }
     }
-    *compared = logs;
+    compared.keys.clone_from(&logs);
+    // A tenant that is new has lost nothing.
+    let is_replaced =
+        |(tenant, log): (&TenantId, &LogId)| logs.get(tenant).is_some_and(|current| current != log);
+    if compared.copies.as_ref().is_some_and(|known| !known.iter().any(is_replaced)) {
+        return Ok(again);
+    }
+    let lost = match copies().await {
+        Ok(lost) => lost,
+        Err(error) => {
+            tracing::debug!(%error, "copies of the logs cannot be asked for erasures");
+            return Ok(again);
+        }
+    };
+    for (tenant, subject) in lost {
+        // A slug may have been another tenant's: whom this one never knew is not its subject.
+        if logs.contains_key(&tenant)
+            && is_known(executor, keyring, tenant, subject).await?
+            && request(executor, tenant, subject).await?
+        {
+            again.push((tenant, subject));
+        }
+    }
+    compared.copies = Some(logs);
     Ok(again)
+}
+
+async fn is_known(
+    executor: &Executor,
+    keyring: &Keyring,
+    tenant: TenantId,
+    subject: Uuid,
+) -> Result<bool, StoreError> {
+    Ok(!keyring.streams(tenant, subject).await?.is_empty()
+        || subject_of_user(executor, tenant, subject).await?.is_some()
+        || subject_of_customer(executor, tenant, subject).await?.is_some())
+}
+
+/// Asks for an erasure on behalf of the product; false where the log knows of it.
+async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
+    if executor.load::<Subject>(tenant, subject).await?.is_some() {
+        return Ok(false);
+    }
+    let context = CommandContext::new(tenant, Caller::system(CONSUMER));
+    let command = RequestErasure { reason: None };
+    let asked = executor.execute::<Subject>(&context, subject, command, Extras::default()).await;
+    asked.map(|_| true).map_err(unavailable)
 }
 
 async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {

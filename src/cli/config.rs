@@ -3,7 +3,7 @@
 use clap::Subcommand;
 use serde::Serialize;
 
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, key};
 use crate::config::Settings;
 
 /// `annals config ...`
@@ -22,8 +22,11 @@ struct Problem {
 pub fn check(settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
     let (source, problems) = match settings {
         Ok(settings) => {
-            let problems =
+            let mut problems: Vec<String> =
                 settings.problems(true).into_iter().map(|error| Failure::usage(error).to_string()).collect();
+            if problems.is_empty() {
+                problems.extend(key::standing(&settings).err().map(|failure| failure.to_string()));
+            }
             (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
         }
         Err(failure) => ("the configuration".to_owned(), vec![failure.to_string()]),

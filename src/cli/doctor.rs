@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio_postgres::NoTls;
 
-use super::{Exit, Failure, Output};
+use super::{Exit, Failure, Output, key};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -31,6 +31,7 @@ impl Check {
 pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let checks = [
         Check::new("configuration", configuration(settings)),
+        Check::new("keys", key::standing(settings)),
         Check::new("postgresql", postgresql(settings).await),
         Check::new("schema", schema(settings).await),
         Check::new("nats", nats(settings).await),

@@ -4,6 +4,7 @@ use std::fmt;
 use std::process::ExitCode;
 
 use commands::ExecuteError;
+use keyring::KeyringError;
 use nats::{IntegratorError, NatsError};
 use store::StoreError;
 
@@ -114,6 +115,10 @@ impl From<anyhow::Error> for Failure {
             }
             if let Some(error) = cause.downcast_ref::<NatsError>() {
                 return Some(if error.is_unavailable() { Exit::Unavailable } else { Exit::Failed });
+            }
+            if let Some(error) = cause.downcast_ref::<KeyringError>() {
+                let is_ours = matches!(error, KeyringError::Config(_) | KeyringError::Invalid(_));
+                return Some(if is_ours { Exit::Usage } else { Exit::Unavailable });
             }
             cause.is::<SettingsError>().then_some(Exit::Usage)
         });

@@ -21,11 +21,16 @@ const LINES: Duration = Duration::from_secs(1);
 impl Bar {
     /// Work that ends at a known number of events; appends may move that along.
     pub fn new(name: impl Into<String>, total: u64) -> Self {
+        Self::of(name, "events", total)
+    }
+
+    /// Work that ends at a known number of something.
+    pub fn of(name: impl Into<String>, unit: &'static str, total: u64) -> Self {
         let name = name.into();
-        let style = ProgressStyle::with_template("{msg} [{wide_bar}] {human_pos}/{human_len} events {eta}")
-            .expect("the template is valid");
+        let template = format!("{{msg}} [{{wide_bar}}] {{human_pos}}/{{human_len}} {unit} {{eta}}");
+        let style = ProgressStyle::with_template(&template).expect("the template is valid");
         let shown = ProgressBar::new(total).with_style(style).with_message(name.clone());
-        Self { name, unit: "events", shown, told: Mutex::new((0, None)) }
+        Self { name, unit, shown, told: Mutex::new((0, None)) }
     }
 
     /// Work on rows of which nobody knows the number.
@@ -59,7 +64,7 @@ impl Bar {
         }
     }
 
-    /// Sets the number of events where it was not known at the beginning.
+    /// Sets the number where it was not known at the beginning.
     pub fn set_total(&self, total: u64) {
         self.shown.set_length(total);
     }

@@ -258,10 +258,7 @@ impl Audit {
     /// The key before it, where one is named.
     pub fn previous_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_key.as_ref(), self.previous_key_file.as_deref());
-        if key.is_none() && file.is_none() {
-            return Ok(None);
-        }
-        Secret::resolve("audit.previous_key", key, file).map(Some)
+        optional(Secret::resolve("audit.previous_key", key, file))
     }
 
     /// Where the signer remembers what it has signed.
@@ -297,6 +294,10 @@ pub struct Privacy {
     pub root_key: Option<Secret>,
     #[serde(deserialize_with = "path")]
     pub root_key_file: Option<PathBuf>,
+    #[serde(deserialize_with = "secret")]
+    pub previous_root_key: Option<Secret>,
+    #[serde(deserialize_with = "path")]
+    pub previous_root_key_file: Option<PathBuf>,
     pub key_lease_seconds: u64,
 }
 
@@ -304,6 +305,12 @@ impl Privacy {
     /// The root key in hexadecimal.
     pub fn root_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
+    }
+
+    /// The key before it, where one is named.
+    pub fn previous_root_key(&self) -> Result<Option<Secret>, SettingsError> {
+        let (key, file) = (self.previous_root_key.as_ref(), self.previous_root_key_file.as_deref());
+        optional(Secret::resolve("privacy.previous_root_key", key, file))
     }
 
     pub(super) fn problem(&self) -> Option<SettingsError> {

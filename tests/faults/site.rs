@@ -14,7 +14,8 @@ use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{event, metadata};
 use crate::support::postgres_server::{DATABASE, PostgresServer};
 
-pub const ROLES: [&str; 4] = ["gateway", "relay", "projections", "sagas"];
+/// The role sagas carries out erasures.
+pub const ROLES: [&str; 5] = ["gateway", "relay", "projections", "sagas", "sealer"];
 const COPIES: usize = 2;
 
 /// A fault, with everything that chance decides about it.

@@ -38,7 +38,8 @@ pub fn users_of(events: &[Value]) -> BTreeMap<String, User> {
         let data = &event["data"];
         let event_type = text(&event["type"]);
         if event_type == "identity.user.registered.v1" {
-            let (name, email, roles) = (text(&data["name"]), text(&data["email"]), roles(&data["roles"]));
+            let (name, email) = (personal(data, "name"), personal(data, "email"));
+            let roles = roles(&data["roles"]);
             let user = User { name, email, roles, status: "UNCONFIRMED", version: String::new() };
             users.insert(id.to_owned(), user);
         }
@@ -47,11 +48,20 @@ pub fn users_of(events: &[Value]) -> BTreeMap<String, User> {
             "identity.user.name_changed.v1" => user.name = text(&data["name"]),
             "identity.user.email_confirmed.v1" => user.status = "ACTIVE",
             "identity.user.deactivated.v1" => user.status = "DEACTIVATED",
+            "identity.user.erased.v1" => {
+                (user.name, user.email) = (String::new(), String::new());
+                user.status = "DEACTIVATED";
+            }
             _ => {}
         }
         user.version = text(&event["streamversion"]);
     }
     users
+}
+
+/// A field of a person; empty where they were erased.
+fn personal(data: &Value, field: &str) -> String {
+    if data["$erased"].is_object() { String::new() } else { text(&data[field]) }
 }
 
 fn roles(value: &Value) -> Vec<String> {

@@ -87,7 +87,7 @@ impl Site {
     pub fn keyring(&self) -> Keyring {
         let folder = self.setting("privacy", "keys_folder");
         let root = RootKey::from_hex(&self.secret("privacy", "root_key")).expect("a key");
-        Keyring::open(folder.as_ref(), root, Duration::from_secs(5)).expect("the keys open")
+        Keyring::open(folder.as_ref(), root.into(), Duration::from_secs(5)).expect("the keys open")
     }
 
     /// A store over the same database.

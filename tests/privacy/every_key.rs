@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use commands::{Customer, Executor, Extras, Subject, User};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use projections::{Customers, Users};
 use schemas::engine::StreamName;
 use schemas::privacy::subject::RequestErasure;
@@ -109,6 +109,7 @@ fn eraser(database: &Database, store: &store::Store) -> tokio_util::task::AbortO
         executor,
         database.keyring(),
         read_models,
+        Arc::new(|| std::future::ready(Ok(Vec::new())).boxed()),
         silent(),
         CancellationToken::new(),
     )))

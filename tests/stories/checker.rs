@@ -131,14 +131,19 @@ pub fn fold(events: &[Value]) -> BTreeMap<String, Customer> {
             "crm.customer.registered.v1" => {
                 let customer = Customer {
                     user_id: data["user_id"].as_str().map(str::to_owned),
-                    name: text(&data["name"]),
-                    email: text(&data["email"]),
+                    name: personal(data, "name"),
+                    email: personal(data, "email"),
                     status: "ACTIVE".to_owned(),
                     version: String::new(),
                 };
                 customers.insert(id.clone(), customer);
             }
-            "crm.customer.renamed.v1" => get(&mut customers, &id).name = text(&data["name"]),
+            "crm.customer.renamed.v1" => get(&mut customers, &id).name = personal(data, "name"),
+            "crm.customer.erased.v1" => {
+                let customer = get(&mut customers, &id);
+                (customer.name, customer.email) = (String::new(), String::new());
+                "CLOSED".clone_into(&mut customer.status);
+            }
             "crm.customer.suspended.v1" => "SUSPENDED".clone_into(&mut get(&mut customers, &id).status),
             "crm.customer.closed.v1" => "CLOSED".clone_into(&mut get(&mut customers, &id).status),
             _ => continue,
@@ -146,6 +151,11 @@ pub fn fold(events: &[Value]) -> BTreeMap<String, Customer> {
         get(&mut customers, &id).version = text(&event["streamversion"]);
     }
     customers
+}
+
+/// A field of a person; empty where they were erased.
+fn personal(data: &Value, field: &str) -> String {
+    if data["$erased"].is_object() { String::new() } else { text(&data[field]) }
 }
 
 fn get<'a>(customers: &'a mut BTreeMap<String, Customer>, id: &str) -> &'a mut Customer {

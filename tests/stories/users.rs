@@ -162,6 +162,12 @@ async fn an_administrator_goes_by_anothers_hand_and_then_changes_nothing_more() 
         StatusCode::OK
     );
 
+    // Whoever is about to be erased is not given the role, whatever the erasure has come to by now.
+    let doomed = add(&tenant, "doomed@example.com", &["member"]).await;
+    let erase = tenant.admin(Method::POST, "/v1/erasures").json(&json!({ "user_id": doomed }));
+    assert_eq!(send(erase).await.0, StatusCode::ACCEPTED);
+    refused(send(roles(&tenant, &tenant.token, &doomed, json!(["tenant_admin"]))).await, 422, "user_erased");
+
     let second = add(&tenant, "second@example.com", &["tenant_admin"]).await;
     let token = tenant.login("second@example.com").await;
     assert_eq!(send(roles(&tenant, &token, &own, json!(["member"]))).await.0, StatusCode::OK);

@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use gateway::auth::{Audience, Grant, SigningKey, Tokens};
-use keyring::{Keyring, RootKey};
+use keyring::{Keyring, RootKey, RootKeys};
 use nix::sys::signal::Signal;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
 use schemas::engine::{TenantSlug, ids};
@@ -29,7 +29,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Deployment {
     folder: TempDir,
     key: DeploymentKey,
-    root: RootKey,
+    roots: RootKeys,
     database_port: u16,
     platform_token: String,
     client: Client,
@@ -82,7 +82,7 @@ impl Deployment {
         };
         let platform_token = tokens.issue(&grant).expect("signed").access_token;
         let client = Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
-        Self { folder, key, root, database_port, platform_token, client }
+        Self { folder, key, roots: root.into(), database_port, platform_token, client }
     }
 
     /// Its settings file.
@@ -109,7 +109,24 @@ impl Deployment {
     /// The deployment's keys of personal data.
     pub fn keyring(&self) -> Keyring {
         let folder = self.folder.path().join("keys");
-        Keyring::open(&folder, self.root.clone(), Duration::from_secs(1)).expect("the keys open")
+        Keyring::open(&folder, self.roots.clone(), Duration::from_secs(1)).expect("the keys open")
+    }
+
+    /// Gives the processes that are started from now on these root keys, in hexadecimal; returns the one that they had.
+    pub fn change_root_key(&mut self, root: &str, previous: Option<&str>) -> String {
+        let text = std::fs::read_to_string(self.settings()).expect("the settings are there");
+        let had = text.lines().find_map(|line| line.strip_prefix("root_key = ")).expect("a root key");
+        let kept = text.lines().filter(|line| !line.starts_with("previous_root_key = "));
+        let mut lines: Vec<String> = kept.map(str::to_owned).collect();
+        let place = lines.iter().position(|line| line.starts_with("root_key = ")).expect("a root key");
+        lines[place] = format!("root_key = \"{root}\"");
+        let key = |text: &str| RootKey::from_hex(text).expect("a key");
+        if let Some(previous) = previous {
+            lines.insert(place, format!("previous_root_key = \"{previous}\""));
+        }
+        std::fs::write(self.settings(), lines.join("\n")).expect("the settings are written");
+        self.roots = RootKeys::new(key(root), previous.map(key));
+        had.trim_matches('"').to_owned()
     }
 
     /// Copies the keys as they are. No process may use them meanwhile.

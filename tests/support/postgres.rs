@@ -153,7 +153,7 @@ impl Database {
 
     /// The keys of personal data, as one process opens them.
     pub fn keyring(&self) -> Keyring {
-        Keyring::open(self.keys.path(), self.root.clone(), KEY_LEASE).expect("the keys open")
+        Keyring::open(self.keys.path(), self.root.clone().into(), KEY_LEASE).expect("the keys open")
     }
 
     /// A store over this database: one process of the product.

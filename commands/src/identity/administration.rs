@@ -1,7 +1,8 @@
 //! The use cases of administration: users and their roles, tenants on hold.
 //!
 //! One administrator always remains. That is a fact about all users, and a rule sees one: so nobody takes the role from
-//! itself, who takes it from others holds it by its own events at that moment, and those who take it take turns.
+//! itself, who takes it from others holds it by its own events at that moment, and those who take it take turns. Erasures and promotions take them too: who is about to be erased
+//! is not given the role.
 
 use std::time::Duration;
 
@@ -10,7 +11,8 @@ use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
 use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
-use store::{NewStanding, StoreError, Turn};
+use schemas::privacy::subject::RequestErasure;
+use store::{NewStanding, Turn};
 use uuid::Uuid;
 
 use super::registration::register_user;
@@ -19,6 +21,7 @@ use super::user::{User, UserCommand, UserRejection};
 use crate::engine::context::{CommandContext, Extras};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
+use crate::privacy::subject::{Subject, SubjectRejection};
 
 type Done = Result<Executed<User>, ExecuteError<UserRejection>>;
 
@@ -69,8 +72,7 @@ pub async fn change_roles(executor: &Executor, context: &CommandContext, id: Uui
     }
     given?;
     if stays {
-        administers(executor, context).await?;
-        return executor.execute(context, id, command, Extras::default()).await;
+        return promote(executor, context, id, command).await;
     }
     remove(executor, context, id, command).await
 }
@@ -89,10 +91,34 @@ pub async fn deactivate(
     remove(executor, context, id, command).await
 }
 
-/// Whether the subject runs the tenant, and so cannot be erased before another administrator has taken the role from it.
-pub async fn runs_tenant(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
-    let user = executor.load::<User>(tenant, subject).await?;
-    Ok(user.is_some_and(|(user, _)| holds(&user, administering(tenant))))
+/// Asks for the erasure of a subject. Whoever runs the tenant is refused before another administrator has taken the role;
+/// from then on the subject cannot be given it.
+pub async fn request_erasure(
+    executor: &Executor,
+    context: &CommandContext,
+    subject: Uuid,
+    command: RequestErasure,
+) -> Result<Executed<Subject>, ExecuteError<SubjectRejection>> {
+    let turn = turn(executor, context).await?;
+    let user = executor.load::<User>(context.tenant, subject).await?;
+    if user.is_some_and(|(user, _)| holds(&user, administering(context.tenant))) {
+        return Err(ExecuteError::Rejected(SubjectRejection::Administers));
+    }
+    let done = executor.execute::<Subject>(context, subject, command, Extras::default()).await;
+    drop(turn.end().await);
+    done
+}
+
+/// Gives a user roles among which is the one that runs the tenant.
+async fn promote(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
+    let turn = turn(executor, context).await?;
+    administers(executor, context).await?;
+    if executor.load::<Subject>(context.tenant, id).await?.is_some() {
+        return Err(ExecuteError::Rejected(UserRejection::Erased));
+    }
+    let done = executor.execute(context, id, command, Extras::default()).await;
+    drop(turn.end().await);
+    done
 }
 
 /// Executes what may leave the tenant with an administrator less.
@@ -140,7 +166,7 @@ async fn stand(
     executor.execute(&context, standing.tenant.0, command, extras).await
 }
 
-async fn turn(executor: &Executor, context: &CommandContext) -> Result<Turn, ExecuteError<UserRejection>> {
+async fn turn<R>(executor: &Executor, context: &CommandContext) -> Result<Turn, ExecuteError<R>> {
     let tenant = executor.store().tenant(context.tenant);
     for _ in 0..ASKS {
         if let Some(turn) = tenant.try_turn(TURN).await? {

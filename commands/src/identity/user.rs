@@ -41,8 +41,8 @@ pub enum UserRejection {
     /// The user may not sign in any more.
     #[error("the user is deactivated")]
     Deactivated,
-    /// Who the user was is not known any more.
-    #[error("the user was erased")]
+    /// Who the user was is not known any more, or will not be soon.
+    #[error("the user was erased, or is about to be")]
     Erased,
     /// A user without a role could do nothing.
     #[error("a user needs at least one role")]

@@ -23,12 +23,16 @@ pub enum SubjectRejection {
     /// Nobody asked for the erasure.
     #[error("the erasure was not asked for")]
     NotRequested,
+    /// Nobody would be left who runs the tenant, perhaps.
+    #[error("administers the tenant: another administrator has to take the role first")]
+    Administers,
 }
 
 impl Rejection for SubjectRejection {
     fn code(&self) -> &'static str {
         match self {
             Self::NotRequested => "ERASURE_NOT_REQUESTED",
+            Self::Administers => "ERASURE_OF_ADMINISTRATOR",
         }
     }
 }

@@ -48,6 +48,15 @@ impl Principal {
         }
     }
 
+    /// 403 unless the caller runs this tenant.
+    pub fn needs_administrator(&self) -> Result<(), Problem> {
+        if self.claims.roles.contains(&Role::TenantAdmin) {
+            Ok(())
+        } else {
+            Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
+        }
+    }
+
     /// When the token ends, and with it whatever was opened on its behalf.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.claims.expires_at()

@@ -7,7 +7,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, TypePattern};
-use schemas::identity::role::Role;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::IntegratorCredential;
@@ -161,9 +160,7 @@ fn issued_body(issued: &Issued) -> Value {
 
 /// What serves the request, where the caller may and a deployment has it.
 fn integrators<'a>(gateway: &'a Gateway, principal: &Principal) -> Result<&'a Integrators, Problem> {
-    if !principal.claims.roles.contains(&Role::TenantAdmin) {
-        return Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"));
-    }
+    principal.needs_administrator()?;
     gateway.integrators.as_ref().ok_or_else(|| {
         Problem::new(Code::Unavailable)
             .detail("credentials for integrators are not configured in this deployment")

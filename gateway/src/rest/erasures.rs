@@ -2,20 +2,21 @@
 
 use axum::Json;
 use axum::extract::{Path, State};
-use axum::http::StatusCode;
-use commands::identity::administration::runs_tenant;
+use axum::http::{StatusCode, Uri};
+use commands::identity::administration::request_erasure;
 use commands::privacy::erasure;
-use commands::{Extras, Rules, Subject};
+use commands::{ExecuteError, Rules, Subject, SubjectRejection};
 use futures::{TryStreamExt, pin_mut};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, Reason, StreamName};
-use schemas::identity::role::Role;
 use schemas::privacy::subject::{RequestErasure, SubjectEvent};
 use serde_json::{Value, json};
 use store::TenantStore;
 use uuid::Uuid;
 
+use super::pages::PageQuery;
 use crate::auth::Principal;
+use crate::edge::failures::rejected_field;
 use crate::edge::{Body, Code, FieldError, IdempotencyKey, Problem, RequestContext};
 use crate::gateway::Gateway;
 
@@ -28,7 +29,7 @@ pub async fn request(
     key: IdempotencyKey,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    administrator(&principal)?;
+    principal.needs_administrator()?;
     let id = |text: &str| {
         Uuid::parse_str(text).map_err(|_| InvalidValue::new("id_invalid", "must be a UUID".to_owned()))
     };
@@ -46,22 +47,31 @@ pub async fn request(
         }
     };
     let subject = subject.ok_or(Problem::new(Code::NotFound))?;
-    if runs_tenant(&gateway.executor, tenant, subject).await? {
-        let message = "administers the tenant: another administrator has to take the role first";
-        return Err(Problem::invalid_field("user_id", InvalidValue::new("administrator", message)));
-    }
     let context = principal.command_context(&request, key.0);
     let command = RequestErasure { reason };
-    let executed = gateway.executor.execute::<Subject>(&context, subject, command, Extras::default()).await?;
+    let executed = request_erasure(&gateway.executor, &context, subject, command).await.map_err(refused)?;
     let mut erasure = standing(&principal.store, subject).await?.ok_or(Problem::new(Code::NotFound))?;
     erasure["consistency_token"] = executed.consistency_token.into();
     Ok((StatusCode::ACCEPTED, Json(erasure)))
 }
 
+/// `GET /v1/erasures`: by pages, in an order that is stable and means nothing. What it tells is enough to ask for all of
+/// them again, so it is worth keeping elsewhere.
+pub async fn list(principal: Principal, uri: Uri) -> Result<Json<Value>, Problem> {
+    principal.needs_administrator()?;
+    let page = PageQuery::read(&uri)?;
+    let subjects = page.ids::<Subject>(&principal.store).await?;
+    let mut erasures = Vec::with_capacity(subjects.len());
+    for subject in &subjects {
+        erasures.extend(standing(&principal.store, *subject).await?);
+    }
+    Ok(Json(json!({ "erasures": erasures, "next_after": page.next(&subjects) })))
+}
+
 /// `GET /v1/erasures/{subject}`: where it stands. When it is done, `position` is that of the event whose proof is the
 /// certificate.
 pub async fn show(principal: Principal, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
-    administrator(&principal)?;
+    principal.needs_administrator()?;
     let subject: Uuid = subject.parse().map_err(|_| Problem::new(Code::NotFound))?;
     standing(&principal.store, subject).await?.map(Json).ok_or(Problem::new(Code::NotFound))
 }
@@ -98,10 +108,11 @@ async fn standing(store: &TenantStore, subject: Uuid) -> Result<Option<Value>, P
     Ok(standing)
 }
 
-fn administrator(principal: &Principal) -> Result<(), Problem> {
-    if principal.claims.roles.contains(&Role::TenantAdmin) {
-        Ok(())
-    } else {
-        Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
+fn refused(error: ExecuteError<SubjectRejection>) -> Problem {
+    match error {
+        ExecuteError::Rejected(rejection @ SubjectRejection::Administers) => {
+            rejected_field("user_id", "administrator", &rejection)
+        }
+        error => error.into(),
     }
 }

@@ -6,7 +6,6 @@ use axum::http::{StatusCode, Uri};
 use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{Name, clock};
-use schemas::identity::role::Role;
 use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -27,7 +26,7 @@ pub async fn issue(
     key: IdempotencyKey,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    administrator(&principal)?;
+    principal.needs_administrator()?;
     let name = body.required("name", Name::parse);
     let scopes = body.texts("scopes", ServiceScope::parse);
     // A token ends after so many days, or at a time.
@@ -71,7 +70,7 @@ pub async fn list(
     principal: Principal,
     uri: Uri,
 ) -> Result<Json<Value>, Problem> {
-    administrator(&principal)?;
+    principal.needs_administrator()?;
     let page = PageQuery::read(&uri)?;
     let ids = page.ids::<ServiceToken>(&principal.store).await?;
     let mut tokens = Vec::with_capacity(ids.len());
@@ -91,7 +90,7 @@ pub async fn revoke(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    administrator(&principal)?;
+    principal.needs_administrator()?;
     let id: Uuid = id.parse().map_err(|_| Problem::new(Code::NotFound))?;
     let context = principal.command_context(&request, key.0);
     let command = RevokeServiceToken {};
@@ -102,14 +101,6 @@ pub async fn revoke(
         .map_err(refused)?;
     gateway.service_tokens.forget(principal.record.id, id);
     Ok(StatusCode::NO_CONTENT)
-}
-
-fn administrator(principal: &Principal) -> Result<(), Problem> {
-    if principal.claims.roles.contains(&Role::TenantAdmin) {
-        Ok(())
-    } else {
-        Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
-    }
 }
 
 fn described(id: Uuid, token: &ServiceToken) -> Value {

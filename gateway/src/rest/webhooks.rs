@@ -12,7 +12,6 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use schemas::engine::{InvalidValue, TenantId, clock, ids};
-use schemas::identity::role::Role;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use store::webhooks::{Disabled, Ordering, Webhook};
@@ -62,13 +61,6 @@ impl<T> PageQuery<T> {
     }
 }
 
-fn only_admins(principal: &Principal) -> Result<(), Problem> {
-    if principal.claims.roles.contains(&Role::TenantAdmin) {
-        return Ok(());
-    }
-    Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
-}
-
 fn id_of(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| Problem::new(Code::NotFound))
 }
@@ -81,7 +73,7 @@ async fn list(
     principal: Principal,
     query: Result<Query<PageQuery<Uuid>>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let limit = query.limit()?;
     let transaction = principal.store.begin().await?;
@@ -92,7 +84,7 @@ async fn list(
 }
 
 async fn show(principal: Principal, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let transaction = principal.store.begin().await?;
     let webhook = transaction.webhook(id_of(&id)?).await?;
     transaction.commit().await?;
@@ -106,7 +98,7 @@ async fn register(
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, "register", body.values());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
@@ -159,7 +151,7 @@ async fn change(
     Path(id): Path<String>,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("change {id}"), body.values());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
@@ -219,7 +211,7 @@ async fn remove(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("remove {id}"), &Map::new());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
@@ -236,7 +228,7 @@ async fn rotate_secret(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("rotate {id}"), &Map::new());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
@@ -258,7 +250,7 @@ async fn replay(
     Path(id): Path<String>,
     Body(mut body): Body,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("replay {id}"), body.values());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
@@ -285,7 +277,7 @@ async fn enable(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("enable {id}"), &Map::new());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {

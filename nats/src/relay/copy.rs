@@ -90,7 +90,7 @@ pub(super) async fn each_from(
     .await
 }
 
-async fn read_headers(
+pub(crate) async fn read_headers(
     nats: &Nats,
     deliver_policy: DeliverPolicy,
     filter_subject: String,

@@ -76,12 +76,25 @@ pub struct Diff {
 }
 
 impl Of {
-    fn checkpoint(&self) -> Result<&'static str, Failure> {
-        projections::find(&self.name).ok_or_else(|| Failure::not_found("read model", &self.name))
-    }
-
-    fn api(&self) -> Result<Option<Api>, Failure> {
-        self.access.api(self.tenant.as_ref())
+    /// Shows it over the API where a token is given, else in the database.
+    async fn shown(
+        &self,
+        settings: impl Fn() -> Result<Settings, Failure>,
+        over_api: impl AsyncFnOnce(&Api, &'static str) -> Result<Exit, Failure>,
+        in_scratch: impl AsyncFnOnce(&TenantStore, &'static str) -> Result<Exit, Failure>,
+    ) -> Result<Exit, Failure> {
+        let checkpoint =
+            projections::find(&self.name).ok_or_else(|| Failure::not_found("read model", &self.name))?;
+        if let Some(api) = self.access.api(self.tenant.as_ref())? {
+            return over_api(&api, checkpoint).await;
+        }
+        let slug = self.tenant.as_ref().expect("the command line requires it");
+        with_store(settings, async |store| {
+            let record = tenant::find(store, slug).await?;
+            operator::touches(store, [record.id]).await?;
+            in_scratch(&store.tenant(record.id), checkpoint).await
+        })
+        .await
     }
 
     /// The log that is meant, given the one that the tenant has.
@@ -93,21 +106,6 @@ impl Of {
             }
             _ => Ok(current),
         }
-    }
-
-    /// Does something with the tenant's data in the database.
-    async fn in_database(
-        &self,
-        settings: impl Fn() -> Result<Settings, Failure>,
-        work: impl AsyncFnOnce(&TenantStore) -> Result<Exit, Failure>,
-    ) -> Result<Exit, Failure> {
-        let slug = self.tenant.as_ref().expect("the command line requires it");
-        with_store(settings, async |store| {
-            let record = tenant::find(store, slug).await?;
-            operator::touches(store, [record.id]).await?;
-            work(&store.tenant(record.id)).await
-        })
-        .await
     }
 
     /// Positions from positions and times, each at most one of both; and the log that they are of.
@@ -148,12 +146,10 @@ impl Replay {
         settings: impl Fn() -> Result<Settings, Failure>,
         output: Output,
     ) -> Result<Exit, Failure> {
-        let checkpoint = self.of.checkpoint()?;
-        if let Some(api) = self.of.api()? {
-            return self.over_api(&api, checkpoint, output).await;
-        }
-        let work = async |tenant: &TenantStore| self.in_scratch(tenant, checkpoint, output).await;
-        self.of.in_database(settings, work).await
+        let over_api = async |api: &Api, of: &'static str| self.over_api(api, of, output).await;
+        let in_scratch =
+            async |tenant: &TenantStore, of: &'static str| self.in_scratch(tenant, of, output).await;
+        self.of.shown(settings, over_api, in_scratch).await
     }
 
     async fn in_scratch(
@@ -218,12 +214,10 @@ impl Diff {
         settings: impl Fn() -> Result<Settings, Failure>,
         output: Output,
     ) -> Result<Exit, Failure> {
-        let checkpoint = self.of.checkpoint()?;
-        if let Some(api) = self.of.api()? {
-            return self.over_api(&api, checkpoint, output).await;
-        }
-        let work = async |tenant: &TenantStore| self.in_scratch(tenant, checkpoint, output).await;
-        self.of.in_database(settings, work).await
+        let over_api = async |api: &Api, of: &'static str| self.over_api(api, of, output).await;
+        let in_scratch =
+            async |tenant: &TenantStore, of: &'static str| self.in_scratch(tenant, of, output).await;
+        self.of.shown(settings, over_api, in_scratch).await
     }
 
     async fn in_scratch(

@@ -6,7 +6,7 @@ use store::webhooks::delivery::{Attempt, Failure};
 
 use super::{
     Code, Commanding, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Principal, Problem, Query,
-    Response, State, StatusCode, Uuid, Value, clock, found, id_of, json, only_admins,
+    Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
 };
 use crate::rest::events::position;
 
@@ -16,7 +16,7 @@ pub(super) async fn attempts(
     Path(id): Path<String>,
     query: Result<Query<PageQuery<Uuid>>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
     let transaction = principal.store.begin_snapshot().await?;
@@ -47,7 +47,7 @@ pub(super) async fn dead_letters(
     Path(id): Path<String>,
     query: Result<Query<PageQuery<u64>>, QueryRejection>,
 ) -> Result<Json<Value>, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
     let after = query.after.unwrap_or(0).min(i64::MAX as u64);
@@ -98,7 +98,7 @@ async fn retry(
     id: &str,
     at: Option<u64>,
 ) -> Result<Response, Problem> {
-    only_admins(&principal)?;
+    principal.needs_administrator()?;
     let command = Commanding::new(&gateway, &principal, key, &format!("retry {id} {at:?}"), &Map::new());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {

@@ -1,0 +1,81 @@
+//! The bytes of the file of keys: nothing of what was taken out of it is left in them.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Instant;
+
+use rusqlite::Connection;
+
+use crate::KeyringError;
+use crate::table::PATIENCE;
+
+/// Readers in other processes hold it back for moments only.
+pub(crate) fn empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
+    let begun = Instant::now();
+    loop {
+        let busy: i64 = connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
+        if busy == 0 {
+            return Ok(());
+        }
+        if begun.elapsed() > PATIENCE {
+            return Err(KeyringError::Unavailable("the file of keys is busy".to_owned()));
+        }
+    }
+}
+
+/// Writes the file anew from what its rows hold: no page keeps anything else afterwards.
+pub(crate) fn write_anew(connection: &Connection) -> Result<(), KeyringError> {
+    connection.execute_batch("vacuum")?;
+    empty_write_ahead_log(connection)
+}
+
+/// Whether bytes of a length that are wanted stand anywhere in the file or its write-ahead log.
+pub(crate) fn holds(
+    path: &Path,
+    length: usize,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> Result<bool, KeyringError> {
+    let log = path.with_extension("sqlite-wal");
+    let unreadable = |error: std::io::Error| KeyringError::Unavailable(error.to_string());
+    for path in [path, &log] {
+        let file = match File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(unreadable(error)),
+        };
+        if stand_in(file, length, &is_wanted).map_err(unreadable)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Whether such bytes stand in what is read, wherever they fall.
+fn stand_in(mut from: impl Read, length: usize, is_wanted: impl Fn(&[u8]) -> bool) -> std::io::Result<bool> {
+    const PIECE: usize = 1 << 20;
+    let mut window = Vec::with_capacity(PIECE + length);
+    loop {
+        if from.by_ref().take(PIECE as u64).read_to_end(&mut window)? == 0 {
+            return Ok(false);
+        }
+        if window.windows(length).any(&is_wanted) {
+            return Ok(true);
+        }
+        window.drain(..window.len().saturating_sub(length - 1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bytes_are_found_across_the_pieces_that_are_read() {
+        let mut file = vec![0_u8; (1 << 20) - 2];
+        file.extend(b"needle");
+        file.extend(vec![0; 100]);
+        assert!(stand_in(file.as_slice(), 6, |bytes| bytes == b"needle").expect("reads"));
+        assert!(!stand_in(file.as_slice(), 6, |bytes| bytes == b"noodle").expect("reads"));
+    }
+}

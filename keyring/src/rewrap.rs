@@ -1,0 +1,298 @@
+//! Wraps all keys anew under another root key, while processes use them.
+//!
+//! Each page is one transaction that no other writer can come into, so a key that is destroyed meanwhile is either rewrapped
+//! and then destroyed or gone. Earlier epochs end when nothing of what they wrapped is left in the file. Whatever is
+//! interrupted is done by the next run.
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use rusqlite::{Connection, TransactionBehavior, params};
+use schemas::engine::TenantId;
+use uuid::Uuid;
+
+use crate::crypto::{Fingerprint, NONCE, Place};
+use crate::table::{self, FILE};
+use crate::{KeyringError, RootKeys, epochs, file};
+
+/// Keys of one transaction. Processes that make keys wait for it.
+const PAGE: u32 = 200;
+
+/// What a run has come to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rewrapped {
+    /// The epoch that all keys are of now.
+    pub epoch: i64,
+    /// Keys that this run has wrapped anew.
+    pub keys: u64,
+}
+
+/// A key that is of an earlier epoch.
+struct Row {
+    place: Place,
+    wrapped: Vec<u8>,
+    root: Option<Fingerprint>,
+}
+
+/// Wraps every key in the folder under the current root key and ends the epochs before. `told` hears how many are done, of
+/// how many. Where all are so already, nothing happens.
+pub fn rewrap(
+    folder: &Path,
+    roots: &RootKeys,
+    mut told: impl FnMut(u64, u64),
+) -> Result<Rewrapped, KeyringError> {
+    let path = folder.join(FILE);
+    if !path.exists() {
+        return Err(table::unusable(folder, &"it is not there"));
+    }
+    let unusable = |error: &KeyringError| table::unusable(folder, error);
+    let mut connection = table::connect(&path, roots).map_err(|error| unusable(&error))?;
+    epochs::all_known(&connection, roots).map_err(|error| unusable(&error))?;
+    let epoch = begin(&mut connection, roots)?;
+    if !epochs::are_several(&connection)? {
+        return Ok(Rewrapped { epoch, keys: 0 });
+    }
+    let sql = "select count(*) from keys where epoch < ?1";
+    let total: u32 = connection.query_row(sql, [epoch], |row| row.get(0))?;
+    let (mut done, mut broken) = (0, Vec::new());
+    let mut gone: HashSet<[u8; NONCE]> = HashSet::new();
+    let mut after = (TenantId(Uuid::nil()), Uuid::nil());
+    while let Some(last) = page(&mut connection, roots, epoch, after, &mut gone, &mut broken)? {
+        after = last;
+        done = gone.len() as u64;
+        told(done, total.into());
+    }
+    if let Some(first) = broken.first() {
+        let count = broken.len();
+        return Err(KeyringError::Unavailable(format!(
+            "{count} keys do not unwrap under the root key of their epoch and stay as they are; the first is {first}"
+        )));
+    }
+    file::write_anew(&connection)?;
+    let is_gone = |bytes: &[u8]| <[u8; NONCE]>::try_from(bytes).is_ok_and(|nonce| gone.contains(&nonce));
+    if !gone.is_empty() && file::holds(&path, NONCE, is_gone)? {
+        return Err(KeyringError::Unavailable("a copy of a key as it was wrapped before is left".to_owned()));
+    }
+    connection.execute(
+        "delete from epochs where epoch < ?1 and not exists (select 1 from keys where keys.epoch < ?1)",
+        [epoch],
+    )?;
+    Ok(Rewrapped { epoch, keys: done })
+}
+
+/// The newest epoch, begun where the newest one so far is another root key's.
+fn begin(connection: &mut Connection, roots: &RootKeys) -> Result<i64, KeyringError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let (mut epoch, root) = epochs::newest(&transaction)?;
+    if root != roots.current() {
+        epoch += 1;
+        epochs::begin(&transaction, epoch, &roots.current())?;
+    }
+    transaction.commit()?;
+    Ok(epoch)
+}
+
+/// Wraps the keys of a page anew. Returns behind which subject the next one starts. `gone` gets the nonces that nothing has
+/// any more, `broken` the ids of keys that do not unwrap.
+fn page(
+    connection: &mut Connection,
+    roots: &RootKeys,
+    epoch: i64,
+    (tenant, subject): (TenantId, Uuid),
+    gone: &mut HashSet<[u8; NONCE]>,
+    broken: &mut Vec<Uuid>,
+) -> Result<Option<(TenantId, Uuid)>, KeyringError> {
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    if epochs::newest(&transaction)?.0 != epoch {
+        return Err(KeyringError::Unavailable("keys are being wrapped under another root key".to_owned()));
+    }
+    let rows = earlier(&transaction, epoch, tenant, subject)?;
+    let last = rows.last().map(|row| (row.place.tenant, row.place.subject));
+    for Row { place, wrapped, root } in rows {
+        let opened = epochs::root_of(roots, root.as_ref()).and_then(|root| root.unwrap(&place, &wrapped));
+        let Ok(data_key) = opened else {
+            broken.push(place.key);
+            continue;
+        };
+        let renewed = Place { epoch, ..place };
+        let current = epochs::root_of(roots, Some(&roots.current()))?;
+        let changed = transaction
+            .prepare_cached(
+                "update keys set epoch = ?1, wrapped = ?2
+                 where tenant = ?3 and subject = ?4 and id = ?5 and epoch = ?6 and wrapped = ?7",
+            )?
+            .execute(params![
+                epoch,
+                current.wrap(&renewed, &data_key),
+                renewed.tenant.0.as_bytes(),
+                renewed.subject.as_bytes(),
+                renewed.key.as_bytes(),
+                place.epoch,
+                wrapped,
+            ])?;
+        if changed == 1
+            && let Some(nonce) = wrapped.first_chunk()
+        {
+            gone.insert(*nonce);
+        }
+    }
+    transaction.commit()?;
+    Ok(last)
+}
+
+fn earlier(
+    connection: &Connection,
+    epoch: i64,
+    tenant: TenantId,
+    subject: Uuid,
+) -> Result<Vec<Row>, KeyringError> {
+    let mut statement = connection.prepare_cached(
+        "select tenant, subject, id, epoch, wrapped, root from keys left join epochs using (epoch)
+         where (tenant, subject) > (?1, ?2) and epoch < ?3 order by tenant, subject limit ?4",
+    )?;
+    let rows = statement.query_map(params![tenant.0.as_bytes(), subject.as_bytes(), epoch, PAGE], |row| {
+        let place = Place {
+            tenant: TenantId(Uuid::from_bytes(row.get(0)?)),
+            subject: Uuid::from_bytes(row.get(1)?),
+            key: Uuid::from_bytes(row.get(2)?),
+            epoch: row.get(3)?,
+        };
+        Ok(Row { place, wrapped: row.get(4)?, root: row.get(5)? })
+    })?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use bytes::Bytes;
+    use schemas::engine::{StreamName, ids};
+    use serde_json::json;
+    use tempfile::TempDir;
+    use tokio::runtime::Handle;
+    use tokio::task::spawn_blocking;
+
+    use super::*;
+    use crate::{Keyring, RootKey, RootStanding};
+
+    const TENANT: TenantId = TenantId(Uuid::from_u128(5));
+
+    fn open(folder: &TempDir, roots: &RootKeys) -> Result<Keyring, KeyringError> {
+        Keyring::open(folder.path(), roots.clone(), Duration::from_millis(50))
+    }
+
+    /// Seals something for a subject; the key's id.
+    async fn sealed(keyring: &Keyring, subject: u128) -> Result<Uuid, KeyringError> {
+        let stream = StreamName::new("crm.customer", Uuid::from_u128(subject));
+        let payload = Bytes::from(json!({"$open": {"value": {"name": "Ada"}}}).to_string());
+        Ok(keyring.seal(TENANT, &stream, ids::new_id(), payload).await?.keys[0])
+    }
+
+    fn wrapped(folder: &TempDir) -> Vec<Vec<u8>> {
+        let database = Connection::open(folder.path().join(FILE)).expect("opens");
+        let mut statement = database.prepare("select wrapped from keys").expect("prepares");
+        let rows = statement.query_map([], |row| row.get(0)).expect("selects");
+        rows.collect::<Result<_, _>>().expect("reads")
+    }
+
+    fn is_left(folder: &TempDir, bytes: &[u8]) -> bool {
+        file::holds(&folder.path().join(FILE), bytes.len(), |found| found == bytes).expect("reads")
+    }
+
+    fn standings(folder: &TempDir, roots: &RootKeys) -> Vec<(RootStanding, u64)> {
+        let epochs = epochs::epochs(folder.path(), roots).expect("reads").expect("is there");
+        epochs.into_iter().map(|epoch| (epoch.standing, epoch.keys)).collect()
+    }
+
+    #[tokio::test]
+    async fn keys_are_wrapped_anew_while_processes_use_them_and_nothing_of_before_is_left() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (old, new) = (RootKey::generate(), RootKey::generate());
+        let before = RootKeys::from(old.clone());
+        let keyring = open(&folder, &before).expect("opens");
+        let mut keys = Vec::new();
+        for subject in 1..=500 {
+            keys.push(sealed(&keyring, subject).await.expect("seals"));
+        }
+        let earlier = wrapped(&folder);
+        let unknown = open(&folder, &RootKeys::from(new.clone())).expect_err("the root key before is needed");
+        assert!(unknown.to_string().contains("privacy.previous_root_key"), "{unknown}");
+
+        let both = RootKeys::new(new.clone(), Some(old));
+        let running = open(&folder, &both).expect("opens");
+        assert_eq!(sealed(&running, 501).await.expect("seals under the one before"), {
+            sealed(&keyring, 501).await.expect("which processes with the one before open")
+        });
+        assert_eq!(standings(&folder, &both), [(RootStanding::Previous, 501)]);
+        let (path, roots, handle) = (folder.path().to_owned(), both.clone(), Handle::current());
+        let (eraser, maker) = (running.clone(), running.clone());
+        let done = spawn_blocking(move || {
+            let mut pages = 0;
+            rewrap(&path, &roots, |done, _| {
+                pages += 1;
+                if pages == 1 {
+                    // One that is wrapped anew, one that is not yet, and one that is made just now.
+                    for subject in [1, 450] {
+                        let destroyed = handle.block_on(eraser.destroy(TENANT, Uuid::from_u128(subject)));
+                        assert!(destroyed.expect("destroys").is_some());
+                    }
+                    handle.block_on(eraser.fence(TENANT, Uuid::from_u128(460))).expect("fences");
+                    handle.block_on(sealed(&maker, 502)).expect("seals");
+                }
+                assert_eq!(done, [200, 400, 500][pages - 1]);
+            })
+        });
+        assert_eq!(done.await.expect("ends").expect("is done"), Rewrapped { epoch: 2, keys: 500 });
+        assert_eq!(standings(&folder, &both), [(RootStanding::Current, 500)]);
+        assert!(!earlier.iter().any(|bytes| is_left(&folder, bytes)));
+        assert!(wrapped(&folder).iter().all(|bytes| is_left(&folder, bytes)));
+
+        let after = open(&folder, &RootKeys::from(new.clone())).expect("the one before is not needed");
+        for subject in [1, 450, 460] {
+            assert!(matches!(sealed(&after, subject).await, Err(KeyringError::SubjectErased)), "{subject}");
+        }
+        for subject in [2, 300, 449, 499] {
+            assert_eq!(sealed(&after, subject).await.expect("seals"), keys[subject as usize - 1]);
+        }
+        let late = sealed(&keyring, 700).await.expect_err("it has the one before only");
+        assert!(late.to_string().contains("privacy.root_key"), "{late}");
+        assert!(open(&folder, &before).is_err());
+        assert_eq!(rewrap(folder.path(), &new.into(), |_, _| ()).expect("is done").keys, 0);
+    }
+
+    #[tokio::test]
+    async fn a_run_that_ends_anywhere_is_brought_to_its_end_by_the_next() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut roots = RootKeys::from(RootKey::generate());
+        let keyring = open(&folder, &roots).expect("opens");
+        for subject in 1..=450 {
+            sealed(&keyring, subject).await.expect("seals");
+        }
+        let mut latest = roots.clone();
+        for pages in 0..4 {
+            let earlier = wrapped(&folder);
+            let current = latest.find(&latest.current()).expect("has it").clone();
+            roots = RootKeys::new(RootKey::generate(), Some(current));
+            let (path, given) = (folder.path().to_owned(), roots.clone());
+            let interrupted = spawn_blocking(move || {
+                let mut told = 0;
+                rewrap(&path, &given, |_, _| {
+                    told += 1;
+                    assert_ne!(told, pages, "interrupted");
+                })
+            });
+            assert_eq!(interrupted.await.is_err(), pages > 0);
+            if pages > 0 {
+                assert_eq!(standings(&folder, &roots).len(), 2);
+                // Whoever is erased meanwhile leaves nothing of either form.
+                let subject = Uuid::from_u128(pages as u128);
+                open(&folder, &roots).expect("opens").destroy(TENANT, subject).await.expect("destroys");
+                rewrap(folder.path(), &roots, |_, _| ()).expect("is done");
+            }
+            assert_eq!(standings(&folder, &roots), [(RootStanding::Current, 450 - pages as u64)]);
+            assert!(!earlier.iter().any(|bytes| is_left(&folder, bytes)));
+            latest = roots.clone();
+        }
+    }
+}
