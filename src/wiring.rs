@@ -235,6 +235,12 @@ impl Prepared {
                 "this process has no operator's key: another one must keep integrators' credentials"
             );
         }
+        if let Some(origin) = settings.gateway.stray_origin().filter(|_| roles.contains(&Role::Gateway)) {
+            tracing::warn!(
+                origin,
+                "pages on the visitor's own machine may use this gateway: set gateway.web_origins"
+            );
+        }
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings, issuer(settings)?),
