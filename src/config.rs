@@ -201,6 +201,7 @@ impl Settings {
             ("webhooks.requests_a_tenant", self.webhooks.requests_a_tenant),
             ("webhooks.requests", self.webhooks.requests),
             ("webhooks.first_delay_ms", self.webhooks.first_delay_ms as usize),
+            ("webhooks.most_dead_letters", self.webhooks.most_dead_letters as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {
             if value == 0 {
@@ -343,7 +344,6 @@ mod tests {
     }
 
     #[test]
-    #[test]
     fn origins_are_written_as_browsers_send_them() {
         let gateway = |host: &str, origins: &str| {
             let pairs = [("ANNALS__GATEWAY__PUBLIC_HOST", host), ("ANNALS__GATEWAY__WEB_ORIGINS", origins)];
@@ -370,6 +370,7 @@ mod tests {
         assert_eq!(gateway("api.example.com", "https://app.example.com").stray_origin(), None);
     }
 
+    #[test]
     fn a_secret_is_given_once() {
         let error = with_file("[database]\nruntime_password = \"a\"\nruntime_password_file = \"b\"\n")
             .expect("readable")

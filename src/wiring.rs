@@ -519,6 +519,7 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
         slow_after: Duration::from_secs(gateway.slow_follower_seconds),
         web_origins: gateway.web_origins.clone(),
         allow_private_webhooks: settings.webhooks.allow_private,
+        most_dead_letters: settings.webhooks.most_dead_letters,
         dev: gateway.explorer,
     }
 }
@@ -545,5 +546,6 @@ fn webhook_settings(settings: &Settings) -> WebhookSettings {
         longest_delay: Duration::from_millis(webhooks.longest_delay_ms),
         retry_for: Duration::from_secs(webhooks.retry_for_seconds),
         disable_after: Duration::from_secs(webhooks.disable_after_seconds),
+        most_dead_letters: webhooks.most_dead_letters,
     }
 }

@@ -32,6 +32,8 @@ pub struct GatewayConfig {
     pub web_origins: Vec<String>,
     /// Webhooks may be plain HTTP and may lead to addresses that are not public.
     pub allow_private_webhooks: bool,
+    /// Dead letters with which a webhook stays disabled.
+    pub most_dead_letters: u64,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -51,6 +53,7 @@ impl Default for GatewayConfig {
             slow_after: Duration::from_secs(30),
             web_origins: ["http://localhost:3000", "http://localhost:5173"].map(str::to_owned).into(),
             allow_private_webhooks: false,
+            most_dead_letters: 10_000,
             dev: false,
         }
     }

@@ -238,6 +238,7 @@ pub struct Webhooks {
     pub longest_delay_ms: u64,
     pub retry_for_seconds: u64,
     pub disable_after_seconds: u64,
+    pub most_dead_letters: u64,
 }
 
 /// `[saga]`
