@@ -184,6 +184,7 @@ impl Settings {
             problems.extend(self.audit.folder().err());
         }
         problems.extend(self.nats.problem());
+        problems.extend(self.gateway.problem());
         problems.extend(self.identity.problem());
         problems.extend(self.privacy.problem());
         problems.extend(self.privacy.previous_root_key().err());
@@ -201,6 +202,7 @@ impl Settings {
             ("webhooks.requests_a_tenant", self.webhooks.requests_a_tenant),
             ("webhooks.requests", self.webhooks.requests),
             ("webhooks.first_delay_ms", self.webhooks.first_delay_ms as usize),
+            ("webhooks.most_dead_letters", self.webhooks.most_dead_letters as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {
             if value == 0 {
@@ -340,6 +342,33 @@ mod tests {
         let told = |url, replicas| problem(url, replicas).expect("is refused");
         assert!(told("nats://a:4222,b:4222", "1").contains("nats.url"));
         assert!(told("nats://a:4222", "2").contains("nats.replicas"));
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_send_them() {
+        let gateway = |host: &str, origins: &str| {
+            let pairs = [("ANNALS__GATEWAY__PUBLIC_HOST", host), ("ANNALS__GATEWAY__WEB_ORIGINS", origins)];
+            with_environment(&pairs).expect("readable").gateway
+        };
+        assert!(gateway("", "").problem().is_none());
+        assert!(gateway("", "https://app.example.com, http://localhost:3000").problem().is_none());
+        for wrong in [
+            "*",
+            "null",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://App.example.com",
+            "https://app.example.com:443",
+            "https://app.example.com/page",
+            "ws://app.example.com",
+        ] {
+            let told = gateway("", &format!("https://fine.example.com,{wrong}")).problem();
+            assert!(told.is_some_and(|told| told.to_string().contains(&format!("`{wrong}`"))), "{wrong}");
+        }
+        let development = "http://localhost:3000,http://localhost:5173";
+        assert_eq!(gateway("localhost", development).stray_origin(), None);
+        assert_eq!(gateway("api.example.com", development).stray_origin(), Some("http://localhost:3000"));
+        assert_eq!(gateway("api.example.com", "https://app.example.com").stray_origin(), None);
     }
 
     #[test]

@@ -300,6 +300,12 @@ impl Prepared {
                 "this process has no operator's key: another one must keep integrators' credentials"
             );
         }
+        if let Some(origin) = settings.gateway.stray_origin().filter(|_| roles.contains(&Role::Gateway)) {
+            tracing::warn!(
+                origin,
+                "pages on the visitor's own machine may use this gateway: set gateway.web_origins"
+            );
+        }
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings, issuer(settings)?),
@@ -581,6 +587,7 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
         slow_after: Duration::from_secs(gateway.slow_follower_seconds),
         web_origins: gateway.web_origins.clone(),
         allow_private_webhooks: settings.webhooks.allow_private,
+        most_dead_letters: settings.webhooks.most_dead_letters,
         dev: gateway.explorer,
     }
 }
@@ -607,5 +614,6 @@ fn webhook_settings(settings: &Settings) -> WebhookSettings {
         longest_delay: Duration::from_millis(webhooks.longest_delay_ms),
         retry_for: Duration::from_secs(webhooks.retry_for_seconds),
         disable_after: Duration::from_secs(webhooks.disable_after_seconds),
+        most_dead_letters: webhooks.most_dead_letters,
     }
 }

@@ -11,3 +11,4 @@ mod registrations;
 mod streams;
 mod typed_client;
 mod users;
+mod web_pages;

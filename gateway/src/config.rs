@@ -28,10 +28,12 @@ pub struct GatewayConfig {
     pub integrators: Option<Issuer>,
     /// How long a client may take for what waits for it until its stream is closed.
     pub slow_after: Duration,
-    /// Origins (`https://app.example.com`) besides the gateway's own whose pages may open WebSockets.
+    /// Origins (`https://app.example.com`) besides the gateway's own whose pages may use it, with credentials.
     pub web_origins: Vec<String>,
     /// Webhooks may be plain HTTP and may lead to addresses that are not public.
     pub allow_private_webhooks: bool,
+    /// Dead letters with which a webhook stays disabled.
+    pub most_dead_letters: u64,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -49,8 +51,9 @@ impl Default for GatewayConfig {
             activities: ActivityRetention { keep: Duration::from_hours(90 * 24), most: 1_000_000 },
             integrators: None,
             slow_after: Duration::from_secs(30),
-            web_origins: Vec::new(),
+            web_origins: ["http://localhost:3000", "http://localhost:5173"].map(str::to_owned).into(),
             allow_private_webhooks: false,
+            most_dead_letters: 10_000,
             dev: false,
         }
     }

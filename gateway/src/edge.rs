@@ -1,6 +1,7 @@
 //! What happens to every request before and after its handler: ids, log line, metrics, headers, errors, body checks.
 
 pub mod content;
+pub mod cors;
 mod deadline;
 pub mod failures;
 pub mod fields;
@@ -9,6 +10,7 @@ pub mod idempotency;
 pub mod observe;
 mod origin;
 pub mod problem;
+pub mod rescue;
 pub mod tenancy;
 pub mod unique_names;
 

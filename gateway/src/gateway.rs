@@ -16,7 +16,9 @@ use tokio_util::sync::CancellationToken;
 use crate::activity::{self, ActivityLog};
 use crate::auth::{PasswordError, Passwords, ServiceTokens, SigningKey, Tokens};
 use crate::config::GatewayConfig;
+use crate::edge::cors::{self, Cors};
 use crate::edge::observe::observe;
+use crate::edge::rescue::rescue;
 use crate::edge::{Code, Problem};
 use crate::operations::{MetricsError, ReadinessCheck};
 use crate::{admin, graphql, operations, rest, streams};
@@ -189,7 +191,8 @@ impl Gateway {
                 if self.config.dev { get(graphql::page::show) } else { get(graphql::page::hidden) },
             )
             .route("/graphql", post(graphql::handler::answer));
-        finished(router, self).with_state(self.clone())
+        let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
+        answering(router, self).layer(cors).layer(from_fn(observe)).with_state(self.clone())
     }
 
     /// The routes of the operations listener: probes and metrics, nothing else.
@@ -198,7 +201,7 @@ impl Gateway {
             .route("/livez", get(operations::livez))
             .route("/readyz", get(operations::readyz))
             .route("/metrics", get(operations::metrics));
-        finished(router, self).with_state(self.clone())
+        answering(router, self).layer(from_fn(observe)).with_state(self.clone())
     }
 
     /// The routes of the admin listener.
@@ -208,15 +211,15 @@ impl Gateway {
             .route("/admin", get(admin::nothing_yet).fallback(admin::nothing_yet))
             .route("/admin/{*path}", get(admin::nothing_yet).fallback(admin::nothing_yet))
             .layer(from_fn(admin::only_local_hosts));
-        finished(router, self).with_state(self.clone())
+        answering(router, self).layer(from_fn(observe)).with_state(self.clone())
     }
 }
 
-/// What every router ends with: answers for what it does not know, and the layer that observes.
-fn finished(router: Router<Gateway>, gateway: &Gateway) -> Router<Gateway> {
+/// What every router ends with inside the layers that add headers: answers for what it does not know and for what goes wrong.
+fn answering(router: Router<Gateway>, gateway: &Gateway) -> Router<Gateway> {
     router
         .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
         .fallback(|| async { Problem::new(Code::NotFound) })
         .layer(from_fn_with_state(gateway.clone(), activity::watch))
-        .layer(from_fn(observe))
+        .layer(from_fn(rescue))
 }

@@ -2,6 +2,7 @@
 //! has them still.
 
 use std::collections::{HashMap, HashSet};
+use std::ops::ControlFlow;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
@@ -34,6 +35,7 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
         {
             lost.insert((slug, log, subject));
         }
+        ControlFlow::Continue(())
     })
     .await?;
     let mut subjects = HashSet::new();

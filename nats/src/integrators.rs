@@ -3,13 +3,15 @@
 //!
 //! Layout: `issuer` makes the text of a credentials file; `issuing` is what tenants do with credentials, which changes the
 //! registry in PostgreSQL alone; `keeper` brings NATS in line with the registry: `system` pushes who is kept out,
-//! `consumers` makes and removes consumers, `place` translates between positions and places of the stream.
+//! `consumers` makes and removes consumers, `place` says what acknowledged places come to as positions, `search` where in
+//! the stream a consumer starts.
 
 mod consumers;
 mod issuer;
 mod issuing;
 mod keeper;
 mod place;
+mod search;
 mod system;
 
 pub use issuer::{Connection, Issuer};

@@ -72,6 +72,12 @@ pub fn place(headers: &HeaderMap) -> Option<(LogId, u64)> {
     Some((LogId(text(LOG)?.parse().ok()?), text(POSITION)?.parse().ok()?))
 }
 
+/// Whether a message carries the id under which an event is sent in this generation.
+pub(crate) fn was_sent_as(headers: &HeaderMap, log: LogId, position: u64, generation: u32) -> bool {
+    let id = headers.get(async_nats::header::NATS_MESSAGE_ID);
+    id.is_some_and(|id| id.as_str() == message_id(log, position, generation))
+}
+
 /// The tenant, log, position and event id that a message is of, by its headers alone; `None` where they are not those of
 /// the relay.
 pub(crate) fn identity(headers: &HeaderMap) -> Option<(TenantSlug, LogId, u64, Uuid)> {

@@ -13,7 +13,7 @@ pub(crate) mod copy;
 mod evidence;
 mod lane;
 mod page;
-mod ranges;
+pub(crate) mod ranges;
 mod refill;
 
 use std::collections::{HashMap, HashSet, VecDeque};

@@ -155,6 +155,32 @@ pub struct Gateway {
     pub explorer: bool,
 }
 
+impl Gateway {
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        let is_origin = |text: &String| {
+            let url = reqwest::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+            // Browsers send an origin in this form; another one would never be met.
+            url.is_some_and(|url| url.origin().ascii_serialization() == *text)
+        };
+        let wrong = self.web_origins.iter().find(|text| !is_origin(text))?;
+        let problem = format!("`{wrong}` is no origin as browsers send it, such as https://app.example.com");
+        Some(invalid("gateway.web_origins", &problem))
+    }
+
+    /// A listed origin on the visitor's own machine, although the gateway is known under another host.
+    pub fn stray_origin(&self) -> Option<&str> {
+        let local = |host: &str| ["localhost", "127.0.0.1", "[::1]"].contains(&host);
+        if self.public_host.as_deref().is_some_and(local) {
+            return None;
+        }
+        let host = |origin: &str| reqwest::Url::parse(origin).ok()?.host_str().map(str::to_owned);
+        self.web_origins
+            .iter()
+            .map(String::as_str)
+            .find(|origin| host(origin).is_some_and(|host| local(&host)))
+    }
+}
+
 /// `[identity]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -212,6 +238,7 @@ pub struct Webhooks {
     pub longest_delay_ms: u64,
     pub retry_for_seconds: u64,
     pub disable_after_seconds: u64,
+    pub most_dead_letters: u64,
 }
 
 /// `[saga]`

@@ -21,6 +21,8 @@ pub struct RelayProgress {
     pub generation: u32,
     /// Everything up to here is on JetStream.
     pub acked: u64,
+    /// Whether the stream holds one filling of this generation, from its beginning on, with nothing filled in later.
+    pub one_filling: bool,
     /// Where the log ends.
     pub head: u64,
     /// How many messages had left the stream, up to which loss nothing of this is missing; `None`: it is in doubt.
@@ -81,7 +83,8 @@ impl Store {
                         case when p.log_id = h.log_id then p.removed end,
                         case when p.log_id = h.log_id then p.mark_sequence else 0 end,
                         case when p.log_id = h.log_id then p.mark_position else 0 end,
-                        case when p.log_id = h.log_id then p.disordered_to else 0 end
+                        case when p.log_id = h.log_id then p.disordered_to else 0 end,
+                        coalesce(p.generation in (0, p.stream_generation), true)
                  from tenants t join heads h on h.tenant_id = t.tenant_id
                  left join relay_progress p on p.tenant_id = t.tenant_id
                  where $1::uuid is null or t.tenant_id = $1",
@@ -216,8 +219,8 @@ impl Store {
                 transaction.execute("update relay_stream set created_at = $1", &[&created_at]).await?;
                 transaction
                     .execute(
-                        "update relay_progress set generation = generation + 1, acked = 0, removed = $1,
-                                mark_sequence = 0, mark_position = 0, disordered_to = 0",
+                        "update relay_progress set generation = generation + 1, stream_generation = generation + 1, acked = 0,
+                                removed = $1, mark_sequence = 0, mark_position = 0, disordered_to = 0",
                         &[&(removed as i64)],
                     )
                     .await?;
@@ -258,6 +261,7 @@ impl Store {
     ) -> Result<Option<RelayProgress>, StoreError> {
         let next = RelayProgress {
             generation: before.generation + 1,
+            one_filling: false,
             acked,
             removed: None,
             mark: RelayMark::default(),
@@ -343,5 +347,6 @@ fn progress_from(row: &Row) -> Result<RelayProgress, StoreError> {
         removed: row.get::<_, Option<i64>>(6).and_then(|removed| u64::try_from(removed).ok()),
         mark: RelayMark { sequence: number(7), position: number(8) },
         disordered_to: number(9),
+        one_filling: row.get(10),
     })
 }

@@ -41,7 +41,7 @@ impl Ordering {
 /// Why an endpoint gets nothing.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disabled {
-    /// Stable: `by_request`, `gone`, `failing` or `log_replaced`.
+    /// Stable: `by_request`, `gone`, `failing`, `dead_letters` or `log_replaced`.
     pub reason: String,
     /// Since when.
     pub at: DateTime<Utc>,

@@ -168,6 +168,38 @@ async fn what_an_interrupted_relay_left_out_of_order_is_not_taken_for_acknowledg
     assert_eq!(messages.iter().map(position).collect::<Vec<_>>(), [1, 2]);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn far_into_a_long_log_nothing_is_repeated_after_a_wipe_nor_after_another() {
+    let mut site = Site::start().await;
+    let ((tenant, record), (other, _)) = (site.tenant(0).await, site.tenant(0).await);
+    for _ in 0..14 {
+        append_many(&tenant, 1_000).await;
+        append_many(&other, 100).await;
+    }
+    relayed(&site.store).await;
+    let reader = site.issue(&record, "reader", 12_000, TimeDelta::days(1)).await;
+    assert_eq!(reader.read(5).await, (12_001..=12_005).collect::<Vec<_>>());
+    for (from, to) in [(12_006_u64, 12_105_u64), (12_106, 14_000)] {
+        site.noted(&tenant, "reader", from - 1).await;
+        site.server.kill();
+        site.server.wipe();
+        site.server.restart().await;
+        let client = connected_again(&reader).await;
+        let consumer = eventually("its consumer is there again", || async {
+            let context = async_nats::jetstream::with_prefix(client.clone(), reader.text("api_prefix"));
+            context.get_consumer_from_stream(reader.text("consumer"), "EVENTS").await.ok()
+        })
+        .await;
+        let positions: Vec<u64> = (from..=to).collect();
+        let messages = pull(&consumer, positions.len(), Duration::from_secs(10)).await;
+        assert_eq!(messages.iter().map(position).collect::<Vec<_>>(), positions);
+        for message in &messages {
+            message.double_ack().await.expect("acknowledged");
+        }
+    }
+    assert_eq!(reader.drain().await, [0; 0], "and nothing else");
+}
+
 async fn connected_again(integrator: &Integrator) -> async_nats::Client {
     eventually("its account is there again", || async { integrator.connect().await.ok() }).await
 }

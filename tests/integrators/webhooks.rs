@@ -296,6 +296,66 @@ async fn what_is_never_taken_ends_in_the_dead_letters_and_may_be_retried_or_repl
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_endpoint_with_too_many_dead_letters_is_disabled_until_somebody_has_seen_to_them() {
+    let settings =
+        [("ANNALS__WEBHOOKS__MOST_DEAD_LETTERS", "3"), ("ANNALS__WEBHOOKS__DISABLE_AFTER_SECONDS", "600")];
+    let site = Site::start(&settings);
+    let tenant = site.product.tenant().await;
+    for name in ["a", "b", "c"] {
+        tenant.register(&format!("{name}@example.com"), "A").await;
+    }
+    let receiver = Receiver::answering(|event, _| match event["position"].as_str() {
+        Some("2" | "3" | "4" | "5") => StatusCode::BAD_REQUEST,
+        _ => StatusCode::OK,
+    })
+    .await;
+    let webhook = register(&tenant, &receiver, json!({"ordering": "parallel"})).await;
+    assert_eq!(is_disabled(&tenant, &webhook).await, "dead_letters");
+    let dead = async || {
+        let (_, page) = of(&tenant, Method::GET, &webhook, "/dead-letters").await;
+        let letters = page["dead_letters"].as_array().expect("a list");
+        letters.iter().map(|letter| letter["position"].as_u64().expect("a position")).collect::<Vec<_>>()
+    };
+    let letters = dead().await;
+    assert!((3..=4).contains(&letters.len()), "{letters:?}");
+
+    receiver.answer(|_, _| StatusCode::OK);
+    tenant.register("d@example.com", "D").await;
+    let head = tenant.events().await.len() as u64;
+    let (status, problem) = of(&tenant, Method::POST, &webhook, "/enable").await;
+    assert_eq!((status, &problem["code"]), (StatusCode::UNPROCESSABLE_ENTITY, &json!("invalid")));
+    let path = format!("/v1/webhooks/{}", webhook["id"].as_str().expect("an id"));
+    let patched = tenant.admin(Method::PATCH, &path).json(&json!({"status": "active"}));
+    assert_eq!(send(patched).await.0, StatusCode::UNPROCESSABLE_ENTITY, "nor this way");
+
+    let one = format!("/dead-letters/{}", letters[0]);
+    let discarded = of(&tenant, Method::DELETE, &webhook, &one).await;
+    assert_eq!(discarded, (StatusCode::OK, json!({"discarded": 1})));
+    assert_eq!(of(&tenant, Method::DELETE, &webhook, &one).await.0, StatusCode::NOT_FOUND);
+    let retry = format!("/dead-letters/{}/retry", letters[1]);
+    assert_eq!(of(&tenant, Method::POST, &webhook, &retry).await.0, StatusCode::ACCEPTED);
+    assert!(!receiver.positions().contains(&head), "nothing is delivered meanwhile");
+    assert_eq!(of(&tenant, Method::POST, &webhook, "/enable").await.0, StatusCode::OK);
+    receiver.has(head).await;
+    receiver.has(letters[1]).await;
+    let left = dead().await;
+    assert_eq!(left, letters[2..], "they wait still");
+
+    let discard = || {
+        let request = tenant.admin(Method::DELETE, &format!("{path}/dead-letters"));
+        send(request.header("Idempotency-Key", "6f1c1d0e-6d6e-4c39-9a51-1d2f3a4b5c6d"))
+    };
+    let first = discard().await;
+    assert_eq!(first, (StatusCode::OK, json!({"discarded": left.len()})));
+    assert_eq!(discard().await, first, "a repeat gets the first answer");
+    assert_eq!(dead().await, [0; 0]);
+    // What was neither discarded nor refused to the end has arrived.
+    for position in (1..=head).filter(|position| *position != letters[0] && !left.contains(position)) {
+        receiver.has(position).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_that_hangs_fails_in_time_and_a_replaced_log_is_said() {
     let site = Site::shared();
     let tenant = site.product.tenant().await;

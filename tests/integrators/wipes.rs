@@ -1,6 +1,6 @@
 //! A tenant's log is followed by a NATS client, server-sent events and a webhook while nats-server is killed, restarted and
 //! wiped at places that a seed draws. Afterwards each follower's record is compared with the log: every position once, in
-//! order. `make test-long` takes a million events; `ANNALS_TEST_SEED` repeats the draw.
+//! order. `make test-long` takes a million events, or `ANNALS_TEST_EVENTS`; `ANNALS_TEST_SEED` repeats the draw.
 
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -35,6 +35,7 @@ const STREAMS: u64 = 200;
 const RENEWED: Duration = Duration::from_mins(20);
 
 /// How much of everything.
+#[derive(Clone, Copy)]
 struct Size {
     events: u64,
     restarts: usize,
@@ -134,7 +135,7 @@ struct Writer {
     tenant: TenantStore,
     head: Arc<AtomicU64>,
     records: Vec<Arc<Record>>,
-    size: &'static Size,
+    size: Size,
 }
 
 impl Writer {
@@ -159,11 +160,11 @@ impl Writer {
     }
 }
 
-async fn followed_under_faults(size: &'static Size) {
+async fn followed_under_faults(size: Size) {
     let seed = long::seed();
     println!("seed {seed}: ANNALS_TEST_SEED={seed} repeats these faults");
     let mut dice = Dice::new(seed);
-    let faults = faults(size, &mut dice);
+    let faults = faults(&size, &mut dice);
     let mut site = Site::start().await;
     let records_folder = folder();
     let record = |name| Arc::new(Record::new(records_folder.path(), name));
@@ -294,12 +295,12 @@ fn report(
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_becomes_of_nats_each_follower_has_every_position_in_order() {
-    Box::pin(followed_under_faults(&SHORT)).await;
+    Box::pin(followed_under_faults(SHORT)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn long_a_million_events_are_followed_while_nats_is_killed_and_wiped() {
     if long::is_wanted() {
-        Box::pin(followed_under_faults(&LONG)).await;
+        Box::pin(followed_under_faults(Size { events: long::events(), ..LONG })).await;
     }
 }

@@ -23,6 +23,12 @@ pub fn seconds() -> u64 {
     variable("ANNALS_TEST_SECONDS").map_or(600, |text| text.parse().expect("ANNALS_TEST_SECONDS is a number"))
 }
 
+/// How many events the long form of a run has.
+pub fn events() -> u64 {
+    variable("ANNALS_TEST_EVENTS")
+        .map_or(1_000_000, |text| text.parse().expect("ANNALS_TEST_EVENTS is a number"))
+}
+
 /// The seed of a run: a given one, or another each time.
 pub fn seed() -> u64 {
     match variable("ANNALS_TEST_SEED") {

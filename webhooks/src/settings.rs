@@ -21,6 +21,8 @@ pub struct WebhookSettings {
     pub retry_for: Duration,
     /// After how long of nothing but failures an endpoint is disabled.
     pub disable_after: Duration,
+    /// Deliveries to one endpoint that may have been given up and wait for somebody; with so many it is disabled.
+    pub most_dead_letters: u64,
 }
 
 impl WebhookSettings {
@@ -52,6 +54,7 @@ pub mod testing {
         longest_delay: Duration::from_hours(6),
         retry_for: Duration::from_hours(72),
         disable_after: Duration::from_hours(120),
+        most_dead_letters: 10_000,
     };
 }
 

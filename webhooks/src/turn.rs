@@ -9,7 +9,7 @@ use futures::future::join_all;
 use schemas::engine::{RecordedEvent, TenantId, TenantSlug, clock, ids};
 use store::webhooks::delivery::{Attempt, Failure, Settlement};
 use store::webhooks::{Disabled, Ordering, Webhook};
-use store::{LogFilter, Store, StoreError, TenantStore};
+use store::{LogFilter, Store, StoreError, TenantStore, TenantTransaction};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -304,16 +304,22 @@ impl Turn<'_> {
         answer.is_gone()
     }
 
-    /// Moves the endpoint's position with what happened; `false` where it was changed meanwhile.
+    /// Moves the endpoint's position with what happened; `false` where it was changed meanwhile, or is disabled because it
+    /// has as many dead letters as it may have.
     async fn settle(&mut self, to: u64, settlement: Settlement) -> Result<bool, TurnError> {
         let transaction = self.handle.begin_projection().await?;
         let (id, epoch, from) = (self.webhook.id, self.webhook.epoch, self.webhook.position);
         if !transaction.settle_webhook(id, epoch, (from, to), &settlement).await? {
             return Ok(false);
         }
+        // With the dead letters themselves, so that no end of this process comes in between.
+        let full = settlement.failed.iter().any(|failure| failure.is_dead)
+            && transaction.count_dead_webhook_deliveries(id).await?
+                >= self.deliverer.settings.most_dead_letters;
+        let disabled = full && self.disable_in(&transaction, "dead_letters").await?;
         transaction.commit().await?;
         self.webhook.position = to;
-        Ok(true)
+        Ok(!disabled)
     }
 
     /// After a failure: disables an endpoint that is gone or has failed for too long. Whether it goes on.
@@ -334,12 +340,23 @@ impl Turn<'_> {
 
     async fn disable(&self, reason: &'static str) -> Result<bool, TurnError> {
         let transaction = self.handle.begin_projection().await?;
+        self.disable_in(&transaction, reason).await?;
+        transaction.commit().await?;
+        Ok(false)
+    }
+
+    /// Disables the endpoint unless somebody changed it meanwhile; whether it was.
+    async fn disable_in(
+        &self,
+        transaction: &TenantTransaction,
+        reason: &'static str,
+    ) -> Result<bool, TurnError> {
         let why = Disabled { reason: reason.to_owned(), at: clock::now() };
-        if transaction.disable_webhook(self.webhook.id, self.webhook.epoch, &why).await? {
+        let disabled = transaction.disable_webhook(self.webhook.id, self.webhook.epoch, &why).await?;
+        if disabled {
             tracing::warn!(tenant = %self.handle.id(), webhook = %self.webhook.id, reason, "a webhook was disabled");
             metrics::counter!("webhooks_disabled_total", "reason" => reason).increment(1);
         }
-        transaction.commit().await?;
-        Ok(false)
+        Ok(disabled)
     }
 }

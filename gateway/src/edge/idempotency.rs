@@ -1,10 +1,14 @@
 //! The header `Idempotency-Key` of REST writes: a UUID that becomes the command id.
 
 use axum::extract::FromRequestParts;
+use axum::http::HeaderName;
 use axum::http::request::Parts;
 use uuid::Uuid;
 
 use super::problem::Problem;
+
+/// Carries the command id.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The command id that a client chose, where it chose one.
 #[derive(Debug, Clone, Copy)]
@@ -14,7 +18,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let mut given = parts.headers.get_all("idempotency-key").iter();
+        let mut given = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
         let key = match (given.next(), given.next()) {
             (None, _) => return Ok(Self(None)),
             (Some(key), None) => key.to_str().ok().and_then(|text| Uuid::parse_str(text.trim()).ok()),

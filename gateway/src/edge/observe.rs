@@ -1,8 +1,6 @@
-//! The outermost layer: gives the request its id and its span, turns problems into bodies, catches panics, sets the
-//! response headers, counts, and writes one line to the access log.
+//! The outermost layer: gives the request its id and its span, turns problems into bodies, sets the response headers,
+//! counts, and writes one line to the access log.
 
-use std::any::Any;
-use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
@@ -10,22 +8,21 @@ use axum::extract::{FromRequestParts, MatchedPath, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
-use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use axum::response::Response;
 use schemas::engine::metadata::parse_traceparent;
 use schemas::engine::{Actor, RequestId, TenantId, TenantSlug};
 use store::TenantRecord;
 use tracing::Instrument;
 use uuid::Uuid;
 
-use super::deadline::Deadline;
 use super::failures::Cause;
 use super::headers;
 use super::problem::{Code, Problem};
 
 /// Carries the request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// Carries the W3C Trace Context of a request.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What a request is known by. Handlers learn the id from it; the extractors note tenant and user in it for the log.
 #[derive(Clone)]
@@ -163,25 +160,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
         request_id = %context.id(),
         traceparent = context.traceparent(),
     );
-    // A stream's handler is done when the stream begins, so the deadline does not end streams.
-    let (deadline, request) = Deadline::of(request);
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind().instrument(span.clone());
-    let answered = tokio::select! {
-        answered = answering => Some(answered),
-        () = deadline.passed() => None,
-    };
-    let mut response = match answered {
-        Some(Ok(response)) => response,
-        Some(Err(panic)) => {
-            span.in_scope(|| tracing::error!(panic = panic_text(&*panic), "handler panicked"));
-            Problem::new(Code::Internal).into_response()
-        }
-        None => {
-            let late = Problem::new(Code::Unavailable).detail("the request took too long");
-            let late = if &*route == "/graphql" { late.for_graphql() } else { late };
-            late.into_response()
-        }
-    };
+    let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         span.in_scope(|| log_cause(&problem));
         // What a router layer added, such as `Allow`, stays.
@@ -225,14 +204,6 @@ fn log_cause(problem: &Problem) {
     }
 }
 
-fn panic_text(panic: &(dyn Any + Send)) -> &str {
-    panic
-        .downcast_ref::<&str>()
-        .copied()
-        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
-        .unwrap_or("not text")
-}
-
 fn count(method: &Method, route: &Arc<str>, status: u16, seconds: f64) {
     // Methods are free text in HTTP; a label must not be.
     let method = match method.as_str() {
@@ -255,12 +226,8 @@ mod tests {
     use super::*;
 
     async fn ask(path: &str, id: Option<&str>) -> (Response<()>, String) {
-        async fn panicking() -> &'static str {
-            panic!("a bug")
-        }
         let router = Router::new()
             .route("/fine", get(|| async { "fine" }))
-            .route("/panic", get(panicking))
             .route("/problem", get(|| async { Problem::new(Code::EmailTaken) }))
             .layer(from_fn(observe));
         let mut request = axum::http::Request::get(path);
@@ -282,13 +249,6 @@ mod tests {
             let given = response.headers()[REQUEST_ID].to_str().expect("ASCII");
             assert!(RequestId::parse(given).is_some() && Some(given) != bad);
         }
-    }
-
-    #[tokio::test]
-    async fn a_panic_is_an_internal_problem() {
-        let (response, body) = ask("/panic", Some("p-1")).await;
-        assert_eq!(response.status().as_u16(), 500);
-        assert!(body.contains("\"code\":\"internal\"") && body.contains("p-1") && !body.contains("a bug"));
     }
 
     #[tokio::test]

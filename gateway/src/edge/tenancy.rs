@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, HeaderName, header};
 use schemas::engine::TenantSlug;
 use store::{TenantRecord, TenantStore};
 
@@ -13,7 +13,8 @@ use super::observe::RequestContext;
 use super::problem::{Code, Problem};
 use crate::gateway::Gateway;
 
-const TENANT_HEADER: &str = "x-tenant-id";
+/// Names the tenant where no token does.
+pub const TENANT_HEADER: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// The tenant that a caller who is not signed in named.
 pub struct NamedTenant {

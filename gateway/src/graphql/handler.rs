@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use queries::WaitError;
 use serde::Serialize;
@@ -23,7 +23,8 @@ use crate::gateway::Gateway;
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
 /// the form of GraphQL.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(4);
-const CONSISTENCY_HEADER: &str = "x-consistency-token";
+/// Carries tokens of writes that a read must have seen.
+pub const CONSISTENCY_HEADER: HeaderName = HeaderName::from_static("x-consistency-token");
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
 
 /// Answers one operation.

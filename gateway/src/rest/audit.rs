@@ -6,7 +6,7 @@ use audit::prove::{self, ConsistencyProof, InclusionProof};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
@@ -21,6 +21,9 @@ use crate::edge::failures::Cause;
 use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
 use crate::streams::{Closing, reading_ends};
+
+/// Carries the span of positions that an export holds.
+pub const POSITIONS: HeaderName = HeaderName::from_static("annals-positions");
 
 /// The scope that reads proofs and exports.
 pub const AUDIT_SCOPE: &str = "audit:read";
@@ -142,7 +145,7 @@ pub async fn export(
     let mut response = Body::from_stream(until(lines, ends)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
-    headers.insert("annals-positions", span);
+    headers.insert(POSITIONS, span);
     let name = format!("attachment; filename=\"{slug}.annals-export.jsonl\"");
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&name).expect("a slug fits a header"));
     Ok(response)

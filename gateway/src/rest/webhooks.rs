@@ -9,7 +9,7 @@ mod deliveries;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use schemas::engine::{InvalidValue, TenantId, clock, ids};
 use serde::Deserialize;
@@ -39,7 +39,11 @@ pub fn routes() -> Router<Gateway> {
         .route("/v1/webhooks/{id}/replay", post(replay))
         .route("/v1/webhooks/{id}/enable", post(enable))
         .route("/v1/webhooks/{id}/deliveries", get(deliveries::attempts))
-        .route("/v1/webhooks/{id}/dead-letters", get(deliveries::dead_letters))
+        .route(
+            "/v1/webhooks/{id}/dead-letters",
+            get(deliveries::dead_letters).delete(deliveries::discard_all),
+        )
+        .route("/v1/webhooks/{id}/dead-letters/{position}", delete(deliveries::discard_one))
         .route("/v1/webhooks/{id}/dead-letters/retry", post(deliveries::retry_all))
         .route("/v1/webhooks/{id}/dead-letters/{position}/retry", post(deliveries::retry_one))
 }
@@ -166,7 +170,7 @@ async fn change(
     webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enabled(&principal.store, &transaction, &mut webhook).await?;
+            enabled(&gateway, &principal.store, &transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
@@ -187,6 +191,7 @@ async fn saved(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result
 /// Makes a webhook active again; where its log was replaced, from where the new one departs from it, as far as that is
 /// known, else from the end of the new one.
 async fn enabled(
+    gateway: &Gateway,
     handle: &TenantStore,
     transaction: &TenantTransaction,
     webhook: &mut Webhook,
@@ -201,6 +206,11 @@ async fn enabled(
         webhook.log_id = head.log_id;
         webhook.position = kept.map_or(head.position, |kept| webhook.position.min(kept));
         transaction.forget_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
+    }
+    let dead = transaction.count_dead_webhook_deliveries(webhook.id).await?;
+    if dead >= gateway.config.most_dead_letters {
+        let detail = format!("{dead} dead letters wait: retry, discard or replay them first");
+        return Err(Problem::new(Code::Invalid).detail(detail));
     }
     Ok(())
 }
@@ -285,7 +295,7 @@ async fn enable(
     }
     let mut webhook = found(&transaction, id_of(&id)?).await?;
     if webhook.disabled.is_some() {
-        enabled(&principal.store, &transaction, &mut webhook).await?;
+        enabled(&gateway, &principal.store, &transaction, &mut webhook).await?;
         saved(&transaction, &mut webhook).await?;
     }
     command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await

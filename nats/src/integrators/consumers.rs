@@ -12,7 +12,8 @@ use schemas::engine::{TenantId, TenantSlug};
 use store::{AckedPlace, FoundPlace, IntegratorCredential, RelayProgress, Share, Store};
 use uuid::Uuid;
 
-use super::place::{Standing, next_place, place_at, start_behind};
+use super::place::{Standing, next_place, place_at};
+use super::search::start_behind;
 use crate::message::SUBJECT_ROOT;
 use crate::relay::PAGE;
 use crate::relay::copy::{api, handle};
@@ -119,7 +120,7 @@ async fn fit(
     if seen.is_some_and(|info| instance(info) == Some(credential.instance)) {
         return Ok(true);
     }
-    let Some(start) = start(store, nats, standing, slug, credential).await? else { return Ok(false) };
+    let Some(start) = start(store, nats, standing, credential).await? else { return Ok(false) };
     if seen.is_some() {
         delete(stream, &credential.consumer).await?;
     }
@@ -140,24 +141,25 @@ async fn start(
     store: &Store,
     nats: &Nats,
     standing: &Standing,
-    slug: &TenantSlug,
     credential: &IntegratorCredential,
 ) -> Result<Option<Start>, NatsError> {
     let progress = standing.progress(credential.tenant);
     let log_id = progress.map_or(credential.acked.log_id, |progress| progress.log_id);
     let position = if log_id == credential.acked.log_id { credential.acked.position } else { 0 };
     let generation = progress.map(|progress| progress.generation);
-    // Refills put lower positions behind higher ones: until all that is there now is acknowledged, a place tells nothing.
-    let refilled = generation.is_some_and(|generation| generation > 0);
+    // Refills put lower positions behind higher ones, unless it was the whole stream that was filled: until all that is
+    // there now is acknowledged, a place tells nothing.
+    let refilled = progress.is_some_and(|progress| !progress.one_filling);
     let hold_sequence = if refilled { standing.last_sequence() } else { 0 };
     let acked = AckedPlace { log_id, position, generation, hold_sequence };
     if position == 0 {
         return Ok(Some(Start { policy: DeliverPolicy::All, acked }));
     }
-    if !progress.is_some_and(|progress| standing.is_settled(progress) && progress.acked >= position) {
+    let Some(progress) = progress.filter(|relay| standing.is_settled(relay) && relay.acked >= position)
+    else {
         return Ok(None);
-    }
-    let start_sequence = start_behind(store, nats, slug, credential.tenant, log_id, position).await?;
+    };
+    let start_sequence = start_behind(store, nats, progress, position).await?;
     Ok(Some(Start { policy: DeliverPolicy::ByStartSequence { start_sequence }, acked }))
 }
 
@@ -229,7 +231,7 @@ async fn find_places(
         if instance(info) != Some(credential.instance) || floor == 0 || (as_before && !refilled) {
             continue;
         }
-        let position = place_at(nats, slug, progress.log_id, floor).await?;
+        let position = place_at(nats, slug, progress, floor).await?;
         let orderly = position.is_none_or(|position| Standing::is_orderly(progress, floor, position));
         // In disorder a lower position may come later, but none that is lower by more than a page.
         let position =

@@ -2,29 +2,15 @@
 //! filled again.
 
 use std::collections::HashMap;
-use std::time::Duration;
 
-use async_nats::jetstream::consumer::pull::Config;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
-use chrono::{SubsecRound, TimeDelta};
-use futures::StreamExt;
-use schemas::engine::{LogId, TenantId, TenantSlug};
+use chrono::SubsecRound;
+use schemas::engine::{TenantId, TenantSlug};
 use store::{AckedPlace, RelayProgress, Store};
-use tokio::time::Instant;
 
-use crate::message::{SUBJECT_ROOT, place};
+use crate::message::{place, was_sent_as};
 use crate::relay::check::has_limits;
-use crate::relay::copy::{api, handle, message_at, removed};
+use crate::relay::copy::{message_at, removed};
 use crate::{Nats, NatsError};
-
-/// Clocks of the product and of NATS differ by less.
-const SKEW: TimeDelta = TimeDelta::hours(1);
-/// How long messages are looked through for the exact place.
-const SEARCH: Duration = Duration::from_secs(10);
-const BATCH: usize = 2_000;
-const HEARTBEAT: Duration = Duration::from_secs(2);
-const EXPIRES: Duration = Duration::from_secs(20);
-const INACTIVE: Duration = Duration::from_secs(30);
 
 /// How the stream stands to the logs.
 pub(super) struct Standing {
@@ -72,23 +58,27 @@ impl Standing {
     }
 }
 
-/// The position of the message at a place, where it is one of this tenant's log.
+/// The position of the message at a place, where it is one of this tenant's log. In a stream of one filling it is one of
+/// that filling: what was still on its way to the stream before tells nothing of what stands before it.
 pub(super) async fn place_at(
     nats: &Nats,
     slug: &TenantSlug,
-    log: LogId,
+    relay: &RelayProgress,
     sequence: u64,
 ) -> Result<Option<u64>, NatsError> {
     let Some(headers) = message_at(nats, sequence).await? else { return Ok(None) };
     let ours = headers.get("ce-tenantid").is_some_and(|tenant| tenant.as_str() == slug.as_str());
-    Ok(place(&headers).filter(|(found, _)| ours && *found == log).map(|(_, position)| position))
+    let found = place(&headers).filter(|(found, _)| ours && *found == relay.log_id);
+    let of_it =
+        |position| !relay.one_filling || was_sent_as(&headers, relay.log_id, position, relay.generation);
+    Ok(found.map(|(_, position)| position).filter(|position| of_it(*position)))
 }
 
 /// What is acknowledged now; `None`: as before. `settled` is the end of the stream where it holds everything it should,
 /// `floor` the place up to which the consumer's messages are acknowledged, `position` the position there.
 ///
-/// Where positions follow places the position of the floor tells ([`Standing::is_orderly`]). A refill puts lower
-/// positions behind higher ones; then nothing is taken for acknowledged before everything is that was there when the refill
+/// Where positions follow places the position of the floor tells ([`Standing::is_orderly`]). A refill of a stream that was
+/// not made anew puts lower positions behind higher ones; then nothing is taken for acknowledged before everything is that was there when the refill
 /// was through.
 pub(super) fn next_place(
     before: AckedPlace,
@@ -112,71 +102,9 @@ pub(super) fn next_place(
     }
 }
 
-/// The first place whose message is behind a position. All messages before it are of positions up to there, so a consumer
-/// that starts at it misses nothing; where the exact place is not found in time, an earlier one is answered.
-pub(super) async fn start_behind(
-    store: &Store,
-    nats: &Nats,
-    slug: &TenantSlug,
-    tenant: TenantId,
-    log: LogId,
-    position: u64,
-) -> Result<u64, NatsError> {
-    // Read before the messages are, so that whatever comes later is behind it.
-    let end = nats.event_stream().await?.state.last_sequence;
-    // A message is stored after its event was recorded, however often it is published.
-    let deliver_policy = match store.recorded_behind(tenant, position).await? {
-        Some(recorded) => DeliverPolicy::ByStartTime { start_time: recorded - SKEW },
-        None => DeliverPolicy::All,
-    };
-    let config = Config {
-        deliver_policy,
-        ack_policy: AckPolicy::None,
-        replay_policy: ReplayPolicy::Instant,
-        filter_subject: format!("{SUBJECT_ROOT}.{slug}.>"),
-        headers_only: true,
-        memory_storage: true,
-        num_replicas: 1,
-        inactive_threshold: INACTIVE,
-        ..Config::default()
-    };
-    let stream = handle(nats).await?;
-    let consumer = stream.create_consumer(config).await.map_err(|error| api(&error))?;
-    let mut start = end + 1;
-    if consumer.cached_info().num_pending > 0 {
-        let give_up = Instant::now() + SEARCH;
-        let mut messages = consumer
-            .stream()
-            .max_messages_per_batch(BATCH)
-            .heartbeat(HEARTBEAT)
-            .expires(EXPIRES)
-            .messages()
-            .await
-            .map_err(|error| api(&error))?;
-        while let Some(message) = messages.next().await {
-            let message = message.map_err(|error| api(&error))?;
-            let info = message.info().map_err(|error| NatsError::JetStream(error.to_string()))?;
-            let behind = message
-                .headers
-                .as_ref()
-                .and_then(place)
-                .is_none_or(|(found, at)| found != log || at > position);
-            if behind || Instant::now() >= give_up {
-                start = info.stream_sequence;
-                break;
-            }
-            if info.pending == 0 || info.stream_sequence >= end {
-                break;
-            }
-        }
-    }
-    // The server forgets it by itself as well.
-    drop(stream.delete_consumer(&consumer.cached_info().name).await);
-    Ok(start)
-}
-
 #[cfg(test)]
 mod tests {
+    use schemas::engine::LogId;
     use store::RelayMark;
 
     use super::*;
@@ -187,6 +115,7 @@ mod tests {
             slug: TenantSlug::parse("acme").expect("a slug"),
             log_id: LogId(uuid::Uuid::from_u128(2)),
             generation,
+            one_filling: false,
             head: 100,
             acked: 100,
             removed: Some(0),

@@ -1,5 +1,6 @@
 //! Looks at the copy on JetStream: which message stands where, and what is there of one tenant.
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -69,6 +70,7 @@ pub(super) async fn held(
             held.positions.insert(position);
             held.last = RelayMark { sequence, position };
         }
+        ControlFlow::Continue(())
     })
     .await?;
     Ok(held)
@@ -86,16 +88,18 @@ pub(super) async fn each_from(
         if let Some((slug, log, position, event_id)) = identity(headers) {
             each(slug, log, position, event_id);
         }
+        ControlFlow::Continue(())
     })
     .await
 }
 
+/// Reads the headers of messages up to a sequence, or until it is told to break off.
 pub(crate) async fn read_headers(
     nats: &Nats,
     deliver_policy: DeliverPolicy,
     filter_subject: String,
     last_sequence: u64,
-    mut each: impl FnMut(u64, &HeaderMap),
+    mut each: impl FnMut(u64, &HeaderMap) -> ControlFlow<()>,
 ) -> Result<(), NatsError> {
     let config = Config {
         deliver_policy,
@@ -111,6 +115,7 @@ pub(crate) async fn read_headers(
     let stream = handle(nats).await?;
     let consumer = stream.create_consumer(config).await.map_err(|error| api(&error))?;
     if consumer.cached_info().num_pending > 0 {
+        let none = HeaderMap::new();
         let mut messages = consumer
             .stream()
             .max_messages_per_batch(BATCH)
@@ -122,10 +127,9 @@ pub(crate) async fn read_headers(
         while let Some(message) = messages.next().await {
             let message = message.map_err(|error| api(&error))?;
             let info = message.info().map_err(|error| NatsError::JetStream(error.to_string()))?;
-            if let Some(headers) = &message.headers {
-                each(info.stream_sequence, headers);
-            }
-            if info.pending == 0 || info.stream_sequence >= last_sequence {
+            let headers = message.headers.as_ref().unwrap_or(&none);
+            let goes_on = each(info.stream_sequence, headers).is_continue();
+            if !goes_on || info.pending == 0 || info.stream_sequence >= last_sequence {
                 break;
             }
         }

@@ -269,6 +269,7 @@ mod tests {
             slug: TenantSlug::parse("acme").expect("a valid slug"),
             log_id: LogId(Uuid::from_u128(1)),
             generation: 0,
+            one_filling: true,
             acked,
             head,
             removed: Some(0),

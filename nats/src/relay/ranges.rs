@@ -2,10 +2,10 @@
 
 /// Ascending ranges that do not touch each other, ends included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct Ranges(Vec<(u64, u64)>);
+pub(crate) struct Ranges(Vec<(u64, u64)>);
 
 impl Ranges {
-    pub(super) fn insert(&mut self, position: u64) {
+    pub(crate) fn insert(&mut self, position: u64) {
         // In normal running positions come in order.
         if let Some(last) = self.0.last_mut()
             && last.0 <= position
@@ -55,7 +55,7 @@ impl Ranges {
     }
 
     /// How many positions these are.
-    pub(super) fn count(&self) -> u64 {
+    pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|(from, to)| to - from + 1).sum()
     }
 

@@ -263,6 +263,28 @@ impl TenantTransaction {
         Ok(rows.iter().map(failure_from).collect())
     }
 
+    /// How many deliveries to an endpoint were given up and wait for somebody.
+    pub async fn count_dead_webhook_deliveries(&self, webhook: Uuid) -> Result<u64, StoreError> {
+        let sql = "select count(*) from webhook_failures
+                   where tenant_id = $1 and webhook_id = $2 and status = 'dead'";
+        let row = self.query_opt(sql, &[&self.tenant().0, &webhook]).await?;
+        Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
+    /// Forgets deliveries that were given up, one or all; returns how many. The events stay in the log.
+    pub async fn discard_dead_webhook_deliveries(
+        &self,
+        webhook: Uuid,
+        position: Option<u64>,
+    ) -> Result<u64, StoreError> {
+        self.execute(
+            "delete from webhook_failures
+             where tenant_id = $1 and webhook_id = $2 and status = 'dead' and ($3::bigint is null or position = $3)",
+            &[&self.tenant().0, &webhook, &position.map(|position| position as i64)],
+        )
+        .await
+    }
+
     /// Has deliveries that were given up tried again, one or all; returns how many.
     pub async fn retry_dead_webhook_deliveries(
         &self,

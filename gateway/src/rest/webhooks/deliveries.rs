@@ -1,4 +1,5 @@
-//! What became of a webhook's events: the newest attempts, and deliveries that were given up.
+//! What became of a webhook's events: the newest attempts, and deliveries that were given up, which are tried again or
+//! discarded.
 
 use axum::extract::rejection::QueryRejection;
 use schemas::engine::recorded::timestamp;
@@ -110,4 +111,47 @@ async fn retry(
         return Err(Problem::new(Code::NotFound));
     }
     command.answer(transaction, StatusCode::ACCEPTED, Some(json!({ "retried": retried }))).await
+}
+
+/// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
+pub(super) async fn discard_all(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path(id): Path<String>,
+) -> Result<Response, Problem> {
+    discard(gateway, principal, key, &id, None).await
+}
+
+/// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
+pub(super) async fn discard_one(
+    State(gateway): State<Gateway>,
+    principal: Principal,
+    key: IdempotencyKey,
+    Path((id, at)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
+    discard(gateway, principal, key, &id, Some(at)).await
+}
+
+async fn discard(
+    gateway: Gateway,
+    principal: Principal,
+    key: IdempotencyKey,
+    id: &str,
+    at: Option<u64>,
+) -> Result<Response, Problem> {
+    principal.needs_administrator()?;
+    let command = Commanding::new(&gateway, &principal, key, &format!("discard {id} {at:?}"), &Map::new());
+    let transaction = principal.store.begin_projection().await?;
+    if let Some(earlier) = command.earlier(&transaction).await? {
+        return Ok(earlier);
+    }
+    let webhook = found(&transaction, id_of(id)?).await?;
+    let discarded = transaction.discard_dead_webhook_deliveries(webhook.id, at).await?;
+    if at.is_some() && discarded == 0 {
+        return Err(Problem::new(Code::NotFound));
+    }
+    tracing::info!(webhook = %webhook.id, discarded, "dead letters were discarded");
+    command.answer(transaction, StatusCode::OK, Some(json!({ "discarded": discarded }))).await
 }

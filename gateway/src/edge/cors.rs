@@ -1,0 +1,88 @@
+//! Which pages of other origins may read what the gateway answers (CORS, as the Fetch standard has it): those of the origins
+//! that are listed, and no others. What a page asks beforehand is answered here and reaches no handler.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use tower::{Layer, ServiceExt};
+use tower_http::cors::{AllowOrigin, CorsLayer, Vary};
+
+use super::idempotency::IDEMPOTENCY_KEY;
+use super::observe::{REQUEST_ID, TRACEPARENT};
+use super::tenancy::TENANT_HEADER;
+use crate::config::GatewayConfig;
+use crate::graphql::handler::CONSISTENCY_HEADER;
+use crate::rest::audit::POSITIONS;
+
+/// How long a browser may remember what was allowed.
+const REMEMBERED: Duration = Duration::from_hours(1);
+
+/// The listed origins and what their pages may do. Cheap to clone.
+#[derive(Clone)]
+pub struct Cors {
+    listed: Arc<[HeaderValue]>,
+    layer: CorsLayer,
+}
+
+impl Cors {
+    /// For the origins that the settings list.
+    pub fn new(config: &GatewayConfig) -> Self {
+        // Browsers write origins in lower case. What is no header is no origin either.
+        let origin = |listed: &String| HeaderValue::from_str(&listed.to_ascii_lowercase()).ok();
+        let listed: Vec<HeaderValue> = config.web_origins.iter().filter_map(origin).collect();
+        let layer = CorsLayer::new()
+            .allow_origin(AllowOrigin::list(listed.clone()))
+            .allow_credentials(true)
+            .allow_methods([
+                Method::GET,
+                Method::HEAD,
+                Method::POST,
+                Method::PUT,
+                Method::PATCH,
+                Method::DELETE,
+            ])
+            .allow_headers([
+                header::ACCEPT,
+                header::AUTHORIZATION,
+                header::CACHE_CONTROL,
+                header::CONTENT_TYPE,
+                IDEMPOTENCY_KEY,
+                TENANT_HEADER,
+                CONSISTENCY_HEADER,
+                REQUEST_ID,
+                HeaderName::from_static("last-event-id"),
+                TRACEPARENT,
+                HeaderName::from_static("tracestate"),
+            ])
+            .expose_headers([
+                header::ALLOW,
+                header::CONTENT_DISPOSITION,
+                header::RETRY_AFTER,
+                header::WWW_AUTHENTICATE,
+                POSITIONS,
+                REQUEST_ID,
+            ])
+            .max_age(REMEMBERED)
+            .vary(Vary::list([header::ORIGIN]));
+        Self { listed: listed.into(), layer }
+    }
+}
+
+/// The layer itself, for `axum::middleware::from_fn_with_state`.
+pub async fn share(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN);
+    if origin.is_some_and(|origin| cors.listed.contains(origin)) {
+        return match cors.layer.layer(next).oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+    }
+    let mut response = next.run(request).await;
+    // A cache must not give this answer to a page that gets another one.
+    response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
+    response
+}
