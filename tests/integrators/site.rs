@@ -295,3 +295,11 @@ pub fn positions(events: &[Value]) -> Vec<u64> {
         .map(|event| event["position"].as_str().and_then(|at| at.parse().ok()).expect("a position"))
         .collect()
 }
+
+/// Reads both until they are closed, at the same time: a socket that nobody reads answers no ping, and counts as slow.
+pub async fn until_both_are_closed(
+    stream: Sse,
+    socket: Socket,
+) -> ((Vec<Value>, Vec<String>), (Vec<Value>, Value, u16)) {
+    tokio::join!(stream.until_closed(), socket.until_closed())
+}

@@ -5,9 +5,10 @@ use std::time::Duration;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::receiver::Receiver;
-use super::site::{Site, Socket, Sse};
+use super::site::{Site, Socket, Sse, until_both_are_closed};
 use crate::credentials::Integrator;
 use crate::support::eventually;
 use crate::support::process::{output_of, run};
@@ -61,6 +62,7 @@ async fn a_suspended_tenant_finds_every_door_closed_until_it_is_resumed() {
     let mut socket = Socket::with_token(site, "", &tenant.token).await;
     stream.event().await;
     socket.event().await;
+    let streams = AbortOnDropHandle::new(tokio::spawn(until_both_are_closed(stream, socket)));
     eventually("the log is sealed for the first time", || async {
         send(tenant.admin(Method::GET, "/v1/audit/key")).await.0.is_success().then_some(())
     })
@@ -81,10 +83,10 @@ async fn a_suspended_tenant_finds_every_door_closed_until_it_is_resumed() {
         answers.iter().all(closed).then_some(())
     })
     .await;
-    let (_, last) = timeout(PATIENCE, stream.until_closed()).await.expect("the stream ends");
+    let ended = timeout(PATIENCE, streams).await.expect("both end").expect("in order");
+    let ((_, last), (_, socket_last, code)) = ended;
     assert!(last.last().expect("last words").starts_with(": closed tenant_unknown"), "{last:?}");
-    let (_, last, code) = timeout(PATIENCE, socket.until_closed()).await.expect("the socket ends");
-    assert_eq!((&last["code"], code), (&json!("tenant_unknown"), 4404));
+    assert_eq!((&socket_last["code"], code), (&json!("tenant_unknown"), 4404));
     eventually("the integrator is cut", || async {
         (client.connection_state() != async_nats::connection::State::Connected).then_some(())
     })

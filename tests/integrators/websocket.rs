@@ -10,8 +10,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_tungstenite::tungstenite::Message;
 
-use super::site::{HEARTBEAT, Site, Socket, Sse, positions};
-use crate::support::eventually;
+use super::site::{HEARTBEAT, Site, Socket, Sse, positions, until_both_are_closed};
 use crate::support::product::send;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -111,13 +110,13 @@ async fn a_stream_ends_with_its_token_and_says_where_to_go_on() {
     let site = Site::shared();
     let tenant = site.product.tenant().await;
     let head = tenant.events().await.len();
-    let token = site.token(&tenant.slug, vec![Role::TenantAdmin], Duration::from_secs(3)).await;
+    let token = site.token(&tenant.slug, vec![Role::TenantAdmin], Duration::from_secs(8)).await;
     let stream = Sse::open(&tenant, "", Some(&token), None).await;
     let socket = Socket::with_token(site, "", &token).await;
-    let (events, last) = stream.until_closed().await;
+    let ((events, last), socket) = until_both_are_closed(stream, socket).await;
     assert_eq!(last, [format!("id: {head}"), format!(": closed token_expired after {head}")]);
     assert_eq!(positions(&events), (1..=head as u64).collect::<Vec<_>>());
-    let (events, last, code) = socket.until_closed().await;
+    let (events, last, code) = socket;
     assert_eq!(last, json!({"type": "closed", "code": "token_expired", "after": head.to_string()}));
     assert_eq!((positions(&events).len(), code), (head, 4401));
 }
@@ -141,12 +140,11 @@ async fn a_suspended_tenant_and_a_replaced_log_end_streams() {
         let log = stream.event().await["logid"].as_str().expect("a log").to_owned();
         socket.event().await;
         database.execute(change, &[&tenant.slug]).await.expect("changed");
-        let (_, last) = stream.until_closed().await;
+        let ((_, last), (_, socket_last, closed)) = until_both_are_closed(stream, socket).await;
         assert!(last.last().expect("last words").starts_with(&format!(": closed {code}")), "{last:?}");
-        let (_, last, closed) = socket.until_closed().await;
-        assert_eq!((&last["code"], closed), (&json!(code), websocket));
+        assert_eq!((&socket_last["code"], closed), (&json!(code), websocket));
         if code == "log_replaced" {
-            assert_eq!(last.get("after"), None);
+            assert_eq!(socket_last.get("after"), None);
             let resumed = tenant.admin(Method::GET, &format!("/v1/events/stream?after=1&log={log}"));
             assert_eq!(send(resumed).await.0, StatusCode::GONE);
             let beyond = tenant.admin(Method::GET, "/v1/events/stream").header("Last-Event-ID", "1000000");
@@ -169,17 +167,12 @@ async fn a_slow_client_is_closed_and_resumes_without_a_gap() {
     stream.event().await;
     socket.event().await;
     site.append(&store, &tenant.slug, LARGE.0, LARGE.1).await;
-    let closed = || async {
-        let metrics = site.product.annals.text("operations_url").to_owned() + "/metrics";
-        let metrics = reqwest::get(metrics).await.ok()?.text().await.ok()?;
-        let slow = metrics.lines().filter(|line| line.starts_with("event_streams_closed_total"));
-        // A stalled server-sent stream learns that it was slow when it goes on.
-        slow.filter(|line| line.contains("slow_consumer"))
-            .any(|line| line.contains("websocket"))
-            .then_some(())
-    };
-    eventually("the socket is found slow", closed).await;
-    let (events, last, code) = socket.until_closed().await;
+    // Both have been held up for longer than they may be when another one has shown three times that it is alive.
+    let mut idle = Sse::open(&tenant, "?type=shop.%3E", Some(&tenant.token), None).await;
+    for _ in 0..4 {
+        idle.block().await.expect("it is alive");
+    }
+    let (stream, (events, last, code)) = until_both_are_closed(stream, socket).await;
     assert_eq!((&last["code"], code), (&json!("slow_consumer"), 1013));
     let seen = positions(&events);
     assert_eq!(last["after"], seen.last().expect("some arrived").to_string());
@@ -190,12 +183,7 @@ async fn a_slow_client_is_closed_and_resumes_without_a_gap() {
         assert_eq!(again.event().await["position"], position.to_string());
     }
 
-    // It has been held up for longer than it may be when another one has shown three times that it is alive.
-    let mut idle = Sse::open(&tenant, "?type=shop.%3E", Some(&tenant.token), None).await;
-    for _ in 0..4 {
-        idle.block().await.expect("it is alive");
-    }
-    let (events, last) = stream.until_closed().await;
+    let (events, last) = stream;
     let at = *positions(&events).last().expect("some arrived");
     assert_eq!(last, [format!("id: {at}"), format!(": closed slow_consumer after {at}")]);
     let mut again = Sse::open(&tenant, "", Some(&tenant.token), Some(&at.to_string())).await;
