@@ -10,7 +10,7 @@ help: ## print the targets
 	@echo "make test    run every test, on real servers"
 	@echo "make test-long  the long forms of tests: 200 faults, every crash point (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
 	@echo "make check   formatting, lints, licences and bans of dependencies"
-	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"seal\", \"fanout\": parts of it)"
+	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\": parts of it)"
 	@echo "make help    print this"
 
 run: bootstrap

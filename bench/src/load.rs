@@ -12,17 +12,36 @@ use crate::{MEASURE, STREAMS, WARM_UP};
 pub struct Measured {
     pub system: SystemName,
     pub concurrency: usize,
+    pub pace: Pace,
+}
+
+/// What a loop came to.
+pub struct Pace {
     pub per_second: f64,
     pub p50_ms: f64,
     pub p99_ms: f64,
 }
 
 pub async fn run(name: SystemName, system: &Arc<System>, concurrency: usize) -> anyhow::Result<Measured> {
+    let system = Arc::clone(system);
+    let append = move |stream: usize, version: u64| {
+        let system = Arc::clone(&system);
+        async move { system.append(stream, version).await }
+    };
+    Ok(Measured { system: name, concurrency, pace: closed_loop(concurrency, append).await? })
+}
+
+/// Lets so many writers append. Each gets the number of a stream, and the version at which it left the stream.
+pub async fn closed_loop<A, F>(concurrency: usize, append: A) -> anyhow::Result<Pace>
+where
+    A: Fn(usize, u64) -> F + Clone + Send + 'static,
+    F: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
     let start = Instant::now();
     let from = start + WARM_UP;
     let until = from + MEASURE;
     let writers = (0..concurrency).map(|writer| {
-        let system = Arc::clone(system);
+        let append = append.clone();
         tokio::spawn(async move {
             let mut latencies = Histogram::<u64>::new(3)?;
             // The writer's own share of the streams, so that no writer meets a conflict.
@@ -34,7 +53,7 @@ pub async fn run(name: SystemName, system: &Arc<System>, concurrency: usize) -> 
                 if begin >= until {
                     return anyhow::Ok(latencies);
                 }
-                system.append(streams[next], versions[next]).await?;
+                append(streams[next], versions[next]).await?;
                 let end = Instant::now();
                 if begin >= from && end <= until {
                     latencies.record((end - begin).as_micros() as u64)?;
@@ -50,9 +69,7 @@ pub async fn run(name: SystemName, system: &Arc<System>, concurrency: usize) -> 
         all.add(writer.await??)?;
     }
     let milliseconds = |quantile: f64| all.value_at_quantile(quantile) as f64 / 1_000.0;
-    Ok(Measured {
-        system: name,
-        concurrency,
+    Ok(Pace {
         per_second: all.len() as f64 / MEASURE.as_secs_f64(),
         p50_ms: milliseconds(0.5),
         p99_ms: milliseconds(0.99),

@@ -2,6 +2,7 @@
 //! `make bench ARGS="seal fanout"`.
 //!
 //! - `append`: appends a second beside peers, in one run on one server (`systems`, `load`);
+//! - `personal`: what personal data cost an append (`personal`);
 //! - `seal`: what sealing costs, and proofs, on a log of ten million events (`log`, `seal`);
 //! - `fanout`: server-sent events of one gateway process to five hundred followers (`fanout`).
 //!
@@ -10,6 +11,7 @@
 mod fanout;
 mod load;
 mod log;
+mod personal;
 mod report;
 mod seal;
 mod server;
@@ -35,7 +37,7 @@ const ROUNDS: usize = 3;
 const WARM_UP: Duration = Duration::from_millis(700);
 const MEASURE: Duration = Duration::from_secs(3);
 
-const PARTS: [&str; 3] = ["append", "seal", "fanout"];
+const PARTS: [&str; 4] = ["append", "personal", "seal", "fanout"];
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results.json");
 
 #[tokio::main]
@@ -50,6 +52,12 @@ async fn main() -> anyhow::Result<()> {
     for part in wanted {
         let results = match part.as_str() {
             "append" => append().await?,
+            "personal" => {
+                let server = Server::start().await?;
+                let personal = personal::run(&server).await?;
+                server.stop().await?;
+                shown(json!({"personal": measured(&personal)?}))
+            }
             "seal" => {
                 let server = Server::start().await?;
                 let sealing = seal::run(&server).await?;

@@ -75,9 +75,9 @@ impl Report {
                     system: system.label(),
                     tenants: 1,
                     concurrency,
-                    per_second: median(rounds.iter().map(|m| m.per_second)).round(),
-                    p50_ms: median(rounds.iter().map(|m| m.p50_ms)),
-                    p99_ms: median(rounds.iter().map(|m| m.p99_ms)),
+                    per_second: median(rounds.iter().map(|m| m.pace.per_second)).round(),
+                    p50_ms: median(rounds.iter().map(|m| m.pace.p50_ms)),
+                    p99_ms: median(rounds.iter().map(|m| m.pace.p99_ms)),
                 });
             }
         }
@@ -161,7 +161,7 @@ pub fn write(path: &Path, results: Value) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.collect();
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
