@@ -1,6 +1,7 @@
 //! What can go wrong between the product and PostgreSQL.
 
 use schemas::engine::{InvalidValue, LogId};
+use tokio_postgres::error::SqlState;
 
 /// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
@@ -47,21 +48,21 @@ impl StoreError {
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        use tokio_postgres::error::SqlState;
-        let Some(state) = error.code() else {
-            // No code: the connection broke or never stood.
-            return Self::Unavailable(describe(&error));
-        };
-        let class = &state.code()[..2];
-        // 08 connection, 53 resources, 57 operator intervention (shutdown, cancel), 58 system, 40 rollback, 25006 a
-        // server in recovery.
-        if matches!(class, "08" | "53" | "57" | "58" | "40") || *state == SqlState::READ_ONLY_SQL_TRANSACTION
-        {
+        // No code: the connection broke or never stood.
+        if error.code().is_none_or(may_pass_by_itself) {
             Self::Unavailable(describe(&error))
         } else {
             Self::Database(error)
         }
     }
+}
+
+/// Whether what the server said may be another time: 08 connection, 53 resources, 57 operator intervention (shutdown,
+/// cancel), 58 system, 40 rollback, 25006 a server in recovery, 25P03 a transaction that was left idle for too long, which a
+/// process does that stands still.
+fn may_pass_by_itself(state: &SqlState) -> bool {
+    let states = [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT];
+    matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
 }
 
 impl From<deadpool_postgres::PoolError> for StoreError {
@@ -89,4 +90,19 @@ pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
     }
     let cause = std::error::Error::source(error).map(ToString::to_string);
     cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_ends_for_reasons_of_its_own_may_pass_and_what_it_refuses_does_not() {
+        for code in ["08006", "53300", "57P01", "58030", "40001", "25006", "25P03"] {
+            assert!(may_pass_by_itself(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["23505", "22P02", "42501", "25P02"] {
+            assert!(!may_pass_by_itself(&SqlState::from_code(code)), "{code}");
+        }
+    }
 }
