@@ -78,7 +78,7 @@ pub(super) async fn retry_all(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    retry(gateway, principal, key, &id, None).await
+    settle(gateway, principal, key, Settling::Retry, &id, None).await
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
@@ -89,28 +89,7 @@ pub(super) async fn retry_one(
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
-    retry(gateway, principal, key, &id, Some(at)).await
-}
-
-async fn retry(
-    gateway: Gateway,
-    principal: Principal,
-    key: IdempotencyKey,
-    id: &str,
-    at: Option<u64>,
-) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("retry {id} {at:?}"), &Map::new());
-    let transaction = principal.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
-    let webhook = found(&transaction, id_of(id)?).await?;
-    let retried = transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?;
-    if at.is_some() && retried == 0 {
-        return Err(Problem::new(Code::NotFound));
-    }
-    command.answer(transaction, StatusCode::ACCEPTED, Some(json!({ "retried": retried }))).await
+    settle(gateway, principal, key, Settling::Retry, &id, Some(at)).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
@@ -120,7 +99,7 @@ pub(super) async fn discard_all(
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    discard(gateway, principal, key, &id, None).await
+    settle(gateway, principal, key, Settling::Discard, &id, None).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
@@ -131,27 +110,49 @@ pub(super) async fn discard_one(
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
-    discard(gateway, principal, key, &id, Some(at)).await
+    settle(gateway, principal, key, Settling::Discard, &id, Some(at)).await
 }
 
-async fn discard(
+/// What becomes of dead letters.
+#[derive(Debug, Clone, Copy)]
+enum Settling {
+    Retry,
+    Discard,
+}
+
+/// All dead letters, or the one at a position.
+async fn settle(
     gateway: Gateway,
     principal: Principal,
     key: IdempotencyKey,
+    how: Settling,
     id: &str,
     at: Option<u64>,
 ) -> Result<Response, Problem> {
     principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("discard {id} {at:?}"), &Map::new());
+    let name = match how {
+        Settling::Retry => "retry",
+        Settling::Discard => "discard",
+    };
+    let command = Commanding::new(&gateway, &principal, key, &format!("{name} {id} {at:?}"), &Map::new());
     let transaction = principal.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
     let webhook = found(&transaction, id_of(id)?).await?;
-    let discarded = transaction.discard_dead_webhook_deliveries(webhook.id, at).await?;
-    if at.is_some() && discarded == 0 {
+    let settled = match how {
+        Settling::Retry => transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?,
+        Settling::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
+    };
+    if at.is_some() && settled == 0 {
         return Err(Problem::new(Code::NotFound));
     }
-    tracing::info!(webhook = %webhook.id, discarded, "dead letters were discarded");
-    command.answer(transaction, StatusCode::OK, Some(json!({ "discarded": discarded }))).await
+    let (status, answer) = match how {
+        Settling::Retry => (StatusCode::ACCEPTED, json!({ "retried": settled })),
+        Settling::Discard => {
+            tracing::info!(webhook = %webhook.id, discarded = settled, "dead letters were discarded");
+            (StatusCode::OK, json!({ "discarded": settled }))
+        }
+    };
+    command.answer(transaction, status, Some(answer)).await
 }
