@@ -27,8 +27,8 @@ use tempfile::TempDir;
 pub use process::Annals;
 pub use product::Product;
 
-/// How long [`eventually`] waits. Far above what anything takes on a busy machine, so that only a fault reaches it.
-const PATIENCE: Duration = Duration::from_mins(2);
+/// How long [`eventually`] waits. Far above what anything takes, so that only a fault reaches it.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Polls until `look` finds something, and fails the test when it never does. For what has no position to wait for.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl FnMut() -> F) -> T {

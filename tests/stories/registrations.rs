@@ -18,6 +18,9 @@ use crate::support::{Product, eventually, folder};
 
 const CLIENTS: usize = 64;
 
+/// Each of these loads takes all that a machine has: one at a time, or each waits for what the other one uses.
+static TURN: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// One registration that a client means to make, under its own idempotency key.
 struct Wish {
     slug: String,
@@ -102,6 +105,7 @@ async fn assert_whole(tenants: &[Tenant<'_>], acknowledged: Acknowledged, users:
 
 #[tokio::test(flavor = "multi_thread")]
 async fn ten_thousand_registrations_by_64_clients_leave_everything_whole() {
+    let _turn = TURN.lock().await;
     let product = Product::start(&["--ephemeral"]);
     let tenants = [product.tenant().await, product.tenant().await, product.tenant().await];
     let slugs = tenants.each_ref().map(|tenant| tenant.slug.clone());
@@ -115,6 +119,7 @@ async fn ten_thousand_registrations_by_64_clients_leave_everything_whole() {
 /// repeated under its key and there once.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kill_in_the_middle_loses_and_doubles_no_registration() {
+    let _turn = TURN.lock().await;
     let data = folder();
     let data_dir = data.path().join("data").display().to_string();
     let mut product = Product::start(&["--data-dir", &data_dir]);
