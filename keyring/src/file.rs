@@ -3,15 +3,26 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
 use crate::KeyringError;
 use crate::table::PATIENCE;
 
-/// Readers in other processes hold it back for moments only.
+/// Between two attempts to empty the write-ahead log.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Readers in other processes hold it back for moments only, but one that was stopped does for as long as that lasts. An
+/// attempt that waited would hold off every writer meanwhile, so none does.
 pub(crate) fn empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
+    connection.busy_timeout(Duration::ZERO)?;
+    let emptied = try_to_empty_write_ahead_log(connection);
+    connection.busy_timeout(PATIENCE)?;
+    emptied
+}
+
+fn try_to_empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
     let begun = Instant::now();
     loop {
         let busy: i64 = connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
@@ -21,6 +32,7 @@ pub(crate) fn empty_write_ahead_log(connection: &Connection) -> Result<(), Keyri
         if begun.elapsed() > PATIENCE {
             return Err(KeyringError::Unavailable("the file of keys is busy".to_owned()));
         }
+        std::thread::sleep(PAUSE);
     }
 }
 
@@ -69,6 +81,40 @@ fn stand_in(mut from: impl Read, length: usize, is_wanted: impl Fn(&[u8]) -> boo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn others_write_while_a_reader_holds_back_the_emptying_of_the_log() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let open = || {
+            let connection = Connection::open(folder.path().join("keys.sqlite")).expect("opens");
+            connection.busy_timeout(PATIENCE).expect("waits");
+            connection.execute_batch("pragma journal_mode = wal").expect("a write-ahead log");
+            connection
+        };
+        let (emptying, reader, writer) = (open(), open(), open());
+        writer
+            .execute_batch("create table numbers (number); insert into numbers values (0)")
+            .expect("a table");
+        let count = |connection: &Connection| {
+            connection
+                .query_row("select count(*) from numbers", [], |row| row.get::<_, i64>(0))
+                .expect("a count")
+        };
+        reader.execute_batch("begin").expect("begins");
+        assert_eq!(count(&reader), 1);
+        writer.execute_batch("insert into numbers values (1)").expect("writes");
+        let emptied = std::thread::spawn(move || empty_write_ahead_log(&emptying));
+        for number in 2..50 {
+            writer.execute("insert into numbers values (?1)", [number]).expect("writes");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        assert!(!emptied.is_finished(), "the reader holds it back all the while");
+        reader.execute_batch("commit").expect("ends");
+        emptied.join().expect("runs").expect("is emptied");
+        assert_eq!(count(&writer), 50);
+        let log = folder.path().join("keys.sqlite-wal");
+        assert_eq!(std::fs::metadata(log).expect("a log").len(), 0);
+    }
 
     #[test]
     fn bytes_are_found_across_the_pieces_that_are_read() {
