@@ -6,10 +6,10 @@ use bytes::{BufMut, Bytes, BytesMut};
 use futures::SinkExt;
 use proofs::{CommitmentKind, Frame, Salt, commitment, leaf_hash};
 use schemas::engine::{LogId, TenantId, ids};
-use store::{DeploymentKey, OwnerConfig, Store, StoreConfig};
+use store::{Store, StoreConfig};
 use uuid::Uuid;
 
-use crate::server::{PASSWORD, Server};
+use crate::server::Server;
 use crate::systems::payload;
 
 const DATABASE: &str = "proofs";
@@ -39,16 +39,7 @@ impl BigLog {
         full: u64,
         progress: &indicatif::ProgressBar,
     ) -> anyhow::Result<Self> {
-        let cluster = server.connect("postgres").await?;
-        cluster.batch_execute(&format!("create database {DATABASE}")).await?;
-        let owner = OwnerConfig {
-            host: "127.0.0.1".to_owned(),
-            port: server.port,
-            database: DATABASE.to_owned(),
-            user: "postgres".to_owned(),
-            password: PASSWORD.to_owned(),
-        };
-        store::migrate::run(&owner, PASSWORD, &[]).await?;
+        let config = StoreConfig { append_lanes: 1, ..server.product_database(DATABASE).await? };
         let admin = server.connect(DATABASE).await?;
         let (tenant, log_id) = (TenantId(ids::new_id()), LogId(ids::random_id()));
         admin
@@ -78,17 +69,9 @@ impl BigLog {
         sink.send(piece.freeze()).await?;
         let copied = sink.finish().await?;
         anyhow::ensure!(copied == events, "{copied} of {events} rows were copied");
-        admin.batch_execute("analyze events; checkpoint").await?;
-        let config = StoreConfig {
-            host: owner.host,
-            port: owner.port,
-            database: owner.database,
-            runtime_password: PASSWORD.to_owned(),
-            key: DeploymentKey::generate(),
-            keyring: None,
-            append_lanes: 1,
-            pool_size: 4,
-        };
+        // Done here, so that it does not come in between.
+        admin.batch_execute("vacuum analyze events").await?;
+        admin.batch_execute("checkpoint").await?;
         let store = Store::connect(config).await.context("the store cannot be used")?;
         Ok(Self { store, tenant, log_id, admin })
     }
@@ -97,6 +80,20 @@ impl BigLog {
     pub async fn move_head(&self, position: u64) -> anyhow::Result<()> {
         let statement = "update heads set position = $2 where tenant_id = $1";
         self.admin.execute(statement, &[&self.tenant.0, &(position as i64)]).await?;
+        Ok(())
+    }
+
+    /// Brings what stands behind a position into PostgreSQL's memory, where events are that were just appended and relayed.
+    pub async fn warm(&self, after: u64) -> anyhow::Result<()> {
+        self.admin
+            .batch_execute(&format!(
+                "begin; set local enable_seqscan = off; set local enable_bitmapscan = off;
+                 set local enable_indexonlyscan = off;
+                 select sum(length(payload)) from events where tenant_id = '{}' and position > {after};
+                 commit",
+                self.tenant
+            ))
+            .await?;
         Ok(())
     }
 

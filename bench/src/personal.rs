@@ -10,11 +10,11 @@ use keyring::{Keyring, RootKey};
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, ids};
 use serde::Serialize;
 use serde_json::json;
-use store::{DeploymentKey, ExpectedVersion, NewEvent, OwnerConfig, Store, StoreConfig, StreamAppend};
+use store::{ExpectedVersion, NewEvent, Store, StoreConfig, StreamAppend};
 
 use crate::load::{self, Pace};
 use crate::report::median;
-use crate::server::{PASSWORD, Server};
+use crate::server::Server;
 use crate::systems::payload;
 use crate::{ROUNDS, STREAMS};
 
@@ -108,15 +108,7 @@ pub async fn run(server: &Server) -> anyhow::Result<Personal> {
 
 impl Site {
     async fn start(server: &Server, keys: &Path) -> anyhow::Result<Self> {
-        server.connect("postgres").await?.batch_execute(&format!("create database {DATABASE}")).await?;
-        let owner = OwnerConfig {
-            host: "127.0.0.1".to_owned(),
-            port: server.port,
-            database: DATABASE.to_owned(),
-            user: "postgres".to_owned(),
-            password: PASSWORD.to_owned(),
-        };
-        store::migrate::run(&owner, PASSWORD, &[]).await?;
+        let config = server.product_database(DATABASE).await?;
         let admin = server.connect(DATABASE).await?;
         let keyring = Keyring::open(keys, RootKey::generate().into(), LEASE)?;
         let value: serde_json::Value = serde_json::from_str(&payload())?;
@@ -125,16 +117,7 @@ impl Site {
         let sealed = keyring.seal(TenantId(ids::new_id()), &stream, event, open.clone()).await?.payload;
         let frame = json!({"notes": ""}).to_string();
         let clear = json!({"notes": "x".repeat(sealed.len() - frame.len())}).to_string().into();
-        let config = StoreConfig {
-            host: owner.host,
-            port: owner.port,
-            database: owner.database,
-            runtime_password: PASSWORD.to_owned(),
-            key: DeploymentKey::generate(),
-            keyring: Some(keyring),
-            append_lanes: 2,
-            pool_size: 4,
-        };
+        let config = StoreConfig { keyring: Some(keyring), ..config };
         let store = Store::connect(config).await?;
         Ok(Self { store, admin, event_type: EventType::parse("crm.customer.registered.v1")?, clear, open })
     }

@@ -35,10 +35,11 @@ pub struct Sealing {
     leaves: u64,
     /// Without rests, from the first leaf on: as after a restore.
     backlog: Cost,
-    /// Behind the backlog, at a steady rate.
+    /// Behind the backlog, at a steady rate, of events in PostgreSQL's memory, as those are that were just appended.
     paced: Cost,
     paced_events_a_second: u64,
-    /// The same looks for as long without a sealer and without growth: what PostgreSQL uses in any case.
+    /// The same looks for as long without a sealer and without growth: what is used in any case.
+    own_at_rest_core_percent: f64,
     postgresql_at_rest_core_percent: f64,
     /// The sealer and what PostgreSQL uses because of it, at the steady rate.
     paced_together_core_percent: f64,
@@ -127,6 +128,7 @@ pub async fn run(server: &Server) -> anyhow::Result<Sealing> {
     let backlog = begun.cost(server, LEAVES - growth)?;
     running.stop().await?;
 
+    log.warm(LEAVES - growth).await?;
     let running = Sealer::start(&log, &signer, SEAL_EVERY);
     let step = PER_SECOND * EVERY.as_millis() as u64 / 1_000;
     // The first round of a sealer rebuilds the right edge.
@@ -140,8 +142,9 @@ pub async fn run(server: &Server) -> anyhow::Result<Sealing> {
     running.stop().await?;
     let begun = Clocks::read(server)?;
     pace(&log, LEAVES, 0, (LEAVES - warm) / step).await?;
-    let at_rest = begun.cost(server, LEAVES - warm)?.postgresql_core_percent;
-    let together = paced.sealer_core_percent + paced.postgresql_core_percent - at_rest;
+    let at_rest = begun.cost(server, LEAVES - warm)?;
+    let together = |cost: &Cost| cost.sealer_core_percent + cost.postgresql_core_percent;
+    let paced_together = together(&paced) - together(&at_rest);
     let inclusion = inclusion(&log, &signer).await?;
     log.store.shutdown().await;
     Ok(Sealing {
@@ -149,8 +152,9 @@ pub async fn run(server: &Server) -> anyhow::Result<Sealing> {
         backlog,
         paced,
         paced_events_a_second: PER_SECOND,
-        postgresql_at_rest_core_percent: at_rest,
-        paced_together_core_percent: rounded(together, 2),
+        own_at_rest_core_percent: at_rest.sealer_core_percent,
+        postgresql_at_rest_core_percent: at_rest.postgresql_core_percent,
+        paced_together_core_percent: rounded(paced_together, 2),
         longest_until_sealed_s: rounded(longest.as_secs_f64(), 2),
         goal: "paced_together_core_percent <= 6 at 50,000 events/s",
         inclusion,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, Uid, User};
+use store::{DeploymentKey, OwnerConfig, StoreConfig};
 use tokio::process::{Child, Command};
 use tokio_postgres::NoTls;
 
@@ -23,7 +24,7 @@ pub const SETTINGS: [&str; 7] = [
     "max_connections=300",
 ];
 
-pub const PASSWORD: &str = "bench";
+const PASSWORD: &str = "bench";
 
 pub struct Server {
     child: Child,
@@ -89,6 +90,29 @@ impl Server {
         let (client, connection) = tokio_postgres::connect(&self.url(database), NoTls).await?;
         tokio::spawn(connection);
         Ok(client)
+    }
+
+    /// A new database with the product's tables, and how a store is opened on it.
+    pub async fn product_database(&self, name: &str) -> anyhow::Result<StoreConfig> {
+        self.connect("postgres").await?.batch_execute(&format!("create database {name}")).await?;
+        let owner = OwnerConfig {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            database: name.to_owned(),
+            user: "postgres".to_owned(),
+            password: PASSWORD.to_owned(),
+        };
+        store::migrate::run(&owner, PASSWORD, &[]).await?;
+        Ok(StoreConfig {
+            host: owner.host,
+            port: owner.port,
+            database: owner.database,
+            runtime_password: PASSWORD.to_owned(),
+            key: DeploymentKey::generate(),
+            keyring: None,
+            append_lanes: 2,
+            pool_size: 4,
+        })
     }
 
     pub async fn version(&self) -> anyhow::Result<String> {

@@ -80,9 +80,7 @@ pub struct Systems {
 
 impl Systems {
     pub async fn set_up(server: &Server) -> anyhow::Result<Self> {
-        let cluster = server.connect("postgres").await?;
-        cluster.batch_execute("create database annals").await?;
-        cluster.batch_execute("create database peers").await?;
+        server.connect("postgres").await?.batch_execute("create database peers").await?;
         let peer_admin = server.connect("peers").await?;
         peer_admin.batch_execute(include_str!("systems/peers.sql")).await?;
         Ok(Self {

@@ -84,8 +84,13 @@ fn pool_of(settings: tokio_postgres::Config, size: usize) -> Result<Pool, StoreE
         .map_err(|error| StoreError::Config(error.to_string()))
 }
 
-/// Connection settings of a runtime role. Statements are bounded, so that no wait is endless; idle transactions more
-/// tightly, because a process that stands still in the middle of one holds locks that its fellows wait for.
+/// Statements are bounded, so that no wait is endless; idle transactions more tightly, because a process that stands still in
+/// the middle of one holds locks that its fellows wait for. PostgreSQL compiles the plan of a statement that it expects to
+/// take long, anew each time, and what it expects grows with the table: of a large log, statements that read little of it
+/// would be compiled for longer than they run.
+const OPTIONS: &str = "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
+
+/// Connection settings of a runtime role.
 pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Config {
     let mut settings = tokio_postgres::Config::new();
     settings
@@ -100,7 +105,7 @@ pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Conf
         .keepalives_interval(SILENCE / 3)
         .keepalives_retries(3)
         .tcp_user_timeout(SILENCE)
-        .options("-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s");
+        .options(OPTIONS);
     settings
 }
 
@@ -112,8 +117,7 @@ pub(crate) async fn connect(
     options: &str,
 ) -> Result<(Client, AbortOnDropHandle<()>), StoreError> {
     let mut settings = settings(config, role);
-    settings
-        .options(format!("-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s {options}"));
+    settings.options(format!("{OPTIONS} {options}"));
     // The settings bound the TCP handshake alone; a server that accepts and says nothing must not hold anybody up.
     let connected = tokio::time::timeout(WAIT, settings.connect(NoTls)).await;
     let (client, connection) =

@@ -2,11 +2,9 @@
 //! hashes, dense positions; in one variant also a receipt for a command id from outside.
 
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, ids};
-use store::{
-    Claim, DeploymentKey, ExpectedVersion, LogFilter, NewEvent, OwnerConfig, Store, StoreConfig, StreamAppend,
-};
+use store::{Claim, ExpectedVersion, LogFilter, NewEvent, Store, StoreConfig, StreamAppend};
 
-use crate::server::{PASSWORD, Server};
+use crate::server::Server;
 use crate::{STREAMS, systems::payload};
 
 pub struct Deployment {
@@ -24,25 +22,7 @@ pub struct Annals {
 
 impl Deployment {
     pub async fn set_up(server: &Server) -> anyhow::Result<Self> {
-        let owner = OwnerConfig {
-            host: "127.0.0.1".to_owned(),
-            port: server.port,
-            database: "annals".to_owned(),
-            user: "postgres".to_owned(),
-            password: PASSWORD.to_owned(),
-        };
-        store::migrate::run(&owner, PASSWORD, &[]).await?;
-        let config = StoreConfig {
-            host: owner.host,
-            port: owner.port,
-            database: owner.database,
-            runtime_password: PASSWORD.to_owned(),
-            key: DeploymentKey::generate(),
-            keyring: None,
-            append_lanes: 2,
-            pool_size: 4,
-        };
-        Ok(Self { config })
+        Ok(Self { config: server.product_database("annals").await? })
     }
 
     pub async fn open(
