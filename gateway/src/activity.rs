@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use schemas::engine::ids::PLATFORM;
@@ -17,8 +17,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
+use crate::http::route::{Audit, Route};
+use crate::http::{ErrorCode, Problem, RequestContext};
 
 /// Entries that wait to be written; more are counted and lost.
 const QUEUE: usize = 10_000;
@@ -99,28 +100,15 @@ pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -
     }
 }
 
-/// What a request asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// The method.
-    pub method: &'a str,
-    /// The path's pattern.
-    pub route: &'a str,
-    /// The path itself.
-    pub path: &'a str,
-}
-
 /// The layer that sees what requests came to.
 pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
+    let path = request.uri().path().to_owned();
     let context = request.extensions().get::<RequestContext>().cloned();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
     let response = next.run(request).await;
-    let (Some(route), Some(context)) = (route, context) else { return response };
+    let Some(context) = context else { return response };
     let problem = response.extensions().get::<Problem>().map(Problem::code);
-    let asked = Asked { method: method.as_str(), route: &route, path: &path };
-    note(&gateway, &context, asked, problem, address);
+    note(&gateway, &context, &path, problem, address);
     response
 }
 
@@ -128,20 +116,22 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
 pub fn note(
     gateway: &Gateway,
     context: &RequestContext,
-    asked: Asked<'_>,
-    problem: Option<Code>,
+    path: &str,
+    problem: Option<ErrorCode>,
     address: Option<String>,
 ) {
+    let Some(route) = context.route() else { return };
     // What operators ask for is told in the platform's own log, unless it is about one tenant.
-    let Some(tenant) = context.tenant().or(operates(asked.route).then_some(PLATFORM)) else { return };
-    let actor = context.actor();
-    let outcome = problem.map_or("accepted", Code::as_str);
+    let operates = route.audit == Audit::Operator;
+    let Some(tenant) = context.tenant().or(operates.then_some(PLATFORM)) else { return };
+    let actor = context.principal().actor();
+    let outcome = problem.map_or("accepted", ErrorCode::as_str);
     let mut entries = Vec::new();
-    if let Some(kind) = kind(asked, problem, context.is_auditor()) {
-        entries.push(entry(kind, &actor, action(kind, asked, context.subject()), outcome));
+    if let Some(kind) = kind(route.audit, problem, context.principal().is_auditor()) {
+        entries.push(entry(kind, &actor, action(kind, &route, path, context.subject()), outcome));
     }
     for (command, code) in context.rejections() {
-        entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code));
+        entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code.graphql()));
     }
     for mut entry in entries {
         entry.request_id = Some(context.id().to_string());
@@ -150,61 +140,47 @@ pub fn note(
     }
 }
 
-/// What stands in the entry. What somebody looked at or whose credential it is counts; of what was refused the pattern
-/// tells enough.
-fn action(kind: ActivityKind, Asked { method, route, path }: Asked<'_>, subject: Option<&str>) -> String {
+/// What the entry says. What was looked at, and whose credential it is, counts; of what was refused the pattern tells enough.
+fn action(kind: ActivityKind, route: &Route, path: &str, subject: Option<&str>) -> String {
     use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess};
+    let method = route.method_name();
     let mut action = match (kind, subject) {
         (AuditAccess | CredentialChange | OperatorAccess, Some(subject)) => {
             format!("{method} {path} {subject}")
         }
         (AuditAccess | CredentialChange | OperatorAccess, None) => format!("{method} {path}"),
-        _ => format!("{method} {route}"),
+        _ => format!("{method} {}", route.path),
     };
     action.truncate(action.floor_char_boundary(ACTION_MAX));
     action
 }
 
-fn operates(route: &str) -> bool {
-    route == "/admin" || route.starts_with("/admin/")
-}
-
-fn kind(asked: Asked<'_>, problem: Option<Code>, auditor: bool) -> Option<ActivityKind> {
-    let route = asked.route;
-    if route == "/v1/auth/login" {
-        let told = [None, Some(Code::InvalidCredentials), Some(Code::Unavailable)].contains(&problem);
-        return told.then_some(ActivityKind::SignIn);
+fn kind(audit: Audit, problem: Option<ErrorCode>, auditor: bool) -> Option<ActivityKind> {
+    if audit == Audit::SignIn {
+        let told = [None, Some(ErrorCode::InvalidCredentials), Some(ErrorCode::Unavailable)];
+        return told.contains(&problem).then_some(ActivityKind::SignIn);
     }
     match problem {
-        Some(Code::Unauthenticated | Code::Forbidden | Code::TenantMismatch | Code::ReservedContext) => {
-            Some(ActivityKind::Refusal)
-        }
         Some(
-            Code::Invalid
-            | Code::EmailTaken
-            | Code::VersionConflict
-            | Code::CommandIdReused
-            | Code::EventIdTaken
-            | Code::EventTypeNotNext
-            | Code::SchemaNarrower,
+            ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden
+            | ErrorCode::TenantMismatch
+            | ErrorCode::ReservedContext,
+        ) => Some(ActivityKind::Refusal),
+        Some(
+            ErrorCode::Invalid
+            | ErrorCode::EmailTaken
+            | ErrorCode::VersionConflict
+            | ErrorCode::CommandIdReused
+            | ErrorCode::EventIdTaken
+            | ErrorCode::EventTypeVersionGap
+            | ErrorCode::SchemaIncompatible,
         ) => Some(ActivityKind::RejectedCommand),
-        None if changes_credentials(asked) => Some(ActivityKind::CredentialChange),
-        _ if operates(route) => Some(ActivityKind::OperatorAccess),
-        _ if route.starts_with("/v1/audit/") || route == "/v1/activities" || auditor => {
-            Some(ActivityKind::AuditAccess)
-        }
+        None if audit == Audit::CredentialChange => Some(ActivityKind::CredentialChange),
+        _ if audit == Audit::Operator => Some(ActivityKind::OperatorAccess),
+        _ if audit == Audit::Access || auditor => Some(ActivityKind::AuditAccess),
         _ => None,
     }
-}
-
-/// Whether something with which others get in is issued, exchanged or taken back.
-fn changes_credentials(Asked { method, route, .. }: Asked<'_>) -> bool {
-    let webhook = matches!(
-        (method, route),
-        ("POST", "/v1/webhooks" | "/v1/webhooks/{id}/rotate-secret") | ("DELETE", "/v1/webhooks/{id}")
-    );
-    let others = ["/v1/integrations/credentials", "/v1/service-tokens"];
-    webhook || (method != "GET" && others.iter().any(|prefix| route.starts_with(prefix)))
 }
 
 /// What came too quickly, by tenant and kind: how many were kept in this window, and the sums of the others by actor, so
@@ -350,38 +326,21 @@ mod tests {
     }
 
     #[test]
-    fn reads_of_members_are_nobodys_business_and_those_of_auditors_are() {
-        let kind =
-            |method, route, problem, auditor| kind(Asked { method, route, path: route }, problem, auditor);
-        assert_eq!(kind("GET", "/v1/events", None, false), None);
-        assert_eq!(kind("GET", "/v1/events", None, true), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("GET", "/v1/audit/export", None, false), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("GET", "/v1/events", Some(Code::Forbidden), true), Some(ActivityKind::Refusal));
-        let login = "/v1/auth/login";
-        assert_eq!(kind("POST", login, Some(Code::InvalidCredentials), false), Some(ActivityKind::SignIn));
-        assert_eq!(kind("POST", login, Some(Code::TenantUnknown), false), None);
+    fn reads_of_members_are_not_recorded_and_those_of_auditors_are() {
+        assert_eq!(kind(Audit::Auditors, None, false), None);
+        assert_eq!(kind(Audit::Auditors, None, true), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(Audit::Access, None, false), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(Audit::Auditors, Some(ErrorCode::Forbidden), true), Some(ActivityKind::Refusal));
+        let refused = Some(ErrorCode::InvalidCredentials);
+        assert_eq!(kind(Audit::SignIn, refused, false), Some(ActivityKind::SignIn));
+        assert_eq!(kind(Audit::SignIn, Some(ErrorCode::TenantUnknown), false), None);
     }
 
     #[test]
-    fn credentials_are_told_when_they_change_and_operators_always() {
-        let kind = |method, route, problem| kind(Asked { method, route, path: route }, problem, false);
-        for (method, route) in [
-            ("POST", "/v1/service-tokens"),
-            ("DELETE", "/v1/service-tokens/{id}"),
-            ("POST", "/v1/integrations/credentials"),
-            ("POST", "/v1/integrations/credentials/{name}/rotate"),
-            ("DELETE", "/v1/integrations/credentials/{name}"),
-            ("POST", "/v1/webhooks"),
-            ("POST", "/v1/webhooks/{id}/rotate-secret"),
-            ("DELETE", "/v1/webhooks/{id}"),
-        ] {
-            assert_eq!(kind(method, route, None), Some(ActivityKind::CredentialChange), "{method} {route}");
-            assert_eq!(kind(method, route, Some(Code::NotFound)), None, "{method} {route}");
-        }
-        for (method, route) in [("GET", "/v1/service-tokens"), ("PATCH", "/v1/webhooks/{id}")] {
-            assert_eq!(kind(method, route, None), None, "{method} {route}");
-        }
-        assert_eq!(kind("GET", "/admin/{*path}", Some(Code::NotFound)), Some(ActivityKind::OperatorAccess));
-        assert_eq!(kind("GET", "/", None), None);
+    fn credentials_are_recorded_when_they_change_and_operators_always() {
+        assert_eq!(kind(Audit::CredentialChange, None, false), Some(ActivityKind::CredentialChange));
+        assert_eq!(kind(Audit::CredentialChange, Some(ErrorCode::NotFound), false), None);
+        let missing = Some(ErrorCode::NotFound);
+        assert_eq!(kind(Audit::Operator, missing, false), Some(ActivityKind::OperatorAccess));
     }
 }

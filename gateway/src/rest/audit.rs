@@ -1,5 +1,6 @@
 //! `/v1/audit`: signed checkpoints, proofs and exports of a tenant's history, for auditors.
 
+use access::policy::PERSONAL_DATA_READ;
 use audit::AuditError;
 use audit::export::{self, Export};
 use audit::prove::{self, ConsistencyProof, InclusionProof};
@@ -9,36 +10,32 @@ use axum::extract::{Path, Query, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use commands::identity::authority::{self, AuthorityError};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, TypePattern};
 use serde::Deserialize;
 use store::KeyRecipient;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::events::{PERSONAL_SCOPE, position};
-use crate::auth::Principal;
-use crate::edge::failures::Cause;
-use crate::edge::{Code, Problem, RequestContext};
+use super::events::position;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::failures::Cause;
+use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::streams::{Closing, reading_ends};
 
 /// Carries the span of positions that an export holds.
 pub const POSITIONS: HeaderName = HeaderName::from_static("annals-positions");
 
-/// The scope that reads proofs and exports.
-pub const AUDIT_SCOPE: &str = "audit:read";
-
 /// `GET /v1/audit/key`: the public key of the log's checkpoints, as signed notes write it.
-pub async fn key(principal: Principal) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let sealed = prove::newest(&principal.store).await?;
+pub async fn key(caller: Caller) -> Result<Response, Problem> {
+    let sealed = prove::newest(&caller.store).await?;
     Ok(text(sealed.verifier_key + "\n"))
 }
 
 /// `GET /v1/audit/checkpoint`: the newest signed note.
-pub async fn checkpoint(principal: Principal) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    Ok(text(prove::newest(&principal.store).await?.note))
+pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
+    Ok(text(prove::newest(&caller.store).await?.note))
 }
 
 /// The parameters of a proof that an event is in the log.
@@ -50,17 +47,16 @@ pub struct ProofQuery {
 
 /// `GET /v1/audit/proofs/{position}`.
 pub async fn proof(
-    principal: Principal,
+    caller: Caller,
     Path(at): Path<String>,
     query: Result<Query<ProofQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<InclusionProof>, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
     let Query(query) = query.map_err(|_| malformed())?;
     let at = position(&at).ok_or_else(|| Problem::bad_request("the position must be a whole number"))?;
-    if at > principal.store.head().await?.position {
-        return Err(Problem::new(Code::NotFound).detail("the log has no such position"));
+    if at > caller.store.head().await?.position {
+        return Err(Problem::new(ErrorCode::NotFound).detail("the log has no such position"));
     }
-    Ok(Json(prove::inclusion(&principal.store, at, query.size).await?))
+    Ok(Json(prove::inclusion(&caller.store, at, query.size).await?))
 }
 
 /// The parameters of a proof that a shorter log is the beginning of a longer one.
@@ -73,12 +69,11 @@ pub struct ConsistencyQuery {
 
 /// `GET /v1/audit/consistency`.
 pub async fn consistency(
-    principal: Principal,
+    caller: Caller,
     query: Result<Query<ConsistencyQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Json<ConsistencyProof>, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
     let Query(query) = query.map_err(|_| malformed())?;
-    Ok(Json(prove::consistency(&principal.store, query.from, query.to).await?))
+    Ok(Json(prove::consistency(&caller.store, query.from, query.to).await?))
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
@@ -123,21 +118,25 @@ impl ExportQuery {
 pub async fn export(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
     let Query(query) = query.map_err(|_| malformed())?;
     let export = query.read()?;
     if let Some(keys_to) = &export.keys_to {
-        principal.needs(PERSONAL_SCOPE)?;
+        caller.needs(&PERSONAL_DATA_READ)?;
+        // Keys that were handed out cannot be taken back.
+        let current = authority::current(&gateway.executor, caller.record.id, caller.principal()).await?;
+        if !PERSONAL_DATA_READ.is_held_by(&current) {
+            return Err(AuthorityError::Forbidden.into());
+        }
         request.note_subject(format!("keys_to={keys_to}"));
     }
-    let slug = principal.record.slug.clone();
-    let prepared = export::prepare(principal.store.clone(), &slug, export).await?;
+    let slug = caller.record.slug.clone();
+    let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
     // Looks on while a slow client keeps the lines waiting.
-    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, principal, prepared.log_id())));
+    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, caller, prepared.log_id())));
     let ends = ends.map(|ended| ended.unwrap_or(Closing::Internal));
     let lines = export::write(prepared)
         .inspect_err(|error| tracing::warn!(cause = %Cause::of(error), "an export broke off"))

@@ -11,9 +11,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::IntegratorCredential;
 
-use crate::auth::Principal;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::{Body, ErrorCode, Fields, IdempotencyKey, Problem, RequestContext};
 
 const DEFAULT_LIMIT: u32 = 100;
 const MOST: u32 = 1_000;
@@ -59,24 +59,20 @@ struct Page {
 pub async fn create(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway, &principal)?;
+    let integrators = integrators(&gateway)?;
     let new = read_new(body)?;
     request.note_subject(&new.name);
-    let issued = integrators.create(&principal.record, new, key.0).await?;
+    let issued = integrators.create(&caller.record, new, key.0).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
 /// Lists the credentials by name.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    integrators(&gateway, &principal)?;
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+    integrators(&gateway)?;
     let Query(page) = Query::<Page>::try_from_uri(&uri)
         .map_err(|_| Problem::bad_request("the parameters are after and limit"))?;
     let limit = page.limit.unwrap_or(DEFAULT_LIMIT);
@@ -84,7 +80,7 @@ pub async fn list(
         let problem = InvalidValue::new("limit_invalid", format!("must be between 1 and {MOST}"));
         return Err(Problem::invalid_field("limit", problem));
     }
-    let credentials = principal.store.credentials(&page.after, limit).await?;
+    let credentials = caller.store.credentials(&page.after, limit).await?;
     let full = credentials.len() == limit as usize;
     let next_after = credentials.last().filter(|_| full).map(|last| last.name.clone());
     let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
@@ -94,35 +90,35 @@ pub async fn list(
 /// Shows one credential.
 pub async fn show(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<CredentialAnswer>, Problem> {
-    integrators(&gateway, &principal)?;
-    let credential = principal.store.credential(&name).await?.ok_or(Problem::new(Code::NotFound))?;
+    integrators(&gateway)?;
+    let credential = caller.store.credential(&name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(CredentialAnswer(credential.into())))
 }
 
 /// Revokes a credential: its connections are cut when the answer comes.
 pub async fn revoke(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    integrators(&gateway, &principal)?.revoke(&principal.record, &name, key.0).await?;
+    integrators(&gateway)?.revoke(&caller.record, &name, key.0).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Has the consumer start again behind a position or at a time.
 pub async fn reset(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Result<Json<CredentialAnswer>, Problem> {
-    let integrators = integrators(&gateway, &principal)?;
-    let credential = integrators.reset(&principal.record, &name, read_place(body)?, key.0).await?;
+    let integrators = integrators(&gateway)?;
+    let credential = integrators.reset(&caller.record, &name, read_place(body)?, key.0).await?;
     let mut answer = CredentialBody::from(credential);
     answer.in_effect = true;
     Ok(Json(CredentialAnswer(answer)))
@@ -131,19 +127,19 @@ pub async fn reset(
 /// Issues a further file for a credential: 201 as for a new one. Earlier files are good for `overlap_hours` more.
 pub async fn rotate(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway, &principal)?;
+    let integrators = integrators(&gateway)?;
     let hours = body.position("overlap_hours").unwrap_or(0);
     if hours > LONGEST_OVERLAP_HOURS {
         let message = format!("must be at most {LONGEST_OVERLAP_HOURS}");
         body.wrong("overlap_hours", InvalidValue::new("overlap_invalid", message));
     }
     let overlap = body.finish(|| Some(TimeDelta::hours(hours as i64)))?;
-    let issued = integrators.rotate(&principal.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
+    let issued = integrators.rotate(&caller.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
@@ -159,10 +155,9 @@ fn issued_body(issued: &Issued) -> Value {
 }
 
 /// What serves the request, where the caller may and a deployment has it.
-fn integrators<'a>(gateway: &'a Gateway, principal: &Principal) -> Result<&'a Integrators, Problem> {
-    principal.needs_administrator()?;
+fn integrators(gateway: &Gateway) -> Result<&Integrators, Problem> {
     gateway.integrators.as_ref().ok_or_else(|| {
-        Problem::new(Code::Unavailable)
+        Problem::new(ErrorCode::Unavailable)
             .detail("credentials for integrators are not configured in this deployment")
     })
 }
@@ -212,11 +207,11 @@ mod tests {
             read_new(fields(json!({"name": "erp", "types": ["crm.>"], "after": "12"}))).expect("complete");
         assert_eq!((new.after, new.types.len()), (12, 1));
         let code = |body| read_new(fields(body)).err().map(|problem| problem.code());
-        assert_eq!(code(json!({})), Some(Code::Invalid));
-        assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(Code::Invalid));
-        assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(Code::BadRequest));
-        assert_eq!(code(json!({"name": "erp", "after": -1})), Some(Code::BadRequest));
-        assert_eq!(code(json!({"name": "erp", "filter": ">"})), Some(Code::Invalid));
+        assert_eq!(code(json!({})), Some(ErrorCode::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(ErrorCode::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(ErrorCode::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "after": -1})), Some(ErrorCode::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "filter": ">"})), Some(ErrorCode::Invalid));
     }
 
     #[test]
@@ -225,7 +220,10 @@ mod tests {
         assert!(matches!(read_place(fields(json!({"time": "2026-01-02T03:04:05Z"}))), Ok(Place::Time(_))));
         for wrong in [json!({}), json!({"after": 1, "time": "2026-01-02T03:04:05Z"}), json!({"time": "noon"})]
         {
-            assert_eq!(read_place(fields(wrong)).err().map(|problem| problem.code()), Some(Code::Invalid));
+            assert_eq!(
+                read_place(fields(wrong)).err().map(|problem| problem.code()),
+                Some(ErrorCode::Invalid)
+            );
         }
     }
 }

@@ -8,7 +8,7 @@ use store::TenantStore;
 use uuid::Uuid;
 
 use super::events::position;
-use crate::edge::{FieldError, Problem};
+use crate::http::{FieldError, Problem};
 
 const DEFAULT: u64 = 20;
 const MOST: u64 = 100;

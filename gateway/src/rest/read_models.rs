@@ -1,5 +1,6 @@
 //! `/v1/audit/read-models`: whole read models as they were, and what became of them, for auditors.
 
+use access::policy::{CUSTOMERS_READ, USERS_READ};
 use std::time::Duration;
 
 use axum::Json;
@@ -12,12 +13,10 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 
-use super::audit::AUDIT_SCOPE;
-use super::events::{EVENTS_SCOPE, same_log};
-use crate::auth::Principal;
-use crate::edge::{Code, Problem};
+use super::events::same_log;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::graphql;
+use crate::http::{ErrorCode, Problem};
 
 const DEFAULT_LIMIT: usize = 100;
 /// Rows, or events looked through, of one page.
@@ -42,14 +41,11 @@ pub struct PositionBody {
 
 /// `GET /v1/audit/position?time=`: the last position that was recorded by then.
 pub async fn position(
-    principal: Principal,
+    caller: Caller,
     query: Result<Query<PositionQuery>, QueryRejection>,
 ) -> Result<Json<PositionBody>, Problem> {
-    if !principal.may(EVENTS_SCOPE) {
-        principal.needs(AUDIT_SCOPE)?;
-    }
     let Query(query) = query.map_err(|_| malformed())?;
-    let (head, position) = principal.store.position_at(query.time).await?;
+    let (head, position) = caller.store.position_at(query.time).await?;
     Ok(Json(PositionBody { log_id: head.log_id, position, head: head.position }))
 }
 
@@ -66,16 +62,16 @@ pub struct RowsQuery {
 /// `GET /v1/audit/read-models/{name}`: rows as they were when the log ended at a position.
 pub async fn rows(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
     query: Result<Query<RowsQuery>, QueryRejection>,
 ) -> Result<Json<PastRows>, Problem> {
-    let checkpoint = read_model(&principal, &name)?;
+    let checkpoint = read_model(&caller, &name)?;
     let Query(query) = query.map_err(|_| malformed())?;
     let limit = limit(query.limit)?;
-    let log = log(&principal, query.log).await?;
+    let log = log(&caller, query.log).await?;
     let _turn = turn(&gateway).await?;
-    Ok(Json(whole::rows(&principal.store, checkpoint, log, query.at, query.after, limit).await?))
+    Ok(Json(whole::rows(&caller.store, checkpoint, log, query.at, query.after, limit).await?))
 }
 
 /// The parameters of a page of changes. `after` is the `next_after` of the page before.
@@ -92,30 +88,29 @@ pub struct ChangesQuery {
 /// `GET /v1/audit/read-models/{name}/changes`: what became of rows between two positions.
 pub async fn changes(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
     query: Result<Query<ChangesQuery>, QueryRejection>,
 ) -> Result<Json<PastChanges>, Problem> {
-    let checkpoint = read_model(&principal, &name)?;
+    let checkpoint = read_model(&caller, &name)?;
     let Query(query) = query.map_err(|_| malformed())?;
     let limit = limit(query.limit)?;
     if query.to.is_some_and(|to| to < query.from) {
         return Err(Problem::bad_request("to must not stand before from"));
     }
-    let log = log(&principal, query.log).await?;
+    let log = log(&caller, query.log).await?;
     let _turn = turn(&gateway).await?;
     let between = (query.from, query.to);
-    Ok(Json(whole::changes(&principal.store, checkpoint, log, between, query.after, limit).await?))
+    Ok(Json(whole::changes(&caller.store, checkpoint, log, between, query.after, limit).await?))
 }
 
 /// The read model of this name, for those who may look back and may see it as it is.
-fn read_model(principal: &Principal, name: &str) -> Result<&'static str, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let not_found = || Problem::new(Code::NotFound).detail("there is no such read model");
+fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
+    let not_found = || Problem::new(ErrorCode::NotFound).detail("there is no such read model");
     let checkpoint = whole::find(name).ok_or_else(not_found)?;
-    principal.needs(match checkpoint {
-        USERS => graphql::identity::user::READ_SCOPE,
-        _ => graphql::crm::customer::READ_SCOPE,
+    caller.needs(match checkpoint {
+        USERS => &USERS_READ,
+        _ => &CUSTOMERS_READ,
     })?;
     Ok(checkpoint)
 }
@@ -128,15 +123,16 @@ fn limit(given: Option<usize>) -> Result<usize, Problem> {
 }
 
 /// The tenant's log; 410 where another one is meant.
-async fn log(principal: &Principal, named: Option<Uuid>) -> Result<LogId, Problem> {
-    let current = principal.store.head().await?.log_id;
-    same_log(&principal.store, named.map(LogId), current).await?;
+async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
+    let current = caller.store.head().await?.log_id;
+    same_log(&caller.store, named.map(LogId), current).await?;
     Ok(current)
 }
 
 /// A place among the few pages that are worked out at a time: they must not take the database from everybody else.
 async fn turn(gateway: &Gateway) -> Result<SemaphorePermit<'_>, Problem> {
-    let busy = || Problem::new(Code::Unavailable).detail("too many pages of the past are being worked out");
+    let busy =
+        || Problem::new(ErrorCode::Unavailable).detail("too many pages of the past are being worked out");
     let turn = tokio::time::timeout(PATIENCE, gateway.pasts.acquire()).await;
     turn.map_err(|_elapsed| busy())?.map_err(|_closed| busy())
 }

@@ -7,7 +7,9 @@ use futures::TryStreamExt;
 use serde_json::Value;
 
 use super::fields::Fields;
-use super::problem::{Code, Problem};
+use access::ErrorCode;
+
+use super::problem::Problem;
 
 /// The largest request body in bytes.
 pub const BODY_LIMIT: usize = 256 * 1024;
@@ -35,10 +37,22 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
     if !is_json(request.headers()) {
         return Err(
-            Problem::new(Code::UnsupportedMediaType).detail("the content type must be application/json")
+            Problem::new(ErrorCode::UnsupportedMediaType).detail("the content type must be application/json")
         );
     }
-    let mut chunks = request.into_body().into_data_stream();
+    bytes_of(request.into_body()).await
+}
+
+/// The request with its whole body in memory.
+pub async fn buffered(request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = bytes_of(body).await?;
+    Ok(Request::from_parts(parts, bytes.into()))
+}
+
+/// The whole body, where it is within the limit.
+async fn bytes_of(body: axum::body::Body) -> Result<Bytes, Problem> {
+    let mut chunks = body.into_data_stream();
     let mut bytes = BytesMut::new();
     let mut seen = 0;
     while seen <= DRAINED {
@@ -55,7 +69,7 @@ pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
     }
     if seen > BODY_LIMIT {
         return Err(
-            Problem::new(Code::TooLarge).detail(format!("a body may have at most {BODY_LIMIT} bytes"))
+            Problem::new(ErrorCode::TooLarge).detail(format!("a body may have at most {BODY_LIMIT} bytes"))
         );
     }
     Ok(bytes.freeze())
@@ -79,7 +93,7 @@ mod tests {
 
     use super::*;
 
-    async fn code(content_type: Option<&str>, body: Vec<u8>) -> Option<Code> {
+    async fn code(content_type: Option<&str>, body: Vec<u8>) -> Option<ErrorCode> {
         let mut request = Request::post("/");
         if let Some(content_type) = content_type {
             request = request.header(header::CONTENT_TYPE, content_type);
@@ -93,11 +107,11 @@ mod tests {
         let json = Some("application/json");
         assert_eq!(code(json, b"{}".to_vec()).await, None);
         assert_eq!(code(Some("Application/JSON; charset=utf-8"), b"{}".to_vec()).await, None);
-        assert_eq!(code(json, b"{".to_vec()).await, Some(Code::BadRequest));
-        assert_eq!(code(json, b"[]".to_vec()).await, Some(Code::BadRequest));
-        assert_eq!(code(json, vec![0xff]).await, Some(Code::BadRequest));
-        assert_eq!(code(Some("text/plain"), b"{}".to_vec()).await, Some(Code::UnsupportedMediaType));
-        assert_eq!(code(None, b"{}".to_vec()).await, Some(Code::UnsupportedMediaType));
-        assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(Code::TooLarge));
+        assert_eq!(code(json, b"{".to_vec()).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(json, b"[]".to_vec()).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(json, vec![0xff]).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(Some("text/plain"), b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        assert_eq!(code(None, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(ErrorCode::TooLarge));
     }
 }
