@@ -8,6 +8,7 @@ pub mod metadata;
 pub mod names;
 pub mod recorded;
 pub mod sealed;
+pub mod time;
 pub mod values;
 
 pub use command::Command;
@@ -17,4 +18,5 @@ pub use metadata::{Actor, Metadata, RequestId};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
 pub use sealed::Sealed;
+pub use time::parse_time;
 pub use values::{Email, InvalidValue, Name, Notes, Reason};

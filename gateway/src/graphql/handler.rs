@@ -18,7 +18,9 @@ use super::engine::order::arrange;
 use super::read_models;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::content::{json_bytes, malformed};
+use crate::http::accept::prefers;
+use crate::http::content::json_bytes;
+use crate::http::json::read_json;
 use crate::http::{Problem, RequestContext};
 
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
@@ -35,7 +37,7 @@ pub async fn answer(State(gateway): State<Gateway>, request: Request) -> Result<
     let caller = Caller::from_request_parts(&mut parts, &gateway).await.map_err(Problem::for_graphql)?;
     let headers = parts.headers.clone();
     let bytes = json_bytes(Request::from_parts(parts, body)).await.map_err(Problem::for_graphql)?;
-    let value = serde_json::from_slice(&bytes).map_err(|error| malformed(&error).for_graphql())?;
+    let value = read_json(&bytes).map_err(Problem::for_graphql)?;
     let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
 
     let (mut response, began) = run(&gateway, &context, caller, &headers, envelope).await;
@@ -61,7 +63,8 @@ impl Envelope {
         };
         let operation = match members.remove("operationName") {
             None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(name),
+            // Clients that have no name to send often send an empty one.
+            Some(Value::String(name)) => Some(name).filter(|name| !name.is_empty()),
             Some(_) => return Err(Problem::bad_request("`operationName` must be a string")),
         };
         let variables = object(&mut members, "variables")?.map(Value::Object).unwrap_or_default();
@@ -160,10 +163,7 @@ async fn wait(
 /// Status and content type follow the GraphQL-over-HTTP specification: clients of `application/json` read errors from
 /// the body alone, clients of `application/graphql-response+json` also from the status.
 fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Response {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let strict = accepts.flat_map(|accepts| accepts.split(',')).any(|accepted| {
-        accepted.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(GRAPHQL_JSON)
-    });
+    let strict = prefers(headers, GRAPHQL_JSON, "application/json");
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
     let body = Answer {

@@ -7,6 +7,7 @@ use futures::TryStreamExt;
 use serde_json::Value;
 
 use super::fields::Fields;
+use super::json::read_json;
 use access::ErrorCode;
 
 use super::problem::Problem;
@@ -25,21 +26,16 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let bytes = json_bytes(request).await?;
-        match serde_json::from_slice(&bytes) {
-            Ok(Value::Object(values)) => Ok(Self(Fields::new(values))),
-            Ok(_) => Err(Problem::bad_request("the body must be a JSON object")),
-            Err(error) => Err(malformed(&error)),
+        match read_json(&bytes)? {
+            Value::Object(values) => Ok(Self(Fields::new(values))),
+            _ => Err(Problem::bad_request("the body must be a JSON object")),
         }
     }
 }
 
 /// The bytes of a body that claims to be JSON.
 pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
-    if !is_json(request.headers()) {
-        return Err(
-            Problem::new(ErrorCode::UnsupportedMediaType).detail("the content type must be application/json")
-        );
-    }
+    supported(request.headers())?;
     bytes_of(request.into_body()).await
 }
 
@@ -75,16 +71,30 @@ async fn bytes_of(body: axum::body::Body) -> Result<Bytes, Problem> {
     Ok(bytes.freeze())
 }
 
-/// Where the JSON is malformed; serde_json says so without repeating the input.
-pub fn malformed(error: &serde_json::Error) -> Problem {
-    Problem::bad_request(format!("the body is not JSON: line {}, column {}", error.line(), error.column()))
-}
-
-fn is_json(headers: &HeaderMap) -> bool {
+/// Whether the body claims to be JSON in UTF-8, as it is (RFC 9110, sections 8.3 and 8.4).
+fn supported(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: &'static str| Problem::new(ErrorCode::UnsupportedMediaType).detail(detail);
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
-    let (Some(given), None) = (types.next(), types.next()) else { return false };
-    let essence = given.to_str().unwrap_or_default().split(';').next().unwrap_or_default();
-    essence.trim().eq_ignore_ascii_case("application/json")
+    let (Some(given), None) = (types.next(), types.next()) else {
+        return Err(unsupported("the content type must be application/json"));
+    };
+    let mut parts = given.to_str().unwrap_or_default().split(';').map(str::trim);
+    if !parts.next().unwrap_or_default().eq_ignore_ascii_case("application/json") {
+        return Err(unsupported("the content type must be application/json"));
+    }
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name.trim().eq_ignore_ascii_case("charset")
+            && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        {
+            return Err(unsupported("the character set must be utf-8"));
+        }
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
+        return Err(unsupported("the body must not be compressed or encoded otherwise"));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -112,6 +122,25 @@ mod tests {
         assert_eq!(code(json, vec![0xff]).await, Some(ErrorCode::BadRequest));
         assert_eq!(code(Some("text/plain"), b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
         assert_eq!(code(None, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        let other = Some("application/json; charset=iso-8859-1");
+        assert_eq!(code(other, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        assert_eq!(code(Some("application/json;charset=\"UTF-8\""), b"{}".to_vec()).await, None);
+        assert_eq!(code(json, br#"{"a":1,"a":2}"#.to_vec()).await, Some(ErrorCode::BadRequest));
         assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(ErrorCode::TooLarge));
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_not_supported() {
+        for (encoding, expected) in
+            [("gzip", Some(ErrorCode::UnsupportedMediaType)), ("identity", None), ("Identity", None)]
+        {
+            let request = Request::post("/")
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::CONTENT_ENCODING, encoding)
+                .body(AxumBody::from("{}"))
+                .expect("valid");
+            let code = Body::from_request(request, &()).await.err().map(|problem| problem.code());
+            assert_eq!(code, expected, "{encoding}");
+        }
     }
 }

@@ -6,7 +6,7 @@ use audit::export::{self, Export};
 use audit::prove::{self, ConsistencyProof, InclusionProof};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -21,7 +21,7 @@ use super::events::position;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::failures::Cause;
-use crate::http::{ErrorCode, Problem, RequestContext};
+use crate::http::{Digits, ErrorCode, Problem, Query, RequestContext};
 use crate::streams::{Closing, reading_ends};
 
 /// Carries the span of positions that an export holds.
@@ -42,38 +42,36 @@ pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
-    size: Option<u64>,
+    size: Option<Digits>,
 }
 
 /// `GET /v1/audit/proofs/{position}`.
 pub async fn proof(
     caller: Caller,
     Path(at): Path<String>,
-    query: Result<Query<ProofQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ProofQuery>,
 ) -> Result<Json<InclusionProof>, Problem> {
-    let Query(query) = query.map_err(|_| malformed())?;
     let at = position(&at).ok_or_else(|| Problem::bad_request("the position must be a whole number"))?;
     if at > caller.store.head().await?.position {
         return Err(Problem::new(ErrorCode::NotFound).detail("the log has no such position"));
     }
-    Ok(Json(prove::inclusion(&caller.store, at, query.size).await?))
+    Ok(Json(prove::inclusion(&caller.store, at, query.size.map(|size| size.0)).await?))
 }
 
 /// The parameters of a proof that a shorter log is the beginning of a longer one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyQuery {
-    from: u64,
-    to: Option<u64>,
+    from: Digits,
+    to: Option<Digits>,
 }
 
 /// `GET /v1/audit/consistency`.
 pub async fn consistency(
     caller: Caller,
-    query: Result<Query<ConsistencyQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyProof>, Problem> {
-    let Query(query) = query.map_err(|_| malformed())?;
-    Ok(Json(prove::consistency(&caller.store, query.from, query.to).await?))
+    Ok(Json(prove::consistency(&caller.store, query.from.0, query.to.map(|to| to.0)).await?))
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
@@ -82,8 +80,8 @@ pub async fn consistency(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
-    from: Option<u64>,
-    to: Option<u64>,
+    from: Option<Digits>,
+    to: Option<Digits>,
     stream: Option<String>,
     withhold: Option<String>,
     earlier: Option<String>,
@@ -102,8 +100,8 @@ impl ExportQuery {
         let earlier = list(self.earlier).iter().map(|text| position(text)).collect::<Option<_>>();
         let keys_to = self.keys_to.as_deref().map(str::parse::<KeyRecipient>).transpose();
         Ok(Export {
-            from: self.from,
-            to: self.to,
+            from: self.from.map(|from| from.0),
+            to: self.to.map(|to| to.0),
             stream: stream.map_err(|_| invalid("stream"))?,
             withhold: withhold.map_err(|_| invalid("withhold"))?,
             earlier: earlier.ok_or_else(|| invalid("earlier"))?,
@@ -119,9 +117,8 @@ pub async fn export(
     State(gateway): State<Gateway>,
     request: RequestContext,
     caller: Caller,
-    query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ExportQuery>,
 ) -> Result<Response, Problem> {
-    let Query(query) = query.map_err(|_| malformed())?;
     let export = query.read()?;
     if let Some(keys_to) = &export.keys_to {
         caller.needs(&PERSONAL_DATA_READ)?;
@@ -174,10 +171,6 @@ fn until(
         tokio::task::yield_now().await;
         yield Err(std::io::Error::other(why.as_str()));
     }
-}
-
-fn malformed() -> Problem {
-    Problem::bad_request("a parameter is unknown or malformed")
 }
 
 fn text(text: String) -> Response {

@@ -1,22 +1,23 @@
 //! `/v1/integrations/credentials`: a tenant's administrators give integrators access to the tenant's events on NATS.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{InvalidValue, TypePattern};
+use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::IntegratorCredential;
 
+use super::pages::page_of;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{Body, ErrorCode, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
 
-const DEFAULT_LIMIT: u32 = 100;
-const MOST: u32 = 1_000;
+const DEFAULT_LIMIT: usize = 100;
+const LIMIT_MAX: usize = 1_000;
 /// A week is enough to exchange a file anywhere.
 const LONGEST_OVERLAP_HOURS: u64 = 7 * 24;
 
@@ -52,7 +53,7 @@ impl From<IntegratorCredential> for CredentialBody {
 struct Page {
     #[serde(default)]
     after: String,
-    limit: Option<u32>,
+    limit: Option<Digits>,
 }
 
 /// Issues a credential: 201 with everything that a stock client needs.
@@ -73,16 +74,10 @@ pub async fn create(
 /// Lists the credentials by name.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     integrators(&gateway)?;
-    let Query(page) = Query::<Page>::try_from_uri(&uri)
-        .map_err(|_| Problem::bad_request("the parameters are after and limit"))?;
-    let limit = page.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MOST).contains(&limit) {
-        let problem = InvalidValue::new("limit_invalid", format!("must be between 1 and {MOST}"));
-        return Err(Problem::invalid_field("limit", problem));
-    }
-    let credentials = caller.store.credentials(&page.after, limit).await?;
-    let full = credentials.len() == limit as usize;
-    let next_after = credentials.last().filter(|_| full).map(|last| last.name.clone());
+    let Query(page) = Query::<Page>::read(&uri)?;
+    let limit = Digits::limit(page.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let credentials = caller.store.credentials(&page.after, limit as u32 + 1).await?;
+    let (credentials, next_after) = page_of(credentials, limit, |credential| credential.name.clone());
     let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
     Ok(Json(json!({"credentials": credentials, "next_after": next_after})))
 }
@@ -174,7 +169,7 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
     let mut asked_for_time = false;
     let time = body.optional("time", |text| {
         asked_for_time = true;
-        time(text)
+        parse_time(text)
     });
     if after.is_some() == asked_for_time {
         body.wrong("after", InvalidValue::new("required", "give either after or time"));
@@ -183,11 +178,6 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
         Some(after) => Some(Place::Position(after)),
         None => Some(Place::Time(time?)),
     })
-}
-
-/// A time in a body.
-pub(super) fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
-    text.parse().map_err(|_| InvalidValue::new("time_invalid", "must be a time as in RFC 3339"))
 }
 
 #[cfg(test)]

@@ -58,12 +58,12 @@ pub async fn request(
 /// them again, so it is worth keeping elsewhere.
 pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let subjects = page.ids::<Subject>(&caller.store).await?;
+    let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
     let mut erasures = Vec::with_capacity(subjects.len());
     for subject in &subjects {
         erasures.extend(standing(&caller.store, *subject).await?);
     }
-    Ok(Json(json!({ "erasures": erasures, "next_after": page.next(&subjects) })))
+    Ok(Json(json!({ "erasures": erasures, "next_after": next_after })))
 }
 
 /// `GET /v1/erasures/{subject}`: where it stands. When it is done, `position` is that of the event whose proof is the

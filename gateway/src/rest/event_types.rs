@@ -62,7 +62,7 @@ pub async fn show(
 /// and means nothing.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<EventFamily>(&caller.store).await?;
+    let (ids, next_after) = page.ids::<EventFamily>(&caller.store).await?;
     let mut types = Vec::new();
     for id in &ids {
         let Some((family, _)) = gateway.executor.load::<EventFamily>(caller.record.id, *id).await? else {
@@ -75,7 +75,7 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
                 .map(|version| json!({ "type": version.event_type, "description": version.description })),
         );
     }
-    Ok(Json(json!({ "event_types": types, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "event_types": types, "next_after": next_after })))
 }
 
 fn described(family: &EventFamily, event_type: &ExternalType) -> Option<Value> {

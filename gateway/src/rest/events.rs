@@ -2,7 +2,7 @@
 
 use access::policy::PERSONAL_DATA_READ;
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::Uri;
 use schemas::engine::recorded::CloudEvent;
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
@@ -11,7 +11,7 @@ use store::{LogFilter, StreamFilter, TenantStore};
 
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{ErrorCode, FieldError, Problem};
+use crate::http::{Digits, ErrorCode, FieldError, Problem, query};
 
 const DEFAULT_LIMIT: u64 = 100;
 const MOST: u64 = 1_000;
@@ -78,12 +78,7 @@ pub async fn same_log(tenant: &TenantStore, named: Option<LogId>, current: LogId
 
 /// A position in decimal digits.
 pub fn position(text: &str) -> Option<u64> {
-    // A plus sign would pass as a number but is no position.
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
-        .filter(|&n| i64::try_from(n).is_ok())
+    Digits::parse(text).map(|digits| digits.0)
 }
 
 impl EventsQuery {
@@ -98,8 +93,7 @@ impl EventsQuery {
     }
 
     fn read(uri: &Uri, paged: bool) -> Result<Self, Problem> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| Problem::bad_request("the query string does not decode"))?;
+        let pairs = query::pairs(uri)?;
         let mut query =
             Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None, ticket: None };
         let (mut malformed, mut invalid) = (Vec::new(), Vec::new());

@@ -21,8 +21,8 @@ use super::events::{as_cloud_events, position};
 use super::pages::{limit, pairs, unknown_parameter};
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::content::{json_bytes, malformed};
-use crate::http::unique_names::check_unique_names;
+use crate::http::content::json_bytes;
+use crate::http::json::{self, read_json};
 use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
 
 const DEFAULT_LIMIT: usize = 100;
@@ -128,12 +128,9 @@ struct RawEvent<'a> {
 }
 
 fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result<ExternalAppend, Problem> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-    let Value::Object(values) = value else {
+    let Value::Object(values) = read_json(bytes)? else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };
-    // Two values under one name are read differently by different readers; what is checked must be what is stored.
-    check_unique_names(bytes)?;
     let mut body = Fields::new(values);
     let expected = match body.any("expected_version", false) {
         None => ExpectedVersion::Any,
@@ -169,7 +166,7 @@ fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result
         return Err(reserved(&error));
     }
     let mut events = body.finish(|| Some(events))?;
-    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| json::refused(&error))?;
     for (event, raw) in events.iter_mut().zip(raw.events) {
         event.data = bytes.slice_ref(raw.data.get().as_bytes());
     }

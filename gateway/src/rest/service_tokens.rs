@@ -5,12 +5,11 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{Name, clock};
+use schemas::engine::{Name, clock, parse_time};
 use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::credentials::time;
 use super::pages::PageQuery;
 use crate::auth::{Caller, ServiceGrant};
 use crate::gateway::Gateway;
@@ -30,7 +29,7 @@ pub async fn issue(
     let scopes = body.texts("scopes", ServiceScope::parse);
     // A token ends after so many days, or at a time.
     let by_time = body.values().get("expires_at").is_some_and(|given| !given.is_null());
-    let expires_at = body.optional("expires_at", time);
+    let expires_at = body.optional("expires_at", parse_time);
     let expires_days = body.whole_number("expires_days", !by_time);
     let (name, scopes) = body.finish(|| Some((name?, scopes?)))?;
     let expires_days = expires_days.map(|days| u32::try_from(days).unwrap_or(u32::MAX));
@@ -66,14 +65,14 @@ pub async fn issue(
 /// `GET /v1/service-tokens`: by pages, in the order in which they were issued where no key named them.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<ServiceToken>(&caller.store).await?;
+    let (ids, next_after) = page.ids::<ServiceToken>(&caller.store).await?;
     let mut tokens = Vec::with_capacity(ids.len());
     for id in &ids {
         if let Some((token, _)) = gateway.executor.load::<ServiceToken>(caller.record.id, *id).await? {
             tokens.push(described(*id, &token));
         }
     }
-    Ok(Json(json!({ "service_tokens": tokens, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "service_tokens": tokens, "next_after": next_after })))
 }
 
 /// `DELETE /v1/service-tokens/{id}`: takes a token back. Doing so again changes nothing.

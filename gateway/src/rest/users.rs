@@ -76,14 +76,14 @@ impl StandingBody {
 /// log. GraphQL's `users` filters and sorts.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<User>(&caller.store).await?;
+    let (ids, next_after) = page.ids::<User>(&caller.store).await?;
     let mut users = Vec::with_capacity(ids.len());
     for id in &ids {
         if let Some((user, version)) = gateway.executor.load::<User>(caller.record.id, *id).await? {
             users.push(StandingBody::new(*id, &caller.record.slug, &user, version));
         }
     }
-    Ok(Json(json!({ "users": users, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "users": users, "next_after": next_after })))
 }
 
 /// `GET /v1/users/{id}`.

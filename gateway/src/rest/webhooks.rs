@@ -8,7 +8,7 @@ mod deliveries;
 
 use access::policy::TENANT_ADMINISTER;
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::Method;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -22,10 +22,11 @@ use webhooks::secret::SigningSecret;
 
 use self::body::{Changes, shown, shown_with_secret};
 use self::commanding::Commanding;
+use super::pages::page_of;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::route::{Audit, Authority, Route, Routes};
-use crate::http::{Body, ErrorCode, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
 
 /// Webhooks of one tenant.
 const MOST: u64 = 100;
@@ -59,13 +60,13 @@ pub fn routes(routes: Routes) -> Routes {
 #[serde(deny_unknown_fields)]
 struct PageQuery<T> {
     after: Option<T>,
-    limit: Option<u32>,
+    limit: Option<Digits>,
 }
 
 impl<T> PageQuery<T> {
-    fn limit(&self) -> Result<u32, Problem> {
-        match self.limit.unwrap_or(20) {
-            limit @ 1..=100 => Ok(limit),
+    fn limit(&self) -> Result<usize, Problem> {
+        match self.limit.map_or(20, |limit| limit.0) {
+            limit @ 1..=100 => Ok(limit as usize),
             _ => Err(Problem::invalid_field("limit", InvalidValue::new("limit_invalid", "must be 1 to 100"))),
         }
     }
@@ -79,16 +80,12 @@ async fn found(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Pro
     transaction.webhook_to_change(id).await?.ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-async fn list(
-    caller: Caller,
-    query: Result<Query<PageQuery<Uuid>>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
+async fn list(caller: Caller, Query(query): Query<PageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
     let limit = query.limit()?;
     let transaction = caller.store.begin().await?;
-    let webhooks = transaction.webhooks(query.after, limit).await?;
+    let webhooks = transaction.webhooks(query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
-    let next = webhooks.last().filter(|_| webhooks.len() == limit as usize).map(|last| last.id);
+    let (webhooks, next) = page_of(webhooks, limit, |webhook| webhook.id);
     Ok(Json(json!({ "webhooks": webhooks.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 

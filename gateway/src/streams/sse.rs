@@ -116,7 +116,8 @@ fn last_words(why: Closing, at: u64) -> Bytes {
 }
 
 fn resumed_at(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(given) = headers.get("last-event-id") else { return Ok(None) };
+    // An empty id is what a client sends that has seen none (WHATWG HTML, section 9.2.3).
+    let Some(given) = headers.get("last-event-id").filter(|given| !given.is_empty()) else { return Ok(None) };
     let position = given.to_str().ok().and_then(crate::rest::events::position);
     position.map(Some).ok_or_else(|| {
         let problem = InvalidValue::new("position_invalid", "must be the id of an event of this stream");
@@ -139,6 +140,7 @@ mod tests {
             resumed_at(&headers).map_err(|problem| problem.code())
         };
         assert_eq!(resumed(None), Ok(None));
+        assert_eq!(resumed(Some("")), Ok(None));
         assert_eq!(resumed(Some("42")), Ok(Some(42)));
         assert_eq!(resumed(Some("-1")), Err(ErrorCode::BadRequest));
         assert_eq!(resumed(Some("abc")), Err(ErrorCode::BadRequest));

@@ -112,7 +112,9 @@ async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
         let text = remote.text(PATH, &parameters).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
         rows.extend(
-            page.service_tokens.into_iter().filter(|row| row.scopes.iter().any(|scope| *scope == Scope::AuditRead)),
+            page.service_tokens
+                .into_iter()
+                .filter(|row| row.scopes.iter().any(|scope| *scope == Scope::AuditRead)),
         );
         after = page.next_after;
         if after.is_none() {

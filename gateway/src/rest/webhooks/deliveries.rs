@@ -1,13 +1,13 @@
 //! What became of a webhook's events: the newest attempts, and deliveries that were given up, which are tried again or
 //! discarded.
 
-use axum::extract::rejection::QueryRejection;
 use schemas::engine::recorded::timestamp;
 use store::webhooks::delivery::{Attempt, Failure};
 
+use super::super::pages::page_of;
 use super::{
-    Caller, Commanding, ErrorCode, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Problem, Query,
-    Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
+    Caller, Commanding, Digits, ErrorCode, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Problem,
+    Query, Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
 };
 use crate::rest::events::position;
 
@@ -15,13 +15,12 @@ use crate::rest::events::position;
 pub(super) async fn attempts(
     caller: Caller,
     Path(id): Path<String>,
-    query: Result<Query<PageQuery<Uuid>>, QueryRejection>,
+    Query(query): Query<PageQuery<Uuid>>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
     let transaction = caller.store.begin_snapshot().await?;
     transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let attempts = transaction.webhook_attempts(id, query.after, limit).await?;
+    let attempts = transaction.webhook_attempts(id, query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |attempt: &Attempt| {
         json!({
@@ -37,7 +36,7 @@ pub(super) async fn attempts(
             "at": timestamp(attempt.at),
         })
     };
-    let next = attempts.last().filter(|_| attempts.len() == limit as usize).map(|last| last.id);
+    let (attempts, next) = page_of(attempts, limit, |attempt| attempt.id);
     Ok(Json(json!({ "deliveries": attempts.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
@@ -45,14 +44,13 @@ pub(super) async fn attempts(
 pub(super) async fn dead_letters(
     caller: Caller,
     Path(id): Path<String>,
-    query: Result<Query<PageQuery<u64>>, QueryRejection>,
+    Query(query): Query<PageQuery<Digits>>,
 ) -> Result<Json<Value>, Problem> {
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
-    let after = query.after.unwrap_or(0).min(i64::MAX as u64);
+    let after = query.after.map_or(0, |after| after.0);
     let transaction = caller.store.begin_snapshot().await?;
     transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let dead = transaction.dead_webhook_deliveries(id, after, limit).await?;
+    let dead = transaction.dead_webhook_deliveries(id, after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |letter: &Failure| {
         json!({
@@ -65,7 +63,7 @@ pub(super) async fn dead_letters(
             "last_at": timestamp(letter.last_at),
         })
     };
-    let next = dead.last().filter(|_| dead.len() == limit as usize).map(|last| last.position);
+    let (dead, next) = page_of(dead, limit, |letter| letter.position);
     Ok(Json(json!({ "dead_letters": dead.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
