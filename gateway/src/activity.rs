@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::extract::{ConnectInfo, Request, State};
@@ -10,6 +11,7 @@ use axum::middleware::Next;
 use axum::response::Response;
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Actor, TenantId, clock, ids};
+use store::activities::ACCEPTED;
 use store::{Activity, ActivityKind, Store};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -21,20 +23,23 @@ use crate::gateway::Gateway;
 use crate::http::route::{Audit, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
 
-/// Entries that wait to be written; more are counted and lost.
-const QUEUE: usize = 10_000;
-/// Entries of one kind that a tenant may have in a window before they are only counted.
-const BURST: u64 = 200;
-/// The window, at whose end what was only counted becomes one entry.
+/// Entries that wait to be written. Protected entries have a queue of their own. More are counted and lost.
+const QUEUED_ENTRIES_MAX: usize = 10_000;
+/// Entries of one kind that a tenant may have in a window, from anonymous and from known callers, before they are only
+/// counted.
+const WINDOW_ENTRIES_MAX: u64 = 200;
+/// Callers whose counted entries are told apart in a window.
+const WINDOW_ACTORS_MAX: usize = 1_000;
+/// The window, at whose end what was only counted becomes one entry for each caller.
 const WINDOW: Duration = Duration::from_secs(10);
 /// How often what has gathered is written.
-const FLUSH: Duration = Duration::from_millis(200);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 /// Entries written at once.
-const BATCH: usize = 500;
+const BATCH_ENTRIES_MAX: usize = 500;
 /// How often entries whose time is over are looked for.
-const SWEEP: Duration = Duration::from_hours(1);
+const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 /// How long the end of the process waits for the last entries to be written.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest action that is kept.
 const ACTION_MAX: usize = 300;
 
@@ -43,14 +48,16 @@ const ACTION_MAX: usize = 300;
 pub struct ActivityRetention {
     /// For so long.
     pub keep: Duration,
-    /// So many of each tenant.
-    pub most: u64,
+    /// So many of each tenant and kind.
+    pub max_per_kind: u64,
 }
 
 /// Takes entries. Cheap to clone.
 #[derive(Clone)]
 pub struct ActivityLog {
     entries: mpsc::Sender<(TenantId, Activity)>,
+    protected: mpsc::Sender<(TenantId, Activity)>,
+    sampler: Arc<Mutex<ActivitySampler>>,
     finish: CancellationToken,
     writer: TaskTracker,
 }
@@ -58,16 +65,24 @@ pub struct ActivityLog {
 impl ActivityLog {
     /// Starts the writer, which goes on until it is to [`finish`](Self::finish).
     pub fn start(store: Store, retention: ActivityRetention) -> Self {
-        let (entries, receiver) = mpsc::channel(QUEUE);
+        let (entries, sampled) = mpsc::channel(QUEUED_ENTRIES_MAX);
+        let (protected, kept) = mpsc::channel(QUEUED_ENTRIES_MAX);
         let (finish, writer) = (CancellationToken::new(), TaskTracker::new());
-        writer.spawn(write(store, receiver, retention, finish.clone()));
+        let sampler = Arc::new(Mutex::new(ActivitySampler::default()));
+        let queues = Queues { sampled, kept, sampler: Arc::clone(&sampler) };
+        writer.spawn(write(store, queues, retention, finish.clone()));
         writer.close();
-        Self { entries, finish, writer }
+        Self { entries, protected, sampler, finish, writer }
     }
 
     /// Keeps an entry, soon.
     pub fn record(&self, tenant: TenantId, activity: Activity) {
-        let Err(error) = self.entries.try_send((tenant, activity)) else { return };
+        // What is only counted takes no place in the queue.
+        let queue = if activity.is_protected() { &self.protected } else { &self.entries };
+        let activity =
+            if activity.is_protected() { Some(activity) } else { lock(&self.sampler).pass(tenant, activity) };
+        let Some(activity) = activity else { return };
+        let Err(error) = queue.try_send((tenant, activity)) else { return };
         metrics::counter!("activities_lost_total").increment(1);
         if let TrySendError::Closed((tenant, activity)) = error {
             // The counter ends with the process.
@@ -79,7 +94,7 @@ impl ActivityLog {
     /// answered.
     pub async fn finish(&self) {
         self.finish.cancel();
-        if tokio::time::timeout(LAST_WRITE, self.writer.wait()).await.is_err() {
+        if tokio::time::timeout(LAST_WRITE_TIMEOUT, self.writer.wait()).await.is_err() {
             tracing::warn!("the last activities could not be kept in time");
         }
     }
@@ -125,9 +140,11 @@ pub fn note(
     let operates = route.audit == Audit::Operator;
     let Some(tenant) = context.tenant().or(operates.then_some(PLATFORM)) else { return };
     let actor = context.principal().actor();
-    let outcome = problem.map_or("accepted", ErrorCode::as_str);
+    let outcome = problem.map_or(ACCEPTED, ErrorCode::as_str);
     let mut entries = Vec::new();
-    if let Some(kind) = kind(route.audit, problem, context.principal().is_auditor()) {
+    if let Some(kind) =
+        kind(context.audit().unwrap_or(route.audit), problem, context.principal().is_auditor())
+    {
         entries.push(entry(kind, &actor, action(kind, &route, path, context.subject()), outcome));
     }
     for (command, code) in context.rejections() {
@@ -142,13 +159,13 @@ pub fn note(
 
 /// What the entry says. What was looked at, and whose credential it is, counts; of what was refused the pattern tells enough.
 fn action(kind: ActivityKind, route: &Route, path: &str, subject: Option<&str>) -> String {
-    use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess};
+    use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess, RightsChange};
     let method = route.method_name();
     let mut action = match (kind, subject) {
-        (AuditAccess | CredentialChange | OperatorAccess, Some(subject)) => {
+        (AuditAccess | CredentialChange | OperatorAccess | RightsChange, Some(subject)) => {
             format!("{method} {path} {subject}")
         }
-        (AuditAccess | CredentialChange | OperatorAccess, None) => format!("{method} {path}"),
+        (AuditAccess | CredentialChange | OperatorAccess | RightsChange, None) => format!("{method} {path}"),
         _ => format!("{method} {}", route.path),
     };
     action.truncate(action.floor_char_boundary(ACTION_MAX));
@@ -177,26 +194,40 @@ fn kind(audit: Audit, problem: Option<ErrorCode>, auditor: bool) -> Option<Activ
             | ErrorCode::SchemaIncompatible,
         ) => Some(ActivityKind::RejectedCommand),
         None if audit == Audit::CredentialChange => Some(ActivityKind::CredentialChange),
+        None if audit == Audit::RightsChange => Some(ActivityKind::RightsChange),
         _ if audit == Audit::Operator => Some(ActivityKind::OperatorAccess),
         _ if audit == Audit::Access || auditor => Some(ActivityKind::AuditAccess),
         _ => None,
     }
 }
 
-/// What came too quickly, by tenant and kind: how many were kept in this window, and the sums of the others by actor, so
-/// that nobody hides behind a crowd of requests.
+/// What came too quickly, by tenant, kind and whether the caller is known: how many were kept in this window, and the sums of
+/// the others by actor, so that a caller cannot hide behind a crowd of requests.
 #[derive(Default)]
-struct Thinning(HashMap<(TenantId, ActivityKind), (u64, HashMap<String, Activity>)>);
+struct ActivitySampler(HashMap<SampleKey, (u64, HashMap<String, Activity>)>);
 
-impl Thinning {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct SampleKey {
+    tenant: TenantId,
+    kind: ActivityKind,
+    anonymous: bool,
+}
+
+impl ActivitySampler {
     /// The entry, unless it is only counted.
     fn pass(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
-        let (kept, sums) = self.0.entry((tenant, activity.kind)).or_default();
+        let anonymous = activity.actor == Actor::anonymous().as_str();
+        let key = SampleKey { tenant, kind: activity.kind, anonymous };
+        let (kept, sums) = self.0.entry(key).or_default();
         *kept += 1;
-        if *kept <= BURST {
+        if *kept <= WINDOW_ENTRIES_MAX {
             return Some(activity);
         }
-        let sum = sums.entry(activity.actor.clone()).or_insert_with(|| Activity {
+        // Beyond so many callers the rest is counted together.
+        let known = sums.len() < WINDOW_ACTORS_MAX || sums.contains_key(&activity.actor);
+        let actor = if known { activity.actor.clone() } else { "others".to_owned() };
+        let sum = sums.entry(actor.clone()).or_insert_with(|| Activity {
+            actor,
             action: "entries that came too quickly to be kept one by one".to_owned(),
             outcome: "counted".to_owned(),
             address: None,
@@ -211,54 +242,68 @@ impl Thinning {
     /// The sums of the window that ends.
     fn sums(&mut self) -> Vec<(TenantId, Activity)> {
         let window = std::mem::take(&mut self.0);
-        let of = |((tenant, _), (_, sums)): ((TenantId, ActivityKind), (u64, HashMap<String, Activity>))| {
-            sums.into_values().map(move |sum| (tenant, sum))
-        };
-        window.into_iter().flat_map(of).collect()
+        let sums = window
+            .into_iter()
+            .flat_map(|(key, (_, sums))| sums.into_values().map(move |sum| (key.tenant, sum)));
+        sums.collect()
     }
 }
 
-async fn write(
-    store: Store,
-    mut entries: mpsc::Receiver<(TenantId, Activity)>,
-    retention: ActivityRetention,
-    cancel: CancellationToken,
-) {
-    let mut thinning = Thinning::default();
+fn lock(sampler: &Mutex<ActivitySampler>) -> MutexGuard<'_, ActivitySampler> {
+    // Nothing panics while holding it.
+    sampler.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the writer writes from.
+struct Queues {
+    sampled: mpsc::Receiver<(TenantId, Activity)>,
+    kept: mpsc::Receiver<(TenantId, Activity)>,
+    sampler: Arc<Mutex<ActivitySampler>>,
+}
+
+async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, cancel: CancellationToken) {
     let mut waiting: HashMap<TenantId, Vec<Activity>> = HashMap::new();
     let tick = |every: Duration| {
         let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
-    let (mut flushes, mut windows, mut sweeps) = (tick(FLUSH), tick(WINDOW), tick(SWEEP));
+    let (mut flushes, mut windows, mut sweeps) = (tick(FLUSH_INTERVAL), tick(WINDOW), tick(SWEEP_INTERVAL));
     loop {
-        tokio::select! {
+        let received = tokio::select! {
+            biased;
             () = cancel.cancelled() => break,
-            _ = flushes.tick() => flush(&store, &mut waiting).await,
+            received = queues.kept.recv() => received,
+            _ = flushes.tick() => {
+                flush(&store, &mut waiting).await;
+                continue;
+            }
             _ = windows.tick() => {
-                for (tenant, sum) in thinning.sums() {
+                for (tenant, sum) in lock(&queues.sampler).sums() {
                     waiting.entry(tenant).or_default().push(sum);
                 }
+                continue;
             }
-            _ = sweeps.tick() => sweep(&store, retention).await,
-            received = entries.recv() => {
-                let Some((tenant, activity)) = received else { break };
-                if let Some(activity) = thinning.pass(tenant, activity) {
-                    let of = waiting.entry(tenant).or_default();
-                    of.push(activity);
-                    if of.len() >= BATCH {
-                        flush(&store, &mut waiting).await;
-                    }
-                }
+            _ = sweeps.tick() => {
+                sweep(&store, retention).await;
+                continue;
             }
+            received = queues.sampled.recv() => received,
+        };
+        let Some((tenant, activity)) = received else { break };
+        let of = waiting.entry(tenant).or_default();
+        of.push(activity);
+        if of.len() >= BATCH_ENTRIES_MAX {
+            flush(&store, &mut waiting).await;
         }
     }
-    entries.close();
-    while let Ok((tenant, activity)) = entries.try_recv() {
-        waiting.entry(tenant).or_default().extend(thinning.pass(tenant, activity));
+    for queue in [&mut queues.kept, &mut queues.sampled] {
+        queue.close();
+        while let Ok((tenant, activity)) = queue.try_recv() {
+            waiting.entry(tenant).or_default().push(activity);
+        }
     }
-    for (tenant, sum) in thinning.sums() {
+    for (tenant, sum) in lock(&queues.sampler).sums() {
         waiting.entry(tenant).or_default().push(sum);
     }
     flush(&store, &mut waiting).await;
@@ -278,7 +323,7 @@ async fn sweep(store: &Store, retention: ActivityRetention) {
     let Ok(heads) = store.heads().await else { return };
     for head in heads {
         loop {
-            match store.tenant(head.tenant).expire_activities(before, retention.most).await {
+            match store.tenant(head.tenant).expire_activities(before, retention.max_per_kind).await {
                 Ok(1..) => {}
                 Ok(0) => break,
                 Err(error) => {
@@ -297,32 +342,53 @@ mod tests {
     #[test]
     fn what_comes_too_quickly_is_counted_apart_by_tenant_and_kind() {
         let (one, two) = (TenantId(ids::new_id()), TenantId(ids::new_id()));
-        let mut thinning = Thinning::default();
+        let mut sampler = ActivitySampler::default();
         let refusal = || entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "forbidden");
-        let passed = (0..BURST + 7).filter(|_| thinning.pass(one, refusal()).is_some()).count();
-        assert_eq!(passed as u64, BURST);
-        assert!(thinning.pass(two, refusal()).is_some());
-        let sums = thinning.sums();
+        let passed = (0..WINDOW_ENTRIES_MAX + 7).filter(|_| sampler.pass(one, refusal()).is_some()).count();
+        assert_eq!(passed as u64, WINDOW_ENTRIES_MAX);
+        assert!(sampler.pass(two, refusal()).is_some());
+        let sums = sampler.sums();
         assert_eq!(sums.iter().map(|(tenant, sum)| (*tenant, sum.count)).collect::<Vec<_>>(), [(one, 7)]);
-        assert!(thinning.pass(one, refusal()).is_some(), "a new window begins");
+        assert!(sampler.pass(one, refusal()).is_some(), "a new window begins");
     }
 
     #[test]
     fn who_came_too_quickly_is_told() {
-        let (tenant, mut thinning) = (TenantId(ids::new_id()), Thinning::default());
+        let (tenant, mut sampler) = (TenantId(ids::new_id()), ActivitySampler::default());
         let access = |user: u128| {
             let actor = Actor::user(uuid::Uuid::from_u128(user));
             entry(ActivityKind::AuditAccess, &actor, "GET /v1/events".to_owned(), "accepted")
         };
-        for _ in 0..BURST {
-            thinning.pass(tenant, access(1));
+        for _ in 0..WINDOW_ENTRIES_MAX {
+            sampler.pass(tenant, access(1));
         }
         for _ in 0..3 {
-            assert!(thinning.pass(tenant, access(2)).is_none());
+            assert!(sampler.pass(tenant, access(2)).is_none());
         }
-        let sums = thinning.sums();
+        let sums = sampler.sums();
         assert_eq!((sums.len(), sums[0].1.count), (1, 3));
         assert_eq!(sums[0].1.actor, access(2).actor);
+    }
+
+    #[test]
+    fn a_flood_of_refused_sign_ins_hides_no_accepted_one_and_no_known_caller() {
+        let (tenant, mut sampler) = (TenantId(ids::new_id()), ActivitySampler::default());
+        let of = |actor: &Actor, outcome| {
+            entry(ActivityKind::SignIn, actor, "POST /v1/auth/login".to_owned(), outcome)
+        };
+        for _ in 0..WINDOW_ENTRIES_MAX * 2 {
+            sampler.pass(tenant, of(&Actor::anonymous(), "invalid_credentials"));
+        }
+        let user = Actor::user(uuid::Uuid::from_u128(1));
+        assert!(of(&user, ACCEPTED).is_protected(), "it is not sampled at all");
+        assert!(!of(&Actor::anonymous(), "invalid_credentials").is_protected());
+        let refused = entry(ActivityKind::Refusal, &user, "GET /x".to_owned(), "forbidden");
+        for _ in 0..WINDOW_ENTRIES_MAX * 2 {
+            let anonymous =
+                entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "unauthenticated");
+            sampler.pass(tenant, anonymous);
+        }
+        assert!(sampler.pass(tenant, refused).is_some(), "known callers have a quota of their own");
     }
 
     #[test]

@@ -83,25 +83,19 @@ fn public_routes(dev: bool) -> Routes {
 }
 
 fn identity_routes(routes: Routes) -> Routes {
+    let rights = |method, path, permission| {
+        Route::write(method, path, permission).authority(Authority::UseCase).audited(Audit::RightsChange)
+    };
     routes
-        .add(
-            Route::write(POST, "/v1/tenants", &TENANTS_WRITE).authority(Authority::UseCase),
-            rest::tenants::create,
-        )
+        .add(rights(POST, "/v1/tenants", &TENANTS_WRITE), rest::tenants::create)
         .add(Route::public(POST, "/v1/auth/register").idempotent(), rest::auth::register)
         .add(Route::public(POST, "/v1/auth/login").audited(Audit::SignIn), rest::auth::login)
         .add(Route::public(Method::GET, "/v1/auth/me").needs(Needs::Token), rest::auth::me)
         .add(Route::get("/v1/users", &USERS_READ), rest::users::list)
-        .add(Route::write(POST, "/v1/users", &USERS_WRITE).authority(Authority::UseCase), rest::users::add)
+        .add(rights(POST, "/v1/users", &USERS_WRITE), rest::users::add)
         .add(Route::get("/v1/users/{id}", &USERS_READ), rest::users::show)
-        .add(
-            Route::write(PATCH, "/v1/users/{id}", &USERS_WRITE).authority(Authority::UseCase),
-            rest::users::change,
-        )
-        .add(
-            Route::write(PUT, "/v1/users/{id}/roles", &USERS_WRITE).authority(Authority::UseCase),
-            rest::users::put_roles,
-        )
+        .add(rights(PATCH, "/v1/users/{id}", &USERS_WRITE), rest::users::change)
+        .add(rights(PUT, "/v1/users/{id}/roles", &USERS_WRITE), rest::users::put_roles)
         .add(Route::get("/v1/erasures", &TENANT_ADMINISTER), rest::erasures::list)
         .add(
             Route::write(POST, "/v1/erasures", &TENANT_ADMINISTER).authority(Authority::UseCase),

@@ -8,6 +8,7 @@ pub mod metadata;
 pub mod names;
 pub mod recorded;
 pub mod sealed;
+pub mod text;
 pub mod time;
 pub mod values;
 

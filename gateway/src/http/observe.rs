@@ -17,7 +17,7 @@ use tracing::Instrument;
 
 use super::failures::Cause;
 use super::headers;
-use super::route::{Route, RouteTable};
+use super::route::{Audit, Route, RouteTable};
 use access::ErrorCode;
 
 use super::problem::Problem;
@@ -37,6 +37,7 @@ struct Noted {
     tenant: OnceLock<(TenantId, TenantSlug)>,
     route: Option<Arc<Route>>,
     principal: OnceLock<Principal>,
+    audit: OnceLock<Audit>,
     subject: OnceLock<String>,
     /// Commands that were rejected, with the code.
     rejections: Mutex<Vec<(String, ErrorCode)>>,
@@ -52,6 +53,7 @@ impl RequestContext {
             tenant: OnceLock::new(),
             route,
             principal: OnceLock::new(),
+            audit: OnceLock::new(),
             subject: OnceLock::new(),
             rejections: Mutex::default(),
         }))
@@ -90,6 +92,16 @@ impl RequestContext {
     /// Who calls, as far as it is known.
     pub fn principal(&self) -> &Principal {
         self.0.principal.get().unwrap_or(&Principal::Anonymous)
+    }
+
+    /// Notes that the activity log says something else of this request than of its route.
+    pub fn note_audit(&self, audit: Audit) {
+        self.0.audit.get_or_init(|| audit);
+    }
+
+    /// What the activity log says of this request in particular.
+    pub fn audit(&self) -> Option<Audit> {
+        self.0.audit.get().copied()
     }
 
     /// Notes what the request is about beyond its path, for the activity log; the first note stays.

@@ -37,6 +37,8 @@ pub enum Audit {
     Access,
     /// A credential was issued, exchanged or revoked.
     CredentialChange,
+    /// A user was added or deactivated, roles were given or taken, or a tenant was registered.
+    RightsChange,
     /// What an operator of the platform asked for.
     Operator,
 }
@@ -243,6 +245,7 @@ impl RouteTable {
                 Audit::SignIn => "sign-in",
                 Audit::Access => "access",
                 Audit::CredentialChange => "credential change",
+                Audit::RightsChange => "rights change",
                 Audit::Operator => "operator",
             };
             let (idempotent, fresh) = (yes(*idempotent), yes(route.asks_events()));

@@ -21,6 +21,7 @@ use super::events::position;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::failures::Cause;
+use crate::http::route::Audit;
 use crate::http::{Digits, ErrorCode, Problem, Query, RequestContext};
 use crate::streams::{Closing, reading_ends};
 
@@ -128,6 +129,7 @@ pub async fn export(
             return Err(AuthorityError::Forbidden.into());
         }
         request.note_subject(format!("keys_to={keys_to}"));
+        request.note_audit(Audit::CredentialChange);
     }
     let slug = caller.record.slug.clone();
     let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
