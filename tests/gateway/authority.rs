@@ -78,9 +78,8 @@ async fn a_removed_administrator_does_nothing_that_outlives_its_token() {
 
     // What the token says is enough as long as the events say the same.
     let webhook = json!({"url": "http://127.0.0.1:9/hook", "types": ["crm.>"]});
-    let register = |token: &str| {
-        tenant.product.request(Method::POST, "/v1/webhooks").bearer_auth(token).json(&webhook)
-    };
+    let register =
+        |token: &str| tenant.product.request(Method::POST, "/v1/webhooks").bearer_auth(token).json(&webhook);
     assert_eq!(send(register(&demoted_token)).await.0, StatusCode::CREATED);
 
     let roles = json!({"roles": ["member"]});
@@ -90,9 +89,7 @@ async fn a_removed_administrator_does_nothing_that_outlives_its_token() {
     let stop = json!({"status": "deactivated"});
     assert_eq!(send(tenant.admin(Method::PATCH, &path).json(&stop)).await.0, StatusCode::OK);
 
-    let fresh = routes_that_need(|route| {
-        route.asks_events() && matches!(route.needs, Needs::Permission(_))
-    });
+    let fresh = routes_that_need(|route| route.asks_events() && matches!(route.needs, Needs::Permission(_)));
     assert!(fresh.len() > 20, "the table names them");
     for token in [&demoted_token, &deactivated_token] {
         for route in &fresh {

@@ -55,8 +55,7 @@ async fn a_list_that_ends_with_the_page_names_no_next_one() {
         assert_eq!(whole["next_after"], Value::Null, "{path}");
         let (_, first) = send(tenant.admin(Method::GET, &format!("{path}?limit=1"))).await;
         let next = first["next_after"].as_str().expect("there is more");
-        let (_, second) =
-            send(tenant.admin(Method::GET, &format!("{path}?limit=1&after={next}"))).await;
+        let (_, second) = send(tenant.admin(Method::GET, &format!("{path}?limit=1&after={next}"))).await;
         assert_eq!(second[rows].as_array().map(Vec::len), Some(1), "{path}: {second}");
         assert_eq!(second["next_after"], Value::Null, "{path}");
     }
@@ -94,9 +93,7 @@ async fn graphql_runs_the_one_operation_for_an_empty_name_and_reads_weights() {
     assert_eq!((status, &answer["errors"]), (StatusCode::OK, &Value::Null), "{answer}");
 
     let wrong = json!({"query": "{ nothing }"});
-    let weighed = |accept: &str| {
-        tenant.admin(Method::POST, "/graphql").header("accept", accept).json(&wrong)
-    };
+    let weighed = |accept: &str| tenant.admin(Method::POST, "/graphql").header("accept", accept).json(&wrong);
     let strict = "application/graphql-response+json";
     assert_eq!(send(weighed(strict)).await.0, StatusCode::BAD_REQUEST);
     assert_eq!(send(weighed(&format!("{strict};q=0, application/json"))).await.0, StatusCode::OK);

@@ -120,7 +120,7 @@ mod tests {
         for (body, word) in [
             ("{", "EOF"),
             ("{\"a\":1}x", "trailing characters"),
-            ("{\"a\":\"\\ud800\"}", "surrogate"),
+            ("{\"a\":\"\\ud800\"}", "hex escape"),
             ("{\"a\":1e999}", "number out of range"),
             ("{\"a\":01}", "invalid number"),
             (&*deep, "recursion limit"),

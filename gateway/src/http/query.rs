@@ -32,7 +32,9 @@ impl<T: DeserializeOwned> Query<T> {
                 .detail("a parameter is missing, unknown, repeated or malformed")
         };
         let pairs = pairs(uri)?;
-        if pairs.iter().any(|(_, value)| value.chars().any(char::is_control)) {
+        // What is not UTF-8 decodes to the replacement character.
+        let unreadable = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+        if pairs.iter().any(|(_, value)| value.chars().any(unreadable)) {
             return Err(malformed());
         }
         axum::extract::Query::<T>::try_from_uri(uri).map(|query| Self(query.0)).map_err(|_| malformed())
