@@ -2,19 +2,24 @@
 //! (`docs/adr/0027`). The appender writes those of commands, with their events; `requests` writes those of requests that
 //! append nothing. All of them share one table, so that one key serves one purpose.
 
+use std::sync::Weak;
 use std::time::Duration;
 
 use schemas::engine::TenantId;
 use tokio_postgres::Row;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::pools::get;
+use crate::store::Inner;
 use crate::{Receipt, Store, StoreError, TenantStore, TenantTransaction};
 
 /// How long the receipt of a command without effect is kept.
 pub const WITHOUT_EFFECT_RETENTION: Duration = Duration::from_hours(24 * 30);
 /// Maximum receipts of a tenant that end. Beyond, the oldest are removed first.
 pub const EXPIRING_RECEIPTS_MAX: u64 = 100_000;
+/// How often a process looks for receipts that have ended.
+const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
 /// Receipts removed in one statement.
 const REMOVAL_BATCH: i64 = 10_000;
 
@@ -174,6 +179,27 @@ impl TenantStore {
             .await?;
         transaction.commit().await?;
         Ok(receipts + answers)
+    }
+}
+
+/// Removes receipts now and then, for as long as the store is held and has not stopped. Every process does; that two do so
+/// at once costs a look.
+pub(crate) async fn sweep(store: Weak<Inner>, stop: CancellationToken) {
+    // Processes that start together do not look together.
+    let mut pause = SWEEP_INTERVAL.mul_f64(rand::random());
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+        pause = SWEEP_INTERVAL;
+        let Some(store) = store.upgrade().map(Store) else { return };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            swept = store.expire_receipts() => if let Err(error) = swept {
+                tracing::warn!(%error, "receipts that have ended could not be removed");
+            }
+        }
     }
 }
 

@@ -14,6 +14,7 @@ use crate::append::Appender;
 use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
+use crate::receipts;
 use crate::requests::RequestLocks;
 use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
@@ -74,7 +75,7 @@ impl Store {
             SharedWork::Webhooks,
         ]
         .map(|work| Share::new(work, Arc::clone(&pools)));
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             key: config.key.clone(),
             config,
             gate,
@@ -86,9 +87,11 @@ impl Store {
             shares,
             by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
-            stop,
-            tasks,
-        })))
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        });
+        tasks.spawn(receipts::sweep(Arc::downgrade(&inner), stop));
+        Ok(Self(inner))
     }
 
     /// The handle of one tenant: the only way to its rows. Whether the tenant exists shows when it is used.

@@ -27,7 +27,7 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool) {
     for message in 1..=MESSAGES {
         let (stream, command_id) = (StreamName::new("crm.customer", ids::new_id()), ids::new_id());
         let append = || StreamAppend {
-            claim: Some(Claim { command_id, digest: [7; 32] }),
+            claim: Some(Claim::new(command_id, [7; 32])),
             ..StreamAppend::new(
                 stream.clone(),
                 ExpectedVersion::NoStream,

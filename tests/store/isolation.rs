@@ -7,10 +7,11 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 27] = [
+pub const TENANT_TABLES: [&str; 28] = [
     "heads",
     "events",
     "receipts",
+    "request_answers",
     "reservations",
     "secrets",
     "checkpoints",
@@ -49,7 +50,7 @@ async fn two_tenants(database: &Database) -> (TenantId, TenantId) {
             vec![event("identity.user.registered.v1", &format!("{{\"canary\":\"{slug}\"}}"))],
             metadata(),
         );
-        append.claim = Some(Claim { command_id: ids::new_id(), digest: [1; 32] });
+        append.claim = Some(Claim::new(ids::new_id(), [1; 32]));
         append.reservations = vec![Reservation { kind: "email", value: "ada@example.com".to_owned() }];
         append.secrets = vec![Secret { kind: "password", value: slug.into() }];
         let receipt = tenant.append(append).await.expect("appends");

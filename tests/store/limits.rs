@@ -35,7 +35,7 @@ fn config(port: u16) -> StoreConfig {
 fn commands() -> Vec<StreamAppend> {
     let command = |_| {
         let mut command = append(&stream(), ExpectedVersion::NoStream, "{}");
-        command.claim = Some(Claim { command_id: ids::new_id(), digest: [1; 32] });
+        command.claim = Some(Claim::new(ids::new_id(), [1; 32]));
         command
     };
     (0..60).map(command).collect()
