@@ -5,6 +5,7 @@ mod cqrs_framework;
 mod executor;
 mod idempotency;
 mod registration;
+mod repeats;
 
 use commands::{Caller, CommandContext, Customer, Executed, Executor, Extras};
 use schemas::crm::customer::{RegisterCustomer, RenameCustomer};

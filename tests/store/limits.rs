@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use schemas::engine::ids;
-use store::append::{Claim, EVENTS_MAX};
-use store::{AppendError, DeploymentKey, ExpectedVersion, Store, StoreConfig, StreamAppend, TenantStore};
+use store::append::EVENTS_MAX;
+use store::{
+    AppendError, Claim, DeploymentKey, ExpectedVersion, Store, StoreConfig, StreamAppend, TenantStore,
+};
 
 use super::append::{append, assert_dense, stream};
 use super::flushes::waits_for_a_lock;

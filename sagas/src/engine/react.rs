@@ -380,6 +380,7 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
         AppendError::CommandIdReused => "COMMAND_ID_REUSED",
         AppendError::Reserved { .. } => "TAKEN",
+        AppendError::EventIdTaken(_) => "EVENT_ID_TAKEN",
         AppendError::TooLarge { .. } => "TOO_LARGE",
         AppendError::Invalid(_) => "INVALID",
     };
