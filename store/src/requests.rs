@@ -75,7 +75,7 @@ impl AnswerRetention {
 /// What a request finds under its key.
 pub enum RequestStart {
     /// Nothing: it is to be carried out.
-    New(OpenRequest),
+    New(Box<OpenRequest>),
     /// The same request: this was the answer.
     Repeat(RequestAnswer),
     /// The same request, but its answer is not kept any more.
@@ -204,7 +204,7 @@ impl RequestTurn {
     ) -> Result<RequestStart, StoreError> {
         let tenant = self.tenant.clone();
         let Some(stored) = receipts::find(&transaction, &claim).await? else {
-            return Ok(RequestStart::New(OpenRequest { transaction, tenant, claim }));
+            return Ok(RequestStart::New(Box::new(OpenRequest { transaction, tenant, claim })));
         };
         let same = stored.receipt.is_none() && stored.digest == claim.digest;
         let answer = if same { tenant.answer(&transaction, &claim).await? } else { None };
@@ -252,11 +252,11 @@ impl OpenRequest {
     /// # Errors
     /// Where the database does not answer. Whether the request took effect may be unknown then; a repeat is safe.
     pub async fn complete(
-        self,
+        self: Box<Self>,
         answer: &RequestAnswer,
         retention: AnswerRetention,
     ) -> Result<RequestEnd, StoreError> {
-        let Self { transaction, tenant, claim } = self;
+        let Self { transaction, tenant, claim } = *self;
         let now = clock::now();
         let (receipt_ends, answer_ends) = retention.ends(now);
         let written = transaction

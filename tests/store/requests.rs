@@ -24,7 +24,7 @@ async fn start(tenant: &TenantStore, claim: Claim) -> RequestStart {
     turn.begin(claim).await.expect("begins")
 }
 
-fn opened(start: RequestStart) -> OpenRequest {
+fn opened(start: RequestStart) -> Box<OpenRequest> {
     match start {
         RequestStart::New(open) => open,
         _ => panic!("the key is used"),

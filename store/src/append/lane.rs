@@ -434,13 +434,12 @@ impl Lane {
         let mut winners = HashSet::new();
         for tenant in plan.moves.keys() {
             writer.fence(*tenant).await?;
-            let won = match plan.rows.iter().find(|row| row.tenant == *tenant) {
-                Some(row) => lookup.holds(*tenant, row.position, row.event_id).await?,
+            let won = if let Some(row) = plan.rows.iter().find(|row| row.tenant == *tenant) {
+                lookup.holds(*tenant, row.position, row.event_id).await?
+            } else {
                 // Nothing but receipts of commands without effect.
-                None => {
-                    let claim = written_claim(batch, plan, *tenant).expect("a moved tenant has a receipt");
-                    lookup.holds_receipt(*tenant, claim, plan.planned_at).await?
-                }
+                let claim = written_claim(batch, plan, *tenant).expect("a moved tenant has a receipt");
+                lookup.holds_receipt(*tenant, claim, plan.planned_at).await?
             };
             if won {
                 winners.insert(*tenant);

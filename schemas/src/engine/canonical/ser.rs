@@ -43,14 +43,14 @@ enum Content {
 }
 
 impl<'a> Writer<'a> {
-    fn put(self, text: &str) -> Result<Written, CanonicalError> {
+    fn put(self, text: &str) -> Written {
         self.0.extend_from_slice(text.as_bytes());
-        Ok(Written::Present)
+        Written::Present
     }
 
-    fn number(self, number: impl ToString) -> Result<Written, CanonicalError> {
+    fn number(self, number: impl ToString) -> Written {
         number::write(&number.to_string(), self.0);
-        Ok(Written::Present)
+        Written::Present
     }
 
     fn float(self, number: f64) -> Result<Written, CanonicalError> {
@@ -58,7 +58,7 @@ impl<'a> Writer<'a> {
             return Err(CanonicalError::custom("a number is finite"));
         }
         // Rust writes floats without exponent, so this is a number of JSON.
-        self.number(number)
+        Ok(self.number(number))
     }
 
     fn open_variant(&mut self, variant: &str) {
@@ -129,47 +129,47 @@ impl<'a> Serializer for Writer<'a> {
     type SerializeStructVariant = Compound<'a>;
 
     fn serialize_bool(self, value: bool) -> Result<Written, CanonicalError> {
-        self.put(if value { "true" } else { "false" })
+        Ok(self.put(if value { "true" } else { "false" }))
     }
 
     fn serialize_i8(self, value: i8) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_i16(self, value: i16) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_i32(self, value: i32) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_i64(self, value: i64) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_i128(self, value: i128) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_u8(self, value: u8) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_u16(self, value: u16) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_u32(self, value: u32) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_u64(self, value: u64) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_u128(self, value: u128) -> Result<Written, CanonicalError> {
-        self.number(value)
+        Ok(self.number(value))
     }
 
     fn serialize_f32(self, value: f32) -> Result<Written, CanonicalError> {
@@ -203,11 +203,11 @@ impl<'a> Serializer for Writer<'a> {
 
     /// The null of JSON data.
     fn serialize_unit(self) -> Result<Written, CanonicalError> {
-        self.put("null")
+        Ok(self.put("null"))
     }
 
     fn serialize_unit_struct(self, _name: &'static str) -> Result<Written, CanonicalError> {
-        self.put("null")
+        Ok(self.put("null"))
     }
 
     fn serialize_unit_variant(
