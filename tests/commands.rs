@@ -5,6 +5,7 @@ mod cqrs_framework;
 mod executor;
 mod idempotency;
 mod registration;
+mod repeats;
 
 use access::Principal;
 use commands::{CommandContext, Customer, Executed, Executor, Extras};

@@ -1,4 +1,5 @@
 //! The gateway as a whole: what its table of routes promises, over HTTP.
 
 mod authority;
+mod idempotency;
 mod requests;

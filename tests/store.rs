@@ -6,5 +6,7 @@ mod flushes;
 mod isolation;
 mod limits;
 mod read;
+mod receipts;
+mod requests;
 mod roles;
 mod serial;

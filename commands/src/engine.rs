@@ -3,6 +3,7 @@
 pub mod context;
 pub mod cqrs_store;
 pub mod executor;
+pub mod idempotency;
 pub mod loading;
 pub mod outcome;
 pub mod rules;

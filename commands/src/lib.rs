@@ -13,9 +13,10 @@ pub mod privacy;
 
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
 pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
-pub use engine::context::{CommandContext, Extras, new_aggregate_id};
+pub use engine::context::{CommandContext, Extras};
 pub use engine::cqrs_store::TenantEventStore;
 pub use engine::executor::Executor;
+pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
 pub use engine::outcome::{ExecuteError, Executed, Outcome};
 pub use engine::rules::{CommandSet, Rejection, Rules};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};

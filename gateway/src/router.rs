@@ -7,12 +7,14 @@ use axum::Router;
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
 
+use store::requests::AnswerRetention;
+
 use crate::gateway::Gateway;
 use crate::http::cors::{self, Cors};
 use crate::http::guard::guard;
 use crate::http::observe::observe;
 use crate::http::rescue::rescue;
-use crate::http::route::{Audit, Authority, Needs, Route, RouteTable, Routes};
+use crate::http::route::{Audit, Authority, Idempotency, Needs, Route, RouteTable, Routes};
 use crate::http::{ErrorCode, Problem};
 use crate::{activity, admin, graphql, operations, rest, streams};
 
@@ -88,7 +90,7 @@ fn identity_routes(routes: Routes) -> Routes {
     };
     routes
         .add(rights(POST, "/v1/tenants", &TENANTS_WRITE), rest::tenants::create)
-        .add(Route::public(POST, "/v1/auth/register").idempotent(), rest::auth::register)
+        .add(Route::public(POST, "/v1/auth/register").idempotency(Idempotency::Rebuilt), rest::auth::register)
         .add(Route::public(POST, "/v1/auth/login").audited(Audit::SignIn), rest::auth::login)
         .add(Route::public(Method::GET, "/v1/auth/me").needs(Needs::Token), rest::auth::me)
         .add(Route::get("/v1/users", &USERS_READ), rest::users::list)
@@ -112,7 +114,11 @@ fn event_routes(routes: Routes) -> Routes {
         .add(Route::get("/v1/events", &EVENTS_READ), rest::events::page)
         .add(follow("/v1/events/stream"), streams::sse::follow)
         .add(follow("/v1/events/ws"), streams::websocket::follow)
-        .add(Route::write(POST, "/v1/stream-tickets", &EVENTS_READ), rest::stream_tickets::issue)
+        .add(
+            Route::write(POST, "/v1/stream-tickets", &EVENTS_READ)
+                .idempotency(Idempotency::Stored(AnswerRetention::PassingSecret)),
+            rest::stream_tickets::issue,
+        )
         .add(Route::get("/v1/event-types", &EVENTS_READ), rest::event_types::list)
         .add(Route::get("/v1/event-types/{type}", &EVENTS_READ), rest::event_types::show)
         // The category decides who may register a type, and who may append to a stream.
@@ -120,11 +126,14 @@ fn event_routes(routes: Routes) -> Routes {
             Route::public(PUT, "/v1/event-types/{type}")
                 .needs(Needs::Token)
                 .authority(Authority::UseCase)
-                .idempotent(),
+                .idempotency(Idempotency::Rebuilt),
             rest::event_types::put,
         )
         .add(Route::public(Method::GET, external).needs(Needs::Token), rest::external_streams::page)
-        .add(Route::public(POST, external).needs(Needs::Token).idempotent(), rest::external_streams::append)
+        .add(
+            Route::public(POST, external).needs(Needs::Token).idempotency(Idempotency::Rebuilt),
+            rest::external_streams::append,
+        )
         .add(Route::public(Method::GET, "/asyncapi.json"), rest::contracts::asyncapi)
 }
 
@@ -150,16 +159,19 @@ fn integration_routes(routes: Routes) -> Routes {
             .authority(Authority::Held)
             .audited(Audit::CredentialChange)
     };
+    let stored = |retention| Idempotency::Stored(retention);
+    let kept = |method, path| write(method, path).idempotency(stored(AnswerRetention::Kept));
+    let secret = |method, path| write(method, path).idempotency(stored(AnswerRetention::Secret));
     routes
         .add(read("/v1/service-tokens"), rest::service_tokens::list)
         .add(write(POST, "/v1/service-tokens"), rest::service_tokens::issue)
         .add(write(DELETE, "/v1/service-tokens/{id}"), rest::service_tokens::revoke)
         .add(read("/v1/integrations/credentials"), rest::credentials::list)
-        .add(write(POST, "/v1/integrations/credentials"), rest::credentials::create)
+        .add(secret(POST, "/v1/integrations/credentials"), rest::credentials::create)
         .add(read("/v1/integrations/credentials/{name}"), rest::credentials::show)
-        .add(write(DELETE, "/v1/integrations/credentials/{name}"), rest::credentials::revoke)
-        .add(write(POST, "/v1/integrations/credentials/{name}/reset"), rest::credentials::reset)
-        .add(write(POST, "/v1/integrations/credentials/{name}/rotate"), rest::credentials::rotate)
+        .add(kept(DELETE, "/v1/integrations/credentials/{name}"), rest::credentials::revoke)
+        .add(kept(POST, "/v1/integrations/credentials/{name}/reset"), rest::credentials::reset)
+        .add(secret(POST, "/v1/integrations/credentials/{name}/rotate"), rest::credentials::rotate)
 }
 
 #[cfg(test)]
@@ -189,7 +201,12 @@ mod tests {
                 _ => false,
             };
             if administers && !route.only_reads() {
-                assert!(route.asks_events() && route.idempotent, "{} {}", route.method_name(), route.path);
+                assert!(
+                    route.asks_events() && route.is_idempotent(),
+                    "{} {}",
+                    route.method_name(),
+                    route.path
+                );
             }
         }
     }
@@ -199,7 +216,7 @@ mod tests {
         for route in public_route_table().all() {
             let write = !route.only_reads();
             let exempt = route.audit == Audit::SignIn || route.path == "/graphql";
-            assert_eq!(route.idempotent, write && !exempt, "{} {}", route.method_name(), route.path);
+            assert_eq!(route.is_idempotent(), write && !exempt, "{} {}", route.method_name(), route.path);
         }
     }
 }

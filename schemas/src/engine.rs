@@ -1,5 +1,6 @@
 //! What every context shares: ids, names, value objects, metadata, the event and command traits.
 
+pub mod canonical;
 pub mod clock;
 pub mod command;
 pub mod event;

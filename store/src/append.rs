@@ -16,7 +16,7 @@ use schemas::engine::{Event, EventType, LogId, Metadata, StreamName, TenantId, T
 use schemas::identity::tenant::{Registration, Tier};
 use uuid::Uuid;
 
-use crate::StoreError;
+use crate::{Claim, StoreError};
 
 pub(crate) use queue::Appender;
 pub(crate) use write::PAYLOAD_JSON;
@@ -29,7 +29,7 @@ pub const EVENTS_MAX: usize = 256;
 /// Most bytes of one secret.
 pub const SECRET_BYTES_MAX: usize = 16 * 1024;
 /// Most reservations, releases and secrets of one stream append.
-const BESIDE_MAX: usize = 64;
+const BESIDE_MAX: usize = 256;
 /// Most bytes of the name of a sort of reservation or secret.
 const KIND_BYTES_MAX: usize = 64;
 /// What names, ids and header names add to an event's payload and metadata, at most.
@@ -49,7 +49,8 @@ pub enum ExpectedVersion {
 /// An event about to be recorded.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The event's id where it came from outside; else one is made. Who gives one sees to it that it is unique.
+    /// The event's id where it came from outside; else one is made. No two events of a tenant share one: an id that is
+    /// taken is refused.
     pub event_id: Option<Uuid>,
     /// Its type, with the schema version.
     pub event_type: EventType,
@@ -65,15 +66,6 @@ impl NewEvent {
         let event_type = EventType::parse(event.type_name()).expect("the vocabulary's type names are valid");
         Ok(Self { event_id: None, event_type, payload: event.encode()?.into(), subject_keys: Vec::new() })
     }
-}
-
-/// A command id that came from outside (a client, a saga): it leaves a receipt, so that a repeat is recognised.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
-    /// The id.
-    pub command_id: Uuid,
-    /// Keyed digest of the command's name and request: the same id with another digest is another command.
-    pub digest: [u8; 32],
 }
 
 /// A value that at most one stream of the tenant holds, such as an e-mail address.
@@ -137,7 +129,7 @@ pub struct StreamAppend {
     pub expected: ExpectedVersion,
     /// The log that the writer's belief rests on, where it rests on any: refused when the tenant has another by now.
     pub log: Option<LogId>,
-    /// 1 to [`EVENTS_MAX`] events.
+    /// At most [`EVENTS_MAX`] events; none where a command had no effect, and a claim keeps its receipt.
     pub events: Vec<NewEvent>,
     /// Recorded with each of them.
     pub metadata: Metadata,
@@ -183,10 +175,35 @@ impl StreamAppend {
         }
     }
 
+    /// The receipt of a command that had no effect at this version.
+    pub fn without_effect(
+        stream: StreamName,
+        expected: ExpectedVersion,
+        claim: Claim,
+        metadata: Metadata,
+    ) -> Self {
+        Self { claim: Some(claim), ..Self::new(stream, expected, Vec::new(), metadata) }
+    }
+
+    fn writes_beside_events(&self) -> bool {
+        let lists = [
+            self.reservations.is_empty(),
+            self.releases.is_empty(),
+            self.frees.is_empty(),
+            self.secrets.is_empty(),
+        ];
+        lists.contains(&false) || self.opens.is_some() || self.standing.is_some()
+    }
+
     /// What PostgreSQL or NATS would refuse is refused here, before it can spoil a flush. Returns the size in bytes.
     fn check(&self, metadata: &[u8]) -> Result<usize, AppendError> {
-        if self.events.is_empty() || self.events.len() > EVENTS_MAX {
-            return Err(AppendError::Invalid(format!("an append has 1 to {EVENTS_MAX} events")));
+        if self.events.len() > EVENTS_MAX {
+            return Err(AppendError::Invalid(format!("an append has at most {EVENTS_MAX} events")));
+        }
+        if self.events.is_empty() && (self.claim.is_none() || self.writes_beside_events()) {
+            return Err(AppendError::Invalid(
+                "an append without events keeps a receipt and nothing else".to_owned(),
+            ));
         }
         let mut total = 0;
         for event in &self.events {
@@ -226,13 +243,13 @@ impl StreamAppend {
 pub struct Receipt {
     /// The stream appended to.
     pub stream: StreamName,
-    /// The version of the last event appended.
+    /// The version of the last event appended; that of the stream where none was.
     pub version: u64,
     /// The log that the positions belong to.
     pub log_id: LogId,
-    /// The position of the first event appended.
+    /// The position of the first event appended; that of the log's last event where none was.
     pub first_position: u64,
-    /// The position of the last event appended.
+    /// The position of the last event appended; that of the log's last event where none was.
     pub position: u64,
     /// How many events.
     pub count: u32,
@@ -252,6 +269,9 @@ pub enum AppendError {
     /// The command id was used before for another command.
     #[error("the command id was used for another command")]
     CommandIdReused,
+    /// Another event of the tenant has an id that was given for one of these.
+    #[error("an event with the id {0} is recorded already")]
+    EventIdTaken(Uuid),
     /// Another stream holds a value that this append wants.
     #[error("the {kind} is taken")]
     Reserved {

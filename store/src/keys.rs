@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 
@@ -49,6 +50,40 @@ impl DeploymentKey {
     }
 }
 
+/// What was sealed does not open: it was changed, is of another place, or the deployment's key is another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a sealed value does not open")]
+pub struct SealError;
+
+impl DeploymentKey {
+    /// Seals a value for one place, which `label` and `parts` name: AES-256-GCM under a key that is derived for just this
+    /// place, with a random nonce in front.
+    pub fn seal(&self, label: &str, parts: &[&[u8]], value: &[u8]) -> Vec<u8> {
+        let nonce: [u8; NONCE_LEN] = rand::random();
+        let mut sealed = value.to_vec();
+        self.cipher(label, parts)
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut sealed)
+            .expect("a short value can be sealed");
+        [&nonce[..], &sealed].concat()
+    }
+
+    /// Opens what was sealed for this place.
+    pub fn open(&self, label: &str, parts: &[&[u8]], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
+        let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError)?;
+        let mut value = sealed.to_vec();
+        let opened = self
+            .cipher(label, parts)
+            .open_in_place(Nonce::assume_unique_for_key(*nonce), Aad::empty(), &mut value)
+            .map_err(|_| SealError)?;
+        Ok(opened.to_vec())
+    }
+
+    fn cipher(&self, label: &str, parts: &[&[u8]]) -> LessSafeKey {
+        let derived = self.mac(label, parts);
+        LessSafeKey::new(UnboundKey::new(&AES_256_GCM, &derived).expect("a key of 32 bytes"))
+    }
+}
+
 fn hmac(key: &[u8], feed: impl FnOnce(&mut Hmac<Sha256>)) -> [u8; 32] {
     let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
     feed(&mut mac);
@@ -69,5 +104,18 @@ mod tests {
         assert_ne!(mac, DeploymentKey::generate().mac("a", &[b"xy", b"z"]));
         assert!(!format!("{key:?}").contains("abab"));
         assert!(DeploymentKey::from_hex("abc").is_err());
+    }
+
+    #[test]
+    fn a_sealed_value_opens_at_its_place_alone() {
+        let key = DeploymentKey::generate();
+        let sealed = key.seal("a", &[b"x", b"y"], b"a secret value");
+        assert!(!sealed.windows(6).any(|part| part == b"secret"));
+        assert_ne!(sealed, key.seal("a", &[b"x", b"y"], b"a secret value"));
+        assert_eq!(key.open("a", &[b"x", b"y"], &sealed).as_deref(), Ok(&b"a secret value"[..]));
+        assert_eq!(key.open("b", &[b"x", b"y"], &sealed), Err(SealError));
+        assert_eq!(key.open("a", &[b"xy", b""], &sealed), Err(SealError));
+        assert_eq!(DeploymentKey::generate().open("a", &[b"x", b"y"], &sealed), Err(SealError));
+        assert_eq!(key.open("a", &[b"x", b"y"], &sealed[..5]), Err(SealError));
     }
 }

@@ -14,7 +14,9 @@ pub mod checkpoints;
 pub mod config;
 pub mod consistency;
 pub mod dead_letters;
+pub mod digest;
 pub mod error;
+mod event_ids;
 pub mod evidence;
 pub mod feed;
 pub mod heads;
@@ -27,7 +29,9 @@ pub mod migrate;
 mod pools;
 pub mod read;
 pub mod read_models;
+pub mod receipts;
 pub mod relay;
+pub mod requests;
 pub mod saga_steps;
 pub mod scratch;
 mod sealing;
@@ -44,13 +48,14 @@ pub mod webhooks;
 
 pub use activities::{Activity, ActivityKind};
 pub use append::{
-    AppendError, Claim, ExpectedVersion, HeldValue, NewEvent, NewStanding, NewTenant, Receipt, Reservation,
-    Secret, StreamAppend,
+    AppendError, ExpectedVersion, HeldValue, NewEvent, NewStanding, NewTenant, Receipt, Reservation, Secret,
+    StreamAppend,
 };
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};
 pub use dead_letters::{DeadLetter, DeadLetterStatus};
+pub use digest::RequestDigest;
 pub use error::StoreError;
 pub use evidence::EvidenceRow;
 pub use heads::Head;
@@ -66,7 +71,9 @@ pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};
 pub use read::{LogFilter, LogPage, StreamFilter};
 pub use read_models::ReadModelState;
+pub use receipts::{Claim, KeyUse};
 pub use relay::{RelayMark, RelayMove, RelayProgress};
+pub use requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestStart, RequestTurn};
 pub use scratch::Scratch;
 pub use sharing::{Share, SharedWork};
 pub use store::Store;

@@ -12,6 +12,7 @@ use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
 use self::cited::Kept;
+use crate::event_ids::EventIds;
 use crate::pools::{Role, connect, get};
 use crate::signals::Signals;
 use crate::{NewEvent, Store, StoreConfig, StoreError, TenantStore};
@@ -209,8 +210,11 @@ async fn replace_all(
         return Ok(replaced);
     }
     let (mut client, _driver) = connect(config, Role::Appender, "-c synchronous_commit=on").await?;
+    let event_ids = EventIds::new(&config.key);
     for replacement in wanted {
-        let Some(done) = replace(&mut client, replacement, reason, actor).await? else { continue };
+        let Some(done) = replace(&mut client, replacement, reason, actor, &event_ids).await? else {
+            continue;
+        };
         metrics::counter!("logs_replaced_total").increment(1);
         tracing::warn!(
             tenant = %done.tenant, old = %done.log_id, new = %done.next_log_id, kept_to = done.last_position,
@@ -229,6 +233,7 @@ async fn replace(
     wanted: &Replacement,
     reason: &str,
     actor: &Actor,
+    event_ids: &EventIds,
 ) -> Result<Option<ReplacedLog>, StoreError> {
     let transaction = client.transaction().await?;
     let tenant = wanted.tenant.0;
@@ -263,7 +268,8 @@ async fn replace(
         reason: reason.to_owned(),
         replaced_at: clock::now().max(head.get(1)),
     };
-    let event_id = append_fact(&transaction, &done, cited.map(|cited| cited.note), actor).await?;
+    let event_id = event_ids.make(done.tenant);
+    append_fact(&transaction, event_id, &done, cited.map(|cited| cited.note), actor).await?;
     let last = last_position as i64;
     let [published, signed] =
         [done.published_to, done.signed_to].map(|position| position.map(|position| position as i64));
@@ -302,13 +308,14 @@ async fn replace(
     Ok(Some(done))
 }
 
-/// Appends the fact that cites the old log, as the first event of the new one, and returns the event's id.
+/// Appends the fact that cites the old log, as the first event of the new one.
 async fn append_fact(
     transaction: &Transaction<'_>,
+    event_id: Uuid,
     done: &ReplacedLog,
     checkpoint: Option<String>,
     actor: &Actor,
-) -> Result<Uuid, StoreError> {
+) -> Result<(), StoreError> {
     let event = NewEvent::encode(&LogEvent::Replaced(LogReplaced {
         old_log_id: done.log_id,
         new_log_id: done.next_log_id,
@@ -323,7 +330,7 @@ async fn append_fact(
     // Each replacement leaves one row and one event of this stream.
     let count = "select count(*) from replaced_logs where tenant_id = $1";
     let version = transaction.query_one(count, &[&done.tenant.0]).await?.get::<_, i64>(0) + 1;
-    let (stream, event_id) = (log::stream(done.tenant), ids::new_id());
+    let stream = log::stream(done.tenant);
     let salts: [u8; 32] = rand::random();
     let payload_salt: &Salt = salts.first_chunk().expect("32 bytes hold one salt");
     let metadata_salt: &Salt = salts.last_chunk().expect("32 bytes hold another");
@@ -363,7 +370,7 @@ async fn append_fact(
             &parameters,
         )
         .await?;
-    Ok(event_id)
+    Ok(())
 }
 
 fn replacement_from(row: &Row) -> Replacement {

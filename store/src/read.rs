@@ -303,22 +303,17 @@ pub(crate) fn event_from(row: &Row, first: usize, log_id: LogId) -> Result<Recor
     })
 }
 
-/// A receipt and its digest from `digest, stream, version, first_position, count, log_id` starting at column `first`.
-pub(crate) fn receipt_from(row: &Row, first: usize) -> Result<(Receipt, [u8; 32]), StoreError> {
-    let digest: [u8; 32] = row
-        .get::<_, &[u8]>(first)
-        .try_into()
-        .map_err(|_| StoreError::corrupt("a receipt's digest", "wrong length"))?;
-    let first_position = row.get::<_, i64>(first + 3) as u64;
-    let count = row.get::<_, i32>(first + 4) as u32;
-    let receipt = Receipt {
-        stream: StreamName::parse(row.get(first + 1))?,
-        version: row.get::<_, i64>(first + 2) as u64,
-        log_id: LogId(row.get(first + 5)),
+/// A receipt from `stream, version, first_position, count, log_id` starting at column `first`.
+pub(crate) fn receipt_from(row: &Row, first: usize) -> Result<Receipt, StoreError> {
+    let first_position = row.get::<_, i64>(first + 2) as u64;
+    let count = row.get::<_, i32>(first + 3) as u32;
+    Ok(Receipt {
+        stream: StreamName::parse(row.get(first))?,
+        version: row.get::<_, i64>(first + 1) as u64,
+        log_id: LogId(row.get(first + 4)),
         first_position,
         position: first_position + u64::from(count).saturating_sub(1),
         count,
         duplicate: true,
-    };
-    Ok((receipt, digest))
+    })
 }

@@ -1,8 +1,8 @@
 //! Personal data on its way into the log and out of it (`docs/personal-data.md`).
 
 use keyring::{KeyringError, Recipient};
+use schemas::engine::RecordedEvent;
 use schemas::engine::sealed::{self, OPEN};
-use schemas::engine::{RecordedEvent, ids};
 
 use crate::{AppendError, StoreError, StreamAppend, TenantStore};
 
@@ -52,7 +52,7 @@ impl TenantStore {
                 );
             };
             // The segment names its event, so the id cannot wait for the flush.
-            let event_id = *event.event_id.get_or_insert_with(ids::new_id);
+            let event_id = *event.event_id.get_or_insert_with(|| self.store().0.event_ids.make(self.id()));
             let payload = std::mem::take(&mut event.payload);
             let sealed = keyring.seal(self.id(), &append.stream, event_id, payload).await?;
             event.payload = sealed.payload;

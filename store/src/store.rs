@@ -11,8 +11,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::append::Appender;
+use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
+use crate::receipts;
+use crate::requests::RequestLocks;
 use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::Standing;
@@ -33,6 +36,8 @@ pub(crate) struct Inner {
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
     pub(crate) appender: Appender,
+    pub(crate) event_ids: Arc<EventIds>,
+    pub(crate) request_locks: Arc<RequestLocks>,
     shares: [Share; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
@@ -60,7 +65,8 @@ impl Store {
         tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
         tasks.close();
         let gate = Arc::new(Gate::default());
-        let appender = Appender::start(&config, &signals, &gate);
+        let event_ids = Arc::new(EventIds::new(&config.key));
+        let appender = Appender::start(&config, &signals, &gate, &event_ids);
         let shares = [
             SharedWork::Relay,
             SharedWork::Projections,
@@ -69,19 +75,23 @@ impl Store {
             SharedWork::Webhooks,
         ]
         .map(|work| Share::new(work, Arc::clone(&pools)));
-        Ok(Self(Arc::new(Inner {
+        let inner = Arc::new(Inner {
             key: config.key.clone(),
             config,
             gate,
             pools,
             signals,
             appender,
+            event_ids,
+            request_locks: Arc::default(),
             shares,
             by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
-            stop,
-            tasks,
-        })))
+            stop: stop.clone(),
+            tasks: tasks.clone(),
+        });
+        tasks.spawn(receipts::sweep(Arc::downgrade(&inner), stop));
+        Ok(Self(inner))
     }
 
     /// The handle of one tenant: the only way to its rows. Whether the tenant exists shows when it is used.

@@ -1,10 +1,8 @@
-//! Single streams by pages, their versions, and values that streams hold.
+//! Single streams by pages and their versions.
 
-use bytes::Bytes;
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 
 use crate::read::{COLUMNS, event_from};
-use crate::tenant::reservation_digest;
 use crate::{StoreError, TenantStore};
 
 /// A page of one stream.
@@ -54,22 +52,6 @@ impl TenantStore {
         let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
         transaction.commit().await?;
         Ok(last.map_or(0, |row| row.get::<_, i64>(0) as u64))
-    }
-
-    /// The index of a value that a stream holds, where one of them is held; all in their normalised form.
-    pub async fn first_reserved(&self, kind: &str, values: &[String]) -> Result<Option<usize>, StoreError> {
-        let digest = |value: &String| reservation_digest(self.store().key(), self.id(), kind, value).to_vec();
-        let digests: Vec<Vec<u8>> = values.iter().map(digest).collect();
-        let transaction = self.begin().await?;
-        let row = transaction
-            .query_opt(
-                "select value_hash from reservations where tenant_id = $1 and kind = $2 and value_hash = any($3) limit 1",
-                &[&self.id().0, &kind, &digests],
-            )
-            .await?;
-        transaction.commit().await?;
-        let held = row.map(|row| Bytes::from(row.get::<_, Vec<u8>>(0)));
-        Ok(held.and_then(|held| digests.iter().position(|digest| *digest == held)))
     }
 }
 

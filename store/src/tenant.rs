@@ -54,8 +54,13 @@ impl TenantStore {
     ///
     /// Personal data that the payloads hold open is sealed first; none ever reaches the log in clear.
     pub async fn append(&self, append: StreamAppend) -> Result<Receipt, AppendError> {
+        let appender = &self.store.0.appender;
+        let event_ids: Vec<Uuid> = append.events.iter().filter_map(|event| event.event_id).collect();
+        if let Some(taken) = appender.first_taken(self.id, &event_ids) {
+            return Err(AppendError::EventIdTaken(taken));
+        }
         let append = self.seal(append).await?;
-        self.store.0.appender.append(self.id, append).await
+        appender.append(self.id, append, &event_ids).await
     }
 
     /// Appends to several streams; each succeeds or fails by itself. They share flushes where they can.
@@ -69,21 +74,6 @@ impl TenantStore {
         let head = transaction.head().await?;
         transaction.commit().await?;
         Ok(head)
-    }
-
-    /// The receipt of a command and the digest that it was claimed with.
-    pub async fn receipt(&self, command_id: Uuid) -> Result<Option<(Receipt, [u8; 32])>, StoreError> {
-        let transaction = self.begin().await?;
-        let row = transaction
-            .query_opt(
-                "select r.digest, r.stream, r.version, r.first_position, r.count, h.log_id
-                 from receipts r join heads h on h.tenant_id = r.tenant_id
-                 where r.tenant_id = $1 and r.command_id = $2",
-                &[&self.id.0, &command_id],
-            )
-            .await?;
-        transaction.commit().await?;
-        row.map(|row| crate::read::receipt_from(&row, 0)).transpose()
     }
 
     /// The stream that holds a value, given in its normalised form.

@@ -11,9 +11,6 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantTransaction};
 
-/// Receipts of commands on webhooks are kept for so long.
-const RECEIPTS_KEPT: std::time::Duration = std::time::Duration::from_hours(24 * 30);
-
 /// In which order an endpoint gets its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
@@ -127,17 +124,6 @@ fn webhook_from(row: &Row) -> Result<Webhook, StoreError> {
     })
 }
 
-/// What a command answered the first time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WebhookReceipt {
-    /// A keyed digest of the command.
-    pub digest: [u8; 32],
-    /// The status of the answer.
-    pub http_status: u16,
-    /// Its body, sealed.
-    pub answer: Bytes,
-}
-
 impl TenantTransaction {
     /// One webhook.
     pub async fn webhook(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
@@ -220,52 +206,5 @@ impl TenantTransaction {
             self.execute(&sql, &[&self.tenant().0, &id]).await?;
         }
         Ok(())
-    }
-
-    /// What a command answered the first time, where it came before.
-    pub async fn webhook_receipt(&self, command_id: Uuid) -> Result<Option<WebhookReceipt>, StoreError> {
-        let sql = "select digest, http_status, answer from webhook_receipts where tenant_id = $1 and command_id = $2";
-        let row = self.query_opt(sql, &[&self.tenant().0, &command_id]).await?;
-        row.map(|row| {
-            Ok(WebhookReceipt {
-                digest: row
-                    .get::<_, &[u8]>(0)
-                    .try_into()
-                    .map_err(|_| StoreError::corrupt("a receipt's digest", "wrong length"))?,
-                http_status: row.get::<_, i32>(1) as u16,
-                answer: row.get::<_, Vec<u8>>(2).into(),
-            })
-        })
-        .transpose()
-    }
-
-    /// Notes what a command answered; `false` where another one of this id was quicker, and this transaction must not
-    /// commit.
-    pub async fn put_webhook_receipt(
-        &self,
-        command_id: Uuid,
-        receipt: &WebhookReceipt,
-        now: DateTime<Utc>,
-    ) -> Result<bool, StoreError> {
-        let written = self
-            .execute(
-                "insert into webhook_receipts (tenant_id, command_id, digest, http_status, answer, recorded_at)
-                 values ($1, $2, $3, $4, $5, $6) on conflict do nothing",
-                &[
-                    &self.tenant().0,
-                    &command_id,
-                    &&receipt.digest[..],
-                    &i32::from(receipt.http_status),
-                    &&receipt.answer[..],
-                    &now,
-                ],
-            )
-            .await?;
-        self.execute(
-            "delete from webhook_receipts where tenant_id = $1 and recorded_at < $2",
-            &[&self.tenant().0, &(now - RECEIPTS_KEPT)],
-        )
-        .await?;
-        Ok(written == 1)
     }
 }

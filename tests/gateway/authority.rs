@@ -12,7 +12,7 @@ use crate::support::product::{PASSWORD, Product, Tenant, send};
 const SOME_ID: &str = "0198c0de-0000-7000-8000-000000000001";
 
 /// The route's path with an id for each parameter.
-fn path_of(route: &Route) -> String {
+pub fn path_of(route: &Route) -> String {
     let segments = route.path.split('/').map(|segment| match segment {
         "{type}" => "ext.loyalty.account.opened.v1",
         "{category}" => "ext.loyalty.account",

@@ -126,6 +126,66 @@ async fn an_event_keeps_its_own_id_and_nobody_else_gets_it() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_hundred_events_bring_their_ids_and_none_is_an_id_of_the_product() {
+    let tenant = Product::shared().tenant().await;
+    let service = Service::loyalty(&tenant).await;
+    service.register(OPENED, customer_schema()).await;
+    let with_ids = |ids: &[String]| {
+        let event = |id: &String| json!({"id": id, "type": OPENED, "data": {"customer": "a"}});
+        json!({"events": ids.iter().map(event).collect::<Vec<_>>()})
+    };
+    let hundred: Vec<String> = (0..100).map(|_| ids::random_id().to_string()).collect();
+    let (status, receipt) = service.append(&format!("{ACCOUNT}/hundred"), with_ids(&hundred)).await;
+    assert_eq!((status, &receipt["count"]), (StatusCode::CREATED, &json!(100)), "{receipt}");
+    let taken = service.append(&format!("{ACCOUNT}/hundred"), with_ids(&hundred[99..])).await;
+    refused(taken, 409, "event_id_taken");
+
+    // Those that the product gave: to facts about the tenant's types, tokens and people, and to events without an id.
+    service.append(&format!("{ACCOUNT}/plain"), json!({"events": [opened("a")]})).await;
+    tenant.register("ids@example.com", "Ida").await;
+    let log = tenant.events().await;
+    let given: Vec<String> = log.iter().filter_map(|event| event["id"].as_str()).map(str::to_owned).collect();
+    let own: Vec<&String> = given.iter().filter(|id| !hundred.contains(id)).collect();
+    assert!(own.len() >= 4, "{}", own.len());
+    for id in own {
+        let answer = service.append(&format!("{ACCOUNT}/taken"), with_ids(&[id.clone()])).await;
+        refused(answer, 409, "event_id_taken");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_compared_by_exact_numbers_and_with_the_nulls_of_its_data() {
+    let tenant = Product::shared().tenant().await;
+    let service = Service::loyalty(&tenant).await;
+    service.register(OPENED, json!({})).await;
+    let path = format!("/v1/streams/{ACCOUNT}/exact/events");
+    let mut version = 0;
+    for (sent, same, others) in [
+        (
+            r#"{"n":100000000000000000001}"#,
+            r#"{ "n" : 100000000000000000001.0 }"#,
+            [r#"{"n":100000000000000000002}"#, r#"{"n":1e20}"#],
+        ),
+        (r#"{"a":1,"b":null}"#, r#"{"b":null,"\u0061":1}"#, [r#"{"a":1}"#, r#"{"a":1,"b":0}"#]),
+    ] {
+        let key = ids::random_id().to_string();
+        let append = |data: &str| {
+            let body = format!(r#"{{"events":[{{"type":"{OPENED}","data":{data}}}]}}"#);
+            let request = service.request(Method::POST, &path).header("content-type", "application/json");
+            send(request.header("Idempotency-Key", &key).body(body))
+        };
+        let first = append(sent).await;
+        assert_eq!(first.0, StatusCode::CREATED, "{}", first.1);
+        assert_eq!((append(sent).await, append(same).await), (first.clone(), first.clone()));
+        for other in others {
+            refused(append(other).await, 409, "command_id_reused");
+        }
+        version += 1;
+        assert_eq!(first.1["version"], version);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn data_are_what_their_schema_says() {
     let tenant = Product::shared().tenant().await;
     let service = Service::loyalty(&tenant).await;

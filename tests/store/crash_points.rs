@@ -3,8 +3,7 @@
 
 use futures::TryStreamExt;
 use schemas::engine::{StreamName, ids};
-use store::append::Claim;
-use store::{ExpectedVersion, Store, StreamAppend};
+use store::{Claim, ExpectedVersion, Store, StreamAppend};
 
 use crate::support::eventually;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
@@ -13,8 +12,9 @@ use crate::support::wire::{Moment, Wire};
 /// More than an append ever sends, a new connection with everything that is prepared on it included.
 const MESSAGES: u32 = 60;
 
-/// With `anew` the append starts with making its connection.
-async fn every_message_of(role: &str, moment: Moment, anew: bool) {
+/// With `anew` the append starts with making its connection. One without events keeps the receipt of a command without
+/// effect.
+async fn every_message_of(role: &str, moment: Moment, anew: bool, events: usize) {
     let database = Database::create().await;
     let wire = Wire::start(database.port).await;
     let (direct, mut config) = (database.store().await, database.store_config());
@@ -27,11 +27,11 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool) {
     for message in 1..=MESSAGES {
         let (stream, command_id) = (StreamName::new("crm.customer", ids::new_id()), ids::new_id());
         let append = || StreamAppend {
-            claim: Some(Claim { command_id, digest: [7; 32] }),
+            claim: Some(Claim::new(command_id, [7; 32])),
             ..StreamAppend::new(
                 stream.clone(),
                 ExpectedVersion::NoStream,
-                vec![event("crm.customer.renamed.v1", "{}"), event("crm.customer.renamed.v1", "{}")],
+                vec![event("crm.customer.renamed.v1", "{}"); events],
                 metadata(),
             )
         };
@@ -49,13 +49,13 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool) {
             receipt.duplicate || first.is_err(),
             "message {message}: acknowledged and then written again"
         );
-        assert_eq!((receipt.version, receipt.count), (2, 2), "message {message}");
+        assert_eq!((receipt.version, receipt.count), (events as u64, events as u32), "message {message}");
         if let Ok(first) = first {
             assert_eq!(first.position, receipt.position, "message {message}: a repeat got another answer");
         }
         let recorded: Vec<_> = observed.read_stream(&stream, 1).try_collect().await.expect("reads");
-        assert_eq!(recorded.len(), 2, "message {message}");
-        total += 2;
+        assert_eq!(recorded.len(), events, "message {message}");
+        total += events as u64;
         assert_eq!(
             observed.head().await.expect("reads").position,
             total,
@@ -73,19 +73,27 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool) {
 #[tokio::test]
 async fn an_append_is_interrupted_before_each_of_its_messages() {
     tokio::join!(
-        every_message_of("annals_appender", Moment::Before, false),
-        every_message_of("annals_lookup", Moment::Before, false),
-        every_message_of("annals_appender", Moment::Before, true),
-        every_message_of("annals_lookup", Moment::Before, true),
+        every_message_of("annals_appender", Moment::Before, false, 2),
+        every_message_of("annals_lookup", Moment::Before, false, 2),
+        every_message_of("annals_appender", Moment::Before, true, 2),
+        every_message_of("annals_lookup", Moment::Before, true, 2),
     );
 }
 
 #[tokio::test]
 async fn an_append_is_interrupted_after_each_of_its_messages() {
     tokio::join!(
-        every_message_of("annals_appender", Moment::After, false),
-        every_message_of("annals_lookup", Moment::After, false),
-        every_message_of("annals_appender", Moment::After, true),
-        every_message_of("annals_lookup", Moment::After, true),
+        every_message_of("annals_appender", Moment::After, false, 2),
+        every_message_of("annals_lookup", Moment::After, false, 2),
+        every_message_of("annals_appender", Moment::After, true, 2),
+        every_message_of("annals_lookup", Moment::After, true, 2),
+    );
+}
+
+#[tokio::test]
+async fn the_receipt_of_a_command_without_effect_is_interrupted_around_each_of_its_messages() {
+    tokio::join!(
+        every_message_of("annals_appender", Moment::Before, false, 0),
+        every_message_of("annals_appender", Moment::After, false, 0),
     );
 }

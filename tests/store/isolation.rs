@@ -11,6 +11,7 @@ pub const TENANT_TABLES: [&str; 27] = [
     "heads",
     "events",
     "receipts",
+    "request_answers",
     "reservations",
     "secrets",
     "checkpoints",
@@ -30,7 +31,6 @@ pub const TENANT_TABLES: [&str; 27] = [
     "webhooks",
     "webhook_failures",
     "webhook_deliveries",
-    "webhook_receipts",
     "customers_v1",
     "customers_v1_b",
     "users_v1",
@@ -49,7 +49,7 @@ async fn two_tenants(database: &Database) -> (TenantId, TenantId) {
             vec![event("identity.user.registered.v1", &format!("{{\"canary\":\"{slug}\"}}"))],
             metadata(),
         );
-        append.claim = Some(Claim { command_id: ids::new_id(), digest: [1; 32] });
+        append.claim = Some(Claim::new(ids::new_id(), [1; 32]));
         append.reservations = vec![Reservation { kind: "email", value: "ada@example.com".to_owned() }];
         append.secrets = vec![Secret { kind: "password", value: slug.into() }];
         let receipt = tenant.append(append).await.expect("appends");

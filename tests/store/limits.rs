@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use schemas::engine::ids;
-use store::append::{Claim, EVENTS_MAX};
-use store::{AppendError, DeploymentKey, ExpectedVersion, Store, StoreConfig, StreamAppend, TenantStore};
+use store::append::EVENTS_MAX;
+use store::{
+    AppendError, Claim, DeploymentKey, ExpectedVersion, Store, StoreConfig, StreamAppend, TenantStore,
+};
 
 use super::append::{append, assert_dense, stream};
 use super::flushes::waits_for_a_lock;
@@ -35,7 +37,7 @@ fn config(port: u16) -> StoreConfig {
 fn commands() -> Vec<StreamAppend> {
     let command = |_| {
         let mut command = append(&stream(), ExpectedVersion::NoStream, "{}");
-        command.claim = Some(Claim { command_id: ids::new_id(), digest: [1; 32] });
+        command.claim = Some(Claim::new(ids::new_id(), [1; 32]));
         command
     };
     (0..60).map(command).collect()

@@ -173,7 +173,16 @@ async fn no_runtime_role_has_power_over_roles_or_policies() {
     let cross_tenant: Vec<String> = cross_tenant.iter().map(|row| row.get(0)).collect();
     assert_eq!(
         cross_tenant,
-        ["appender_set", "lookup_all", "owner_platform", "relay_all", "sealer_all", "worker_all"]
+        [
+            "appender_set",
+            "lookup_all",
+            "owner_platform",
+            "projector_keeps",
+            "projector_removes",
+            "relay_all",
+            "sealer_all",
+            "worker_all"
+        ]
     );
 }
 

@@ -1,7 +1,7 @@
 //! Who sends a command, on whose behalf, and under which ids.
 
 use access::Principal;
-use schemas::engine::{Metadata, RequestId, TenantId, ids};
+use schemas::engine::{Metadata, RequestId, TenantId};
 use store::{HeldValue, NewStanding, NewTenant, Secret};
 use uuid::Uuid;
 
@@ -14,6 +14,9 @@ pub struct CommandContext {
     pub caller: Principal,
     /// The id under which a repeat is recognised, where it came from outside; else a fresh one is made.
     pub command_id: Option<Uuid>,
+    /// The digest of the request that carries the command, where a repeat is recognised by the whole request: it holds more
+    /// than its command, such as its route and a password.
+    pub request_digest: Option<[u8; 32]>,
     /// The version that the caller believes the aggregate to be at.
     pub expected_version: Option<u64>,
     /// The request that carries the command.
@@ -33,6 +36,7 @@ impl CommandContext {
             tenant,
             caller,
             command_id: None,
+            request_digest: None,
             expected_version: None,
             request_id: None,
             traceparent: None,
@@ -77,24 +81,4 @@ pub struct Extras {
     pub frees: Vec<HeldValue>,
     /// A tenant that stands otherwise with the events.
     pub standing: Option<NewStanding>,
-}
-
-/// The id of an aggregate that a command is to create: derived from the caller's command id, so that a repeat names the
-/// same aggregate; a fresh one where the caller gave none.
-pub fn new_aggregate_id(context: &CommandContext, category: &str) -> Uuid {
-    context.command_id.map_or_else(ids::new_id, |command_id| ids::derived_id(command_id, category))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_repeated_command_id_names_the_same_new_aggregate() {
-        let context = CommandContext::new(ids::PLATFORM, Principal::Anonymous);
-        let repeated = context.clone().with_command_id(Uuid::from_u128(7));
-        assert_eq!(new_aggregate_id(&repeated, "crm.customer"), new_aggregate_id(&repeated, "crm.customer"));
-        assert_ne!(new_aggregate_id(&repeated, "crm.customer"), new_aggregate_id(&repeated, "identity.user"));
-        assert_ne!(new_aggregate_id(&context, "crm.customer"), new_aggregate_id(&context, "crm.customer"));
-    }
 }

@@ -4,16 +4,17 @@ use std::any::Any;
 use std::sync::Arc;
 
 use moka::sync::Cache;
+use schemas::engine::canonical::CanonicalError;
 use schemas::engine::{LogId, Metadata, StreamName, TenantId, ids};
-use serde_json::Value;
 use store::{
-    AppendError, Claim, ConsistencyToken, DeploymentKey, ExpectedVersion, NewEvent, Receipt, Store,
-    StoreError, StreamAppend, TenantStore,
+    AppendError, Claim, ConsistencyToken, DeploymentKey, ExpectedVersion, KeyUse, NewEvent, Receipt,
+    RequestDigest, Store, StoreError, StreamAppend, TenantStore,
 };
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::context::{CommandContext, Extras};
+use super::idempotency::claim;
 use super::loading::Loaded;
 use super::outcome::{ExecuteError, Executed, Outcome};
 use super::rules::Rules;
@@ -118,9 +119,42 @@ impl Executor {
     ) -> Result<Option<Executed<A>>, ExecuteError<A::Error>> {
         let request = self.request::<A>(context, id, command.into(), Extras::default())?;
         match request.earlier_receipt().await? {
-            Some(receipt) => self.answer(&request, Settled::Duplicate(receipt)).await.map(Some),
+            Some(receipt) => self.answer(&request, request.duplicate(receipt)?).await.map(Some),
             None => Ok(None),
         }
+    }
+
+    /// The first answer to the very request of the context, where it was carried out before. Nothing is executed, and the
+    /// command need not be known: this comes before everything that the request could be refused for.
+    ///
+    /// # Errors
+    /// [`ExecuteError::CommandIdReused`] where another request came under the key.
+    pub async fn first_answer<A: Rules>(
+        &self,
+        context: &CommandContext,
+    ) -> Result<Option<Executed<A>>, ExecuteError<A::Error>> {
+        let (Some(key), Some(digest)) = (context.command_id, context.request_digest) else { return Ok(None) };
+        let tenant = self.store.tenant(context.tenant);
+        let receipt = match tenant.key_use(&claim(&context.caller, key, digest)?).await? {
+            KeyUse::Unused => return Ok(None),
+            KeyUse::Repeat(receipt) => receipt,
+            KeyUse::Other => return Err(ExecuteError::CommandIdReused),
+        };
+        let Some(id) = receipt.stream.uuid().filter(|_| receipt.stream.category() == A::CATEGORY) else {
+            return Err(ExecuteError::CommandIdReused);
+        };
+        let mut loaded = Loaded::<A>::default();
+        loaded.catch_up(&tenant, &receipt.stream, Some(receipt.version)).await?;
+        Ok(Some(Executed {
+            outcome: Outcome::Duplicate,
+            command_id: key,
+            id,
+            version: receipt.version,
+            position: receipt.position,
+            log_id: receipt.log_id,
+            consistency_token: self.token(tenant.id(), receipt.log_id, receipt.position),
+            state: loaded.state,
+        }))
     }
 
     async fn authorised<A: Rules>(
@@ -137,7 +171,7 @@ impl Executor {
             // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
             // whatever the rule or the version would say by now.
             unsettled => match request.earlier_receipt().await? {
-                Some(receipt) => Settled::Duplicate(receipt),
+                Some(receipt) => request.duplicate(receipt)?,
                 None => unsettled?,
             },
         };
@@ -159,10 +193,13 @@ impl Executor {
         let stream = StreamName::new(A::CATEGORY, id);
         let command_id = context.command_id.unwrap_or_else(ids::new_id);
         let claim = match context.command_id {
-            Some(command_id) => {
-                let digest = digest(self.store.key(), name, &stream, &command)
-                    .map_err(|error| ExecuteError::internal("digesting the command", error))?;
-                Some(Claim { command_id, digest })
+            Some(key) => {
+                let digest = match context.request_digest {
+                    Some(digest) => digest,
+                    None => digest(self.store.key(), name, &stream, &command)
+                        .map_err(|error| ExecuteError::Invalid(error.to_string()))?,
+                };
+                Some(claim(&context.caller, key, digest)?)
             }
             None => None,
         };
@@ -185,12 +222,13 @@ impl Executor {
         let mut retries = 0;
         loop {
             let (loaded, events) = request.decide(slot.clone(), retries == 0).await?;
-            if events.is_empty() {
+            if events.is_empty() && request.claim.is_none() {
                 *slot = Some(loaded.clone());
                 return Ok(Settled::NoEffect(loaded));
             }
+            // A command without effect leaves its receipt at the version on which that was decided.
             match request.append(loaded.version, loaded.log_id, &events).await {
-                Ok(receipt) if receipt.duplicate => return Ok(Settled::Duplicate(receipt)),
+                Ok(receipt) if receipt.duplicate => return request.duplicate(receipt),
                 Ok(receipt) => {
                     // Only now: a state that was never committed must not be seen.
                     let mut state = loaded.state;
@@ -310,6 +348,11 @@ impl<A: Rules> Request<'_, A> {
             .collect::<Result<_, _>>()
             .map_err(|error| ExecuteError::internal("encoding an event", error))?;
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
+        if let Some(claim) = self.claim.filter(|_| events.is_empty()) {
+            let append =
+                StreamAppend::without_effect(self.stream.clone(), expected, claim, self.metadata.clone());
+            return Ok(self.tenant.append(StreamAppend { log, ..append }).await?);
+        }
         let append = StreamAppend {
             log,
             claim: self.claim,
@@ -321,40 +364,37 @@ impl<A: Rules> Request<'_, A> {
             standing: self.extras.standing,
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };
-        self.tenant.append(append).await.map_err(|error: AppendError| error.into())
+        self.tenant.append(append).await.map_err(AppendError::into)
     }
 
     /// The receipt of this very command, where it was executed before.
     async fn earlier_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
         let Some(claim) = &self.claim else { return Ok(None) };
-        match self.tenant.receipt(claim.command_id).await? {
-            Some((receipt, digest)) if digest == claim.digest => Ok(Some(receipt)),
-            Some(_) => Err(ExecuteError::CommandIdReused),
-            None => Ok(None),
+        match self.tenant.key_use(claim).await? {
+            KeyUse::Unused => Ok(None),
+            KeyUse::Repeat(receipt) => Ok(Some(receipt)),
+            KeyUse::Other => Err(ExecuteError::CommandIdReused),
+        }
+    }
+
+    /// The first answer again. What one request did to another aggregate is no answer for this one.
+    fn duplicate(&self, receipt: Receipt) -> Result<Settled<A>, ExecuteError<A::Error>> {
+        if receipt.stream == self.stream {
+            Ok(Settled::Duplicate(receipt))
+        } else {
+            Err(ExecuteError::CommandIdReused)
         }
     }
 }
 
-/// The keyed digest that tells a repeat from another command under the same id: over name, target and the command
-/// itself. Absent fields do not count, so that a field that a later version adds does not make a repeat another command.
+/// The keyed digest that tells a repeat from another command under the same key: over name, target and the command itself.
 fn digest(
     key: &DeploymentKey,
     name: &str,
     stream: &StreamName,
     command: &impl serde::Serialize,
-) -> Result<[u8; 32], serde_json::Error> {
-    let canonical = serde_json::to_vec(&without_nulls(serde_json::to_value(command)?))?;
-    Ok(key.mac("command-digest", &[name.as_bytes(), stream.as_str().as_bytes(), &canonical]))
-}
-
-fn without_nulls(value: Value) -> Value {
-    match value {
-        Value::Object(fields) => {
-            let kept = fields.into_iter().filter(|(_, value)| !value.is_null());
-            Value::Object(kept.map(|(name, value)| (name, without_nulls(value))).collect())
-        }
-        other => other,
-    }
+) -> Result<[u8; 32], CanonicalError> {
+    Ok(RequestDigest::new(key, name, stream.as_str()).value(command)?.finish())
 }
 
 #[cfg(test)]
@@ -394,9 +434,19 @@ mod tests {
 
     #[test]
     fn an_absent_field_does_not_count_in_a_digest() {
-        let of = |command: SuspendCustomer| without_nulls(serde_json::to_value(command).expect("serialises"));
-        assert_eq!(of(SuspendCustomer { reason: None }), serde_json::json!({}));
-        let reason = Reason::parse("arrears").expect("a valid reason");
-        assert_eq!(of(SuspendCustomer { reason: Some(reason) }), serde_json::json!({"reason": "arrears"}));
+        #[derive(serde::Serialize)]
+        struct Suspend {
+            reason: Option<Reason>,
+            introduced_later: Option<u32>,
+        }
+        let key = DeploymentKey::generate();
+        let of =
+            |command: &Suspend| digest(&key, "SuspendCustomer", &stream(1), command).expect("serialises");
+        let reason = || Some(Reason::parse("arrears").expect("a valid reason"));
+        let today = SuspendCustomer { reason: reason() };
+        let today = digest(&key, "SuspendCustomer", &stream(1), &today).expect("serialises");
+        assert_eq!(of(&Suspend { reason: reason(), introduced_later: None }), today);
+        assert_ne!(of(&Suspend { reason: reason(), introduced_later: Some(1) }), today);
+        assert_ne!(of(&Suspend { reason: None, introduced_later: None }), today);
     }
 }

@@ -176,6 +176,8 @@ impl<R> From<AppendError> for ExecuteError<R> {
         match error {
             AppendError::VersionConflict { actual } => Self::VersionConflict { actual },
             AppendError::CommandIdReused => Self::CommandIdReused,
+            // Commands leave the ids of their events to the store.
+            error @ AppendError::EventIdTaken(_) => Self::internal("appending", error),
             AppendError::Reserved { kind, holder } => Self::Reserved { kind, holder },
             AppendError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
             AppendError::Invalid(reason) => Self::Invalid(reason),

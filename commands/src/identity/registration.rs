@@ -12,8 +12,9 @@ use store::{NewTenant, Secret};
 use super::authority::FreshAuthority;
 use super::tenant::{Tenant, TenantRejection};
 use super::user::{PASSWORD, User, UserRejection};
-use crate::engine::context::{CommandContext, Extras, new_aggregate_id};
+use crate::engine::context::{CommandContext, Extras};
 use crate::engine::executor::Executor;
+use crate::engine::idempotency::new_aggregate_id;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::Rules;
 

@@ -6,12 +6,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use moka::sync::Cache;
-use schemas::engine::{LogId, StreamName, TenantId, ids, sealed};
+use schemas::engine::{LogId, StreamName, TenantId, canonical, ids, sealed};
 use schemas::integration::names::{ExternalCategory, ExternalType};
+use serde::Serialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 use store::{
-    AppendError, Claim, ConsistencyToken, ExpectedVersion, NewEvent, Receipt, Reservation, StoreError,
-    StreamAppend, TenantStore,
+    AppendError, ConsistencyToken, ExpectedVersion, KeyUse, NewEvent, Receipt, RequestDigest, StoreError,
+    StreamAppend,
 };
 use uuid::Uuid;
 
@@ -19,16 +21,13 @@ use super::event_type;
 use super::json_schema::{self, Compiled};
 use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
+use crate::engine::idempotency::claim;
 
 /// The most events of one request.
 pub const EVENTS_MAX: usize = 100;
-/// The kind of the reservation that an event id given by a service is.
-const EVENT_ID: &str = "event_id";
 const COMMAND: &str = "AppendEvents";
 const COMPILED_MAX: u64 = 1_000;
 const COMPILED_FOR: Duration = Duration::from_mins(10);
-/// How often an append without an expected version is tried anew where others append to the same stream.
-const RETRIES: u32 = 10;
 
 /// An event that a service wants recorded.
 #[derive(Debug, Clone)]
@@ -111,6 +110,23 @@ impl ExternalEvents {
         Self { executor, compiled }
     }
 
+    /// The receipt of the very request of the context, where it was carried out before.
+    ///
+    /// # Errors
+    /// [`AppendError::CommandIdReused`] where another request came under the key.
+    pub async fn first_receipt(
+        &self,
+        context: &CommandContext,
+    ) -> Result<Option<ExternalReceipt>, ExternalRefusal> {
+        let (Some(key), Some(digest)) = (context.command_id, context.request_digest) else { return Ok(None) };
+        let claim = claim(&context.caller, key, digest)?;
+        match self.executor.store().tenant(context.tenant).key_use(&claim).await? {
+            KeyUse::Unused => Ok(None),
+            KeyUse::Repeat(receipt) => Ok(Some(self.receipt(context.tenant, receipt))),
+            KeyUse::Other => Err(AppendError::CommandIdReused.into()),
+        }
+    }
+
     /// Appends all of the events, or none.
     pub async fn append(
         &self,
@@ -127,10 +143,14 @@ impl ExternalEvents {
             Err(_) => "failed",
         };
         metrics::counter!("commands_total", "command" => COMMAND, "outcome" => outcome).increment(1);
-        let Receipt { stream, version, log_id, position, count, .. } = result?;
-        let token = ConsistencyToken { tenant: context.tenant, log_id, position };
+        Ok(self.receipt(context.tenant, result?))
+    }
+
+    fn receipt(&self, tenant: TenantId, receipt: Receipt) -> ExternalReceipt {
+        let Receipt { stream, version, log_id, position, count, .. } = receipt;
+        let token = ConsistencyToken { tenant, log_id, position };
         let consistency_token = token.encode(self.executor.store().key());
-        Ok(ExternalReceipt { stream, version, position, count, log_id, consistency_token })
+        ExternalReceipt { stream, version, position, count, log_id, consistency_token }
     }
 
     async fn settle(
@@ -142,20 +162,22 @@ impl ExternalEvents {
             return Err(ExternalRefusal::Forbidden);
         }
         let tenant = self.executor.store().tenant(context.tenant);
-        let claim = context.command_id.map(|command_id| Claim { command_id, digest: self.digest(&request) });
+        let claim = match context.command_id {
+            Some(key) => Some(claim(&context.caller, key, self.digest(context, &request)?)?),
+            None => None,
+        };
         // A repeat gets the first answer, whatever would be answered by now.
-        if let Some(claim) = claim
-            && let Some((receipt, digest)) = tenant.receipt(claim.command_id).await?
-        {
-            let same = digest == claim.digest;
-            return if same { Ok(receipt) } else { Err(AppendError::CommandIdReused.into()) };
+        if let Some(claim) = &claim {
+            match tenant.key_use(claim).await? {
+                KeyUse::Unused => {}
+                KeyUse::Repeat(receipt) => return Ok(receipt),
+                KeyUse::Other => return Err(AppendError::CommandIdReused.into()),
+            }
         }
         let wrong = self.wrong(context.tenant, &request).await?;
         if !wrong.is_empty() {
             return Err(ExternalRefusal::Invalid(wrong));
         }
-        let ids: Vec<String> =
-            request.events.iter().filter_map(|event| event.id).map(|id| id.to_string()).collect();
         let command_id = context.command_id.unwrap_or_else(ids::new_id);
         let new_event = |event: &ExternalEvent| NewEvent {
             event_id: event.id,
@@ -170,12 +192,10 @@ impl ExternalEvents {
             context.metadata(command_id),
         );
         append.claim = claim;
-        append.reservations =
-            ids.iter().map(|id| Reservation { kind: EVENT_ID, value: id.clone() }).collect();
-        if ids.is_empty() {
-            return Ok(tenant.append(append).await?);
-        }
-        with_own_ids(&tenant, append, &ids).await
+        tenant.append(append).await.map_err(|error| match error {
+            AppendError::EventIdTaken(id) => ExternalRefusal::EventIdTaken(id),
+            error => error.into(),
+        })
     }
 
     /// Everything that is wrong with the events: their types, and their data by the types' schemas.
@@ -240,61 +260,44 @@ impl ExternalEvents {
         Ok(Some(compiled))
     }
 
-    fn digest(&self, request: &ExternalAppend) -> [u8; 32] {
+    /// Of the request where it is known, else of what is to be appended, with the data as they were sent.
+    fn digest(
+        &self,
+        context: &CommandContext,
+        request: &ExternalAppend,
+    ) -> Result<[u8; 32], ExternalRefusal> {
+        if let Some(digest) = context.request_digest {
+            return Ok(digest);
+        }
         let expected = match request.expected {
             ExpectedVersion::Any => Value::Null,
             ExpectedVersion::NoStream => json!(0),
             ExpectedVersion::Exact(version) => json!(version),
         };
-        let events: Vec<Value> = request
-            .events
-            .iter()
-            .map(|event| json!({ "id": event.id, "type": event.event_type, "data": event.value }))
-            .collect();
-        let canonical = json!([expected, events]).to_string();
-        let parts = [COMMAND.as_bytes(), request.stream.as_str().as_bytes(), canonical.as_bytes()];
-        self.executor.store().key().mac("command-digest", &parts)
+        let sent = request.events.iter().enumerate().map(|(index, event)| {
+            let invalid = |message: String| {
+                ExternalRefusal::Invalid(vec![InvalidField {
+                    field: format!("events.{index}.data"),
+                    code: "invalid_json",
+                    message,
+                }])
+            };
+            canonical::of_text(&event.data).map_err(|error| invalid(error.to_string()))?;
+            let data = serde_json::from_slice(&event.data).map_err(|error| invalid(error.to_string()))?;
+            Ok(SentEvent { data, id: json!(event.id), event_type: &event.event_type })
+        });
+        let sent = sent.collect::<Result<Vec<_>, ExternalRefusal>>()?;
+        let digest = RequestDigest::new(self.executor.store().key(), COMMAND, request.stream.as_str());
+        let digest = digest.value(&(expected, sent)).expect("each of the data has a canonical form");
+        Ok(digest.finish())
     }
 }
 
-/// Appends events whose ids came from outside: none of them may be recorded already. Each id is reserved with its event,
-/// which settles it between streams; within the stream the append is tied to the version at which the ids were free.
-async fn with_own_ids(
-    tenant: &TenantStore,
-    append: StreamAppend,
-    ids: &[String],
-) -> Result<Receipt, ExternalRefusal> {
-    let mut retries = 0;
-    loop {
-        let expected = match append.expected {
-            ExpectedVersion::Any => ExpectedVersion::Exact(tenant.stream_version(&append.stream).await?),
-            given => given,
-        };
-        if let Some(taken) = tenant.first_reserved(EVENT_ID, ids).await? {
-            let earlier = match append.claim {
-                Some(claim) => tenant.receipt(claim.command_id).await?,
-                None => None,
-            };
-            // This very request came through a moment ago; the append answers with its receipt.
-            if earlier.is_none() {
-                let id = ids[taken].parse().expect("the ids were UUIDs before they were texts");
-                return Err(ExternalRefusal::EventIdTaken(id));
-            }
-        }
-        match tenant.append(StreamAppend { expected, ..append.clone() }).await {
-            Err(AppendError::VersionConflict { .. })
-                if append.expected == ExpectedVersion::Any && retries < RETRIES =>
-            {
-                retries += 1;
-            }
-            Err(AppendError::Reserved { .. }) => {
-                // Taken between the look and the append: the next look says which.
-                if retries == RETRIES {
-                    return Err(AppendError::Overloaded.into());
-                }
-                retries += 1;
-            }
-            other => return Ok(other?),
-        }
-    }
+/// An event as its digest covers it.
+#[derive(Serialize)]
+struct SentEvent<'a> {
+    data: &'a RawValue,
+    id: Value,
+    #[serde(rename = "type")]
+    event_type: &'a ExternalType,
 }

@@ -108,6 +108,7 @@ impl Caller {
             tenant: self.record.id,
             caller: self.principal.clone(),
             command_id,
+            request_digest: request.digest(),
             expected_version: None,
             request_id: Some(request.id().clone()),
             traceparent: request.traceparent().map(str::to_owned),

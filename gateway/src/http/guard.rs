@@ -3,15 +3,18 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
+use access::Principal;
+use axum::extract::{FromRequestParts, Request, State};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use commands::identity::authority::{self, AuthorityError, FreshAuthority};
 
 use super::content::buffered;
+use super::idempotency::answer_once;
 use super::observe::RequestContext;
 use super::problem::Problem;
 use super::route::{Authority, ErrorFormat, Needs, Route};
+use super::tenancy::NamedTenant;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 
@@ -25,17 +28,36 @@ pub async fn guard(State(gateway): State<Gateway>, request: Request, next: Next)
     };
     match admit(&gateway, &context, &route, request).await {
         Ok((request, authority)) => {
-            let response = next.run(request).await;
+            let response = answer(&gateway, &context, &route, request, next).await;
             if let Some(authority) = authority {
                 authority.release().await;
             }
-            response
+            response.unwrap_or_else(Problem::into_response)
         }
         Err(problem) => {
             let graphql = route.errors == ErrorFormat::Graphql;
             if graphql { problem.for_graphql() } else { problem }.into_response()
         }
     }
+}
+
+async fn answer(
+    gateway: &Gateway,
+    context: &RequestContext,
+    route: &Route,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if !route.is_idempotent() {
+        return Ok(next.run(request).await);
+    }
+    if let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() {
+        return answer_once(gateway, context, route, &caller.store, caller.principal(), request, next).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let tenant = NamedTenant::from_request_parts(&mut parts, gateway).await?;
+    let request = Request::from_parts(parts, body);
+    answer_once(gateway, context, route, &tenant.store, &Principal::Anonymous, request, next).await
 }
 
 /// The request with its caller, where the route needs one, and what holds the caller's authority while it is answered.

@@ -1,14 +1,38 @@
-//! The header `Idempotency-Key` of REST writes: a UUID that becomes the command id.
+//! The header `Idempotency-Key` of REST writes, and the one implementation of what it promises: a repeat gets the first
+//! answer, before everything but authentication and authority; requests at once under one key wait for the first
+//! (`docs/adr/0027`).
 
-use axum::extract::FromRequestParts;
-use axum::http::HeaderName;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use access::{ErrorCode, Principal};
+use axum::body::{Body, to_bytes};
+use axum::extract::{FromRequestParts, Request};
 use axum::http::request::Parts;
+use axum::http::{HeaderName, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use commands::{ExecuteError, UserRejection, claim};
+use serde_json::Value;
+use store::receipts::KeyUse;
+use store::requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestStart};
+use store::{RequestDigest, TenantStore, TenantTransaction};
 use uuid::Uuid;
 
+use super::content::buffered;
+use super::observe::RequestContext;
 use super::problem::Problem;
+use super::route::{Idempotency, Route};
+use crate::auth::Caller;
+use crate::gateway::Gateway;
 
 /// Carries the command id.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// How long a request waits for the first one under its key. Below the bound on the whole request.
+const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+/// The largest answer that is stored. No answer of a route that stores its answers comes near it.
+const STORED_ANSWER_BYTES_MAX: usize = 256 * 1024;
 
 /// The command id that a client chose, where it chose one.
 #[derive(Debug, Clone, Copy)]
@@ -29,6 +53,136 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
             Some(key) if !key.is_nil() => Ok(Self(Some(key))),
             _ => Err(Problem::bad_request("Idempotency-Key must be one UUID")),
         }
+    }
+}
+
+/// Answers a request of an idempotent route: anew, or as it was answered before.
+pub async fn answer_once(
+    gateway: &Gateway,
+    context: &RequestContext,
+    route: &Route,
+    tenant: &TenantStore,
+    principal: &Principal,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    let (mut parts, body) = buffered(request).await?.into_parts();
+    let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, gateway).await?;
+    let bytes = to_bytes(body, usize::MAX).await.map_err(Problem::internal)?;
+    let Some(key) = key else { return Ok(next.run(Request::from_parts(parts, bytes.into())).await) };
+
+    let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
+    let name = format!("{} {}", route.method_name(), route.path);
+    let digest = RequestDigest::new(gateway.store.key(), &name, target).body(&bytes).finish();
+    context.note_digest(digest);
+    let refused = |error| Problem::from(ExecuteError::<UserRejection>::from(error));
+    let claim = claim(principal, key, digest).map_err(refused)?;
+    // Requests of this process take turns from here to their answer. Those of others meet at the receipt.
+    let turn = tenant.request_turn(claim.key, FIRST_REQUEST_TIMEOUT).await?;
+    let mut request = Request::from_parts(parts, bytes.into());
+    let Idempotency::Stored(retention) = route.idempotency else {
+        if matches!(tenant.key_use(&claim).await?, KeyUse::Other) {
+            return Err(reused());
+        }
+        return Ok(next.run(request).await);
+    };
+    match turn.begin(claim).await? {
+        RequestStart::Repeat(answer) => Ok(response(answer.http_status, answer.body)),
+        RequestStart::AnswerExpired => Err(Problem::new(ErrorCode::AnswerExpired)),
+        RequestStart::KeyReused => Err(reused()),
+        RequestStart::New(open) => {
+            let open = Pending::new(open);
+            request.extensions_mut().insert(open.clone());
+            let answer = next.run(request).await;
+            // A handler that writes to the database took it, and has completed it.
+            let Some(open) = open.take().filter(|_| answer.status().is_success()) else { return Ok(answer) };
+            let (parts, body) = answer.into_parts();
+            let body = to_bytes(body, STORED_ANSWER_BYTES_MAX).await.map_err(Problem::internal)?;
+            complete(open, retention, parts.status, body.clone()).await?;
+            Ok(Response::from_parts(parts, Body::from(body)))
+        }
+    }
+}
+
+fn reused() -> Problem {
+    Problem::new(ErrorCode::CommandIdReused).detail("the Idempotency-Key came with another request before")
+}
+
+async fn complete(
+    open: Box<OpenRequest>,
+    retention: AnswerRetention,
+    status: StatusCode,
+    body: Bytes,
+) -> Result<(), Problem> {
+    match open.complete(&RequestAnswer { http_status: status.as_u16(), body }, retention).await? {
+        RequestEnd::Completed => Ok(()),
+        RequestEnd::KeyReused => Err(reused()),
+    }
+}
+
+fn response(status: u16, body: Bytes) -> Response {
+    let status = StatusCode::from_u16(status).unwrap_or(StatusCode::OK);
+    if body.is_empty() {
+        return status.into_response();
+    }
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// A request that is being carried out, on its way to the handler.
+#[derive(Clone)]
+struct Pending(Arc<Mutex<Option<Box<OpenRequest>>>>);
+
+impl Pending {
+    fn new(open: Box<OpenRequest>) -> Self {
+        Self(Arc::new(Mutex::new(Some(open))))
+    }
+
+    fn take(&self) -> Option<Box<OpenRequest>> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+}
+
+/// The transaction of a write that appends no event: what it writes commits together with its receipt and its answer.
+pub struct WriteTransaction {
+    open: Result<Box<OpenRequest>, TenantTransaction>,
+    retention: AnswerRetention,
+}
+
+impl FromRequestParts<Gateway> for WriteTransaction {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+        let context = RequestContext::from_request_parts(parts, gateway).await?;
+        let retention = match context.route().map(|route| route.idempotency) {
+            Some(Idempotency::Stored(retention)) => retention,
+            _ => AnswerRetention::Kept,
+        };
+        let open = match parts.extensions.get::<Pending>().and_then(Pending::take) {
+            Some(open) => Ok(open),
+            None => Err(Caller::from_request_parts(parts, gateway).await?.store.begin_projection().await?),
+        };
+        Ok(Self { open, retention })
+    }
+}
+
+impl WriteTransaction {
+    /// For the handler's own writes.
+    pub fn transaction(&self) -> &TenantTransaction {
+        match &self.open {
+            Ok(open) => open.transaction(),
+            Err(transaction) => transaction,
+        }
+    }
+
+    /// Makes the write last, and its answer with it.
+    pub async fn answer(self, status: StatusCode, body: Option<Value>) -> Result<Response, Problem> {
+        let body = Bytes::from(body.map(|body| body.to_string()).unwrap_or_default());
+        match self.open {
+            Ok(open) => complete(open, self.retention, status, body.clone()).await?,
+            Err(transaction) => transaction.commit().await?,
+        }
+        Ok(response(status.as_u16(), body))
     }
 }
 

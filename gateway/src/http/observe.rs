@@ -38,6 +38,7 @@ struct Noted {
     route: Option<Arc<Route>>,
     principal: OnceLock<Principal>,
     audit: OnceLock<Audit>,
+    digest: OnceLock<[u8; 32]>,
     subject: OnceLock<String>,
     /// Commands that were rejected, with the code.
     rejections: Mutex<Vec<(String, ErrorCode)>>,
@@ -54,6 +55,7 @@ impl RequestContext {
             route,
             principal: OnceLock::new(),
             audit: OnceLock::new(),
+            digest: OnceLock::new(),
             subject: OnceLock::new(),
             rejections: Mutex::default(),
         }))
@@ -92,6 +94,16 @@ impl RequestContext {
     /// Who calls, as far as it is known.
     pub fn principal(&self) -> &Principal {
         self.0.principal.get().unwrap_or(&Principal::Anonymous)
+    }
+
+    /// Notes the digest of what the client sent, for requests under an idempotency key.
+    pub fn note_digest(&self, digest: [u8; 32]) {
+        self.0.digest.get_or_init(|| digest);
+    }
+
+    /// The digest of what the client sent, for requests under an idempotency key.
+    pub fn digest(&self) -> Option<[u8; 32]> {
+        self.0.digest.get().copied()
     }
 
     /// Notes that the activity log says something else of this request than of its route.

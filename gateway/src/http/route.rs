@@ -11,6 +11,8 @@ use axum::handler::Handler;
 use axum::http::Method;
 use axum::routing::{MethodFilter, any, on};
 
+use store::requests::AnswerRetention;
+
 use crate::gateway::Gateway;
 
 /// Who may call a route.
@@ -54,6 +56,17 @@ pub enum Authority {
     UseCase,
 }
 
+/// How a repeat under an `Idempotency-Key` gets the first answer (`docs/adr/0027`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Idempotency {
+    /// The route takes no key.
+    None,
+    /// The handler rebuilds the answer at the version of the receipt.
+    Rebuilt,
+    /// The answer is stored, sealed, with the receipt.
+    Stored(AnswerRetention),
+}
+
 /// How a route says that something went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorFormat {
@@ -76,8 +89,8 @@ pub struct Route {
     pub audit: Audit,
     /// How it answers errors.
     pub errors: ErrorFormat,
-    /// Whether it takes an `Idempotency-Key`.
-    pub idempotent: bool,
+    /// How a repeat gets the first answer.
+    pub idempotency: Idempotency,
     /// What the right to call it rests on.
     pub authority: Authority,
 }
@@ -91,7 +104,7 @@ impl Route {
             needs: Needs::Nothing,
             audit: Audit::Auditors,
             errors: ErrorFormat::Rest,
-            idempotent: false,
+            idempotency: Idempotency::None,
             authority: Authority::Token,
         }
     }
@@ -108,7 +121,10 @@ impl Route {
 
     /// A write for callers with the permission, under an idempotency key where they send one.
     pub fn write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
-        Self { idempotent: true, ..Self::public(method, path).needs(Needs::Permission(permission)) }
+        Self {
+            idempotency: Idempotency::Rebuilt,
+            ..Self::public(method, path).needs(Needs::Permission(permission))
+        }
     }
 
     /// The method's name, `*` for every one.
@@ -133,10 +149,15 @@ impl Route {
         Self { audit, ..self }
     }
 
-    /// The same route under an idempotency key.
+    /// The same route with another way to repeat the first answer.
     #[must_use]
-    pub fn idempotent(self) -> Self {
-        Self { idempotent: true, ..self }
+    pub fn idempotency(self, idempotency: Idempotency) -> Self {
+        Self { idempotency, ..self }
+    }
+
+    /// Whether it takes an `Idempotency-Key`.
+    pub fn is_idempotent(&self) -> bool {
+        self.idempotency != Idempotency::None
     }
 
     /// The same route with another foundation of the right to call it.
@@ -233,7 +254,7 @@ impl RouteTable {
         let yes = |yes: bool| if yes { "yes" } else { "" };
         for route in self.all() {
             let method = route.method_name();
-            let Route { path, needs, audit, idempotent, .. } = &*route;
+            let Route { path, needs, audit, .. } = &*route;
             let needs = match needs {
                 Needs::Nothing => "nothing".to_owned(),
                 Needs::Token => "a token".to_owned(),
@@ -248,7 +269,7 @@ impl RouteTable {
                 Audit::RightsChange => "rights change",
                 Audit::Operator => "operator",
             };
-            let (idempotent, fresh) = (yes(*idempotent), yes(route.asks_events()));
+            let (idempotent, fresh) = (yes(route.is_idempotent()), yes(route.asks_events()));
             // Writing to a string cannot fail.
             let _ = writeln!(page, "| {method} | `{path}` | {needs} | {audit} | {idempotent} | {fresh} |");
         }
@@ -274,6 +295,6 @@ mod tests {
         assert!(table.find(&Method::POST, "/v1/users").is_none());
         assert!(table.find(&Method::GET, "/v1/other").is_none());
         let webhook = table.find(&Method::POST, "/v1/webhooks").expect("added");
-        assert!(webhook.idempotent && webhook.asks_events());
+        assert!(webhook.is_idempotent() && webhook.asks_events());
     }
 }

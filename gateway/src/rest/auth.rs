@@ -35,6 +35,7 @@ pub async fn register(
 
     let context = CommandContext {
         command_id: key.0,
+        request_digest: request.digest(),
         request_id: Some(request.id().clone()),
         traceparent: request.traceparent().map(str::to_owned),
         ..CommandContext::new(tenant.record.id, Principal::Anonymous)

@@ -10,6 +10,7 @@ use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::IntegratorCredential;
+use uuid::Uuid;
 
 use super::pages::page_of;
 use crate::auth::Caller;
@@ -67,7 +68,7 @@ pub async fn create(
     let integrators = integrators(&gateway)?;
     let new = read_new(body)?;
     request.note_subject(&new.name);
-    let issued = integrators.create(&caller.record, new, key.0).await?;
+    let issued = integrators.create(&caller.record, new, receipt_key(&caller, key)).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
@@ -100,7 +101,7 @@ pub async fn revoke(
     key: IdempotencyKey,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    integrators(&gateway)?.revoke(&caller.record, &name, key.0).await?;
+    integrators(&gateway)?.revoke(&caller.record, &name, receipt_key(&caller, key)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -113,7 +114,8 @@ pub async fn reset(
     Body(body): Body,
 ) -> Result<Json<CredentialAnswer>, Problem> {
     let integrators = integrators(&gateway)?;
-    let credential = integrators.reset(&caller.record, &name, read_place(body)?, key.0).await?;
+    let credential =
+        integrators.reset(&caller.record, &name, read_place(body)?, receipt_key(&caller, key)).await?;
     let mut answer = CredentialBody::from(credential);
     answer.in_effect = true;
     Ok(Json(CredentialAnswer(answer)))
@@ -134,7 +136,9 @@ pub async fn rotate(
         body.wrong("overlap_hours", InvalidValue::new("overlap_invalid", message));
     }
     let overlap = body.finish(|| Some(TimeDelta::hours(hours as i64)))?;
-    let issued = integrators.rotate(&caller.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
+    let issued = integrators
+        .rotate(&caller.record, &name, LONGEST_LIFETIME, overlap, receipt_key(&caller, key))
+        .await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
@@ -142,6 +146,11 @@ pub async fn rotate(
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct CredentialAnswer(CredentialBody);
+
+/// The key of the caller, which no other principal has.
+fn receipt_key(caller: &Caller, IdempotencyKey(key): IdempotencyKey) -> Option<Uuid> {
+    key.map(|key| commands::receipt_key(caller.principal(), key))
+}
 
 fn issued_body(issued: &Issued) -> Value {
     let mut body = json!(issued.connection);

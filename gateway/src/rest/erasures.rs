@@ -5,7 +5,7 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use commands::identity::administration::request_erasure;
 use commands::privacy::erasure;
-use commands::{ExecuteError, Rules, Subject, SubjectRejection};
+use commands::{ExecuteError, Executed, Rules, Subject, SubjectRejection};
 use futures::{TryStreamExt, pin_mut};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, Reason, StreamName};
@@ -36,6 +36,10 @@ pub async fn request(
     let customer = body.optional("customer_id", id);
     let reason = body.optional("reason", Reason::parse);
     let (user, customer, reason) = body.finish(|| Some((user, customer, reason)))?;
+    let context = caller.command_context(&request, key.0);
+    if let Some(first) = gateway.executor.first_answer::<Subject>(&context).await.map_err(refused)? {
+        return accepted(&caller.store, &first).await;
+    }
     let tenant = caller.record.id;
     let subject = match (user, customer) {
         (Some(user), None) => erasure::subject_of_user(&gateway.executor, tenant, user).await?,
@@ -46,11 +50,19 @@ pub async fn request(
         }
     };
     let subject = subject.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let context = caller.command_context(&request, key.0);
     let command = RequestErasure { reason };
     let executed = request_erasure(&gateway.executor, &context, subject, command).await.map_err(refused)?;
-    let mut erasure = standing(&caller.store, subject).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    erasure["consistency_token"] = executed.consistency_token.into();
+    accepted(&caller.store, &executed).await
+}
+
+/// The erasure as it was when it was asked for, also where a repeat is answered later.
+async fn accepted(
+    store: &TenantStore,
+    executed: &Executed<Subject>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let erasure = progress(store, executed.id, executed.version).await?;
+    let mut erasure = erasure.ok_or(Problem::new(ErrorCode::NotFound))?;
+    erasure["consistency_token"] = executed.consistency_token.clone().into();
     Ok((StatusCode::ACCEPTED, Json(erasure)))
 }
 
@@ -61,7 +73,7 @@ pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
     let mut erasures = Vec::with_capacity(subjects.len());
     for subject in &subjects {
-        erasures.extend(standing(&caller.store, *subject).await?);
+        erasures.extend(progress(&caller.store, *subject, u64::MAX).await?);
     }
     Ok(Json(json!({ "erasures": erasures, "next_after": next_after })))
 }
@@ -70,19 +82,22 @@ pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
 /// certificate.
 pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
     let subject: Uuid = subject.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
-    standing(&caller.store, subject).await?.map(Json).ok_or(Problem::new(ErrorCode::NotFound))
+    progress(&caller.store, subject, u64::MAX).await?.map(Json).ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-/// The subject's own stream is short, so it is read.
-async fn standing(store: &TenantStore, subject: Uuid) -> Result<Option<Value>, Problem> {
+/// How far the erasure had come at a version of the subject's own stream, which is short, so it is read.
+async fn progress(store: &TenantStore, subject: Uuid, version: u64) -> Result<Option<Value>, Problem> {
     let stream = StreamName::new(Subject::CATEGORY, subject);
     let events = store.read_stream(&stream, 1);
     pin_mut!(events);
-    let mut standing = None;
+    let mut erasure = None;
     while let Some(event) = events.try_next().await? {
+        if event.version > version {
+            break;
+        }
         match event.decode::<SubjectEvent>().map_err(Problem::internal)? {
             Some(SubjectEvent::ErasureRequested(requested)) => {
-                standing = Some(json!({
+                erasure = Some(json!({
                     "subject": subject,
                     "status": "requested",
                     "reason": requested.reason,
@@ -90,19 +105,19 @@ async fn standing(store: &TenantStore, subject: Uuid) -> Result<Option<Value>, P
                 }));
             }
             Some(SubjectEvent::Erased(erased)) => {
-                let Some(standing) = standing.as_mut() else { continue };
-                standing["status"] = "erased".into();
-                standing["erased_at"] = timestamp(event.recorded_at).into();
-                standing["log_id"] = json!(event.log_id);
-                standing["position"] = event.position.into();
-                standing["key"] = json!(erased.key);
-                standing["streams"] = json!(erased.streams);
-                standing["certificate"] = format!("/v1/audit/proofs/{}", event.position).into();
+                let Some(erasure) = erasure.as_mut() else { continue };
+                erasure["status"] = "erased".into();
+                erasure["erased_at"] = timestamp(event.recorded_at).into();
+                erasure["log_id"] = json!(event.log_id);
+                erasure["position"] = event.position.into();
+                erasure["key"] = json!(erased.key);
+                erasure["streams"] = json!(erased.streams);
+                erasure["certificate"] = format!("/v1/audit/proofs/{}", event.position).into();
             }
             None => {}
         }
     }
-    Ok(standing)
+    Ok(erasure)
 }
 
 fn refused(error: ExecuteError<SubjectRejection>) -> Problem {

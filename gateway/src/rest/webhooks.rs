@@ -1,9 +1,8 @@
 //! `/v1/webhooks`: the endpoints to which a tenant has its events delivered. For its administrators.
 //!
-//! Layout: `commanding` answers repeated commands, `body` reads and shows webhooks, `deliveries` is what became of events.
+//! Layout: `body` reads and shows webhooks, `deliveries` is what became of events.
 
 mod body;
-mod commanding;
 mod deliveries;
 
 use access::policy::TENANT_ADMINISTER;
@@ -11,22 +10,23 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::Method;
 use axum::http::StatusCode;
-use axum::response::{IntoResponse, Response};
-use schemas::engine::{InvalidValue, TenantId, clock, ids};
+use axum::response::Response;
+use schemas::engine::{InvalidValue, clock, ids};
 use serde::Deserialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
+use store::requests::AnswerRetention;
 use store::webhooks::{Disabled, Ordering, Webhook};
 use store::{TenantStore, TenantTransaction};
 use uuid::Uuid;
 use webhooks::secret::SigningSecret;
 
 use self::body::{Changes, shown, shown_with_secret};
-use self::commanding::Commanding;
 use super::pages::page_of;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::route::{Audit, Authority, Route, Routes};
-use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
+use crate::http::idempotency::WriteTransaction;
+use crate::http::route::{Audit, Authority, Idempotency, Route, Routes};
+use crate::http::{Body, Digits, ErrorCode, Fields, Problem, Query, RequestContext};
 
 /// Webhooks of one tenant.
 const MOST: u64 = 100;
@@ -36,8 +36,13 @@ const ROTATION: std::time::Duration = std::time::Duration::from_hours(24);
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
     let read = |path| Route::get(path, &TENANT_ADMINISTER);
-    let write = |method, path| Route::write(method, path, &TENANT_ADMINISTER).authority(Authority::Held);
-    let secret = |method, path| write(method, path).audited(Audit::CredentialChange);
+    let write = |method, path, retention| {
+        Route::write(method, path, &TENANT_ADMINISTER)
+            .authority(Authority::Held)
+            .idempotency(Idempotency::Stored(retention))
+    };
+    let secret = |method, path| write(method, path, AnswerRetention::Secret).audited(Audit::CredentialChange);
+    let write = |method, path| write(method, path, AnswerRetention::Kept);
     routes
         .add(read("/v1/webhooks"), list)
         .add(secret(Method::POST, "/v1/webhooks"), register)
@@ -100,14 +105,10 @@ async fn register(
     State(gateway): State<Gateway>,
     request: RequestContext,
     caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, "register", body.values());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
+    let transaction = write.transaction();
     let registered = Changes::of_new(body, gateway.config.allow_private_webhooks)?;
     if transaction.count_webhooks().await? >= MOST {
         return Err(
@@ -138,7 +139,7 @@ async fn register(
     };
     transaction.put_webhook(&webhook).await?;
     request.note_subject(id.to_string());
-    command.answer(transaction, StatusCode::CREATED, Some(shown_with_secret(&webhook, &secret))).await
+    write.answer(StatusCode::CREATED, Some(shown_with_secret(&webhook, &secret))).await
 }
 
 /// A position that is not beyond the end of the log.
@@ -153,17 +154,13 @@ fn within(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
 async fn change(
     State(gateway): State<Gateway>,
     caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path(id): Path<String>,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, &format!("change {id}"), body.values());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
+    let transaction = write.transaction();
     let changes = Changes::of_known(body, gateway.config.allow_private_webhooks)?;
-    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let mut webhook = found(transaction, id_of(&id)?).await?;
     webhook.url = changes.url.unwrap_or(webhook.url);
     webhook.types = changes.types.unwrap_or(webhook.types);
     webhook.description = changes.description.unwrap_or(webhook.description);
@@ -171,15 +168,15 @@ async fn change(
     webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enabled(&gateway, &caller.store, &transaction, &mut webhook).await?;
+            enabled(&gateway, &caller.store, transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
         }
         _ => {}
     }
-    saved(&transaction, &mut webhook).await?;
-    command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await
+    saved(transaction, &mut webhook).await?;
+    write.answer(StatusCode::OK, Some(shown(&webhook))).await
 }
 
 /// Writes a changed webhook; deliveries under way are stale by that.
@@ -216,84 +213,61 @@ async fn enabled(
     Ok(())
 }
 
-async fn remove(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, &format!("remove {id}"), &Map::new());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
-    let webhook = found(&transaction, id_of(&id)?).await?;
+async fn remove(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
+    let transaction = write.transaction();
+    let webhook = found(transaction, id_of(&id)?).await?;
     transaction.delete_webhook(webhook.id).await?;
-    command.answer(transaction, StatusCode::NO_CONTENT, None).await
+    write.answer(StatusCode::NO_CONTENT, None).await
 }
 
 async fn rotate_secret(
     State(gateway): State<Gateway>,
     caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, &format!("rotate {id}"), &Map::new());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
-    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let transaction = write.transaction();
+    let mut webhook = found(transaction, id_of(&id)?).await?;
     let secret = SigningSecret::generate();
     let sealed = secret.seal(gateway.store.key(), caller.record.id, webhook.id).into();
     let old = std::mem::replace(&mut webhook.secret, sealed);
     webhook.old_secret = Some((old, clock::now() + ROTATION));
-    saved(&transaction, &mut webhook).await?;
-    command.answer(transaction, StatusCode::OK, Some(shown_with_secret(&webhook, &secret))).await
+    saved(transaction, &mut webhook).await?;
+    write.answer(StatusCode::OK, Some(shown_with_secret(&webhook, &secret))).await
 }
 
 async fn replay(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path(id): Path<String>,
     Body(mut body): Body,
 ) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, &format!("replay {id}"), body.values());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
+    let transaction = write.transaction();
     let after = body.position("after");
     if body.values().is_empty() && after.is_none() {
         body.wrong("after", InvalidValue::new("required", "must be given"));
     }
     let after = body.finish(|| after)?;
-    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let mut webhook = found(transaction, id_of(&id)?).await?;
     let head = transaction.head().await?;
     within(Some(after), head.position)?;
     let forgotten = if head.log_id == webhook.log_id { after } else { 0 };
     transaction.forget_webhook_failures(webhook.id, forgotten).await?;
     (webhook.log_id, webhook.position) = (head.log_id, after);
-    saved(&transaction, &mut webhook).await?;
-    command.answer(transaction, StatusCode::ACCEPTED, Some(shown(&webhook))).await
+    saved(transaction, &mut webhook).await?;
+    write.answer(StatusCode::ACCEPTED, Some(shown(&webhook))).await
 }
 
 async fn enable(
     State(gateway): State<Gateway>,
     caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    let command = Commanding::new(&gateway, &caller, key, &format!("enable {id}"), &Map::new());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
-    let mut webhook = found(&transaction, id_of(&id)?).await?;
+    let transaction = write.transaction();
+    let mut webhook = found(transaction, id_of(&id)?).await?;
     if webhook.disabled.is_some() {
-        enabled(&gateway, &caller.store, &transaction, &mut webhook).await?;
-        saved(&transaction, &mut webhook).await?;
+        enabled(&gateway, &caller.store, transaction, &mut webhook).await?;
+        saved(transaction, &mut webhook).await?;
     }
-    command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await
+    write.answer(StatusCode::OK, Some(shown(&webhook))).await
 }

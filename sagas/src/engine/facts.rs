@@ -86,7 +86,7 @@ impl Facts<'_> {
         };
         let stream = instance_stream(self.saga, row.instance);
         StreamAppend {
-            claim: Some(Claim { command_id, digest }),
+            claim: Some(Claim::new(command_id, digest)),
             ..StreamAppend::new(stream, ExpectedVersion::Any, vec![event], metadata)
         }
     }

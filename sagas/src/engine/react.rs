@@ -292,7 +292,7 @@ fn append_of(
     let digest =
         tenant.store().key().mac("saga-reaction", &[process.name().as_bytes(), trigger.event_id.as_bytes()]);
     StreamAppend {
-        claim: Some(Claim { command_id, digest }),
+        claim: Some(Claim::new(command_id, digest)),
         // A fact that is gone sets nothing off.
         log: Some(trigger.log_id),
         ..StreamAppend::new(
@@ -380,6 +380,7 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
         AppendError::CommandIdReused => "COMMAND_ID_REUSED",
         AppendError::Reserved { .. } => "TAKEN",
+        AppendError::EventIdTaken(_) => "EVENT_ID_TAKEN",
         AppendError::TooLarge { .. } => "TOO_LARGE",
         AppendError::Invalid(_) => "INVALID",
     };

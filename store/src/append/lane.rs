@@ -20,14 +20,15 @@ use uuid::Uuid;
 use self::facts::LearnError;
 use super::lookup::Lookup;
 use super::outcome::{Refusal, Trouble, classify, server_trouble};
-use super::plan::{Decision, HeadView, Plan, ReservationKey, plan};
+use super::plan::{Decision, EVENT_ID, HeadView, Plan, ReservationKey, plan};
 use super::queue::Pending;
 use super::turns::next_flush;
 use super::write::{Writer, Written};
 use super::{AppendError, Receipt};
+use crate::event_ids::EventIds;
 use crate::incarnation::{Gate, Incarnation};
 use crate::signals::Signals;
-use crate::{StoreConfig, StoreError};
+use crate::{Claim, StoreConfig, StoreError};
 
 /// Most tenants remembered, and most stream versions of each.
 const TENANTS: usize = 4_096;
@@ -72,6 +73,7 @@ pub(super) struct Lane {
     config: StoreConfig,
     signals: Arc<Signals>,
     gate: Arc<Gate>,
+    event_ids: Arc<EventIds>,
     receiver: UnboundedReceiver<Pending>,
     waiting: VecDeque<Pending>,
     cache: LruCache<TenantId, TenantCache>,
@@ -93,6 +95,7 @@ impl Lane {
         config: StoreConfig,
         signals: Arc<Signals>,
         gate: Arc<Gate>,
+        event_ids: Arc<EventIds>,
         receiver: UnboundedReceiver<Pending>,
     ) -> Self {
         let capacity = NonZeroUsize::new(TENANTS).expect("the capacity is positive");
@@ -100,6 +103,7 @@ impl Lane {
             config,
             signals,
             gate,
+            event_ids,
             receiver,
             waiting: VecDeque::new(),
             cache: LruCache::new(capacity),
@@ -206,8 +210,9 @@ impl Lane {
                 return true;
             }
         };
-        let plan =
-            plan(&batch, &facts, clock::now(), &|tenant, kind, value| self.digest(tenant, kind, value));
+        let plan = plan(&batch, &facts, clock::now(), &self.event_ids, &|tenant, kind, value| {
+            self.digest(tenant, kind, value)
+        });
         for (tenant, (_, after)) in &plan.moves {
             if let Some(cache) = self.cache.get_mut(tenant) {
                 cache.head = after.clone();
@@ -219,7 +224,7 @@ impl Lane {
             if let Some(cache) = self.cache.get_mut(&pending.tenant) {
                 cache.versions.put(receipt.stream.clone(), receipt.version);
             }
-            claims.extend(pending.append.claim.map(|claim| (pending.tenant, claim.command_id)));
+            claims.extend(pending.append.claim.map(|claim| (pending.tenant, claim.key)));
             let keys = plan.reservations[index].iter().chain(&plan.releases[index]);
             reserved.extend(keys.map(|key| (pending.tenant, *key)));
         }
@@ -260,12 +265,13 @@ impl Lane {
     fn waits_for_a_flight(&self, pending: &Pending) -> bool {
         let append = &pending.append;
         let claimed = append.claim.is_some_and(|claim| {
-            self.flights.iter().any(|flight| flight.claims.contains(&(pending.tenant, claim.command_id)))
+            self.flights.iter().any(|flight| flight.claims.contains(&(pending.tenant, claim.key)))
         });
         let is_under_way = |key: ReservationKey| {
             self.flights.iter().any(|flight| flight.reserved.contains(&(pending.tenant, key)))
         };
         claimed
+            || pending.event_ids.iter().any(|(_, digest)| is_under_way((EVENT_ID, *digest)))
             || append.frees.iter().any(|held| is_under_way((held.kind, held.digest)))
             || append.reservations.iter().chain(&append.releases).any(|wanted| {
                 is_under_way((wanted.kind, self.digest(pending.tenant, wanted.kind, &wanted.value)))
@@ -407,7 +413,7 @@ impl Lane {
         let deadline = *self.pursuit.get_or_insert_with(|| Instant::now() + PURSUIT);
         let mut pause = Duration::from_millis(20);
         while Instant::now() < deadline {
-            if let Ok(winners) = bounded(self.find_winners(&plan)).await.flatten() {
+            if let Ok(winners) = bounded(self.find_winners(&batch, &plan)).await.flatten() {
                 return self.settle(batch, plan, &winners);
             }
             self.connections = None;
@@ -418,19 +424,37 @@ impl Lane {
         refuse_all(batch, error);
     }
 
-    async fn find_winners(&mut self, plan: &Plan) -> Result<HashSet<TenantId>, StoreError> {
+    async fn find_winners(
+        &mut self,
+        batch: &[Pending],
+        plan: &Plan,
+    ) -> Result<HashSet<TenantId>, StoreError> {
         self.connect().await?;
         let (writer, lookup) = self.connections.as_ref().expect("just connected");
         let mut winners = HashSet::new();
         for tenant in plan.moves.keys() {
             writer.fence(*tenant).await?;
-            let row = plan.rows.iter().find(|row| row.tenant == *tenant).expect("a moved tenant has rows");
-            if lookup.holds(*tenant, row.position, row.event_id).await? {
+            let won = if let Some(row) = plan.rows.iter().find(|row| row.tenant == *tenant) {
+                lookup.holds(*tenant, row.position, row.event_id).await?
+            } else {
+                // Nothing but receipts of commands without effect.
+                let claim = written_claim(batch, plan, *tenant).expect("a moved tenant has a receipt");
+                lookup.holds_receipt(*tenant, claim, plan.planned_at).await?
+            };
+            if won {
                 winners.insert(*tenant);
             }
         }
         Ok(winners)
     }
+}
+
+/// The claim of the first append of a tenant that the flush writes.
+fn written_claim<'a>(batch: &'a [Pending], plan: &Plan, tenant: TenantId) -> Option<&'a Claim> {
+    let mut written = batch.iter().zip(&plan.decisions);
+    let (pending, _) = written
+        .find(|(pending, decision)| pending.tenant == tenant && matches!(decision, Decision::Write(_)))?;
+    pending.append.claim.as_ref()
 }
 
 /// No wait for PostgreSQL is endless.

@@ -3,14 +3,15 @@
 
 use std::collections::{HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, StreamName, TenantId};
 use tokio_postgres::{Client, Statement};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::Receipt;
 use super::plan::{HeadView, ReservationKey};
 use crate::StoreError;
+use crate::receipts::{self, Claim, StoredReceipt};
 
 /// A connection with the look-up statements prepared.
 pub(super) struct Lookup {
@@ -45,7 +46,7 @@ impl Wanted {
 pub(super) struct Found {
     pub(super) heads: HashMap<TenantId, HeadView>,
     pub(super) versions: HashMap<(TenantId, StreamName), u64>,
-    pub(super) receipts: HashMap<(TenantId, Uuid), (Receipt, [u8; 32])>,
+    pub(super) receipts: HashMap<(TenantId, Uuid), StoredReceipt>,
     pub(super) holders: HashMap<(TenantId, ReservationKey), StreamName>,
 }
 
@@ -76,12 +77,12 @@ impl Lookup {
             )
             .await?;
         let receipts = client
-            .prepare(
-                "select r.tenant_id, r.command_id, r.digest, r.stream, r.version, r.first_position, r.count, h.log_id
-                 from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, command_id)
+            .prepare(&format!(
+                "select r.tenant_id, r.command_id, {} from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, command_id)
                  join receipts r on r.tenant_id = w.tenant_id and r.command_id = w.command_id
                  join heads h on h.tenant_id = r.tenant_id",
-            )
+                receipts::COLUMNS
+            ))
             .await?;
         let reservations = client
             .prepare(
@@ -140,15 +141,15 @@ impl Lookup {
     async fn look_up_receipts(
         &self,
         wanted: &HashSet<(TenantId, Uuid)>,
-    ) -> Result<HashMap<(TenantId, Uuid), (Receipt, [u8; 32])>, StoreError> {
+    ) -> Result<HashMap<(TenantId, Uuid), StoredReceipt>, StoreError> {
         if wanted.is_empty() {
             return Ok(HashMap::new());
         }
         let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
-        let commands: Vec<Uuid> = wanted.iter().map(|(_, command)| *command).collect();
-        let rows = self.client.query(&self.receipts, &[&tenants, &commands]).await?;
+        let keys: Vec<Uuid> = wanted.iter().map(|(_, key)| *key).collect();
+        let rows = self.client.query(&self.receipts, &[&tenants, &keys]).await?;
         rows.iter()
-            .map(|row| Ok(((TenantId(row.get(0)), row.get(1)), crate::read::receipt_from(row, 2)?)))
+            .map(|row| Ok(((TenantId(row.get(0)), row.get(1)), StoredReceipt::from_row(row, 2)?)))
             .collect()
     }
 
@@ -181,6 +182,21 @@ impl Lookup {
     ) -> Result<bool, StoreError> {
         let statement = "select from events where tenant_id = $1 and position = $2 and event_id = $3";
         let found = self.client.query_opt(statement, &[&tenant.0, &(position as i64), &event_id]).await?;
+        Ok(found.is_some())
+    }
+
+    /// Whether the receipt that a flush planned at this time was to write is there.
+    pub(super) async fn holds_receipt(
+        &self,
+        tenant: TenantId,
+        claim: &Claim,
+        planned_at: DateTime<Utc>,
+    ) -> Result<bool, StoreError> {
+        let statement = "select from receipts where tenant_id = $1 and command_id = $2 and digest = $3 and recorded_at = $4";
+        let found = self
+            .client
+            .query_opt(statement, &[&tenant.0, &claim.key, &claim.digest.as_slice(), &planned_at])
+            .await?;
         Ok(found.is_some())
     }
 

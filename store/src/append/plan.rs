@@ -10,6 +10,11 @@ use uuid::Uuid;
 use super::queue::Pending;
 use super::{AppendError, ExpectedVersion, Receipt};
 use crate::StoreError;
+use crate::event_ids::EventIds;
+use crate::receipts::{KeyUse, StoredReceipt};
+
+/// The sort of reservation that an event id from outside is.
+pub(super) const EVENT_ID: &str = "event_id";
 
 /// A reservation's key: kind and keyed digest.
 pub(super) type ReservationKey = (&'static str, [u8; 32]);
@@ -32,8 +37,8 @@ pub(super) struct TenantFacts {
     pub(super) versions: HashMap<StreamName, u64>,
     /// Streams whose version was looked up for this flush, not remembered.
     pub(super) fresh: HashSet<StreamName>,
-    /// Receipts found for the command ids of the flush, with their digests.
-    pub(super) receipts: HashMap<Uuid, (Receipt, [u8; 32])>,
+    /// Receipts found under the keys of the flush.
+    pub(super) receipts: HashMap<Uuid, StoredReceipt>,
     /// Holders found for the reservations of the flush.
     pub(super) holders: HashMap<ReservationKey, StreamName>,
 }
@@ -71,6 +76,8 @@ pub(super) enum Decision {
 pub(super) struct Plan {
     pub(super) decisions: Vec<Decision>,
     pub(super) rows: Vec<EventRow>,
+    /// When it was planned.
+    pub(super) planned_at: DateTime<Utc>,
     /// Heads before and after, of every tenant that is written to.
     pub(super) moves: HashMap<TenantId, (HeadView, HeadView)>,
     /// The reservations of each pending append by index, as digests.
@@ -94,6 +101,7 @@ pub(super) fn plan(
     batch: &[Pending],
     facts: &HashMap<TenantId, TenantFacts>,
     now: DateTime<Utc>,
+    event_ids: &EventIds,
     digest: Digest<'_>,
 ) -> Plan {
     let keys = |pending: &Pending, wanted: &[super::Reservation]| -> Vec<ReservationKey> {
@@ -117,6 +125,7 @@ pub(super) fn plan(
     let mut plan = Plan {
         decisions: Vec::with_capacity(batch.len()),
         rows: Vec::new(),
+        planned_at: now,
         moves: HashMap::new(),
         reservations,
         releases,
@@ -127,7 +136,7 @@ pub(super) fn plan(
             None => Decision::Answer { result: Err(AppendError::TenantUnknown), needs_swap: false },
             Some(facts) => {
                 let overlay = overlays.entry(pending.tenant).or_default();
-                decide(&mut plan, index, pending, facts, overlay, now)
+                decide(&mut plan, index, pending, facts, overlay, event_ids)
             }
         };
         plan.decisions.push(decision);
@@ -141,16 +150,20 @@ fn decide(
     pending: &Pending,
     facts: &TenantFacts,
     overlay: &mut Overlay,
-    now: DateTime<Utc>,
+    event_ids: &EventIds,
 ) -> Decision {
     let append = &pending.append;
     let settled = |result| Decision::Answer { result, needs_swap: false };
     if let Some(claim) = &append.claim {
-        if let Some((receipt, digest)) = facts.receipts.get(&claim.command_id) {
-            let same = *digest == claim.digest;
-            return settled(if same { Ok(receipt.clone()) } else { Err(AppendError::CommandIdReused) });
+        for key in claim.keys() {
+            let stored = facts.receipts.get(&key).filter(|stored| stored.is_of(claim, key));
+            match stored.map(|stored| stored.key_use(claim)) {
+                Some(KeyUse::Repeat(receipt)) => return settled(Ok(receipt)),
+                Some(_) => return settled(Err(AppendError::CommandIdReused)),
+                None => {}
+            }
         }
-        if overlay.claims.contains(&claim.command_id) {
+        if overlay.claims.contains(&claim.key) {
             return Decision::Defer;
         }
     }
@@ -197,10 +210,18 @@ fn decide(
     }
     // What the stream holds already needs no second row.
     plan.reservations[index].retain(|key| !facts.holders.contains_key(key));
+    for (id, digest) in &pending.event_ids {
+        let key = (EVENT_ID, *digest);
+        let in_flush = overlay.taken.contains_key(&key);
+        if in_flush || facts.holders.contains_key(&key) {
+            return Decision::Answer { result: Err(AppendError::EventIdTaken(*id)), needs_swap: in_flush };
+        }
+        plan.reservations[index].push(key);
+    }
     if plan.releases[index].iter().any(|key| overlay.taken.contains_key(key)) {
         return Decision::Defer;
     }
-    write(plan, index, pending, facts, overlay, actual, now)
+    write(plan, index, pending, facts, overlay, actual, event_ids)
 }
 
 fn write(
@@ -210,18 +231,32 @@ fn write(
     facts: &TenantFacts,
     overlay: &mut Overlay,
     actual: u64,
-    now: DateTime<Utc>,
+    event_ids: &EventIds,
 ) -> Decision {
     let append = &pending.append;
     let before = &facts.head;
     let (_, head) = plan.moves.entry(pending.tenant).or_insert_with(|| (before.clone(), before.clone()));
-    let recorded_at = now.max(head.recorded_at);
+    if append.events.is_empty() {
+        // The swap proves the version, and a further fence keeps out what was planned on the same head elsewhere.
+        head.fence = ids::random_id();
+        overlay.claims.extend(append.claim.map(|claim| claim.key));
+        return Decision::Write(Receipt {
+            stream: append.stream.clone(),
+            version: actual,
+            log_id: head.log_id,
+            first_position: head.position,
+            position: head.position,
+            count: 0,
+            duplicate: false,
+        });
+    }
+    let recorded_at = plan.planned_at.max(head.recorded_at);
     let first_position = head.position + 1;
     let mut rows = Vec::with_capacity(append.events.len());
     for (offset, event) in append.events.iter().enumerate() {
         let mut keys = event.subject_keys.clone();
         keys.sort_unstable();
-        let event_id = event.event_id.unwrap_or_else(ids::new_id);
+        let event_id = event.event_id.unwrap_or_else(|| event_ids.make(pending.tenant));
         let salts: [u8; 32] = rand::random();
         let payload_salt: &Salt = salts.first_chunk().expect("32 bytes hold one salt");
         let metadata_salt: &Salt = salts.last_chunk().expect("32 bytes hold another");
@@ -267,7 +302,7 @@ fn write(
     head.fence = rows.last().expect("an append has events").event_id;
     plan.rows.append(&mut rows);
     overlay.versions.insert(append.stream.clone(), actual + count);
-    overlay.claims.extend(append.claim.map(|claim| claim.command_id));
+    overlay.claims.extend(append.claim.map(|claim| claim.key));
     overlay.released.extend(plan.releases[index].iter().copied());
     for key in &plan.reservations[index] {
         overlay.taken.insert(*key, append.stream.clone());

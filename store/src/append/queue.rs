@@ -1,5 +1,6 @@
 //! The bounded queue in front of the append lanes.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,12 +8,15 @@ use bytes::Bytes;
 use schemas::engine::TenantId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::lane::Lane;
+use super::plan::EVENT_ID;
 use super::{AppendError, Receipt, StreamAppend};
+use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
 use crate::signals::Signals;
-use crate::{StoreConfig, StoreError};
+use crate::{DeploymentKey, StoreConfig, StoreError};
 
 /// Most stream appends waiting in one lane.
 const QUEUE: usize = 8_192;
@@ -27,6 +31,8 @@ pub(super) struct Pending {
     pub(super) tenant: TenantId,
     pub(super) append: StreamAppend,
     pub(super) metadata: Bytes,
+    /// The ids that its events were given from outside, each with the digest that it is reserved by.
+    pub(super) event_ids: Vec<(Uuid, [u8; 32])>,
     pub(super) bytes: usize,
     /// How often it went into a flush that did not settle it.
     pub(super) tries: u32,
@@ -46,34 +52,50 @@ struct Door {
 
 /// The door to the append lanes. Tenants are spread over lanes by their id, so one process has one writer a tenant.
 pub(crate) struct Appender {
+    key: DeploymentKey,
+    event_ids: Arc<EventIds>,
     lanes: Vec<Door>,
     stop: CancellationToken,
     tasks: tokio_util::task::TaskTracker,
 }
 
 impl Appender {
-    pub(crate) fn start(config: &StoreConfig, signals: &Arc<Signals>, gate: &Arc<Gate>) -> Self {
+    pub(crate) fn start(
+        config: &StoreConfig,
+        signals: &Arc<Signals>,
+        gate: &Arc<Gate>,
+        event_ids: &Arc<EventIds>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let tasks = tokio_util::task::TaskTracker::new();
         let lanes = (0..config.append_lanes.max(1))
             .map(|_| {
                 // Unbounded by type, bounded by the places: a place is taken before anything is sent.
                 let (sender, receiver) = mpsc::unbounded_channel();
-                let lane = Lane::new(config.clone(), Arc::clone(signals), Arc::clone(gate), receiver);
+                let lane = Lane::new(
+                    config.clone(),
+                    Arc::clone(signals),
+                    Arc::clone(gate),
+                    Arc::clone(event_ids),
+                    receiver,
+                );
                 tasks.spawn(lane.run(stop.clone()));
                 let [places, bytes] = [QUEUE, QUEUE_BYTES].map(|most| Arc::new(Semaphore::new(most)));
                 Door { sender, places, bytes }
             })
             .collect();
         tasks.close();
-        Self { lanes, stop, tasks }
+        Self { key: config.key.clone(), event_ids: Arc::clone(event_ids), lanes, stop, tasks }
     }
 
+    /// `event_ids` are those that came from outside with the events.
     pub(crate) async fn append(
         &self,
         tenant: TenantId,
         append: StreamAppend,
+        event_ids: &[Uuid],
     ) -> Result<Receipt, AppendError> {
+        let event_ids = event_ids.iter().map(|id| (*id, event_id_digest(&self.key, tenant, *id))).collect();
         let metadata = serde_json::to_vec(&append.metadata)
             .map_err(|error| AppendError::Invalid(format!("metadata does not serialise: {error}")))?;
         let bytes = append.check(&metadata)?;
@@ -86,6 +108,7 @@ impl Appender {
             tenant,
             append,
             metadata: metadata.into(),
+            event_ids,
             bytes,
             tries: 0,
             in_doubt: false,
@@ -100,11 +123,23 @@ impl Appender {
         }
     }
 
+    /// The first of these ids of events that cannot be given from outside: it is one that the product makes, or it comes
+    /// twice.
+    pub(crate) fn first_taken(&self, tenant: TenantId, event_ids: &[Uuid]) -> Option<Uuid> {
+        let mut seen = HashSet::new();
+        event_ids.iter().copied().find(|id| self.event_ids.is_own(tenant, *id) || !seen.insert(*id))
+    }
+
     /// Takes no more appends, writes those that wait, and ends.
     pub(crate) async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
     }
+}
+
+/// An id that came with an event is reserved, as a value that no second event of the tenant may have.
+fn event_id_digest(key: &DeploymentKey, tenant: TenantId, id: Uuid) -> [u8; 32] {
+    crate::tenant::reservation_digest(key, tenant, EVENT_ID, &id.to_string())
 }
 
 fn lane_of(tenant: TenantId, lanes: usize) -> usize {

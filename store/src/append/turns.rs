@@ -6,14 +6,14 @@ use schemas::engine::TenantId;
 
 use super::queue::Pending;
 
-/// Most events of one flush, and most bytes.
+/// Most events of one flush, a receipt without events counting as one, and most bytes.
 const FLUSH_ROWS: usize = 512;
 const FLUSH_BYTES: usize = 2 * 1024 * 1024;
 
 /// Takes the next flush from what waits: everything when it fits, else turn by turn, so that a tenant with many
 /// appends waiting does not keep the others out. The order within a tenant stays.
 pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
-    let rows: usize = waiting.iter().map(|pending| pending.append.events.len()).sum();
+    let rows: usize = waiting.iter().map(rows_of).sum();
     let bytes: usize = waiting.iter().map(|pending| pending.bytes).sum();
     if rows <= FLUSH_ROWS && bytes <= FLUSH_BYTES {
         return waiting.drain(..).collect();
@@ -32,7 +32,7 @@ pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
         let mut took = false;
         for (_, queue) in &mut by_tenant {
             let Some(next) = queue.front() else { continue };
-            let (more_rows, more_bytes) = (next.append.events.len(), next.bytes);
+            let (more_rows, more_bytes) = (rows_of(next), next.bytes);
             if !batch.is_empty() && (rows + more_rows > FLUSH_ROWS || bytes + more_bytes > FLUSH_BYTES) {
                 break 'full;
             }
@@ -48,4 +48,8 @@ pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
     by_tenant.rotate_left(turns);
     *waiting = by_tenant.into_iter().flat_map(|(_, queue)| queue).collect();
     batch
+}
+
+fn rows_of(pending: &Pending) -> usize {
+    pending.append.events.len().max(1)
 }

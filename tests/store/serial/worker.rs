@@ -128,7 +128,7 @@ fn compose(call: &Call) -> StreamAppend {
         values.iter().map(|value| Reservation { kind: "email", value: value.clone() }).collect()
     };
     let mut append = StreamAppend::new(stream, expected, events, metadata());
-    append.claim = call.claim.map(|(command_id, digest)| Claim { command_id, digest: [digest; 32] });
+    append.claim = call.claim.map(|(command_id, digest)| Claim::new(command_id, [digest; 32]));
     append.reservations = values(&call.reserves);
     append.releases = values(&call.releases);
     append.secrets = call

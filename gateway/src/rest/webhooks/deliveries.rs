@@ -6,8 +6,8 @@ use store::webhooks::delivery::{Attempt, Failure};
 
 use super::super::pages::page_of;
 use super::{
-    Caller, Commanding, Digits, ErrorCode, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Problem,
-    Query, Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
+    Caller, Digits, ErrorCode, Json, PageQuery, Path, Problem, Query, Response, StatusCode, Uuid, Value,
+    WriteTransaction, clock, found, id_of, json,
 };
 use crate::rest::events::position;
 
@@ -68,45 +68,34 @@ pub(super) async fn dead_letters(
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/retry`: all of them are tried again.
-pub(super) async fn retry_all(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
-    Path(id): Path<String>,
-) -> Result<Response, Problem> {
-    settle(gateway, caller, key, Settling::Retry, &id, None).await
+pub(super) async fn retry_all(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
+    settle(write, Settling::Retry, &id, None).await
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
 pub(super) async fn retry_one(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
-    settle(gateway, caller, key, Settling::Retry, &id, Some(at)).await
+    settle(write, Settling::Retry, &id, Some(at)).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
 pub(super) async fn discard_all(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    settle(gateway, caller, key, Settling::Discard, &id, None).await
+    settle(write, Settling::Discard, &id, None).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
 pub(super) async fn discard_one(
-    State(gateway): State<Gateway>,
-    caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
-    settle(gateway, caller, key, Settling::Discard, &id, Some(at)).await
+    settle(write, Settling::Discard, &id, Some(at)).await
 }
 
 /// What becomes of dead letters.
@@ -118,23 +107,13 @@ enum Settling {
 
 /// All dead letters, or the one at a position.
 async fn settle(
-    gateway: Gateway,
-    caller: Caller,
-    key: IdempotencyKey,
+    write: WriteTransaction,
     how: Settling,
     id: &str,
     at: Option<u64>,
 ) -> Result<Response, Problem> {
-    let name = match how {
-        Settling::Retry => "retry",
-        Settling::Discard => "discard",
-    };
-    let command = Commanding::new(&gateway, &caller, key, &format!("{name} {id} {at:?}"), &Map::new());
-    let transaction = caller.store.begin_projection().await?;
-    if let Some(earlier) = command.earlier(&transaction).await? {
-        return Ok(earlier);
-    }
-    let webhook = found(&transaction, id_of(id)?).await?;
+    let transaction = write.transaction();
+    let webhook = found(transaction, id_of(id)?).await?;
     let settled = match how {
         Settling::Retry => transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?,
         Settling::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
@@ -149,5 +128,5 @@ async fn settle(
             (StatusCode::OK, json!({ "discarded": settled }))
         }
     };
-    command.answer(transaction, status, Some(answer)).await
+    write.answer(status, Some(answer)).await
 }

@@ -11,7 +11,7 @@ use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::super::lookup::{Found, Lookup, Wanted};
-use super::super::plan::{HeadView, TenantFacts};
+use super::super::plan::{EVENT_ID, HeadView, TenantFacts};
 use super::super::queue::Pending;
 use super::super::write::Writer;
 use super::{Lane, TenantCache, VERSIONS, bounded};
@@ -108,8 +108,10 @@ impl Lane {
                 wanted.versions.insert((tenant, pending.append.stream.clone()));
             }
             if let Some(claim) = &pending.append.claim {
-                wanted.receipts.insert((tenant, claim.command_id));
+                wanted.receipts.extend(claim.keys().map(|key| (tenant, key)));
             }
+            let event_ids = pending.event_ids.iter().map(|(_, digest)| (tenant, (EVENT_ID, *digest)));
+            wanted.reservations.extend(event_ids);
             for reservation in &pending.append.reservations {
                 let digest = crate::tenant::reservation_digest(
                     &self.config.key,

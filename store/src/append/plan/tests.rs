@@ -5,8 +5,10 @@ use std::sync::Arc;
 use schemas::engine::{Actor, EventType, Metadata};
 use tokio::sync::{Semaphore, oneshot};
 
-use super::super::{Claim, NewEvent, Reservation, StreamAppend};
+use super::super::{NewEvent, Reservation, StreamAppend};
 use super::*;
+use crate::receipts::ReceiptFormat;
+use crate::{Claim, DeploymentKey};
 
 struct Given {
     tenant: TenantId,
@@ -76,6 +78,7 @@ impl Given {
             tenant: self.tenant,
             append,
             metadata: "{}".into(),
+            event_ids: Vec::new(),
             bytes: 2,
             tries: 0,
             in_doubt: false,
@@ -91,7 +94,13 @@ impl Given {
             digest[..value.len()].copy_from_slice(value.as_bytes());
             digest
         };
-        plan(&self.batch, &self.facts, DateTime::UNIX_EPOCH, &digest)
+        plan(
+            &self.batch,
+            &self.facts,
+            DateTime::UNIX_EPOCH,
+            &EventIds::new(&DeploymentKey::generate()),
+            &digest,
+        )
     }
 }
 
@@ -116,7 +125,16 @@ fn email(value: &str) -> Reservation {
 }
 
 fn claim(digest: u8) -> Claim {
-    Claim { command_id: Uuid::from_u128(1), digest: [digest; 32] }
+    Claim::new(Uuid::from_u128(1), [digest; 32])
+}
+
+/// A receipt of a claim with the digest 5.
+fn stored(format: ReceiptFormat, receipt: Option<Receipt>) -> StoredReceipt {
+    StoredReceipt { format, digest: [5; 32], receipt }
+}
+
+fn is_reused(decision: &Decision) -> bool {
+    matches!(decision, Decision::Answer { result: Err(AppendError::CommandIdReused), needs_swap: false })
 }
 
 #[test]
@@ -183,11 +201,13 @@ fn a_command_id_answers_with_its_receipt_or_is_refused() {
         count: 1,
         duplicate: true,
     };
-    given.facts().receipts.insert(Uuid::from_u128(1), (receipt.clone(), [5; 32]));
+    given
+        .facts()
+        .receipts
+        .insert(Uuid::from_u128(1), stored(ReceiptFormat::DerivedKey, Some(receipt.clone())));
     let plan = given.plan();
     assert!(matches!(&plan.decisions[0], Decision::Answer { result: Ok(found), .. } if *found == receipt));
-    let reused = Decision::Answer { result: Err(AppendError::CommandIdReused), needs_swap: false };
-    assert_eq!(format!("{:?}", plan.decisions[1]), format!("{reused:?}"));
+    assert!(is_reused(&plan.decisions[1]));
 }
 
 #[test]
@@ -199,6 +219,81 @@ fn a_command_id_twice_in_a_flush_waits_for_the_next() {
         .plan();
     assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
     assert!(matches!(plan.decisions[1], Decision::Defer));
+}
+
+#[test]
+fn a_receipt_without_events_moves_the_fence_and_nothing_else() {
+    let plan = given_head(9)
+        .remembered(1, 5)
+        .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
+        .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
+        .append(1, ExpectedVersion::Exact(5), 1)
+        .plan();
+    assert_eq!(written(&plan.decisions[0]), (5, 9, 9));
+    assert!(matches!(plan.decisions[1], Decision::Defer), "a second one under the key waits for the first");
+    assert_eq!(written(&plan.decisions[2]), (6, 10, 10));
+    let alone = given_head(9)
+        .remembered(1, 5)
+        .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
+        .plan();
+    let (before, after) = alone.moves.values().next().expect("the swap proves the version");
+    assert_eq!((before.position, before.recorded_at), (after.position, after.recorded_at));
+    assert_ne!(before.fence, after.fence);
+    assert!(alone.rows.is_empty());
+}
+
+#[test]
+fn a_receipt_without_events_is_refused_where_the_stream_has_moved() {
+    let plan = given_head(9)
+        .fresh(1, 6)
+        .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
+        .plan();
+    assert_eq!(conflict(&plan.decisions[0]), (6, false));
+}
+
+#[test]
+fn a_key_that_a_request_has_used_is_used() {
+    let mut given = given_head(3)
+        .fresh(1, 0)
+        .append_with(1, ExpectedVersion::Any, 1, |append| append.claim = Some(claim(5)));
+    given.facts().receipts.insert(Uuid::from_u128(1), stored(ReceiptFormat::DerivedKey, None));
+    assert!(is_reused(&given.plan().decisions[0]));
+}
+
+#[test]
+fn a_plain_key_finds_receipts_of_before_and_not_those_of_another_principal() {
+    let plain = |append: &mut StreamAppend| {
+        append.claim = Some(Claim { plain_key: Some(Uuid::from_u128(2)), ..claim(5) });
+    };
+    let given = || given_head(3).fresh(1, 0).append_with(1, ExpectedVersion::Any, 1, plain);
+    let mut before = given();
+    before.facts().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::PlainKey, None));
+    assert!(is_reused(&before.plan().decisions[0]));
+    let mut other = given();
+    other.facts().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::DerivedKey, None));
+    assert_eq!(written(&other.plan().decisions[0]), (1, 4, 4));
+}
+
+#[test]
+fn an_event_id_is_taken_once_even_within_its_stream() {
+    let (id, key) = (Uuid::from_u128(77), [7; 32]);
+    let mut twice =
+        given_head(0).fresh(1, 0).append(1, ExpectedVersion::Any, 1).append(1, ExpectedVersion::Any, 1);
+    twice.batch.iter_mut().for_each(|pending| pending.event_ids = vec![(id, key)]);
+    let plan = twice.plan();
+    assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
+    assert_eq!(plan.reservations[0], [(EVENT_ID, key)]);
+    let taken = |decision: &Decision, swap: bool| match decision {
+        Decision::Answer { result: Err(AppendError::EventIdTaken(taken)), needs_swap } => {
+            *taken == id && *needs_swap == swap
+        }
+        _ => false,
+    };
+    assert!(taken(&plan.decisions[1], true));
+    let mut held = given_head(0).fresh(1, 1).append(1, ExpectedVersion::Any, 1);
+    held.batch[0].event_ids = vec![(id, key)];
+    held.facts().holders.insert((EVENT_ID, key), stream(1));
+    assert!(taken(&held.plan().decisions[0], false));
 }
 
 #[test]

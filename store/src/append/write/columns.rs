@@ -95,7 +95,7 @@ pub(super) struct Sides<'a> {
 #[derive(Default)]
 pub(super) struct Receipts<'a> {
     pub(super) tenants: Vec<Uuid>,
-    pub(super) commands: Vec<Uuid>,
+    pub(super) keys: Vec<Uuid>,
     pub(super) digests: Vec<&'a [u8]>,
     pub(super) streams: Vec<&'a str>,
     pub(super) versions: Vec<i64>,
@@ -162,10 +162,12 @@ impl<'a> Sides<'a> {
             let Decision::Write(receipt) = decision else { continue };
             let append = &pending.append;
             let (tenant, stream) = (pending.tenant.0, append.stream.as_str());
-            let recorded_at = plan.moves[&pending.tenant].1.recorded_at;
+            // A command without effect leaves the log as it was, and so the time of its last event.
+            let recorded_at =
+                if receipt.count == 0 { plan.planned_at } else { plan.moves[&pending.tenant].1.recorded_at };
             if let Some(claim) = &append.claim {
                 sides.receipts.tenants.push(tenant);
-                sides.receipts.commands.push(claim.command_id);
+                sides.receipts.keys.push(claim.key);
                 sides.receipts.digests.push(&claim.digest);
                 sides.receipts.streams.push(stream);
                 sides.receipts.versions.push(receipt.version as i64);
@@ -227,7 +229,7 @@ impl<'a> Sides<'a> {
         let Self { receipts, released, reserved, secrets, opened, standings } = self;
         [
             &receipts.tenants,
-            &receipts.commands,
+            &receipts.keys,
             &receipts.digests,
             &receipts.streams,
             &receipts.versions,

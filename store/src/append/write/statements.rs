@@ -43,11 +43,14 @@ pub(super) const EVENTS_WITH_KEYS: &str = ", written as (
     join swapped s on s.tenant_id = ($8::uuid[])[e.n]
 )";
 
-/// What goes beside the events, where any append of the flush carries it. Secrets are changed and added in two steps,
+/// What goes beside the events, where any append of the flush carries it. The receipt of a command without effect ends
+/// after [`WITHOUT_EFFECT_RETENTION`](crate::receipts::WITHOUT_EFFECT_RETENTION). Secrets are changed and added in two steps,
 /// because an upsert would need the right to read them.
 pub(super) const SIDE_WRITES: &str = ", receipted as (
-    insert into receipts (tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
-    select r.* from unnest($20::uuid[], $21::uuid[], $22::bytea[], $23::text[], $24::int8[], $25::int8[], $26::int4[],
+    insert into receipts (tenant_id, command_id, digest, stream, version, first_position, count, recorded_at, expires_at,
+                          format)
+    select r.*, case when r.count = 0 then r.recorded_at + interval '30 days' end, 2
+    from unnest($20::uuid[], $21::uuid[], $22::bytea[], $23::text[], $24::int8[], $25::int8[], $26::int4[],
                            $27::timestamptz[])
         as r(tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
     where r.tenant_id in (select tenant_id from swapped)

@@ -1,0 +1,49 @@
+//! Numbers by their exact value.
+
+/// Longest number written out in digits; beyond, and for fractions, the digits are followed by a power of ten.
+const PLAIN_DIGITS_MAX: usize = 40;
+/// Longest exponent, in digits, that is added to. A longer one is kept as it is written: its number means nothing to any
+/// program, and two spellings of it count as two numbers.
+const EXPONENT_DIGITS_MAX: usize = 17;
+
+/// Writes the canonical form of a number that is valid JSON: the digits without zeros at either end, and the power of ten
+/// that they are multiplied with.
+pub(super) fn write(number: &str, out: &mut Vec<u8>) {
+    let (sign, unsigned) = match number.strip_prefix('-') {
+        Some(rest) => ("-", rest),
+        None => ("", number),
+    };
+    let (mantissa, exponent) = unsigned.split_once(['e', 'E']).unwrap_or((unsigned, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let digits = digits.trim_start_matches('0');
+    let significant = digits.trim_end_matches('0');
+    if significant.is_empty() {
+        return out.push(b'0');
+    }
+    let Some(exponent) = parse(exponent) else {
+        return out.extend_from_slice(number.to_ascii_lowercase().as_bytes());
+    };
+    let dropped = (digits.len() - significant.len()) as i64;
+    let power = exponent + dropped - fraction.len() as i64;
+    let plain = usize::try_from(power).ok().filter(|power| significant.len() + power <= PLAIN_DIGITS_MAX);
+    let text = match plain {
+        Some(zeros) => format!("{sign}{significant}{}", "0".repeat(zeros)),
+        None => format!("{sign}{significant}e{power}"),
+    };
+    out.extend_from_slice(text.as_bytes());
+}
+
+fn parse(exponent: &str) -> Option<i64> {
+    let (negative, digits) = match exponent.as_bytes().first() {
+        Some(b'-') => (true, &exponent[1..]),
+        Some(b'+') => (false, &exponent[1..]),
+        _ => (false, exponent),
+    };
+    let digits = digits.trim_start_matches('0');
+    if digits.len() > EXPONENT_DIGITS_MAX {
+        return None;
+    }
+    let value: i64 = if digits.is_empty() { 0 } else { digits.parse().ok()? };
+    Some(if negative { -value } else { value })
+}

@@ -1,0 +1,142 @@
+//! The digest of a request: what tells a repeat from another request under the same key.
+
+use schemas::engine::canonical::{self, CanonicalError};
+use serde::Serialize;
+
+use crate::DeploymentKey;
+
+/// Label of the MAC. The digests of commands without secrets are those of receipts before keys were derived.
+const LABEL: &str = "command-digest";
+/// In front of a body that is not JSON: no canonical form begins so.
+const NOT_JSON: u8 = 0xff;
+
+/// Collects what a client sent: the name of a command or route, its target, its content and its secrets. Nothing that the
+/// product adds (times, hashes, ids that it makes) belongs to it.
+///
+/// The digest is an HMAC under the deployment key over length-prefixed parts. A secret enters through a MAC of its own,
+/// so that no digest of a password without key is ever stored.
+pub struct RequestDigest<'a> {
+    key: &'a DeploymentKey,
+    parts: Vec<Vec<u8>>,
+}
+
+impl<'a> RequestDigest<'a> {
+    /// Of a command or route with this name, on this target: the stream of a command, the path of a route.
+    pub fn new(key: &'a DeploymentKey, name: &str, target: &str) -> Self {
+        Self { key, parts: vec![name.as_bytes().to_vec(), target.as_bytes().to_vec()] }
+    }
+
+    /// With typed content. Absent optional fields do not count.
+    ///
+    /// # Errors
+    /// Where it does not serialise, or holds raw JSON that is ambiguous.
+    pub fn value(mut self, value: &impl Serialize) -> Result<Self, CanonicalError> {
+        self.parts.push(canonical::of_value(value)?);
+        Ok(self)
+    }
+
+    /// With JSON as it was sent.
+    ///
+    /// # Errors
+    /// Where it is no JSON or ambiguous.
+    pub fn json(mut self, text: &[u8]) -> Result<Self, CanonicalError> {
+        self.parts.push(canonical::of_text(text)?);
+        Ok(self)
+    }
+
+    /// With a body as it was sent, whatever it is: by its content where it is JSON, else by its bytes. So a request that
+    /// is refused later differs from the accepted one under the same key.
+    #[must_use]
+    pub fn body(mut self, body: &[u8]) -> Self {
+        let part = canonical::of_text(body).unwrap_or_else(|_| [&[NOT_JSON], body].concat());
+        self.parts.push(part);
+        self
+    }
+
+    /// With a secret that the content leaves out, such as a password.
+    #[must_use]
+    pub fn secret(mut self, name: &str, value: &[u8]) -> Self {
+        let mac = self.key.mac("request-secret", &[name.as_bytes(), value]);
+        self.parts.push([b"secret/", name.as_bytes()].concat());
+        self.parts.push(mac.to_vec());
+        self
+    }
+
+    /// The digest.
+    pub fn finish(self) -> [u8; 32] {
+        let parts: Vec<&[u8]> = self.parts.iter().map(Vec::as_slice).collect();
+        self.key.mac(LABEL, &parts)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(key: &DeploymentKey, name: &str, target: &str, body: &str) -> [u8; 32] {
+        RequestDigest::new(key, name, target).body(body.as_bytes()).finish()
+    }
+
+    #[test]
+    fn a_digest_tells_key_name_target_and_content_apart() {
+        let key = DeploymentKey::generate();
+        let first = of(&key, "POST /v1/x", "/v1/x", r#"{"n":1}"#);
+        assert_eq!(first, of(&key, "POST /v1/x", "/v1/x", r#" { "n" : 1.0 } "#));
+        assert_ne!(first, of(&DeploymentKey::generate(), "POST /v1/x", "/v1/x", r#"{"n":1}"#));
+        assert_ne!(first, of(&key, "PUT /v1/x", "/v1/x", r#"{"n":1}"#));
+        assert_ne!(first, of(&key, "POST /v1/x", "/v1/y", r#"{"n":1}"#));
+        for other in [r#"{"n":2}"#, r#"{"n":null}"#, "{}", "", "{", r#"{"n":1,"n":1}"#] {
+            assert_ne!(first, of(&key, "POST /v1/x", "/v1/x", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn numbers_beyond_floating_point_count_exactly() {
+        let key = DeploymentKey::generate();
+        let of = |body| of(&key, "a", "b", body);
+        assert_ne!(of(r#"{"n":100000000000000000001}"#), of(r#"{"n":100000000000000000002}"#));
+        assert_ne!(of(r#"{"n":0.1}"#), of(r#"{"n":0.10000000000000000000001}"#));
+    }
+
+    #[test]
+    fn a_secret_counts_and_shows_nowhere() {
+        let key = DeploymentKey::generate();
+        let with = |secret: &str| {
+            let digest = RequestDigest::new(&key, "RegisterUser", "x").json(b"{}").expect("JSON");
+            digest.secret("password", secret.as_bytes())
+        };
+        assert_eq!(with("correct horse").finish(), with("correct horse").finish());
+        assert_ne!(with("correct horse").finish(), with("battery staple").finish());
+        let none = RequestDigest::new(&key, "RegisterUser", "x").json(b"{}").expect("JSON").finish();
+        assert_ne!(with("").finish(), none);
+        assert!(
+            with("correct horse").parts.iter().all(|part| !part.windows(5).any(|window| window == b"horse"))
+        );
+    }
+
+    #[test]
+    fn what_is_no_json_is_refused_where_json_is_asked_for() {
+        let key = DeploymentKey::generate();
+        for wrong in ["", "{", r#"{"a":1,"a":2}"#] {
+            assert!(RequestDigest::new(&key, "a", "b").json(wrong.as_bytes()).is_err());
+        }
+        // Bytes that are no JSON are never those of a canonical form.
+        let broken = RequestDigest::new(&key, "a", "b").body(b"{").finish();
+        assert_ne!(broken, RequestDigest::new(&key, "a", "b").body(b"{}").finish());
+    }
+
+    #[test]
+    fn the_digest_of_a_command_is_that_of_earlier_receipts() {
+        #[derive(Serialize)]
+        struct Command {
+            reason: Option<&'static str>,
+            name: &'static str,
+            count: u32,
+        }
+        let key = DeploymentKey::generate();
+        let command = Command { reason: None, name: "é\"/\n", count: 1200 };
+        let digest = RequestDigest::new(&key, "Rename", "a/1").value(&command).expect("serialises").finish();
+        let before = serde_json::json!({"name": command.name, "count": command.count}).to_string();
+        assert_eq!(digest, key.mac("command-digest", &[b"Rename", b"a/1", before.as_bytes()]));
+    }
+}
