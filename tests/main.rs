@@ -10,6 +10,7 @@ mod credentials;
 mod dev;
 mod faults;
 mod integrators;
+mod listeners;
 mod nats;
 mod operators;
 mod outages;
