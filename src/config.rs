@@ -27,6 +27,8 @@ public_address = "127.0.0.1:8080"
 operations_address = "127.0.0.1:8081"
 admin_address = "127.0.0.1:8082"
 explorer = true
+# All clients are on one machine.
+max_connections_per_address = 6500
 
 [log]
 format = "text"

@@ -101,11 +101,14 @@ impl Requests {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        if let Some(body) = unread.take() {
+        let goes_on = match unread.take() {
+            None => true,
             // Reading it would ask a client that expects `100 Continue` to send what nobody wants.
-            if !may_discard || !discard(body).await {
-                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            }
+            Some(Unfinished::Unread(body)) => may_discard && discard(body).await,
+            Some(Unfinished::Broken) => false,
+        };
+        if !goes_on {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
     }
@@ -167,20 +170,28 @@ async fn discard(body: Incoming) -> bool {
     tokio::time::timeout(DISCARD_TIMEOUT, reading).await.unwrap_or(false)
 }
 
-/// A body comes back here when it is dropped before its end.
+/// A body without an end.
+enum Unfinished {
+    /// It was dropped before.
+    Unread(Incoming),
+    /// It cannot be read, such as one whose chunks are malformed: where the next request begins is not known.
+    Broken,
+}
+
+/// Where a body comes back to when it is not read to its end.
 #[derive(Clone, Default)]
-struct Unread(Arc<Mutex<Option<Incoming>>>);
+struct Unread(Arc<Mutex<Option<Unfinished>>>);
 
 impl Unread {
-    fn put(&self, body: Incoming) {
+    fn put(&self, body: Unfinished) {
         *self.slot() = Some(body);
     }
 
-    fn take(&self) -> Option<Incoming> {
+    fn take(&self) -> Option<Unfinished> {
         self.slot().take()
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Incoming>> {
+    fn slot(&self) -> MutexGuard<'_, Option<Unfinished>> {
         // Nothing panics while holding it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -205,6 +216,9 @@ impl HttpBody for RequestBody {
         if !matches!(frame, Some(Ok(_))) {
             self.body = None;
         }
+        if matches!(frame, Some(Err(_))) {
+            self.unread.put(Unfinished::Broken);
+        }
         Poll::Ready(frame)
     }
 
@@ -220,7 +234,7 @@ impl HttpBody for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            self.unread.put(body);
+            self.unread.put(Unfinished::Unread(body));
         }
     }
 }
