@@ -85,7 +85,7 @@ async fn half_open_connections_hold_up_nobody_and_are_closed() {
         idle.write_all(b"GET /.well-known/jwks.json HTTP/1.1\r\nHost: localhost\r\n\r\n")
             .await
             .expect("sent");
-        let mut answer = [0; 16 * 1024];
+        let mut answer = vec![0; 16 * 1024];
         let length = idle.read(&mut answer).await.expect("kept alive");
         assert!(answer[..length].starts_with(b"HTTP/1.1 200 OK"));
     }

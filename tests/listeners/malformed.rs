@@ -163,13 +163,13 @@ async fn a_refusal_before_the_body_is_read_keeps_the_connection_or_says_that_it_
     let mut connection = connect(Product::shared(), Ipv4Addr::LOCALHOST).await;
     for _ in 0..2 {
         connection.write_all(request(20_000, "").as_bytes()).await.expect("sent");
-        connection.write_all(&[b' '; 20_000]).await.expect("sent");
+        connection.write_all(&vec![b' '; 20_000]).await.expect("sent");
         let answer = one_answer(&mut connection).await;
         assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
         assert!(!answer.to_ascii_lowercase().contains("connection: close"), "{answer}");
     }
     // One that is too large, that never comes, or that waits to be asked for is not.
-    let large = [request(3_000_000, "").as_bytes(), &[b' '; 3_000_000]].concat();
+    let large = [request(3_000_000, "").into_bytes(), vec![b' '; 3_000_000]].concat();
     let missing = request(20_000, "").into_bytes();
     let expecting = request(20_000, "Expect: 100-continue\r\n").into_bytes();
     for refused in [large, missing, expecting] {

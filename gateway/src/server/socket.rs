@@ -301,7 +301,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let mut client = TcpStream::connect(listener.local_addr().expect("bound")).await.expect("connected");
         let mut connection = accepted(&listener).await;
-        client.write_all(&[0; 100_000]).await.expect("sent");
+        client.write_all(&vec![0; 100_000]).await.expect("sent");
         let closing = tokio::spawn(async move {
             connection.write_all(b"too much").await.expect("written");
             connection.shutdown().await.expect("closed");
