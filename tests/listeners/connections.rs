@@ -151,7 +151,9 @@ fn limit_files(pid: u32, limit: usize) {
 
 /// The lowest descriptor that a process does not have open.
 fn lowest_free_descriptor(pid: u32) -> usize {
-    (0..).find(|number| !std::fs::exists(format!("/proc/{pid}/fd/{number}")).expect("readable")).expect("one")
+    (0..100_000)
+        .find(|number| !std::fs::exists(format!("/proc/{pid}/fd/{number}")).expect("readable"))
+        .expect("one")
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
