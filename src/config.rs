@@ -27,6 +27,8 @@ public_address = "127.0.0.1:8080"
 operations_address = "127.0.0.1:8081"
 admin_address = "127.0.0.1:8082"
 explorer = true
+# All clients are on one machine.
+max_connections_per_address = 6500
 
 [log]
 format = "text"
@@ -193,6 +195,10 @@ impl Settings {
             ("database.pool_size", self.database.pool_size),
             ("database.append_lanes", self.database.append_lanes),
             ("gateway.streams", self.gateway.streams),
+            ("gateway.max_connections", self.gateway.max_connections),
+            ("gateway.max_connections_per_address", self.gateway.max_connections_per_address),
+            ("gateway.header_timeout_seconds", self.gateway.header_timeout_seconds as usize),
+            ("gateway.keep_alive_seconds", self.gateway.keep_alive_seconds as usize),
             ("gateway.heartbeat_seconds", self.gateway.heartbeat_seconds as usize),
             ("activity.retention_days", self.activity.retention_days as usize),
             ("activity.max_entries_per_kind", self.activity.max_entries_per_kind as usize),
@@ -369,6 +375,31 @@ mod tests {
         assert_eq!(gateway("localhost", development).stray_origin(), None);
         assert_eq!(gateway("api.example.com", development).stray_origin(), Some("http://localhost:3000"));
         assert_eq!(gateway("api.example.com", "https://app.example.com").stray_origin(), None);
+    }
+
+    #[test]
+    fn proxies_are_networks() {
+        let problem = |networks: &str| {
+            let pairs = [("ANNALS__GATEWAY__TRUSTED_PROXIES", networks)];
+            with_environment(&pairs).expect("readable").gateway.problem().map(|problem| problem.to_string())
+        };
+        assert_eq!(problem("10.0.0.0/8, 192.0.2.7,2001:db8::/32"), None);
+        let told = problem("10.0.0.0/8,proxy.internal").expect("is refused");
+        assert!(told.contains("gateway.trusted_proxies") && told.contains("`proxy.internal`"), "{told}");
+    }
+
+    #[test]
+    fn a_host_of_the_network_is_behind_tls() {
+        let behind = |host: &str| {
+            with_environment(&[("ANNALS__GATEWAY__PUBLIC_HOST", host)])
+                .expect("readable")
+                .gateway
+                .is_behind_tls()
+        };
+        assert!(behind("api.example.com"));
+        for local in ["", "localhost", "annals.localhost", "127.0.0.1", "10.0.0.7"] {
+            assert!(!behind(local), "{local}");
+        }
     }
 
     #[test]

@@ -2,19 +2,40 @@
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
-/// Raises the soft limit of open files to the hard one: each follower of a stream takes a file, and the usual soft limit
-/// is 1,024. Says so where even the hard limit is too low for so many followers.
-pub fn raise_open_files(followers: usize) {
-    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return };
+/// Files for everything that is no public connection: PostgreSQL and NATS, the other listeners, webhooks, keys, logs.
+const FILES_RESERVED: usize = 500;
+
+/// Raises the soft limit of open files to the hard one and returns what is granted: each connection takes a file, and the
+/// usual soft limit is 1,024. Warns where even the hard limit is too low for so many followers of streams.
+pub fn raise_open_files(followers: usize) -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
+    let mut granted = hard;
     if soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
         tracing::debug!(%error, "the limit of open files stays as it is");
+        granted = soft;
     }
-    if hard < followers as u64 + SPARE {
-        tracing::warn!(hard, followers, "the limit of open files is below `gateway.streams`");
+    let granted = usize::try_from(granted).unwrap_or(usize::MAX);
+    if connections_within(granted) < followers {
+        tracing::warn!(granted, followers, "the limit of open files is below `gateway.streams`");
     }
+    granted
 }
 
-/// Files for everything that is no follower: connections to PostgreSQL and NATS, other requests, logs.
-const SPARE: u64 = 500;
+/// How many public connections leave enough files for everything else. Where there are few files, half of them.
+pub fn connections_within(open_files_max: usize) -> usize {
+    open_files_max.saturating_sub(FILES_RESERVED).max(open_files_max / 2).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_leave_files_for_everything_else() {
+        assert_eq!(connections_within(20_000), 19_500);
+        assert_eq!(connections_within(1_024), 524);
+        assert_eq!(connections_within(256), 128);
+    }
+}

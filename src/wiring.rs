@@ -12,7 +12,7 @@ use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
 use gateway::auth::{HashingConfig, SigningKey};
-use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
+use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
 use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Issuer, Nats};
@@ -158,8 +158,8 @@ impl Prepared {
     pub async fn connect(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
         // Before anything counts.
         gateway::operations::recorder()?;
-        crate::limits::raise_open_files(settings.gateway.streams);
-        let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway)).await?;
+        let open_files_max = crate::limits::raise_open_files(settings.gateway.streams);
+        let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway), open_files_max).await?;
         let store = connect(settings).await?;
         let opens = |role: &Role| !matches!(role, Role::Relay | Role::Sealer);
         if roles.iter().any(opens) && store.keyring().is_none() {
@@ -334,17 +334,17 @@ impl Prepared {
     }
 
     fn start_listeners(self, running: &mut Running) {
-        let Listeners { public, operations, admin } = self.listeners;
         let routers = [
-            (public, self.gateway.public_router()),
-            (Some(operations), self.gateway.operations_router()),
-            (admin, self.gateway.admin_router()),
+            (self.listeners.public, self.gateway.public_router()),
+            (Some(self.listeners.operations), self.gateway.operations_router()),
+            (self.listeners.admin, self.gateway.admin_router()),
         ];
         for (listener, router) in routers {
-            let Some(listener) = listener else { continue };
+            let Some(Listener { socket, settings }) = listener else { continue };
             let stop = self.stop_listeners.clone();
             running.listeners.spawn(async move {
-                gateway::serve(listener, router, stop).await.context("a listener failed")
+                gateway::serve(socket, router, settings, stop).await;
+                Ok(())
             });
         }
     }
@@ -396,32 +396,77 @@ impl Running {
 
 /// The listeners, bound before anything else so that a taken port is told at once.
 struct Listeners {
-    public: Option<TcpListener>,
-    operations: TcpListener,
-    admin: Option<TcpListener>,
+    public: Option<Listener>,
+    operations: Listener,
+    admin: Option<Listener>,
 }
 
+struct Listener {
+    socket: TcpListener,
+    settings: ListenerSettings,
+}
+
+/// Connections of the operations listener and of the admin listener, each.
+const PRIVATE_CONNECTIONS_MAX: usize = 128;
+/// Descriptors that are kept for probes when the process has none left.
+const OPERATIONS_DESCRIPTORS_RESERVED: usize = 8;
+
 impl Listeners {
-    async fn bind(settings: &Settings, gateway: bool) -> anyhow::Result<Self> {
+    async fn bind(settings: &Settings, gateway: bool, open_files_max: usize) -> anyhow::Result<Self> {
         let settings = &settings.gateway;
+        let public = ListenerSettings {
+            name: "public",
+            max_connections: settings.max_connections.min(crate::limits::connections_within(open_files_max)),
+            max_connections_per_address: settings.max_connections_per_address,
+            header_timeout: Duration::from_secs(settings.header_timeout_seconds),
+            keep_alive: Duration::from_secs(settings.keep_alive_seconds),
+            trusted_proxies: TrustedProxies::parse(&settings.trusted_proxies)?,
+            always_https: settings.is_behind_tls(),
+            reserved_descriptors: 0,
+        };
+        if gateway && public.max_connections < settings.max_connections {
+            let (open_files_max, lowered) = (open_files_max, public.max_connections);
+            tracing::warn!(
+                open_files_max,
+                lowered,
+                "`gateway.max_connections` is lowered to what the limit of open files allows"
+            );
+        }
+        // No proxy stands before these: their clients are machines of the same network.
+        let private = |name| ListenerSettings {
+            name,
+            max_connections: PRIVATE_CONNECTIONS_MAX,
+            max_connections_per_address: PRIVATE_CONNECTIONS_MAX / 2,
+            trusted_proxies: TrustedProxies::default(),
+            always_https: false,
+            ..public.clone()
+        };
+        let operations = ListenerSettings {
+            reserved_descriptors: OPERATIONS_DESCRIPTORS_RESERVED,
+            ..private("operations")
+        };
+        let admin = private("admin");
         Ok(Self {
-            public: if gateway { Some(bind(settings.public_address).await?) } else { None },
-            operations: bind(settings.operations_address).await?,
-            admin: if gateway { Some(bind(settings.admin_address).await?) } else { None },
+            operations: Listener::bind(settings.operations_address, operations).await?,
+            admin: if gateway { Some(Listener::bind(settings.admin_address, admin).await?) } else { None },
+            public: if gateway { Some(Listener::bind(settings.public_address, public).await?) } else { None },
         })
     }
 
     fn addresses(&self) -> anyhow::Result<Addresses> {
-        let operations = self.operations.local_addr()?;
-        let address = |listener: &Option<TcpListener>| {
-            listener.as_ref().map_or(Ok(operations), TcpListener::local_addr)
+        let operations = self.operations.socket.local_addr()?;
+        let address = |listener: &Option<Listener>| {
+            listener.as_ref().map_or(Ok(operations), |listener| listener.socket.local_addr())
         };
         Ok(Addresses { public: address(&self.public)?, operations, admin: address(&self.admin)? })
     }
 }
 
-async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+impl Listener {
+    async fn bind(address: SocketAddr, settings: ListenerSettings) -> anyhow::Result<Self> {
+        let socket = TcpListener::bind(address).await;
+        Ok(Self { socket: socket.with_context(|| format!("cannot listen on {address}"))?, settings })
+    }
 }
 
 /// The signer of checkpoints.

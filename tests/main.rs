@@ -11,6 +11,7 @@ mod dev;
 mod faults;
 mod gateway;
 mod integrators;
+mod listeners;
 mod nats;
 mod operators;
 mod outages;

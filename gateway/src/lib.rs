@@ -21,4 +21,4 @@ pub use activity::ActivityRetention;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, GatewayError};
 pub use operations::ReadinessCheck;
-pub use server::serve;
+pub use server::{ListenerSettings, TrustedProxies, serve};

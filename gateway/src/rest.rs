@@ -6,6 +6,7 @@ pub mod auth;
 pub mod contracts;
 pub mod credentials;
 pub mod erasures;
+mod event_pages;
 pub mod event_types;
 pub mod events;
 pub mod external_streams;

@@ -1,148 +1,128 @@
-//! Serves a router on a listener until told to stop.
+//! Serves the three listeners: one loop with limits of connections, timeouts, and an end that waits for answers.
+//!
+//! `listener` takes connections in, `limits` counts them, `connection` serves one, `phase` says what it is doing, `socket`
+//! wraps its bytes, `request` is what happens to each request around the router, `refusal` answers what is no HTTP, and
+//! `client` finds the client behind proxies.
 
-mod patience;
+pub mod client;
+mod connection;
+mod limits;
+mod listener;
+mod phase;
+mod refusal;
+mod request;
+mod socket;
 
-use std::io;
-use std::net::SocketAddr;
-use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, Bytes, HttpBody};
-use axum::extract::{Request, State};
-use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
-use axum::serve::ListenerExt;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 
-use self::patience::PatientListener;
+pub use self::client::{ClientAddress, InvalidNetwork, TrustedProxies};
+use self::connection::serve_connection;
+use self::limits::ConnectionLimits;
+use self::listener::{Acceptor, BoundedLog, DescriptorReserve};
+use self::phase::Timeouts;
+use self::request::Requests;
+pub use self::request::UnderWay;
 
 /// How long requests that are being answered may take after the call to stop.
-const GRACE: Duration = Duration::from_secs(3);
-/// How long a client may take nothing of what is sent to it. Above what a stream's own limit is set to, so that a client
-/// that comes back in between still learns why its stream ended.
-const PATIENCE: Duration = Duration::from_mins(1);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is left to do when the last answer is complete: write it to its socket.
-const FLUSH: Duration = Duration::from_millis(100);
+const FLUSH_WAIT: Duration = Duration::from_millis(100);
+
+/// What bounds a listener.
+#[derive(Debug, Clone)]
+pub struct ListenerSettings {
+    /// The listener in metrics and logs.
+    pub name: &'static str,
+    /// Connections in all; one more is refused.
+    pub max_connections: usize,
+    /// Connections of one client address (IPv6: of one /64 network). Trusted proxies are exempt.
+    pub max_connections_per_address: usize,
+    /// From the opening of a connection, or the first byte of a request, to the end of the request's header fields.
+    pub header_timeout: Duration,
+    /// From an answer to the first byte of the next request.
+    pub keep_alive: Duration,
+    /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    pub trusted_proxies: TrustedProxies,
+    /// Clients reach the listener by HTTPS, whether or not a proxy says so: every answer has `Strict-Transport-Security`.
+    pub always_https: bool,
+    /// File descriptors that are kept back for this listener, for when the process has none left.
+    pub reserved_descriptors: usize,
+}
+
+impl Default for ListenerSettings {
+    /// The settings of `config.default.toml` for the public listener.
+    fn default() -> Self {
+        Self {
+            name: "public",
+            max_connections: 10_000,
+            max_connections_per_address: 1_000,
+            header_timeout: Duration::from_secs(10),
+            keep_alive: Duration::from_secs(75),
+            trusted_proxies: TrustedProxies::default(),
+            always_https: false,
+            reserved_descriptors: 0,
+        }
+    }
+}
 
 /// Serves until `stopping` is cancelled; then takes no more connections, and returns when the requests under way are
-/// answered, after three seconds at the latest.
-pub async fn serve(listener: TcpListener, router: Router, stopping: CancellationToken) -> io::Result<()> {
-    let listener = PatientListener { listener, patience: PATIENCE }.tap_io(|connection| {
-        // Small answers must not wait for more. A connection that refuses the option still works.
-        if let Err(error) = connection.set_nodelay() {
-            tracing::debug!(%error, "no TCP_NODELAY");
-        }
+/// answered, after three seconds at the latest. No failure of a connection ends it.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: ListenerSettings,
+    stopping: CancellationToken,
+) {
+    let (under_way, connections) = (TaskTracker::new(), TaskTracker::new());
+    let timeouts = Timeouts { header: settings.header_timeout, keep_alive: settings.keep_alive };
+    let proxies = settings.trusted_proxies;
+    let acceptor = Acceptor {
+        name: settings.name,
+        listener,
+        limits: ConnectionLimits::new(
+            settings.name,
+            settings.max_connections,
+            settings.max_connections_per_address,
+            proxies.clone(),
+        ),
+        reserve: DescriptorReserve::of(settings.reserved_descriptors),
+    };
+    let requests = Arc::new(Requests {
+        listener: settings.name,
+        router,
+        proxies,
+        always_https: settings.always_https,
+        under_way: under_way.clone(),
     });
-    let under_way = TaskTracker::new();
-    let router = router.layer(from_fn_with_state(under_way.clone(), track));
-    let answered = {
-        let stopping = stopping.clone();
-        async move {
-            stopping.cancelled().await;
-            under_way.close();
-            if tokio::time::timeout(GRACE, under_way.wait()).await.is_err() {
-                tracing::warn!("requests were still under way when the listener closed");
-            } else {
-                tokio::time::sleep(FLUSH).await;
-            }
+    let mut log = BoundedLog::new();
+    while let Some(accepted) = acceptor.next(&mut log, &stopping).await {
+        let (requests, stopping) = (Arc::clone(&requests), stopping.clone());
+        let reserve = Arc::clone(&acceptor.reserve);
+        connections.spawn(async move {
+            let _permit = accepted.permit;
+            serve_connection(accepted.stream, accepted.peer, timeouts, requests, stopping).await;
+            reserve.refill();
+        });
+    }
+    drop(acceptor);
+    under_way.close();
+    connections.close();
+    let answered = async {
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, under_way.wait()).await.is_err() {
+            tracing::warn!("requests were still under way when the listener closed");
+        } else {
+            tokio::time::sleep(FLUSH_WAIT).await;
         }
     };
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
-    let graceful = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
-    // The server itself also waits for connections over which no request has come yet; nobody waits for those.
+    // Connections without a request under way, such as one that waits for its client to close, are not waited for.
     tokio::select! {
-        served = graceful.into_future() => served,
-        () = answered => Ok(()),
-    }
-}
-
-/// What a handler takes a token of whose work outlives its answer, such as a WebSocket: the process waits for it as for
-/// requests under way.
-#[derive(Clone)]
-pub struct UnderWay(TaskTracker);
-
-impl UnderWay {
-    /// Under way for as long as the token lives.
-    pub fn token(&self) -> TaskTrackerToken {
-        self.0.token()
-    }
-}
-
-/// Counts a request as under way until the last of its answer has been taken.
-async fn track(State(under_way): State<TaskTracker>, mut request: Request, next: Next) -> Response {
-    request.extensions_mut().insert(UnderWay(under_way.clone()));
-    let token = under_way.token();
-    next.run(request).await.map(|body| Body::new(Tracked { body, _token: token }))
-}
-
-struct Tracked {
-    body: Body,
-    _token: TaskTrackerToken,
-}
-
-impl HttpBody for Tracked {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::Arc;
-
-    use axum::routing::get;
-    use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::TcpStream;
-    use tokio::sync::Notify;
-
-    use super::*;
-
-    #[tokio::test]
-    async fn a_request_under_way_is_answered_and_silent_connections_are_not_waited_for() {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-        let address = listener.local_addr().expect("bound");
-        let (reached, go_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
-        let router = Router::new().route("/", {
-            let (reached, go_on) = (reached.clone(), go_on.clone());
-            get(|| async move {
-                reached.notify_one();
-                go_on.notified().await;
-                "answered"
-            })
-        });
-        let stopping = CancellationToken::new();
-        let serving = tokio::spawn(serve(listener, router, stopping.clone()));
-
-        let silent = TcpStream::connect(address).await.expect("connected");
-        let mut asking = TcpStream::connect(address).await.expect("connected");
-        asking.write_all(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n").await.expect("sent");
-        reached.notified().await;
-        stopping.cancel();
-        assert!(!serving.is_finished());
-        go_on.notify_one();
-        let mut answer = Vec::new();
-        asking.read_to_end(&mut answer).await.expect("answered and closed");
-        assert!(String::from_utf8_lossy(&answer).ends_with("answered"));
-        tokio::time::timeout(GRACE / 2, serving).await.expect("soon").expect("no panic").expect("served");
-        drop(silent);
+        () = answered => {}
+        () = connections.wait() => {}
     }
 }

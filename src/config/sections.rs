@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use gateway::TrustedProxies;
 use serde::{Deserialize, Deserializer};
 
 use super::{Secret, SettingsError};
@@ -153,10 +154,19 @@ pub struct Gateway {
     #[serde(deserialize_with = "list")]
     pub web_origins: Vec<String>,
     pub explorer: bool,
+    pub max_connections: usize,
+    pub max_connections_per_address: usize,
+    pub header_timeout_seconds: u64,
+    pub keep_alive_seconds: u64,
+    #[serde(deserialize_with = "list")]
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Gateway {
     pub(super) fn problem(&self) -> Option<SettingsError> {
+        if let Err(error) = TrustedProxies::parse(&self.trusted_proxies) {
+            return Some(invalid("gateway.trusted_proxies", &error.to_string()));
+        }
         let is_origin = |text: &String| {
             let url = reqwest::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
             // Browsers send an origin in this form; another one would never be met.
@@ -165,6 +175,15 @@ impl Gateway {
         let wrong = self.web_origins.iter().find(|text| !is_origin(text))?;
         let problem = format!("`{wrong}` is no origin as browsers send it, such as https://app.example.com");
         Some(invalid("gateway.web_origins", &problem))
+    }
+
+    /// Clients reach the public listener under a name of the network, which is by HTTPS, whether or not the proxy that ends
+    /// TLS says so.
+    pub fn is_behind_tls(&self) -> bool {
+        let local = |host: &str| {
+            host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok()
+        };
+        self.public_host.as_deref().is_some_and(|host| !local(host))
     }
 
     /// A listed origin on the visitor's own machine, although the gateway is known under another host.

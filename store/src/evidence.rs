@@ -1,13 +1,12 @@
 //! Events with everything that their leaves commit to, for exports: bytes as stored, salts and leaf, nothing decoded.
 
-use std::fmt::Write as _;
-
 use bytes::Bytes;
 use schemas::engine::{StreamName, TypePattern};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
+use crate::read::{PieceLimit, piece_sql};
 use crate::{StoreError, TenantStore};
 
 /// A row of the log as it is stored, right or wrong.
@@ -38,8 +37,15 @@ impl EvidenceRow {
     }
 }
 
+/// Bytes of events after which a page ends: an export holds several copies of it.
+const PAGE_BYTES_MAX: usize = 512 * 1024;
+const COLUMNS: &str =
+    "position, version, (extract(epoch from recorded_at) * 1000000)::int8, event_id, schema_version,
+     payload_encoding, stream, type, payload, metadata, salts, subject_keys, leaf_hash";
+
 impl TenantStore {
-    /// At most `limit` rows behind position `after` up to position `to`, of one stream or of all.
+    /// At most `limit` rows behind position `after` up to position `to`, of one stream or of all. Large ones end a page early;
+    /// there is one where there is any.
     pub async fn evidence(
         &self,
         after: u64,
@@ -47,20 +53,17 @@ impl TenantStore {
         stream: Option<&StreamName>,
         limit: usize,
     ) -> Result<Vec<EvidenceRow>, StoreError> {
-        let mut sql = String::from(
-            "select position, version, (extract(epoch from recorded_at) * 1000000)::int8, event_id, schema_version,
-                    payload_encoding, stream, type, payload, metadata, salts, subject_keys, leaf_hash
-             from events where tenant_id = $1 and position > $2 and position <= $3",
-        );
-        let (tenant, from, to, limit) = (self.id().0, after as i64, to as i64, limit as i64);
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &from, &to, &limit];
+        let mut matching = String::from("tenant_id = $1 and position > $4 and position <= $5");
+        let (tenant, from, to) = (self.id().0, after as i64, to as i64);
+        let (events_max, bytes_max) = PieceLimit { events: limit, bytes: PAGE_BYTES_MAX }.parameters();
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &events_max, &bytes_max, &from, &to];
         let name;
         if let Some(stream) = stream {
             name = stream.as_str();
             parameters.push(&name);
-            write!(sql, " and stream = $5").expect("writing to a string");
+            matching.push_str(" and stream = $6");
         }
-        sql.push_str(" order by position limit $4");
+        let sql = piece_sql(COLUMNS, &matching, "position");
         let transaction = self.begin().await?;
         let rows = transaction.query(&sql, &parameters).await?;
         transaction.commit().await?;

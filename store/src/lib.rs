@@ -69,7 +69,7 @@ pub use keys::DeploymentKey;
 pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};
-pub use read::{LogFilter, LogPage, StreamFilter};
+pub use read::{LogFilter, LogPage, PieceLimit, StreamFilter};
 pub use read_models::ReadModelState;
 pub use receipts::{Claim, KeyUse};
 pub use relay::{RelayMark, RelayMove, RelayProgress};

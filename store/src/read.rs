@@ -12,10 +12,12 @@ use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName,
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Head, Receipt, StoreError, TenantStore};
+use crate::{Head, Receipt, StoreError, TenantStore, TenantTransaction};
 
 /// Events in one page of a streaming read.
 const PAGE: usize = 500;
+/// Bytes of events after which every page ends, so that what a reader holds does not depend on how large events are.
+const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most positions that one page scans for events that match a filter.
 const SCAN: u64 = 20_000;
 /// How often a tail looks without having been woken.
@@ -55,6 +57,57 @@ impl FromStr for StreamFilter {
     }
 }
 
+/// Where a piece of a log or of a stream ends: behind the event with which it has so many events or bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PieceLimit {
+    /// Events at most.
+    pub events: usize,
+    /// Bytes of payloads and metadata; the last event may go beyond.
+    pub bytes: usize,
+}
+
+impl PieceLimit {
+    pub(crate) fn parameters(self) -> (i64, i64) {
+        (self.events as i64, self.bytes as i64)
+    }
+
+    /// Whether a piece of so many events and bytes ended by the limit, so that there may be more.
+    pub(crate) fn ends(self, events: usize, bytes: usize) -> bool {
+        events >= self.events || bytes >= self.bytes
+    }
+}
+
+/// The statement that reads a piece: at most $2 rows, up to the one with which their payloads and metadata have $3 bytes.
+/// Lengths are told without unpacking what is stored out of line.
+pub(crate) fn piece_sql(columns: &str, matching: &str, order: &str) -> String {
+    let bytes = "octet_length(payload) + octet_length(metadata)";
+    format!(
+        "select {columns} from (
+             select *, sum({bytes}) over (order by {order} rows unbounded preceding) - ({bytes}) as bytes_before
+             from events where {matching} order by {order} limit $2
+         ) piece where bytes_before < $3 order by {order}"
+    )
+}
+
+/// The bytes of a row's payload, at this column, and of its metadata behind it.
+pub(crate) fn stored_bytes(row: &Row, payload: usize) -> usize {
+    row.get::<_, &[u8]>(payload).len() + row.get::<_, &[u8]>(payload + 1).len()
+}
+
+/// A piece of a stream from a version on, as [`COLUMNS`].
+pub(crate) async fn stream_rows(
+    transaction: &TenantTransaction,
+    stream: &StreamName,
+    from_version: u64,
+    limit: PieceLimit,
+) -> Result<Vec<Row>, StoreError> {
+    let (events_max, bytes_max) = limit.parameters();
+    let sql = piece_sql(COLUMNS, "tenant_id = $1 and stream = $4 and version >= $5", "version");
+    let parameters: [&(dyn ToSql + Sync); 5] =
+        [&transaction.tenant().0, &events_max, &bytes_max, &stream.as_str(), &(from_version as i64)];
+    transaction.query(&sql, &parameters).await
+}
+
 /// A page of a log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogPage {
@@ -70,12 +123,23 @@ pub struct LogPage {
 
 impl TenantStore {
     /// A page of at most `limit` events, as stored, behind position `after`, up to `up_to` or the head. Few matches in a long log
-    /// end a page early: `scanned_to` says how far it came.
+    /// end a page early, as do large events: `scanned_to` says how far it came.
     pub async fn read_log_page(
         &self,
         after: u64,
         up_to: Option<u64>,
         limit: usize,
+        filter: &LogFilter,
+    ) -> Result<LogPage, StoreError> {
+        self.read_log_piece(after, up_to, PieceLimit { events: limit, bytes: PAGE_BYTES_MAX }, filter).await
+    }
+
+    /// The same, ending behind the event with which it has `bytes` as well.
+    pub async fn read_log_piece(
+        &self,
+        after: u64,
+        up_to: Option<u64>,
+        limit: PieceLimit,
         filter: &LogFilter,
     ) -> Result<LogPage, StoreError> {
         let transaction = self.begin().await?;
@@ -91,34 +155,34 @@ impl TenantStore {
             return Ok(page);
         }
         let tenant = self.id().0;
-        let (from, to, limit_rows) = (after as i64, end as i64, limit as i64);
-        let mut sql =
-            format!("select {COLUMNS} from events where tenant_id = $1 and position > $2 and position <= $3");
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &from, &to, &limit_rows];
+        let (from, to) = (after as i64, end as i64);
+        let (events_max, bytes_max) = limit.parameters();
+        let mut matching = String::from("tenant_id = $1 and position > $4 and position <= $5");
+        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![&tenant, &events_max, &bytes_max, &from, &to];
         let (stream, types);
         match &filter.stream {
             Some(StreamFilter::Exact(name)) => {
                 stream = name.as_str().to_owned();
                 parameters.push(&stream);
-                write!(sql, " and stream = ${}", parameters.len()).expect("writing to a string");
+                write!(matching, " and stream = ${}", parameters.len()).expect("writing to a string");
             }
             Some(StreamFilter::Category(category)) => {
                 stream = format!("{category}/");
                 parameters.push(&stream);
-                write!(sql, " and starts_with(stream, ${})", parameters.len()).expect("writing to a string");
+                write!(matching, " and starts_with(stream, ${})", parameters.len())
+                    .expect("writing to a string");
             }
             None => {}
         }
         if !filter.types.is_empty() {
             types = TypePattern::regex(&filter.types);
             parameters.push(&types);
-            write!(sql, " and type ~ ${}", parameters.len()).expect("writing to a string");
+            write!(matching, " and type ~ ${}", parameters.len()).expect("writing to a string");
         }
-        sql.push_str(" order by position limit $4");
-        let rows = transaction.query(&sql, &parameters).await?;
+        let rows = transaction.query(&piece_sql(COLUMNS, &matching, "position"), &parameters).await?;
         transaction.commit().await?;
         page.events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
-        let full = page.events.len() == limit;
+        let full = limit.ends(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
         page.scanned_to = page.events.last().filter(|_| full).map_or(end, |event| event.position);
         Ok(page)
     }
@@ -198,21 +262,15 @@ impl TenantStore {
                 let transaction = handle.begin().await?;
                 let head = transaction.head().await?;
                 same_log(log, head.log_id)?;
-                let rows = transaction
-                    .query(
-                        &format!(
-                            "select {COLUMNS} from events where tenant_id = $1 and stream = $2 and version >= $3
-                             order by version limit $4"
-                        ),
-                        &[&handle.id().0, &stream.as_str(), &(next as i64), &(PAGE as i64)],
-                    )
-                    .await?;
+                let limit = PieceLimit { events: PAGE, bytes: PAGE_BYTES_MAX };
+                let rows = stream_rows(&transaction, &stream, next, limit).await?;
                 transaction.commit().await?;
+                let full = limit.ends(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
                 let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
                 for event in handle.open(events).await? {
                     yield event;
                 }
-                if rows.len() < PAGE {
+                if !full {
                     return;
                 }
                 next += rows.len() as u64;

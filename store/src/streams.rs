@@ -2,7 +2,7 @@
 
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 
-use crate::read::{COLUMNS, event_from};
+use crate::read::{PieceLimit, event_from, stream_rows};
 use crate::{StoreError, TenantStore};
 
 /// A page of one stream.
@@ -17,26 +17,17 @@ pub struct StreamPage {
 }
 
 impl TenantStore {
-    /// At most `limit` events of a stream from a version on.
+    /// A piece of a stream from a version on, as stored.
     pub async fn read_stream_page(
         &self,
         stream: &StreamName,
         from_version: u64,
-        limit: usize,
+        limit: PieceLimit,
     ) -> Result<StreamPage, StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;
-        let tenant = self.id().0;
-        let last = transaction.query_opt(LAST_VERSION, &[&tenant, &stream.as_str()]).await?;
-        let rows = transaction
-            .query(
-                &format!(
-                    "select {COLUMNS} from events where tenant_id = $1 and stream = $2 and version >= $3
-                     order by version limit $4"
-                ),
-                &[&tenant, &stream.as_str(), &(from_version as i64), &(limit as i64)],
-            )
-            .await?;
+        let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
+        let rows = stream_rows(&transaction, stream, from_version, limit).await?;
         transaction.commit().await?;
         let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
         Ok(StreamPage {

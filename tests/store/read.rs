@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, ids};
-use store::{ExpectedVersion, LogFilter, StreamAppend, TenantStore};
+use store::{ExpectedVersion, LogFilter, PieceLimit, StreamAppend, TenantStore};
 
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
@@ -54,6 +54,38 @@ async fn pages_follow_each_other_without_gap_or_overlap() {
             assert_eq!(positions.len(), expected, "{types} {stream} by {limit}");
             assert!(positions.is_sorted_by(|a, b| a < b));
         }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn large_events_end_every_read_early_and_none_is_lost() {
+    const EVENTS: usize = 40;
+    let store = Database::create().await.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let stream = StreamName::new("crm.customer", ids::new_id());
+    let large = event("crm.customer.renamed.v1", &format!("{{\"name\":\"{}\"}}", "n".repeat(200_000)));
+    for _ in 0..EVENTS / 10 {
+        let events = vec![large.clone(); 10];
+        let append = StreamAppend::new(stream.clone(), ExpectedVersion::Any, events, metadata());
+        tenant.append(append).await.expect("appends");
+    }
+    let sizes = [(1, 1), (200_000, 1), (500_000, 3), (usize::MAX >> 1, EVENTS)];
+    for (bytes, expected) in sizes {
+        let limit = PieceLimit { events: 1_000, bytes };
+        let page = tenant.read_log_piece(0, None, limit, &LogFilter::default()).await.expect("reads");
+        assert_eq!(page.events.len(), expected, "a piece of {bytes} bytes");
+        let page = tenant.read_stream_page(&stream, 2, limit).await.expect("reads");
+        assert_eq!(page.events.len(), expected.min(EVENTS - 1), "a piece of {bytes} bytes");
+    }
+    let page = tenant.read_log_page(0, None, 1_000, &LogFilter::default()).await.expect("reads");
+    assert!(page.events.len() < EVENTS && page.scanned_to < page.head);
+    assert!(tenant.evidence(0, page.head, None, 1_000).await.expect("reads").len() < 10);
+
+    let log: Vec<_> = tenant.read_log(0, LogFilter::default()).try_collect().await.expect("reads");
+    let streamed: Vec<_> = tenant.read_stream(&stream, 1).try_collect().await.expect("reads");
+    for events in [log, streamed] {
+        let versions: Vec<u64> = events.iter().map(|event| event.version).collect();
+        assert_eq!(versions, (1..=EVENTS as u64).collect::<Vec<_>>());
     }
 }
 

@@ -16,3 +16,12 @@ pub fn secure(headers: &mut HeaderMap) {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
 }
+
+/// A year, as browsers' preload lists ask for. Without `includeSubDomains`: every tenant's subdomain is served by this
+/// gateway and sends its own, and what else is below the host is not ours to decide.
+const HTTPS_ONLY: &str = "max-age=31536000";
+
+/// Tells browsers to ask this host by HTTPS only (RFC 6797). For answers to clients that came by HTTPS.
+pub fn require_https(headers: &mut HeaderMap) {
+    headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HTTPS_ONLY));
+}

@@ -6,7 +6,7 @@ use audit::export::{self, Export};
 use audit::prove::{self, ConsistencyProof, InclusionProof};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
@@ -22,7 +22,7 @@ use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::failures::Cause;
 use crate::http::route::Audit;
-use crate::http::{Digits, ErrorCode, Problem, Query, RequestContext};
+use crate::http::{Digits, ErrorCode, Path, Problem, Query, RequestContext};
 use crate::streams::{Closing, reading_ends};
 
 /// Carries the span of positions that an export holds.

@@ -1,7 +1,7 @@
 //! `/v1/integrations/credentials`: a tenant's administrators give integrators access to the tenant's events on NATS.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use chrono::TimeDelta;
 use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
@@ -15,7 +15,7 @@ use uuid::Uuid;
 use super::pages::page_of;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
+use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Path, Problem, Query, RequestContext};
 
 const DEFAULT_LIMIT: usize = 100;
 const LIMIT_MAX: usize = 1_000;

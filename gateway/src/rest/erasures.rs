@@ -1,7 +1,7 @@
 //! `/v1/erasures`: the erasure of a person, asked for by tenant administrators.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use commands::identity::administration::request_erasure;
 use commands::privacy::erasure;
@@ -18,7 +18,7 @@ use super::pages::PageQuery;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Path, Problem, RequestContext};
 
 /// `POST /v1/erasures` `{user_id | customer_id, reason?}`: the erasure goes on by itself; where it stands is asked for by its
 /// subject. Asking again changes nothing.

@@ -1,7 +1,7 @@
 //! `/v1/event-types`: the types of events that services outside the product record, with the schemas of their data.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed, Outcome, register_event_type};
 use schemas::engine::{InvalidValue, Notes};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::pages::PageQuery;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Path, Problem, RequestContext};
 
 /// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
 pub async fn put(

@@ -1,14 +1,13 @@
 //! `GET /v1/events`: a tenant's log by pages, as CloudEvents.
 
-use access::policy::PERSONAL_DATA_READ;
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
-use schemas::engine::recorded::CloudEvent;
+use axum::response::Response;
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
-use serde::Serialize;
-use store::{LogFilter, StreamFilter, TenantStore};
+use serde_json::{Value, json};
+use store::{LogFilter, PieceLimit, StreamFilter, TenantStore};
 
+use super::event_pages::{self, EventPlace, EventSource};
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::{Digits, ErrorCode, FieldError, Problem, query};
@@ -29,37 +28,49 @@ pub struct EventsQuery {
     pub ticket: Option<String>,
 }
 
-/// A page of the log. Serialised directly, so that the events' data keep their stored bytes.
-#[derive(Debug, Serialize)]
-pub struct PageBody {
-    log_id: LogId,
-    events: Vec<CloudEvent>,
-    next_after: u64,
-    head: u64,
-}
-
 /// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
-pub async fn page(
-    State(_gateway): State<Gateway>,
-    caller: Caller,
-    uri: Uri,
-) -> Result<Json<PageBody>, Problem> {
-    let query = EventsQuery::of_page(&uri)?;
-    let page = caller.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
-    same_log(&caller.store, query.log, page.log_id).await?;
-    let events = as_cloud_events(&caller, page.events).await?;
-    Ok(Json(PageBody { log_id: page.log_id, events, next_after: page.scanned_to, head: page.head }))
+pub async fn page(State(_gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
+    let EventsQuery { after, limit, filter, log, .. } = EventsQuery::of_page(&uri)?;
+    let store = caller.store.clone();
+    let source = LogSource { store, filter, named: log, scanned_to: after, read: None };
+    event_pages::answer(caller, limit as usize, source).await
 }
 
-/// Events as the caller may see them: personal data open or sealed.
-pub async fn as_cloud_events(
-    caller: &Caller,
-    events: Vec<RecordedEvent>,
-) -> Result<Vec<CloudEvent>, Problem> {
-    let events =
-        if caller.may(&PERSONAL_DATA_READ) { caller.store.open_for_readers(events).await? } else { events };
-    let events = events.iter().map(|event| event.to_cloud_event(&caller.record.slug));
-    events.collect::<Result<_, _>>().map_err(Problem::internal)
+/// A page of a tenant's log.
+struct LogSource {
+    store: TenantStore,
+    filter: LogFilter,
+    /// The log that the reader means.
+    named: Option<LogId>,
+    scanned_to: u64,
+    /// The log and its end when the page began.
+    read: Option<(LogId, u64)>,
+}
+
+impl EventSource for LogSource {
+    async fn read(&mut self, limit: PieceLimit) -> Result<Vec<RecordedEvent>, Problem> {
+        let up_to = self.read.map(|(_, head)| head);
+        let page = self.store.read_log_piece(self.scanned_to, up_to, limit, &self.filter).await?;
+        let named = self.read.map(|(log, _)| log).or(self.named);
+        same_log(&self.store, named, page.log_id).await?;
+        self.read.get_or_insert((page.log_id, page.head));
+        self.scanned_to = page.scanned_to;
+        Ok(page.events)
+    }
+
+    fn may_go_on(&self, last: &RecordedEvent) -> bool {
+        // A piece that ended by its limit was looked at up to its last event.
+        self.scanned_to == last.position && self.read.is_some_and(|(_, head)| last.position < head)
+    }
+
+    fn opening(&self) -> Value {
+        json!({ "log_id": self.read.map(|(log, _)| log) })
+    }
+
+    fn closing(&self, cut_behind: Option<EventPlace>) -> Value {
+        let next_after = cut_behind.map_or(self.scanned_to, |last| last.position);
+        json!({ "next_after": next_after, "head": self.read.map(|(_, head)| head) })
+    }
 }
 
 /// 410 where the reader's position belongs to another log than the tenant has now. A log that was never known gets the

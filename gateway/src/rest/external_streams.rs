@@ -2,28 +2,29 @@
 
 use access::policy::EVENTS_READ;
 use axum::Json;
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
+use axum::response::Response;
 use bytes::Bytes;
 use commands::integration::appending::{EVENTS_MAX, ExternalReceipt, InvalidField};
 use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalEvent, ExternalRefusal};
-use schemas::engine::recorded::CloudEvent;
-use schemas::engine::{InvalidValue, LogId, StreamName};
+use schemas::engine::{InvalidValue, LogId, RecordedEvent, StreamName};
 use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use store::ExpectedVersion;
+use store::{ExpectedVersion, PieceLimit, TenantStore};
 use uuid::Uuid;
 
+use super::event_pages::{self, EventPlace, EventSource};
 use super::event_types::{external, reserved};
-use super::events::{as_cloud_events, position};
+use super::events::{position, same_log};
 use super::pages::{limit, pairs, unknown_parameter};
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::content::json_bytes;
 use crate::http::json::{self, read_json};
-use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Path, Problem, RequestContext};
 
 const DEFAULT_LIMIT: usize = 100;
 const MOST: u64 = 1_000;
@@ -56,23 +57,13 @@ pub async fn append(
     ))
 }
 
-/// A page of a stream. Serialised directly, so that the events' data keep their stored bytes.
-#[derive(Debug, Serialize)]
-pub struct StreamBody {
-    log_id: LogId,
-    stream: StreamName,
-    version: u64,
-    events: Vec<CloudEvent>,
-    next_from_version: Option<u64>,
-}
-
 /// `GET`: a stream by pages. A stream without events is empty, not missing: its keeper starts from there.
 pub async fn page(
     State(_gateway): State<Gateway>,
     caller: Caller,
     Path((category, id)): Path<(String, String)>,
     uri: Uri,
-) -> Result<Json<StreamBody>, Problem> {
+) -> Result<Response, Problem> {
     // Who may append to a category must be able to load what it keeps there.
     let appends = ExternalCategory::parse(&category).is_ok_and(|own| caller.principal().may_append(&own));
     if !appends {
@@ -81,16 +72,44 @@ pub async fn page(
     let stream = StreamName::parse(&format!("{category}/{id}"))
         .map_err(|error| Problem::invalid_field("stream", error))?;
     let (from, limit) = range(&uri)?;
-    let page = caller.store.read_stream_page(&stream, from, limit).await?;
-    let next = page.events.last().map(|event| event.version + 1).filter(|next| *next <= page.version);
-    let events = as_cloud_events(&caller, page.events).await?;
-    Ok(Json(StreamBody {
-        log_id: page.log_id,
-        stream,
-        version: page.version,
-        events,
-        next_from_version: next,
-    }))
+    let store = caller.store.clone();
+    let source = StreamSource { store, stream, next: from, read: None };
+    event_pages::answer(caller, limit, source).await
+}
+
+/// A page of a stream.
+struct StreamSource {
+    store: TenantStore,
+    stream: StreamName,
+    /// The version at which the next piece begins.
+    next: u64,
+    /// The log and the stream's version when the page began.
+    read: Option<(LogId, u64)>,
+}
+
+impl EventSource for StreamSource {
+    async fn read(&mut self, limit: PieceLimit) -> Result<Vec<RecordedEvent>, Problem> {
+        let page = self.store.read_stream_page(&self.stream, self.next, limit).await?;
+        same_log(&self.store, self.read.map(|(log, _)| log), page.log_id).await?;
+        self.read.get_or_insert((page.log_id, page.version));
+        self.next = page.events.last().map_or(self.next, |last| last.version + 1);
+        Ok(page.events)
+    }
+
+    fn may_go_on(&self, last: &RecordedEvent) -> bool {
+        self.read.is_some_and(|(_, version)| last.version < version)
+    }
+
+    fn opening(&self) -> Value {
+        let (log, version) = self.read.unzip();
+        json!({ "log_id": log, "stream": self.stream, "version": version })
+    }
+
+    fn closing(&self, cut_behind: Option<EventPlace>) -> Value {
+        let next = cut_behind.map_or(self.next, |last| last.version + 1);
+        let next = self.read.map(|(_, version)| version).filter(|version| next <= *version).map(|_| next);
+        json!({ "next_from_version": next })
+    }
 }
 
 fn range(uri: &Uri) -> Result<(u64, usize), Problem> {

@@ -4,7 +4,7 @@ use access::policy::{CUSTOMERS_READ, USERS_READ};
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use chrono::{DateTime, Utc};
 use queries::{PastChanges, PastError, PastRows, USERS, whole};
 use schemas::engine::LogId;
@@ -16,7 +16,7 @@ use uuid::Uuid;
 use super::events::same_log;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{Digits, ErrorCode, Problem, Query};
+use crate::http::{Digits, ErrorCode, Path, Problem, Query};
 
 const DEFAULT_LIMIT: usize = 100;
 /// Rows, or events looked through, of one page.

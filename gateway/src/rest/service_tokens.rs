@@ -1,7 +1,7 @@
 //! `/v1/service-tokens`: tokens for services, given and taken back by tenant administrators.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
 use schemas::engine::recorded::timestamp;
@@ -14,7 +14,7 @@ use super::pages::PageQuery;
 use crate::auth::{Caller, ServiceGrant};
 use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, ErrorCode, IdempotencyKey, Path, Problem, RequestContext};
 
 /// `POST /v1/service-tokens`: the token stands in this answer, and in that to a repeat under the same key; it is stored
 /// nowhere.

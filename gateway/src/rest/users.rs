@@ -1,7 +1,7 @@
 //! `/v1/users`: users for a tenant's administrators, and what a user looks like over REST.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use commands::identity::administration::{add_user, change_roles, deactivate};
 use commands::identity::user::EMAIL;
@@ -19,7 +19,7 @@ use super::pages::PageQuery;
 use crate::auth::{Caller, Password};
 use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, IdempotencyKey, Problem, RequestContext};
+use crate::http::{Body, ErrorCode, IdempotencyKey, Path, Problem, RequestContext};
 
 /// A user, as registration answers.
 #[derive(Debug, Serialize)]

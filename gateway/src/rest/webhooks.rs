@@ -7,7 +7,7 @@ mod deliveries;
 
 use access::policy::TENANT_ADMINISTER;
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::Method;
 use axum::http::StatusCode;
 use axum::response::Response;
@@ -26,7 +26,7 @@ use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::idempotency::WriteTransaction;
 use crate::http::route::{Audit, Authority, Idempotency, Route, Routes};
-use crate::http::{Body, Digits, ErrorCode, Fields, Problem, Query, RequestContext};
+use crate::http::{Body, Digits, ErrorCode, Fields, Path, Problem, Query, RequestContext};
 
 /// Webhooks of one tenant.
 const MOST: u64 = 100;

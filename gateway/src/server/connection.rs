@@ -1,0 +1,101 @@
+//! One connection from its opening to its end: HTTP/1.1 with bounds on its buffers and on the time without a request.
+
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep};
+use tokio_util::sync::CancellationToken;
+
+use super::phase::{ConnectionPhase, Timeouts};
+use super::request::Requests;
+use super::socket::Socket;
+
+/// The request line and header fields of a request, and what is read or written at a time.
+const BUFFER_BYTES_MAX: usize = 32 * 1024;
+/// How long a client may take nothing of what is sent to it. Above what a stream's own limit is set to, so that a client
+/// that comes back in between still learns why its stream ended.
+const WRITE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// Serves a connection until it ends. After `stopping` it takes no further request.
+pub async fn serve_connection(
+    stream: TcpStream,
+    peer: SocketAddr,
+    timeouts: Timeouts,
+    requests: Arc<Requests>,
+    stopping: CancellationToken,
+) {
+    // Small answers must not wait for more. A connection that refuses the option still works.
+    if let Err(error) = stream.set_nodelay(true) {
+        tracing::debug!(%error, "no TCP_NODELAY");
+    }
+    let phase = Arc::new(ConnectionPhase::new(timeouts));
+    let socket = Socket::new(stream, Arc::clone(&phase), requests.listener, WRITE_IDLE_TIMEOUT);
+    let service = {
+        let phase = Arc::clone(&phase);
+        service_fn(move |request| {
+            let (requests, phase) = (Arc::clone(&requests), Arc::clone(&phase));
+            async move { requests.answer(request, peer, phase).await }
+        })
+    };
+    let mut http = http1::Builder::new();
+    // The library's timeout for a head counts the time between requests as well: the watchdog tells them apart.
+    http.header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX).max_header_size(BUFFER_BYTES_MAX);
+    let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
+    let mut watchdog = Watchdog { phase: &phase, sleep: None };
+    let mut stop = pin!(stopping.cancelled());
+    let mut is_stopping = false;
+    let ended = poll_fn(|context| {
+        if !is_stopping && stop.as_mut().poll(context).is_ready() {
+            is_stopping = true;
+            connection.as_mut().graceful_shutdown();
+        }
+        let polled = connection.as_mut().poll(context);
+        if polled.is_ready() || watchdog.poll(context).is_pending() {
+            return polled.map(Some);
+        }
+        // The socket says at the next read that nothing more comes.
+        phase.expire();
+        Poll::Ready(match connection.as_mut().poll(context) {
+            Poll::Ready(ended) => Some(ended),
+            Poll::Pending => None,
+        })
+    });
+    if let Some(Err(error)) = ended.await {
+        tracing::debug!(%error, "a connection ended");
+    }
+}
+
+/// Wakes the connection when its time is up. It looks at the phase whenever the connection moves, so nothing has to tell
+/// it.
+struct Watchdog<'a> {
+    phase: &'a ConnectionPhase,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Watchdog<'_> {
+    fn poll(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        loop {
+            let Some(deadline) = self.phase.deadline() else { return Poll::Pending };
+            let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+            // A later deadline is looked at when the earlier one has passed: most connections move before.
+            if deadline < sleep.deadline() {
+                sleep.as_mut().reset(deadline);
+            }
+            if sleep.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            if deadline <= Instant::now() {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(deadline);
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! How many connections a listener holds: in all, and of one client address, so that one address cannot take all.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::client::TrustedProxies;
+
+/// Counts the connections of one listener.
+pub struct ConnectionLimits {
+    listener: &'static str,
+    total_max: usize,
+    per_address_max: usize,
+    /// Exempt from the limit by address: a proxy brings the connections of all of its clients.
+    proxies: TrustedProxies,
+    open: Mutex<Open>,
+}
+
+#[derive(Default)]
+struct Open {
+    total: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ConnectionRefusal {
+    /// The address holds as many as one address may.
+    Address,
+    /// The listener holds as many as it may.
+    Total,
+}
+
+impl ConnectionRefusal {
+    /// The reason as a label of metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Total => "total",
+        }
+    }
+}
+
+/// A connection that is counted for as long as this lives.
+pub struct ConnectionPermit {
+    limits: Arc<ConnectionLimits>,
+    /// None where the address is not counted.
+    address: Option<IpAddr>,
+}
+
+impl ConnectionLimits {
+    /// Starts to count.
+    pub fn new(
+        listener: &'static str,
+        total_max: usize,
+        per_address_max: usize,
+        proxies: TrustedProxies,
+    ) -> Arc<Self> {
+        Arc::new(Self { listener, total_max, per_address_max, proxies, open: Mutex::default() })
+    }
+
+    /// Counts a connection in, or says why not. The address's own limit is asked first: who is at it does not learn
+    /// whether the listener is full.
+    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefusal> {
+        let address = (!self.proxies.contains(peer)).then(|| counted_address(peer));
+        let mut open = self.open();
+        let held = address.and_then(|address| open.by_address.get(&address)).copied().unwrap_or(0);
+        if address.is_some() && held >= self.per_address_max {
+            return Err(ConnectionRefusal::Address);
+        }
+        if open.total >= self.total_max {
+            return Err(ConnectionRefusal::Total);
+        }
+        open.total += 1;
+        if let Some(address) = address {
+            open.by_address.insert(address, held + 1);
+        }
+        metrics::gauge!("annals_connections", "listener" => self.listener).set(open.total as f64);
+        Ok(ConnectionPermit { limits: Arc::clone(self), address })
+    }
+
+    fn open(&self) -> MutexGuard<'_, Open> {
+        // Nothing panics while holding it.
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for ConnectionPermit {
+    fn drop(&mut self) {
+        let mut open = self.limits.open();
+        open.total -= 1;
+        if let Some(address) = self.address
+            && let Some(held) = open.by_address.get_mut(&address)
+        {
+            *held -= 1;
+            if *held == 0 {
+                open.by_address.remove(&address);
+            }
+        }
+        metrics::gauge!("annals_connections", "listener" => self.limits.listener).set(open.total as f64);
+    }
+}
+
+/// What an address is counted as: an IPv6 client has a whole /64 network to choose addresses from.
+fn counted_address(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address @ IpAddr::V4(_) => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn one_address_cannot_take_all_and_gets_its_share_back() {
+        let limits = ConnectionLimits::new("test", 3, 2, TrustedProxies::default());
+        let admit = |text: &str| limits.admit(address(text)).map_err(ConnectionRefusal::as_str);
+        let held = [admit("192.0.2.1").expect("the first"), admit("192.0.2.1").expect("the second")];
+        assert_eq!(admit("192.0.2.1").err(), Some("address"));
+        assert_eq!(admit("::ffff:192.0.2.1").err(), Some("address"), "the same address, mapped");
+        let other = admit("192.0.2.2").expect("another address");
+        assert_eq!(admit("192.0.2.3").err(), Some("total"));
+        drop(other);
+        drop(held);
+        assert!(admit("192.0.2.1").is_ok());
+        assert!(limits.open().by_address.is_empty(), "addresses without connections are not remembered");
+    }
+
+    #[test]
+    fn addresses_of_one_ipv6_network_count_together() {
+        let limits = ConnectionLimits::new("test", 10, 1, TrustedProxies::default());
+        let _held = limits.admit(address("2001:db8:1:2::1")).expect("the first");
+        assert!(limits.admit(address("2001:db8:1:2:ffff::9")).is_err());
+        assert!(limits.admit(address("2001:db8:1:3::1")).is_ok());
+    }
+
+    #[test]
+    fn a_trusted_proxy_brings_the_connections_of_many() {
+        let proxies = TrustedProxies::parse(&["10.0.0.0/8"]).expect("a network");
+        let limits = ConnectionLimits::new("test", 3, 1, proxies);
+        let held: Vec<_> = (0..3).filter_map(|_| limits.admit(address("10.1.1.1")).ok()).collect();
+        assert_eq!(held.len(), 3);
+        assert_eq!(limits.admit(address("10.1.1.1")).err(), Some(ConnectionRefusal::Total));
+    }
+}

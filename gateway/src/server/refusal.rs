@@ -1,0 +1,129 @@
+//! Requests that are refused before a handler sees them: what is wrong with them as HTTP, as problems (RFC 9457).
+
+use axum::body::{Body, Bytes};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use schemas::engine::RequestId;
+use serde_json::json;
+
+use crate::http;
+
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+/// A request, or a connection, that is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Refusal {
+    pub status: StatusCode,
+    code: &'static str,
+    title: &'static str,
+    detail: &'static str,
+}
+
+impl Refusal {
+    /// Not HTTP/1.1 as RFC 9112 has it.
+    pub const MALFORMED: Self = Self::bad_request(
+        "the request is not well-formed HTTP/1.1: its request line, a header field or its framing",
+    );
+    pub const HOST_MISSING: Self = Self::bad_request("the header field Host is missing");
+    pub const HOST_REPEATED: Self = Self::bad_request("the header field Host must be given once");
+    pub const HOST_INVALID: Self =
+        Self::bad_request("the header field Host is no host with an optional port");
+    pub const HEADER_TIMEOUT: Self = Self {
+        status: StatusCode::REQUEST_TIMEOUT,
+        title: "Request timeout",
+        ..Self::bad_request("the request line and header fields did not arrive in time")
+    };
+    pub const TARGET_TOO_LONG: Self = Self {
+        status: StatusCode::URI_TOO_LONG,
+        code: "too_large",
+        title: "Too large",
+        detail: "the request target is too long",
+    };
+    pub const HEADERS_TOO_LARGE: Self = Self {
+        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+        code: "too_large",
+        title: "Too large",
+        detail: "the request line and header fields may have 32 KiB and 100 fields",
+    };
+    pub const TOO_MANY_CONNECTIONS: Self = Self {
+        status: StatusCode::SERVICE_UNAVAILABLE,
+        code: "unavailable",
+        title: "Unavailable",
+        detail: "too many connections are open",
+    };
+
+    const fn bad_request(detail: &'static str) -> Self {
+        Self { status: StatusCode::BAD_REQUEST, code: "bad_request", title: "Bad request", detail }
+    }
+
+    /// The refusal of an HTTP library that answers by itself, by the status that it chose.
+    pub fn of_status(status: &[u8]) -> Option<Self> {
+        match status {
+            b"400" => Some(Self::MALFORMED),
+            b"414" => Some(Self::TARGET_TOO_LONG),
+            b"431" => Some(Self::HEADERS_TOO_LARGE),
+            _ => None,
+        }
+    }
+
+    /// Counts it.
+    pub fn count(self, listener: &'static str) {
+        let status = self.status.as_str().to_owned();
+        metrics::counter!("annals_http_refusals_total", "listener" => listener, "status" => status)
+            .increment(1);
+    }
+
+    /// The answer; the connection ends with it.
+    pub fn response(self, id: &RequestId) -> Response {
+        let mut response = Response::new(Body::from(self.body(id)));
+        *response.status_mut() = self.status;
+        *response.headers_mut() = self.headers(id);
+        response
+    }
+
+    /// The answer as it is written to a connection whose request was never understood.
+    pub fn to_bytes(self) -> Bytes {
+        let id = RequestId::generate();
+        let body = self.body(&id);
+        let reason = self.status.canonical_reason().unwrap_or_default();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
+        let mut headers = self.headers(&id);
+        headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
+        for (name, value) in &headers {
+            bytes.extend_from_slice(name.as_str().as_bytes());
+            bytes.extend_from_slice(b": ");
+            bytes.extend_from_slice(value.as_bytes());
+            bytes.extend_from_slice(b"\r\n");
+        }
+        bytes.extend_from_slice(b"\r\n");
+        bytes.extend_from_slice(body.as_bytes());
+        bytes.into()
+    }
+
+    fn body(self, id: &RequestId) -> String {
+        let body = json!({
+            "type": format!("urn:annals:problem:{}", self.code),
+            "title": self.title,
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "code": self.code,
+            "request_id": id,
+            "errors": [],
+        });
+        body.to_string()
+    }
+
+    fn headers(self, id: &RequestId) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        if let Ok(id) = HeaderValue::from_str(id.as_str()) {
+            headers.insert(REQUEST_ID, id);
+        }
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        http::headers::secure(&mut headers);
+        headers
+    }
+}

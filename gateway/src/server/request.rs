@@ -1,0 +1,323 @@
+//! One request of a connection: what must be true of it as HTTP, what handlers learn of its connection, and what
+//! becomes of a body that no handler read.
+
+use std::convert::Infallible;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes, HttpBody};
+use axum::extract::ConnectInfo;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderValue, Request, StatusCode, Uri, Version, header};
+use axum::response::Response;
+use futures::StreamExt;
+use http_body::Frame;
+use hyper::body::Incoming;
+use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
+use tower::ServiceExt;
+
+use super::client::TrustedProxies;
+use super::phase::ConnectionPhase;
+use super::refusal::Refusal;
+use crate::http;
+use crate::http::RequestContext;
+
+/// How much of a body that no handler read is read and thrown away, so that the connection can be used again.
+const DISCARDED_BYTES_MAX: usize = 64 * 1024;
+/// How long that may take.
+const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// What the requests of a listener share.
+pub struct Requests {
+    pub listener: &'static str,
+    pub router: Router,
+    pub proxies: TrustedProxies,
+    /// Every answer says that the host is to be asked by HTTPS only.
+    pub always_https: bool,
+    pub under_way: TaskTracker,
+}
+
+/// What a handler takes a token of whose work outlives its answer, such as a WebSocket: the process waits for it as for
+/// requests under way.
+#[derive(Clone)]
+pub struct UnderWay(TaskTracker);
+
+impl UnderWay {
+    /// Under way for as long as the token lives.
+    pub fn token(&self) -> TaskTrackerToken {
+        self.0.token()
+    }
+}
+
+impl Requests {
+    /// Answers a request. It counts as under way until the last of its answer has been taken.
+    pub async fn answer(
+        &self,
+        mut request: Request<Incoming>,
+        peer: SocketAddr,
+        phase: Arc<ConnectionPhase>,
+    ) -> Result<Response, Infallible> {
+        let answering = Answering { _under_way: self.under_way.token(), phase };
+        answering.phase.answering();
+        let secure = self.always_https || self.proxies.came_by_https(peer.ip(), request.headers());
+        let mut response = match check_host(&mut request) {
+            Ok(()) => self.route(request, peer).await,
+            Err(refusal) => {
+                refusal.count(self.listener);
+                refusal.response(RequestContext::of(request.headers(), None).id())
+            }
+        };
+        if secure {
+            http::headers::require_https(response.headers_mut());
+        }
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            answering.phase.upgraded();
+        }
+        Ok(response.map(|body| Body::new(Answer { body, _answering: answering })))
+    }
+
+    async fn route(&self, request: Request<Incoming>, peer: SocketAddr) -> Response {
+        let unread = Unread::default();
+        let client = self.proxies.client(peer.ip(), request.headers());
+        let may_discard = !request.headers().contains_key(header::EXPECT);
+        let mut request = request.map(|body| {
+            if body.is_end_stream() {
+                Body::empty()
+            } else {
+                Body::new(RequestBody { body: Some(body), unread: unread.clone() })
+            }
+        });
+        let extensions = request.extensions_mut();
+        extensions.insert(UnderWay(self.under_way.clone()));
+        extensions.insert(client);
+        // Handlers that ask for the other end mean the client, not the proxy before it.
+        extensions.insert(ConnectInfo(SocketAddr::new(client.0, peer.port())));
+        let mut response = match self.router.clone().oneshot(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        };
+        let goes_on = match unread.take() {
+            None => true,
+            // Reading it would ask a client that expects `100 Continue` to send what nobody wants.
+            Some(Unfinished::Unread(body)) => may_discard && discard(body).await,
+            Some(Unfinished::Broken) => false,
+        };
+        if !goes_on {
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
+
+/// The host that is asked for (RFC 9112, section 3.2): one valid `Host`, and in place of it the authority of an
+/// absolute target.
+fn check_host(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+    let authority = request.uri().authority().filter(|_| request.uri().scheme().is_some()).cloned();
+    let required = request.version() >= Version::HTTP_11;
+    host_of(request.headers(), required)?;
+    let Some(authority) = authority else { return Ok(()) };
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::HOST_INVALID)?;
+    if !is_host(&host) {
+        return Err(Refusal::HOST_INVALID);
+    }
+    request.headers_mut().insert(header::HOST, host);
+    let target = request.uri().path_and_query().cloned().unwrap_or_else(|| "/".parse().expect("a path"));
+    *request.uri_mut() = Uri::from(target);
+    Ok(())
+}
+
+fn host_of(headers: &HeaderMap, required: bool) -> Result<(), Refusal> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    match (hosts.next(), hosts.next()) {
+        (None, _) if required => Err(Refusal::HOST_MISSING),
+        (None, _) => Ok(()),
+        (Some(_), Some(_)) => Err(Refusal::HOST_REPEATED),
+        (Some(host), None) if is_host(host) => Ok(()),
+        (Some(_), None) => Err(Refusal::HOST_INVALID),
+    }
+}
+
+/// `uri-host [ ":" port ]` (RFC 9110, section 7.2), with a host (section 4.2.1) and without a user. A name has the
+/// characters that names of the network have: a comma would be two hosts that somebody joined.
+fn is_host(value: &HeaderValue) -> bool {
+    let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
+    let (host, text) = (authority.host(), authority.as_str());
+    let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
+    let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let is_literal = literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
+    // What follows the host; a user before it would be a part of the text as well.
+    let port = text.strip_prefix(host).unwrap_or("invalid");
+    let port_is_valid = port.is_empty() || port == ":" || authority.port_u16().is_some();
+    (is_name || is_literal) && port_is_valid
+}
+
+/// Reads the rest of a body and throws it away; false where that would take too much.
+async fn discard(body: Incoming) -> bool {
+    let reading = async {
+        let mut frames = pin!(Body::new(body).into_data_stream());
+        let mut left = DISCARDED_BYTES_MAX;
+        while let Some(Ok(data)) = frames.next().await {
+            let Some(rest) = left.checked_sub(data.len()) else { return false };
+            left = rest;
+        }
+        true
+    };
+    tokio::time::timeout(DISCARD_TIMEOUT, reading).await.unwrap_or(false)
+}
+
+/// A body without an end.
+enum Unfinished {
+    /// It was dropped before.
+    Unread(Incoming),
+    /// It cannot be read, such as one whose chunks are malformed: where the next request begins is not known.
+    Broken,
+}
+
+/// Where a body comes back to when it is not read to its end.
+#[derive(Clone, Default)]
+struct Unread(Arc<Mutex<Option<Unfinished>>>);
+
+impl Unread {
+    fn put(&self, body: Unfinished) {
+        *self.slot() = Some(body);
+    }
+
+    fn take(&self) -> Option<Unfinished> {
+        self.slot().take()
+    }
+
+    fn slot(&self) -> MutexGuard<'_, Option<Unfinished>> {
+        // Nothing panics while holding it.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The body of a request as handlers get it.
+struct RequestBody {
+    body: Option<Incoming>,
+    unread: Unread,
+}
+
+impl HttpBody for RequestBody {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = ready!(Pin::new(body).poll_frame(context));
+        if !matches!(frame, Some(Ok(_))) {
+            self.body = None;
+        }
+        if matches!(frame, Some(Err(_))) {
+            self.unread.put(Unfinished::Broken);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.as_ref().map_or_else(|| http_body::SizeHint::with_exact(0), HttpBody::size_hint)
+    }
+}
+
+impl Drop for RequestBody {
+    fn drop(&mut self) {
+        if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
+            self.unread.put(Unfinished::Unread(body));
+        }
+    }
+}
+
+/// Ends the answering when it is dropped.
+struct Answering {
+    _under_way: TaskTrackerToken,
+    phase: Arc<ConnectionPhase>,
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.phase.answered();
+    }
+}
+
+/// The body of an answer.
+struct Answer {
+    body: Body,
+    _answering: Answering,
+}
+
+impl HttpBody for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(values: &[&str], required: bool) -> Result<(), Refusal> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(header::HOST, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));
+        }
+        host_of(&headers, required)
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        assert_eq!(hosts(&[], true), Err(Refusal::HOST_MISSING));
+        assert_eq!(hosts(&[], false), Ok(()), "HTTP/1.0 needs none");
+        for required in [true, false] {
+            assert_eq!(hosts(&["a.example", "a.example"], required), Err(Refusal::HOST_REPEATED));
+        }
+        for valid in
+            ["a.example", "a.example:80", "10.0.0.7:8080", "[::1]", "[::1]:8080", "acme.localhost", "a:"]
+        {
+            assert_eq!(hosts(&[valid], true), Ok(()), "{valid}");
+        }
+        for invalid in [
+            "",
+            "a b",
+            "a.example/path",
+            "user@a.example",
+            "a:b",
+            "a:99999",
+            ":80",
+            "a,b.example",
+            "a?b",
+            "ä.example",
+            "[::1",
+            "[nonsense]",
+            "a%2Fb.example",
+            "a;b.example",
+        ] {
+            assert_eq!(hosts(&[invalid], true), Err(Refusal::HOST_INVALID), "{invalid}");
+        }
+    }
+}
