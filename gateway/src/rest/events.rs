@@ -51,6 +51,9 @@ pub async fn page(
     let query = EventsQuery::of_page(&uri)?;
     let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
     same_log(&principal.store, query.log, page.log_id).await?;
+    if query.after > page.head {
+        return Err(Problem::bad_request(format!("the log ends at position {}", page.head)));
+    }
     let events = as_cloud_events(&principal, page.events).await?;
     Ok(Json(PageBody { log_id: page.log_id, events, next_after: page.scanned_to, head: page.head }))
 }

@@ -8,7 +8,7 @@ use store::sql::Row;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-use crate::engine::as_of::{self, AsOf, Past};
+use crate::engine::as_of::{self, AsOf, History};
 use crate::engine::cursor::{Place, SortKey};
 use crate::engine::error::{QueryError, corrupt};
 use crate::engine::list::{Conditions, List, Order, named};
@@ -127,16 +127,16 @@ pub async fn at_version(
 
 /// The user as it was at a moment of its past.
 pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<UserRow>, QueryError> {
-    as_of::at::<Users>(tenant, &stream(id), Some(as_of)).await
+    as_of::at_moment::<Users>(tenant, &stream(id), as_of).await
 }
 
-/// The user's history behind version `after`, oldest first, and whether there is more.
+/// The user's history behind version `after`, oldest first.
 pub async fn history(
     tenant: &TenantStore,
     id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<(Vec<Past<UserRow>>, bool), QueryError> {
+) -> Result<History<UserRow>, QueryError> {
     as_of::history::<Users>(tenant, &stream(id), after, limit).await
 }
 

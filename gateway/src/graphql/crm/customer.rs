@@ -14,7 +14,7 @@ use crate::auth::Principal;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
 use crate::graphql::engine::errors::{ErrorCode, Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
-use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
+use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history, reached};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
 /// The scope that reads customers.
@@ -122,16 +122,18 @@ impl CustomerQueries {
         nullable(async {
             let principal = ctx.data::<Principal>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
+            let may_see = |row: &CustomerRow| {
+                principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id())
+            };
             let row = match as_of {
                 Some(as_of) => {
                     let as_of = as_of.read(&principal.store).await?;
-                    reads::as_of(&principal.store, id, as_of).await.map_err(unread)?
+                    let row = reads::as_of(&principal.store, id, as_of).await;
+                    reached(row, reads::at_version(&principal.store, id, None), may_see).await?.flatten()
                 }
                 None => reads::get(&principal.store, id).await.map_err(unread)?,
             };
-            let seen =
-                row.filter(|row| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id()));
-            Ok(seen.map(Into::into))
+            Ok(row.filter(may_see).map(Into::into))
         })
         .await
     }
@@ -148,12 +150,13 @@ impl CustomerQueries {
             let principal = ctx.data::<Principal>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let past = reads::history(&principal.store, id, page.after, page.first).await.map_err(unread)?;
-            let own = past.0.last().and_then(|past| past.row.as_ref()?.user_id) == Some(principal.user_id());
-            if past.0.is_empty() && page.after == 0 || !own && !principal.may(READ_SCOPE) {
-                return Ok(None);
-            }
-            Ok(Some(history(&page, past)))
+            let may_see = |row: &CustomerRow| {
+                principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id())
+            };
+            let past = reads::history(&principal.store, id, page.after, page.first).await;
+            let past = reached(past, reads::at_version(&principal.store, id, None), may_see).await?;
+            let seen = past.filter(|past| past.row.as_ref().is_some_and(may_see));
+            Ok(seen.map(|past| history(&page, past)))
         })
         .await
     }
