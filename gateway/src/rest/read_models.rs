@@ -6,7 +6,7 @@ use axum::Json;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use chrono::{DateTime, Utc};
-use queries::{PastChanges, PastError, PastRows, USERS, whole};
+use queries::{PastChanges, PastError, PastRows, ReadModel, whole};
 use schemas::engine::LogId;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SemaphorePermit;
@@ -17,7 +17,6 @@ use super::events::{EVENTS_SCOPE, same_log};
 use crate::auth::Principal;
 use crate::edge::{Code, Problem};
 use crate::gateway::Gateway;
-use crate::graphql;
 
 const DEFAULT_LIMIT: usize = 100;
 /// Rows, or events looked through, of one page.
@@ -111,13 +110,10 @@ pub async fn changes(
 /// The read model of this name, for those who may look back and may see it as it is.
 fn read_model(principal: &Principal, name: &str) -> Result<&'static str, Problem> {
     principal.needs(AUDIT_SCOPE)?;
-    let not_found = || Problem::new(Code::NotFound).detail("there is no such read model");
-    let checkpoint = whole::find(name).ok_or_else(not_found)?;
-    principal.needs(match checkpoint {
-        USERS => graphql::identity::user::READ_SCOPE,
-        _ => graphql::crm::customer::READ_SCOPE,
-    })?;
-    Ok(checkpoint)
+    let model = ReadModel::find(name);
+    let model = model.ok_or_else(|| Problem::new(Code::NotFound).detail("there is no such read model"))?;
+    principal.needs(model.scope())?;
+    Ok(model.checkpoint())
 }
 
 fn limit(given: Option<usize>) -> Result<usize, Problem> {
@@ -149,6 +145,7 @@ impl From<PastError> for Problem {
     fn from(error: PastError) -> Self {
         match error {
             PastError::Store(error) => error.into(),
+            error @ PastError::Unknown(_) => Self::new(Code::NotFound).detail(error.to_string()),
             error @ PastError::Beyond { .. } => Self::bad_request(error.to_string()),
             error => Self::internal(error),
         }
