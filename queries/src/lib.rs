@@ -21,7 +21,7 @@ pub mod crm;
 pub mod engine;
 pub mod identity;
 
-pub use engine::as_of::{AsOf, Past};
+pub use engine::as_of::{AsOf, History, Past};
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
 pub use engine::wait::{WaitError, wait_for};

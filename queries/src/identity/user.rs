@@ -14,6 +14,9 @@ use crate::engine::error::{QueryError, corrupt};
 use crate::engine::list::{Conditions, List, Order, named};
 use crate::engine::page::{Page, PageRequest};
 
+/// The scope that reads the rows.
+pub const SCOPE: &str = Users::SCOPE;
+
 /// Which users to list; every part given must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
 pub struct UserFilter {

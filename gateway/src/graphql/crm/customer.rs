@@ -18,7 +18,7 @@ use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history, rea
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
 /// The scope that reads customers.
-pub const READ_SCOPE: &str = "crm:read";
+pub const READ_SCOPE: &str = reads::SCOPE;
 /// The checkpoints of the read models that queries here use.
 pub const READ_MODELS: &[&str] = &[queries::CUSTOMERS];
 
@@ -122,9 +122,8 @@ impl CustomerQueries {
         nullable(async {
             let principal = ctx.data::<Principal>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| {
-                principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id())
-            };
+            let may_see =
+                |row: &CustomerRow| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id());
             let row = match as_of {
                 Some(as_of) => {
                     let as_of = as_of.read(&principal.store).await?;
@@ -150,9 +149,8 @@ impl CustomerQueries {
             let principal = ctx.data::<Principal>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| {
-                principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id())
-            };
+            let may_see =
+                |row: &CustomerRow| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id());
             let past = reads::history(&principal.store, id, page.after, page.first).await;
             let past = reached(past, reads::at_version(&principal.store, id, None), may_see).await?;
             let seen = past.filter(|past| past.row.as_ref().is_some_and(may_see));

@@ -19,7 +19,7 @@ use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
 /// The scope that reads users.
-pub const READ_SCOPE: &str = "users:read";
+pub const READ_SCOPE: &str = reads::SCOPE;
 /// The checkpoints of the read models that queries here use. `me` reads the user's own events instead, and the read
 /// model of customers.
 pub const READ_MODELS: &[&str] = &[queries::USERS];
