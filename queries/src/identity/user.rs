@@ -114,6 +114,15 @@ pub async fn list(
     LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
 }
 
+/// At most `limit` users in the order of their ids, and the id behind which the next page starts; none on the last page.
+pub async fn by_id(
+    tenant: &TenantStore,
+    after: Option<Uuid>,
+    limit: usize,
+) -> Result<(Vec<UserRow>, Option<Uuid>), QueryError> {
+    Ok(LIST.by_id(tenant, Conditions::of(tenant), after, limit, |row| row.id).await?)
+}
+
 /// How many users the filter finds.
 pub async fn count(tenant: &TenantStore, filter: &UserFilter) -> Result<u64, QueryError> {
     Ok(LIST.count(tenant, conditions(tenant, filter)).await?)
