@@ -191,6 +191,11 @@ impl Gateway {
                 if self.config.dev { get(graphql::page::show) } else { get(graphql::page::hidden) },
             )
             .route("/graphql", post(graphql::handler::answer));
+        let router = if self.config.dev {
+            router.route("/graphql/assets/{name}", get(graphql::page::asset))
+        } else {
+            router
+        };
         let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
         answering(router, self).layer(cors).layer(from_fn(observe)).with_state(self.clone())
     }
