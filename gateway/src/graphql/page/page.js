@@ -5,7 +5,7 @@ const query = `# Every request needs an access token. To get one of the demo ten
 #     -d '{"email":"admin@demo.example","password":"try annals out"}'
 #
 # Put its access_token into the Headers tab below, in place of TOKEN,
-# then re-fetch the schema (the circle at the lower left) and run this with Ctrl-Enter.
+# then re-fetch the schema (the two arrows at the lower left) and run this with Ctrl-Enter.
 {
   me { id email name roles }
   customers(first: 5) { totalCount nodes { id name status } }
