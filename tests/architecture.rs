@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("schemas", &[]),
+    ("access", &["schemas"]),
     ("proofs", &[]),
     ("keyring", &["schemas"]),
     ("store", &["keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
-    ("commands", &["store", "schemas"]),
+    ("commands", &["access", "store", "schemas"]),
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
-    ("sagas", &["commands", "store", "keyring", "schemas"]),
+    ("sagas", &["access", "commands", "store", "keyring", "schemas"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
     ("webhooks", &["store", "schemas"]),
-    ("gateway", &["commands", "queries", "audit", "webhooks", "store", "nats", "schemas"]),
+    ("gateway", &["access", "commands", "queries", "audit", "webhooks", "store", "nats", "schemas"]),
 ];
 
 /// Lines at which a file has become two.

@@ -8,7 +8,6 @@ use bytes::Bytes;
 use moka::sync::Cache;
 use schemas::engine::{LogId, StreamName, TenantId, ids, sealed};
 use schemas::integration::names::{ExternalCategory, ExternalType};
-use schemas::integration::service_token::APPEND;
 use serde_json::{Value, json};
 use store::{
     AppendError, Claim, ConsistencyToken, ExpectedVersion, NewEvent, Receipt, Reservation, StoreError,
@@ -18,7 +17,6 @@ use uuid::Uuid;
 
 use super::event_type;
 use super::json_schema::{self, Compiled};
-use super::may;
 use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
 
@@ -140,7 +138,7 @@ impl ExternalEvents {
         context: &CommandContext,
         request: ExternalAppend,
     ) -> Result<Receipt, ExternalRefusal> {
-        if !may(&context.caller, APPEND, &request.category) {
+        if !context.caller.may_append(&request.category) {
             return Err(ExternalRefusal::Forbidden);
         }
         let tenant = self.executor.store().tenant(context.tenant);

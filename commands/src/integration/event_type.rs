@@ -1,22 +1,24 @@
 //! The rules of external event types. One aggregate holds all versions of a fact, so that the next version follows the
 //! last one however many register at once.
 
+use access::{ErrorCode, Principal};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::integration::event_type::{
     EventTypeEvent, EventTypeRegistered, EventTypeWidened, RegisterEventType, family_id,
 };
 use schemas::integration::names::ExternalType;
-use schemas::integration::service_token::WRITE_TYPES;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use store::LockMode;
 
 use super::json_schema::{self, InvalidSchema};
-use super::{may, widening};
+use super::widening;
 use crate::engine::context::{CommandContext, Extras};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::{self, Rejection, Rules};
+use crate::identity::authority::FreshAuthority;
 
 crate::commands! {
     /// What can be asked of the versions of a fact.
@@ -48,11 +50,11 @@ pub enum EventTypeRejection {
 }
 
 impl Rejection for EventTypeRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::NotNext { .. } => "EVENT_TYPE_NOT_NEXT",
-            Self::Narrower { .. } => "SCHEMA_NARROWER",
-            Self::Schema(_) => "SCHEMA_INVALID",
+            Self::NotNext { .. } => ErrorCode::EventTypeVersionGap,
+            Self::Narrower { .. } => ErrorCode::SchemaIncompatible,
+            Self::Schema(_) => ErrorCode::SchemaInvalid,
         }
     }
 }
@@ -159,7 +161,7 @@ pub async fn register_event_type(
     context: &CommandContext,
     command: RegisterEventType,
 ) -> Result<Executed<EventFamily>, ExecuteError<EventTypeRejection>> {
-    if !may(&context.caller, WRITE_TYPES, &command.event_type.category()) {
+    if !context.caller.may_register_types(&command.event_type.category()) {
         return Err(ExecuteError::Forbidden);
     }
     let id = family_id(command.event_type.family());
@@ -172,7 +174,14 @@ pub async fn register_event_type(
         .await
         .map_err(|error| ExecuteError::internal("compiling a schema", error))?
         .map_err(|error| ExecuteError::Rejected(EventTypeRejection::Schema(error)))?;
-    executor.execute(context, id, command, Extras::default()).await
+    // A type is registered for good.
+    let category = command.event_type.category();
+    let may = |current: &Principal| current.may_register_types(&category);
+    let authority =
+        FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, may).await?;
+    let done = executor.execute(context, id, command, Extras::default()).await;
+    authority.release().await;
+    done
 }
 
 /// The versions of a type's fact and the version of their stream, where the fact is registered.

@@ -7,7 +7,7 @@ use axum::extract::Path;
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 
-use crate::edge::{Code, Problem};
+use crate::http::{ErrorCode, Problem};
 
 /// Where the assets are served.
 const FOLDER: &str = "/graphql/assets/";
@@ -83,7 +83,7 @@ pub async fn show() -> Response {
 pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
     let place = FILE_NAMES.iter().position(|file_name| *file_name == name);
     let Asset { content_type, bytes, is_compressed, .. } =
-        &ASSETS[place.ok_or(Problem::new(Code::NotFound))?];
+        &ASSETS[place.ok_or(Problem::new(ErrorCode::NotFound))?];
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static(content_type)),
         (header::CACHE_CONTROL, HeaderValue::from_static(CACHE)),
@@ -97,7 +97,7 @@ pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
 
 /// No page here: only `POST` asks questions.
 pub async fn hidden() -> Problem {
-    Problem::new(Code::MethodNotAllowed).allow(HeaderValue::from_static("POST"))
+    Problem::new(ErrorCode::MethodNotAllowed).allow(HeaderValue::from_static("POST"))
 }
 
 #[cfg(test)]

@@ -9,17 +9,16 @@ use schemas::integration::event_type::{RegisterEventType, family_id};
 use schemas::integration::names::{ExternalType, RESERVED};
 use serde_json::{Value, json};
 
-use super::events::EVENTS_SCOPE;
 use super::pages::PageQuery;
-use crate::auth::Principal;
-use crate::edge::{Body, Code, FieldError, IdempotencyKey, Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Problem, RequestContext};
 
 /// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
 pub async fn put(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     Body(mut body): Body,
@@ -28,9 +27,9 @@ pub async fn put(
     let schema = body.any("schema", true);
     let description = body.optional("description", Notes::parse);
     let schema = body.finish(|| schema)?;
-    let context = principal.command_context(&request, key.0);
+    let context = caller.command_context(&request, key.0);
     let known =
-        gateway.executor.load::<EventFamily>(principal.record.id, family_id(event_type.family())).await?;
+        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
     let known = known.is_some_and(|(family, _)| family.version(event_type.number()).is_some());
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
     let executed = register_event_type(&gateway.executor, &context, command).await.map_err(refused)?;
@@ -40,38 +39,33 @@ pub async fn put(
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let Executed { state, consistency_token, .. } = executed;
-    let body = described(&state, &event_type).ok_or(Problem::new(Code::NotFound))?;
+    let body = described(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok((status, Json(json!({ "event_type": body, "consistency_token": consistency_token }))))
 }
 
 /// `GET /v1/event-types/{type}`: one version with its schema.
 pub async fn show(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
-    let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(Code::NotFound))?;
+    let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(ErrorCode::NotFound))?;
     let found =
-        gateway.executor.load::<EventFamily>(principal.record.id, family_id(event_type.family())).await?;
-    let body =
-        found.and_then(|(family, _)| described(&family, &event_type)).ok_or(Problem::new(Code::NotFound))?;
+        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
+    let body = found
+        .and_then(|(family, _)| described(&family, &event_type))
+        .ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(json!({ "event_type": body })))
 }
 
 /// `GET /v1/event-types`: facts by pages, each with its versions and without their schemas, in an order that is stable
 /// and means nothing.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<EventFamily>(&principal.store).await?;
+    let (ids, next_after) = page.ids::<EventFamily>(&caller.store).await?;
     let mut types = Vec::new();
     for id in &ids {
-        let Some((family, _)) = gateway.executor.load::<EventFamily>(principal.record.id, *id).await? else {
+        let Some((family, _)) = gateway.executor.load::<EventFamily>(caller.record.id, *id).await? else {
             continue;
         };
         types.extend(
@@ -81,7 +75,7 @@ pub async fn list(
                 .map(|version| json!({ "type": version.event_type, "description": version.description })),
         );
     }
-    Ok(Json(json!({ "event_types": types, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "event_types": types, "next_after": next_after })))
 }
 
 fn described(family: &EventFamily, event_type: &ExternalType) -> Option<Value> {
@@ -109,17 +103,17 @@ pub fn external<T>(
 
 /// 403 for the product's own names.
 pub fn reserved(error: &InvalidValue) -> Problem {
-    Problem::new(Code::ReservedContext).detail(format!("the name {}", error.message))
+    Problem::new(ErrorCode::ReservedContext).detail(format!("the name {}", error.message))
 }
 
 fn refused(error: ExecuteError<EventTypeRejection>) -> Problem {
     let ExecuteError::Rejected(rejection) = error else { return error.into() };
     let message = rejection.to_string();
     match rejection {
-        EventTypeRejection::NotNext { .. } => Problem::new(Code::EventTypeNotNext).detail(message),
+        EventTypeRejection::NotNext { .. } => Problem::new(ErrorCode::EventTypeVersionGap).detail(message),
         EventTypeRejection::Narrower { at, .. } => {
             let narrower = InvalidValue::new("schema_narrower", "accepts less than before, or may do so");
-            Problem::new(Code::SchemaNarrower)
+            Problem::new(ErrorCode::SchemaIncompatible)
                 .detail(message)
                 .errors(vec![FieldError::new(format!("schema.{at}"), narrower)])
         }
