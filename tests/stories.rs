@@ -2,6 +2,7 @@
 
 mod bad_input;
 pub mod checker;
+mod graphiql;
 mod graphql;
 mod idempotency;
 mod isolation;

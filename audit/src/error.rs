@@ -12,6 +12,12 @@ pub enum AuditError {
     /// The bounds do not fit the log.
     #[error("{0}")]
     Bounds(&'static str),
+    /// A position or a size that the log does not have: waiting does not help.
+    #[error("the log ends at position {head}")]
+    Beyond {
+        /// Its end.
+        head: u64,
+    },
     /// What the database holds does not fit together: a row or a subtree is missing.
     #[error("the stored history is damaged: {0}")]
     Damaged(String),

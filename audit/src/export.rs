@@ -60,11 +60,9 @@ impl Prepared {
 
 /// Reads what the file begins with.
 pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> Result<Prepared, AuditError> {
-    let sealed = prove::newest(&tenant).await?;
+    let highest = [export.from, export.to].into_iter().flatten().max();
+    let sealed = prove::covering(&tenant, highest.unwrap_or(0)).await?;
     let (from, to) = (export.from.unwrap_or(1), export.to.unwrap_or(sealed.size));
-    if to > sealed.size {
-        return Err(AuditError::NotSealed(sealed.size));
-    }
     if from == 0 || from > to {
         return Err(AuditError::Bounds("`from` must be at least 1 and not above `to`"));
     }

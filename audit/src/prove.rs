@@ -19,7 +19,7 @@ pub struct InclusionProof {
     pub entry: String,
     pub leaf_hash: String,
     pub path: Vec<String>,
-    /// The signed note over that size; `None` where an older size was asked for, whose note the asker has.
+    /// The signed note over that size; `None` where no checkpoint of that size was signed.
     pub checkpoint: Option<String>,
 }
 
@@ -34,9 +34,25 @@ pub struct ConsistencyProof {
 
 /// The newest checkpoint of a log.
 pub async fn newest(tenant: &TenantStore) -> Result<SealedLog, AuditError> {
+    covering(tenant, 0).await
+}
+
+/// The newest checkpoint of a log, which must cover so many events.
+///
+/// # Errors
+/// [`AuditError::Beyond`] when the log has fewer events, [`AuditError::NotSealed`] when no checkpoint covers them yet.
+pub(crate) async fn covering(tenant: &TenantStore, events: u64) -> Result<SealedLog, AuditError> {
+    // The checkpoint first: it covers no more than a head that is read behind it.
+    let sealed = tenant.sealed_log().await?;
     let head = tenant.head().await?;
-    let sealed = tenant.sealed_log().await?.filter(|sealed| sealed.log_id == head.log_id && sealed.size > 0);
-    sealed.ok_or(AuditError::NotSealed(0))
+    if events > head.position {
+        return Err(AuditError::Beyond { head: head.position });
+    }
+    let sealed = sealed.filter(|sealed| sealed.log_id == head.log_id && sealed.size > 0);
+    match sealed {
+        Some(sealed) if sealed.size >= events => Ok(sealed),
+        sealed => Err(AuditError::NotSealed(sealed.map_or(0, |sealed| sealed.size))),
+    }
 }
 
 /// Proves an event to be in the log of `size` events, the newest sealed size where none is named.
@@ -45,26 +61,27 @@ pub async fn inclusion(
     position: u64,
     size: Option<u64>,
 ) -> Result<InclusionProof, AuditError> {
-    let sealed = newest(tenant).await?;
-    let size = size.unwrap_or(sealed.size);
-    if position == 0 || size == 0 {
+    if position == 0 || size == Some(0) {
         return Err(AuditError::Bounds("positions and sizes start at 1"));
     }
-    if size > sealed.size || position > sealed.size {
-        return Err(AuditError::NotSealed(sealed.size));
-    }
+    let sealed = covering(tenant, size.map_or(position, |size| size.max(position))).await?;
+    let size = size.unwrap_or(sealed.size);
     let spans = tree::inclusion(position - 1, size)
         .ok_or(AuditError::Bounds("the position must not be beyond the size"))?;
     let row = tenant.evidence(position - 1, position, None, 1).await?.pop();
     let row = row.ok_or_else(|| AuditError::Damaged(format!("there is no event at position {position}")))?;
     let entry = entry(&row, tenant.log_ids().await?.at(position))?;
+    let checkpoint = match size {
+        size if size == sealed.size => Some(sealed.note),
+        size => tenant.signed_checkpoint(sealed.log_id, size).await?,
+    };
     Ok(InclusionProof {
         position,
         size,
         leaf_hash: STANDARD.encode(leaf_hash(&entry)),
         entry: STANDARD.encode(&entry),
         path: path(tenant, &spans).await?,
-        checkpoint: (size == sealed.size).then_some(sealed.note),
+        checkpoint,
     })
 }
 
@@ -75,11 +92,8 @@ pub async fn consistency(
     from: u64,
     to: Option<u64>,
 ) -> Result<ConsistencyProof, AuditError> {
-    let sealed = newest(tenant).await?;
+    let sealed = covering(tenant, to.map_or(from, |to| to.max(from))).await?;
     let to = to.unwrap_or(sealed.size);
-    if to > sealed.size {
-        return Err(AuditError::NotSealed(sealed.size));
-    }
     let spans = tree::consistency(from, to)
         .ok_or(AuditError::Bounds("`from` must be at least 1 and not above `to`"))?;
     Ok(ConsistencyProof { from, to, path: path(tenant, &spans).await? })

@@ -21,7 +21,8 @@ pub(crate) async fn of_type(
     to: u64,
 ) -> Result<Option<TypeSchema>, StoreError> {
     if let Some(schema) = contracts::schema(event_type) {
-        let (event_type, schema) = (event_type.to_owned(), schema.clone());
+        let event_type = event_type.to_owned();
+        let schema = serde_json::value::to_raw_value(schema).expect("JSON serialises");
         let product = Some(env!("CARGO_PKG_VERSION").to_owned());
         return Ok(Some(TypeSchema { event_type, schema, product, registered_at: None }));
     }
@@ -34,7 +35,7 @@ pub(crate) async fn of_type(
         at = end.position;
         for row in rows.iter().filter(|row| REGISTERING.contains(&row.event_type.as_str())) {
             // What does not read is no schema; the verifier says what is wrong with the event.
-            let Ok(registration) = serde_json::from_slice::<Registration>(&row.payload) else { continue };
+            let Some(registration) = Registration::parse(&row.payload) else { continue };
             if registration.event_type == event_type {
                 let Registration { event_type, schema } = registration;
                 let registered_at = Some(row.position);

@@ -78,8 +78,12 @@ fn public_routes(dev: bool) -> Routes {
     let routes = integration_routes(routes);
     let routes = rest::webhooks::routes(routes);
     let page = Route::public(Method::GET, "/graphql");
-    let routes =
-        if dev { routes.add(page, graphql::page::show) } else { routes.add(page, graphql::page::hidden) };
+    let asset = Route::public(Method::GET, "/graphql/assets/{name}");
+    let routes = if dev {
+        routes.add(page, graphql::page::show).add(asset, graphql::page::asset)
+    } else {
+        routes.add(page, graphql::page::hidden)
+    };
     let graphql = Route::public(POST, "/graphql").needs(Needs::Token).graphql();
     routes.add(graphql, graphql::handler::answer)
 }

@@ -1,16 +1,19 @@
 //! Read models as folds over rows, and the engine that keeps them.
 //!
-//! Layout: one folder a bounded context, one file a read model (its row, its table, its fold); `engine` holds the keeper
+//! Layout: one folder a bounded context, one file a read model (its row, its table, its fold); `read_models` is the registry
+//! of them all; `engine` holds the keeper
 //! (batches, checkpoints, events that cannot be applied) and the SQL that is generated from a table's columns. What
 //! feeds the keeper, whatever the source of events does, is `store::feed`.
 
 pub mod crm;
 pub mod engine;
 pub mod identity;
+mod read_models;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use schemas::engine::{LogId, TenantId};
 use store::feed::{self, FeedSettings};
@@ -28,33 +31,24 @@ pub use engine::rebuild::{OnProgress, RebuildError, Rebuilt};
 pub use engine::replay::{Moment, Replayed, Wanted, moment};
 pub use engine::table::{Difference, Differences};
 pub use identity::user::{UserRow, Users};
+pub use read_models::{CHECKPOINTS, CUSTOMERS, ForReadModel, ReadModel, USERS};
 pub use store::feed::Batch;
-
-/// The checkpoint of the read model of customers.
-pub const CUSTOMERS: &str = "customers.v1";
-/// The checkpoint of the read model of users.
-pub const USERS: &str = "users.v1";
-/// The checkpoints of all read models.
-pub const CHECKPOINTS: &[&str] = &[CUSTOMERS, USERS];
 
 /// The tables of all read models, for the migration to create.
 pub fn tables() -> Vec<ReadTable> {
-    vec![Customers::TABLE, Users::TABLE]
+    ReadModel::ALL.iter().map(|model| model.table()).collect()
 }
 
 /// The checkpoint of the read model that an operator means: `customers` or `customers.v1`.
 pub fn find(name: &str) -> Option<&'static str> {
-    let is_meant = |checkpoint: &&&str| {
-        **checkpoint == name || checkpoint.rsplit_once(".v").is_some_and(|(plain, _)| plain == name)
-    };
-    CHECKPOINTS.iter().find(is_meant).copied()
+    ReadModel::find(name).map(ReadModel::checkpoint)
 }
 
 /// Tenants rebuilt at once.
 const REBUILT_AT_ONCE: usize = 3;
 
 /// Rebuilds the read model of this checkpoint, tenant by tenant; what happens to one does not concern the others.
-/// `progress` hears the sums over all tenants.
+/// `progress` is told the sums over all tenants.
 pub async fn rebuild(
     store: &Store,
     checkpoint: &str,
@@ -72,14 +66,30 @@ pub async fn rebuild(
             progress(sum.0, sum.1);
         };
         let handle = store.tenant(tenant);
-        let done = if checkpoint == USERS {
-            engine::rebuild::rebuild::<Users>(store, &handle, force, &note, cancel).await
-        } else {
-            engine::rebuild::rebuild::<Customers>(store, &handle, force, &note, cancel).await
+        let Some(model) = ReadModel::find(checkpoint) else {
+            return (tenant, Err(RebuildError::Unknown(checkpoint.to_owned())));
         };
-        (tenant, done)
+        let work = Rebuild { store, tenant: &handle, force, progress: &note, cancel };
+        (tenant, model.with(work).await)
     };
     futures::stream::iter(tenants.iter().copied()).map(one).buffered(REBUILT_AT_ONCE).collect().await
+}
+
+struct Rebuild<'a> {
+    store: &'a Store,
+    tenant: &'a TenantStore,
+    force: bool,
+    progress: OnProgress<'a>,
+    cancel: &'a CancellationToken,
+}
+
+impl<'a> ForReadModel for Rebuild<'a> {
+    type Output = BoxFuture<'a, Result<Rebuilt, RebuildError>>;
+
+    fn of<P: Projection>(self) -> Self::Output {
+        let Self { store, tenant, force, progress, cancel } = self;
+        Box::pin(engine::rebuild::rebuild::<P>(store, tenant, force, progress, cancel))
+    }
 }
 
 /// Works out a past state of the read model of this checkpoint. `log`: which log the positions are of; refused when the
@@ -91,10 +101,23 @@ pub async fn replay(
     wanted: Wanted,
     progress: OnProgress<'_>,
 ) -> Result<Replayed, PastError> {
-    if checkpoint == USERS {
-        engine::replay::replay::<Users>(tenant, log, wanted, progress).await
-    } else {
-        engine::replay::replay::<Customers>(tenant, log, wanted, progress).await
+    let model = ReadModel::find(checkpoint).ok_or_else(|| PastError::Unknown(checkpoint.to_owned()))?;
+    model.with(Replay { tenant, log, wanted, progress }).await
+}
+
+struct Replay<'a> {
+    tenant: &'a TenantStore,
+    log: LogId,
+    wanted: Wanted,
+    progress: OnProgress<'a>,
+}
+
+impl<'a> ForReadModel for Replay<'a> {
+    type Output = BoxFuture<'a, Result<Replayed, PastError>>;
+
+    fn of<P: Projection>(self) -> Self::Output {
+        let Self { tenant, log, wanted, progress } = self;
+        Box::pin(engine::replay::replay::<P>(tenant, log, wanted, progress))
     }
 }
 
@@ -106,12 +129,29 @@ pub async fn run_all<S>(
     settings: FeedSettings,
     cancel: CancellationToken,
 ) where
-    S: Stream<Item = Batch> + Send,
+    S: Stream<Item = Batch> + Send + 'static,
 {
-    tokio::join!(
-        run::<Customers>(store.clone(), followed(), settings, cancel.clone()),
-        run::<Users>(store, followed(), settings, cancel),
-    );
+    let one = |model: &ReadModel| {
+        let (store, cancel) = (store.clone(), cancel.clone());
+        model.with(Run { store, followed: followed(), settings, cancel })
+    };
+    futures::future::join_all(ReadModel::ALL.iter().map(one)).await;
+}
+
+struct Run<S> {
+    store: Store,
+    followed: S,
+    settings: FeedSettings,
+    cancel: CancellationToken,
+}
+
+impl<S: Stream<Item = Batch> + Send + 'static> ForReadModel for Run<S> {
+    type Output = BoxFuture<'static, ()>;
+
+    fn of<P: Projection>(self) -> Self::Output {
+        let Self { store, followed, settings, cancel } = self;
+        Box::pin(run::<P>(store, followed, settings, cancel))
+    }
 }
 
 /// Keeps one read model up to date until cancelled.
@@ -123,20 +163,4 @@ pub async fn run<P: Projection>(
 ) {
     let keeper = Arc::new(Keeper::<P>::new(store.clone()));
     feed::run(store, keeper, followed, settings, cancel).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_checkpoint_is_named_after_projection_and_version() {
-        assert_eq!(CHECKPOINTS, [checkpoint_name::<Customers>(), checkpoint_name::<Users>()]);
-    }
-
-    #[test]
-    fn a_read_model_is_found_with_and_without_its_version() {
-        assert_eq!((find("customers"), find("users.v1")), (Some(CUSTOMERS), Some(USERS)));
-        assert_eq!((find("customers.v2"), find("")), (None, None));
-    }
 }

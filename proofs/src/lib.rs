@@ -6,6 +6,7 @@
 
 pub mod export;
 pub mod frame;
+pub mod json;
 pub mod note;
 pub mod tree;
 pub mod verify;

@@ -113,7 +113,8 @@ impl FromStr for VerifierKey {
         let key = key.try_into().map_err(|_| NoteError::VerifierKey)?;
         let key = VerifyingKey::from_bytes(key).map_err(|_| NoteError::VerifierKey)?;
         let key = Self { name: checked_name(name)?.to_owned(), key };
-        if id.len() != 8 || u32::from_str_radix(id, 16) != Ok(u32::from_be_bytes(key.id())) {
+        let is_canonical = key.key.to_edwards().compress().as_bytes() == key.key.as_bytes();
+        if !is_canonical || id != format!("{:08x}", u32::from_be_bytes(key.id())) {
             return Err(NoteError::VerifierKey);
         }
         Ok(key)
@@ -277,7 +278,10 @@ mod tests {
         let key = signer().verifier_key("example.org").expect("a name");
         assert_eq!(key.to_string().parse(), Ok(key.clone()));
         let text = key.to_string();
-        for wrong in [&text[1..], &text[..text.len() - 4], "", "a+b", "a+00000000+AQ=="] {
+        let (name, rest) = text.split_once('+').expect("three parts");
+        let upper = format!("{name}+{}", rest.replacen(&rest[..8], &rest[..8].to_uppercase(), 1));
+        assert_ne!(upper, text);
+        for wrong in [&text[1..], &text[..text.len() - 4], "", "a+b", "a+00000000+AQ==", &upper] {
             assert_eq!(wrong.parse::<VerifierKey>(), Err(NoteError::VerifierKey), "{wrong}");
         }
         assert!(signer().verifier_key("a b").is_err());

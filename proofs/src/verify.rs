@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 pub use self::replaced::Replaced;
 use self::schemas::Schemas;
-use crate::export::{Absent, End, FORMAT, Item, Keys, Line, Manifest, Part};
+use crate::export::{Absent, Base64, End, FORMAT, FormatError, Item, Keys, LARGEST, Line, Manifest, Part};
 use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::tree::{self, Frontier, Node, Span};
@@ -22,8 +22,6 @@ const LONGEST_LINE: usize = 4 << 20;
 const AGE: &[u8] = b"age-encryption.org/v1\n";
 /// The height of the subtrees whose roots the signer keeps.
 const TILE_HEIGHT: u8 = 8;
-/// The largest log that a 64-bit position can have in the store.
-const LARGEST: u64 = i64::MAX as u64;
 
 /// What else is known of the log.
 #[derive(Debug, Clone, Default)]
@@ -160,7 +158,7 @@ impl From<NoteError> for VerifyError {
 /// Verifies an export.
 pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<Report, VerifyError> {
     let mut lines = Lines { reader, number: 0 };
-    let manifest: Manifest = lines.parse()?;
+    let manifest = lines.parse(Manifest::parse)?;
     if manifest.format != FORMAT {
         return Err(lines.malformed(format!("the format is {:?}, not {FORMAT:?}", manifest.format)));
     }
@@ -182,9 +180,12 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
         }
     }
     let mut checking = Checking::begin(&manifest, &checkpoint, key, known)
-        .ok_or_else(|| lines.malformed("the subtrees before the range do not fit".to_owned()))?;
+        .ok_or_else(|| lines.malformed("its subtrees do not fit its range".to_owned()))?;
     loop {
-        match lines.item()? {
+        match lines.parse(Item::parse)? {
+            Item::Event(line) if line.path.is_some() != manifest.stream.is_some() => {
+                return Err(lines.malformed("paths are for files of one stream".to_owned()));
+            }
             Item::Event(line) => checking.event(line)?,
             Item::Schema(line) => checking.schemas.describe(line)?,
             Item::Keys(Keys { keys }) => {
@@ -214,10 +215,10 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
 /// The leaves of an export that was verified before, by position: see [`Known::leaves`].
 pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> {
     let mut lines = Lines { reader, number: 0 };
-    let _manifest: Manifest = lines.parse()?;
+    let _manifest = lines.parse(Manifest::parse)?;
     let mut leaves = BTreeMap::new();
     loop {
-        match lines.item()? {
+        match lines.parse(Item::parse)? {
             Item::Event(line) => drop(leaves.insert(line.position, leaf_hash(&line.entry.0))),
             Item::Schema(_) | Item::Keys(_) => {}
             Item::End(_) => return Ok(leaves),
@@ -266,7 +267,8 @@ impl<'a> Checking<'a> {
         known: &'a Known,
     ) -> Option<Self> {
         let frontier = match manifest.stream {
-            Some(_) => Frontier::default(),
+            Some(_) if manifest.before.is_empty() && manifest.after.is_empty() => Frontier::default(),
+            Some(_) => return None,
             None => Frontier::new(manifest.from - 1, hashes(&manifest.before)?)?,
         };
         Some(Self {
@@ -381,7 +383,7 @@ fn part(kind: CommitmentKind, part: &Part, committed: &Hash) -> Option<Option<Ab
     }
 }
 
-fn hashes(encoded: &[crate::export::Base64]) -> Option<Vec<Hash>> {
+fn hashes(encoded: &[Base64]) -> Option<Vec<Hash>> {
     encoded.iter().map(|hash| hash.0.as_slice().try_into().ok()).collect()
 }
 
@@ -402,14 +404,9 @@ impl<R: BufRead> Lines<R> {
         String::from_utf8(line).map_err(|_| self.malformed("it is not UTF-8".to_owned()))
     }
 
-    fn parse<T: serde::de::DeserializeOwned>(&mut self) -> Result<T, VerifyError> {
+    fn parse<T>(&mut self, parse: impl Fn(&str) -> Result<T, FormatError>) -> Result<T, VerifyError> {
         let text = self.next()?;
-        serde_json::from_str(&text).map_err(|error| self.malformed(error.to_string()))
-    }
-
-    fn item(&mut self) -> Result<Item, VerifyError> {
-        let text = self.next()?;
-        Item::parse(&text).map_err(|error| self.malformed(error.to_string()))
+        parse(&text).map_err(|error| self.malformed(error.to_string()))
     }
 
     fn has_more(&mut self) -> Result<bool, VerifyError> {

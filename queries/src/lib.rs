@@ -21,9 +21,9 @@ pub mod crm;
 pub mod engine;
 pub mod identity;
 
-pub use engine::as_of::{AsOf, Past};
+pub use engine::as_of::{AsOf, History, Past};
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
 pub use engine::wait::{WaitError, wait_for};
 pub use engine::whole::{self, PastChanges, PastRows};
-pub use projections::{CUSTOMERS, CustomerRow, PastError, RowChange, USERS, UserRow};
+pub use projections::{CUSTOMERS, CustomerRow, PastError, ReadModel, RowChange, USERS, UserRow};

@@ -259,6 +259,7 @@ fn exit_of(done: &Result<Rebuilt, RebuildError>) -> Exit {
     match done {
         Ok(Rebuilt { switched: true, .. }) => Exit::Ok,
         Ok(_) => Exit::Problems,
+        Err(RebuildError::Unknown(_)) => Exit::NotFound,
         Err(RebuildError::Busy) => Exit::Conflict,
         Err(RebuildError::Store(error)) if error.is_unavailable() => Exit::Unavailable,
         Err(_) => Exit::Failed,

@@ -1,4 +1,4 @@
-//! The Merkle log's tables: leaves and subtrees for the sealer and for proofs, and the newest signed checkpoint.
+//! The Merkle log's tables: leaves and subtrees for the sealer and for proofs, and the signed checkpoints.
 
 use std::collections::HashMap;
 
@@ -155,6 +155,10 @@ impl Store {
                          verifier_key = excluded.verifier_key, sealed_at = excluded.sealed_at, refusal = null
                      where s.log_id <> excluded.log_id or s.size < excluded.size
                      returning 1
+                 ), signed as (
+                     insert into signed_checkpoints (tenant_id, log_id, size, note)
+                     select $1, $2, $3, $4 where exists (select from kept)
+                     on conflict do nothing
                  ), added as (
                      insert into subtrees (tenant_id, level, index, hash)
                      select $1, * from unnest($6::int2[], $7::int8[], $8::bytea[]) where exists (select from kept)
@@ -205,6 +209,17 @@ impl TenantStore {
         let row = transaction.query_opt(&statement, &[&self.id().0]).await?;
         transaction.commit().await?;
         Ok(row.as_ref().map(sealed_from))
+    }
+
+    /// The signed note over the first `size` events of a log; `None` where no checkpoint of that size was signed.
+    pub async fn signed_checkpoint(&self, log_id: LogId, size: u64) -> Result<Option<String>, StoreError> {
+        let Ok(size) = i64::try_from(size) else { return Ok(None) };
+        let transaction = self.begin().await?;
+        let statement =
+            "select note from signed_checkpoints where tenant_id = $1 and log_id = $2 and size = $3";
+        let row = transaction.query_opt(statement, &[&self.id().0, &log_id.0, &size]).await?;
+        transaction.commit().await?;
+        Ok(row.map(|row| row.get(0)))
     }
 
     /// The roots of these subtrees; those are left out that no checkpoint covers yet.

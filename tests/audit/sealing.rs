@@ -143,9 +143,61 @@ async fn a_position_that_no_checkpoint_covers_is_told_apart() {
     sealed.append(1).await;
     let error = audit::prove::inclusion(&sealed.tenant, 4, None).await.expect_err("not sealed");
     assert!(matches!(error, audit::AuditError::NotSealed(3)));
+    let error = audit::prove::consistency(&sealed.tenant, 1, Some(4)).await.expect_err("not sealed");
+    assert!(matches!(error, audit::AuditError::NotSealed(3)));
     let _sealer = sealed.sealer();
     eventually("the proof is there", || async {
         audit::prove::inclusion(&sealed.tenant, 4, None).await.ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proof_comes_with_the_checkpoint_of_its_size() {
+    let sealed = Sealed::with(3).await;
+    let mut signed = Vec::new();
+    for _ in 0..3 {
+        sealed.append(4).await;
+        sealed.seal().await;
+        signed.push(audit::prove::newest(&sealed.tenant).await.expect("a checkpoint"));
+    }
+    let of_size = async |size: u64| {
+        let proof = audit::prove::inclusion(&sealed.tenant, 2, Some(size)).await.expect("a proof");
+        (hashes(&[proof.leaf_hash])[0], hashes(&proof.path), proof.checkpoint)
+    };
+    for newest in &signed {
+        let (leaf, path, checkpoint) = of_size(newest.size).await;
+        assert_eq!(checkpoint.as_ref(), Some(&newest.note), "size {}", newest.size);
+        let root = sealed.signer.recognise(newest.log_id, &newest.note).expect("the signer's own").root;
+        assert!(tree::verify_inclusion(1, newest.size, &leaf, &path, &root));
+    }
+    assert_eq!(of_size(8).await.2, None, "no checkpoint of this size was signed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_log_does_not_have_is_told_apart_from_what_is_not_sealed_yet() {
+    let sealed = Sealed::with(3).await;
+    for is_sealed in [false, true] {
+        if is_sealed {
+            sealed.seal().await;
+        }
+        let tenant = &sealed.tenant;
+        let beyond = |error: audit::AuditError| {
+            assert!(matches!(error, audit::AuditError::Beyond { head: 3 }), "{error}");
+        };
+        for size in [4, u64::MAX] {
+            beyond(audit::prove::inclusion(tenant, 1, Some(size)).await.expect_err("beyond"));
+            beyond(audit::prove::inclusion(tenant, size, None).await.expect_err("beyond"));
+            beyond(audit::prove::consistency(tenant, 1, Some(size)).await.expect_err("beyond"));
+            beyond(audit::prove::consistency(tenant, size, None).await.expect_err("beyond"));
+            for export in [
+                Export { to: Some(size), ..Export::default() },
+                Export { from: Some(size), ..Export::default() },
+            ] {
+                let slug = schemas::engine::TenantSlug::parse("acme").expect("a slug");
+                let prepared = audit::export::prepare(tenant.clone(), &slug, export).await;
+                beyond(prepared.err().expect("beyond"));
+            }
+        }
+    }
 }

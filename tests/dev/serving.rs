@@ -47,6 +47,32 @@ async fn a_second_gateway_serves_the_same_tenants() {
     assert!(child.wait().expect("it is our child").success());
 }
 
+/// The page of development is not there elsewhere, nor is any asset of it.
+#[tokio::test]
+async fn a_gateway_without_the_page_hides_its_assets() {
+    let product = Product::shared();
+    let page = client().get(product.url("/graphql")).send().await.expect("answers");
+    let page = page.text().await.expect("a page");
+    let asset = page.split("src=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an asset");
+    let mut serve = serve(&product.annals.settings(), "gateway");
+    let mut child = serve.env("ANNALS__GATEWAY__EXPLORER", "false").spawn().expect("the binary runs");
+    let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let running = log
+        .by_ref()
+        .map(|line| serde_json::from_str::<Value>(&line.expect("logs are text")).expect("logs are JSON"))
+        .find(|line| line["message"] == "running")
+        .expect("it says where it listens");
+    let public = running["public"].as_str().expect("an address");
+    for (path, expected) in [("/graphql", StatusCode::METHOD_NOT_ALLOWED), (asset, StatusCode::NOT_FOUND)] {
+        let answer = client().get(format!("http://{public}{path}")).send().await.expect("answers");
+        assert_eq!(answer.status(), expected, "{path}");
+        assert_eq!(answer.headers()["content-security-policy"], "default-src 'none'; frame-ancestors 'none'");
+    }
+    send_signal(child.id(), Signal::SIGTERM);
+    assert!(log.all(|line| line.is_ok()), "it logs to the end");
+    assert!(child.wait().expect("it is our child").success());
+}
+
 #[test]
 fn a_role_that_does_not_exist_is_a_usage_error() {
     let output = serve("/dev/null", "gateway,magic").output().expect("the binary runs");

@@ -50,7 +50,18 @@ async fn read_models_are_paused_resumed_and_rebuilt_by_command() {
     one.register("cy@operators.example", "cy").await;
     operated.settled(&one.slug, "live").await;
 
-    assert_eq!(operated.exit_code(&["projection", "rebuild", "nothing"]), Some(3));
+    for unknown in ["nothing", "invoices", "invoices.v1", "customers.v2", "users.", ""] {
+        for verb in ["rebuild", "pause", "resume"] {
+            assert_eq!(operated.exit_code(&["projection", verb, unknown]), Some(3), "{verb} {unknown}");
+        }
+        for arguments in [["replay", "--at", "1"], ["diff", "--from", "0"]] {
+            let arguments =
+                ["projection", arguments[0], unknown, "--tenant", &one.slug, arguments[1], arguments[2]];
+            assert_eq!(operated.exit_code(&arguments), Some(3), "{arguments:?}");
+        }
+    }
+    let beyond = ["projection", "replay", "customers", "--tenant", &one.slug, "--at", "999999"];
+    assert_eq!(operated.exit_code(&beyond), Some(6), "the log has no such position");
     assert_eq!(operated.exit_code(&["projection", "pause", "users", "--tenant", "nobody-here"]), Some(3));
     differences_and_cancellation(&operated, &one.slug).await;
 }

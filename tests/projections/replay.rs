@@ -304,6 +304,29 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
 }
 
 #[tokio::test]
+async fn a_name_of_no_read_model_is_refused_and_means_no_other() {
+    let store = Database::create().await.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let tenant = open_tenant(&store, "acme").await;
+    register(&executor, &tenant, "Ada").await;
+    let (log, cancel) = (current(&tenant).await, tokio_util::sync::CancellationToken::new());
+    for name in ["invoices.v1", "invoices", "customers.v2", ""] {
+        let unknown =
+            |error: Option<PastError>| matches!(error, Some(PastError::Unknown(told)) if told == name);
+        assert!(unknown(replay(&tenant, name, Wanted::At(1)).await.err()), "{name}");
+        assert!(unknown(whole::rows(&tenant, name, log, None, None, 10).await.err()), "{name}");
+        assert!(unknown(whole::changes(&tenant, name, log, (0, None), None, 10).await.err()), "{name}");
+        let done = projections::rebuild(&store, name, &[tenant.id()], true, &|_, _| {}, &cancel).await;
+        assert!(
+            matches!(&done[0].1, Err(projections::RebuildError::Unknown(told)) if told == name),
+            "{done:?}"
+        );
+    }
+    let states = store.read_models().await.expect("reads");
+    assert!(states.iter().all(|state| state.rebuild.is_none()), "nothing was begun");
+}
+
+#[tokio::test]
 async fn a_time_leads_to_the_last_position_recorded_by_then() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 100);

@@ -165,3 +165,29 @@ async fn a_list_shows_nothing_of_another_tenant() {
     assert!(customer::at_version(&other, id, None).await.expect("reads").is_none());
     assert!(customer::get(&setup.tenant, id).await.expect("reads").is_some());
 }
+
+#[tokio::test]
+async fn pages_in_the_order_of_ids_add_up_and_end_exactly_where_the_list_does() {
+    let setup = Setup::new().await;
+    let mut expected = Vec::new();
+    for n in 0..6 {
+        expected.push(setup.register_user(&format!("User {n}"), &format!("user{n}@example.com")).await);
+    }
+    setup.settled().await;
+    expected.sort_unstable();
+    // Also limits at which the last page is full.
+    for limit in [1, 2, 3, 4, 6, 7] {
+        let (mut seen, mut after, mut pages) = (Vec::new(), None, 0);
+        loop {
+            let (rows, next) = user::by_id(&setup.tenant, after, limit).await.expect("reads");
+            seen.extend(rows.iter().map(|row| row.id));
+            (after, pages) = (next, pages + 1);
+            if after.is_none() {
+                break;
+            }
+        }
+        assert_eq!((&seen, pages), (&expected, 6_usize.div_ceil(limit)), "limit {limit}");
+    }
+    let other = open_tenant(&setup.store, "other").await;
+    assert!(user::by_id(&other, None, 10).await.expect("reads").0.is_empty());
+}

@@ -7,7 +7,7 @@ use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 27] = [
+pub const TENANT_TABLES: [&str; 28] = [
     "heads",
     "events",
     "receipts",
@@ -24,6 +24,7 @@ pub const TENANT_TABLES: [&str; 27] = [
     "activities",
     "subtrees",
     "sealed_logs",
+    "signed_checkpoints",
     "integrator_credentials",
     "integrator_keys",
     "integrator_commands",

@@ -202,6 +202,8 @@ async fn routes_and_methods_that_are_not_there() {
     assert_eq!(status, StatusCode::METHOD_NOT_ALLOWED, "{problem}");
     assert_problem(send(product.demo().admin(Method::GET, "/v1/events?colour=red")).await, 422, "invalid");
     assert_problem(send(product.demo().admin(Method::GET, "/v1/events?after=x")).await, 400, "bad_request");
+    let beyond = send(product.demo().admin(Method::GET, "/v1/events?after=99999999")).await;
+    assert_problem(beyond, 400, "bad_request");
     // The operations listener has probes and metrics, and nothing else.
     let operations = product.annals.text("operations_url");
     for (path, expected) in

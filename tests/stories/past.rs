@@ -63,6 +63,22 @@ async fn a_customer_is_shown_as_it_was_at_a_position_a_time_and_a_version() {
         (&json!(false), &json!(true))
     );
 
+    // How many facts there are does not depend on the page, also behind the end.
+    let (mut after, mut pages) = (Value::Null, 0);
+    loop {
+        let page = history(1, after).await;
+        assert_eq!(page["totalCount"], 3, "page {pages}: {page}");
+        after = page["pageInfo"]["endCursor"].clone();
+        pages += 1;
+        if page["pageInfo"]["hasNextPage"] == json!(false) {
+            break;
+        }
+    }
+    assert_eq!(pages, 3);
+    let behind = history(1, after).await;
+    assert_eq!((&behind["totalCount"], &behind["nodes"]), (&json!(3), &json!([])));
+    assert_eq!(behind["pageInfo"]["hasPreviousPage"], json!(true));
+
     // The fact's own time includes it, the microsecond before does not.
     let time = |fact: usize| whole["nodes"][fact]["recordedAt"].as_str().expect("a time").to_owned();
     assert_eq!(as_of(json!({"time": time(1)})).await["version"], "2");
@@ -71,6 +87,9 @@ async fn a_customer_is_shown_as_it_was_at_a_position_a_time_and_a_version() {
 
     for (wrong, code) in [
         (json!({"position": "999999"}), "BAD_REQUEST"),
+        (json!({"version": "4"}), "BAD_REQUEST"),
+        (json!({"version": "9223372036854775807"}), "BAD_REQUEST"),
+        (json!({"time": "2999-01-01T00:00:00Z"}), "BAD_REQUEST"),
         (json!({"position": "1", "version": "1"}), "BAD_REQUEST"),
         (json!({}), "BAD_REQUEST"),
         (json!({"time": "yesterday"}), "BAD_REQUEST"),
@@ -81,8 +100,20 @@ async fn a_customer_is_shown_as_it_was_at_a_position_a_time_and_a_version() {
         assert!(status == StatusCode::OK || status == StatusCode::BAD_REQUEST, "{answer}");
         assert_eq!(answer["errors"][0]["extensions"]["code"], code, "{wrong}: {answer}");
     }
-    let answer = tenant.graphql_as(&tenant.token, HISTORY, json!({"id": id, "after": "x"})).await;
-    assert_eq!(answer["errors"][0]["extensions"]["code"], "CURSOR_INVALID");
+    let after = |cursor: &str| {
+        let (tenant, variables) = (tenant.clone(), json!({"id": id, "after": cursor}));
+        async move { tenant.graphql_as(&tenant.token, HISTORY, variables).await }
+    };
+    assert_eq!(after("x").await["errors"][0]["extensions"]["code"], "CURSOR_INVALID");
+    let beyond = after(&cursor_of(4)).await;
+    assert_eq!(beyond["errors"][0]["extensions"]["code"], "BAD_REQUEST");
+    assert_eq!(beyond["errors"][0]["message"], "it is at version 3");
+}
+
+/// The cursor of a fact, as the API writes it.
+fn cursor_of(version: u64) -> String {
+    use base64::Engine;
+    base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(format!("version:{version}"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -114,6 +145,26 @@ async fn the_past_is_open_to_those_who_may_see_the_present() {
     assert_eq!(own["userHistory"]["nodes"][0]["type"], "identity.user.registered.v1");
     let foreign = ask(&bo, user, &me["id"]).await;
     assert_eq!((&foreign["user"], &foreign["userHistory"]), (&Value::Null, &Value::Null));
+    // A version that is not there yet is an error for those who may see the object, and tells others nothing.
+    let beyond = "query ($id: ID!, $user: ID!, $after: String) {
+        customer(id: $id, asOf: {version: 99}) { name } customerHistory(id: $id, after: $after) { totalCount }
+        user(id: $user, asOf: {version: 99}) { name } userHistory(id: $user, after: $after) { totalCount } }";
+    let variables = json!({"id": customer, "user": me["id"], "after": cursor_of(99)});
+    for (token, errors) in [(&ada, 4), (&tenant.token, 4), (&bo, 0)] {
+        let answer = tenant.graphql_as(token, beyond, variables.clone()).await;
+        let told = answer["errors"].as_array().map_or(&[][..], Vec::as_slice);
+        assert_eq!(told.len(), errors, "{answer}");
+        assert!(told.iter().all(|error| error["extensions"]["code"] == "BAD_REQUEST"), "{answer}");
+        assert!(answer["data"].as_object().expect("data").values().all(Value::is_null), "{answer}");
+    }
+    let counted = "query ($id: ID!, $user: ID!, $after: String) {
+        customerHistory(id: $id, after: $after) { totalCount nodes { type } }
+        userHistory(id: $user, after: $after) { totalCount nodes { type } } }";
+    let variables = json!({"id": customer, "user": me["id"], "after": cursor_of(1)});
+    let answer = tenant.graphql_as(&ada, counted, variables).await;
+    for field in ["customerHistory", "userHistory"] {
+        assert_eq!(answer["data"][field], json!({"totalCount": 1, "nodes": []}), "{answer}");
+    }
     // Another tenant's ids are as unknown as any other.
     let other = Product::shared().tenant().await;
     let answer = other.graphql(history, json!({"id": customer})).await;

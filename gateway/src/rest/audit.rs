@@ -184,6 +184,7 @@ impl From<AuditError> for Problem {
         match error {
             AuditError::NotSealed(_) => Self::unavailable(error),
             AuditError::Bounds(what) => Self::bad_request(what),
+            AuditError::Beyond { .. } => Self::bad_request(error.to_string()),
             AuditError::Store(error) => error.into(),
             error => Self::internal(error),
         }

@@ -53,6 +53,9 @@ impl EventSource for LogSource {
         let page = self.store.read_log_piece(self.scanned_to, up_to, limit, &self.filter).await?;
         let named = self.read.map(|(log, _)| log).or(self.named);
         same_log(&self.store, named, page.log_id).await?;
+        if self.read.is_none() && self.scanned_to > page.head {
+            return Err(Problem::bad_request(format!("the log ends at position {}", page.head)));
+        }
         self.read.get_or_insert((page.log_id, page.head));
         self.scanned_to = page.scanned_to;
         Ok(page.events)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use queries::{PastChanges, PastError, PastRows, USERS, whole};
+use queries::{PastChanges, PastError, PastRows, ReadModel, whole};
 use schemas::engine::LogId;
 use schemas::engine::time::deserialize_time;
 use serde::{Deserialize, Serialize};
@@ -105,13 +105,14 @@ pub async fn changes(
 
 /// The read model of this name, for those who may look back and may see it as it is.
 fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
-    let not_found = || Problem::new(ErrorCode::NotFound).detail("there is no such read model");
-    let checkpoint = whole::find(name).ok_or_else(not_found)?;
-    caller.needs(match checkpoint {
-        USERS => &USERS_READ,
-        _ => &CUSTOMERS_READ,
+    let model = ReadModel::find(name);
+    let model =
+        model.ok_or_else(|| Problem::new(ErrorCode::NotFound).detail("there is no such read model"))?;
+    caller.needs(match model {
+        ReadModel::Customers => &CUSTOMERS_READ,
+        ReadModel::Users => &USERS_READ,
     })?;
-    Ok(checkpoint)
+    Ok(model.checkpoint())
 }
 
 fn number(given: Option<Digits>) -> Option<u64> {
@@ -137,6 +138,7 @@ impl From<PastError> for Problem {
     fn from(error: PastError) -> Self {
         match error {
             PastError::Store(error) => error.into(),
+            error @ PastError::Unknown(_) => Self::new(ErrorCode::NotFound).detail(error.to_string()),
             error @ PastError::Beyond { .. } => Self::bad_request(error.to_string()),
             error => Self::internal(error),
         }

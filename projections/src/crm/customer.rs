@@ -36,6 +36,7 @@ impl Projection for Customers {
 
     const NAME: &'static str = "customers";
     const VERSION: u32 = 1;
+    const SCOPE: &'static str = "crm:read";
     const TABLE: ReadTable = ReadTable {
         name: "customers_v1",
         columns: r#"id uuid not null, user_id uuid, name text collate "C" not null, email text not null,

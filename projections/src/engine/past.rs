@@ -16,6 +16,9 @@ const AT_ONCE: usize = 500;
 /// Why a past state cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum PastError {
+    /// No read model has this name.
+    #[error("there is no read model {0}")]
+    Unknown(String),
     /// The log has not come so far: nobody knows what will stand there.
     #[error("the log ends at position {head}")]
     Beyond {

@@ -23,6 +23,8 @@ pub trait Projection: Send + Sync + 'static {
     /// Where the rows stand. The key is the column `id`.
     const TABLE: ReadTable;
 
+    /// The scope that reads the rows.
+    const SCOPE: &'static str;
     /// The category of the streams that rows are made from: a row by the stream of its own id, and by no other.
     const CATEGORY: &'static str;
 

@@ -26,6 +26,9 @@ const LAST: u64 = 500;
 /// Why a read model was not rebuilt.
 #[derive(Debug, thiserror::Error)]
 pub enum RebuildError {
+    /// No read model has this name.
+    #[error("there is no read model {0}")]
+    Unknown(String),
     /// It was cancelled; the old version serves as before.
     #[error("cancelled")]
     Cancelled,

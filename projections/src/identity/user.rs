@@ -35,6 +35,7 @@ impl Projection for Users {
 
     const NAME: &'static str = "users";
     const VERSION: u32 = 1;
+    const SCOPE: &'static str = "users:read";
     const TABLE: ReadTable = ReadTable {
         name: "users_v1",
         columns: r#"id uuid not null, email text not null, email_key text collate "C" not null,

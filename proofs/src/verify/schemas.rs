@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, HashSet};
 
-use serde_json::{Map, Value};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::VerifyError;
 use crate::export::{Manifest, Part, REGISTERING, Registration, TypeSchema};
 use crate::frame::Hash;
+use crate::json::Json;
 
 /// What was seen so far. It grows with types and their registrations, not with events.
 #[derive(Default)]
@@ -50,7 +51,7 @@ impl Schemas {
         match payload {
             Part::Absent { .. } => drop(self.registered.insert(position, None)),
             Part::Open { bytes, .. } => {
-                if let Ok(Registration { event_type, schema }) = serde_json::from_slice(&bytes.0) {
+                if let Some(Registration { event_type, schema }) = Registration::parse(&bytes.0) {
                     self.registered.insert(position, Some(digest(&event_type, &schema)));
                 }
             }
@@ -82,8 +83,9 @@ impl Schemas {
     }
 }
 
-fn digest(event_type: &str, schema: &Map<String, Value>) -> Hash {
-    let schema = serde_json::to_vec(schema).expect("JSON serialises");
+/// The same for the same type and an equal schema.
+fn digest(event_type: &str, schema: &RawValue) -> Hash {
+    let schema = Json::parse(schema.get()).expect("it was read before").canonical();
     let mut hasher = Sha256::new();
     hasher.update(event_type.as_bytes());
     hasher.update([0]);

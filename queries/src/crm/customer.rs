@@ -9,11 +9,14 @@ use store::sql::Row;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-use crate::engine::as_of::{self, AsOf, Past};
+use crate::engine::as_of::{self, AsOf, History};
 use crate::engine::cursor::{Place, SortKey};
 use crate::engine::error::{QueryError, corrupt};
 use crate::engine::list::{Conditions, List, Order, named};
 use crate::engine::page::{Page, PageRequest};
+
+/// The scope that reads the rows.
+pub const SCOPE: &str = Customers::SCOPE;
 
 /// Which customers to list; every part given must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -141,16 +144,16 @@ pub async fn at_version(
 
 /// The customer as it was at a moment of its past.
 pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<CustomerRow>, QueryError> {
-    as_of::at::<Customers>(tenant, &stream(id), Some(as_of)).await
+    as_of::at_moment::<Customers>(tenant, &stream(id), as_of).await
 }
 
-/// The customer's history behind version `after`, oldest first, and whether there is more.
+/// The customer's history behind version `after`, oldest first.
 pub async fn history(
     tenant: &TenantStore,
     id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<(Vec<Past<CustomerRow>>, bool), QueryError> {
+) -> Result<History<CustomerRow>, QueryError> {
     as_of::history::<Customers>(tenant, &stream(id), after, limit).await
 }
 

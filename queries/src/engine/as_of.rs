@@ -28,6 +28,10 @@ impl AsOf {
         }
     }
 
+    fn is_beyond(self, reached: u64) -> bool {
+        matches!(self, Self::Version(version) if version > reached)
+    }
+
     fn includes(self, event: &RecordedEvent) -> bool {
         match self {
             Self::Position(_, position) => event.position <= position,
@@ -46,46 +50,91 @@ pub struct Past<R> {
     pub row: Option<R>,
 }
 
-/// The row that the stream's events make, up to `as_of` where given. `None` where there was none.
+/// A page of an aggregate's history.
+#[derive(Debug, Clone)]
+pub struct History<R> {
+    /// The facts, oldest first.
+    pub facts: Vec<Past<R>>,
+    /// How many facts there are in all.
+    pub total: u64,
+    /// The aggregate at the end of the page.
+    pub row: Option<R>,
+}
+
+/// The row that the stream's events make, up to `as_of` where given. `None` where there was none. An earlier row where a
+/// version is not reached.
 pub async fn at<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
     as_of: Option<AsOf>,
 ) -> Result<Option<P::Row>, QueryError> {
+    Ok(fold::<P>(tenant, stream, as_of).await?.0)
+}
+
+/// The row as it was at a moment of its past. `None` where there was none.
+///
+/// # Errors
+/// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version.
+pub async fn at_moment<P: Projection>(
+    tenant: &TenantStore,
+    stream: &StreamName,
+    as_of: AsOf,
+) -> Result<Option<P::Row>, QueryError> {
+    match fold::<P>(tenant, stream, Some(as_of)).await? {
+        (_, version @ 1..) if as_of.is_beyond(version) => Err(QueryError::VersionBeyond { version }),
+        (row, _) => Ok(row),
+    }
+}
+
+/// The row, and the version of the last event that it was folded from.
+async fn fold<P: Projection>(
+    tenant: &TenantStore,
+    stream: &StreamName,
+    as_of: Option<AsOf>,
+) -> Result<(Option<P::Row>, u64), QueryError> {
     let log = as_of.and_then(AsOf::log);
     let events = tenant.read_stream_of(log, stream, 1);
     pin_mut!(events);
-    let mut row = None;
+    let (mut row, mut version) = (None, 0);
     while let Some(event) = events.try_next().await? {
         if as_of.is_some_and(|as_of| !as_of.includes(&event)) {
             break;
         }
+        version = event.version;
         row = P::apply(row, &event).map_err(QueryError::Fold)?;
     }
-    Ok(row)
+    Ok((row, version))
 }
 
-/// At most `limit` facts behind version `after`, oldest first, and whether there are more.
+/// At most `limit` facts behind version `after`.
+///
+/// # Errors
+/// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version `after`.
 pub async fn history<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
     after: u64,
     limit: usize,
-) -> Result<(Vec<Past<P::Row>>, bool), QueryError>
+) -> Result<History<P::Row>, QueryError>
 where
     P::Row: Clone,
 {
+    let total = tenant.stream_version(stream).await?;
+    if total > 0 && after > total {
+        return Err(QueryError::VersionBeyond { version: total });
+    }
+    let mut page = History { facts: Vec::new(), total, row: None };
     let events = tenant.read_stream(stream, 1);
     pin_mut!(events);
-    let (mut row, mut past) = (None, Vec::new());
     while let Some(event) = events.try_next().await? {
-        if past.len() == limit {
-            return Ok((past, true));
+        // What was recorded after the count is left to the next request.
+        if page.facts.len() == limit || event.version > total {
+            break;
         }
-        row = P::apply(row, &event).map_err(QueryError::Fold)?;
+        page.row = P::apply(page.row.take(), &event).map_err(QueryError::Fold)?;
         if event.version > after {
-            past.push(Past { event, row: row.clone() });
+            page.facts.push(Past { event, row: page.row.clone() });
         }
     }
-    Ok((past, false))
+    Ok(page)
 }

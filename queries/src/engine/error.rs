@@ -9,6 +9,12 @@ pub enum QueryError {
     /// The cursor is not one that this list, with this filter and order, has given to this tenant.
     #[error("the cursor does not belong to this list")]
     CursorInvalid,
+    /// The aggregate has not reached the version that was asked for.
+    #[error("it is at version {version}")]
+    VersionBeyond {
+        /// The version that it is at.
+        version: u64,
+    },
     /// The store did not answer.
     #[error(transparent)]
     Store(#[from] StoreError),

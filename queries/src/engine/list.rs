@@ -10,6 +10,7 @@ use serde::de::{DeserializeOwned, IntoDeserializer};
 use store::read_models::{guessed_generation, note_generation};
 use store::sql::{Row, ToSql};
 use store::{ReadTable, StoreError, TenantStore, TenantTransaction};
+use uuid::Uuid;
 
 use super::cursor::{CursorScope, Place, SortKey};
 use super::error::QueryError;
@@ -187,6 +188,32 @@ impl<R> List<R> {
         };
         let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
         rows.first().map(self.read).transpose()
+    }
+
+    /// At most `limit` rows in the order of their ids, and the id behind which the next page starts; none on the last page.
+    pub(crate) async fn by_id(
+        &self,
+        tenant: &TenantStore,
+        mut conditions: Conditions,
+        after: Option<Uuid>,
+        limit: usize,
+        id: fn(&R) -> Uuid,
+    ) -> Result<(Vec<R>, Option<Uuid>), StoreError> {
+        if let Some(after) = after {
+            conditions.and("id", ">", after);
+        }
+        let more = conditions.push(limit as i64 + 1);
+        let select = Select {
+            columns: self.columns,
+            behind_table: format!("where {} order by id limit ${more}", conditions.sql),
+            parameters: conditions.parameters,
+        };
+        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
+        let mut rows = rows.iter().map(self.read).collect::<Result<Vec<R>, _>>()?;
+        let is_last = rows.len() <= limit;
+        rows.truncate(limit);
+        let next = rows.last().map(id).filter(|_| !is_last);
+        Ok((rows, next))
     }
 
     /// Runs the statements in one snapshot, on the table that serves in it. Which one that is gets asked for along with

@@ -4,8 +4,9 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use projections::{CUSTOMERS, Customers, Past, PastError, Projection, RowChange, USERS, Users};
+use projections::{ForReadModel, Past, PastError, Projection, ReadModel, RowChange};
 use schemas::engine::{LogId, StreamName};
 use serde::Serialize;
 use serde_json::Value;
@@ -53,11 +54,6 @@ pub struct PastChanges {
     pub head: u64,
 }
 
-/// The read models: by their checkpoints, as an operator names them.
-pub fn find(name: &str) -> Option<&'static str> {
-    projections::find(name)
-}
-
 /// At most `limit` rows of a read model when the log ended at `at` (or as it ends), behind a key. `log`: which log the
 /// position is of.
 pub async fn rows(
@@ -68,10 +64,23 @@ pub async fn rows(
     after: Option<Uuid>,
     limit: usize,
 ) -> Result<PastRows, PastError> {
-    match checkpoint {
-        USERS => rows_of::<Users>(tenant, log, at, after, limit).await,
-        CUSTOMERS => rows_of::<Customers>(tenant, log, at, after, limit).await,
-        other => Err(StoreError::Corrupt(format!("there is no read model {other}")).into()),
+    known(checkpoint)?.with(Rows { tenant, log, at, after, limit }).await
+}
+
+struct Rows<'a> {
+    tenant: &'a TenantStore,
+    log: LogId,
+    at: Option<u64>,
+    after: Option<Uuid>,
+    limit: usize,
+}
+
+impl<'a> ForReadModel for Rows<'a> {
+    type Output = BoxFuture<'a, Result<PastRows, PastError>>;
+
+    fn of<P: Projection>(self) -> Self::Output {
+        let Self { tenant, log, at, after, limit } = self;
+        Box::pin(rows_of::<P>(tenant, log, at, after, limit))
     }
 }
 
@@ -85,11 +94,28 @@ pub async fn changes(
     after: Option<u64>,
     limit: usize,
 ) -> Result<PastChanges, PastError> {
-    match checkpoint {
-        USERS => changes_of::<Users>(tenant, log, between, after, limit).await,
-        CUSTOMERS => changes_of::<Customers>(tenant, log, between, after, limit).await,
-        other => Err(StoreError::Corrupt(format!("there is no read model {other}")).into()),
+    known(checkpoint)?.with(Changes { tenant, log, between, after, limit }).await
+}
+
+struct Changes<'a> {
+    tenant: &'a TenantStore,
+    log: LogId,
+    between: (u64, Option<u64>),
+    after: Option<u64>,
+    limit: usize,
+}
+
+impl<'a> ForReadModel for Changes<'a> {
+    type Output = BoxFuture<'a, Result<PastChanges, PastError>>;
+
+    fn of<P: Projection>(self) -> Self::Output {
+        let Self { tenant, log, between, after, limit } = self;
+        Box::pin(changes_of::<P>(tenant, log, between, after, limit))
     }
+}
+
+fn known(checkpoint: &str) -> Result<ReadModel, PastError> {
+    ReadModel::find(checkpoint).ok_or_else(|| PastError::Unknown(checkpoint.to_owned()))
 }
 
 /// The end of the log, which must be the one that is meant, and a position in it.

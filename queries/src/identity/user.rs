@@ -9,11 +9,14 @@ use store::sql::Row;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-use crate::engine::as_of::{self, AsOf, Past};
+use crate::engine::as_of::{self, AsOf, History};
 use crate::engine::cursor::{Place, SortKey};
 use crate::engine::error::{QueryError, corrupt};
 use crate::engine::list::{Conditions, List, Order, named};
 use crate::engine::page::{Page, PageRequest};
+
+/// The scope that reads the rows.
+pub const SCOPE: &str = Users::SCOPE;
 
 /// Which users to list; every part given must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -112,6 +115,15 @@ pub async fn list(
     LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
 }
 
+/// At most `limit` users in the order of their ids, and the id behind which the next page starts; none on the last page.
+pub async fn by_id(
+    tenant: &TenantStore,
+    after: Option<Uuid>,
+    limit: usize,
+) -> Result<(Vec<UserRow>, Option<Uuid>), QueryError> {
+    Ok(LIST.by_id(tenant, Conditions::of(tenant), after, limit, |row| row.id).await?)
+}
+
 /// How many users the filter finds.
 pub async fn count(tenant: &TenantStore, filter: &UserFilter) -> Result<u64, QueryError> {
     Ok(LIST.count(tenant, conditions(tenant, filter)).await?)
@@ -128,16 +140,16 @@ pub async fn at_version(
 
 /// The user as it was at a moment of its past.
 pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<UserRow>, QueryError> {
-    as_of::at::<Users>(tenant, &stream(id), Some(as_of)).await
+    as_of::at_moment::<Users>(tenant, &stream(id), as_of).await
 }
 
-/// The user's history behind version `after`, oldest first, and whether there is more.
+/// The user's history behind version `after`, oldest first.
 pub async fn history(
     tenant: &TenantStore,
     id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<(Vec<Past<UserRow>>, bool), QueryError> {
+) -> Result<History<UserRow>, QueryError> {
     as_of::history::<Users>(tenant, &stream(id), after, limit).await
 }
 

@@ -10,7 +10,7 @@ use clap::Args;
 use futures::StreamExt;
 use indicatif::{ProgressBar, ProgressStyle};
 use keyring::Recipient;
-use proofs::export::End;
+use proofs::export::Item;
 use serde::Deserialize;
 
 use super::super::remote::Remote;
@@ -117,7 +117,8 @@ pub(super) async fn download(
         tail.drain(..tail.len().saturating_sub(TAIL));
         progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
     }
-    if serde_json::from_slice::<End>(last_line(&tail)).is_err() {
+    let end = std::str::from_utf8(last_line(&tail)).ok().and_then(|line| Item::parse(line).ok());
+    if !matches!(end, Some(Item::End(_))) {
         return Err(
             closed(&tail).unwrap_or(Failure::new(Exit::Unavailable, anyhow!("the export has no end")))
         );

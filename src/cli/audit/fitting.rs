@@ -21,7 +21,8 @@ pub(super) fn misfits(file: File) -> anyhow::Result<u64> {
     for item in items(file) {
         match item? {
             Item::Schema(line) => {
-                let compiled = json_schema::compile(&Value::Object(line.schema))
+                let schema: Value = serde_json::from_str(line.schema.get())?;
+                let compiled = json_schema::compile(&schema)
                     .with_context(|| format!("the schema of {}", line.event_type))?;
                 schemas.insert(line.event_type, compiled);
             }

@@ -324,6 +324,7 @@ fn failure(error: PastError) -> Failure {
             Failure::new(Exit::NotFound, error)
         }
         PastError::Store(error) => error.into(),
+        error @ PastError::Unknown(_) => Failure::new(Exit::NotFound, error),
         error @ PastError::Beyond { .. } => Failure::new(Exit::Rejected, error),
         error @ PastError::OtherLog => Failure::new(Exit::Conflict, error),
         error @ PastError::Poison { .. } => Failure::new(Exit::Failed, error),

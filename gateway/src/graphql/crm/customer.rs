@@ -16,7 +16,7 @@ use crate::auth::Caller;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
 use crate::graphql::engine::errors::{GraphqlError, Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
-use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
+use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history, reached};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
 /// The checkpoints of the read models that queries here use.
@@ -122,15 +122,16 @@ impl CustomerQueries {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
+            let may_see = |row: &CustomerRow| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default());
             let row = match as_of {
                 Some(as_of) => {
                     let as_of = as_of.read(&caller.store).await?;
-                    reads::as_of(&caller.store, id, as_of).await.map_err(unread)?
+                    let row = reads::as_of(&caller.store, id, as_of).await;
+                    reached(row, reads::at_version(&caller.store, id, None), may_see).await?.flatten()
                 }
                 None => reads::get(&caller.store, id).await.map_err(unread)?,
             };
-            let seen = row.filter(|row| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default()));
-            Ok(seen.map(Into::into))
+            Ok(row.filter(may_see).map(Into::into))
         })
         .await
     }
@@ -147,12 +148,11 @@ impl CustomerQueries {
             let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let past = reads::history(&caller.store, id, page.after, page.first).await.map_err(unread)?;
-            let owner = past.0.last().and_then(|past| past.row.as_ref()?.user_id).unwrap_or_default();
-            if past.0.is_empty() && page.after == 0 || !caller.may_of(&CUSTOMERS_READ, owner) {
-                return Ok(None);
-            }
-            Ok(Some(history(&page, past)))
+            let may_see = |row: &CustomerRow| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default());
+            let past = reads::history(&caller.store, id, page.after, page.first).await;
+            let past = reached(past, reads::at_version(&caller.store, id, None), may_see).await?;
+            let seen = past.filter(|past| past.row.as_ref().is_some_and(may_see));
+            Ok(seen.map(|past| history(&page, past)))
         })
         .await
     }

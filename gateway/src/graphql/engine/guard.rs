@@ -111,8 +111,14 @@ pub fn check(text: &str, operation: Option<&str>, limits: &Limits) -> Result<Che
         within("root fields", walk.root_fields(&operation.node, limits).len(), limits.root_fields)?;
     }
     // Validation also visits fragments that no operation uses.
-    for name in document.fragments.keys() {
-        walk.fragment(name)?.within(limits)?;
+    for (name, fragment) in &document.fragments {
+        let mut measure = walk.fragment(name)?;
+        // Levels of the schema's own types (`__Type`) are only ever levels of introspection.
+        if fragment.node.type_condition.node.on.node.starts_with("__") {
+            measure.introspection_depth = measure.depth.max(measure.introspection_depth);
+            measure.depth = 0;
+        }
+        measure.within(limits)?;
     }
 
     let chosen = chosen(&document.operations, operation)?;
@@ -343,6 +349,22 @@ mod tests {
             ofType { kind name ofType { kind name ofType { kind name ofType { kind name ofType { kind name } \
             } } } } } } } }";
         assert_eq!(refused(standard), None);
+        // Newer clients ask for one level more.
+        let newer =
+            standard.replacen("ofType { kind name ofType", "ofType { kind name ofType { kind name ofType", 1)
+                + " }";
+        assert_eq!(newer.matches("ofType").count(), 9);
+        assert_eq!(refused(&newer), None);
+        let deep = |kind: &str, levels: usize| {
+            format!(
+                "{{ me {{ id }} }} fragment F on {kind} {{ {}a{} }}",
+                "a { ".repeat(levels),
+                " }".repeat(levels)
+            )
+        };
+        assert_eq!(refused(&deep("__Type", 15)), None);
+        assert_eq!(refused(&deep("__Type", 16)), Some("levels of introspection"));
+        assert_eq!(refused(&deep("User", 12)), Some("levels"));
         let amplified = "{ __schema { types { fields { type { fields { type { fields { name } } } } } } } }";
         assert_eq!(refused(amplified), Some("nested lists of introspection"));
     }

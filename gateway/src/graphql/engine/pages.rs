@@ -125,6 +125,7 @@ pub fn unread(error: QueryError) -> Error {
     match error {
         QueryError::CursorInvalid => ErrorCode::CursorInvalid
             .error("the cursor does not belong to this list with this filter and order"),
+        error @ QueryError::VersionBeyond { .. } => ErrorCode::BadRequest.error(error.to_string()),
         QueryError::Store(error) => failure(&error),
         error @ QueryError::Fold(_) => internal(&error),
     }

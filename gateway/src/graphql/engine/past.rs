@@ -5,11 +5,12 @@ use async_graphql::connection::PageInfo;
 use async_graphql::{Error, OneofObject, OutputType, SimpleObject};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use queries::{AsOf, Past};
+use queries::{AsOf, Past, QueryError};
+use schemas::engine::clock;
 use store::TenantStore;
 
 use super::errors::{GraphqlError, failure};
-use super::pages::{Edge, EdgesAndNodes, PageSize};
+use super::pages::{Edge, EdgesAndNodes, PageSize, unread};
 use super::scalars::{DateTime, Int64};
 use crate::graphql::crm::customer::Customer;
 use crate::graphql::identity::user::User;
@@ -27,7 +28,8 @@ pub enum AsOfInput {
 }
 
 impl AsOfInput {
-    /// The moment; a position that the log has not reached is refused, because nobody knows what will stand there.
+    /// The moment. A position that the log has not reached and a time in the future are refused: what will be recorded by
+    /// then is unknown. Whether the object has reached a version is known when it is read.
     pub async fn read(self, tenant: &TenantStore) -> Result<AsOf, Error> {
         Ok(match self {
             Self::Position(Int64(position)) => {
@@ -37,6 +39,9 @@ impl AsOfInput {
                     return Err(ErrorCode::BadRequest.error(detail));
                 }
                 AsOf::Position(head.log_id, position)
+            }
+            Self::Time(DateTime(time)) if time > clock::now() => {
+                return Err(ErrorCode::BadRequest.error("the time is in the future"));
             }
             Self::Time(DateTime(time)) => AsOf::Time(time),
             Self::Version(Int64(version)) => AsOf::Version(version),
@@ -66,6 +71,22 @@ pub struct Fact<T: OutputType> {
     state: Option<T>,
 }
 
+/// What was read of an object's past. A version that the object has not reached is an error for callers who may see the
+/// object, and nothing for others: they learn neither that it exists nor how far it is.
+pub async fn reached<T, R>(
+    read: Result<T, QueryError>,
+    current: impl Future<Output = Result<Option<R>, QueryError>>,
+    may_see: impl FnOnce(&R) -> bool,
+) -> Result<Option<T>, Error> {
+    match read {
+        Err(error @ QueryError::VersionBeyond { .. }) => {
+            let row = current.await.map_err(unread)?;
+            if row.as_ref().is_some_and(may_see) { Err(unread(error)) } else { Ok(None) }
+        }
+        read => read.map(Some).map_err(unread),
+    }
+}
+
 /// A page of a history.
 pub type History<T> = EdgesAndNodes<Edge<Fact<T>>, Fact<T>>;
 
@@ -88,15 +109,16 @@ impl HistoryPage {
     }
 }
 
-/// A history's page as a connection. Facts are not counted: the version of the last one says how many there are.
-pub fn history<R, T>(page: &HistoryPage, (past, more): (Vec<Past<R>>, bool)) -> History<T>
+/// A history's page as a connection. Versions have no gaps, so the last one says how many facts there are.
+pub fn history<R, T>(page: &HistoryPage, past: queries::History<R>) -> History<T>
 where
     T: OutputType + Clone + From<R>,
     Fact<T>: OutputType + Clone,
     Edge<Fact<T>>: OutputType,
 {
-    let total = past.last().map(|last| last.event.version);
-    let facts = past.into_iter().map(|Past { event, row }| Fact {
+    let last = past.facts.last().map_or(page.after, |last| last.event.version);
+    let total = past.total;
+    let facts = past.facts.into_iter().map(|Past { event, row }| Fact {
         version: Int64(event.version),
         position: Int64(event.position),
         event_type: event.event_type.to_string(),
@@ -109,11 +131,11 @@ where
     let ends = |edge: Option<&(String, Fact<T>)>| edge.map(|(cursor, _)| cursor.clone());
     let page_info = PageInfo {
         has_previous_page: page.after > 0,
-        has_next_page: more,
+        has_next_page: last < total,
         start_cursor: ends(edges.first()),
         end_cursor: ends(edges.last()),
     };
-    EdgesAndNodes::new(edges, page_info, total)
+    EdgesAndNodes::new(edges, page_info, Some(total))
 }
 
 /// A version as a cursor. It gives nothing away and opens nothing, so it needs no seal.

@@ -198,10 +198,7 @@ impl UserQueries {
                 return Ok(None);
             }
             let past = reads::history(&caller.store, id, page.after, page.first).await.map_err(unread)?;
-            if past.0.is_empty() && page.after == 0 {
-                return Ok(None);
-            }
-            Ok(Some(history(&page, past)))
+            Ok((past.total > 0).then(|| history(&page, past)))
         })
         .await
     }

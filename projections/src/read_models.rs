@@ -1,0 +1,132 @@
+//! The registry of read models. Whatever depends on which read model is meant goes through it: a name that it does not know
+//! is an error, and a new read model does not compile before it says everything for itself.
+
+use store::ReadTable;
+
+use crate::{Customers, Projection, Users};
+
+/// The checkpoint of the read model of customers.
+pub const CUSTOMERS: &str = "customers.v1";
+/// The checkpoint of the read model of users.
+pub const USERS: &str = "users.v1";
+/// The checkpoints of all read models.
+pub const CHECKPOINTS: &[&str] = &[CUSTOMERS, USERS];
+
+/// A read model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the names say what they are")]
+pub enum ReadModel {
+    Customers,
+    Users,
+}
+
+/// Work on a read model that is known when the program runs only.
+pub trait ForReadModel {
+    /// What it comes to.
+    type Output;
+
+    /// Does it.
+    fn of<P: Projection>(self) -> Self::Output;
+}
+
+impl ReadModel {
+    /// All of them.
+    pub const ALL: &[Self] = &[Self::Customers, Self::Users];
+
+    /// The read model that is named by its checkpoint, or by that without its version: `customers.v1` or `customers`.
+    pub fn find(name: &str) -> Option<Self> {
+        let is_meant = |model: &&Self| {
+            let checkpoint = model.checkpoint();
+            checkpoint == name || checkpoint.rsplit_once(".v").is_some_and(|(plain, _)| plain == name)
+        };
+        Self::ALL.iter().find(is_meant).copied()
+    }
+
+    /// Does something with it.
+    pub fn with<W: ForReadModel>(self, work: W) -> W::Output {
+        match self {
+            Self::Customers => work.of::<Customers>(),
+            Self::Users => work.of::<Users>(),
+        }
+    }
+
+    /// The name of its checkpoint.
+    pub const fn checkpoint(self) -> &'static str {
+        match self {
+            Self::Customers => CUSTOMERS,
+            Self::Users => USERS,
+        }
+    }
+
+    /// The scope that reads its rows.
+    pub fn scope(self) -> &'static str {
+        struct Scope;
+        impl ForReadModel for Scope {
+            type Output = &'static str;
+
+            fn of<P: Projection>(self) -> Self::Output {
+                P::SCOPE
+            }
+        }
+        self.with(Scope)
+    }
+
+    /// Its table.
+    pub fn table(self) -> ReadTable {
+        struct Table;
+        impl ForReadModel for Table {
+            type Output = ReadTable;
+
+            fn of<P: Projection>(self) -> Self::Output {
+                P::TABLE
+            }
+        }
+        self.with(Table)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint_name;
+
+    struct Checkpoint;
+    impl ForReadModel for Checkpoint {
+        type Output = String;
+
+        fn of<P: Projection>(self) -> Self::Output {
+            checkpoint_name::<P>()
+        }
+    }
+
+    #[test]
+    fn a_checkpoint_is_named_after_projection_and_version() {
+        let named: Vec<String> = ReadModel::ALL.iter().map(|model| model.with(Checkpoint)).collect();
+        assert_eq!(named, CHECKPOINTS);
+        assert!(ReadModel::ALL.iter().map(|model| model.checkpoint()).eq(CHECKPOINTS.iter().copied()));
+    }
+
+    #[test]
+    fn a_read_model_is_found_with_and_without_its_version() {
+        assert_eq!(ReadModel::find("customers"), Some(ReadModel::Customers));
+        assert_eq!(ReadModel::find("users.v1"), Some(ReadModel::Users));
+        for unknown in [
+            "customers.v2",
+            "customers.",
+            "Customers",
+            "customers.v1.v1",
+            "v1",
+            "invoices",
+            "invoices.v1",
+            "",
+        ] {
+            assert_eq!(ReadModel::find(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn a_read_model_is_read_with_a_scope_of_its_own() {
+        assert_eq!(ReadModel::Customers.scope(), "crm:read");
+        assert_eq!(ReadModel::Users.scope(), "users:read");
+    }
+}
