@@ -4,12 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("schemas", &[]),
     ("proofs", &[]),
     ("database", &[]),
+    ("fairness", &[]),
     ("keyring", &["database", "schemas"]),
-    ("store", &["database", "keyring", "schemas", "proofs"]),
+    ("store", &["database", "fairness", "keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
     ("commands", &["store", "schemas"]),
     ("projections", &["store", "schemas"]),

@@ -87,9 +87,12 @@ impl Connector {
     /// Connects.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
         // The timeout of the settings bounds the TCP handshake alone.
-        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await;
+        let connecting = Box::pin(self.config.connect(self.tls.clone()));
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let (client, connection) = connected.map_err(|_| ConnectError::Timeout)??;
+        let counted = Counted::new(&self.config);
         let driver = tokio::spawn(async move {
+            let _counted = counted;
             if let Err(error) = connection.await {
                 tracing::debug!(%error, "a database connection ended");
             }
@@ -99,7 +102,7 @@ impl Connector {
 
     /// Connects and listens on a channel. The name of the channel is a plain identifier.
     pub async fn listen(&self, channel: &str) -> Result<Listener, ConnectError> {
-        let connecting = async {
+        let connecting = Box::pin(async {
             let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
             let mut messages = Box::pin(futures::stream::poll_fn(move |cx| connection.poll_message(cx)));
             // The stream drives the connection, so it has to be polled while the statement runs.
@@ -112,36 +115,29 @@ impl Connector {
                 }
             }
             drop(listening);
-            Ok(Listener { _client: client, messages })
-        };
+            Ok(Listener { _client: client, messages, _counted: Counted::new(&self.config) })
+        });
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ConnectError::Timeout)?
     }
 
     /// Asks the server to cancel the statement that a connection runs, and returns when the server has passed the request on:
     /// a statement that is sent afterwards is not hit by it.
     pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
-        let cancelling = async {
+        let cancelling = Box::pin(async {
             let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
             // The client closes its side without reading. A second handle waits for the server's end of the connection,
             // which it closes after it has signalled the session.
             let stream = stream.into_std()?;
             let mut rest = TcpStream::from_std(stream.try_clone()?)?;
             let stream = TcpStream::from_std(stream)?;
-            let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut self.tls.clone(), &self.host);
-            let Ok(tls) = tls;
-            token.cancel_query_raw(stream, tls).await.map_err(std::io::Error::other)?;
+            let Ok(tls) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut self.tls.clone(), &self.host);
+            token.cancel_query_raw(stream, tls).await?;
+            // The end of a TLS connection that the server does not read to its end shows as a reset.
             let mut bytes = [0; 256];
-            while rest.read(&mut bytes).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        match tokio::time::timeout(CONNECT_TIMEOUT, cancelling).await {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => {
-                tracing::debug!(%error, "a statement could not be cancelled");
-                Err(ConnectError::Timeout)
-            }
-            Err(_) => Err(ConnectError::Timeout),
-        }
+            while matches!(rest.read(&mut bytes).await, Ok(read) if read > 0) {}
+            Ok(())
+        });
+        tokio::time::timeout(CONNECT_TIMEOUT, cancelling).await.map_err(|_| ConnectError::Timeout)?
     }
 }
 
@@ -151,6 +147,25 @@ type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::E
 pub struct Listener {
     _client: Client,
     messages: Messages,
+    _counted: Counted,
+}
+
+/// An open connection in the metric `annals_database_connections`.
+struct Counted(metrics::Gauge);
+
+impl Counted {
+    fn new(config: &Config) -> Self {
+        let role = config.get_user().unwrap_or_default().to_owned();
+        let gauge = metrics::gauge!("annals_database_connections", "role" => role);
+        gauge.increment(1);
+        Self(gauge)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.decrement(1);
+    }
 }
 
 impl Stream for Listener {

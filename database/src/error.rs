@@ -14,6 +14,9 @@ pub enum ConnectError {
     /// The server gave no answer within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
     #[error("the database does not answer")]
     Timeout,
+    /// The network failed.
+    #[error("the database cannot be reached")]
+    Network(#[from] std::io::Error),
     /// The server cannot be reached, is not the one that was expected, or refuses the login.
     #[error("the database cannot be connected to")]
     Postgres(#[from] Error),
@@ -24,7 +27,7 @@ impl ConnectError {
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Tls(_) => false,
-            Self::Timeout => true,
+            Self::Timeout | Self::Network(_) => true,
             Self::Postgres(error) => is_transient(error),
         }
     }

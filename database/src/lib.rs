@@ -2,7 +2,7 @@
 //! and the way of reporting errors are the same for all.
 //!
 //! Layout: `config` says where a database is, `tls` builds the TLS client, `connector` connects and cancels statements,
-//! `error` classifies what went wrong.
+//! `pool` keeps connections for reuse, `error` classifies what went wrong.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), database::ConnectError> {
@@ -25,9 +25,11 @@
 mod config;
 mod connector;
 mod error;
+mod pool;
 mod tls;
 
 pub use config::{DatabaseConfig, Password, TlsConfig, TlsMode, UnknownTlsMode};
 pub use connector::{CONNECT_TIMEOUT, Connection, Connector, Listener, connect};
 pub use error::{ConnectError, describe, is_transient};
+pub use pool::{POOL_WAIT_TIMEOUT, Pool, PoolError, PooledConnection};
 pub use tls::TlsError;

@@ -13,6 +13,7 @@ use tokio_util::task::TaskTracker;
 use crate::append::Appender;
 use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
+use crate::read_models::Generations;
 use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::Standing;
@@ -21,6 +22,17 @@ use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantSt
 /// How long a directory entry is believed. A suspension is to take effect within five seconds.
 const DIRECTORY_AGE: Duration = Duration::from_secs(4);
 const DIRECTORY_SIZE: u64 = 10_000;
+
+/// Connections at the database server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// How many the server takes from roles that are no superusers.
+    pub max: usize,
+    /// How many are open, of whatever client.
+    pub open: usize,
+    /// How many of them are the product's, to this database.
+    pub by_annals: usize,
+}
 
 /// The event store of a deployment.
 #[derive(Clone)]
@@ -32,6 +44,7 @@ pub(crate) struct Inner {
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) generations: Generations,
     pub(crate) appender: Appender,
     shares: [Share; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
@@ -57,10 +70,10 @@ impl Store {
         let signals = Signals::new();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
-        tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
+        tasks.spawn(Arc::clone(&signals).listen(Arc::clone(&pools), stop.clone()));
         tasks.close();
         let gate = Arc::new(Gate::default());
-        let appender = Appender::start(&config, &signals, &gate);
+        let appender = Appender::start(&config, &pools, &signals, &gate);
         let shares = [
             SharedWork::Relay,
             SharedWork::Projections,
@@ -75,6 +88,7 @@ impl Store {
             gate,
             pools,
             signals,
+            generations: Generations::default(),
             appender,
             shares,
             by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
@@ -177,6 +191,17 @@ impl Store {
             return Err(StoreError::Unavailable("the database takes no writes".to_owned()));
         }
         Ok(())
+    }
+
+    /// How many connections the database server has and takes.
+    pub async fn connections(&self) -> Result<Connections, StoreError> {
+        let statement = "select current_setting('max_connections')::int8
+                                - current_setting('superuser_reserved_connections')::int8,
+                                count(*), count(*) filter (where datname = current_database() and usename like 'annals%')
+                         from pg_stat_activity where datname is not null and usename is not null";
+        let row = get(&self.0.pools.worker).await?.query_one(statement, &[]).await?;
+        let count = |column: usize| row.get::<_, i64>(column) as usize;
+        Ok(Connections { max: count(0), open: count(1), by_annals: count(2) })
     }
 
     /// Takes no more appends, writes those that wait, and stops the store's tasks.

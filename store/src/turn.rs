@@ -8,8 +8,8 @@ pub struct Turn(TenantTransaction);
 impl TenantStore {
     /// The turn at something, unless another has it now.
     pub async fn try_turn(&self, what: &str) -> Result<Option<Turn>, StoreError> {
-        // Of the projector's connections: whoever has a turn reads the log over the tenant's, and must not wait for them.
-        let transaction = self.begin_projection().await?;
+        // Of connections for turns alone: the work of a turn needs a tenant's and a projector's besides.
+        let transaction = TenantTransaction::begin(&self.store().0.pools.turns, self.id()).await?;
         let name = format!("{what}/{}", self.id());
         let row = transaction
             .query_opt("select pg_try_advisory_xact_lock(hashtextextended($1, 0))", &[&name])

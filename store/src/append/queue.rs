@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::lane::Lane;
 use super::{AppendError, Receipt, StreamAppend};
 use crate::incarnation::Gate;
+use crate::pools::Pools;
 use crate::signals::Signals;
 use crate::{StoreConfig, StoreError};
 
@@ -52,14 +53,20 @@ pub(crate) struct Appender {
 }
 
 impl Appender {
-    pub(crate) fn start(config: &StoreConfig, signals: &Arc<Signals>, gate: &Arc<Gate>) -> Self {
+    pub(crate) fn start(
+        config: &StoreConfig,
+        pools: &Pools,
+        signals: &Arc<Signals>,
+        gate: &Arc<Gate>,
+    ) -> Self {
         let stop = CancellationToken::new();
         let tasks = tokio_util::task::TaskTracker::new();
         let lanes = (0..config.append_lanes.max(1))
             .map(|_| {
                 // Unbounded by type, bounded by the places: a place is taken before anything is sent.
                 let (sender, receiver) = mpsc::unbounded_channel();
-                let lane = Lane::new(config.clone(), Arc::clone(signals), Arc::clone(gate), receiver);
+                let lane =
+                    Lane::new(config.key.clone(), pools, Arc::clone(signals), Arc::clone(gate), receiver);
                 tasks.spawn(lane.run(stop.clone()));
                 let [places, bytes] = [QUEUE, QUEUE_BYTES].map(|most| Arc::new(Semaphore::new(most)));
                 Door { sender, places, bytes }
