@@ -185,6 +185,7 @@ impl Settings {
             problems.extend(self.audit.previous_key().err());
             problems.extend(self.audit.folder().err());
         }
+        problems.extend(self.database.problem());
         problems.extend(self.nats.problem());
         problems.extend(self.gateway.problem());
         problems.extend(self.identity.problem());
@@ -194,6 +195,7 @@ impl Settings {
         for (key, value) in [
             ("database.pool_size", self.database.pool_size),
             ("database.append_lanes", self.database.append_lanes),
+            ("database.idle_seconds", self.database.idle_seconds as usize),
             ("gateway.streams", self.gateway.streams),
             ("gateway.max_connections", self.gateway.max_connections),
             ("gateway.max_connections_per_address", self.gateway.max_connections_per_address),
@@ -348,6 +350,22 @@ mod tests {
         let told = |url, replicas| problem(url, replicas).expect("is refused");
         assert!(told("nats://a:4222,b:4222", "1").contains("nats.url"));
         assert!(told("nats://a:4222", "2").contains("nats.replicas"));
+    }
+
+    #[test]
+    fn files_for_tls_go_with_a_mode_that_uses_them() {
+        let problem = |pairs: &[(&str, &str)]| {
+            let settings = with_environment(pairs).expect("readable");
+            settings.database.problem().map(|problem| problem.to_string())
+        };
+        let (mode, ca) = ("ANNALS__DATABASE__TLS", "ANNALS__DATABASE__TLS_CA_FILE");
+        let certificate = ("ANNALS__DATABASE__TLS_CERTIFICATE_FILE", "client.pem");
+        assert_eq!(problem(&[(mode, "verify-full"), (ca, "ca.pem")]), None);
+        assert_eq!(problem(&[(mode, "off")]), None);
+        let told = |pairs: &[(&str, &str)]| problem(pairs).expect("is refused");
+        assert!(told(&[(mode, "prefer")]).contains("must be off, require or verify-full"));
+        assert!(told(&[(ca, "ca.pem")]).contains("`database.tls` is off"));
+        assert!(told(&[(mode, "require"), certificate]).contains("database.tls_key_file"));
     }
 
     #[test]

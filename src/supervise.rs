@@ -137,7 +137,7 @@ pub enum SuperviseError {
     NatsKey(#[from] ::nats::accounts::KeyError),
     /// The fresh server does not answer as it should.
     #[error("the private PostgreSQL server cannot be prepared")]
-    Database(#[from] tokio_postgres::Error),
+    Database(#[from] database::ConnectError),
 }
 
 fn process_in_words(pid: Option<u32>) -> String {

@@ -11,6 +11,7 @@ use anyhow::Context;
 use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
+use database::DatabaseConfig;
 use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
 use keyring::{Keyring, RootKey, RootKeys};
@@ -55,7 +56,32 @@ fn owner(settings: &Settings) -> anyhow::Result<OwnerConfig> {
         database: database.name.clone(),
         user: database.owner_user.clone(),
         password: database.owner_password()?.reveal().to_owned(),
+        tls: database.tls()?,
     })
+}
+
+/// The login of the role `annals_worker`, for a question that needs no store.
+pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
+    let (database, user) = (&settings.database, "annals_worker");
+    let password = store::role_password(database.runtime_password()?.reveal(), user);
+    Ok(DatabaseConfig {
+        host: database.host.clone(),
+        port: database.port,
+        name: database.name.clone(),
+        user: user.to_owned(),
+        password: password.into(),
+        application_name: user.to_owned(),
+        options: String::new(),
+        tls: database.tls()?,
+    })
+}
+
+/// How many connections to PostgreSQL a process with these roles opens at most.
+pub fn connections_max(settings: &Settings, roles: &[Role]) -> usize {
+    let (pool, lanes) = (settings.database.pool_size, settings.database.append_lanes);
+    let limits = store::connection_limits(pool, lanes).into_iter();
+    let used = limits.filter(|(login, _)| roles.iter().any(|role| role.logins().contains(login)));
+    used.map(|(_, limit)| limit).sum()
 }
 
 /// Connects to the store.
@@ -66,11 +92,13 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
         host: database.host.clone(),
         port: database.port,
         database: database.name.clone(),
+        tls: database.tls()?,
         runtime_password: database.runtime_password()?.reveal().to_owned(),
         key: DeploymentKey::from_hex(settings.secrets.key()?.reveal())?,
         keyring,
         append_lanes: database.append_lanes,
         pool_size: database.pool_size,
+        idle_timeout: Duration::from_secs(database.idle_seconds),
     };
     let store = Store::connect(config).await.context("the store cannot be used")?;
     store.examine_with(examiner(store.clone(), nats_config(settings)));
@@ -120,6 +148,25 @@ impl Role {
     /// Every role.
     pub const ALL: [Self; 6] =
         [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer, Self::Webhooks];
+
+    /// The database roles that it signs in as. As `annals_relay` every process compares the logs with JetStream when it starts.
+    fn logins(self) -> &'static [&'static str] {
+        match self {
+            Self::Gateway | Self::Sagas => &[
+                "annals_worker",
+                "annals_relay",
+                "annals_tenant",
+                "annals_projector",
+                "annals_appender",
+                "annals_lookup",
+            ],
+            Self::Projections | Self::Webhooks => {
+                &["annals_worker", "annals_relay", "annals_tenant", "annals_projector"]
+            }
+            Self::Relay => &["annals_worker", "annals_relay"],
+            Self::Sealer => &["annals_worker", "annals_relay", "annals_sealer"],
+        }
+    }
 
     /// The roles' names for a log line.
     pub fn list(roles: &[Self]) -> String {

@@ -4,12 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("schemas", &[]),
     ("access", &["schemas"]),
     ("proofs", &[]),
-    ("keyring", &["schemas"]),
-    ("store", &["keyring", "schemas", "proofs"]),
+    ("database", &[]),
+    ("fairness", &[]),
+    ("keyring", &["database", "schemas"]),
+    ("store", &["database", "fairness", "keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
     ("commands", &["access", "store", "schemas"]),
     ("projections", &["store", "schemas"]),

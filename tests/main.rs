@@ -7,6 +7,7 @@ mod architecture;
 mod audit;
 mod commands;
 mod credentials;
+mod database;
 mod dev;
 mod faults;
 mod gateway;

@@ -15,7 +15,7 @@ use futures::StreamExt;
 use nats::Nats;
 use proofs::{Checkpoint, Frontier, Hash, Node, Span};
 use schemas::engine::{Actor, LogId, TenantId, TenantSlug};
-use store::{Incarnation, Replacement, Seal, Share, SharedWork, Store, UnsealedLog};
+use store::{Causes, Incarnation, Replacement, Seal, Share, SharedWork, Store, UnsealedLog};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -83,7 +83,7 @@ pub async fn run(
             () = cancel.cancelled() => return,
             done = sealer.round() => {
                 if let Err(error) = done {
-                    tracing::warn!(%error, "no log could be sealed");
+                    tracing::warn!(error = %Causes(&error), "no log could be sealed");
                 }
             }
         }
@@ -123,7 +123,7 @@ impl Sealer {
                 Err(AuditError::WentBack { signed, note, .. }) => lost.push((log, signed, note)),
                 Err(error) => {
                     settled = false;
-                    tracing::warn!(tenant = %log.slug, %error, "the log could not be sealed");
+                    tracing::warn!(tenant = %log.slug, error = %Causes(&error), "the log could not be sealed");
                 }
             }
         }
@@ -131,7 +131,7 @@ impl Sealer {
         for (log, signed, note) in lost {
             if let Err(error) = self.replace(&log, signed, note).await {
                 settled = false;
-                tracing::warn!(tenant = %log.slug, %error, "the log went back and could not be replaced yet");
+                tracing::warn!(tenant = %log.slug, error = %Causes(&error), "the log went back and could not be replaced yet");
             }
         }
         for (log, why) in refused {

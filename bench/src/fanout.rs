@@ -358,6 +358,8 @@ impl Product {
             keyring: None,
             append_lanes: 1,
             pool_size: 2,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         };
         Ok(Store::connect(config).await?)
     }

@@ -101,6 +101,7 @@ impl Server {
             database: name.to_owned(),
             user: "postgres".to_owned(),
             password: PASSWORD.to_owned(),
+            tls: store::TlsConfig::default(),
         };
         store::migrate::run(&owner, PASSWORD, &[]).await?;
         Ok(StoreConfig {
@@ -112,6 +113,8 @@ impl Server {
             keyring: None,
             append_lanes: 2,
             pool_size: 4,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         })
     }
 

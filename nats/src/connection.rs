@@ -43,8 +43,39 @@ pub struct NatsConfig {
     pub url: String,
     /// A credentials file (`.creds`), where the server asks for one.
     pub credentials_file: Option<PathBuf>,
+    /// How the connection is encrypted.
+    pub tls: NatsTls,
     /// How many servers of a cluster keep the stream: 1 or 3.
     pub replicas: usize,
+}
+
+/// The PEM files of TLS. One that is set demands TLS, as an address with `tls://` does. Otherwise TLS is used where the server
+/// demands it. The server's certificate must always come from a trusted authority and name the host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NatsTls {
+    /// The certificate authorities that are trusted; without it those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// The client's certificate chain, for servers that ask for one.
+    pub certificate_file: Option<PathBuf>,
+    /// The private key of the client's certificate.
+    pub key_file: Option<PathBuf>,
+}
+
+impl NatsConfig {
+    /// Options with this TLS. Where one address demands it, servers that the cluster names must speak it as well.
+    pub(crate) fn connect_options(&self) -> ConnectOptions {
+        let NatsTls { ca_file, certificate_file, key_file } = self.tls.clone();
+        let is_tls = |address: &str| address.trim().starts_with("tls://");
+        let is_required = ca_file.is_some() || certificate_file.is_some() || self.url.split(',').any(is_tls);
+        let mut options = ConnectOptions::new().require_tls(is_required);
+        if let Some(file) = ca_file {
+            options = options.add_root_certificates(file);
+        }
+        if let (Some(certificate), Some(key)) = (certificate_file, key_file) {
+            options = options.add_client_certificate(certificate, key);
+        }
+        options
+    }
 }
 
 /// A connection to NATS that outlives outages. Cheap to clone.
@@ -65,7 +96,8 @@ impl Nats {
     pub async fn connect(config: NatsConfig) -> Result<Self, NatsError> {
         let addresses = addresses(&config.url)?;
         let (counter, connections) = watch::channel(0u64);
-        let mut options = ConnectOptions::new()
+        let mut options = config
+            .connect_options()
             .name("annals")
             .retry_on_initial_connect()
             .max_reconnects(None)

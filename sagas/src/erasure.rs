@@ -14,7 +14,7 @@ use keyring::Keyring;
 use schemas::engine::{Event, LogId, RecordedEvent, StreamName, TenantId, ids};
 use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
 use store::feed::{Batch, Consumer, FeedSettings, Handled};
-use store::{SharedWork, StoreError, TenantStore};
+use store::{Causes, SharedWork, StoreError, TenantStore};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -73,7 +73,7 @@ pub async fn run(
 
 async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: CancellationToken) {
     if let Err(error) = destroy_again(&executor, &keyring).await {
-        tracing::warn!(%error, "keys cannot be compared with the logs");
+        tracing::warn!(error = %Causes(&error), "keys cannot be compared with the logs");
     }
     let mut compared = Compared::default();
     loop {
@@ -82,7 +82,7 @@ async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: C
             () = sleep(COMPARED_EVERY) => {}
         }
         if let Err(error) = ask_again(&executor, &keyring, &copies, &mut compared).await {
-            tracing::warn!(%error, "erasures cannot be compared with the logs");
+            tracing::warn!(error = %Causes(&error), "erasures cannot be compared with the logs");
         }
     }
 }
@@ -164,7 +164,7 @@ async fn ask_again(
     let lost = match copies().await {
         Ok(lost) => lost,
         Err(error) => {
-            tracing::debug!(%error, "copies of the logs cannot be asked for erasures");
+            tracing::debug!(error = %Causes(&error), "copies of the logs cannot be asked for erasures");
             return Ok(again);
         }
     };

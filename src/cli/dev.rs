@@ -228,6 +228,8 @@ fn fit_to_servers(
     "127.0.0.1".clone_into(&mut database.host);
     database.port = servers.postgres_port();
     supervise::DATABASE.clone_into(&mut database.name);
+    "off".clone_into(&mut database.tls);
+    (database.tls_ca_file, database.tls_certificate_file, database.tls_key_file) = (None, None, None);
     supervise::SUPERUSER.clone_into(&mut database.owner_user);
     (database.owner_password, database.owner_password_file) = (None, Some(superuser_file));
     (database.runtime_password, database.runtime_password_file) = (None, Some(runtime_file));
@@ -237,6 +239,7 @@ fn fit_to_servers(
     let nats = &mut settings.nats;
     nats.credentials_file = Some(files.application);
     nats.system_credentials_file = Some(files.system);
+    (nats.tls_ca_file, nats.tls_certificate_file, nats.tls_key_file) = (None, None, None);
     (nats.edge_account, nats.public_url) = (Some(files.edge_account), None);
     (nats.edge_signing_seed, nats.edge_signing_seed_file) = (None, Some(files.edge_signing));
     (nats.operator_signing_seed, nats.operator_signing_seed_file) = (None, Some(files.operator_signing));

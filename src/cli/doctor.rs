@@ -1,13 +1,10 @@
 //! `annals doctor`: whether this process can reach what it needs, in the versions it needs.
 
-use std::time::Duration;
-
 use serde::Serialize;
-use tokio_postgres::NoTls;
 
 use super::{Exit, Failure, Output, key};
 use crate::config::Settings;
-use crate::wiring;
+use crate::wiring::{self, Role};
 
 const OLDEST_POSTGRES: u32 = 15;
 
@@ -34,6 +31,7 @@ pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
         Check::new("keys", key::standing(settings)),
         Check::new("postgresql", postgresql(settings).await),
         Check::new("schema", schema(settings).await),
+        Check::new("connections", connections(settings).await),
         Check::new("nats", nats(settings).await),
     ];
     output.rows(&["name", "ok", "detail"], &checks)?;
@@ -49,31 +47,26 @@ fn configuration(settings: &Settings) -> Result<String, Failure> {
 
 /// Signs in as one of the runtime roles and asks for version and durability.
 async fn postgresql(settings: &Settings) -> Result<String, Failure> {
-    let database = &settings.database;
-    let (client, connection) = tokio_postgres::Config::new()
-        .host(&database.host)
-        .port(database.port)
-        .dbname(&database.name)
-        .user("annals_worker")
-        .password(database.runtime_password()?.reveal())
-        .connect_timeout(Duration::from_secs(5))
-        .connect(NoTls)
-        .await
-        .map_err(anyhow::Error::from)?;
-    let version = connection.parameter("server_version").unwrap_or_default().to_owned();
-    tokio::spawn(connection);
+    let connection =
+        database::connect(&wiring::worker_login(settings)?).await.map_err(anyhow::Error::from)?;
+    let client = &connection.client;
+    let shown = async |setting: &str| {
+        let row = client.query_one(&format!("show {setting}"), &[]).await.map_err(anyhow::Error::from)?;
+        Ok::<_, Failure>(row.get::<_, String>(0))
+    };
+    let version = shown("server_version").await?;
     if major(&version) < OLDEST_POSTGRES {
         return Err(
             anyhow::anyhow!("version {version} is too old, {OLDEST_POSTGRES} or later is needed").into()
         );
     }
     for setting in ["fsync", "synchronous_commit"] {
-        let row = client.query_one(&format!("show {setting}"), &[]).await.map_err(anyhow::Error::from)?;
-        if row.get::<_, &str>(0) == "off" {
+        if shown(setting).await? == "off" {
             return Err(anyhow::anyhow!("{setting} is off: what is acknowledged may be lost").into());
         }
     }
-    Ok(format!("version {version} at {}:{}", database.host, database.port))
+    let database = &settings.database;
+    Ok(format!("version {version} at {}:{}, TLS {}", database.host, database.port, database.tls))
 }
 
 /// 15 of `15.18 (Debian 15.18-0+deb12u1)`, and of `15beta1`.
@@ -87,6 +80,28 @@ async fn schema(settings: &Settings) -> Result<String, Failure> {
     let tenants = store.heads().await;
     store.shutdown().await;
     Ok(format!("{} tenants", tenants?.len()))
+}
+
+/// How many connections processes of this product open at most, and how many there are now.
+async fn connections(settings: &Settings) -> Result<String, Failure> {
+    let store = wiring::connect(settings).await?;
+    let found = store.connections().await;
+    store.shutdown().await;
+    let found = found?;
+    let all = wiring::connections_max(settings, &Role::ALL);
+    let each = Role::ALL
+        .map(|role| format!("{} {}", Role::list(&[role]), wiring::connections_max(settings, &[role])));
+    let detail = format!(
+        "{} of {} are open, {} of them by annals; a process opens at most: all roles {all}, {}",
+        found.open,
+        found.max,
+        found.by_annals,
+        each.join(", ")
+    );
+    if all > found.max {
+        return Err(anyhow::anyhow!("{detail}; raise max_connections or lower database.pool_size").into());
+    }
+    Ok(detail)
 }
 
 async fn nats(settings: &Settings) -> Result<String, Failure> {

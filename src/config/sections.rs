@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use database::{TlsConfig, TlsMode};
 use gateway::TrustedProxies;
 use serde::{Deserialize, Deserializer};
 
@@ -24,11 +25,51 @@ pub struct Database {
     pub runtime_password: Option<Secret>,
     #[serde(deserialize_with = "path")]
     pub runtime_password_file: Option<PathBuf>,
+    pub tls: String,
+    #[serde(deserialize_with = "path")]
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_certificate_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_key_file: Option<PathBuf>,
     pub pool_size: usize,
     pub append_lanes: usize,
+    pub idle_seconds: u64,
 }
 
 impl Database {
+    /// How connections are encrypted.
+    pub fn tls(&self) -> Result<TlsConfig, SettingsError> {
+        let mode = self
+            .tls
+            .parse()
+            .map_err(|error: database::UnknownTlsMode| invalid("database.tls", &error.to_string()))?;
+        Ok(TlsConfig {
+            mode,
+            ca_file: self.tls_ca_file.clone(),
+            certificate_file: self.tls_certificate_file.clone(),
+            key_file: self.tls_key_file.clone(),
+        })
+    }
+
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        let tls = match self.tls() {
+            Ok(tls) => tls,
+            Err(problem) => return Some(problem),
+        };
+        let files = [&tls.ca_file, &tls.certificate_file, &tls.key_file];
+        // A file that is named says that TLS is wanted, so it must not go unused.
+        if tls.mode == TlsMode::Off && files.iter().any(|file| file.is_some()) {
+            return Some(invalid("database.tls", "is off, although files for TLS are set"));
+        }
+        (tls.certificate_file.is_some() != tls.key_file.is_some()).then(|| {
+            invalid(
+                "database.tls_certificate_file",
+                "and `database.tls_key_file` go together; set both or neither",
+            )
+        })
+    }
+
     /// The password of the owner role, needed for migrations only.
     pub fn owner_password(&self) -> Result<Secret, SettingsError> {
         Secret::resolve(
@@ -56,6 +97,12 @@ pub struct Nats {
     pub url: Secret,
     #[serde(deserialize_with = "path")]
     pub credentials_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_ca_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_certificate_file: Option<PathBuf>,
+    #[serde(deserialize_with = "path")]
+    pub tls_key_file: Option<PathBuf>,
     pub replicas: usize,
     #[serde(deserialize_with = "text")]
     pub edge_account: Option<String>,
@@ -124,9 +171,18 @@ impl Nats {
         if ![1, 3].contains(&self.replicas) {
             return Some(invalid("nats.replicas", "must be 1 or 3"));
         }
+        if self.tls_certificate_file.is_some() != self.tls_key_file.is_some() {
+            return Some(invalid(
+                "nats.tls_certificate_file",
+                "and `nats.tls_key_file` go together; set both or neither",
+            ));
+        }
         let files = [
             ("nats.credentials", &self.credentials_file),
             ("nats.system_credentials", &self.system_credentials_file),
+            ("nats.tls_ca", &self.tls_ca_file),
+            ("nats.tls_certificate", &self.tls_certificate_file),
+            ("nats.tls_key", &self.tls_key_file),
         ];
         for (name, path) in files {
             if let Some(path) = path

@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use database::{ConnectError, Connection, DatabaseConfig, TlsConfig};
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
-use tokio_postgres::NoTls;
 use tokio_postgres::error::SqlState;
 
 use super::process::{Launch, Process, command, end_stale, free_port};
@@ -131,25 +131,25 @@ impl PostgresServer {
         }
     }
 
-    async fn connect(&self, database: &str) -> Result<tokio_postgres::Client, tokio_postgres::Error> {
-        let (client, connection) = tokio_postgres::Config::new()
-            .host("127.0.0.1")
-            .port(self.port)
-            .user(SUPERUSER)
-            .password(self.password.reveal())
-            .dbname(database)
-            .connect_timeout(Duration::from_secs(5))
-            .connect(NoTls)
-            .await?;
-        tokio::spawn(connection);
-        Ok(client)
+    async fn connect(&self, name: &str) -> Result<Connection, ConnectError> {
+        let config = DatabaseConfig {
+            host: "127.0.0.1".to_owned(),
+            port: self.port,
+            name: name.to_owned(),
+            user: SUPERUSER.to_owned(),
+            password: self.password.reveal().into(),
+            application_name: "annals_dev".to_owned(),
+            options: String::new(),
+            tls: TlsConfig::default(),
+        };
+        database::connect(&config).await
     }
 
     async fn make_database(&self) -> Result<(), SuperviseError> {
-        let client = self.connect("postgres").await?;
-        match client.batch_execute(&format!("create database {DATABASE}")).await {
+        let connection = self.connect("postgres").await?;
+        match connection.client.batch_execute(&format!("create database {DATABASE}")).await {
             Err(error) if error.code() == Some(&SqlState::DUPLICATE_DATABASE) => Ok(()),
-            made => Ok(made?),
+            made => Ok(made.map_err(ConnectError::from)?),
         }
     }
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context;
 use futures::FutureExt;
 use nats::integrators::KeeperConfig;
-use nats::{Integrators, Issuer, Nats, NatsConfig, NatsError};
+use nats::{Integrators, Issuer, Nats, NatsConfig, NatsError, NatsTls};
 use sagas::erasure::Copies;
 use schemas::engine::{TenantId, TenantSlug};
 use store::{Examination, Examiner, Replacement, Store, StoreError};
@@ -105,6 +105,11 @@ pub(super) fn nats_config(settings: &Settings) -> NatsConfig {
     NatsConfig {
         url: settings.nats.url.reveal().to_owned(),
         credentials_file: settings.nats.credentials_file.clone(),
+        tls: NatsTls {
+            ca_file: settings.nats.tls_ca_file.clone(),
+            certificate_file: settings.nats.tls_certificate_file.clone(),
+            key_file: settings.nats.tls_key_file.clone(),
+        },
         replicas: settings.nats.replicas,
     }
 }

@@ -1,7 +1,9 @@
 //! What the store needs to know to reach PostgreSQL.
 
 use std::fmt;
+use std::time::Duration;
 
+use database::TlsConfig;
 use keyring::Keyring;
 
 use crate::DeploymentKey;
@@ -15,16 +17,20 @@ pub struct StoreConfig {
     pub port: u16,
     /// Database name.
     pub database: String,
-    /// The password of the runtime roles (`annals_appender`, `annals_tenant`, ...).
+    /// How connections are encrypted.
+    pub tls: TlsConfig,
+    /// From which the passwords of the runtime roles (`annals_appender`, `annals_tenant`, ...) are derived.
     pub runtime_password: String,
     /// See [`DeploymentKey`].
     pub key: DeploymentKey,
     /// Seals and opens personal data. A process without one can neither write nor read it.
     pub keyring: Option<Keyring>,
-    /// Append connections: one for each core of the database server is best; at least 1.
+    /// Append lanes, of two connections each: one for each core of the database server is best; at least 1.
     pub append_lanes: usize,
-    /// Most connections of each pool.
+    /// Most connections that answer reads, and as many that keep read models, sagas and webhooks.
     pub pool_size: usize,
+    /// How long a connection is kept that nothing uses.
+    pub idle_timeout: Duration,
 }
 
 impl fmt::Debug for StoreConfig {

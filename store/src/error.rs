@@ -1,14 +1,26 @@
 //! What can go wrong between the product and PostgreSQL.
+//!
+//! What PostgreSQL says stays in the sources of an error: `Display` never shows it, because messages of errors reach clients
+//! and dead letters. Logs show the sources by [`Causes`].
 
+use std::fmt;
+
+use database::{ConnectError, PoolError};
 use schemas::engine::{InvalidValue, LogId};
-use tokio_postgres::error::SqlState;
 
 /// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// PostgreSQL cannot be reached or does not answer in time; trying again later may help.
+    /// The store cannot do it at the moment, for a reason of the product's own; trying again later may help.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
+    /// PostgreSQL broke the connection off, or could not execute a statement for a reason of its own; trying again later may
+    /// help.
+    #[error("the database is unavailable")]
+    Interrupted(#[source] tokio_postgres::Error),
+    /// PostgreSQL cannot be connected to; trying again later may help.
+    #[error("the database is unavailable")]
+    NotConnected(#[source] ConnectError),
     /// Too much is waiting already; trying again later may help.
     #[error("too many requests are waiting for the database")]
     Overloaded,
@@ -30,7 +42,10 @@ pub enum StoreError {
     /// A setting is wrong.
     #[error("{0}")]
     Config(String),
-    /// The schema could not be brought up to date.
+    /// The TLS settings cannot be used.
+    #[error("the TLS settings of the database cannot be used")]
+    Tls(#[source] database::TlsError),
+    /// The schema could not be brought up to date. For operators: the text is that of PostgreSQL.
     #[error("migration failed: {0}")]
     Migration(String),
 }
@@ -38,40 +53,35 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Overloaded)
+        matches!(self, Self::Unavailable(_) | Self::Interrupted(_) | Self::NotConnected(_) | Self::Overloaded)
     }
 
-    pub(crate) fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {
+    pub(crate) fn corrupt(what: &str, cause: impl fmt::Display) -> Self {
         Self::Corrupt(format!("{what}: {cause}"))
     }
 }
 
 impl From<tokio_postgres::Error> for StoreError {
     fn from(error: tokio_postgres::Error) -> Self {
-        // No code: the connection broke or never stood.
-        if error.code().is_none_or(may_pass_by_itself) {
-            Self::Unavailable(describe(&error))
-        } else {
-            Self::Database(error)
+        if database::is_transient(&error) { Self::Interrupted(error) } else { Self::Database(error) }
+    }
+}
+
+impl From<ConnectError> for StoreError {
+    fn from(error: ConnectError) -> Self {
+        match error {
+            ConnectError::Tls(error) => Self::Tls(error),
+            ConnectError::Postgres(error) if !database::is_transient(&error) => Self::Database(error),
+            error => Self::NotConnected(error),
         }
     }
 }
 
-/// Whether what the server said may be another time: 08 connection, 53 resources, 57 operator intervention (shutdown,
-/// cancel), 58 system, 40 rollback, 25006 a server in recovery, 25P03 a transaction that was left idle for too long, which a
-/// process does that stands still.
-fn may_pass_by_itself(state: &SqlState) -> bool {
-    let states = [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT];
-    matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
-}
-
-impl From<deadpool_postgres::PoolError> for StoreError {
-    fn from(error: deadpool_postgres::PoolError) -> Self {
-        use deadpool_postgres::{PoolError, TimeoutType};
+impl From<PoolError> for StoreError {
+    fn from(error: PoolError) -> Self {
         match error {
-            PoolError::Timeout(TimeoutType::Wait) => Self::Overloaded,
-            PoolError::Backend(error) => error.into(),
-            other => Self::Unavailable(other.to_string()),
+            PoolError::Exhausted => Self::Overloaded,
+            PoolError::Connect(error) => error.into(),
         }
     }
 }
@@ -82,27 +92,17 @@ impl From<InvalidValue> for StoreError {
     }
 }
 
-/// PostgreSQL's own message where there is one: the client's `Display` says only "db error". The message never holds
-/// parameters.
-pub(crate) fn describe(error: &tokio_postgres::Error) -> String {
-    if let Some(db) = error.as_db_error() {
-        return format!("{} ({})", db.message(), db.code().code());
-    }
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
+/// An error and its sources as one line: for logs and operators, never for clients.
+pub struct Causes<'a>(pub &'a (dyn std::error::Error + 'static));
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_the_server_ends_for_reasons_of_its_own_may_pass_and_what_it_refuses_does_not() {
-        for code in ["08006", "53300", "57P01", "58030", "40001", "25006", "25P03"] {
-            assert!(may_pass_by_itself(&SqlState::from_code(code)), "{code}");
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut source = self.0.source();
+        while let Some(error) = source {
+            write!(f, ": {error}")?;
+            source = error.source();
         }
-        for code in ["23505", "22P02", "42501", "25P02"] {
-            assert!(!may_pass_by_itself(&SqlState::from_code(code)), "{code}");
-        }
+        Ok(())
     }
 }

@@ -18,7 +18,7 @@ use schemas::engine::{LogId, RecordedEvent, TenantId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Head, LogFilter, Share, SharedWork, Store, StoreError};
+use crate::{Causes, Head, LogFilter, Share, SharedWork, Store, StoreError};
 
 mod lane;
 
@@ -264,7 +264,7 @@ impl<C: Consumer> Feed<C> {
                         Some(PAUSED)
                     }
                     Err(error) => {
-                        tracing::warn!(consumer = self.consumer.name(), %tenant, %error, "a batch failed; it is tried again");
+                        tracing::warn!(consumer = self.consumer.name(), %tenant, error = %Causes(&error), "a batch failed; it is tried again");
                         Some(backoff(lane.fail()))
                     }
                 };
@@ -286,7 +286,7 @@ impl<C: Consumer> Feed<C> {
                 match result {
                     Ok((heads, checkpoints)) => self.compared(&heads, &checkpoints),
                     Err(error) => {
-                        tracing::warn!(consumer = self.consumer.name(), %error, "heads cannot be compared");
+                        tracing::warn!(consumer = self.consumer.name(), error = %Causes(&error), "heads cannot be compared");
                     }
                 }
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
-use tokio_postgres::GenericClient;
+use tokio_postgres::Row;
 
 use crate::pools::get;
 use crate::{Store, StoreError};
@@ -34,10 +34,13 @@ pub type Examiner = Arc<dyn Fn() -> BoxFuture<'static, Examination> + Send + Syn
 pub struct Incarnation(String);
 
 impl Incarnation {
-    pub(crate) async fn of(client: &impl GenericClient) -> Result<Self, StoreError> {
-        let statement = "select pg_postmaster_start_time()::text || ' ' || oid::text from pg_database
-                         where datname = current_database()";
-        Ok(Self(client.query_one(statement, &[]).await?.get(0)))
+    /// Finds it, in the one column of the one row.
+    pub(crate) const STATEMENT: &str =
+        "select pg_postmaster_start_time()::text || ' ' || oid::text from pg_database
+                                        where datname = current_database()";
+
+    pub(crate) fn from_row(row: &Row) -> Self {
+        Self(row.get(0))
     }
 }
 
@@ -55,14 +58,13 @@ struct State {
 }
 
 impl Gate {
-    /// Returns the life that the client is connected to as soon as it may be appended to. Where nobody can be asked it may
-    /// be: an outage of the broker does not keep facts from being kept.
+    /// Returns this life as soon as it may be appended to. Where the examiner can ask no other party it may be: an outage of
+    /// the broker does not keep facts from being kept.
     pub(crate) async fn admit(
         &self,
-        client: &impl GenericClient,
+        incarnation: Incarnation,
         patience: Option<Duration>,
     ) -> Result<Incarnation, StoreError> {
-        let incarnation = Incarnation::of(client).await?;
         let Some(examination) = self.examination(&incarnation) else { return Ok(incarnation) };
         let came_to = match patience {
             None => examination.await,
@@ -113,8 +115,8 @@ impl Gate {
     }
 
     /// [`Gate::admit`] with the patience of an append.
-    pub(crate) async fn admit_append(&self, client: &impl GenericClient) -> Result<Incarnation, StoreError> {
-        self.admit(client, Some(PATIENCE)).await
+    pub(crate) async fn admit_append(&self, incarnation: Incarnation) -> Result<Incarnation, StoreError> {
+        self.admit(incarnation, Some(PATIENCE)).await
     }
 }
 
@@ -127,13 +129,14 @@ impl Store {
 
     /// Waits until the database's present life is examined.
     pub async fn examined(&self) -> Result<(), StoreError> {
-        let connection = get(&self.0.pools.worker).await?;
-        self.0.gate.admit(&**connection, None).await.map(drop)
+        let row = get(&self.0.pools.worker).await?.query_one(Incarnation::STATEMENT, &[]).await?;
+        self.0.gate.admit(Incarnation::from_row(&row), None).await.map(drop)
     }
 
     /// The database's present life.
     pub async fn incarnation(&self) -> Result<Incarnation, StoreError> {
-        Incarnation::of(&**get(&self.0.pools.relay).await?).await
+        let row = get(&self.0.pools.relay).await?.query_one(Incarnation::STATEMENT, &[]).await?;
+        Ok(Incarnation::from_row(&row))
     }
 }
 

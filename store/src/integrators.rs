@@ -4,8 +4,10 @@
 mod issuing;
 
 use chrono::{DateTime, Utc};
+use database::PooledConnection;
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::pools::get;
@@ -103,7 +105,7 @@ pub struct CutKey {
 /// The keys to keep out, read under a lock that one process holds at a time, so that an older list never replaces a newer
 /// one. Dropped without [`applied`](Self::applied), nothing is noted.
 pub struct CutKeys {
-    connection: Option<deadpool_postgres::Object>,
+    connection: PooledConnection,
     /// What the keys include, by tenant, credential and revision.
     changes: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
     keys: Vec<CutKey>,
@@ -116,9 +118,9 @@ impl CutKeys {
     }
 
     /// Notes that NATS knows all of it, and lets the next one in.
-    pub async fn applied(mut self) -> Result<(), StoreError> {
-        let connection = self.connection.as_ref().expect("the connection is taken only at the end");
-        let (tenants, credentials, revisions) = &self.changes;
+    pub async fn applied(self) -> Result<(), StoreError> {
+        let connection = self.connection;
+        let (tenants, credentials, revisions) = self.changes;
         if !tenants.is_empty() {
             connection
                 .execute(
@@ -126,22 +128,11 @@ impl CutKeys {
                      from unnest($1::uuid[], $2::uuid[], $3::int8[]) as a(tenant_id, credential_id, revision)
                      where c.tenant_id = a.tenant_id and c.credential_id = a.credential_id
                        and c.keys_applied < a.revision",
-                    &[tenants, credentials, revisions],
+                    &[&tenants as &(dyn ToSql + Sync), &credentials, &revisions],
                 )
                 .await?;
         }
-        connection.batch_execute("commit").await?;
-        self.connection = None;
-        Ok(())
-    }
-}
-
-impl Drop for CutKeys {
-    fn drop(&mut self) {
-        // In the middle of a transaction: the connection goes, and the lock with it.
-        if let Some(connection) = self.connection.take() {
-            drop(deadpool_postgres::Object::take(connection));
-        }
+        Ok(connection.commit().await?)
     }
 }
 
@@ -160,14 +151,11 @@ impl Store {
     /// another process is at it.
     pub async fn lock_cut_keys(&self) -> Result<Option<CutKeys>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
-        connection.batch_execute("begin").await?;
-        let mut cut = CutKeys { connection: Some(connection), changes: Default::default(), keys: Vec::new() };
-        let connection = cut.connection.as_ref().expect("it was just put there");
+        connection.begin("begin").await?;
         let free: bool =
             connection.query_one("select pg_try_advisory_xact_lock($1)", &[&KEYS_LOCK]).await?.get(0);
         if !free {
-            connection.batch_execute("rollback").await?;
-            cut.connection = None;
+            connection.commit().await?;
             return Ok(None);
         }
         // Before the keys, so that these hold what the revisions stand for.
@@ -186,26 +174,23 @@ impl Store {
                 &[],
             )
             .await?;
-        cut.keys = keys.iter().map(|row| CutKey { public_key: row.get(0), issued_at: row.get(1) }).collect();
+        let keys = keys.iter().map(|row| CutKey { public_key: row.get(0), issued_at: row.get(1) }).collect();
+        let mut changes = (Vec::new(), Vec::new(), Vec::new());
         for row in &due {
-            cut.changes.0.push(row.get(0));
-            cut.changes.1.push(row.get(1));
-            cut.changes.2.push(row.get(2));
+            changes.0.push(row.get(0));
+            changes.1.push(row.get(1));
+            changes.2.push(row.get(2));
         }
-        Ok(Some(cut))
+        Ok(Some(CutKeys { connection, changes, keys }))
     }
 
     /// Whether any change waits for NATS: of the keys, and of the consumers.
     pub async fn integrator_changes_due(&self) -> Result<(bool, bool), StoreError> {
         let connection = get(&self.0.pools.relay).await?;
-        let statement = connection
-            .prepare_cached(
-                "select coalesce(bool_or(keys_applied < revision), false),
+        let statement = "select coalesce(bool_or(keys_applied < revision), false),
                         coalesce(bool_or(consumer_applied < revision), false)
-                 from integrator_credentials where keys_applied < revision or consumer_applied < revision",
-            )
-            .await?;
-        let row = connection.query_one(&statement, &[]).await?;
+                 from integrator_credentials where keys_applied < revision or consumer_applied < revision";
+        let row = connection.query_one(statement, &[]).await?;
         Ok((row.get(0), row.get(1)))
     }
 
@@ -221,7 +206,6 @@ impl Store {
              where c.consumer_applied < c.revision or ($1 and c.revoked_at is null)
              order by c.tenant_id, c.credential_id"
         );
-        let statement = connection.prepare_cached(&statement).await?;
         let rows = connection.query(&statement, &[&all]).await?;
         rows.iter().map(|row| Ok((TenantSlug::parse(row.get(15))?, credential_from(row)))).collect()
     }

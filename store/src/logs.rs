@@ -13,9 +13,9 @@ use uuid::Uuid;
 
 use self::cited::Kept;
 use crate::event_ids::EventIds;
-use crate::pools::{Role, connect, get};
+use crate::pools::{Logins, Role, get};
 use crate::signals::Signals;
-use crate::{NewEvent, Store, StoreConfig, StoreError, TenantStore};
+use crate::{NewEvent, Store, StoreError, TenantStore};
 
 /// A log that was replaced.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -97,7 +97,7 @@ impl Store {
         reason: &str,
         actor: &Actor,
     ) -> Result<Vec<ReplacedLog>, StoreError> {
-        replace_all(&self.0.config, &self.0.signals, wanted, reason, actor).await
+        replace_all(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, wanted, reason, actor).await
     }
 
     /// Replaces the logs that end before a position at which somebody has seen an event of them.
@@ -105,8 +105,9 @@ impl Store {
         &self,
         seen: impl Iterator<Item = (TenantId, LogId, u64)> + Send,
     ) -> Result<(), StoreError> {
-        let client = get(&self.0.pools.worker).await?;
-        replace_where_lost(&self.0.config, &self.0.signals, &client, seen).await
+        let seen = Seen::new(seen);
+        let behind = get(&self.0.pools.worker).await?.query(Seen::HEADS_BEHIND, &seen.parameters()).await?;
+        replace_where_lost(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, &behind).await
     }
 
     /// Every log that was replaced, of all tenants, oldest first.
@@ -163,44 +164,58 @@ impl TenantStore {
     }
 }
 
-/// Replaces the logs of those tenants whose head stands below a position at which this process has seen an event. `client`
-/// is of a role that reads the heads of all tenants.
+/// Positions at which this process has seen events.
+#[derive(Default)]
+pub(crate) struct Seen {
+    tenants: Vec<Uuid>,
+    logs: Vec<Uuid>,
+    positions: Vec<i64>,
+}
+
+impl Seen {
+    pub(crate) fn new(seen: impl Iterator<Item = (TenantId, LogId, u64)>) -> Self {
+        let mut all = Self::default();
+        for (tenant, log_id, position) in seen {
+            all.tenants.push(tenant.0);
+            all.logs.push(log_id.0);
+            all.positions.push(position as i64);
+        }
+        all
+    }
+
+    /// Finds the heads that are below them: as a role that reads the heads of all tenants, with these
+    /// [parameters](Self::parameters).
+    pub(crate) const HEADS_BEHIND: &str = "select h.tenant_id, h.log_id, w.position
+         from unnest($1::uuid[], $2::uuid[], $3::int8[]) as w(tenant_id, log_id, position)
+         join heads h on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position < w.position
+         order by h.tenant_id";
+
+    pub(crate) fn parameters(&self) -> [&(dyn ToSql + Sync); 3] {
+        [&self.tenants, &self.logs, &self.positions]
+    }
+}
+
+/// Replaces the logs whose head is below a position at which this process has seen an event: the rows of
+/// [`Seen::HEADS_BEHIND`].
 pub(crate) async fn replace_where_lost(
-    config: &StoreConfig,
+    logins: &Logins,
     signals: &Signals,
-    client: &Client,
-    seen: impl Iterator<Item = (TenantId, LogId, u64)>,
+    event_ids: &EventIds,
+    behind: &[Row],
 ) -> Result<(), StoreError> {
-    let (mut tenants, mut logs, mut positions) = (Vec::new(), Vec::new(), Vec::new());
-    for (tenant, log_id, position) in seen {
-        tenants.push(tenant.0);
-        logs.push(log_id.0);
-        positions.push(position as i64);
-    }
-    if tenants.is_empty() {
-        return Ok(());
-    }
-    let rows = client
-        .query(
-            "select h.tenant_id, h.log_id, w.position
-             from unnest($1::uuid[], $2::uuid[], $3::int8[]) as w(tenant_id, log_id, position)
-             join heads h on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position < w.position
-             order by h.tenant_id",
-            &[&tenants, &logs, &positions],
-        )
-        .await?;
     let seen = |row: &Row| {
         let lost = replacement_from(row);
         Replacement { ends_before: lost.published_to, ..lost }
     };
-    let lost: Vec<Replacement> = rows.iter().map(seen).collect();
+    let lost: Vec<Replacement> = behind.iter().map(seen).collect();
     let reason = "the log ends before an event that was read or written";
-    replace_all(config, signals, &lost, reason, &Actor::system("appender")).await.map(drop)
+    replace_all(logins, signals, event_ids, &lost, reason, &Actor::system("appender")).await.map(drop)
 }
 
 async fn replace_all(
-    config: &StoreConfig,
+    logins: &Logins,
     signals: &Signals,
+    event_ids: &EventIds,
     wanted: &[Replacement],
     reason: &str,
     actor: &Actor,
@@ -209,12 +224,10 @@ async fn replace_all(
     if wanted.is_empty() {
         return Ok(replaced);
     }
-    let (mut client, _driver) = connect(config, Role::Appender, "-c synchronous_commit=on").await?;
-    let event_ids = EventIds::new(&config.key);
+    let mut connection = logins.of(Role::Appender).with_options("-c synchronous_commit=on").connect().await?;
     for replacement in wanted {
-        let Some(done) = replace(&mut client, replacement, reason, actor, &event_ids).await? else {
-            continue;
-        };
+        let client = &mut connection.client;
+        let Some(done) = replace(client, replacement, reason, actor, event_ids).await? else { continue };
         metrics::counter!("logs_replaced_total").increment(1);
         tracing::warn!(
             tenant = %done.tenant, old = %done.log_id, new = %done.next_log_id, kept_to = done.last_position,

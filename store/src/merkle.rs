@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
-use deadpool_postgres::Object;
+use database::PooledConnection;
 use proofs::{Hash, Node};
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use tokio_postgres::Row;
@@ -114,14 +114,10 @@ impl Store {
         let connection = get(&self.0.pools.sealer).await?;
         // One value, because rows of their own cost more than what stands in them. The positions are in it, because an
         // aggregate only ever happens to take its input in the order of a subquery.
-        let statement = connection
-            .prepare_cached(
-                "select coalesce(string_agg(int8send(position) || leaf_hash, ''::bytea), ''::bytea)
+        let statement = "select coalesce(string_agg(int8send(position) || leaf_hash, ''::bytea), ''::bytea)
                  from (select position, leaf_hash from events
-                       where tenant_id = $1 and position > $2 and position <= $3 order by position) as leaves",
-            )
-            .await?;
-        let row = connection.query_one(&statement, &[&tenant.0, &(after as i64), &(to as i64)]).await?;
+                       where tenant_id = $1 and position > $2 and position <= $3 order by position) as leaves";
+        let row = connection.query_one(statement, &[&tenant.0, &(after as i64), &(to as i64)]).await?;
         let (leaves, _) = row.get::<_, &[u8]>(0).as_chunks::<{ size_of::<u64>() + size_of::<Hash>() }>();
         let expected = (after + 1..).map(u64::to_be_bytes);
         let dense = leaves.iter().zip(expected).map_while(|(leaf, position)| leaf.strip_prefix(&position));
@@ -145,9 +141,7 @@ impl Store {
         let indexes: Vec<i64> = seal.subtrees.iter().map(|(node, _)| node.index as i64).collect();
         let hashes: Vec<&[u8]> = seal.subtrees.iter().map(|(_, hash)| hash.as_slice()).collect();
         let connection = get(&self.0.pools.sealer).await?;
-        let statement = connection
-            .prepare_cached(
-                "with kept as (
+        let statement = "with kept as (
                      insert into sealed_logs as s (tenant_id, log_id, size, note, verifier_key, sealed_at)
                      values ($1, $2, $3, $4, $5, now())
                      on conflict (tenant_id) do update
@@ -164,12 +158,10 @@ impl Store {
                      select $1, * from unnest($6::int2[], $7::int8[], $8::bytea[]) where exists (select from kept)
                      on conflict do nothing
                  )
-                 select exists (select from kept)",
-            )
-            .await?;
+                 select exists (select from kept)";
         let row = connection
             .query_one(
-                &statement,
+                statement,
                 &[
                     &seal.tenant.0,
                     &seal.log_id.0,
@@ -251,7 +243,7 @@ pub const SUBTREES_BELOW: &str = "select r.ordinal, s.hash
 
 /// Reads what each subtree is folded from: leaves, or stored subtrees of the level below, 128 at most.
 async fn read_nodes(
-    connection: &Object,
+    connection: &PooledConnection,
     tenant: TenantId,
     nodes: &[Node],
 ) -> Result<HashMap<Node, Hash>, StoreError> {
@@ -267,11 +259,9 @@ async fn read_nodes(
         let first: Vec<i64> = wanted.iter().map(|node| (node.index << span(node)) as i64).collect();
         let end: Vec<i64> = wanted.iter().map(|node| ((node.index + 1) << span(node)) as i64).collect();
         let rows = if level == 0 {
-            let statement = connection.prepare_cached(LEAVES_BELOW).await?;
-            connection.query(&statement, &[&tenant.0, &first, &end]).await?
+            connection.query(LEAVES_BELOW, &[&tenant.0, &first, &end]).await?
         } else {
-            let statement = connection.prepare_cached(SUBTREES_BELOW).await?;
-            connection.query(&statement, &[&tenant.0, &first, &end, &i16::from(level)]).await?
+            connection.query(SUBTREES_BELOW, &[&tenant.0, &first, &end, &i16::from(level)]).await?
         };
         let mut parts: Vec<Vec<Hash>> = vec![Vec::new(); wanted.len()];
         for row in &rows {

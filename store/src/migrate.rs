@@ -1,10 +1,11 @@
 //! Brings a database up to date: roles, the store's tables and policies, read tables. Safe when several processes start
 //! at once: an advisory lock lets one work and the others find it done.
 
-use tokio_postgres::{Client, NoTls};
+use database::{Connection, DatabaseConfig, TlsConfig, describe};
+use tokio_postgres::Client;
 
 use crate::StoreError;
-use crate::error::describe;
+use crate::pools::role_password;
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -19,6 +20,7 @@ pub struct OwnerConfig {
     pub database: String,
     pub user: String,
     pub password: String,
+    pub tls: TlsConfig,
 }
 
 /// The table of a read model. Read tables are rebuilt, never migrated: another shape is another name. There are two of
@@ -38,37 +40,39 @@ pub struct ReadTable {
 /// Any number will do, as long as nobody else uses it.
 const LOCK: i64 = 0x414e_4e41_4c53;
 
-const RUNTIME_ROLES: [&str; 7] = [
+pub(crate) const RUNTIME_ROLES: [&str; 8] = [
     "annals_appender",
     "annals_lookup",
     "annals_tenant",
     "annals_projector",
+    "annals_scratch",
     "annals_worker",
     "annals_relay",
     "annals_sealer",
 ];
 
-/// Creates what is missing and sets the runtime roles' password.
+/// Creates what is missing and sets the runtime roles' passwords, which derive from `runtime_password`.
 pub async fn run(
     owner: &OwnerConfig,
     runtime_password: &str,
     read_tables: &[ReadTable],
 ) -> Result<(), StoreError> {
-    let mut client = connect(owner).await?;
+    let mut connection = connect(owner).await?;
+    let client = &mut connection.client;
     client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
     // The lock goes with the connection, whatever happens below.
-    create_roles(&client, runtime_password).await?;
+    create_roles(client, runtime_password).await?;
     client.batch_execute("set role annals_owner").await?;
     embedded::migrations::runner()
-        .run_async(&mut client)
+        .run_async(client)
         .await
         .map_err(|error| StoreError::Migration(error.to_string()))?;
     for table in read_tables {
         for generation in 0..2 {
-            create_read_table(&client, table, &table.at(generation)).await?;
+            create_read_table(client, table, &table.at(generation)).await?;
         }
     }
-    open_platform(&client).await
+    open_platform(client).await
 }
 
 /// Writes the tables of read models anew, so that nothing is left of what stood in their rows before. Each is locked while that
@@ -78,7 +82,7 @@ pub async fn compact(
     read_tables: &[ReadTable],
     mut written: impl FnMut(&str),
 ) -> Result<(), StoreError> {
-    let client = connect(owner).await?;
+    let Connection { client, driver: _driver } = connect(owner).await?;
     client.batch_execute("set role annals_owner").await?;
     for table in read_tables {
         for generation in 0..2 {
@@ -105,28 +109,21 @@ async fn open_platform(client: &Client) -> Result<(), StoreError> {
         .map_err(failed)
 }
 
-async fn connect(owner: &OwnerConfig) -> Result<Client, StoreError> {
-    let (client, connection) = tokio_postgres::Config::new()
-        .host(&owner.host)
-        .port(owner.port)
-        .dbname(&owner.database)
-        .user(&owner.user)
-        .password(&owner.password)
-        .application_name("annals_migrate")
-        .connect_timeout(std::time::Duration::from_secs(5))
-        .connect(NoTls)
-        .await?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "the migration's connection ended");
-        }
-    });
-    Ok(client)
+async fn connect(owner: &OwnerConfig) -> Result<Connection, StoreError> {
+    let config = DatabaseConfig {
+        host: owner.host.clone(),
+        port: owner.port,
+        name: owner.database.clone(),
+        user: owner.user.clone(),
+        password: owner.password.as_str().into(),
+        application_name: "annals_migrate".to_owned(),
+        options: String::new(),
+        tls: owner.tls.clone(),
+    };
+    Ok(database::connect(&config).await?)
 }
 
 async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), StoreError> {
-    // Hashed here, so that the password stands in no server log.
-    let verifier = postgres_protocol::password::scram_sha_256(runtime_password.as_bytes());
     let mut script =
         String::from("begin; select pg_advisory_xact_lock(hashtext('annals roles')); do $$ begin\n");
     for group in ["annals_owner", "annals_tenants"] {
@@ -137,6 +134,9 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     }
     script.push_str("end $$;\n");
     for role in RUNTIME_ROLES {
+        // Hashed here, so that the password stands in no server log.
+        let password = role_password(runtime_password, role);
+        let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         script.push_str("alter role ");
         script.push_str(role);
         script.push_str(" with login nosuperuser nobypassrls password '");
@@ -144,16 +144,20 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
         script.push_str("';\n");
     }
     script.push_str(
-        "grant annals_tenants to annals_tenant, annals_projector;
+        "grant annals_tenants to annals_tenant, annals_projector, annals_scratch;
          alter role annals_tenant set default_transaction_read_only = on;
          grant annals_owner to current_user;
          grant create, usage on schema public to annals_owner;
+         do $$ begin
+             execute format('revoke temporary on database %I from public', current_database());
+             execute format('grant temporary on database %I to annals_scratch', current_database());
+         end $$;
          commit;",
     );
     // Roles belong to the whole cluster, the lock to one database: another database's migration may be at the same rows.
     for _ in 0..20 {
         match client.batch_execute(&script).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => return warn_of_temporary_tables(client).await,
             Err(error)
                 if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) =>
             {
@@ -165,6 +169,16 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     Err(StoreError::Migration("other migrations keep changing the same roles".to_owned()))
 }
 
+/// The right to make temporary tables belongs to the database: only its owner or a superuser takes it from PUBLIC, and
+/// PostgreSQL says nothing where another login tries.
+async fn warn_of_temporary_tables(client: &Client) -> Result<(), StoreError> {
+    let statement = "select has_database_privilege('annals_tenant', current_database(), 'temporary')";
+    if client.query_one(statement, &[]).await?.get(0) {
+        tracing::warn!("roles may still make temporary tables: migrate as the owner of the database");
+    }
+    Ok(())
+}
+
 fn create_role(name: &str, login: &str) -> String {
     format!(
         "begin create role {name} {login}; exception when duplicate_object or unique_violation then null; end;\n"
@@ -174,8 +188,10 @@ fn create_role(name: &str, login: &str) -> String {
 async fn create_read_table(client: &Client, table: &ReadTable, name: &str) -> Result<(), StoreError> {
     let ReadTable { columns, key, indexes, .. } = table;
     let exists = client.query_one("select to_regclass($1) is not null", &[&name]).await?.get::<_, bool>(0);
+    // Each time: the table may be older than the role.
+    let scratch = format!("grant select on {name} to annals_scratch");
     if exists {
-        return Ok(());
+        return client.batch_execute(&scratch).await.map_err(failed);
     }
     let fence = "tenant_id = (select nullif(current_setting('annals.tenant', true), '')::uuid)";
     let mut script = format!(
@@ -191,7 +207,8 @@ async fn create_read_table(client: &Client, table: &ReadTable, name: &str) -> Re
     );
     let index = |columns: &&str| format!("create index on {name} (tenant_id, {columns});\n");
     script.extend(indexes.iter().map(index));
-    script.push_str("commit;");
+    script.push_str(&scratch);
+    script.push_str(";\ncommit;");
     client.batch_execute(&script).await.map_err(failed)
 }
 

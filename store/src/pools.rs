@@ -1,22 +1,24 @@
-//! Connections to PostgreSQL, one pool a runtime role. Private to the store: nobody outside gets a raw connection.
+//! The product's logins at PostgreSQL and the pools of their connections. Private to the store: outside of it nothing gets a
+//! raw connection.
 
 use std::time::Duration;
 
-use deadpool_postgres::{
-    Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
-};
-use tokio_postgres::{Client, NoTls};
-use tokio_util::task::AbortOnDropHandle;
+use database::{Connector, DatabaseConfig, POOL_WAIT_TIMEOUT, Password, Pool, PooledConnection};
+use fairness::{Limits, Permits};
+use hmac::{Hmac, KeyInit, Mac};
+use schemas::engine::TenantId;
+use sha2::Sha256;
 
 use crate::{StoreConfig, StoreError};
 
-/// The runtime roles: what each may do stands in `migrations/V2__policies.sql`.
+/// The runtime roles. `migrations/V2__policies.sql` and its successors say what each may do, `docs/roles.md` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
     Appender,
     Lookup,
     Tenant,
     Projector,
+    Scratch,
     Worker,
     Relay,
     Sealer,
@@ -29,6 +31,7 @@ impl Role {
             Self::Lookup => "annals_lookup",
             Self::Tenant => "annals_tenant",
             Self::Projector => "annals_projector",
+            Self::Scratch => "annals_scratch",
             Self::Worker => "annals_worker",
             Self::Relay => "annals_relay",
             Self::Sealer => "annals_sealer",
@@ -36,101 +39,163 @@ impl Role {
     }
 }
 
-/// How long to wait for a connection before the request is refused as unavailable.
-pub(crate) const WAIT: Duration = Duration::from_secs(3);
-/// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken: a
-/// host that is gone says nothing, and TCP by itself would try for a quarter of an hour.
-const SILENCE: Duration = Duration::from_secs(10);
+/// The password of a runtime role, derived from the one that the settings have: the password of one role signs in as no other,
+/// and tells nothing of the setting, which is random.
+pub fn role_password(runtime_password: &str, role: &str) -> String {
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(runtime_password.as_bytes()).expect("HMAC takes keys of any length");
+    mac.update(b"annals database role\0");
+    mac.update(role.as_bytes());
+    hex::encode(mac.finalize().into_bytes())
+}
+
+/// Statements are bounded, so that no wait is endless. Idle transactions are bounded more tightly, because a process that hangs
+/// in the middle of one holds locks that others wait for. The JIT compiler is off: PostgreSQL compiles the plan of a statement
+/// that it expects to take long, anew each time, and the estimate grows with the table, so that statements that read little
+/// of a large log would be compiled for longer than they run.
+const OPTIONS: &str = "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
+
+/// Connections of the pools that do not grow with `pool_size`. What they do is short.
+const TURNS: usize = 4;
+const WORKER: usize = 3;
+const RELAY: usize = 3;
+const SEALER: usize = 2;
+
+/// How many connections of each database role a process opens at most, whatever it does. The replacement of a log and the
+/// work on a past state take one more each while they last.
+pub fn connection_limits(pool_size: usize, append_lanes: usize) -> [(&'static str, usize); 7] {
+    [
+        (Role::Appender.name(), append_lanes),
+        (Role::Lookup.name(), append_lanes),
+        (Role::Tenant.name(), pool_size),
+        (Role::Projector.name(), pool_size + TURNS),
+        // The pool, and one that listens.
+        (Role::Worker.name(), WORKER + 1),
+        (Role::Relay.name(), RELAY),
+        (Role::Sealer.name(), SEALER),
+    ]
+}
+
+/// How to sign in as each of the roles.
+#[derive(Clone)]
+pub(crate) struct Logins {
+    any: Connector,
+    runtime_password: Password,
+}
+
+impl Logins {
+    fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        let any = Connector::new(&DatabaseConfig {
+            host: config.host.clone(),
+            port: config.port,
+            name: config.database.clone(),
+            user: String::new(),
+            password: Password::default(),
+            application_name: String::new(),
+            options: OPTIONS.to_owned(),
+            tls: config.tls.clone(),
+        });
+        let any = any.map_err(|error| StoreError::from(database::ConnectError::from(error)))?;
+        Ok(Self { any, runtime_password: config.runtime_password.as_str().into() })
+    }
+
+    /// The login of a role.
+    pub(crate) fn of(&self, role: Role) -> Connector {
+        let password = role_password(self.runtime_password.reveal(), role.name());
+        self.any.with_login(role.name(), &password, role.name())
+    }
+}
+
+/// A pool for work of tenants, which takes turns by tenant: one tenant's slow statements never hold every connection.
+pub(crate) struct FairPool {
+    pool: Pool,
+    permits: Permits<TenantId>,
+}
+
+/// Transactions that wait for a connection at most: of one tenant, and of all.
+const WAITING: usize = 256;
+const WAITING_TOTAL: usize = 4_096;
+
+impl FairPool {
+    fn new(pool: Pool) -> Self {
+        // A tenant may hold three quarters, and the last connection goes to a tenant that holds none.
+        let permits = pool.size();
+        let limits = Limits {
+            permits,
+            share: (permits * 3).div_ceil(4),
+            reserved: usize::from(permits > 1),
+            waiting: WAITING,
+            waiting_total: WAITING_TOTAL,
+        };
+        Self { pool, permits: Permits::new(limits, POOL_WAIT_TIMEOUT) }
+    }
+
+    /// A connection for a tenant, in its turn.
+    pub(crate) async fn get(&self, tenant: TenantId) -> Result<PooledConnection, StoreError> {
+        let permit = self.permits.acquire(tenant).await.map_err(|_| StoreError::Overloaded)?;
+        Ok(self.pool.get().await?.with_companion(permit))
+    }
+}
 
 pub(crate) struct Pools {
-    pub(crate) tenant: Pool,
-    pub(crate) projector: Pool,
+    pub(crate) logins: Logins,
+    pub(crate) tenant: FairPool,
+    pub(crate) projector: FairPool,
+    /// Of the projector. Whoever has a turn writes as the projector meanwhile, and must not wait for a connection that others
+    /// hold who have turns.
+    pub(crate) turns: FairPool,
     pub(crate) worker: Pool,
     pub(crate) relay: Pool,
     pub(crate) sealer: Pool,
+    pub(crate) idle_timeout: Duration,
 }
 
 impl Pools {
     pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
+        let logins = Logins::new(config)?;
+        let pool = |role, size| Pool::new(logins.of(role), size, config.idle_timeout);
+        let fair = |role, size| FairPool::new(pool(role, size));
         Ok(Self {
-            tenant: pool(config, Role::Tenant, config.pool_size)?,
-            projector: pool(config, Role::Projector, config.pool_size)?,
-            worker: pool(config, Role::Worker, 4)?,
-            relay: pool(config, Role::Relay, 4)?,
-            sealer: pool(config, Role::Sealer, 4)?,
+            tenant: fair(Role::Tenant, config.pool_size),
+            projector: fair(Role::Projector, config.pool_size),
+            turns: fair(Role::Projector, TURNS),
+            worker: pool(Role::Worker, WORKER),
+            relay: pool(Role::Relay, RELAY),
+            sealer: pool(Role::Sealer, SEALER),
+            idle_timeout: config.idle_timeout,
+            logins,
         })
+    }
+
+    /// A pool of one connection that nothing else uses: what a session keeps is there in each of its transactions.
+    pub(crate) fn single(&self, role: Role, options: &str) -> FairPool {
+        FairPool::new(Pool::new(self.logins.of(role).with_options(options), 1, SINGLE_IDLE_TIMEOUT))
     }
 }
 
-fn pool(config: &StoreConfig, role: Role, size: usize) -> Result<Pool, StoreError> {
-    pool_of(settings(config, role), size)
-}
-
-/// A pool of one connection that nobody else uses: what a session keeps is there in each of its transactions.
-pub(crate) fn single(config: &StoreConfig, role: Role, options: &str) -> Result<Pool, StoreError> {
-    let mut settings = settings(config, role);
-    settings.options(options);
-    pool_of(settings, 1)
-}
-
-fn pool_of(settings: tokio_postgres::Config, size: usize) -> Result<Pool, StoreError> {
-    let manager =
-        Manager::from_config(settings, NoTls, ManagerConfig { recycling_method: RecyclingMethod::Fast });
-    let timeouts = Timeouts { wait: Some(WAIT), create: Some(WAIT), recycle: Some(WAIT) };
-    Pool::builder(manager)
-        .config(PoolConfig { max_size: size.max(1), timeouts, ..PoolConfig::default() })
-        .runtime(Runtime::Tokio1)
-        .build()
-        .map_err(|error| StoreError::Config(error.to_string()))
-}
-
-/// Statements are bounded, so that no wait is endless; idle transactions more tightly, because a process that stands still in
-/// the middle of one holds locks that its fellows wait for. PostgreSQL compiles the plan of a statement that it expects to
-/// take long, anew each time, and what it expects grows with the table: of a large log, statements that read little of it
-/// would be compiled for longer than they run.
-const OPTIONS: &str = "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
-
-/// Connection settings of a runtime role.
-pub(crate) fn settings(config: &StoreConfig, role: Role) -> tokio_postgres::Config {
-    let mut settings = tokio_postgres::Config::new();
-    settings
-        .host(&config.host)
-        .port(config.port)
-        .dbname(&config.database)
-        .user(role.name())
-        .password(&config.runtime_password)
-        .application_name(role.name())
-        .connect_timeout(WAIT)
-        .keepalives_idle(SILENCE)
-        .keepalives_interval(SILENCE / 3)
-        .keepalives_retries(3)
-        .tcp_user_timeout(SILENCE)
-        .options(OPTIONS);
-    settings
-}
-
-/// A connection outside any pool, for the append lanes, with the task that drives it. Without its driver it is closed, and
-/// whoever waits on it is told so.
-pub(crate) async fn connect(
-    config: &StoreConfig,
-    role: Role,
-    options: &str,
-) -> Result<(Client, AbortOnDropHandle<()>), StoreError> {
-    let mut settings = settings(config, role);
-    settings.options(format!("{OPTIONS} {options}"));
-    // The settings bound the TCP handshake alone; a server that accepts and says nothing must not hold anybody up.
-    let connected = tokio::time::timeout(WAIT, settings.connect(NoTls)).await;
-    let (client, connection) =
-        connected.map_err(|_| StoreError::Unavailable("the server does not answer".to_owned()))??;
-    let driver = tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "a database connection ended");
-        }
-    });
-    Ok((client, AbortOnDropHandle::new(driver)))
-}
+/// The session of a single connection keeps something, so idleness does not end it.
+const SINGLE_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
 /// A pooled connection; its statements are prepared once and cached.
-pub(crate) async fn get(pool: &Pool) -> Result<Object, StoreError> {
+pub(crate) async fn get(pool: &Pool) -> Result<PooledConnection, StoreError> {
     Ok(pool.get().await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+    use crate::migrate::RUNTIME_ROLES;
+
+    #[test]
+    fn each_role_has_a_password_of_its_own() {
+        let passwords: HashSet<String> =
+            RUNTIME_ROLES.iter().map(|role| role_password("secret", role)).collect();
+        assert_eq!(passwords.len(), RUNTIME_ROLES.len());
+        assert!(!passwords.contains(&role_password("other", "annals_worker")));
+        // Processes of two releases have to agree.
+        let known = "7e64363be75616034ac1d518d29bf8e899274fcd6b8816bd0db0d8e263366ebd";
+        assert_eq!(role_password("secret", "annals_worker"), known);
+    }
 }

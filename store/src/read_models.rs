@@ -3,18 +3,23 @@
 //! Readers look the generation up in the snapshot in which they read the rows, so a switch is one instant for them.
 
 use std::collections::HashSet;
-use std::sync::LazyLock;
 use std::time::Duration;
 
 use moka::sync::Cache;
-use schemas::engine::{LogId, TenantId};
+use schemas::engine::{LogId, TenantId, ids};
 use uuid::Uuid;
 
 use crate::pools::get;
-use crate::{Checkpoint, ReadTable, Store, StoreError, TenantTransaction};
+use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
 
-/// What generation a read model was at when it was last looked up: a guess, never an answer.
-static GUESSES: LazyLock<Cache<(TenantId, &'static str), u64>> = LazyLock::new(|| Cache::new(100_000));
+/// Which generation each read model was at when a store last looked: what to try first, never an answer.
+pub(crate) struct Generations(Cache<(TenantId, &'static str), u64>);
+
+impl Default for Generations {
+    fn default() -> Self {
+        Self(Cache::new(100_000))
+    }
+}
 
 /// How long a rebuild that says nothing is believed to be alive.
 const ALIVE: Duration = Duration::from_secs(15);
@@ -41,14 +46,16 @@ impl ReadTable {
     }
 }
 
-/// The generation that a read model was at when this process last looked: what to try first.
-pub fn guessed_generation(tenant: TenantId, projection: &'static str) -> u64 {
-    GUESSES.get(&(tenant, projection)).unwrap_or(0)
-}
+impl TenantStore {
+    /// The generation that a read model was at when this store last looked: what to try first.
+    pub fn guessed_generation(&self, projection: &'static str) -> u64 {
+        self.store().0.generations.0.get(&(self.id(), projection)).unwrap_or(0)
+    }
 
-/// Notes what a look-up has found.
-pub fn note_generation(tenant: TenantId, projection: &'static str, generation: u64) {
-    GUESSES.insert((tenant, projection), generation);
+    /// Notes what a look-up has found.
+    pub fn note_generation(&self, projection: &'static str, generation: u64) {
+        self.store().0.generations.0.insert((self.id(), projection), generation);
+    }
 }
 
 impl TenantTransaction {
@@ -222,7 +229,7 @@ impl Store {
         } else {
             "delete from paused_projections where projection = $1"
         };
-        Ok(get(&self.0.pools.projector).await?.execute(sql, &[&projection]).await? == 1)
+        Ok(self.0.pools.projector.get(ids::PLATFORM).await?.execute(sql, &[&projection]).await? == 1)
     }
 }
 

@@ -76,9 +76,7 @@ impl Store {
 
     async fn progress_of(&self, tenant: Option<TenantId>) -> Result<Vec<RelayProgress>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
-        let statement = connection
-            .prepare_cached(
-                "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0), h.position,
+        let statement = "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0), h.position,
                         case when p.log_id = h.log_id then p.acked else 0 end,
                         case when p.log_id = h.log_id then p.removed end,
                         case when p.log_id = h.log_id then p.mark_sequence else 0 end,
@@ -87,10 +85,8 @@ impl Store {
                         coalesce(p.generation in (0, p.stream_generation), true)
                  from tenants t join heads h on h.tenant_id = t.tenant_id
                  left join relay_progress p on p.tenant_id = t.tenant_id
-                 where $1::uuid is null or t.tenant_id = $1",
-            )
-            .await?;
-        let rows = connection.query(&statement, &[&tenant.map(|tenant| tenant.0)]).await?;
+                 where $1::uuid is null or t.tenant_id = $1";
+        let rows = connection.query(statement, &[&tenant.map(|tenant| tenant.0)]).await?;
         rows.iter().map(progress_from).collect()
     }
 
@@ -104,14 +100,12 @@ impl Store {
         limit: usize,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
-        let statement = connection
-            .prepare_cached(&format!(
-                "select {} from events where tenant_id = $1 and position > $2 and position <= $3
+        let statement = format!(
+            "select {} from events where tenant_id = $1 and position > $2 and position <= $3
                    and exists (select from heads h where h.tenant_id = $1 and h.log_id = $4)
                  order by position",
-                crate::read::COLUMNS
-            ))
-            .await?;
+            crate::read::COLUMNS
+        );
         let (from, to) = (after as i64, after.saturating_add(limit as u64) as i64);
         let rows = connection.query(&statement, &[&tenant.0, &from, &to, &log_id.0]).await?;
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
@@ -126,14 +120,12 @@ impl Store {
         positions: &[u64],
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
-        let statement = connection
-            .prepare_cached(&format!(
-                "select {} from events where tenant_id = $1 and position = any($2)
+        let statement = format!(
+            "select {} from events where tenant_id = $1 and position = any($2)
                    and exists (select from heads h where h.tenant_id = $1 and h.log_id = $3)
                  order by position",
-                crate::read::COLUMNS
-            ))
-            .await?;
+            crate::read::COLUMNS
+        );
         let positions: Vec<i64> = positions.iter().map(|position| *position as i64).collect();
         let rows = connection.query(&statement, &[&tenant.0, &positions, &log_id.0]).await?;
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
@@ -153,9 +145,7 @@ impl Store {
         let positions: Vec<i64> = numbers(|moved| moved.mark.position);
         let disordered: Vec<i64> = numbers(|moved| moved.disordered_to);
         let connection = get(&self.0.pools.relay).await?;
-        let statement = connection
-            .prepare_cached(
-                "with wanted as (
+        let statement = "with wanted as (
                      select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::int8[],
                                           $7::int8[], $8::int8[], $9::int8[])
                          as w(tenant_id, log_id, generation, acked_before, acked, removed, mark_sequence, mark_position,
@@ -185,12 +175,10 @@ impl Store {
                        = (select w.log_id, w.generation, w.acked_before from wanted w where w.tenant_id = p.tenant_id)
                     or (p.log_id <> excluded.log_id and excluded.generation = p.generation
                         and (select w.acked_before from wanted w where w.tenant_id = p.tenant_id) = 0)
-                 returning p.tenant_id",
-            )
-            .await?;
+                 returning p.tenant_id";
         let rows = connection
             .query(
-                &statement,
+                statement,
                 &[&tenants, &logs, &generations, &from, &to, &removed, &sequences, &positions, &disordered],
             )
             .await?;
@@ -209,8 +197,8 @@ impl Store {
     pub async fn relay_stream_is(&self, created_at: DateTime<Utc>, removed: u64) -> Result<bool, StoreError> {
         // PostgreSQL keeps microseconds, JetStream nanoseconds.
         let created_at = created_at.trunc_subsecs(6);
-        let mut connection = get(&self.0.pools.relay).await?;
-        let transaction = connection.transaction().await?;
+        let transaction = get(&self.0.pools.relay).await?;
+        transaction.begin("begin").await?;
         let before = transaction.query_opt("select created_at from relay_stream for update", &[]).await?;
         let same = before.map(|row| row.get::<_, DateTime<Utc>>(0) == created_at);
         match same {
@@ -237,8 +225,8 @@ impl Store {
     /// The stream has gone back to an earlier state: raises every generation and puts every tenant in doubt. `farthest`
     /// is the farthest mark that was read, so that of several relays that notice one acts.
     pub async fn relay_stream_went_back(&self, farthest: u64) -> Result<bool, StoreError> {
-        let mut connection = get(&self.0.pools.relay).await?;
-        let transaction = connection.transaction().await?;
+        let transaction = get(&self.0.pools.relay).await?;
+        transaction.begin("begin").await?;
         transaction.query_opt("select created_at from relay_stream for update", &[]).await?;
         let raised = transaction
             .execute(

@@ -1,10 +1,9 @@
 //! A place to work a past state out in: a connection of its own with temporary tables, which PostgreSQL removes with the
 //! connection, whatever ends it. Nobody else sees them, and no grant or policy is needed (`docs/adr/0018`).
 
-use deadpool_postgres::Pool;
 use schemas::engine::TenantId;
 
-use crate::pools::{Role, single};
+use crate::pools::{FairPool, Role};
 use crate::{ReadTable, StoreError, TenantStore, TenantTransaction};
 
 /// Statements here go over whole read models. Plans are made for the sizes that the tables have: a plan kept from when a
@@ -15,15 +14,15 @@ const OPTIONS: &str = "-c statement_timeout=10min -c idle_in_transaction_session
 /// A tenant's scratch tables. They are gone when this is dropped.
 pub struct Scratch {
     /// Of one connection. Should it break, the next has no tables, and whoever uses them hears of it.
-    pool: Pool,
+    pool: FairPool,
     tenant: TenantId,
 }
 
 impl TenantStore {
     /// A scratch place, empty.
-    pub fn scratch(&self) -> Result<Scratch, StoreError> {
-        let pool = single(&self.store().0.config, Role::Projector, OPTIONS)?;
-        Ok(Scratch { pool, tenant: self.id() })
+    pub fn scratch(&self) -> Scratch {
+        let pool = self.store().0.pools.single(Role::Scratch, OPTIONS);
+        Scratch { pool, tenant: self.id() }
     }
 }
 

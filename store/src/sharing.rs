@@ -13,8 +13,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::StoreError;
 use crate::pools::{Pools, get};
+use crate::{Causes, StoreError};
 
 /// How often a worker says that it is there.
 const BEAT: Duration = Duration::from_secs(1);
@@ -106,7 +106,7 @@ impl Share {
             match tokio::time::timeout(BEAT_TIMEOUT, self.beat()).await {
                 Ok(Ok(others)) => self.stand(Standing::Among { others, until }),
                 Ok(Err(error)) => {
-                    tracing::debug!(work = self.0.work.name(), %error, "a heartbeat was lost");
+                    tracing::debug!(work = self.0.work.name(), error = %Causes(&error), "a heartbeat was lost");
                 }
                 Err(_elapsed) => {
                     tracing::debug!(work = self.0.work.name(), "a heartbeat took too long");
@@ -136,9 +136,7 @@ impl Share {
     /// Says that this worker is there; returns the others that were seen lately, by the database's clock.
     async fn beat(&self) -> Result<Vec<Uuid>, StoreError> {
         let connection = get(&self.0.pools.worker).await?;
-        let statement = connection
-            .prepare_cached(
-                "with beat as (
+        let statement = "with beat as (
                      insert into workers (role, worker_id, seen_at) values ($1, $2, clock_timestamp())
                      on conflict (role, worker_id) do update set seen_at = excluded.seen_at
                  ), swept as (
@@ -147,11 +145,9 @@ impl Share {
                  )
                  select worker_id from workers
                  where role = $1 and worker_id <> $2 and seen_at > clock_timestamp() - $3 * interval '1 second'
-                 order by worker_id",
-            )
-            .await?;
+                 order by worker_id";
         let lives = LIVES.as_secs_f64();
-        let rows = connection.query(&statement, &[&self.0.work.name(), &self.0.worker, &lives]).await?;
+        let rows = connection.query(statement, &[&self.0.work.name(), &self.0.worker, &lives]).await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
     }
 

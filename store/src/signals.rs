@@ -8,12 +8,11 @@ use std::time::Duration;
 use futures::StreamExt;
 use schemas::engine::{TenantId, ids};
 use tokio::sync::{Notify, broadcast, watch};
-use tokio_postgres::{AsyncMessage, NoTls};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::pools::{Pools, Role, WAIT, get, settings};
-use crate::{StoreConfig, StoreError};
+use crate::pools::{Pools, Role, get};
+use crate::{Causes, StoreError};
 
 /// Most hints that a slow receiver may be behind before it is told to look for itself.
 const HINTS: usize = 4_096;
@@ -114,25 +113,20 @@ impl Signals {
                 // A lost hint costs the others one poll.
                 if let Err(error) = notify(&pools, &format!("{} {}", self.instance, payload.join(","))).await
                 {
-                    tracing::debug!(%error, "a hint about moved heads was lost");
+                    tracing::debug!(error = %Causes(&error), "a hint about moved heads was lost");
                 }
             }
         }
     }
 
     /// Hears of other processes' appends, and compares the heads now and then.
-    pub(crate) async fn listen(
-        self: Arc<Self>,
-        config: StoreConfig,
-        pools: Arc<Pools>,
-        stop: CancellationToken,
-    ) {
+    pub(crate) async fn listen(self: Arc<Self>, pools: Arc<Pools>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
                 () = stop.cancelled() => return,
-                ended = self.listen_once(&config, &pools) => {
+                ended = self.listen_once(&pools) => {
                     if let Err(error) = ended {
-                        tracing::debug!(%error, "listening for moved heads was interrupted");
+                        tracing::debug!(error = %Causes(&error), "listening for moved heads was interrupted");
                     }
                 }
             }
@@ -143,29 +137,14 @@ impl Signals {
         }
     }
 
-    async fn listen_once(&self, config: &StoreConfig, pools: &Pools) -> Result<(), StoreError> {
-        // The settings bound the TCP handshake alone.
-        let connected = tokio::time::timeout(WAIT, settings(config, Role::Worker).connect(NoTls)).await;
-        let (client, mut connection) =
-            connected.map_err(|_| StoreError::Unavailable("the server does not answer".to_owned()))??;
-        let mut messages = futures::stream::poll_fn(move |context| connection.poll_message(context));
-        // The connection is driven by the stream, so the statement and the stream go on together.
-        let listening = client.batch_execute("listen annals_heads");
-        tokio::pin!(listening);
-        let mut subscribed = false;
+    async fn listen_once(&self, pools: &Pools) -> Result<(), StoreError> {
+        let mut hints = pools.logins.of(Role::Worker).listen(CHANNEL).await?;
         let mut poll = tokio::time::interval(POLL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                result = &mut listening, if !subscribed => {
-                    result?;
-                    subscribed = true;
-                }
-                message = messages.next() => match message {
-                    Some(Ok(AsyncMessage::Notification(hint))) if hint.channel() == CHANNEL => {
-                        self.heed(pools, hint.payload()).await?;
-                    }
-                    Some(Ok(_)) => {}
+                hint = hints.next() => match hint {
+                    Some(Ok(hint)) => self.heed(pools, hint.payload()).await?,
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(StoreError::Unavailable("the listening connection ended".to_owned())),
                 },

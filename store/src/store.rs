@@ -14,6 +14,7 @@ use crate::append::Appender;
 use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
+use crate::read_models::Generations;
 use crate::receipts;
 use crate::requests::RequestLocks;
 use crate::sharing::{Share, SharedWork};
@@ -25,6 +26,17 @@ use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantSt
 const DIRECTORY_AGE: Duration = Duration::from_secs(4);
 const DIRECTORY_SIZE: u64 = 10_000;
 
+/// Connections at the database server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Connections {
+    /// How many the server takes from roles that are no superusers.
+    pub max: usize,
+    /// How many are open, of whatever client.
+    pub open: usize,
+    /// How many of them are the product's, to this database.
+    pub by_annals: usize,
+}
+
 /// The event store of a deployment.
 #[derive(Clone)]
 pub struct Store(pub(crate) Arc<Inner>);
@@ -35,6 +47,7 @@ pub(crate) struct Inner {
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) generations: Generations,
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
@@ -62,11 +75,11 @@ impl Store {
         let signals = Signals::new();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
-        tasks.spawn(Arc::clone(&signals).listen(config.clone(), Arc::clone(&pools), stop.clone()));
+        tasks.spawn(Arc::clone(&signals).listen(Arc::clone(&pools), stop.clone()));
         tasks.close();
         let gate = Arc::new(Gate::default());
         let event_ids = Arc::new(EventIds::new(&config.key));
-        let appender = Appender::start(&config, &signals, &gate, &event_ids);
+        let appender = Appender::start(&config, &pools, &signals, &gate, &event_ids);
         let shares = [
             SharedWork::Relay,
             SharedWork::Projections,
@@ -81,6 +94,7 @@ impl Store {
             gate,
             pools,
             signals,
+            generations: Generations::default(),
             appender,
             event_ids,
             request_locks: Arc::default(),
@@ -187,6 +201,17 @@ impl Store {
             return Err(StoreError::Unavailable("the database takes no writes".to_owned()));
         }
         Ok(())
+    }
+
+    /// How many connections the database server has and takes.
+    pub async fn connections(&self) -> Result<Connections, StoreError> {
+        let statement = "select current_setting('max_connections')::int8
+                                - current_setting('superuser_reserved_connections')::int8,
+                                count(*), count(*) filter (where datname = current_database() and usename like 'annals%')
+                         from pg_stat_activity where datname is not null and usename is not null";
+        let row = get(&self.0.pools.worker).await?.query_one(statement, &[]).await?;
+        let count = |column: usize| row.get::<_, i64>(column) as usize;
+        Ok(Connections { max: count(0), open: count(1), by_annals: count(2) })
     }
 
     /// Takes no more appends, writes those that wait, and stops the store's tasks.

@@ -17,14 +17,14 @@
 //! ```
 
 use bytes::Bytes;
-use deadpool_postgres::{Object, Pool};
+use database::PooledConnection;
 use schemas::engine::{StreamName, TenantId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::AppendError;
-use crate::pools::get;
+use crate::pools::FairPool;
 use crate::{DeploymentKey, Head, HeldValue, Receipt, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
@@ -139,30 +139,28 @@ impl TenantStore {
     }
 }
 
-/// A transaction that carries its tenant. Dropped without a commit it is rolled back, and its connection is given back
-/// only when that has succeeded.
+/// A transaction that carries its tenant. Dropped without a commit it cancels the statement that it runs and is rolled back.
+/// Its connection is given back only when that has succeeded, and the tenant goes with the transaction.
 pub struct TenantTransaction {
     tenant: TenantId,
-    connection: Option<Object>,
+    connection: PooledConnection,
 }
 
 impl TenantTransaction {
-    pub(crate) async fn begin(pool: &Pool, tenant: TenantId) -> Result<Self, StoreError> {
+    pub(crate) async fn begin(pool: &FairPool, tenant: TenantId) -> Result<Self, StoreError> {
         Self::begin_at(pool, tenant, "read committed").await
     }
 
-    pub(crate) async fn begin_at(pool: &Pool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
-        let connection = get(pool).await?;
-        // From here on a drop, even in the middle of the next statement, rolls back.
-        let transaction = Self { tenant, connection: Some(connection) };
+    pub(crate) async fn begin_at(pool: &FairPool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
+        let connection = pool.get(tenant).await?;
         let begin =
             format!("begin isolation level {level}; select set_config('annals.tenant', '{tenant}', true)");
-        transaction.connection().batch_execute(&begin).await?;
-        Ok(transaction)
+        connection.begin(&begin).await?;
+        Ok(Self { tenant, connection })
     }
 
-    pub(crate) fn connection(&self) -> &Object {
-        self.connection.as_ref().expect("the connection is taken only at the end")
+    pub(crate) fn connection(&self) -> &PooledConnection {
+        &self.connection
     }
 
     /// Whose transaction it is.
@@ -179,8 +177,7 @@ impl TenantTransaction {
 
     /// All rows of a statement. Statements are prepared once a connection, so their texts must be few.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
-        let statement = self.connection().prepare_cached(sql).await?;
-        Ok(self.connection().query(&statement, parameters).await?)
+        Ok(self.connection.query(sql, parameters).await?)
     }
 
     /// The row of a statement that finds one at most.
@@ -189,38 +186,17 @@ impl TenantTransaction {
         sql: &str,
         parameters: &[&(dyn ToSql + Sync)],
     ) -> Result<Option<Row>, StoreError> {
-        let statement = self.connection().prepare_cached(sql).await?;
-        Ok(self.connection().query_opt(&statement, parameters).await?)
+        Ok(self.connection.query_opt(sql, parameters).await?)
     }
 
     /// Runs a statement and returns how many rows it touched.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
-        let statement = self.connection().prepare_cached(sql).await?;
-        Ok(self.connection().execute(&statement, parameters).await?)
+        Ok(self.connection.execute(sql, parameters).await?)
     }
 
     /// Makes it last and gives the connection back.
-    pub async fn commit(mut self) -> Result<(), StoreError> {
-        self.connection().batch_execute("commit").await?;
-        self.connection = None;
-        Ok(())
-    }
-}
-
-impl Drop for TenantTransaction {
-    fn drop(&mut self) {
-        let Some(connection) = self.connection.take() else { return };
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => {
-                runtime.spawn(async move {
-                    if connection.batch_execute("rollback").await.is_err() {
-                        drop(Object::take(connection));
-                    }
-                });
-            }
-            // The runtime is gone, so nobody will use the connection again.
-            Err(_) => drop(Object::take(connection)),
-        }
+    pub async fn commit(self) -> Result<(), StoreError> {
+        Ok(self.connection.commit().await?)
     }
 }
 

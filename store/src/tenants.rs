@@ -72,13 +72,9 @@ pub struct Standing {
 
 pub(crate) async fn standings(pools: &Pools, tenants: &[Uuid]) -> Result<Vec<Standing>, StoreError> {
     let connection = get(&pools.worker).await?;
-    let statement = connection
-        .prepare_cached(
-            "select t.tenant_id, t.suspended, h.log_id, h.position
-             from tenants t join heads h on h.tenant_id = t.tenant_id where t.tenant_id = any($1)",
-        )
-        .await?;
-    let rows = connection.query(&statement, &[&tenants]).await?;
+    let statement = "select t.tenant_id, t.suspended, h.log_id, h.position
+             from tenants t join heads h on h.tenant_id = t.tenant_id where t.tenant_id = any($1)";
+    let rows = connection.query(statement, &[&tenants]).await?;
     let standing = |row: &Row| Standing {
         tenant: TenantId(row.get(0)),
         suspended: row.get(1),

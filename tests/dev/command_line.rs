@@ -23,7 +23,7 @@ fn the_settings_that_dev_writes_serve_the_other_commands() {
     let settings = Product::shared().annals.settings();
     let doctor = output_of(&with_settings(&settings, &["doctor", "--output", "jsonl"]));
     let checks = json_lines(&doctor);
-    assert_eq!(checks.len(), 5);
+    assert_eq!(checks.len(), 6);
     assert!(checks.iter().all(|check| check["ok"] == true), "{doctor}");
     assert_eq!(exit_code(&settings, &["config", "check"]), Some(0));
     assert_eq!(exit_code(&settings, &["migrate"]), Some(0), "migrating again changes nothing");

@@ -77,7 +77,7 @@ async fn a_removed_administrator_does_nothing_that_outlives_its_token() {
     let before = tenant.events().await.len();
 
     // What the token says is enough as long as the events say the same.
-    let webhook = json!({"url": "http://127.0.0.1:9/hook", "types": ["crm.>"]});
+    let webhook = json!({"url": "https://hooks.example.com/hook", "types": ["crm.>"]});
     let register =
         |token: &str| tenant.product.request(Method::POST, "/v1/webhooks").bearer_auth(token).json(&webhook);
     assert_eq!(send(register(&demoted_token)).await.0, StatusCode::CREATED);

@@ -42,7 +42,7 @@ async fn a_repeat_without_effect_undoes_no_change_of_others() {
 async fn requests_at_once_under_one_key_get_one_answer() {
     let tenant = Product::shared().tenant().await;
     for (path, body) in [
-        ("/v1/webhooks", json!({"url": "http://127.0.0.1:9/hook", "types": ["crm.>"]})),
+        ("/v1/webhooks", json!({"url": "https://hooks.example.com/hook", "types": ["crm.>"]})),
         ("/v1/integrations/credentials", json!({"name": "erp"})),
         ("/v1/service-tokens", json!({"name": "erp", "scopes": ["events:read"], "expires_days": 1})),
         (

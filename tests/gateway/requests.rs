@@ -35,7 +35,7 @@ async fn a_list_that_ends_with_the_page_names_no_next_one() {
         let token = json!({"name": name, "scopes": ["events:read"], "expires_days": 1});
         let (status, _) = send(tenant.admin(Method::POST, "/v1/service-tokens").json(&token)).await;
         assert_eq!(status, StatusCode::CREATED);
-        let webhook = json!({"url": format!("http://127.0.0.1:9/{name}"), "types": ["crm.>"]});
+        let webhook = json!({"url": format!("https://hooks.example.com/{name}"), "types": ["crm.>"]});
         let (status, _) = send(tenant.admin(Method::POST, "/v1/webhooks").json(&webhook)).await;
         assert_eq!(status, StatusCode::CREATED);
         let path = format!("/v1/event-types/ext.loyalty.{name}.opened.v1");

@@ -101,6 +101,8 @@ impl Site {
             key: DeploymentKey::from_hex(&self.secret("secrets", "key")).expect("a key"),
             append_lanes: 1,
             pool_size: 4,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         };
         Store::connect(config).await.expect("the store connects")
     }

@@ -226,7 +226,7 @@ impl Scene {
 }
 
 async fn connect(url: String, replicas: usize) -> Result<Nats, NatsError> {
-    Nats::connect(NatsConfig { url, credentials_file: None, replicas }).await
+    Nats::connect(NatsConfig { url, credentials_file: None, tls: nats::NatsTls::default(), replicas }).await
 }
 
 /// Elections take most of the time, so both stories are told at once.

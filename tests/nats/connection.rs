@@ -9,7 +9,7 @@ use super::{connect, eventually};
 use crate::support::nats_server::NatsServer;
 
 fn config(server: &NatsServer) -> NatsConfig {
-    NatsConfig { url: server.url(), credentials_file: None, replicas: 1 }
+    NatsConfig { url: server.url(), credentials_file: None, tls: nats::NatsTls::default(), replicas: 1 }
 }
 
 #[tokio::test]

@@ -392,3 +392,13 @@ async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     assert_eq!(customers(&tenant).await[&ada].name, "Bo");
     assert_eq!(log(&tenant).await.len(), 2);
 }
+
+#[tokio::test]
+async fn two_stores_of_a_process_do_not_share_what_they_know_of_generations() {
+    let (one, other) = tokio::join!(Database::create(), Database::create());
+    let (one, other) = tokio::join!(one.store(), other.store());
+    let id = schemas::engine::TenantId(schemas::engine::ids::new_id());
+    one.tenant(id).note_generation("customers_v1", 1);
+    assert_eq!(one.tenant(id).guessed_generation("customers_v1"), 1);
+    assert_eq!(other.tenant(id).guessed_generation("customers_v1"), 0);
+}

@@ -247,7 +247,7 @@ async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
     let replayed = replay(&tenant, CUSTOMERS, Wanted::Between(0, 1)).await.expect("replays");
     let tables = scratch().await;
     assert_eq!(tables.len(), 2, "{tables:?}");
-    let others = database.connect("annals_projector").await;
+    let others = database.connect("annals_scratch").await;
     for table in &tables {
         let read = others.query(&format!("select * from {table}"), &[]).await;
         assert!(read.is_err(), "{table} is read by another session");
@@ -257,7 +257,7 @@ async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
 
     // However the connection ends: by the server's hand here, and by the process's below.
     let end = "select pg_terminate_backend(pid) from pg_stat_activity
-               where usename = 'annals_projector' and datname = current_database() and pid <> $1";
+               where usename = 'annals_scratch' and datname = current_database() and pid <> $1";
     let mine: i32 = others.query_one("select pg_backend_pid()", &[]).await.expect("reads").get(0);
     admin.execute(end, &[&mine]).await.expect("ends");
     eventually("they are gone", || async { scratch().await.is_empty().then_some(()) }).await;

@@ -31,6 +31,8 @@ fn config(port: u16) -> StoreConfig {
         keyring: None,
         append_lanes: 1,
         pool_size: 4,
+        tls: store::TlsConfig::default(),
+        idle_timeout: std::time::Duration::from_mins(1),
     }
 }
 

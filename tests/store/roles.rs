@@ -13,11 +13,12 @@ const NOT_OF_A_TENANT: [(&str, &str); 4] = [
     ("refinery_schema_history", "the migrations done"),
 ];
 
-const RUNTIME_ROLES: [&str; 7] = [
+const RUNTIME_ROLES: [&str; 8] = [
     "annals_appender",
     "annals_lookup",
     "annals_tenant",
     "annals_projector",
+    "annals_scratch",
     "annals_worker",
     "annals_relay",
     "annals_sealer",

@@ -155,6 +155,8 @@ impl Deployment {
             keyring: Some(self.keyring()),
             append_lanes: 1,
             pool_size: 4,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         };
         Store::connect(config).await.expect("the store connects")
     }

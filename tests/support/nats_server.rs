@@ -12,6 +12,7 @@ pub struct NatsServer {
     port: u16,
     folder: tempfile::TempDir,
     operator: Option<Box<OperatorKeys>>,
+    tls: bool,
 }
 
 impl NatsServer {
@@ -26,9 +27,28 @@ impl NatsServer {
         Self::start_with(Some(Box::new(keys.expect("fresh seeds read")))).await
     }
 
+    /// Starts a server that speaks TLS alone, with this certificate of `tests/support/tls`, and asks clients for theirs.
+    pub async fn start_over_tls(certificate: &str) -> Self {
+        let file = |name: &str| {
+            let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/tls").join(name);
+            format!("{:?}", path.display().to_string())
+        };
+        let tls = format!(
+            "tls {{ cert_file: {}, key_file: {}, ca_file: {}, verify: true }}\n",
+            file(&format!("{certificate}.pem")),
+            file(&format!("{certificate}.key")),
+            file("client-authority.pem")
+        );
+        Self::start_as(None, &tls).await
+    }
+
     async fn start_with(operator: Option<Box<OperatorKeys>>) -> Self {
+        Self::start_as(operator, "").await
+    }
+
+    async fn start_as(operator: Option<Box<OperatorKeys>>, more: &str) -> Self {
         let folder = tempfile::Builder::new().prefix("annals-nats-").tempdir().expect("a temporary folder");
-        let mut settings = "jetstream: enabled\n".to_owned();
+        let mut settings = format!("jetstream: enabled\n{more}");
         if let Some(keys) = &operator {
             settings += &keys.server_settings(&folder.path().join("jwt"));
             let files =
@@ -40,7 +60,7 @@ impl NatsServer {
         std::fs::write(folder.path().join("nats.conf"), settings).expect("it can be written");
         let port = free_port();
         let child = spawn(&folder, port);
-        let server = Self { child, port, folder, operator };
+        let server = Self { child, port, folder, operator, tls: !more.is_empty() };
         Box::pin(server.wait_until_ready()).await;
         server
     }
@@ -57,7 +77,8 @@ impl NatsServer {
 
     /// Where clients connect.
     pub fn url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+        let (scheme, host) = if self.tls { ("tls", "localhost") } else { ("nats", "127.0.0.1") };
+        format!("{scheme}://{host}:{}", self.port)
     }
 
     /// The port of [`NatsServer::url`].
@@ -102,6 +123,9 @@ impl NatsServer {
 
     async fn wait_until_ready(&self) {
         eventually("nats-server answers", || async {
+            if self.tls {
+                return tokio::net::TcpStream::connect(("127.0.0.1", self.port)).await.ok().map(drop);
+            }
             let mut options = async_nats::ConnectOptions::new();
             if self.operator.is_some() {
                 options = options.credentials_file(self.credentials("application")).await.ok()?;

@@ -148,6 +148,8 @@ impl Database {
             keyring: Some(self.keyring()),
             append_lanes: 2,
             pool_size: 8,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         }
     }
 
@@ -180,6 +182,7 @@ async fn prepare_template(port: u16) {
         database: TEMPLATE.to_owned(),
         user: "postgres".to_owned(),
         password: PASSWORD.to_owned(),
+        tls: store::TlsConfig::default(),
     };
     store::migrate::run(&owner, PASSWORD, &projections::tables()).await.expect("the template migrates");
     // The migration's own connection may take a moment to go; a template must have none.
@@ -190,7 +193,12 @@ async fn prepare_template(port: u16) {
 }
 
 fn url(port: u16, database: &str, role: &str) -> String {
-    format!("postgres://{role}:{PASSWORD}@127.0.0.1:{port}/{database}")
+    format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password_of(role))
+}
+
+/// The password of a role: a runtime role, or `postgres`.
+pub fn password_of(role: &str) -> String {
+    if role == "postgres" { PASSWORD.to_owned() } else { store::role_password(PASSWORD, role) }
 }
 
 async fn connect(port: u16, database: &str, role: &str) -> tokio_postgres::Client {

@@ -139,10 +139,19 @@ impl PostgresServer {
 
     /// A connection of any role, where the server may be away or full.
     pub async fn try_connect_as(&self, role: &str) -> Option<tokio_postgres::Client> {
-        let url = format!("postgres://{role}:{PASSWORD}@127.0.0.1:{}/{DATABASE}", self.port);
+        let password = super::postgres::password_of(role);
+        let url = format!("postgres://{role}:{password}@127.0.0.1:{}/{DATABASE}", self.port);
         let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
         tokio::spawn(connection);
         Some(client)
+    }
+
+    /// A connection of the superuser to another database.
+    pub async fn connect_to(&self, database: &str) -> tokio_postgres::Client {
+        let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{}/{database}", self.port);
+        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.expect("PostgreSQL answers");
+        tokio::spawn(connection);
+        client
     }
 }
 
@@ -209,6 +218,7 @@ async fn prepare_template() -> PathBuf {
         database: DATABASE.to_owned(),
         user: "postgres".to_owned(),
         password: PASSWORD.to_owned(),
+        tls: store::TlsConfig::default(),
     };
     store::migrate::run(&owner, PASSWORD, &projections::tables()).await.expect("the template migrates");
     process::send(child.id(), Signal::SIGINT);

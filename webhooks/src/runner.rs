@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures::FutureExt;
 use schemas::engine::{TenantId, clock};
-use store::{Share, SharedWork, Store};
+use store::{Causes, Share, SharedWork, Store};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -54,7 +54,7 @@ pub async fn run(
             () = cancel.cancelled() => return Ok(()),
             _ = polls.tick() => match store.active_webhooks(clock::now()).await {
                 Ok(active) => runner.look_at(active),
-                Err(error) => tracing::warn!(%error, "the webhooks cannot be looked at"),
+                Err(error) => tracing::warn!(error = %Causes(&error), "the webhooks cannot be looked at"),
             },
             hint = hints.recv() => match hint {
                 Ok(tenant) => runner.hinted(tenant),
@@ -125,7 +125,7 @@ impl Runner {
                 let next = match turn.await {
                     Ok(Ok(next)) => next,
                     Ok(Err(error)) => {
-                        tracing::warn!(tenant = %key.0, webhook = %key.1, %error, "deliveries were interrupted");
+                        tracing::warn!(tenant = %key.0, webhook = %key.1, error = %Causes(&error), "deliveries were interrupted");
                         tokio::time::sleep(REST).await;
                         Next::Nothing
                     }

@@ -55,9 +55,10 @@ fn refused(rejection: PathRejection) -> Problem {
 
 #[cfg(test)]
 mod tests {
+    use super::super::route::Routes;
     use axum::Router;
     use axum::body::{Body, to_bytes};
-    use axum::middleware::from_fn;
+    use axum::middleware::from_fn_with_state;
     use axum::routing::get;
     use serde_json::Value;
     use tower::ServiceExt;
@@ -72,7 +73,7 @@ mod tests {
                 "/pairs/{a}/{b}",
                 get(|Path((a, b)): Path<(String, u64)>| async move { format!("{a} {b}") }),
             )
-            .layer(from_fn(observe));
+            .layer(from_fn_with_state(Routes::default().finish().1, observe));
         let request = axum::http::Request::get(path).body(Body::empty()).expect("valid");
         let response = router.oneshot(request).await.expect("infallible");
         let status = response.status().as_u16();

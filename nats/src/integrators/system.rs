@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions};
+use async_nats::Client;
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::Value;
 use store::CutKey;
@@ -42,7 +42,8 @@ impl System {
         };
         let application_account = account_of_credentials(&own)
             .ok_or(KeyError("nats.credentials_file", "a credentials file of the application's account"))?;
-        let client = ConnectOptions::new()
+        let client = application
+            .connect_options()
             .name("annals integrators")
             .retry_on_initial_connect()
             .max_reconnects(None)

@@ -11,7 +11,6 @@ use std::time::Duration;
 use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
 use serde_json::{Value, json};
 use store::feed::{Batch, Consumer, Handled};
-use store::read_models::{guessed_generation, note_generation};
 use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -84,7 +83,7 @@ impl<P: Projection> Keeper<P> {
             return self.lost(&transaction).await.map_err(Fault::Store);
         }
         // The lock on the checkpoint also keeps the generation where it is, so both may be asked for at once.
-        let guess = guessed_generation(tenant.id(), P::TABLE.name);
+        let guess = tenant.guessed_generation(P::TABLE.name);
         let (generation, loaded) = futures::try_join!(
             transaction.generation(&self.name),
             self.tables.load(&transaction, guess, events)
@@ -92,7 +91,7 @@ impl<P: Projection> Keeper<P> {
         let loaded = if generation == guess {
             loaded
         } else {
-            note_generation(tenant.id(), P::TABLE.name, generation);
+            tenant.note_generation(P::TABLE.name, generation);
             self.tables.load(&transaction, generation, events).await?
         };
         let mut fold = Fold::<P>::new(loaded);

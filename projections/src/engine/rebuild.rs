@@ -9,8 +9,7 @@ use std::collections::HashSet;
 
 use schemas::engine::{LogId, RecordedEvent, ids};
 use serde::Serialize;
-use store::read_models::note_generation;
-use store::{Checkpoint, DeadLetterStatus, LogFilter, LogPage, Store, StoreError, TenantStore};
+use store::{Causes, Checkpoint, DeadLetterStatus, LogFilter, LogPage, Store, StoreError, TenantStore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -95,7 +94,7 @@ pub async fn rebuild<P: Projection>(
     if !matches!(&done, Ok(rebuilt) if rebuilt.switched)
         && let Err(error) = rebuild.give_up().await
     {
-        tracing::warn!(projection = rebuild.name, tenant = %tenant.id(), %error,
+        tracing::warn!(projection = rebuild.name, tenant = %tenant.id(), error = %Causes(&error),
             "what a rebuild leaves behind could not be removed; the next one does it");
     }
     done
@@ -397,7 +396,7 @@ impl<P: Projection> Rebuild<'_, P> {
             return Err(RebuildError::Busy);
         };
         transaction.commit().await?;
-        note_generation(self.tenant.id(), P::TABLE.name, generation);
+        self.tenant.note_generation(P::TABLE.name, generation);
         (self.progress)(position, position);
         self.at = position;
         let compared = compared.is_some();

@@ -80,7 +80,7 @@ pub(crate) async fn replay<P: Projection>(
     let reached = |position: u64| {
         if position <= head.position { Ok(position) } else { Err(PastError::Beyond { head: head.position }) }
     };
-    let scratch = tenant.scratch()?;
+    let scratch = tenant.scratch();
     let tables = Tables::<P>::named([PAST.to_owned(), LATER.to_owned()]);
     scratch.create(&P::TABLE, PAST).await?;
     let build = Build { past: Past::new(tenant, log), scratch: &scratch, tables: &tables, progress };

@@ -11,6 +11,7 @@ use uuid::Uuid;
 use super::error::QueryError;
 
 const TAG: usize = 16;
+const LABEL: &str = "cursor";
 
 /// What a list is sorted by, before the id.
 #[derive(Debug, Clone, PartialEq)]
@@ -63,7 +64,7 @@ impl CursorScope {
                 body.extend_from_slice(text.as_bytes());
             }
         }
-        let mut bytes = self.tag(&body).to_vec();
+        let mut bytes = self.key.mac(LABEL, &self.parts(&body))[..TAG].to_vec();
         bytes.extend_from_slice(&body);
         URL_SAFE_NO_PAD.encode(bytes)
     }
@@ -75,7 +76,7 @@ impl CursorScope {
     fn decoded(&self, text: &str) -> Option<Place> {
         let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
         let (tag, body) = bytes.split_at_checked(TAG)?;
-        if tag != self.tag(body) {
+        if !self.key.verify(LABEL, &self.parts(body), tag) {
             return None;
         }
         let (id, rest) = body.split_at_checked(16)?;
@@ -88,10 +89,8 @@ impl CursorScope {
         Some(Place { key, id: Uuid::from_slice(id).ok()? })
     }
 
-    fn tag(&self, body: &[u8]) -> [u8; TAG] {
-        let parts =
-            [self.tenant.0.as_bytes(), self.list.as_bytes(), self.order.as_bytes(), &self.filter, body];
-        self.key.mac("cursor", &parts)[..TAG].try_into().expect("a tag is shorter than a mac")
+    fn parts<'a>(&'a self, body: &'a [u8]) -> [&'a [u8]; 5] {
+        [self.tenant.0.as_bytes(), self.list.as_bytes(), self.order.as_bytes(), &self.filter, body]
     }
 }
 

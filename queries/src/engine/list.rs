@@ -7,7 +7,6 @@ use futures::future::{try_join, try_join_all};
 use serde::Serialize;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use store::read_models::{guessed_generation, note_generation};
 use store::sql::{Row, ToSql};
 use store::{ReadTable, StoreError, TenantStore, TenantTransaction};
 use uuid::Uuid;
@@ -220,12 +219,12 @@ impl<R> List<R> {
     /// them, so that it costs no wait: they run again where the guess was wrong.
     async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<Vec<Row>>, StoreError> {
         let transaction = tenant.begin_snapshot().await?;
-        let guess = guessed_generation(tenant.id(), self.table.name);
+        let guess = tenant.guessed_generation(self.table.name);
         let table = self.table.at(guess);
         let (generation, mut rows) =
             try_join(transaction.generation(self.projection), run(&transaction, &table, selects)).await?;
         if generation != guess {
-            note_generation(tenant.id(), self.table.name, generation);
+            tenant.note_generation(self.table.name, generation);
             rows = run(&transaction, &self.table.at(generation), selects).await?;
         }
         transaction.commit().await?;

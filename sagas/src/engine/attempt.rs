@@ -4,7 +4,7 @@ use access::Principal;
 use commands::{AnyCommand, CommandContext, DispatchError, dispatch};
 use schemas::engine::TenantId;
 use schemas::saga::{SagaStep, SagaTimer};
-use store::{LogFilter, StoreError};
+use store::{Causes, LogFilter, StoreError};
 
 use super::instance::{Instance, TimerState};
 use super::process::command_id;
@@ -54,7 +54,7 @@ impl Steps {
                 _ => Outcome::Done(Wanted::default()),
             }),
         };
-        tried.unwrap_or_else(|error| Outcome::Outage(error.to_string()))
+        tried.unwrap_or_else(|error| Outcome::Outage(Causes(&error).to_string()))
     }
 
     async fn send(&self, tenant: TenantId, row: &StepRow, command: &AnyCommand) -> Outcome {

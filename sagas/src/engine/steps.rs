@@ -8,7 +8,8 @@ use std::time::Duration;
 use commands::Executor;
 use schemas::engine::{TenantId, clock, ids};
 use store::{
-    DeadLetter, DeadLetterStatus, SharedWork, StoreError, StreamAppend, TenantStore, TenantTransaction,
+    Causes, DeadLetter, DeadLetterStatus, SharedWork, StoreError, StreamAppend, TenantStore,
+    TenantTransaction,
 };
 use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -85,7 +86,7 @@ impl Steps {
                 Some(tenant) = hints.recv() => queue.add(tenant),
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, failed) = match ended {
-                        Ok((id, result)) => (id, result.err().map(|error| error.to_string())),
+                        Ok((id, result)) => (id, result.err().map(|error| Causes(&error).to_string())),
                         Err(error) => (error.id(), Some(error.to_string())),
                     };
                     if let Some(tenant) = working.remove(&id) {
@@ -104,7 +105,7 @@ impl Steps {
                     }
                     Err(error) => {
                         failures += 1;
-                        tracing::warn!(saga = self.saga(), %error, "due steps cannot be looked for");
+                        tracing::warn!(saga = self.saga(), error = %Causes(&error), "due steps cannot be looked for");
                         poll.reset_at(Instant::now() + self.outage_wait(failures));
                     }
                 }
@@ -166,7 +167,7 @@ impl Steps {
                     }
                     let (ended, panicked): (Vec<_>, Vec<_>) = chunk.into_iter().partition(Result::is_ok);
                     for error in panicked.into_iter().filter_map(Result::err) {
-                        tracing::error!(saga = self.saga(), %tenant, %error, "a step is taken up again later");
+                        tracing::error!(saga = self.saga(), %tenant, error = %Causes(&error), "a step is taken up again later");
                     }
                     more |= self.settle(tenant, ended.into_iter().flatten().collect()).await?;
                 }
@@ -233,7 +234,7 @@ impl Steps {
         let receipts = self.tenant(tenant).append_all(appends).await;
         for (index, receipt) in indices.into_iter().zip(receipts) {
             if let Err(error) = receipt {
-                settled[index].1 = Settled::Postponed(error.to_string());
+                settled[index].1 = Settled::Postponed(Causes(&error).to_string());
             }
         }
     }

@@ -27,8 +27,9 @@ use super::write::{Writer, Written};
 use super::{AppendError, Receipt};
 use crate::event_ids::EventIds;
 use crate::incarnation::{Gate, Incarnation};
+use crate::pools::{Logins, Pools};
 use crate::signals::Signals;
-use crate::{Claim, StoreConfig, StoreError};
+use crate::{Causes, Claim, DeploymentKey, StoreError};
 
 /// Most tenants remembered, and most stream versions of each.
 const TENANTS: usize = 4_096;
@@ -70,7 +71,10 @@ struct Flight {
 }
 
 pub(super) struct Lane {
-    config: StoreConfig,
+    key: DeploymentKey,
+    logins: Logins,
+    /// How long the connections are kept without an append.
+    idle_timeout: Duration,
     signals: Arc<Signals>,
     gate: Arc<Gate>,
     event_ids: Arc<EventIds>,
@@ -92,7 +96,8 @@ pub(super) struct Lane {
 
 impl Lane {
     pub(super) fn new(
-        config: StoreConfig,
+        key: DeploymentKey,
+        pools: &Pools,
         signals: Arc<Signals>,
         gate: Arc<Gate>,
         event_ids: Arc<EventIds>,
@@ -100,7 +105,9 @@ impl Lane {
     ) -> Self {
         let capacity = NonZeroUsize::new(TENANTS).expect("the capacity is positive");
         Self {
-            config,
+            key,
+            logins: pools.logins.clone(),
+            idle_timeout: pools.idle_timeout,
             signals,
             gate,
             event_ids,
@@ -130,6 +137,8 @@ impl Lane {
             } else if stopping && self.flights.is_empty() && self.receiver.is_empty() {
                 return;
             }
+            let idle = self.connections.is_some() && self.flights.is_empty() && self.waiting.is_empty();
+            let idle_timeout = self.idle_timeout;
             let landing = async {
                 match self.flights.front_mut() {
                     Some(flight) => (&mut flight.answer).await,
@@ -149,6 +158,7 @@ impl Lane {
                     stopping = true;
                     self.receiver.close();
                 }
+                () = tokio::time::sleep(idle_timeout), if idle => self.connections = None,
             }
         }
     }
@@ -258,7 +268,7 @@ impl Lane {
     }
 
     fn digest(&self, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
-        crate::tenant::reservation_digest(&self.config.key, tenant, kind, value)
+        crate::tenant::reservation_digest(&self.key, tenant, kind, value)
     }
 
     /// Whether an append depends on something under way that a look-up cannot see.
@@ -408,7 +418,7 @@ impl Lane {
 
     /// The outcome is unknown: makes sure that the old transaction is over or can never win, then looks whether it happened.
     async fn pursue(&mut self, batch: Vec<Pending>, plan: Plan, error: &StoreError) {
-        tracing::warn!(%error, "the outcome of a flush is unknown; looking it up");
+        tracing::warn!(error = %Causes(error), "the outcome of a flush is unknown; looking it up");
         self.connections = None;
         let deadline = *self.pursuit.get_or_insert_with(|| Instant::now() + PURSUIT);
         let mut pause = Duration::from_millis(20);

@@ -4,6 +4,7 @@
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
+use database::Connection;
 use schemas::engine::{LogId, StreamName, TenantId};
 use tokio_postgres::{Client, Statement};
 use tokio_util::task::AbortOnDropHandle;
@@ -62,9 +63,7 @@ pub(super) fn head_from(row: &tokio_postgres::Row) -> (TenantId, HeadView) {
 }
 
 impl Lookup {
-    pub(super) async fn prepare(
-        (client, driver): (Client, AbortOnDropHandle<()>),
-    ) -> Result<Self, StoreError> {
+    pub(super) async fn prepare(Connection { client, driver }: Connection) -> Result<Self, StoreError> {
         let heads = client
             .prepare("select tenant_id, log_id, position, recorded_at, fence from heads where tenant_id = any($1::uuid[])")
             .await?;

@@ -4,7 +4,6 @@ use tokio_postgres::error::SqlState;
 
 use super::AppendError;
 use crate::StoreError;
-use crate::error::describe;
 
 /// What to do with a lone append that was refused.
 pub(super) enum Refusal {
@@ -47,8 +46,14 @@ pub(super) fn classify(error: &tokio_postgres::Error) -> Refusal {
         }
         // 22 data exception, 23 integrity, 54 program limit exceeded: no retry will mend it.
         Some(state) if matches!(&state.code()[..2], "22" | "23" | "54") => {
-            Refusal::Final(AppendError::Invalid(describe(error)))
+            // What PostgreSQL says names tables and columns, and the reason reaches clients.
+            tracing::warn!(cause = database::describe(error), "an append was refused by the database");
+            Refusal::Final(AppendError::Invalid("the database cannot store a value of it".to_owned()))
         }
-        _ => Refusal::Unavailable(AppendError::Unavailable(StoreError::Unavailable(describe(error)))),
+        _ => {
+            tracing::warn!(cause = database::describe(error), "the database could not write an append");
+            let reason = "an append could not be written".to_owned();
+            Refusal::Unavailable(AppendError::Unavailable(StoreError::Unavailable(reason)))
+        }
     }
 }

@@ -15,6 +15,7 @@ use super::plan::EVENT_ID;
 use super::{AppendError, Receipt, StreamAppend};
 use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
+use crate::pools::Pools;
 use crate::signals::Signals;
 use crate::{DeploymentKey, StoreConfig, StoreError};
 
@@ -62,6 +63,7 @@ pub(crate) struct Appender {
 impl Appender {
     pub(crate) fn start(
         config: &StoreConfig,
+        pools: &Pools,
         signals: &Arc<Signals>,
         gate: &Arc<Gate>,
         event_ids: &Arc<EventIds>,
@@ -73,7 +75,8 @@ impl Appender {
                 // Unbounded by type, bounded by the places: a place is taken before anything is sent.
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let lane = Lane::new(
-                    config.clone(),
+                    config.key.clone(),
+                    pools,
                     Arc::clone(signals),
                     Arc::clone(gate),
                     Arc::clone(event_ids),

@@ -6,6 +6,7 @@ mod statements;
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use database::Connection;
 use schemas::engine::TenantId;
 use tokio_postgres::error::{DbError, Severity};
 use tokio_postgres::types::ToSql;
@@ -62,7 +63,7 @@ impl Written {
 
 impl Writer {
     pub(super) async fn prepare(
-        (client, driver): (Client, AbortOnDropHandle<()>),
+        Connection { client, driver }: Connection,
     ) -> Result<Self, tokio_postgres::Error> {
         let lock = client.prepare(LOCK).await?;
         let one_event = client.prepare(ONE_EVENT).await?;

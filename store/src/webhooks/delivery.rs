@@ -377,18 +377,14 @@ impl Store {
     /// The active endpoints of all tenants that are not on hold.
     pub async fn active_webhooks(&self, now: DateTime<Utc>) -> Result<Vec<DueWebhook>, StoreError> {
         let connection = get(&self.0.pools.worker).await?;
-        let statement = connection
-            .prepare_cached(
-                "select w.tenant_id, w.webhook_id,
+        let statement = "select w.tenant_id, w.webhook_id,
                         w.log_id <> h.log_id or (not w.held and w.position < h.position)
                             or coalesce(w.retry_at <= $1, false)
                  from webhooks w
                  join heads h on h.tenant_id = w.tenant_id
                  join tenants t on t.tenant_id = w.tenant_id
-                 where w.status = 'active' and not t.suspended",
-            )
-            .await?;
-        let rows = connection.query(&statement, &[&now]).await?;
+                 where w.status = 'active' and not t.suspended";
+        let rows = connection.query(statement, &[&now]).await?;
         let due =
             |row: &Row| DueWebhook { tenant: TenantId(row.get(0)), webhook: row.get(1), is_due: row.get(2) };
         Ok(rows.iter().map(due).collect())

@@ -39,6 +39,8 @@ impl Orders {
             key: store::DeploymentKey::from_hex(&self.key).expect("a key"),
             append_lanes: self.lanes,
             pool_size: 2,
+            tls: store::TlsConfig::default(),
+            idle_timeout: std::time::Duration::from_mins(1),
         }
     }
 }

@@ -16,8 +16,9 @@ use super::super::queue::Pending;
 use super::super::write::Writer;
 use super::{Lane, TenantCache, VERSIONS, bounded};
 use crate::StoreError;
-use crate::logs::replace_where_lost;
-use crate::pools::{Role, connect};
+use crate::incarnation::Incarnation;
+use crate::logs::{Seen, replace_where_lost};
+use crate::pools::Role;
 
 /// Tuned for statements over arrays: their plans never depend on the values, and an empty table at the first plan must
 /// not fix a bad one.
@@ -114,7 +115,7 @@ impl Lane {
             wanted.reservations.extend(event_ids);
             for reservation in &pending.append.reservations {
                 let digest = crate::tenant::reservation_digest(
-                    &self.config.key,
+                    &self.key,
                     tenant,
                     reservation.kind,
                     &reservation.value,
@@ -177,10 +178,12 @@ impl Lane {
         self.connections = None;
         // Whatever was remembered may be of another server by now.
         self.cache.clear();
-        let config = &self.config;
+        let logins = &self.logins;
         let connecting = async {
-            let writer = Writer::prepare(connect(config, Role::Appender, APPENDER_OPTIONS).await?).await?;
-            let lookup = Lookup::prepare(connect(config, Role::Lookup, LOOKUP_OPTIONS).await?).await?;
+            let appender = logins.of(Role::Appender).with_options(APPENDER_OPTIONS).connect().await?;
+            let writer = Writer::prepare(appender).await?;
+            let lookup = logins.of(Role::Lookup).with_options(LOOKUP_OPTIONS).connect().await?;
+            let lookup = Lookup::prepare(lookup).await?;
             Ok::<_, StoreError>((Arc::new(writer), lookup))
         };
         let (writer, lookup) = bounded(connecting).await??;
@@ -192,10 +195,13 @@ impl Lane {
 
     /// Another life of the database may be an earlier state of it: nothing is appended before that is known.
     async fn admit(&mut self, lookup: &Lookup) -> Result<(), StoreError> {
-        let incarnation = self.gate.admit_append(lookup.client()).await?;
+        let row = lookup.client().query_one(Incarnation::STATEMENT, &[]).await?;
+        let incarnation = self.gate.admit_append(Incarnation::from_row(&row)).await?;
         if self.incarnation.as_ref() != Some(&incarnation) {
             let committed = self.committed.iter().map(|(tenant, (log, position))| (*tenant, *log, *position));
-            replace_where_lost(&self.config, &self.signals, lookup.client(), committed).await?;
+            let seen = Seen::new(committed);
+            let behind = lookup.client().query(Seen::HEADS_BEHIND, &seen.parameters()).await?;
+            replace_where_lost(&self.logins, &self.signals, &self.event_ids, &behind).await?;
             self.incarnation = Some(incarnation);
         }
         Ok(())
