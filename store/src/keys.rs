@@ -39,18 +39,53 @@ impl DeploymentKey {
 
     /// HMAC-SHA-256 (RFC 2104) over length-prefixed parts, under the sub-key of `label`.
     pub fn mac(&self, label: &str, parts: &[&[u8]]) -> [u8; 32] {
-        let sub_key = hmac(&self.0, |mac| mac.update(label.as_bytes()));
-        hmac(&sub_key, |mac| {
-            for part in parts {
-                mac.update(&(part.len() as u64).to_be_bytes());
-                mac.update(part);
-            }
-        })
+        self.sub_key(label).mac(parts.iter().copied())
+    }
+
+    /// The sub-key of `label`, for those that make many MACs.
+    pub fn sub_key(&self, label: &str) -> MacKey {
+        MacKey(keyed(&hmac(&self.0, |mac| mac.update(label.as_bytes()))))
     }
 }
 
+/// A key of MACs, derived from the deployment key.
+#[derive(Clone)]
+pub struct MacKey(Hmac<Sha256>);
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(..)")
+    }
+}
+
+impl MacKey {
+    /// HMAC-SHA-256 over length-prefixed parts.
+    pub fn mac<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+        self.fed(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether `tag` is the beginning of the MAC over these parts. The comparison takes the same time for every tag of a
+    /// length. An empty tag is none.
+    pub fn verifies<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, tag: &[u8]) -> bool {
+        self.fed(parts).verify_truncated_left(tag).is_ok()
+    }
+
+    fn fed<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
+        for part in parts {
+            mac.update(&(part.len() as u64).to_be_bytes());
+            mac.update(part);
+        }
+        mac
+    }
+}
+
+fn keyed(key: &[u8]) -> Hmac<Sha256> {
+    Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
+}
+
 fn hmac(key: &[u8], feed: impl FnOnce(&mut Hmac<Sha256>)) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length");
+    let mut mac = keyed(key);
     feed(&mut mac);
     mac.finalize().into_bytes().into()
 }
@@ -69,5 +104,9 @@ mod tests {
         assert_ne!(mac, DeploymentKey::generate().mac("a", &[b"xy", b"z"]));
         assert!(!format!("{key:?}").contains("abab"));
         assert!(DeploymentKey::from_hex("abc").is_err());
+        let (of_a, parts) = (key.sub_key("a"), [b"xy".as_slice(), b"z"]);
+        assert!(of_a.verifies(parts, &mac) && of_a.verifies(parts, &mac[..16]));
+        assert!(!of_a.verifies(parts, &[]) && !of_a.verifies(parts, &mac[1..]));
+        assert!(!of_a.verifies([b"x".as_slice(), b"yz"], &mac));
     }
 }
