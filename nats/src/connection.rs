@@ -1,7 +1,7 @@
 //! The connection and the stream `EVENTS`. The client reconnects for ever by itself; whoever needs the stream asks
 //! [`Nats::event_stream`] for it, which checks server and settings each time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -45,6 +45,15 @@ pub struct NatsConfig {
     pub credentials_file: Option<PathBuf>,
     /// How many servers of a cluster keep the stream: 1 or 3.
     pub replicas: usize,
+    /// A server that lets in clients without credentials will do. For development.
+    pub allow_unauthenticated: bool,
+}
+
+/// Whether there is something to sign in with: a credentials file, or a user or a token in each address.
+pub fn has_credentials(url: &str, credentials_file: Option<&Path>) -> bool {
+    let has_user =
+        |part: &str| part.trim().parse::<ServerAddr>().is_ok_and(|address| address.username().is_some());
+    credentials_file.is_some() || url.split(',').all(has_user)
 }
 
 /// A connection to NATS that outlives outages. Cheap to clone.
@@ -54,6 +63,7 @@ pub struct Nats {
     jetstream: Context,
     connections: Arc<watch::Receiver<u64>>,
     replicas: usize,
+    allow_unauthenticated: bool,
     /// The stream has had that number of replicas.
     replicas_set: Arc<AtomicBool>,
 }
@@ -64,6 +74,10 @@ impl Nats {
     /// old, without JetStream, stream set up otherwise) is an error.
     pub async fn connect(config: NatsConfig) -> Result<Self, NatsError> {
         let addresses = addresses(&config.url)?;
+        if !config.allow_unauthenticated && !has_credentials(&config.url, config.credentials_file.as_deref())
+        {
+            return Err(NatsError::NoCredentials);
+        }
         let (counter, connections) = watch::channel(0u64);
         let mut options = ConnectOptions::new()
             .name("annals")
@@ -96,6 +110,7 @@ impl Nats {
             jetstream,
             connections: Arc::new(connections),
             replicas: config.replicas,
+            allow_unauthenticated: config.allow_unauthenticated,
             replicas_set: Arc::default(),
         };
         match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
@@ -154,6 +169,9 @@ impl Nats {
         }
         let server = self.client.try_server_info().ok_or(NatsError::Unreachable)?;
         check_version(&server.version)?;
+        if !server.auth_required && !self.allow_unauthenticated {
+            return Err(NatsError::Open);
+        }
         if !server.jetstream {
             return Err(NatsError::NoJetStream);
         }
@@ -365,6 +383,17 @@ mod tests {
             [Config { allow_direct: false, ..wanted.clone() }, Config { num_replicas: 1, ..wanted.clone() }]
         {
             assert!(compare_echo(&wanted, &ignored).is_err());
+        }
+    }
+
+    #[test]
+    fn credentials_are_a_file_or_a_user_in_each_address() {
+        let file = Some(Path::new("application.creds"));
+        assert!(has_credentials("nats://a:4222", file));
+        assert!(has_credentials("nats://ann:pw@a:4222, tls://ann:pw@b:4222", None));
+        assert!(has_credentials("nats://token@a:4222", None));
+        for without in ["nats://a:4222", "nats://ann:pw@a:4222,nats://b:4222", "nats://:pw@a:4222", ""] {
+            assert!(!has_credentials(without, None), "{without}");
         }
     }
 

@@ -106,6 +106,7 @@ pub(super) fn nats_config(settings: &Settings) -> NatsConfig {
         url: settings.nats.url.reveal().to_owned(),
         credentials_file: settings.nats.credentials_file.clone(),
         replicas: settings.nats.replicas,
+        allow_unauthenticated: settings.nats.allow_unauthenticated,
     }
 }
 

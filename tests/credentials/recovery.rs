@@ -33,7 +33,8 @@ impl Site {
         let issuer =
             Issuer::new(&keys.edge_account(), &keys.edge_signing_seed(), &server.url()).expect("keys");
         let credentials_file = Some(server.credentials("application"));
-        let config = NatsConfig { url: server.url(), credentials_file, replicas: 1 };
+        let config =
+            NatsConfig { url: server.url(), credentials_file, replicas: 1, allow_unauthenticated: false };
         let nats = Nats::connect(config.clone()).await.expect("NATS can be used");
         let stop = CancellationToken::new();
         tokio::spawn(nats::relay::run(store.clone(), nats.clone(), stop.clone()));

@@ -9,7 +9,7 @@ use super::{connect, eventually};
 use crate::support::nats_server::NatsServer;
 
 fn config(server: &NatsServer) -> NatsConfig {
-    NatsConfig { url: server.url(), credentials_file: None, replicas: 1 }
+    NatsConfig { url: server.url(), credentials_file: None, replicas: 1, allow_unauthenticated: true }
 }
 
 #[tokio::test]

@@ -60,7 +60,13 @@ impl Scene {
         let url = format!("nats://127.0.0.1:{}", wire.start_nats(self.server.port()).await.port());
         let task = tokio::spawn(async move {
             let Ok(store) = Store::connect(config).await else { return };
-            let nats = Nats::connect(NatsConfig { url, credentials_file: None, replicas: 1 }).await;
+            let nats = Nats::connect(NatsConfig {
+                url,
+                credentials_file: None,
+                replicas: 1,
+                allow_unauthenticated: true,
+            })
+            .await;
             let Ok(nats) = nats else { return };
             drop(nats::relay::run(store, nats, CancellationToken::new()).await);
         });

@@ -119,7 +119,6 @@ mod tests {
             b"NATS/1.0 409 Consumer Deleted\r\n\r\n",
             b"NATS/1.0\r\nno colon\r\n\r\n",
             b"NATS/1.0\r\na b: 1\r\n\r\n",
-            b"NATS/1.0\r\n: 1\r\n\r\n",
             b"NATS/1.0\r\na: \xff\r\n\r\n",
             b"NATS/1.0\r\na: 1\n2\r\n\r\n",
         ] {
