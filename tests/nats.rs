@@ -4,8 +4,10 @@ mod cluster;
 mod connection;
 mod crash_points;
 mod follow;
+mod forgery;
 mod refill;
 mod relay;
+mod upgrade;
 
 use std::time::Duration;
 
