@@ -62,8 +62,7 @@ pub struct Nats {
     client: Client,
     jetstream: Context,
     connections: Arc<watch::Receiver<u64>>,
-    replicas: usize,
-    allow_unauthenticated: bool,
+    config: Arc<NatsConfig>,
     /// The stream has had that number of replicas.
     replicas_set: Arc<AtomicBool>,
 }
@@ -109,15 +108,14 @@ impl Nats {
             client,
             jetstream,
             connections: Arc::new(connections),
-            replicas: config.replicas,
-            allow_unauthenticated: config.allow_unauthenticated,
+            config: Arc::new(config),
             replicas_set: Arc::default(),
         };
         match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
             Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
             Ok(Err(error)) => return Err(error),
             Err(_elapsed) => {
-                tracing::warn!(url = %without_password(&config.url), "NATS is unreachable; trying on in the background");
+                tracing::warn!(url = %without_password(&nats.config.url), "NATS is unreachable; trying on in the background");
             }
         }
         Ok(nats)
@@ -158,7 +156,13 @@ impl Nats {
 
     /// How many servers of a cluster keep each stream.
     pub(crate) fn replicas(&self) -> usize {
-        self.replicas
+        self.config.replicas
+    }
+
+    /// Another connection with the same settings. A message with headers that the client does not read ends the connection
+    /// that it comes by, so what is pushed to a client has one of its own.
+    pub(crate) async fn another(&self) -> Result<Self, NatsError> {
+        Self::connect((*self.config).clone()).await
     }
 
     /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing. The number of its
@@ -169,7 +173,7 @@ impl Nats {
         }
         let server = self.client.try_server_info().ok_or(NatsError::Unreachable)?;
         check_version(&server.version)?;
-        if !server.auth_required && !self.allow_unauthenticated {
+        if !server.auth_required && !self.config.allow_unauthenticated {
             return Err(NatsError::Open);
         }
         if !server.jetstream {
@@ -194,17 +198,17 @@ impl Nats {
     }
 
     async fn create_stream(&self) -> Result<Info, NatsError> {
-        let wanted = stream_config(self.replicas);
+        let wanted = stream_config(self.config.replicas);
         let created = self.jetstream.create_stream(wanted.clone()).await;
         let info = created.map_err(|error| self.refused(&error))?.cached_info().clone();
         compare_echo(&wanted, &info.config)?;
         self.replicas_set.store(true, Ordering::Relaxed);
-        tracing::info!(stream = STREAM, replicas = self.replicas, "created the stream");
+        tracing::info!(stream = STREAM, replicas = self.config.replicas, "created the stream");
         Ok(info)
     }
 
     async fn with_replicas(&self, found: Info) -> Result<Info, NatsError> {
-        if found.config.num_replicas == self.replicas {
+        if found.config.num_replicas == self.config.replicas {
             self.replicas_set.store(true, Ordering::Relaxed);
         }
         if self.replicas_set.load(Ordering::Relaxed) {
@@ -212,15 +216,20 @@ impl Nats {
         }
         // A server that stands alone would take any number and keep one copy.
         let is_of_cluster = found.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
-        if self.replicas > 1 && !is_of_cluster {
-            return Err(NatsError::NoCluster { replicas: self.replicas });
+        if self.config.replicas > 1 && !is_of_cluster {
+            return Err(NatsError::NoCluster { replicas: self.config.replicas });
         }
         let before = found.config.num_replicas;
-        let wanted = Config { num_replicas: self.replicas, ..found.config };
+        let wanted = Config { num_replicas: self.config.replicas, ..found.config };
         let updated = self.jetstream.update_stream(&wanted).await.map_err(|error| self.refused(&error))?;
         compare_echo(&wanted, &updated.config)?;
         self.replicas_set.store(true, Ordering::Relaxed);
-        tracing::info!(stream = STREAM, before, replicas = self.replicas, "changed the stream's replicas");
+        tracing::info!(
+            stream = STREAM,
+            before,
+            replicas = self.config.replicas,
+            "changed the stream's replicas"
+        );
         Ok(updated)
     }
 
@@ -229,7 +238,7 @@ impl Nats {
             CreateStreamErrorKind::JetStream(refusal)
                 if refusal.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED =>
             {
-                NatsError::NoCluster { replicas: self.replicas }
+                NatsError::NoCluster { replicas: self.config.replicas }
             }
             _ => NatsError::JetStream(describe(error)),
         }

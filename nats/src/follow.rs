@@ -72,8 +72,16 @@ async fn follow(store: &Store, nats: &Nats, batches: &broadcast::Sender<Arc<Batc
     let key = MessageKey::of(store.key());
     let (first, longest) = BACKOFF;
     let mut wait = first;
+    let mut own = None;
     loop {
-        match consume(store, nats, &key, batches, &mut wait).await {
+        let consumed = async {
+            let nats = match &mut own {
+                Some(connected) => connected,
+                none => none.insert(nats.another().await?),
+            };
+            consume(store, nats, &key, batches, &mut wait).await
+        };
+        match consumed.await {
             Ok(()) => tracing::debug!("the consumer of EVENTS ended; it is made anew"),
             Err(error) if error.is_unavailable() => {
                 tracing::debug!(%error, "following EVENTS was interrupted");
@@ -118,7 +126,6 @@ async fn consume(
         .messages()
         .await
         .map_err(|error| api(&error))?;
-    *wait = BACKOFF.0;
     let mut chunks = messages.ready_chunks(CHUNK);
     let mut silent = false;
     loop {
@@ -138,6 +145,7 @@ async fn consume(
         }
         if !read.is_empty() {
             silent = false;
+            *wait = BACKOFF.0;
             hand_on(store, key, read, batches).await;
         }
         match failed {

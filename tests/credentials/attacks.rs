@@ -355,18 +355,15 @@ async fn an_integrator_can_neither_send_large_messages_nor_open_subscriptions_wi
     client.flush().await.expect("flushed");
     told("maximum subscriptions exceeded").await;
 
-    // As a client that does not keep to what the server says.
     let next =
         format!("{}.CONSUMER.MSG.NEXT.EVENTS.{}", integrator.text("api_prefix"), integrator.text("consumer"));
     let mut large = "{\"batch\":1,\"no_wait\":true}".to_owned();
     large.push_str(&" ".repeat(EDGE_PAYLOAD_BYTES_MAX as usize));
     let client = connect().await;
-    eventually("the server tells the bound, or cuts", || async {
-        let bound = client.server_info().max_payload as i64;
-        let sent = client.publish(next.clone(), large.clone().into()).await;
-        (bound == EDGE_PAYLOAD_BYTES_MAX || sent.is_err()).then_some(())
-    })
-    .await;
+    // The client may know the bound already, and not send it.
+    if client.publish(next, large.into()).await.is_ok() {
+        told("maximum payload").await;
+    }
 }
 
 /// The test of the test, and the reason for the account without streams: from within the account that holds them the same

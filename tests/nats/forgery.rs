@@ -45,8 +45,9 @@ impl Forger {
         (ack.sequence, ack.duplicate)
     }
 
-    /// Publishes a message whose headers are what no client sends, and waits until the server has it.
+    /// Publishes a message whose headers are what no client sends, and waits until it is on the stream.
     async fn publish_raw(&self, subject: &str, headers: &str) {
+        let before = self.last_sequence().await;
         let mut socket =
             BufReader::new(TcpStream::connect(("127.0.0.1", self.port)).await.expect("connects"));
         let length = headers.len();
@@ -62,6 +63,7 @@ impl Forger {
             line.clear();
             assert_ne!(socket.read_line(&mut line).await.expect("the server answers"), 0, "closed");
         }
+        eventually("it is on the stream", || async { self.last_sequence().await > before }).await;
     }
 
     async fn last_sequence(&self) -> u64 {
