@@ -8,7 +8,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{HeaderMap, HeaderName};
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemas::engine::LogId;
@@ -73,8 +73,7 @@ impl MessageKey {
     /// The MAC header of a message with these headers.
     pub(super) fn header(&self, subject: &str, headers: &HeaderMap, payload: &[u8]) -> String {
         let payload_tag = encoded(self.0.payloads.mac([payload]));
-        let parts = parts(subject, headers, &payload_tag);
-        let tag = encoded(self.0.messages.mac(parts.iter().copied()));
+        let tag = encoded(self.0.messages.mac([covered(subject, headers, &payload_tag).as_slice()]));
         format!("{VERSION}.{}.{payload_tag}.{tag}", self.0.id)
     }
 
@@ -101,8 +100,8 @@ impl MessageKey {
         if key != self.0.id {
             return Err(MessageError::UnknownKey);
         }
-        let parts = parts(subject, headers, payload_tag);
-        if !is_tag(tag, |tag| self.0.messages.verifies(parts.iter().copied(), tag)) {
+        let covered = covered(subject, headers, payload_tag);
+        if !is_tag(tag, |tag| self.0.messages.verifies([covered.as_slice()], tag)) {
             return Err(MessageError::MacDiffers);
         }
         match payload {
@@ -128,13 +127,30 @@ impl MessageKey {
     }
 }
 
-/// What the tag of a message covers. Headers stand in the order of their names, and the values of one name in theirs.
-fn parts<'a>(subject: &'a str, headers: &'a HeaderMap, payload_tag: &'a str) -> Vec<&'a [u8]> {
-    let mut covered: Vec<_> = headers.iter().filter(|(name, _)| is_covered(name)).collect();
-    covered.sort_unstable_by(|(a, _), (b, _)| bytes(a).cmp(bytes(b)));
-    let values = covered.into_iter().flat_map(|(name, values)| values.iter().map(move |value| (name, value)));
-    let named = values.flat_map(|(name, value)| [bytes(name), value.as_str().as_bytes()]);
-    [subject.as_bytes(), payload_tag.as_bytes()].into_iter().chain(named).collect()
+/// What the tag of a message covers, each part behind its length. Headers stand in the order of their names, and the values of
+/// one name in theirs.
+fn covered(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
+    let mut named: Vec<(&[u8], &Vec<HeaderValue>)> = Vec::with_capacity(headers.len());
+    for (name, values) in headers.iter() {
+        if is_covered(name) {
+            named.push((name.as_ref(), values));
+        }
+    }
+    named.sort_unstable_by_key(|(name, _)| *name);
+    let mut covered = Vec::with_capacity(1_024);
+    let mut cover = |part: &[u8]| {
+        covered.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        covered.extend_from_slice(part);
+    };
+    cover(subject.as_bytes());
+    cover(payload_tag.as_bytes());
+    for (name, values) in named {
+        for value in values {
+            cover(name);
+            cover(value.as_str().as_bytes());
+        }
+    }
+    covered
 }
 
 fn is_covered(name: &HeaderName) -> bool {
