@@ -1,6 +1,7 @@
 //! A client that may publish on the product's subjects forges events: followers, read models, the search for lost events and
 //! for lost erasures go by the log.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use async_nats::HeaderMap;
@@ -137,6 +138,14 @@ fn forged_event(log: &[RecordedEvent], position: u64) -> RecordedEvent {
     }
 }
 
+/// Heads are compared at the beginning and then not again, so that what is followed counts.
+const ON_FOLLOWED_EVENTS_ALONE: FeedSettings = FeedSettings {
+    batch: 500,
+    tenants_at_once: 6,
+    compare_every: std::time::Duration::from_hours(1),
+    work: None,
+};
+
 /// Remembers the events that it was given, of one tenant.
 struct Witness {
     seen: Mutex<Vec<RecordedEvent>>,
@@ -180,31 +189,41 @@ async fn followers_get_the_log_whatever_is_published_beside_it() {
         store.clone(),
         Arc::clone(&witness),
         follower.batches(),
-        FeedSettings::default(),
+        ON_FOLLOWED_EVENTS_ALONE,
         cancel.clone(),
     ));
     let relay = Relay::start(&store, &server).await;
     append_many(&tenant, 5).await;
     reached(&tenant).await;
     relayed(&store).await;
+    relay.stop().await;
 
+    // These are in the log, and the forger publishes before the relay does.
+    append_many(&tenant, 5).await;
     let forger = Forger::at(&server).await;
     let log = read_log(&tenant).await;
     let real = encode(&MessageKey::of(&database.key), &slug(), &log[4], 0);
-    // Below what is handled, next, and far beyond.
-    for position in [3, 6, 7, 1_000_000] {
+    for position in [3, 6, 7, 8, 9, 10, 1_000_000] {
         for message in forgeries(&real, &forged_event(&log, position)) {
             forger.publish(message).await;
         }
     }
+    let relay = Relay::start(&store, &server).await;
     append_many(&tenant, 20).await;
     reached(&tenant).await;
     for headers in UNREADABLE {
         forger.publish_raw("events.acme.test.thing.happened.v1", headers).await;
         append_many(&tenant, 3).await;
     }
-    reached(&tenant).await;
     relayed(&store).await;
+    // What the follower lost with its connection comes with what is behind it.
+    eventually("the consumer has everything", || async {
+        append_many(&tenant, 1).await;
+        let head = tenant.head().await.expect("a head");
+        let soon = std::time::Duration::from_secs(1);
+        tenant.wait_for_checkpoint("test.witness", head.log_id, head.position, soon).await.unwrap_or(false)
+    })
+    .await;
     cancel.cancel();
     feeding.await.expect("the feed ends well");
     relay.stop().await;
@@ -236,33 +255,34 @@ async fn repeats_of_a_replaced_log_neither_reach_nor_hold_up_a_follower() {
     let cancel = CancellationToken::new();
     let follower = follower(&store, &server, &cancel).await;
     let witness = Arc::new(Witness { seen: Mutex::default(), tenant: tenant.clone() });
-    // Heads are compared at the beginning and then not again: what is followed has to do.
-    let settings = FeedSettings { compare_every: DEADLINE * 4, ..FeedSettings::default() };
     let feeding = tokio::spawn(feed::run(
         store.clone(),
         Arc::clone(&witness),
         follower.batches(),
-        settings,
+        ON_FOLLOWED_EVENTS_ALONE,
         cancel.clone(),
     ));
     let relay = Relay::start(&store, &server).await;
     reached(&tenant).await;
     let (forger, key) = (Forger::at(&server).await, MessageKey::of(&database.key));
+    // Always the position that the consumer waits for.
+    let next = Arc::new(AtomicUsize::new(tenant.head().await.expect("a head").position as usize + 1));
     let forging = CancellationToken::new();
-    let stop = forging.clone();
+    let (stop, wanted) = (forging.clone(), Arc::clone(&next));
     let repeating = tokio::spawn(async move {
-        while !stop.is_cancelled() {
-            for event in &old[10..] {
-                let repeat = encode(&key, &slug(), event, 0);
-                forger.publish(with_header(repeat, "Nats-Expected-Stream", "EVENTS")).await;
-                let again = encode(&key, &slug(), event, ids::new_id().as_fields().0);
-                forger.publish(again).await;
+        // Each once for the server, as after the time for which it knows ids.
+        for generation in 0.. {
+            if stop.is_cancelled() {
+                break;
             }
+            let event = &old[wanted.load(Ordering::Relaxed) - 1];
+            forger.publish(encode(&key, &slug(), event, generation)).await;
         }
     });
     for _ in 0..10 {
-        append_many(&tenant, 3).await;
+        append_many(&tenant, 1).await;
         reached(&tenant).await;
+        next.fetch_add(1, Ordering::Relaxed);
     }
     forging.cancel();
     repeating.await.expect("it ends");
@@ -324,27 +344,15 @@ async fn no_forgery_has_a_log_replaced_or_a_person_erased_and_none_ends_the_sear
     assert_eq!(nats::relay::examine(&store, &nats).await.expect("examined"), 1);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_event_is_published_although_another_message_took_its_id_first() {
+/// Publishes under the ids of a log's events before the relay does, and expects the relay to publish all the same.
+async fn is_published_although(take: impl Fn(&MessageKey, &RecordedEvent) -> EventMessage) {
     let (database, server) = (Database::create().await, NatsServer::start().await);
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     append_many(&tenant, 3).await;
-    let log = read_log(&tenant).await;
+    let (log, key) = (read_log(&tenant).await, MessageKey::of(&database.key));
     connect(server.url()).await.event_stream().await.expect("the stream is made");
-    let (forger, key) = (Forger::at(&server).await, MessageKey::of(&database.key));
-    // No client can guess the id; this one knows the key of ids, and what is more, that of another deployment.
-    let stolen = |message: EventMessage, position| {
-        with_header(message, "Nats-Msg-Id", &key.message_id(log[0].log_id, position, 0))
-    };
-    let other_key = MessageKey::of(&DeploymentKey::generate());
-    forger.publish(stolen(encode(&other_key, &slug(), &log[1], 0), 2)).await;
-    let real = encode(&key, &slug(), &log[2], 0);
-    forger.publish(EventMessage { payload: Bytes::from_static(b"{\"n\":666}"), ..real }).await;
-    // Under the ids of former versions, which could be guessed, there is nothing to take.
-    let guessed = format!("{}.1.0", log[0].log_id);
-    forger.publish(with_header(encode(&other_key, &slug(), &log[0], 0), "Nats-Msg-Id", &guessed)).await;
-
+    assert!(!Forger::at(&server).await.publish(take(&key, &log[1])).await.1, "it is the first of its id");
     let relay = Relay::start(&store, &server).await;
     eventually("every event is on the stream as the relay publishes it", || async {
         let seen = read_events(&server, "events.acme.>").await;
@@ -360,6 +368,26 @@ async fn an_event_is_published_although_another_message_took_its_id_first() {
     .await;
     relayed(&store).await;
     relay.stop().await;
+}
+
+// No client can guess an id. The forger of these tests has it from a message that it has seen before the stream had it.
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_published_although_another_message_took_its_id_first() {
+    is_published_although(|key, event| {
+        let forged = encode(&MessageKey::of(&DeploymentKey::generate()), &slug(), event, 0);
+        with_header(forged, "Nats-Msg-Id", &key.message_id(event.log_id, event.position, 0))
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_is_published_although_its_headers_stand_over_another_payload_already() {
+    is_published_although(|key, event| {
+        let payload = Bytes::from_static(b"{\"n\":666}");
+        EventMessage { payload, ..encode(key, &slug(), event, 0) }
+    })
+    .await;
 }
 
 /// Through the product, as the user of its own account: the read model, the counter and the log.
