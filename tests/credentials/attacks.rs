@@ -9,12 +9,11 @@ use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, HeaderMap, Subscriber};
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
+use nats::accounts::{EDGE_PAYLOAD_BYTES_MAX, EDGE_USER_SUBSCRIPTIONS_MAX};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
 use super::{Integrator, position, pull};
-use nats::accounts::{EDGE_PAYLOAD_BYTES_MAX, EDGE_USER_SUBSCRIPTIONS_MAX};
-
 use crate::support::nats_server::NatsServer;
 use crate::support::product::{Tenant, send};
 use crate::support::{Product, eventually};

@@ -227,7 +227,8 @@ async fn followers_get_the_log_whatever_is_published_beside_it() {
     cancel.cancel();
     feeding.await.expect("the feed ends well");
     relay.stop().await;
-    assert_eq!(*witness.seen.lock().expect("not poisoned"), read_log(&tenant).await);
+    let seen = witness.seen.lock().expect("not poisoned").clone();
+    assert_eq!(seen, read_log(&tenant).await);
 }
 
 /// Of the log that the tenant had before, whose messages verify and whose positions are those of the next one.
@@ -289,7 +290,8 @@ async fn repeats_of_a_replaced_log_neither_reach_nor_hold_up_a_follower() {
     cancel.cancel();
     feeding.await.expect("the feed ends well");
     relay.stop().await;
-    assert_eq!(*witness.seen.lock().expect("not poisoned"), read_log(&tenant).await);
+    let seen = witness.seen.lock().expect("not poisoned").clone();
+    assert_eq!(seen, read_log(&tenant).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -355,7 +357,7 @@ async fn is_published_although(take: impl Fn(&MessageKey, &RecordedEvent) -> Eve
     assert!(!Forger::at(&server).await.publish(take(&key, &log[1])).await.1, "it is the first of its id");
     let relay = Relay::start(&store, &server).await;
     eventually("every event is on the stream as the relay publishes it", || async {
-        let seen = read_events(&server, "events.acme.>").await;
+        let seen = Box::pin(read_events(&server, "events.acme.>")).await;
         log.iter().all(|event| {
             seen.iter().any(|message| {
                 (0..5).any(|generation| {

@@ -59,13 +59,13 @@ async fn is_published_again(migrates: bool) {
     assert_eq!(nats::relay::examine(&store, &connect(server.url()).await).await.expect("examined"), 0);
     let relay = Relay::start(&store, &server).await;
     eventually("everything is on the stream again", || async {
-        with_mac(read_events(&server, "events.>").await).len() >= 60
+        with_mac(Box::pin(read_events(&server, "events.>")).await).len() >= 60
     })
     .await;
     relayed(&store).await;
     relay.stop().await;
 
-    let seen = with_mac(read_events(&server, "events.>").await);
+    let seen = with_mac(Box::pin(read_events(&server, "events.>")).await);
     let progress = store.relay_progress().await.expect("the progress reads");
     for slug in ["acme", "globex"] {
         let slug = TenantSlug::parse(slug).expect("a slug");

@@ -4,10 +4,10 @@
 //! The stream is read first and the database afterwards: what was published had been committed, so it must be there.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use schemas::engine::{Actor, LogId, TenantSlug};
-use std::ops::ControlFlow;
 use store::{Published, Replacement, Store};
 
 use super::check::Witness;
