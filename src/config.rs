@@ -343,7 +343,11 @@ mod tests {
     #[test]
     fn several_nats_servers_and_their_replicas_are_checked() {
         let problem = |url: &str, replicas: &str| {
-            let pairs = [("ANNALS__NATS__URL", url), ("ANNALS__NATS__REPLICAS", replicas)];
+            let pairs = [
+                ("ANNALS__NATS__URL", url),
+                ("ANNALS__NATS__REPLICAS", replicas),
+                ("ANNALS__NATS__ALLOW_UNAUTHENTICATED", "true"),
+            ];
             with_environment(&pairs).expect("readable").nats.problem().map(|problem| problem.to_string())
         };
         assert_eq!(problem("nats://a:4222, tls://b:4222,nats://c:4222", "3"), None);
@@ -366,6 +370,18 @@ mod tests {
         assert!(told(&[(mode, "prefer")]).contains("must be off, require or verify-full"));
         assert!(told(&[(ca, "ca.pem")]).contains("`database.tls` is off"));
         assert!(told(&[(mode, "require"), certificate]).contains("database.tls_key_file"));
+    }
+
+    #[test]
+    fn nats_without_credentials_is_refused_unless_a_setting_allows_it() {
+        let problem = |pairs: &[(&str, &str)]| {
+            let nats = with_environment(pairs).expect("readable").nats;
+            nats.problem().map(|problem| problem.to_string())
+        };
+        let refused = problem(&[("ANNALS__NATS__URL", "nats://a:4222")]).expect("is refused");
+        assert!(refused.contains("nats.credentials_file") && refused.contains("nats.url"), "{refused}");
+        assert_eq!(problem(&[("ANNALS__NATS__URL", "nats://ann:pw@a:4222")]), None);
+        assert_eq!(problem(&[("ANNALS__NATS__ALLOW_UNAUTHENTICATED", "true")]), None);
     }
 
     #[test]
@@ -465,7 +481,9 @@ mod tests {
                 "`secrets.key` is not set",
                 "`identity.signing_key` is not set",
                 "`audit.signing_key` is not set",
-                "`audit.folder` is not set"
+                "`audit.folder` is not set",
+                "`nats.credentials_file` is not set, and `nats.url` holds no user: NATS without credentials is refused \
+                 (`nats.allow_unauthenticated = true` accepts it, for development only)"
             ]
         );
     }

@@ -217,6 +217,9 @@ impl Prepared {
         let nats = if follows { Some(connect_nats(settings).await?) } else { None };
         // Before anything is answered or followed: the database may have gone back to an earlier state.
         store.examined().await.context("the database cannot be examined")?;
+        if settings.nats.allow_unauthenticated {
+            tracing::warn!("nats.allow_unauthenticated is set, which is for development only");
+        }
         let keeper = keeper(settings)?;
         if roles.contains(&Role::Relay) && keeper.is_none() && settings.nats.edge_account.is_some() {
             tracing::warn!(

@@ -35,6 +35,11 @@ impl Integrator {
         self.0[key].as_str().unwrap_or_else(|| panic!("{key} is a text"))
     }
 
+    /// Where it is told to connect.
+    pub fn server(&self) -> &str {
+        self.0["servers"][0].as_str().expect("an address")
+    }
+
     /// Connects the way the documentation tells.
     pub async fn connect(&self) -> Result<Client, async_nats::ConnectError> {
         let options =
@@ -42,7 +47,7 @@ impl Integrator {
         let options = options
             .custom_inbox_prefix(self.text("inbox_prefix"))
             .request_timeout(Some(Duration::from_secs(5)));
-        Box::pin(options.connect(self.0["servers"][0].as_str().expect("an address"))).await
+        Box::pin(options.connect(self.server())).await
     }
 
     /// Its consumer, by a client.

@@ -20,6 +20,16 @@ use crate::connection::STREAM;
 /// Where integrators find JetStream's API: the local name under which `EDGE` imports it.
 pub const API_PREFIX: &str = "JS.app.API";
 
+/// Connections of all integrators together. Beyond it the server refuses further ones with `maximum account active
+/// connections exceeded`, so that integrators cannot use up the connections of the server.
+pub const EDGE_CONNECTIONS_MAX: i64 = 4_096;
+/// Subscriptions of all integrators together.
+const EDGE_SUBSCRIPTIONS_MAX: i64 = 65_536;
+/// Subscriptions of one connection of an integrator: a client has one for each consumer that it pulls from.
+pub const EDGE_USER_SUBSCRIPTIONS_MAX: i64 = 200;
+/// Bytes of a message that an integrator publishes. It asks for messages and acknowledges them, which takes fewer than 1,000.
+pub const EDGE_PAYLOAD_BYTES_MAX: i64 = 4_096;
+
 /// A key or a JWT that does not read.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not {1}")]
@@ -145,6 +155,22 @@ fn limits(leaf: i64) -> Value {
     })
 }
 
+/// Bounds of `EDGE`, without leaf nodes. `data` stays open: servers enforce no limit of it.
+fn edge_limits() -> Value {
+    let mut limits = limits(0);
+    let bounds = [
+        ("conn", EDGE_CONNECTIONS_MAX),
+        ("subs", EDGE_SUBSCRIPTIONS_MAX),
+        ("payload", EDGE_PAYLOAD_BYTES_MAX),
+        ("imports", services().len() as i64),
+        ("exports", 0),
+    ];
+    for (name, bound) in bounds {
+        limits[name] = bound.into();
+    }
+    limits
+}
+
 /// What `EDGE` takes from `APP`: the subject there, and the local one.
 fn services() -> [(&'static str, String, String); 3] {
     let api = |call: &str, prefix: &str| format!("{prefix}.CONSUMER.{call}.{STREAM}.*");
@@ -195,7 +221,7 @@ pub fn edge_account(
         })
         .collect();
     json!({
-        "type": "account", "version": 2, "imports": imports, "limits": limits(0), "signing_keys": signing_keys,
+        "type": "account", "version": 2, "imports": imports, "limits": edge_limits(), "signing_keys": signing_keys,
         "revocations": revocations,
     })
 }
@@ -210,7 +236,7 @@ pub fn edge_user(account: &str, consumer: &str, inbox_prefix: &str) -> Value {
             format!("$JS.ACK.{STREAM}.{consumer}.>"),
         ]},
         "sub": {"allow": [format!("{inbox_prefix}.>")]},
-        "subs": 200, "data": -1, "payload": -1,
+        "subs": EDGE_USER_SUBSCRIPTIONS_MAX, "data": -1, "payload": EDGE_PAYLOAD_BYTES_MAX,
         // No leaf nodes, no MQTT.
         "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
     })
@@ -260,6 +286,14 @@ mod tests {
         for jetstream in ["mem_storage", "disk_storage", "streams", "consumer"] {
             assert!(edge["limits"].get(jetstream).is_none(), "{jetstream}");
         }
+        for bounded in ["conn", "subs", "payload"] {
+            assert!(edge["limits"][bounded].as_i64().is_some_and(|bound| bound > 0), "{bounded}");
+        }
+        assert_eq!((&edge["limits"]["leaf"], &edge["limits"]["exports"]), (&json!(0), &json!(0)));
+        let user = edge_user("AEDGE", "consumer", "_INBOX_x");
+        assert!(
+            ["subs", "payload"].iter().all(|bounded| user[*bounded].as_i64().is_some_and(|bound| bound > 0))
+        );
         let imports: Vec<&str> = edge["imports"]
             .as_array()
             .expect("a list")

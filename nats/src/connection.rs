@@ -1,7 +1,7 @@
 //! The connection and the stream `EVENTS`. The client reconnects for ever by itself; whoever needs the stream asks
 //! [`Nats::event_stream`] for it, which checks server and settings each time.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -47,6 +47,15 @@ pub struct NatsConfig {
     pub tls: NatsTls,
     /// How many servers of a cluster keep the stream: 1 or 3.
     pub replicas: usize,
+    /// A server that lets in clients without credentials will do. For development.
+    pub allow_unauthenticated: bool,
+}
+
+/// Whether there is something to sign in with: a credentials file, or a user or a token in each address.
+pub fn has_credentials(url: &str, credentials_file: Option<&Path>) -> bool {
+    let has_user =
+        |part: &str| part.trim().parse::<ServerAddr>().is_ok_and(|address| address.username().is_some());
+    credentials_file.is_some() || url.split(',').all(has_user)
 }
 
 /// The PEM files of TLS. One that is set demands TLS, as an address with `tls://` does. Otherwise TLS is used where the server
@@ -84,7 +93,7 @@ pub struct Nats {
     client: Client,
     jetstream: Context,
     connections: Arc<watch::Receiver<u64>>,
-    replicas: usize,
+    config: Arc<NatsConfig>,
     /// The stream has had that number of replicas.
     replicas_set: Arc<AtomicBool>,
 }
@@ -95,6 +104,10 @@ impl Nats {
     /// old, without JetStream, stream set up otherwise) is an error.
     pub async fn connect(config: NatsConfig) -> Result<Self, NatsError> {
         let addresses = addresses(&config.url)?;
+        if !config.allow_unauthenticated && !has_credentials(&config.url, config.credentials_file.as_deref())
+        {
+            return Err(NatsError::NoCredentials);
+        }
         let (counter, connections) = watch::channel(0u64);
         let mut options = config
             .connect_options()
@@ -127,14 +140,14 @@ impl Nats {
             client,
             jetstream,
             connections: Arc::new(connections),
-            replicas: config.replicas,
+            config: Arc::new(config),
             replicas_set: Arc::default(),
         };
         match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
             Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
             Ok(Err(error)) => return Err(error),
             Err(_elapsed) => {
-                tracing::warn!(url = %without_password(&config.url), "NATS is unreachable; trying on in the background");
+                tracing::warn!(url = %without_password(&nats.config.url), "NATS is unreachable; trying on in the background");
             }
         }
         Ok(nats)
@@ -175,7 +188,13 @@ impl Nats {
 
     /// How many servers of a cluster keep each stream.
     pub(crate) fn replicas(&self) -> usize {
-        self.replicas
+        self.config.replicas
+    }
+
+    /// Another connection with the same settings. A message with headers that the client does not read ends the connection
+    /// that it comes by, so what is pushed to a client has one of its own.
+    pub(crate) async fn another(&self) -> Result<Self, NatsError> {
+        Self::connect((*self.config).clone()).await
     }
 
     /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing. The number of its
@@ -186,6 +205,9 @@ impl Nats {
         }
         let server = self.client.try_server_info().ok_or(NatsError::Unreachable)?;
         check_version(&server.version)?;
+        if !server.auth_required && !self.config.allow_unauthenticated {
+            return Err(NatsError::Open);
+        }
         if !server.jetstream {
             return Err(NatsError::NoJetStream);
         }
@@ -208,17 +230,17 @@ impl Nats {
     }
 
     async fn create_stream(&self) -> Result<Info, NatsError> {
-        let wanted = stream_config(self.replicas);
+        let wanted = stream_config(self.config.replicas);
         let created = self.jetstream.create_stream(wanted.clone()).await;
         let info = created.map_err(|error| self.refused(&error))?.cached_info().clone();
         compare_echo(&wanted, &info.config)?;
         self.replicas_set.store(true, Ordering::Relaxed);
-        tracing::info!(stream = STREAM, replicas = self.replicas, "created the stream");
+        tracing::info!(stream = STREAM, replicas = self.config.replicas, "created the stream");
         Ok(info)
     }
 
     async fn with_replicas(&self, found: Info) -> Result<Info, NatsError> {
-        if found.config.num_replicas == self.replicas {
+        if found.config.num_replicas == self.config.replicas {
             self.replicas_set.store(true, Ordering::Relaxed);
         }
         if self.replicas_set.load(Ordering::Relaxed) {
@@ -226,15 +248,20 @@ impl Nats {
         }
         // A server that stands alone would take any number and keep one copy.
         let is_of_cluster = found.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
-        if self.replicas > 1 && !is_of_cluster {
-            return Err(NatsError::NoCluster { replicas: self.replicas });
+        if self.config.replicas > 1 && !is_of_cluster {
+            return Err(NatsError::NoCluster { replicas: self.config.replicas });
         }
         let before = found.config.num_replicas;
-        let wanted = Config { num_replicas: self.replicas, ..found.config };
+        let wanted = Config { num_replicas: self.config.replicas, ..found.config };
         let updated = self.jetstream.update_stream(&wanted).await.map_err(|error| self.refused(&error))?;
         compare_echo(&wanted, &updated.config)?;
         self.replicas_set.store(true, Ordering::Relaxed);
-        tracing::info!(stream = STREAM, before, replicas = self.replicas, "changed the stream's replicas");
+        tracing::info!(
+            stream = STREAM,
+            before,
+            replicas = self.config.replicas,
+            "changed the stream's replicas"
+        );
         Ok(updated)
     }
 
@@ -243,7 +270,7 @@ impl Nats {
             CreateStreamErrorKind::JetStream(refusal)
                 if refusal.error_code() == ErrorCode::STREAM_REPLICAS_NOT_SUPPORTED =>
             {
-                NatsError::NoCluster { replicas: self.replicas }
+                NatsError::NoCluster { replicas: self.config.replicas }
             }
             _ => NatsError::JetStream(describe(error)),
         }
@@ -397,6 +424,17 @@ mod tests {
             [Config { allow_direct: false, ..wanted.clone() }, Config { num_replicas: 1, ..wanted.clone() }]
         {
             assert!(compare_echo(&wanted, &ignored).is_err());
+        }
+    }
+
+    #[test]
+    fn credentials_are_a_file_or_a_user_in_each_address() {
+        let file = Some(Path::new("application.creds"));
+        assert!(has_credentials("nats://a:4222", file));
+        assert!(has_credentials("nats://ann:pw@a:4222, tls://ann:pw@b:4222", None));
+        assert!(has_credentials("nats://token@a:4222", None));
+        for without in ["nats://a:4222", "nats://ann:pw@a:4222,nats://b:4222", "nats://:pw@a:4222", ""] {
+            assert!(!has_credentials(without, None), "{without}");
         }
     }
 

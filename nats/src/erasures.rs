@@ -4,14 +4,13 @@
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
-use async_nats::HeaderMap;
 use async_nats::jetstream::consumer::DeliverPolicy;
-use schemas::engine::{Event, LogId, StreamName, TenantId, TenantSlug};
+use schemas::engine::{Event, LogId, TenantId, TenantSlug};
 use schemas::privacy::subject::SubjectEvent;
 use store::Store;
 use uuid::Uuid;
 
-use crate::message::{SUBJECT_ROOT, identity, stream_of};
+use crate::message::{MessageKey, SUBJECT_ROOT};
 use crate::relay::copy;
 use crate::{Nats, NatsError};
 
@@ -28,12 +27,13 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
     let logs = logs(store).await?;
     let mut lost: HashSet<(TenantSlug, LogId, Uuid)> = HashSet::new();
     let filter = format!("{SUBJECT_ROOT}.*.{}.>", SubjectEvent::CATEGORY);
-    copy::read_headers(nats, DeliverPolicy::All, filter, stream.state.last_sequence, |_, headers| {
-        if let Some((slug, log, position, _)) = identity(headers)
-            && logs.get(&log).is_none_or(|(_, kept_to)| position > *kept_to)
-            && let Some(subject) = subject_of(headers)
+    let (key, end) = (MessageKey::of(store.key()), stream.state.last_sequence);
+    copy::read(nats, &key, DeliverPolicy::All, filter, end, |_, published| {
+        if let Some(published) = published
+            && logs.get(&published.log).is_none_or(|(_, kept_to)| published.position > *kept_to)
+            && let Some(subject) = published.stream.uuid()
         {
-            lost.insert((slug, log, subject));
+            lost.insert((published.tenant, published.log, subject));
         }
         ControlFlow::Continue(())
     })
@@ -48,10 +48,6 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
         subjects.extend(tenant.map(|tenant| (tenant, subject)));
     }
     Ok(subjects.into_iter().collect())
-}
-
-fn subject_of(headers: &HeaderMap) -> Option<Uuid> {
-    stream_of(headers).as_ref().and_then(StreamName::uuid)
 }
 
 async fn logs(store: &Store) -> Result<Logs, NatsError> {

@@ -9,6 +9,14 @@ pub enum NatsError {
     /// The credentials file does not read.
     #[error("the NATS credentials file does not read")]
     Credentials(#[source] std::io::Error),
+    /// The settings hold nothing to sign in with.
+    #[error(
+        "there are no credentials for NATS: set nats.credentials_file, or a user and a password in nats.url"
+    )]
+    NoCredentials,
+    /// The server asks for no credentials, so that any client may publish on the product's subjects.
+    #[error("nats-server lets in clients without credentials: configure accounts or users on it")]
+    Open,
     /// The client could not be made.
     #[error("cannot connect to NATS")]
     Connect(#[source] async_nats::ConnectError),

@@ -17,7 +17,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use crate::connection::{STREAM, describe};
-use crate::message::decode;
+use crate::message::{MessageKey, decode};
 use crate::{Nats, NatsError};
 
 /// Batches that a slow follower may be behind before it loses some and reads the log instead.
@@ -69,10 +69,19 @@ impl Follower {
 }
 
 async fn follow(store: &Store, nats: &Nats, batches: &broadcast::Sender<Arc<Batch>>) {
+    let key = MessageKey::of(store.key());
     let (first, longest) = BACKOFF;
     let mut wait = first;
+    let mut own = None;
     loop {
-        match consume(store, nats, batches, &mut wait).await {
+        let consumed = async {
+            let nats = match &mut own {
+                Some(connected) => connected,
+                none => none.insert(nats.another().await?),
+            };
+            consume(store, nats, &key, batches, &mut wait).await
+        };
+        match consumed.await {
             Ok(()) => tracing::debug!("the consumer of EVENTS ended; it is made anew"),
             Err(error) if error.is_unavailable() => {
                 tracing::debug!(%error, "following EVENTS was interrupted");
@@ -90,6 +99,7 @@ async fn follow(store: &Store, nats: &Nats, batches: &broadcast::Sender<Arc<Batc
 async fn consume(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     batches: &broadcast::Sender<Arc<Batch>>,
     wait: &mut Duration,
 ) -> Result<(), NatsError> {
@@ -116,7 +126,6 @@ async fn consume(
         .messages()
         .await
         .map_err(|error| api(&error))?;
-    *wait = BACKOFF.0;
     let mut chunks = messages.ready_chunks(CHUNK);
     let mut silent = false;
     loop {
@@ -136,7 +145,8 @@ async fn consume(
         }
         if !read.is_empty() {
             silent = false;
-            hand_on(store, read, batches).await;
+            *wait = BACKOFF.0;
+            hand_on(store, key, read, batches).await;
         }
         match failed {
             // One missed heartbeat is a hiccup, two in a row are a dead consumer.
@@ -151,18 +161,23 @@ fn api(error: &(dyn std::error::Error + 'static)) -> NatsError {
     NatsError::JetStream(describe(error))
 }
 
-/// Decodes, gathers by tenant and sends. What does not decode is counted and skipped: the log has the truth.
-async fn hand_on(store: &Store, messages: Vec<Message>, batches: &broadcast::Sender<Arc<Batch>>) {
+/// Decodes, gathers by tenant and sends. What is not the relay's is counted and dropped: the log has the truth.
+async fn hand_on(
+    store: &Store,
+    key: &MessageKey,
+    messages: Vec<Message>,
+    batches: &broadcast::Sender<Arc<Batch>>,
+) {
     let mut tenants: HashMap<TenantSlug, Option<TenantId>> = HashMap::new();
     let mut gathered: Vec<Batch> = Vec::new();
     let mut latest: HashMap<(TenantId, LogId), usize> = HashMap::new();
     for message in messages {
+        let sequence = message.info().ok().map(|info| info.stream_sequence);
         let message = message.message;
-        let (slug, event) = match decode(&message.subject, message.headers.as_ref(), message.payload) {
+        let (slug, event) = match decode(key, &message.subject, message.headers.as_ref(), message.payload) {
             Ok(decoded) => decoded,
             Err(error) => {
-                metrics::counter!("follower_skipped_messages_total").increment(1);
-                tracing::warn!(%error, subject = %message.subject, "a message on EVENTS does not read; it is skipped");
+                key.reject(&message.subject, sequence, &error);
                 continue;
             }
         };

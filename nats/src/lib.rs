@@ -17,7 +17,7 @@ pub mod integrators;
 pub mod message;
 pub mod relay;
 
-pub use connection::{Nats, NatsConfig, NatsTls};
+pub use connection::{Nats, NatsConfig, NatsTls, has_credentials};
 pub use erasures::lost_erasures;
 pub use error::NatsError;
 pub use follow::Follower;

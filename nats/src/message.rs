@@ -1,5 +1,8 @@
 //! The message of an event: CloudEvents 1.0 in the binary mode of the NATS protocol binding. The body is the stored
-//! payload, byte for byte; everything else stands in headers, enough to rebuild the recorded event.
+//! payload, byte for byte; everything else stands in headers, enough to rebuild the recorded event. A MAC (`mac`) says that
+//! the message is the relay's.
+
+mod mac;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
@@ -8,11 +11,14 @@ use schemas::engine::recorded::timestamp;
 use schemas::engine::{Actor, EventType, LogId, Metadata, RecordedEvent, RequestId, StreamName, TenantSlug};
 use uuid::Uuid;
 
+pub use self::mac::MessageKey;
+use crate::relay::stored::Stored;
+
 /// The first token of every event's subject.
 pub const SUBJECT_ROOT: &str = "events";
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
-pub(crate) const ID: HeaderName = HeaderName::from_static("ce-id");
+const ID: HeaderName = HeaderName::from_static("ce-id");
 const SOURCE: HeaderName = HeaderName::from_static("ce-source");
 const TYPE: HeaderName = HeaderName::from_static("ce-type");
 const SUBJECT: HeaderName = HeaderName::from_static("ce-subject");
@@ -42,6 +48,31 @@ pub enum MessageError {
     /// The subject is not that of the tenant and type in the headers.
     #[error("the subject does not match the headers")]
     SubjectDiffers,
+    /// There is no MAC.
+    #[error("there is no MAC")]
+    NoMac,
+    /// The MAC is of a version or a key that is not known.
+    #[error("the MAC is of an unknown version or key")]
+    UnknownKey,
+    /// The MAC is not that of the message.
+    #[error("the MAC is not that of the message")]
+    MacDiffers,
+    /// The headers are not in the form of NATS.
+    #[error("the headers do not read")]
+    Malformed,
+}
+
+impl MessageError {
+    /// The reason as a label of metrics.
+    pub(crate) fn reason(&self) -> &'static str {
+        match self {
+            Self::Missing(_) | Self::Invalid(_) | Self::SubjectDiffers => "unreadable",
+            Self::NoMac => "no_mac",
+            Self::UnknownKey => "unknown_key",
+            Self::MacDiffers => "mac_differs",
+            Self::Malformed => "malformed",
+        }
+    }
 }
 
 /// A message as it goes to JetStream.
@@ -60,44 +91,63 @@ pub fn subject(tenant: &TenantSlug, event_type: &EventType) -> String {
     format!("{SUBJECT_ROOT}.{tenant}.{event_type}")
 }
 
-/// The id under which JetStream recognises a repeat. The generation is raised before a refill, because an id that was
-/// seen within the duplicate window is acknowledged and not stored, also when its message is gone.
-pub fn message_id(log: LogId, position: u64, generation: u32) -> String {
-    format!("{log}.{position}.{generation}")
+/// Which event a message is of, by its headers alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Published {
+    pub(crate) tenant: TenantSlug,
+    pub(crate) log: LogId,
+    pub(crate) position: u64,
+    pub(crate) event_id: Uuid,
+    pub(crate) stream: StreamName,
+    sent_as: String,
 }
 
-/// The log and position that a message is of, by its headers alone.
-pub fn place(headers: &HeaderMap) -> Option<(LogId, u64)> {
-    let text = |name: HeaderName| headers.get(name).map(HeaderValue::as_str);
-    Some((LogId(text(LOG)?.parse().ok()?), text(POSITION)?.parse().ok()?))
+impl Published {
+    /// Reads the headers of a message of the relay. The payload need not be the one that was published.
+    ///
+    /// # Errors
+    /// The message is not the relay's.
+    pub(crate) fn read(key: &MessageKey, subject: &str, headers: &HeaderMap) -> Result<Self, MessageError> {
+        key.verify(subject, headers, None)?;
+        let fields = Fields(headers);
+        Ok(Self {
+            tenant: fields.required(TENANT, "ce-tenantid")?,
+            log: LogId(fields.required(LOG, "ce-logid")?),
+            position: fields.required(POSITION, "ce-position")?,
+            event_id: fields.required(ID, "ce-id")?,
+            stream: fields.required(SUBJECT, "ce-subject")?,
+            sent_as: fields.required(async_nats::header::NATS_MESSAGE_ID, "Nats-Msg-Id")?,
+        })
+    }
+
+    /// Whether it was sent in this generation.
+    pub(crate) fn was_sent_in(&self, key: &MessageKey, generation: u32) -> bool {
+        self.sent_as == key.message_id(self.log, self.position, generation)
+    }
 }
 
-/// Whether a message carries the id under which an event is sent in this generation.
-pub(crate) fn was_sent_as(headers: &HeaderMap, log: LogId, position: u64, generation: u32) -> bool {
-    let id = headers.get(async_nats::header::NATS_MESSAGE_ID);
-    id.is_some_and(|id| id.as_str() == message_id(log, position, generation))
-}
-
-/// The tenant, log, position and event id that a message is of, by its headers alone; `None` where they are not those of
-/// the relay.
-pub(crate) fn identity(headers: &HeaderMap) -> Option<(TenantSlug, LogId, u64, Uuid)> {
-    let text = |name: HeaderName| headers.get(name).map(HeaderValue::as_str);
-    let (log, position) = place(headers)?;
-    let sent_as = text(async_nats::header::NATS_MESSAGE_ID)?;
-    let ours = sent_as.rsplit_once('.').is_some_and(|(of, _)| of == format!("{log}.{position}"));
-    ours.then_some((text(TENANT)?.parse().ok()?, log, position, text(ID)?.parse().ok()?))
-}
-
-/// The stream whose event a message is, by its headers alone.
-pub(crate) fn stream_of(headers: &HeaderMap) -> Option<StreamName> {
-    StreamName::parse(headers.get(SUBJECT)?.as_str()).ok()
+/// Whether a stored message is this event's, whole, sent in this generation.
+pub(crate) fn holds(
+    key: &MessageKey,
+    found: &Stored,
+    tenant: &TenantSlug,
+    event: &RecordedEvent,
+    generation: u32,
+) -> bool {
+    let sent = encode(key, tenant, event, generation).headers;
+    found.headers.as_ref().is_ok_and(|headers| {
+        // The same MAC over what is there: it is the same message.
+        headers.get(mac::MAC) == sent.get(mac::MAC)
+            && key.verify(&found.subject, headers, Some(&found.payload)).is_ok()
+    })
 }
 
 /// The message of an event.
-pub fn encode(tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> EventMessage {
+pub fn encode(key: &MessageKey, tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> EventMessage {
+    let subject = subject(tenant, &event.event_type);
     let mut headers = HeaderMap::new();
     let mut set = |name: HeaderName, value: String| headers.insert(name, header_value(value));
-    set(async_nats::header::NATS_MESSAGE_ID, message_id(event.log_id, event.position, generation));
+    set(async_nats::header::NATS_MESSAGE_ID, key.message_id(event.log_id, event.position, generation));
     set(SPECVERSION, "1.0".to_owned());
     set(ID, event.event_id.to_string());
     set(SOURCE, format!("/tenants/{tenant}"));
@@ -122,16 +172,23 @@ pub fn encode(tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> Ev
     if let Some(traceparent) = &event.metadata.traceparent {
         set(TRACEPARENT, percent_encode(traceparent));
     }
-    EventMessage { subject: subject(tenant, &event.event_type), headers, payload: event.payload.clone() }
+    let mac = key.header(&subject, &headers, &event.payload);
+    headers.insert(mac::MAC, mac);
+    EventMessage { subject, headers, payload: event.payload.clone() }
 }
 
-/// The event of a message, and the tenant whose log it belongs to.
+/// The event of a message of the relay, and the tenant whose log it belongs to.
+///
+/// # Errors
+/// The message is not the relay's.
 pub fn decode(
+    key: &MessageKey,
     subject_found: &str,
     headers: Option<&HeaderMap>,
     payload: Bytes,
 ) -> Result<(TenantSlug, RecordedEvent), MessageError> {
-    let headers = headers.ok_or(MessageError::Missing("ce-id"))?;
+    let headers = headers.ok_or(MessageError::NoMac)?;
+    key.verify(subject_found, headers, Some(&payload))?;
     let fields = Fields(headers);
     let tenant: TenantSlug = fields.required(TENANT, "ce-tenantid")?;
     let event_type: EventType = fields.required(TYPE, "ce-type")?;
@@ -259,13 +316,17 @@ mod tests {
         }
     }
 
+    fn key() -> MessageKey {
+        MessageKey::of(&store::DeploymentKey::from_hex(&"ab".repeat(32)).expect("a key"))
+    }
+
     fn tenant() -> TenantSlug {
         TenantSlug::parse("acme").expect("a valid slug")
     }
 
     #[test]
     fn subject_and_headers_are_those_of_the_contract() {
-        let message = encode(&tenant(), &event(), 3);
+        let message = encode(&key(), &tenant(), &event(), 3);
         assert_eq!(message.subject, "events.acme.identity.user.registered.v1");
         let header =
             |name: &str| message.headers.get(name).map(|value| value.as_str().to_owned()).unwrap_or_default();
@@ -285,13 +346,16 @@ mod tests {
             ("ce-requestid", "req-1"),
             ("ce-actor", "user:00000000-0000-0000-0000-000000000004"),
             ("content-type", "application/json"),
-            ("Nats-Msg-Id", "00000000-0000-0000-0000-000000000001.42.3"),
             ("request-id", "req-1"),
             ("traceparent", "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
         ];
         for (name, value) in expected {
             assert_eq!(header(name), value, "{name}");
         }
+        assert_eq!(header("Nats-Msg-Id"), key().message_id(event().log_id, 42, 3));
+        let mac = header("annals-mac");
+        let fields: Vec<usize> = mac.split('.').map(str::len).collect();
+        assert_eq!(fields, [2, 8, 22, 22], "{mac}");
     }
 
     #[test]
@@ -302,27 +366,41 @@ mod tests {
         bare.metadata.traceparent = None;
         bare.metadata.actor = Actor::recorded("a b%\r\nü\"");
         for event in [event(), bare] {
-            let message = encode(&tenant(), &event, 0);
-            let read = decode(&message.subject, Some(&message.headers), message.payload).expect("reads");
+            let message = encode(&key(), &tenant(), &event, 0);
+            let read =
+                decode(&key(), &message.subject, Some(&message.headers), message.payload).expect("reads");
             assert_eq!(read, (tenant(), event));
         }
     }
 
     #[test]
-    fn a_message_of_somebody_else_is_refused() {
-        let message = encode(&tenant(), &event(), 0);
-        let read =
-            |subject: &str, headers: Option<&HeaderMap>| decode(subject, headers, Bytes::new()).map(|_| ());
-        assert_eq!(read(&message.subject, None), Err(MessageError::Missing("ce-id")));
-        assert_eq!(
-            read(&message.subject, Some(&HeaderMap::new())),
-            Err(MessageError::Missing("ce-tenantid"))
-        );
+    fn a_message_that_is_not_the_relays_is_refused() {
+        let message = encode(&key(), &tenant(), &event(), 0);
+        let read = |subject: &str, headers: Option<&HeaderMap>| {
+            decode(&key(), subject, headers, message.payload.clone()).map(|_| ())
+        };
+        assert_eq!(read(&message.subject, Some(&message.headers)), Ok(()));
+        assert_eq!(read(&message.subject, None), Err(MessageError::NoMac));
+        assert_eq!(read(&message.subject, Some(&HeaderMap::new())), Err(MessageError::NoMac));
         let other = "events.globex.identity.user.registered.v1";
-        assert_eq!(read(other, Some(&message.headers)), Err(MessageError::SubjectDiffers));
+        assert_eq!(read(other, Some(&message.headers)), Err(MessageError::MacDiffers));
         let mut headers = message.headers.clone();
-        headers.insert(POSITION, "minus one");
-        assert_eq!(read(&message.subject, Some(&headers)), Err(MessageError::Invalid("ce-position")));
+        headers.insert(POSITION, "43");
+        assert_eq!(read(&message.subject, Some(&headers)), Err(MessageError::MacDiffers));
+        let another = decode(&key(), &message.subject, Some(&message.headers), Bytes::from_static(b"{}"));
+        assert_eq!(another.map(|_| ()), Err(MessageError::MacDiffers));
+    }
+
+    #[test]
+    fn the_headers_alone_say_which_event_was_published() {
+        let (message, event) = (encode(&key(), &tenant(), &event(), 3), event());
+        let published = Published::read(&key(), &message.subject, &message.headers).expect("reads");
+        assert_eq!((&published.tenant, published.log), (&tenant(), event.log_id));
+        assert_eq!((published.position, published.event_id), (42, event.event_id));
+        assert_eq!(published.stream, event.stream);
+        assert!(published.was_sent_in(&key(), 3) && !published.was_sent_in(&key(), 2));
+        let other = "events.globex.identity.user.registered.v1";
+        assert!(Published::read(&key(), other, &message.headers).is_err());
     }
 
     proptest! {
@@ -342,8 +420,8 @@ mod tests {
             event.metadata.causation_id = causation.map(Uuid::from_u128);
             event.metadata.actor = Actor::recorded(actor);
             event.metadata.request_id = request.and_then(|text| RequestId::parse(&text));
-            let message = encode(&tenant(), &event, generation);
-            let read = decode(&message.subject, Some(&message.headers), message.payload).expect("reads");
+            let message = encode(&key(), &tenant(), &event, generation);
+            let read = decode(&key(), &message.subject, Some(&message.headers), message.payload).expect("reads");
             prop_assert_eq!(read, (tenant(), event));
         }
     }

@@ -15,6 +15,7 @@ mod lane;
 mod page;
 pub(crate) mod ranges;
 mod refill;
+pub(crate) mod stored;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use self::check::{Verdict, Witness};
 use self::lane::Lane;
 use self::page::{Page, PublishFailure, Published};
 use self::refill::RefillFailure;
+use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
 pub use self::evidence::examine;
@@ -115,6 +117,7 @@ struct Relay {
     store: Store,
     share: Share,
     nats: Nats,
+    key: MessageKey,
     lanes: HashMap<TenantId, Lane>,
     ready: VecDeque<TenantId>,
     dirty: Vec<TenantId>,
@@ -153,6 +156,7 @@ impl Relay {
     fn new(store: Store, nats: Nats) -> Self {
         Self {
             share: store.share(SharedWork::Relay),
+            key: MessageKey::of(store.key()),
             store,
             nats,
             lanes: HashMap::new(),
@@ -201,12 +205,12 @@ impl Relay {
         }
         let Some(page) = lane.begin(PAGE, self.removed) else { return };
         self.pages += 1;
-        let (store, nats) = (self.store.clone(), self.nats.clone());
+        let (store, nats, key) = (self.store.clone(), self.nats.clone(), self.key.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
         let wanted = page.clone();
         // A task of its own: pages use all cores, and a panic fails one page alone.
         let publishing = AbortOnDropHandle::new(tokio::spawn(async move {
-            page::publish(&store, &nats, &in_flight, &reads, tenant, &wanted).await
+            page::publish(&store, &nats, &key, &in_flight, &reads, tenant, &wanted).await
         }));
         let ended = publishing.map(move |ended| {
             let published = ended.unwrap_or_else(|error| Published::given_up(&page, &error));
@@ -227,10 +231,10 @@ impl Relay {
                 continue;
             }
             self.refilling.insert(tenant);
-            let (store, nats) = (self.store.clone(), self.nats.clone());
+            let (store, nats, key) = (self.store.clone(), self.nats.clone(), self.key.clone());
             let in_flight = Arc::clone(&self.in_flight);
             let refilling = AbortOnDropHandle::new(tokio::spawn(async move {
-                refill::refill(&store, &nats, &in_flight, tenant).await
+                refill::refill(&store, &nats, &key, &in_flight, tenant).await
             }));
             let ended = refilling.map(move |ended| {
                 let result = ended.unwrap_or_else(|error| Err(error.into()));
@@ -304,11 +308,11 @@ impl Relay {
     fn check_stream(&mut self) {
         self.stream = StreamCheck::Running;
         let (store, nats, farthest) = (self.store.clone(), self.nats.clone(), self.farthest);
-        let examined = self.examined.clone();
+        let (key, examined) = (self.key.clone(), self.examined.clone());
         let acked =
             self.lanes.iter().map(|(tenant, lane)| (*tenant, lane.log_id(), lane.acked_to())).collect();
         let check =
-            async move { Done::Checked(check::check(&store, &nats, farthest, examined, acked).await) };
+            async move { Done::Checked(check::check(&store, &nats, &key, farthest, examined, acked).await) };
         self.work.push(check.boxed());
     }
 

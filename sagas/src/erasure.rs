@@ -11,7 +11,7 @@ use commands::{CommandContext, ExecuteError, Executor, Extras, Rules, Subject, S
 use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use keyring::Keyring;
-use schemas::engine::{Event, LogId, RecordedEvent, StreamName, TenantId, ids};
+use schemas::engine::{Event, LogId, Metadata, RecordedEvent, StreamName, TenantId, ids};
 use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
 use store::feed::{Batch, Consumer, FeedSettings, Handled};
 use store::{Causes, SharedWork, StoreError, TenantStore};
@@ -51,7 +51,8 @@ struct Eraser {
 struct Request {
     subject: Uuid,
     event: Uuid,
-    correlation_id: Uuid,
+    /// Of the event that asked.
+    metadata: Metadata,
 }
 
 /// Carries out erasures as they are asked for, until cancelled. `read_models` names the checkpoints of all read models that
@@ -262,8 +263,8 @@ fn request_of(event: &RecordedEvent) -> Option<Request> {
         return None;
     }
     let Ok(Some(SubjectEvent::ErasureRequested(_))) = event.decode::<SubjectEvent>() else { return None };
-    let correlation_id = event.metadata.correlation_id;
-    Some(Request { subject: event.stream.uuid()?, event: event.event_id, correlation_id })
+    let metadata = event.metadata.clone();
+    Some(Request { subject: event.stream.uuid()?, event: event.event_id, metadata })
 }
 
 impl Eraser {
@@ -280,8 +281,10 @@ impl Eraser {
             let streams = self.keyring.streams(id, request.subject).await?;
             let context = CommandContext {
                 command_id: Some(ids::derived_id(request.event, "forget")),
-                correlation_id: Some(request.correlation_id),
+                correlation_id: Some(request.metadata.correlation_id),
                 causation_id: Some(request.event),
+                request_id: request.metadata.request_id.clone(),
+                traceparent: request.metadata.traceparent.clone(),
                 ..CommandContext::new(id, Principal::system(CONSUMER))
             };
             let mut forgotten = 0;
@@ -297,7 +300,8 @@ impl Eraser {
                 self.executor.execute::<Subject>(&context, request.subject, command, Extras::default());
             recorded.await.map_err(unavailable)?;
             metrics::counter!("subjects_erased_total").increment(1);
-            tracing::info!(tenant = %id, subject = %request.subject, "a subject was erased");
+            let request_id = request.metadata.request_id.as_ref().map(tracing::field::display);
+            tracing::info!(tenant = %id, subject = %request.subject, request_id, "a subject was erased");
         }
         Ok(())
     }

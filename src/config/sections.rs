@@ -103,6 +103,7 @@ pub struct Nats {
     pub tls_certificate_file: Option<PathBuf>,
     #[serde(deserialize_with = "path")]
     pub tls_key_file: Option<PathBuf>,
+    pub allow_unauthenticated: bool,
     pub replicas: usize,
     #[serde(deserialize_with = "text")]
     pub edge_account: Option<String>,
@@ -162,6 +163,10 @@ impl Nats {
         }
     }
 
+    fn has_credentials(&self) -> bool {
+        nats::has_credentials(self.url.reveal(), self.credentials_file.as_deref())
+    }
+
     pub(super) fn problem(&self) -> Option<SettingsError> {
         let has_scheme =
             |address: &str| ["nats://", "tls://"].iter().any(|scheme| address.trim().starts_with(scheme));
@@ -191,7 +196,16 @@ impl Nats {
                 return Some(SettingsError::SecretFile { name, path: path.clone(), source });
             }
         }
-        self.integrators_problem()
+        let problem = self.integrators_problem();
+        problem.or_else(|| {
+            (!self.allow_unauthenticated && !self.has_credentials()).then(|| {
+                invalid(
+                    "nats.credentials_file",
+                    "is not set, and `nats.url` holds no user: NATS without credentials is refused \
+                 (`nats.allow_unauthenticated = true` accepts it, for development only)",
+                )
+            })
+        })
     }
 }
 

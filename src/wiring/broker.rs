@@ -111,6 +111,7 @@ pub(super) fn nats_config(settings: &Settings) -> NatsConfig {
             key_file: settings.nats.tls_key_file.clone(),
         },
         replicas: settings.nats.replicas,
+        allow_unauthenticated: settings.nats.allow_unauthenticated,
     }
 }
 

@@ -146,7 +146,7 @@ enum Done {
 /// What one turn of a tenant came to.
 enum Progress {
     /// The checkpoint stands here.
-    At(u64),
+    At(LogId, u64),
     /// Somebody else is at this tenant.
     Lost,
     Stopped,
@@ -249,8 +249,8 @@ impl<C: Consumer> Feed<C> {
                 let Some(lane) = self.lanes.get_mut(&tenant) else { return };
                 let before = lane.buffered();
                 let wait = match result {
-                    Ok(Progress::At(checkpoint)) => {
-                        lane.end(checkpoint);
+                    Ok(Progress::At(log_id, checkpoint)) => {
+                        lane.end(log_id, checkpoint);
                         None
                     }
                     // Another process is quicker: it shall go on undisturbed, as long as it does.
@@ -344,13 +344,14 @@ async fn take_turn<C: Consumer>(
         Batch { tenant, log_id: page.log_id, events: page.events }
     };
     if batch.events.is_empty() {
-        return Ok(Progress::At(from));
+        return Ok(Progress::At(batch.log_id, from));
     }
+    let log_id = batch.log_id;
     let batch = Batch { events: handle.open(batch.events).await?, ..batch };
     match consumer.handle(from, batch).await? {
         Handled::Moved(position) => {
             store.announce_checkpoint(consumer.name(), tenant, position);
-            Ok(Progress::At(position))
+            Ok(Progress::At(log_id, position))
         }
         Handled::Lost => Ok(Progress::Lost),
         Handled::Stopped => Ok(Progress::Stopped),

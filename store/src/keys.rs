@@ -40,18 +40,48 @@ impl DeploymentKey {
 
     /// HMAC-SHA-256 (RFC 2104) over length-prefixed parts, under the sub-key of `label`.
     pub fn mac(&self, label: &str, parts: &[&[u8]]) -> [u8; 32] {
-        self.fed(label, parts).finalize().into_bytes().into()
+        self.sub_key(label).mac(parts.iter().copied())
     }
 
     /// Whether `tag` is the [`mac`](Self::mac) of these parts, or its beginning of at least [`TAG_BYTES_MIN`] bytes. Takes the
     /// same time wherever the two differ.
     pub fn verify(&self, label: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
-        tag.len() >= TAG_BYTES_MIN && self.fed(label, parts).verify_truncated_left(tag).is_ok()
+        self.sub_key(label).verifies(parts.iter().copied(), tag)
     }
 
-    fn fed(&self, label: &str, parts: &[&[u8]]) -> Hmac<Sha256> {
-        let sub_key = keyed(&self.0).chain_update(label.as_bytes()).finalize().into_bytes();
-        let mut mac = keyed(&sub_key);
+    /// The sub-key of `label`, for those that make many MACs.
+    pub fn sub_key(&self, label: &str) -> MacKey {
+        MacKey(keyed(&keyed(&self.0).chain_update(label.as_bytes()).finalize().into_bytes()))
+    }
+}
+
+/// The shortest tag that is accepted in the place of a whole MAC.
+pub const TAG_BYTES_MIN: usize = 16;
+
+/// A key of MACs, derived from the deployment key.
+#[derive(Clone)]
+pub struct MacKey(Hmac<Sha256>);
+
+impl fmt::Debug for MacKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("MacKey(..)")
+    }
+}
+
+impl MacKey {
+    /// HMAC-SHA-256 over length-prefixed parts.
+    pub fn mac<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
+        self.fed(parts).finalize().into_bytes().into()
+    }
+
+    /// Whether `tag` is the MAC over these parts, or its beginning of at least [`TAG_BYTES_MIN`] bytes. The comparison takes
+    /// the same time for every tag of a length.
+    pub fn verifies<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, tag: &[u8]) -> bool {
+        tag.len() >= TAG_BYTES_MIN && self.fed(parts).verify_truncated_left(tag).is_ok()
+    }
+
+    fn fed<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Hmac<Sha256> {
+        let mut mac = self.0.clone();
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
             mac.update(part);
@@ -94,9 +124,6 @@ impl DeploymentKey {
     }
 }
 
-/// The shortest tag that is accepted in the place of a whole MAC.
-pub const TAG_BYTES_MIN: usize = 16;
-
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
     Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
 }
@@ -118,6 +145,10 @@ mod tests {
         let known = "584139296aa3bc37";
         assert_eq!(&hex::encode(mac)[..known.len()], known);
         assert!(DeploymentKey::from_hex("abc").is_err());
+        let (of_a, parts) = (key.sub_key("a"), [b"xy".as_slice(), b"z"]);
+        assert!(of_a.verifies(parts, &mac) && of_a.verifies(parts, &mac[..16]));
+        assert!(!of_a.verifies(parts, &[]) && !of_a.verifies(parts, &mac[1..]));
+        assert!(!of_a.verifies([b"x".as_slice(), b"yz"], &mac));
     }
 
     #[test]

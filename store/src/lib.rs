@@ -66,7 +66,7 @@ pub use integrators::{
     IntegratorOutcome, NewCredential, NewKey,
 };
 pub use keyring::Recipient as KeyRecipient;
-pub use keys::DeploymentKey;
+pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, Published, ReplacedLog, Replacement};
 pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};

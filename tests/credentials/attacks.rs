@@ -9,6 +9,7 @@ use async_nats::jetstream::{self, Context, stream};
 use async_nats::{Client, HeaderMap, Subscriber};
 use futures::future::join_all;
 use futures::{FutureExt, StreamExt};
+use nats::accounts::{EDGE_PAYLOAD_BYTES_MAX, EDGE_USER_SUBSCRIPTIONS_MAX};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -313,6 +314,55 @@ async fn inject(client: &Client, prefix: &str, own: &str, replies: &[String]) {
 async fn sync(client: &Client, prefix: &str, own: &str) {
     let info = format!("{prefix}.CONSUMER.INFO.EVENTS.{own}");
     client.request(info, "".into()).await.expect("its own consumer answers");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_integrator_can_neither_send_large_messages_nor_open_subscriptions_without_end() {
+    let product = Product::shared();
+    let tenant = product.tenant().await;
+    let integrator = issue(&tenant, "reader").await;
+    let (said, mut errors) = tokio::sync::mpsc::unbounded_channel();
+    let connect = async || {
+        let said = said.clone();
+        let options = async_nats::ConnectOptions::with_credentials(integrator.text("credentials"));
+        let options = options
+            .expect("the credentials read")
+            .custom_inbox_prefix(integrator.text("inbox_prefix"))
+            .event_callback(move |event| {
+                drop(said.send(event.to_string()));
+                std::future::ready(())
+            });
+        Box::pin(options.connect(integrator.server())).await.expect("it connects")
+    };
+    let mut told = async |what: &str| {
+        let heard = async {
+            while let Some(error) = errors.recv().await {
+                if error.to_lowercase().contains(what) {
+                    return;
+                }
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), heard).await.expect(what);
+    };
+
+    let client = connect().await;
+    let inbox = integrator.text("inbox_prefix").to_owned();
+    let mut held = Vec::new();
+    for number in 0..=EDGE_USER_SUBSCRIPTIONS_MAX {
+        held.push(client.subscribe(format!("{inbox}.{number}")).await.expect("sent"));
+    }
+    client.flush().await.expect("flushed");
+    told("maximum subscriptions exceeded").await;
+
+    let next =
+        format!("{}.CONSUMER.MSG.NEXT.EVENTS.{}", integrator.text("api_prefix"), integrator.text("consumer"));
+    let mut large = "{\"batch\":1,\"no_wait\":true}".to_owned();
+    large.push_str(&" ".repeat(EDGE_PAYLOAD_BYTES_MAX as usize));
+    let client = connect().await;
+    // The client may know the bound already, and not send it.
+    if client.publish(next, large.into()).await.is_ok() {
+        told("maximum payload").await;
+    }
 }
 
 /// The test of the test, and the reason for the account without streams: from within the account that holds them the same

@@ -151,7 +151,8 @@ impl Scene {
         // Somebody who was there before sees its number changed and does not take that back.
         let before = connect(cluster.url(), 1).await.expect("NATS can be used");
         assert_eq!(before.event_stream().await.expect("it stands").config.num_replicas, 1);
-        let deployment = Deployment::with(postgres.port(), &cluster.url(), "replicas = 3\n");
+        let deployment =
+            Deployment::with(postgres.port(), &cluster.url(), "replicas = 3\nallow_unauthenticated = true\n");
         let process = deployment.serve("gateway,relay,projections,sagas");
         process.started().await;
         let tenant = deployment.tenant(&process, "acme").await;
@@ -226,7 +227,14 @@ impl Scene {
 }
 
 async fn connect(url: String, replicas: usize) -> Result<Nats, NatsError> {
-    Nats::connect(NatsConfig { url, credentials_file: None, tls: nats::NatsTls::default(), replicas }).await
+    Nats::connect(NatsConfig {
+        url,
+        credentials_file: None,
+        tls: nats::NatsTls::default(),
+        replicas,
+        allow_unauthenticated: true,
+    })
+    .await
 }
 
 /// Elections take most of the time, so both stories are told at once.

@@ -65,6 +65,7 @@ impl Scene {
                 credentials_file: None,
                 tls: nats::NatsTls::default(),
                 replicas: 1,
+                allow_unauthenticated: true,
             })
             .await;
             let Ok(nats) = nats else { return };

@@ -1,6 +1,7 @@
 //! The relay: order, continuation, outages, and two of them at once.
 
-use schemas::engine::{Actor, Metadata, RequestId, StreamName, ids};
+use nats::message::MessageKey;
+use schemas::engine::{Actor, LogId, Metadata, RequestId, StreamName, ids};
 use store::{ExpectedVersion, StreamAppend, TenantStore};
 
 use super::{Relay, append_many, assert_holds_the_log, eventually, read_events, read_log, relayed};
@@ -53,7 +54,7 @@ async fn a_message_carries_what_the_contract_says() {
         ("ce-requestid", "req-1".to_owned()),
         ("ce-actor", format!("user:{user}")),
         ("content-type", "application/json".to_owned()),
-        ("Nats-Msg-Id", format!("{}.1.0", receipt.log_id)),
+        ("Nats-Msg-Id", MessageKey::of(&database.key).message_id(receipt.log_id, 1, 0)),
         ("request-id", "req-1".to_owned()),
         ("traceparent", trace.to_owned()),
     ];
@@ -203,5 +204,10 @@ async fn a_wiped_stream_is_filled_again_under_a_new_generation() {
     relay.stop().await;
     let seen = read_events(&server, ALL).await;
     assert_holds_the_log(&seen, &tenant).await;
-    assert!(seen.iter().all(|message| message.header("Nats-Msg-Id").ends_with(".1")));
+    let key = MessageKey::of(&database.key);
+    let id_of = |message: &super::Seen| {
+        let log = LogId(message.header("ce-logid").parse().expect("an id"));
+        key.message_id(log, message.position(), 1)
+    };
+    assert!(seen.iter().all(|message| message.header("Nats-Msg-Id") == id_of(message)));
 }

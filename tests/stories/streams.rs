@@ -8,7 +8,7 @@ use crate::support::Product;
 use crate::support::product::{PASSWORD, send};
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_request_id_goes_into_the_event_and_onto_jetstream() {
+async fn a_request_id_goes_into_the_event_and_what_it_leads_to_and_onto_jetstream() {
     let product = Product::shared();
     let tenant = product.tenant().await;
     let traceparent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
@@ -31,30 +31,51 @@ async fn a_request_id_goes_into_the_event_and_onto_jetstream() {
         .find(|event| event["subject"] == subject.as_str())
         .expect("recorded");
     assert_eq!(event["requestid"], "my-request.1");
+    super::checker::check(&tenant).await;
+    let led_to: Vec<Value> = tenant
+        .events()
+        .await
+        .into_iter()
+        .filter(|led_to| led_to["correlationid"] == event["correlationid"] && led_to["id"] != event["id"])
+        .collect();
+    let types: Vec<&str> = led_to.iter().filter_map(|led_to| led_to["type"].as_str()).collect();
+    for wanted in [
+        "saga.customer_onboarding.reacted.v1",
+        "crm.customer.registered.v1",
+        "saga.customer_onboarding.step_completed.v1",
+    ] {
+        assert!(types.contains(&wanted), "{types:?}");
+    }
+    assert!(led_to.iter().all(|led_to| led_to["requestid"] == "my-request.1"), "{led_to:?}");
 
     let context = async_nats::jetstream::new(product.nats().await);
     let stream = context.get_stream("EVENTS").await.expect("the stream is there");
     let config = async_nats::jetstream::consumer::pull::OrderedConfig {
-        filter_subject: format!("events.{}.identity.user.registered.v1", tenant.slug),
+        filter_subjects: ["identity.user.registered.v1", "crm.customer.registered.v1"]
+            .map(|event_type| format!("events.{}.{event_type}", tenant.slug))
+            .into(),
         ..Default::default()
     };
     let mut messages =
         stream.create_consumer(config).await.expect("a consumer").messages().await.expect("messages");
-    loop {
+    let mut found = 0;
+    while found < 2 {
         let message = messages.next().await.expect("the consumer goes on").expect("a message");
         let headers = message.headers.as_ref().expect("headers");
         let header = |name: &str| headers.get(name).map(|value| value.as_str().to_owned());
-        if header("ce-subject").as_deref() != Some(subject.as_str()) {
+        if header("ce-correlationid").map(Value::from).as_ref() != Some(&event["correlationid"]) {
             continue;
         }
+        found += 1;
         assert_eq!(header("request-id").as_deref(), Some("my-request.1"));
         assert_eq!(header("traceparent").as_deref(), Some(traceparent));
         assert_eq!(header("ce-specversion").as_deref(), Some("1.0"));
         assert_eq!(header("ce-source"), Some(format!("/tenants/{}", tenant.slug)));
         assert_eq!(header("ce-logid").map(Value::from).as_ref(), Some(&event["logid"]));
         let message_id = header("Nats-Msg-Id").expect("an id");
-        assert!(message_id.starts_with(event["logid"].as_str().expect("a log")), "{message_id}");
-        return;
+        assert!(!message_id.contains(event["logid"].as_str().expect("a log")), "{message_id} can be guessed");
+        let mac = header("annals-mac").expect("a MAC");
+        assert!(mac.starts_with("v1.") && mac.split('.').count() == 4, "{mac}");
     }
 }
 

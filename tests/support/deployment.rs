@@ -36,9 +36,9 @@ pub struct Deployment {
 }
 
 impl Deployment {
-    /// A deployment over a migrated database and a NATS server, which need not be up.
+    /// A deployment over a migrated database and a NATS server without users, which need not be up.
     pub fn new(database_port: u16, nats_url: &str) -> Self {
-        Self::with(database_port, nats_url, "")
+        Self::with(database_port, nats_url, "allow_unauthenticated = true\n")
     }
 
     /// The same with more lines in the section `[nats]`.

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::place::{Standing, next_place, place_at};
 use super::search::start_behind;
-use crate::message::SUBJECT_ROOT;
+use crate::message::{MessageKey, SUBJECT_ROOT};
 use crate::relay::PAGE;
 use crate::relay::copy::{api, handle};
 use crate::{Nats, NatsError};
@@ -33,6 +33,7 @@ const AT_ONCE: usize = 4;
 pub(super) struct Consumers {
     store: Store,
     nats: Nats,
+    key: MessageKey,
     share: Share,
     /// The acknowledged places that were looked up already, by credential.
     looked_up: HashMap<Uuid, (u32, u64)>,
@@ -40,7 +41,7 @@ pub(super) struct Consumers {
 
 impl Consumers {
     pub(super) fn new(store: Store, nats: Nats, share: Share) -> Self {
-        Self { store, nats, share, looked_up: HashMap::new() }
+        Self { key: MessageKey::of(store.key()), store, nats, share, looked_up: HashMap::new() }
     }
 
     /// Brings consumers in line with the registry: all of them, or those of changed credentials.
@@ -79,7 +80,7 @@ impl Consumers {
             }
             let seen =
                 work.iter().filter_map(|(slug, credential, seen)| Some((*slug, *credential, seen.as_ref()?)));
-            let found = find_places(nats, standing, &mut self.looked_up, seen).await?;
+            let found = find_places(nats, &self.key, standing, &mut self.looked_up, seen).await?;
             self.store.move_integrators(&found).await?;
         }
         results.into_iter().collect()
@@ -218,6 +219,7 @@ async fn delete(stream: &Stream<()>, consumer: &str) -> Result<(), NatsError> {
 /// What the consumers' acknowledgements come to, as positions; what has not changed is left out.
 async fn find_places(
     nats: &Nats,
+    key: &MessageKey,
     standing: &Standing,
     looked_up: &mut HashMap<Uuid, (u32, u64)>,
     seen: impl Iterator<Item = (&TenantSlug, &IntegratorCredential, &Info)>,
@@ -231,7 +233,7 @@ async fn find_places(
         if instance(info) != Some(credential.instance) || floor == 0 || (as_before && !refilled) {
             continue;
         }
-        let position = place_at(nats, slug, progress, floor).await?;
+        let position = place_at(nats, key, slug, progress, floor).await?;
         let orderly = position.is_none_or(|position| Standing::is_orderly(progress, floor, position));
         // In disorder a lower position may come later, but none that is lower by more than a page.
         let position =

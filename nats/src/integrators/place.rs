@@ -7,9 +7,10 @@ use chrono::SubsecRound;
 use schemas::engine::{TenantId, TenantSlug};
 use store::{AckedPlace, RelayProgress, Store};
 
-use crate::message::{place, was_sent_as};
+use crate::message::MessageKey;
 use crate::relay::check::has_limits;
-use crate::relay::copy::{message_at, removed};
+use crate::relay::copy::removed;
+use crate::relay::stored::message_at;
 use crate::{Nats, NatsError};
 
 /// How the stream stands to the logs.
@@ -62,16 +63,15 @@ impl Standing {
 /// that filling: what was still on its way to the stream before tells nothing of what stands before it.
 pub(super) async fn place_at(
     nats: &Nats,
+    key: &MessageKey,
     slug: &TenantSlug,
     relay: &RelayProgress,
     sequence: u64,
 ) -> Result<Option<u64>, NatsError> {
-    let Some(headers) = message_at(nats, sequence).await? else { return Ok(None) };
-    let ours = headers.get("ce-tenantid").is_some_and(|tenant| tenant.as_str() == slug.as_str());
-    let found = place(&headers).filter(|(found, _)| ours && *found == relay.log_id);
-    let of_it =
-        |position| !relay.one_filling || was_sent_as(&headers, relay.log_id, position, relay.generation);
-    Ok(found.map(|(_, position)| position).filter(|position| of_it(*position)))
+    let found = message_at(nats, sequence).await?.and_then(|found| found.published(key));
+    let found = found.filter(|found| found.tenant == *slug && found.log == relay.log_id);
+    let of_it = found.filter(|found| !relay.one_filling || found.was_sent_in(key, relay.generation));
+    Ok(of_it.map(|found| found.position))
 }
 
 /// What is acknowledged now; `None`: as before. `settled` is the end of the stream where it holds everything it should,

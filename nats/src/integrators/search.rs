@@ -5,15 +5,15 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use chrono::TimeDelta;
 use store::{RelayProgress, Store};
 use tokio::time::Instant;
 
-use crate::message::{SUBJECT_ROOT, place, was_sent_as};
+use crate::message::{MessageKey, Published, SUBJECT_ROOT};
 use crate::relay::PAGE;
-use crate::relay::copy::{api, handle, read_headers};
+use crate::relay::copy::read;
 use crate::relay::ranges::Ranges;
+use crate::relay::stored::message_from;
 use crate::{Nats, NatsError};
 
 /// Clocks of the product and of NATS differ by less.
@@ -33,17 +33,18 @@ pub(super) async fn start_behind(
     relay: &RelayProgress,
     position: u64,
 ) -> Result<u64, NatsError> {
+    let key = &MessageKey::of(store.key());
     // Read before the messages are, so that whatever comes later is behind it.
     let end = nats.event_stream().await?.state.last_sequence;
     let target = position.saturating_sub(SLACK);
     if relay.one_filling
         && target > 0
-        && let Some(near) = narrow(nats, relay, end, target).await?
-        && let Some(start) = look_near(nats, relay, near, position, end).await?
+        && let Some(near) = narrow(nats, key, relay, end, target).await?
+        && let Some(start) = look_near(nats, key, relay, near, position, end).await?
     {
         return Ok(start);
     }
-    look_through(store, nats, relay, position, end).await
+    look_through(store, nats, key, relay, position, end).await
 }
 
 fn subject(relay: &RelayProgress) -> String {
@@ -65,17 +66,21 @@ enum Probe {
     Stranger,
 }
 
-async fn probe(nats: &Nats, relay: &RelayProgress, sequence: u64) -> Result<Probe, NatsError> {
-    let message = match handle(nats).await?.get_first_raw_message_by_subject(subject(relay), sequence).await {
-        Ok(message) => message,
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(Probe::Nothing),
-        Err(error) => return Err(api(&error)),
-    };
-    let of_filling = |(log, position)| {
-        let ours = log == relay.log_id && was_sent_as(&message.headers, log, position, relay.generation);
-        ours.then_some(Near { sequence: message.sequence, position })
-    };
-    Ok(place(&message.headers).and_then(of_filling).map_or(Probe::Stranger, Probe::Of))
+async fn probe(
+    nats: &Nats,
+    key: &MessageKey,
+    relay: &RelayProgress,
+    sequence: u64,
+) -> Result<Probe, NatsError> {
+    let Some(found) = message_from(nats, sequence, &subject(relay)).await? else { return Ok(Probe::Nothing) };
+    let published = found.published(key).filter(|published| is_of_filling(key, relay, published));
+    Ok(published.map_or(Probe::Stranger, |published| {
+        Probe::Of(Near { sequence: found.sequence, position: published.position })
+    }))
+}
+
+fn is_of_filling(key: &MessageKey, relay: &RelayProgress, published: &Published) -> bool {
+    published.log == relay.log_id && published.was_sent_in(key, relay.generation)
 }
 
 /// Halves the stream until a message at or a little before a position is met.
@@ -110,13 +115,14 @@ impl Halving {
 /// A message at or a little before the position `target`; `None` where there is none, or where something else is in the way.
 async fn narrow(
     nats: &Nats,
+    key: &MessageKey,
     relay: &RelayProgress,
     end: u64,
     target: u64,
 ) -> Result<Option<Near>, NatsError> {
     let mut halving = Halving::new(end, target);
     while let Some(place) = halving.next() {
-        let found = match probe(nats, relay, place).await? {
+        let found = match probe(nats, key, relay, place).await? {
             Probe::Stranger => return Ok(None),
             Probe::Of(found) => Some(found),
             Probe::Nothing => None,
@@ -161,6 +167,7 @@ impl Met {
 
 async fn look_near(
     nats: &Nats,
+    key: &MessageKey,
     relay: &RelayProgress,
     near: Near,
     position: u64,
@@ -169,12 +176,12 @@ async fn look_near(
     let (mut met, mut late) = (Met::new(near, position), false);
     let give_up = Instant::now() + SEARCH;
     let policy = DeliverPolicy::ByStartSequence { start_sequence: near.sequence };
-    read_headers(nats, policy, subject(relay), end, |sequence, headers| {
+    read(nats, key, policy, subject(relay), end, |sequence, published| {
         late = Instant::now() >= give_up;
-        match place(headers) {
+        match published {
             _ if late => ControlFlow::Break(()),
-            Some((log, at)) if log == relay.log_id && was_sent_as(headers, log, at, relay.generation) => {
-                met.take(sequence, at)
+            Some(published) if is_of_filling(key, relay, &published) => {
+                met.take(sequence, published.position)
             }
             // It comes again within the filling.
             _ => ControlFlow::Continue(()),
@@ -188,6 +195,7 @@ async fn look_near(
 async fn look_through(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     relay: &RelayProgress,
     position: u64,
     end: u64,
@@ -199,8 +207,9 @@ async fn look_through(
     };
     let give_up = Instant::now() + SEARCH;
     let mut start = end + 1;
-    read_headers(nats, policy, subject(relay), end, |sequence, headers| {
-        let behind = place(headers).is_none_or(|(log, at)| log != relay.log_id || at > position);
+    read(nats, key, policy, subject(relay), end, |sequence, published| {
+        // What is not the relay's is no event, so a consumer that starts behind it misses none.
+        let behind = published.is_some_and(|found| found.log != relay.log_id || found.position > position);
         if behind || Instant::now() >= give_up {
             start = sequence;
             return ControlFlow::Break(());

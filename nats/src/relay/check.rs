@@ -10,8 +10,9 @@ use async_nats::jetstream::stream::Config;
 use schemas::engine::{LogId, TenantId};
 use store::{Incarnation, RelayMark, RelayProgress, Store};
 
+use super::stored::message_at;
 use super::{copy, evidence};
-use crate::message::place;
+use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
 /// Looks before it is believed that the stream went back: a new leader of a cluster may need a moment.
@@ -39,17 +40,15 @@ pub(super) struct Witness {
 }
 
 impl Witness {
-    pub(super) async fn is_there(&self, nats: &Nats) -> Result<bool, NatsError> {
-        Ok(self.stands(nats).await? == Standing::There)
+    pub(super) async fn is_there(&self, nats: &Nats, key: &MessageKey) -> Result<bool, NatsError> {
+        Ok(self.stands(nats, key).await? == Standing::There)
     }
 
-    async fn stands(&self, nats: &Nats) -> Result<Standing, NatsError> {
-        let found = copy::message_at(nats, self.mark.sequence).await?;
-        Ok(match found.as_ref().map(place) {
-            None => Standing::Absent,
-            Some(place) if place == Some((self.log, self.mark.position)) => Standing::There,
-            Some(_) => Standing::Another,
-        })
+    async fn stands(&self, nats: &Nats, key: &MessageKey) -> Result<Standing, NatsError> {
+        let Some(found) = message_at(nats, self.mark.sequence).await? else { return Ok(Standing::Absent) };
+        let published = found.published(key);
+        let is_it = published.is_some_and(|it| (it.log, it.position) == (self.log, self.mark.position));
+        Ok(if is_it { Standing::There } else { Standing::Another })
     }
 }
 
@@ -66,6 +65,7 @@ enum Standing {
 pub(super) async fn check(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     remembered: Option<Witness>,
     examined: Option<Incarnation>,
     acked: Vec<(TenantId, LogId, u64)>,
@@ -76,12 +76,12 @@ pub(super) async fn check(
         store.replace_logs_that_end_before(acked.into_iter()).await?;
     }
     for _ in 1..LOOKS {
-        match look(store, nats, remembered).await? {
+        match look(store, nats, key, remembered).await? {
             Look::Good(found) => return Ok(found.verdict(incarnation)),
             Look::GoneBack { .. } => tokio::time::sleep(LOOK_AGAIN).await,
         }
     }
-    match look(store, nats, remembered).await? {
+    match look(store, nats, key, remembered).await? {
         Look::Good(found) => Ok(found.verdict(incarnation)),
         Look::GoneBack { removed, stored } => {
             tracing::warn!("EVENTS has gone back to an earlier state: what it lacks is published again");
@@ -114,7 +114,12 @@ enum Look {
     },
 }
 
-async fn look(store: &Store, nats: &Nats, remembered: Option<Witness>) -> Result<Look, NatsError> {
+async fn look(
+    store: &Store,
+    nats: &Nats,
+    key: &MessageKey,
+    remembered: Option<Witness>,
+) -> Result<Look, NatsError> {
     // Read before the stream is, so that nothing acknowledged here can be younger than what is found there.
     let progress = store.relay_progress().await?;
     let stream = nats.event_stream().await?;
@@ -135,7 +140,7 @@ async fn look(store: &Store, nats: &Nats, remembered: Option<Witness>) -> Result
     let stored = stored.map(|row| Witness { log: row.log_id, mark: row.mark });
     let farthest = [stored, remembered].into_iter().flatten().max_by_key(|witness| witness.mark.sequence);
     if let Some(witness) = farthest.filter(|witness| witness.mark.sequence > 0) {
-        let gone_back = match witness.stands(nats).await? {
+        let gone_back = match witness.stands(nats, key).await? {
             Standing::There => false,
             // One of those that were removed, which are looked for anyway.
             Standing::Absent if witness.mark.sequence <= stream.state.last_sequence => doubtful.is_empty(),

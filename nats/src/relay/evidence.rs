@@ -4,26 +4,32 @@
 //! The stream is read first and the database afterwards: what was published had been committed, so it must be there.
 
 use std::collections::HashMap;
+use std::ops::ControlFlow;
 
+use async_nats::jetstream::consumer::DeliverPolicy;
 use schemas::engine::{Actor, LogId, TenantSlug};
 use store::{Published, Replacement, Store};
 
 use super::check::Witness;
 use super::copy;
+use crate::message::{self, MessageKey, SUBJECT_ROOT};
 use crate::{Nats, NatsError, checkpoints};
 
 /// Compares, and replaces the logs that have lost events. Returns how many there were.
 ///
 /// Whatever stands in the stream up to the farthest mark that the database remembers was committed before that mark was,
 /// so the database holds it, whatever state it went back to. What is compared is what stands beyond: next to nothing in
-/// normal running. Where the mark does not stand in the stream, everything is compared.
+/// normal running. Where the mark does not stand in the stream, everything is compared. Only messages of the relay count.
 pub async fn examine(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
+    let key = MessageKey::of(store.key());
     let progress = store.relay_progress().await?;
     let stream = nats.event_stream().await?;
     let farthest = progress.iter().max_by_key(|row| row.mark.sequence);
     let farthest = farthest.map(|row| Witness { log: row.log_id, mark: row.mark });
     let known_to = match farthest {
-        Some(witness) if witness.mark.sequence > 0 && witness.is_there(nats).await? => witness.mark.sequence,
+        Some(witness) if witness.mark.sequence > 0 && witness.is_there(nats, &key).await? => {
+            witness.mark.sequence
+        }
         _ => 0,
     };
     let last = stream.state.last_sequence;
@@ -31,12 +37,16 @@ pub async fn examine(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
         return Ok(0);
     }
     let mut latest: HashMap<(TenantSlug, LogId), Published> = HashMap::new();
-    copy::each_from(nats, known_to + 1, last, |slug, log_id, position, event_id| {
-        let published = Published { slug: slug.clone(), log_id, position, event_id };
-        let entry = latest.entry((slug, log_id)).or_insert_with(|| published.clone());
-        if position >= entry.position {
-            *entry = published;
+    let policy = DeliverPolicy::ByStartSequence { start_sequence: known_to + 1 };
+    copy::read(nats, &key, policy, format!("{SUBJECT_ROOT}.>"), last, |_, published| {
+        if let Some(message::Published { tenant: slug, log: log_id, position, event_id, .. }) = published {
+            let published = Published { slug: slug.clone(), log_id, position, event_id };
+            let entry = latest.entry((slug, log_id)).or_insert_with(|| published.clone());
+            if position >= entry.position {
+                *entry = published;
+            }
         }
+        ControlFlow::Continue(())
     })
     .await?;
     let published: Vec<Published> = latest.into_values().collect();

@@ -7,9 +7,9 @@ use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
 use store::{RelayMark, Store, StoreError};
 use tokio::sync::Semaphore;
 
-use super::copy;
+use super::stored::message_at;
 use crate::connection::{STREAM, describe};
-use crate::message::{EventMessage, encode, message_id};
+use crate::message::{EventMessage, MessageKey, encode, holds};
 use crate::{Nats, NatsError};
 
 /// Acknowledged repeats that are looked up at once.
@@ -89,6 +89,7 @@ impl PublishFailure {
 pub(super) async fn publish(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     in_flight: &Semaphore,
     reads: &Semaphore,
     tenant: TenantId,
@@ -106,7 +107,7 @@ pub(super) async fn publish(
     };
     drop(share.split(page.limit.saturating_sub(events.len())));
     let full = events.len() == page.limit;
-    let Sent { acked, mark, repeated, failure } = send(nats, &page.slug, page.generation, &events).await;
+    let Sent { acked, mark, repeated, failure } = send(nats, key, &page.slug, page.generation, &events).await;
     let acked_to = acked.checked_sub(1).map_or(page.after, |last| events[last].position);
     Published { acked_to, mark, full, repeated, failure }
 }
@@ -123,13 +124,19 @@ pub(super) struct Sent {
 }
 
 /// Publishes events in order and waits until each is on the stream.
-pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events: &[RecordedEvent]) -> Sent {
+pub(super) async fn send(
+    nats: &Nats,
+    key: &MessageKey,
+    slug: &TenantSlug,
+    generation: u32,
+    events: &[RecordedEvent],
+) -> Sent {
     let mut connections = nats.connections();
     connections.mark_unchanged();
     let mut pending = Vec::with_capacity(events.len());
     let mut failure = None;
     for event in events {
-        let EventMessage { subject, headers, payload } = encode(slug, event, generation);
+        let EventMessage { subject, headers, payload } = encode(key, slug, event, generation);
         let message =
             async_nats::jetstream::message::PublishMessage::build().payload(payload).headers(headers);
         match nats.jetstream().send_publish(subject, message).await {
@@ -164,14 +171,21 @@ pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events
             }
         }
     }
-    // A repeat is acknowledged also when the message that it repeats is gone.
+    // A repeat is acknowledged also when the message that it repeats is gone, or is another client's under the same id.
     let repeats: Vec<_> = events
         .iter()
         .zip(&places)
         .enumerate()
         .filter(|(_, (_, (_, duplicate)))| *duplicate)
         .map(|(index, (event, (sequence, _)))| {
-            holds(nats, *sequence, event, generation).map(move |held| (index, held)).boxed()
+            let held = async move {
+                let found = message_at(nats, *sequence).await?;
+                if found.is_some_and(|found| holds(key, &found, slug, event, generation)) {
+                    return Ok(());
+                }
+                Err(PublishFailure::Suppressed(event.position))
+            };
+            held.map(move |held| (index, held)).boxed()
         })
         .collect();
     let repeated = !repeats.is_empty();
@@ -188,24 +202,4 @@ pub(super) async fn send(nats: &Nats, slug: &TenantSlug, generation: u32, events
             mark.farther(RelayMark { sequence: *sequence, position: event.position })
         });
     Sent { acked, mark, repeated, failure }
-}
-
-/// Whether the stream holds the event at this place.
-async fn holds(
-    nats: &Nats,
-    sequence: u64,
-    event: &RecordedEvent,
-    generation: u32,
-) -> Result<(), PublishFailure> {
-    let id = message_id(event.log_id, event.position, generation);
-    let headers = copy::message_at(nats, sequence).await?;
-    let found = headers.as_ref().and_then(|headers| headers.get(async_nats::header::NATS_MESSAGE_ID));
-    let event_id = headers.as_ref().and_then(|headers| headers.get(crate::message::ID));
-    if found.is_some_and(|found| found.as_str() == id)
-        && event_id.is_some_and(|found| found.as_str() == event.event_id.to_string())
-    {
-        Ok(())
-    } else {
-        Err(PublishFailure::Suppressed(event.position))
-    }
 }

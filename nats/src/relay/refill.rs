@@ -13,6 +13,7 @@ use tokio::sync::Semaphore;
 use super::page::{PublishFailure, send};
 use super::ranges::Ranges;
 use super::{PAGE, copy};
+use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
 /// How often a part is tried before the tenant has to wait for the next look.
@@ -38,6 +39,7 @@ pub(super) enum RefillFailure {
 pub(super) async fn refill(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     in_flight: &Semaphore,
     tenant: TenantId,
 ) -> Result<u64, RefillFailure> {
@@ -47,7 +49,7 @@ pub(super) async fn refill(
     if before.acked == 0 || before.removed == Some(removed) {
         return Ok(0);
     }
-    let held = copy::held(nats, &before.slug, before.log_id, stream.state.last_sequence).await?;
+    let held = copy::held(nats, key, &before.slug, before.log_id, stream.state.last_sequence).await?;
     let missing = held.positions.missing(before.acked);
     let count = missing.count();
     metrics::counter!("relay_refilled_total").increment(count);
@@ -61,7 +63,7 @@ pub(super) async fn refill(
         return ended(store.end_refill(&raised, removed, held.last).await?, count);
     }
     let raised = store.begin_refill(&before, before.acked).await?.ok_or(RefillFailure::Overtaken)?;
-    let mark = publish(store, nats, in_flight, &raised, &missing).await?;
+    let mark = publish(store, nats, key, in_flight, &raised, &missing).await?;
     ended(store.end_refill(&raised, removed, held.last.farther(mark)).await?, count)
 }
 
@@ -73,6 +75,7 @@ fn ended(noted: bool, count: u64) -> Result<u64, RefillFailure> {
 async fn publish(
     store: &Store,
     nats: &Nats,
+    key: &MessageKey,
     in_flight: &Semaphore,
     progress: &RelayProgress,
     missing: &Ranges,
@@ -92,7 +95,7 @@ async fn publish(
         }
         let mut tries = 1;
         loop {
-            let sent = send(nats, &progress.slug, progress.generation, &events).await;
+            let sent = send(nats, key, &progress.slug, progress.generation, &events).await;
             farthest = farthest.farther(sent.mark);
             match sent.failure {
                 None => break,

@@ -185,9 +185,10 @@ impl<P: Projection> Keeper<P> {
                 transaction.put_dead_letter(&letter).await?;
                 transaction.commit().await?;
                 metrics::counter!("projection_poison_total", "projection" => self.name.clone()).increment(1);
+                let request_id = event.metadata.request_id.as_ref().map(tracing::field::display);
                 tracing::error!(
                     projection = self.name, tenant = %tenant.id(), position = event.position,
-                    event_type = %event.event_type, dead_letter = %id, error = letter.error,
+                    event_type = %event.event_type, dead_letter = %id, request_id, error = letter.error,
                     "an event cannot be applied; the read model stands still for this tenant"
                 );
             }

@@ -63,6 +63,7 @@ impl Steps {
             correlation_id: Some(row.correlation_id),
             causation_id: Some(row.trigger_event),
             traceparent: row.task.traceparent.clone(),
+            request_id: row.task.request_id.clone(),
             ..CommandContext::new(tenant, Principal::saga(self.saga()))
         };
         match dispatch(&self.executor, &context, command.clone()).await {
@@ -173,6 +174,7 @@ fn undo_row(row: &StepRow, undo: &[(String, AnyCommand)]) -> Option<NewRow> {
             work,
             trigger_position: row.task.trigger_position,
             traceparent: row.task.traceparent.clone(),
+            request_id: row.task.request_id.clone(),
             can_be_undone: false,
         },
         due: None,

@@ -82,6 +82,7 @@ impl Facts<'_> {
             correlation_id: row.correlation_id,
             causation_id: Some(row.trigger_event),
             traceparent: row.task.traceparent.clone(),
+            request_id: row.task.request_id.clone(),
             ..Metadata::new(actor(self.saga), command_id)
         };
         let stream = instance_stream(self.saga, row.instance);

@@ -66,7 +66,8 @@ impl Consumer for Reactor {
                     cancelled.extend(wanted.cancelled);
                 }
                 Err(unfit) => {
-                    letters.push(letter(batch.tenant, &self.consumer, self.process.name(), event, unfit));
+                    let letter = letter(batch.tenant, &self.consumer, self.process.name(), event, unfit);
+                    letters.push((letter, event.metadata.request_id.as_ref()));
                 }
             }
         }
@@ -75,9 +76,10 @@ impl Consumer for Reactor {
         let cancelled: Vec<(Uuid, &str)> =
             cancelled.iter().map(|(instance, row)| (*instance, row.as_str())).collect();
         rows::delete(&transaction, self.process.name(), &cancelled).await?;
-        for letter in &letters {
+        for (letter, request_id) in &letters {
+            let request_id = request_id.map(tracing::field::display);
             tracing::warn!(saga = self.process.name(), tenant = %batch.tenant, position = letter.position,
-                code = letter.error_code, "a saga cannot react to an event; it stands in the dead letters");
+                code = letter.error_code, request_id, "a saga cannot react to an event; it stands in the dead letters");
             transaction.put_dead_letter(letter).await?;
         }
         if !transaction.move_checkpoint(&self.consumer, batch.log_id, from, to).await? {
@@ -315,6 +317,7 @@ fn metadata(
         correlation_id,
         causation_id: Some(causation_id),
         traceparent: trigger.metadata.traceparent.clone(),
+        request_id: trigger.metadata.request_id.clone(),
         ..Metadata::new(actor(process), command_id)
     }
 }
@@ -335,6 +338,7 @@ fn wanted(
             work,
             trigger_position: trigger.position,
             traceparent: trigger.metadata.traceparent.clone(),
+            request_id: trigger.metadata.request_id.clone(),
             can_be_undone,
         },
         due,

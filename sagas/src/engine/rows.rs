@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use commands::AnyCommand;
+use schemas::engine::RequestId;
 use schemas::engine::recorded::timestamp;
 use schemas::saga::SagaTimer;
 use serde::{Deserialize, Serialize};
@@ -42,6 +43,9 @@ pub(super) struct Task {
     pub(super) trigger_position: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) traceparent: Option<String>,
+    /// The request that led to the trigger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) request_id: Option<RequestId>,
     /// Whether its instance can take it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) can_be_undone: bool,
@@ -352,7 +356,9 @@ pub(super) async fn insert_reaction(
     dead_letter: Uuid,
     due: DateTime<Utc>,
 ) -> Result<(), StoreError> {
-    let task = Task { work: Work::React, trigger_position, traceparent: None, can_be_undone: false };
+    // The reaction takes both from the trigger.
+    let (traceparent, request_id) = (None, None);
+    let task = Task { work: Work::React, trigger_position, traceparent, request_id, can_be_undone: false };
     let row = NewRow {
         instance: trigger_event,
         step: "react".to_owned(),
@@ -384,7 +390,13 @@ mod tests {
             step: "s".to_owned(),
             trigger_event: Uuid::nil(),
             correlation_id: Uuid::nil(),
-            task: Task { work: Work::React, trigger_position: 1, traceparent: None, can_be_undone: false },
+            task: Task {
+                work: Work::React,
+                trigger_position: 1,
+                traceparent: None,
+                request_id: None,
+                can_be_undone: false,
+            },
             attempts: 0,
             history: (0..HISTORY).map(refusal).collect(),
             dead_letter_id: None,
@@ -398,8 +410,8 @@ mod tests {
         let command = schemas::crm::customer::CloseCustomer { reason: None };
         let send = Work::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
         for work in [send, Work::React] {
-            let task =
-                Task { work, trigger_position: 4, traceparent: Some("t".to_owned()), can_be_undone: true };
+            let (traceparent, request_id) = (Some("t".to_owned()), RequestId::parse("r"));
+            let task = Task { work, trigger_position: 4, traceparent, request_id, can_be_undone: true };
             assert_eq!(read::<Task>(&json(&task), "task").expect("reads"), task);
         }
     }

@@ -15,6 +15,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::attempt::{Outcome, undo_rows};
@@ -150,10 +151,12 @@ impl Steps {
                 more = claimed.len() == CLAIM;
                 for row in claimed {
                     let steps = Arc::clone(&self);
-                    in_hand.spawn(async move {
+                    let span = self.span(tenant, &row);
+                    let attempt = async move {
                         let outcome = steps.attempt(tenant, &row).await;
                         (row, outcome)
-                    });
+                    };
+                    in_hand.spawn(attempt.instrument(span));
                 }
             }
             if in_hand.is_empty() && (!more || cancel.is_cancelled()) {
@@ -382,7 +385,16 @@ impl Steps {
         *count
     }
 
+    /// What every log line about a step carries.
+    fn span(&self, tenant: TenantId, row: &StepRow) -> Span {
+        let request_id = row.task.request_id.as_ref().map(tracing::field::display);
+        tracing::info_span!(
+            "saga_step", saga = self.saga(), %tenant, instance = %row.instance, step = row.step, request_id
+        )
+    }
+
     fn count(&self, tenant: TenantId, row: &StepRow, settled: &Settled) {
+        let _entered = self.span(tenant, row).entered();
         let outcome = match settled {
             Settled::Done(_) => {
                 self.outages.lock().unwrap_or_else(PoisonError::into_inner).remove(&tenant);
@@ -391,13 +403,11 @@ impl Steps {
             Settled::Refused(Refused { dead_letter: None, .. }) => "refused",
             Settled::Refused(Refused { dead_letter: Some(dead_letter), history, .. }) => {
                 let code = history.last().map(|refusal| refusal.code.as_str()).unwrap_or_default();
-                tracing::warn!(saga = self.saga(), %tenant, instance = %row.instance, step = row.step, code, %dead_letter,
-                    "a step was refused to the last; it stands in the dead letters");
+                tracing::warn!(code, %dead_letter, "a step was refused to the last; it stands in the dead letters");
                 "dead"
             }
             Settled::Postponed(error) => {
-                tracing::warn!(saga = self.saga(), %tenant, instance = %row.instance, step = row.step, error,
-                    "a step is put off");
+                tracing::warn!(error, "a step is put off");
                 "postponed"
             }
         };

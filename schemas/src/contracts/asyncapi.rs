@@ -246,8 +246,15 @@ fn binary_headers() -> Value {
     properties.insert("content-type".to_owned(), json!({ "const": "application/json" }));
     let message_id = json!({
         "type": "string",
-        "description": "`<logid>.<position>.<generation>`: for de-duplication within JetStream, not the event's id.",
+        "description": "Opaque: for de-duplication within JetStream, not the event's id.",
     });
+    let mac = json!({
+        "type": "string",
+        "pattern": r"^v1\.[0-9a-f]{8}\.[A-Za-z0-9_-]{22}\.[A-Za-z0-9_-]{22}$",
+        "description": "A MAC under the deployment's key, by which the product knows its own messages. Nobody else can verify it: \
+                        ignore it.",
+    });
+    properties.insert("annals-mac".to_owned(), mac);
     properties.insert("Nats-Msg-Id".to_owned(), message_id);
     properties.insert("request-id".to_owned(), json!({ "type": "string" }));
     properties

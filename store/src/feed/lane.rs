@@ -14,6 +14,8 @@ pub(super) struct Lane {
     /// The highest position heard of.
     head: u64,
     log_id: Option<LogId>,
+    /// Something of another log was followed: the store says which log the tenant has.
+    asks: bool,
     /// Contiguous events beyond the checkpoint and beyond what is at work.
     buffer: VecDeque<RecordedEvent>,
     /// The last of the followed events that are at work.
@@ -50,10 +52,12 @@ impl Turn {
 }
 
 impl Lane {
-    /// Takes followed events in as far as they continue what is there; `room` bounds how many.
+    /// Takes followed events in as far as they continue what is there; `room` bounds how many. What is of another log than
+    /// the store has named leads to a look at the store: it may be a log that is no more.
     pub(super) fn offer(&mut self, log_id: LogId, events: Vec<RecordedEvent>, room: usize) {
         if self.log_id != Some(log_id) {
-            self.start_over(log_id);
+            self.asks = true;
+            return;
         }
         let room = self.buffer.len() + room.min(BUFFERED.saturating_sub(self.buffer.len()));
         for event in events {
@@ -98,7 +102,8 @@ impl Lane {
     }
 
     pub(super) fn is_due(&self) -> bool {
-        self.state == State::Idle && self.checkpoint.is_none_or(|checkpoint| checkpoint < self.head)
+        self.state == State::Idle
+            && (self.asks || self.checkpoint.is_none_or(|checkpoint| checkpoint < self.head))
     }
 
     pub(super) fn buffered(&self) -> usize {
@@ -107,14 +112,20 @@ impl Lane {
 
     pub(super) fn begin(&mut self, limit: usize) -> Turn {
         self.state = State::Busy;
+        if std::mem::take(&mut self.asks) {
+            self.buffer.clear();
+        }
         let count = self.buffer.len().min(limit);
         let events: Vec<RecordedEvent> = self.buffer.drain(..count).collect();
         self.taken = events.last().map(|event| event.position);
         Turn { checkpoint: self.checkpoint, log_id: self.log_id, events }
     }
 
-    /// Ends a turn that left the checkpoint here.
-    pub(super) fn end(&mut self, checkpoint: u64) {
+    /// Ends a turn that left the checkpoint here, in the log that the store named.
+    pub(super) fn end(&mut self, log_id: LogId, checkpoint: u64) {
+        if self.log_id != Some(log_id) {
+            self.start_over(log_id);
+        }
         if self.checkpoint == Some(checkpoint) {
             // Nothing was there to read although a higher position had been heard of.
             self.head = checkpoint;
@@ -170,6 +181,7 @@ mod tests {
     use super::*;
 
     const LOG: LogId = LogId(Uuid::from_u128(1));
+    const OTHER: LogId = LogId(Uuid::from_u128(2));
 
     fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
         let event = |position| RecordedEvent {
@@ -192,7 +204,6 @@ mod tests {
 
     fn lane_at(checkpoint: u64) -> Lane {
         let mut lane = Lane::default();
-        lane.offer(LOG, vec![], 10);
         lane.seen(LOG, checkpoint, checkpoint);
         lane
     }
@@ -205,7 +216,7 @@ mod tests {
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(2), 3), Some(vec![4, 5]));
         assert!(!lane.is_due(), "one turn at a time");
-        lane.end(5);
+        lane.end(LOG, 5);
         assert_eq!(positions(lane.begin(2), 5), Some(vec![6]));
     }
 
@@ -224,7 +235,7 @@ mod tests {
         lane.offer(LOG, events(8..=9), 10);
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(10), 5), None);
-        lane.end(9);
+        lane.end(LOG, 9);
         assert!(!lane.is_due());
     }
 
@@ -234,10 +245,10 @@ mod tests {
         lane.offer(LOG, events(4..=5), 10);
         let _ = lane.begin(10);
         lane.offer(LOG, events(6..=7), 10);
-        lane.end(5);
+        lane.end(LOG, 5);
         assert_eq!(positions(lane.begin(10), 5), Some(vec![6, 7]));
         lane.offer(LOG, events(9..=9), 10);
-        lane.end(7);
+        lane.end(LOG, 7);
         assert_eq!(positions(lane.begin(10), 7), None);
     }
 
@@ -254,7 +265,7 @@ mod tests {
         let mut lane = lane_at(0);
         lane.offer(LOG, events(1..=9), 3);
         assert_eq!(positions(lane.begin(10), 0), Some(vec![1, 2, 3]));
-        lane.end(3);
+        lane.end(LOG, 3);
         assert!(lane.is_due());
         assert_eq!(positions(lane.begin(10), 3), None);
     }
@@ -286,13 +297,23 @@ mod tests {
     }
 
     #[test]
-    fn another_log_forgets_what_was_followed() {
+    fn what_is_followed_of_another_log_sends_the_reader_to_the_store() {
         let mut lane = lane_at(5);
-        lane.offer(LOG, events(6..=7), 10);
-        lane.offer(LogId(Uuid::from_u128(2)), events(1..=1), 10);
-        assert_eq!(lane.buffered(), 1);
-        assert_eq!(lane.begin(10).checkpoint, None);
+        lane.offer(OTHER, events(6..=7), 10);
+        assert!(lane.is_due());
+        assert_eq!((lane.buffered(), lane.head), (0, 5));
+        let turn = lane.begin(10);
+        assert_eq!(turn.checkpoint, Some(5));
+        assert_eq!(positions(turn, 5), None);
+        lane.end(LOG, 5);
+        assert!(!lane.is_due(), "a repeat of a log that is no more");
+        lane.offer(LOG, events(6..=6), 10);
+        assert_eq!(positions(lane.begin(10), 5), Some(vec![6]));
+        lane.offer(OTHER, events(3..=3), 10);
+        lane.end(OTHER, 3);
+        assert!(lane.is_due(), "the log was replaced: where the checkpoint is has to be looked up");
     }
+
     #[test]
     fn the_store_tells_of_another_log_as_well() {
         let mut lane = lane_at(9);
