@@ -3,6 +3,7 @@
 pub mod clock;
 pub mod command;
 pub mod event;
+pub mod exact_json;
 pub mod ids;
 pub mod metadata;
 pub mod names;
@@ -12,6 +13,7 @@ pub mod values;
 
 pub use command::Command;
 pub use event::{DecodeError, Event};
+pub use exact_json::{Json, JsonText, NotJson};
 pub use ids::{LogId, TenantId};
 pub use metadata::{Actor, Metadata, RequestId};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
