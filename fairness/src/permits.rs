@@ -166,7 +166,8 @@ mod tests {
         let held = permits.acquire("a").await.expect("free");
         let begun = tokio::time::Instant::now();
         let answers = join_all((0..60).map(|_| permits.acquire("a"))).await;
-        let count = |refused| answers.iter().filter(|answer| matches!(answer, Err(why) if *why == refused)).count();
+        let count =
+            |refused| answers.iter().filter(|answer| matches!(answer, Err(why) if *why == refused)).count();
         assert_eq!((count(Refused::TimedOut), count(Refused::QueueFull)), (50, 10));
         assert_eq!(begun.elapsed().as_secs(), 3);
         assert_eq!(permits.waiting(), 0);

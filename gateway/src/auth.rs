@@ -2,7 +2,6 @@
 
 pub mod keys;
 pub mod passwords;
-pub mod pool;
 pub mod principal;
 pub mod services;
 pub mod tickets;

@@ -65,10 +65,8 @@ enum Settled<A> {
 impl Executor {
     /// An executor that keeps at most `cache_capacity` aggregates in memory; a large one counts as several.
     pub fn new(store: Store, cache_capacity: u64) -> Self {
-        let slots = Cache::builder()
-            .max_capacity(cache_capacity)
-            .weigher(|_, cached: &Cached| cached.weight)
-            .build();
+        let slots =
+            Cache::builder().max_capacity(cache_capacity).weigher(|_, cached: &Cached| cached.weight).build();
         Self { store, slots }
     }
 

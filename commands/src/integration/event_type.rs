@@ -52,7 +52,9 @@ pub enum EventTypeRejection {
     #[error("a fact has at most {VERSIONS_MAX} versions")]
     VersionsExceeded,
     /// So many schemas were recorded for the fact that there is no room for this one.
-    #[error("the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes")]
+    #[error(
+        "the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes"
+    )]
     BytesExceeded,
     /// The schema is none that can be kept.
     #[error("the schema cannot be used: {0}")]
@@ -116,7 +118,8 @@ impl Rules for EventFamily {
         let EventTypeCommand::Register(RegisterEventType { event_type, schema, description }) = command;
         let next = self.versions.len() as u32 + 1;
         let name = event_type.event_type().clone();
-        let has_room = self.recorded_bytes + recorded_bytes(&schema, description.as_ref()) <= FAMILY_BYTES_MAX;
+        let has_room =
+            self.recorded_bytes + recorded_bytes(&schema, description.as_ref()) <= FAMILY_BYTES_MAX;
         let Some(known) = self.version(event_type.number()) else {
             if event_type.number() != next {
                 return Err(EventTypeRejection::NotNext { next });
@@ -231,7 +234,11 @@ mod tests {
 
     fn registered(name: &str, schema: Value) -> EventTypeEvent {
         let event_type = ExternalType::parse(name).expect("valid").event_type().clone();
-        EventTypeEvent::Registered(EventTypeRegistered { event_type, schema: schema.into(), description: None })
+        EventTypeEvent::Registered(EventTypeRegistered {
+            event_type,
+            schema: schema.into(),
+            description: None,
+        })
     }
 
     fn given(events: Vec<EventTypeEvent>) -> AggregateTestExecutor<EventFamily> {
@@ -292,7 +299,8 @@ mod tests {
         let again = family.decide(command(r#"{ "minimum": 1.0, "maximum": 1e1 }"#).into());
         assert_eq!(again, Ok(Vec::new()));
         // A double holds both of these alike.
-        let family = folded(family.decide(command(r#"{"maximum":100000000000000000001}"#).into()).expect("wider"));
+        let family =
+            folded(family.decide(command(r#"{"maximum":100000000000000000001}"#).into()).expect("wider"));
         let next = family.decide(command(r#"{"maximum":100000000000000000002}"#).into()).expect("wider");
         assert_eq!(next.len(), 1);
     }

@@ -100,10 +100,18 @@ impl Comparison {
                 None
             }
             (limit, Some(before), Some(now)) if LEAST.contains(&limit) => {
-                if at_most(now, before) { None } else { here() }
+                if at_most(now, before) {
+                    None
+                } else {
+                    here()
+                }
             }
             (limit, Some(before), Some(now)) if MOST.contains(&limit) => {
-                if at_most(before, now) { None } else { here() }
+                if at_most(before, now) {
+                    None
+                } else {
+                    here()
+                }
             }
             ("uniqueItems", _, Some(Json::Bool(false))) => None,
             _ => here(),
@@ -112,8 +120,7 @@ impl Comparison {
 
     fn properties(&mut self, old: &Map, new: &Map) -> Option<String> {
         let nothing = Map::new();
-        let (old_named, new_named) =
-            (named(old).unwrap_or(&nothing), named(new).unwrap_or(&nothing));
+        let (old_named, new_named) = (named(old).unwrap_or(&nothing), named(new).unwrap_or(&nothing));
         let old_others = old.get("additionalProperties").unwrap_or(&ANYTHING);
         let new_others = new.get("additionalProperties").unwrap_or(&ANYTHING);
         if old.get("patternProperties") != new.get("patternProperties") {
@@ -213,8 +220,10 @@ mod tests {
     #[test]
     fn a_comparison_has_an_end() {
         let many = |number: usize| -> Value {
-            let inner: Vec<Value> = (0..40).map(|index| json!({"minLength": index, "title": number})).collect();
-            let outer: Vec<Value> = (0..40).map(|index| json!({"anyOf": inner, "maxLength": index})).collect();
+            let inner: Vec<Value> =
+                (0..40).map(|index| json!({"minLength": index, "title": number})).collect();
+            let outer: Vec<Value> =
+                (0..40).map(|index| json!({"anyOf": inner, "maxLength": index})).collect();
             json!({"anyOf": outer, "minItems": number})
         };
         let begun = std::time::Instant::now();

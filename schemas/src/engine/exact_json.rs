@@ -184,7 +184,8 @@ impl Number {
         let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-        let well_formed = |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
+        let well_formed =
+            |digits: &str| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
         let unsigned = exponent.strip_prefix(['+', '-']).unwrap_or(exponent);
         let has_leading_zero = whole.len() > 1 && whole.starts_with('0');
         if !well_formed(whole)
@@ -233,7 +234,11 @@ impl Number {
             return Some(usize::MAX);
         }
         let digits = self.digits.iter().copied().chain((0..zeros).map(|_| b'0'));
-        Some(digits.fold(0usize, |value, digit| value.saturating_mul(10).saturating_add(usize::from(digit - b'0'))))
+        Some(
+            digits.fold(0usize, |value, digit| {
+                value.saturating_mul(10).saturating_add(usize::from(digit - b'0'))
+            }),
+        )
     }
 
     /// Significant digits.
@@ -478,7 +483,8 @@ mod tests {
 
     #[test]
     fn multiples_are_exact() {
-        for (value, divisor) in [("19.99", "0.01"), ("1e308", "3e0"), ("0", "7"), ("-6", "3"), ("1.1", "0.1")] {
+        for (value, divisor) in [("19.99", "0.01"), ("1e308", "3e0"), ("0", "7"), ("-6", "3"), ("1.1", "0.1")]
+        {
             let expected = value != "1e308";
             assert_eq!(number(value).is_multiple_of(&number(divisor)), expected, "{value} of {divisor}");
         }
@@ -517,8 +523,29 @@ mod tests {
     #[test]
     fn what_is_not_json_is_refused() {
         for text in [
-            "", "01", "1.", ".5", "+1", "1e", "nul", "[1,]", "{\"a\":1,}", "{a:1}", "\"\\x\"", "\"", "\"a", "[1 2]", "1 2",
-            "{\"a\" 1}", "'a'", "\"\\", "-", "[", "{", "\"\u{1}\"", "tru\u{e9}",
+            "",
+            "01",
+            "1.",
+            ".5",
+            "+1",
+            "1e",
+            "nul",
+            "[1,]",
+            "{\"a\":1,}",
+            "{a:1}",
+            "\"\\x\"",
+            "\"",
+            "\"a",
+            "[1 2]",
+            "1 2",
+            "{\"a\" 1}",
+            "'a'",
+            "\"\\",
+            "-",
+            "[",
+            "{",
+            "\"\u{1}\"",
+            "tru\u{e9}",
         ] {
             assert!(Json::parse(text).is_err(), "{text}");
             assert!(serde_json::from_str::<Value>(text).is_err(), "{text}");

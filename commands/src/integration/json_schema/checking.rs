@@ -61,7 +61,8 @@ impl Default for Budget {
 }
 
 pub(super) fn check(program: &Program, data: &Json, budget: &mut Budget) -> Vec<InvalidData> {
-    let mut run = Run { program, budget, searches: Searches::default(), place: Vec::new(), errors: Vec::new() };
+    let mut run =
+        Run { program, budget, searches: Searches::default(), place: Vec::new(), errors: Vec::new() };
     match run.schema(&program.root, data, true) {
         Ok(_) => run.errors,
         Err(Spent) => {
@@ -105,7 +106,8 @@ impl<'a> Run<'a> {
     fn check(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, Spent> {
         match (check, data) {
             (Check::Types(types), _) => {
-                Ok(types.admit(data) || self.fault(told, &format!("the value is not of type {}", types.names())))
+                Ok(types.admit(data)
+                    || self.fault(told, &format!("the value is not of type {}", types.names())))
             }
             (Check::Enum(values), _) => {
                 self.compare(data, values.len())?;
@@ -151,7 +153,9 @@ impl<'a> Run<'a> {
                 for schema in one {
                     kept += u32::from(self.schema(schema, data, false)?);
                     if kept > 1 {
-                        return Ok(self.fault(told, "the value keeps to more than one of the schemas of oneOf"));
+                        return Ok(
+                            self.fault(told, "the value keeps to more than one of the schemas of oneOf")
+                        );
                     }
                 }
                 Ok(kept == 1 || self.fault(told, "the value keeps to none of the schemas of oneOf"))
@@ -312,8 +316,13 @@ impl<'a> Run<'a> {
     fn name(&mut self, schema: &Schema, name: &str) -> Result<bool, Spent> {
         self.budget.take(VALUE_STEPS + name.len() as u64)?;
         let name = Json::String(name.into());
-        let mut names =
-            Run { program: self.program, budget: self.budget, searches: Searches::default(), place: Vec::new(), errors: Vec::new() };
+        let mut names = Run {
+            program: self.program,
+            budget: self.budget,
+            searches: Searches::default(),
+            place: Vec::new(),
+            errors: Vec::new(),
+        };
         // Kept from name to name.
         std::mem::swap(&mut names.searches, &mut self.searches);
         let valid = names.schema(schema, &name, false);

@@ -47,26 +47,46 @@ pub(super) enum Check {
     /// In rising order.
     Enum(Vec<Json>),
     Const(Json),
-    Least { limit: Number, is_open: bool },
-    Most { limit: Number, is_open: bool },
+    Least {
+        limit: Number,
+        is_open: bool,
+    },
+    Most {
+        limit: Number,
+        is_open: bool,
+    },
     MultipleOf(Number),
     Chars(Range),
     Pattern(usize),
     Length(Range),
     UniqueItems,
-    Items { first: Vec<Schema>, others: Option<Box<Schema>> },
-    Contains { schema: Box<Schema>, range: Range },
+    Items {
+        first: Vec<Schema>,
+        others: Option<Box<Schema>>,
+    },
+    Contains {
+        schema: Box<Schema>,
+        range: Range,
+    },
     Members(Range),
     Required(Vec<Box<str>>),
     DependentRequired(Vec<(Box<str>, Vec<Box<str>>)>),
     DependentSchemas(Vec<(Box<str>, Schema)>),
     Names(Box<Schema>),
-    Properties { named: BTreeMap<Box<str>, Schema>, patterned: Vec<(usize, Schema)>, others: Option<Box<Schema>> },
+    Properties {
+        named: BTreeMap<Box<str>, Schema>,
+        patterned: Vec<(usize, Schema)>,
+        others: Option<Box<Schema>>,
+    },
     AllOf(Vec<Schema>),
     AnyOf(Vec<Schema>),
     OneOf(Vec<Schema>),
     Not(Box<Schema>),
-    If { test: Box<Schema>, then: Option<Box<Schema>>, otherwise: Option<Box<Schema>> },
+    If {
+        test: Box<Schema>,
+        then: Option<Box<Schema>>,
+        otherwise: Option<Box<Schema>>,
+    },
 }
 
 pub(super) fn program(expanded: Json) -> Result<Program, InvalidSchema> {
@@ -201,7 +221,9 @@ impl Compiler {
             checks.push(Check::Required(names(value, &at)?));
         }
         if let Some((value, at)) = keywords.take("dependentRequired") {
-            let Json::Object(map) = value else { return Err(invalid(&at, "must hold lists of names by name")) };
+            let Json::Object(map) = value else {
+                return Err(invalid(&at, "must hold lists of names by name"));
+            };
             let dependent = map.into_iter().map(|(name, value)| {
                 let needed = names(value, &path(&at, &name))?;
                 Ok((name, needed))
@@ -252,11 +274,18 @@ impl Compiler {
         self.schema(value, &at).map(|schema| Some(Box::new(schema)))
     }
 
-    fn list(&mut self, keywords: &mut Keywords<'_>, name: &str) -> Result<Option<Vec<Schema>>, InvalidSchema> {
+    fn list(
+        &mut self,
+        keywords: &mut Keywords<'_>,
+        name: &str,
+    ) -> Result<Option<Vec<Schema>>, InvalidSchema> {
         let Some((value, at)) = keywords.take(name) else { return Ok(None) };
         let Json::Array(list) = value else { return Err(invalid(&at, "must be a list of schemas")) };
         let inner = list.into_iter().enumerate();
-        inner.map(|(index, schema)| self.schema(schema, &path(&at, &index.to_string()))).collect::<Result<_, _>>().map(Some)
+        inner
+            .map(|(index, schema)| self.schema(schema, &path(&at, &index.to_string())))
+            .collect::<Result<_, _>>()
+            .map(Some)
     }
 
     fn named(&mut self, value: Json, at: &str) -> Result<BTreeMap<Box<str>, Schema>, InvalidSchema> {
@@ -290,7 +319,8 @@ impl Types {
         let mut types = 0;
         for name in &listed {
             let known = TYPES.iter().position(|known| name.as_str() == Some(known));
-            let bit = 1 << known.ok_or_else(|| invalid(at, format!("a type is one of {}", TYPES.join(", "))))?;
+            let bit =
+                1 << known.ok_or_else(|| invalid(at, format!("a type is one of {}", TYPES.join(", "))))?;
             if types & bit != 0 {
                 return Err(invalid(at, "must list each type once"));
             }

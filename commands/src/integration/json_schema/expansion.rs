@@ -132,7 +132,9 @@ impl Expansion<'_> {
                 name if REFUSED.contains(&name) => return Err(invalid(&inner, "is not supported here")),
                 name => match ANNOTATIONS.iter().find(|(annotation, _)| *annotation == name) {
                     Some((_, kind)) if kind.admits(value) => {}
-                    Some(_) => return Err(invalid(&inner, "has a value of another type than this keyword takes")),
+                    Some(_) => {
+                        return Err(invalid(&inner, "has a value of another type than this keyword takes"));
+                    }
                     None => {
                         let value = self.keyword(name, value, &inner, depth)?;
                         expanded.insert(keyword.clone(), value);

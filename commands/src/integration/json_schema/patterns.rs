@@ -47,7 +47,8 @@ impl Patterns {
         };
         self.used += self.automata[number].bytes;
         if self.used > PATTERNS_BYTES_MAX {
-            let most = format!("the automata of a schema's patterns have at most {PATTERNS_BYTES_MAX} bytes in all");
+            let most =
+                format!("the automata of a schema's patterns have at most {PATTERNS_BYTES_MAX} bytes in all");
             return Err(invalid(at, most));
         }
         Ok(number)
@@ -76,12 +77,11 @@ impl Patterns {
 fn compile(pattern: &str) -> Result<Automaton, String> {
     let unusable = || "is no regular expression that can be used here".to_owned();
     let rust = jsonschema_regex::to_rust_regex(pattern).map_err(|()| unusable())?;
-    let expression =
-        syntax::parse(&rust).map_err(|_| "is no regular expression without look-around and back-references".to_owned())?;
+    let expression = syntax::parse(&rust)
+        .map_err(|_| "is no regular expression without look-around and back-references".to_owned())?;
     let too_large = |_| format!("its automaton has more than {PATTERN_BYTES_MAX} bytes");
-    let limits = thompson::Config::new()
-        .nfa_size_limit(Some(PATTERN_BYTES_MAX))
-        .which_captures(WhichCaptures::None);
+    let limits =
+        thompson::Config::new().nfa_size_limit(Some(PATTERN_BYTES_MAX)).which_captures(WhichCaptures::None);
     let automaton = NFA::compiler().configure(limits).build_from_hir(&expression).map_err(too_large)?;
     let config = Regex::config()
         .nfa_size_limit(Some(PATTERN_BYTES_MAX))

@@ -222,7 +222,8 @@ fn many_different_items_are_compared_in_little_time() {
 #[test]
 fn no_more_errors_are_made_than_are_told() {
     let items = vec!["1"; 50_000].join(",");
-    let errors = compiled(r#"{"items":{"type":"string"}}"#).check(&exact(&format!("[{items}]")), &mut Budget::new());
+    let errors =
+        compiled(r#"{"items":{"type":"string"}}"#).check(&exact(&format!("[{items}]")), &mut Budget::new());
     assert_eq!(errors.len(), 20);
 }
 
@@ -285,7 +286,8 @@ fn instance() -> impl Strategy<Value = Value> {
 }
 
 fn keyword() -> impl Strategy<Value = Value> {
-    let kind = prop::sample::select(vec!["integer", "number", "string", "object", "array", "null", "boolean"]);
+    let kind =
+        prop::sample::select(vec!["integer", "number", "string", "object", "array", "null", "boolean"]);
     let count = |name: &'static str| (0u32..3).prop_map(move |number| json!({name: number}));
     let limit = |name: &'static str| {
         prop_oneof![Just(json!({name: 1})), Just(json!({name: 2.5})), Just(json!({name: -1}))]
@@ -303,7 +305,8 @@ fn keyword() -> impl Strategy<Value = Value> {
         prop::sample::select(vec!["^a", "[bc]", "^.$"]).prop_map(|pattern| json!({"pattern": pattern})),
         Just(json!({"uniqueItems": true})),
         prop::collection::btree_set("[ab]", 0..3).prop_map(|names| json!({"required": names})),
-        prop::collection::btree_set("[ab]", 0..3).prop_map(|names| json!({"dependentRequired": {"x": names}})),
+        prop::collection::btree_set("[ab]", 0..3)
+            .prop_map(|names| json!({"dependentRequired": {"x": names}})),
     ];
     leaves.prop_recursive(3, 20, 3, |inner| {
         let list = prop::collection::vec(inner.clone(), 1..3);
