@@ -4,19 +4,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
+    ("fairness", &[]),
     ("schemas", &[]),
     ("proofs", &[]),
     ("keyring", &["schemas"]),
-    ("store", &["keyring", "schemas", "proofs"]),
+    ("store", &["keyring", "schemas", "proofs", "fairness"]),
     ("nats", &["store", "schemas"]),
-    ("commands", &["store", "schemas"]),
+    ("commands", &["store", "schemas", "fairness"]),
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
-    ("sagas", &["commands", "store", "keyring", "schemas"]),
+    ("sagas", &["commands", "store", "keyring", "schemas", "fairness"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
-    ("webhooks", &["store", "schemas"]),
-    ("gateway", &["commands", "queries", "audit", "webhooks", "store", "nats", "schemas"]),
+    ("webhooks", &["store", "schemas", "fairness"]),
+    ("gateway", &["commands", "queries", "audit", "webhooks", "store", "nats", "schemas", "fairness"]),
 ];
 
 /// Lines at which a file has become two.

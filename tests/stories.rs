@@ -3,6 +3,7 @@
 mod bad_input;
 pub mod checker;
 mod graphql;
+mod hashing;
 mod idempotency;
 mod isolation;
 mod past;

@@ -5,6 +5,8 @@ use std::time::Duration;
 use deadpool_postgres::{
     Manager, ManagerConfig, Object, Pool, PoolConfig, RecyclingMethod, Runtime, Timeouts,
 };
+use fairness::{Limits, Permit, Permits};
+use schemas::engine::TenantId;
 use tokio_postgres::{Client, NoTls};
 use tokio_util::task::AbortOnDropHandle;
 
@@ -42,9 +44,43 @@ pub(crate) const WAIT: Duration = Duration::from_secs(3);
 /// host that is gone says nothing, and TCP by itself would try for a quarter of an hour.
 const SILENCE: Duration = Duration::from_secs(10);
 
+/// Requests of one tenant, and of all, that wait for a connection of a pool.
+const WAITING_MAX: (usize, usize) = (1_000, 20_000);
+
+/// A pool whose connections tenants share fairly: a tenant with many slow transactions leaves some to the others.
+pub(crate) struct SharedPool {
+    pool: Pool,
+    turns: Permits<TenantId>,
+}
+
+impl SharedPool {
+    fn new(pool: Pool, size: usize) -> Self {
+        let size = size.max(1);
+        let limits = Limits {
+            permits: size,
+            share: size - size / 4,
+            reserved: size / 8,
+            waiting: WAITING_MAX.0,
+            waiting_total: WAITING_MAX.1,
+        };
+        Self { pool, turns: Permits::new(limits, WAIT) }
+    }
+
+    /// A connection when it is the tenant's turn, with the permit that goes with it.
+    pub(crate) async fn get(&self, tenant: TenantId) -> Result<(Object, Permit<TenantId>), StoreError> {
+        let permit = self.turns.acquire(tenant).await.map_err(|_| StoreError::Overloaded)?;
+        Ok((get(&self.pool).await?, permit))
+    }
+
+    /// A connection for what concerns no single tenant, such as an operator's command.
+    pub(crate) async fn get_for_all(&self) -> Result<Object, StoreError> {
+        get(&self.pool).await
+    }
+}
+
 pub(crate) struct Pools {
-    pub(crate) tenant: Pool,
-    pub(crate) projector: Pool,
+    pub(crate) tenant: SharedPool,
+    pub(crate) projector: SharedPool,
     pub(crate) worker: Pool,
     pub(crate) relay: Pool,
     pub(crate) sealer: Pool,
@@ -53,8 +89,8 @@ pub(crate) struct Pools {
 impl Pools {
     pub(crate) fn new(config: &StoreConfig) -> Result<Self, StoreError> {
         Ok(Self {
-            tenant: pool(config, Role::Tenant, config.pool_size)?,
-            projector: pool(config, Role::Projector, config.pool_size)?,
+            tenant: SharedPool::new(pool(config, Role::Tenant, config.pool_size)?, config.pool_size),
+            projector: SharedPool::new(pool(config, Role::Projector, config.pool_size)?, config.pool_size),
             worker: pool(config, Role::Worker, 4)?,
             relay: pool(config, Role::Relay, 4)?,
             sealer: pool(config, Role::Sealer, 4)?,

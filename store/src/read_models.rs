@@ -222,7 +222,7 @@ impl Store {
         } else {
             "delete from paused_projections where projection = $1"
         };
-        Ok(get(&self.0.pools.projector).await?.execute(sql, &[&projection]).await? == 1)
+        Ok(self.0.pools.projector.get_for_all().await?.execute(sql, &[&projection]).await? == 1)
     }
 }
 

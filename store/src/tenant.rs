@@ -18,13 +18,14 @@
 
 use bytes::Bytes;
 use deadpool_postgres::{Object, Pool};
+use fairness::Permit;
 use schemas::engine::{StreamName, TenantId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::AppendError;
-use crate::pools::get;
+use crate::pools::{SharedPool, get};
 use crate::{DeploymentKey, Head, HeldValue, Receipt, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
@@ -134,18 +135,23 @@ impl TenantStore {
 
     /// A transaction that reads this tenant's rows and writes none.
     pub async fn begin(&self) -> Result<TenantTransaction, StoreError> {
-        TenantTransaction::begin(&self.store.0.pools.tenant, self.id).await
+        self.begin_on(&self.store.0.pools.tenant, "read committed").await
     }
 
     /// A transaction that reads this tenant's rows as they are at one instant, however many statements it takes.
     pub async fn begin_snapshot(&self) -> Result<TenantTransaction, StoreError> {
-        TenantTransaction::begin_at(&self.store.0.pools.tenant, self.id, "repeatable read").await
+        self.begin_on(&self.store.0.pools.tenant, "repeatable read").await
     }
 
     /// A transaction that keeps what follows from this tenant's log (read models, checkpoints, saga steps, dead letters),
     /// and its webhooks.
     pub async fn begin_projection(&self) -> Result<TenantTransaction, StoreError> {
-        TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
+        self.begin_on(&self.store.0.pools.projector, "read committed").await
+    }
+
+    async fn begin_on(&self, pool: &SharedPool, level: &str) -> Result<TenantTransaction, StoreError> {
+        let (connection, permit) = pool.get(self.id).await?;
+        TenantTransaction::start(connection, Some(permit), self.id, level).await
     }
 }
 
@@ -154,6 +160,8 @@ impl TenantStore {
 pub struct TenantTransaction {
     tenant: TenantId,
     connection: Option<Object>,
+    /// Given back with the connection, or behind it.
+    permit: Option<Permit<TenantId>>,
 }
 
 impl TenantTransaction {
@@ -162,9 +170,17 @@ impl TenantTransaction {
     }
 
     pub(crate) async fn begin_at(pool: &Pool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
-        let connection = get(pool).await?;
+        Self::start(get(pool).await?, None, tenant, level).await
+    }
+
+    async fn start(
+        connection: Object,
+        permit: Option<Permit<TenantId>>,
+        tenant: TenantId,
+        level: &str,
+    ) -> Result<Self, StoreError> {
         // From here on a drop, even in the middle of the next statement, rolls back.
-        let transaction = Self { tenant, connection: Some(connection) };
+        let transaction = Self { tenant, connection: Some(connection), permit };
         let begin =
             format!("begin isolation level {level}; select set_config('annals.tenant', '{tenant}', true)");
         transaction.connection().batch_execute(&begin).await?;
@@ -220,12 +236,16 @@ impl TenantTransaction {
 impl Drop for TenantTransaction {
     fn drop(&mut self) {
         let Some(connection) = self.connection.take() else { return };
+        let permit = self.permit.take();
         match tokio::runtime::Handle::try_current() {
             Ok(runtime) => {
                 runtime.spawn(async move {
                     if connection.batch_execute("rollback").await.is_err() {
                         drop(Object::take(connection));
+                    } else {
+                        drop(connection);
                     }
+                    drop(permit);
                 });
             }
             // The runtime is gone, so nobody will use the connection again.
