@@ -141,11 +141,6 @@ impl<K: Key, T> Turns<K, T> {
         self.waiting
     }
 
-    /// Whether a request of another key waits.
-    pub fn others_wait(&self, key: &K) -> bool {
-        self.order.iter().take(2).any(|other| other != key)
-    }
-
     /// Keys that are remembered.
     pub fn keys(&self) -> usize {
         self.keys.len()

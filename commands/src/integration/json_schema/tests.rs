@@ -335,7 +335,7 @@ fn keyword() -> impl Strategy<Value = Value> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1_500))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
     #[test]
     fn it_finds_what_another_validator_finds(schema in keyword(), instances in prop::collection::vec(instance(), 8)) {
         let hoisted = json!({"allOf": [schema]});
