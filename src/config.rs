@@ -195,7 +195,7 @@ impl Settings {
             ("gateway.streams", self.gateway.streams),
             ("gateway.heartbeat_seconds", self.gateway.heartbeat_seconds as usize),
             ("activity.retention_days", self.activity.retention_days as usize),
-            ("activity.most_entries", self.activity.most_entries as usize),
+            ("activity.max_entries_per_kind", self.activity.max_entries_per_kind as usize),
             ("audit.seal_every_seconds", self.audit.seal_every_seconds as usize),
             ("gateway.slow_follower_seconds", self.gateway.slow_follower_seconds as usize),
             ("webhooks.timeout_seconds", self.webhooks.timeout_seconds as usize),

@@ -1,10 +1,11 @@
 //! What `annals dev` puts into a fresh deployment: the tenant `demo`, its administrator, a platform administrator, and
 //! tokens of both. Whatever is there already stays.
 
+use access::Principal;
 use std::time::Duration;
 
 use anyhow::Context;
-use commands::{Caller, CommandContext, User, register_tenant, register_user};
+use commands::{CommandContext, User, register_tenant, register_user};
 use gateway::auth::{Audience, Grant, Password};
 use schemas::engine::{Email, Name, TenantSlug, ids};
 use schemas::identity::role::Role;
@@ -55,7 +56,7 @@ pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result
 }
 
 fn context(tenant: schemas::engine::TenantId) -> CommandContext {
-    CommandContext::new(tenant, Caller::system("dev"))
+    CommandContext::new(tenant, Principal::system("dev"))
 }
 
 async fn tenant(prepared: &Prepared) -> anyhow::Result<std::sync::Arc<TenantRecord>> {

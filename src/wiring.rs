@@ -458,7 +458,7 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
         heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
         activities: ActivityRetention {
             keep: Duration::from_hours(24) * settings.activity.retention_days,
-            most: settings.activity.most_entries,
+            max_per_kind: settings.activity.max_entries_per_kind,
         },
         integrators: issuer,
         slow_after: Duration::from_secs(gateway.slow_follower_seconds),

@@ -4,20 +4,24 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("fairness", &[]),
     ("schemas", &[]),
+    ("access", &["schemas"]),
     ("proofs", &[]),
     ("keyring", &["schemas"]),
     ("store", &["keyring", "schemas", "proofs", "fairness"]),
     ("nats", &["store", "schemas"]),
-    ("commands", &["store", "schemas", "fairness"]),
+    ("commands", &["access", "store", "schemas", "fairness"]),
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
-    ("sagas", &["commands", "store", "keyring", "schemas", "fairness"]),
+    ("sagas", &["access", "commands", "store", "keyring", "schemas", "fairness"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
     ("webhooks", &["store", "schemas", "fairness"]),
-    ("gateway", &["commands", "queries", "audit", "webhooks", "store", "nats", "schemas", "fairness"]),
+    (
+        "gateway",
+        &["access", "commands", "queries", "audit", "webhooks", "store", "nats", "schemas", "fairness"],
+    ),
 ];
 
 /// Lines at which a file has become two.

@@ -6,7 +6,8 @@ mod executor;
 mod idempotency;
 mod registration;
 
-use commands::{Caller, CommandContext, Customer, Executed, Executor, Extras};
+use access::Principal;
+use commands::{CommandContext, Customer, Executed, Executor, Extras};
 use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
@@ -22,7 +23,7 @@ pub(crate) fn email(text: &str) -> Email {
 
 /// A tenant administrator's command, without ids from outside.
 pub(crate) fn by_admin(tenant: TenantId) -> CommandContext {
-    CommandContext::new(tenant, Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]))
+    CommandContext::new(tenant, Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]))
 }
 
 pub(crate) fn register(text: &str) -> RegisterCustomer {

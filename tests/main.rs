@@ -9,6 +9,7 @@ mod commands;
 mod credentials;
 mod dev;
 mod faults;
+mod gateway;
 mod integrators;
 mod nats;
 mod operators;

@@ -8,10 +8,11 @@ mod poison;
 mod rebuild;
 mod replay;
 
+use access::Principal;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use commands::{Caller, CommandContext, Customer, Executor, Extras, User};
+use commands::{CommandContext, Customer, Executor, Extras, User};
 use futures::{Stream, TryStreamExt};
 use projections::{Batch, CustomerRow, Customers, Projection, UserRow, Users};
 use rand::rngs::StdRng;
@@ -104,7 +105,7 @@ fn email(text: &str) -> Email {
 }
 
 pub(crate) fn system(tenant: &TenantStore) -> CommandContext {
-    CommandContext::new(tenant.id(), Caller::system("test"))
+    CommandContext::new(tenant.id(), Principal::system("test"))
 }
 
 pub(crate) async fn register(executor: &Executor, tenant: &TenantStore, text: &str) -> Uuid {

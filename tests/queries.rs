@@ -5,10 +5,11 @@ mod filters;
 mod indexes;
 mod pages;
 
+use access::Principal;
 use std::time::Duration;
 
 use bytes::Bytes;
-use commands::{Caller, CommandContext, Customer, Executor, Extras, register_user};
+use commands::{CommandContext, Customer, Executor, Extras, register_user};
 use projections::{CHECKPOINTS, Customers, Users};
 use schemas::crm::customer::{CloseCustomer, RegisterCustomer, SuspendCustomer};
 use schemas::engine::{Email, Name, ids};
@@ -85,7 +86,7 @@ impl Setup {
 }
 
 fn system(tenant: &TenantStore) -> CommandContext {
-    CommandContext::new(tenant.id(), Caller::system("test"))
+    CommandContext::new(tenant.id(), Principal::system("test"))
 }
 
 /// Keeps all read models for as long as the value lives.

@@ -8,11 +8,12 @@ mod recorded;
 mod rejected;
 mod timers;
 
+use access::Principal;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use commands::{Caller, CommandContext, Executor, register_user};
+use commands::{CommandContext, Executor, register_user};
 use futures::TryStreamExt;
 use nats::Follower;
 use sagas::{Process, RetrySettings, SagaSettings};
@@ -91,7 +92,7 @@ impl Engine {
 
 /// Registers a user as a part of the platform would, again and again while the store is away; returns its id.
 pub async fn register(executor: &Executor, tenant: TenantId, n: usize, roles: &[Role]) -> Uuid {
-    let context = CommandContext::new(tenant, Caller::system("test"))
+    let context = CommandContext::new(tenant, Principal::system("test"))
         .with_command_id(ids::derived_id(tenant.0, &n.to_string()));
     let email = Email::parse(&format!("user{n}@example.com")).expect("valid");
     let name = Name::parse(&format!("User {n}")).expect("valid");

@@ -1,5 +1,6 @@
 //! A command of any aggregate as data: what a saga writes down first and sends later.
 
+use access::ErrorCode;
 use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer, SuspendCustomer};
 use schemas::engine::LogId;
 use schemas::identity::user::{ChangeUserName, ConfirmUserEmail, DeactivateUser};
@@ -42,10 +43,10 @@ pub struct Dispatched {
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
     /// The same command would be refused again, as long as nothing else changes.
-    #[error("{message} ({code})")]
+    #[error("{message} ({})", code.as_str())]
     Rejected {
-        /// Stable, in screaming snake case.
-        code: &'static str,
+        /// The code of the catalogue.
+        code: ErrorCode,
         /// For people.
         message: String,
     },
@@ -84,22 +85,13 @@ async fn run<A: Rules>(
 
 impl<R: Rejection> From<ExecuteError<R>> for DispatchError {
     fn from(error: ExecuteError<R>) -> Self {
-        let code = match &error {
-            ExecuteError::Rejected(rejection) => rejection.code(),
-            ExecuteError::CommandIdReused => "COMMAND_ID_REUSED",
-            ExecuteError::Reserved { .. } => "TAKEN",
-            ExecuteError::NotFound => "NOT_FOUND",
-            ExecuteError::Forbidden => "FORBIDDEN",
-            ExecuteError::TooLarge { .. } => "TOO_LARGE",
-            ExecuteError::Invalid(_) => "INVALID",
-            ExecuteError::SubjectErased => "SUBJECT_ERASED",
-            ExecuteError::TenantUnknown => "TENANT_UNKNOWN",
+        match &error {
             ExecuteError::VersionConflict { .. }
             | ExecuteError::Overloaded
             | ExecuteError::Unavailable(_)
-            | ExecuteError::Internal { .. } => return Self::Retryable(Box::new(error)),
-        };
-        Self::Rejected { code, message: error.to_string() }
+            | ExecuteError::Internal { .. } => Self::Retryable(Box::new(error)),
+            error => Self::Rejected { code: error.code(), message: error.to_string() },
+        }
     }
 }
 
@@ -120,7 +112,7 @@ mod tests {
     #[test]
     fn a_refusal_keeps_its_code_and_an_outage_is_retryable() {
         let refused = DispatchError::from(ExecuteError::Rejected(CustomerRejection::Closed));
-        assert!(matches!(refused, DispatchError::Rejected { code: "CUSTOMER_CLOSED", .. }));
+        assert!(matches!(refused, DispatchError::Rejected { code: ErrorCode::CustomerClosed, .. }));
         let busy = DispatchError::from(ExecuteError::<CustomerRejection>::Overloaded);
         assert!(matches!(busy, DispatchError::Retryable(_)));
     }

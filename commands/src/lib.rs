@@ -9,12 +9,11 @@ pub mod crm;
 pub mod engine;
 pub mod identity;
 pub mod integration;
-pub mod permissions;
 pub mod privacy;
 
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
 pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
-pub use engine::context::{Caller, CommandContext, Extras, new_aggregate_id};
+pub use engine::context::{CommandContext, Extras, new_aggregate_id};
 pub use engine::cqrs_store::TenantEventStore;
 pub use engine::executor::Executor;
 pub use engine::outcome::{ExecuteError, Executed, Outcome};

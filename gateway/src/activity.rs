@@ -3,13 +3,15 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use axum::extract::{ConnectInfo, MatchedPath, Request, State};
+use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Actor, TenantId, clock, ids};
+use store::activities::ACCEPTED;
 use store::{Activity, ActivityKind, Store};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
@@ -17,23 +19,27 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
+use crate::http::route::{Audit, Route};
+use crate::http::{ErrorCode, Problem, RequestContext};
 
-/// Entries that wait to be written; more are counted and lost.
-const QUEUE: usize = 10_000;
-/// Entries of one kind that a tenant may have in a window before they are only counted.
-const BURST: u64 = 200;
-/// The window, at whose end what was only counted becomes one entry.
+/// Entries that wait to be written. Protected entries have a queue of their own. More are counted and lost.
+const QUEUED_ENTRIES_MAX: usize = 10_000;
+/// Entries of one kind that a tenant may have in a window, from anonymous and from known callers, before they are only
+/// counted.
+const WINDOW_ENTRIES_MAX: u64 = 200;
+/// Callers whose counted entries are told apart in a window.
+const WINDOW_ACTORS_MAX: usize = 1_000;
+/// The window, at whose end what was only counted becomes one entry for each caller.
 const WINDOW: Duration = Duration::from_secs(10);
 /// How often what has gathered is written.
-const FLUSH: Duration = Duration::from_millis(200);
+const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 /// Entries written at once.
-const BATCH: usize = 500;
+const BATCH_ENTRIES_MAX: usize = 500;
 /// How often entries whose time is over are looked for.
-const SWEEP: Duration = Duration::from_hours(1);
+const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 /// How long the end of the process waits for the last entries to be written.
-const LAST_WRITE: Duration = Duration::from_secs(1);
+const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest action that is kept.
 const ACTION_MAX: usize = 300;
 
@@ -42,14 +48,16 @@ const ACTION_MAX: usize = 300;
 pub struct ActivityRetention {
     /// For so long.
     pub keep: Duration,
-    /// So many of each tenant.
-    pub most: u64,
+    /// So many of each tenant and kind.
+    pub max_per_kind: u64,
 }
 
 /// Takes entries. Cheap to clone.
 #[derive(Clone)]
 pub struct ActivityLog {
     entries: mpsc::Sender<(TenantId, Activity)>,
+    protected: mpsc::Sender<(TenantId, Activity)>,
+    sampler: Arc<Mutex<ActivitySampler>>,
     finish: CancellationToken,
     writer: TaskTracker,
 }
@@ -57,16 +65,24 @@ pub struct ActivityLog {
 impl ActivityLog {
     /// Starts the writer, which goes on until it is to [`finish`](Self::finish).
     pub fn start(store: Store, retention: ActivityRetention) -> Self {
-        let (entries, receiver) = mpsc::channel(QUEUE);
+        let (entries, sampled) = mpsc::channel(QUEUED_ENTRIES_MAX);
+        let (protected, kept) = mpsc::channel(QUEUED_ENTRIES_MAX);
         let (finish, writer) = (CancellationToken::new(), TaskTracker::new());
-        writer.spawn(write(store, receiver, retention, finish.clone()));
+        let sampler = Arc::new(Mutex::new(ActivitySampler::default()));
+        let queues = Queues { sampled, kept, sampler: Arc::clone(&sampler) };
+        writer.spawn(write(store, queues, retention, finish.clone()));
         writer.close();
-        Self { entries, finish, writer }
+        Self { entries, protected, sampler, finish, writer }
     }
 
     /// Keeps an entry, soon.
     pub fn record(&self, tenant: TenantId, activity: Activity) {
-        let Err(error) = self.entries.try_send((tenant, activity)) else { return };
+        // What is only counted takes no place in the queue.
+        let queue = if activity.is_protected() { &self.protected } else { &self.entries };
+        let activity =
+            if activity.is_protected() { Some(activity) } else { lock(&self.sampler).pass(tenant, activity) };
+        let Some(activity) = activity else { return };
+        let Err(error) = queue.try_send((tenant, activity)) else { return };
         metrics::counter!("activities_lost_total").increment(1);
         if let TrySendError::Closed((tenant, activity)) = error {
             // The counter ends with the process.
@@ -78,7 +94,7 @@ impl ActivityLog {
     /// answered.
     pub async fn finish(&self) {
         self.finish.cancel();
-        if tokio::time::timeout(LAST_WRITE, self.writer.wait()).await.is_err() {
+        if tokio::time::timeout(LAST_WRITE_TIMEOUT, self.writer.wait()).await.is_err() {
             tracing::warn!("the last activities could not be kept in time");
         }
     }
@@ -99,28 +115,15 @@ pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -
     }
 }
 
-/// What a request asked for.
-#[derive(Debug, Clone, Copy)]
-pub struct Asked<'a> {
-    /// The method.
-    pub method: &'a str,
-    /// The path's pattern.
-    pub route: &'a str,
-    /// The path itself.
-    pub path: &'a str,
-}
-
 /// The layer that sees what requests came to.
 pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
-    let route = request.extensions().get::<MatchedPath>().map(|matched| matched.as_str().to_owned());
+    let path = request.uri().path().to_owned();
     let context = request.extensions().get::<RequestContext>().cloned();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
     let response = next.run(request).await;
-    let (Some(route), Some(context)) = (route, context) else { return response };
+    let Some(context) = context else { return response };
     let problem = response.extensions().get::<Problem>().map(Problem::code);
-    let asked = Asked { method: method.as_str(), route: &route, path: &path };
-    note(&gateway, &context, asked, problem, address);
+    note(&gateway, &context, &path, problem, address);
     response
 }
 
@@ -128,20 +131,24 @@ pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next)
 pub fn note(
     gateway: &Gateway,
     context: &RequestContext,
-    asked: Asked<'_>,
-    problem: Option<Code>,
+    path: &str,
+    problem: Option<ErrorCode>,
     address: Option<String>,
 ) {
+    let Some(route) = context.route() else { return };
     // What operators ask for is told in the platform's own log, unless it is about one tenant.
-    let Some(tenant) = context.tenant().or(operates(asked.route).then_some(PLATFORM)) else { return };
-    let actor = context.actor();
-    let outcome = problem.map_or("accepted", Code::as_str);
+    let operates = route.audit == Audit::Operator;
+    let Some(tenant) = context.tenant().or(operates.then_some(PLATFORM)) else { return };
+    let actor = context.principal().actor();
+    let outcome = problem.map_or(ACCEPTED, ErrorCode::as_str);
     let mut entries = Vec::new();
-    if let Some(kind) = kind(asked, problem, context.is_auditor()) {
-        entries.push(entry(kind, &actor, action(kind, asked, context.subject()), outcome));
+    if let Some(kind) =
+        kind(context.audit().unwrap_or(route.audit), problem, context.principal().is_auditor())
+    {
+        entries.push(entry(kind, &actor, action(kind, &route, path, context.subject()), outcome));
     }
     for (command, code) in context.rejections() {
-        entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code));
+        entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code.graphql()));
     }
     for mut entry in entries {
         entry.request_id = Some(context.id().to_string());
@@ -150,77 +157,77 @@ pub fn note(
     }
 }
 
-/// What stands in the entry. What somebody looked at or whose credential it is counts; of what was refused the pattern
-/// tells enough.
-fn action(kind: ActivityKind, Asked { method, route, path }: Asked<'_>, subject: Option<&str>) -> String {
-    use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess};
+/// What the entry says. What was looked at, and whose credential it is, counts; of what was refused the pattern tells enough.
+fn action(kind: ActivityKind, route: &Route, path: &str, subject: Option<&str>) -> String {
+    use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess, RightsChange};
+    let method = route.method_name();
     let mut action = match (kind, subject) {
-        (AuditAccess | CredentialChange | OperatorAccess, Some(subject)) => {
+        (AuditAccess | CredentialChange | OperatorAccess | RightsChange, Some(subject)) => {
             format!("{method} {path} {subject}")
         }
-        (AuditAccess | CredentialChange | OperatorAccess, None) => format!("{method} {path}"),
-        _ => format!("{method} {route}"),
+        (AuditAccess | CredentialChange | OperatorAccess | RightsChange, None) => format!("{method} {path}"),
+        _ => format!("{method} {}", route.path),
     };
     action.truncate(action.floor_char_boundary(ACTION_MAX));
     action
 }
 
-fn operates(route: &str) -> bool {
-    route == "/admin" || route.starts_with("/admin/")
-}
-
-fn kind(asked: Asked<'_>, problem: Option<Code>, auditor: bool) -> Option<ActivityKind> {
-    let route = asked.route;
-    if route == "/v1/auth/login" {
-        let told = [None, Some(Code::InvalidCredentials), Some(Code::Unavailable)].contains(&problem);
-        return told.then_some(ActivityKind::SignIn);
+fn kind(audit: Audit, problem: Option<ErrorCode>, auditor: bool) -> Option<ActivityKind> {
+    if audit == Audit::SignIn {
+        let told = [None, Some(ErrorCode::InvalidCredentials), Some(ErrorCode::Unavailable)];
+        return told.contains(&problem).then_some(ActivityKind::SignIn);
     }
     match problem {
-        Some(Code::Unauthenticated | Code::Forbidden | Code::TenantMismatch | Code::ReservedContext) => {
-            Some(ActivityKind::Refusal)
-        }
         Some(
-            Code::Invalid
-            | Code::EmailTaken
-            | Code::VersionConflict
-            | Code::CommandIdReused
-            | Code::EventIdTaken
-            | Code::EventTypeNotNext
-            | Code::SchemaNarrower,
+            ErrorCode::Unauthenticated
+            | ErrorCode::Forbidden
+            | ErrorCode::TenantMismatch
+            | ErrorCode::ReservedContext,
+        ) => Some(ActivityKind::Refusal),
+        Some(
+            ErrorCode::Invalid
+            | ErrorCode::EmailTaken
+            | ErrorCode::VersionConflict
+            | ErrorCode::CommandIdReused
+            | ErrorCode::EventIdTaken
+            | ErrorCode::EventTypeVersionGap
+            | ErrorCode::SchemaIncompatible,
         ) => Some(ActivityKind::RejectedCommand),
-        None if changes_credentials(asked) => Some(ActivityKind::CredentialChange),
-        _ if operates(route) => Some(ActivityKind::OperatorAccess),
-        _ if route.starts_with("/v1/audit/") || route == "/v1/activities" || auditor => {
-            Some(ActivityKind::AuditAccess)
-        }
+        None if audit == Audit::CredentialChange => Some(ActivityKind::CredentialChange),
+        None if audit == Audit::RightsChange => Some(ActivityKind::RightsChange),
+        _ if audit == Audit::Operator => Some(ActivityKind::OperatorAccess),
+        _ if audit == Audit::Access || auditor => Some(ActivityKind::AuditAccess),
         _ => None,
     }
 }
 
-/// Whether something with which others get in is issued, exchanged or taken back.
-fn changes_credentials(Asked { method, route, .. }: Asked<'_>) -> bool {
-    let webhook = matches!(
-        (method, route),
-        ("POST", "/v1/webhooks" | "/v1/webhooks/{id}/rotate-secret") | ("DELETE", "/v1/webhooks/{id}")
-    );
-    let others = ["/v1/integrations/credentials", "/v1/service-tokens"];
-    webhook || (method != "GET" && others.iter().any(|prefix| route.starts_with(prefix)))
+/// What came too quickly, by tenant, kind and whether the caller is known: how many were kept in this window, and the sums of
+/// the others by actor, so that a caller cannot hide behind a crowd of requests.
+#[derive(Default)]
+struct ActivitySampler(HashMap<SampleKey, (u64, HashMap<String, Activity>)>);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct SampleKey {
+    tenant: TenantId,
+    kind: ActivityKind,
+    anonymous: bool,
 }
 
-/// What came too quickly, by tenant and kind: how many were kept in this window, and the sums of the others by actor, so
-/// that nobody hides behind a crowd of requests.
-#[derive(Default)]
-struct Thinning(HashMap<(TenantId, ActivityKind), (u64, HashMap<String, Activity>)>);
-
-impl Thinning {
+impl ActivitySampler {
     /// The entry, unless it is only counted.
     fn pass(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
-        let (kept, sums) = self.0.entry((tenant, activity.kind)).or_default();
+        let anonymous = activity.actor == Actor::anonymous().as_str();
+        let key = SampleKey { tenant, kind: activity.kind, anonymous };
+        let (kept, sums) = self.0.entry(key).or_default();
         *kept += 1;
-        if *kept <= BURST {
+        if *kept <= WINDOW_ENTRIES_MAX {
             return Some(activity);
         }
-        let sum = sums.entry(activity.actor.clone()).or_insert_with(|| Activity {
+        // Beyond so many callers the rest is counted together.
+        let known = sums.len() < WINDOW_ACTORS_MAX || sums.contains_key(&activity.actor);
+        let actor = if known { activity.actor.clone() } else { "others".to_owned() };
+        let sum = sums.entry(actor.clone()).or_insert_with(|| Activity {
+            actor,
             action: "entries that came too quickly to be kept one by one".to_owned(),
             outcome: "counted".to_owned(),
             address: None,
@@ -235,54 +242,68 @@ impl Thinning {
     /// The sums of the window that ends.
     fn sums(&mut self) -> Vec<(TenantId, Activity)> {
         let window = std::mem::take(&mut self.0);
-        let of = |((tenant, _), (_, sums)): ((TenantId, ActivityKind), (u64, HashMap<String, Activity>))| {
-            sums.into_values().map(move |sum| (tenant, sum))
-        };
-        window.into_iter().flat_map(of).collect()
+        let sums = window
+            .into_iter()
+            .flat_map(|(key, (_, sums))| sums.into_values().map(move |sum| (key.tenant, sum)));
+        sums.collect()
     }
 }
 
-async fn write(
-    store: Store,
-    mut entries: mpsc::Receiver<(TenantId, Activity)>,
-    retention: ActivityRetention,
-    cancel: CancellationToken,
-) {
-    let mut thinning = Thinning::default();
+fn lock(sampler: &Mutex<ActivitySampler>) -> MutexGuard<'_, ActivitySampler> {
+    // Nothing panics while holding it.
+    sampler.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the writer writes from.
+struct Queues {
+    sampled: mpsc::Receiver<(TenantId, Activity)>,
+    kept: mpsc::Receiver<(TenantId, Activity)>,
+    sampler: Arc<Mutex<ActivitySampler>>,
+}
+
+async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, cancel: CancellationToken) {
     let mut waiting: HashMap<TenantId, Vec<Activity>> = HashMap::new();
     let tick = |every: Duration| {
         let mut ticks = tokio::time::interval_at(Instant::now() + every, every);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
-    let (mut flushes, mut windows, mut sweeps) = (tick(FLUSH), tick(WINDOW), tick(SWEEP));
+    let (mut flushes, mut windows, mut sweeps) = (tick(FLUSH_INTERVAL), tick(WINDOW), tick(SWEEP_INTERVAL));
     loop {
-        tokio::select! {
+        let received = tokio::select! {
+            biased;
             () = cancel.cancelled() => break,
-            _ = flushes.tick() => flush(&store, &mut waiting).await,
+            received = queues.kept.recv() => received,
+            _ = flushes.tick() => {
+                flush(&store, &mut waiting).await;
+                continue;
+            }
             _ = windows.tick() => {
-                for (tenant, sum) in thinning.sums() {
+                for (tenant, sum) in lock(&queues.sampler).sums() {
                     waiting.entry(tenant).or_default().push(sum);
                 }
+                continue;
             }
-            _ = sweeps.tick() => sweep(&store, retention).await,
-            received = entries.recv() => {
-                let Some((tenant, activity)) = received else { break };
-                if let Some(activity) = thinning.pass(tenant, activity) {
-                    let of = waiting.entry(tenant).or_default();
-                    of.push(activity);
-                    if of.len() >= BATCH {
-                        flush(&store, &mut waiting).await;
-                    }
-                }
+            _ = sweeps.tick() => {
+                sweep(&store, retention).await;
+                continue;
             }
+            received = queues.sampled.recv() => received,
+        };
+        let Some((tenant, activity)) = received else { break };
+        let of = waiting.entry(tenant).or_default();
+        of.push(activity);
+        if of.len() >= BATCH_ENTRIES_MAX {
+            flush(&store, &mut waiting).await;
         }
     }
-    entries.close();
-    while let Ok((tenant, activity)) = entries.try_recv() {
-        waiting.entry(tenant).or_default().extend(thinning.pass(tenant, activity));
+    for queue in [&mut queues.kept, &mut queues.sampled] {
+        queue.close();
+        while let Ok((tenant, activity)) = queue.try_recv() {
+            waiting.entry(tenant).or_default().push(activity);
+        }
     }
-    for (tenant, sum) in thinning.sums() {
+    for (tenant, sum) in lock(&queues.sampler).sums() {
         waiting.entry(tenant).or_default().push(sum);
     }
     flush(&store, &mut waiting).await;
@@ -302,7 +323,7 @@ async fn sweep(store: &Store, retention: ActivityRetention) {
     let Ok(heads) = store.heads().await else { return };
     for head in heads {
         loop {
-            match store.tenant(head.tenant).expire_activities(before, retention.most).await {
+            match store.tenant(head.tenant).expire_activities(before, retention.max_per_kind).await {
                 Ok(1..) => {}
                 Ok(0) => break,
                 Err(error) => {
@@ -321,67 +342,71 @@ mod tests {
     #[test]
     fn what_comes_too_quickly_is_counted_apart_by_tenant_and_kind() {
         let (one, two) = (TenantId(ids::new_id()), TenantId(ids::new_id()));
-        let mut thinning = Thinning::default();
+        let mut sampler = ActivitySampler::default();
         let refusal = || entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "forbidden");
-        let passed = (0..BURST + 7).filter(|_| thinning.pass(one, refusal()).is_some()).count();
-        assert_eq!(passed as u64, BURST);
-        assert!(thinning.pass(two, refusal()).is_some());
-        let sums = thinning.sums();
+        let passed = (0..WINDOW_ENTRIES_MAX + 7).filter(|_| sampler.pass(one, refusal()).is_some()).count();
+        assert_eq!(passed as u64, WINDOW_ENTRIES_MAX);
+        assert!(sampler.pass(two, refusal()).is_some());
+        let sums = sampler.sums();
         assert_eq!(sums.iter().map(|(tenant, sum)| (*tenant, sum.count)).collect::<Vec<_>>(), [(one, 7)]);
-        assert!(thinning.pass(one, refusal()).is_some(), "a new window begins");
+        assert!(sampler.pass(one, refusal()).is_some(), "a new window begins");
     }
 
     #[test]
     fn who_came_too_quickly_is_told() {
-        let (tenant, mut thinning) = (TenantId(ids::new_id()), Thinning::default());
+        let (tenant, mut sampler) = (TenantId(ids::new_id()), ActivitySampler::default());
         let access = |user: u128| {
             let actor = Actor::user(uuid::Uuid::from_u128(user));
             entry(ActivityKind::AuditAccess, &actor, "GET /v1/events".to_owned(), "accepted")
         };
-        for _ in 0..BURST {
-            thinning.pass(tenant, access(1));
+        for _ in 0..WINDOW_ENTRIES_MAX {
+            sampler.pass(tenant, access(1));
         }
         for _ in 0..3 {
-            assert!(thinning.pass(tenant, access(2)).is_none());
+            assert!(sampler.pass(tenant, access(2)).is_none());
         }
-        let sums = thinning.sums();
+        let sums = sampler.sums();
         assert_eq!((sums.len(), sums[0].1.count), (1, 3));
         assert_eq!(sums[0].1.actor, access(2).actor);
     }
 
     #[test]
-    fn reads_of_members_are_nobodys_business_and_those_of_auditors_are() {
-        let kind =
-            |method, route, problem, auditor| kind(Asked { method, route, path: route }, problem, auditor);
-        assert_eq!(kind("GET", "/v1/events", None, false), None);
-        assert_eq!(kind("GET", "/v1/events", None, true), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("GET", "/v1/audit/export", None, false), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind("GET", "/v1/events", Some(Code::Forbidden), true), Some(ActivityKind::Refusal));
-        let login = "/v1/auth/login";
-        assert_eq!(kind("POST", login, Some(Code::InvalidCredentials), false), Some(ActivityKind::SignIn));
-        assert_eq!(kind("POST", login, Some(Code::TenantUnknown), false), None);
+    fn a_flood_of_refused_sign_ins_hides_no_accepted_one_and_no_known_caller() {
+        let (tenant, mut sampler) = (TenantId(ids::new_id()), ActivitySampler::default());
+        let of = |actor: &Actor, outcome| {
+            entry(ActivityKind::SignIn, actor, "POST /v1/auth/login".to_owned(), outcome)
+        };
+        for _ in 0..WINDOW_ENTRIES_MAX * 2 {
+            sampler.pass(tenant, of(&Actor::anonymous(), "invalid_credentials"));
+        }
+        let user = Actor::user(uuid::Uuid::from_u128(1));
+        assert!(of(&user, ACCEPTED).is_protected(), "it is not sampled at all");
+        assert!(!of(&Actor::anonymous(), "invalid_credentials").is_protected());
+        let refused = entry(ActivityKind::Refusal, &user, "GET /x".to_owned(), "forbidden");
+        for _ in 0..WINDOW_ENTRIES_MAX * 2 {
+            let anonymous =
+                entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "unauthenticated");
+            sampler.pass(tenant, anonymous);
+        }
+        assert!(sampler.pass(tenant, refused).is_some(), "known callers have a quota of their own");
     }
 
     #[test]
-    fn credentials_are_told_when_they_change_and_operators_always() {
-        let kind = |method, route, problem| kind(Asked { method, route, path: route }, problem, false);
-        for (method, route) in [
-            ("POST", "/v1/service-tokens"),
-            ("DELETE", "/v1/service-tokens/{id}"),
-            ("POST", "/v1/integrations/credentials"),
-            ("POST", "/v1/integrations/credentials/{name}/rotate"),
-            ("DELETE", "/v1/integrations/credentials/{name}"),
-            ("POST", "/v1/webhooks"),
-            ("POST", "/v1/webhooks/{id}/rotate-secret"),
-            ("DELETE", "/v1/webhooks/{id}"),
-        ] {
-            assert_eq!(kind(method, route, None), Some(ActivityKind::CredentialChange), "{method} {route}");
-            assert_eq!(kind(method, route, Some(Code::NotFound)), None, "{method} {route}");
-        }
-        for (method, route) in [("GET", "/v1/service-tokens"), ("PATCH", "/v1/webhooks/{id}")] {
-            assert_eq!(kind(method, route, None), None, "{method} {route}");
-        }
-        assert_eq!(kind("GET", "/admin/{*path}", Some(Code::NotFound)), Some(ActivityKind::OperatorAccess));
-        assert_eq!(kind("GET", "/", None), None);
+    fn reads_of_members_are_not_recorded_and_those_of_auditors_are() {
+        assert_eq!(kind(Audit::Auditors, None, false), None);
+        assert_eq!(kind(Audit::Auditors, None, true), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(Audit::Access, None, false), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(Audit::Auditors, Some(ErrorCode::Forbidden), true), Some(ActivityKind::Refusal));
+        let refused = Some(ErrorCode::InvalidCredentials);
+        assert_eq!(kind(Audit::SignIn, refused, false), Some(ActivityKind::SignIn));
+        assert_eq!(kind(Audit::SignIn, Some(ErrorCode::TenantUnknown), false), None);
+    }
+
+    #[test]
+    fn credentials_are_recorded_when_they_change_and_operators_always() {
+        assert_eq!(kind(Audit::CredentialChange, None, false), Some(ActivityKind::CredentialChange));
+        assert_eq!(kind(Audit::CredentialChange, Some(ErrorCode::NotFound), false), None);
+        let missing = Some(ErrorCode::NotFound);
+        assert_eq!(kind(Audit::Operator, missing, false), Some(ActivityKind::OperatorAccess));
     }
 }

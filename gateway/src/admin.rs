@@ -7,7 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::auth::Operator;
-use crate::edge::{Code, Problem};
+use crate::http::{ErrorCode, Problem};
 
 const PAGE: &str = include_str!("admin/status.html");
 
@@ -25,7 +25,7 @@ pub async fn status_page() -> Response {
 
 /// `/admin/...`: for holders of a token of the audience `annals-operations`, who find nothing there yet.
 pub async fn nothing_yet(_operator: Operator) -> Problem {
-    Problem::new(Code::NotFound)
+    Problem::new(ErrorCode::NotFound)
 }
 
 /// The layer that refuses other hosts.
@@ -34,7 +34,7 @@ pub async fn only_local_hosts(request: Request, next: Next) -> Response {
     if host.is_some_and(is_local) {
         next.run(request).await
     } else {
-        Problem::new(Code::Forbidden)
+        Problem::new(ErrorCode::Forbidden)
             .detail("the admin listener answers to the names of this machine")
             .into_response()
     }

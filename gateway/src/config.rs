@@ -54,7 +54,7 @@ impl Default for GatewayConfig {
             },
             streams: 6_000,
             heartbeat: Duration::from_secs(15),
-            activities: ActivityRetention { keep: Duration::from_hours(90 * 24), most: 1_000_000 },
+            activities: ActivityRetention { keep: Duration::from_hours(90 * 24), max_per_kind: 100_000 },
             integrators: None,
             slow_after: Duration::from_secs(30),
             web_origins: ["http://localhost:3000", "http://localhost:5173"].map(str::to_owned).into(),

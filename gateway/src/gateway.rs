@@ -1,11 +1,8 @@
-//! What all handlers share, and the routers of the three listeners.
+//! What all handlers share.
 
 use std::ops::Deref;
 use std::sync::Arc;
 
-use axum::Router;
-use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::{delete, get, post, put};
 use commands::{Executor, ExternalEvents};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nats::Integrators;
@@ -13,15 +10,12 @@ use store::Store;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-use crate::activity::{self, ActivityLog};
+use crate::activity::ActivityLog;
 use crate::auth::{PasswordError, Passwords, ServiceTokens, SigningKey, Tokens};
 use crate::config::GatewayConfig;
-use crate::edge::cors::{self, Cors};
-use crate::edge::observe::observe;
-use crate::edge::rescue::rescue;
-use crate::edge::{Code, Problem};
+use crate::http::{ErrorCode, Problem};
 use crate::operations::{MetricsError, ReadinessCheck};
-use crate::{admin, graphql, operations, rest, streams};
+use crate::{graphql, operations, streams};
 
 /// Sockets at a time that may keep the gateway waiting for their first message.
 const GREETINGS: usize = 256;
@@ -137,89 +131,6 @@ impl Gateway {
     /// A place among the event streams of this process.
     pub(crate) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
         let place = Arc::clone(&self.0.streams).try_acquire_owned();
-        place.map_err(|_full| Problem::new(Code::Unavailable).detail("too many streams are open"))
+        place.map_err(|_full| Problem::new(ErrorCode::Unavailable).detail("too many streams are open"))
     }
-
-    /// The routes of the public listener.
-    pub fn public_router(&self) -> Router {
-        let router = Router::new()
-            .route("/v1/tenants", post(rest::tenants::create))
-            .route("/v1/auth/register", post(rest::auth::register))
-            .route("/v1/auth/login", post(rest::auth::login))
-            .route("/v1/auth/me", get(rest::auth::me))
-            .route("/v1/users", get(rest::users::list).post(rest::users::add))
-            .route("/v1/users/{id}", get(rest::users::show).patch(rest::users::change))
-            .route("/v1/users/{id}/roles", put(rest::users::put_roles))
-            .route("/v1/events", get(rest::events::page))
-            .route("/v1/events/stream", get(streams::sse::follow))
-            .route("/v1/activities", get(rest::activities::page))
-            .route("/v1/audit/key", get(rest::audit::key))
-            .route("/v1/audit/checkpoint", get(rest::audit::checkpoint))
-            .route("/v1/audit/proofs/{position}", get(rest::audit::proof))
-            .route("/v1/audit/consistency", get(rest::audit::consistency))
-            .route("/v1/audit/export", get(rest::audit::export))
-            .route("/v1/audit/position", get(rest::read_models::position))
-            .route("/v1/audit/read-models/{name}", get(rest::read_models::rows))
-            .route("/v1/audit/read-models/{name}/changes", get(rest::read_models::changes))
-            .route("/v1/event-types", get(rest::event_types::list))
-            .route("/v1/event-types/{type}", get(rest::event_types::show).put(rest::event_types::put))
-            .route(
-                "/v1/streams/{category}/{id}/events",
-                get(rest::external_streams::page).post(rest::external_streams::append),
-            )
-            .route("/v1/erasures", get(rest::erasures::list).post(rest::erasures::request))
-            .route("/v1/erasures/{subject}", get(rest::erasures::show))
-            .route("/v1/service-tokens", get(rest::service_tokens::list).post(rest::service_tokens::issue))
-            .route("/v1/service-tokens/{id}", delete(rest::service_tokens::revoke))
-            .route("/asyncapi.json", get(rest::contracts::asyncapi))
-            .route(
-                "/v1/integrations/credentials",
-                get(rest::credentials::list).post(rest::credentials::create),
-            )
-            .route(
-                "/v1/integrations/credentials/{name}",
-                get(rest::credentials::show).delete(rest::credentials::revoke),
-            )
-            .route("/v1/integrations/credentials/{name}/reset", post(rest::credentials::reset))
-            .route("/v1/integrations/credentials/{name}/rotate", post(rest::credentials::rotate))
-            .route("/v1/events/ws", get(streams::websocket::follow))
-            .route("/v1/stream-tickets", post(rest::stream_tickets::issue))
-            .merge(rest::webhooks::routes())
-            .route("/.well-known/jwks.json", get(rest::jwks::keys))
-            .route(
-                "/graphql",
-                if self.config.dev { get(graphql::page::show) } else { get(graphql::page::hidden) },
-            )
-            .route("/graphql", post(graphql::handler::answer));
-        let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
-        answering(router, self).layer(cors).layer(from_fn(observe)).with_state(self.clone())
-    }
-
-    /// The routes of the operations listener: probes and metrics, nothing else.
-    pub fn operations_router(&self) -> Router {
-        let router = Router::new()
-            .route("/livez", get(operations::livez))
-            .route("/readyz", get(operations::readyz))
-            .route("/metrics", get(operations::metrics));
-        answering(router, self).layer(from_fn(observe)).with_state(self.clone())
-    }
-
-    /// The routes of the admin listener.
-    pub fn admin_router(&self) -> Router {
-        let router = Router::new()
-            .route("/", get(admin::status_page))
-            .route("/admin", get(admin::nothing_yet).fallback(admin::nothing_yet))
-            .route("/admin/{*path}", get(admin::nothing_yet).fallback(admin::nothing_yet))
-            .layer(from_fn(admin::only_local_hosts));
-        answering(router, self).layer(from_fn(observe)).with_state(self.clone())
-    }
-}
-
-/// What every router ends with inside the layers that add headers: answers for what it does not know and for what goes wrong.
-fn answering(router: Router<Gateway>, gateway: &Gateway) -> Router<Gateway> {
-    router
-        .method_not_allowed_fallback(|| async { Problem::new(Code::MethodNotAllowed) })
-        .fallback(|| async { Problem::new(Code::NotFound) })
-        .layer(from_fn_with_state(gateway.clone(), activity::watch))
-        .layer(from_fn(rescue))
 }

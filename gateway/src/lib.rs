@@ -1,6 +1,6 @@
 //! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
 //!
-//! Layout: `gateway` holds what all handlers share and puts the routers together; `edge` is what happens to every
+//! Layout: `gateway` holds what all handlers share; `router` lists the routes; `http` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
 //! `admin` those of the other two listeners; `activity` writes the activity log.
 
@@ -8,11 +8,12 @@ pub mod activity;
 pub mod admin;
 pub mod auth;
 pub mod config;
-pub mod edge;
 pub mod gateway;
 pub mod graphql;
+pub mod http;
 pub mod operations;
 pub mod rest;
+pub mod router;
 pub mod server;
 pub mod streams;
 

@@ -5,8 +5,9 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Principal;
 use commands::privacy::erasure::{subject_of_customer, subject_of_user};
-use commands::{Caller, CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
+use commands::{CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
 use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use keyring::Keyring;
@@ -196,7 +197,7 @@ async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result
     if executor.load::<Subject>(tenant, subject).await?.is_some() {
         return Ok(false);
     }
-    let context = CommandContext::new(tenant, Caller::system(CONSUMER));
+    let context = CommandContext::new(tenant, Principal::system(CONSUMER));
     let command = RequestErasure { reason: None };
     let asked = executor.execute::<Subject>(&context, subject, command, Extras::default()).await;
     asked.map(|_| true).map_err(unavailable)
@@ -281,7 +282,7 @@ impl Eraser {
                 command_id: Some(ids::derived_id(request.event, "forget")),
                 correlation_id: Some(request.correlation_id),
                 causation_id: Some(request.event),
-                ..CommandContext::new(id, Caller::system(CONSUMER))
+                ..CommandContext::new(id, Principal::system(CONSUMER))
             };
             let mut forgotten = 0;
             for stream in &streams {

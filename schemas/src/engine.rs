@@ -9,6 +9,8 @@ pub mod metadata;
 pub mod names;
 pub mod recorded;
 pub mod sealed;
+pub mod text;
+pub mod time;
 pub mod values;
 
 pub use command::Command;
@@ -19,4 +21,5 @@ pub use metadata::{Actor, Metadata, RequestId};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
 pub use sealed::Sealed;
+pub use time::parse_time;
 pub use values::{Email, InvalidValue, Name, Notes, Reason};

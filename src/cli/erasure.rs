@@ -1,10 +1,11 @@
 //! `annals erasure`: a list of the erasures to keep elsewhere, and asking for those of such a list again.
 
+use access::Principal;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use commands::{Caller, CommandContext, Executor, Extras, Rules, Subject};
+use commands::{CommandContext, Executor, Extras, Rules, Subject};
 use schemas::engine::{StreamName, TenantId, TenantSlug};
 use schemas::privacy::subject::{ErasureStatus, RequestErasure};
 use serde::{Deserialize, Serialize};
@@ -136,7 +137,7 @@ impl Repeat {
 }
 
 async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<ErasureStatus, Failure> {
-    let context = CommandContext::new(tenant, Caller::system("cli"));
+    let context = CommandContext::new(tenant, Principal::system("cli"));
     let command = RequestErasure { reason: None };
     let executed = executor.execute::<Subject>(&context, subject, command, Extras::default()).await;
     Ok(executed.map_err(Failure::refused)?.state.status)

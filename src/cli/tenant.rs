@@ -1,7 +1,8 @@
 //! `annals tenant`: creates and lists tenants, puts them on hold and takes them off it.
 
+use access::Principal;
 use clap::{Args, Subcommand};
-use commands::{Caller, CommandContext, RegisterTenantError, register_tenant, resume_tenant, suspend_tenant};
+use commands::{CommandContext, RegisterTenantError, register_tenant, resume_tenant, suspend_tenant};
 use schemas::engine::{Name, Reason, TenantSlug, ids, recorded::timestamp};
 use schemas::identity::tenant::{RegisterTenant, Registration, SuspendTenant, Tier};
 use serde::Serialize;
@@ -120,7 +121,7 @@ impl Create {
             country: None,
         };
         let executor = wiring::executor(store);
-        let context = CommandContext::new(ids::PLATFORM, Caller::system("cli"));
+        let context = CommandContext::new(ids::PLATFORM, Principal::system("cli"));
         register_tenant(&executor, &context, command, None).await.map_err(|error| match error {
             RegisterTenantError::Tenant(error) => Failure::refused(error),
             RegisterTenantError::Admin(error) => Failure::refused(error),
@@ -143,7 +144,7 @@ async fn stand(
     let record = find(store, slug).await?;
     operator::touches(store, [record.id]).await?;
     let (executor, context) =
-        (wiring::executor(store), CommandContext::new(ids::PLATFORM, Caller::system("cli")));
+        (wiring::executor(store), CommandContext::new(ids::PLATFORM, Principal::system("cli")));
     let done = match suspend {
         Some(command) => suspend_tenant(&executor, &context, record.id, command).await,
         None => resume_tenant(&executor, &context, record.id).await,

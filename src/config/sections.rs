@@ -256,7 +256,7 @@ pub struct Saga {
 #[serde(deny_unknown_fields)]
 pub struct Activity {
     pub retention_days: u32,
-    pub most_entries: u64,
+    pub max_entries_per_kind: u64,
 }
 
 /// `[audit]`

@@ -8,6 +8,11 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantStore};
 
+/// The outcome of what was not refused.
+pub const ACCEPTED: &str = "accepted";
+/// Entries that one sweep removes at once.
+const BATCH_ROWS_MAX: i64 = 10_000;
+
 /// What sort of thing happened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -22,19 +27,22 @@ pub enum ActivityKind {
     AuditAccess,
     /// An operator did something on the command line or over the admin listener.
     OperatorAccess,
-    /// Something with which others get in was issued, exchanged or taken back.
+    /// A credential or a key was issued, exchanged, handed out or revoked.
     CredentialChange,
+    /// A user was added or deactivated, roles were given or taken, or a tenant was registered.
+    RightsChange,
 }
 
 impl ActivityKind {
     /// Every kind.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::SignIn,
         Self::Refusal,
         Self::RejectedCommand,
         Self::AuditAccess,
         Self::OperatorAccess,
         Self::CredentialChange,
+        Self::RightsChange,
     ];
 
     /// The kind as stored and shown.
@@ -46,6 +54,7 @@ impl ActivityKind {
             Self::AuditAccess => "audit_access",
             Self::OperatorAccess => "operator_access",
             Self::CredentialChange => "credential_change",
+            Self::RightsChange => "rights_change",
         }
     }
 
@@ -89,6 +98,20 @@ pub struct ActivityFilter {
     pub since: Option<DateTime<Utc>>,
     /// Up to this time.
     pub until: Option<DateTime<Utc>>,
+}
+
+impl Activity {
+    /// Whether the entry is kept by itself, however quickly entries come: accepted sign-ins, and changes of rights,
+    /// credentials and keys.
+    pub fn is_protected(&self) -> bool {
+        match self.kind {
+            ActivityKind::CredentialChange | ActivityKind::RightsChange | ActivityKind::OperatorAccess => {
+                true
+            }
+            ActivityKind::SignIn => self.outcome == ACCEPTED,
+            ActivityKind::Refusal | ActivityKind::RejectedCommand | ActivityKind::AuditAccess => false,
+        }
+    }
 }
 
 impl TenantStore {
@@ -148,20 +171,40 @@ impl TenantStore {
         rows.iter().map(read).collect()
     }
 
-    /// Removes some entries that are older than `before` or beyond the newest `most`. Returns how many; as long as there
-    /// are any, there may be more.
-    pub async fn expire_activities(&self, before: DateTime<Utc>, most: u64) -> Result<u64, StoreError> {
+    /// Removes entries that are older than `before`, and of each kind and outcome those beyond the newest `max`: anonymous
+    /// callers can make refusals without end, and must not displace what else is known. At most `BATCH_ROWS_MAX` go at once.
+    /// Returns how many went; as long as there are any, there may be more.
+    ///
+    /// # Errors
+    /// [`StoreError`] where the database does not answer.
+    pub async fn expire_activities(&self, before: DateTime<Utc>, max: u64) -> Result<u64, StoreError> {
         let transaction = self.begin_projection().await?;
-        let removed = transaction
+        let tenant = self.id().0;
+        let mut removed = transaction
             .execute(
                 "delete from activities where tenant_id = $1 and activity_id in (
-                     select activity_id from activities a where a.tenant_id = $1
-                       and (a.at < $2 or a.activity_id < (select activity_id from activities n where n.tenant_id = $1
-                                                          order by activity_id desc offset $3 limit 1))
-                     order by activity_id limit 10000)",
-                &[&self.id().0, &before, &(most.saturating_sub(1) as i64)],
+                     select activity_id from activities where tenant_id = $1 and at < $2
+                     order by activity_id limit $3)",
+                &[&tenant, &before, &BATCH_ROWS_MAX],
             )
             .await?;
+        let offset = max.saturating_sub(1) as i64;
+        for kind in ActivityKind::ALL {
+            for accepted in [false, true] {
+                removed += transaction
+                    .execute(
+                        "delete from activities where tenant_id = $1 and activity_id in (
+                             select activity_id from activities
+                             where tenant_id = $1 and kind = $2 and (outcome = 'accepted') = $3
+                               and activity_id < (select activity_id from activities
+                                                  where tenant_id = $1 and kind = $2 and (outcome = 'accepted') = $3
+                                                  order by activity_id desc offset $4 limit 1)
+                             order by activity_id limit $5)",
+                        &[&tenant, &kind.as_str(), &accepted, &offset, &BATCH_ROWS_MAX],
+                    )
+                    .await?;
+            }
+        }
         transaction.commit().await?;
         Ok(removed)
     }

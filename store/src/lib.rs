@@ -38,8 +38,8 @@ mod store;
 pub mod stream_tickets;
 pub mod streams;
 pub mod tenant;
+pub mod tenant_lock;
 pub mod tenants;
-pub mod turn;
 pub mod webhooks;
 
 pub use activities::{Activity, ActivityKind};
@@ -72,5 +72,5 @@ pub use sharing::{Share, SharedWork};
 pub use store::Store;
 pub use streams::StreamPage;
 pub use tenant::{TenantStore, TenantTransaction};
+pub use tenant_lock::{LockMode, TenantLock};
 pub use tenants::{Standing, TenantRecord};
-pub use turn::Turn;

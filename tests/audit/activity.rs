@@ -112,3 +112,35 @@ async fn old_entries_and_those_beyond_the_quota_end() {
     let left: Vec<&str> = left.iter().map(|entry| entry.action.as_str()).collect();
     assert_eq!(left, ["20 days ago", "30 days ago", "40 days ago"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_refusals_displace_nothing_else() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let entry = |kind: ActivityKind, outcome: &str, action: &str| Activity {
+        id: ids::new_id(),
+        at: clock::now(),
+        kind,
+        actor: Actor::anonymous().to_string(),
+        action: action.to_owned(),
+        outcome: outcome.to_owned(),
+        count: 1,
+        request_id: None,
+        address: None,
+    };
+    let mut entries = vec![
+        entry(ActivityKind::SignIn, "accepted", "a sign-in"),
+        entry(ActivityKind::CredentialChange, "accepted", "a credential"),
+        entry(ActivityKind::RightsChange, "accepted", "a role"),
+    ];
+    entries.extend((0..20).map(|_| entry(ActivityKind::Refusal, "unauthenticated", "a refusal")));
+    entries.extend((0..20).map(|_| entry(ActivityKind::SignIn, "invalid_credentials", "a guess")));
+    tenant.record_activities(&entries).await.expect("recorded");
+    let removed = tenant.expire_activities(clock::now() - Days::new(90), 3).await.expect("removes");
+    assert_eq!(removed, 34);
+    let left = tenant.activities(ActivityFilter::default(), 100).await.expect("reads");
+    for kept in ["a sign-in", "a credential", "a role"] {
+        assert!(left.iter().any(|entry| entry.action == kept), "{kept}");
+    }
+}

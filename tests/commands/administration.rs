@@ -1,9 +1,8 @@
 //! Administrators who take each other's role at the same moment, from two processes.
 
+use access::Principal;
 use bytes::Bytes;
-use commands::{
-    Caller, CommandContext, ExecuteError, Executor, User, change_roles, deactivate, register_user,
-};
+use commands::{CommandContext, ExecuteError, Executor, User, change_roles, deactivate, register_user};
 use schemas::engine::TenantId;
 use schemas::identity::role::Role;
 use schemas::identity::user::{DeactivateUser, UserStatus};
@@ -16,7 +15,7 @@ use crate::support::postgres::{Database, open_tenant};
 const ROUNDS: usize = 12;
 
 fn by(tenant: TenantId, user: Uuid) -> CommandContext {
-    CommandContext::new(tenant, Caller::user(user, vec![Role::TenantAdmin]))
+    CommandContext::new(tenant, Principal::user(user, vec![Role::TenantAdmin]))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -26,7 +25,7 @@ async fn of_administrators_who_remove_each_other_one_remains() {
     let tenant = open_tenant(&store, "acme").await.id();
     // Two processes, each with its own memory of aggregates.
     let processes = [Executor::new(store, 100), Executor::new(other, 100)];
-    let by_cli = CommandContext::new(tenant, Caller::system("cli"));
+    let by_cli = CommandContext::new(tenant, Principal::system("cli"));
     for round in 0..ROUNDS {
         let mut admins = Vec::new();
         for number in 0..2 {

@@ -1,8 +1,7 @@
 //! Loading, deciding and appending: conflicts, stale caches, refusals.
 
-use commands::{
-    Caller, CommandContext, Customer, CustomerRejection, ExecuteError, Executor, Extras, Outcome, User,
-};
+use access::Principal;
+use commands::{CommandContext, Customer, CustomerRejection, ExecuteError, Executor, Extras, Outcome, User};
 use futures::TryStreamExt;
 use futures::future::{join_all, try_join_all};
 use schemas::crm::customer::{CloseCustomer, CustomerStatus, SuspendCustomer};
@@ -191,7 +190,7 @@ async fn a_refused_command_leaves_the_log_as_it_was() {
     let again = executor.execute::<Customer>(&context, id, register("Ada"), Extras::default()).await;
     assert!(matches!(again, Err(ExecuteError::Rejected(CustomerRejection::AlreadyRegistered))));
 
-    let member = CommandContext::new(tenant.id(), Caller::user(Uuid::from_u128(2), vec![Role::Member]));
+    let member = CommandContext::new(tenant.id(), Principal::user(Uuid::from_u128(2), vec![Role::Member]));
     for id in [id, ids::new_id()] {
         let refused = executor
             .execute::<Customer>(&member, id, SuspendCustomer { reason: None }, Extras::default())

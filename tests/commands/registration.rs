@@ -1,9 +1,10 @@
 //! Registering users and tenants: reservations, secrets, the opening of a log.
 
+use access::Principal;
 use bytes::Bytes;
 use commands::{
-    Caller, CommandContext, ExecuteError, Executor, Outcome, RegisterTenantError, TenantAdmin,
-    TenantRejection, UserRejection, register_tenant, register_user,
+    CommandContext, ExecuteError, Executor, Outcome, RegisterTenantError, TenantAdmin, TenantRejection,
+    UserRejection, register_tenant, register_user,
 };
 use futures::future::join_all;
 use schemas::engine::{StreamName, TenantId, TenantSlug, ids};
@@ -27,7 +28,7 @@ fn tenant_command(slug: &str, registration: Registration) -> RegisterTenant {
 }
 
 fn by_cli() -> CommandContext {
-    CommandContext::new(ids::PLATFORM, Caller::system("cli"))
+    CommandContext::new(ids::PLATFORM, Principal::system("cli"))
 }
 
 fn hash() -> Bytes {
@@ -39,7 +40,7 @@ async fn a_user_is_registered_with_address_and_password_hash() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store, 100);
-    let context = CommandContext::new(tenant.id(), Caller::anonymous());
+    let context = CommandContext::new(tenant.id(), Principal::Anonymous);
 
     let member = vec![Role::Member];
     let user = register_user(&executor, &context, email("Ada@Example.com"), name("Ada"), member, hash())
@@ -58,7 +59,7 @@ async fn one_address_is_taken_once_however_many_ask_at_once() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store, 100);
-    let context = CommandContext::new(tenant.id(), Caller::anonymous());
+    let context = CommandContext::new(tenant.id(), Principal::Anonymous);
 
     let asked = (0..50).map(|n| {
         let address = if n % 2 == 0 { "ada@example.com" } else { "ADA@example.com" };
@@ -79,7 +80,7 @@ async fn a_repeated_registration_is_a_duplicate_and_not_a_taken_address() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store, 100);
-    let context = CommandContext::new(tenant.id(), Caller::anonymous()).with_command_id(ids::new_id());
+    let context = CommandContext::new(tenant.id(), Principal::Anonymous).with_command_id(ids::new_id());
 
     let again = || {
         register_user(&executor, &context, email("ada@example.com"), name("Ada"), vec![Role::Member], hash())
@@ -99,7 +100,7 @@ async fn who_may_register_whom_depends_on_tenant_and_roles() {
             .expect("the tenant is registered");
     let tenant = TenantId(closed.tenant.id);
 
-    let attempt = |caller: Caller, roles: Vec<Role>| {
+    let attempt = |caller: Principal, roles: Vec<Role>| {
         let executor = &executor;
         async move {
             let context = CommandContext::new(tenant, caller);
@@ -107,16 +108,16 @@ async fn who_may_register_whom_depends_on_tenant_and_roles() {
             register_user(executor, &context, address, name("Ada"), roles, hash()).await
         }
     };
-    let admin = || Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
-    assert!(matches!(attempt(Caller::anonymous(), vec![Role::Member]).await, Err(ExecuteError::Forbidden)));
+    let admin = || Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
+    assert!(matches!(attempt(Principal::Anonymous, vec![Role::Member]).await, Err(ExecuteError::Forbidden)));
     assert!(matches!(attempt(admin(), vec![Role::PlatformAdmin]).await, Err(ExecuteError::Forbidden)));
     assert!(attempt(admin(), vec![Role::Member, Role::TenantAdmin]).await.is_ok());
     assert!(matches!(
-        attempt(Caller::system("cli"), vec![Role::PlatformAdmin]).await,
+        attempt(Principal::system("cli"), vec![Role::PlatformAdmin]).await,
         Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)))
     ));
     assert!(matches!(
-        attempt(Caller::system("cli"), vec![]).await,
+        attempt(Principal::system("cli"), vec![]).await,
         Err(ExecuteError::Rejected(UserRejection::RolesEmpty))
     ));
 }
@@ -168,7 +169,7 @@ async fn a_slug_is_given_once_and_never_a_reserved_one() {
         Err(RegisterTenantError::Tenant(ExecuteError::Rejected(TenantRejection::SlugReserved)))
     ));
     let member =
-        CommandContext::new(ids::PLATFORM, Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]));
+        CommandContext::new(ids::PLATFORM, Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]));
     let forbidden =
         register_tenant(&executor, &member, tenant_command("other", Registration::Open), None).await;
     assert!(matches!(forbidden, Err(RegisterTenantError::Tenant(ExecuteError::Forbidden))));

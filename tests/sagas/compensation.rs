@@ -1,8 +1,9 @@
 //! Compensation: a booking of three customers, one of whom cannot be had, is taken back in reverse.
 
+use access::Principal;
 use std::sync::Arc;
 
-use commands::{AnyCommand, Caller, CommandContext, Customer, Extras};
+use commands::{AnyCommand, CommandContext, Customer, Extras};
 use futures::TryStreamExt;
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
@@ -256,7 +257,7 @@ async fn a_step_that_was_mended_in_time_is_not_taken_back() {
     let engine = Engine::start(&database, &server, Vec::new()).await;
     let tenant = open_tenant(&engine.store, "acme").await;
     let instance = place_order(&tenant).await;
-    let context = CommandContext::new(tenant.id(), Caller::system("test"));
+    let context = CommandContext::new(tenant.id(), Principal::system("test"));
     let command = RegisterCustomer {
         user_id: None,
         name: Name::parse("Ada").expect("valid"),

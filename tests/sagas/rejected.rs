@@ -1,9 +1,10 @@
 //! A step that is always refused: retried with backoff, then a visible dead letter, then, once the cause is mended,
 //! another try.
 
+use access::Principal;
 use std::sync::Arc;
 
-use commands::{AnyCommand, Caller, CommandContext, Customer};
+use commands::{AnyCommand, CommandContext, Customer};
 use sagas::engine::process::target_id;
 use sagas::{
     DiscardOutcome, Process, Reaction, RetryOutcome, Trigger, discard_dead_letter, retry_dead_letter,
@@ -104,7 +105,7 @@ async fn a_step_refused_to_the_last_waits_in_the_dead_letters_until_its_cause_is
     .await;
 
     let id = target_id(NAME, instance, STEP);
-    let context = CommandContext::new(tenant.id(), Caller::system("test"));
+    let context = CommandContext::new(tenant.id(), Principal::system("test"));
     let mended = RegisterCustomer {
         user_id: None,
         name: Name::parse("Ada").expect("valid"),

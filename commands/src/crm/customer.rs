@@ -1,5 +1,6 @@
 //! The rules of a customer.
 
+use access::ErrorCode;
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::crm::customer::{
@@ -36,11 +37,11 @@ pub enum CustomerRejection {
 }
 
 impl Rejection for CustomerRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::AlreadyRegistered => "CUSTOMER_EXISTS",
-            Self::NotRegistered => "CUSTOMER_UNKNOWN",
-            Self::Closed => "CUSTOMER_CLOSED",
+            Self::AlreadyRegistered => ErrorCode::CustomerExists,
+            Self::NotRegistered => ErrorCode::CustomerUnknown,
+            Self::Closed => ErrorCode::CustomerClosed,
         }
     }
 }

@@ -1,59 +1,17 @@
 //! Who sends a command, on whose behalf, and under which ids.
 
-use schemas::engine::{Actor, Metadata, RequestId, TenantId, ids};
-use schemas::identity::role::Role;
+use access::Principal;
+use schemas::engine::{Metadata, RequestId, TenantId, ids};
 use store::{HeldValue, NewStanding, NewTenant, Secret};
 use uuid::Uuid;
-
-/// Who sends a command. The edge vouches for it: it has checked the token and that its tenant is the context's.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Caller {
-    /// Recorded with the events.
-    pub actor: Actor,
-    /// The signed-in user, where one is.
-    pub user_id: Option<Uuid>,
-    /// What the caller may do, by role.
-    pub roles: Vec<Role>,
-    /// What the caller may do, by scope.
-    pub scopes: Vec<String>,
-}
-
-impl Caller {
-    /// A signed-in user with the scopes of its roles.
-    pub fn user(id: Uuid, roles: Vec<Role>) -> Self {
-        let scopes = roles.iter().flat_map(|role| role.scopes()).map(|scope| (*scope).to_owned()).collect();
-        Self { actor: Actor::user(id), user_id: Some(id), roles, scopes }
-    }
-
-    /// Somebody not signed in.
-    pub fn anonymous() -> Self {
-        Self { actor: Actor::anonymous(), user_id: None, roles: Vec::new(), scopes: Vec::new() }
-    }
-
-    /// A part of the product, which may do everything: `cli`, `saga:customer_onboarding`.
-    pub fn system(part: &str) -> Self {
-        let actor = if part.contains(':') { Actor::recorded(part) } else { Actor::system(part) };
-        Self { actor, user_id: None, roles: Vec::new(), scopes: Vec::new() }
-    }
-
-    /// Whether this is a part of the product. The edge makes actors of users and of nobody only.
-    pub fn is_system(&self) -> bool {
-        ["saga:", "system:"].iter().any(|prefix| self.actor.as_str().starts_with(prefix))
-    }
-
-    /// Whether nobody is signed in.
-    pub fn is_anonymous(&self) -> bool {
-        self.actor == Actor::anonymous()
-    }
-}
 
 /// Everything about a command but the command.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandContext {
     /// Whose log it goes to.
     pub tenant: TenantId,
-    /// Who sends it.
-    pub caller: Caller,
+    /// Who sends it. The edge has checked the token, and that its tenant is the context's.
+    pub caller: Principal,
     /// The id under which a repeat is recognised, where it came from outside; else a fresh one is made.
     pub command_id: Option<Uuid>,
     /// The version that the caller believes the aggregate to be at.
@@ -70,7 +28,7 @@ pub struct CommandContext {
 
 impl CommandContext {
     /// A context with a tenant and a caller and nothing else.
-    pub fn new(tenant: TenantId, caller: Caller) -> Self {
+    pub fn new(tenant: TenantId, caller: Principal) -> Self {
         Self {
             tenant,
             caller,
@@ -98,7 +56,7 @@ impl CommandContext {
     /// What is recorded beside the events of this command.
     pub(crate) fn metadata(&self, command_id: Uuid) -> Metadata {
         Metadata {
-            actor: self.caller.actor.clone(),
+            actor: self.caller.actor(),
             command_id,
             correlation_id: self.correlation_id.unwrap_or(command_id),
             causation_id: self.causation_id,
@@ -133,18 +91,10 @@ mod tests {
 
     #[test]
     fn a_repeated_command_id_names_the_same_new_aggregate() {
-        let context = CommandContext::new(ids::PLATFORM, Caller::anonymous());
+        let context = CommandContext::new(ids::PLATFORM, Principal::Anonymous);
         let repeated = context.clone().with_command_id(Uuid::from_u128(7));
         assert_eq!(new_aggregate_id(&repeated, "crm.customer"), new_aggregate_id(&repeated, "crm.customer"));
         assert_ne!(new_aggregate_id(&repeated, "crm.customer"), new_aggregate_id(&repeated, "identity.user"));
         assert_ne!(new_aggregate_id(&context, "crm.customer"), new_aggregate_id(&context, "crm.customer"));
-    }
-
-    #[test]
-    fn only_parts_of_the_product_are_system_callers() {
-        assert!(Caller::system("cli").is_system());
-        assert!(Caller::system("saga:customer_onboarding").is_system());
-        assert!(!Caller::user(Uuid::from_u128(1), vec![Role::PlatformAdmin]).is_system());
-        assert!(!Caller::anonymous().is_system());
     }
 }

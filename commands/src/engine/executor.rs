@@ -10,18 +10,20 @@ use store::{
     AppendError, Claim, ConsistencyToken, DeploymentKey, ExpectedVersion, NewEvent, Receipt, Store,
     StoreError, StreamAppend, TenantStore,
 };
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::context::{CommandContext, Extras};
 use super::loading::Loaded;
 use super::outcome::{ExecuteError, Executed, Outcome};
 use super::rules::Rules;
-use crate::permissions;
 
 /// How often a command without an expected version is decided anew before its caller hears of the conflict. Commands
 /// on one aggregate take turns within a process, so only other processes can come between.
 const RETRIES: u32 = 10;
+
+/// Administration locks that a process holds at a time. Each holds a connection.
+const AUTHORITY_LOCKS_MAX: usize = 4;
 
 /// The last state seen of one aggregate, and the turn of those who change it.
 type Slot<A> = Mutex<Option<Loaded<A>>>;
@@ -31,6 +33,7 @@ type Slot<A> = Mutex<Option<Loaded<A>>>;
 pub struct Executor {
     store: Store,
     slots: Cache<(TenantId, StreamName), Cached>,
+    authority_permits: Arc<Semaphore>,
 }
 
 /// A slot in the cache, and the aggregates that it counts for.
@@ -67,7 +70,13 @@ impl Executor {
     pub fn new(store: Store, cache_capacity: u64) -> Self {
         let slots =
             Cache::builder().max_capacity(cache_capacity).weigher(|_, cached: &Cached| cached.weight).build();
-        Self { store, slots }
+        let authority_permits = Arc::new(Semaphore::new(AUTHORITY_LOCKS_MAX));
+        Self { store, slots, authority_permits }
+    }
+
+    /// Permits for holding a tenant's administration lock.
+    pub(crate) fn authority_permits(&self) -> Arc<Semaphore> {
+        Arc::clone(&self.authority_permits)
     }
 
     /// The store that commands are appended to.
@@ -157,7 +166,7 @@ impl Executor {
         extras: Extras,
     ) -> Result<Request<'a, A>, ExecuteError<A::Error>> {
         let name = A::command_name(&command);
-        if !permissions::permits(&context.caller, name, id) {
+        if !access::policy::permits(&context.caller, name, id) {
             return Err(ExecuteError::Forbidden);
         }
         let stream = StreamName::new(A::CATEGORY, id);

@@ -1,8 +1,11 @@
 //! What executing a command answers.
 
+use access::ErrorCode;
 use schemas::engine::{DecodeError, LogId, StreamName};
 use store::{AppendError, StoreError};
 use uuid::Uuid;
+
+use super::rules::Rejection;
 
 /// Whether the command did its work now or had done it before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +98,30 @@ pub enum ExecuteError<R> {
         #[source]
         cause: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+impl<R: Rejection> ExecuteError<R> {
+    /// The code of the catalogue, for every outside: REST, GraphQL, dead letters, the command line.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Rejected(rejection) => rejection.code(),
+            Self::VersionConflict { .. } => ErrorCode::VersionConflict,
+            Self::CommandIdReused => ErrorCode::CommandIdReused,
+            Self::Reserved { kind, .. } => match kind.as_str() {
+                crate::identity::tenant::SLUG => ErrorCode::SlugTaken,
+                crate::identity::user::EMAIL => ErrorCode::EmailTaken,
+                _ => ErrorCode::ValueTaken,
+            },
+            Self::NotFound => ErrorCode::NotFound,
+            Self::Forbidden => ErrorCode::Forbidden,
+            Self::TooLarge { .. } => ErrorCode::TooLarge,
+            Self::Invalid(_) => ErrorCode::Invalid,
+            Self::SubjectErased => ErrorCode::SubjectErased,
+            Self::TenantUnknown => ErrorCode::TenantUnknown,
+            Self::Overloaded | Self::Unavailable(_) => ErrorCode::Unavailable,
+            Self::Internal { .. } => ErrorCode::Internal,
+        }
+    }
 }
 
 impl<R> ExecuteError<R> {

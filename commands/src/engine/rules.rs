@@ -1,5 +1,6 @@
 //! What an aggregate's rules look like to the executor, and the macro that writes a command enum.
 
+use access::ErrorCode;
 use cqrs_es::event_sink::EventSink;
 use schemas::engine::Event;
 use serde::Serialize;
@@ -7,8 +8,8 @@ use store::Reservation;
 
 /// A domain "no": stable code for machines, `Display` for people.
 pub trait Rejection: std::error::Error + Send + Sync + 'static {
-    /// Stable, in screaming snake case, such as `CUSTOMER_CLOSED`.
-    fn code(&self) -> &'static str;
+    /// Its code in the catalogue.
+    fn code(&self) -> ErrorCode;
 }
 
 /// The commands of one aggregate: an enum with one command struct a variant, written by [`commands!`](crate::commands).

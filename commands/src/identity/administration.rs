@@ -1,20 +1,21 @@
-//! The use cases of administration: users and their roles, tenants on hold.
+//! The use cases of administration: users and their roles, erasures, tenants on hold.
 //!
-//! One administrator always remains. That is a fact about all users, and a rule sees one: so nobody takes the role from
-//! itself, who takes it from others holds it by its own events at that moment, and those who take it take turns. Erasures and promotions take them too: who is about to be erased
-//! is not given the role.
+//! One administrator always remains. That is a fact about all users, and a rule sees one. So an administrator cannot take
+//! the role from itself, the caller's own role is read from its events, and changes of who administers happen one at a
+//! time for each tenant (see [`authority`](super::authority)). A person that is about to be erased is not given the role.
 
-use std::time::Duration;
-
+use access::Principal;
 use bytes::Bytes;
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
+use schemas::identity::scope::Scope;
 use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
 use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
 use schemas::privacy::subject::RequestErasure;
-use store::{NewStanding, Turn};
+use store::{LockMode, NewStanding};
 use uuid::Uuid;
 
+use super::authority::{AuthorityError, FreshAuthority};
 use super::registration::register_user;
 use super::tenant::{Tenant, TenantCommand, TenantRejection};
 use super::user::{User, UserCommand, UserRejection};
@@ -24,12 +25,6 @@ use crate::engine::outcome::{ExecuteError, Executed};
 use crate::privacy::subject::{Subject, SubjectRejection};
 
 type Done = Result<Executed<User>, ExecuteError<UserRejection>>;
-
-/// What a tenant's administrators take turns at.
-const TURN: &str = "administration";
-/// How often, and after which pause, somebody asks for its turn.
-const ASKS: u32 = 40;
-const PAUSE: Duration = Duration::from_millis(25);
 
 /// The role that runs a tenant.
 fn administering(tenant: TenantId) -> Role {
@@ -58,8 +53,15 @@ pub async fn add_user(
     password_hash: Option<Bytes>,
 ) -> Done {
     in_place(context, &roles)?;
-    administers(executor, context).await?;
-    register_user(executor, context, email, name, roles, password_hash).await
+    let role = administering(context.tenant);
+    let holds = |current: &Principal| {
+        current.is_system() || current.has_role(role) || current.has_scope(&Scope::UsersWrite)
+    };
+    let authority =
+        FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, holds).await?;
+    let done = register_user(executor, context, email, name, roles, password_hash).await;
+    authority.release().await;
+    done
 }
 
 /// Gives a user these roles and no others.
@@ -99,38 +101,35 @@ pub async fn request_erasure(
     subject: Uuid,
     command: RequestErasure,
 ) -> Result<Executed<Subject>, ExecuteError<SubjectRejection>> {
-    let turn = turn(executor, context).await?;
+    let authority = authority_alone(executor, context).await?;
     let user = executor.load::<User>(context.tenant, subject).await?;
     if user.is_some_and(|(user, _)| holds(&user, administering(context.tenant))) {
         return Err(ExecuteError::Rejected(SubjectRejection::Administers));
     }
     let done = executor.execute::<Subject>(context, subject, command, Extras::default()).await;
-    drop(turn.end().await);
+    authority.release().await;
     done
 }
 
 /// Gives a user roles among which is the one that runs the tenant.
 async fn promote(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
-    let turn = turn(executor, context).await?;
-    administers(executor, context).await?;
+    let authority = authority_alone(executor, context).await?;
     if executor.load::<Subject>(context.tenant, id).await?.is_some() {
         return Err(ExecuteError::Rejected(UserRejection::Erased));
     }
     let done = executor.execute(context, id, command, Extras::default()).await;
-    drop(turn.end().await);
+    authority.release().await;
     done
 }
 
 /// Executes what may leave the tenant with an administrator less.
 async fn remove(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
-    let turn = turn(executor, context).await?;
-    administers(executor, context).await?;
-    if context.caller.user_id == Some(id) {
+    let authority = authority_alone(executor, context).await?;
+    if context.caller.user_id() == Some(id) {
         return Err(ExecuteError::Rejected(UserRejection::OwnAdministration));
     }
     let done = executor.execute(context, id, command, Extras::default()).await;
-    // Where it does not end in order, the database ends it with its connection.
-    drop(turn.end().await);
+    authority.release().await;
     done
 }
 
@@ -166,29 +165,12 @@ async fn stand(
     executor.execute(&context, standing.tenant.0, command, extras).await
 }
 
-async fn turn<R>(executor: &Executor, context: &CommandContext) -> Result<Turn, ExecuteError<R>> {
-    let tenant = executor.store().tenant(context.tenant);
-    for _ in 0..ASKS {
-        if let Some(turn) = tenant.try_turn(TURN).await? {
-            return Ok(turn);
-        }
-        tokio::time::sleep(PAUSE).await;
-    }
-    Err(ExecuteError::Overloaded)
-}
-
-/// Refuses a caller who does not run the tenant by its own events: what its token says may be older.
-async fn administers(
+/// Locks the tenant's administration, alone. The caller must hold the role that runs the tenant by its own events.
+async fn authority_alone(
     executor: &Executor,
     context: &CommandContext,
-) -> Result<(), ExecuteError<UserRejection>> {
-    if context.caller.is_system() {
-        return Ok(());
-    }
+) -> Result<FreshAuthority, AuthorityError> {
     let role = administering(context.tenant);
-    let caller = match context.caller.user_id {
-        Some(id) => executor.load::<User>(context.tenant, id).await?,
-        None => None,
-    };
-    if caller.is_some_and(|(user, _)| holds(&user, role)) { Ok(()) } else { Err(ExecuteError::Forbidden) }
+    let holds = |current: &Principal| current.is_system() || current.has_role(role);
+    FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Exclusive, holds).await
 }

@@ -1,15 +1,18 @@
 //! The use cases of registration: a user with its password's hash, a tenant with its first administrator.
 
+use access::{Principal, policy};
 use bytes::Bytes;
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
+use schemas::identity::scope::Scope;
 use schemas::identity::tenant::{RegisterTenant, Registration};
 use schemas::identity::user::RegisterUser;
 use store::{NewTenant, Secret};
 
+use super::authority::FreshAuthority;
 use super::tenant::{Tenant, TenantRejection};
 use super::user::{PASSWORD, User, UserRejection};
-use crate::engine::context::{Caller, CommandContext, Extras, new_aggregate_id};
+use crate::engine::context::{CommandContext, Extras, new_aggregate_id};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::Rules;
@@ -27,7 +30,7 @@ pub async fn register_user(
     roles: Vec<Role>,
     password_hash: impl Into<Option<Bytes>>,
 ) -> Result<Executed<User>, ExecuteError<UserRejection>> {
-    let open = if context.caller.is_anonymous() {
+    let open = if context.caller == Principal::Anonymous {
         let tenant =
             executor.store().tenant_by_id(context.tenant).await?.ok_or(ExecuteError::TenantUnknown)?;
         tenant.registration == Registration::Open
@@ -47,13 +50,13 @@ pub async fn register_user(
         .await
 }
 
-fn may_register(caller: &Caller, open: bool, roles: &[Role]) -> bool {
-    if caller.is_anonymous() {
-        return open && roles == [Role::Member];
+fn may_register(caller: &Principal, open: bool, roles: &[Role]) -> bool {
+    match caller {
+        Principal::Anonymous => open && roles == [Role::Member],
+        Principal::System(_) => true,
+        caller if caller.has_role(Role::PlatformAdmin) => true,
+        caller => caller.has_scope(&Scope::UsersWrite) && !roles.contains(&Role::PlatformAdmin),
     }
-    let platform = caller.is_system() || caller.roles.contains(&Role::PlatformAdmin);
-    platform
-        || (caller.scopes.iter().any(|scope| scope == "users:write") && !roles.contains(&Role::PlatformAdmin))
 }
 
 /// The first administrator of a new tenant.
@@ -106,8 +109,12 @@ pub async fn register_tenant(
         registration: command.registration,
     };
     let extras = Extras { opens: Some(opens), ..Extras::default() };
-    let tenant: Executed<Tenant> =
-        executor.execute(&context, id, command, extras).await.map_err(RegisterTenantError::Tenant)?;
+    let authority =
+        FreshAuthority::hold(executor, context.tenant, &context.caller, &policy::TENANTS_WRITE).await;
+    let authority = authority.map_err(|error| RegisterTenantError::Tenant(error.into()))?;
+    let tenant: Result<Executed<Tenant>, _> = executor.execute(&context, id, command, extras).await;
+    authority.release().await;
+    let tenant = tenant.map_err(RegisterTenantError::Tenant)?;
 
     let admin = match admin {
         Some(admin) => {
@@ -136,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_stranger_becomes_a_member_where_registration_is_open() {
-        let stranger = Caller::anonymous();
+        let stranger = Principal::Anonymous;
         assert!(may_register(&stranger, true, &[Role::Member]));
         assert!(!may_register(&stranger, false, &[Role::Member]));
         assert!(!may_register(&stranger, true, &[Role::TenantAdmin]));
@@ -145,9 +152,13 @@ mod tests {
 
     #[test]
     fn a_tenant_admin_adds_users_but_no_platform_admin() {
-        let admin = Caller::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
+        let admin = Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
         assert!(may_register(&admin, false, &[Role::TenantAdmin]));
         assert!(!may_register(&admin, false, &[Role::PlatformAdmin]));
-        assert!(!may_register(&Caller::user(Uuid::from_u128(2), vec![Role::Member]), true, &[Role::Member]));
+        assert!(!may_register(
+            &Principal::user(Uuid::from_u128(2), vec![Role::Member]),
+            true,
+            &[Role::Member]
+        ));
     }
 }

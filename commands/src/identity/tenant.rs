@@ -1,5 +1,6 @@
 //! The rules of a tenant. Its facts stand in the log of the tenant `platform`; registering opens a log of its own.
 
+use access::ErrorCode;
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::identity::tenant::{
@@ -43,12 +44,12 @@ pub enum TenantRejection {
 }
 
 impl Rejection for TenantRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::AlreadyRegistered => "TENANT_EXISTS",
-            Self::SlugReserved => "SLUG_RESERVED",
-            Self::CountryInvalid => "COUNTRY_INVALID",
-            Self::NotRegistered => "TENANT_UNKNOWN",
+            Self::AlreadyRegistered => ErrorCode::TenantExists,
+            Self::SlugReserved => ErrorCode::SlugReserved,
+            Self::CountryInvalid => ErrorCode::CountryInvalid,
+            Self::NotRegistered => ErrorCode::TenantUnknown,
         }
     }
 }

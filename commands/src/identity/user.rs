@@ -1,6 +1,7 @@
 //! The rules of a user. The e-mail address is unique in the tenant: registering reserves it, and only the erasure of the
 //! person frees it.
 
+use access::ErrorCode;
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::engine::Sealed;
@@ -56,15 +57,15 @@ pub enum UserRejection {
 }
 
 impl Rejection for UserRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::AlreadyRegistered => "USER_EXISTS",
-            Self::NotRegistered => "USER_UNKNOWN",
-            Self::Deactivated => "USER_DEACTIVATED",
-            Self::Erased => "USER_ERASED",
-            Self::RolesEmpty => "ROLES_EMPTY",
-            Self::RoleNotAllowed(_) => "ROLE_NOT_ALLOWED",
-            Self::OwnAdministration => "OWN_ADMINISTRATION",
+            Self::AlreadyRegistered => ErrorCode::UserExists,
+            Self::NotRegistered => ErrorCode::UserUnknown,
+            Self::Deactivated => ErrorCode::UserDeactivated,
+            Self::Erased => ErrorCode::UserErased,
+            Self::RolesEmpty => ErrorCode::RolesEmpty,
+            Self::RoleNotAllowed(_) => ErrorCode::RoleNotAllowed,
+            Self::OwnAdministration => ErrorCode::SelfAdminChange,
         }
     }
 }

@@ -10,7 +10,6 @@ use moka::sync::Cache;
 use schemas::engine::{Json, LogId, StreamName, TenantId, ids, sealed};
 use schemas::integration::event_type::RegisterEventType;
 use schemas::integration::names::{ExternalCategory, ExternalType};
-use schemas::integration::service_token::{APPEND, WRITE_TYPES};
 use serde_json::{Value, json};
 use store::{
     AppendError, Claim, ConsistencyToken, ExpectedVersion, NewEvent, Receipt, Reservation, StoreError,
@@ -20,7 +19,6 @@ use uuid::Uuid;
 
 use super::event_type::{self, EventFamily, EventTypeRejection, Version};
 use super::json_schema::{self, Budget, Compiled};
-use super::may;
 use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
@@ -159,7 +157,7 @@ impl ExternalEvents {
         context: &CommandContext,
         command: RegisterEventType,
     ) -> Result<Executed<EventFamily>, ExecuteError<EventTypeRejection>> {
-        if !may(&context.caller, WRITE_TYPES, &command.event_type.category()) {
+        if !context.caller.may_register_types(&command.event_type.category()) {
             return Err(ExecuteError::Forbidden);
         }
         let (executor, context) = (self.executor.clone(), context.clone());
@@ -200,7 +198,7 @@ impl ExternalEvents {
         context: &CommandContext,
         request: ExternalAppend,
     ) -> Result<Receipt, ExternalRefusal> {
-        if !may(&context.caller, APPEND, &request.category) {
+        if !context.caller.may_append(&request.category) {
             return Err(ExternalRefusal::Forbidden);
         }
         let tenant = self.executor.store().tenant(context.tenant);

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use access::{ErrorCode, Principal};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::engine::{JsonText, Notes};
@@ -11,6 +12,7 @@ use schemas::integration::event_type::{
 };
 use schemas::integration::names::ExternalType;
 use serde::{Deserialize, Serialize};
+use store::LockMode;
 
 use super::json_schema::{self, InvalidSchema};
 use super::widening;
@@ -18,6 +20,7 @@ use crate::engine::context::{CommandContext, Extras};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::{self, Rejection, Rules};
+use crate::identity::authority::FreshAuthority;
 
 /// The most versions of a fact.
 pub const VERSIONS_MAX: usize = 100;
@@ -62,13 +65,11 @@ pub enum EventTypeRejection {
 }
 
 impl Rejection for EventTypeRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::NotNext { .. } => "EVENT_TYPE_NOT_NEXT",
-            Self::Narrower { .. } => "SCHEMA_NARROWER",
-            Self::VersionsExceeded => "EVENT_TYPE_VERSIONS_EXCEEDED",
-            Self::BytesExceeded => "EVENT_TYPE_BYTES_EXCEEDED",
-            Self::Schema(_) => "SCHEMA_INVALID",
+            Self::NotNext { .. } => ErrorCode::EventTypeVersionGap,
+            Self::Narrower { .. } => ErrorCode::SchemaIncompatible,
+            Self::VersionsExceeded | Self::BytesExceeded | Self::Schema(_) => ErrorCode::SchemaInvalid,
         }
     }
 }
@@ -205,7 +206,14 @@ pub(super) async fn register(
     }
     json_schema::compile(&command.schema)
         .map_err(|error| ExecuteError::Rejected(EventTypeRejection::Schema(error)))?;
-    executor.execute(context, id, command, Extras::default()).await
+    // A type is registered for good.
+    let category = command.event_type.category();
+    let may = |current: &Principal| current.may_register_types(&category);
+    let authority =
+        FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, may).await?;
+    let done = executor.execute(context, id, command, Extras::default()).await;
+    authority.release().await;
+    done
 }
 
 /// The versions of a type's fact and the version of their stream, where the fact is registered.

@@ -1,10 +1,12 @@
 //! The rules of service tokens.
 
+use access::ErrorCode;
 use chrono::{DateTime, Days, SubsecRound, Utc};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
+use schemas::identity::scope::Scope;
 use schemas::integration::service_token::{
-    AUDIT, IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
+    IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
     ServiceTokenRevoked,
 };
 use serde::{Deserialize, Serialize};
@@ -39,21 +41,21 @@ pub enum ServiceTokenRejection {
     #[error("a token has 1 to {SCOPES_MAX} scopes")]
     Scopes,
     /// A token that never begins, or hardly ever ends.
-    #[error("a token ends within {DAYS_MAX} days, one with {AUDIT} within {AUDITOR_DAYS_MAX}")]
+    #[error("a token ends within {DAYS_MAX} days, one with audit:read within {AUDITOR_DAYS_MAX}")]
     Days,
     /// Who audits changes nothing.
-    #[error("a token with {AUDIT} has no scope that changes anything")]
+    #[error("a token with audit:read has no scope that changes anything")]
     AuditorWrites,
 }
 
 impl Rejection for ServiceTokenRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::AlreadyIssued => "SERVICE_TOKEN_EXISTS",
-            Self::NotIssued => "SERVICE_TOKEN_UNKNOWN",
-            Self::Scopes => "SCOPES_INVALID",
-            Self::Days => "EXPIRES_DAYS_INVALID",
-            Self::AuditorWrites => "AUDITOR_WRITES",
+            Self::AlreadyIssued => ErrorCode::ServiceTokenExists,
+            Self::NotIssued => ErrorCode::ServiceTokenUnknown,
+            Self::Scopes => ErrorCode::ScopesInvalid,
+            Self::Days => ErrorCode::ExpiresDaysInvalid,
+            Self::AuditorWrites => ErrorCode::AuditorReadOnly,
         }
     }
 }
@@ -97,8 +99,8 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     if scopes.is_empty() || scopes.len() > SCOPES_MAX {
         return Err(ServiceTokenRejection::Scopes);
     }
-    let audits = scopes.iter().any(|scope| scope.as_str() == AUDIT);
-    if audits && !scopes.iter().all(ServiceScope::only_reads) {
+    let audits = scopes.iter().any(|scope| *scope.scope() == Scope::AuditRead);
+    if audits && !scopes.iter().all(|scope| scope.scope().only_reads()) {
         return Err(ServiceTokenRejection::AuditorWrites);
     }
     let days_max = if audits { AUDITOR_DAYS_MAX } else { DAYS_MAX };

@@ -71,9 +71,10 @@ fn settled<A: Rules>(
         Ok(executed) => Ok(Some(executed.position)),
         // The stream was noted for an append that never came.
         Err(ExecuteError::NotFound) => Ok(None),
-        Err(ExecuteError::Rejected(rejection)) => {
-            Err(StoreError::Corrupt(format!("a stream does not forget its subject: {}", rejection.code())))
-        }
+        Err(ExecuteError::Rejected(rejection)) => Err(StoreError::Corrupt(format!(
+            "a stream does not forget its subject: {}",
+            rejection.code().as_str()
+        ))),
         Err(ExecuteError::Unavailable(error)) => Err(error),
         Err(ExecuteError::TenantUnknown) => Err(StoreError::TenantUnknown),
         Err(error) => Err(StoreError::Unavailable(error.to_string())),

@@ -1,5 +1,6 @@
 //! The rules of a subject whose erasure was asked for.
 
+use access::ErrorCode;
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
 use schemas::privacy::subject::{
@@ -29,10 +30,10 @@ pub enum SubjectRejection {
 }
 
 impl Rejection for SubjectRejection {
-    fn code(&self) -> &'static str {
+    fn code(&self) -> ErrorCode {
         match self {
-            Self::NotRequested => "ERASURE_NOT_REQUESTED",
-            Self::Administers => "ERASURE_OF_ADMINISTRATOR",
+            Self::NotRequested => ErrorCode::ErasureNotRequested,
+            Self::Administers => ErrorCode::SubjectIsAdmin,
         }
     }
 }

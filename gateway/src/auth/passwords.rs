@@ -10,11 +10,12 @@ use bytes::Bytes;
 use fairness::{Limits, WorkError, Workers};
 use rand::Rng;
 use schemas::engine::{InvalidValue, TenantId};
+use unicode_normalization::UnicodeNormalization;
 
 const OUTPUT_LENGTH: usize = 32;
 const SALT_LENGTH: usize = 16;
 /// Passwords longer than this many bytes are never right; see [`Password::parse`].
-const MOST_BYTES: usize = 512;
+const BYTES_MAX: usize = 512;
 
 /// What a hash costs and how many are made at a time.
 #[derive(Debug, Clone)]
@@ -39,11 +40,15 @@ pub struct Password(Arc<str>);
 impl Password {
     /// Checks the rule for new passwords.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
+        if text.len() > BYTES_MAX {
+            return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
+        }
+        let text = &*normalised(text);
         let characters = text.chars().count();
         if characters < 8 {
             return Err(InvalidValue::new("password_too_short", "must have at least 8 characters"));
         }
-        if characters > 128 || text.len() > MOST_BYTES {
+        if characters > 128 || text.len() > BYTES_MAX {
             return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
         }
         Ok(Self(text.into()))
@@ -52,12 +57,17 @@ impl Password {
     /// A password as somebody types it to sign in, where any text may be tried. What no rule ever let in is cut to
     /// what is just too long, so that it costs what every other try costs and is never right.
     pub fn attempt(text: &str) -> Self {
-        let mut end = text.len().min(MOST_BYTES + 1);
+        let mut end = text.len().min(BYTES_MAX + 1);
         while !text.is_char_boundary(end) {
             end += 1;
         }
-        Self(text[..end].into())
+        Self(normalised(&text[..end]).into())
     }
+}
+
+/// One form for all ways to type the same characters (NIST SP 800-63B, section 3.1.1.2).
+fn normalised(text: &str) -> String {
+    text.nfkc().collect()
 }
 
 impl fmt::Debug for Password {
@@ -140,7 +150,7 @@ fn compare(stored: &str, password: &Password, memory: &mut Vec<Block>) -> Result
     }
     let output = digest(&params, password, &salt, memory)?;
     let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&output, expected.as_bytes()).is_ok();
-    Ok(equal && password.0.len() <= MOST_BYTES)
+    Ok(equal && password.0.len() <= BYTES_MAX)
 }
 
 fn digest(
@@ -255,7 +265,7 @@ mod tests {
     #[tokio::test]
     async fn a_cut_attempt_is_never_right() {
         let passwords = Passwords::start(&cheap()).expect("threads");
-        let longest = "x".repeat(MOST_BYTES + 1);
+        let longest = "x".repeat(BYTES_MAX + 1);
         let hash = passwords.hash(TENANT, Password(longest.as_str().into())).await.expect("hashed");
         let attempt = Password::attempt(&"x".repeat(10_000));
         assert!(!passwords.verify(TENANT, attempt, Some(&hash)).await.expect("compared"));

@@ -9,7 +9,7 @@ use schemas::engine::TenantId;
 use uuid::Uuid;
 
 use super::tokens::Claims;
-use crate::edge::{Code, Problem};
+use crate::http::{ErrorCode, Problem};
 
 /// How long it is believed that a token counts.
 const REMEMBERED_FOR: Duration = Duration::from_secs(2);
@@ -38,7 +38,7 @@ impl ServiceTokens {
         }
         let token = self.executor.load::<ServiceToken>(claims.tid, claims.sub).await?;
         if token.is_none_or(|(token, _)| token.revoked) {
-            return Err(Problem::new(Code::Unauthenticated)
+            return Err(Problem::new(ErrorCode::Unauthenticated)
                 .detail("the access token was revoked")
                 .token_was_given());
         }
@@ -55,7 +55,7 @@ impl ServiceTokens {
         loop {
             looks.tick().await;
             // What cannot be looked up now may count; requests are refused meanwhile for another reason.
-            if self.check(claims).await.is_err_and(|problem| problem.code() == Code::Unauthenticated) {
+            if self.check(claims).await.is_err_and(|problem| problem.code() == ErrorCode::Unauthenticated) {
                 return;
             }
         }

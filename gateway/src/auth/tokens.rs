@@ -6,15 +6,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::Principal;
 use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, Header, Validation};
 use moka::sync::Cache;
 use schemas::engine::{TenantId, TenantSlug, clock, ids};
 use schemas::identity::role::Role;
+use schemas::identity::scope::Scope;
 use schemas::identity::tenant::Tier;
-use schemas::integration::service_token::AUDIT;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::keys::SigningKey;
@@ -52,9 +53,8 @@ pub struct Grant {
 
 impl Grant {
     /// The scopes that the roles bring, each once.
-    pub fn scopes(&self) -> Vec<String> {
-        let mut scopes: Vec<String> =
-            self.roles.iter().flat_map(|role| role.scopes()).map(|&scope| scope.to_owned()).collect();
+    pub fn scopes(&self) -> Vec<Scope> {
+        let mut scopes: Vec<Scope> = self.roles.iter().flat_map(|role| role.scopes()).cloned().collect();
         scopes.sort_unstable();
         scopes.dedup();
         scopes
@@ -70,7 +70,7 @@ pub struct ServiceGrant {
     pub tenant_slug: TenantSlug,
     pub tier: Tier,
     pub name: String,
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     pub issued_at: DateTime<Utc>,
     pub expires_at: DateTime<Utc>,
 }
@@ -96,7 +96,8 @@ pub struct Claims {
     pub email: String,
     pub name: String,
     pub roles: Vec<Role>,
-    pub scopes: Vec<String>,
+    #[serde(deserialize_with = "known_scopes")]
+    pub scopes: Vec<Scope>,
     pub subscription_tier: Tier,
     pub iat: i64,
     pub exp: i64,
@@ -110,10 +111,26 @@ impl Claims {
         self.jti == self.sub
     }
 
+    /// Who calls with the token, and with which rights.
+    pub fn principal(&self) -> Principal {
+        let scopes = self.scopes.clone();
+        if self.is_service() {
+            Principal::Service { id: self.sub, scopes }
+        } else {
+            Principal::User { id: self.sub, roles: self.roles.clone(), scopes }
+        }
+    }
+
     /// When the token ends.
     pub fn expires_at(&self) -> DateTime<Utc> {
         DateTime::from_timestamp(self.exp, 0).unwrap_or(DateTime::<Utc>::MIN_UTC)
     }
+}
+
+/// The scopes that this program knows. A newer one may have issued others, which give no right here.
+fn known_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
+    let names = Vec::<String>::deserialize(deserializer)?;
+    Ok(names.iter().filter_map(|name| Scope::parse(name).ok()).collect())
 }
 
 /// Why a token is not accepted. Clients see one answer for all of these.
@@ -185,7 +202,7 @@ impl Tokens {
     /// A service's token, for the public listener. One that reads what auditors read is an auditor's, so that its accesses
     /// are recorded.
     pub fn issue_service(&self, grant: &ServiceGrant) -> Result<String, TokenError> {
-        let audits = grant.scopes.iter().any(|scope| scope == AUDIT);
+        let audits = grant.scopes.contains(&Scope::AuditRead);
         self.sign(&Claims {
             iss: self.issuer.clone(),
             aud: vec![Audience::Public],
@@ -290,7 +307,7 @@ mod tests {
             tenant_slug: TenantSlug::parse("demo").expect("valid"),
             tier: Tier::Free,
             name: "loyalty".to_owned(),
-            scopes: vec!["events:read".to_owned()],
+            scopes: vec![Scope::EventsRead],
             issued_at: now,
             expires_at: now + chrono::Days::new(1),
         };
@@ -300,7 +317,7 @@ mod tests {
         assert_eq!((&claims.roles, &claims.scopes), (&vec![Role::Integrator], &grant.scopes));
         assert!(claims.is_service());
         assert!(tokens.verify(&token, Audience::Operations).is_err());
-        let audits = ServiceGrant { scopes: vec![AUDIT.to_owned()], ..grant };
+        let audits = ServiceGrant { scopes: vec![Scope::AuditRead], ..grant };
         let token = tokens.issue_service(&audits).expect("signed");
         let claims = tokens.verify(&token, Audience::Public).expect("ours");
         assert_eq!(claims.roles, [Role::Auditor]);

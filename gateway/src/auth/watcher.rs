@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
+use access::Principal;
+use access::policy::{EVENTS_READ, PERSONAL_DATA_READ};
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
 use commands::User;
-use schemas::identity::role::Role;
 use store::TenantRecord;
 
-use super::principal::Principal;
+use super::caller::Caller;
 use super::tickets::Ticket;
 use super::tokens::Claims;
-use crate::edge::tenancy;
-use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
-use crate::rest::events::{EVENTS_SCOPE, PERSONAL_SCOPE};
+use crate::http::tenancy;
+use crate::http::{ErrorCode, Problem, RequestContext};
 
 /// A reader of events of one tenant.
 pub struct Watcher {
@@ -30,13 +30,13 @@ pub struct Watcher {
 
 impl Watcher {
     /// The caller, who needs the scope of events.
-    pub fn from(principal: Principal) -> Result<Self, Problem> {
-        principal.needs(EVENTS_SCOPE)?;
+    pub fn from(caller: Caller) -> Result<Self, Problem> {
+        caller.needs(&EVENTS_READ)?;
         Ok(Self {
-            personal: principal.may(PERSONAL_SCOPE),
-            expires_at: principal.expires_at(),
-            record: principal.record,
-            claims: Some(principal.claims),
+            personal: caller.may(&PERSONAL_DATA_READ),
+            expires_at: caller.expires_at(),
+            record: caller.record,
+            claims: Some(caller.claims),
         })
     }
 
@@ -51,11 +51,11 @@ impl Watcher {
         if headers.contains_key(header::AUTHORIZATION) {
             return Err(Problem::bad_request("send an access token or a ticket, not both"));
         }
-        let refused = || Problem::new(Code::Unauthenticated).detail("the ticket is not accepted");
+        let refused = || Problem::new(ErrorCode::Unauthenticated).detail("the ticket is not accepted");
         let ticket = Ticket::read(gateway.store.key(), path, ticket).ok_or_else(refused)?;
-        request.note_user(ticket.user);
         let record = gateway.store.tenant_by_id(ticket.tenant).await?;
-        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
+        let record =
+            record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
         tenancy::agree(headers, gateway.config.public_host.as_deref(), &record.slug)?;
         request.note_tenant(&record);
         let handle = gateway.store.tenant(record.id);
@@ -64,9 +64,8 @@ impl Watcher {
         }
         // A ticket says nothing of roles, and what auditors read is recorded.
         let user = gateway.executor.load::<User>(record.id, ticket.user).await?;
-        if user.is_some_and(|(user, _)| user.roles.contains(&Role::Auditor)) {
-            request.note_auditor();
-        }
+        let roles = user.map(|(user, _)| user.roles).unwrap_or_default();
+        request.note_principal(&Principal::user(ticket.user, roles));
         let (personal, expires_at) = (ticket.personal, ticket.session_ends_at);
         Ok(Self { record, personal, expires_at, claims: None })
     }

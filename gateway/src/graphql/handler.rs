@@ -1,5 +1,6 @@
 //! From HTTP to the schema and back: `POST /graphql`, one request at a time, as JSON.
 
+use access::ErrorCode;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -11,14 +12,16 @@ use queries::WaitError;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
-use super::engine::errors::{ErrorCode, complete};
+use super::engine::errors::{GraphqlError, complete};
 use super::engine::guard::{Checked, Limits, check};
 use super::engine::order::arrange;
 use super::read_models;
-use crate::auth::Principal;
-use crate::edge::content::{json_bytes, malformed};
-use crate::edge::{Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::accept::prefers;
+use crate::http::content::json_bytes;
+use crate::http::json::read_json;
+use crate::http::{Problem, RequestContext};
 
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
 /// the form of GraphQL.
@@ -31,14 +34,13 @@ const GRAPHQL_JSON: &str = "application/graphql-response+json";
 pub async fn answer(State(gateway): State<Gateway>, request: Request) -> Result<Response, Problem> {
     let (mut parts, body) = request.into_parts();
     let context = RequestContext::from_request_parts(&mut parts, &gateway).await?;
-    let principal =
-        Principal::from_request_parts(&mut parts, &gateway).await.map_err(Problem::for_graphql)?;
+    let caller = Caller::from_request_parts(&mut parts, &gateway).await.map_err(Problem::for_graphql)?;
     let headers = parts.headers.clone();
     let bytes = json_bytes(Request::from_parts(parts, body)).await.map_err(Problem::for_graphql)?;
-    let value = serde_json::from_slice(&bytes).map_err(|error| malformed(&error).for_graphql())?;
+    let value = read_json(&bytes).map_err(Problem::for_graphql)?;
     let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
 
-    let (mut response, began) = run(&gateway, &context, principal, &headers, envelope).await;
+    let (mut response, began) = run(&gateway, &context, caller, &headers, envelope).await;
     complete(&mut response, context.id());
     Ok(encode(&response, began, &headers))
 }
@@ -61,7 +63,8 @@ impl Envelope {
         };
         let operation = match members.remove("operationName") {
             None | Some(Value::Null) => None,
-            Some(Value::String(name)) => Some(name),
+            // Clients that have no name to send often send an empty one.
+            Some(Value::String(name)) => Some(name).filter(|name| !name.is_empty()),
             Some(_) => return Err(Problem::bad_request("`operationName` must be a string")),
         };
         let variables = object(&mut members, "variables")?.map(Value::Object).unwrap_or_default();
@@ -88,7 +91,7 @@ fn object(members: &mut Map<String, Value>, name: &str) -> Result<Option<Map<Str
 async fn run(
     gateway: &Gateway,
     context: &RequestContext,
-    principal: Principal,
+    caller: Caller,
     headers: &HeaderMap,
     envelope: Envelope,
 ) -> (GraphqlResponse, bool) {
@@ -97,14 +100,14 @@ async fn run(
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
     context.note_subject(checked.root_fields.join(" "));
-    if let Err((code, message)) = wait(&principal, headers, &envelope, &checked).await {
+    if let Err((code, message)) = wait(&caller, headers, &envelope, &checked).await {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
     let mut request = GraphqlRequest::new(envelope.query)
         .variables(envelope.variables)
         .data(gateway.clone())
         .data(context.clone())
-        .data(principal);
+        .data(caller);
     request.set_parsed_query(checked.document.clone());
     if let Some(operation) = envelope.operation {
         request = request.operation_name(operation);
@@ -123,7 +126,7 @@ async fn run(
 /// Waits until the read models behind the operation have reached what the client has seen. A mutation reads none; its
 /// token is checked all the same.
 async fn wait(
-    principal: &Principal,
+    caller: &Caller,
     headers: &HeaderMap,
     envelope: &Envelope,
     checked: &Checked,
@@ -137,7 +140,7 @@ async fn wait(
     let in_headers = headers.get_all(CONSISTENCY_HEADER).iter();
     let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
     for token in in_headers.chain(envelope.consistency_token.clone()) {
-        match queries::wait_for(&principal.store, &token, &needed).await {
+        match queries::wait_for(&caller.store, &token, &needed).await {
             Ok(()) => {}
             Err(WaitError::Invalid) => {
                 return Err((ErrorCode::BadRequest, "the consistency token is not valid here"));
@@ -160,10 +163,7 @@ async fn wait(
 /// Status and content type follow the GraphQL-over-HTTP specification: clients of `application/json` read errors from
 /// the body alone, clients of `application/graphql-response+json` also from the status.
 fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Response {
-    let accepts = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-    let strict = accepts.flat_map(|accepts| accepts.split(',')).any(|accepted| {
-        accepted.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case(GRAPHQL_JSON)
-    });
+    let strict = prefers(headers, GRAPHQL_JSON, "application/json");
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
     let body = Answer {

@@ -5,7 +5,7 @@ use axum::response::{IntoResponse, Response};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::edge::{Code, Problem};
+use crate::http::{ErrorCode, Problem};
 
 const PAGE: &str = include_str!("page/page.html");
 const SCRIPT: &str = include_str!("page/page.js");
@@ -29,5 +29,5 @@ pub async fn show() -> Response {
 
 /// No page here: only `POST` asks questions.
 pub async fn hidden() -> Problem {
-    Problem::new(Code::MethodNotAllowed).allow(HeaderValue::from_static("POST"))
+    Problem::new(ErrorCode::MethodNotAllowed).allow(HeaderValue::from_static("POST"))
 }

@@ -1,21 +1,20 @@
 //! `GET /v1/activities`: a tenant's activity log, the newest entries first.
 
 use axum::Json;
-use axum::extract::Query;
-use axum::extract::rejection::QueryRejection;
 use chrono::{DateTime, Utc};
+use schemas::engine::time::deserialize_time;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::activities::ActivityFilter;
 use store::{Activity, ActivityKind};
 use uuid::Uuid;
 
-use super::audit::AUDIT_SCOPE;
-use crate::auth::Principal;
-use crate::edge::Problem;
+use super::pages::page_of;
+use crate::auth::Caller;
+use crate::http::{Digits, Problem, Query};
 
 const DEFAULT_LIMIT: usize = 100;
-const MOST: usize = 1_000;
+const LIMIT_MAX: usize = 1_000;
 
 /// The parameters. `before` is the `next_before` of the page before this one.
 #[derive(Debug, Deserialize)]
@@ -23,28 +22,22 @@ const MOST: usize = 1_000;
 pub struct ActivitiesQuery {
     kind: Option<String>,
     before: Option<Uuid>,
+    #[serde(default, deserialize_with = "deserialize_time")]
     since: Option<DateTime<Utc>>,
+    #[serde(default, deserialize_with = "deserialize_time")]
     until: Option<DateTime<Utc>>,
-    limit: Option<usize>,
+    limit: Option<Digits>,
 }
 
 /// Answers one page.
-pub async fn page(
-    principal: Principal,
-    query: Result<Query<ActivitiesQuery>, QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let Query(query) = query.map_err(|_| Problem::bad_request("a parameter is unknown or malformed"))?;
-    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-    if limit == 0 || limit > MOST {
-        return Err(Problem::bad_request(format!("limit must be 1 to {MOST}")));
-    }
+pub async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Result<Json<Value>, Problem> {
+    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
     let kind = match query.kind.as_deref().map(ActivityKind::parse) {
         Some(None) => return Err(Problem::bad_request("there is no such kind of activity")),
         given => given.flatten(),
     };
     let filter = ActivityFilter { kind, before: query.before, since: query.since, until: query.until };
-    let activities: Vec<Activity> = principal.store.activities(filter, limit).await?;
-    let next = activities.last().filter(|_| activities.len() == limit).map(|last| last.id);
+    let activities: Vec<Activity> = caller.store.activities(filter, limit + 1).await?;
+    let (activities, next) = page_of(activities, limit, |activity| activity.id);
     Ok(Json(json!({ "activities": activities, "next_before": next })))
 }

@@ -1,84 +1,78 @@
 //! `/v1/audit`: signed checkpoints, proofs and exports of a tenant's history, for auditors.
 
+use access::policy::PERSONAL_DATA_READ;
 use audit::AuditError;
 use audit::export::{self, Export};
 use audit::prove::{self, ConsistencyProof, InclusionProof};
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use commands::identity::authority::{self, AuthorityError};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, TypePattern};
 use serde::Deserialize;
 use store::KeyRecipient;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::events::{PERSONAL_SCOPE, position};
-use crate::auth::Principal;
-use crate::edge::failures::Cause;
-use crate::edge::{Code, Problem, RequestContext};
+use super::events::position;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::failures::Cause;
+use crate::http::route::Audit;
+use crate::http::{Digits, ErrorCode, Problem, Query, RequestContext};
 use crate::streams::{Closing, reading_ends};
 
 /// Carries the span of positions that an export holds.
 pub const POSITIONS: HeaderName = HeaderName::from_static("annals-positions");
 
-/// The scope that reads proofs and exports.
-pub const AUDIT_SCOPE: &str = "audit:read";
-
 /// `GET /v1/audit/key`: the public key of the log's checkpoints, as signed notes write it.
-pub async fn key(principal: Principal) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let sealed = prove::newest(&principal.store).await?;
+pub async fn key(caller: Caller) -> Result<Response, Problem> {
+    let sealed = prove::newest(&caller.store).await?;
     Ok(text(sealed.verifier_key + "\n"))
 }
 
 /// `GET /v1/audit/checkpoint`: the newest signed note.
-pub async fn checkpoint(principal: Principal) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    Ok(text(prove::newest(&principal.store).await?.note))
+pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
+    Ok(text(prove::newest(&caller.store).await?.note))
 }
 
 /// The parameters of a proof that an event is in the log.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
-    size: Option<u64>,
+    size: Option<Digits>,
 }
 
 /// `GET /v1/audit/proofs/{position}`.
 pub async fn proof(
-    principal: Principal,
+    caller: Caller,
     Path(at): Path<String>,
-    query: Result<Query<ProofQuery>, axum::extract::rejection::QueryRejection>,
+    Query(query): Query<ProofQuery>,
 ) -> Result<Json<InclusionProof>, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let Query(query) = query.map_err(|_| malformed())?;
     let at = position(&at).ok_or_else(|| Problem::bad_request("the position must be a whole number"))?;
-    if at > principal.store.head().await?.position {
-        return Err(Problem::new(Code::NotFound).detail("the log has no such position"));
+    if at > caller.store.head().await?.position {
+        return Err(Problem::new(ErrorCode::NotFound).detail("the log has no such position"));
     }
-    Ok(Json(prove::inclusion(&principal.store, at, query.size).await?))
+    Ok(Json(prove::inclusion(&caller.store, at, query.size.map(|size| size.0)).await?))
 }
 
 /// The parameters of a proof that a shorter log is the beginning of a longer one.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyQuery {
-    from: u64,
-    to: Option<u64>,
+    from: Digits,
+    to: Option<Digits>,
 }
 
 /// `GET /v1/audit/consistency`.
 pub async fn consistency(
-    principal: Principal,
-    query: Result<Query<ConsistencyQuery>, axum::extract::rejection::QueryRejection>,
+    caller: Caller,
+    Query(query): Query<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyProof>, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let Query(query) = query.map_err(|_| malformed())?;
-    Ok(Json(prove::consistency(&principal.store, query.from, query.to).await?))
+    Ok(Json(prove::consistency(&caller.store, query.from.0, query.to.map(|to| to.0)).await?))
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
@@ -87,8 +81,8 @@ pub async fn consistency(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
-    from: Option<u64>,
-    to: Option<u64>,
+    from: Option<Digits>,
+    to: Option<Digits>,
     stream: Option<String>,
     withhold: Option<String>,
     earlier: Option<String>,
@@ -107,8 +101,8 @@ impl ExportQuery {
         let earlier = list(self.earlier).iter().map(|text| position(text)).collect::<Option<_>>();
         let keys_to = self.keys_to.as_deref().map(str::parse::<KeyRecipient>).transpose();
         Ok(Export {
-            from: self.from,
-            to: self.to,
+            from: self.from.map(|from| from.0),
+            to: self.to.map(|to| to.0),
             stream: stream.map_err(|_| invalid("stream"))?,
             withhold: withhold.map_err(|_| invalid("withhold"))?,
             earlier: earlier.ok_or_else(|| invalid("earlier"))?,
@@ -123,21 +117,25 @@ impl ExportQuery {
 pub async fn export(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
-    query: Result<Query<ExportQuery>, axum::extract::rejection::QueryRejection>,
+    caller: Caller,
+    Query(query): Query<ExportQuery>,
 ) -> Result<Response, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let Query(query) = query.map_err(|_| malformed())?;
     let export = query.read()?;
     if let Some(keys_to) = &export.keys_to {
-        principal.needs(PERSONAL_SCOPE)?;
+        caller.needs(&PERSONAL_DATA_READ)?;
+        // Keys that were handed out cannot be taken back.
+        let current = authority::current(&gateway.executor, caller.record.id, caller.principal()).await?;
+        if !PERSONAL_DATA_READ.is_held_by(&current) {
+            return Err(AuthorityError::Forbidden.into());
+        }
         request.note_subject(format!("keys_to={keys_to}"));
+        request.note_audit(Audit::CredentialChange);
     }
-    let slug = principal.record.slug.clone();
-    let prepared = export::prepare(principal.store.clone(), &slug, export).await?;
+    let slug = caller.record.slug.clone();
+    let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
     // Looks on while a slow client keeps the lines waiting.
-    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, principal, prepared.log_id())));
+    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, caller, prepared.log_id())));
     let ends = ends.map(|ended| ended.unwrap_or(Closing::Internal));
     let lines = export::write(prepared)
         .inspect_err(|error| tracing::warn!(cause = %Cause::of(error), "an export broke off"))
@@ -175,10 +173,6 @@ fn until(
         tokio::task::yield_now().await;
         yield Err(std::io::Error::other(why.as_str()));
     }
-}
-
-fn malformed() -> Problem {
-    Problem::bad_request("a parameter is unknown or malformed")
 }
 
 fn text(text: String) -> Response {

@@ -1,10 +1,11 @@
 //! Registration, login and "who am I".
 
+use access::Principal;
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use commands::identity::user::{EMAIL, PASSWORD};
-use commands::{Caller, CommandContext, Executed, Rules, User, new_aggregate_id, register_user};
+use commands::{CommandContext, Executed, Rules, User, new_aggregate_id, register_user};
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, Name, StreamName, TenantId};
 use schemas::identity::role::Role;
@@ -15,9 +16,9 @@ use store::TenantRecord;
 use uuid::Uuid;
 
 use super::users::{SignedInBody, UserBody};
-use crate::auth::{Audience, Grant, Password, Principal};
-use crate::edge::{Body, Code, IdempotencyKey, NamedTenant, Problem, RequestContext};
+use crate::auth::{Audience, Caller, Grant, Password};
 use crate::gateway::Gateway;
+use crate::http::{Body, ErrorCode, IdempotencyKey, NamedTenant, Problem, RequestContext};
 
 /// `POST /v1/auth/register`: somebody becomes a member of a tenant with open registration.
 pub async fn register(
@@ -36,7 +37,7 @@ pub async fn register(
         command_id: key.0,
         request_id: Some(request.id().clone()),
         traceparent: request.traceparent().map(str::to_owned),
-        ..CommandContext::new(tenant.record.id, Caller::anonymous())
+        ..CommandContext::new(tenant.record.id, Principal::Anonymous)
     };
     let roles = vec![Role::Member];
     // A repeat gets the first answer, whatever would be answered by now, and costs no hash.
@@ -46,13 +47,13 @@ pub async fn register(
         return Ok(registered(&earlier, &tenant.record));
     }
     if tenant.record.registration != Registration::Open {
-        return Err(Problem::new(Code::Forbidden).detail("this tenant takes no registrations"));
+        return Err(Problem::new(ErrorCode::Forbidden).detail("this tenant takes no registrations"));
     }
     // The append settles who gets the address; looking first saves a hash for nothing. Held by this very user, it was
     // taken a moment ago by a repeat of this request, whose answer the append finds.
     let holder = tenant.store.reserved_by(EMAIL, &email.normalised()).await?;
     if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
-        return Err(Problem::new(Code::EmailTaken));
+        return Err(Problem::new(ErrorCode::EmailTaken));
     }
     let hash = gateway.passwords.hash(tenant.record.id, password).await?;
     let executed = register_user(&gateway.executor, &context, email, name, roles, hash).await?;
@@ -91,9 +92,9 @@ pub async fn login(
     };
     let Some((id, user)) = user else {
         metrics::counter!("logins_total", "outcome" => "refused").increment(1);
-        return Err(Problem::new(Code::InvalidCredentials));
+        return Err(Problem::new(ErrorCode::InvalidCredentials));
     };
-    request.note_user(id);
+    request.note_principal(&Principal::user(id, user.roles.clone()));
     metrics::counter!("logins_total", "outcome" => "accepted").increment(1);
 
     let grant = grant(id, user, &tenant.record);
@@ -138,21 +139,21 @@ fn grant(user_id: Uuid, user: User, tenant: &TenantRecord) -> Grant {
 }
 
 /// `GET /v1/auth/me`: who the token's holder is by now, and what the token allows.
-pub async fn me(State(gateway): State<Gateway>, principal: Principal) -> Result<Json<Value>, Problem> {
-    let id = principal.user_id();
-    let Some(user) = active_user(&gateway, principal.record.id, id).await? else {
-        return Err(Problem::new(Code::Unauthenticated)
+pub async fn me(State(gateway): State<Gateway>, caller: Caller) -> Result<Json<Value>, Problem> {
+    let id = caller.user_id();
+    let Some(user) = active_user(&gateway, caller.record.id, id).await? else {
+        return Err(Problem::new(ErrorCode::Unauthenticated)
             .detail("this user may not sign in")
             .token_was_given());
     };
     let user = SignedInBody {
         id,
-        tenant_id: principal.record.slug.clone(),
+        tenant_id: caller.record.slug.clone(),
         email: user.email,
         name: user.name,
-        roles: principal.claims.roles.clone(),
-        scopes: principal.claims.scopes.clone(),
-        subscription_tier: principal.record.tier,
+        roles: caller.claims.roles.clone(),
+        scopes: caller.claims.scopes.clone(),
+        subscription_tier: caller.record.tier,
     };
     Ok(Json(json!({ "user": user })))
 }

@@ -1,22 +1,23 @@
 //! `/v1/integrations/credentials`: a tenant's administrators give integrators access to the tenant's events on NATS.
 
 use axum::Json;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{InvalidValue, TypePattern};
+use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use store::IntegratorCredential;
 
-use crate::auth::Principal;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
+use super::pages::page_of;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
 
-const DEFAULT_LIMIT: u32 = 100;
-const MOST: u32 = 1_000;
+const DEFAULT_LIMIT: usize = 100;
+const LIMIT_MAX: usize = 1_000;
 /// A week is enough to exchange a file anywhere.
 const LONGEST_OVERLAP_HOURS: u64 = 7 * 24;
 
@@ -52,41 +53,31 @@ impl From<IntegratorCredential> for CredentialBody {
 struct Page {
     #[serde(default)]
     after: String,
-    limit: Option<u32>,
+    limit: Option<Digits>,
 }
 
 /// Issues a credential: 201 with everything that a stock client needs.
 pub async fn create(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway, &principal)?;
+    let integrators = integrators(&gateway)?;
     let new = read_new(body)?;
     request.note_subject(&new.name);
-    let issued = integrators.create(&principal.record, new, key.0).await?;
+    let issued = integrators.create(&caller.record, new, key.0).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
 /// Lists the credentials by name.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    integrators(&gateway, &principal)?;
-    let Query(page) = Query::<Page>::try_from_uri(&uri)
-        .map_err(|_| Problem::bad_request("the parameters are after and limit"))?;
-    let limit = page.limit.unwrap_or(DEFAULT_LIMIT);
-    if !(1..=MOST).contains(&limit) {
-        let problem = InvalidValue::new("limit_invalid", format!("must be between 1 and {MOST}"));
-        return Err(Problem::invalid_field("limit", problem));
-    }
-    let credentials = principal.store.credentials(&page.after, limit).await?;
-    let full = credentials.len() == limit as usize;
-    let next_after = credentials.last().filter(|_| full).map(|last| last.name.clone());
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+    integrators(&gateway)?;
+    let Query(page) = Query::<Page>::read(&uri)?;
+    let limit = Digits::limit(page.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let credentials = caller.store.credentials(&page.after, limit as u32 + 1).await?;
+    let (credentials, next_after) = page_of(credentials, limit, |credential| credential.name.clone());
     let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
     Ok(Json(json!({"credentials": credentials, "next_after": next_after})))
 }
@@ -94,35 +85,35 @@ pub async fn list(
 /// Shows one credential.
 pub async fn show(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<CredentialAnswer>, Problem> {
-    integrators(&gateway, &principal)?;
-    let credential = principal.store.credential(&name).await?.ok_or(Problem::new(Code::NotFound))?;
+    integrators(&gateway)?;
+    let credential = caller.store.credential(&name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(CredentialAnswer(credential.into())))
 }
 
 /// Revokes a credential: its connections are cut when the answer comes.
 pub async fn revoke(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    integrators(&gateway, &principal)?.revoke(&principal.record, &name, key.0).await?;
+    integrators(&gateway)?.revoke(&caller.record, &name, key.0).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Has the consumer start again behind a position or at a time.
 pub async fn reset(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     Body(body): Body,
 ) -> Result<Json<CredentialAnswer>, Problem> {
-    let integrators = integrators(&gateway, &principal)?;
-    let credential = integrators.reset(&principal.record, &name, read_place(body)?, key.0).await?;
+    let integrators = integrators(&gateway)?;
+    let credential = integrators.reset(&caller.record, &name, read_place(body)?, key.0).await?;
     let mut answer = CredentialBody::from(credential);
     answer.in_effect = true;
     Ok(Json(CredentialAnswer(answer)))
@@ -131,19 +122,19 @@ pub async fn reset(
 /// Issues a further file for a credential: 201 as for a new one. Earlier files are good for `overlap_hours` more.
 pub async fn rotate(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway, &principal)?;
+    let integrators = integrators(&gateway)?;
     let hours = body.position("overlap_hours").unwrap_or(0);
     if hours > LONGEST_OVERLAP_HOURS {
         let message = format!("must be at most {LONGEST_OVERLAP_HOURS}");
         body.wrong("overlap_hours", InvalidValue::new("overlap_invalid", message));
     }
     let overlap = body.finish(|| Some(TimeDelta::hours(hours as i64)))?;
-    let issued = integrators.rotate(&principal.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
+    let issued = integrators.rotate(&caller.record, &name, LONGEST_LIFETIME, overlap, key.0).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
@@ -159,10 +150,9 @@ fn issued_body(issued: &Issued) -> Value {
 }
 
 /// What serves the request, where the caller may and a deployment has it.
-fn integrators<'a>(gateway: &'a Gateway, principal: &Principal) -> Result<&'a Integrators, Problem> {
-    principal.needs_administrator()?;
+fn integrators(gateway: &Gateway) -> Result<&Integrators, Problem> {
     gateway.integrators.as_ref().ok_or_else(|| {
-        Problem::new(Code::Unavailable)
+        Problem::new(ErrorCode::Unavailable)
             .detail("credentials for integrators are not configured in this deployment")
     })
 }
@@ -179,7 +169,7 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
     let mut asked_for_time = false;
     let time = body.optional("time", |text| {
         asked_for_time = true;
-        time(text)
+        parse_time(text)
     });
     if after.is_some() == asked_for_time {
         body.wrong("after", InvalidValue::new("required", "give either after or time"));
@@ -188,11 +178,6 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
         Some(after) => Some(Place::Position(after)),
         None => Some(Place::Time(time?)),
     })
-}
-
-/// A time in a body.
-pub(super) fn time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
-    text.parse().map_err(|_| InvalidValue::new("time_invalid", "must be a time as in RFC 3339"))
 }
 
 #[cfg(test)]
@@ -212,11 +197,11 @@ mod tests {
             read_new(fields(json!({"name": "erp", "types": ["crm.>"], "after": "12"}))).expect("complete");
         assert_eq!((new.after, new.types.len()), (12, 1));
         let code = |body| read_new(fields(body)).err().map(|problem| problem.code());
-        assert_eq!(code(json!({})), Some(Code::Invalid));
-        assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(Code::Invalid));
-        assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(Code::BadRequest));
-        assert_eq!(code(json!({"name": "erp", "after": -1})), Some(Code::BadRequest));
-        assert_eq!(code(json!({"name": "erp", "filter": ">"})), Some(Code::Invalid));
+        assert_eq!(code(json!({})), Some(ErrorCode::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(ErrorCode::Invalid));
+        assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(ErrorCode::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "after": -1})), Some(ErrorCode::BadRequest));
+        assert_eq!(code(json!({"name": "erp", "filter": ">"})), Some(ErrorCode::Invalid));
     }
 
     #[test]
@@ -225,7 +210,10 @@ mod tests {
         assert!(matches!(read_place(fields(json!({"time": "2026-01-02T03:04:05Z"}))), Ok(Place::Time(_))));
         for wrong in [json!({}), json!({"after": 1, "time": "2026-01-02T03:04:05Z"}), json!({"time": "noon"})]
         {
-            assert_eq!(read_place(fields(wrong)).err().map(|problem| problem.code()), Some(Code::Invalid));
+            assert_eq!(
+                read_place(fields(wrong)).err().map(|problem| problem.code()),
+                Some(ErrorCode::Invalid)
+            );
         }
     }
 }

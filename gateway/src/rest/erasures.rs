@@ -15,21 +15,20 @@ use store::TenantStore;
 use uuid::Uuid;
 
 use super::pages::PageQuery;
-use crate::auth::Principal;
-use crate::edge::failures::rejected_field;
-use crate::edge::{Body, Code, FieldError, IdempotencyKey, Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::failures::rejected_field;
+use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Problem, RequestContext};
 
 /// `POST /v1/erasures` `{user_id | customer_id, reason?}`: the erasure goes on by itself; where it stands is asked for by its
 /// subject. Asking again changes nothing.
 pub async fn request(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    principal.needs_administrator()?;
     let id = |text: &str| {
         Uuid::parse_str(text).map_err(|_| InvalidValue::new("id_invalid", "must be a UUID".to_owned()))
     };
@@ -37,7 +36,7 @@ pub async fn request(
     let customer = body.optional("customer_id", id);
     let reason = body.optional("reason", Reason::parse);
     let (user, customer, reason) = body.finish(|| Some((user, customer, reason)))?;
-    let tenant = principal.record.id;
+    let tenant = caller.record.id;
     let subject = match (user, customer) {
         (Some(user), None) => erasure::subject_of_user(&gateway.executor, tenant, user).await?,
         (None, Some(customer)) => erasure::subject_of_customer(&gateway.executor, tenant, customer).await?,
@@ -46,34 +45,32 @@ pub async fn request(
             return Err(Problem::invalid(vec![FieldError::new("user_id", problem)]));
         }
     };
-    let subject = subject.ok_or(Problem::new(Code::NotFound))?;
-    let context = principal.command_context(&request, key.0);
+    let subject = subject.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let context = caller.command_context(&request, key.0);
     let command = RequestErasure { reason };
     let executed = request_erasure(&gateway.executor, &context, subject, command).await.map_err(refused)?;
-    let mut erasure = standing(&principal.store, subject).await?.ok_or(Problem::new(Code::NotFound))?;
+    let mut erasure = standing(&caller.store, subject).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     erasure["consistency_token"] = executed.consistency_token.into();
     Ok((StatusCode::ACCEPTED, Json(erasure)))
 }
 
 /// `GET /v1/erasures`: by pages, in an order that is stable and means nothing. What it tells is enough to ask for all of
 /// them again, so it is worth keeping elsewhere.
-pub async fn list(principal: Principal, uri: Uri) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
+pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let subjects = page.ids::<Subject>(&principal.store).await?;
+    let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
     let mut erasures = Vec::with_capacity(subjects.len());
     for subject in &subjects {
-        erasures.extend(standing(&principal.store, *subject).await?);
+        erasures.extend(standing(&caller.store, *subject).await?);
     }
-    Ok(Json(json!({ "erasures": erasures, "next_after": page.next(&subjects) })))
+    Ok(Json(json!({ "erasures": erasures, "next_after": next_after })))
 }
 
 /// `GET /v1/erasures/{subject}`: where it stands. When it is done, `position` is that of the event whose proof is the
 /// certificate.
-pub async fn show(principal: Principal, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
-    let subject: Uuid = subject.parse().map_err(|_| Problem::new(Code::NotFound))?;
-    standing(&principal.store, subject).await?.map(Json).ok_or(Problem::new(Code::NotFound))
+pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
+    let subject: Uuid = subject.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
+    standing(&caller.store, subject).await?.map(Json).ok_or(Problem::new(ErrorCode::NotFound))
 }
 
 /// The subject's own stream is short, so it is read.

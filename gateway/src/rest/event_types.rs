@@ -11,28 +11,27 @@ use schemas::integration::names::{ExternalType, RESERVED};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::events::EVENTS_SCOPE;
 use super::pages::PageQuery;
-use crate::auth::Principal;
-use crate::edge::content::{json_bytes, malformed};
-use crate::edge::unique_names::check_unique_names;
-use crate::edge::{Code, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::content::json_bytes;
+use crate::http::json::{read_json, refused as unreadable};
+use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
 
 /// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
 pub async fn put(
     State(gateway): State<Gateway>,
     context: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     request: Request,
 ) -> Result<(StatusCode, Json<PutBody>), Problem> {
     let event_type = external("type", &name, ExternalType::parse)?;
     let (schema, description) = read(&json_bytes(request).await?)?;
-    let context = principal.command_context(&context, key.0);
+    let context = caller.command_context(&context, key.0);
     let known =
-        gateway.executor.load::<EventFamily>(principal.record.id, family_id(event_type.family())).await?;
+        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
     let known = known.is_some_and(|(family, _)| family.version(event_type.number()).is_some());
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
     let executed = gateway.external.register_type(&context, command).await.map_err(refused)?;
@@ -42,7 +41,7 @@ pub async fn put(
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let Executed { state, consistency_token, .. } = executed;
-    let event_type = EventTypeBody::of(&state, &event_type).ok_or(Problem::new(Code::NotFound))?;
+    let event_type = EventTypeBody::of(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok((status, Json(PutBody { event_type, consistency_token })))
 }
 
@@ -53,11 +52,10 @@ struct RawBody {
 }
 
 fn read(bytes: &Bytes) -> Result<(JsonText, Option<Notes>), Problem> {
-    check_unique_names(bytes)?;
-    let Value::Object(values) = serde_json::from_slice(bytes).map_err(|error| malformed(&error))? else {
+    let Value::Object(values) = read_json(bytes)? else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };
-    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
     let mut body = Fields::new(values);
     let present = body.any("schema", true).is_some();
     let description = body.optional("description", Notes::parse);
@@ -92,30 +90,24 @@ struct EventTypeBody {
 /// `GET /v1/event-types/{type}`: one version with its schema.
 pub async fn show(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ShowBody>, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
-    let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(Code::NotFound))?;
+    let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(ErrorCode::NotFound))?;
     let found =
-        gateway.executor.load::<EventFamily>(principal.record.id, family_id(event_type.family())).await?;
+        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
     let event_type = found.and_then(|(family, _)| EventTypeBody::of(&family, &event_type));
-    Ok(Json(ShowBody { event_type: event_type.ok_or(Problem::new(Code::NotFound))? }))
+    Ok(Json(ShowBody { event_type: event_type.ok_or(Problem::new(ErrorCode::NotFound))? }))
 }
 
 /// `GET /v1/event-types`: facts by pages, each with its versions and without their schemas, in an order that is stable
 /// and means nothing.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<EventFamily>(&principal.store).await?;
+    let (ids, next_after) = page.ids::<EventFamily>(&caller.store).await?;
     let mut types = Vec::new();
     for id in &ids {
-        let Some((family, _)) = gateway.executor.load::<EventFamily>(principal.record.id, *id).await? else {
+        let Some((family, _)) = gateway.executor.load::<EventFamily>(caller.record.id, *id).await? else {
             continue;
         };
         types.extend(
@@ -125,7 +117,7 @@ pub async fn list(
                 .map(|version| json!({ "type": version.event_type, "description": version.description })),
         );
     }
-    Ok(Json(json!({ "event_types": types, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "event_types": types, "next_after": next_after })))
 }
 
 impl EventTypeBody {
@@ -155,17 +147,17 @@ pub fn external<T>(
 
 /// 403 for the product's own names.
 pub fn reserved(error: &InvalidValue) -> Problem {
-    Problem::new(Code::ReservedContext).detail(format!("the name {}", error.message))
+    Problem::new(ErrorCode::ReservedContext).detail(format!("the name {}", error.message))
 }
 
 fn refused(error: ExecuteError<EventTypeRejection>) -> Problem {
     let ExecuteError::Rejected(rejection) = error else { return error.into() };
     let message = rejection.to_string();
     match rejection {
-        EventTypeRejection::NotNext { .. } => Problem::new(Code::EventTypeNotNext).detail(message),
+        EventTypeRejection::NotNext { .. } => Problem::new(ErrorCode::EventTypeVersionGap).detail(message),
         EventTypeRejection::Narrower { at, .. } => {
             let narrower = InvalidValue::new("schema_narrower", "accepts less than before, or may do so");
-            Problem::new(Code::SchemaNarrower)
+            Problem::new(ErrorCode::SchemaIncompatible)
                 .detail(message)
                 .errors(vec![FieldError::new(format!("schema.{at}"), narrower)])
         }

@@ -1,21 +1,18 @@
 //! `GET /v1/events`: a tenant's log by pages, as CloudEvents.
 
+use access::policy::PERSONAL_DATA_READ;
 use axum::Json;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::Uri;
 use schemas::engine::recorded::CloudEvent;
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
 use serde::Serialize;
 use store::{LogFilter, StreamFilter, TenantStore};
 
-use crate::auth::Principal;
-use crate::edge::{Code, FieldError, Problem};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::{Digits, ErrorCode, FieldError, Problem, query};
 
-/// The scope that reads events.
-pub const EVENTS_SCOPE: &str = "events:read";
-/// The scope that reads personal data in events; without it they come as they are stored, sealed.
-pub const PERSONAL_SCOPE: &str = "pii:read";
 const DEFAULT_LIMIT: u64 = 100;
 const MOST: u64 = 1_000;
 /// Far more patterns than anybody needs, few enough to match quickly.
@@ -44,25 +41,24 @@ pub struct PageBody {
 /// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
 pub async fn page(
     State(_gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     uri: Uri,
 ) -> Result<Json<PageBody>, Problem> {
-    principal.needs(EVENTS_SCOPE)?;
     let query = EventsQuery::of_page(&uri)?;
-    let page = principal.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
-    same_log(&principal.store, query.log, page.log_id).await?;
-    let events = as_cloud_events(&principal, page.events).await?;
+    let page = caller.store.read_log_page(query.after, None, query.limit as usize, &query.filter).await?;
+    same_log(&caller.store, query.log, page.log_id).await?;
+    let events = as_cloud_events(&caller, page.events).await?;
     Ok(Json(PageBody { log_id: page.log_id, events, next_after: page.scanned_to, head: page.head }))
 }
 
 /// Events as the caller may see them: personal data open or sealed.
 pub async fn as_cloud_events(
-    principal: &Principal,
+    caller: &Caller,
     events: Vec<RecordedEvent>,
 ) -> Result<Vec<CloudEvent>, Problem> {
     let events =
-        if principal.may(PERSONAL_SCOPE) { principal.store.open_for_readers(events).await? } else { events };
-    let events = events.iter().map(|event| event.to_cloud_event(&principal.record.slug));
+        if caller.may(&PERSONAL_DATA_READ) { caller.store.open_for_readers(events).await? } else { events };
+    let events = events.iter().map(|event| event.to_cloud_event(&caller.record.slug));
     events.collect::<Result<_, _>>().map_err(Problem::internal)
 }
 
@@ -77,17 +73,12 @@ pub async fn same_log(tenant: &TenantStore, named: Option<LogId>, current: LogId
         ),
         None => format!("the tenant's log is now {current}; {named} is not known here"),
     };
-    Err(Problem::new(Code::LogReplaced).detail(detail))
+    Err(Problem::new(ErrorCode::LogReplaced).detail(detail))
 }
 
 /// A position in decimal digits.
 pub fn position(text: &str) -> Option<u64> {
-    // A plus sign would pass as a number but is no position.
-    text.bytes()
-        .all(|b| b.is_ascii_digit())
-        .then(|| text.parse().ok())
-        .flatten()
-        .filter(|&n| i64::try_from(n).is_ok())
+    Digits::parse(text).map(|digits| digits.0)
 }
 
 impl EventsQuery {
@@ -102,8 +93,7 @@ impl EventsQuery {
     }
 
     fn read(uri: &Uri, paged: bool) -> Result<Self, Problem> {
-        let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-            .map_err(|_| Problem::bad_request("the query string does not decode"))?;
+        let pairs = query::pairs(uri)?;
         let mut query =
             Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None, ticket: None };
         let (mut malformed, mut invalid) = (Vec::new(), Vec::new());
@@ -175,7 +165,7 @@ impl EventsQuery {
 mod tests {
     use super::*;
 
-    fn read(query: &str) -> Result<EventsQuery, Code> {
+    fn read(query: &str) -> Result<EventsQuery, ErrorCode> {
         let uri: Uri = format!("/v1/events?{query}").parse().expect("a URI");
         EventsQuery::of_page(&uri).map_err(|problem| problem.code())
     }
@@ -203,7 +193,7 @@ mod tests {
             read("stream=crm.customer/1").expect("fine").filter.stream,
             Some(StreamFilter::Exact(_))
         ));
-        assert_eq!(read("stream=crm").err(), Some(Code::Invalid));
+        assert_eq!(read("stream=crm").err(), Some(ErrorCode::Invalid));
     }
 
     #[test]
@@ -217,10 +207,10 @@ mod tests {
             "limit=x",
             "after=1&after=2",
         ] {
-            assert_eq!(read(malformed).err(), Some(Code::BadRequest), "{malformed}");
+            assert_eq!(read(malformed).err(), Some(ErrorCode::BadRequest), "{malformed}");
         }
         for invalid in ["limit=0", "limit=1001", "type=a..b", "colour=red"] {
-            assert_eq!(read(invalid).err(), Some(Code::Invalid), "{invalid}");
+            assert_eq!(read(invalid).err(), Some(ErrorCode::Invalid), "{invalid}");
         }
         let uri: Uri = "/v1/events/stream?limit=1".parse().expect("a URI");
         assert!(EventsQuery::of_stream(&uri).is_err());

@@ -1,5 +1,6 @@
 //! `/v1/streams/{category}/{id}/events`: services record events in streams of their own and read streams.
 
+use access::policy::EVENTS_READ;
 use axum::Json;
 use axum::extract::{Path, Request, State};
 use axum::http::{StatusCode, Uri};
@@ -9,7 +10,6 @@ use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalEvent, 
 use schemas::engine::recorded::CloudEvent;
 use schemas::engine::{InvalidValue, LogId, StreamName};
 use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED};
-use schemas::integration::service_token::APPEND;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -17,13 +17,13 @@ use store::ExpectedVersion;
 use uuid::Uuid;
 
 use super::event_types::{external, reserved};
-use super::events::{EVENTS_SCOPE, as_cloud_events, position};
+use super::events::{as_cloud_events, position};
 use super::pages::{limit, pairs, unknown_parameter};
-use crate::auth::Principal;
-use crate::edge::content::{json_bytes, malformed};
-use crate::edge::unique_names::check_unique_names;
-use crate::edge::{Code, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::content::json_bytes;
+use crate::http::json::{self, read_json};
+use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Problem, RequestContext};
 
 const DEFAULT_LIMIT: usize = 100;
 const MOST: u64 = 1_000;
@@ -32,7 +32,7 @@ const MOST: u64 = 1_000;
 pub async fn append(
     State(gateway): State<Gateway>,
     context: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path((category, id)): Path<(String, String)>,
     request: Request,
@@ -41,7 +41,7 @@ pub async fn append(
     let stream = StreamName::parse(&format!("{category}/{id}"))
         .map_err(|error| Problem::invalid_field("id", error))?;
     let append = read(category, stream, &json_bytes(request).await?)?;
-    let command = principal.command_context(&context, key.0);
+    let command = caller.command_context(&context, key.0);
     let receipt = gateway.external.append(&command, append).await.map_err(refused)?;
     let ExternalReceipt { stream, version, position, count, consistency_token, .. } = receipt;
     Ok((
@@ -69,20 +69,21 @@ pub struct StreamBody {
 /// `GET`: a stream by pages. A stream without events is empty, not missing: its keeper starts from there.
 pub async fn page(
     State(_gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path((category, id)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Json<StreamBody>, Problem> {
     // Who may append to a category must be able to load what it keeps there.
-    if !principal.may(EVENTS_SCOPE) && !principal.may(&format!("{APPEND}{category}")) {
-        principal.needs(EVENTS_SCOPE)?;
+    let appends = ExternalCategory::parse(&category).is_ok_and(|own| caller.principal().may_append(&own));
+    if !appends {
+        caller.needs(&EVENTS_READ)?;
     }
     let stream = StreamName::parse(&format!("{category}/{id}"))
         .map_err(|error| Problem::invalid_field("stream", error))?;
     let (from, limit) = range(&uri)?;
-    let page = principal.store.read_stream_page(&stream, from, limit).await?;
+    let page = caller.store.read_stream_page(&stream, from, limit).await?;
     let next = page.events.last().map(|event| event.version + 1).filter(|next| *next <= page.version);
-    let events = as_cloud_events(&principal, page.events).await?;
+    let events = as_cloud_events(&caller, page.events).await?;
     Ok(Json(StreamBody {
         log_id: page.log_id,
         stream,
@@ -127,12 +128,9 @@ struct RawEvent<'a> {
 }
 
 fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result<ExternalAppend, Problem> {
-    let value: Value = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
-    let Value::Object(values) = value else {
+    let Value::Object(values) = read_json(bytes)? else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };
-    // Two values under one name are read differently by different readers; what is checked must be what is stored.
-    check_unique_names(bytes)?;
     let mut body = Fields::new(values);
     let expected = match body.any("expected_version", false) {
         None => ExpectedVersion::Any,
@@ -168,7 +166,7 @@ fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result
         return Err(reserved(&error));
     }
     let mut events = body.finish(|| Some(events))?;
-    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| malformed(&error))?;
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| json::refused(&error))?;
     for (event, raw) in events.iter_mut().zip(raw.events) {
         event.data = bytes.slice_ref(raw.data.get().as_bytes());
     }
@@ -182,8 +180,8 @@ fn event_id(text: &str) -> Result<Uuid, InvalidValue> {
 
 fn refused(refusal: ExternalRefusal) -> Problem {
     match refusal {
-        ExternalRefusal::Forbidden => Problem::new(Code::Forbidden)
-            .detail(format!("needs tenant_admin or the scope {APPEND}<category>")),
+        ExternalRefusal::Forbidden => Problem::new(ErrorCode::Forbidden)
+            .detail("needs tenant_admin or the scope events:append:<category>"),
         ExternalRefusal::Invalid(mut wrong) => {
             wrong.truncate(20);
             let as_error = |InvalidField { field, code, message }| {
@@ -191,9 +189,8 @@ fn refused(refusal: ExternalRefusal) -> Problem {
             };
             Problem::invalid(wrong.into_iter().map(as_error).collect())
         }
-        ExternalRefusal::EventIdTaken(id) => {
-            Problem::new(Code::EventIdTaken).detail(format!("an event with the id {id} is recorded already"))
-        }
+        ExternalRefusal::EventIdTaken(id) => Problem::new(ErrorCode::EventIdTaken)
+            .detail(format!("an event with the id {id} is recorded already")),
         ExternalRefusal::Append(error) => ExecuteError::<EventTypeRejection>::from(error).into(),
         ExternalRefusal::Store(error) => error.into(),
     }
@@ -234,28 +231,28 @@ mod tests {
         assert_eq!(expected("null"), Ok(ExpectedVersion::Any));
         assert_eq!(expected("\"no_stream\""), Ok(ExpectedVersion::NoStream));
         for bad in ["-1", "1.5", "\"7\"", "[]", "18446744073709551615"] {
-            assert_eq!(expected(bad), Err(Code::BadRequest), "{bad}");
+            assert_eq!(expected(bad), Err(ErrorCode::BadRequest), "{bad}");
         }
     }
 
     #[test]
     fn what_is_ambiguous_or_not_the_services_own_is_refused() {
         let code = |body: &str| parsed(body).map(|_| ()).map_err(|problem| problem.code());
-        assert_eq!(code(&with(r#"{"a":1,"a":2}"#)), Err(Code::BadRequest));
-        assert_eq!(code(&with(r#"{"a":[{"b":1,"\u0062":2}]}"#)), Err(Code::BadRequest));
-        assert_eq!(code(r#"{"events":[]}"#), Err(Code::Invalid));
-        assert_eq!(code(r#"{"events":[1]}"#), Err(Code::BadRequest));
-        assert_eq!(code("{}"), Err(Code::Invalid));
+        assert_eq!(code(&with(r#"{"a":1,"a":2}"#)), Err(ErrorCode::BadRequest));
+        assert_eq!(code(&with(r#"{"a":[{"b":1,"\u0062":2}]}"#)), Err(ErrorCode::BadRequest));
+        assert_eq!(code(r#"{"events":[]}"#), Err(ErrorCode::Invalid));
+        assert_eq!(code(r#"{"events":[1]}"#), Err(ErrorCode::BadRequest));
+        assert_eq!(code("{}"), Err(ErrorCode::Invalid));
         assert_eq!(
             code(r#"{"events":[{"type":"identity.user.registered.v1","data":{}}]}"#),
-            Err(Code::ReservedContext)
+            Err(ErrorCode::ReservedContext)
         );
-        assert_eq!(code(r#"{"events":[{"type":"ext.loyalty.account.opened.v1"}]}"#), Err(Code::Invalid));
+        assert_eq!(code(r#"{"events":[{"type":"ext.loyalty.account.opened.v1"}]}"#), Err(ErrorCode::Invalid));
         assert_eq!(
             code(r#"{"events":[{"type":"ext.loyalty.account.opened.v1","data":1,"colour":1}]}"#),
-            Err(Code::Invalid)
+            Err(ErrorCode::Invalid)
         );
         let many = vec![r#"{"type":"ext.loyalty.account.opened.v1","data":1}"#; EVENTS_MAX + 1].join(",");
-        assert_eq!(code(&format!(r#"{{"events":[{many}]}}"#)), Err(Code::Invalid));
+        assert_eq!(code(&format!(r#"{{"events":[{many}]}}"#)), Err(ErrorCode::Invalid));
     }
 }

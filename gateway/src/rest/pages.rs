@@ -1,6 +1,5 @@
 //! Pages of lists that are folded from the log: `?limit=&after=`, where `after` is the `next_after` of the page before.
 
-use axum::extract::Query;
 use axum::http::Uri;
 use commands::Rules;
 use schemas::engine::{InvalidValue, StreamName};
@@ -8,7 +7,7 @@ use store::TenantStore;
 use uuid::Uuid;
 
 use super::events::position;
-use crate::edge::{FieldError, Problem};
+use crate::http::{FieldError, Problem, query};
 
 const DEFAULT: u64 = 20;
 const MOST: u64 = 100;
@@ -45,23 +44,28 @@ impl PageQuery {
         if wrong.is_empty() { Ok(query) } else { Err(Problem::invalid(wrong)) }
     }
 
-    /// The ids of the page's aggregates.
-    pub async fn ids<A: Rules>(&self, store: &TenantStore) -> Result<Vec<Uuid>, Problem> {
+    /// The ids of the page's aggregates, and where the next page starts.
+    pub async fn ids<A: Rules>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
         let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));
-        let streams = store.streams(&format!("{}/", A::CATEGORY), after.as_ref(), self.limit as u32).await?;
-        Ok(streams.iter().filter_map(StreamName::uuid).collect())
+        let prefix = format!("{}/", A::CATEGORY);
+        let streams = store.streams(&prefix, after.as_ref(), self.limit as u32 + 1).await?;
+        let ids = streams.iter().filter_map(StreamName::uuid).collect();
+        Ok(page_of(ids, self.limit, |id| *id))
     }
+}
 
-    /// Where the next page starts, unless this one was the last.
-    pub fn next(&self, ids: &[Uuid]) -> Option<Uuid> {
-        ids.last().copied().filter(|_| ids.len() == self.limit)
-    }
+/// The rows of a page and where the next one starts: `rows` is what was found when one more than `limit` was asked for, so
+/// that a list that ends with the page says so.
+pub fn page_of<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
+    let more = rows.len() > limit;
+    rows.truncate(limit);
+    let next = rows.last().filter(|_| more).map(cursor);
+    (rows, next)
 }
 
 /// The parameters of a query string; each may be given once.
 pub fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
-    let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri)
-        .map_err(|_| Problem::bad_request("the query string does not decode"))?;
+    let pairs = query::pairs(uri)?;
     for (index, (name, _)) in pairs.iter().enumerate() {
         if pairs[..index].iter().any(|(before, _)| before == name) {
             return Err(Problem::bad_request("a parameter is given twice"));
@@ -95,12 +99,18 @@ mod tests {
             PageQuery::read(&uri).map_err(|problem| problem.code().as_str())
         };
         let query = read("limit=2&after=0198c0de-0000-7000-8000-000000000001").expect("fine");
-        assert_eq!(query.next(&[Uuid::nil()]), None);
-        assert_eq!(query.next(&[Uuid::nil(), Uuid::max()]), Some(Uuid::max()));
+        assert_eq!(query.limit, 2);
         assert_eq!(read("").map(|query| query.limit), Ok(20));
         for invalid in ["limit=0", "limit=101", "limit=x", "after=1", "colour=red"] {
             assert_eq!(read(invalid), Err("invalid"), "{invalid}");
         }
         assert_eq!(read("limit=1&limit=2"), Err("bad_request"));
+    }
+
+    #[test]
+    fn the_last_page_has_no_next_one_even_where_it_is_full() {
+        assert_eq!(page_of(vec![1, 2], 2, |row| *row), (vec![1, 2], None));
+        assert_eq!(page_of(vec![1, 2, 3], 2, |row| *row), (vec![1, 2], Some(2)));
+        assert_eq!(page_of(Vec::<u8>::new(), 2, |row| *row), (vec![], None));
     }
 }

@@ -1,27 +1,26 @@
 //! `/v1/audit/read-models`: whole read models as they were, and what became of them, for auditors.
 
+use access::policy::{CUSTOMERS_READ, USERS_READ};
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use chrono::{DateTime, Utc};
 use queries::{PastChanges, PastError, PastRows, USERS, whole};
 use schemas::engine::LogId;
+use schemas::engine::time::deserialize_time;
 use serde::{Deserialize, Serialize};
 use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 
-use super::audit::AUDIT_SCOPE;
-use super::events::{EVENTS_SCOPE, same_log};
-use crate::auth::Principal;
-use crate::edge::{Code, Problem};
+use super::events::same_log;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::graphql;
+use crate::http::{Digits, ErrorCode, Problem, Query};
 
 const DEFAULT_LIMIT: usize = 100;
 /// Rows, or events looked through, of one page.
-const MOST: usize = 500;
+const LIMIT_MAX: usize = 500;
 /// How long a page waits for its turn.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -29,7 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionQuery {
-    time: DateTime<Utc>,
+    #[serde(deserialize_with = "deserialize_time")]
+    time: Option<DateTime<Utc>>,
 }
 
 /// Where the log was at a time.
@@ -42,14 +42,11 @@ pub struct PositionBody {
 
 /// `GET /v1/audit/position?time=`: the last position that was recorded by then.
 pub async fn position(
-    principal: Principal,
-    query: Result<Query<PositionQuery>, QueryRejection>,
+    caller: Caller,
+    Query(query): Query<PositionQuery>,
 ) -> Result<Json<PositionBody>, Problem> {
-    if !principal.may(EVENTS_SCOPE) {
-        principal.needs(AUDIT_SCOPE)?;
-    }
-    let Query(query) = query.map_err(|_| malformed())?;
-    let (head, position) = principal.store.position_at(query.time).await?;
+    let time = query.time.ok_or(Problem::bad_request("the parameter time is missing"))?;
+    let (head, position) = caller.store.position_at(time).await?;
     Ok(Json(PositionBody { log_id: head.log_id, position, head: head.position }))
 }
 
@@ -57,92 +54,83 @@ pub async fn position(
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsQuery {
-    at: Option<u64>,
+    at: Option<Digits>,
     log: Option<Uuid>,
     after: Option<Uuid>,
-    limit: Option<usize>,
+    limit: Option<Digits>,
 }
 
 /// `GET /v1/audit/read-models/{name}`: rows as they were when the log ended at a position.
 pub async fn rows(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
-    query: Result<Query<RowsQuery>, QueryRejection>,
+    Query(query): Query<RowsQuery>,
 ) -> Result<Json<PastRows>, Problem> {
-    let checkpoint = read_model(&principal, &name)?;
-    let Query(query) = query.map_err(|_| malformed())?;
-    let limit = limit(query.limit)?;
-    let log = log(&principal, query.log).await?;
+    let checkpoint = read_model(&caller, &name)?;
+    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let log = log(&caller, query.log).await?;
     let _turn = turn(&gateway).await?;
-    Ok(Json(whole::rows(&principal.store, checkpoint, log, query.at, query.after, limit).await?))
+    Ok(Json(whole::rows(&caller.store, checkpoint, log, number(query.at), query.after, limit).await?))
 }
 
 /// The parameters of a page of changes. `after` is the `next_after` of the page before.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangesQuery {
-    from: u64,
-    to: Option<u64>,
+    from: Digits,
+    to: Option<Digits>,
     log: Option<Uuid>,
-    after: Option<u64>,
-    limit: Option<usize>,
+    after: Option<Digits>,
+    limit: Option<Digits>,
 }
 
 /// `GET /v1/audit/read-models/{name}/changes`: what became of rows between two positions.
 pub async fn changes(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(name): Path<String>,
-    query: Result<Query<ChangesQuery>, QueryRejection>,
+    Query(query): Query<ChangesQuery>,
 ) -> Result<Json<PastChanges>, Problem> {
-    let checkpoint = read_model(&principal, &name)?;
-    let Query(query) = query.map_err(|_| malformed())?;
-    let limit = limit(query.limit)?;
-    if query.to.is_some_and(|to| to < query.from) {
+    let checkpoint = read_model(&caller, &name)?;
+    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    if query.to.is_some_and(|to| to.0 < query.from.0) {
         return Err(Problem::bad_request("to must not stand before from"));
     }
-    let log = log(&principal, query.log).await?;
+    let log = log(&caller, query.log).await?;
     let _turn = turn(&gateway).await?;
-    let between = (query.from, query.to);
-    Ok(Json(whole::changes(&principal.store, checkpoint, log, between, query.after, limit).await?))
+    let between = (query.from.0, number(query.to));
+    Ok(Json(whole::changes(&caller.store, checkpoint, log, between, number(query.after), limit).await?))
 }
 
 /// The read model of this name, for those who may look back and may see it as it is.
-fn read_model(principal: &Principal, name: &str) -> Result<&'static str, Problem> {
-    principal.needs(AUDIT_SCOPE)?;
-    let not_found = || Problem::new(Code::NotFound).detail("there is no such read model");
+fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
+    let not_found = || Problem::new(ErrorCode::NotFound).detail("there is no such read model");
     let checkpoint = whole::find(name).ok_or_else(not_found)?;
-    principal.needs(match checkpoint {
-        USERS => graphql::identity::user::READ_SCOPE,
-        _ => graphql::crm::customer::READ_SCOPE,
+    caller.needs(match checkpoint {
+        USERS => &USERS_READ,
+        _ => &CUSTOMERS_READ,
     })?;
     Ok(checkpoint)
 }
 
-fn limit(given: Option<usize>) -> Result<usize, Problem> {
-    match given.unwrap_or(DEFAULT_LIMIT) {
-        limit @ 1..=MOST => Ok(limit),
-        _ => Err(Problem::bad_request(format!("limit must be 1 to {MOST}"))),
-    }
+fn number(given: Option<Digits>) -> Option<u64> {
+    given.map(|digits| digits.0)
 }
 
 /// The tenant's log; 410 where another one is meant.
-async fn log(principal: &Principal, named: Option<Uuid>) -> Result<LogId, Problem> {
-    let current = principal.store.head().await?.log_id;
-    same_log(&principal.store, named.map(LogId), current).await?;
+async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
+    let current = caller.store.head().await?.log_id;
+    same_log(&caller.store, named.map(LogId), current).await?;
     Ok(current)
 }
 
 /// A place among the few pages that are worked out at a time: they must not take the database from everybody else.
 async fn turn(gateway: &Gateway) -> Result<SemaphorePermit<'_>, Problem> {
-    let busy = || Problem::new(Code::Unavailable).detail("too many pages of the past are being worked out");
+    let busy =
+        || Problem::new(ErrorCode::Unavailable).detail("too many pages of the past are being worked out");
     let turn = tokio::time::timeout(PATIENCE, gateway.pasts.acquire()).await;
     turn.map_err(|_elapsed| busy())?.map_err(|_closed| busy())
-}
-
-fn malformed() -> Problem {
-    Problem::bad_request("a parameter is missing, unknown or malformed")
 }
 
 impl From<PastError> for Problem {

@@ -5,38 +5,36 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{Name, clock};
+use schemas::engine::{Name, clock, parse_time};
 use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::credentials::time;
 use super::pages::PageQuery;
-use crate::auth::{Principal, ServiceGrant};
-use crate::edge::failures::rejected_field;
-use crate::edge::{Body, Code, IdempotencyKey, Problem, RequestContext};
+use crate::auth::{Caller, ServiceGrant};
 use crate::gateway::Gateway;
+use crate::http::failures::rejected_field;
+use crate::http::{Body, ErrorCode, IdempotencyKey, Problem, RequestContext};
 
 /// `POST /v1/service-tokens`: the token stands in this answer, and in that to a repeat under the same key; it is stored
 /// nowhere.
 pub async fn issue(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    principal.needs_administrator()?;
     let name = body.required("name", Name::parse);
     let scopes = body.texts("scopes", ServiceScope::parse);
     // A token ends after so many days, or at a time.
     let by_time = body.values().get("expires_at").is_some_and(|given| !given.is_null());
-    let expires_at = body.optional("expires_at", time);
+    let expires_at = body.optional("expires_at", parse_time);
     let expires_days = body.whole_number("expires_days", !by_time);
     let (name, scopes) = body.finish(|| Some((name?, scopes?)))?;
     let expires_days = expires_days.map(|days| u32::try_from(days).unwrap_or(u32::MAX));
     let command = IssueServiceToken { name, scopes, expires_days, expires_at, now: clock::now() };
-    let context = principal.command_context(&request, key.0);
+    let context = caller.command_context(&request, key.0);
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
     request.note_subject(id.to_string());
     let executed = gateway.executor.execute::<ServiceToken>(&context, id, command, Extras::default()).await;
@@ -44,11 +42,11 @@ pub async fn issue(
     let token = &executed.state;
     let grant = ServiceGrant {
         id,
-        tenant: principal.record.id,
-        tenant_slug: principal.record.slug.clone(),
-        tier: principal.record.tier,
+        tenant: caller.record.id,
+        tenant_slug: caller.record.slug.clone(),
+        tier: caller.record.tier,
         name: token.name.clone(),
-        scopes: token.scopes.iter().map(ToString::to_string).collect(),
+        scopes: token.scopes.iter().map(|scope| scope.scope().clone()).collect(),
         issued_at: token.issued_at,
         expires_at: token.expires_at,
     };
@@ -65,41 +63,35 @@ pub async fn issue(
 }
 
 /// `GET /v1/service-tokens`: by pages, in the order in which they were issued where no key named them.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<ServiceToken>(&principal.store).await?;
+    let (ids, next_after) = page.ids::<ServiceToken>(&caller.store).await?;
     let mut tokens = Vec::with_capacity(ids.len());
     for id in &ids {
-        if let Some((token, _)) = gateway.executor.load::<ServiceToken>(principal.record.id, *id).await? {
+        if let Some((token, _)) = gateway.executor.load::<ServiceToken>(caller.record.id, *id).await? {
             tokens.push(described(*id, &token));
         }
     }
-    Ok(Json(json!({ "service_tokens": tokens, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "service_tokens": tokens, "next_after": next_after })))
 }
 
 /// `DELETE /v1/service-tokens/{id}`: takes a token back. Doing so again changes nothing.
 pub async fn revoke(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    principal.needs_administrator()?;
-    let id: Uuid = id.parse().map_err(|_| Problem::new(Code::NotFound))?;
-    let context = principal.command_context(&request, key.0);
+    let id: Uuid = id.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
+    let context = caller.command_context(&request, key.0);
     let command = RevokeServiceToken {};
     gateway
         .executor
         .execute::<ServiceToken>(&context, id, command, Extras::default())
         .await
         .map_err(refused)?;
-    gateway.service_tokens.forget(principal.record.id, id);
+    gateway.service_tokens.forget(caller.record.id, id);
     Ok(StatusCode::NO_CONTENT)
 }
 

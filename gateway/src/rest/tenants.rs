@@ -12,10 +12,10 @@ use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
 use serde_json::{Value, json};
 
 use super::users::UserBody;
-use crate::auth::{Password, Principal};
-use crate::edge::failures::rejected_field;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::auth::{Caller, Password};
 use crate::gateway::Gateway;
+use crate::http::failures::rejected_field;
+use crate::http::{Body, ErrorCode, Fields, IdempotencyKey, Problem, RequestContext};
 
 struct Admin {
     email: Email,
@@ -27,23 +27,23 @@ struct Admin {
 pub async fn create(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    if principal.record.id != PLATFORM || !principal.claims.roles.contains(&Role::PlatformAdmin) {
-        return Err(Problem::new(Code::Forbidden).detail("needs platform_admin"));
+    if caller.record.id != PLATFORM || !caller.claims.roles.contains(&Role::PlatformAdmin) {
+        return Err(Problem::new(ErrorCode::Forbidden).detail("needs platform_admin"));
     }
     let (command, admin) = read(body)?;
     let admin = match admin {
         Some(Admin { email, name, password }) => {
-            let password_hash = gateway.passwords.hash(principal.record.id, password).await?;
+            let password_hash = gateway.passwords.hash(caller.record.id, password).await?;
             Some(TenantAdmin { email, name, password_hash })
         }
         None => None,
     };
     let slug = command.slug.clone();
-    let context = principal.command_context(&request, key.0);
+    let context = caller.command_context(&request, key.0);
     let registered = register_tenant(&gateway.executor, &context, command, admin).await.map_err(refused)?;
 
     let tenant = registered.tenant.state;

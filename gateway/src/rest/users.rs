@@ -5,25 +5,21 @@ use axum::extract::{Path, State};
 use axum::http::{StatusCode, Uri};
 use commands::identity::administration::{add_user, change_roles, deactivate};
 use commands::identity::user::EMAIL;
-use commands::permissions::permits;
 use commands::{ExecuteError, Executed, Extras, Rules, User, UserRejection, new_aggregate_id};
-use schemas::engine::{Command, Email, InvalidValue, Name, Reason, TenantSlug};
+use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
 use schemas::identity::role::Role;
+use schemas::identity::scope::Scope;
 use schemas::identity::tenant::Tier;
-use schemas::identity::user::{ChangeUserName, ChangeUserRoles, DeactivateUser, RegisterUser, UserStatus};
+use schemas::identity::user::{ChangeUserName, DeactivateUser, RegisterUser, UserStatus};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::pages::PageQuery;
-use crate::auth::{Password, Principal};
-use crate::edge::failures::rejected_field;
-use crate::edge::{Body, Code, IdempotencyKey, Problem, RequestContext};
+use crate::auth::{Caller, Password};
 use crate::gateway::Gateway;
-use crate::graphql::identity::user::READ_SCOPE;
-
-/// The scope that adds and changes users.
-const WRITE_SCOPE: &str = "users:write";
+use crate::http::failures::rejected_field;
+use crate::http::{Body, ErrorCode, IdempotencyKey, Problem, RequestContext};
 
 /// A user, as registration answers.
 #[derive(Debug, Serialize)]
@@ -57,7 +53,7 @@ pub struct SignedInBody {
     pub email: String,
     pub name: String,
     pub roles: Vec<Role>,
-    pub scopes: Vec<String>,
+    pub scopes: Vec<Scope>,
     pub subscription_tier: Tier,
 }
 
@@ -78,52 +74,45 @@ impl StandingBody {
 
 /// `GET /v1/users`: by pages, in an order that is stable and means nothing; right at once, because it is folded from the
 /// log. GraphQL's `users` filters and sorts.
-pub async fn list(
-    State(gateway): State<Gateway>,
-    principal: Principal,
-    uri: Uri,
-) -> Result<Json<Value>, Problem> {
-    principal.needs(READ_SCOPE)?;
+pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let ids = page.ids::<User>(&principal.store).await?;
+    let (ids, next_after) = page.ids::<User>(&caller.store).await?;
     let mut users = Vec::with_capacity(ids.len());
     for id in &ids {
-        if let Some((user, version)) = gateway.executor.load::<User>(principal.record.id, *id).await? {
-            users.push(StandingBody::new(*id, &principal.record.slug, &user, version));
+        if let Some((user, version)) = gateway.executor.load::<User>(caller.record.id, *id).await? {
+            users.push(StandingBody::new(*id, &caller.record.slug, &user, version));
         }
     }
-    Ok(Json(json!({ "users": users, "next_after": page.next(&ids) })))
+    Ok(Json(json!({ "users": users, "next_after": next_after })))
 }
 
 /// `GET /v1/users/{id}`.
 pub async fn show(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    principal.needs(READ_SCOPE)?;
     let id = id_of(&id)?;
-    let found = gateway.executor.load::<User>(principal.record.id, id).await?;
-    let (user, version) = found.ok_or(Problem::new(Code::NotFound))?;
-    Ok(Json(json!({ "user": StandingBody::new(id, &principal.record.slug, &user, version) })))
+    let found = gateway.executor.load::<User>(caller.record.id, id).await?;
+    let (user, version) = found.ok_or(Problem::new(ErrorCode::NotFound))?;
+    Ok(Json(json!({ "user": StandingBody::new(id, &caller.record.slug, &user, version) })))
 }
 
 /// `POST /v1/users`: an administrator adds a user; without a password it cannot sign in.
 pub async fn add(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(mut body): Body,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    principal.needs(WRITE_SCOPE)?;
     let email = body.required("email", Email::parse);
     let name = body.required("name", Name::parse);
     let roles = body.texts("roles", Role::parse);
     let password = body.optional("password", Password::parse);
     let (email, name, roles) = body.finish(|| Some((email?, name?, roles?)))?;
 
-    let context = principal.command_context(&request, key.0);
+    let context = caller.command_context(&request, key.0);
     let id = new_aggregate_id(&context, User::CATEGORY);
     // As for registration: a repeat gets the first answer, and a hash is made for nobody who cannot be added.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
@@ -131,34 +120,33 @@ pub async fn add(
     let executed = if let Some(earlier) = repeated {
         earlier
     } else {
-        let holder = principal.store.reserved_by(EMAIL, &email.normalised()).await?;
+        let holder = caller.store.reserved_by(EMAIL, &email.normalised()).await?;
         if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
-            return Err(Problem::new(Code::EmailTaken));
+            return Err(Problem::new(ErrorCode::EmailTaken));
         }
         let hash = match password {
-            Some(password) => Some(gateway.passwords.hash(principal.record.id, password).await?),
+            Some(password) => Some(gateway.passwords.hash(caller.record.id, password).await?),
             None => None,
         };
         add_user(&gateway.executor, &context, email, name, roles, hash).await.map_err(refused)?
     };
-    Ok((StatusCode::CREATED, done(&executed, &principal)))
+    Ok((StatusCode::CREATED, done(&executed, &caller)))
 }
 
 /// `PUT /v1/users/{id}/roles`: these and no others. Access tokens that the user holds keep theirs until they end.
 pub async fn put_roles(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
     Body(mut body): Body,
 ) -> Result<Json<Value>, Problem> {
-    allowed(&principal, &request, ChangeUserRoles::NAME)?;
     let roles = body.texts("roles", Role::parse);
     let roles = body.finish(|| roles)?;
-    let context = principal.command_context(&request, key.0);
+    let context = caller.command_context(&request, key.0);
     let executed = change_roles(&gateway.executor, &context, id_of(&id)?, roles).await.map_err(refused)?;
-    Ok(done(&executed, &principal))
+    Ok(done(&executed, &caller))
 }
 
 /// What a `PATCH` asks for.
@@ -171,12 +159,11 @@ enum Change {
 pub async fn change(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
     Body(mut body): Body,
 ) -> Result<Json<Value>, Problem> {
-    allowed(&principal, &request, DeactivateUser::NAME)?;
     let names = body.values().get("name").is_some_and(|name| !name.is_null());
     let name = body.optional("name", Name::parse);
     let status = if names { None } else { body.required("status", only_deactivated) };
@@ -185,14 +172,14 @@ pub async fn change(
         (Some(name), _) => Some(Change::Name(ChangeUserName { name })),
         (None, status) => status.map(|()| Change::Deactivation(DeactivateUser { reason })),
     })?;
-    let (context, id) = (principal.command_context(&request, key.0), id_of(&id)?);
+    let (context, id) = (caller.command_context(&request, key.0), id_of(&id)?);
     let executed = match change {
         Change::Name(command) => {
             gateway.executor.execute::<User>(&context, id, command, Extras::default()).await
         }
         Change::Deactivation(command) => deactivate(&gateway.executor, &context, id, command).await,
     };
-    Ok(done(&executed.map_err(refused)?, &principal))
+    Ok(done(&executed.map_err(refused)?, &caller))
 }
 
 fn only_deactivated(text: &str) -> Result<(), InvalidValue> {
@@ -202,20 +189,12 @@ fn only_deactivated(text: &str) -> Result<(), InvalidValue> {
     Err(InvalidValue::new("status_invalid", "can be changed to deactivated only"))
 }
 
-/// 403 for whoever may not send the command, before its body is looked at.
-fn allowed(principal: &Principal, request: &RequestContext, command: &str) -> Result<(), Problem> {
-    if permits(&principal.command_context(request, None).caller, command, Uuid::nil()) {
-        return Ok(());
-    }
-    Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
-}
-
 fn id_of(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Problem::new(Code::NotFound))
+    text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
-fn done(executed: &Executed<User>, principal: &Principal) -> Json<Value> {
-    let (slug, version) = (&principal.record.slug, executed.version);
+fn done(executed: &Executed<User>, caller: &Caller) -> Json<Value> {
+    let (slug, version) = (&caller.record.slug, executed.version);
     let user = StandingBody::new(executed.id, slug, &executed.state, version);
     Json(json!({ "user": user, "consistency_token": executed.consistency_token }))
 }

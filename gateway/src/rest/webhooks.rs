@@ -6,11 +6,12 @@ mod body;
 mod commanding;
 mod deliveries;
 
-use axum::extract::{Path, Query, State};
+use access::policy::TENANT_ADMINISTER;
+use axum::Json;
+use axum::extract::{Path, State};
+use axum::http::Method;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{delete, get, post};
-use axum::{Json, Router};
 use schemas::engine::{InvalidValue, TenantId, clock, ids};
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
@@ -21,9 +22,11 @@ use webhooks::secret::SigningSecret;
 
 use self::body::{Changes, shown, shown_with_secret};
 use self::commanding::Commanding;
-use crate::auth::Principal;
-use crate::edge::{Body, Code, Fields, IdempotencyKey, Problem, RequestContext};
+use super::pages::page_of;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::route::{Audit, Authority, Route, Routes};
+use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Problem, Query, RequestContext};
 
 /// Webhooks of one tenant.
 const MOST: u64 = 100;
@@ -31,21 +34,25 @@ const MOST: u64 = 100;
 const ROTATION: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// The routes.
-pub fn routes() -> Router<Gateway> {
-    Router::new()
-        .route("/v1/webhooks", get(list).post(register))
-        .route("/v1/webhooks/{id}", get(show).patch(change).delete(remove))
-        .route("/v1/webhooks/{id}/rotate-secret", post(rotate_secret))
-        .route("/v1/webhooks/{id}/replay", post(replay))
-        .route("/v1/webhooks/{id}/enable", post(enable))
-        .route("/v1/webhooks/{id}/deliveries", get(deliveries::attempts))
-        .route(
-            "/v1/webhooks/{id}/dead-letters",
-            get(deliveries::dead_letters).delete(deliveries::discard_all),
-        )
-        .route("/v1/webhooks/{id}/dead-letters/{position}", delete(deliveries::discard_one))
-        .route("/v1/webhooks/{id}/dead-letters/retry", post(deliveries::retry_all))
-        .route("/v1/webhooks/{id}/dead-letters/{position}/retry", post(deliveries::retry_one))
+pub fn routes(routes: Routes) -> Routes {
+    let read = |path| Route::get(path, &TENANT_ADMINISTER);
+    let write = |method, path| Route::write(method, path, &TENANT_ADMINISTER).authority(Authority::Held);
+    let secret = |method, path| write(method, path).audited(Audit::CredentialChange);
+    routes
+        .add(read("/v1/webhooks"), list)
+        .add(secret(Method::POST, "/v1/webhooks"), register)
+        .add(read("/v1/webhooks/{id}"), show)
+        .add(write(Method::PATCH, "/v1/webhooks/{id}"), change)
+        .add(secret(Method::DELETE, "/v1/webhooks/{id}"), remove)
+        .add(secret(Method::POST, "/v1/webhooks/{id}/rotate-secret"), rotate_secret)
+        .add(write(Method::POST, "/v1/webhooks/{id}/replay"), replay)
+        .add(write(Method::POST, "/v1/webhooks/{id}/enable"), enable)
+        .add(read("/v1/webhooks/{id}/deliveries"), deliveries::attempts)
+        .add(read("/v1/webhooks/{id}/dead-letters"), deliveries::dead_letters)
+        .add(write(Method::DELETE, "/v1/webhooks/{id}/dead-letters"), deliveries::discard_all)
+        .add(write(Method::POST, "/v1/webhooks/{id}/dead-letters/retry"), deliveries::retry_all)
+        .add(write(Method::DELETE, "/v1/webhooks/{id}/dead-letters/{position}"), deliveries::discard_one)
+        .add(write(Method::POST, "/v1/webhooks/{id}/dead-letters/{position}/retry"), deliveries::retry_one)
 }
 
 /// The parameters of lists.
@@ -53,64 +60,59 @@ pub fn routes() -> Router<Gateway> {
 #[serde(deny_unknown_fields)]
 struct PageQuery<T> {
     after: Option<T>,
-    limit: Option<u32>,
+    limit: Option<Digits>,
 }
 
 impl<T> PageQuery<T> {
-    fn limit(&self) -> Result<u32, Problem> {
-        match self.limit.unwrap_or(20) {
-            limit @ 1..=100 => Ok(limit),
+    fn limit(&self) -> Result<usize, Problem> {
+        match self.limit.map_or(20, |limit| limit.0) {
+            limit @ 1..=100 => Ok(limit as usize),
             _ => Err(Problem::invalid_field("limit", InvalidValue::new("limit_invalid", "must be 1 to 100"))),
         }
     }
 }
 
 fn id_of(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Problem::new(Code::NotFound))
+    text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
 async fn found(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
-    transaction.webhook_to_change(id).await?.ok_or(Problem::new(Code::NotFound))
+    transaction.webhook_to_change(id).await?.ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-async fn list(
-    principal: Principal,
-    query: Result<Query<PageQuery<Uuid>>, axum::extract::rejection::QueryRejection>,
-) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
+async fn list(caller: Caller, Query(query): Query<PageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
     let limit = query.limit()?;
-    let transaction = principal.store.begin().await?;
-    let webhooks = transaction.webhooks(query.after, limit).await?;
+    let transaction = caller.store.begin().await?;
+    let webhooks = transaction.webhooks(query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
-    let next = webhooks.last().filter(|_| webhooks.len() == limit as usize).map(|last| last.id);
+    let (webhooks, next) = page_of(webhooks, limit, |webhook| webhook.id);
     Ok(Json(json!({ "webhooks": webhooks.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
-async fn show(principal: Principal, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
-    let transaction = principal.store.begin().await?;
+async fn show(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
+    let transaction = caller.store.begin().await?;
     let webhook = transaction.webhook(id_of(&id)?).await?;
     transaction.commit().await?;
-    Ok(Json(shown(&webhook.ok_or(Problem::new(Code::NotFound))?)))
+    Ok(Json(shown(&webhook.ok_or(Problem::new(ErrorCode::NotFound))?)))
 }
 
 async fn register(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, "register", body.values());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, "register", body.values());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
     let registered = Changes::of_new(body, gateway.config.allow_private_webhooks)?;
     if transaction.count_webhooks().await? >= MOST {
-        return Err(Problem::new(Code::Invalid).detail(format!("a tenant may have at most {MOST} webhooks")));
+        return Err(
+            Problem::new(ErrorCode::Invalid).detail(format!("a tenant may have at most {MOST} webhooks"))
+        );
     }
     let head = transaction.head().await?;
     let now = clock::now();
@@ -123,7 +125,7 @@ async fn register(
         ordering: registered.ordering.unwrap_or(Ordering::InOrder),
         personal_data: registered.personal_data.unwrap_or(false),
         disabled: None,
-        secret: secret.seal(gateway.store.key(), principal.record.id, id).into(),
+        secret: secret.seal(gateway.store.key(), caller.record.id, id).into(),
         old_secret: None,
         log_id: head.log_id,
         position: within(registered.after, head.position)?.unwrap_or(head.position),
@@ -150,14 +152,13 @@ fn within(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
 
 async fn change(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
     Body(body): Body,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("change {id}"), body.values());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("change {id}"), body.values());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
@@ -170,7 +171,7 @@ async fn change(
     webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enabled(&gateway, &principal.store, &transaction, &mut webhook).await?;
+            enabled(&gateway, &caller.store, &transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
@@ -210,20 +211,19 @@ async fn enabled(
     let dead = transaction.count_dead_webhook_deliveries(webhook.id).await?;
     if dead >= gateway.config.most_dead_letters {
         let detail = format!("{dead} dead letters wait: retry, discard or replay them first");
-        return Err(Problem::new(Code::Invalid).detail(detail));
+        return Err(Problem::new(ErrorCode::Invalid).detail(detail));
     }
     Ok(())
 }
 
 async fn remove(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("remove {id}"), &Map::new());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("remove {id}"), &Map::new());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
@@ -234,19 +234,18 @@ async fn remove(
 
 async fn rotate_secret(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("rotate {id}"), &Map::new());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("rotate {id}"), &Map::new());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
     let mut webhook = found(&transaction, id_of(&id)?).await?;
     let secret = SigningSecret::generate();
-    let sealed = secret.seal(gateway.store.key(), principal.record.id, webhook.id).into();
+    let sealed = secret.seal(gateway.store.key(), caller.record.id, webhook.id).into();
     let old = std::mem::replace(&mut webhook.secret, sealed);
     webhook.old_secret = Some((old, clock::now() + ROTATION));
     saved(&transaction, &mut webhook).await?;
@@ -255,14 +254,13 @@ async fn rotate_secret(
 
 async fn replay(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
     Body(mut body): Body,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("replay {id}"), body.values());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("replay {id}"), body.values());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
@@ -283,19 +281,18 @@ async fn replay(
 
 async fn enable(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
-    let command = Commanding::new(&gateway, &principal, key, &format!("enable {id}"), &Map::new());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("enable {id}"), &Map::new());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
     let mut webhook = found(&transaction, id_of(&id)?).await?;
     if webhook.disabled.is_some() {
-        enabled(&gateway, &principal.store, &transaction, &mut webhook).await?;
+        enabled(&gateway, &caller.store, &transaction, &mut webhook).await?;
         saved(&transaction, &mut webhook).await?;
     }
     command.answer(transaction, StatusCode::OK, Some(shown(&webhook))).await

@@ -10,7 +10,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 
 use super::closing::Closing;
 use super::hub::LOOK;
-use crate::auth::{Claims, Principal};
+use crate::auth::{Caller, Claims};
 use crate::gateway::Gateway;
 
 /// Ends when the process does, or the right to read: by its time, or because the token that showed it was taken back.
@@ -31,9 +31,9 @@ pub async fn right_ends(gateway: Gateway, expires_at: DateTime<Utc>, claims: Opt
 }
 
 /// Ends when the caller may not read this log any further, which is counted.
-pub async fn reading_ends(gateway: Gateway, principal: Principal, log_id: LogId) -> Closing {
-    let (store, tenant) = (gateway.store.clone(), principal.record.id);
-    let right = right_ends(gateway, principal.expires_at(), Some(principal.claims));
+pub async fn reading_ends(gateway: Gateway, caller: Caller, log_id: LogId) -> Closing {
+    let (store, tenant) = (gateway.store.clone(), caller.record.id);
+    let right = right_ends(gateway, caller.expires_at(), Some(caller.claims));
     let why = tokio::select! {
         why = right => why,
         why = log_ends(&store, tenant, log_id) => why,

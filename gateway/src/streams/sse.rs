@@ -15,9 +15,9 @@ use tokio::time::Instant;
 
 use super::closing::Closing;
 use super::session::{Session, Step};
-use crate::auth::{Principal, Watcher};
-use crate::edge::{Code, FieldError, Problem, RequestContext};
+use crate::auth::{Caller, Watcher};
 use crate::gateway::Gateway;
+use crate::http::{ErrorCode, FieldError, Problem, RequestContext};
 use crate::rest::events::{EventsQuery, same_log};
 
 /// Follows the log: what is behind `after` (or `Last-Event-ID`), then whatever comes, until the client leaves, its token
@@ -31,7 +31,7 @@ pub async fn follow(
     let query = EventsQuery::of_stream(&uri)?;
     let watcher = match &query.ticket {
         Some(ticket) => Watcher::with_ticket(ticket, uri.path(), &headers, &request, &gateway).await?,
-        None => Watcher::from(Principal::of(&headers, None, &request, &gateway).await?)?,
+        None => Watcher::from(Caller::of(&headers, None, &request, &gateway).await?)?,
     };
     let resumed = resumed_at(&headers)?;
     let after = resumed.unwrap_or(query.after);
@@ -43,7 +43,7 @@ pub async fn follow(
         // It was sent once, so it is a position of another log.
         let detail =
             format!("Last-Event-ID is beyond the end of the log, which is now {}", follower.log_id());
-        return Err(Problem::new(Code::LogReplaced).detail(detail));
+        return Err(Problem::new(ErrorCode::LogReplaced).detail(detail));
     }
     let session = Session::new("sse", follower, &watcher, &gateway, place);
     let body = Body::from_stream(events(session, gateway.config.slow_after));
@@ -116,7 +116,8 @@ fn last_words(why: Closing, at: u64) -> Bytes {
 }
 
 fn resumed_at(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    let Some(given) = headers.get("last-event-id") else { return Ok(None) };
+    // An empty id is what a client sends that has seen none (WHATWG HTML, section 9.2.3).
+    let Some(given) = headers.get("last-event-id").filter(|given| !given.is_empty()) else { return Ok(None) };
     let position = given.to_str().ok().and_then(crate::rest::events::position);
     position.map(Some).ok_or_else(|| {
         let problem = InvalidValue::new("position_invalid", "must be the id of an event of this stream");
@@ -139,9 +140,10 @@ mod tests {
             resumed_at(&headers).map_err(|problem| problem.code())
         };
         assert_eq!(resumed(None), Ok(None));
+        assert_eq!(resumed(Some("")), Ok(None));
         assert_eq!(resumed(Some("42")), Ok(Some(42)));
-        assert_eq!(resumed(Some("-1")), Err(Code::BadRequest));
-        assert_eq!(resumed(Some("abc")), Err(Code::BadRequest));
+        assert_eq!(resumed(Some("-1")), Err(ErrorCode::BadRequest));
+        assert_eq!(resumed(Some("abc")), Err(ErrorCode::BadRequest));
     }
 
     #[test]

@@ -17,15 +17,13 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::closing::Closing;
 use super::frame::Frame;
 use super::session::{Session, Step};
-use crate::activity::{Asked, note};
-use crate::auth::{Principal, Watcher};
-use crate::edge::{Code, Problem, RequestContext};
+use crate::activity::note;
+use crate::auth::{Caller, Watcher};
 use crate::gateway::Gateway;
+use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::rest::events::{EventsQuery, same_log};
 use crate::server::UnderWay;
 
-/// What the activity log knows a greeting as.
-const ASKED: Asked<'_> = Asked { method: "GET", route: "/v1/events/ws", path: "/v1/events/ws" };
 /// How long a client may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
 /// How long a client that is being closed has to take what was sent before.
@@ -49,7 +47,7 @@ struct Refusal {
     code: &'static str,
     websocket: u16,
     /// The answer that HTTP would have got.
-    problem: Option<Code>,
+    problem: Option<ErrorCode>,
 }
 
 impl Refusal {
@@ -62,7 +60,7 @@ impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
         let code = problem.code();
         // As for a stream's own reasons: 4000 and the HTTP status.
-        Self { problem: Some(code), ..Self::new(code.as_str(), 4000 + code.status().as_u16()) }
+        Self { problem: Some(code), ..Self::new(code.as_str(), 4000 + code.status()) }
     }
 }
 
@@ -82,22 +80,23 @@ pub async fn follow(
     }
     let upgrade = upgrade.map_err(|_| Problem::bad_request("this address takes WebSockets only"))?;
     if !gateway.config.takes_origin(&headers) {
-        return Err(Problem::new(Code::Forbidden).detail("pages of this origin may not connect"));
+        return Err(Problem::new(ErrorCode::Forbidden).detail("pages of this origin may not connect"));
     }
     let opened = if headers.contains_key(header::AUTHORIZATION) {
-        let principal = Principal::of(&headers, None, &request, &gateway).await?;
-        let session = open(principal, query.clone(), &gateway).await?;
+        let caller = Caller::of(&headers, None, &request, &gateway).await?;
+        let session = open(caller, query.clone(), &gateway).await?;
         Ok(session)
     } else {
         let greeting = Arc::clone(&gateway.greetings).try_acquire_owned();
         Err(greeting
-            .map_err(|_| Problem::new(Code::Unavailable).detail("too many sockets are being opened"))?)
+            .map_err(|_| Problem::new(ErrorCode::Unavailable).detail("too many sockets are being opened"))?)
     };
     let upgrade = upgrade
         .max_message_size(LARGEST)
         .max_frame_size(LARGEST)
         .read_buffer_size(READ_BUFFER)
         .write_buffer_size(WRITE_BUFFER);
+    let path = uri.path().to_owned();
     Ok(upgrade.on_upgrade(move |socket| async move {
         let _under_way = under_way.token();
         let mut socket = socket;
@@ -105,12 +104,12 @@ pub async fn follow(
             Ok(session) => session,
             Err(place) => match greet(&mut socket, place, query, &headers, &request, &gateway).await {
                 Ok(Some(session)) => {
-                    note(&gateway, &request, ASKED, None, Some(address.ip().to_string()));
+                    note(&gateway, &request, &path, None, Some(address.ip().to_string()));
                     session
                 }
                 Ok(None) => return,
                 Err(refusal) => {
-                    note(&gateway, &request, ASKED, refusal.problem, Some(address.ip().to_string()));
+                    note(&gateway, &request, &path, refusal.problem, Some(address.ip().to_string()));
                     let message = json!({"type": "closed", "code": refusal.code});
                     return close(&mut socket, &message.to_string(), refusal.code, refusal.websocket).await;
                 }
@@ -120,8 +119,8 @@ pub async fn follow(
     }))
 }
 
-async fn open(principal: Principal, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
-    let watcher = Watcher::from(principal)?;
+async fn open(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
+    let watcher = Watcher::from(caller)?;
     let place = gateway.stream_place()?;
     let follower = gateway.hub.follow(&watcher.record, query.after, query.filter).await?;
     let handle = gateway.store.tenant(watcher.record.id);
@@ -147,10 +146,10 @@ async fn greet(
     let Ok(message) = message else { return Err(Refusal::new("auth_timeout", 4408)) };
     let Some(message) = message else { return Ok(None) };
     let Ok(Greeting::Auth { token }) = serde_json::from_str(&message) else {
-        return Err(Refusal::new(Code::BadRequest.as_str(), 4400));
+        return Err(Refusal::new(ErrorCode::BadRequest.as_str(), 4400));
     };
-    let principal = Principal::of(headers, Some(&token), request, gateway).await?;
-    Ok(Some(open(principal, query, gateway).await?))
+    let caller = Caller::of(headers, Some(&token), request, gateway).await?;
+    Ok(Some(open(caller, query, gateway).await?))
 }
 
 async fn first(socket: &mut WebSocket) -> Option<Utf8Bytes> {

@@ -2,6 +2,7 @@
 
 use projections::{CUSTOMERS, CustomerRow, Customers, Projection};
 use schemas::crm::customer::{CustomerEvent, CustomerStatus};
+use schemas::engine::text::email_key;
 use schemas::engine::{Event, StreamName};
 use serde::Serialize;
 use store::sql::Row;
@@ -89,7 +90,7 @@ fn conditions(tenant: &TenantStore, filter: &CustomerFilter) -> Conditions {
         conditions.and("status", "=", status.as_str());
     }
     if let Some(email) = &filter.email {
-        conditions.and_text("email_key", email.trim().to_lowercase());
+        conditions.and_text("email_key", email_key(email));
     }
     if let Some(prefix) = &filter.name_prefix {
         conditions.and_starts_with("name", prefix);

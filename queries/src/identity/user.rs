@@ -1,6 +1,7 @@
 //! Reads of users.
 
 use projections::{Projection, USERS, UserRow, Users};
+use schemas::engine::text::email_key;
 use schemas::engine::{Event, StreamName};
 use schemas::identity::user::{UserEvent, UserStatus};
 use serde::Serialize;
@@ -86,7 +87,7 @@ fn conditions(tenant: &TenantStore, filter: &UserFilter) -> Conditions {
         conditions.and("status", "=", status.as_str());
     }
     if let Some(email) = &filter.email {
-        conditions.and_text("email_key", email.trim().to_lowercase());
+        conditions.and_text("email_key", email_key(email));
     }
     if let Some(prefix) = &filter.name_prefix {
         conditions.and_starts_with("name", prefix);

@@ -1,12 +1,13 @@
 //! One try of one step: what its row says is done, and what that came to.
 
-use commands::{AnyCommand, Caller, CommandContext, DispatchError, dispatch};
+use access::Principal;
+use commands::{AnyCommand, CommandContext, DispatchError, dispatch};
 use schemas::engine::TenantId;
 use schemas::saga::{SagaStep, SagaTimer};
 use store::{LogFilter, StoreError};
 
 use super::instance::{Instance, TimerState};
-use super::process::{actor, command_id};
+use super::process::command_id;
 use super::react::{Wanted, react_all};
 use super::rows::{NewRow, StepRow, Task, Work};
 use super::steps::Steps;
@@ -65,12 +66,12 @@ impl Steps {
             correlation_id: Some(row.correlation_id),
             causation_id: Some(row.trigger_event),
             traceparent: row.task.traceparent.clone(),
-            ..CommandContext::new(tenant, Caller::system(actor(self.saga()).as_str()))
+            ..CommandContext::new(tenant, Principal::saga(self.saga()))
         };
         match dispatch(&self.executor, &context, command.clone()).await {
             Ok(_) => Outcome::Done(Wanted::default()),
             Err(DispatchError::Rejected { code, message }) => {
-                Outcome::Refused { code: code.to_owned(), message }
+                Outcome::Refused { code: code.graphql(), message }
             }
             Err(DispatchError::Retryable(cause)) => Outcome::Outage(cause.to_string()),
         }

@@ -6,6 +6,9 @@ use std::sync::Arc;
 use email_address::{EmailAddress, Options};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
+
+use super::text::{email_key, is_visible};
 
 /// Why a value was refused: a stable code and a sentence for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,15 +90,17 @@ impl Email {
         let text = text.trim();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
         match EmailAddress::parse_with_options(text, options) {
-            Ok(_) if text.len() <= 254 && !text.contains('"') => Ok(Self(text.into())),
+            Ok(_) if text.len() <= 254 && !text.contains('"') && text.chars().all(is_visible_or_mark) => {
+                Ok(Self(text.into()))
+            }
             _ => Err(InvalidValue::new("email_invalid", "must be an e-mail address such as ada@example.com")),
         }
     }
 
-    /// The form under which an address is unique: lower case. Two people never share an address that differs in case
+    /// The form under which an address is unique. Two people never share an address that differs in case or spelling
     /// alone, although RFC 5321 would allow it.
     pub fn normalised(&self) -> String {
-        self.0.to_lowercase()
+        email_key(&self.0)
     }
 }
 
@@ -105,6 +110,9 @@ impl Name {
         let text = text.trim();
         if text.is_empty() {
             return Err(InvalidValue::new("name_empty", "must not be empty"));
+        }
+        if !text.chars().any(is_visible) {
+            return Err(InvalidValue::new("name_invisible", "must have a visible character"));
         }
         bounded(text, 200, "name_invalid", false).map(Self)
     }
@@ -122,6 +130,11 @@ impl Reason {
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         bounded(text.trim(), 500, "reason_invalid", false).map(Self)
     }
+}
+
+/// Addresses hold no invisible characters: with them one address could be written in many ways.
+fn is_visible_or_mark(character: char) -> bool {
+    is_visible(character) || character.general_category_group() == GeneralCategoryGroup::Mark
 }
 
 fn bounded(text: &str, most: usize, code: &'static str, lines: bool) -> Result<Arc<str>, InvalidValue> {
@@ -152,6 +165,7 @@ mod tests {
             "ada@example",
             "a b@example.com",
             "Ada <ada@example.com>",
+            "a\u{200b}da@example.com",
             &long,
         ] {
             assert!(Email::parse(bad).is_err(), "{bad}");
@@ -162,6 +176,8 @@ mod tests {
     fn a_name_is_trimmed_bounded_and_printable() {
         assert_eq!(Name::parse(" Ada ").expect("valid").as_str(), "Ada");
         assert!(Name::parse("   ").is_err());
+        assert!(Name::parse("\u{200b}\u{3164}").is_err());
+        assert!(Name::parse("\u{1f980}").is_ok());
         assert!(Name::parse("a\u{0}b").is_err());
         assert!(Name::parse(&"x".repeat(201)).is_err());
     }

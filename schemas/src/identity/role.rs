@@ -5,6 +5,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::scope::Scope;
 use crate::engine::InvalidValue;
 
 /// What a user may do, as a name.
@@ -47,21 +48,23 @@ impl Role {
     }
 
     /// The scopes that a token of this role carries.
-    pub fn scopes(self) -> &'static [&'static str] {
+    pub fn scopes(self) -> &'static [Scope] {
         match self {
             Self::Member => &[],
-            Self::Integrator => &["events:read"],
+            Self::Integrator => &[Scope::EventsRead],
             Self::TenantAdmin => &[
-                "audit:read",
-                "crm:read",
-                "crm:write",
-                "events:read",
-                "pii:read",
-                "users:read",
-                "users:write",
+                Scope::AuditRead,
+                Scope::CrmRead,
+                Scope::CrmWrite,
+                Scope::EventsRead,
+                Scope::PersonalDataRead,
+                Scope::UsersRead,
+                Scope::UsersWrite,
             ],
-            Self::Auditor => &["audit:read", "crm:read", "events:read", "users:read"],
-            Self::PlatformAdmin => &["audit:read", "tenants:read", "tenants:write", "events:read"],
+            Self::Auditor => &[Scope::AuditRead, Scope::CrmRead, Scope::EventsRead, Scope::UsersRead],
+            Self::PlatformAdmin => {
+                &[Scope::AuditRead, Scope::TenantsRead, Scope::TenantsWrite, Scope::EventsRead]
+            }
         }
     }
 }

@@ -7,59 +7,41 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::names::ExternalCategory;
 use crate::engine::{Command, InvalidValue, Name};
+use crate::identity::scope::Scope;
 
-/// The scope that appends to streams of a category, without the category.
-pub const APPEND: &str = "events:append:";
-/// The scope that registers event types of a category, without the category.
-pub const WRITE_TYPES: &str = "event_types:write:";
-/// Scopes that a service may hold besides those of its categories. Nothing here changes who may do what.
-const PLAIN: &[&str] = &["events:read", "crm:read", "crm:write", "pii:read", AUDIT, "users:read"];
-/// The scope that makes a token an auditor's: it reads proofs, exports and the activity log.
-pub const AUDIT: &str = "audit:read";
 /// The scopes of an auditor's token that is issued as such.
-pub const AUDITOR: &[&str] = &[AUDIT, "crm:read", "events:read", "users:read"];
+pub const AUDITOR: &[Scope] = &[Scope::AuditRead, Scope::CrmRead, Scope::EventsRead, Scope::UsersRead];
 
-/// Something that a service may do.
+/// A scope that a service may hold. None of them changes who may do what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
-pub struct ServiceScope(String);
+pub struct ServiceScope(Scope);
 
 impl ServiceScope {
     /// Checks a scope: `events:read`, `crm:read`, `crm:write`, `pii:read`, `audit:read`, `users:read`,
     /// `events:append:<category>` or `event_types:write:<category>`.
+    ///
+    /// # Errors
+    /// `scope_invalid` for anything else.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        let category = [APPEND, WRITE_TYPES].iter().find_map(|prefix| text.strip_prefix(prefix));
-        match category {
-            Some(category) => {
-                ExternalCategory::parse(category)
-                    .map_err(|error| InvalidValue::new("scope_invalid", format!("its category {error}")))?;
+        match Scope::parse(text)? {
+            scope @ (Scope::UsersWrite | Scope::TenantsRead | Scope::TenantsWrite) => {
+                Err(InvalidValue::new("scope_invalid", format!("{scope} is not for services")))
             }
-            None if PLAIN.contains(&text) => {}
-            None => {
-                let message =
-                    format!("must be {}, {APPEND}<category> or {WRITE_TYPES}<category>", PLAIN.join(", "));
-                return Err(InvalidValue::new("scope_invalid", message));
-            }
+            scope => Ok(Self(scope)),
         }
-        Ok(Self(text.to_owned()))
     }
 
-    /// The scope as text.
-    pub fn as_str(&self) -> &str {
+    /// The scope itself.
+    pub fn scope(&self) -> &Scope {
         &self.0
-    }
-
-    /// Whether nothing changes by what it allows.
-    pub fn only_reads(&self) -> bool {
-        self.0.ends_with(":read")
     }
 }
 
 impl fmt::Display for ServiceScope {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        self.0.fmt(f)
     }
 }
 
@@ -73,7 +55,7 @@ impl TryFrom<String> for ServiceScope {
 
 impl From<ServiceScope> for String {
     fn from(scope: ServiceScope) -> Self {
-        scope.0
+        scope.0.to_string()
     }
 }
 

@@ -4,7 +4,8 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use schemas::integration::service_token::{AUDIT, AUDITOR};
+use schemas::identity::scope::Scope;
+use schemas::integration::service_token::AUDITOR;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -55,7 +56,7 @@ const COLUMNS: [&str; 6] = ["id", "name", "scopes", "issued_at", "expires_at", "
 struct Row {
     id: Uuid,
     name: String,
-    scopes: Vec<String>,
+    scopes: Vec<Scope>,
     issued_at: String,
     expires_at: String,
     revoked: bool,
@@ -78,7 +79,7 @@ impl Token {
 impl Create {
     async fn run(self, output: Output) -> Result<Exit, Failure> {
         let mut scopes = AUDITOR.to_vec();
-        scopes.extend(self.personal_data.then_some("pii:read"));
+        scopes.extend(self.personal_data.then_some(Scope::PersonalDataRead));
         let mut body = json!({"name": self.name, "scopes": scopes});
         match self.expires_at {
             Some(time) => body["expires_at"] = time.to_rfc3339().into(),
@@ -111,7 +112,9 @@ async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
         let text = remote.text(PATH, &parameters).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
         rows.extend(
-            page.service_tokens.into_iter().filter(|row| row.scopes.iter().any(|scope| scope == AUDIT)),
+            page.service_tokens
+                .into_iter()
+                .filter(|row| row.scopes.iter().any(|scope| *scope == Scope::AuditRead)),
         );
         after = page.next_after;
         if after.is_none() {

@@ -1,5 +1,7 @@
 //! Customers in GraphQL.
 
+use access::ErrorCode;
+use access::policy::CUSTOMERS_READ;
 use async_graphql::{Context, Enum, Error, ID, InputObject, Object, SimpleObject};
 use commands::{Customer as Aggregate, Rules, new_aggregate_id};
 use queries::CustomerRow;
@@ -10,15 +12,13 @@ use schemas::crm::customer::{
 use schemas::engine::{Command, Email, Name, Notes, Reason};
 use uuid::Uuid;
 
-use crate::auth::Principal;
+use crate::auth::Caller;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
-use crate::graphql::engine::errors::{ErrorCode, Nullable, forbidden, nullable};
+use crate::graphql::engine::errors::{GraphqlError, Nullable, forbidden, nullable};
 use crate::graphql::engine::pages::{Connection, connection, counts, page_request, unread};
 use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
-/// The scope that reads customers.
-pub const READ_SCOPE: &str = "crm:read";
 /// The checkpoints of the read models that queries here use.
 pub const READ_MODELS: &[&str] = &[queries::CUSTOMERS];
 
@@ -120,17 +120,16 @@ impl CustomerQueries {
         #[graphql(desc = "As it was then; as it is now unless given.")] as_of: Option<AsOfInput>,
     ) -> Nullable<Customer> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
+            let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
             let row = match as_of {
                 Some(as_of) => {
-                    let as_of = as_of.read(&principal.store).await?;
-                    reads::as_of(&principal.store, id, as_of).await.map_err(unread)?
+                    let as_of = as_of.read(&caller.store).await?;
+                    reads::as_of(&caller.store, id, as_of).await.map_err(unread)?
                 }
-                None => reads::get(&principal.store, id).await.map_err(unread)?,
+                None => reads::get(&caller.store, id).await.map_err(unread)?,
             };
-            let seen =
-                row.filter(|row| principal.may(READ_SCOPE) || row.user_id == Some(principal.user_id()));
+            let seen = row.filter(|row| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default()));
             Ok(seen.map(Into::into))
         })
         .await
@@ -145,12 +144,12 @@ impl CustomerQueries {
         #[graphql(desc = "The cursor to start behind.")] after: Option<String>,
     ) -> Nullable<History<Customer>> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
+            let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let past = reads::history(&principal.store, id, page.after, page.first).await.map_err(unread)?;
-            let own = past.0.last().and_then(|past| past.row.as_ref()?.user_id) == Some(principal.user_id());
-            if past.0.is_empty() && page.after == 0 || !own && !principal.may(READ_SCOPE) {
+            let past = reads::history(&caller.store, id, page.after, page.first).await.map_err(unread)?;
+            let owner = past.0.last().and_then(|past| past.row.as_ref()?.user_id).unwrap_or_default();
+            if past.0.is_empty() && page.after == 0 || !caller.may_of(&CUSTOMERS_READ, owner) {
                 return Ok(None);
             }
             Ok(Some(history(&page, past)))
@@ -174,14 +173,14 @@ impl CustomerQueries {
         >,
     ) -> Nullable<Connection<Customer>> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
-            principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
+            let caller = ctx.data::<Caller>()?;
+            caller.needs(&CUSTOMERS_READ).map_err(|problem| forbidden(&problem))?;
             let page = page_request(first, after, last, before)?;
             let filter = filter.unwrap_or_default().read()?;
             let order = order_by.map(Into::into).unwrap_or_default();
-            let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
+            let page = reads::list(&caller.store, &filter, order, page).await.map_err(unread)?;
             let total = if counts(ctx) {
-                Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
+                Some(reads::count(&caller.store, &filter).await.map_err(unread)?)
             } else {
                 None
             };
@@ -287,7 +286,7 @@ pub struct CustomerPayload {
 async fn payload(ctx: &Context<'_>, answer: Answer) -> Result<CustomerPayload, Error> {
     let customer = match answer.target {
         Some((id, version)) => {
-            let store = &ctx.data::<Principal>()?.store;
+            let store = &ctx.data::<Caller>()?.store;
             reads::at_version(store, id, Some(version)).await.map_err(unread)?.map(Into::into)
         }
         None => None,

@@ -1,19 +1,18 @@
 //! From a mutation's input to a command, and from its outcome to a payload. Domain refusals are data (`userErrors`);
 //! only what is no answer to the command (not allowed, unavailable, a fault of ours) is a top-level error.
 
+use access::ErrorCode;
 use async_graphql::{Context, Enum, Error, ID, SimpleObject};
-use commands::{
-    CommandContext, ExecuteError, Executed, Executor, Extras, Outcome, Rejection, Rules, permissions,
-};
+use commands::{CommandContext, ExecuteError, Executed, Executor, Extras, Outcome, Rejection, Rules};
 use schemas::engine::{InvalidValue, ids};
 use uuid::Uuid;
 
-use super::errors::{ErrorCode, internal};
+use super::errors::{GraphqlError, internal};
 use super::scalars::Int64;
-use crate::auth::Principal;
-use crate::edge::RequestContext;
-use crate::edge::failures::Cause;
+use crate::auth::Caller;
 use crate::gateway::Gateway;
+use crate::http::RequestContext;
+use crate::http::failures::Cause;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -35,11 +34,18 @@ pub struct UserError {
     message: String,
     /// The field of the input at fault, where one is.
     path: Option<Vec<String>>,
+    #[graphql(skip)]
+    catalogued: ErrorCode,
 }
 
 impl UserError {
-    fn new(code: impl Into<String>, message: impl Into<String>, field: Option<&str>) -> Self {
-        Self { code: code.into(), message: message.into(), path: field.map(|field| vec![field.to_owned()]) }
+    fn new(code: ErrorCode, message: impl Into<String>, field: Option<&str>) -> Self {
+        Self {
+            code: code.graphql(),
+            message: message.into(),
+            path: field.map(|field| vec![field.to_owned()]),
+            catalogued: code,
+        }
     }
 }
 
@@ -108,13 +114,13 @@ impl<'a> Input<'a> {
         expected_version: Option<Int64>,
     ) -> Result<Self, Error> {
         let gateway = ctx.data::<Gateway>()?;
-        let principal = ctx.data::<Principal>()?;
+        let caller = ctx.data::<Caller>()?;
         let request = ctx.data::<RequestContext>()?;
-        let mut context = principal.command_context(request, command_id);
+        let mut context = caller.command_context(request, command_id);
         context.expected_version = expected_version.map(|version| version.0);
         let id = target.and_then(parse_id).unwrap_or_default();
-        if !permissions::permits(&context.caller, command, id) {
-            request.note_rejection(command, ErrorCode::Forbidden.as_str());
+        if !access::policy::permits(&context.caller, command, id) {
+            request.note_rejection(command, ErrorCode::Forbidden);
             return Err(not_allowed());
         }
         Ok(Self { gateway, request, command: command.to_owned(), context, errors: Vec::new() })
@@ -130,7 +136,7 @@ impl<'a> Input<'a> {
         match checked {
             Ok(value) => Some(value),
             Err(problem) => {
-                self.errors.push(UserError::new("INVALID", problem.message, Some(name)));
+                self.errors.push(UserError::new(ErrorCode::Invalid, problem.message, Some(name)));
                 None
             }
         }
@@ -214,7 +220,7 @@ impl<'a> Input<'a> {
 
     /// The refusal, with everything that is wrong; the activity log hears of the first.
     fn rejected(self) -> Answer {
-        let code = self.errors.first().map_or("INVALID", |error| &error.code);
+        let code = self.errors.first().map_or(ErrorCode::Invalid, |error| error.catalogued);
         self.request.note_rejection(&self.command, code);
         Answer::rejected(self.context.command_id.unwrap_or_else(ids::new_id), self.errors)
     }
@@ -222,20 +228,18 @@ impl<'a> Input<'a> {
 
 /// A refusal as a user error, or as a top-level error where it is no answer to the command.
 fn refusal<R: Rejection>(error: ExecuteError<R>, version_expected: bool) -> Result<UserError, Error> {
-    let message = error.to_string();
+    let (code, message) = (error.code(), error.to_string());
     match error {
-        ExecuteError::Rejected(rejection) => Ok(UserError::new(rejection.code(), message, None)),
-        ExecuteError::VersionConflict { .. } if version_expected => {
-            Ok(UserError::new("VERSION_CONFLICT", message, Some("expectedVersion")))
-        }
-        ExecuteError::CommandIdReused => Ok(UserError::new("COMMAND_ID_REUSED", message, Some("commandId"))),
-        ExecuteError::Reserved { kind, .. } => {
-            Ok(UserError::new(format!("{}_TAKEN", kind.to_uppercase()), message, Some(&kind)))
-        }
         ExecuteError::NotFound => Ok(not_found()),
-        ExecuteError::TooLarge { .. } => Ok(UserError::new("TOO_LARGE", message, None)),
-        ExecuteError::Invalid(_) => Ok(UserError::new("INVALID", message, None)),
-        ExecuteError::SubjectErased => Ok(UserError::new("SUBJECT_ERASED", message, None)),
+        ExecuteError::VersionConflict { .. } if version_expected => {
+            Ok(UserError::new(code, message, Some("expectedVersion")))
+        }
+        ExecuteError::CommandIdReused => Ok(UserError::new(code, message, Some("commandId"))),
+        ExecuteError::Reserved { kind, .. } => Ok(UserError::new(code, message, Some(&kind))),
+        ExecuteError::Rejected(_)
+        | ExecuteError::TooLarge { .. }
+        | ExecuteError::Invalid(_)
+        | ExecuteError::SubjectErased => Ok(UserError::new(code, message, None)),
         ExecuteError::Forbidden => Err(not_allowed()),
         // Without an expected version this is a contended aggregate, which only time helps.
         error @ (ExecuteError::Unavailable(_)
@@ -249,7 +253,7 @@ fn refusal<R: Rejection>(error: ExecuteError<R>, version_expected: bool) -> Resu
 }
 
 fn not_found() -> UserError {
-    UserError::new("NOT_FOUND", "there is nothing under this id", Some("id"))
+    UserError::new(ErrorCode::NotFound, "there is nothing under this id", Some("id"))
 }
 
 fn not_allowed() -> Error {

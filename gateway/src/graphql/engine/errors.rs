@@ -1,52 +1,33 @@
 //! GraphQL's top-level errors: a stable code in `extensions.code`, and nothing of ours inside.
 
+use access::ErrorCode;
 use async_graphql::{Error, ErrorExtensions, Response, ServerError, Value};
 use schemas::engine::RequestId;
 use store::StoreError;
 
 use super::guard::Refusal;
-use crate::edge::Problem;
-use crate::edge::failures::Cause;
+use crate::http::Problem;
+use crate::http::failures::Cause;
 
 /// At most so many errors are returned; a document can make a great many.
 const MOST_ERRORS: usize = 10;
 
-/// What went wrong with a request as a whole, or with a field for a reason that is no domain rejection.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are the codes of the public contract")]
-pub enum ErrorCode {
-    BadRequest,
-    LimitExceeded,
-    Forbidden,
-    CursorInvalid,
-    ConsistencyTimeout,
-    Unavailable,
-    Internal,
+/// An error of the catalogue in the shape of GraphQL.
+pub trait GraphqlError {
+    /// An error of a field.
+    fn error(self, message: impl Into<String>) -> Error;
+    /// An error of the request as a whole.
+    fn server_error(self, message: impl Into<String>) -> ServerError;
 }
 
-impl ErrorCode {
-    /// The code as clients see it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::BadRequest => "BAD_REQUEST",
-            Self::LimitExceeded => "LIMIT_EXCEEDED",
-            Self::Forbidden => "FORBIDDEN",
-            Self::CursorInvalid => "CURSOR_INVALID",
-            Self::ConsistencyTimeout => "CONSISTENCY_TIMEOUT",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::Internal => "INTERNAL",
-        }
+impl GraphqlError for ErrorCode {
+    fn error(self, message: impl Into<String>) -> Error {
+        Error::new(message).extend_with(|_, extensions| extensions.set("code", self.graphql_top_level()))
     }
 
-    /// An error of a field.
-    pub fn error(self, message: impl Into<String>) -> Error {
-        Error::new(message).extend_with(|_, extensions| extensions.set("code", self.as_str()))
-    }
-
-    /// An error of the request as a whole.
-    pub fn server_error(self, message: impl Into<String>) -> ServerError {
+    fn server_error(self, message: impl Into<String>) -> ServerError {
         let mut error = ServerError::new(message, None);
-        error.extensions.get_or_insert_default().set("code", self.as_str());
+        error.extensions.get_or_insert_default().set("code", self.graphql_top_level());
         error
     }
 }
@@ -107,7 +88,7 @@ pub fn complete(response: &mut Response, request_id: &RequestId) {
     for error in &mut response.errors {
         let extensions = error.extensions.get_or_insert_default();
         if extensions.get("code").is_none() {
-            extensions.set("code", ErrorCode::BadRequest.as_str());
+            extensions.set("code", ErrorCode::BadRequest.graphql_top_level());
         }
         extensions.set("requestId", Value::from(request_id.as_str()));
     }

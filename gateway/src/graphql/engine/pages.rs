@@ -1,10 +1,11 @@
 //! Relay connections over keyset pages.
 
+use access::ErrorCode;
 use async_graphql::connection::PageInfo;
 use async_graphql::{Context, Error, OutputType, SimpleObject};
 use queries::{Page, PageRequest, QueryError};
 
-use super::errors::{ErrorCode, failure, internal};
+use super::errors::{GraphqlError, failure, internal};
 use super::past::Fact;
 use crate::graphql::crm::customer::Customer;
 use crate::graphql::identity::user::User;

@@ -1,5 +1,6 @@
 //! Looking back: the moment of an `asOf`, and the pages of a history.
 
+use access::ErrorCode;
 use async_graphql::connection::PageInfo;
 use async_graphql::{Error, OneofObject, OutputType, SimpleObject};
 use base64::Engine;
@@ -7,7 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use queries::{AsOf, Past};
 use store::TenantStore;
 
-use super::errors::{ErrorCode, failure};
+use super::errors::{GraphqlError, failure};
 use super::pages::{Edge, EdgesAndNodes, PageSize};
 use super::scalars::{DateTime, Int64};
 use crate::graphql::crm::customer::Customer;

@@ -2,6 +2,7 @@
 
 use async_graphql::{InputValueError, InputValueResult, Scalar, ScalarType, Value};
 use chrono::{DateTime as Time, Utc};
+use schemas::engine::parse_time;
 use schemas::engine::recorded::timestamp;
 
 /// A whole number of 64 bits, as a string of decimal digits, because JSON numbers lose precision above 2^53.
@@ -39,8 +40,8 @@ pub struct DateTime(pub Time<Utc>);
 impl ScalarType for DateTime {
     fn parse(value: Value) -> InputValueResult<Self> {
         match &value {
-            Value::String(text) => match Time::parse_from_rfc3339(text) {
-                Ok(time) => Ok(Self(time.with_timezone(&Utc))),
+            Value::String(text) => match parse_time(text) {
+                Ok(time) => Ok(Self(time)),
                 Err(_) => Err(InputValueError::expected_type(value)),
             },
             _ => Err(InputValueError::expected_type(value)),

@@ -1,5 +1,6 @@
 //! Users in GraphQL.
 
+use access::policy::USERS_READ;
 use async_graphql::{ComplexObject, Context, Enum, Error, ID, InputObject, Object, SimpleObject};
 use commands::User as Aggregate;
 use commands::identity::administration::deactivate;
@@ -10,7 +11,7 @@ use schemas::engine::{Command, Name, Reason};
 use schemas::identity::user::{ChangeUserName, DeactivateUser, UserStatus as Status};
 use uuid::Uuid;
 
-use crate::auth::Principal;
+use crate::auth::Caller;
 use crate::graphql::crm::customer::Customer;
 use crate::graphql::engine::commanding::{Answer, CommandOutcome, Input, UserError, parse_id};
 use crate::graphql::engine::errors::{Nullable, forbidden, nullable};
@@ -18,8 +19,6 @@ use crate::graphql::engine::pages::{Connection, connection, counts, page_request
 use crate::graphql::engine::past::{AsOfInput, History, HistoryPage, history};
 use crate::graphql::engine::scalars::{DateTime, Int64};
 
-/// The scope that reads users.
-pub const READ_SCOPE: &str = "users:read";
 /// The checkpoints of the read models that queries here use. `me` reads the user's own events instead, and the read
 /// model of customers.
 pub const READ_MODELS: &[&str] = &[queries::USERS];
@@ -86,8 +85,8 @@ impl Me {
     /// The customer that the caller is, where it is one. A registration makes its customer a moment later.
     async fn customer(&self, ctx: &Context<'_>) -> Nullable<Customer> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
-            let row = customer_reads::by_user(&principal.store, principal.user_id()).await.map_err(unread)?;
+            let caller = ctx.data::<Caller>()?;
+            let row = customer_reads::by_user(&caller.store, caller.user_id()).await.map_err(unread)?;
             Ok(row.map(Into::into))
         })
         .await
@@ -151,8 +150,8 @@ impl UserQueries {
     /// The caller, from its own events: right at once.
     async fn me(&self, ctx: &Context<'_>) -> Nullable<Me> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
-            let row = reads::at_version(&principal.store, principal.user_id(), None).await.map_err(unread)?;
+            let caller = ctx.data::<Caller>()?;
+            let row = reads::at_version(&caller.store, caller.user_id(), None).await.map_err(unread)?;
             Ok(row.map(|row| User::from(row).into()))
         })
         .await
@@ -166,17 +165,17 @@ impl UserQueries {
         #[graphql(desc = "As it was then; as it is now unless given.")] as_of: Option<AsOfInput>,
     ) -> Nullable<User> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
+            let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            if id != principal.user_id() && !principal.may(READ_SCOPE) {
+            if !caller.may_of(&USERS_READ, id) {
                 return Ok(None);
             }
             let row = match as_of {
                 Some(as_of) => {
-                    let as_of = as_of.read(&principal.store).await?;
-                    reads::as_of(&principal.store, id, as_of).await.map_err(unread)?
+                    let as_of = as_of.read(&caller.store).await?;
+                    reads::as_of(&caller.store, id, as_of).await.map_err(unread)?
                 }
-                None => reads::get(&principal.store, id).await.map_err(unread)?,
+                None => reads::get(&caller.store, id).await.map_err(unread)?,
             };
             Ok(row.map(Into::into))
         })
@@ -192,13 +191,13 @@ impl UserQueries {
         #[graphql(desc = "The cursor to start behind.")] after: Option<String>,
     ) -> Nullable<History<User>> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
+            let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            if id != principal.user_id() && !principal.may(READ_SCOPE) {
+            if !caller.may_of(&USERS_READ, id) {
                 return Ok(None);
             }
-            let past = reads::history(&principal.store, id, page.after, page.first).await.map_err(unread)?;
+            let past = reads::history(&caller.store, id, page.after, page.first).await.map_err(unread)?;
             if past.0.is_empty() && page.after == 0 {
                 return Ok(None);
             }
@@ -223,15 +222,15 @@ impl UserQueries {
         >,
     ) -> Nullable<Connection<User>> {
         nullable(async {
-            let principal = ctx.data::<Principal>()?;
-            principal.needs(READ_SCOPE).map_err(|problem| forbidden(&problem))?;
+            let caller = ctx.data::<Caller>()?;
+            caller.needs(&USERS_READ).map_err(|problem| forbidden(&problem))?;
             let page = page_request(first, after, last, before)?;
             let UserFilter { status, email, name } = filter.unwrap_or_default();
             let filter = reads::UserFilter { status: status.map(Into::into), email, name_prefix: name };
             let order = order_by.map(Into::into).unwrap_or_default();
-            let page = reads::list(&principal.store, &filter, order, page).await.map_err(unread)?;
+            let page = reads::list(&caller.store, &filter, order, page).await.map_err(unread)?;
             let total = if counts(ctx) {
-                Some(reads::count(&principal.store, &filter).await.map_err(unread)?)
+                Some(reads::count(&caller.store, &filter).await.map_err(unread)?)
             } else {
                 None
             };
@@ -289,7 +288,7 @@ pub struct UserPayload {
 async fn payload(ctx: &Context<'_>, answer: Answer) -> Result<UserPayload, Error> {
     let user = match answer.target {
         Some((id, version)) => {
-            let store = &ctx.data::<Principal>()?.store;
+            let store = &ctx.data::<Caller>()?.store;
             reads::at_version(store, id, Some(version)).await.map_err(unread)?.map(Into::into)
         }
         None => None,

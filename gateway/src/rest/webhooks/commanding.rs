@@ -8,7 +8,7 @@ use store::webhooks::WebhookReceipt;
 use webhooks::secret::{SealError, open, seal};
 
 use super::{
-    Code, Gateway, IdempotencyKey, IntoResponse, Map, Principal, Problem, Response, StatusCode, TenantId,
+    Caller, ErrorCode, Gateway, IdempotencyKey, IntoResponse, Map, Problem, Response, StatusCode, TenantId,
     TenantStore, TenantTransaction, Uuid, Value,
 };
 
@@ -25,16 +25,16 @@ impl<'a> Commanding<'a> {
     /// A command of this name, which says what it is about, with this body.
     pub(super) fn new(
         gateway: &'a Gateway,
-        principal: &'a Principal,
+        caller: &'a Caller,
         IdempotencyKey(id): IdempotencyKey,
         name: &str,
         body: &Map<String, Value>,
     ) -> Self {
-        let (key, tenant) = (gateway.store.key(), principal.record.id);
+        let (key, tenant) = (gateway.store.key(), caller.record.id);
         // The members of a map come in the order of their names.
         let body = serde_json::to_vec(body).unwrap_or_default();
         let digest = key.mac("webhook-command", &[tenant.0.as_bytes(), name.as_bytes(), &body]);
-        Self { key, handle: &principal.store, tenant, id, digest }
+        Self { key, handle: &caller.store, tenant, id, digest }
     }
 
     /// The first answer, where the command came before.
@@ -42,7 +42,7 @@ impl<'a> Commanding<'a> {
         let Some(id) = self.id else { return Ok(None) };
         let Some(receipt) = transaction.webhook_receipt(id).await? else { return Ok(None) };
         if receipt.digest != self.digest {
-            return Err(Problem::new(Code::CommandIdReused)
+            return Err(Problem::new(ErrorCode::CommandIdReused)
                 .detail("the Idempotency-Key came with another request before"));
         }
         let sealed = |error: SealError| Problem::internal(error);
@@ -70,7 +70,7 @@ impl<'a> Commanding<'a> {
                 drop(transaction);
                 let transaction = self.handle.begin_projection().await?;
                 let earlier = self.earlier(&transaction).await?;
-                return earlier.ok_or(Problem::new(Code::Unavailable));
+                return earlier.ok_or(Problem::new(ErrorCode::Unavailable));
             }
         }
         transaction.commit().await?;

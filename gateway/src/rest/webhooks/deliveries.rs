@@ -1,28 +1,26 @@
 //! What became of a webhook's events: the newest attempts, and deliveries that were given up, which are tried again or
 //! discarded.
 
-use axum::extract::rejection::QueryRejection;
 use schemas::engine::recorded::timestamp;
 use store::webhooks::delivery::{Attempt, Failure};
 
+use super::super::pages::page_of;
 use super::{
-    Code, Commanding, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Principal, Problem, Query,
-    Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
+    Caller, Commanding, Digits, ErrorCode, Gateway, IdempotencyKey, Json, Map, PageQuery, Path, Problem,
+    Query, Response, State, StatusCode, Uuid, Value, clock, found, id_of, json,
 };
 use crate::rest::events::position;
 
 /// `GET /v1/webhooks/{id}/deliveries`: the attempts, newest first.
 pub(super) async fn attempts(
-    principal: Principal,
+    caller: Caller,
     Path(id): Path<String>,
-    query: Result<Query<PageQuery<Uuid>>, QueryRejection>,
+    Query(query): Query<PageQuery<Uuid>>,
 ) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
-    let transaction = principal.store.begin_snapshot().await?;
-    transaction.webhook(id).await?.ok_or(Problem::new(Code::NotFound))?;
-    let attempts = transaction.webhook_attempts(id, query.after, limit).await?;
+    let transaction = caller.store.begin_snapshot().await?;
+    transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let attempts = transaction.webhook_attempts(id, query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |attempt: &Attempt| {
         json!({
@@ -38,23 +36,21 @@ pub(super) async fn attempts(
             "at": timestamp(attempt.at),
         })
     };
-    let next = attempts.last().filter(|_| attempts.len() == limit as usize).map(|last| last.id);
+    let (attempts, next) = page_of(attempts, limit, |attempt| attempt.id);
     Ok(Json(json!({ "deliveries": attempts.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
 /// `GET /v1/webhooks/{id}/dead-letters`: the deliveries that were given up, by position.
 pub(super) async fn dead_letters(
-    principal: Principal,
+    caller: Caller,
     Path(id): Path<String>,
-    query: Result<Query<PageQuery<u64>>, QueryRejection>,
+    Query(query): Query<PageQuery<Digits>>,
 ) -> Result<Json<Value>, Problem> {
-    principal.needs_administrator()?;
-    let Query(query) = query.map_err(|_| Problem::bad_request("takes after and limit"))?;
     let (id, limit) = (id_of(&id)?, query.limit()?);
-    let after = query.after.unwrap_or(0).min(i64::MAX as u64);
-    let transaction = principal.store.begin_snapshot().await?;
-    transaction.webhook(id).await?.ok_or(Problem::new(Code::NotFound))?;
-    let dead = transaction.dead_webhook_deliveries(id, after, limit).await?;
+    let after = query.after.map_or(0, |after| after.0);
+    let transaction = caller.store.begin_snapshot().await?;
+    transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let dead = transaction.dead_webhook_deliveries(id, after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |letter: &Failure| {
         json!({
@@ -67,50 +63,50 @@ pub(super) async fn dead_letters(
             "last_at": timestamp(letter.last_at),
         })
     };
-    let next = dead.last().filter(|_| dead.len() == limit as usize).map(|last| last.position);
+    let (dead, next) = page_of(dead, limit, |letter| letter.position);
     Ok(Json(json!({ "dead_letters": dead.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/retry`: all of them are tried again.
 pub(super) async fn retry_all(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    settle(gateway, principal, key, Settling::Retry, &id, None).await
+    settle(gateway, caller, key, Settling::Retry, &id, None).await
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
 pub(super) async fn retry_one(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
-    settle(gateway, principal, key, Settling::Retry, &id, Some(at)).await
+    let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
+    settle(gateway, caller, key, Settling::Retry, &id, Some(at)).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
 pub(super) async fn discard_all(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    settle(gateway, principal, key, Settling::Discard, &id, None).await
+    settle(gateway, caller, key, Settling::Discard, &id, None).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
 pub(super) async fn discard_one(
     State(gateway): State<Gateway>,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
-    let at = position(&at).ok_or(Problem::new(Code::NotFound))?;
-    settle(gateway, principal, key, Settling::Discard, &id, Some(at)).await
+    let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
+    settle(gateway, caller, key, Settling::Discard, &id, Some(at)).await
 }
 
 /// What becomes of dead letters.
@@ -123,19 +119,18 @@ enum Settling {
 /// All dead letters, or the one at a position.
 async fn settle(
     gateway: Gateway,
-    principal: Principal,
+    caller: Caller,
     key: IdempotencyKey,
     how: Settling,
     id: &str,
     at: Option<u64>,
 ) -> Result<Response, Problem> {
-    principal.needs_administrator()?;
     let name = match how {
         Settling::Retry => "retry",
         Settling::Discard => "discard",
     };
-    let command = Commanding::new(&gateway, &principal, key, &format!("{name} {id} {at:?}"), &Map::new());
-    let transaction = principal.store.begin_projection().await?;
+    let command = Commanding::new(&gateway, &caller, key, &format!("{name} {id} {at:?}"), &Map::new());
+    let transaction = caller.store.begin_projection().await?;
     if let Some(earlier) = command.earlier(&transaction).await? {
         return Ok(earlier);
     }
@@ -145,7 +140,7 @@ async fn settle(
         Settling::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
     };
     if at.is_some() && settled == 0 {
-        return Err(Problem::new(Code::NotFound));
+        return Err(Problem::new(ErrorCode::NotFound));
     }
     let (status, answer) = match how {
         Settling::Retry => (StatusCode::ACCEPTED, json!({ "retried": settled })),

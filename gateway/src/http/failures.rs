@@ -1,18 +1,21 @@
 //! How failures of the layers below look to REST clients: the one place where they become problems.
 
+use commands::identity::authority::AuthorityError;
 use commands::{ExecuteError, Rejection};
 use nats::IntegratorError;
 use schemas::engine::InvalidValue;
 use store::StoreError;
 
-use super::problem::{Code, FieldError, Problem};
+use access::ErrorCode;
+
+use super::problem::{FieldError, Problem};
 use crate::auth::PasswordError;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         match error {
-            StoreError::TenantUnknown => Self::new(Code::TenantUnknown),
-            StoreError::LogReplaced { .. } => Self::new(Code::LogReplaced),
+            StoreError::TenantUnknown => Self::new(ErrorCode::TenantUnknown),
+            StoreError::LogReplaced { .. } => Self::new(ErrorCode::LogReplaced),
             error if error.is_unavailable() => Self::unavailable(error),
             error => Self::internal(error),
         }
@@ -22,29 +25,29 @@ impl From<StoreError> for Problem {
 impl<R: Rejection> From<ExecuteError<R>> for Problem {
     fn from(error: ExecuteError<R>) -> Self {
         match error {
-            ExecuteError::Rejected(rejection) => Self::new(Code::Invalid).detail(rejection.to_string()),
+            ExecuteError::Rejected(rejection) => Self::new(ErrorCode::Invalid).detail(rejection.to_string()),
             ExecuteError::VersionConflict { actual } => {
-                Self::new(Code::VersionConflict).actual_version(actual)
+                Self::new(ErrorCode::VersionConflict).actual_version(actual)
             }
-            ExecuteError::CommandIdReused => Self::new(Code::CommandIdReused)
+            ExecuteError::CommandIdReused => Self::new(ErrorCode::CommandIdReused)
                 .detail("the Idempotency-Key came with another request before"),
             ExecuteError::Reserved { kind, .. } => match kind.as_str() {
-                commands::identity::tenant::SLUG => Self::new(Code::SlugTaken),
-                commands::identity::user::EMAIL => Self::new(Code::EmailTaken),
-                _ => Self::new(Code::Invalid).detail("a value that must be unique is taken"),
+                commands::identity::tenant::SLUG => Self::new(ErrorCode::SlugTaken),
+                commands::identity::user::EMAIL => Self::new(ErrorCode::EmailTaken),
+                _ => Self::new(ErrorCode::Invalid).detail("a value that must be unique is taken"),
             },
-            ExecuteError::NotFound => Self::new(Code::NotFound),
-            ExecuteError::Forbidden => Self::new(Code::Forbidden),
+            ExecuteError::NotFound => Self::new(ErrorCode::NotFound),
+            ExecuteError::Forbidden => Self::new(ErrorCode::Forbidden),
             ExecuteError::TooLarge { limit, .. } => {
-                Self::new(Code::TooLarge).detail(format!("an event may have at most {limit} bytes"))
+                Self::new(ErrorCode::TooLarge).detail(format!("an event may have at most {limit} bytes"))
             }
-            ExecuteError::Invalid(reason) => Self::new(Code::Invalid).detail(reason),
-            ExecuteError::SubjectErased => Self::new(Code::Invalid).detail("the person was erased"),
-            ExecuteError::TenantUnknown => Self::new(Code::TenantUnknown),
+            ExecuteError::Invalid(reason) => Self::new(ErrorCode::Invalid).detail(reason),
+            ExecuteError::SubjectErased => Self::new(ErrorCode::Invalid).detail("the person was erased"),
+            ExecuteError::TenantUnknown => Self::new(ErrorCode::TenantUnknown),
             error @ (ExecuteError::Overloaded | ExecuteError::Unavailable(_)) => {
-                Self::new(Code::Unavailable).cause(Cause::of(&error))
+                Self::new(ErrorCode::Unavailable).cause(Cause::of(&error))
             }
-            error @ ExecuteError::Internal { .. } => Self::new(Code::Internal).cause(Cause::of(&error)),
+            error @ ExecuteError::Internal { .. } => Self::new(ErrorCode::Internal).cause(Cause::of(&error)),
         }
     }
 }
@@ -53,15 +56,27 @@ impl From<IntegratorError> for Problem {
     fn from(error: IntegratorError) -> Self {
         match error {
             IntegratorError::Invalid { field, problem } => Self::invalid_field(field, problem),
-            IntegratorError::NameTaken => Self::new(Code::NameTaken),
-            IntegratorError::NotFound => Self::new(Code::NotFound),
-            IntegratorError::CommandIdReused => Self::new(Code::CommandIdReused)
+            IntegratorError::NameTaken => Self::new(ErrorCode::NameTaken),
+            IntegratorError::NotFound => Self::new(ErrorCode::NotFound),
+            IntegratorError::CommandIdReused => Self::new(ErrorCode::CommandIdReused)
                 .detail("the Idempotency-Key came with another request before"),
             error @ IntegratorError::NotYet => {
                 let detail = error.to_string();
                 Self::unavailable(error).detail(detail)
             }
             IntegratorError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<AuthorityError> for Problem {
+    fn from(error: AuthorityError) -> Self {
+        match error {
+            AuthorityError::Forbidden => {
+                Self::new(ErrorCode::Forbidden).detail("the caller does not hold this permission any more")
+            }
+            AuthorityError::Busy => Self::unavailable(error),
+            AuthorityError::Store(error) => error.into(),
         }
     }
 }
@@ -108,9 +123,9 @@ mod tests {
 
     #[test]
     fn what_may_pass_by_itself_is_unavailable_and_the_rest_is_internal() {
-        assert_eq!(Problem::from(StoreError::Unavailable("gone".to_owned())).code(), Code::Unavailable);
-        assert_eq!(Problem::from(StoreError::Overloaded).code(), Code::Unavailable);
-        assert_eq!(Problem::from(StoreError::Corrupt("row".to_owned())).code(), Code::Internal);
+        assert_eq!(Problem::from(StoreError::Unavailable("gone".to_owned())).code(), ErrorCode::Unavailable);
+        assert_eq!(Problem::from(StoreError::Overloaded).code(), ErrorCode::Unavailable);
+        assert_eq!(Problem::from(StoreError::Corrupt("row".to_owned())).code(), ErrorCode::Internal);
     }
 
     #[test]
@@ -122,8 +137,8 @@ mod tests {
                 holder: holder.clone(),
             })
         };
-        assert_eq!(taken("email").code(), Code::EmailTaken);
-        assert_eq!(taken("slug").code(), Code::SlugTaken);
+        assert_eq!(taken("email").code(), ErrorCode::EmailTaken);
+        assert_eq!(taken("slug").code(), ErrorCode::SlugTaken);
         assert!(!format!("{:?}", taken("email")).contains("identity.user/1"));
     }
 }

@@ -10,7 +10,9 @@ use schemas::engine::TenantSlug;
 use store::{TenantRecord, TenantStore};
 
 use super::observe::RequestContext;
-use super::problem::{Code, Problem};
+use access::ErrorCode;
+
+use super::problem::Problem;
 use crate::gateway::Gateway;
 
 /// Names the tenant where no token does.
@@ -32,9 +34,10 @@ impl FromRequestParts<Gateway> for NamedTenant {
         let Some(named) = named else {
             return Err(Problem::bad_request("name the tenant in the header X-Tenant-ID"));
         };
-        let slug = TenantSlug::parse(&named).map_err(|_| Problem::new(Code::TenantUnknown))?;
+        let slug = TenantSlug::parse(&named).map_err(|_| Problem::new(ErrorCode::TenantUnknown))?;
         let record = gateway.store.tenant_by_slug(&slug).await?;
-        let record = record.filter(|record| !record.suspended).ok_or(Problem::new(Code::TenantUnknown))?;
+        let record =
+            record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
         RequestContext::from_request_parts(parts, gateway).await?.note_tenant(&record);
         let store = gateway.store.tenant(record.id);
         Ok(Self { record, store })
@@ -48,7 +51,9 @@ pub fn named(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<St
     let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
     for name in in_headers.chain(subdomain(headers, public_host)) {
         if named.as_ref().is_some_and(|before| *before != name) {
-            return Err(Problem::new(Code::TenantMismatch).detail("the request names more than one tenant"));
+            return Err(
+                Problem::new(ErrorCode::TenantMismatch).detail("the request names more than one tenant")
+            );
         }
         named = Some(name);
     }
@@ -59,7 +64,7 @@ pub fn named(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<St
 pub fn agree(headers: &HeaderMap, public_host: Option<&str>, claim: &TenantSlug) -> Result<(), Problem> {
     match named(headers, public_host)? {
         Some(named) if named != claim.as_str() => {
-            Err(Problem::new(Code::TenantMismatch).detail("the token is of another tenant"))
+            Err(Problem::new(ErrorCode::TenantMismatch).detail("the token is of another tenant"))
         }
         _ => Ok(()),
     }
@@ -89,7 +94,7 @@ mod tests {
         headers
     }
 
-    fn tenant(host: &str, tenants: &[&str]) -> Result<Option<String>, Code> {
+    fn tenant(host: &str, tenants: &[&str]) -> Result<Option<String>, ErrorCode> {
         named(&headers(host, tenants), Some("annals.test")).map_err(|problem| problem.code())
     }
 
@@ -120,8 +125,8 @@ mod tests {
     #[test]
     fn what_disagrees_is_refused() {
         assert_eq!(tenant("demo.annals.test", &["demo"]), Ok(Some("demo".to_owned())));
-        assert_eq!(tenant("demo.annals.test", &["other"]), Err(Code::TenantMismatch));
-        assert_eq!(tenant("annals.test", &["demo", "other"]), Err(Code::TenantMismatch));
+        assert_eq!(tenant("demo.annals.test", &["other"]), Err(ErrorCode::TenantMismatch));
+        assert_eq!(tenant("annals.test", &["demo", "other"]), Err(ErrorCode::TenantMismatch));
     }
 
     #[test]
@@ -131,7 +136,7 @@ mod tests {
         assert!(agree(&[]).is_ok());
         assert!(agree(&["demo"]).is_ok());
         for other in ["other", "", "Not A Slug"] {
-            assert_eq!(agree(&[other]).expect_err("another tenant").code(), Code::TenantMismatch);
+            assert_eq!(agree(&[other]).expect_err("another tenant").code(), ErrorCode::TenantMismatch);
         }
     }
 }

@@ -4,7 +4,9 @@
 use schemas::engine::InvalidValue;
 use serde_json::{Map, Value};
 
-use super::problem::{Code, FieldError, Problem};
+use access::ErrorCode;
+
+use super::problem::{FieldError, Problem};
 
 /// At most so many errors are listed; a hostile body must not make a huge answer.
 const MOST_ERRORS: usize = 20;
@@ -201,7 +203,7 @@ impl Fields {
         self.note_unknown();
         if !self.mistyped.is_empty() {
             self.mistyped.truncate(MOST_ERRORS);
-            return Err(Problem::new(Code::BadRequest)
+            return Err(Problem::new(ErrorCode::BadRequest)
                 .detail("some fields have the wrong type")
                 .errors(self.mistyped));
         }
@@ -260,7 +262,7 @@ mod tests {
     #[test]
     fn every_error_is_listed_not_only_the_first() {
         let problem = read(json!({"email": "nobody", "colour": "red"})).expect_err("three errors");
-        assert_eq!(problem.code(), Code::Invalid);
+        assert_eq!(problem.code(), ErrorCode::Invalid);
         let mut errors = listed(&problem);
         errors.sort();
         let expected = [("colour", "unknown_field"), ("email", "email_invalid"), ("name", "required")];
@@ -270,7 +272,7 @@ mod tests {
     #[test]
     fn a_wrong_type_is_a_bad_request() {
         let problem = read(json!({"email": 1, "name": "Ada"})).expect_err("a number");
-        assert_eq!(problem.code(), Code::BadRequest);
+        assert_eq!(problem.code(), ErrorCode::BadRequest);
         assert_eq!(listed(&problem), [("email".to_owned(), "type_invalid")]);
     }
 

@@ -6,103 +6,16 @@ use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
 
+use access::ErrorCode;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use schemas::engine::{InvalidValue, RequestId};
 use serde::Serialize;
 use serde_json::json;
 
-/// Why a request failed: the stable code that clients act on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names are the codes of the public contract")]
-pub enum Code {
-    BadRequest,
-    Unauthenticated,
-    InvalidCredentials,
-    Forbidden,
-    TenantMismatch,
-    ReservedContext,
-    NotFound,
-    TenantUnknown,
-    MethodNotAllowed,
-    LogReplaced,
-    EmailTaken,
-    SlugTaken,
-    NameTaken,
-    VersionConflict,
-    CommandIdReused,
-    EventIdTaken,
-    EventTypeNotNext,
-    SchemaNarrower,
-    TooLarge,
-    UnsupportedMediaType,
-    Invalid,
-    Unavailable,
-    Internal,
-}
-
-impl Code {
-    /// The code, its status and its title.
-    fn parts(self) -> (&'static str, StatusCode, &'static str) {
-        match self {
-            Self::BadRequest => ("bad_request", StatusCode::BAD_REQUEST, "Bad request"),
-            Self::Unauthenticated => ("unauthenticated", StatusCode::UNAUTHORIZED, "Not signed in"),
-            Self::InvalidCredentials => {
-                ("invalid_credentials", StatusCode::UNAUTHORIZED, "Wrong e-mail or password")
-            }
-            Self::Forbidden => ("forbidden", StatusCode::FORBIDDEN, "Not allowed"),
-            Self::TenantMismatch => ("tenant_mismatch", StatusCode::FORBIDDEN, "Tenants disagree"),
-            Self::ReservedContext => ("reserved_context", StatusCode::FORBIDDEN, "Names of the product"),
-            Self::NotFound => ("not_found", StatusCode::NOT_FOUND, "Not found"),
-            Self::TenantUnknown => ("tenant_unknown", StatusCode::NOT_FOUND, "Unknown tenant"),
-            Self::MethodNotAllowed => {
-                ("method_not_allowed", StatusCode::METHOD_NOT_ALLOWED, "Method not allowed here")
-            }
-            Self::LogReplaced => ("log_replaced", StatusCode::GONE, "The log was replaced"),
-            Self::EmailTaken => ("email_taken", StatusCode::CONFLICT, "E-mail address taken"),
-            Self::SlugTaken => ("slug_taken", StatusCode::CONFLICT, "Tenant name taken"),
-            Self::NameTaken => ("name_taken", StatusCode::CONFLICT, "Name taken"),
-            Self::VersionConflict => ("version_conflict", StatusCode::CONFLICT, "Version conflict"),
-            Self::CommandIdReused => {
-                ("command_id_reused", StatusCode::CONFLICT, "Idempotency key used before")
-            }
-            Self::EventIdTaken => ("event_id_taken", StatusCode::CONFLICT, "Event id used before"),
-            Self::EventTypeNotNext => {
-                ("event_type_not_next", StatusCode::CONFLICT, "Not the next version of the fact")
-            }
-            Self::SchemaNarrower => ("schema_narrower", StatusCode::CONFLICT, "A new version is needed"),
-            Self::TooLarge => ("too_large", StatusCode::PAYLOAD_TOO_LARGE, "Too large"),
-            Self::UnsupportedMediaType => {
-                ("unsupported_media_type", StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported media type")
-            }
-            Self::Invalid => ("invalid", StatusCode::UNPROCESSABLE_ENTITY, "Invalid input"),
-            Self::Unavailable => {
-                ("unavailable", StatusCode::SERVICE_UNAVAILABLE, "Unavailable for the moment")
-            }
-            Self::Internal => ("internal", StatusCode::INTERNAL_SERVER_ERROR, "Internal error"),
-        }
-    }
-
-    /// The code as text.
-    pub fn as_str(self) -> &'static str {
-        self.parts().0
-    }
-
-    /// The HTTP status that goes with it.
-    pub fn status(self) -> StatusCode {
-        self.parts().1
-    }
-
-    /// The code that the same failure has among GraphQL's top-level errors.
-    pub fn graphql(self) -> &'static str {
-        match self {
-            Self::Unauthenticated | Self::InvalidCredentials => "UNAUTHENTICATED",
-            Self::Forbidden | Self::TenantMismatch | Self::ReservedContext => "FORBIDDEN",
-            Self::Unavailable => "UNAVAILABLE",
-            Self::Internal => "INTERNAL",
-            _ => "BAD_REQUEST",
-        }
-    }
+/// The HTTP status of a code.
+pub fn status_of(code: ErrorCode) -> StatusCode {
+    StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
 /// What is wrong with one field of a request.
@@ -129,7 +42,7 @@ pub struct Problem(Box<Parts>);
 
 #[derive(Clone)]
 struct Parts {
-    code: Code,
+    code: ErrorCode,
     detail: Option<Cow<'static, str>>,
     errors: Vec<FieldError>,
     actual_version: Option<u64>,
@@ -141,7 +54,7 @@ struct Parts {
 
 impl Problem {
     /// A failure with nothing to say beyond its code.
-    pub fn new(code: Code) -> Self {
+    pub fn new(code: ErrorCode) -> Self {
         Self(Box::new(Parts {
             code,
             detail: None,
@@ -156,12 +69,12 @@ impl Problem {
 
     /// A malformed request, with a sentence that says why.
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Code::BadRequest).detail(detail)
+        Self::new(ErrorCode::BadRequest).detail(detail)
     }
 
     /// Values that break their rules.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
-        let mut problem = Self::new(Code::Invalid).detail("some fields are not valid");
+        let mut problem = Self::new(ErrorCode::Invalid).detail("some fields are not valid");
         problem.0.errors = errors;
         problem
     }
@@ -173,12 +86,12 @@ impl Problem {
 
     /// A fault of ours. The cause goes to the log, never to the client.
     pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
-        Self::new(Code::Internal).cause(cause)
+        Self::new(ErrorCode::Internal).cause(cause)
     }
 
     /// Something we depend on is not there, or there is too much to do: the client may come again.
     pub fn unavailable(cause: impl Error + Send + Sync + 'static) -> Self {
-        Self::new(Code::Unavailable).cause(cause)
+        Self::new(ErrorCode::Unavailable).cause(cause)
     }
 
     /// Adds a sentence for people.
@@ -231,7 +144,7 @@ impl Problem {
     }
 
     /// The stable code.
-    pub fn code(&self) -> Code {
+    pub fn code(&self) -> ErrorCode {
         self.0.code
     }
 
@@ -247,26 +160,27 @@ impl Problem {
 
     /// The sentence for people.
     pub fn message(&self) -> &str {
-        self.0.detail.as_deref().unwrap_or(self.0.code.parts().2)
+        self.0.detail.as_deref().unwrap_or(self.0.code.title())
     }
 
     /// The response, complete with the id of the request.
     pub fn render(&self, request_id: &RequestId) -> Response {
-        let (code, status, title) = self.0.code.parts();
+        let code = self.0.code;
+        let (name, status, title) = (code.as_str(), status_of(code), code.title());
         let errors = if self.0.for_graphql {
             json!([{
                 "message": self.message(),
-                "extensions": { "code": self.0.code.graphql(), "requestId": request_id.as_str() },
+                "extensions": { "code": code.graphql_top_level(), "requestId": request_id.as_str() },
             }])
         } else {
             json!(self.0.errors)
         };
         let body = Body {
-            kind: format!("urn:annals:problem:{code}"),
+            kind: format!("urn:annals:problem:{name}"),
             title,
             status: status.as_u16(),
             detail: self.message(),
-            code,
+            code: name,
             request_id,
             errors,
             actual_version: self.0.actual_version,
@@ -319,7 +233,7 @@ impl fmt::Debug for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let mut response = self.0.code.status().into_response();
+        let mut response = status_of(self.0.code).into_response();
         response.extensions_mut().insert(self);
         response
     }
@@ -366,16 +280,16 @@ mod tests {
 
     #[tokio::test]
     async fn unavailable_says_when_to_come_again_and_a_refused_token_says_so() {
-        let (response, _) = body_of(&Problem::new(Code::Unavailable)).await;
+        let (response, _) = body_of(&Problem::new(ErrorCode::Unavailable)).await;
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        let (response, _) = body_of(&Problem::new(Code::Unauthenticated).token_was_given()).await;
+        let (response, _) = body_of(&Problem::new(ErrorCode::Unauthenticated).token_was_given()).await;
         let challenge = response.headers()[header::WWW_AUTHENTICATE].to_str().expect("ASCII");
         assert!(challenge.contains("invalid_token"));
     }
 
     #[tokio::test]
     async fn a_graphql_client_finds_its_own_error_shape() {
-        let (_, body) = body_of(&Problem::new(Code::TenantMismatch).for_graphql()).await;
+        let (_, body) = body_of(&Problem::new(ErrorCode::TenantMismatch).for_graphql()).await;
         assert_eq!(body["code"], "tenant_mismatch");
         assert_eq!(body["errors"][0]["extensions"]["code"], "FORBIDDEN");
         assert_eq!(body["errors"][0]["extensions"]["requestId"], "r-1");
@@ -383,7 +297,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_version_conflict_names_the_actual_version() {
-        let (response, body) = body_of(&Problem::new(Code::VersionConflict).actual_version(7)).await;
+        let (response, body) = body_of(&Problem::new(ErrorCode::VersionConflict).actual_version(7)).await;
         assert_eq!((response.status(), &body["actual_version"]), (StatusCode::CONFLICT, &json!(7)));
     }
 }

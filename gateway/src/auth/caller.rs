@@ -2,59 +2,76 @@
 
 use std::sync::Arc;
 
+use access::{Permission, Principal, policy};
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
-use commands::{Caller, CommandContext};
-use schemas::engine::Actor;
-use schemas::identity::role::Role;
+use commands::CommandContext;
+use commands::identity::authority::FreshAuthority;
+use schemas::engine::ids::PLATFORM;
 use store::{TenantRecord, TenantStore};
 use uuid::Uuid;
 
 use super::tokens::{Audience, Claims};
-use crate::edge::tenancy;
-use crate::edge::{Code, Problem, RequestContext};
 use crate::gateway::Gateway;
+use crate::http::tenancy;
+use crate::http::{ErrorCode, Problem, RequestContext};
 
-/// Somebody with a token for the public listener, in the tenant that the token names.
+/// A caller with a token for the public listener, in the tenant that the token names.
 #[derive(Clone)]
-pub struct Principal {
+pub struct Caller {
     /// What the token says.
     pub claims: Arc<Claims>,
     /// The tenant's entry in the directory.
     pub record: Arc<TenantRecord>,
     /// The handle to the tenant's data.
     pub store: TenantStore,
+    principal: Principal,
 }
 
-impl Principal {
+impl Caller {
+    /// Who calls, with the rights that the token says.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
     /// The user's id; a service's is that of its token, which no user has.
     pub fn user_id(&self) -> Uuid {
         self.claims.sub
     }
 
-    /// Whether the caller runs this tenant or carries the scope.
-    pub fn may(&self, scope: &str) -> bool {
-        self.claims.roles.contains(&Role::TenantAdmin) || self.claims.scopes.iter().any(|held| held == scope)
+    /// Whether the caller holds the permission.
+    pub fn may(&self, permission: &Permission) -> bool {
+        self.in_place(permission) && permission.is_held_by(&self.principal)
+    }
+
+    /// Whether the caller holds the permission for what belongs to the user `owner`.
+    pub fn may_of(&self, permission: &Permission, owner: Uuid) -> bool {
+        permission.permits(&self.principal, owner)
     }
 
     /// 403 unless the caller [`may`](Self::may).
-    pub fn needs(&self, scope: &str) -> Result<(), Problem> {
-        if self.may(scope) {
+    pub fn needs(&self, permission: &Permission) -> Result<(), Problem> {
+        if self.may(permission) {
             Ok(())
         } else {
-            Err(Problem::new(Code::Forbidden).detail(format!("needs tenant_admin or the scope {scope}")))
+            Err(Problem::new(ErrorCode::Forbidden).detail(format!("needs {permission}")))
         }
     }
 
-    /// 403 unless the caller runs this tenant.
-    pub fn needs_administrator(&self) -> Result<(), Problem> {
-        if self.claims.roles.contains(&Role::TenantAdmin) {
-            Ok(())
-        } else {
-            Err(Problem::new(Code::Forbidden).detail("needs tenant_admin"))
-        }
+    /// Tenants are administered from the tenant `platform` alone.
+    fn in_place(&self, permission: &Permission) -> bool {
+        *permission != policy::TENANTS_WRITE || self.record.id == PLATFORM
+    }
+
+    /// Confirms the permission by the caller's own events, until the value is released.
+    pub async fn fresh_authority(
+        &self,
+        gateway: &Gateway,
+        permission: &Permission,
+    ) -> Result<FreshAuthority, Problem> {
+        Ok(FreshAuthority::hold(&gateway.executor, self.record.id, &self.principal, permission).await?)
     }
 
     /// When the token ends, and with it whatever was opened on its behalf.
@@ -71,37 +88,25 @@ impl Principal {
     ) -> Result<Self, Problem> {
         let token = token.map_or_else(|| bearer(headers), Ok)?;
         let claims = claims(token, gateway, Audience::Public)?;
-        request.note_user(claims.sub);
-        if claims.roles.contains(&Role::Auditor) {
-            request.note_auditor();
-        }
-        if claims.is_service() {
-            request.note_service();
-        }
+        let principal = claims.principal();
+        request.note_principal(&principal);
         let record = gateway.store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
         // A refusal is told to the tenant whose token it was.
         if let Some(record) = &record {
             request.note_tenant(record);
         }
         tenancy::agree(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
-        let record = record.ok_or(Problem::new(Code::TenantUnknown))?;
+        let record = record.ok_or(Problem::new(ErrorCode::TenantUnknown))?;
         gateway.service_tokens.check(&claims).await?;
         let store = gateway.store.tenant(record.id);
-        Ok(Self { claims, record, store })
+        Ok(Self { claims, record, store, principal })
     }
 
     /// The context of a command that this caller sends.
     pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
-        let (actor, user_id) = if self.claims.is_service() {
-            (Actor::service(self.claims.sub), None)
-        } else {
-            (Actor::user(self.user_id()), Some(self.user_id()))
-        };
-        let caller =
-            Caller { actor, user_id, roles: self.claims.roles.clone(), scopes: self.claims.scopes.clone() };
         CommandContext {
             tenant: self.record.id,
-            caller,
+            caller: self.principal.clone(),
             command_id,
             expected_version: None,
             request_id: Some(request.id().clone()),
@@ -112,10 +117,14 @@ impl Principal {
     }
 }
 
-impl FromRequestParts<Gateway> for Principal {
+impl FromRequestParts<Gateway> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+        // The guard has looked already.
+        if let Some(caller) = parts.extensions.get::<Arc<Self>>() {
+            return Ok(Self::clone(caller));
+        }
         let context = RequestContext::from_request_parts(parts, gateway).await?;
         Self::of(&parts.headers, None, &context, gateway).await
     }
@@ -129,14 +138,15 @@ impl FromRequestParts<Gateway> for Operator {
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
         let claims = claims(bearer(&parts.headers)?, gateway, Audience::Operations)?;
-        RequestContext::from_request_parts(parts, gateway).await?.note_user(claims.sub);
+        let context = RequestContext::from_request_parts(parts, gateway).await?;
+        context.note_principal(&Principal::Operator { id: claims.sub });
         Ok(Self(claims))
     }
 }
 
 fn claims(token: &str, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
     gateway.tokens.verify(token, audience).map_err(|error| {
-        Problem::new(Code::Unauthenticated)
+        Problem::new(ErrorCode::Unauthenticated)
             .detail("the access token is not accepted")
             .cause(error)
             .token_was_given()
@@ -148,13 +158,13 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else {
         return Err(
-            Problem::new(Code::Unauthenticated).detail("send one access token as Authorization: Bearer")
+            Problem::new(ErrorCode::Unauthenticated).detail("send one access token as Authorization: Bearer")
         );
     };
     let parts = value.to_str().ok().and_then(|text| text.split_once(' '));
     match parts {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
-        _ => Err(Problem::new(Code::Unauthenticated)
+        _ => Err(Problem::new(ErrorCode::Unauthenticated)
             .detail("send the access token as Authorization: Bearer")
             .token_was_given()),
     }
@@ -178,7 +188,7 @@ mod tests {
         assert_eq!(read(&["Bearer abc"]), Ok("abc".to_owned()));
         assert_eq!(read(&["bearer  abc"]), Ok("abc".to_owned()));
         for refused in [&[][..], &["Basic abc"], &["abc"], &["Bearer a", "Bearer b"]] {
-            assert_eq!(read(refused), Err(Code::Unauthenticated), "{refused:?}");
+            assert_eq!(read(refused), Err(ErrorCode::Unauthenticated), "{refused:?}");
         }
     }
 }

@@ -4,20 +4,23 @@
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
-use axum::extract::{FromRequestParts, MatchedPath, Request};
+use access::Principal;
+use axum::extract::{FromRequestParts, MatchedPath, Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
 use axum::response::Response;
 use schemas::engine::metadata::parse_traceparent;
-use schemas::engine::{Actor, RequestId, TenantId, TenantSlug};
+use schemas::engine::{RequestId, TenantId, TenantSlug};
 use store::TenantRecord;
 use tracing::Instrument;
-use uuid::Uuid;
 
 use super::failures::Cause;
 use super::headers;
-use super::problem::{Code, Problem};
+use super::route::{Audit, Route, RouteTable};
+use access::ErrorCode;
+
+use super::problem::Problem;
 
 /// Carries the request's id, in both directions.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -32,25 +35,25 @@ struct Noted {
     id: RequestId,
     traceparent: Option<String>,
     tenant: OnceLock<(TenantId, TenantSlug)>,
-    user: OnceLock<Uuid>,
-    auditor: OnceLock<()>,
-    service: OnceLock<()>,
+    route: Option<Arc<Route>>,
+    principal: OnceLock<Principal>,
+    audit: OnceLock<Audit>,
     subject: OnceLock<String>,
     /// Commands that were rejected, with the code.
-    rejections: Mutex<Vec<(String, String)>>,
+    rejections: Mutex<Vec<(String, ErrorCode)>>,
 }
 
 impl RequestContext {
     /// The client's id and trace where they are well formed, else a new id and no trace.
-    pub fn of(headers: &HeaderMap) -> Self {
+    pub fn of(headers: &HeaderMap, route: Option<Arc<Route>>) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         Self(Arc::new(Noted {
             id: text(&REQUEST_ID).and_then(RequestId::parse).unwrap_or_else(RequestId::generate),
             traceparent: text(&TRACEPARENT).and_then(parse_traceparent),
             tenant: OnceLock::new(),
-            user: OnceLock::new(),
-            auditor: OnceLock::new(),
-            service: OnceLock::new(),
+            route,
+            principal: OnceLock::new(),
+            audit: OnceLock::new(),
             subject: OnceLock::new(),
             rejections: Mutex::default(),
         }))
@@ -76,29 +79,29 @@ impl RequestContext {
         self.0.tenant.get().map(|(id, _)| *id)
     }
 
-    /// Notes who asks; the first note stays.
-    pub fn note_user(&self, user: Uuid) {
-        self.0.user.get_or_init(|| user);
+    /// The route, where the request has one.
+    pub fn route(&self) -> Option<Arc<Route>> {
+        self.0.route.clone()
     }
 
-    /// Who asks.
-    pub fn user(&self) -> Option<Uuid> {
-        self.0.user.get().copied()
+    /// Notes who calls; the first note stays.
+    pub fn note_principal(&self, principal: &Principal) {
+        self.0.principal.get_or_init(|| principal.clone());
     }
 
-    /// Notes that whoever asks audits the tenant.
-    pub fn note_auditor(&self) {
-        self.0.auditor.get_or_init(|| ());
+    /// Who calls, as far as it is known.
+    pub fn principal(&self) -> &Principal {
+        self.0.principal.get().unwrap_or(&Principal::Anonymous)
     }
 
-    /// Whether whoever asks audits the tenant.
-    pub fn is_auditor(&self) -> bool {
-        self.0.auditor.get().is_some()
+    /// Notes that the activity log says something else of this request than of its route.
+    pub fn note_audit(&self, audit: Audit) {
+        self.0.audit.get_or_init(|| audit);
     }
 
-    /// Notes that whoever asks is a service.
-    pub fn note_service(&self) {
-        self.0.service.get_or_init(|| ());
+    /// What the activity log says of this request in particular.
+    pub fn audit(&self) -> Option<Audit> {
+        self.0.audit.get().copied()
     }
 
     /// Notes what the request is about beyond its path, for the activity log; the first note stays.
@@ -111,26 +114,17 @@ impl RequestContext {
         self.0.subject.get().map(String::as_str)
     }
 
-    /// Who asks, as the logs name them.
-    pub fn actor(&self) -> Actor {
-        match (self.user(), self.0.service.get()) {
-            (Some(id), Some(())) => Actor::service(id),
-            (Some(id), None) => Actor::user(id),
-            (None, _) => Actor::anonymous(),
-        }
-    }
-
     /// Notes a command that was rejected.
-    pub fn note_rejection(&self, command: &str, code: &str) {
-        self.rejected().push((command.to_owned(), code.to_owned()));
+    pub fn note_rejection(&self, command: &str, code: ErrorCode) {
+        self.rejected().push((command.to_owned(), code));
     }
 
     /// Takes the commands that were rejected.
-    pub fn rejections(&self) -> Vec<(String, String)> {
+    pub fn rejections(&self) -> Vec<(String, ErrorCode)> {
         std::mem::take(&mut self.rejected())
     }
 
-    fn rejected(&self) -> MutexGuard<'_, Vec<(String, String)>> {
+    fn rejected(&self) -> MutexGuard<'_, Vec<(String, ErrorCode)>> {
         self.0.rejections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -139,14 +133,16 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::of(&parts.headers)))
+        Ok(parts.extensions.get::<Self>().cloned().unwrap_or_else(|| Self::of(&parts.headers, None)))
     }
 }
 
-/// The layer itself, for `axum::middleware::from_fn`.
-pub async fn observe(mut request: Request, next: Next) -> Response {
+/// The layer itself, for `axum::middleware::from_fn_with_state`.
+pub async fn observe(State(routes): State<RouteTable>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
-    let context = RequestContext::of(request.headers());
+    let pattern = request.extensions().get::<MatchedPath>();
+    let found = pattern.and_then(|pattern| routes.find(request.method(), pattern.as_str()));
+    let context = RequestContext::of(request.headers(), found);
     let method = request.method().clone();
     let path = request.uri().path().to_owned();
     let route = request
@@ -188,7 +184,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
             status,
             micros = elapsed.as_micros() as u64,
             tenant = context.0.tenant.get().map(|(_, slug)| slug.as_str()),
-            user = context.0.user.get().map(tracing::field::display),
+            user = context.principal().user_id().map(tracing::field::display),
         );
     });
     response
@@ -197,7 +193,7 @@ pub async fn observe(mut request: Request, next: Next) -> Response {
 fn log_cause(problem: &Problem) {
     let Some(cause) = problem.logged_cause() else { return };
     let chain = Cause::of(cause).to_string();
-    if problem.code() == Code::Internal {
+    if problem.code() == ErrorCode::Internal {
         tracing::error!(cause = chain, "request failed");
     } else {
         tracing::warn!(code = problem.code().as_str(), cause = chain, "request refused");
@@ -219,17 +215,18 @@ fn count(method: &Method, route: &Arc<str>, status: u16, seconds: f64) {
 mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
-    use axum::middleware::from_fn;
+    use axum::middleware::from_fn_with_state;
     use axum::routing::get;
     use tower::ServiceExt;
 
+    use super::super::route::Routes;
     use super::*;
 
     async fn ask(path: &str, id: Option<&str>) -> (Response<()>, String) {
         let router = Router::new()
             .route("/fine", get(|| async { "fine" }))
-            .route("/problem", get(|| async { Problem::new(Code::EmailTaken) }))
-            .layer(from_fn(observe));
+            .route("/problem", get(|| async { Problem::new(ErrorCode::EmailTaken) }))
+            .layer(from_fn_with_state(Routes::default().finish().1, observe));
         let mut request = axum::http::Request::get(path);
         if let Some(id) = id {
             request = request.header(REQUEST_ID, id);

@@ -4,28 +4,33 @@
 use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
-use axum::extract::{MatchedPath, Request};
+use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 
 use super::deadline::Deadline;
-use super::problem::{Code, Problem};
+use super::observe::RequestContext;
+use super::route::ErrorFormat;
+use access::ErrorCode;
+
+use super::problem::Problem;
 
 /// The layer itself, for `axum::middleware::from_fn`.
 pub async fn rescue(request: Request, next: Next) -> Response {
-    let graphql =
-        request.extensions().get::<MatchedPath>().is_some_and(|matched| matched.as_str() == "/graphql");
+    let context = request.extensions().get::<RequestContext>();
+    let route = context.and_then(RequestContext::route);
+    let graphql = route.is_some_and(|route| route.errors == ErrorFormat::Graphql);
     // A stream's handler is done when the stream begins, so the deadline does not end streams.
     let (deadline, request) = Deadline::of(request);
     let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     tokio::select! {
         answered = answering => answered.unwrap_or_else(|panic| {
             tracing::error!(panic = panic_text(&*panic), "handler panicked");
-            Problem::new(Code::Internal).into_response()
+            Problem::new(ErrorCode::Internal).into_response()
         }),
         () = deadline.passed() => {
-            let late = Problem::new(Code::Unavailable).detail("the request took too long");
+            let late = Problem::new(ErrorCode::Unavailable).detail("the request took too long");
             let late = if graphql { late.for_graphql() } else { late };
             late.into_response()
         }
@@ -44,20 +49,21 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
-    use axum::middleware::from_fn;
+    use axum::middleware::{from_fn, from_fn_with_state};
     use axum::routing::get;
     use tower::ServiceExt;
 
     use super::*;
-    use crate::edge::observe::observe;
+    use crate::http::observe::observe;
+    use crate::http::route::Routes;
 
     #[tokio::test]
     async fn a_panic_is_an_internal_problem() {
         async fn panicking() -> &'static str {
             panic!("a bug")
         }
-        let router =
-            Router::new().route("/panic", get(panicking)).layer(from_fn(rescue)).layer(from_fn(observe));
+        let observed = from_fn_with_state(Routes::default().finish().1, observe);
+        let router = Router::new().route("/panic", get(panicking)).layer(from_fn(rescue)).layer(observed);
         let request = axum::http::Request::get("/panic").header("x-request-id", "p-1").body(Body::empty());
         let response = router.oneshot(request.expect("valid")).await.expect("infallible");
         assert_eq!(response.status().as_u16(), 500);

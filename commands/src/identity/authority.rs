@@ -1,0 +1,163 @@
+//! Authority that is asked anew: whatever outlives a token, or cannot be undone, is decided on the caller's own events and
+//! not on what its token says.
+//!
+//! A token is good for minutes after its holder was demoted or deactivated. So such a write holds the tenant's
+//! administration lock, shared, from the look at the caller's events until it has committed. Taking a role away holds the
+//! same lock alone. Therefore a write either commits before the demotion, or sees it.
+
+use std::time::Duration;
+
+use access::{Permission, Principal};
+use schemas::engine::{TenantId, clock, ids};
+use schemas::identity::role::Role;
+use schemas::identity::user::UserStatus;
+use store::{LockMode, StoreError, TenantLock};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::user::User;
+use crate::engine::executor::Executor;
+use crate::engine::outcome::ExecuteError;
+use crate::integration::service_token::ServiceToken;
+
+/// The lock that writes with fresh authority share, and that changes of authority hold alone.
+const LOCK_NAME: &str = "administration";
+/// How often a held lock is asked for before the caller is told to come again.
+const LOCK_ATTEMPTS_MAX: u32 = 40;
+const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(25);
+
+/// Proof that the caller holds its right by its own events. The right stays until the value ends.
+///
+/// End it with [`release`](Self::release) when the write has committed. Dropped, it ends with its connection.
+pub struct FreshAuthority {
+    tenant: TenantId,
+    principal: Principal,
+    lock: TenantLock,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Why authority was not given.
+#[derive(Debug, thiserror::Error)]
+pub enum AuthorityError {
+    /// By its own events the caller may not do this.
+    #[error("the caller may not do this")]
+    Forbidden,
+    /// Another write of the tenant's administration took too long.
+    #[error("the tenant's administration is busy")]
+    Busy,
+    /// The store did not answer.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FreshAuthority {
+    /// Confirms a permission for a write that no other write excludes.
+    ///
+    /// # Errors
+    /// [`AuthorityError::Forbidden`] where the caller does not hold the permission any more.
+    pub async fn hold(
+        executor: &Executor,
+        tenant: TenantId,
+        principal: &Principal,
+        permission: &Permission,
+    ) -> Result<Self, AuthorityError> {
+        let holds = |current: &Principal| permission.is_held_by(current);
+        Self::confirm(executor, tenant, principal, LockMode::Shared, holds).await
+    }
+
+    /// Confirms whatever `holds` asks of the caller as its events say it is now.
+    ///
+    /// # Errors
+    /// As [`hold`](Self::hold).
+    pub async fn confirm(
+        executor: &Executor,
+        tenant: TenantId,
+        principal: &Principal,
+        mode: LockMode,
+        holds: impl Fn(&Principal) -> bool,
+    ) -> Result<Self, AuthorityError> {
+        let (lock, permit) = lock(executor, tenant, mode).await?;
+        let principal = current(executor, tenant, principal).await?;
+        if holds(&principal) {
+            Ok(Self { tenant, principal, lock, _permit: permit })
+        } else {
+            Err(AuthorityError::Forbidden)
+        }
+    }
+
+    /// The caller as its events say it is now.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// The tenant whose administration is locked.
+    pub fn tenant(&self) -> TenantId {
+        self.tenant
+    }
+
+    /// Lets go. Where the database does not answer, the lock ends with its connection.
+    pub async fn release(self) {
+        drop(self.lock.end().await);
+    }
+}
+
+/// The caller with the rights that its own events give it. A user that is gone or deactivated has none, and neither has a
+/// service whose token was revoked or has ended.
+///
+/// # Errors
+/// [`StoreError`] where the events cannot be read.
+pub async fn current(
+    executor: &Executor,
+    tenant: TenantId,
+    principal: &Principal,
+) -> Result<Principal, StoreError> {
+    match principal {
+        Principal::System(_) | Principal::Anonymous => Ok(principal.clone()),
+        Principal::User { id, .. } => {
+            let user = executor.load::<User>(tenant, *id).await?.map(|(user, _)| user);
+            let roles = user.filter(|user| user.status != UserStatus::Deactivated).map(|user| user.roles);
+            Ok(Principal::user(*id, roles.unwrap_or_default()))
+        }
+        Principal::Service { id, .. } => {
+            let token = executor.load::<ServiceToken>(tenant, *id).await?.map(|(token, _)| token);
+            let token = token.filter(|token| !token.revoked && token.expires_at > clock::now());
+            let scopes = token.map(|token| token.scopes.iter().map(|scope| scope.scope().clone()).collect());
+            Ok(Principal::Service { id: *id, scopes: scopes.unwrap_or_default() })
+        }
+        Principal::Operator { id } => {
+            let user = executor.load::<User>(ids::PLATFORM, *id).await?.map(|(user, _)| user);
+            let operates = user.is_some_and(|user| {
+                user.status != UserStatus::Deactivated && user.roles.contains(&Role::PlatformAdmin)
+            });
+            Ok(if operates { principal.clone() } else { Principal::user(*id, Vec::new()) })
+        }
+    }
+}
+
+async fn lock(
+    executor: &Executor,
+    tenant: TenantId,
+    mode: LockMode,
+) -> Result<(TenantLock, OwnedSemaphorePermit), AuthorityError> {
+    let handle = executor.store().tenant(tenant);
+    for _ in 0..LOCK_ATTEMPTS_MAX {
+        // A lock holds a connection, and its holder needs another one for its write: with too many held at a time, all
+        // would wait for each other. An attempt that fails gives its permit back, so that no tenant keeps the others out.
+        if let Ok(permit) = executor.authority_permits().try_acquire_owned()
+            && let Some(lock) = handle.try_lock(LOCK_NAME, mode).await?
+        {
+            return Ok((lock, permit));
+        }
+        tokio::time::sleep(LOCK_RETRY_INTERVAL).await;
+    }
+    Err(AuthorityError::Busy)
+}
+
+impl<R> From<AuthorityError> for ExecuteError<R> {
+    fn from(error: AuthorityError) -> Self {
+        match error {
+            AuthorityError::Forbidden => Self::Forbidden,
+            AuthorityError::Busy => Self::Overloaded,
+            AuthorityError::Store(error) => error.into(),
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! The body of a request: bounded, JSON by its content type, an object.
+
+use axum::extract::{FromRequest, Request};
+use axum::http::{HeaderMap, header};
+use bytes::{Bytes, BytesMut};
+use futures::TryStreamExt;
+use serde_json::Value;
+
+use super::fields::Fields;
+use super::json::read_json;
+use access::ErrorCode;
+
+use super::problem::Problem;
+
+/// The largest request body in bytes.
+pub const BODY_LIMIT: usize = 256 * 1024;
+/// Of a body that is too large so much is read and thrown away, because a client that is still writing when the
+/// connection closes never sees the answer.
+const DRAINED: usize = 2 * 1024 * 1024;
+
+/// A JSON object as a request body, ready to be read field by field.
+pub struct Body(pub Fields);
+
+impl<S: Send + Sync> FromRequest<S> for Body {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        let bytes = json_bytes(request).await?;
+        match read_json(&bytes)? {
+            Value::Object(values) => Ok(Self(Fields::new(values))),
+            _ => Err(Problem::bad_request("the body must be a JSON object")),
+        }
+    }
+}
+
+/// The bytes of a body that claims to be JSON.
+pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
+    supported(request.headers())?;
+    bytes_of(request.into_body()).await
+}
+
+/// The request with its whole body in memory.
+pub async fn buffered(request: Request) -> Result<Request, Problem> {
+    let (parts, body) = request.into_parts();
+    let bytes = bytes_of(body).await?;
+    Ok(Request::from_parts(parts, bytes.into()))
+}
+
+/// The whole body, where it is within the limit.
+async fn bytes_of(body: axum::body::Body) -> Result<Bytes, Problem> {
+    let mut chunks = body.into_data_stream();
+    let mut bytes = BytesMut::new();
+    let mut seen = 0;
+    while seen <= DRAINED {
+        match chunks.try_next().await {
+            Ok(Some(chunk)) => {
+                seen += chunk.len();
+                if seen <= BODY_LIMIT {
+                    bytes.extend_from_slice(&chunk);
+                }
+            }
+            Ok(None) => break,
+            Err(_) => return Err(Problem::bad_request("the body could not be read")),
+        }
+    }
+    if seen > BODY_LIMIT {
+        return Err(
+            Problem::new(ErrorCode::TooLarge).detail(format!("a body may have at most {BODY_LIMIT} bytes"))
+        );
+    }
+    Ok(bytes.freeze())
+}
+
+/// Whether the body claims to be JSON in UTF-8, as it is (RFC 9110, sections 8.3 and 8.4).
+fn supported(headers: &HeaderMap) -> Result<(), Problem> {
+    let unsupported = |detail: &'static str| Problem::new(ErrorCode::UnsupportedMediaType).detail(detail);
+    let mut types = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(given), None) = (types.next(), types.next()) else {
+        return Err(unsupported("the content type must be application/json"));
+    };
+    let mut parts = given.to_str().unwrap_or_default().split(';').map(str::trim);
+    if !parts.next().unwrap_or_default().eq_ignore_ascii_case("application/json") {
+        return Err(unsupported("the content type must be application/json"));
+    }
+    for parameter in parts {
+        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
+        if name.trim().eq_ignore_ascii_case("charset")
+            && !value.trim().trim_matches('"').eq_ignore_ascii_case("utf-8")
+        {
+            return Err(unsupported("the character set must be utf-8"));
+        }
+    }
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|encoding| !encoding.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity")) {
+        return Err(unsupported("the body must not be compressed or encoded otherwise"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body as AxumBody;
+
+    use super::*;
+
+    async fn code(content_type: Option<&str>, body: Vec<u8>) -> Option<ErrorCode> {
+        let mut request = Request::post("/");
+        if let Some(content_type) = content_type {
+            request = request.header(header::CONTENT_TYPE, content_type);
+        }
+        let request = request.body(AxumBody::from(body)).expect("valid");
+        Body::from_request(request, &()).await.err().map(|problem| problem.code())
+    }
+
+    #[tokio::test]
+    async fn only_json_objects_pass() {
+        let json = Some("application/json");
+        assert_eq!(code(json, b"{}".to_vec()).await, None);
+        assert_eq!(code(Some("Application/JSON; charset=utf-8"), b"{}".to_vec()).await, None);
+        assert_eq!(code(json, b"{".to_vec()).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(json, b"[]".to_vec()).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(json, vec![0xff]).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(Some("text/plain"), b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        assert_eq!(code(None, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        let other = Some("application/json; charset=iso-8859-1");
+        assert_eq!(code(other, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
+        assert_eq!(code(Some("application/json;charset=\"UTF-8\""), b"{}".to_vec()).await, None);
+        assert_eq!(code(json, br#"{"a":1,"a":2}"#.to_vec()).await, Some(ErrorCode::BadRequest));
+        assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(ErrorCode::TooLarge));
+    }
+
+    #[tokio::test]
+    async fn a_compressed_body_is_not_supported() {
+        for (encoding, expected) in
+            [("gzip", Some(ErrorCode::UnsupportedMediaType)), ("identity", None), ("Identity", None)]
+        {
+            let request = Request::post("/")
+                .header(header::CONTENT_TYPE, "application/json")
+                .header(header::CONTENT_ENCODING, encoding)
+                .body(AxumBody::from("{}"))
+                .expect("valid");
+            let code = Body::from_request(request, &()).await.err().map(|problem| problem.code());
+            assert_eq!(code, expected, "{encoding}");
+        }
+    }
+}

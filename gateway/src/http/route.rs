@@ -1,0 +1,279 @@
+//! What is known of each route beside its handler: who may call it, what the activity log says of it, whether it is
+//! idempotent. The layers read it here; none of them knows a path.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+
+use access::Permission;
+use axum::Router;
+use axum::handler::Handler;
+use axum::http::Method;
+use axum::routing::{MethodFilter, any, on};
+
+use crate::gateway::Gateway;
+
+/// Who may call a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Needs {
+    /// Every caller. A tenant is named where the handler asks for one.
+    Nothing,
+    /// Every caller with an access token. What it may do is decided for each field or aggregate.
+    Token,
+    /// A caller with an access token and this permission.
+    Permission(&'static Permission),
+    /// The handler decides, because the credential comes another way than in the header `Authorization`.
+    Handler,
+}
+
+/// What the activity log says of a request beside refusals, which it always tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audit {
+    /// Nothing, unless the caller is an auditor.
+    Auditors,
+    /// A sign-in, accepted or refused.
+    SignIn,
+    /// An access to what only auditors and administrators read.
+    Access,
+    /// A credential was issued, exchanged or revoked.
+    CredentialChange,
+    /// A user was added or deactivated, roles were given or taken, or a tenant was registered.
+    RightsChange,
+    /// What an operator of the platform asked for.
+    Operator,
+}
+
+/// What the right to call a route rests on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Authority {
+    /// What the token says.
+    Token,
+    /// The caller's own events, held until the write has committed. For what outlives the token, or cannot be undone.
+    Held,
+    /// The same, where the use case behind the handler holds it.
+    UseCase,
+}
+
+/// How a route says that something went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ErrorFormat {
+    /// `application/problem+json` with field errors.
+    Rest,
+    /// The same, with `errors` in the shape of GraphQL.
+    Graphql,
+}
+
+/// One method of one path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The method, `None` for every one. `GET` serves `HEAD` as well.
+    pub method: Option<Method>,
+    /// The path's pattern.
+    pub path: &'static str,
+    /// Who may call it.
+    pub needs: Needs,
+    /// What the activity log says.
+    pub audit: Audit,
+    /// How it answers errors.
+    pub errors: ErrorFormat,
+    /// Whether it takes an `Idempotency-Key`.
+    pub idempotent: bool,
+    /// What the right to call it rests on.
+    pub authority: Authority,
+}
+
+impl Route {
+    /// A method of a path that every caller may use.
+    pub fn public(method: Method, path: &'static str) -> Self {
+        Self {
+            method: Some(method),
+            path,
+            needs: Needs::Nothing,
+            audit: Audit::Auditors,
+            errors: ErrorFormat::Rest,
+            idempotent: false,
+            authority: Authority::Token,
+        }
+    }
+
+    /// Every method of a path.
+    pub fn any(path: &'static str) -> Self {
+        Self { method: None, ..Self::public(Method::GET, path) }
+    }
+
+    /// `GET`, for callers with the permission.
+    pub fn get(path: &'static str, permission: &'static Permission) -> Self {
+        Self::public(Method::GET, path).needs(Needs::Permission(permission))
+    }
+
+    /// A write for callers with the permission, under an idempotency key where they send one.
+    pub fn write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self { idempotent: true, ..Self::public(method, path).needs(Needs::Permission(permission)) }
+    }
+
+    /// The method's name, `*` for every one.
+    pub fn method_name(&self) -> &str {
+        self.method.as_ref().map_or("*", Method::as_str)
+    }
+
+    /// Whether it changes nothing.
+    pub fn only_reads(&self) -> bool {
+        self.method == Some(Method::GET)
+    }
+
+    /// The same route for other callers.
+    #[must_use]
+    pub fn needs(self, needs: Needs) -> Self {
+        Self { needs, ..self }
+    }
+
+    /// The same route with another entry in the activity log.
+    #[must_use]
+    pub fn audited(self, audit: Audit) -> Self {
+        Self { audit, ..self }
+    }
+
+    /// The same route under an idempotency key.
+    #[must_use]
+    pub fn idempotent(self) -> Self {
+        Self { idempotent: true, ..self }
+    }
+
+    /// The same route with another foundation of the right to call it.
+    #[must_use]
+    pub fn authority(self, authority: Authority) -> Self {
+        Self { authority, ..self }
+    }
+
+    /// Whether the caller's own events are asked, and not only its token.
+    pub fn asks_events(&self) -> bool {
+        self.authority != Authority::Token
+    }
+
+    /// The same route with errors in the shape of GraphQL.
+    #[must_use]
+    pub fn graphql(self) -> Self {
+        Self { errors: ErrorFormat::Graphql, ..self }
+    }
+}
+
+/// Routes with their handlers, as they are put together.
+#[derive(Default)]
+pub struct Routes {
+    router: Router<Gateway>,
+    routes: Vec<Route>,
+}
+
+impl Routes {
+    /// Adds a route.
+    #[must_use]
+    pub fn add<H, T>(mut self, route: Route, handler: H) -> Self
+    where
+        H: Handler<T, Gateway>,
+        T: 'static,
+    {
+        let method = route.method.clone().map(MethodFilter::try_from);
+        let handler = match method {
+            Some(Ok(filter)) => on(filter, handler),
+            // Every method, or one that has no filter of its own.
+            _ => any(handler),
+        };
+        self.router = self.router.route(route.path, handler);
+        self.routes.push(route);
+        self
+    }
+
+    /// The router, and the table that its layers ask.
+    pub fn finish(self) -> (Router<Gateway>, RouteTable) {
+        (self.router, RouteTable::new(self.routes))
+    }
+}
+
+/// Looks routes up by method and pattern. Cheap to clone.
+#[derive(Clone)]
+pub struct RouteTable {
+    by_path: Arc<HashMap<&'static str, Vec<Arc<Route>>>>,
+}
+
+impl RouteTable {
+    fn new(routes: Vec<Route>) -> Self {
+        let mut by_path: HashMap<_, Vec<_>> = HashMap::new();
+        for route in routes {
+            by_path.entry(route.path).or_default().push(Arc::new(route));
+        }
+        Self { by_path: Arc::new(by_path) }
+    }
+
+    /// The route of a request whose path matched `pattern`; `None` where it does not take the method.
+    pub fn find(&self, method: &Method, pattern: &str) -> Option<Arc<Route>> {
+        let method = if method == Method::HEAD { &Method::GET } else { method };
+        self.by_path
+            .get(pattern)?
+            .iter()
+            .find(|route| route.method.as_ref().is_none_or(|own| own == method))
+            .cloned()
+    }
+
+    /// Every route, by path.
+    pub fn all(&self) -> Vec<Arc<Route>> {
+        let mut all: Vec<_> = self.by_path.values().flatten().cloned().collect();
+        all.sort_by(|a, b| (a.path, a.method_name()).cmp(&(b.path, b.method_name())));
+        all
+    }
+
+    /// The table as `docs/routes.md` shows it.
+    pub fn render(&self) -> String {
+        let mut page = String::from(
+            "# Routes of the public listener\n\n\
+             `gateway/src/router.rs` makes this page; `UPDATE_DOCS=1 cargo test -p gateway` writes it anew.\n\
+             *Fresh* routes ask the caller's own events, not only its token.\n\n\
+             | method | path | needs | activity log | idempotent | fresh |\n\
+             | --- | --- | --- | --- | --- | --- |\n",
+        );
+        let yes = |yes: bool| if yes { "yes" } else { "" };
+        for route in self.all() {
+            let method = route.method_name();
+            let Route { path, needs, audit, idempotent, .. } = &*route;
+            let needs = match needs {
+                Needs::Nothing => "nothing".to_owned(),
+                Needs::Token => "a token".to_owned(),
+                Needs::Permission(permission) => permission.to_string(),
+                Needs::Handler => "a token or ticket".to_owned(),
+            };
+            let audit = match audit {
+                Audit::Auditors => "",
+                Audit::SignIn => "sign-in",
+                Audit::Access => "access",
+                Audit::CredentialChange => "credential change",
+                Audit::RightsChange => "rights change",
+                Audit::Operator => "operator",
+            };
+            let (idempotent, fresh) = (yes(*idempotent), yes(route.asks_events()));
+            // Writing to a string cannot fail.
+            let _ = writeln!(page, "| {method} | `{path}` | {needs} | {audit} | {idempotent} | {fresh} |");
+        }
+        page
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use access::policy::{TENANT_ADMINISTER, USERS_READ};
+
+    use super::*;
+
+    #[test]
+    fn a_route_is_found_by_method_and_pattern() {
+        let routes = vec![
+            Route::get("/v1/users", &USERS_READ),
+            Route::write(Method::POST, "/v1/webhooks", &TENANT_ADMINISTER).authority(Authority::Held),
+        ];
+        let table = RouteTable::new(routes);
+        assert!(table.find(&Method::GET, "/v1/users").is_some());
+        assert!(table.find(&Method::HEAD, "/v1/users").is_some());
+        assert!(table.find(&Method::POST, "/v1/users").is_none());
+        assert!(table.find(&Method::GET, "/v1/other").is_none());
+        let webhook = table.find(&Method::POST, "/v1/webhooks").expect("added");
+        assert!(webhook.idempotent && webhook.asks_events());
+    }
+}

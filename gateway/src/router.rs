@@ -1,0 +1,205 @@
+//! The routes of the three listeners, each with what is known of it, and the layers around them.
+
+use access::policy::{
+    AUDIT_READ, EVENTS_READ, POSITIONS_READ, TENANT_ADMINISTER, TENANTS_WRITE, USERS_READ, USERS_WRITE,
+};
+use axum::Router;
+use axum::http::Method;
+use axum::middleware::{from_fn, from_fn_with_state};
+
+use crate::gateway::Gateway;
+use crate::http::cors::{self, Cors};
+use crate::http::guard::guard;
+use crate::http::observe::observe;
+use crate::http::rescue::rescue;
+use crate::http::route::{Audit, Authority, Needs, Route, RouteTable, Routes};
+use crate::http::{ErrorCode, Problem};
+use crate::{activity, admin, graphql, operations, rest, streams};
+
+const POST: Method = Method::POST;
+const PUT: Method = Method::PUT;
+const PATCH: Method = Method::PATCH;
+const DELETE: Method = Method::DELETE;
+
+impl Gateway {
+    /// The routes of the public listener.
+    pub fn public_router(&self) -> Router {
+        let (router, table) = public_routes(self.config.dev).finish();
+        let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
+        self.layered(router).layer(cors).layer(from_fn_with_state(table, observe)).with_state(self.clone())
+    }
+
+    /// The routes of the operations listener: probes and metrics, nothing else.
+    pub fn operations_router(&self) -> Router {
+        let routes = Routes::default()
+            .add(Route::public(Method::GET, "/livez"), operations::livez)
+            .add(Route::public(Method::GET, "/readyz"), operations::readyz)
+            .add(Route::public(Method::GET, "/metrics"), operations::metrics);
+        let (router, table) = routes.finish();
+        self.layered(router).layer(from_fn_with_state(table, observe)).with_state(self.clone())
+    }
+
+    /// The routes of the admin listener.
+    pub fn admin_router(&self) -> Router {
+        let operator = |path| Route::any(path).needs(Needs::Handler).audited(Audit::Operator);
+        let routes = Routes::default()
+            .add(Route::public(Method::GET, "/"), admin::status_page)
+            .add(operator("/admin"), admin::nothing_yet)
+            .add(operator("/admin/{*path}"), admin::nothing_yet);
+        let (router, table) = routes.finish();
+        self.layered(router.layer(from_fn(admin::only_local_hosts)))
+            .layer(from_fn_with_state(table, observe))
+            .with_state(self.clone())
+    }
+
+    /// What every router ends with inside the layers that add headers: who may call, answers for what it does not know and
+    /// for what goes wrong.
+    fn layered(&self, router: Router<Gateway>) -> Router<Gateway> {
+        router
+            .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
+            .fallback(|| async { Problem::new(ErrorCode::NotFound) })
+            .layer(from_fn_with_state(self.clone(), guard))
+            .layer(from_fn_with_state(self.clone(), activity::watch))
+            .layer(from_fn(rescue))
+    }
+}
+
+/// What is known of each route of the public listener.
+pub fn public_route_table() -> RouteTable {
+    public_routes(true).finish().1
+}
+
+fn public_routes(dev: bool) -> Routes {
+    let routes = identity_routes(Routes::default());
+    let routes = event_routes(routes);
+    let routes = audit_routes(routes);
+    let routes = integration_routes(routes);
+    let routes = rest::webhooks::routes(routes);
+    let page = Route::public(Method::GET, "/graphql");
+    let routes =
+        if dev { routes.add(page, graphql::page::show) } else { routes.add(page, graphql::page::hidden) };
+    let graphql = Route::public(POST, "/graphql").needs(Needs::Token).graphql();
+    routes.add(graphql, graphql::handler::answer)
+}
+
+fn identity_routes(routes: Routes) -> Routes {
+    let rights = |method, path, permission| {
+        Route::write(method, path, permission).authority(Authority::UseCase).audited(Audit::RightsChange)
+    };
+    routes
+        .add(rights(POST, "/v1/tenants", &TENANTS_WRITE), rest::tenants::create)
+        .add(Route::public(POST, "/v1/auth/register").idempotent(), rest::auth::register)
+        .add(Route::public(POST, "/v1/auth/login").audited(Audit::SignIn), rest::auth::login)
+        .add(Route::public(Method::GET, "/v1/auth/me").needs(Needs::Token), rest::auth::me)
+        .add(Route::get("/v1/users", &USERS_READ), rest::users::list)
+        .add(rights(POST, "/v1/users", &USERS_WRITE), rest::users::add)
+        .add(Route::get("/v1/users/{id}", &USERS_READ), rest::users::show)
+        .add(rights(PATCH, "/v1/users/{id}", &USERS_WRITE), rest::users::change)
+        .add(rights(PUT, "/v1/users/{id}/roles", &USERS_WRITE), rest::users::put_roles)
+        .add(Route::get("/v1/erasures", &TENANT_ADMINISTER), rest::erasures::list)
+        .add(
+            Route::write(POST, "/v1/erasures", &TENANT_ADMINISTER).authority(Authority::UseCase),
+            rest::erasures::request,
+        )
+        .add(Route::get("/v1/erasures/{subject}", &TENANT_ADMINISTER), rest::erasures::show)
+        .add(Route::public(Method::GET, "/.well-known/jwks.json"), rest::jwks::keys)
+}
+
+fn event_routes(routes: Routes) -> Routes {
+    let follow = |path| Route::public(Method::GET, path).needs(Needs::Handler);
+    let external = "/v1/streams/{category}/{id}/events";
+    routes
+        .add(Route::get("/v1/events", &EVENTS_READ), rest::events::page)
+        .add(follow("/v1/events/stream"), streams::sse::follow)
+        .add(follow("/v1/events/ws"), streams::websocket::follow)
+        .add(Route::write(POST, "/v1/stream-tickets", &EVENTS_READ), rest::stream_tickets::issue)
+        .add(Route::get("/v1/event-types", &EVENTS_READ), rest::event_types::list)
+        .add(Route::get("/v1/event-types/{type}", &EVENTS_READ), rest::event_types::show)
+        // The category decides who may register a type, and who may append to a stream.
+        .add(
+            Route::public(PUT, "/v1/event-types/{type}")
+                .needs(Needs::Token)
+                .authority(Authority::UseCase)
+                .idempotent(),
+            rest::event_types::put,
+        )
+        .add(Route::public(Method::GET, external).needs(Needs::Token), rest::external_streams::page)
+        .add(Route::public(POST, external).needs(Needs::Token).idempotent(), rest::external_streams::append)
+        .add(Route::public(Method::GET, "/asyncapi.json"), rest::contracts::asyncapi)
+}
+
+fn audit_routes(routes: Routes) -> Routes {
+    let audit = |path| Route::get(path, &AUDIT_READ).audited(Audit::Access);
+    let positions = Route::get("/v1/audit/position", &POSITIONS_READ).audited(Audit::Access);
+    routes
+        .add(audit("/v1/activities"), rest::activities::page)
+        .add(audit("/v1/audit/key"), rest::audit::key)
+        .add(audit("/v1/audit/checkpoint"), rest::audit::checkpoint)
+        .add(audit("/v1/audit/proofs/{position}"), rest::audit::proof)
+        .add(audit("/v1/audit/consistency"), rest::audit::consistency)
+        .add(audit("/v1/audit/export"), rest::audit::export)
+        .add(positions, rest::read_models::position)
+        .add(audit("/v1/audit/read-models/{name}"), rest::read_models::rows)
+        .add(audit("/v1/audit/read-models/{name}/changes"), rest::read_models::changes)
+}
+
+fn integration_routes(routes: Routes) -> Routes {
+    let read = |path| Route::get(path, &TENANT_ADMINISTER);
+    let write = |method, path| {
+        Route::write(method, path, &TENANT_ADMINISTER)
+            .authority(Authority::Held)
+            .audited(Audit::CredentialChange)
+    };
+    routes
+        .add(read("/v1/service-tokens"), rest::service_tokens::list)
+        .add(write(POST, "/v1/service-tokens"), rest::service_tokens::issue)
+        .add(write(DELETE, "/v1/service-tokens/{id}"), rest::service_tokens::revoke)
+        .add(read("/v1/integrations/credentials"), rest::credentials::list)
+        .add(write(POST, "/v1/integrations/credentials"), rest::credentials::create)
+        .add(read("/v1/integrations/credentials/{name}"), rest::credentials::show)
+        .add(write(DELETE, "/v1/integrations/credentials/{name}"), rest::credentials::revoke)
+        .add(write(POST, "/v1/integrations/credentials/{name}/reset"), rest::credentials::reset)
+        .add(write(POST, "/v1/integrations/credentials/{name}/rotate"), rest::credentials::rotate)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    #[test]
+    fn the_page_of_routes_is_the_table() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/routes.md");
+        let rendered = public_route_table().render();
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &rendered).expect("the page can be written");
+        }
+        let page = std::fs::read_to_string(path).expect("the page is there");
+        assert_eq!(page, rendered, "run UPDATE_DOCS=1 cargo test -p gateway");
+    }
+
+    #[test]
+    fn every_write_of_administrators_asks_their_own_events() {
+        for route in public_route_table().all() {
+            let administers = match route.needs {
+                Needs::Permission(permission) => {
+                    [&TENANT_ADMINISTER, &TENANTS_WRITE, &USERS_WRITE].contains(&permission)
+                }
+                _ => false,
+            };
+            if administers && !route.only_reads() {
+                assert!(route.asks_events() && route.idempotent, "{} {}", route.method_name(), route.path);
+            }
+        }
+    }
+
+    #[test]
+    fn every_write_takes_an_idempotency_key_or_is_a_sign_in_or_graphql() {
+        for route in public_route_table().all() {
+            let write = !route.only_reads();
+            let exempt = route.audit == Audit::SignIn || route.path == "/graphql";
+            assert_eq!(route.idempotent, write && !exempt, "{} {}", route.method_name(), route.path);
+        }
+    }
+}

@@ -1,0 +1,49 @@
+//! Times from outside.
+
+use chrono::{DateTime, Datelike, Utc};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer};
+
+use super::InvalidValue;
+
+/// Reads a time as RFC 3339 writes it, with a year from 0000 to 9999.
+///
+/// # Errors
+/// `time_invalid` for everything else, years that other parsers take with a sign included.
+pub fn parse_time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
+    let invalid = || InvalidValue::new("time_invalid", "must be a time as in RFC 3339");
+    let time = DateTime::parse_from_rfc3339(text).map_err(|_| invalid())?.with_timezone(&Utc);
+    if (0..=9999).contains(&time.year()) { Ok(time) } else { Err(invalid()) }
+}
+
+/// The same for `#[serde(deserialize_with)]` on an optional field.
+pub fn deserialize_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    text.map(|text| parse_time(&text).map_err(|error| D::Error::custom(error.message))).transpose()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_four_digits_of_year() {
+        for good in ["2026-01-02T03:04:05Z", "2026-01-02t03:04:05.123456+01:00", "0000-01-01T00:00:00Z"] {
+            assert!(parse_time(good).is_ok(), "{good}");
+        }
+        for bad in [
+            "+12026-01-02T03:04:05Z",
+            "-0001-01-02T03:04:05Z",
+            "9999-12-31T23:59:59-01:00",
+            "0000-01-01T00:00:00+01:00",
+            "2026-01-02",
+            "2026-01-02T03:04:05",
+            "noon",
+            "",
+        ] {
+            assert!(parse_time(bad).is_err(), "{bad}");
+        }
+    }
+}

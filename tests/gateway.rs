@@ -1,0 +1,4 @@
+//! The gateway as a whole: what its table of routes promises, over HTTP.
+
+mod authority;
+mod requests;
