@@ -298,10 +298,19 @@ impl<'a> Run<'a> {
                             valid &= self.schema(schema, value, told)?;
                         }
                     }
-                    if let (false, Some(schema)) = (is_known, others) {
-                        valid &= self.schema(schema, value, told)?;
-                    }
+                    let is_refused = match others.as_deref() {
+                        Some(Schema::Nothing) => !is_known,
+                        Some(schema) if !is_known => {
+                            valid &= self.schema(schema, value, told)?;
+                            false
+                        }
+                        _ => false,
+                    };
                     self.place.pop();
+                    if is_refused {
+                        // It is the object that is wrong.
+                        valid = self.fault(told, &format!("the member {name} is not allowed"));
+                    }
                     if !valid && (!told || self.errors.len() >= ERRORS_MAX) {
                         break;
                     }

@@ -39,6 +39,7 @@ fn data_are_checked_and_every_error_has_its_place() {
     assert_eq!(places(json!({"earned": -1})), ["earned"]);
     assert_eq!(places(json!({})), [""]);
     assert_eq!(places(json!({"earned": 1, "tags": ["a", 1]})), ["tags.1"]);
+    assert_eq!(places(json!({"earned": 1, "more": 1})), [""]);
     assert_eq!(places(json!({"earned": "secret", "code": "x", "more": 1})).len(), 3);
     let told = format!("{:?}", check(json!({"earned": "canary"})));
     assert!(!told.contains("canary"), "{told}");
