@@ -262,13 +262,12 @@ impl ExternalEvents {
             if let Some(member) = sealed::reserved(&event.value) {
                 note("data", "reserved_member", &format!("must not have a member {member}"));
             }
-            let schema = match schemas.get(&event.event_type) {
-                Some(known) => known.clone(),
-                None => {
-                    let found = self.schema(tenant, &event.event_type).await?;
-                    schemas.insert(&event.event_type, found.clone());
-                    found
-                }
+            let schema = if let Some(known) = schemas.get(&event.event_type) {
+                known.clone()
+            } else {
+                let found = self.schema(tenant, &event.event_type).await?;
+                schemas.insert(&event.event_type, found.clone());
+                found
             };
             match schema {
                 None => note("type", "type_unregistered", "must be registered first"),

@@ -295,7 +295,9 @@ mod tests {
 
     fn folded(events: Vec<EventTypeEvent>) -> EventFamily {
         let mut family = EventFamily::default();
-        events.into_iter().for_each(|event| family.apply(event));
+        for event in events {
+            family.apply(event);
+        }
         family
     }
 

@@ -41,16 +41,9 @@ impl Budget {
     }
 
     fn take(&mut self, steps: u64) -> Result<(), Spent> {
-        match self.steps.checked_sub(steps) {
-            Some(rest) => {
-                self.steps = rest;
-                Ok(())
-            }
-            None => {
-                self.steps = 0;
-                Err(Spent)
-            }
-        }
+        let rest = self.steps.checked_sub(steps);
+        self.steps = rest.unwrap_or(0);
+        rest.map(|_| ()).ok_or(Spent)
     }
 }
 
@@ -63,13 +56,11 @@ impl Default for Budget {
 pub(super) fn check(program: &Program, data: &Json, budget: &mut Budget) -> Vec<InvalidData> {
     let mut run =
         Run { program, budget, searches: Searches::default(), place: Vec::new(), errors: Vec::new() };
-    match run.schema(&program.root, data, true) {
-        Ok(_) => run.errors,
-        Err(Spent) => {
-            let message = "takes more work to check against its schema than one request may cost".to_owned();
-            vec![InvalidData { at: String::new(), code: "schema_work_exceeded", message }]
-        }
+    if let Err(Spent) = run.schema(&program.root, data, true) {
+        let message = "takes more work to check against its schema than one request may cost".to_owned();
+        return vec![InvalidData { at: String::new(), code: "schema_work_exceeded", message }];
     }
+    run.errors
 }
 
 enum Step<'a> {

@@ -36,14 +36,12 @@ pub(super) struct Searches(Vec<Option<Cache>>);
 impl Patterns {
     /// The number of the pattern, which is compiled where it is new.
     pub(super) fn add(&mut self, pattern: &str, at: &str) -> Result<usize, InvalidSchema> {
-        let number = match self.known.get(pattern) {
-            Some(number) => *number,
-            None => {
-                let automaton = compile(pattern).map_err(|why| invalid(at, why))?;
-                self.automata.push(automaton);
-                self.known.insert(pattern.to_owned(), self.automata.len() - 1);
-                self.automata.len() - 1
-            }
+        let number = if let Some(number) = self.known.get(pattern) {
+            *number
+        } else {
+            self.automata.push(compile(pattern).map_err(|why| invalid(at, why))?);
+            self.known.insert(pattern.to_owned(), self.automata.len() - 1);
+            self.automata.len() - 1
         };
         self.used += self.automata[number].bytes;
         if self.used > PATTERNS_BYTES_MAX {
