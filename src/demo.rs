@@ -97,7 +97,7 @@ async fn token(
         id
     } else {
         let password = Password::parse(password).context("the demo password is not acceptable")?;
-        let hash = prepared.gateway().passwords().hash(password).await?;
+        let hash = prepared.gateway().passwords().hash(tenant.id, password).await?;
         register_user(prepared.executor(), &context(tenant.id), email, name, vec![role], hash).await?.id
     };
     let (user, _) =

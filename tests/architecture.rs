@@ -13,13 +13,16 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("keyring", &["database", "schemas"]),
     ("store", &["database", "fairness", "keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
-    ("commands", &["access", "store", "schemas"]),
+    ("commands", &["access", "store", "schemas", "fairness"]),
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
-    ("sagas", &["access", "commands", "store", "keyring", "schemas"]),
+    ("sagas", &["access", "commands", "store", "keyring", "schemas", "fairness"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
-    ("webhooks", &["store", "schemas"]),
-    ("gateway", &["access", "commands", "queries", "audit", "webhooks", "store", "nats", "schemas"]),
+    ("webhooks", &["store", "schemas", "fairness"]),
+    (
+        "gateway",
+        &["access", "commands", "queries", "audit", "webhooks", "store", "nats", "schemas", "fairness"],
+    ),
 ];
 
 /// Lines at which a file has become two.

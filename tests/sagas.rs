@@ -2,6 +2,7 @@
 
 mod compensation;
 mod crash_points;
+mod fairness;
 mod onboarding;
 mod recorded;
 mod rejected;
@@ -50,6 +51,15 @@ pub struct Engine {
 
 impl Engine {
     pub async fn start(database: &Database, server: &NatsServer, processes: Vec<Arc<dyn Process>>) -> Self {
+        Self::start_with(database, server, processes, IMPATIENT).await
+    }
+
+    pub async fn start_with(
+        database: &Database,
+        server: &NatsServer,
+        processes: Vec<Arc<dyn Process>>,
+        settings: SagaSettings,
+    ) -> Self {
         let store = database.store().await;
         let executor = Executor::new(store.clone(), 10_000);
         let relay = Relay::start(&store, server).await;
@@ -59,7 +69,7 @@ impl Engine {
             executor.clone(),
             processes,
             move || follower.batches(),
-            IMPATIENT,
+            settings,
             cancel.clone(),
         ));
         Self { store, executor, relay, cancel, sagas }

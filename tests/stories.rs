@@ -4,6 +4,7 @@ mod bad_input;
 pub mod checker;
 mod graphiql;
 mod graphql;
+mod hashing;
 mod idempotency;
 mod isolation;
 mod past;

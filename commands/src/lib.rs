@@ -26,6 +26,6 @@ pub use identity::registration::{
 pub use identity::tenant::{Tenant, TenantCommand, TenantRejection};
 pub use identity::user::{User, UserCommand, UserRejection};
 pub use integration::appending::{ExternalAppend, ExternalEvent, ExternalEvents, ExternalRefusal};
-pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection, register_event_type};
+pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection};
 pub use integration::service_token::{ServiceToken, ServiceTokenCommand, ServiceTokenRejection};
 pub use privacy::subject::{Subject, SubjectCommand, SubjectRejection};

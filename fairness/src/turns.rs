@@ -87,6 +87,10 @@ impl<K: Key, T> Turns<K, T> {
     /// The next request that a permit may go to; it holds the permit from here on.
     ///
     /// A key that is passed over holds a permit itself, so at most as many keys are looked at as there are permits.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "no iterator: what comes next depends on what is given back"
+    )]
     pub fn next(&mut self) -> Option<(K, T)> {
         for _ in 0..self.order.len() {
             if self.free == 0 {

@@ -3,7 +3,6 @@
 pub mod caller;
 pub mod keys;
 pub mod passwords;
-pub mod pool;
 pub mod services;
 pub mod tickets;
 pub mod tokens;

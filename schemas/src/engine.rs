@@ -4,6 +4,7 @@ pub mod canonical;
 pub mod clock;
 pub mod command;
 pub mod event;
+pub mod exact_json;
 pub mod ids;
 pub mod metadata;
 pub mod names;
@@ -15,6 +16,7 @@ pub mod values;
 
 pub use command::Command;
 pub use event::{DecodeError, Event};
+pub use exact_json::{Json, JsonText, NotJson};
 pub use ids::{LogId, TenantId};
 pub use metadata::{Actor, Metadata, RequestId};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};

@@ -283,7 +283,8 @@ pub struct Identity {
     pub argon2_memory_kib: u32,
     pub argon2_iterations: u32,
     pub argon2_threads: usize,
-    pub argon2_queue: usize,
+    pub argon2_wait_ms: u64,
+    pub argon2_waiting_per_tenant: usize,
 }
 
 impl Identity {
@@ -292,7 +293,7 @@ impl Identity {
         Secret::resolve("identity.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
     }
 
-    /// Threads of the hashing pool, with 0 resolved.
+    /// Hashes made at a time, with 0 resolved.
     pub fn hashing_threads(&self) -> usize {
         match self.argon2_threads {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1),

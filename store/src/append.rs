@@ -8,6 +8,7 @@ mod lookup;
 mod outcome;
 mod plan;
 mod queue;
+mod room;
 mod turns;
 mod write;
 

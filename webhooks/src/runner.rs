@@ -1,11 +1,12 @@
 //! Finds out whose turn it is: endpoints with something new (a hint or a look at the heads says so) and endpoints with a
 //! failed delivery that is due. A tenant's endpoints belong to one process at a time, as all shared work does.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairness::Turns;
 use futures::FutureExt;
 use schemas::engine::{TenantId, clock};
 use store::{Causes, Share, SharedWork, Store};
@@ -39,9 +40,8 @@ pub async fn run(
     let mut runner = Runner {
         deliverer: Arc::new(Deliverer::new(store.clone(), sender, settings)),
         share,
-        at_once: settings.requests.max(1),
         known: HashMap::new(),
-        ready: VecDeque::new(),
+        ready: Turns::new(settings.limits()),
         queued: HashSet::new(),
         at_work: HashMap::new(),
         turns: JoinSet::new(),
@@ -75,10 +75,10 @@ pub async fn run(
 struct Runner {
     deliverer: Arc<Deliverer>,
     share: Share,
-    at_once: usize,
     /// The active endpoints, as of the last look.
     known: HashMap<TenantId, Vec<Uuid>>,
-    ready: VecDeque<Key>,
+    /// A turn of a hanging endpoint lasts for its whole timeout, so no tenant has more turns than requests at a time.
+    ready: Turns<TenantId, Uuid>,
     queued: HashSet<Key>,
     /// Endpoints at work, and whether something has come up for them meanwhile.
     at_work: HashMap<Key, bool>,
@@ -108,15 +108,14 @@ impl Runner {
         }
         if let Some(again) = self.at_work.get_mut(&key) {
             *again = true;
-        } else if self.queued.insert(key) {
-            self.ready.push_back(key);
+        } else if self.queued.insert(key) && self.ready.push(key.0, key.1).is_err() {
+            // The next look queues it.
+            self.queued.remove(&key);
         }
     }
 
     fn start_ready(&mut self) {
-        while self.at_work.len() < self.at_once
-            && let Some(key) = self.ready.pop_front()
-        {
+        while let Some(key) = self.ready.next() {
             self.queued.remove(&key);
             self.at_work.insert(key, false);
             let deliverer = Arc::clone(&self.deliverer);
@@ -141,6 +140,7 @@ impl Runner {
 
     fn ended(&mut self, key: Key, next: Next) {
         let again = self.at_work.remove(&key).unwrap_or_default();
+        self.ready.release(&key.0);
         if again || next == Next::More {
             self.queue(key);
         }

@@ -2,6 +2,11 @@
 
 use std::time::Duration;
 
+use fairness::Limits;
+
+/// Endpoints of one tenant that wait for a turn; those beyond are found by the next look.
+const WAITING_MAX: usize = 10_000;
+
 /// Settings of the deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebhookSettings {
@@ -26,6 +31,18 @@ pub struct WebhookSettings {
 }
 
 impl WebhookSettings {
+    /// How tenants share the requests: each up to its own number, and a quarter is kept for tenants that have none under
+    /// way, so that tenants whose endpoints hang do not hold up the others.
+    pub(crate) fn limits(&self) -> Limits {
+        Limits {
+            permits: self.requests,
+            share: self.requests_a_tenant,
+            reserved: self.requests / 4,
+            waiting: WAITING_MAX,
+            waiting_total: usize::MAX,
+        }
+    }
+
     /// The wait after so many failed attempts, without jitter.
     fn full(&self, attempts: u32) -> Duration {
         let grown = 2_u32.saturating_pow(attempts.saturating_sub(1).min(31));

@@ -1,16 +1,14 @@
 //! A turn for one endpoint: first the failed deliveries that are due, then what is new, until there is nothing left or the
 //! turn has lasted long enough for others to come up.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
+use fairness::{Permits, Refused};
 use futures::future::join_all;
 use schemas::engine::{RecordedEvent, TenantId, TenantSlug, clock, ids};
 use store::webhooks::delivery::{Attempt, Failure, Settlement};
 use store::webhooks::{Disabled, Ordering, Webhook};
 use store::{LogFilter, Store, StoreError, TenantStore, TenantTransaction};
-use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -43,6 +41,8 @@ pub(crate) enum TurnError {
     Secret(#[from] SealError),
     #[error("an event is no JSON")]
     Event(#[from] schemas::engine::DecodeError),
+    #[error(transparent)]
+    Refused(#[from] Refused),
 }
 
 /// What all turns share.
@@ -50,8 +50,7 @@ pub(crate) struct Deliverer {
     store: Store,
     sender: Sender,
     settings: WebhookSettings,
-    requests: Semaphore,
-    by_tenant: Mutex<HashMap<TenantId, Weak<Semaphore>>>,
+    requests: Permits<TenantId>,
     turns: std::sync::atomic::AtomicU32,
 }
 
@@ -62,7 +61,6 @@ struct Turn<'a> {
     slug: TenantSlug,
     webhook: Webhook,
     secrets: Vec<SigningSecret>,
-    requests: Arc<Semaphore>,
 }
 
 /// An attempt, with what the endpoint said.
@@ -73,8 +71,8 @@ struct Tried {
 
 impl Deliverer {
     pub(crate) fn new(store: Store, sender: Sender, settings: WebhookSettings) -> Self {
-        let requests = Semaphore::new(settings.requests.max(1));
-        Self { store, sender, settings, requests, by_tenant: Mutex::default(), turns: 0.into() }
+        let requests = Permits::new(settings.limits(), Duration::MAX);
+        Self { store, sender, settings, requests, turns: 0.into() }
     }
 
     /// Works for an endpoint for a while.
@@ -96,7 +94,6 @@ impl Deliverer {
             let mut turn = Turn {
                 deliverer: self,
                 secrets: self.secrets(tenant, &webhook)?,
-                requests: self.requests_of(tenant),
                 handle: handle.clone(),
                 slug: record.slug.clone(),
                 webhook,
@@ -121,18 +118,6 @@ impl Deliverer {
             secrets.push(open(old)?);
         }
         Ok(secrets)
-    }
-
-    fn requests_of(&self, tenant: TenantId) -> Arc<Semaphore> {
-        // Nothing panics while holding it.
-        let mut known = self.by_tenant.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(requests) = known.get(&tenant).and_then(Weak::upgrade) {
-            return requests;
-        }
-        known.retain(|_, requests| requests.strong_count() > 0);
-        let requests = Arc::new(Semaphore::new(self.settings.requests_a_tenant.max(1)));
-        known.insert(tenant, Arc::downgrade(&requests));
-        requests
     }
 
     async fn prune(&self, handle: &TenantStore, webhook: Uuid) -> Result<(), StoreError> {
@@ -251,9 +236,7 @@ impl Turn<'_> {
         })?;
         let id = format!("msg_{}", ids::derived_id(event.event_id, &self.webhook.id.to_string()).simple());
         let message = Message { id, body: body.into() };
-        // Nobody closes them.
-        let _of_tenant = self.requests.acquire().await;
-        let _of_all = self.deliverer.requests.acquire().await;
+        let _permit = self.deliverer.requests.acquire(self.handle.id()).await?;
         let (begun, at) = (Instant::now(), clock::now());
         let answer = self.deliverer.sender.send(&self.webhook.url, &message, &self.secrets).await;
         let outcome = if answer.error.is_none() { "succeeded" } else { "failed" };

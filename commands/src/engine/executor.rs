@@ -33,9 +33,19 @@ type Slot<A> = Mutex<Option<Loaded<A>>>;
 #[derive(Clone)]
 pub struct Executor {
     store: Store,
-    slots: Cache<(TenantId, StreamName), Arc<dyn Any + Send + Sync>>,
+    slots: Cache<(TenantId, StreamName), Cached>,
     authority_permits: Arc<Semaphore>,
 }
+
+/// A slot in the cache, and the aggregates that it counts for.
+#[derive(Clone)]
+struct Cached {
+    slot: Arc<dyn Any + Send + Sync>,
+    weight: u32,
+}
+
+/// State bytes that count as one aggregate of the cache.
+const BYTES_AN_AGGREGATE: usize = 1024;
 
 /// One command on its way through the executor.
 struct Request<'a, A: Rules> {
@@ -57,10 +67,12 @@ enum Settled<A> {
 }
 
 impl Executor {
-    /// An executor that keeps at most `cache_capacity` aggregates in memory.
+    /// An executor that keeps at most `cache_capacity` aggregates in memory; a large one counts as several.
     pub fn new(store: Store, cache_capacity: u64) -> Self {
+        let slots =
+            Cache::builder().max_capacity(cache_capacity).weigher(|_, cached: &Cached| cached.weight).build();
         let authority_permits = Arc::new(Semaphore::new(AUTHORITY_LOCKS_MAX));
-        Self { store, slots: Cache::new(cache_capacity), authority_permits }
+        Self { store, slots, authority_permits }
     }
 
     /// Permits for holding a tenant's administration lock.
@@ -77,13 +89,14 @@ impl Executor {
     pub async fn load<A: Rules>(&self, tenant: TenantId, id: Uuid) -> Result<Option<(A, u64)>, StoreError> {
         let tenant = self.store.tenant(tenant);
         let stream = StreamName::new(A::CATEGORY, id);
-        let slot = self.slot::<A>(tenant.id(), &stream);
-        let mut slot = slot.lock().await;
+        let shared = self.slot::<A>(tenant.id(), &stream);
+        let mut slot = shared.lock().await;
         let mut loaded = slot.clone().unwrap_or_default();
         loaded.catch_up(&tenant, &stream, None).await?;
         if loaded.version == 0 {
             return Ok(None);
         }
+        self.weigh(tenant.id(), &stream, &shared, &loaded.state);
         *slot = Some(loaded.clone());
         Ok(Some((loaded.state, loaded.version)))
     }
@@ -217,8 +230,8 @@ impl Executor {
 
     /// Decides and appends, in turn with the other commands on the same aggregate in this process.
     async fn settle<A: Rules>(&self, request: &Request<'_, A>) -> Result<Settled<A>, ExecuteError<A::Error>> {
-        let slot = self.slot::<A>(request.tenant.id(), &request.stream);
-        let mut slot = slot.lock().await;
+        let shared = self.slot::<A>(request.tenant.id(), &request.stream);
+        let mut slot = shared.lock().await;
         let mut retries = 0;
         loop {
             let (loaded, events) = request.decide(slot.clone(), retries == 0).await?;
@@ -236,6 +249,7 @@ impl Executor {
                         state.apply(event);
                     }
                     let log_id = Some(receipt.log_id);
+                    self.weigh(request.tenant.id(), &request.stream, &shared, &state);
                     *slot = Some(Loaded { state: state.clone(), version: receipt.version, log_id });
                     return Ok(Settled::Appended(receipt, state));
                 }
@@ -296,9 +310,23 @@ impl Executor {
     }
 
     fn slot<A: Rules>(&self, tenant: TenantId, stream: &StreamName) -> Arc<Slot<A>> {
-        let slot = self.slots.get_with((tenant, stream.clone()), || Arc::new(Slot::<A>::default()));
+        let new = || Cached { slot: Arc::new(Slot::<A>::default()), weight: 1 };
+        let cached = self.slots.get_with((tenant, stream.clone()), new);
         // A category belongs to one aggregate type; were it not so, the command would run uncached.
-        slot.downcast::<Slot<A>>().unwrap_or_default()
+        cached.slot.downcast::<Slot<A>>().unwrap_or_default()
+    }
+
+    /// Counts a slot for the memory that its state takes.
+    fn weigh<A: Rules>(&self, tenant: TenantId, stream: &StreamName, slot: &Arc<Slot<A>>, state: &A) {
+        let bytes = state.bytes();
+        if bytes == 0 {
+            return;
+        }
+        let weight = u32::try_from(1 + bytes / BYTES_AN_AGGREGATE).unwrap_or(u32::MAX);
+        let key = (tenant, stream.clone());
+        if self.slots.get(&key).is_none_or(|cached| cached.weight != weight) {
+            self.slots.insert(key, Cached { slot: Arc::<Slot<A>>::clone(slot), weight });
+        }
     }
 }
 

@@ -36,6 +36,11 @@ pub trait Rules:
     /// False before the first event.
     fn exists(&self) -> bool;
 
+    /// About how many bytes of memory a state takes, where that may be much: states are kept within a limit.
+    fn bytes(&self) -> usize {
+        0
+    }
+
     /// What must be unique in the tenant from this event on.
     fn reservations(_event: &Self::Event) -> Vec<Reservation> {
         Vec::new()

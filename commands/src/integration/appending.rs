@@ -1,12 +1,14 @@
 //! Recording events of services outside the product: authorise, recognise a repeat, check names and data, append.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use fairness::{Limits, Workers};
 use moka::sync::Cache;
-use schemas::engine::{LogId, StreamName, TenantId, canonical, ids, sealed};
+use schemas::engine::{Json, LogId, StreamName, TenantId, canonical, ids, sealed};
+use schemas::integration::event_type::RegisterEventType;
 use schemas::integration::names::{ExternalCategory, ExternalType};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,17 +19,25 @@ use store::{
 };
 use uuid::Uuid;
 
-use super::event_type;
-use super::json_schema::{self, Compiled};
+use super::event_type::{self, EventFamily, EventTypeRejection, Version};
+use super::json_schema::{self, Budget, Compiled};
 use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
 use crate::engine::idempotency::claim;
+use crate::engine::outcome::{ExecuteError, Executed};
 
 /// The most events of one request.
 pub const EVENTS_MAX: usize = 100;
 const COMMAND: &str = "AppendEvents";
-const COMPILED_MAX: u64 = 1_000;
+/// Bytes of compiled schemas that are kept.
+const COMPILED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const COMPILED_FOR: Duration = Duration::from_mins(10);
+/// Requests of one tenant that wait for a thread to check their data, and how long.
+const CHECKS_WAITING_MAX: usize = 128;
+const CHECK_WAIT: Duration = Duration::from_secs(3);
+/// Threads that register schemas, and requests of one tenant that wait for one.
+const REGISTERING: usize = 2;
+const REGISTRATIONS_WAITING_MAX: usize = 16;
 
 /// An event that a service wants recorded.
 #[derive(Debug, Clone)]
@@ -95,19 +105,69 @@ pub enum ExternalRefusal {
     Store(#[from] StoreError),
 }
 
-/// Records events of services. Cheap to clone; the clones share one bounded cache of compiled schemas.
+/// By tenant, type and the version of the stream that holds the type's schema: an entry is never out of date.
+type CompiledSchemas = Cache<(TenantId, ExternalType, u64), Compiled>;
+
+/// Records events of services and registers their types. Cheap to clone; the clones share one bounded cache of compiled
+/// schemas and the threads that use them: schemas are tenants' programs and never run on the async workers.
 #[derive(Clone)]
 pub struct ExternalEvents {
     executor: Executor,
-    /// By tenant, type and the version of the stream that holds the type's schema: an entry is never out of date.
-    compiled: Cache<(TenantId, ExternalType, u64), Arc<Compiled>>,
+    compiled: CompiledSchemas,
+    checking: Workers<TenantId>,
+    registering: Workers<TenantId>,
+}
+
+/// The schema of an event's type.
+#[derive(Clone)]
+enum TypeSchema {
+    Compiled(Compiled),
+    Registered(Arc<Version>, (TenantId, ExternalType, u64)),
+}
+
+/// Data of one event that are to be checked.
+struct Unchecked {
+    index: usize,
+    data: Bytes,
+    schema: TypeSchema,
 }
 
 impl ExternalEvents {
     /// Records through the executor's store.
     pub fn new(executor: Executor) -> Self {
-        let compiled = Cache::builder().max_capacity(COMPILED_MAX).time_to_idle(COMPILED_FOR).build();
-        Self { executor, compiled }
+        let compiled = Cache::builder()
+            .max_capacity(COMPILED_BYTES_MAX)
+            .weigher(|_, compiled: &Compiled| u32::try_from(compiled.bytes()).unwrap_or(u32::MAX))
+            .time_to_idle(COMPILED_FOR)
+            .build();
+        let threads = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+        let workers = |threads, waiting| Workers::new(Limits::halves(threads, waiting), CHECK_WAIT);
+        Self {
+            executor,
+            compiled,
+            checking: workers(threads, CHECKS_WAITING_MAX),
+            registering: workers(REGISTERING, REGISTRATIONS_WAITING_MAX),
+        }
+    }
+
+    /// Registers a version of a fact, or widens one. For tenant administrators and holders of the category's scope.
+    pub async fn register_type(
+        &self,
+        context: &CommandContext,
+        command: RegisterEventType,
+    ) -> Result<Executed<EventFamily>, ExecuteError<EventTypeRejection>> {
+        if !context.caller.may_register_types(&command.event_type.category()) {
+            return Err(ExecuteError::Forbidden);
+        }
+        let (executor, context) = (self.executor.clone(), context.clone());
+        let runtime = tokio::runtime::Handle::current();
+        let registered = self.registering.run(context.tenant, move |()| {
+            runtime.block_on(event_type::register(&executor, &context, command))
+        });
+        registered.await.map_err(|error| match error {
+            fairness::WorkError::Refused(_) => ExecuteError::Overloaded,
+            fairness::WorkError::Stopped(error) => ExecuteError::internal("registering an event type", error),
+        })?
     }
 
     /// The receipt of the very request of the context, where it was carried out before.
@@ -203,61 +263,63 @@ impl ExternalEvents {
         &self,
         tenant: TenantId,
         request: &ExternalAppend,
-    ) -> Result<Vec<InvalidField>, StoreError> {
+    ) -> Result<Vec<InvalidField>, ExternalRefusal> {
         let mut wrong = Vec::new();
         let mut seen = HashSet::new();
+        let mut schemas: HashMap<&ExternalType, Option<TypeSchema>> = HashMap::new();
+        let mut unchecked = Vec::new();
         for (index, event) in request.events.iter().enumerate() {
-            let mut note = |field: &str, code, message: String| {
-                wrong.push(InvalidField { field: format!("events.{index}.{field}"), code, message });
+            let mut note = |field: &str, code, message: &str| {
+                wrong.push((index, InvalidField::of_event(index, field, code, message)));
             };
             if event.id.is_some_and(|id| !seen.insert(id)) {
-                note("id", "repeated", "must be another one for each event".to_owned());
+                note("id", "repeated", "must be another one for each event");
             }
             if event.event_type.category() != request.category {
-                note("type", "type_of_other_category", format!("must start with {}.", request.category));
+                note("type", "type_of_other_category", &format!("must start with {}.", request.category));
                 continue;
             }
             if let Some(member) = sealed::reserved(&event.value) {
-                note("data", "reserved_member", format!("must not have a member {member}"));
+                note("data", "reserved_member", &format!("must not have a member {member}"));
             }
-            match self.schema(tenant, &event.event_type).await? {
-                None => note("type", "type_unregistered", "must be registered first".to_owned()),
-                Some(schema) => {
-                    for error in schema.check(&event.value) {
-                        let field = if error.at.is_empty() {
-                            "data".to_owned()
-                        } else {
-                            format!("data.{}", error.at)
-                        };
-                        note(&field, "schema_violated", error.message);
-                    }
-                }
+            let schema = if let Some(known) = schemas.get(&event.event_type) {
+                known.clone()
+            } else {
+                let found = self.schema(tenant, &event.event_type).await?;
+                schemas.insert(&event.event_type, found.clone());
+                found
+            };
+            match schema {
+                None => note("type", "type_unregistered", "must be registered first"),
+                Some(schema) => unchecked.push(Unchecked { index, data: event.data.clone(), schema }),
             }
         }
-        Ok(wrong)
+        if !unchecked.is_empty() {
+            let compiled = self.compiled.clone();
+            let checked = self.checking.run(tenant, move |()| check(&compiled, unchecked)).await;
+            wrong.extend(checked.map_err(|error| match error {
+                fairness::WorkError::Refused(_) => ExternalRefusal::Append(AppendError::Overloaded),
+                fairness::WorkError::Stopped(error) => StoreError::Corrupt(error.to_string()).into(),
+            })?);
+        }
+        wrong.sort_by_key(|(index, _)| *index);
+        Ok(wrong.into_iter().map(|(_, field)| field).collect())
     }
 
     async fn schema(
         &self,
         tenant: TenantId,
         event_type: &ExternalType,
-    ) -> Result<Option<Arc<Compiled>>, StoreError> {
+    ) -> Result<Option<TypeSchema>, StoreError> {
         let Some((family, version)) = event_type::find(&self.executor, tenant, event_type).await? else {
             return Ok(None);
         };
-        let Some(known) = family.version(event_type.number()) else { return Ok(None) };
+        let Some(registered) = family.version(event_type.number()) else { return Ok(None) };
         let key = (tenant, event_type.clone(), version);
-        if let Some(compiled) = self.compiled.get(&key) {
-            return Ok(Some(compiled));
-        }
-        let schema = known.schema.clone();
-        let compiled = tokio::task::spawn_blocking(move || json_schema::compile(&schema))
-            .await
-            .map_err(|error| StoreError::Corrupt(error.to_string()))?
-            .map_err(|error| StoreError::Corrupt(format!("the schema of {event_type}: {error}")))?;
-        let compiled = Arc::new(compiled);
-        self.compiled.insert(key, Arc::clone(&compiled));
-        Ok(Some(compiled))
+        Ok(Some(match self.compiled.get(&key) {
+            Some(compiled) => TypeSchema::Compiled(compiled),
+            None => TypeSchema::Registered(Arc::clone(registered), key),
+        }))
     }
 
     /// Of the request where it is known, else of what is to be appended, with the data as they were sent.
@@ -300,4 +362,46 @@ struct SentEvent<'a> {
     id: Value,
     #[serde(rename = "type")]
     event_type: &'a ExternalType,
+}
+
+/// Checks data against their schemas within the budget of one request; what is wrong, by the number of the event.
+fn check(known: &CompiledSchemas, unchecked: Vec<Unchecked>) -> Vec<(usize, InvalidField)> {
+    let mut budget = Budget::new();
+    let mut wrong = Vec::new();
+    for Unchecked { index, data, schema } in unchecked {
+        let compiled = match schema {
+            TypeSchema::Compiled(compiled) => Ok(compiled),
+            TypeSchema::Registered(version, key) => match known.get(&key) {
+                Some(compiled) => Ok(compiled),
+                None => json_schema::compile(&version.schema)
+                    .inspect(|compiled| known.insert(key, compiled.clone())),
+            },
+        };
+        let data = std::str::from_utf8(&data).ok().and_then(|text| Json::parse(text).ok());
+        match (compiled, data) {
+            (Ok(compiled), Some(data)) => {
+                for error in compiled.check(&data, &mut budget) {
+                    let field =
+                        if error.at.is_empty() { "data".to_owned() } else { format!("data.{}", error.at) };
+                    wrong.push((index, InvalidField::of_event(index, &field, error.code, &error.message)));
+                }
+            }
+            // It was registered when the limits were wider.
+            (Err(error), _) => {
+                let message = format!("has a schema that is beyond today's limits: {error}");
+                wrong.push((index, InvalidField::of_event(index, "type", "schema_invalid", &message)));
+            }
+            (_, None) => {
+                let message = "must be JSON whose members and numbers can be told apart";
+                wrong.push((index, InvalidField::of_event(index, "data", "json_invalid", message)));
+            }
+        }
+    }
+    wrong
+}
+
+impl InvalidField {
+    fn of_event(index: usize, field: &str, code: &'static str, message: &str) -> Self {
+        Self { field: format!("events.{index}.{field}"), code, message: message.to_owned() }
+    }
 }

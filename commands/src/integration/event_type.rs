@@ -1,15 +1,17 @@
 //! The rules of external event types. One aggregate holds all versions of a fact, so that the next version follows the
 //! last one however many register at once.
 
+use std::sync::Arc;
+
 use access::{ErrorCode, Principal};
 use cqrs_es::Aggregate;
 use cqrs_es::event_sink::EventSink;
+use schemas::engine::{JsonText, Notes};
 use schemas::integration::event_type::{
     EventTypeEvent, EventTypeRegistered, EventTypeWidened, RegisterEventType, family_id,
 };
 use schemas::integration::names::ExternalType;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use store::LockMode;
 
 use super::json_schema::{self, InvalidSchema};
@@ -19,6 +21,11 @@ use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
 use crate::engine::rules::{self, Rejection, Rules};
 use crate::identity::authority::FreshAuthority;
+
+/// The most versions of a fact.
+pub const VERSIONS_MAX: usize = 100;
+/// The most bytes of schemas and descriptions that were ever recorded for a fact: whoever loads it reads all of them.
+pub const FAMILY_BYTES_MAX: usize = 1024 * 1024;
 
 crate::commands! {
     /// What can be asked of the versions of a fact.
@@ -44,6 +51,14 @@ pub enum EventTypeRejection {
         /// The version to register instead.
         next: u32,
     },
+    /// The fact has as many versions as it may have.
+    #[error("a fact has at most {VERSIONS_MAX} versions")]
+    VersionsExceeded,
+    /// So many schemas were recorded for the fact that there is no room for this one.
+    #[error(
+        "the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes"
+    )]
+    BytesExceeded,
     /// The schema is none that can be kept.
     #[error("the schema cannot be used: {0}")]
     Schema(InvalidSchema),
@@ -54,7 +69,7 @@ impl Rejection for EventTypeRejection {
         match self {
             Self::NotNext { .. } => ErrorCode::EventTypeVersionGap,
             Self::Narrower { .. } => ErrorCode::SchemaIncompatible,
-            Self::Schema(_) => ErrorCode::SchemaInvalid,
+            Self::VersionsExceeded | Self::BytesExceeded | Self::Schema(_) => ErrorCode::SchemaInvalid,
         }
     }
 }
@@ -64,27 +79,30 @@ impl Rejection for EventTypeRejection {
 #[expect(missing_docs, reason = "the fields are those of EventTypeRegistered")]
 pub struct Version {
     pub event_type: String,
-    pub schema: Value,
-    pub description: Option<String>,
+    pub schema: JsonText,
+    pub description: Option<Notes>,
 }
 
-/// The versions of a fact as its events have made them.
+/// The versions of a fact as its events have made them. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EventFamily {
     /// In order: version n stands at n - 1.
-    pub versions: Vec<Version>,
+    pub versions: Vec<Arc<Version>>,
+    /// Bytes of all schemas and descriptions that were recorded, those that were widened included.
+    pub recorded_bytes: usize,
     /// Whether the last event brought a version, in contrast to one that widened a version.
     pub registered_last: bool,
 }
 
 impl EventFamily {
     /// A version of the fact.
-    pub fn version(&self, number: u32) -> Option<&Version> {
+    pub fn version(&self, number: u32) -> Option<&Arc<Version>> {
         self.versions.get(usize::try_from(number).ok()?.checked_sub(1)?)
     }
 
-    fn set(&mut self, event_type: &str, schema: Value, description: Option<String>) {
-        let version = Version { event_type: event_type.to_owned(), schema, description };
+    fn set(&mut self, event_type: &str, schema: JsonText, description: Option<Notes>) {
+        self.recorded_bytes += recorded_bytes(&schema, description.as_ref());
+        let version = Arc::new(Version { event_type: event_type.to_owned(), schema, description });
         match self.versions.iter_mut().find(|known| known.event_type == event_type) {
             Some(known) => *known = version,
             None => self.versions.push(version),
@@ -92,14 +110,26 @@ impl EventFamily {
     }
 }
 
+fn recorded_bytes(schema: &JsonText, description: Option<&Notes>) -> usize {
+    schema.as_str().len() + description.map_or(0, |description| description.as_str().len())
+}
+
 impl Rules for EventFamily {
     fn decide(&self, command: EventTypeCommand) -> Result<Vec<EventTypeEvent>, EventTypeRejection> {
         let EventTypeCommand::Register(RegisterEventType { event_type, schema, description }) = command;
         let next = self.versions.len() as u32 + 1;
         let name = event_type.event_type().clone();
+        let has_room =
+            self.recorded_bytes + recorded_bytes(&schema, description.as_ref()) <= FAMILY_BYTES_MAX;
         let Some(known) = self.version(event_type.number()) else {
             if event_type.number() != next {
                 return Err(EventTypeRejection::NotNext { next });
+            }
+            if self.versions.len() >= VERSIONS_MAX {
+                return Err(EventTypeRejection::VersionsExceeded);
+            }
+            if !has_room {
+                return Err(EventTypeRejection::BytesExceeded);
             }
             return Ok(vec![EventTypeEvent::Registered(EventTypeRegistered {
                 event_type: name,
@@ -107,21 +137,29 @@ impl Rules for EventFamily {
                 description,
             })]);
         };
-        if known.schema == schema
-            && known.description.as_deref() == description.as_ref().map(schemas::engine::Notes::as_str)
-        {
+        // By value: how members are ordered and numbers written does not make it another schema.
+        let is_same = known.schema == schema || known.schema.json() == schema.json();
+        if is_same && known.description == description {
             return Ok(Vec::new());
         }
         let (old, new) = (json_schema::expand(&known.schema), json_schema::expand(&schema));
         let (old, new) = (old.map_err(EventTypeRejection::Schema)?, new.map_err(EventTypeRejection::Schema)?);
-        if let Err(at) = widening::accepts_all(&old.schema, &new.schema) {
+        if let Err(at) = widening::accepts_all(&old, &new) {
             return Err(EventTypeRejection::Narrower { at, next });
+        }
+        if !has_room {
+            return Err(EventTypeRejection::BytesExceeded);
         }
         Ok(vec![EventTypeEvent::Widened(EventTypeWidened { event_type: name, schema, description })])
     }
 
     fn exists(&self) -> bool {
         !self.versions.is_empty()
+    }
+
+    fn bytes(&self) -> usize {
+        // What was widened is not kept.
+        self.recorded_bytes
     }
 }
 
@@ -144,35 +182,29 @@ impl Aggregate for EventFamily {
     fn apply(&mut self, event: EventTypeEvent) {
         match event {
             EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description }) => {
-                self.set(event_type.as_str(), schema, description.map(Into::into));
+                self.set(event_type.as_str(), schema, description);
                 self.registered_last = true;
             }
             EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description }) => {
-                self.set(event_type.as_str(), schema, description.map(Into::into));
+                self.set(event_type.as_str(), schema, description);
                 self.registered_last = false;
             }
         }
     }
 }
 
-/// Registers a version of a fact, or widens one. For tenant administrators and holders of the category's scope.
-pub async fn register_event_type(
+/// Registers a version of a fact, or widens one. Compiling the schema and comparing it with what it was take processor
+/// time, so this does not run on the async workers.
+pub(super) async fn register(
     executor: &Executor,
     context: &CommandContext,
     command: RegisterEventType,
 ) -> Result<Executed<EventFamily>, ExecuteError<EventTypeRejection>> {
-    if !context.caller.may_register_types(&command.event_type.category()) {
-        return Err(ExecuteError::Forbidden);
-    }
     let id = family_id(command.event_type.family());
     if let Some(earlier) = executor.repeated::<EventFamily>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
-    let schema = command.schema.clone();
-    // Patterns are compiled here, which takes milliseconds.
-    tokio::task::spawn_blocking(move || json_schema::compile(&schema))
-        .await
-        .map_err(|error| ExecuteError::internal("compiling a schema", error))?
+    json_schema::compile(&command.schema)
         .map_err(|error| ExecuteError::Rejected(EventTypeRejection::Schema(error)))?;
     // A type is registered for good.
     let category = command.event_type.category();
@@ -196,17 +228,25 @@ pub async fn find(
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
     fn register(name: &str, schema: Value) -> RegisterEventType {
-        RegisterEventType { event_type: ExternalType::parse(name).expect("valid"), schema, description: None }
+        RegisterEventType {
+            event_type: ExternalType::parse(name).expect("valid"),
+            schema: schema.into(),
+            description: None,
+        }
     }
 
     fn registered(name: &str, schema: Value) -> EventTypeEvent {
         let event_type = ExternalType::parse(name).expect("valid").event_type().clone();
-        EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description: None })
+        EventTypeEvent::Registered(EventTypeRegistered {
+            event_type,
+            schema: schema.into(),
+            description: None,
+        })
     }
 
     fn given(events: Vec<EventTypeEvent>) -> AggregateTestExecutor<EventFamily> {
@@ -244,12 +284,69 @@ mod tests {
         let old = json!({"type": "object", "properties": {"tier": {"enum": ["gold"]}}});
         let wide = json!({"type": "object", "properties": {"tier": {"enum": ["gold", "silver"]}}});
         let event_type = ExternalType::parse(V1).expect("valid").event_type().clone();
-        let widened = EventTypeWidened { event_type, schema: wide.clone(), description: None };
+        let widened = EventTypeWidened { event_type, schema: wide.clone().into(), description: None };
         given(vec![registered(V1, old.clone())])
             .when(register(V1, wide.clone()).into())
             .then_expect_events(vec![EventTypeEvent::Widened(widened)]);
         given(vec![registered(V1, wide)]).when(register(V1, old).into()).then_expect_error(
             EventTypeRejection::Narrower { at: "properties.tier.enum".to_owned(), next: 2 },
         );
+    }
+
+    fn folded(events: Vec<EventTypeEvent>) -> EventFamily {
+        let mut family = EventFamily::default();
+        for event in events {
+            family.apply(event);
+        }
+        family
+    }
+
+    #[test]
+    fn the_same_in_other_writing_records_nothing() {
+        let text = |text: &str| JsonText::parse(text).expect("JSON");
+        let command = |schema| RegisterEventType { schema: text(schema), ..register(V1, json!({})) };
+        let family = folded(vec![registered(V1, json!({"maximum": 10, "minimum": 1}))]);
+        let again = family.decide(command(r#"{ "minimum": 1.0, "maximum": 1e1 }"#).into());
+        assert_eq!(again, Ok(Vec::new()));
+        // A double holds both of these alike.
+        let family =
+            folded(family.decide(command(r#"{"maximum":100000000000000000001}"#).into()).expect("wider"));
+        let next = family.decide(command(r#"{"maximum":100000000000000000002}"#).into()).expect("wider");
+        assert_eq!(next.len(), 1);
+    }
+
+    #[test]
+    fn a_fact_has_a_limit_of_versions_and_of_bytes_in_all() {
+        let name = |number: usize| format!("ext.loyalty.account.opened.v{number}");
+        let full = folded((1..=VERSIONS_MAX).map(|number| registered(&name(number), json!({}))).collect());
+        let next = register(&name(VERSIONS_MAX + 1), json!({}));
+        assert_eq!(full.decide(next.into()), Err(EventTypeRejection::VersionsExceeded));
+        // Widened versions count: all of them are read by whoever loads the fact.
+        let long = |number: usize| json!({"enum": ["x".repeat(60_000)], "x": number});
+        let event_type = ExternalType::parse(V1).expect("valid").event_type().clone();
+        let widened = |number| {
+            let (event_type, schema) = (event_type.clone(), long(number).into());
+            EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description: None })
+        };
+        let times = FAMILY_BYTES_MAX / 60_000;
+        let mut events = vec![registered(V1, long(0))];
+        events.extend((1..times).map(widened));
+        let heavy = folded(events);
+        assert_eq!(heavy.versions.len(), 1);
+        assert!(heavy.bytes() <= FAMILY_BYTES_MAX);
+        let next = register(V2, long(0));
+        assert_eq!(heavy.decide(next.into()), Err(EventTypeRejection::BytesExceeded));
+        let description = Notes::parse("means much").expect("valid");
+        let described = RegisterEventType { description: Some(description), ..register(V1, long(times - 1)) };
+        assert_eq!(heavy.decide(described.into()), Err(EventTypeRejection::BytesExceeded));
+        let small = register(V2, json!({}));
+        assert_eq!(heavy.decide(small.into()).map(|events| events.len()), Ok(1));
+    }
+
+    #[test]
+    fn states_are_shared_and_not_copied() {
+        let family = folded(vec![registered(V1, json!({"enum": ["x".repeat(1_000)]}))]);
+        let copy = family.clone();
+        assert!(Arc::ptr_eq(&family.versions[0], &copy.versions[0]));
     }
 }

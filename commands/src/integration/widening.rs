@@ -6,137 +6,153 @@
 //! inner schemas is compared inside. A property may be added only where the old schema refused it, or with a schema that
 //! accepts anything, because data with another value under that name were valid before. Everything else must stay.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::{Map, Value};
+use schemas::engine::Json;
 
+/// The keywords of a schema, and schemas by name.
+type Map = BTreeMap<Box<str>, Json>;
+
+const ANYTHING: Json = Json::Bool(true);
 /// Limits from below and from above.
 const LEAST: [&str; 5] = ["minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"];
 const MOST: [&str; 5] = ["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"];
 
+/// What a comparison may cost in bytes of the schemas looked at: alternatives are compared each with each.
+const WORK_MAX: usize = 16 * 1024 * 1024;
+
 /// Ok where `new` accepts all that `old` accepts; else the path to a keyword at which it does not, or may not.
-pub fn accepts_all(old: &Value, new: &Value) -> Result<(), String> {
-    narrower(old, new).map_or(Ok(()), Err)
+pub fn accepts_all(old: &Json, new: &Json) -> Result<(), String> {
+    Comparison { work: 0 }.narrower(old, new).map_or(Ok(()), Err)
 }
 
-/// The path to a keyword at which `new` refuses what `old` accepted, or may refuse it.
-fn narrower(old: &Value, new: &Value) -> Option<String> {
-    if old == new || is_anything(new) || *old == Value::Bool(false) {
-        return None;
-    }
-    let (old, new) = match (old, new) {
-        (Value::Object(old), Value::Object(new)) => (old.clone(), new),
-        (Value::Bool(true), Value::Object(new)) => (Map::new(), new),
-        _ => return Some("false".to_owned()),
-    };
-    let mut names: BTreeSet<&str> = new.keys().map(String::as_str).collect();
-    // Loosening what others are tied to may narrow those: they are looked at although the new schema lacks them.
-    names.extend(["properties", "additionalProperties", "items", "prefixItems"]);
-    for name in ["patternProperties", "contains", "minContains", "maxContains", "if", "then", "else"] {
-        if old.contains_key(name) {
-            names.insert(name);
+struct Comparison {
+    work: usize,
+}
+
+impl Comparison {
+    /// The path to a keyword at which `new` refuses what `old` accepted, or may refuse it.
+    fn narrower(&mut self, old: &Json, new: &Json) -> Option<String> {
+        self.work = self.work.saturating_add(old.size()).saturating_add(new.size());
+        if self.work > WORK_MAX {
+            return Some("too_much_to_compare".to_owned());
         }
+        if old == new || is_anything(new) || *old == Json::Bool(false) {
+            return None;
+        }
+        let anything = Map::new();
+        let (old, new) = match (old, new) {
+            (Json::Object(old), Json::Object(new)) => (old, new),
+            (Json::Bool(true), Json::Object(new)) => (&anything, new),
+            _ => return Some("false".to_owned()),
+        };
+        let mut names: BTreeSet<&str> = new.keys().map(|name| &**name).collect();
+        // Loosening what others are tied to may narrow those: they are looked at although the new schema lacks them.
+        names.extend(["properties", "additionalProperties", "items", "prefixItems"]);
+        for name in ["patternProperties", "contains", "minContains", "maxContains", "if", "then", "else"] {
+            if old.contains_key(name) {
+                names.insert(name);
+            }
+        }
+        names.into_iter().find_map(|name| self.keyword(name, old, new))
     }
-    names.into_iter().find_map(|name| keyword(name, &old, new))
-}
 
-fn keyword(name: &str, old: &Map<String, Value>, new: &Map<String, Value>) -> Option<String> {
-    let (before, now) = (old.get(name), new.get(name));
-    let here = || Some(name.to_owned());
-    match (name, before, now) {
-        ("properties" | "additionalProperties" | "patternProperties", ..) => match name {
-            "properties" => properties(old, new),
+    fn keyword(&mut self, name: &str, old: &Map, new: &Map) -> Option<String> {
+        let (before, now) = (old.get(name), new.get(name));
+        let here = || Some(name.to_owned());
+        match (name, before, now) {
+            ("properties", ..) => self.properties(old, new),
             // Compared with the properties.
-            _ => None,
-        },
-        ("items", ..) => {
-            let (before, now) = (before.unwrap_or(&Value::Bool(true)), now.unwrap_or(&Value::Bool(true)));
-            within("items", narrower(before, now))
-        }
-        ("prefixItems", ..) => prefix_items(before, now),
-        (_, before, now) if before == now => None,
-        ("type", Some(before), Some(now)) => {
-            let (before, now) = (listed(before), listed(now));
-            let kept = |kind: &&Value| {
-                now.contains(kind) || (**kind == "integer" && now.iter().any(|kind| *kind == "number"))
-            };
-            if before.iter().all(kept) { None } else { here() }
-        }
-        ("enum" | "const", ..) => {
-            let values = |schema: &Map<String, Value>| -> Option<Vec<Value>> {
-                let of_const = schema.get("const").map(|value| vec![value.clone()]);
-                of_const.or_else(|| schema.get("enum").and_then(Value::as_array).cloned())
-            };
-            let (Some(before), Some(now)) = (values(old), now) else { return here() };
-            let now =
-                if name == "const" { vec![now.clone()] } else { now.as_array().cloned().unwrap_or_default() };
-            if before.iter().all(|value| now.contains(value)) { None } else { here() }
-        }
-        ("required", before, Some(now)) => {
-            let before = before.map(listed).unwrap_or_default();
-            if listed(now).iter().all(|field| before.contains(field)) { None } else { here() }
-        }
-        ("anyOf", Some(before), Some(now)) => {
-            let (before, now) = (listed(before), listed(now));
-            let kept = |old: &&Value| now.iter().any(|new| narrower(old, new).is_none());
-            if before.iter().all(kept) { None } else { here() }
-        }
-        (limit, Some(before), Some(now)) if LEAST.contains(&limit) => {
-            if at_most(now, before) {
+            ("additionalProperties" | "patternProperties", ..) => None,
+            ("items", ..) => {
+                within("items", self.narrower(before.unwrap_or(&ANYTHING), now.unwrap_or(&ANYTHING)))
+            }
+            ("prefixItems", ..) => self.prefix_items(before, now),
+            (_, before, now) if before == now => None,
+            ("type", Some(before), Some(now)) => {
+                let now = listed(now);
+                let has = |kind: &str| now.iter().any(|known| known.as_str() == Some(kind));
+                let kept = |kind: &Json| {
+                    kind.as_str().is_some_and(|kind| has(kind) || (kind == "integer" && has("number")))
+                };
+                if listed(before).iter().all(kept) { None } else { here() }
+            }
+            ("enum" | "const", _, Some(now)) => {
+                let values = |schema: &Json| -> BTreeSet<Json> { listed(schema).iter().cloned().collect() };
+                let now = if name == "const" { BTreeSet::from([now.clone()]) } else { values(now) };
+                let kept = match (old.get("const"), old.get("enum")) {
+                    (Some(value), _) => now.contains(value),
+                    (None, Some(before)) => listed(before).iter().all(|value| now.contains(value)),
+                    (None, None) => false,
+                };
+                if kept { None } else { here() }
+            }
+            ("required", before, Some(now)) => {
+                let before: BTreeSet<&Json> = before.map(listed).unwrap_or_default().iter().collect();
+                if listed(now).iter().all(|field| before.contains(field)) { None } else { here() }
+            }
+            ("anyOf", Some(before), Some(now)) => {
+                for old in listed(before) {
+                    if !listed(now).iter().any(|new| self.narrower(old, new).is_none()) {
+                        return here();
+                    }
+                }
                 None
-            } else {
-                here()
+            }
+            (limit, Some(before), Some(now)) if LEAST.contains(&limit) => {
+                if at_most(now, before) {
+                    None
+                } else {
+                    here()
+                }
+            }
+            (limit, Some(before), Some(now)) if MOST.contains(&limit) => {
+                if at_most(before, now) {
+                    None
+                } else {
+                    here()
+                }
+            }
+            ("uniqueItems", _, Some(Json::Bool(false))) => None,
+            _ => here(),
+        }
+    }
+
+    fn properties(&mut self, old: &Map, new: &Map) -> Option<String> {
+        let nothing = Map::new();
+        let (old_named, new_named) = (named(old).unwrap_or(&nothing), named(new).unwrap_or(&nothing));
+        let old_others = old.get("additionalProperties").unwrap_or(&ANYTHING);
+        let new_others = new.get("additionalProperties").unwrap_or(&ANYTHING);
+        if old.get("patternProperties") != new.get("patternProperties") {
+            return Some("patternProperties".to_owned());
+        }
+        // Which names a pattern means is not looked into: with patterns the named properties stay the same.
+        let same_names = old_named.keys().eq(new_named.keys());
+        if old.contains_key("patternProperties") && !same_names {
+            return Some("properties".to_owned());
+        }
+        let names: BTreeSet<&str> = old_named.keys().chain(new_named.keys()).map(|name| &**name).collect();
+        for name in names {
+            let before = old_named.get(name).unwrap_or(old_others);
+            let now = new_named.get(name).unwrap_or(new_others);
+            if let Some(at) = self.narrower(before, now) {
+                return within(&format!("properties.{name}"), Some(at));
             }
         }
-        (limit, Some(before), Some(now)) if MOST.contains(&limit) => {
-            if at_most(before, now) {
-                None
-            } else {
-                here()
+        within("additionalProperties", self.narrower(old_others, new_others))
+    }
+
+    fn prefix_items(&mut self, before: Option<&Json>, now: Option<&Json>) -> Option<String> {
+        match (before.map(listed), now.map(listed)) {
+            (None, None) => None,
+            (Some(before), Some(now)) if before.len() == now.len() => {
+                let mut pairs = before.iter().zip(now).enumerate();
+                pairs.find_map(|(index, (old, new))| {
+                    within(&format!("prefixItems.{index}"), self.narrower(old, new))
+                })
             }
+            _ => Some("prefixItems".to_owned()),
         }
-        ("uniqueItems", _, Some(Value::Bool(false))) => None,
-        _ => here(),
-    }
-}
-
-fn properties(old: &Map<String, Value>, new: &Map<String, Value>) -> Option<String> {
-    let empty = Map::new();
-    let of = |schema: &Map<String, Value>| {
-        schema.get("properties").and_then(Value::as_object).cloned().unwrap_or_else(|| empty.clone())
-    };
-    let others = |schema: &Map<String, Value>| {
-        schema.get("additionalProperties").cloned().unwrap_or(Value::Bool(true))
-    };
-    let (old_named, new_named) = (of(old), of(new));
-    let (old_others, new_others) = (others(old), others(new));
-    if old.get("patternProperties") != new.get("patternProperties") {
-        return Some("patternProperties".to_owned());
-    }
-    // Which names a pattern means is not looked into: with patterns the named properties stay the same.
-    let same_names = old_named.keys().eq(new_named.keys());
-    if old.contains_key("patternProperties") && !same_names {
-        return Some("properties".to_owned());
-    }
-    let names: BTreeSet<&String> = old_named.keys().chain(new_named.keys()).collect();
-    for name in names {
-        let before = old_named.get(name).unwrap_or(&old_others);
-        let now = new_named.get(name).unwrap_or(&new_others);
-        if let Some(at) = narrower(before, now) {
-            return within(&format!("properties.{name}"), Some(at));
-        }
-    }
-    within("additionalProperties", narrower(&old_others, &new_others))
-}
-
-fn prefix_items(before: Option<&Value>, now: Option<&Value>) -> Option<String> {
-    match (before.map(listed), now.map(listed)) {
-        (None, None) => None,
-        (Some(before), Some(now)) if before.len() == now.len() => {
-            let mut pairs = before.into_iter().zip(now).enumerate();
-            pairs.find_map(|(index, (old, new))| within(&format!("prefixItems.{index}"), narrower(old, new)))
-        }
-        _ => Some("prefixItems".to_owned()),
     }
 }
 
@@ -144,38 +160,75 @@ fn within(name: &str, at: Option<String>) -> Option<String> {
     at.map(|at| format!("{name}.{at}"))
 }
 
-fn is_anything(schema: &Value) -> bool {
-    *schema == Value::Bool(true) || schema.as_object().is_some_and(Map::is_empty)
+fn named(schema: &Map) -> Option<&Map> {
+    schema.get("properties").and_then(Json::as_object)
+}
+
+fn is_anything(schema: &Json) -> bool {
+    *schema == ANYTHING || schema.as_object().is_some_and(Map::is_empty)
 }
 
 /// One value or the values of a list.
-fn listed(value: &Value) -> Vec<&Value> {
-    value.as_array().map_or_else(|| vec![value], |list| list.iter().collect())
+fn listed(value: &Json) -> &[Json] {
+    value.as_array().unwrap_or(std::slice::from_ref(value))
 }
 
-fn at_most(one: &Value, other: &Value) -> bool {
-    if let (Some(one), Some(other)) = (one.as_i64(), other.as_i64()) {
-        return one <= other;
-    }
-    // Rounding keeps the order of numbers, but makes neighbours equal.
-    one == other || one.as_f64().zip(other.as_f64()).is_some_and(|(one, other)| one < other)
+fn at_most(one: &Json, other: &Json) -> bool {
+    one.as_number().zip(other.as_number()).is_some_and(|(one, other)| one <= other)
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     use super::*;
 
+    fn exact(text: &str) -> Json {
+        Json::parse(text).expect("JSON")
+    }
+
+    fn compared(old: &Value, new: &Value) -> Result<(), String> {
+        accepts_all(&exact(&old.to_string()), &exact(&new.to_string()))
+    }
+
     #[track_caller]
     fn widens(old: &Value, new: &Value) {
-        assert_eq!(accepts_all(old, new), Ok(()), "{old} to {new}");
+        assert_eq!(compared(old, new), Ok(()), "{old} to {new}");
     }
 
     #[track_caller]
     fn narrows(old: &Value, new: &Value, at: &str) {
-        assert_eq!(accepts_all(old, new), Err(at.to_owned()), "{old} to {new}");
+        assert_eq!(compared(old, new), Err(at.to_owned()), "{old} to {new}");
+    }
+
+    #[test]
+    fn numbers_that_doubles_hold_alike_are_different() {
+        for (old, new) in [
+            (r#"{"const":100000000000000000001}"#, r#"{"const":100000000000000000002}"#),
+            (r#"{"enum":[9007199254740993.5]}"#, r#"{"enum":[9007199254740994]}"#),
+            (r#"{"maximum":9007199254740993}"#, r#"{"maximum":9007199254740992.5}"#),
+            (r#"{"minimum":1e400}"#, r#"{"minimum":2e400}"#),
+        ] {
+            assert!(accepts_all(&exact(old), &exact(new)).is_err(), "{old} to {new}");
+            assert!(accepts_all(&exact(old), &exact(old)).is_ok());
+        }
+        let (old, new) = (r#"{"maximum":100000000000000000001}"#, r#"{"maximum":100000000000000000002}"#);
+        assert!(accepts_all(&exact(old), &exact(new)).is_ok());
+    }
+
+    #[test]
+    fn a_comparison_has_an_end() {
+        let many = |number: usize| -> Value {
+            let inner: Vec<Value> =
+                (0..40).map(|index| json!({"minLength": index, "title": number})).collect();
+            let outer: Vec<Value> =
+                (0..40).map(|index| json!({"anyOf": inner, "maxLength": index})).collect();
+            json!({"anyOf": outer, "minItems": number})
+        };
+        let begun = std::time::Instant::now();
+        assert!(compared(&many(2), &many(1)).is_err());
+        assert!(begun.elapsed() < std::time::Duration::from_secs(5));
     }
 
     #[test]
@@ -340,7 +393,7 @@ mod tests {
             instances in prop::collection::vec(instance(), 12),
         ) {
             for new in [changed(&old, &other, at), other] {
-                if accepts_all(&old, &new).is_err() {
+                if compared(&old, &new).is_err() {
                     continue;
                 }
                 let before = jsonschema::draft202012::new(&old).expect("a schema");

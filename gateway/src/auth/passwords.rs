@@ -1,16 +1,16 @@
-//! Passwords: their rule, and their Argon2id hashes (RFC 9106) as PHC strings, made on threads of their own.
+//! Passwords: their rule, and their Argon2id hashes (RFC 9106) as PHC strings, made on blocking threads that tenants share fairly.
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 use bytes::Bytes;
+use fairness::{Limits, WorkError, Workers};
 use rand::Rng;
-use schemas::engine::InvalidValue;
+use schemas::engine::{InvalidValue, TenantId};
 use unicode_normalization::UnicodeNormalization;
-
-use super::pool::{Pool, PoolError};
 
 const OUTPUT_LENGTH: usize = 32;
 const SALT_LENGTH: usize = 16;
@@ -24,10 +24,13 @@ pub struct HashingConfig {
     pub memory_kib: u32,
     /// Passes over that memory.
     pub iterations: u32,
-    /// Threads that hash, and so the number of hashes made at a time.
+    /// Hashes made at a time. With two and more, one tenant has at most half of them, and one is kept for tenants that have
+    /// none.
     pub threads: usize,
-    /// Hashes that may wait for a thread; beyond that clients are told to come again.
-    pub queue: usize,
+    /// Hashes of one tenant that wait at most; beyond that clients are told to come again.
+    pub waiting_per_tenant: usize,
+    /// How long a hash waits at most.
+    pub wait: Duration,
 }
 
 /// A password that fits its rule: 8 to 128 characters, at most 512 bytes. Shows itself to nobody.
@@ -76,45 +79,41 @@ impl fmt::Debug for Password {
 /// Why a password was not hashed or compared.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// Too many wait already.
+    /// Too many wait already, or none of the threads was free in time.
     #[error("password hashing is overloaded")]
-    Overloaded(#[source] PoolError),
+    Overloaded(#[source] WorkError),
     /// A hash that was stored is not one of ours.
     #[error("stored password hash is malformed")]
     Malformed,
     /// The cost that was configured is not possible.
     #[error("argon2 refuses its settings")]
     Settings(#[source] argon2::Error),
-    /// The threads could not be started.
-    #[error("hashing threads do not start")]
-    Threads(#[source] std::io::Error),
 }
 
 /// Hashes passwords and compares them with hashes.
 pub struct Passwords {
-    pool: Pool<Vec<Block>>,
+    workers: Workers<TenantId, Vec<Block>>,
     params: Params,
     nobody: Arc<str>,
 }
 
 impl Passwords {
-    /// Starts the threads.
+    /// Checks the settings.
     pub fn start(config: &HashingConfig) -> Result<Self, PasswordError> {
         let params = Params::new(config.memory_kib, config.iterations, 1, Some(OUTPUT_LENGTH))
             .map_err(PasswordError::Settings)?;
-        let pool = Pool::start("annals-hash", config.threads, config.queue.max(1), Vec::new)
-            .map_err(PasswordError::Threads)?;
+        let workers = Workers::new(Limits::halves(config.threads, config.waiting_per_tenant), config.wait);
         // A random output that no password leads to.
         let nobody = encode(&params, &random::<SALT_LENGTH>(), &random::<OUTPUT_LENGTH>())?.into();
-        Ok(Self { pool, params, nobody })
+        Ok(Self { workers, params, nobody })
     }
 
-    /// The hash of a new password, with a new salt, as a PHC string.
-    pub async fn hash(&self, password: Password) -> Result<Bytes, PasswordError> {
+    /// The hash of a new password, with a new salt, as a PHC string. The tenant is the one that it is made for.
+    pub async fn hash(&self, tenant: TenantId, password: Password) -> Result<Bytes, PasswordError> {
         let params = self.params.clone();
         let hashed = self
-            .pool
-            .run(move |memory| {
+            .workers
+            .run(tenant, move |memory| {
                 let salt = random::<SALT_LENGTH>();
                 let output = digest(&params, &password, &salt, memory)?;
                 encode(&params, &salt, &output)
@@ -125,12 +124,17 @@ impl Passwords {
 
     /// Whether the password led to this hash. Without a hash (nobody has that e-mail address) the same work is done
     /// for nothing, so that the answer takes as long and tells nothing.
-    pub async fn verify(&self, password: Password, hash: Option<&[u8]>) -> Result<bool, PasswordError> {
+    pub async fn verify(
+        &self,
+        tenant: TenantId,
+        password: Password,
+        hash: Option<&[u8]>,
+    ) -> Result<bool, PasswordError> {
         let stored = match hash {
             Some(hash) => Arc::from(std::str::from_utf8(hash).map_err(|_| PasswordError::Malformed)?),
             None => self.nobody.clone(),
         };
-        let compared = self.pool.run(move |memory| compare(&stored, &password, memory)).await;
+        let compared = self.workers.run(tenant, move |memory| compare(&stored, &password, memory)).await;
         compared.map_err(PasswordError::Overloaded)?
     }
 }
@@ -185,10 +189,22 @@ fn random<const N: usize>() -> [u8; N] {
 
 #[cfg(test)]
 mod tests {
+    use futures::future::join_all;
+    use uuid::Uuid;
+
     use super::*;
 
+    const TENANT: TenantId = TenantId(Uuid::from_u128(1));
+    const OTHER: TenantId = TenantId(Uuid::from_u128(2));
+
     fn cheap() -> HashingConfig {
-        HashingConfig { memory_kib: 64, iterations: 2, threads: 1, queue: 2 }
+        HashingConfig {
+            memory_kib: 64,
+            iterations: 2,
+            threads: 1,
+            waiting_per_tenant: 2,
+            wait: Duration::from_secs(3),
+        }
     }
 
     fn password(text: &str) -> Password {
@@ -198,12 +214,12 @@ mod tests {
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
         let passwords = Passwords::start(&cheap()).expect("threads");
-        let hash = passwords.hash(password("correct horse")).await.expect("hashed");
+        let hash = passwords.hash(TENANT, password("correct horse")).await.expect("hashed");
         assert!(hash.starts_with(b"$argon2id$v=19$m=64,t=2,p=1$"));
-        assert!(passwords.verify(password("correct horse"), Some(&hash)).await.expect("compared"));
-        assert!(!passwords.verify(password("wrong battery"), Some(&hash)).await.expect("compared"));
-        assert!(!passwords.verify(password("correct horse"), None).await.expect("compared"));
-        assert!(passwords.verify(password("correct horse"), Some(b"plain")).await.is_err());
+        assert!(passwords.verify(TENANT, password("correct horse"), Some(&hash)).await.expect("compared"));
+        assert!(!passwords.verify(TENANT, password("wrong battery"), Some(&hash)).await.expect("compared"));
+        assert!(!passwords.verify(TENANT, password("correct horse"), None).await.expect("compared"));
+        assert!(passwords.verify(TENANT, password("correct horse"), Some(b"plain")).await.is_err());
     }
 
     #[tokio::test]
@@ -211,10 +227,10 @@ mod tests {
         let dear =
             Passwords::start(&HashingConfig { memory_kib: 256, iterations: 1, ..cheap() }).expect("threads");
         let cheap = Passwords::start(&cheap()).expect("threads");
-        let hash = dear.hash(password("correct horse")).await.expect("hashed");
+        let hash = dear.hash(TENANT, password("correct horse")).await.expect("hashed");
         for _ in 0..3 {
-            assert!(cheap.verify(password("correct horse"), Some(&hash)).await.expect("compared"));
-            cheap.hash(password("something else")).await.expect("hashed");
+            assert!(cheap.verify(TENANT, password("correct horse"), Some(&hash)).await.expect("compared"));
+            cheap.hash(TENANT, password("something else")).await.expect("hashed");
         }
         // The library's own verifier agrees.
         let text = std::str::from_utf8(&hash).expect("text");
@@ -224,12 +240,15 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_full_pool_refuses() {
-        let config = HashingConfig { memory_kib: 8 * 1024, iterations: 3, threads: 1, queue: 1 };
-        let passwords = Passwords::start(&config).expect("threads");
-        let all = (0..20).map(|_| passwords.hash(password("correct horse")));
-        let refused = futures::future::join_all(all).await.into_iter().filter(Result::is_err).count();
-        assert!(refused > 0, "twenty at once do not fit one thread and a queue of one");
+    async fn waiting_is_bounded_for_each_tenant() {
+        let passwords = Passwords::start(&cheap()).expect("valid settings");
+        let flood = join_all((0..20).map(|_| passwords.hash(TENANT, password("correct horse"))));
+        let other = join_all((0..2).map(|_| passwords.hash(OTHER, password("correct horse"))));
+        let (flood, other) = futures::join!(flood, other);
+        let refused =
+            flood.iter().filter(|hashed| matches!(hashed, Err(PasswordError::Overloaded(_)))).count();
+        assert!(refused > 0, "twenty at once do not fit one thread and a queue of two");
+        assert!(other.iter().all(Result::is_ok), "the queue of one tenant is not another's");
     }
 
     #[test]
@@ -247,8 +266,8 @@ mod tests {
     async fn a_cut_attempt_is_never_right() {
         let passwords = Passwords::start(&cheap()).expect("threads");
         let longest = "x".repeat(BYTES_MAX + 1);
-        let hash = passwords.hash(Password(longest.as_str().into())).await.expect("hashed");
+        let hash = passwords.hash(TENANT, Password(longest.as_str().into())).await.expect("hashed");
         let attempt = Password::attempt(&"x".repeat(10_000));
-        assert!(!passwords.verify(attempt, Some(&hash)).await.expect("compared"));
+        assert!(!passwords.verify(TENANT, attempt, Some(&hash)).await.expect("compared"));
     }
 }

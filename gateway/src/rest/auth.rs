@@ -56,7 +56,7 @@ pub async fn register(
     if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
         return Err(Problem::new(ErrorCode::EmailTaken));
     }
-    let hash = gateway.passwords.hash(password).await?;
+    let hash = gateway.passwords.hash(tenant.record.id, password).await?;
     let executed = register_user(&gateway.executor, &context, email, name, roles, hash).await?;
     Ok(registered(&executed, &tenant.record))
 }
@@ -85,7 +85,7 @@ pub async fn login(
     };
     let stream = holder.unwrap_or_else(|| StreamName::new(User::CATEGORY, Uuid::nil()));
     let hash = tenant.store.secret(&stream, PASSWORD).await?;
-    let fits = gateway.passwords.verify(password, hash.as_deref()).await?;
+    let fits = gateway.passwords.verify(tenant.record.id, password, hash.as_deref()).await?;
     let id = stream.uuid().filter(|_| fits);
     let user = match id {
         Some(id) => active_user(&gateway, tenant.record.id, id).await?.map(|user| (id, user)),

@@ -1,46 +1,90 @@
 //! `/v1/event-types`: the types of events that services outside the product record, with the schemas of their data.
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
-use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed, Outcome, register_event_type};
-use schemas::engine::{InvalidValue, Notes};
+use bytes::Bytes;
+use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed, Outcome};
+use schemas::engine::{InvalidValue, JsonText, Notes};
 use schemas::integration::event_type::{RegisterEventType, family_id};
 use schemas::integration::names::{ExternalType, RESERVED};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::pages::PageQuery;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
-use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::content::json_bytes;
+use crate::http::json::{read_json, refused as unreadable};
+use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Path, Problem, RequestContext};
 
 /// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
 pub async fn put(
     State(gateway): State<Gateway>,
-    request: RequestContext,
+    context: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
-    Body(mut body): Body,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+    request: Request,
+) -> Result<(StatusCode, Json<PutBody>), Problem> {
     let event_type = external("type", &name, ExternalType::parse)?;
-    let schema = body.any("schema", true);
-    let description = body.optional("description", Notes::parse);
-    let schema = body.finish(|| schema)?;
-    let context = caller.command_context(&request, key.0);
+    let (schema, description) = read(&json_bytes(request).await?)?;
+    let context = caller.command_context(&context, key.0);
     let known =
         gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
     let known = known.is_some_and(|(family, _)| family.version(event_type.number()).is_some());
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
-    let executed = register_event_type(&gateway.executor, &context, command).await.map_err(refused)?;
+    let executed = gateway.external.register_type(&context, command).await.map_err(refused)?;
     let created = match executed.outcome {
         Outcome::Applied => !known,
         Outcome::Duplicate => executed.state.registered_last,
     };
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let Executed { state, consistency_token, .. } = executed;
-    let body = described(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;
-    Ok((status, Json(json!({ "event_type": body, "consistency_token": consistency_token }))))
+    let event_type = EventTypeBody::of(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;
+    Ok((status, Json(PutBody { event_type, consistency_token })))
+}
+
+/// The schema as it was sent: its numbers may be beyond what a [`Value`] holds.
+#[derive(Deserialize)]
+struct RawBody {
+    schema: Option<JsonText>,
+}
+
+fn read(bytes: &Bytes) -> Result<(JsonText, Option<Notes>), Problem> {
+    let Value::Object(values) = read_json(bytes)? else {
+        return Err(Problem::bad_request("the body must be a JSON object"));
+    };
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
+    let mut body = Fields::new(values);
+    let present = body.any("schema", true).is_some();
+    let description = body.optional("description", Notes::parse);
+    let schema = body.finish(|| raw.schema.filter(|_| present))?;
+    Ok((schema, description))
+}
+
+/// The answer of `PUT`. Serialised directly, so that the schema keeps the text that was sent.
+#[derive(Debug, Serialize)]
+pub struct PutBody {
+    event_type: EventTypeBody,
+    consistency_token: String,
+}
+
+/// The answer of `GET` for one type.
+#[derive(Debug, Serialize)]
+pub struct ShowBody {
+    event_type: EventTypeBody,
+}
+
+#[derive(Debug, Serialize)]
+struct EventTypeBody {
+    #[serde(rename = "type")]
+    event_type: String,
+    category: String,
+    version: u32,
+    latest: usize,
+    description: Option<Notes>,
+    schema: JsonText,
 }
 
 /// `GET /v1/event-types/{type}`: one version with its schema.
@@ -48,14 +92,12 @@ pub async fn show(
     State(gateway): State<Gateway>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<ShowBody>, Problem> {
     let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(ErrorCode::NotFound))?;
     let found =
         gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
-    let body = found
-        .and_then(|(family, _)| described(&family, &event_type))
-        .ok_or(Problem::new(ErrorCode::NotFound))?;
-    Ok(Json(json!({ "event_type": body })))
+    let event_type = found.and_then(|(family, _)| EventTypeBody::of(&family, &event_type));
+    Ok(Json(ShowBody { event_type: event_type.ok_or(Problem::new(ErrorCode::NotFound))? }))
 }
 
 /// `GET /v1/event-types`: facts by pages, each with its versions and without their schemas, in an order that is stable
@@ -71,23 +113,25 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
         types.extend(
             family
                 .versions
-                .into_iter()
+                .iter()
                 .map(|version| json!({ "type": version.event_type, "description": version.description })),
         );
     }
     Ok(Json(json!({ "event_types": types, "next_after": next_after })))
 }
 
-fn described(family: &EventFamily, event_type: &ExternalType) -> Option<Value> {
-    let version = family.version(event_type.number())?;
-    Some(json!({
-        "type": version.event_type,
-        "category": event_type.category(),
-        "version": event_type.number(),
-        "latest": family.versions.len(),
-        "description": version.description,
-        "schema": version.schema,
-    }))
+impl EventTypeBody {
+    fn of(family: &EventFamily, event_type: &ExternalType) -> Option<Self> {
+        let version = family.version(event_type.number())?;
+        Some(Self {
+            event_type: version.event_type.clone(),
+            category: event_type.category().to_string(),
+            version: event_type.number(),
+            latest: family.versions.len(),
+            description: version.description.clone(),
+            schema: version.schema.clone(),
+        })
+    }
 }
 
 /// A name of a service's own, or 403 where it is the product's.
@@ -116,6 +160,12 @@ fn refused(error: ExecuteError<EventTypeRejection>) -> Problem {
             Problem::new(ErrorCode::SchemaIncompatible)
                 .detail(message)
                 .errors(vec![FieldError::new(format!("schema.{at}"), narrower)])
+        }
+        EventTypeRejection::VersionsExceeded => {
+            Problem::invalid_field("type", InvalidValue::new("versions_exceeded", message))
+        }
+        EventTypeRejection::BytesExceeded => {
+            Problem::invalid_field("schema", InvalidValue::new("schemas_too_large", message))
         }
         EventTypeRejection::Schema(error) => {
             let field =

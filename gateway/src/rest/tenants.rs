@@ -37,7 +37,7 @@ pub async fn create(
     let (command, admin) = read(body)?;
     let admin = match admin {
         Some(Admin { email, name, password }) => {
-            let password_hash = gateway.passwords.hash(password).await?;
+            let password_hash = gateway.passwords.hash(caller.record.id, password).await?;
             Some(TenantAdmin { email, name, password_hash })
         }
         None => None,

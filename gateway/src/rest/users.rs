@@ -125,7 +125,7 @@ pub async fn add(
             return Err(Problem::new(ErrorCode::EmailTaken));
         }
         let hash = match password {
-            Some(password) => Some(gateway.passwords.hash(password).await?),
+            Some(password) => Some(gateway.passwords.hash(caller.record.id, password).await?),
             None => None,
         };
         add_user(&gateway.executor, &context, email, name, roles, hash).await.map_err(refused)?

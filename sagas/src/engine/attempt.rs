@@ -38,7 +38,10 @@ pub(super) enum Outcome {
 
 impl Steps {
     pub(super) async fn attempt(&self, tenant: TenantId, row: &StepRow) -> Outcome {
-        let _permit = self.permits.acquire().await.expect("the semaphore is never closed");
+        let _permit = match self.permits.acquire(tenant).await {
+            Ok(permit) => permit,
+            Err(error) => return Outcome::Outage(error.to_string()),
+        };
         let tried = match &row.task.work {
             Work::Send { command } => self.send_or_give_up(tenant, row, command).await,
             Work::SendRecorded => self.send_recorded(tenant, row).await,

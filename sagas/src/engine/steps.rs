@@ -5,13 +5,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
 use commands::Executor;
+use fairness::{Limits, Permits};
 use schemas::engine::{TenantId, clock, ids};
 use store::{
     Causes, DeadLetter, DeadLetterStatus, SharedWork, StoreError, StreamAppend, TenantStore,
     TenantTransaction,
 };
-use tokio::sync::{Notify, Semaphore, mpsc};
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -30,6 +32,8 @@ use super::runner::SagaSettings;
 const CLAIM: usize = 64;
 /// Tenants at work at once.
 const TENANTS: usize = 8;
+/// How long a tenant takes steps in hand until others have their turn; it is queued again behind them.
+const TURN: Duration = Duration::from_millis(500);
 /// Due tenants read at a time; most of them may be other processes'.
 const FOUND: u32 = 1_000;
 /// Own tenants that are enough for one look: there is another one soon.
@@ -47,14 +51,22 @@ pub(super) struct Steps {
     pub(super) process: Arc<dyn Process>,
     pub(super) settings: SagaSettings,
     /// Commands being sent, in all tenants.
-    pub(super) permits: Semaphore,
+    pub(super) permits: Permits<TenantId>,
     /// Outages in a row, by tenant.
     outages: Mutex<HashMap<TenantId, u32>>,
 }
 
 impl Steps {
     pub(super) fn new(executor: Executor, process: Arc<dyn Process>, settings: SagaSettings) -> Self {
-        let permits = Semaphore::new(settings.steps_at_once);
+        let limits = Limits {
+            permits: settings.steps_at_once,
+            share: settings.steps_at_once.div_ceil(2),
+            reserved: TENANTS.min(settings.steps_at_once / 2),
+            // Bounded by the steps in hand.
+            waiting: usize::MAX,
+            waiting_total: usize::MAX,
+        };
+        let permits = Permits::new(limits, Duration::MAX);
         Self { executor, process, settings, permits, outages: Mutex::default() }
     }
 
@@ -70,11 +82,12 @@ impl Steps {
     /// middle is safe, but such steps are taken up again only when their lease is over.
     pub(super) async fn run(self: Arc<Self>, mut hints: mpsc::Receiver<TenantId>, cancel: CancellationToken) {
         let mut queue = Queue::default();
-        let mut tasks: JoinSet<Result<(), StoreError>> = JoinSet::new();
+        let mut tasks: JoinSet<Result<bool, StoreError>> = JoinSet::new();
         let mut working: HashMap<tokio::task::Id, TenantId> = HashMap::new();
         let mut poll = tokio::time::interval(self.settings.poll);
         poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut failures = 0;
+        let mut looked_at = None;
         loop {
             while working.len() < TENANTS
                 && let Some((tenant, hinted)) = queue.next()
@@ -86,18 +99,21 @@ impl Steps {
                 () = cancel.cancelled() => break,
                 Some(tenant) = hints.recv() => queue.add(tenant),
                 Some(ended) = tasks.join_next_with_id() => {
-                    let (id, failed) = match ended {
-                        Ok((id, result)) => (id, result.err().map(|error| Causes(&error).to_string())),
-                        Err(error) => (error.id(), Some(error.to_string())),
+                    let (id, more) = match ended {
+                        Ok((id, result)) => (id, result.map_err(|error| Causes(&error).to_string())),
+                        Err(error) => (error.id(), Err(error.to_string())),
                     };
                     if let Some(tenant) = working.remove(&id) {
                         queue.ended(tenant);
-                        if let Some(error) = failed {
+                        if let Ok(true) = more {
+                            queue.add(tenant);
+                        }
+                        if let Err(error) = more {
                             tracing::warn!(saga = self.saga(), %tenant, error, "steps were interrupted; they are taken up again");
                         }
                     }
                 }
-                _ = poll.tick() => match self.due().await {
+                _ = poll.tick() => match self.due(&mut looked_at).await {
                     Ok(tenants) => {
                         failures = 0;
                         for tenant in tenants {
@@ -116,14 +132,16 @@ impl Steps {
         drop(tokio::time::timeout(FAREWELL, finish).await);
     }
 
-    async fn due(&self) -> Result<Vec<TenantId>, StoreError> {
+    /// Tenants with due steps. A look that ends early goes on at the next one where it ended, so that tenants with old
+    /// steps do not hide the others.
+    async fn due(&self, after: &mut Option<(DateTime<Utc>, TenantId)>) -> Result<Vec<TenantId>, StoreError> {
         let (store, now) = (self.executor.store(), clock::now());
         let share = store.share(SharedWork::Sagas);
-        let (mut ours, mut after) = (Vec::new(), None);
+        let mut ours = Vec::new();
         loop {
-            let page = store.tenants_with_due_saga_steps(self.saga(), now, after, FOUND).await?;
-            after = page.last().copied();
+            let page = store.tenants_with_due_saga_steps(self.saga(), now, *after, FOUND).await?;
             let is_last = page.len() < FOUND as usize;
+            *after = page.last().copied().filter(|_| !is_last);
             ours.extend(page.into_iter().map(|(_, tenant)| tenant).filter(|tenant| share.owns(*tenant)));
             if is_last || ours.len() >= ENOUGH {
                 return Ok(ours);
@@ -135,18 +153,21 @@ impl Steps {
         self.settings.retry.wait(failures).min(OUTAGE_CAP)
     }
 
-    /// Takes a tenant's due steps until there are no more. New ones join while others are in hand, so that one that
-    /// takes its time holds no other up; those that end together are recorded together.
+    /// Takes a tenant's due steps until there are no more or its turn is over, and says whether there may be more. New ones
+    /// join while others are in hand, so that one that takes its time holds no other up; those that end together are
+    /// recorded together.
     async fn take_all(
         self: Arc<Self>,
         tenant: TenantId,
         hinted: Arc<Notify>,
         cancel: CancellationToken,
-    ) -> Result<(), StoreError> {
+    ) -> Result<bool, StoreError> {
         let mut in_hand: JoinSet<(StepRow, Outcome)> = JoinSet::new();
         let mut more = true;
+        let begun = Instant::now();
         loop {
-            if more && in_hand.len() <= CLAIM && !cancel.is_cancelled() {
+            let is_over = cancel.is_cancelled() || begun.elapsed() >= TURN;
+            if more && in_hand.len() <= CLAIM && !is_over {
                 let claimed = self.claim(tenant).await?;
                 more = claimed.len() == CLAIM;
                 for row in claimed {
@@ -159,8 +180,8 @@ impl Steps {
                     in_hand.spawn(attempt.instrument(span));
                 }
             }
-            if in_hand.is_empty() && (!more || cancel.is_cancelled()) {
-                return Ok(());
+            if in_hand.is_empty() && (!more || is_over) {
+                return Ok(more);
             }
             tokio::select! {
                 Some(ended) = in_hand.join_next() => {

@@ -3,11 +3,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use uuid::Uuid;
 
 use super::names::ExternalType;
-use crate::engine::{Command, EventType, Notes, ids};
+use crate::engine::{Command, EventType, JsonText, Notes, ids};
 
 /// The parent of the ids of event types.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f1c_7a52_0d7b_5c0e_9a53_6b1e_0f6d_2c41);
@@ -34,7 +33,7 @@ pub struct EventTypeRegistered {
     #[serde(rename = "type")]
     pub event_type: EventType,
     /// The JSON Schema (2020-12) of the data.
-    pub schema: Value,
+    pub schema: JsonText,
     /// What the fact means.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Notes>,
@@ -46,7 +45,7 @@ pub struct EventTypeRegistered {
 pub struct EventTypeWidened {
     #[serde(rename = "type")]
     pub event_type: EventType,
-    pub schema: Value,
+    pub schema: JsonText,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub description: Option<Notes>,
 }
@@ -58,7 +57,7 @@ pub struct EventTypeWidened {
 pub struct RegisterEventType {
     #[serde(rename = "type")]
     pub event_type: ExternalType,
-    pub schema: Value,
+    pub schema: JsonText,
     #[serde(default)]
     pub description: Option<Notes>,
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use anyhow::Context;
-use commands::integration::json_schema::{self, Compiled};
+use commands::integration::json_schema::{self, Budget, Compiled};
 use proofs::export::{Item, Part};
 use proofs::frame::Entry;
-use serde_json::Value;
+use schemas::engine::{Json, JsonText};
 
 use super::items;
 
@@ -21,7 +21,7 @@ pub(super) fn misfits(file: File) -> anyhow::Result<u64> {
     for item in items(file) {
         match item? {
             Item::Schema(line) => {
-                let schema: Value = serde_json::from_str(line.schema.get())?;
+                let schema = JsonText::parse(line.schema.get())?;
                 let compiled = json_schema::compile(&schema)
                     .with_context(|| format!("the schema of {}", line.event_type))?;
                 schemas.insert(line.event_type, compiled);
@@ -32,9 +32,11 @@ pub(super) fn misfits(file: File) -> anyhow::Result<u64> {
                 else {
                     continue;
                 };
-                let wrong = match serde_json::from_slice(&bytes.0) {
-                    Ok(data) => schema.check(&data).into_iter().next().map(|wrong| wrong.message),
-                    Err(_) => Some("is no JSON".to_owned()),
+                let wrong = match std::str::from_utf8(&bytes.0).ok().map(Json::parse) {
+                    Some(Ok(data)) => {
+                        schema.check(&data, &mut Budget::new()).into_iter().next().map(|wrong| wrong.message)
+                    }
+                    _ => Some("is no JSON".to_owned()),
                 };
                 let Some(wrong) = wrong else { continue };
                 misfits += 1;
@@ -56,7 +58,7 @@ mod tests {
     #[test]
     fn the_products_own_schemas_keep_to_the_limits_of_those_that_are_handed_in() {
         for (name, schema) in schemas::contracts::vocabulary() {
-            let compiled = json_schema::compile(&schema);
+            let compiled = json_schema::compile(&schema.into());
             assert!(compiled.is_ok(), "{name}: {compiled:?}");
         }
     }

@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use schemas::engine::TenantId;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::lane::Lane;
 use super::plan::EVENT_ID;
+use super::room::{Place, Room};
 use super::{AppendError, Receipt, StreamAppend};
 use crate::event_ids::EventIds;
 use crate::incarnation::Gate;
@@ -40,15 +41,14 @@ pub(super) struct Pending {
     /// Whether it was refused by a remembered version that no swap has proved: the version is looked up next time.
     pub(super) in_doubt: bool,
     pub(super) reply: oneshot::Sender<Result<Receipt, AppendError>>,
-    /// Its place and its bytes in the queue, given back when it is settled.
-    pub(super) _places: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    /// Its room in the queue, given back when it is settled.
+    pub(super) _place: Place,
 }
 
 /// A lane as seen from its queue.
 struct Door {
     sender: mpsc::UnboundedSender<Pending>,
-    places: Arc<Semaphore>,
-    bytes: Arc<Semaphore>,
+    room: Arc<Room>,
 }
 
 /// The door to the append lanes. Tenants are spread over lanes by their id, so one process has one writer a tenant.
@@ -72,7 +72,7 @@ impl Appender {
         let tasks = tokio_util::task::TaskTracker::new();
         let lanes = (0..config.append_lanes.max(1))
             .map(|_| {
-                // Unbounded by type, bounded by the places: a place is taken before anything is sent.
+                // Unbounded by type, bounded by the room: a place is taken before anything is sent.
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let lane = Lane::new(
                     config.key.clone(),
@@ -83,8 +83,7 @@ impl Appender {
                     receiver,
                 );
                 tasks.spawn(lane.run(stop.clone()));
-                let [places, bytes] = [QUEUE, QUEUE_BYTES].map(|most| Arc::new(Semaphore::new(most)));
-                Door { sender, places, bytes }
+                Door { sender, room: Room::new(QUEUE, QUEUE_BYTES) }
             })
             .collect();
         tasks.close();
@@ -103,9 +102,7 @@ impl Appender {
             .map_err(|error| AppendError::Invalid(format!("metadata does not serialise: {error}")))?;
         let bytes = append.check(&metadata)?;
         let lane = &self.lanes[lane_of(tenant, self.lanes.len())];
-        let place = Arc::clone(&lane.places).try_acquire_owned().map_err(|_| AppendError::Overloaded)?;
-        let room = Arc::clone(&lane.bytes).try_acquire_many_owned(bytes as u32);
-        let room = room.map_err(|_| AppendError::Overloaded)?;
+        let place = lane.room.take(tenant, bytes).ok_or(AppendError::Overloaded)?;
         let (reply, answer) = oneshot::channel();
         let pending = Pending {
             tenant,
@@ -116,7 +113,7 @@ impl Appender {
             tries: 0,
             in_doubt: false,
             reply,
-            _places: (place, room),
+            _place: place,
         };
         lane.sender.send(pending).map_err(|_| closed())?;
         match tokio::time::timeout(PATIENCE, answer).await {

@@ -28,12 +28,15 @@ pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
         by_tenant[place].1.push_back(pending);
     }
     let (mut batch, mut rows, mut bytes) = (Vec::new(), 0, 0);
+    // The tenants that have had their turn in the round that was cut off.
+    let mut turns = 0;
     'full: loop {
         let mut took = false;
-        for (_, queue) in &mut by_tenant {
+        for (index, (_, queue)) in by_tenant.iter_mut().enumerate() {
             let Some(next) = queue.front() else { continue };
             let (more_rows, more_bytes) = (rows_of(next), next.bytes);
             if !batch.is_empty() && (rows + more_rows > FLUSH_ROWS || bytes + more_bytes > FLUSH_BYTES) {
+                turns = index;
                 break 'full;
             }
             (rows, bytes, took) = (rows + more_rows, bytes + more_bytes, true);
@@ -43,8 +46,7 @@ pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
             break;
         }
     }
-    // A tenant that got its turn goes behind those that are still waiting for theirs.
-    let turns = usize::from(by_tenant.len() > 1);
+    // They go behind those that are still waiting for theirs.
     by_tenant.rotate_left(turns);
     *waiting = by_tenant.into_iter().flat_map(|(_, queue)| queue).collect();
     batch
@@ -52,4 +54,61 @@ pub(super) fn next_flush(waiting: &mut VecDeque<Pending>) -> Vec<Pending> {
 
 fn rows_of(pending: &Pending) -> usize {
     pending.append.events.len().max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::engine::{Actor, EventType, Metadata, StreamName};
+    use tokio::sync::oneshot;
+    use uuid::Uuid;
+
+    use super::super::room::Room;
+    use super::super::{ExpectedVersion, NewEvent, StreamAppend};
+    use super::*;
+
+    fn pending(tenant: u128, bytes: usize) -> Pending {
+        let event = NewEvent {
+            event_id: None,
+            event_type: EventType::parse("crm.customer.renamed.v1").expect("valid"),
+            payload: "{}".into(),
+            subject_keys: Vec::new(),
+        };
+        let stream = StreamName::new("crm.customer", Uuid::nil());
+        let metadata = Metadata::new(Actor::system("test"), Uuid::nil());
+        let tenant = TenantId(Uuid::from_u128(tenant));
+        Pending {
+            tenant,
+            append: StreamAppend::new(stream, ExpectedVersion::Any, vec![event], metadata),
+            metadata: "{}".into(),
+            bytes,
+            tries: 0,
+            in_doubt: false,
+            reply: oneshot::channel().0,
+            _place: Room::new(1, bytes).take(tenant, bytes).expect("free"),
+        }
+    }
+
+    fn tenants(flush: &[Pending]) -> Vec<u128> {
+        flush.iter().map(|pending| pending.tenant.0.as_u128()).collect()
+    }
+
+    #[test]
+    fn those_whose_turn_did_not_come_are_the_first_of_the_next_flush() {
+        // Four fit one flush.
+        let bytes = FLUSH_BYTES / 4;
+        let mut waiting: VecDeque<Pending> =
+            (0..6).flat_map(|tenant| [pending(tenant, bytes), pending(tenant, bytes)]).collect();
+        assert_eq!(tenants(&next_flush(&mut waiting)), [0, 1, 2, 3]);
+        assert_eq!(tenants(&next_flush(&mut waiting)), [4, 5, 0, 1]);
+        assert_eq!(tenants(&next_flush(&mut waiting)), [2, 3, 4, 5]);
+        assert!(waiting.is_empty());
+    }
+
+    #[test]
+    fn a_tenant_with_many_appends_leaves_room_for_others() {
+        let bytes = FLUSH_BYTES / 4;
+        let mut waiting: VecDeque<Pending> = (0..20).map(|_| pending(1, bytes)).collect();
+        waiting.push_back(pending(2, bytes));
+        assert_eq!(tenants(&next_flush(&mut waiting)), [1, 2, 1, 1]);
+    }
 }

@@ -1,10 +1,9 @@
 //! The planner's rules, without a database.
 
-use std::sync::Arc;
-
 use schemas::engine::{Actor, EventType, Metadata};
-use tokio::sync::{Semaphore, oneshot};
+use tokio::sync::oneshot;
 
+use super::super::room::Room;
 use super::super::{NewEvent, Reservation, StreamAppend};
 use super::*;
 use crate::receipts::ReceiptFormat;
@@ -73,7 +72,6 @@ impl Given {
         let metadata = Metadata::new(Actor::system("test"), Uuid::nil());
         let mut append = StreamAppend::new(stream(name), expected, vec![event; events], metadata);
         change(&mut append);
-        let [place, room] = [(); 2].map(|()| Arc::new(Semaphore::new(1)).try_acquire_owned().expect("free"));
         self.batch.push(Pending {
             tenant: self.tenant,
             append,
@@ -83,7 +81,7 @@ impl Given {
             tries: 0,
             in_doubt: false,
             reply: oneshot::channel().0,
-            _places: (place, room),
+            _place: Room::new(1, 2).take(self.tenant, 2).expect("free"),
         });
         self
     }
