@@ -40,7 +40,7 @@ pub struct Dev {
     /// The folder with the PostgreSQL programs [default: found in PATH and the usual folders]
     #[arg(long, value_name = "DIR", env = "ANNALS_POSTGRES_BIN")]
     postgres_bin: Option<PathBuf>,
-    /// The nats-server program [default: found in PATH, .tools/bin and the usual folders]
+    /// The nats-server program [default: found in PATH, beside this program and in the usual folders]
     #[arg(long, value_name = "FILE", env = "ANNALS_NATS_SERVER")]
     nats_server: Option<PathBuf>,
     /// Stop when standard input ends: for test runners, which cannot always send a signal
