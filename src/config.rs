@@ -1,8 +1,9 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
-//! Layout: `sections` holds the structs, `secret` the values that never show, `places` where files and programs are
-//! looked for. This is the only module that reads environment variables.
+//! Layout: `sections` holds the structs, `secret` the values that never show, `names` the names that others see, `places`
+//! where files and programs are looked for. This is the only module that reads environment variables.
 
+mod names;
 pub mod places;
 mod secret;
 mod sections;
@@ -12,6 +13,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
+pub use names::{deployment_problem, host_problem};
 pub use secret::Secret;
 pub use sections::{
     Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Privacy, Saga, Secrets, Webhooks,
@@ -66,6 +68,22 @@ pub struct Settings {
     pub file: Option<PathBuf>,
 }
 
+/// What a process needs settings for, besides the database and the deployment key. It follows from its roles.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Needs {
+    /// Signs access tokens.
+    pub tokens: bool,
+    /// Signs checkpoints.
+    pub checkpoints: bool,
+    /// Opens personal data.
+    pub personal_data: bool,
+}
+
+impl Needs {
+    /// The needs of a process with every role.
+    pub const ALL: Self = Self { tokens: true, checkpoints: true, personal_data: true };
+}
+
 /// Why settings cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
@@ -99,7 +117,7 @@ pub enum SettingsError {
     #[error("{0}")]
     Value(#[from] ConfigError),
     /// A setting that is needed and not set.
-    #[error("`{0}` is not set")]
+    #[error("`{name}` is not set{remedy}", name = .0, remedy = remedy(.0))]
     Missing(&'static str),
     /// A secret that is given both ways.
     #[error("`{0}` and `{0}_file` are both set; give one of them")]
@@ -172,13 +190,19 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Everything that is wrong with these settings for a process, which may be one that signs checkpoints.
-    pub fn problems(&self, signs: bool) -> Vec<SettingsError> {
+    /// Everything that is wrong with these settings for a process with these needs.
+    pub fn problems(&self, needs: Needs) -> Vec<SettingsError> {
         let mut problems = Vec::new();
         problems.extend(self.database.runtime_password().err());
         problems.extend(self.secrets.key().err());
-        problems.extend(self.identity.signing_key().err());
-        if signs {
+        if needs.tokens {
+            problems.extend(self.identity.signing_key().err());
+        }
+        if needs.personal_data {
+            problems.extend(self.privacy.missing());
+        }
+        if needs.checkpoints {
+            problems.extend(self.audit.problem());
             problems.extend(self.audit.signing_key().err());
             problems.extend(self.audit.previous_key().err());
             problems.extend(self.audit.folder().err());
@@ -228,6 +252,24 @@ fn refuse_unknown(known: &toml::Table, given: &toml::Table, origin: &str) -> Res
 fn is_known(known: &toml::Table, key: &str) -> bool {
     let Some((section, key)) = key.split_once('.') else { return false };
     known.get(section).and_then(toml::Value::as_table).is_some_and(|table| table.contains_key(key))
+}
+
+/// Where the value of a setting that is needed comes from, for the error message.
+fn remedy(key: &str) -> &'static str {
+    match key {
+        "database.runtime_password" => "; `annals init` makes it, and `annals migrate` sets it",
+        "database.owner_password" => "; `annals migrate` needs the password of `database.owner_user`",
+        "secrets.key" | "identity.signing_key" | "audit.signing_key" | "privacy.root_key" => {
+            "; `annals init` makes it"
+        }
+        "audit.folder" | "privacy.keys_folder" => {
+            "; name a folder outside PostgreSQL's data and backups, as `annals init` does"
+        }
+        "nats.credentials_file" | "nats.edge_account" | "nats.edge_signing_seed" => {
+            "; `annals init` and `annals credential setup` make it"
+        }
+        _ => "",
+    }
 }
 
 /// The settings with the nearest spelling, for the error message.
@@ -408,16 +450,61 @@ mod tests {
     #[test]
     fn every_setting_is_documented_and_read() {
         let settings = with_environment(&[]).expect("the defaults are complete");
-        let problems: Vec<String> = settings.problems(true).iter().map(ToString::to_string).collect();
+        let problems: Vec<String> = settings.problems(Needs::ALL).iter().map(ToString::to_string).collect();
+        let key = "; `annals init` makes it";
+        let folder = "; name a folder outside PostgreSQL's data and backups, as `annals init` does";
         assert_eq!(
             problems,
             [
-                "`database.runtime_password` is not set",
-                "`secrets.key` is not set",
-                "`identity.signing_key` is not set",
-                "`audit.signing_key` is not set",
-                "`audit.folder` is not set"
+                format!("`database.runtime_password` is not set{key}, and `annals migrate` sets it"),
+                format!("`secrets.key` is not set{key}"),
+                format!("`identity.signing_key` is not set{key}"),
+                format!("`privacy.keys_folder` is not set{folder}"),
+                format!("`privacy.root_key` is not set{key}"),
+                format!("`audit.signing_key` is not set{key}"),
+                format!("`audit.folder` is not set{folder}"),
             ]
         );
+    }
+
+    #[test]
+    fn a_process_is_asked_for_what_its_roles_need() {
+        let settings = with_environment(&[
+            ("ANNALS__DATABASE__RUNTIME_PASSWORD", "hunter2"),
+            ("ANNALS__SECRETS__KEY", "c0ffee"),
+        ])
+        .expect("valid");
+        let missing = |needs: Needs| -> Vec<String> {
+            let problems = settings.problems(needs);
+            problems
+                .iter()
+                .map(|problem| match problem {
+                    SettingsError::Missing(name) => (*name).to_owned(),
+                    other => other.to_string(),
+                })
+                .collect()
+        };
+        let none = Needs::default();
+        assert_eq!(missing(none), [""; 0]);
+        assert_eq!(missing(Needs { tokens: true, ..none }), ["identity.signing_key"]);
+        assert_eq!(
+            missing(Needs { personal_data: true, ..none }),
+            ["privacy.keys_folder", "privacy.root_key"]
+        );
+        assert_eq!(missing(Needs { checkpoints: true, ..none }), ["audit.signing_key", "audit.folder"]);
+    }
+
+    #[test]
+    fn names_that_others_see_are_checked() {
+        let settings = with_environment(&[
+            ("ANNALS__GATEWAY__PUBLIC_HOST", "https://api.example.com"),
+            ("ANNALS__AUDIT__DEPLOYMENT", "example com"),
+        ])
+        .expect("readable");
+        let problems = settings.problems(Needs::ALL);
+        for key in ["gateway.public_host", "audit.deployment"] {
+            let named = |problem: &SettingsError| matches!(problem, SettingsError::Invalid { key: it, .. } if *it == key);
+            assert!(problems.iter().any(named), "{key}: {problems:?}");
+        }
     }
 }

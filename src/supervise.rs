@@ -11,7 +11,7 @@ mod nats;
 mod postgres;
 mod process;
 mod programs;
-mod trust;
+pub mod trust;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};

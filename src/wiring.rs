@@ -11,7 +11,7 @@ use anyhow::Context;
 use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
-use gateway::auth::{HashingConfig, SigningKey};
+use gateway::auth::{HashingConfig, Passwords, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
 use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
@@ -27,7 +27,8 @@ use webhooks::WebhookSettings;
 
 pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
-use crate::config::{Settings, SettingsError};
+use crate::config::{Needs, Settings, SettingsError};
+use crate::demo::{self, OnHold};
 
 /// Aggregates that the executor keeps loaded.
 const CACHED_AGGREGATES: u64 = 100_000;
@@ -121,6 +122,18 @@ impl Role {
     pub const ALL: [Self; 6] =
         [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer, Self::Webhooks];
 
+    /// What a process with these roles needs settings for.
+    pub fn needs(roles: &[Self]) -> Needs {
+        let plays = |role: Self| roles.contains(&role);
+        Needs {
+            tokens: plays(Self::Gateway),
+            checkpoints: plays(Self::Sealer),
+            personal_data: [Self::Gateway, Self::Projections, Self::Sagas, Self::Webhooks]
+                .into_iter()
+                .any(plays),
+        }
+    }
+
     /// The roles' names for a log line.
     pub fn list(roles: &[Self]) -> String {
         let names = roles.iter().filter_map(|role| Some(role.to_possible_value()?.get_name().to_owned()));
@@ -161,8 +174,7 @@ impl Prepared {
         crate::limits::raise_open_files(settings.gateway.streams);
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway)).await?;
         let store = connect(settings).await?;
-        let opens = |role: &Role| !matches!(role, Role::Relay | Role::Sealer);
-        if roles.iter().any(opens) && store.keyring().is_none() {
+        if Role::needs(roles).personal_data && store.keyring().is_none() {
             return Err(SettingsError::Missing("privacy.keys_folder").into());
         }
         let executor = executor(&store);
@@ -185,11 +197,16 @@ impl Prepared {
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings, issuer(settings)?),
-            SigningKey::from_pem(settings.identity.signing_key()?.reveal())?,
+            signing_key(settings, roles)?,
             executor.clone(),
             nats.iter().map(readiness_of).collect(),
             stop_listeners.clone(),
         )?;
+        let exposed = roles.contains(&Role::Gateway) && demo::is_exposed(settings.gateway.public_address);
+        if exposed && demo::known_password(&executor, gateway.passwords()).await? == Some(OnHold(false)) {
+            let problem = demo::KNOWN_PASSWORD.to_owned();
+            return Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into());
+        }
         let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
             copies: copies(store.clone(), nats_config(settings)),
@@ -424,6 +441,29 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
+/// The key that signs access tokens. A process without the role gateway issues none and takes none, so where it has no
+/// key it gets one that is used for nothing.
+fn signing_key(settings: &Settings, roles: &[Role]) -> anyhow::Result<SigningKey> {
+    let pem = match settings.identity.signing_key() {
+        Err(SettingsError::Missing(_)) if !Role::needs(roles).tokens => SigningKey::generate_pem()?,
+        configured => configured?.reveal().to_owned(),
+    };
+    Ok(SigningKey::from_pem(&pem)?)
+}
+
+/// Keys that are set and are no keys.
+pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
+    let invalid = |key, error: &dyn std::fmt::Display| SettingsError::Invalid {
+        key,
+        problem: format!("is no key: {error}"),
+    };
+    let deployment = settings.secrets.key().ok().and_then(|key| DeploymentKey::from_hex(key.reveal()).err());
+    let tokens =
+        settings.identity.signing_key().ok().and_then(|key| SigningKey::from_pem(key.reveal()).err());
+    let deployment = deployment.map(|error| invalid("secrets.key", &error));
+    deployment.into_iter().chain(tokens.map(|error| invalid("identity.signing_key", &error))).collect()
+}
+
 /// The signer of checkpoints.
 fn signer(settings: &Settings) -> anyhow::Result<Signer> {
     let audit = &settings.audit;
@@ -441,18 +481,28 @@ fn readiness_of(nats: &Nats) -> ReadinessCheck {
     ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
 }
 
+/// Hashes passwords as the gateway does, for commands that register users without one.
+pub fn passwords(settings: &Settings) -> anyhow::Result<Passwords> {
+    Passwords::start(&hashing_config(settings)).context("passwords cannot be hashed")
+}
+
+fn hashing_config(settings: &Settings) -> HashingConfig {
+    let identity = &settings.identity;
+    HashingConfig {
+        memory_kib: identity.argon2_memory_kib,
+        iterations: identity.argon2_iterations,
+        threads: identity.hashing_threads(),
+        queue: identity.argon2_queue,
+    }
+}
+
 fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig {
     let (gateway, identity) = (&settings.gateway, &settings.identity);
     GatewayConfig {
         public_host: gateway.public_host.clone(),
         issuer: identity.issuer.clone(),
         token_lifetime: Duration::from_mins(u64::from(identity.access_token_minutes)),
-        hashing: HashingConfig {
-            memory_kib: identity.argon2_memory_kib,
-            iterations: identity.argon2_iterations,
-            threads: identity.hashing_threads(),
-            queue: identity.argon2_queue,
-        },
+        hashing: hashing_config(settings),
         streams: gateway.streams,
         heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
         activities: ActivityRetention {

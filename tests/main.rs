@@ -15,6 +15,7 @@ mod operators;
 mod outages;
 mod privacy;
 mod processes;
+mod production;
 mod projections;
 mod queries;
 mod restore;

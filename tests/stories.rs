@@ -6,7 +6,7 @@ mod graphql;
 mod idempotency;
 mod isolation;
 mod past;
-mod readme;
+pub mod readme;
 mod registrations;
 mod streams;
 mod typed_client;

@@ -38,11 +38,22 @@ fn operator() -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid-{uid}"), |user| user.name)
 }
 
+/// Arguments that name a person. The activity log outlives an erasure, so it gets their names and not their values.
+const PERSONAL: [&str; 4] = ["--email", "--name", "--admin", "--admin-name"];
+
 /// The command line. It holds no secrets: those stand in files.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     let mut line = "annals".to_owned();
+    let mut personal = false;
     for argument in arguments {
         line.push(' ');
+        let name = argument.split('=').next().unwrap_or_default();
+        let argument = match (personal, PERSONAL.contains(&name)) {
+            (true, _) => "…".to_owned(),
+            (false, true) if name.len() < argument.len() => format!("{name}=…"),
+            _ => argument.clone(),
+        };
+        personal = !personal && PERSONAL.contains(&&*argument);
         // What would not print in a list of entries.
         line.extend(argument.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
     }
@@ -59,6 +70,8 @@ mod tests {
         let line = |arguments: &[&str]| command_line(arguments.iter().map(ToString::to_string));
         assert_eq!(line(&["log", "replace", "--reason", "a\nb\0"]), "annals log replace --reason a b ");
         assert!(line(&[&"é".repeat(500)]).len() <= ACTION_MAX);
+        let personal = ["admin", "create", "--email", "a@b.example", "--name=Ada", "--tenant", "acme"];
+        assert_eq!(line(&personal), "annals admin create --email … --name=… --tenant acme");
         assert!(!operator().is_empty());
     }
 }
