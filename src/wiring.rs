@@ -1,6 +1,7 @@
 //! The only place where all crates meet: builds their parts from the settings and runs the roles.
 
 mod broker;
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -11,7 +12,6 @@ use anyhow::Context;
 use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
-use gateway::auth::{HashingConfig, Passwords, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ReadinessCheck};
 use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
@@ -27,6 +27,8 @@ use webhooks::WebhookSettings;
 
 pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
+use self::keys::{hashing_config, signing_key};
+pub use self::keys::{malformed_keys, passwords};
 use crate::config::{Needs, Settings, SettingsError};
 use crate::demo::{self, OnHold};
 
@@ -441,29 +443,6 @@ async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// The key that signs access tokens. A process without the role gateway issues none and takes none, so where it has no
-/// key it gets one that is used for nothing.
-fn signing_key(settings: &Settings, roles: &[Role]) -> anyhow::Result<SigningKey> {
-    let pem = match settings.identity.signing_key() {
-        Err(SettingsError::Missing(_)) if !Role::needs(roles).tokens => SigningKey::generate_pem()?,
-        configured => configured?.reveal().to_owned(),
-    };
-    Ok(SigningKey::from_pem(&pem)?)
-}
-
-/// Keys that are set and are no keys.
-pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
-    let invalid = |key, error: &dyn std::fmt::Display| SettingsError::Invalid {
-        key,
-        problem: format!("is no key: {error}"),
-    };
-    let deployment = settings.secrets.key().ok().and_then(|key| DeploymentKey::from_hex(key.reveal()).err());
-    let tokens =
-        settings.identity.signing_key().ok().and_then(|key| SigningKey::from_pem(key.reveal()).err());
-    let deployment = deployment.map(|error| invalid("secrets.key", &error));
-    deployment.into_iter().chain(tokens.map(|error| invalid("identity.signing_key", &error))).collect()
-}
-
 /// The signer of checkpoints.
 fn signer(settings: &Settings) -> anyhow::Result<Signer> {
     let audit = &settings.audit;
@@ -479,21 +458,6 @@ fn signer(settings: &Settings) -> anyhow::Result<Signer> {
 fn readiness_of(nats: &Nats) -> ReadinessCheck {
     let nats = nats.clone();
     ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
-}
-
-/// Hashes passwords as the gateway does, for commands that register users without one.
-pub fn passwords(settings: &Settings) -> anyhow::Result<Passwords> {
-    Passwords::start(&hashing_config(settings)).context("passwords cannot be hashed")
-}
-
-fn hashing_config(settings: &Settings) -> HashingConfig {
-    let identity = &settings.identity;
-    HashingConfig {
-        memory_kib: identity.argon2_memory_kib,
-        iterations: identity.argon2_iterations,
-        threads: identity.hashing_threads(),
-        queue: identity.argon2_queue,
-    }
 }
 
 fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig {

@@ -20,7 +20,9 @@ async fn the_readmes_production_section_leads_to_a_registration_read_through_the
     let home = folder();
     let [nats, public, operations, admin, public_2, operations_2, admin_2] = [(); 7].map(|()| free_port());
 
-    let mut script = PROLOGUE.to_owned() + &blocks("Run it in production").concat();
+    let tools = |program: &Path| program.parent().expect("a program is in a folder").display().to_string();
+    let path = format!("PATH={}:{}:$PATH\n", tools(Path::new(PROGRAM)), tools(&programs::nats_server()));
+    let mut script = [PROLOGUE, &path, &blocks("Run it in production").concat()].concat();
     // Only addresses and folders differ: these are of this test.
     for (readme, here) in [
         ("db.internal:5432", format!("127.0.0.1:{}", postgres.port())),
@@ -42,10 +44,7 @@ async fn the_readmes_production_section_leads_to_a_registration_read_through_the
     let mut shell = programs::command(Path::new("timeout"), false, "TERM");
     clean(&mut shell);
     shell.args(["--kill-after=5", "120", "bash", "-c", &script]).current_dir(home.path());
-    let tools = [Path::new(PROGRAM).parent(), programs::nats_server().parent()]
-        .map(|folder| folder.map(|folder| folder.display().to_string()).unwrap_or_default());
-    let path = std::env::var("PATH").expect("there is a PATH");
-    shell.env("PATH", format!("{}:{}:{path}", tools[0], tools[1])).env("PGPASSWORD", PASSWORD);
+    shell.env("PGPASSWORD", PASSWORD);
     for (listener, port) in [("PUBLIC", public), ("OPERATIONS", operations), ("ADMIN", admin)] {
         shell.env(format!("ANNALS__GATEWAY__{listener}_ADDRESS"), format!("127.0.0.1:{port}"));
     }

@@ -47,14 +47,16 @@ impl PostgresServer {
         server
     }
 
-    /// Starts a server without the product's database and roles, and waits until it answers.
+    /// Starts a server without the product's database and roles, as durable as one in production, and waits until it
+    /// answers.
     pub async fn empty() -> Self {
         let home = folder();
         super::postgres::give_to_postgres(home.path());
         let data = make_cluster(home.path());
         let port = free_port();
-        let child = Some(spawn(&data, port, &[]));
-        let server = Self { child, port, settings: Vec::new(), data, folder: Some(home) };
+        let settings = vec!["fsync=on".to_owned()];
+        let child = Some(spawn(&data, port, &settings));
+        let server = Self { child, port, settings, data, folder: Some(home) };
         eventually("PostgreSQL answers", || async { try_superuser(port).await.map(drop) }).await;
         server
     }

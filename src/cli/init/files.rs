@@ -11,6 +11,9 @@ use crate::cli::{Exit, Failure};
 use crate::config::Secret;
 use crate::supervise::trust;
 
+/// All rights of other users.
+const OTHERS: u32 = 0o077;
+
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -99,7 +102,7 @@ impl Files {
         make_folder(folder).map_err(|error| failed("cannot make the folder", folder, error))?;
         let metadata = folder.symlink_metadata().map_err(|error| failed("cannot look at", folder, error))?;
         let own = metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw();
-        if own && metadata.mode() & 0o077 == 0 {
+        if own && metadata.mode() & OTHERS == 0 {
             return Ok(());
         }
         Err(Failure::usage(anyhow::anyhow!(

@@ -254,7 +254,8 @@ impl Layout {
             1,
             "Make the owner of the database and the database, as a superuser of PostgreSQL, 15 or later:",
             &[format!(
-                "psql \"postgres://postgres@{host}:{port}/postgres\" -f {folder}/secrets/create-database.sql"
+                "psql \"postgres://postgres@{host}:{port}/postgres\" -v ON_ERROR_STOP=1 -f \
+                 {folder}/secrets/create-database.sql"
             )],
         );
         step(2, &nats, &[]);
