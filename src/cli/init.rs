@@ -14,7 +14,8 @@ use nats::accounts::OperatorKeys;
 use serde::Serialize;
 use store::DeploymentKey;
 
-use self::files::{Files, State};
+pub use self::files::Files;
+use self::files::State;
 use self::settings::{Database, Layout, Servers};
 use super::{Exit, Failure, Output};
 use crate::config::{Secret, deployment_problem, host_problem};

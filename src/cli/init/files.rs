@@ -17,7 +17,7 @@ const OTHERS: u32 = 0o077;
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum State {
+pub enum State {
     /// It was missing and was made.
     Made,
     /// It was there and is as it was.
@@ -27,7 +27,7 @@ pub(super) enum State {
 }
 
 /// The folder and what was found or made in it.
-pub(super) struct Files {
+pub struct Files {
     folder: PathBuf,
     /// Lists what is there and makes nothing.
     pub only_look: bool,
@@ -91,6 +91,13 @@ impl Files {
         Ok(found.map(|(secret, _)| secret))
     }
 
+    /// Writes the file `name` anew, in one step. A link at its place is replaced and not followed.
+    pub fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
+        let file = self.folder.join(name);
+        write_beside(&file, text, |partial| std::fs::rename(partial, &file))
+            .map_err(|error| failed("cannot write", &file, error))
+    }
+
     /// What was asked for, in that order.
     pub fn into_listed(self) -> Vec<(PathBuf, &'static str, State)> {
         self.listed
@@ -118,19 +125,29 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 
 /// Writes a file that only this user may read. It has its name when it is whole, and not when the name is taken.
 fn write_once(file: &Path, text: &str) -> io::Result<()> {
+    write_beside(file, text, |partial| {
+        // Unlike a rename this fails where the name is taken.
+        let linked = std::fs::hard_link(partial, file);
+        std::fs::remove_file(partial)?;
+        linked
+    })
+}
+
+/// Writes a new file in the same folder and has `publish` give it its name.
+fn write_beside(file: &Path, text: &str, publish: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let partial = file.with_file_name(format!(".{name}.{}.new", std::process::id()));
     let written = (|| {
         let mut target = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&partial)?;
         target.write_all(text.as_bytes())?;
-        target.sync_all()?;
-        // Unlike a rename this fails where the name is taken.
-        std::fs::hard_link(&partial, file)
+        target.sync_all()
     })();
-    match std::fs::remove_file(&partial) {
-        Err(error) if written.is_ok() => return Err(error),
-        _ => written?,
+    if let Err(error) = written {
+        // What is there, if anything, is of no use; the first error says why.
+        drop(std::fs::remove_file(&partial));
+        return Err(error);
     }
+    publish(&partial)?;
     // The names, too, outlast a loss of power.
     match file.parent() {
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
@@ -188,6 +205,18 @@ mod tests {
         symlink(&elsewhere, parent.path().join("secrets/b")).expect("the folder is ours");
         assert!(text(&mut files, "secrets/b", "second").is_err());
         assert!(!elsewhere.exists());
+    }
+
+    #[test]
+    fn a_file_that_is_written_anew_does_not_follow_a_link() {
+        let parent = tempfile::tempdir().expect("a temporary folder can be made");
+        let files = Files::open(parent.path()).expect("it is ours");
+        let elsewhere = parent.path().join("elsewhere");
+        std::fs::write(&elsewhere, "precious").expect("it can be written");
+        symlink(&elsewhere, parent.path().join("a")).expect("the folder is ours");
+        files.replace("a", "new").expect("written");
+        assert_eq!(std::fs::read_to_string(&elsewhere).expect("it is there"), "precious");
+        assert_eq!(std::fs::read_to_string(parent.path().join("a")).expect("it is there"), "new");
     }
 
     #[test]
