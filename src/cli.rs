@@ -1,7 +1,8 @@
 //! The command line: `annals <noun> <verb>`. Data go to standard output, progress and logs to standard error.
 //!
-//! Layout: one file a subcommand; `failure` maps errors to exit codes, `output` prints rows.
+//! Layout: one file a subcommand; `failure` maps errors to exit codes, `output` prints rows, `password` asks for one.
 
+mod admin;
 mod audit;
 mod config;
 mod credential;
@@ -11,11 +12,13 @@ mod doctor;
 mod erasure;
 mod event;
 mod failure;
+mod init;
 mod key;
 mod log;
 mod migrate;
 mod operator;
 mod output;
+mod password;
 mod progress;
 mod projection;
 mod remote;
@@ -62,6 +65,8 @@ struct Global {
 enum Command {
     /// Run everything on this machine, with a private PostgreSQL and NATS
     Dev(dev::Dev),
+    /// Make the keys and the settings file of a production deployment
+    Init(Box<init::Init>),
     /// Run roles against the configured PostgreSQL and NATS
     Serve(serve::Serve),
     /// Bring the database up to date
@@ -71,6 +76,9 @@ enum Command {
     /// The configuration
     #[command(subcommand)]
     Config(config::Config),
+    /// Administrators
+    #[command(subcommand)]
+    Admin(admin::Admin),
     /// Tenants
     #[command(subcommand)]
     Tenant(tenant::Tenant),
@@ -123,12 +131,15 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
     }
     match command {
         Command::Dev(command) => Box::pin(command.run(global.config.as_deref())).await,
+        // Makes the settings file, so it needs none.
+        Command::Init(command) => command.run(output),
         Command::Serve(command) => command.run(&load()?).await,
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,
-        Command::Config(config::Config::Check) => config::check(load(), output),
+        Command::Config(config::Config::Check(check)) => check.run(load(), output),
         Command::Erasure(command) => command.run(&load()?, output).await,
         Command::Key(command) => command.run(&load()?, output).await,
+        Command::Admin(command) => Box::pin(command.run(load, output)).await,
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => Box::pin(command.run(load, output)).await,
         Command::Log(command) => command.run(&load()?, output).await,

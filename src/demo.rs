@@ -2,14 +2,17 @@
 //! tokens of both. Whatever is there already stays.
 
 use access::Principal;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context;
-use commands::{CommandContext, User, register_tenant, register_user};
-use gateway::auth::{Audience, Grant, Password};
+use commands::identity::user::{EMAIL, PASSWORD as PASSWORD_SECRET};
+use commands::{CommandContext, Executor, User, register_tenant, register_user};
+use gateway::auth::{Audience, Grant, Password, Passwords};
 use schemas::engine::{Email, Name, TenantSlug, ids};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use schemas::identity::user::UserStatus;
 use store::TenantRecord;
 
 use crate::supervise::{self, DataFolder};
@@ -22,6 +25,9 @@ pub const TENANT: &str = "demo";
 pub const ADMIN: &str = "admin@demo.example";
 /// Its password: known to everybody, as the tenant is a playground. The platform administrator's is random.
 pub const PASSWORD: &str = "try annals out";
+/// What is said where that password could be tried from other machines.
+pub const KNOWN_PASSWORD: &str = "must be a loopback address, because the administrator of the tenant `demo` has the \
+    password that everybody knows; put the tenant on hold (`annals tenant suspend demo`) or keep the listener on 127.0.0.1";
 const PLATFORM_ADMIN: &str = "admin@platform.example";
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 
@@ -54,6 +60,33 @@ pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result
     .await?;
     Ok(Demo { access_token, admin_token })
 }
+
+/// Whether other machines may reach a listener on this address.
+pub fn is_exposed(address: SocketAddr) -> bool {
+    !address.ip().to_canonical().is_loopback()
+}
+
+/// Whether somebody can sign in as the demo tenant's administrator with the password that everybody knows, or could if
+/// the tenant were not on hold.
+pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyhow::Result<Option<OnHold>> {
+    let store = executor.store();
+    let slug = TenantSlug::parse(TENANT).expect("a valid slug");
+    let Some(record) = store.tenant_by_slug(&slug).await? else { return Ok(None) };
+    let tenant = store.tenant(record.id);
+    let email = Email::parse(ADMIN).expect("a valid address");
+    let Some(stream) = tenant.reserved_by(EMAIL, &email.normalised()).await? else { return Ok(None) };
+    let (Some(id), Some(hash)) = (stream.uuid(), tenant.secret(&stream, PASSWORD_SECRET).await?) else {
+        return Ok(None);
+    };
+    let user = executor.load::<User>(record.id, id).await?;
+    let active = user.is_some_and(|(user, _)| user.status != UserStatus::Deactivated);
+    let works = active && passwords.verify(record.id, Password::attempt(PASSWORD), Some(&hash)).await?;
+    Ok(works.then_some(OnHold(record.suspended)))
+}
+
+/// Whether the demo tenant is on hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OnHold(pub bool);
 
 fn context(tenant: schemas::engine::TenantId) -> CommandContext {
     CommandContext::new(tenant, Principal::system("dev"))
@@ -113,4 +146,22 @@ async fn token(
         audiences,
     };
     Ok(prepared.gateway().tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_but_loopback_ones_is_exposed() {
+        let exposed = |address: &str| is_exposed(address.parse().expect("an address"));
+        for address in ["127.0.0.1:8080", "127.3.2.1:0", "[::1]:8080", "[::ffff:127.0.0.1]:80"] {
+            assert!(!exposed(address), "{address}");
+        }
+        for address in
+            ["0.0.0.0:8080", "[::]:8080", "192.0.2.7:80", "[2001:db8::1]:80", "[::ffff:192.0.2.7]:80"]
+        {
+            assert!(exposed(address), "{address}");
+        }
+    }
 }

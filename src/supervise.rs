@@ -1,8 +1,8 @@
 //! Private PostgreSQL and NATS servers on one machine, for `annals dev`.
 //!
-//! Layout: `programs` finds the installed server programs, `account` chooses the user they run as, `folder` is the data
-//! folder with its lock and secrets, `process` starts and stops one server, `postgres` and `nats` say how each is set
-//! up and when it is ready. Servers are started on the main thread only: they are told to end with the thread that
+//! Layout: `programs` finds the installed server programs, `trust` refuses those that other users can change, `account`
+//! chooses the user they run as, `folder` is the data folder with its lock and secrets, `process` starts and stops one
+//! server, `postgres` and `nats` say how each is set up and when it is ready. Servers are started on the main thread only: they are told to end with the thread that
 //! started them.
 
 mod account;
@@ -11,6 +11,7 @@ mod nats;
 mod postgres;
 mod process;
 mod programs;
+pub mod trust;
 
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ pub use account::Account;
 pub use folder::{DataFolder, random_password};
 pub use postgres::{DATABASE, SUPERUSER};
 pub use programs::Programs;
+pub use trust::Untrusted;
 
 use nats::NatsServer;
 use postgres::PostgresServer;
@@ -60,6 +62,28 @@ pub enum SuperviseError {
         what: &'static str,
         /// What happened.
         problem: String,
+    },
+    /// A program that another user could replace.
+    #[error(
+        "the program {program} is not run: {problem}; run as that user, install it where only root and you may write, \
+         or correct the owner and the permissions"
+    )]
+    UntrustedProgram {
+        /// The program.
+        program: PathBuf,
+        /// What another user could change.
+        problem: Untrusted,
+    },
+    /// A data folder in which another user could put links.
+    #[error(
+        "the data folder {folder} is not used: {problem}; choose another with --data-dir, or correct the owner and the \
+         permissions"
+    )]
+    UntrustedFolder {
+        /// The folder.
+        folder: PathBuf,
+        /// What another user could change.
+        problem: Untrusted,
     },
     /// PostgreSQL refuses to run as a user that the system does not know.
     #[error(

@@ -1,6 +1,7 @@
 //! The only place where all crates meet: builds their parts from the settings and runs the roles.
 
 mod broker;
+mod keys;
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -12,7 +13,6 @@ use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
 use database::DatabaseConfig;
-use gateway::auth::{HashingConfig, SigningKey};
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
 use keyring::{Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
@@ -28,7 +28,10 @@ use webhooks::WebhookSettings;
 
 pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
-use crate::config::{Settings, SettingsError};
+use self::keys::{hashing_config, signing_key};
+pub use self::keys::{malformed_keys, passwords};
+use crate::config::{Needs, Settings, SettingsError};
+use crate::demo::{self, OnHold};
 
 /// Aggregates that the executor keeps loaded.
 const CACHED_AGGREGATES: u64 = 100_000;
@@ -168,6 +171,18 @@ impl Role {
         }
     }
 
+    /// What a process with these roles needs settings for.
+    pub fn needs(roles: &[Self]) -> Needs {
+        let plays = |role: Self| roles.contains(&role);
+        Needs {
+            tokens: plays(Self::Gateway),
+            checkpoints: plays(Self::Sealer),
+            personal_data: [Self::Gateway, Self::Projections, Self::Sagas, Self::Webhooks]
+                .into_iter()
+                .any(plays),
+        }
+    }
+
     /// The roles' names for a log line.
     pub fn list(roles: &[Self]) -> String {
         let names = roles.iter().filter_map(|role| Some(role.to_possible_value()?.get_name().to_owned()));
@@ -208,8 +223,7 @@ impl Prepared {
         let open_files_max = crate::limits::raise_open_files(settings.gateway.streams);
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway), open_files_max).await?;
         let store = connect(settings).await?;
-        let opens = |role: &Role| !matches!(role, Role::Relay | Role::Sealer);
-        if roles.iter().any(opens) && store.keyring().is_none() {
+        if Role::needs(roles).personal_data && store.keyring().is_none() {
             return Err(SettingsError::Missing("privacy.keys_folder").into());
         }
         let executor = executor(&store);
@@ -235,11 +249,16 @@ impl Prepared {
         let stop_listeners = CancellationToken::new();
         let gateway = Gateway::new(
             gateway_config(settings, issuer(settings)?),
-            SigningKey::from_pem(settings.identity.signing_key()?.reveal())?,
+            signing_key(settings, roles)?,
             executor.clone(),
             nats.iter().map(readiness_of).collect(),
             stop_listeners.clone(),
         )?;
+        let exposed = roles.contains(&Role::Gateway) && demo::is_exposed(settings.gateway.public_address);
+        if exposed && demo::known_password(&executor, gateway.passwords()).await? == Some(OnHold(false)) {
+            let problem = demo::KNOWN_PASSWORD.to_owned();
+            return Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into());
+        }
         let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
             copies: copies(store.clone(), nats_config(settings)),
@@ -542,13 +561,7 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
         public_host: gateway.public_host.clone(),
         issuer: identity.issuer.clone(),
         token_lifetime: Duration::from_mins(u64::from(identity.access_token_minutes)),
-        hashing: HashingConfig {
-            memory_kib: identity.argon2_memory_kib,
-            iterations: identity.argon2_iterations,
-            threads: identity.hashing_threads(),
-            waiting_per_tenant: identity.argon2_waiting_per_tenant,
-            wait: Duration::from_millis(identity.argon2_wait_ms),
-        },
+        hashing: hashing_config(settings),
         streams: gateway.streams,
         heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
         activities: ActivityRetention {

@@ -18,6 +18,7 @@ mod operators;
 mod outages;
 mod privacy;
 mod processes;
+mod production;
 mod projections;
 mod queries;
 mod restore;

@@ -8,7 +8,7 @@ mod hashing;
 mod idempotency;
 mod isolation;
 mod past;
-mod readme;
+pub mod readme;
 mod registrations;
 mod streams;
 mod typed_client;

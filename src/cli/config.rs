@@ -1,16 +1,25 @@
 //! `annals config`: what is wrong with the configuration.
 
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use serde::Serialize;
 
 use super::{Exit, Failure, Output, key};
 use crate::config::Settings;
+use crate::wiring::{self, Role};
 
 /// `annals config ...`
 #[derive(Debug, Subcommand)]
 pub enum Config {
     /// Check the configuration; exit code 9 when it has problems
-    Check,
+    Check(Check),
+}
+
+/// `annals config check ...`
+#[derive(Debug, Args)]
+pub struct Check {
+    /// The roles that are to run with it
+    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = Role::ALL)]
+    roles: Vec<Role>,
 }
 
 #[derive(Serialize)]
@@ -18,24 +27,34 @@ struct Problem {
     problem: String,
 }
 
-/// Prints every problem, or says that there is none.
-pub fn check(settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
-    let (source, problems) = match settings {
-        Ok(settings) => {
-            let mut problems: Vec<String> =
-                settings.problems(true).into_iter().map(|error| Failure::usage(error).to_string()).collect();
-            if problems.is_empty() {
-                problems.extend(key::standing(&settings).err().map(|failure| failure.to_string()));
+impl Check {
+    /// Prints every problem, or says that there is none.
+    pub fn run(self, settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
+        let (source, problems) = match settings {
+            Ok(settings) => {
+                let problems = problems(&settings, &self.roles);
+                (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
             }
-            (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
+            Err(failure) => ("the configuration".to_owned(), vec![failure.to_string()]),
+        };
+        if problems.is_empty() {
+            eprintln!("{source} and the environment hold a complete configuration");
+            return Ok(Exit::Ok);
         }
-        Err(failure) => ("the configuration".to_owned(), vec![failure.to_string()]),
-    };
-    if problems.is_empty() {
-        eprintln!("{source} and the environment hold a complete configuration");
-        return Ok(Exit::Ok);
+        let rows: Vec<Problem> = problems.into_iter().map(|problem| Problem { problem }).collect();
+        output.rows(&["problem"], &rows)?;
+        Ok(Exit::Problems)
     }
-    let rows: Vec<Problem> = problems.into_iter().map(|problem| Problem { problem }).collect();
-    output.rows(&["problem"], &rows)?;
-    Ok(Exit::Problems)
+}
+
+/// What keeps a process with these roles from starting with these settings.
+pub fn problems(settings: &Settings, roles: &[Role]) -> Vec<String> {
+    let mut problems = settings.problems(Role::needs(roles));
+    problems.extend(wiring::malformed_keys(settings));
+    let mut problems: Vec<String> =
+        problems.into_iter().map(|error| Failure::usage(error).to_string()).collect();
+    if problems.is_empty() {
+        problems.extend(key::standing(settings).err().map(|failure| failure.to_string()));
+    }
+    problems
 }

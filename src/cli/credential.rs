@@ -13,9 +13,10 @@ use serde::Serialize;
 use serde_json::json;
 use store::{IntegratorCredential, Store, TenantRecord};
 
+use super::init::Files;
 use super::output::{json_line, reader_left};
 use super::{Exit, Failure, Output, operator, tenant};
-use crate::config::Settings;
+use crate::config::{Secret, Settings};
 use crate::wiring;
 
 /// `annals credential ...`
@@ -235,46 +236,39 @@ fn show(issued: &Issued, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// A key or a file of `setup`.
-#[derive(Debug, thiserror::Error)]
-enum SetupError {
-    #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
-    #[error(transparent)]
-    Key(#[from] KeyError),
+/// Why a key was not made or does not read.
+struct SetupError(Failure);
+
+impl From<Failure> for SetupError {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<KeyError> for SetupError {
+    fn from(error: KeyError) -> Self {
+        Self(Failure::new(Exit::Failed, error))
+    }
 }
 
 impl Setup {
     /// Writes everything. Runs without settings: it makes what they will name.
     pub fn run(self) -> Result<Exit, Failure> {
-        self.write().map_err(|error| Failure::new(Exit::Failed, error))?;
-        Ok(Exit::Ok)
-    }
-
-    fn write(&self) -> Result<(), SetupError> {
-        let failed = |path: &PathBuf, source| SetupError::File { path: path.clone(), source };
-        std::fs::create_dir_all(&self.folder).map_err(|error| failed(&self.folder, error))?;
-        let folder = std::path::absolute(&self.folder).map_err(|error| failed(&self.folder, error))?;
-        let file = |name: &str| folder.join(name);
-        let write = |name: &str, text: &str| {
-            private_file(&file(name), text).map_err(|error| failed(&file(name), error))
-        };
+        let mut files = Files::open(&self.folder)?;
         let keys = OperatorKeys::kept(|name, fresh| {
-            let name = format!("{name}.seed");
-            match std::fs::read_to_string(file(&name)) {
-                Ok(kept) => Ok(kept),
-                Err(error) if error.kind() == io::ErrorKind::NotFound => write(&name, &fresh).map(|()| fresh),
-                Err(error) => Err(failed(&file(&name), error)),
-            }
-        })?;
-        write("application.creds", &keys.application_credentials())?;
-        write("system.creds", &keys.system_credentials())?;
+            let kept =
+                files.secret(&format!("{name}.seed"), "a key of NATS", || Ok(Secret::new(fresh.clone())))?;
+            Ok::<_, SetupError>(kept.map_or(fresh, |kept| kept.reveal().to_owned()))
+        });
+        let keys = keys.map_err(|error| error.0)?;
+        files.replace("application.creds", &keys.application_credentials())?;
+        files.replace("system.creds", &keys.system_credentials())?;
         let server = format!(
             "# For nats-server: include this file, and add listen, server_name and jetstream {{ store_dir: ... }}.\n{}",
             keys.server_settings(&self.jwt_dir)
         );
-        write("nats-server.conf", &server)?;
-        let quoted = |name: &str| toml::Value::from(file(name).display().to_string());
+        files.replace("nats-server.conf", &server)?;
+        let quoted = |name: &str| toml::Value::from(files.folder().join(name).display().to_string());
         let settings = format!(
             "[nats]\ncredentials_file = {}\nedge_account = \"{}\"\nedge_signing_seed_file = {}\n\
              # For the role relay alone:\noperator_signing_seed_file = {}\nsystem_credentials_file = {}\n",
@@ -284,14 +278,7 @@ impl Setup {
             quoted("operator-signing.seed"),
             quoted("system.creds"),
         );
-        write("annals.toml", &settings)
+        files.replace("annals.toml", &settings)?;
+        Ok(Exit::Ok)
     }
-}
-
-/// Writes a file that only this user may read.
-fn private_file(path: &std::path::Path, text: &str) -> io::Result<()> {
-    use std::os::unix::fs::OpenOptionsExt;
-    let mut options = std::fs::OpenOptions::new();
-    options.create(true).write(true).truncate(true).mode(0o600);
-    options.open(path)?.write_all(text.as_bytes())
 }

@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 
 use super::output::json_line;
 use super::{Exit, Failure};
-use crate::config::{Secret, Settings};
+use crate::config::{Needs, Secret, Settings};
 use crate::demo::{self, Demo};
 use crate::supervise::{self, DataFolder, Servers, SuperviseError};
 use crate::wiring::{self, Prepared, Role, Running};
@@ -40,7 +40,7 @@ pub struct Dev {
     /// The folder with the PostgreSQL programs [default: found in PATH and the usual folders]
     #[arg(long, value_name = "DIR", env = "ANNALS_POSTGRES_BIN")]
     postgres_bin: Option<PathBuf>,
-    /// The nats-server program [default: found in PATH, .tools/bin and the usual folders]
+    /// The nats-server program [default: found in PATH, beside this program and in the usual folders]
     #[arg(long, value_name = "FILE", env = "ANNALS_NATS_SERVER")]
     nats_server: Option<PathBuf>,
     /// Stop when standard input ends: for test runners, which cannot always send a signal
@@ -70,6 +70,7 @@ impl Dev {
     pub async fn run(self, config: Option<&Path>) -> Result<Exit, Failure> {
         let mut settings = Settings::load_development(config)?;
         logging::start(&settings.log.level, settings.log.format)?;
+        refuse_exposed(&settings)?;
         let mut stop = Asked::listen(self.stop_with_stdin)?;
 
         let folder = match &self.data_dir {
@@ -188,6 +189,18 @@ impl Asked {
     }
 }
 
+/// Everybody knows the password of the demo tenant's administrator, so no other machine may reach the listener.
+fn refuse_exposed(settings: &Settings) -> Result<(), Failure> {
+    let address = settings.gateway.public_address;
+    if !demo::is_exposed(address) {
+        return Ok(());
+    }
+    Err(Failure::usage(anyhow::anyhow!(
+        "`gateway.public_address` is {address}, and everybody knows the password of the administrator that `annals dev` \
+         makes; keep it on a loopback address such as 127.0.0.1:8080, or run `annals init` and `annals serve`"
+    )))
+}
+
 /// A taken port is the one failure that another flag cures.
 fn with_advice(error: anyhow::Error) -> anyhow::Error {
     let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
@@ -253,7 +266,7 @@ fn fit_to_servers(
             address.set_port(0);
         }
     }
-    match settings.problems(true).into_iter().next() {
+    match settings.problems(Needs::ALL).into_iter().next() {
         Some(problem) => Err(problem.into()),
         None => Ok(()),
     }

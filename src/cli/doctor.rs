@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{Exit, Failure, Output, key};
+use super::{Exit, Failure, Output, config, key};
 use crate::config::Settings;
 use crate::wiring::{self, Role};
 
@@ -26,23 +26,27 @@ impl Check {
 
 /// Runs every check; exit code 9 when one fails.
 pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
-    let checks = [
-        Check::new("configuration", configuration(settings)),
+    let mut checks = configuration(settings);
+    checks.extend([
         Check::new("keys", key::standing(settings)),
         Check::new("postgresql", postgresql(settings).await),
         Check::new("schema", schema(settings).await),
         Check::new("connections", connections(settings).await),
         Check::new("nats", nats(settings).await),
-    ];
+    ]);
     output.rows(&["name", "ok", "detail"], &checks)?;
     Ok(if checks.iter().all(|check| check.ok) { Exit::Ok } else { Exit::Problems })
 }
 
-fn configuration(settings: &Settings) -> Result<String, Failure> {
-    match settings.problems(true).into_iter().next() {
-        Some(problem) => Err(problem.into()),
-        None => Ok(settings.file.as_ref().map_or("defaults".to_owned(), |file| file.display().to_string())),
+/// One check that holds, or one for each problem.
+fn configuration(settings: &Settings) -> Vec<Check> {
+    let name = "configuration";
+    let problems = config::problems(settings, &Role::ALL);
+    if problems.is_empty() {
+        let source = settings.file.as_ref().map_or("defaults".to_owned(), |file| file.display().to_string());
+        return vec![Check { name, ok: true, detail: source }];
     }
+    problems.into_iter().map(|detail| Check { name, ok: false, detail }).collect()
 }
 
 /// Signs in as one of the runtime roles and asks for version and durability.

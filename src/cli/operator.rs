@@ -38,11 +38,26 @@ fn operator() -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid-{uid}"), |user| user.name)
 }
 
+/// Arguments whose values are personal data. The activity log outlives an erasure, so it gets the arguments without them.
+const PERSONAL: [&str; 3] = ["--email", "--admin", "--admin-name"];
+
 /// The command line. It holds no secrets: those stand in files.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     let mut line = "annals".to_owned();
+    let arguments: Vec<String> = arguments.collect();
+    // Of `annals admin` it is a person's name, elsewhere that of a thing.
+    let names_person = arguments.iter().any(|argument| argument == "admin");
+    let is_personal = |name: &str| PERSONAL.contains(&name) || (names_person && name == "--name");
+    let mut personal = false;
     for argument in arguments {
         line.push(' ');
+        let name = argument.split('=').next().unwrap_or_default();
+        let argument = match (personal, is_personal(name)) {
+            (true, _) => "…".to_owned(),
+            (false, true) if name.len() < argument.len() => format!("{name}=…"),
+            _ => argument.clone(),
+        };
+        personal = !personal && is_personal(&argument);
         // What would not print in a list of entries.
         line.extend(argument.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
     }
@@ -59,6 +74,10 @@ mod tests {
         let line = |arguments: &[&str]| command_line(arguments.iter().map(ToString::to_string));
         assert_eq!(line(&["log", "replace", "--reason", "a\nb\0"]), "annals log replace --reason a b ");
         assert!(line(&[&"é".repeat(500)]).len() <= ACTION_MAX);
+        let personal = ["admin", "create", "--email", "a@b.example", "--name=Ada", "--tenant", "acme"];
+        assert_eq!(line(&personal), "annals admin create --email … --name=… --tenant acme");
+        let thing = ["credential", "create", "--name", "erp"];
+        assert_eq!(line(&thing), "annals credential create --name erp");
         assert!(!operator().is_empty());
     }
 }

@@ -19,7 +19,7 @@ impl Serve {
     /// Runs until a signal or the first failure of a role.
     pub async fn run(self, settings: &Settings) -> Result<Exit, Failure> {
         logging::start(&settings.log.level, settings.log.format)?;
-        if let Some(problem) = settings.problems(self.roles.contains(&Role::Sealer)).into_iter().next() {
+        if let Some(problem) = settings.problems(Role::needs(&self.roles)).into_iter().next() {
             return Err(problem.into());
         }
         let mut stop = signals::Stop::listen()?;

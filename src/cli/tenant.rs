@@ -1,22 +1,28 @@
 //! `annals tenant`: creates and lists tenants, puts them on hold and takes them off it.
 
 use access::Principal;
+use bytes::Bytes;
 use clap::{Args, Subcommand};
-use commands::{CommandContext, RegisterTenantError, register_tenant, resume_tenant, suspend_tenant};
-use schemas::engine::{Name, Reason, TenantSlug, ids, recorded::timestamp};
+use commands::identity::registration::TenantAdmin;
+use commands::{
+    CommandContext, ExecuteError, Outcome, RegisterTenantError, register_tenant, resume_tenant,
+    suspend_tenant,
+};
+use schemas::engine::{Email, Name, Reason, TenantSlug, ids, recorded::timestamp};
 use schemas::identity::tenant::{RegisterTenant, Registration, SuspendTenant, Tier};
 use serde::Serialize;
 use store::{Store, TenantRecord};
 
+use super::password::PasswordSource;
 use super::{Exit, Failure, Output, operator};
-use crate::config::Settings;
-use crate::wiring;
+use crate::config::{Settings, SettingsError};
+use crate::{demo, wiring};
 
 /// `annals tenant ...`
 #[derive(Debug, Subcommand)]
 pub enum Tenant {
     /// Create a tenant
-    Create(Create),
+    Create(Box<Create>),
     /// List the tenants
     Ls,
     /// Put a tenant on hold: every door is closed to it within five seconds; nothing of it is lost
@@ -49,12 +55,27 @@ pub struct Create {
     /// Its name for people [default: the slug]
     #[arg(long, value_parser = |text: &str| Name::parse(text))]
     name: Option<Name>,
-    /// What it pays for
+    /// What it pays for; recorded, and without effect yet
     #[arg(long, default_value = "free", value_parser = one_of(["free", "pro", "enterprise"]))]
     tier: String,
-    /// Who may register as a user
+    /// Who may register as a user. Nobody can be invited yet, so that invitation is the same as closed: an administrator
+    /// adds users
     #[arg(long, default_value = "invitation", value_parser = one_of(["open", "invitation", "closed"]))]
     registration: String,
+    /// The address of its first administrator, who is created with it
+    #[arg(long, value_name = "EMAIL", value_parser = |text: &str| Email::parse(text))]
+    admin: Option<Email>,
+    /// The administrator's name for people
+    #[arg(
+        long,
+        value_name = "NAME",
+        requires = "admin",
+        default_value = "Administrator",
+        value_parser = |text: &str| Name::parse(text)
+    )]
+    admin_name: Name,
+    #[command(flatten)]
+    password: PasswordSource,
 }
 
 fn one_of<const N: usize>(names: [&'static str; N]) -> clap::builder::PossibleValuesParser {
@@ -91,14 +112,22 @@ impl From<&TenantRecord> for Row {
 impl Tenant {
     /// Runs it.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
+        // Before anything is connected to: a person at a terminal may take a while.
+        let hash = match &self {
+            Self::Create(create) => create.password_hash(settings).await?,
+            _ => None,
+        };
         let store = wiring::connect(settings).await?;
         let done = match self {
-            Self::Create(create) => create.run(&store, output).await,
+            Self::Create(create) => create.run(&store, hash, output).await,
             Self::Ls => list(&store, output).await,
             Self::Suspend(Suspend { slug, reason }) => {
                 stand(&store, &slug, Some(SuspendTenant { reason }), output).await
             }
-            Self::Resume { slug } => stand(&store, &slug, None, output).await,
+            Self::Resume { slug } => match refuse_known_password(settings, &store, &slug).await {
+                Ok(()) => stand(&store, &slug, None, output).await,
+                Err(failure) => Err(failure),
+            },
         };
         store.shutdown().await;
         done
@@ -106,13 +135,24 @@ impl Tenant {
 }
 
 impl Create {
-    async fn run(self, store: &Store, output: Output) -> Result<Exit, Failure> {
+    async fn password_hash(&self, settings: &Settings) -> Result<Option<Bytes>, Failure> {
+        if self.admin.is_none() {
+            self.password.refuse("--admin")?;
+            return Ok(None);
+        }
+        let password = self.password.read().await?;
+        let hashed = wiring::passwords(settings)?.hash(ids::PLATFORM, password).await;
+        Ok(Some(hashed.map_err(anyhow::Error::from)?))
+    }
+
+    async fn run(self, store: &Store, hash: Option<Bytes>, output: Output) -> Result<Exit, Failure> {
+        let slug = self.slug;
         let name = match self.name {
             Some(name) => name,
-            None => Name::parse(self.slug.as_str()).map_err(Failure::usage)?,
+            None => Name::parse(slug.as_str()).map_err(Failure::usage)?,
         };
         let command = RegisterTenant {
-            slug: self.slug.clone(),
+            slug: slug.clone(),
             name,
             tier: named(&self.tier)?,
             registration: named(&self.registration)?,
@@ -120,17 +160,62 @@ impl Create {
             business_unit: None,
             country: None,
         };
+        let admin = self.admin.zip(hash);
+        let admin =
+            admin.map(|(email, password_hash)| TenantAdmin { email, name: self.admin_name, password_hash });
         let executor = wiring::executor(store);
-        let context = CommandContext::new(ids::PLATFORM, Principal::system("cli"));
-        register_tenant(&executor, &context, command, None).await.map_err(|error| match error {
-            RegisterTenantError::Tenant(error) => Failure::refused(error),
-            RegisterTenantError::Admin(error) => Failure::refused(error),
-        })?;
-        let record = store.tenant_by_slug(&self.slug).await?;
-        let record = record.ok_or_else(|| Failure::not_found("tenant", &self.slug))?;
+        // The id follows from the slug, which is never used again: after a crash between the tenant and its
+        // administrator the same command finds the one and makes the other.
+        let command_id = ids::derived_id(ids::PLATFORM.0, &format!("annals tenant create {slug}"));
+        let context =
+            CommandContext::new(ids::PLATFORM, Principal::system("cli")).with_command_id(command_id);
+        let registered = register_tenant(&executor, &context, command, admin).await;
+        let registered = registered.map_err(|error| refused(error, &slug))?;
+        let record = store.tenant_by_slug(&slug).await?;
+        let record = record.ok_or_else(|| Failure::not_found("tenant", &slug))?;
+        let was_there = registered.tenant.outcome == Outcome::Duplicate;
+        if was_there && registered.admin.as_ref().is_none_or(|admin| admin.outcome == Outcome::Duplicate) {
+            return Err(exists(&slug));
+        }
         operator::touches(store, [record.id]).await?;
         output.object(&COLUMNS, &Row::from(&*record))?;
         Ok(Exit::Ok)
+    }
+}
+
+fn refused(error: RegisterTenantError, slug: &TenantSlug) -> Failure {
+    match error {
+        RegisterTenantError::Tenant(ExecuteError::CommandIdReused | ExecuteError::Reserved { .. })
+        | RegisterTenantError::Admin(ExecuteError::CommandIdReused | ExecuteError::Reserved { .. }) => {
+            exists(slug)
+        }
+        RegisterTenantError::Tenant(error) => Failure::refused(error),
+        RegisterTenantError::Admin(error) => Failure::refused(error),
+    }
+}
+
+fn exists(slug: &TenantSlug) -> Failure {
+    Failure::new(
+        Exit::Conflict,
+        anyhow::anyhow!(
+            "there is a tenant {slug} already; nothing was changed. `annals admin create --tenant {slug}` gives it \
+             another administrator"
+        ),
+    )
+}
+
+/// The demo tenant stays on hold where the gateway listens to other machines and everybody knows its password.
+async fn refuse_known_password(settings: &Settings, store: &Store, slug: &TenantSlug) -> Result<(), Failure> {
+    if slug.as_str() != demo::TENANT || !demo::is_exposed(settings.gateway.public_address) {
+        return Ok(());
+    }
+    let (executor, passwords) = (wiring::executor(store), wiring::passwords(settings)?);
+    match demo::known_password(&executor, &passwords).await? {
+        Some(_) => {
+            let problem = demo::KNOWN_PASSWORD.to_owned();
+            Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into())
+        }
+        None => Ok(()),
     }
 }
 

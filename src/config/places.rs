@@ -1,7 +1,7 @@
 //! Where settings files, data folders and programs are looked for.
 
 use std::env;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The environment variables that begin with `prefix`. Those that are not Unicode are left out: no setting can be.
 pub fn environment(prefix: &str) -> impl Iterator<Item = (String, String)> {
@@ -36,21 +36,19 @@ pub fn temporary_folder() -> PathBuf {
     env::temp_dir()
 }
 
-/// The folders of `PATH`.
+/// The folders of `PATH`. Those that depend on the current folder are left out.
 pub fn search_path() -> Vec<PathBuf> {
-    env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default()
+    let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    let folders: Vec<PathBuf> = path;
+    folders.into_iter().filter(|folder| folder.is_absolute()).collect()
 }
 
-/// The `.tools/bin` folders of the checkout that the current folder, or this program itself, lies in.
+/// The folder of this program, and `.tools/bin` of the project that it was built in.
 pub fn tool_folders() -> Vec<PathBuf> {
-    let starts = [env::current_dir().ok(), env::current_exe().ok()];
-    let mut folders: Vec<PathBuf> = starts
-        .iter()
-        .flatten()
-        .flat_map(|start| start.ancestors())
-        .map(|folder| folder.join(".tools/bin"))
-        .filter(|folder| folder.is_dir())
-        .collect();
-    folders.dedup();
-    folders
+    let Some(program) = env::current_exe().ok().and_then(|program| program.canonicalize().ok()) else {
+        return Vec::new();
+    };
+    let project = program.ancestors().skip(1).filter(|folder| folder.join("Cargo.toml").is_file());
+    let tools = project.map(|folder| folder.join(".tools/bin"));
+    program.parent().map(Path::to_owned).into_iter().chain(tools).filter(|folder| folder.is_dir()).collect()
 }

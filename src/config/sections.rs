@@ -7,7 +7,7 @@ use database::{TlsConfig, TlsMode};
 use gateway::TrustedProxies;
 use serde::{Deserialize, Deserializer};
 
-use super::{Secret, SettingsError};
+use super::{Secret, SettingsError, deployment_problem, host_problem};
 
 /// `[database]`
 #[derive(Debug, Clone, Deserialize)]
@@ -237,6 +237,9 @@ impl Gateway {
         if let Err(error) = TrustedProxies::parse(&self.trusted_proxies) {
             return Some(invalid("gateway.trusted_proxies", &error.to_string()));
         }
+        if let Some(problem) = self.public_host.as_deref().and_then(host_problem) {
+            return Some(invalid("gateway.public_host", problem));
+        }
         let is_origin = |text: &String| {
             let url = reqwest::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
             // Browsers send an origin in this form; another one would never be met.
@@ -378,6 +381,10 @@ impl Audit {
         optional(Secret::resolve("audit.previous_key", key, file))
     }
 
+    pub(super) fn problem(&self) -> Option<SettingsError> {
+        deployment_problem(&self.deployment).map(|problem| invalid("audit.deployment", problem))
+    }
+
     /// Where the signer remembers what it has signed.
     pub fn folder(&self) -> Result<PathBuf, SettingsError> {
         self.folder.clone().ok_or(SettingsError::Missing("audit.folder"))
@@ -428,6 +435,12 @@ impl Privacy {
     pub fn previous_root_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_root_key.as_ref(), self.previous_root_key_file.as_deref());
         optional(Secret::resolve("privacy.previous_root_key", key, file))
+    }
+
+    /// What a process lacks that opens personal data.
+    pub(super) fn missing(&self) -> Vec<SettingsError> {
+        let folder = self.keys_folder.is_none().then_some(SettingsError::Missing("privacy.keys_folder"));
+        folder.into_iter().chain(self.root_key().err()).collect()
     }
 
     pub(super) fn problem(&self) -> Option<SettingsError> {

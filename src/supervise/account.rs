@@ -1,6 +1,6 @@
 //! The user that the servers run as: PostgreSQL refuses root, so root drops to `postgres`, else to `nobody`.
 
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
@@ -31,11 +31,16 @@ impl Account {
         Ok(Self { name: user.name, change_to: Some((user.uid.as_raw(), user.gid.as_raw())) })
     }
 
-    /// Gives a file or folder to this account.
-    pub fn give(&self, path: &Path) -> Result<(), SuperviseError> {
+    /// Gives a folder, and never what a link at its place points to, to this account.
+    pub fn give(&self, folder: &Path) -> Result<(), SuperviseError> {
         let Some((uid, gid)) = self.change_to else { return Ok(()) };
-        chown(path, Some(uid), Some(gid))
-            .map_err(|e| SuperviseError::file("cannot change the owner of", path, e))
+        let give = || {
+            if !folder.symlink_metadata()?.is_dir() {
+                return Err(std::io::Error::other("it is not a folder"));
+            }
+            lchown(folder, Some(uid), Some(gid))
+        };
+        give().map_err(|e| SuperviseError::file("cannot change the owner of", folder, e))
     }
 
     /// Lets this account enter `folder`, which stays ours.

@@ -2,13 +2,15 @@
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
+use nix::unistd::geteuid;
 use tempfile::TempDir;
 
-use super::{Account, SuperviseError};
+use super::{Account, SuperviseError, trust};
 use crate::config::{Secret, places};
 
 const TEMPORARY_PREFIX: &str = "annals-dev-";
@@ -35,7 +37,11 @@ impl DataFolder {
         if let Some(barrier) = account.barrier(&path) {
             return Err(SuperviseError::Unreachable { folder: path, user: account.name, barrier });
         }
+        let untrusted = |problem| SuperviseError::UntrustedFolder { folder: path.clone(), problem };
+        trust::parents(&path).map_err(untrusted)?;
         make_folder(&path)?;
+        // Without links: what is written below is written where it was checked.
+        let path = trust::resolved(&path).map_err(untrusted)?;
         Self::locked(path, account, None)
     }
 
@@ -46,14 +52,20 @@ impl DataFolder {
         let failed = |e| SuperviseError::file("cannot make a folder in", &parent, e);
         let temporary = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir().map_err(failed)?;
         let account = Account::choose()?;
-        Self::locked(temporary.path().to_owned(), account, Some(temporary))
+        let path = trust::resolved(temporary.path()).map_err(|problem| SuperviseError::UntrustedFolder {
+            folder: temporary.path().to_owned(),
+            problem,
+        })?;
+        Self::locked(path, account, Some(temporary))
     }
 
     fn locked(path: PathBuf, account: Account, temporary: Option<TempDir>) -> Result<Self, SuperviseError> {
         account.admit(&path)?;
         let file = path.join("lock");
         let failed = |e| SuperviseError::file("cannot write", &file, e);
-        let mut lock = private().read(true).open(&file).map_err(failed)?;
+        let options = &mut OpenOptions::new();
+        options.create(true).read(true).write(true).truncate(false);
+        let mut lock = open_lock(&file, options).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -82,18 +94,27 @@ impl DataFolder {
     /// The PostgreSQL major version that made the data, where there are data.
     pub(super) fn postgres_major(&self) -> Result<Option<(PathBuf, u32)>, SuperviseError> {
         let file = self.path.join("postgres/PG_VERSION");
-        match std::fs::read_to_string(&file) {
+        match read_file(&file) {
             Ok(text) => Ok(text.trim().parse().ok().map(|major| (self.path.clone(), major))),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(None),
             Err(e) => Err(SuperviseError::file("cannot read", &file, e)),
         }
     }
 
-    /// The folder `name` in it, made for the servers' account where it is missing.
+    /// The folder `name` in it, made for the servers' account where it is missing. This process writes nothing into it:
+    /// the account could have put links there.
     pub(super) fn servers_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
         let path = self.path.join(name);
         make_folder(&path)?;
         self.account.give(&path)?;
+        Ok(path)
+    }
+
+    /// The folder `name` in it, which the servers' account may enter and only this user may write to.
+    pub(super) fn readable_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
+        let path = self.path.join(name);
+        make_folder(&path)?;
+        self.account.admit(&path)?;
         Ok(path)
     }
 
@@ -104,7 +125,7 @@ impl DataFolder {
         generate: impl FnOnce() -> Secret,
     ) -> Result<(PathBuf, Secret), SuperviseError> {
         let file = self.path.join("secrets").join(name);
-        match std::fs::read_to_string(&file) {
+        match read_file(&file) {
             Ok(text) if !text.is_empty() => return Ok((file, Secret::new(text.trim_end()))),
             Ok(_) => {}
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {}
@@ -117,11 +138,43 @@ impl DataFolder {
 
     /// Writes a file that only this user may read, in one step.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
+        self.write_anew(name, 0o600, |file| file.write_all(text.as_bytes()))
+    }
+
+    /// Writes a file that belongs to the servers' account, in one step. It has its contents before it is given away.
+    pub(super) fn write_for_servers(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
+        let owner = self.account.change_to;
+        self.write_anew(name, 0o600, |file| {
+            file.write_all(text.as_bytes())?;
+            match owner {
+                Some((uid, gid)) => fchown(&*file, Some(uid), Some(gid)),
+                None => Ok(()),
+            }
+        })
+    }
+
+    /// Copies a program to where the servers' account can run it and not change it.
+    pub(super) fn copy_program(&self, name: &str, program: &Path) -> Result<PathBuf, SuperviseError> {
+        self.write_anew(name, 0o755, |file| std::io::copy(&mut File::open(program)?, file).map(drop))
+    }
+
+    /// Writes a new file beside and renames it, so that what was at its place before, a link or a half-written file, is
+    /// replaced and never written to.
+    fn write_anew(
+        &self,
+        name: &str,
+        mode: u32,
+        fill: impl FnOnce(&mut File) -> std::io::Result<()>,
+    ) -> Result<PathBuf, SuperviseError> {
         let file = self.path.join(name);
         let partial = self.path.join(format!("{name}.new"));
         let write = || -> std::io::Result<()> {
-            let mut target = private().truncate(true).open(&partial)?;
-            target.write_all(text.as_bytes())?;
+            match std::fs::remove_file(&partial) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            let mut target = OpenOptions::new().write(true).create_new(true).mode(mode).open(&partial)?;
+            fill(&mut target)?;
             target.sync_all()?;
             std::fs::rename(&partial, &file)
         };
@@ -146,11 +199,17 @@ pub fn random_password() -> Secret {
     Secret::new(hex::encode(bytes))
 }
 
-/// Options for a file that only this user may read.
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.create(true).write(true).truncate(false).mode(0o600);
-    options
+/// Reads a small file. What a server's account may have put in its place, a link or a pipe, is not read.
+pub(super) fn read_file(path: &Path) -> std::io::Result<String> {
+    const MAX_BYTES: u64 = 64 * 1024;
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(std::io::Error::other("it is not a regular file"));
+    }
+    let mut text = String::new();
+    file.take(MAX_BYTES).read_to_string(&mut text)?;
+    Ok(text)
 }
 
 /// Makes a folder that only this user may enter. Folders above it that are missing are made as usual.
@@ -164,57 +223,31 @@ fn make_folder(path: &Path) -> Result<(), SuperviseError> {
     make().map_err(|e| SuperviseError::file("cannot make the folder", path, e))
 }
 
-/// Deletes temporary folders whose process is gone: their lock can be had. Fresh ones are left alone, they may be about
-/// to be locked.
+/// Deletes temporary folders of this user whose process is gone: their lock can be had. Fresh ones are left alone, they
+/// may be about to be locked.
 fn sweep(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
-        let age = |file: &Path| file.metadata().ok()?.modified().ok()?.elapsed().ok();
-        let lock = entry.path().join("lock");
-        if !named || age(&lock).is_none_or(|age| age < Duration::from_mins(1)) {
+        // Of the entry itself, not of what a link points to.
+        let own = entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());
+        if !named || !own {
             continue;
         }
-        if File::open(&lock).is_ok_and(|file| file.try_lock().is_ok()) {
+        let Ok(lock) = open_lock(&entry.path().join("lock"), OpenOptions::new().read(true)) else { continue };
+        let age = || lock.metadata().ok()?.modified().ok()?.elapsed().ok();
+        if age().is_some_and(|age| age > Duration::from_mins(1)) && lock.try_lock().is_ok() {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_folder_is_held_by_one_process_at_a_time() {
-        let parent = tempfile::tempdir().expect("a temporary folder can be made");
-        let path = parent.path().join("data");
-        if Account::choose().is_ok_and(|account| account.barrier(&path).is_some()) {
-            // The parent is closed to the servers' account when this runs as root.
-            let account = Account::choose().expect("there is an account");
-            account.admit(parent.path()).expect("the parent is ours");
-        }
-        let first = DataFolder::open(Some(&path)).expect("it is free");
-        let error = DataFolder::open(Some(&path)).err().expect("it is held").to_string();
-        let own =
-            format!("another annals dev (process {}) already runs on the data folder", std::process::id());
-        assert!(error.starts_with(&own), "{error}");
-        first.close();
-        DataFolder::open(Some(&path)).expect("it is free again").close();
-        assert!(path.is_dir(), "a named folder stays");
-    }
-
-    #[test]
-    fn a_secret_is_made_once_and_private() {
-        use std::os::unix::fs::PermissionsExt;
-        let folder = DataFolder::temporary().expect("a temporary folder can be made");
-        let (file, first) = folder.secret("test", random_password).expect("made");
-        let (_, second) = folder.secret("test", random_password).expect("read");
-        assert_eq!(first.reveal(), second.reveal());
-        assert_eq!(first.reveal().len(), 48);
-        assert_eq!(file.metadata().expect("it is there").permissions().mode() & 0o777, 0o600);
-        let path = folder.path().to_owned();
-        folder.close();
-        assert!(!path.exists());
-    }
+/// Opens a lock file, and neither what a link at its place points to nor a pipe.
+fn open_lock(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
+    let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
+    let file = options.custom_flags(flags.bits()).mode(0o600).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(std::io::Error::other("it is not a regular file")) }
 }
+
+#[cfg(test)]
+mod tests;

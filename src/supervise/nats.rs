@@ -51,7 +51,7 @@ impl NatsServer {
         random_port: bool,
     ) -> Result<Self, SuperviseError> {
         let own = folder.servers_folder("nats")?;
-        let settings = own.join("nats.conf");
+        let settings = folder.path().join("nats.conf");
         let pid_file = own.join("nats.pid");
         end_stale("nats-server", &pid_file, &settings, &STOP).await;
         let program = reachable(folder, &programs.nats_server)?;
@@ -65,8 +65,7 @@ impl NatsServer {
                 quoted(&pid_file),
                 quoted(&own),
             );
-            std::fs::write(&settings, text)
-                .map_err(|e| SuperviseError::file("cannot write", &settings, e))?;
+            folder.write_for_servers("nats.conf", &text)?;
             let account = folder.account().clone();
             let process = launch(&program, &account, &settings, &own, &log)?;
             let mut server = Self {
@@ -169,11 +168,6 @@ fn reachable(folder: &DataFolder, program: &Path) -> Result<PathBuf, SuperviseEr
     if folder.account().barrier(program).is_none() {
         return Ok(program.to_owned());
     }
-    let copy = folder.servers_folder("bin")?.join("nats-server");
-    let partial = copy.with_extension("new");
-    std::fs::copy(program, &partial)
-        .and_then(|_| std::fs::rename(&partial, &copy))
-        .map_err(|e| SuperviseError::file("cannot copy to", &copy, e))?;
-    folder.account().give(&copy)?;
-    Ok(copy)
+    folder.readable_folder("bin")?;
+    folder.copy_program("bin/nats-server", program)
 }

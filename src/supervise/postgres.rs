@@ -199,8 +199,7 @@ async fn initialise(
         std::fs::remove_dir_all(&partial).map_err(|e| SuperviseError::file("cannot delete", &partial, e))?;
     }
     folder.servers_folder("postgres.new")?;
-    let password_file = folder.write("postgres.password", password.reveal())?;
-    folder.account().give(&password_file)?;
+    let password_file = folder.write_for_servers("postgres.password", password.reveal())?;
     let initdb = programs.postgres_bin.join("initdb");
     let output = command(&initdb, folder.account(), folder.path(), None)
         .args(["--username", SUPERUSER, "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C"])

@@ -14,8 +14,8 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Account, SuperviseError};
-use crate::config::places;
+use super::folder::read_file;
+use super::{Account, SuperviseError, programs};
 
 /// A longer log begins anew at the next start of its server.
 const LONGEST_LOG: u64 = 16 * 1024 * 1024;
@@ -148,7 +148,7 @@ pub(super) fn command(
 fn setpriv() -> Option<&'static Path> {
     static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
-        let program = places::search_path().into_iter().map(|f| f.join("setpriv")).find(|f| f.is_file())?;
+        let program = programs::in_path("setpriv")?;
         let works = std::process::Command::new(&program)
             .args(["--pdeathsig", "SIGTERM", "--", "true"])
             .stdout(Stdio::null())
@@ -191,7 +191,7 @@ pub(super) async fn end_stale(
 }
 
 fn read_pid(file: &Path) -> Option<i32> {
-    let pid = std::fs::read_to_string(file).ok()?.lines().next()?.trim().parse().ok()?;
+    let pid = read_file(file).ok()?.lines().next()?.trim().parse().ok()?;
     (pid > 1).then_some(pid)
 }
 
@@ -202,8 +202,9 @@ fn is_ours(pid: i32, mark: &Path) -> bool {
         Ok(arguments) => arguments.split(|byte| *byte == 0).any(|argument| argument == mark),
         Err(_) if Path::new("/proc/self/cmdline").exists() => false,
         Err(_) => {
-            let ps =
-                std::process::Command::new("ps").args(["-o", "command=", "-p", &pid.to_string()]).output();
+            let ps = std::process::Command::new("/bin/ps")
+                .args(["-o", "command=", "-p", &pid.to_string()])
+                .output();
             ps.is_ok_and(|output| output.stdout.windows(mark.len()).any(|window| window == mark))
         }
     }

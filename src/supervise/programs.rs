@@ -1,9 +1,11 @@
-//! Finding the installed server programs: where a flag or the environment says, then `PATH`, then `.tools/bin` of the
-//! checkout, then the folders of the distributions, highest version first.
+//! Finding the installed server programs: where a flag or the environment says, then `PATH`, then beside this program
+//! and in `.tools/bin` of its own project, then the folders of the distributions, highest version first. A program that
+//! another user can change is not run, not even for its version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use super::trust::{self, Untrusted};
 use super::{Options, SuperviseError};
 use crate::config::places;
 
@@ -32,27 +34,75 @@ impl Programs {
     }
 }
 
+/// A program of `PATH` that only root and this user can change, without links on the way.
+pub(super) fn in_path(name: &str) -> Option<PathBuf> {
+    places::search_path()
+        .into_iter()
+        .map(|folder| folder.join(name))
+        .filter(|program| program.is_file())
+        .find_map(|program| trust::resolved(&program).ok())
+}
+
+/// The programs that may run, and the first one that may not.
+#[derive(Default)]
+struct Candidates {
+    accepted: Vec<(PathBuf, Version)>,
+    refused: Option<(PathBuf, Untrusted)>,
+}
+
+impl Candidates {
+    /// Adds what `versioned`, the program that is asked for its version, belongs to: `found`.
+    fn add(&mut self, found: PathBuf, versioned: &Path, programs: &[&Path]) {
+        if let Some((program, problem)) =
+            programs.iter().find_map(|it| Some((*it, trust::resolved(it).err()?)))
+        {
+            tracing::debug!(program = %program.display(), %problem, "a program is passed over");
+            self.refused.get_or_insert_with(|| (program.to_owned(), problem));
+        } else if let Ok(version) = version_of(versioned) {
+            self.accepted.push((found, version));
+        }
+    }
+
+    /// What to say when there is nothing else to choose from.
+    fn refusal(&self) -> Option<SuperviseError> {
+        let (program, problem) = self.refused.clone()?;
+        Some(SuperviseError::UntrustedProgram { program, problem })
+    }
+}
+
+/// The path without links; a missing program is left to be told as one.
+fn refuse_untrusted(program: &Path) -> Result<PathBuf, SuperviseError> {
+    if !program.exists() {
+        return Ok(program.to_owned());
+    }
+    let untrusted = |problem| SuperviseError::UntrustedProgram { program: program.to_owned(), problem };
+    trust::resolved(program).map_err(untrusted)
+}
+
 fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Result<PathBuf, SuperviseError> {
     let what = "a folder of PostgreSQL programs";
-    let mut candidates = Vec::new();
+    let mut candidates = Candidates::default();
     if let Some(folder) = given {
         let unusable =
             |problem| SuperviseError::ProgramUnusable { program: folder.to_owned(), what, problem };
         if !folder.join("initdb").is_file() {
             return Err(unusable("it has no initdb".to_owned()));
         }
+        for program in ["initdb", "postgres"] {
+            refuse_untrusted(&folder.join(program))?;
+        }
         let version = version_of(&folder.join("postgres")).map_err(unusable)?;
-        candidates.push((folder.to_owned(), version));
+        candidates.accepted.push((refuse_untrusted(folder)?, version));
     } else {
         let in_path = places::search_path().into_iter().map(|folder| folder.join("postgres"));
         // What stands in PATH is often a link; initdb lies beside the program itself.
         let folders = in_path
             .filter_map(|program| Some(program.canonicalize().ok()?.parent()?.to_owned()))
-            .chain(distribution_folders())
-            .filter(|folder| folder.join("postgres").is_file() && folder.join("initdb").is_file());
+            .chain(distribution_folders());
         for folder in folders {
-            if let Ok(version) = version_of(&folder.join("postgres")) {
-                candidates.push((folder, version));
+            let (postgres, initdb) = (folder.join("postgres"), folder.join("initdb"));
+            if postgres.is_file() && initdb.is_file() {
+                candidates.add(folder, &postgres, &[&postgres, &initdb]);
             }
         }
     }
@@ -60,20 +110,22 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
         Some((_, major)) => version.0 == *major,
         None => version >= OLDEST_POSTGRES,
     };
-    if let Some((folder, _)) = candidates.iter().find(|(_, version)| wanted(*version)) {
+    if let Some((folder, _)) = candidates.accepted.iter().find(|(_, version)| wanted(*version)) {
         return Ok(folder.clone());
     }
     let remedy = "install it with: sudo apt-get install postgresql (or run scripts/bootstrap), or name its folder with \
                   --postgres-bin";
-    match (made_by, candidates.into_iter().next()) {
-        (Some((folder, made_by)), _) => Err(SuperviseError::OtherMajor { folder, made_by }),
-        (None, Some((folder, version))) => Err(SuperviseError::ProgramTooOld {
+    let refusal = candidates.refusal();
+    match (made_by, candidates.accepted.into_iter().next(), refusal) {
+        (_, None, Some(refusal)) => Err(refusal),
+        (Some((folder, made_by)), _, _) => Err(SuperviseError::OtherMajor { folder, made_by }),
+        (None, Some((folder, version)), _) => Err(SuperviseError::ProgramTooOld {
             program: folder.join("postgres"),
             found: format!("{}.{}", version.0, version.1),
             wanted: OLDEST_POSTGRES.0.to_string(),
             remedy: remedy.to_owned(),
         }),
-        (None, None) => Err(SuperviseError::ProgramMissing {
+        (None, None, None) => Err(SuperviseError::ProgramMissing {
             what: "PostgreSQL (the server programs, 15 or later)",
             remedy: remedy.to_owned(),
         }),
@@ -81,29 +133,36 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
 }
 
 fn find_nats(given: Option<&Path>) -> Result<PathBuf, SuperviseError> {
+    let usual = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
+    let folders = places::search_path().into_iter().chain(places::tool_folders()).chain(usual);
+    find_nats_in(given, folders)
+}
+
+fn find_nats_in(
+    given: Option<&Path>,
+    folders: impl Iterator<Item = PathBuf>,
+) -> Result<PathBuf, SuperviseError> {
     let what = "nats-server";
     let remedy = "install it by running scripts/bootstrap in the checkout, or name one with --nats-server";
     if let Some(program) = given {
-        let version = version_of(program).map_err(|problem| SuperviseError::ProgramUnusable {
-            program: program.to_owned(),
+        let program = refuse_untrusted(program)?;
+        let version = version_of(&program).map_err(|problem| SuperviseError::ProgramUnusable {
+            program: program.clone(),
             what,
             problem,
         })?;
-        return new_enough(program.to_owned(), version, remedy);
+        return new_enough(program, version, remedy);
     }
-    let usual = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
-    let candidates: Vec<(PathBuf, Version)> = places::search_path()
-        .into_iter()
-        .chain(places::tool_folders())
-        .chain(usual)
-        .map(|folder| folder.join("nats-server"))
-        .filter(|program| program.is_file())
-        .filter_map(|program| version_of(&program).ok().map(|version| (program, version)))
-        .collect();
-    let best = candidates.iter().find(|(_, version)| *version >= OLDEST_NATS).or(candidates.first());
-    match best {
-        Some((program, version)) => new_enough(program.clone(), *version, remedy),
-        None => Err(SuperviseError::ProgramMissing {
+    let mut candidates = Candidates::default();
+    for program in folders.map(|folder| folder.join("nats-server")).filter(|program| program.is_file()) {
+        candidates.add(program.canonicalize().unwrap_or_else(|_| program.clone()), &program, &[&program]);
+    }
+    let accepted = &candidates.accepted;
+    let best = accepted.iter().find(|(_, version)| *version >= OLDEST_NATS).or(accepted.first());
+    match (best, candidates.refusal()) {
+        (Some((program, version)), _) => new_enough(program.clone(), *version, remedy),
+        (None, Some(refusal)) => Err(refusal),
+        (None, None) => Err(SuperviseError::ProgramMissing {
             what: "nats-server (2.12 or later)",
             remedy: remedy.to_owned(),
         }),
@@ -163,6 +222,8 @@ fn parse_version(text: &str) -> Option<Version> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -178,5 +239,43 @@ mod tests {
         let options = Options { nats_server: Some("/nowhere/nats-server".into()), ..Options::default() };
         let error = find_nats(options.nats_server.as_deref()).expect_err("there is none").to_string();
         assert!(error.contains("/nowhere/nats-server"), "{error}");
+    }
+
+    /// A program that tells the version 2.12 and notes beside itself that it ran.
+    fn nats_server(mode: u32) -> (tempfile::TempDir, PathBuf) {
+        let root = tempfile::tempdir().expect("a temporary folder can be made");
+        let program = root.path().join("nats-server");
+        let script = "#!/bin/sh\ntouch \"$0.ran\"\necho nats-server: v2.12.8\n";
+        std::fs::write(&program, script).expect("it can be written");
+        let permissions = std::fs::Permissions::from_mode(mode);
+        std::fs::set_permissions(&program, permissions).expect("it is ours");
+        (root, program)
+    }
+
+    #[test]
+    fn a_program_that_another_user_can_change_is_not_run_even_for_its_version() {
+        let (root, program) = nats_server(0o777);
+        for given in [Some(program.as_path()), None] {
+            let folders = [root.path().to_owned()].into_iter();
+            let error = find_nats_in(given, folders).expect_err("others may write to it").to_string();
+            assert!(error.contains(&format!("other users may write to {}", program.display())), "{error}");
+        }
+        assert!(!program.with_extension("ran").exists(), "it was not run");
+
+        let (good, accepted) = nats_server(0o755);
+        let folders = [root.path().to_owned(), good.path().to_owned()].into_iter();
+        assert_eq!(find_nats_in(None, folders).expect("the second one will do"), accepted);
+    }
+
+    #[test]
+    fn programs_are_not_looked_for_around_the_current_folder() {
+        let executable = std::env::current_exe().and_then(|path| path.canonicalize()).expect("it runs");
+        for folder in places::tool_folders() {
+            let project = folder.ancestors().find(|folder| folder.join("Cargo.toml").is_file());
+            let own = executable.parent() == Some(&folder)
+                || project.is_some_and(|project| executable.starts_with(project));
+            assert!(own, "{} has nothing to do with {}", folder.display(), executable.display());
+        }
+        assert!(places::search_path().iter().all(|folder| folder.is_absolute()));
     }
 }

@@ -139,10 +139,11 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         script.push_str("alter role ");
         script.push_str(role);
-        script.push_str(" with login nosuperuser nobypassrls password '");
+        script.push_str(" with login password '");
         script.push_str(&verifier);
         script.push_str("';\n");
     }
+    script.push_str(&limit_roles());
     script.push_str(
         "grant annals_tenants to annals_tenant, annals_projector, annals_scratch;
          alter role annals_tenant set default_transaction_read_only = on;
@@ -177,6 +178,25 @@ async fn warn_of_temporary_tables(client: &Client) -> Result<(), StoreError> {
         tracing::warn!("roles may still make temporary tables: migrate as the owner of the database");
     }
     Ok(())
+}
+
+/// Takes from the runtime roles what would lead past row-level security. Only a superuser may say so, even of a role that
+/// has neither; an owner that is none makes sure instead.
+fn limit_roles() -> String {
+    let names = RUNTIME_ROLES.map(|name| format!("'{name}'")).join(", ");
+    format!(
+        "do $$
+         declare role_name text;
+         begin
+             for role_name in select rolname from pg_roles where rolname in ({names}) and (rolsuper or rolbypassrls)
+             loop
+                 if not (select rolsuper from pg_roles where rolname = current_user) then
+                     raise exception 'the role % passes row-level security; a superuser has to take that from it', role_name;
+                 end if;
+                 execute format('alter role %I with nosuperuser nobypassrls', role_name);
+             end loop;
+         end $$;\n"
+    )
 }
 
 fn create_role(name: &str, login: &str) -> String {

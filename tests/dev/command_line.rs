@@ -23,7 +23,8 @@ fn the_settings_that_dev_writes_serve_the_other_commands() {
     let settings = Product::shared().annals.settings();
     let doctor = output_of(&with_settings(&settings, &["doctor", "--output", "jsonl"]));
     let checks = json_lines(&doctor);
-    assert_eq!(checks.len(), 6);
+    let names: Vec<&str> = checks.iter().filter_map(|check| check["name"].as_str()).collect();
+    assert_eq!(names, ["configuration", "keys", "postgresql", "schema", "connections", "nats"]);
     assert!(checks.iter().all(|check| check["ok"] == true), "{doctor}");
     assert_eq!(exit_code(&settings, &["config", "check"]), Some(0));
     assert_eq!(exit_code(&settings, &["migrate"]), Some(0), "migrating again changes nothing");
@@ -54,6 +55,41 @@ fn wrong_input_and_missing_things_have_exit_codes_of_their_own() {
         Some(9),
         "secrets are missing"
     );
+}
+
+#[test]
+fn every_missing_setting_is_named_with_what_makes_it() {
+    let missing = |roles: &str| -> Vec<String> {
+        let output =
+            run(&["--config", "/dev/null", "config", "check", "--roles", roles, "--output", "jsonl"]);
+        assert_eq!(output.status.code(), Some(9));
+        let problems = json_lines(&String::from_utf8_lossy(&output.stdout));
+        problems.iter().map(|it| it["problem"].as_str().expect("a text").to_owned()).collect()
+    };
+    let all = missing("gateway,relay,projections,sagas,sealer,webhooks");
+    for (key, remedy) in [
+        ("database.runtime_password", "annals init"),
+        ("secrets.key", "annals init"),
+        ("identity.signing_key", "annals init"),
+        ("privacy.keys_folder", "a folder"),
+        ("privacy.root_key", "annals init"),
+        ("audit.signing_key", "annals init"),
+        ("audit.folder", "a folder"),
+    ] {
+        let named = all.iter().find(|problem| problem.contains(&format!("`{key}` is not set")));
+        assert!(named.is_some_and(|problem| problem.contains(remedy)), "{key}: {all:?}");
+    }
+    let doctor = run(&["--config", "/dev/null", "doctor", "--output", "jsonl"]);
+    assert_eq!(doctor.status.code(), Some(9));
+    let checks = json_lines(&String::from_utf8_lossy(&doctor.stdout));
+    let told: Vec<&str> = checks.iter().filter_map(|check| check["detail"].as_str()).collect();
+    assert!(all.iter().all(|problem| told.contains(&problem.as_str())), "{told:?}");
+    for key in ["identity", "privacy", "audit"] {
+        assert!(
+            !missing("relay").iter().any(|problem| problem.contains(key)),
+            "the role relay needs no {key}"
+        );
+    }
 }
 
 #[tokio::test]

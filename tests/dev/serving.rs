@@ -1,7 +1,7 @@
 //! `annals serve` beside a running product, as a second process of the same deployment.
 
-use std::io::{BufRead, BufReader};
-use std::process::{Command, Stdio};
+use std::io::{BufRead, BufReader, Lines};
+use std::process::{Child, ChildStderr, Command, Stdio};
 
 use nix::sys::signal::Signal;
 use reqwest::StatusCode;
@@ -21,6 +21,20 @@ fn serve(settings: &str, roles: &str) -> Command {
     serve
 }
 
+type Log = Lines<BufReader<ChildStderr>>;
+
+/// A process that runs, the rest of its log, and the line that says where it listens.
+fn started(mut serve: Command) -> (Child, Log, Value) {
+    let mut child = serve.spawn().expect("the binary runs");
+    let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+    let running = log
+        .by_ref()
+        .map(|line| serde_json::from_str::<Value>(&line.expect("logs are text")).expect("logs are JSON"))
+        .find(|line| line["message"] == "running")
+        .expect("it says where it listens");
+    (child, log, running)
+}
+
 /// Whoever registers at one process signs in at the other: both stand before the same log.
 #[tokio::test]
 async fn a_second_gateway_serves_the_same_tenants() {
@@ -28,13 +42,7 @@ async fn a_second_gateway_serves_the_same_tenants() {
     let tenant = product.tenant().await;
     tenant.register("ada@serve.example", "Ada").await;
 
-    let mut child = serve(&product.annals.settings(), "gateway").spawn().expect("the binary runs");
-    let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
-    let running = log
-        .by_ref()
-        .map(|line| serde_json::from_str::<Value>(&line.expect("logs are text")).expect("logs are JSON"))
-        .find(|line| line["message"] == "running")
-        .expect("it says where it listens");
+    let (mut child, mut log, running) = started(serve(&product.annals.settings(), "gateway"));
     let login = client()
         .post(format!("http://{}/v1/auth/login", running["public"].as_str().expect("an address")))
         .header("X-Tenant-ID", &tenant.slug)
@@ -84,4 +92,33 @@ fn serving_needs_a_complete_configuration() {
     let output = serve("/dev/null", "relay").output().expect("the binary runs");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`database.runtime_password` is not set"));
+}
+
+/// Keys of other roles need not be where a process runs.
+#[test]
+fn a_process_needs_the_keys_of_its_own_roles_only() {
+    let text = std::fs::read_to_string(Product::shared().annals.settings()).expect("the settings");
+    let mut settings: toml::Table = text.parse().expect("TOML");
+    for section in ["identity", "audit", "privacy"] {
+        settings.remove(section);
+    }
+    let folder = crate::support::folder();
+    let file = folder.path().join("annals.toml");
+    std::fs::write(&file, settings.to_string()).expect("it can be written");
+    let file = file.to_str().expect("a plain path");
+
+    let (mut child, log, _) = started(serve(file, "relay"));
+    send_signal(child.id(), Signal::SIGTERM);
+    log.for_each(drop);
+    assert!(child.wait().expect("it is our child").success());
+    for (role, key) in [
+        ("gateway", "identity.signing_key"),
+        ("projections", "privacy.keys_folder"),
+        ("sealer", "audit.signing_key"),
+    ] {
+        let output = serve(file, role).output().expect("the binary runs");
+        assert_eq!(output.status.code(), Some(2));
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(errors.contains(&format!("`{key}` is not set; ")), "{errors}");
+    }
 }

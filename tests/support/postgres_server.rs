@@ -47,6 +47,20 @@ impl PostgresServer {
         server
     }
 
+    /// Starts a server without the product's database and roles, as durable as one in production, and waits until it
+    /// answers.
+    pub async fn empty() -> Self {
+        let home = folder();
+        super::postgres::give_to_postgres(home.path());
+        let data = make_cluster(home.path());
+        let port = free_port();
+        let settings = vec!["fsync=on".to_owned()];
+        let child = Some(spawn(&data, port, &settings));
+        let server = Self { child, port, settings, data, folder: Some(home) };
+        eventually("PostgreSQL answers", || async { try_superuser(port).await.map(drop) }).await;
+        server
+    }
+
     /// Where it listens.
     pub fn port(&self) -> u16 {
         self.port
@@ -187,6 +201,36 @@ async fn prepare_template() -> PathBuf {
     let home = std::env::temp_dir().join(format!("{TEMPLATES}{}", std::process::id()));
     std::fs::create_dir_all(&home).expect("the folder can be made");
     super::postgres::give_to_postgres(&home);
+    let data = make_cluster(&home);
+    let port = free_port();
+    let mut child = spawn(&data, port, &[]);
+    let client = eventually("PostgreSQL answers", || try_superuser(port)).await;
+    client.batch_execute(&format!("create database {DATABASE}")).await.expect("the database is created");
+    drop(client);
+    let owner = OwnerConfig {
+        host: "127.0.0.1".to_owned(),
+        port,
+        database: DATABASE.to_owned(),
+        user: "postgres".to_owned(),
+        password: PASSWORD.to_owned(),
+        tls: store::TlsConfig::default(),
+    };
+    store::migrate::run(&owner, PASSWORD, &projections::tables()).await.expect("the template migrates");
+    process::send(child.id(), Signal::SIGINT);
+    assert!(child.wait().expect("the server has ended").success(), "the template stops in good order");
+    data
+}
+
+/// A connection of the superuser to a server that may have no other database yet.
+async fn try_superuser(port: u16) -> Option<tokio_postgres::Client> {
+    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres");
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
+    tokio::spawn(connection);
+    Some(client)
+}
+
+/// Makes an empty cluster in a folder that the servers' account owns.
+fn make_cluster(home: &Path) -> PathBuf {
     let password = home.join("password");
     std::fs::write(&password, PASSWORD).expect("the password file is written");
     super::postgres::give_to_postgres(&password);
@@ -201,28 +245,6 @@ async fn prepare_template() -> PathBuf {
         .status()
         .expect("initdb runs");
     assert!(initdb.success(), "initdb failed");
-    let port = free_port();
-    let mut child = spawn(&data, port, &[]);
-    let url = format!("postgres://postgres:{PASSWORD}@127.0.0.1:{port}/postgres");
-    let client = eventually("PostgreSQL answers", || async {
-        let (client, connection) = tokio_postgres::connect(&url, NoTls).await.ok()?;
-        tokio::spawn(connection);
-        Some(client)
-    })
-    .await;
-    client.batch_execute(&format!("create database {DATABASE}")).await.expect("the database is created");
-    drop(client);
-    let owner = OwnerConfig {
-        host: "127.0.0.1".to_owned(),
-        port,
-        database: DATABASE.to_owned(),
-        user: "postgres".to_owned(),
-        password: PASSWORD.to_owned(),
-        tls: store::TlsConfig::default(),
-    };
-    store::migrate::run(&owner, PASSWORD, &projections::tables()).await.expect("the template migrates");
-    process::send(child.id(), Signal::SIGINT);
-    assert!(child.wait().expect("the server has ended").success(), "the template stops in good order");
     data
 }
 

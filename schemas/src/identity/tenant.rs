@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{Command, Name, Reason, TenantSlug};
 
-/// What a tenant pays for; limits depend on it.
+/// What a tenant pays for. It is recorded and shown; nothing depends on it yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[expect(missing_docs, reason = "the names are the plans' names")]
@@ -22,7 +22,7 @@ pub enum Tier {
 pub enum Registration {
     /// Anybody.
     Open,
-    /// Only those whom the tenant invites.
+    /// Only those whom the tenant invites. Nobody can be invited yet, so this is the same as `closed`.
     #[default]
     Invitation,
     /// Nobody; a tenant administrator adds users.

@@ -11,7 +11,7 @@ use crate::engine::{Command, Email, Name, Reason, Sealed};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UserStatus {
-    /// Registered; the e-mail address is not confirmed yet. May sign in.
+    /// Registered; the e-mail address is not confirmed. May sign in. Nothing confirms addresses yet.
     #[default]
     Unconfirmed,
     /// The e-mail address is confirmed.

@@ -80,6 +80,7 @@ mod tests {
             tenant,
             append: StreamAppend::new(stream, ExpectedVersion::Any, vec![event], metadata),
             metadata: "{}".into(),
+            event_ids: Vec::new(),
             bytes,
             tries: 0,
             in_doubt: false,

@@ -27,7 +27,7 @@ pub const READ_MODELS: &[&str] = &[queries::USERS];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
 #[graphql(remote = "Status")]
 pub enum UserStatus {
-    /// The e-mail address is not confirmed yet.
+    /// The e-mail address is not confirmed. Nothing confirms addresses yet, so every user has this status until deactivated.
     Unconfirmed,
     /// The e-mail address is confirmed.
     Active,

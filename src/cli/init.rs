@@ -1,0 +1,215 @@
+//! `annals init`: the keys and the settings file of a production deployment, made once and never overwritten.
+//!
+//! Layout: `files` makes what is missing, `settings` writes the settings file and the SQL that makes the database.
+
+mod files;
+mod settings;
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use gateway::auth::SigningKey;
+use keyring::RootKey;
+use nats::accounts::OperatorKeys;
+use serde::Serialize;
+use store::DeploymentKey;
+
+pub use self::files::Files;
+use self::files::State;
+use self::settings::{Database, Layout, Servers};
+use super::{Exit, Failure, Output};
+use crate::config::{Secret, deployment_problem, host_problem};
+use crate::supervise::random_password;
+
+/// `annals init ...`
+#[derive(Debug, Args)]
+pub struct Init {
+    /// The folder for the settings file and the keys; it is made where it is missing
+    #[arg(long, value_name = "DIR", default_value = ".")]
+    dir: PathBuf,
+    /// The host that clients see; <tenant>.<host> names a tenant
+    #[arg(long, value_name = "HOST", default_value = "localhost", value_parser = host)]
+    host: String,
+    /// The deployment's name, which begins every checkpoint's origin and can never change [default: the host]
+    #[arg(long, value_name = "NAME", value_parser = deployment)]
+    deployment: Option<String>,
+    /// PostgreSQL, without a password: the login that will own the database, the server and the database
+    #[arg(
+        long,
+        value_name = "URL",
+        default_value = "postgres://annals_migrator@127.0.0.1:5432/annals",
+        value_parser = settings::database
+    )]
+    database: Database,
+    /// The servers of NATS, separated by commas, without user and password
+    #[arg(long, value_name = "URL", default_value = "nats://127.0.0.1:4222", value_parser = settings::servers)]
+    nats: Servers,
+    /// A credentials file that your NATS accepts [default: keys for a NATS in operator mode are made]
+    #[arg(long, value_name = "FILE")]
+    nats_credentials: Option<PathBuf>,
+    /// Where nats-server will keep the accounts' JWTs, when keys for it are made
+    #[arg(
+        long,
+        value_name = "DIR",
+        default_value = "/var/lib/nats/jwt",
+        conflicts_with = "nats_credentials"
+    )]
+    nats_jwt_dir: PathBuf,
+}
+
+fn host(text: &str) -> Result<String, String> {
+    host_problem(text).map_or_else(|| Ok(text.to_owned()), |problem| Err(problem.to_owned()))
+}
+
+fn deployment(text: &str) -> Result<String, String> {
+    deployment_problem(text).map_or_else(|| Ok(text.to_owned()), |problem| Err(problem.to_owned()))
+}
+
+/// What a deployment cannot do without. The rest may be moved away when it has done its work: the owner's password, keys
+/// that are kept offline.
+const NEEDED: [&str; 5] = [
+    "secrets/deployment.key",
+    "secrets/root.key",
+    "secrets/token-signing.pem",
+    "secrets/audit-signing.pem",
+    "secrets/database-runtime.password",
+];
+
+#[derive(Serialize)]
+struct Row {
+    state: State,
+    file: String,
+    purpose: &'static str,
+}
+
+impl Init {
+    /// Makes what is missing and says what to do next. Needs no settings: it makes them.
+    pub fn run(self, output: Output) -> Result<Exit, Failure> {
+        if let Some(file) = self.nats_credentials.as_deref() {
+            let readable = std::fs::File::open(file).map(drop);
+            readable.map_err(|error| {
+                Failure::usage(anyhow::anyhow!(
+                    "the credentials file {} cannot be read: {error}",
+                    file.display()
+                ))
+            })?;
+        }
+        let mut files = Files::open(&self.dir)?;
+        // The settings file is written last, so without it an earlier run was interrupted, or there was none.
+        let complete = files.has(settings::FILE);
+        files.only_look = complete;
+        let layout = self.make(&mut files)?;
+        let needed = |file: &Path| NEEDED.iter().any(|name| file.ends_with(name));
+        let rows: Vec<Row> = files
+            .into_listed()
+            .into_iter()
+            .filter(|(file, _, state)| *state != State::Missing || needed(file))
+            .map(|(file, purpose, state)| Row { state, file: file.display().to_string(), purpose })
+            .collect();
+        output.rows(&["state", "file", "purpose"], &rows)?;
+        if !complete {
+            eprint!("{}", layout.next_steps());
+            return Ok(Exit::Ok);
+        }
+        if rows.iter().any(|row| row.state == State::Missing) {
+            eprintln!(
+                "{} is there, so no new keys were made for it: take what is missing from your backup. \
+                 `annals --config {} config check` says whether the settings need it.",
+                settings::FILE,
+                layout.settings_file().display()
+            );
+            return Ok(Exit::Problems);
+        }
+        eprintln!("everything is there already; nothing was changed");
+        Ok(Exit::Ok)
+    }
+
+    fn make(&self, files: &mut Files) -> Result<Layout, Failure> {
+        let pem =
+            || SigningKey::generate_pem().map(Secret::new).map_err(|error| Failure::new(Exit::Failed, error));
+        let password = || Ok(random_password());
+        files.secret("secrets/deployment.key", "the root of every keyed hash", || {
+            Ok(Secret::new(DeploymentKey::generate().to_hex()))
+        })?;
+        files.secret("secrets/root.key", "wraps the keys of personal data", || {
+            Ok(Secret::new(RootKey::generate().to_hex()))
+        })?;
+        files.secret("secrets/token-signing.pem", "signs access tokens", pem)?;
+        files.secret("secrets/audit-signing.pem", "signs checkpoints", pem)?;
+        files.secret("secrets/database-runtime.password", "the runtime roles of PostgreSQL", password)?;
+        let owner = files.secret("secrets/database-owner.password", "the owner of the database", password)?;
+        files.secret("secrets/create-database.sql", "makes the owner and the database", || {
+            let owner = owner.as_ref().map(Secret::reveal).unwrap_or_default();
+            Ok(Secret::new(self.database.creation(owner)))
+        })?;
+        let credentials = match &self.nats_credentials {
+            Some(file) => settings::Credentials::Given(std::path::absolute(file)?),
+            None => settings::Credentials::Made { edge_account: self.make_nats(files)? },
+        };
+        let layout = Layout {
+            folder: files.folder().to_owned(),
+            host: self.host.clone(),
+            deployment: self.deployment.clone().unwrap_or_else(|| match self.host.as_str() {
+                "localhost" => "annals.localhost".to_owned(),
+                host => host.to_owned(),
+            }),
+            database: self.database.clone(),
+            servers: self.nats.clone(),
+            credentials,
+        };
+        files.secret(settings::FILE, "the settings", || Ok(Secret::new(layout.settings())))?;
+        Ok(layout)
+    }
+
+    /// The keys of a NATS in operator mode and what its server and annals need of them; returns the public key of the
+    /// integrators' account.
+    fn make_nats(&self, files: &mut Files) -> Result<String, Failure> {
+        let offline = ["operator", "system", "application", "edge"];
+        let keys = OperatorKeys::kept(|name, fresh| {
+            let purpose =
+                if offline.contains(&name) { "a key of NATS; keep it offline" } else { "a key of NATS" };
+            let kept =
+                files.secret(&format!("nats/{name}.seed"), purpose, || Ok(Secret::new(fresh.clone())))?;
+            // Where nothing is made, what is missing is only listed.
+            Ok::<_, NatsKeyError>(kept.map_or(fresh, |kept| kept.reveal().trim_end().to_owned()))
+        })?;
+        let creds = |text: String| move || Ok(Secret::new(text));
+        files.secret(
+            "nats/application.creds",
+            "how annals signs in to NATS",
+            creds(keys.application_credentials()),
+        )?;
+        files.secret(
+            "nats/system.creds",
+            "how the role relay manages accounts",
+            creds(keys.system_credentials()),
+        )?;
+        let server = format!(
+            "# For nats-server: include this file, and add listen, server_name and jetstream {{ store_dir: ... }}.\n{}",
+            keys.server_settings(&self.nats_jwt_dir)
+        );
+        files.secret("nats/nats-server.conf", "for nats-server to include", || Ok(Secret::new(server)))?;
+        Ok(keys.edge_account())
+    }
+}
+
+/// Why a key of NATS was not made or does not read.
+struct NatsKeyError(Failure);
+
+impl From<Failure> for NatsKeyError {
+    fn from(failure: Failure) -> Self {
+        Self(failure)
+    }
+}
+
+impl From<nats::accounts::KeyError> for NatsKeyError {
+    fn from(error: nats::accounts::KeyError) -> Self {
+        Self(Failure::new(Exit::Failed, error))
+    }
+}
+
+impl From<NatsKeyError> for Failure {
+    fn from(error: NatsKeyError) -> Self {
+        error.0
+    }
+}

@@ -1,0 +1,75 @@
+//! The two names that others see: the host of the gateway and the deployment's name in checkpoints.
+
+const HOST_LENGTH_MAX: usize = 253;
+const LABEL_LENGTH_MAX: usize = 63;
+const DEPLOYMENT_LENGTH_MAX: usize = 200;
+
+/// What is wrong with a host that clients see: it must be a domain name in lower case (RFC 1123), as `Host` carries it.
+pub fn host_problem(host: &str) -> Option<&'static str> {
+    let label = |label: &str| {
+        let inner = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
+        (1..=LABEL_LENGTH_MAX).contains(&label.len())
+            && label.chars().all(inner)
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    if host.len() > HOST_LENGTH_MAX || !host.split('.').all(label) {
+        return Some("must be a domain name in lower case, without scheme and port, such as api.example.com");
+    }
+    // The last label of a name is never a number, so that no name looks like an address.
+    let number = host.rsplit('.').next().is_some_and(|last| last.chars().all(|digit| digit.is_ascii_digit()));
+    number.then_some("must be a domain name: tenants are subdomains of it, which an address has none of")
+}
+
+/// What is wrong with a deployment's name: it begins names of keys in signed notes (C2SP), which know neither spaces nor
+/// plus signs.
+pub fn deployment_problem(name: &str) -> Option<&'static str> {
+    let refused = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '+';
+    (name.is_empty() || name.len() > DEPLOYMENT_LENGTH_MAX || name.contains(refused))
+        .then_some("must have 1 to 200 bytes and neither spaces nor plus signs, such as annals.example.com")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_a_domain_name_as_clients_send_it() {
+        for good in ["localhost", "api.example.com", "xn--bcher-kva.example", "a-1.b2"] {
+            assert_eq!(host_problem(good), None, "{good}");
+        }
+        let long = ["a"; 130].join(".");
+        let label = "a".repeat(64);
+        for wrong in [
+            "",
+            ".",
+            "api.example.com.",
+            "api..example",
+            "API.example.com",
+            "https://api.example.com",
+            "api.example.com:8080",
+            "-a.example",
+            "a-.example",
+            "bücher.example",
+            "192.0.2.7",
+            "[::1]",
+            "a b",
+            "a_b",
+            &long,
+            &label,
+        ] {
+            assert!(host_problem(wrong).is_some(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_deployments_name_fits_into_signed_notes() {
+        for good in ["annals.localhost", "example.com/annals", "Acme"] {
+            assert_eq!(deployment_problem(good), None, "{good}");
+        }
+        let long = "a".repeat(201);
+        for wrong in ["", "a b", "a+b", "a\nb", "a\u{a0}b", "a\0", &long] {
+            assert!(deployment_problem(wrong).is_some(), "{wrong:?}");
+        }
+    }
+}
