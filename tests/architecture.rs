@@ -4,11 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 13] = [
     ("schemas", &[]),
     ("proofs", &[]),
-    ("keyring", &["schemas"]),
-    ("store", &["keyring", "schemas", "proofs"]),
+    ("database", &[]),
+    ("keyring", &["database", "schemas"]),
+    ("store", &["database", "keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
     ("commands", &["store", "schemas"]),
     ("projections", &["store", "schemas"]),

@@ -1,0 +1,169 @@
+//! Connecting with the product's TLS and time limits, listening, and cancelling statements.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures::{Stream, StreamExt};
+use tokio::io::AsyncReadExt;
+use tokio::net::TcpStream;
+use tokio_postgres::config::SslMode;
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Notification};
+use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::{ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
+
+/// How long connecting may take, from the TCP handshake to the end of the sign-in.
+pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken. A host
+/// that is gone sends nothing, and TCP by itself would try for a quarter of an hour.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Connects to one database as one role. Cheap to clone; the files of its TLS settings were read when it was made.
+#[derive(Clone)]
+pub struct Connector {
+    host: String,
+    port: u16,
+    config: Config,
+    tls: MakeRustlsConnect,
+}
+
+/// A connection with the task that drives it. Dropping either closes it.
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    /// The task that moves bytes between the client and the server.
+    pub driver: AbortOnDropHandle<()>,
+}
+
+/// Connects. For more than one connection make a [`Connector`] and keep it.
+pub async fn connect(config: &DatabaseConfig) -> Result<Connection, ConnectError> {
+    Connector::new(config)?.connect().await
+}
+
+impl Connector {
+    /// Reads the files of the TLS settings. Connects to nothing yet.
+    pub fn new(database: &DatabaseConfig) -> Result<Self, TlsError> {
+        let mut config = Config::new();
+        config
+            .host(&database.host)
+            .port(database.port)
+            .dbname(&database.name)
+            .user(&database.user)
+            .password(database.password.reveal())
+            .application_name(&database.application_name)
+            .ssl_mode(if database.tls.mode == TlsMode::Off { SslMode::Disable } else { SslMode::Require })
+            .connect_timeout(CONNECT_TIMEOUT)
+            .keepalives_idle(SILENCE_TIMEOUT)
+            .keepalives_interval(SILENCE_TIMEOUT / 3)
+            .keepalives_retries(3)
+            .tcp_user_timeout(SILENCE_TIMEOUT);
+        if !database.options.is_empty() {
+            config.options(&database.options);
+        }
+        let tls = MakeRustlsConnect::new(tls::client(&database.tls)?);
+        Ok(Self { host: database.host.clone(), port: database.port, config, tls })
+    }
+
+    /// The same login with these settings of the session besides its own.
+    #[must_use]
+    pub fn with_options(&self, options: &str) -> Self {
+        let mut with = self.clone();
+        let own = self.config.get_options().unwrap_or_default();
+        with.config.options(format!("{own} {options}"));
+        with
+    }
+
+    /// Another login at the same database.
+    #[must_use]
+    pub fn with_login(&self, user: &str, password: &str, application_name: &str) -> Self {
+        let mut with = self.clone();
+        with.config.user(user).password(password).application_name(application_name);
+        with
+    }
+
+    /// Connects.
+    pub async fn connect(&self) -> Result<Connection, ConnectError> {
+        // The timeout of the settings bounds the TCP handshake alone.
+        let connected = tokio::time::timeout(CONNECT_TIMEOUT, self.config.connect(self.tls.clone())).await;
+        let (client, connection) = connected.map_err(|_| ConnectError::Timeout)??;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "a database connection ended");
+            }
+        });
+        Ok(Connection { client, driver: AbortOnDropHandle::new(driver) })
+    }
+
+    /// Connects and listens on a channel. The name of the channel is a plain identifier.
+    pub async fn listen(&self, channel: &str) -> Result<Listener, ConnectError> {
+        let connecting = async {
+            let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
+            let mut messages = Box::pin(futures::stream::poll_fn(move |cx| connection.poll_message(cx)));
+            // The stream drives the connection, so it has to be polled while the statement runs.
+            let statement = format!("listen {channel}");
+            let mut listening = Box::pin(client.batch_execute(&statement));
+            loop {
+                tokio::select! {
+                    listens = &mut listening => { listens?; break }
+                    message = messages.next() => if let Some(message) = message { message?; }
+                }
+            }
+            drop(listening);
+            Ok(Listener { _client: client, messages })
+        };
+        tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ConnectError::Timeout)?
+    }
+
+    /// Asks the server to cancel the statement that a connection runs, and returns when the server has passed the request on:
+    /// a statement that is sent afterwards is not hit by it.
+    pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
+        let cancelling = async {
+            let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
+            // The client closes its side without reading. A second handle waits for the server's end of the connection,
+            // which it closes after it has signalled the session.
+            let stream = stream.into_std()?;
+            let mut rest = TcpStream::from_std(stream.try_clone()?)?;
+            let stream = TcpStream::from_std(stream)?;
+            let tls = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut self.tls.clone(), &self.host);
+            let Ok(tls) = tls;
+            token.cancel_query_raw(stream, tls).await.map_err(std::io::Error::other)?;
+            let mut bytes = [0; 256];
+            while rest.read(&mut bytes).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        match tokio::time::timeout(CONNECT_TIMEOUT, cancelling).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "a statement could not be cancelled");
+                Err(ConnectError::Timeout)
+            }
+            Err(_) => Err(ConnectError::Timeout),
+        }
+    }
+}
+
+type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
+
+/// The notifications of a channel. It ends when the connection ends.
+pub struct Listener {
+    _client: Client,
+    messages: Messages,
+}
+
+impl Stream for Listener {
+    type Item = Result<Notification, tokio_postgres::Error>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            return match futures::ready!(self.messages.poll_next_unpin(cx)) {
+                Some(Ok(AsyncMessage::Notification(notification))) => Poll::Ready(Some(Ok(notification))),
+                Some(Ok(_)) => continue,
+                Some(Err(error)) => Poll::Ready(Some(Err(error))),
+                None => Poll::Ready(None),
+            };
+        }
+    }
+}

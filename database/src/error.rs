@@ -1,0 +1,68 @@
+//! What goes wrong between a client and PostgreSQL, and whether another attempt may help.
+
+use tokio_postgres::Error;
+use tokio_postgres::error::SqlState;
+
+use crate::TlsError;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The TLS settings cannot be used; another attempt does not help.
+    #[error("the TLS settings of the database cannot be used")]
+    Tls(#[from] TlsError),
+    /// The server gave no answer within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
+    #[error("the database does not answer")]
+    Timeout,
+    /// The server cannot be reached, is not the one that was expected, or refuses the login.
+    #[error("the database cannot be connected to")]
+    Postgres(#[from] Error),
+}
+
+impl ConnectError {
+    /// Whether another attempt may help.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Self::Tls(_) => false,
+            Self::Timeout => true,
+            Self::Postgres(error) => is_transient(error),
+        }
+    }
+}
+
+/// Whether another attempt may help: the connection broke, or the server gave a reason of its own. These are the SQLSTATE
+/// classes 08 (connection), 53 (resources), 57 (operator intervention, cancel), 58 (system), 40 (rollback), and the states
+/// 25006 (a server in recovery) and 25P03 (a transaction that was idle for too long).
+pub fn is_transient(error: &Error) -> bool {
+    error.code().is_none_or(is_transient_state)
+}
+
+fn is_transient_state(state: &SqlState) -> bool {
+    let states = [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT];
+    matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
+}
+
+/// The server's own message with its SQLSTATE, or the client's with its cause: for logs and operators. It never holds
+/// parameters, but names of tables, columns and roles, so clients of the product must not get it.
+pub fn describe(error: &Error) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{} ({})", db.message(), db.code().code());
+    }
+    let cause = std::error::Error::source(error).map(ToString::to_string);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_server_ends_for_reasons_of_its_own_is_transient_and_what_it_refuses_is_not() {
+        for code in ["08006", "53300", "57P01", "58030", "40001", "25006", "25P03"] {
+            assert!(is_transient_state(&SqlState::from_code(code)), "{code}");
+        }
+        for code in ["23505", "22P02", "42501", "25P02"] {
+            assert!(!is_transient_state(&SqlState::from_code(code)), "{code}");
+        }
+    }
+}
