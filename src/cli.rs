@@ -126,7 +126,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Serve(command) => command.run(&load()?).await,
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,
-        Command::Config(config::Config::Check) => config::check(load(), output),
+        Command::Config(config::Config::Check) => config::check(load(), output).await,
         Command::Erasure(command) => command.run(&load()?, output).await,
         Command::Key(command) => command.run(&load()?, output).await,
         Command::Tenant(command) => command.run(&load()?, output).await,

@@ -1,9 +1,10 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
-//! Layout: `sections` holds the structs, `secret` the values that never show, `places` where files and programs are
+//! Layout: `sections` and `privacy` hold the structs, `secret` the values that never show, `places` where files and programs are
 //! looked for. This is the only module that reads environment variables.
 
 pub mod places;
+mod privacy;
 mod secret;
 mod sections;
 
@@ -12,9 +13,10 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
+pub use privacy::Privacy;
 pub use secret::Secret;
 pub use sections::{
-    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Privacy, Saga, Secrets, Webhooks,
+    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets, Webhooks,
 };
 
 /// Every setting with its default; `config.default.toml`, embedded.

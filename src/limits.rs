@@ -16,5 +16,23 @@ pub fn raise_open_files(followers: usize) {
     }
 }
 
+/// Turns core files off for this process and for what it starts: they would hold keys of personal data that are erased since.
+pub fn forbid_core_files() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// Keeps other processes of the same account from reading this one's memory, and the kernel from handing it to a program that
+/// takes core dumps through a pipe, whatever the limit of core files says.
+#[cfg(target_os = "linux")]
+pub fn close_memory() -> nix::Result<()> {
+    nix::sys::prctl::set_dumpable(false)
+}
+
+/// Linux alone knows this.
+#[cfg(not(target_os = "linux"))]
+pub fn close_memory() -> nix::Result<()> {
+    Ok(())
+}
+
 /// Files for everything that is no follower: connections to PostgreSQL and NATS, other requests, logs.
 const SPARE: u64 = 500;

@@ -24,13 +24,13 @@ pub struct KeyDatabase {
 impl KeyDatabase {
     /// The database of a URL, `postgres://[user@]host[:port]/database`, and the password of its role. Files of TLS come apart.
     pub fn new(url: &str, password: &str, tls: TlsConfig) -> Result<Self, KeyringError> {
-        let wrong = |problem: &str| KeyringError::Config(format!("privacy.keys_url {problem}"));
+        let wrong = |problem: &str| KeyringError::Config(problem.to_owned());
         let has_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
         if !has_scheme || url.contains('?') {
             return Err(wrong("must be postgres://[user@]host[:port]/database, without parameters"));
         }
         let config: tokio_postgres::Config =
-            url.parse().map_err(|_| wrong("is not a URL of a PostgreSQL database"))?;
+            url.parse().map_err(|_| wrong("must be a URL of a PostgreSQL database"))?;
         if config.get_password().is_some() {
             return Err(wrong("must not hold a password; it belongs into privacy.keys_password"));
         }
@@ -137,7 +137,7 @@ mod tests {
             "host=a dbname=keys",
         ] {
             let error = read(wrong).expect_err(wrong).to_string();
-            assert!(error.starts_with("privacy.keys_url") && !error.contains("word@"), "{error}");
+            assert!(error.starts_with("must ") && !error.contains("word@"), "{error}");
         }
         assert!(!format!("{full:?}").contains("secret"));
     }

@@ -17,6 +17,7 @@ mod postgres;
 mod store;
 
 pub use config::{KeyDatabase, KeyStoreConfig};
+pub use database::TlsConfig;
 pub use crypto::{RootKey, RootKeys};
 pub use epochs::{Epoch, Rewrapped, RootStanding};
 pub use error::KeyringError;

@@ -53,12 +53,12 @@ pub(crate) enum KeyStore {
     Postgres(PostgresStore),
 }
 
-/// Calls the same method of whichever store it is.
+/// Calls the same method of whichever store it is. The futures are boxed, so that those of all callers stay small.
 macro_rules! either {
     ($store:expr, $inner:ident => $call:expr) => {
         match $store {
-            KeyStore::File($inner) => $call,
-            KeyStore::Postgres($inner) => $call,
+            KeyStore::File($inner) => Box::pin($call).await,
+            KeyStore::Postgres($inner) => Box::pin($call).await,
         }
     };
 }
@@ -71,36 +71,36 @@ impl KeyStore {
         subject: Subject,
         stream: &StreamName,
     ) -> Result<KeyState, KeyringError> {
-        either!(self, store => store.provide(subject, stream).await)
+        either!(self, store => store.provide(subject, stream))
     }
 
     pub(crate) async fn load(
         &self,
         subjects: Vec<Subject>,
     ) -> Result<HashMap<Subject, KeyState>, KeyringError> {
-        either!(self, store => store.load(subjects).await)
+        either!(self, store => store.load(subjects))
     }
 
     /// From its return on no key of the subject is given out, and none is made.
     pub(crate) async fn fence(&self, subject: Subject) -> Result<(), KeyringError> {
-        either!(self, store => store.fence(subject).await)
+        either!(self, store => store.fence(subject))
     }
 
     pub(crate) async fn destroy(&self, subject: Subject) -> Result<Option<Uuid>, KeyringError> {
-        either!(self, store => store.destroy(subject).await)
+        either!(self, store => store.destroy(subject))
     }
 
     pub(crate) async fn streams(&self, subject: Subject) -> Result<Vec<StreamName>, KeyringError> {
-        either!(self, store => store.streams(subject).await)
+        either!(self, store => store.streams(subject))
     }
 
     pub(crate) async fn erasures(&self) -> Result<Vec<Erasure>, KeyringError> {
-        either!(self, store => store.erasures().await)
+        either!(self, store => store.erasures())
     }
 
     /// Which of these ids belong to no key and no tombstone of the tenant.
     pub(crate) async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
-        either!(self, store => store.unknown(tenant, keys).await)
+        either!(self, store => store.unknown(tenant, keys))
     }
 
     /// Keys that are not destroyed, in the order of tenants and subjects, behind `after`.
@@ -109,16 +109,16 @@ impl KeyStore {
         after: Option<Subject>,
         limit: u32,
     ) -> Result<Vec<StoredKey>, KeyringError> {
-        either!(self, store => store.keys(after, limit).await)
+        either!(self, store => store.keys(after, limit))
     }
 
     /// The deployment that the store belongs to, where it is marked.
     pub(crate) async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
-        either!(self, store => store.deployment().await)
+        either!(self, store => store.deployment())
     }
 
     /// Marks a store that is not marked yet; returns whose it is.
     pub(crate) async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
-        either!(self, store => store.mark(deployment).await)
+        either!(self, store => store.mark(deployment))
     }
 }

@@ -19,13 +19,13 @@ struct Problem {
 }
 
 /// Prints every problem, or says that there is none.
-pub fn check(settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
+pub async fn check(settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
     let (source, problems) = match settings {
         Ok(settings) => {
             let mut problems: Vec<String> =
                 settings.problems(true).into_iter().map(|error| Failure::usage(error).to_string()).collect();
             if problems.is_empty() {
-                problems.extend(key::standing(&settings).err().map(|failure| failure.to_string()));
+                problems.extend(key::standing(&settings).await.err().map(|failure| failure.to_string()));
             }
             (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
         }

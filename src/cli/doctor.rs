@@ -31,7 +31,7 @@ impl Check {
 pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let checks = [
         Check::new("configuration", configuration(settings)),
-        Check::new("keys", key::standing(settings)),
+        Check::new("keys", key::standing(settings).await),
         Check::new("postgresql", postgresql(settings).await),
         Check::new("schema", schema(settings).await),
         Check::new("nats", nats(settings).await),

@@ -2,6 +2,7 @@
 
 use schemas::engine::{InvalidValue, LogId};
 use tokio_postgres::error::SqlState;
+use uuid::Uuid;
 
 /// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +22,15 @@ pub enum StoreError {
         /// The log that the tenant has now.
         current: LogId,
     },
+    /// Something is sealed under a key that is neither there nor destroyed. It is no erasure: an operator has to restore the
+    /// store of keys, and until then nothing is said of the subject.
+    #[error("the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys")]
+    KeyMissing {
+        /// Whose key it is.
+        subject: Uuid,
+        /// The key's id.
+        key: Uuid,
+    },
     /// A row does not hold what it must hold.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -38,7 +48,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Overloaded)
+        matches!(self, Self::Unavailable(_) | Self::Overloaded | Self::KeyMissing { .. })
     }
 
     pub(crate) fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {

@@ -72,6 +72,7 @@ impl From<KeyringError> for StoreError {
     fn from(error: KeyringError) -> Self {
         match error {
             KeyringError::Overloaded => Self::Overloaded,
+            KeyringError::KeyMissing { subject, key } => Self::KeyMissing { subject, key },
             KeyringError::Unavailable(_) => Self::Unavailable(error.to_string()),
             KeyringError::Config(_) => Self::Config(error.to_string()),
             KeyringError::SubjectErased | KeyringError::Invalid(_) => Self::Corrupt(error.to_string()),

@@ -6,11 +6,12 @@ use super::isolation::TENANT_TABLES;
 use crate::support::postgres::Database;
 
 /// Tables without a tenant, each with its reason.
-const NOT_OF_A_TENANT: [(&str, &str); 4] = [
+const NOT_OF_A_TENANT: [(&str, &str); 5] = [
     ("paused_projections", "a read model paused for all tenants"),
     ("workers", "the processes at work"),
     ("relay_stream", "one row about the JetStream stream"),
     ("refinery_schema_history", "the migrations done"),
+    ("deployment", "one row about the whole deployment"),
 ];
 
 const RUNTIME_ROLES: [&str; 7] = [
