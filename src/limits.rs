@@ -36,3 +36,17 @@ pub fn close_memory() -> nix::Result<()> {
 
 /// Files for everything that is no follower: connections to PostgreSQL and NATS, other requests, logs.
 const SPARE: u64 = 500;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_has_keys_is_not_dumped() {
+        forbid_core_files().expect("are turned off");
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 0)));
+        close_memory().expect("is closed");
+        #[cfg(target_os = "linux")]
+        assert_eq!(nix::sys::prctl::get_dumpable(), Ok(false));
+    }
+}

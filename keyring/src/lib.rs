@@ -17,8 +17,8 @@ mod postgres;
 mod store;
 
 pub use config::{KeyDatabase, KeyStoreConfig};
-pub use database::TlsConfig;
 pub use crypto::{RootKey, RootKeys};
+pub use database::TlsConfig;
 pub use epochs::{Epoch, Rewrapped, RootStanding};
 pub use error::KeyringError;
 pub use handing::{HandedKeys, HandingError, Identity, Recipient};

@@ -219,6 +219,7 @@ async fn destroy_lost(
         tracing::error!("the store of keys has lost tombstones: keys that were destroyed may be back");
         destroy_again(executor, keyring).await?;
     }
+    metrics::gauge!("keys_destroyed").set(now.len() as f64);
     *tombstones = now;
     Ok(())
 }
@@ -256,6 +257,11 @@ async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), Sto
 impl Consumer for Eraser {
     fn name(&self) -> &str {
         CONSUMER
+    }
+
+    /// Erasing is the way out where the key of a person is lost for good, so it must not wait for that key.
+    fn reads_personal_data(&self) -> bool {
+        false
     }
 
     async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {

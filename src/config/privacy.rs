@@ -64,9 +64,10 @@ impl Privacy {
     /// Where keys are kept, where the settings name a place.
     pub fn key_store(&self) -> Result<Option<KeyStoreConfig>, SettingsError> {
         match (&self.keys_folder, self.key_database()?) {
-            (Some(_), Some(_)) => {
-                Err(invalid("privacy.keys_url", "and `privacy.keys_folder` are both set; keys are in one place"))
-            }
+            (Some(_), Some(_)) => Err(invalid(
+                "privacy.keys_url",
+                "and `privacy.keys_folder` are both set; keys are in one place",
+            )),
             (Some(folder), None) => Ok(Some(KeyStoreConfig::Folder(folder.clone()))),
             (None, database) => Ok(database.map(KeyStoreConfig::Database)),
         }

@@ -24,7 +24,9 @@ pub enum StoreError {
     },
     /// Something is sealed under a key that is neither there nor destroyed. It is no erasure: an operator has to restore the
     /// store of keys, and until then nothing is said of the subject.
-    #[error("the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys")]
+    #[error(
+        "the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys"
+    )]
     KeyMissing {
         /// Whose key it is.
         subject: Uuid,

@@ -37,7 +37,7 @@ const TABLES: &str = "
         primary key (tenant, subject)) without rowid;
     create index if not exists erasures_by_key on erasures (tenant, key);
     create table if not exists deployment (
-        single integer primary key default 1 check (single = 1), id blob not null);";
+        single integer primary key check (single = 1), id blob not null);";
 
 const FROM_VERSION_1: &str = "
     insert into wrapped (slot, bytes) select row_number() over (order by tenant, subject), wrapped from keys_before;

@@ -134,7 +134,7 @@ impl Upkeep {
     }
 
     pub(super) fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
-        let sql = "insert into deployment (id) values (?1) on conflict do nothing";
+        let sql = "insert into deployment (single, id) values (1, ?1) on conflict do nothing";
         self.connection.execute(sql, [deployment.as_bytes()])?;
         Ok(self.deployment()?.unwrap_or(deployment))
     }

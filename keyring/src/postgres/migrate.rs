@@ -12,6 +12,9 @@ mod embedded {
 /// Any number will do, as long as nothing else uses it.
 const LOCK: i64 = 0x414e_4e41_4c53_4b45;
 
+/// How often the role is changed while another migration changes it.
+const ROLE_ATTEMPTS: u32 = 20;
+
 /// The login that owns the tables: a superuser, or the database's owner with the right to create roles.
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields say what they are")]
@@ -53,7 +56,18 @@ async fn give_rights(client: &Client, database: &KeyDatabase) -> Result<(), Keyr
          grant select, insert on deployment to {role};
          commit;"
     );
-    Ok(client.batch_execute(&script).await?)
+    // Roles belong to the whole server, the lock to one database: another database's migration may be at the same rows.
+    for _ in 0..ROLE_ATTEMPTS {
+        match client.batch_execute(&script).await {
+            Err(error)
+                if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) =>
+            {
+                client.batch_execute("rollback").await?;
+            }
+            done => return Ok(done?),
+        }
+    }
+    Err(KeyringError::Unavailable("other migrations keep changing the same role".to_owned()))
 }
 
 /// An identifier as SQL takes it.
