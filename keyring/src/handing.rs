@@ -27,7 +27,7 @@ const PIECE_KEYS_MAX: usize = 1_000;
 const KEY_JSON_BYTES: usize = 180;
 /// The encryption gathers this many bytes before it encrypts them, in a buffer that it frees as it is. White space behind the
 /// keys overwrites all of it.
-const PADDING: [u8; 64 * 1024] = [b' '; 64 * 1024];
+static PADDING: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
 /// The public key of somebody who gets keys: `age1...`.
 #[derive(Clone)]

@@ -69,7 +69,7 @@ impl Keyring {
         roots: RootKeys,
         lease: Duration,
     ) -> Result<Self, KeyringError> {
-        Self::over(KeyStore::Postgres(PostgresStore::connect(database, roots).await?), lease)
+        Self::over(KeyStore::Postgres(Box::new(PostgresStore::connect(database, roots).await?)), lease)
     }
 
     fn over(store: KeyStore, lease: Duration) -> Result<Self, KeyringError> {

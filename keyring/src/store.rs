@@ -50,7 +50,7 @@ pub struct StoredKey {
 /// Where keys are kept.
 pub(crate) enum KeyStore {
     File(FileStore),
-    Postgres(PostgresStore),
+    Postgres(Box<PostgresStore>),
 }
 
 /// Calls the same method of whichever store it is. The futures are boxed, so that those of all callers stay small.

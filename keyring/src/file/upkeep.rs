@@ -89,21 +89,19 @@ impl Upkeep {
         Ok(erasures.collect::<Result<_, _>>()?)
     }
 
-    pub(super) fn unknown(&self, tenant: TenantId, mut keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
+    pub(super) fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
         let mut statement = self.connection.prepare_cached(
             "select exists (select 1 from keys where tenant = ?1 and id = ?2)
                  or exists (select 1 from erasures where tenant = ?1 and key = ?2)",
         )?;
-        let mut failed = Ok(());
-        keys.retain(|key| {
-            let known = statement.query_row(params![tenant.0.as_bytes(), key.as_bytes()], |row| row.get(0));
-            known.map(|known: bool| !known).unwrap_or_else(|error| {
-                failed = Err(error);
-                false
-            })
-        });
-        failed?;
-        Ok(keys)
+        let mut unknown = Vec::new();
+        for key in keys {
+            let at = params![tenant.0.as_bytes(), key.as_bytes()];
+            if !statement.query_row(at, |row| row.get::<_, bool>(0))? {
+                unknown.push(key);
+            }
+        }
+        Ok(unknown)
     }
 
     pub(super) fn keys(&self, after: Option<Subject>, limit: u32) -> Result<Vec<StoredKey>, KeyringError> {
