@@ -25,6 +25,9 @@ pub enum KeyringError {
     /// The store of keys cannot be used; trying again later may help.
     #[error("keys are unavailable: {0}")]
     Unavailable(String),
+    /// The database of keys cannot be connected to, or did not execute a statement. What the server says stays in the source.
+    #[error("the database of keys is unavailable")]
+    Database(#[source] database::ConnectError),
     /// A setting is wrong.
     #[error("{0}")]
     Config(String),
@@ -49,17 +52,15 @@ impl From<rusqlite::Error> for KeyringError {
 
 impl From<tokio_postgres::Error> for KeyringError {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Unavailable(database::describe(&error))
+        Self::Database(error.into())
     }
 }
 
 impl From<database::ConnectError> for KeyringError {
     fn from(error: database::ConnectError) -> Self {
-        use database::ConnectError;
         match error {
-            ConnectError::Tls(error) => Self::Config(error.to_string()),
-            ConnectError::Postgres(error) => error.into(),
-            ConnectError::Timeout => Self::Unavailable(error.to_string()),
+            database::ConnectError::Tls(error) => Self::Config(error.to_string()),
+            error => Self::Database(error),
         }
     }
 }

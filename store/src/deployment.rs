@@ -28,7 +28,7 @@ pub(crate) async fn match_keys(pools: &Pools, keyring: &Keyring) -> Result<(), S
             "the keys of personal data belong to the deployment {of_keys}, and this database to {id}"
         )));
     }
-    if !is_marked { note(&client).await } else { Ok(()) }
+    if is_marked { Ok(()) } else { note(&client).await }
 }
 
 async fn note(client: &Object) -> Result<(), StoreError> {

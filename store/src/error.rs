@@ -1,5 +1,6 @@
 //! What can go wrong between the product and PostgreSQL.
 
+use keyring::KeyringError;
 use schemas::engine::{InvalidValue, LogId};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
@@ -33,6 +34,9 @@ pub enum StoreError {
         /// The key's id.
         key: Uuid,
     },
+    /// The keys of personal data cannot be used; trying again later may help.
+    #[error("the keys of personal data are unavailable")]
+    Keys(#[source] KeyringError),
     /// A row does not hold what it must hold.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -50,7 +54,7 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Overloaded | Self::KeyMissing { .. })
+        matches!(self, Self::Unavailable(_) | Self::Overloaded | Self::Keys(_) | Self::KeyMissing { .. })
     }
 
     pub(crate) fn corrupt(what: &str, cause: impl std::fmt::Display) -> Self {

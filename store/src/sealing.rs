@@ -73,7 +73,7 @@ impl From<KeyringError> for StoreError {
         match error {
             KeyringError::Overloaded => Self::Overloaded,
             KeyringError::KeyMissing { subject, key } => Self::KeyMissing { subject, key },
-            KeyringError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            KeyringError::Unavailable(_) | KeyringError::Database(_) => Self::Keys(error),
             KeyringError::Config(_) => Self::Config(error.to_string()),
             KeyringError::SubjectErased | KeyringError::Invalid(_) => Self::Corrupt(error.to_string()),
         }

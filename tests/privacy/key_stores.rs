@@ -317,7 +317,7 @@ async fn keys_are_not_read_from_a_standby() {
         "{told}"
     );
     eventually("what is in memory is good for a lease", || async {
-        matches!(opened(&running, &event).await, Err(KeyringError::Unavailable(_))).then_some(())
+        opened(&running, &event).await.is_err().then_some(())
     })
     .await;
     // Promoted, it serves again: no process has to be started anew.
