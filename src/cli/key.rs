@@ -9,7 +9,7 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::progress::Bar;
-use super::{Exit, Failure, Output, projection};
+use super::{Exit, Failure, Output, operator, projection};
 use crate::config::{Settings, SettingsError};
 use crate::wiring;
 
@@ -95,8 +95,9 @@ impl Key {
 
 async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let store = wiring::connect(settings).await?;
-    let compared = sagas::key_comparison::compare(&store, |_| true).await;
     let tenants = store.heads().await?;
+    operator::touches(&store, tenants.iter().map(|head| head.tenant)).await?;
+    let compared = sagas::key_comparison::compare(&store, |_| true).await;
     let slugs = projection::slugs(&store, tenants.iter().map(|head| head.tenant)).await?;
     store.shutdown().await;
     let compared = compared?;
