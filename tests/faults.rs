@@ -95,6 +95,10 @@ async fn judge(keys: KeyStoreKind, faults: Option<usize>, short: Duration) {
     while faults < wanted && begun.elapsed() < bound {
         if round.is_empty() {
             round = Fault::round(&mut dice, bound == Duration::MAX);
+            if keys == KeyStoreKind::Postgres {
+                // First what its connections suffer as well.
+                round.sort_by_key(|fault| matches!(fault, Fault::Cut));
+            }
         }
         let fault = round.pop().expect("a round has faults");
         println!("{:7.2} s  {fault:?}", begun.elapsed().as_secs_f64());

@@ -135,6 +135,7 @@ async fn every_table_of_a_tenant_is_fenced_and_keyed_by_it() {
         "workers_pkey",
         "refinery_schema_history_pkey",
         "paused_projections_pkey",
+        "deployment_pkey",
     ];
     assert!(loose.iter().all(|(_, index)| allowed.contains(&index.as_str())), "{loose:?}");
     let foreign: i64 = admin
