@@ -127,7 +127,7 @@ async fn keys_are_made_once_and_given_to_every_process_until_they_are_fenced(kin
 async fn change_keys(site: &Site, kind: KeyStoreKind, file: &str, postgres: &str) {
     match kind {
         KeyStoreKind::Postgres => {
-            site.deployment.keys().connect().await.batch_execute(postgres).await.expect("changes")
+            site.deployment.keys().connect().await.batch_execute(postgres).await.expect("changes");
         }
         KeyStoreKind::File => {
             let path = site.deployment.settings().with_file_name("keys").join("keys.sqlite");

@@ -70,7 +70,7 @@ impl TestKeys {
     pub fn open(&self, roots: RootKeys, lease: Duration) -> Keyring {
         match self.config() {
             KeyStoreConfig::Folder(folder) => Keyring::open(&folder, roots, lease).expect("the keys open"),
-            config => tokio::task::block_in_place(|| {
+            config @ KeyStoreConfig::Database(_) => tokio::task::block_in_place(|| {
                 let opening = config.open(roots, lease);
                 tokio::runtime::Handle::current().block_on(opening).expect("the keys open")
             }),
