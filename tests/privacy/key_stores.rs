@@ -18,7 +18,7 @@ use crate::support::eventually;
 use crate::support::key_stores::{KeyStoreKind, TestKeys, over_both_key_stores};
 use crate::support::postgres::{Database, PASSWORD};
 use crate::support::postgres_server::PostgresServer;
-use crate::support::process::run;
+use crate::support::process::{output_of, run};
 
 over_both_key_stores!(
     keys_are_made_once_and_given_to_every_process_until_they_are_fenced,
@@ -202,6 +202,19 @@ async fn a_missing_key_is_told_and_never_taken_for_an_erasure(kind: KeyStoreKind
     let path = format!("/v1/streams/identity.user/{}/events", bob.as_str().expect("an id"));
     let request = site.gateway().request(Method::GET, &path).bearer_auth(&site.busy.token);
     assert_eq!(Answer::of(request).await.body["events"][0]["data"]["name"], "bob");
+
+    // Lost for good: erasing the person says so, although their key is not there.
+    let list = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(list.path(), json!({"tenant": "busy", "subject": ada}).to_string()).expect("written");
+    let settings = site.deployment.settings().display().to_string();
+    output_of(&["erasure", "repeat", &list.path().display().to_string(), "--config", &settings]);
+    eventually("the log opens again and says who was erased", || async {
+        let log = site.log(&site.busy).await.to_string();
+        (log.contains("$erased") && log.contains("privacy.subject.erased.v1")).then_some(())
+    })
+    .await;
+    assert!(named(&users(&site).await, "ada").is_none());
+    assert_eq!(check(&site).0, Some(0));
 }
 
 async fn keys_and_events_of_different_deployments_refuse_each_other(kind: KeyStoreKind) {
