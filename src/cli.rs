@@ -136,7 +136,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Serve(command) => command.run(&load()?).await,
         Command::Migrate => migrate::run(&load()?).await,
         Command::Doctor => doctor::run(&load()?, output).await,
-        Command::Config(config::Config::Check(check)) => check.run(load(), output),
+        Command::Config(config::Config::Check(check)) => check.run(load(), output).await,
         Command::Erasure(command) => command.run(&load()?, output).await,
         Command::Key(command) => command.run(&load()?, output).await,
         Command::Admin(command) => Box::pin(command.run(load, output)).await,

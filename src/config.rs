@@ -1,10 +1,11 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
-//! Layout: `sections` holds the structs, `secret` the values that never show, `names` the names that others see, `places`
+//! Layout: `sections` and `privacy` hold the structs, `secret` the values that never show, `names` the names that others see, `places`
 //! where files and programs are looked for. This is the only module that reads environment variables.
 
 mod names;
 pub mod places;
+mod privacy;
 mod secret;
 mod sections;
 
@@ -14,9 +15,10 @@ use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
 pub use names::{deployment_problem, host_problem};
+pub use privacy::{KEYS_PLACE, Privacy};
 pub use secret::Secret;
 pub use sections::{
-    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Privacy, Saga, Secrets, Webhooks,
+    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets, Webhooks,
 };
 
 /// Every setting with its default; `config.default.toml`, embedded.

@@ -28,6 +28,24 @@ pub fn connections_within(open_files_max: usize) -> usize {
     open_files_max.saturating_sub(FILES_RESERVED).max(open_files_max / 2).max(1)
 }
 
+/// Turns core files off for this process and for what it starts: they would hold keys of personal data that are erased since.
+pub fn forbid_core_files() -> nix::Result<()> {
+    setrlimit(Resource::RLIMIT_CORE, 0, 0)
+}
+
+/// Keeps other processes of the same account from reading this one's memory, and the kernel from handing it to a program that
+/// takes core dumps through a pipe, whatever the limit of core files says.
+#[cfg(target_os = "linux")]
+pub fn close_memory() -> nix::Result<()> {
+    nix::sys::prctl::set_dumpable(false)
+}
+
+/// Linux alone knows this.
+#[cfg(not(target_os = "linux"))]
+pub fn close_memory() -> nix::Result<()> {
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -37,5 +55,14 @@ mod tests {
         assert_eq!(connections_within(20_000), 19_500);
         assert_eq!(connections_within(1_024), 524);
         assert_eq!(connections_within(256), 128);
+    }
+
+    #[test]
+    fn a_process_that_has_keys_is_not_dumped() {
+        forbid_core_files().expect("are turned off");
+        assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 0)));
+        close_memory().expect("is closed");
+        #[cfg(target_os = "linux")]
+        assert_eq!(nix::sys::prctl::get_dumpable(), Ok(false));
     }
 }

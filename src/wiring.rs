@@ -4,7 +4,6 @@ mod broker;
 mod keys;
 
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +13,7 @@ use clap::ValueEnum;
 use commands::Executor;
 use database::DatabaseConfig;
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
-use keyring::{Keyring, RootKey, RootKeys};
+use keyring::{KeyStoreConfig, Keyring, RootKey, RootKeys};
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Issuer, Nats};
 use sagas::erasure::Copies;
@@ -30,7 +29,7 @@ pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
 use self::keys::{hashing_config, signing_key};
 pub use self::keys::{malformed_keys, passwords};
-use crate::config::{Needs, Settings, SettingsError};
+use crate::config::{KEYS_PLACE, Needs, Settings, SettingsError};
 use crate::demo::{self, OnHold};
 
 /// Aggregates that the executor keeps loaded.
@@ -38,6 +37,10 @@ const CACHED_AGGREGATES: u64 = 100_000;
 
 /// Brings the database up to date.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
+    if let Some(keys) = &settings.privacy.key_database()? {
+        let owner = settings.privacy.keys_owner()?;
+        keyring::migrate(keys, &owner).await.context("the database of keys cannot be brought up to date")?;
+    }
     let runtime_password = settings.database.runtime_password()?;
     store::migrate::run(&owner(settings)?, runtime_password.reveal(), &projections::tables())
         .await
@@ -89,8 +92,12 @@ pub fn connections_max(settings: &Settings, roles: &[Role]) -> usize {
 
 /// Connects to the store.
 pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
+    connect_with(settings, keyring(settings).await?).await
+}
+
+/// Connects to the store with these keys of personal data, or without any.
+pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyhow::Result<Store> {
     let database = &settings.database;
-    let keyring = keyring(settings)?;
     let config = StoreConfig {
         host: database.host.clone(),
         port: database.port,
@@ -108,21 +115,23 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
     Ok(store)
 }
 
-/// The keys of personal data, where the settings name a folder for them.
-fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
-    let Some((folder, roots)) = keys(settings)? else { return Ok(None) };
+/// The keys of personal data, where the settings name a place for them.
+pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let Some((store, roots)) = keys(settings)? else { return Ok(None) };
     let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
-    Keyring::open(folder, roots, lease).context("the keys of personal data cannot be used").map(Some)
+    store.open(roots, lease).await.context("the keys of personal data cannot be used").map(Some)
 }
 
-/// The folder of keys and what wraps them, where the settings name one.
-pub fn keys(settings: &Settings) -> anyhow::Result<Option<(&Path, RootKeys)>> {
+/// Where the keys are and what wraps them, where the settings name a place. From now on no part of this process's memory is
+/// written to a core file.
+pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
     let privacy = &settings.privacy;
-    let Some(folder) = privacy.keys_folder.as_deref() else { return Ok(None) };
+    let Some(store) = privacy.key_store()? else { return Ok(None) };
+    crate::limits::forbid_core_files().context("core files cannot be turned off")?;
     let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
     let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
     let previous = previous.transpose().context("`privacy.previous_root_key`")?;
-    Ok(Some((folder, RootKeys::new(root, previous))))
+    Ok(Some((store, RootKeys::new(root, previous))))
 }
 
 /// The executor of commands.
@@ -224,7 +233,7 @@ impl Prepared {
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway), open_files_max).await?;
         let store = connect(settings).await?;
         if Role::needs(roles).personal_data && store.keyring().is_none() {
-            return Err(SettingsError::Missing("privacy.keys_folder").into());
+            return Err(SettingsError::Missing(KEYS_PLACE).into());
         }
         let executor = executor(&store);
         let follows = roles.iter().any(|role| !matches!(role, Role::Gateway | Role::Webhooks));

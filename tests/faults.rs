@@ -25,6 +25,7 @@ use self::load::{Client, World};
 use self::site::{Fault, Site};
 use self::tally::Tally;
 use crate::support::dice::Dice;
+use crate::support::key_stores::KeyStoreKind;
 use crate::support::{eventually, long};
 
 pub const TENANTS: usize = 5;
@@ -33,17 +34,29 @@ const CLIENTS: u64 = 2;
 const BREATH: u64 = 20;
 /// When the short form takes no further fault.
 const SHORT: Duration = Duration::from_secs(15);
+/// The same over the other store of keys.
+const SHORTER: Duration = Duration::from_secs(6);
 
 #[tokio::test]
 async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
+    judge(KeyStoreKind::File, long::faults(), SHORT).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whatever_dies_the_same_holds_with_keys_in_a_database() {
+    judge(KeyStoreKind::Postgres, None, SHORTER).await;
+}
+
+/// Brings so many faults about, or in the short form one of each kind until the time is over, and judges.
+async fn judge(keys: KeyStoreKind, faults: Option<usize>, short: Duration) {
     let seed = long::seed();
-    let (wanted, bound) = match long::faults() {
+    let (wanted, bound) = match faults {
         Some(faults) => (faults, Duration::MAX),
-        None => (Fault::round(&mut Dice::new(seed), false).len(), SHORT),
+        None => (Fault::round(&mut Dice::new(seed), false).len(), short),
     };
     println!("seed {seed}: ANNALS_TEST_SEED={seed} repeats these faults");
     let mut dice = Dice::new(seed);
-    let mut site = Site::start().await;
+    let mut site = Site::start(keys).await;
     let mut tenants = Vec::new();
     for number in 0..TENANTS {
         tenants.push(site.deployment.tenant(&site.processes[0], &format!("tenant-{number}")).await);
@@ -82,6 +95,10 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
     while faults < wanted && begun.elapsed() < bound {
         if round.is_empty() {
             round = Fault::round(&mut dice, bound == Duration::MAX);
+            if keys == KeyStoreKind::Postgres {
+                // First what its connections suffer as well.
+                round.sort_by_key(|fault| matches!(fault, Fault::Cut));
+            }
         }
         let fault = round.pop().expect("a round has faults");
         println!("{:7.2} s  {fault:?}", begun.elapsed().as_secs_f64());
@@ -124,7 +141,7 @@ async fn whatever_dies_no_fact_is_lost_doubled_or_leaked() {
     let report =
         report(&world, seed, faults, under_faults, recorded, erased.len(), [&jetstream, &sse, &latecomer]);
     println!("{report}");
-    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join("faults.txt");
+    let path = std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("faults-{keys:?}.txt"));
     std::fs::write(path, &report).expect("the report is written");
     assert_eq!(world.tally.lock().violations, Vec::<String>::new());
 }

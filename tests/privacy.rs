@@ -2,6 +2,8 @@
 
 mod every_key;
 mod handing;
+mod key_stores;
+mod memory;
 mod recovery;
 mod root_key;
 mod scanning;

@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use crate::support::deployment::{Account, Answer, Deployment, Process};
 use crate::support::eventually;
+use crate::support::key_stores::KeyStoreKind;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres_server::PostgresServer;
 use crate::support::product::PASSWORD;
@@ -45,9 +46,14 @@ pub(crate) struct Message {
 impl Site {
     /// Starts a process for each list of roles, the first of which has a gateway.
     pub(crate) async fn start(roles: &[&str]) -> Self {
+        Self::with_keys(roles, KeyStoreKind::File).await
+    }
+
+    /// The same with keys in one of the stores.
+    pub(crate) async fn with_keys(roles: &[&str], keys: KeyStoreKind) -> Self {
         let postgres = PostgresServer::start(&[]).await;
         let nats = NatsServer::start().await;
-        let deployment = Deployment::new(postgres.port(), &nats.url());
+        let deployment = Deployment::with_keys(postgres.port(), &nats.url(), keys).await;
         let processes: Vec<Process> = roles.iter().map(|roles| deployment.serve(roles)).collect();
         for process in &processes {
             process.started().await;

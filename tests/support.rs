@@ -7,6 +7,7 @@
 
 pub mod deployment;
 pub mod dice;
+pub mod key_stores;
 pub mod long;
 pub mod nats_cluster;
 pub mod nats_server;

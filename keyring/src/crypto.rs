@@ -1,21 +1,55 @@
 //! The ciphers: data keys wrapped under a key per tenant and epoch, and segments sealed under data keys.
 
 use std::fmt;
+use std::sync::Arc;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use schemas::engine::TenantId;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::KeyringError;
 
-/// A key that segments are sealed under.
-pub(crate) type DataKey = [u8; 32];
+const KEY_BYTES: usize = 32;
 
-/// The secret above all keys, from a file or the environment: 32 bytes. It wraps what the file of keys holds, so that the
-/// file alone opens nothing.
+/// A key that segments are sealed under. Clones share one allocation, whose bytes are overwritten when the last is dropped.
+/// The bytes are written where they stay: moving an array would leave copies on the stack.
 #[derive(Clone)]
-pub struct RootKey([u8; 32]);
+pub(crate) struct DataKey(Arc<Zeroizing<[u8; KEY_BYTES]>>);
+
+impl DataKey {
+    /// A new random key.
+    pub(crate) fn generate() -> Self {
+        Self::filled(|bytes| fill_random(bytes))
+    }
+
+    /// A key of these bytes, or `None` where there are not 32 of them.
+    pub(crate) fn copied_from(bytes: &[u8]) -> Option<Self> {
+        (bytes.len() == KEY_BYTES).then(|| Self::filled(|key| key.copy_from_slice(bytes)))
+    }
+
+    fn filled(fill: impl FnOnce(&mut [u8; KEY_BYTES])) -> Self {
+        let mut bytes = Arc::new(Zeroizing::new([0; KEY_BYTES]));
+        fill(Arc::get_mut(&mut bytes).expect("no clone of a new key exists"));
+        Self(bytes)
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &self.0[..]
+    }
+}
+
+impl fmt::Debug for DataKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("DataKey(..)")
+    }
+}
+
+/// The secret above all keys, from a file or the environment: 32 bytes. It wraps what the store of keys holds, so that the
+/// store alone opens nothing. Clones share one allocation.
+#[derive(Clone)]
+pub struct RootKey(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 
 impl fmt::Debug for RootKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,20 +60,20 @@ impl fmt::Debug for RootKey {
 impl RootKey {
     /// A new random key.
     pub fn generate() -> Self {
-        Self(random())
+        Self(DataKey::generate().0)
     }
 
     /// A key from 64 hexadecimal digits, surrounding white space aside.
     pub fn from_hex(text: &str) -> Result<Self, KeyringError> {
-        let mut key = [0; 32];
-        hex::decode_to_slice(text.trim(), &mut key)
+        let mut key = Zeroizing::new([0; KEY_BYTES]);
+        hex::decode_to_slice(text.trim(), &mut key[..])
             .map_err(|_| KeyringError::Config("the root key must be 64 hexadecimal digits".to_owned()))?;
-        Ok(Self(key))
+        Ok(Self(Arc::new(key)))
     }
 
     /// The key as 64 hexadecimal digits.
     pub fn to_hex(&self) -> String {
-        hex::encode(self.0)
+        hex::encode(&self.0[..])
     }
 
     /// Tells this root key from others and nothing else of it.
@@ -49,7 +83,7 @@ impl RootKey {
     }
 
     fn derive(&self, label: &[u8]) -> hmac::Tag {
-        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0), label)
+        hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &self.0[..]), label)
     }
 
     fn wrap_key(&self, tenant: TenantId, epoch: i64) -> LessSafeKey {
@@ -57,14 +91,14 @@ impl RootKey {
         cipher(self.derive(&label).as_ref())
     }
 
-    pub(crate) fn wrap(&self, place: &Place, key: &DataKey) -> Vec<u8> {
-        seal(&self.wrap_key(place.tenant, place.epoch), &place.associated(), key)
+    pub(crate) fn wrap(&self, context: &KeyContext, key: &DataKey) -> Vec<u8> {
+        seal(&self.wrap_key(context.tenant, context.epoch), &context.associated(), key.bytes())
     }
 
-    pub(crate) fn unwrap(&self, place: &Place, wrapped: &[u8]) -> Result<DataKey, KeyringError> {
-        open(&self.wrap_key(place.tenant, place.epoch), &place.associated(), wrapped)
-            .and_then(|key| key.try_into().ok())
-            .ok_or_else(|| KeyringError::Unavailable(format!("the key {} does not unwrap", place.key)))
+    pub(crate) fn unwrap(&self, context: &KeyContext, wrapped: &[u8]) -> Result<DataKey, KeyringError> {
+        open(&self.wrap_key(context.tenant, context.epoch), &context.associated(), wrapped)
+            .and_then(|key| DataKey::copied_from(&key))
+            .ok_or_else(|| KeyringError::Unavailable(format!("the key {} does not unwrap", context.key)))
     }
 }
 
@@ -108,14 +142,14 @@ pub(crate) const NONCE: usize = NONCE_LEN;
 
 /// What a wrapped key belongs to.
 #[derive(Clone, Copy)]
-pub(crate) struct Place {
+pub(crate) struct KeyContext {
     pub(crate) tenant: TenantId,
     pub(crate) epoch: i64,
     pub(crate) subject: Uuid,
     pub(crate) key: Uuid,
 }
 
-impl Place {
+impl KeyContext {
     fn associated(&self) -> Vec<u8> {
         [
             b"annals-key/v1\0".as_slice(),
@@ -134,28 +168,39 @@ pub(crate) fn segment_data(event: Uuid, subject: Uuid, key: Uuid) -> Vec<u8> {
 
 pub(crate) fn random<const N: usize>() -> [u8; N] {
     let mut bytes = [0; N];
-    aws_lc_rs::rand::fill(&mut bytes).expect("the system gives random bytes");
+    fill_random(&mut bytes);
     bytes
 }
 
-pub(crate) fn cipher(key: &[u8]) -> LessSafeKey {
+fn fill_random(bytes: &mut [u8]) {
+    aws_lc_rs::rand::fill(bytes).expect("the system gives random bytes");
+}
+
+fn cipher(key: &[u8]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("the key has 32 bytes"))
+}
+
+/// The cipher under a key. It is freed by the library's own allocator, which overwrites what it frees.
+pub(crate) fn cipher_of(key: &DataKey) -> LessSafeKey {
+    cipher(key.bytes())
 }
 
 /// Nonce, ciphertext and tag. Nonces are random: a key seals far fewer than the 2^32 messages that this allows.
 pub(crate) fn seal(key: &LessSafeKey, associated: &[u8], plain: &[u8]) -> Vec<u8> {
     let nonce: [u8; NONCE_LEN] = random();
-    let mut sealed = plain.to_vec();
+    // With room for the tag: growing would leave a copy of the plain bytes behind.
+    let mut sealed = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
+    sealed.extend_from_slice(plain);
     key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), &mut sealed)
         .expect("payloads are far below the cipher's limit");
     [nonce.as_slice(), &sealed].concat()
 }
 
 /// What was sealed, or `None` where key, associated data or a byte is another.
-pub(crate) fn open(key: &LessSafeKey, associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn open(key: &LessSafeKey, associated: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;
-    let mut plain = rest.to_vec();
+    let mut plain = Zeroizing::new(rest.to_vec());
     let length = key.open_in_place(nonce, Aad::from(associated), &mut plain).ok()?.len();
     plain.truncate(length);
     Some(plain)

@@ -1,127 +1,154 @@
-//! The bytes of the file of keys: nothing of what was taken out of it is left in them.
+//! The file of keys. SQLite, because it overwrites what is deleted and several processes may share it.
+//!
+//! Two threads work on it, each with a connection of its own: one serves keys, the other one destroys them and searches the
+//! file for copies, which takes as long as reading the file does.
 
-use std::fs::File;
-use std::io::Read;
+mod bytes;
+mod rewrap;
+mod schema;
+mod serving;
+mod upkeep;
+
+use std::collections::HashMap;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 
-use rusqlite::Connection;
+use schemas::engine::{StreamName, TenantId};
+use tokio::sync::oneshot;
+use uuid::Uuid;
 
-use crate::KeyringError;
-use crate::table::PATIENCE;
+pub(crate) use self::rewrap::rewrap;
+use self::serving::{Request, Serving};
+use self::upkeep::Upkeep;
+use crate::store::{KeyState, Subject};
+use crate::{Epoch, Erasure, KeyringError, RootKeys, StoredKey};
 
-/// Between two attempts to empty the write-ahead log.
-const PAUSE: Duration = Duration::from_millis(10);
+/// Requests that wait for a thread; more are refused.
+const QUEUE_CAPACITY: usize = 4_096;
 
-/// Readers in other processes hold it back for moments only, but one that was stopped does for as long as that lasts. An
-/// attempt that waited would hold off every writer meanwhile, so none does.
-pub(crate) fn empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
-    connection.busy_timeout(Duration::ZERO)?;
-    let emptied = try_to_empty_write_ahead_log(connection);
-    connection.busy_timeout(PATIENCE)?;
-    emptied
+type Reply<T> = oneshot::Sender<Result<T, KeyringError>>;
+type Job = Box<dyn FnOnce(&mut Upkeep) + Send>;
+
+/// The way to the threads that work on the file.
+pub(crate) struct FileStore {
+    serving: SyncSender<Request>,
+    upkeep: SyncSender<Job>,
 }
 
-fn try_to_empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
-    let begun = Instant::now();
-    loop {
-        let busy: i64 = connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
-        if busy == 0 {
-            return Ok(());
-        }
-        if begun.elapsed() > PATIENCE {
-            return Err(KeyringError::Unavailable("the file of keys is busy".to_owned()));
-        }
-        std::thread::sleep(PAUSE);
+impl FileStore {
+    /// Opens the file in the folder, making both where they are missing, and starts the threads. They end with this value.
+    pub(crate) fn open(folder: &Path, roots: RootKeys) -> Result<Self, KeyringError> {
+        let config = |error: &dyn std::fmt::Display| schema::unusable(folder, error);
+        let path = schema::prepare(folder)?;
+        let connection = schema::connect(&path, &roots).map_err(|error| config(&error))?;
+        schema::all_known(&connection, &roots).map_err(|error| config(&error))?;
+        let second = schema::connect(&path, &roots).map_err(|error| config(&error))?;
+        let (serving, requests) = sync_channel(QUEUE_CAPACITY);
+        let mut server = Serving { connection, roots };
+        start("keys", move || server.run(&requests)).map_err(|error| config(&error))?;
+        let (upkeep, jobs) = sync_channel::<Job>(QUEUE_CAPACITY);
+        let mut keeper = Upkeep { connection: second, path };
+        start("keys-upkeep", move || jobs.iter().for_each(|job| job(&mut keeper)))
+            .map_err(|error| config(&error))?;
+        Ok(Self { serving, upkeep })
+    }
+
+    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, KeyringError> {
+        let (reply, answer) = oneshot::channel();
+        send(&self.serving, request(reply))?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    /// Runs something on the thread that keeps the file. It goes on where the caller does not wait for it any more.
+    async fn keep<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Upkeep) -> Result<T, KeyringError> + Send + 'static,
+    ) -> Result<T, KeyringError> {
+        let (reply, answer) = oneshot::channel();
+        send(&self.upkeep, Box::new(move |upkeep: &mut Upkeep| drop(reply.send(job(upkeep)))))?;
+        answer.await.map_err(|_| ended())?
+    }
+
+    pub(crate) async fn provide(
+        &self,
+        subject: Subject,
+        stream: &StreamName,
+    ) -> Result<KeyState, KeyringError> {
+        self.ask(|reply| Request::Provide(subject, stream.clone(), reply)).await
+    }
+
+    pub(crate) async fn load(
+        &self,
+        subjects: Vec<Subject>,
+    ) -> Result<HashMap<Subject, KeyState>, KeyringError> {
+        self.ask(|reply| Request::Load(subjects, reply)).await
+    }
+
+    pub(crate) async fn fence(&self, subject: Subject) -> Result<(), KeyringError> {
+        self.ask(|reply| Request::Fence(subject, reply)).await
+    }
+
+    pub(crate) async fn destroy(&self, subject: Subject) -> Result<Option<Uuid>, KeyringError> {
+        self.keep(move |upkeep| upkeep.destroy(subject)).await
+    }
+
+    pub(crate) async fn streams(&self, subject: Subject) -> Result<Vec<StreamName>, KeyringError> {
+        self.keep(move |upkeep| upkeep.streams(subject)).await
+    }
+
+    pub(crate) async fn erasures(&self) -> Result<Vec<Erasure>, KeyringError> {
+        self.keep(|upkeep| upkeep.erasures()).await
+    }
+
+    pub(crate) async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
+        self.keep(move |upkeep| upkeep.unknown(tenant, keys)).await
+    }
+
+    pub(crate) async fn keys(
+        &self,
+        after: Option<Subject>,
+        limit: u32,
+    ) -> Result<Vec<StoredKey>, KeyringError> {
+        self.keep(move |upkeep| upkeep.keys(after, limit)).await
+    }
+
+    pub(crate) async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
+        self.keep(|upkeep| upkeep.deployment()).await
+    }
+
+    pub(crate) async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
+        self.keep(move |upkeep| upkeep.mark(deployment)).await
     }
 }
 
-/// Writes the file anew from what its rows hold: no page keeps anything else afterwards.
-pub(crate) fn write_anew(connection: &Connection) -> Result<(), KeyringError> {
-    connection.execute_batch("vacuum")?;
-    empty_write_ahead_log(connection)
+fn start(name: &str, run: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map(drop)
 }
 
-/// Whether bytes of a length that are wanted stand anywhere in the file or its write-ahead log.
-pub(crate) fn holds(
-    path: &Path,
-    length: usize,
-    is_wanted: impl Fn(&[u8]) -> bool,
-) -> Result<bool, KeyringError> {
-    let log = path.with_extension("sqlite-wal");
-    let unreadable = |error: std::io::Error| KeyringError::Unavailable(error.to_string());
-    for path in [path, &log] {
-        let file = match File::open(path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(unreadable(error)),
-        };
-        if stand_in(file, length, &is_wanted).map_err(unreadable)? {
-            return Ok(true);
-        }
-    }
-    Ok(false)
+fn send<T>(to: &SyncSender<T>, what: T) -> Result<(), KeyringError> {
+    to.try_send(what).map_err(|error| match error {
+        TrySendError::Full(_) => KeyringError::Overloaded,
+        TrySendError::Disconnected(_) => ended(),
+    })
 }
 
-/// Whether such bytes stand in what is read, wherever they fall.
-fn stand_in(mut from: impl Read, length: usize, is_wanted: impl Fn(&[u8]) -> bool) -> std::io::Result<bool> {
-    const PIECE: usize = 1 << 20;
-    let mut window = Vec::with_capacity(PIECE + length);
-    loop {
-        if from.by_ref().take(PIECE as u64).read_to_end(&mut window)? == 0 {
-            return Ok(false);
-        }
-        if window.windows(length).any(&is_wanted) {
-            return Ok(true);
-        }
-        window.drain(..window.len().saturating_sub(length - 1));
-    }
+fn ended() -> KeyringError {
+    KeyringError::Unavailable("the thread of keys has ended".to_owned())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn others_write_while_a_reader_holds_back_the_emptying_of_the_log() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let open = || {
-            let connection = Connection::open(folder.path().join("keys.sqlite")).expect("opens");
-            connection.busy_timeout(PATIENCE).expect("waits");
-            connection.execute_batch("pragma journal_mode = wal").expect("a write-ahead log");
-            connection
-        };
-        let (emptying, reader, writer) = (open(), open(), open());
-        writer
-            .execute_batch("create table numbers (number); insert into numbers values (0)")
-            .expect("a table");
-        let count = |connection: &Connection| {
-            connection
-                .query_row("select count(*) from numbers", [], |row| row.get::<_, i64>(0))
-                .expect("a count")
-        };
-        reader.execute_batch("begin").expect("begins");
-        assert_eq!(count(&reader), 1);
-        writer.execute_batch("insert into numbers values (1)").expect("writes");
-        let emptied = std::thread::spawn(move || empty_write_ahead_log(&emptying));
-        for number in 2..50 {
-            writer.execute("insert into numbers values (?1)", [number]).expect("writes");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        assert!(!emptied.is_finished(), "the reader holds it back all the while");
-        reader.execute_batch("commit").expect("ends");
-        emptied.join().expect("runs").expect("is emptied");
-        assert_eq!(count(&writer), 50);
-        let log = folder.path().join("keys.sqlite-wal");
-        assert_eq!(std::fs::metadata(log).expect("a log").len(), 0);
+/// The epochs of the file in a folder, oldest first; `None` where there is no file yet.
+pub(crate) fn epochs(folder: &Path, roots: &RootKeys) -> Result<Option<Vec<Epoch>>, KeyringError> {
+    if !schema::path_in(folder).exists() {
+        return Ok(None);
     }
-
-    #[test]
-    fn bytes_are_found_across_the_pieces_that_are_read() {
-        let mut file = vec![0_u8; (1 << 20) - 2];
-        file.extend(b"needle");
-        file.extend(vec![0; 100]);
-        assert!(stand_in(file.as_slice(), 6, |bytes| bytes == b"needle").expect("reads"));
-        assert!(!stand_in(file.as_slice(), 6, |bytes| bytes == b"noodle").expect("reads"));
-    }
+    let path = schema::prepare(folder)?;
+    let connection = schema::connect(&path, roots).map_err(|error| schema::unusable(folder, &error))?;
+    let mut statement = connection.prepare(
+        "select epoch, root, (select count(*) from keys where keys.epoch = epochs.epoch) from epochs order by epoch",
+    )?;
+    let rows = statement.query_map([], |row| {
+        let keys: u32 = row.get(2)?;
+        Ok(Epoch::new(row.get(0)?, &row.get(1)?, keys.into(), roots))
+    })?;
+    Ok(Some(rows.collect::<Result<_, _>>()?))
 }

@@ -3,23 +3,31 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
+use std::io::Write;
 use std::str::FromStr;
+use std::time::Instant;
 
 use age::secrecy::ExposeSecret;
 use age::x25519;
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use schemas::engine::TenantId;
 use schemas::engine::sealed::{self, SEALED};
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::Value;
 use uuid::Uuid;
+use zeroize::Zeroizing;
 
 use crate::crypto::DataKey;
-use crate::table::{Request, Standing, Subject};
+use crate::store::KeyState;
 use crate::{Keyring, KeyringError, payload};
 
-/// Keys of one encrypted piece: some 150 bytes each.
-const TOGETHER: usize = 1_000;
+/// Keys of one encrypted piece.
+const PIECE_KEYS_MAX: usize = 1_000;
+/// Bytes that a key takes in the JSON of a piece, at most.
+const KEY_JSON_BYTES: usize = 180;
+/// The encryption gathers this many bytes before it encrypts them, in a buffer that it frees as it is. White space behind the
+/// keys overwrites all of it.
+static PADDING: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
 /// The public key of somebody who gets keys: `age1...`.
 #[derive(Clone)]
@@ -42,12 +50,12 @@ pub enum HandingError {
     Closed,
 }
 
-/// A data key on its way to a recipient.
-#[derive(Serialize, Deserialize)]
+/// A data key as its recipient reads it.
+#[derive(Deserialize)]
 struct Handed {
     subject: Uuid,
     key: Uuid,
-    data_key: String,
+    data_key: Zeroizing<String>,
 }
 
 /// Keys that were handed over, in memory.
@@ -115,6 +123,10 @@ impl Identity {
 impl Keyring {
     /// The keys of whatever is sealed in these payloads, encrypted in pieces of a bounded size. Who was erased, or is being
     /// erased, has none.
+    ///
+    /// # Errors
+    /// [`KeyringError::KeyMissing`] where something is sealed under a key that is not there and was not destroyed: its reader
+    /// would take the subject for erased.
     pub async fn hand_over(
         &self,
         tenant: TenantId,
@@ -133,30 +145,59 @@ impl Keyring {
             return Ok(Vec::new());
         }
         // Not from memory, where a key may be for a lease after its fence: what is handed over cannot be taken back.
-        let subjects = subjects.into_iter().collect();
-        let standings = self.table().ask(|reply| Request::Load(subjects, reply)).await?;
-        let handed = |((_, subject), standing): (Subject, Standing)| match standing {
-            Standing::Live(key, data_key) if named.contains(&(subject, key)) => {
-                Some(Handed { subject, key, data_key: BASE64_STANDARD.encode(data_key) })
+        let begun = Instant::now();
+        let mut states = self.load(subjects).await?;
+        if begun.elapsed() > self.lease() {
+            return Err(KeyringError::Unavailable(
+                "keys took longer to load than their lease lasts".to_owned(),
+            ));
+        }
+        let mut handed = Vec::with_capacity(named.len());
+        for (subject, key) in named {
+            match states.remove(&(tenant, subject)) {
+                Some(KeyState::Live(live, data_key)) if live == key => handed.push((subject, key, data_key)),
+                Some(KeyState::Erased) => drop(states.insert((tenant, subject), KeyState::Erased)),
+                _ => return Err(KeyringError::key_missing(subject, key)),
             }
-            _ => None,
-        };
-        let handed: Vec<Handed> = standings.into_iter().filter_map(handed).collect();
-        let encrypted = |piece: &[Handed]| {
-            let text = serde_json::to_vec(piece).expect("JSON serialises");
-            age::encrypt(&to.0, &text).map_err(|error| KeyringError::Invalid(error.to_string()))
-        };
-        handed.chunks(TOGETHER).map(encrypted).collect()
+        }
+        handed.chunks(PIECE_KEYS_MAX).map(|piece| encrypted(piece, to)).collect()
     }
+}
+
+fn encrypted(piece: &[(Uuid, Uuid, DataKey)], to: &Recipient) -> Result<Vec<u8>, KeyringError> {
+    // Never grown, so that no part of it is left elsewhere.
+    let mut text = Zeroizing::new(Vec::with_capacity(2 + piece.len() * KEY_JSON_BYTES));
+    let room = text.capacity();
+    for (index, (subject, key, data_key)) in piece.iter().enumerate() {
+        let comma = if index == 0 { '[' } else { ',' };
+        write!(text, r#"{comma}{{"subject":"{subject}","key":"{key}","data_key":""#)
+            .expect("a vector takes it");
+        let begin = text.len();
+        text.resize(begin + 44, 0);
+        let written = BASE64_STANDARD.encode_slice(data_key.bytes(), &mut text[begin..]);
+        debug_assert_eq!(written, Ok(44));
+        text.extend_from_slice(br#""}"#);
+    }
+    text.push(b']');
+    debug_assert_eq!(text.capacity(), room);
+    let failed = |error: &dyn fmt::Display| KeyringError::Invalid(error.to_string());
+    let recipients = std::iter::once(&to.0 as &dyn age::Recipient);
+    let encryptor = age::Encryptor::with_recipients(recipients).map_err(|error| failed(&error))?;
+    let mut sealed = Vec::new();
+    let mut writer = encryptor.wrap_output(&mut sealed).map_err(|error| failed(&error))?;
+    writer.write_all(&text).and_then(|()| writer.write_all(&PADDING)).map_err(|error| failed(&error))?;
+    writer.finish().map_err(|error| failed(&error))?;
+    Ok(sealed)
 }
 
 impl HandedKeys {
     /// Takes in one encrypted piece.
     pub fn add(&mut self, encrypted: &[u8], identity: &Identity) -> Result<(), HandingError> {
-        let text = age::decrypt(&identity.0, encrypted).map_err(|_| HandingError::Closed)?;
+        let text = Zeroizing::new(age::decrypt(&identity.0, encrypted).map_err(|_| HandingError::Closed)?);
         let handed: Vec<Handed> = serde_json::from_slice(&text).map_err(|_| HandingError::Closed)?;
         for Handed { subject, key, data_key } in handed {
-            let data_key = BASE64_STANDARD.decode(data_key).ok().and_then(|bytes| bytes.try_into().ok());
+            let data_key = BASE64_STANDARD.decode(data_key.as_str()).ok().map(Zeroizing::new);
+            let data_key = data_key.and_then(|bytes| DataKey::copied_from(&bytes));
             self.0.insert((subject, key), data_key.ok_or(HandingError::Closed)?);
         }
         Ok(())
@@ -227,8 +268,9 @@ mod tests {
         assert_eq!(opened(3, payloads[3].0), json!({"name": "Person 3", "n": 1}));
         assert_eq!(opened(7, payloads[7].0), json!({"$erased": {"subject": Uuid::from_u128(7)}, "n": 1}));
         assert!(opened(3, payloads[4].0).get("$sealed").is_some(), "it was sealed for another event");
+        // A key that is missing is no key that was destroyed: its reader would take the person for erased.
         let elsewhere = keyring.hand_over(TenantId(Uuid::from_u128(6)), bytes(), &auditor.recipient()).await;
-        assert_eq!(elsewhere.expect("answers"), Vec::<Vec<u8>>::new());
+        assert!(matches!(elsewhere, Err(KeyringError::KeyMissing { .. })), "{elsewhere:?}");
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! Personal data under a key per subject. Payloads are sealed before they are appended and opened where they are read;
 //! erasing a person destroys the key, and no byte of the log changes.
 //!
-//! Keys live in a file of their own, outside PostgreSQL's data, write-ahead log and backups (`docs/personal-data.md`).
+//! Keys live in a store of their own, outside the data, write-ahead log and backups of the database of events: a file of this
+//! machine or a PostgreSQL database (`docs/personal-data.md`).
 
+mod cache;
+mod config;
 mod crypto;
 mod epochs;
 mod error;
@@ -10,13 +13,15 @@ mod file;
 mod handing;
 mod keyring;
 mod payload;
-mod rewrap;
-mod table;
+mod postgres;
+mod store;
 
+pub use config::{KeyDatabase, KeyStoreConfig};
 pub use crypto::{RootKey, RootKeys};
-pub use epochs::{Epoch, RootStanding, epochs};
+pub use database::TlsConfig;
+pub use epochs::{Epoch, Rewrapped, RootStanding};
 pub use error::KeyringError;
 pub use handing::{HandedKeys, HandingError, Identity, Recipient};
-pub use keyring::{Keyring, SealedPayload};
-pub use rewrap::{Rewrapped, rewrap};
-pub use table::Erasure;
+pub use keyring::{Keyring, MissingKey, SealedPayload};
+pub use postgres::{KeyDatabaseOwner, migrate};
+pub use store::{Erasure, StoredKey};

@@ -71,7 +71,7 @@ pub(crate) fn segment_of(sealed: &Value) -> Option<SealedSegment> {
 /// Seals the value under the key, for an event.
 pub(crate) fn seal(value: &Value, event: Uuid, subject: Uuid, key: Uuid, data_key: &DataKey) -> Value {
     let plain = serde_json::to_vec(value).expect("JSON serialises");
-    let sealed = crypto::seal(&crypto::cipher(data_key), &segment_data(event, subject, key), &plain);
+    let sealed = crypto::seal(&crypto::cipher_of(data_key), &segment_data(event, subject, key), &plain);
     let (nonce, ct) = sealed.split_at(NONCE);
     let segment = SealedSegment {
         alg: ALGORITHM.to_owned(),
@@ -91,7 +91,7 @@ pub(crate) fn open(segment: &SealedSegment, event: Uuid, data_key: &DataKey) -> 
     let nonce = BASE64_STANDARD.decode(&segment.nonce).ok().filter(|nonce| nonce.len() == NONCE)?;
     let ct = BASE64_STANDARD.decode(&segment.ct).ok()?;
     let associated = segment_data(event, segment.subject, segment.key);
-    let plain = crypto::open(&crypto::cipher(data_key), &associated, &[nonce, ct].concat())?;
+    let plain = crypto::open(&crypto::cipher_of(data_key), &associated, &[nonce, ct].concat())?;
     serde_json::from_slice(&plain).ok()
 }
 

@@ -68,8 +68,9 @@ pub async fn run(
     let store = executor.store().clone();
     let feed = FeedSettings { work: Some(SharedWork::Sagas), ..FeedSettings::default() };
     let compare = compare(executor.clone(), keyring.clone(), copies, cancel.clone());
+    let compare_keys = crate::key_comparison::run(store.clone(), cancel.clone());
     let eraser = Arc::new(Eraser { executor, keyring, read_models });
-    tokio::join!(store::feed::run(store, eraser, followed, feed, cancel), compare);
+    tokio::join!(store::feed::run(store, eraser, followed, feed, cancel), compare, compare_keys);
 }
 
 async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: CancellationToken) {
@@ -77,7 +78,11 @@ async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: C
         tracing::warn!(error = %Causes(&error), "keys cannot be compared with the logs");
     }
     let mut compared = Compared::default();
+    let mut tombstones = HashSet::new();
     loop {
+        if let Err(error) = destroy_lost(&executor, &keyring, &mut tombstones).await {
+            tracing::warn!(%error, "keys cannot be compared with the logs");
+        }
         tokio::select! {
             () = cancel.cancelled() => return,
             () = sleep(COMPARED_EVERY) => {}
@@ -204,14 +209,30 @@ async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result
     asked.map(|_| true).map_err(unavailable)
 }
 
+/// Destroys keys again when the store of keys has lost tombstones: a standby that took over, or a copy that was put back, may
+/// have keys that were destroyed since.
+async fn destroy_lost(
+    executor: &Executor,
+    keyring: &Keyring,
+    tombstones: &mut HashSet<(TenantId, Uuid)>,
+) -> Result<(), StoreError> {
+    let now: HashSet<_> = destroyed(keyring).await?;
+    if !tombstones.is_subset(&now) {
+        tracing::error!("the store of keys has lost tombstones: keys that were destroyed may be back");
+        destroy_again(executor, keyring).await?;
+    }
+    metrics::gauge!("keys_destroyed").set(now.len() as f64);
+    *tombstones = now;
+    Ok(())
+}
+
+async fn destroyed(keyring: &Keyring) -> Result<HashSet<(TenantId, Uuid)>, StoreError> {
+    let destroyed = keyring.erasures().await?.into_iter().filter(|erasure| erasure.is_destroyed);
+    Ok(destroyed.map(|erasure| (erasure.tenant, erasure.subject)).collect())
+}
+
 async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
-    let known: HashSet<(TenantId, Uuid)> = keyring
-        .erasures()
-        .await?
-        .into_iter()
-        .filter(|erasure| erasure.is_destroyed)
-        .map(|erasure| (erasure.tenant, erasure.subject))
-        .collect();
+    let known = destroyed(keyring).await?;
     let beginning = format!("{}/", Subject::CATEGORY);
     for head in executor.store().heads().await? {
         let handle = executor.store().tenant(head.tenant);
@@ -238,6 +259,11 @@ async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), Sto
 impl Consumer for Eraser {
     fn name(&self) -> &str {
         CONSUMER
+    }
+
+    /// Erasing is the way out where the key of a person is lost for good, so it must not wait for that key.
+    fn reads_personal_data(&self) -> bool {
+        false
     }
 
     async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {

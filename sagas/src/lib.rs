@@ -2,11 +2,12 @@
 //!
 //! Layout: one file a process (which events concern it, what it wants done); `engine` records each reaction in the
 //! tenant's log before any command is sent, and sends the commands until they took effect or stand in the dead letters. `erasure`
-//! carries out the erasure of people, which is more than commands.
+//! carries out the erasure of people, which is more than commands; `key_comparison` compares their keys with the logs.
 
 pub mod customer_onboarding;
 pub mod engine;
 pub mod erasure;
+pub mod key_comparison;
 
 pub use engine::instance::{Instance, StepState, TimerState};
 pub use engine::instances::{

@@ -29,10 +29,10 @@ struct Problem {
 
 impl Check {
     /// Prints every problem, or says that there is none.
-    pub fn run(self, settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
+    pub async fn run(self, settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
         let (source, problems) = match settings {
             Ok(settings) => {
-                let problems = problems(&settings, &self.roles);
+                let problems = problems(&settings, &self.roles).await;
                 (settings.file.map_or("the defaults".to_owned(), |file| file.display().to_string()), problems)
             }
             Err(failure) => ("the configuration".to_owned(), vec![failure.to_string()]),
@@ -48,13 +48,13 @@ impl Check {
 }
 
 /// What keeps a process with these roles from starting with these settings.
-pub fn problems(settings: &Settings, roles: &[Role]) -> Vec<String> {
+pub async fn problems(settings: &Settings, roles: &[Role]) -> Vec<String> {
     let mut problems = settings.problems(Role::needs(roles));
     problems.extend(wiring::malformed_keys(settings));
     let mut problems: Vec<String> =
         problems.into_iter().map(|error| Failure::usage(error).to_string()).collect();
     if problems.is_empty() {
-        problems.extend(key::standing(settings).err().map(|failure| failure.to_string()));
+        problems.extend(key::standing(settings).await.err().map(|failure| failure.to_string()));
     }
     problems
 }

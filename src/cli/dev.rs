@@ -236,6 +236,7 @@ fn fit_to_servers(
     let (root_key_file, _) = secret("root.key", &|| Secret::new(RootKey::generate().to_hex()))?;
     (settings.privacy.root_key, settings.privacy.root_key_file) = (None, Some(root_key_file));
     settings.privacy.keys_folder = Some(folder.path().join("keys"));
+    settings.privacy.keys_url = None;
 
     let database = &mut settings.database;
     "127.0.0.1".clone_into(&mut database.host);

@@ -26,9 +26,9 @@ impl Check {
 
 /// Runs every check; exit code 9 when one fails.
 pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
-    let mut checks = configuration(settings);
+    let mut checks = configuration(settings).await;
     checks.extend([
-        Check::new("keys", key::standing(settings)),
+        Check::new("keys", key::standing(settings).await),
         Check::new("postgresql", postgresql(settings).await),
         Check::new("schema", schema(settings).await),
         Check::new("connections", connections(settings).await),
@@ -39,9 +39,9 @@ pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
 }
 
 /// One check that holds, or one for each problem.
-fn configuration(settings: &Settings) -> Vec<Check> {
+async fn configuration(settings: &Settings) -> Vec<Check> {
     let name = "configuration";
-    let problems = config::problems(settings, &Role::ALL);
+    let problems = config::problems(settings, &Role::ALL).await;
     if problems.is_empty() {
         let source = settings.file.as_ref().map_or("defaults".to_owned(), |file| file.display().to_string());
         return vec![Check { name, ok: true, detail: source }];

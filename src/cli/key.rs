@@ -1,12 +1,16 @@
-//! `annals key`: under which root key the keys of personal data are wrapped, and wrapping them under another one.
+//! `annals key`: under which root key the keys of personal data are wrapped, wrapping them under another one, and comparing
+//! them with the logs.
+
+use std::sync::Arc;
 
 use clap::Subcommand;
 use keyring::{Epoch, KeyringError, RootStanding};
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::progress::Bar;
-use super::{Exit, Failure, Output};
-use crate::config::{Settings, SettingsError};
+use super::{Exit, Failure, Output, operator, projection};
+use crate::config::{KEYS_PLACE, Settings, SettingsError};
 use crate::wiring;
 
 /// `annals key ...`
@@ -16,6 +20,11 @@ pub enum Key {
     Ls,
     /// Wrap all keys under `privacy.root_key`, while everything runs; `privacy.previous_root_key` is the one before it
     Rewrap,
+    /// Compare the keys with all logs: events whose key is missing (exit code 9), and keys that no event names
+    Check,
+    /// Take a store of keys that is not marked as this deployment's although another one was in use: a copy from before it was
+    /// marked, or a new one where the keys are lost for good
+    Adopt,
 }
 
 #[derive(Serialize)]
@@ -40,35 +49,97 @@ impl From<Epoch> for Row {
 
 const COLUMNS: [&str; 4] = ["epoch", "root", "setting", "keys"];
 
+/// What `check` has found.
+#[derive(Serialize)]
+struct Found {
+    tenant: String,
+    problem: &'static str,
+    subject: Uuid,
+    key: Uuid,
+    /// The first event that cannot be read, and its stream; of a key without events, where it was to be used.
+    position: Option<u64>,
+    stream: String,
+}
+
+const FOUND_COLUMNS: [&str; 6] = ["tenant", "problem", "subject", "key", "position", "stream"];
+
 impl Key {
-    /// Runs it. The folder of keys is all that it needs.
+    /// Runs it. `ls` and `rewrap` need the store of keys alone.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
-        let (folder, roots) = wiring::keys(settings)?.ok_or(SettingsError::Missing("privacy.keys_folder"))?;
-        let folder = folder.to_owned();
-        let rows = tokio::task::spawn_blocking(move || {
-            if matches!(self, Self::Rewrap) {
-                let bar = Bar::of("keys", "keys", 0);
-                let rewrapped = keyring::rewrap(&folder, &roots, |done, total| {
-                    bar.set_total(total);
-                    bar.at(done);
+        let (store, roots) = wiring::keys(settings)?.ok_or(SettingsError::Missing(KEYS_PLACE))?;
+        match self {
+            Self::Ls => {}
+            Self::Rewrap => {
+                let bar = Arc::new(Bar::of("keys", "keys", 0));
+                let shown = Arc::clone(&bar);
+                let rewrapping = store.rewrap(&roots, move |done, total| {
+                    shown.set_total(total);
+                    shown.at(done);
                 });
+                let rewrapped = rewrapping.await;
                 bar.end();
-                let rewrapped = rewrapped?;
+                let rewrapped = rewrapped.map_err(anyhow::Error::from)?;
                 eprintln!("{} keys were wrapped anew; all are of epoch {}", rewrapped.keys, rewrapped.epoch);
             }
-            Ok(keyring::epochs(&folder, &roots)?.unwrap_or_default())
-        });
-        let rows: Result<Vec<Epoch>, KeyringError> = rows.await.map_err(anyhow::Error::from)?;
-        let rows: Vec<Row> = rows.map_err(anyhow::Error::from)?.into_iter().map(Row::from).collect();
+            Self::Check => return check(settings, output).await,
+            Self::Adopt => return adopt(settings).await,
+        }
+        let epochs: Result<_, KeyringError> = store.epochs(&roots).await;
+        let epochs: Vec<Epoch> = epochs.map_err(anyhow::Error::from)?.unwrap_or_default();
+        let rows: Vec<Row> = epochs.into_iter().map(Row::from).collect();
         output.rows(&COLUMNS, &rows)?;
         Ok(if rows.iter().all(|row| !row.setting.is_empty()) { Exit::Ok } else { Exit::Problems })
     }
 }
 
-/// What is to be said of the keys before a process starts with these settings: where they stand, or why it could not use them.
-pub fn standing(settings: &Settings) -> Result<String, Failure> {
-    let Some((folder, roots)) = wiring::keys(settings)? else { return Ok("no folder is set".to_owned()) };
-    let epochs = keyring::epochs(folder, &roots).map_err(anyhow::Error::from)?.unwrap_or_default();
+async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
+    let store = wiring::connect(settings).await?;
+    let tenants = store.heads().await?;
+    operator::touches(&store, tenants.iter().map(|head| head.tenant)).await?;
+    let compared = sagas::key_comparison::compare(&store, |_| true).await;
+    let slugs = projection::slugs(&store, tenants.iter().map(|head| head.tenant)).await?;
+    store.shutdown().await;
+    let compared = compared?;
+    let name = |tenant| slugs.get(&tenant).map_or_else(|| tenant.to_string(), ToString::to_string);
+    let missing = compared.missing.iter().map(|(tenant, event)| Found {
+        tenant: name(*tenant),
+        problem: "missing",
+        subject: event.subject,
+        key: event.key,
+        position: Some(event.position),
+        stream: event.stream.clone(),
+    });
+    let unused = compared.unused.iter().map(|key| Found {
+        tenant: name(key.tenant),
+        problem: "unused",
+        subject: key.subject,
+        key: key.key,
+        position: None,
+        stream: key.streams.first().map(ToString::to_string).unwrap_or_default(),
+    });
+    let found: Vec<Found> = missing.chain(unused).collect();
+    output.rows(&FOUND_COLUMNS, &found)?;
+    eprintln!("{} keys are missing, {} are unused", compared.missing_count, compared.unused_count);
+    Ok(if compared.missing_count == 0 { Exit::Ok } else { Exit::Problems })
+}
+
+async fn adopt(settings: &Settings) -> Result<Exit, Failure> {
+    let keyring = wiring::keyring(settings).await?;
+    let keyring = keyring.ok_or(SettingsError::Missing(KEYS_PLACE))?;
+    let store = wiring::connect_with(settings, None).await?;
+    let adopted = store.adopt_keys(&keyring).await;
+    store.shutdown().await;
+    if adopted? {
+        eprintln!("the store of keys is this deployment's");
+        return Ok(Exit::Ok);
+    }
+    Err(Failure::new(Exit::Conflict, anyhow::anyhow!("the store of keys is another deployment's")))
+}
+
+/// What is to be said of the keys before a process starts with these settings: how many there are, or why it could not use them.
+pub async fn standing(settings: &Settings) -> Result<String, Failure> {
+    let Some((store, roots)) = wiring::keys(settings)? else { return Ok("no place is set".to_owned()) };
+    let epochs = store.epochs(&roots).await.map_err(anyhow::Error::from)?.unwrap_or_default();
     if let Some(epoch) = epochs.iter().find(|epoch| epoch.standing == RootStanding::Unknown) {
         return Err(Failure::usage(anyhow::anyhow!(
             "{} keys are wrapped under the root key {}, which is neither `privacy.root_key` nor `privacy.previous_root_key`",

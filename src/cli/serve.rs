@@ -5,7 +5,7 @@ use clap::Args;
 use super::{Exit, Failure};
 use crate::config::Settings;
 use crate::wiring::{Addresses, Prepared, Role};
-use crate::{logging, signals};
+use crate::{limits, logging, signals};
 
 /// `annals serve ...`
 #[derive(Debug, Args)]
@@ -22,6 +22,7 @@ impl Serve {
         if let Some(problem) = settings.problems(Role::needs(&self.roles)).into_iter().next() {
             return Err(problem.into());
         }
+        limits::close_memory().map_err(anyhow::Error::from)?;
         let mut stop = signals::Stop::listen()?;
         let mut running = Prepared::connect(settings, &self.roles).await?.start().await?;
         let Addresses { public, operations, admin } = running.addresses();

@@ -408,47 +408,6 @@ impl Secrets {
     }
 }
 
-/// `[privacy]`
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Privacy {
-    #[serde(deserialize_with = "path")]
-    pub keys_folder: Option<PathBuf>,
-    #[serde(deserialize_with = "secret")]
-    pub root_key: Option<Secret>,
-    #[serde(deserialize_with = "path")]
-    pub root_key_file: Option<PathBuf>,
-    #[serde(deserialize_with = "secret")]
-    pub previous_root_key: Option<Secret>,
-    #[serde(deserialize_with = "path")]
-    pub previous_root_key_file: Option<PathBuf>,
-    pub key_lease_seconds: u64,
-}
-
-impl Privacy {
-    /// The root key in hexadecimal.
-    pub fn root_key(&self) -> Result<Secret, SettingsError> {
-        Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
-    }
-
-    /// The key before it, where one is named.
-    pub fn previous_root_key(&self) -> Result<Option<Secret>, SettingsError> {
-        let (key, file) = (self.previous_root_key.as_ref(), self.previous_root_key_file.as_deref());
-        optional(Secret::resolve("privacy.previous_root_key", key, file))
-    }
-
-    /// What a process lacks that opens personal data.
-    pub(super) fn missing(&self) -> Vec<SettingsError> {
-        let folder = self.keys_folder.is_none().then_some(SettingsError::Missing("privacy.keys_folder"));
-        folder.into_iter().chain(self.root_key().err()).collect()
-    }
-
-    pub(super) fn problem(&self) -> Option<SettingsError> {
-        let within = (1..=300).contains(&self.key_lease_seconds);
-        (!within).then(|| invalid("privacy.key_lease_seconds", "must be 1 to 300"))
-    }
-}
-
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -475,7 +434,7 @@ pub enum LogFormat {
 }
 
 /// A secret that need not be set.
-fn optional(resolved: Result<Secret, SettingsError>) -> Result<Option<Secret>, SettingsError> {
+pub(super) fn optional(resolved: Result<Secret, SettingsError>) -> Result<Option<Secret>, SettingsError> {
     match resolved {
         Ok(secret) => Ok(Some(secret)),
         Err(SettingsError::Missing(_)) => Ok(None),
@@ -483,11 +442,11 @@ fn optional(resolved: Result<Secret, SettingsError>) -> Result<Option<Secret>, S
     }
 }
 
-fn invalid(key: &'static str, problem: &str) -> SettingsError {
+pub(super) fn invalid(key: &'static str, problem: &str) -> SettingsError {
     SettingsError::Invalid { key, problem: problem.to_owned() }
 }
 
-fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
+pub(super) fn text<'de, D: Deserializer<'de>>(from: D) -> Result<Option<String>, D::Error> {
     String::deserialize(from).map(|text| (!text.is_empty()).then_some(text))
 }
 
@@ -496,10 +455,10 @@ fn list<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<String>, D::Error> {
     Ok(listed.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect())
 }
 
-fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
+pub(super) fn secret<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Secret>, D::Error> {
     text(from).map(|text| text.map(Secret::new))
 }
 
-fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
+pub(super) fn path<'de, D: Deserializer<'de>>(from: D) -> Result<Option<PathBuf>, D::Error> {
     text(from).map(|text| text.map(PathBuf::from))
 }

@@ -6,7 +6,9 @@
 use std::fmt;
 
 use database::{ConnectError, PoolError};
+use keyring::KeyringError;
 use schemas::engine::{InvalidValue, LogId};
+use uuid::Uuid;
 
 /// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,20 @@ pub enum StoreError {
         /// The log that the tenant has now.
         current: LogId,
     },
+    /// Something is sealed under a key that is neither there nor destroyed. It is no erasure: an operator has to restore the
+    /// store of keys, and until then nothing is said of the subject.
+    #[error(
+        "the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys"
+    )]
+    KeyMissing {
+        /// Whose key it is.
+        subject: Uuid,
+        /// The key's id.
+        key: Uuid,
+    },
+    /// The keys of personal data cannot be used; trying again later may help.
+    #[error("the keys of personal data are unavailable")]
+    Keys(#[source] KeyringError),
     /// A row does not hold what it must hold.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -53,7 +69,15 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying again later may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Interrupted(_) | Self::NotConnected(_) | Self::Overloaded)
+        matches!(
+            self,
+            Self::Unavailable(_)
+                | Self::Interrupted(_)
+                | Self::NotConnected(_)
+                | Self::Overloaded
+                | Self::Keys(_)
+                | Self::KeyMissing { .. }
+        )
     }
 
     pub(crate) fn corrupt(what: &str, cause: impl fmt::Display) -> Self {

@@ -4,7 +4,8 @@
 //! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
 //! such a follower in contiguous batches; `heads` tells who has moved; `logs` replaces a log whose database went back,
 //! which `incarnation` makes sure is noticed; `streams` reads
-//! single streams; `sealing` seals and opens personal data; `tenant` is the handle through which everything of
+//! single streams; `sealing` seals and opens personal data, `deployment` makes sure
+//! that its keys are this database's and `key_comparison` compares them with the logs; `tenant` is the handle through which everything of
 //! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
 //! handle or a transaction made from one.
 
@@ -14,6 +15,7 @@ pub mod checkpoints;
 pub mod config;
 pub mod consistency;
 pub mod dead_letters;
+mod deployment;
 pub mod digest;
 pub mod error;
 mod event_ids;
@@ -22,6 +24,7 @@ pub mod feed;
 pub mod heads;
 pub mod incarnation;
 pub mod integrators;
+mod key_comparison;
 pub mod keys;
 pub mod logs;
 pub mod merkle;
@@ -65,6 +68,7 @@ pub use integrators::{
     AckedPlace, CutKey, FoundPlace, IntegratorChange, IntegratorCommand, IntegratorCredential,
     IntegratorOutcome, NewCredential, NewKey,
 };
+pub use key_comparison::EventWithoutKey;
 pub use keyring::Recipient as KeyRecipient;
 pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, Published, ReplacedLog, Replacement};

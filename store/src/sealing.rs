@@ -72,7 +72,8 @@ impl From<KeyringError> for StoreError {
     fn from(error: KeyringError) -> Self {
         match error {
             KeyringError::Overloaded => Self::Overloaded,
-            KeyringError::Unavailable(_) => Self::Unavailable(error.to_string()),
+            KeyringError::KeyMissing { subject, key } => Self::KeyMissing { subject, key },
+            KeyringError::Unavailable(_) | KeyringError::Database(_) => Self::Keys(error),
             KeyringError::Config(_) => Self::Config(error.to_string()),
             KeyringError::SubjectErased | KeyringError::Invalid(_) => Self::Corrupt(error.to_string()),
         }

@@ -72,6 +72,9 @@ impl Store {
         let pools = Arc::new(Pools::new(&config)?);
         // One look tells wrong passwords and missing tables before anything is served.
         crate::heads::some(&pools, &[]).await?;
+        if let Some(keyring) = &config.keyring {
+            crate::deployment::match_keys(&pools, keyring).await?;
+        }
         let signals = Signals::new();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));

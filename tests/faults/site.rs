@@ -10,6 +10,7 @@ use store::{DeadLetterStatus, ExpectedVersion, Store, StreamAppend};
 use crate::support::deployment::{Deployment, Process};
 use crate::support::dice::Dice;
 use crate::support::eventually;
+use crate::support::key_stores::KeyStoreKind;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{event, metadata};
 use crate::support::postgres_server::{DATABASE, PostgresServer};
@@ -104,9 +105,9 @@ pub struct Site {
 }
 
 impl Site {
-    pub async fn start() -> Self {
+    pub async fn start(keys: KeyStoreKind) -> Self {
         let (postgres, nats) = (PostgresServer::start(&[]).await, NatsServer::start().await);
-        let deployment = Deployment::new(postgres.port(), &nats.url());
+        let deployment = Deployment::with_keys(postgres.port(), &nats.url(), keys).await;
         let processes: Vec<Process> =
             ROLES.iter().flat_map(|role| (0..COPIES).map(|_| deployment.serve(role))).collect();
         for process in &processes {
@@ -180,6 +181,7 @@ impl Site {
         let superuser = self.postgres.connect().await;
         superuser.batch_execute(first).await.expect("runs");
         superuser.batch_execute(others).await.expect("ends connections");
+        self.deployment.keys().cut().await;
     }
 
     /// Appends an event that does not read, and discards it when it stands in the dead letters.

@@ -6,7 +6,15 @@ use serde_json::{Value, json};
 use crate::restore::{EVERYTHING, Site, events};
 use crate::support::deployment::Answer;
 use crate::support::eventually;
+use crate::support::key_stores::{KeyStoreKind, over_both_key_stores};
 use crate::support::process::output_of;
+
+over_both_key_stores!(
+    a_restored_database_serves_nobody_who_was_erased_since,
+    a_database_and_keys_restored_together_learn_from_jetstream_who_was_erased,
+    where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased,
+    a_killed_process_goes_on_with_its_erasures,
+);
 
 pub(super) async fn users(site: &Site) -> Vec<Value> {
     let query = "{ users(first: 100) { nodes { id name erased } } }";
@@ -32,13 +40,12 @@ pub(super) async fn erase(site: &Site, user: &Value) {
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_restored_database_serves_nobody_who_was_erased_since() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+async fn a_restored_database_serves_nobody_who_was_erased_since(keys: KeyStoreKind) {
+    let mut site = Site::with_keys(&[EVERYTHING], keys).await;
     site.at_rest().await;
     let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
     site.stop_processes().await;
-    let (backup, keys) = (site.back_up().await, site.deployment.back_up_keys());
+    let (backup, copy) = (site.back_up().await, site.deployment.keys().back_up().await);
     site.start_processes().await;
     erase(&site, &ada).await;
     assert!(named(&users(&site).await, "ada").is_none());
@@ -57,7 +64,7 @@ async fn a_restored_database_serves_nobody_who_was_erased_since() {
     site.stop_processes().await;
 
     // The keys alone: her key is back, and the log says that it must not be.
-    site.deployment.restore_keys(&keys);
+    site.deployment.keys().restore(&copy).await;
     site.start_processes().await;
     assert!(!site.log(&site.busy).await.to_string().contains("\"ada\""));
     let erasures = site.deployment.keyring().erasures().await.expect("answers");
@@ -65,13 +72,12 @@ async fn a_restored_database_serves_nobody_who_was_erased_since() {
         && Some(erasure.subject) == ada.as_str().and_then(|id| id.parse().ok())));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_database_and_keys_restored_together_learn_from_jetstream_who_was_erased() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+async fn a_database_and_keys_restored_together_learn_from_jetstream_who_was_erased(keys: KeyStoreKind) {
+    let mut site = Site::with_keys(&[EVERYTHING], keys).await;
     site.at_rest().await;
     let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
     site.stop_processes().await;
-    let (backup, keys) = (site.back_up().await, site.deployment.back_up_keys());
+    let (backup, copy) = (site.back_up().await, site.deployment.keys().back_up().await);
     site.start_processes().await;
     erase(&site, &ada).await;
     let lost = site.log(&site.busy).await;
@@ -81,7 +87,7 @@ async fn a_database_and_keys_restored_together_learn_from_jetstream_who_was_eras
     // Twice: the second restore forgets that the log was replaced in the first.
     for _ in 0..2 {
         site.restore(&backup).await;
-        site.deployment.restore_keys(&keys);
+        site.deployment.keys().restore(&copy).await;
         site.start_processes().await;
         let shown = users(&site).await;
         assert!(named(&shown, "ada").is_none(), "from the first answer on: {shown:?}");
@@ -102,13 +108,12 @@ fn recorded(page: &Value) -> usize {
     events(page).iter().filter(|event| event["type"] == "privacy.subject.erased.v1").count()
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+async fn where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased(keys: KeyStoreKind) {
+    let mut site = Site::with_keys(&[EVERYTHING], keys).await;
     site.at_rest().await;
     let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
     site.stop_processes().await;
-    let (backup, keys) = (site.back_up().await, site.deployment.back_up_keys());
+    let (backup, copy) = (site.back_up().await, site.deployment.keys().back_up().await);
     site.start_processes().await;
     erase(&site, &ada).await;
     let request = site.gateway().request(Method::GET, "/v1/erasures?limit=1").bearer_auth(&site.busy.token);
@@ -124,7 +129,7 @@ async fn where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased() {
     site.stop_processes().await;
 
     site.restore(&backup).await;
-    site.deployment.restore_keys(&keys);
+    site.deployment.keys().restore(&copy).await;
     site.wipe_nats().await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     std::fs::write(file.path(), list).expect("written");
@@ -146,9 +151,8 @@ async fn where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased() {
     assert_eq!(site.log(&site.busy).await["head"], page["head"]);
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_killed_process_goes_on_with_its_erasures() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+async fn a_killed_process_goes_on_with_its_erasures(keys: KeyStoreKind) {
+    let mut site = Site::with_keys(&[EVERYTHING], keys).await;
     site.at_rest().await;
     let ada = named(&users(&site).await, "ada").expect("is there")["id"].clone();
     let request = site.gateway().request(Method::POST, "/v1/erasures").bearer_auth(&site.busy.token);

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt;
-use keyring::{Keyring, KeyringError, RootKey, RootKeys};
+use keyring::{Keyring, KeyringError, RootKey, RootKeys, RootStanding};
 use reqwest::Method;
 use schemas::engine::{StreamName, TenantId, ids};
 use serde_json::{Value, json};
@@ -14,8 +14,14 @@ use uuid::Uuid;
 use super::recovery::{erase, named, users};
 use crate::restore::{EVERYTHING, Site};
 use crate::support::deployment::Answer;
+use crate::support::key_stores::{KeyStoreKind, TestKeys, over_both_key_stores};
 use crate::support::process::{command, run};
 use crate::support::{eventually, unique};
+
+over_both_key_stores!(
+    the_root_key_is_changed_while_processes_serve,
+    a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nobody_back,
+);
 
 const TENANT: TenantId = TenantId(Uuid::from_u128(5));
 
@@ -38,9 +44,8 @@ async fn shown(site: &Site, name: &str) -> Value {
     eventually("the user is shown", || async { Some(named(&users(site).await, name)?["id"].clone()) }).await
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn the_root_key_is_changed_while_processes_serve() {
-    let mut site = Site::start(&[EVERYTHING]).await;
+async fn the_root_key_is_changed_while_processes_serve(kind: KeyStoreKind) {
+    let mut site = Site::with_keys(&[EVERYTHING], kind).await;
     site.at_rest().await;
     let new = RootKey::generate().to_hex();
     let old = site.deployment.change_root_key(&new, None);
@@ -87,40 +92,47 @@ async fn sealed(keyring: &Keyring, subject: u128) -> Result<Uuid, KeyringError> 
     Ok(keyring.seal(TENANT, &stream, ids::new_id(), payload.into()).await?.keys[0])
 }
 
+/// The wrapped keys of the file.
+fn wrapped(kind: KeyStoreKind, folder: &Path) -> Vec<Vec<u8>> {
+    if kind == KeyStoreKind::Postgres {
+        return Vec::new();
+    }
+    let database = rusqlite::Connection::open(folder.join("keys.sqlite")).expect("opens");
+    let mut statement = database.prepare("select bytes from wrapped").expect("prepares");
+    let rows = statement.query_map([], |row| row.get(0)).expect("selects");
+    rows.collect::<Result<_, _>>().expect("reads")
+}
+
 fn rewrap(settings: &Path) -> Child {
     let mut command = command();
     command.arg("--config").arg(settings).args(["key", "rewrap"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("the binary runs")
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nobody_back() {
-    const SUBJECTS: u128 = 6_000;
+async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nobody_back(kind: KeyStoreKind) {
+    // So many that a run takes some hundred milliseconds, over either store.
+    let subjects: u128 = if kind == KeyStoreKind::File { 6_000 } else { 2_000 };
     let folder = tempfile::tempdir().expect("a folder");
-    let keys = folder.path().join("keys");
+    let keys = TestKeys::create(kind, &folder.path().join("keys")).await;
     let (old, new) = (RootKey::generate(), RootKey::generate());
-    let lease = Duration::from_millis(50);
-    let before = Keyring::open(&keys, old.clone().into(), lease).expect("opens");
-    let all = futures::stream::iter(1..=SUBJECTS).map(|subject| sealed(&before, subject)).buffered(500);
+    let lease = Duration::from_secs(1);
+    let before = keys.open(old.clone().into(), lease);
+    let all = futures::stream::iter(1..=subjects).map(|subject| sealed(&before, subject)).buffered(500);
     let known: Vec<Uuid> = all.map(|key| key.expect("seals")).collect().await;
-    let database = rusqlite::Connection::open(keys.join("keys.sqlite")).expect("opens");
-    let count = |sql: &str| database.query_row(sql, [], |row| row.get::<_, u32>(0)).expect("counts");
-    let wrapped: Vec<Vec<u8>> = {
-        let mut statement = database.prepare("select wrapped from keys").expect("prepares");
-        let rows = statement.query_map([], |row| row.get(0)).expect("selects");
-        rows.collect::<Result<_, _>>().expect("reads")
-    };
+    let both = RootKeys::new(new.clone(), Some(old.clone()));
+    let epochs = async || keys.config().epochs(&both).await.expect("reads").expect("is there");
+    let wrapped = wrapped(kind, &folder.path().join("keys"));
     let settings = folder.path().join(format!("{}.toml", unique("rewrap")));
     let text = format!(
-        "[privacy]\nkeys_folder = \"{}\"\nroot_key = \"{}\"\nprevious_root_key = \"{}\"\n",
-        keys.display(),
+        "[privacy]\n{}root_key = \"{}\"\nprevious_root_key = \"{}\"\n",
+        keys.settings(),
         new.to_hex(),
         old.to_hex()
     );
     std::fs::write(&settings, text).expect("written");
 
     // Meanwhile a process erases people and makes keys for new ones.
-    let running = Keyring::open(&keys, RootKeys::new(new.clone(), Some(old)), lease).expect("opens");
+    let running = keys.open(both.clone(), lease);
     let (mut erased, mut made, mut interrupted) = (Vec::new(), Vec::new(), 0_u32);
     for round in 0_u128.. {
         let mut child = rewrap(&settings);
@@ -133,30 +145,31 @@ async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nob
         }
         child.kill().expect("is killed");
         child.wait().expect("it is our child");
-        interrupted += u32::from(count("select count(*) from epochs") == 2);
-        let subject = 1 + round * 7 % SUBJECTS;
+        interrupted += u32::from(epochs().await.len() == 2);
+        let subject = 1 + round * 7 % subjects;
         running.destroy(TENANT, Uuid::from_u128(subject)).await.expect("destroys");
         erased.push(subject);
-        let subject = SUBJECTS + 1 + round;
+        let subject = subjects + 1 + round;
         made.push((subject, sealed(&running, subject).await.expect("seals")));
     }
     println!("interrupted {interrupted} times; erased {} meanwhile", erased.len());
     assert!(interrupted > 1, "{interrupted}");
-    assert_eq!(count("select count(*) from epochs"), 1);
-    assert_eq!(count("select count(*) from keys where epoch <> (select max(epoch) from epochs)"), 0);
-    drop(database);
-    let bytes: Vec<u8> = ["keys.sqlite", "keys.sqlite-wal"]
-        .iter()
-        .flat_map(|file| std::fs::read(keys.join(file)).unwrap_or_default())
-        .collect();
-    let nonces: std::collections::HashSet<&[u8]> = wrapped.iter().map(|bytes| &bytes[..12]).collect();
-    assert!(!bytes.windows(12).any(|window| nonces.contains(window)), "what was wrapped before is left");
+    let left = epochs().await;
+    assert_eq!((left.len(), left[0].standing), (1, RootStanding::Current));
+    if kind == KeyStoreKind::File {
+        let bytes: Vec<u8> = ["keys.sqlite", "keys.sqlite-wal"]
+            .iter()
+            .flat_map(|file| std::fs::read(folder.path().join("keys").join(file)).unwrap_or_default())
+            .collect();
+        let nonces: std::collections::HashSet<&[u8]> = wrapped.iter().map(|bytes| &bytes[..12]).collect();
+        assert!(!bytes.windows(12).any(|window| nonces.contains(window)), "what was wrapped before is left");
+    }
 
-    let after = Keyring::open(&keys, new.into(), lease).expect("opens with the new one alone");
+    let after = keys.open(new.into(), lease);
     for subject in &erased {
         assert!(matches!(sealed(&after, *subject).await, Err(KeyringError::SubjectErased)), "{subject}");
     }
-    for (subject, key) in (1..=SUBJECTS).zip(known).filter(|(subject, _)| !erased.contains(subject)) {
+    for (subject, key) in (1..=subjects).zip(known).filter(|(subject, _)| !erased.contains(subject)) {
         assert_eq!(sealed(&after, subject).await.expect("seals"), key);
     }
     for (subject, key) in made {

@@ -36,7 +36,7 @@ fn all(folder: &Path, needle: &[u8]) -> Vec<PathBuf> {
 fn wrapped(product: &Product, subject: Uuid) -> Vec<u8> {
     let file = product.annals.data_dir().join("keys/keys.sqlite");
     let database = rusqlite::Connection::open(file).expect("the keys open");
-    let sql = "select wrapped from keys where subject = ?1";
+    let sql = "select bytes from keys join wrapped using (slot) where subject = ?1";
     database.query_row(sql, [subject.into_bytes()], |row| row.get(0)).expect("the subject has a key")
 }
 

@@ -6,11 +6,12 @@ use super::isolation::TENANT_TABLES;
 use crate::support::postgres::Database;
 
 /// Tables without a tenant, each with its reason.
-const NOT_OF_A_TENANT: [(&str, &str); 4] = [
+const NOT_OF_A_TENANT: [(&str, &str); 5] = [
     ("paused_projections", "a read model paused for all tenants"),
     ("workers", "the processes at work"),
     ("relay_stream", "one row about the JetStream stream"),
     ("refinery_schema_history", "the migrations done"),
+    ("deployment", "one row about the whole deployment"),
 ];
 
 const RUNTIME_ROLES: [&str; 8] = [
@@ -135,6 +136,7 @@ async fn every_table_of_a_tenant_is_fenced_and_keyed_by_it() {
         "workers_pkey",
         "refinery_schema_history_pkey",
         "paused_projections_pkey",
+        "deployment_pkey",
     ];
     assert!(loose.iter().all(|(_, index)| allowed.contains(&index.as_str())), "{loose:?}");
     let foreign: i64 = admin

@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use store::{DeploymentKey, Store, StoreConfig};
 use tempfile::TempDir;
 
+use super::key_stores::{KeyStoreKind, TestKeys};
 use super::postgres::{PASSWORD as DATABASE_PASSWORD, free_port};
 use super::postgres_server::DATABASE;
 use super::process::{self, PROGRAM};
@@ -29,6 +30,7 @@ const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
 pub struct Deployment {
     folder: TempDir,
     key: DeploymentKey,
+    keys: TestKeys,
     roots: RootKeys,
     database_port: u16,
     platform_token: String,
@@ -44,6 +46,18 @@ impl Deployment {
     /// The same with more lines in the section `[nats]`.
     pub fn with(database_port: u16, nats_url: &str, more: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let keys = TestKeys::in_folder(&folder.path().join("keys"));
+        Self::over(folder, database_port, nats_url, more, keys)
+    }
+
+    /// The same with keys in one of the stores.
+    pub async fn with_keys(database_port: u16, nats_url: &str, kind: KeyStoreKind) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let keys = TestKeys::create(kind, &folder.path().join("keys")).await;
+        Self::over(folder, database_port, nats_url, "", keys)
+    }
+
+    fn over(folder: TempDir, database_port: u16, nats_url: &str, more: &str, keys: TestKeys) -> Self {
         let (key, root) = (DeploymentKey::generate(), RootKey::generate());
         let pem = SigningKey::generate_pem().expect("a key");
         let pem_file = folder.path().join("signing-key.pem");
@@ -54,13 +68,13 @@ impl Deployment {
              [nats]\nurl = \"{nats_url}\"\n{more}\
              [identity]\nsigning_key_file = \"{}\"\naccess_token_minutes = 60\n\
              [audit]\nsigning_key_file = \"{}\"\nfolder = \"{}\"\n\
-             [privacy]\nkeys_folder = \"{}\"\nroot_key = \"{}\"\nkey_lease_seconds = 1\n\
+             [privacy]\n{}root_key = \"{}\"\nkey_lease_seconds = 1\n\
              [secrets]\nkey = \"{}\"\n\
              [log]\nlevel = \"info,annals::access=warn,async_nats=warn,tokio_postgres=warn\"\n",
             pem_file.display(),
             pem_file.display(),
             folder.path().join("audit").display(),
-            folder.path().join("keys").display(),
+            keys.settings(),
             root.to_hex(),
             key.to_hex(),
         );
@@ -82,7 +96,7 @@ impl Deployment {
         };
         let platform_token = tokens.issue(&grant).expect("signed").access_token;
         let client = Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
-        Self { folder, key, roots: root.into(), database_port, platform_token, client }
+        Self { folder, key, keys, roots: root.into(), database_port, platform_token, client }
     }
 
     /// Its settings file.
@@ -108,8 +122,17 @@ impl Deployment {
 
     /// The deployment's keys of personal data.
     pub fn keyring(&self) -> Keyring {
-        let folder = self.folder.path().join("keys");
-        Keyring::open(&folder, self.roots.clone(), Duration::from_secs(1)).expect("the keys open")
+        self.keys.open(self.roots.clone(), Duration::from_secs(1))
+    }
+
+    /// The store of the keys.
+    pub fn keys(&self) -> &TestKeys {
+        &self.keys
+    }
+
+    /// What wraps the keys.
+    pub fn roots(&self) -> &RootKeys {
+        &self.roots
     }
 
     /// Gives the processes that are started from now on these root keys, in hexadecimal; returns the one that they had.
@@ -127,21 +150,6 @@ impl Deployment {
         std::fs::write(self.settings(), lines.join("\n")).expect("the settings are written");
         self.roots = RootKeys::new(key(root), previous.map(key));
         had.trim_matches('"').to_owned()
-    }
-
-    /// Copies the keys as they are. No process may use them meanwhile.
-    pub fn back_up_keys(&self) -> TempDir {
-        let backup = tempfile::tempdir().expect("a folder");
-        copy(&self.folder.path().join("keys"), backup.path());
-        backup
-    }
-
-    /// Puts the keys back to what they were.
-    pub fn restore_keys(&self, backup: &TempDir) {
-        let keys = self.folder.path().join("keys");
-        std::fs::remove_dir_all(&keys).expect("the keys go");
-        std::fs::create_dir(&keys).expect("a folder");
-        copy(backup.path(), &keys);
     }
 
     /// A store over the same database: what the test does in the place of the product.
@@ -347,11 +355,5 @@ impl Answer {
                 && code.is_none_or(|code| code == "UNAVAILABLE");
         }
         self.status == StatusCode::OK && self.body["errors"][0]["extensions"]["code"] == "UNAVAILABLE"
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    for file in std::fs::read_dir(from).expect("a folder").flatten() {
-        std::fs::copy(file.path(), to.join(file.file_name())).expect("copied");
     }
 }

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, mpsc};
 
-use keyring::{Keyring, RootKey};
+use keyring::{Keyring, RootKey, RootKeys};
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, TenantSlug, ids};
 use schemas::identity::tenant::{Registration, Tier};
 use store::append::NewTenant;
@@ -15,6 +15,7 @@ use store::{
 };
 use tokio_postgres::NoTls;
 
+use super::key_stores::{KeyStoreKind, TestKeys};
 use super::{eventually, programs};
 
 pub const PASSWORD: &str = "tests";
@@ -118,8 +119,10 @@ pub struct Database {
     pub name: String,
     pub port: u16,
     pub key: DeploymentKey,
-    keys: std::sync::Arc<tempfile::TempDir>,
+    keys: TestKeys,
     root: RootKey,
+    /// Removed with the value.
+    _folder: tempfile::TempDir,
 }
 
 /// How long a process keeps a key.
@@ -128,13 +131,19 @@ const KEY_LEASE: std::time::Duration = std::time::Duration::from_millis(300);
 impl Database {
     /// A fresh database.
     pub async fn create() -> Self {
+        Self::with_keys(KeyStoreKind::File).await
+    }
+
+    /// A fresh database and its keys.
+    pub async fn with_keys(kind: KeyStoreKind) -> Self {
         let port = SERVER.port;
         TEMPLATE_READY.get_or_init(|| prepare_template(port)).await;
         let name = format!("t{}", ids::random_id().simple());
         let cluster = connect(port, "postgres", "postgres").await;
         cluster.batch_execute(&format!("create database {name} template {TEMPLATE}")).await.expect("clones");
-        let keys = std::sync::Arc::new(tempfile::tempdir().expect("a folder"));
-        Self { name, port, key: DeploymentKey::generate(), keys, root: RootKey::generate() }
+        let folder = tempfile::tempdir().expect("a folder");
+        let keys = TestKeys::create(kind, folder.path()).await;
+        Self { name, port, key: DeploymentKey::generate(), keys, root: RootKey::generate(), _folder: folder }
     }
 
     /// How the product reaches this database.
@@ -155,7 +164,17 @@ impl Database {
 
     /// The keys of personal data, as one process opens them.
     pub fn keyring(&self) -> Keyring {
-        Keyring::open(self.keys.path(), self.root.clone().into(), KEY_LEASE).expect("the keys open")
+        self.keys.open(self.roots(), KEY_LEASE)
+    }
+
+    /// The store of the keys.
+    pub fn keys(&self) -> &TestKeys {
+        &self.keys
+    }
+
+    /// What wraps the keys.
+    pub fn roots(&self) -> RootKeys {
+        self.root.clone().into()
     }
 
     /// A store over this database: one process of the product.
@@ -201,7 +220,13 @@ pub fn password_of(role: &str) -> String {
     if role == "postgres" { PASSWORD.to_owned() } else { store::role_password(PASSWORD, role) }
 }
 
-async fn connect(port: u16, database: &str, role: &str) -> tokio_postgres::Client {
+/// Where the server of all tests listens.
+pub fn cluster_port() -> u16 {
+    SERVER.port
+}
+
+/// A connection to a database of the server of all tests.
+pub async fn connect(port: u16, database: &str, role: &str) -> tokio_postgres::Client {
     let (client, connection) =
         tokio_postgres::connect(&url(port, database, role), NoTls).await.expect("connects");
     tokio::spawn(connection);

@@ -118,6 +118,7 @@ impl<R: Rejection> ExecuteError<R> {
             Self::Invalid(_) => ErrorCode::Invalid,
             Self::SubjectErased => ErrorCode::SubjectErased,
             Self::TenantUnknown => ErrorCode::TenantUnknown,
+            Self::Unavailable(StoreError::KeyMissing { .. }) => ErrorCode::KeyMissing,
             Self::Overloaded | Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Internal { .. } => ErrorCode::Internal,
         }

@@ -16,6 +16,7 @@ impl From<StoreError> for Problem {
         match error {
             StoreError::TenantUnknown => Self::new(ErrorCode::TenantUnknown),
             StoreError::LogReplaced { .. } => Self::new(ErrorCode::LogReplaced),
+            error @ StoreError::KeyMissing { .. } => Self::new(ErrorCode::KeyMissing).cause(error),
             error if error.is_unavailable() => Self::unavailable(error),
             error => Self::internal(error),
         }
@@ -44,6 +45,7 @@ impl<R: Rejection> From<ExecuteError<R>> for Problem {
             ExecuteError::Invalid(reason) => Self::new(ErrorCode::Invalid).detail(reason),
             ExecuteError::SubjectErased => Self::new(ErrorCode::Invalid).detail("the person was erased"),
             ExecuteError::TenantUnknown => Self::new(ErrorCode::TenantUnknown),
+            ExecuteError::Unavailable(error @ StoreError::KeyMissing { .. }) => error.into(),
             error @ (ExecuteError::Overloaded | ExecuteError::Unavailable(_)) => {
                 Self::new(ErrorCode::Unavailable).cause(Cause::of(&error))
             }

@@ -205,7 +205,7 @@ pub async fn observe(State(routes): State<RouteTable>, mut request: Request, nex
 fn log_cause(problem: &Problem) {
     let Some(cause) = problem.logged_cause() else { return };
     let chain = Cause::of(cause).to_string();
-    if problem.code() == ErrorCode::Internal {
+    if matches!(problem.code(), ErrorCode::Internal | ErrorCode::KeyMissing) {
         tracing::error!(cause = chain, "request failed");
     } else {
         tracing::warn!(code = problem.code().as_str(), cause = chain, "request refused");

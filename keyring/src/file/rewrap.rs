@@ -11,45 +11,37 @@ use rusqlite::{Connection, TransactionBehavior, params};
 use schemas::engine::TenantId;
 use uuid::Uuid;
 
-use crate::crypto::{Fingerprint, NONCE, Place};
-use crate::table::{self, FILE};
-use crate::{KeyringError, RootKeys, epochs, file};
+use super::{bytes, schema};
+use crate::crypto::{Fingerprint, KeyContext, NONCE};
+use crate::{KeyringError, Rewrapped, RootKeys, epochs};
 
 /// Keys of one transaction. Processes that make keys wait for it.
-const PAGE: u32 = 200;
-
-/// What a run has come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rewrapped {
-    /// The epoch that all keys are of now.
-    pub epoch: i64,
-    /// Keys that this run has wrapped anew.
-    pub keys: u64,
-}
+const PAGE_SIZE: u32 = 200;
 
 /// A key that is of an earlier epoch.
 struct Row {
-    place: Place,
+    context: KeyContext,
+    slot: i64,
     wrapped: Vec<u8>,
     root: Option<Fingerprint>,
 }
 
 /// Wraps every key in the folder under the current root key and ends the epochs before. `told` hears how many are done, of
 /// how many. Where all are so already, nothing happens.
-pub fn rewrap(
+pub(crate) fn rewrap(
     folder: &Path,
     roots: &RootKeys,
     mut told: impl FnMut(u64, u64),
 ) -> Result<Rewrapped, KeyringError> {
-    let path = folder.join(FILE);
-    if !path.exists() {
-        return Err(table::unusable(folder, &"it is not there"));
+    if !schema::path_in(folder).exists() {
+        return Err(schema::unusable(folder, &"it is not there"));
     }
-    let unusable = |error: &KeyringError| table::unusable(folder, error);
-    let mut connection = table::connect(&path, roots).map_err(|error| unusable(&error))?;
-    epochs::all_known(&connection, roots).map_err(|error| unusable(&error))?;
+    let path = schema::prepare(folder)?;
+    let unusable = |error: &KeyringError| schema::unusable(folder, error);
+    let mut connection = schema::connect(&path, roots).map_err(|error| unusable(&error))?;
+    schema::all_known(&connection, roots).map_err(|error| unusable(&error))?;
     let epoch = begin(&mut connection, roots)?;
-    if !epochs::are_several(&connection)? {
+    if !connection.query_row("select count(*) > 1 from epochs", [], |row| row.get(0))? {
         return Ok(Rewrapped { epoch, keys: 0 });
     }
     let sql = "select count(*) from keys where epoch < ?1";
@@ -62,16 +54,18 @@ pub fn rewrap(
         done = gone.len() as u64;
         told(done, total.into());
     }
-    if let Some(first) = broken.first() {
-        let count = broken.len();
-        return Err(KeyringError::Unavailable(format!(
-            "{count} keys do not unwrap under the root key of their epoch and stay as they are; the first is {first}"
-        )));
-    }
-    file::write_anew(&connection)?;
+    epochs::refuse_broken(&broken)?;
+    bytes::empty_write_ahead_log(&connection)?;
     let is_gone = |bytes: &[u8]| <[u8; NONCE]>::try_from(bytes).is_ok_and(|nonce| gone.contains(&nonce));
-    if !gone.is_empty() && file::holds(&path, NONCE, is_gone)? {
-        return Err(KeyringError::Unavailable("a copy of a key as it was wrapped before is left".to_owned()));
+    let is_left = || Ok::<_, KeyringError>(!gone.is_empty() && bytes::contains(&path, NONCE, is_gone)?);
+    // Only a file that an earlier version has written may hold one.
+    if is_left()? {
+        bytes::write_anew(&connection)?;
+        if is_left()? {
+            return Err(KeyringError::Unavailable(
+                "a copy of a key as it was wrapped before is left".to_owned(),
+            ));
+        }
     }
     connection.execute(
         "delete from epochs where epoch < ?1 and not exists (select 1 from keys where keys.epoch < ?1)",
@@ -83,10 +77,10 @@ pub fn rewrap(
 /// The newest epoch, begun where the newest one so far is another root key's.
 fn begin(connection: &mut Connection, roots: &RootKeys) -> Result<i64, KeyringError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let (mut epoch, root) = epochs::newest(&transaction)?;
+    let (mut epoch, root) = schema::newest_epoch(&transaction)?;
     if root != roots.current() {
         epoch += 1;
-        epochs::begin(&transaction, epoch, &roots.current())?;
+        schema::begin_epoch(&transaction, epoch, &roots.current())?;
     }
     transaction.commit()?;
     Ok(epoch)
@@ -103,36 +97,27 @@ fn page(
     broken: &mut Vec<Uuid>,
 ) -> Result<Option<(TenantId, Uuid)>, KeyringError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    if epochs::newest(&transaction)?.0 != epoch {
+    if schema::newest_epoch(&transaction)?.0 != epoch {
         return Err(KeyringError::Unavailable("keys are being wrapped under another root key".to_owned()));
     }
     let rows = earlier(&transaction, epoch, tenant, subject)?;
-    let last = rows.last().map(|row| (row.place.tenant, row.place.subject));
-    for Row { place, wrapped, root } in rows {
-        let opened = epochs::root_of(roots, root.as_ref()).and_then(|root| root.unwrap(&place, &wrapped));
+    let last = rows.last().map(|row| (row.context.tenant, row.context.subject));
+    for Row { context, slot, wrapped, root } in rows {
+        let opened = epochs::root_of(roots, root.as_ref()).and_then(|root| root.unwrap(&context, &wrapped));
         let Ok(data_key) = opened else {
-            broken.push(place.key);
+            broken.push(context.key);
             continue;
         };
-        let renewed = Place { epoch, ..place };
+        let renewed = KeyContext { epoch, ..context };
         let current = epochs::root_of(roots, Some(&roots.current()))?;
-        let changed = transaction
-            .prepare_cached(
-                "update keys set epoch = ?1, wrapped = ?2
-                 where tenant = ?3 and subject = ?4 and id = ?5 and epoch = ?6 and wrapped = ?7",
-            )?
-            .execute(params![
-                epoch,
-                current.wrap(&renewed, &data_key),
-                renewed.tenant.0.as_bytes(),
-                renewed.subject.as_bytes(),
-                renewed.key.as_bytes(),
-                place.epoch,
-                wrapped,
-            ])?;
-        if changed == 1
-            && let Some(nonce) = wrapped.first_chunk()
-        {
+        // Of the same length, so that the earlier form is overwritten where it is.
+        transaction
+            .prepare_cached("update wrapped set bytes = ?1 where slot = ?2")?
+            .execute(params![current.wrap(&renewed, &data_key), slot])?;
+        transaction
+            .prepare_cached("update keys set epoch = ?1 where tenant = ?2 and subject = ?3")?
+            .execute(params![epoch, renewed.tenant.0.as_bytes(), renewed.subject.as_bytes()])?;
+        if let Some(nonce) = wrapped.first_chunk() {
             gone.insert(*nonce);
         }
     }
@@ -147,18 +132,20 @@ fn earlier(
     subject: Uuid,
 ) -> Result<Vec<Row>, KeyringError> {
     let mut statement = connection.prepare_cached(
-        "select tenant, subject, id, epoch, wrapped, root from keys left join epochs using (epoch)
+        "select tenant, subject, id, epoch, slot, bytes, root
+         from keys join wrapped using (slot) left join epochs using (epoch)
          where (tenant, subject) > (?1, ?2) and epoch < ?3 order by tenant, subject limit ?4",
     )?;
-    let rows = statement.query_map(params![tenant.0.as_bytes(), subject.as_bytes(), epoch, PAGE], |row| {
-        let place = Place {
-            tenant: TenantId(Uuid::from_bytes(row.get(0)?)),
-            subject: Uuid::from_bytes(row.get(1)?),
-            key: Uuid::from_bytes(row.get(2)?),
-            epoch: row.get(3)?,
-        };
-        Ok(Row { place, wrapped: row.get(4)?, root: row.get(5)? })
-    })?;
+    let rows =
+        statement.query_map(params![tenant.0.as_bytes(), subject.as_bytes(), epoch, PAGE_SIZE], |row| {
+            let context = KeyContext {
+                tenant: TenantId(Uuid::from_bytes(row.get(0)?)),
+                subject: Uuid::from_bytes(row.get(1)?),
+                key: Uuid::from_bytes(row.get(2)?),
+                epoch: row.get(3)?,
+            };
+            Ok(Row { context, slot: row.get(4)?, wrapped: row.get(5)?, root: row.get(6)? })
+        })?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -166,7 +153,7 @@ fn earlier(
 mod tests {
     use std::time::Duration;
 
-    use bytes::Bytes;
+    use ::bytes::Bytes;
     use schemas::engine::{StreamName, ids};
     use serde_json::json;
     use tempfile::TempDir;
@@ -190,18 +177,20 @@ mod tests {
     }
 
     fn wrapped(folder: &TempDir) -> Vec<Vec<u8>> {
-        let database = Connection::open(folder.path().join(FILE)).expect("opens");
-        let mut statement = database.prepare("select wrapped from keys").expect("prepares");
+        let database = Connection::open(schema::path_in(folder.path())).expect("opens");
+        let mut statement =
+            database.prepare("select bytes from keys join wrapped using (slot)").expect("prepares");
         let rows = statement.query_map([], |row| row.get(0)).expect("selects");
         rows.collect::<Result<_, _>>().expect("reads")
     }
 
-    fn is_left(folder: &TempDir, bytes: &[u8]) -> bool {
-        file::holds(&folder.path().join(FILE), bytes.len(), |found| found == bytes).expect("reads")
+    fn is_left(folder: &TempDir, needle: &[u8]) -> bool {
+        bytes::contains(&schema::path_in(folder.path()), needle.len(), |found| found == needle)
+            .expect("reads")
     }
 
     fn standings(folder: &TempDir, roots: &RootKeys) -> Vec<(RootStanding, u64)> {
-        let epochs = epochs::epochs(folder.path(), roots).expect("reads").expect("is there");
+        let epochs = crate::file::epochs(folder.path(), roots).expect("reads").expect("is there");
         epochs.into_iter().map(|epoch| (epoch.standing, epoch.keys)).collect()
     }
 

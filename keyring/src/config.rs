@@ -1,0 +1,144 @@
+//! Where keys are kept, as settings name it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use database::{DatabaseConfig, Password, TlsConfig};
+
+use crate::{Epoch, Keyring, KeyringError, Rewrapped, RootKeys, file, postgres};
+
+/// The role that the product works with, unless the URL names another.
+const USER: &str = "annals_keys";
+
+/// A PostgreSQL database that holds keys and nothing else.
+#[derive(Debug, Clone)]
+pub struct KeyDatabase {
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) name: String,
+    pub(crate) user: String,
+    pub(crate) password: Password,
+    pub(crate) tls: TlsConfig,
+}
+
+impl KeyDatabase {
+    /// The database of a URL, `postgres://[user@]host[:port]/database`, and the password of its role. Files of TLS come apart.
+    pub fn new(url: &str, password: &str, tls: TlsConfig) -> Result<Self, KeyringError> {
+        let wrong = |problem: &str| KeyringError::Config(problem.to_owned());
+        let has_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
+        if !has_scheme || url.contains('?') {
+            return Err(wrong("must be postgres://[user@]host[:port]/database, without parameters"));
+        }
+        let config: tokio_postgres::Config =
+            url.parse().map_err(|_| wrong("must be a URL of a PostgreSQL database"))?;
+        if config.get_password().is_some() {
+            return Err(wrong("must not hold a password; it belongs into privacy.keys_password"));
+        }
+        let [tokio_postgres::config::Host::Tcp(host)] = config.get_hosts() else {
+            return Err(wrong("must name one host"));
+        };
+        let name = config.get_dbname().filter(|name| !name.is_empty());
+        Ok(Self {
+            host: host.clone(),
+            port: config.get_ports().first().copied().unwrap_or(5432),
+            name: name.ok_or_else(|| wrong("must name a database"))?.to_owned(),
+            user: config.get_user().filter(|user| !user.is_empty()).unwrap_or(USER).to_owned(),
+            password: password.into(),
+            tls,
+        })
+    }
+
+    /// How a role signs in.
+    pub(crate) fn login(&self, user: &str, password: &str, options: &str) -> DatabaseConfig {
+        DatabaseConfig {
+            host: self.host.clone(),
+            port: self.port,
+            name: self.name.clone(),
+            user: user.to_owned(),
+            password: password.into(),
+            application_name: "annals_keys".to_owned(),
+            options: options.to_owned(),
+            tls: self.tls.clone(),
+        }
+    }
+}
+
+impl std::fmt::Display for KeyDatabase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} at {}:{}", self.name, self.host, self.port)
+    }
+}
+
+/// Where keys are kept.
+#[derive(Debug, Clone)]
+pub enum KeyStoreConfig {
+    /// A file in this folder, shared by the processes of one machine.
+    Folder(PathBuf),
+    /// A database, shared by any machines.
+    Database(KeyDatabase),
+}
+
+impl KeyStoreConfig {
+    /// Opens it. A folder and its file are made where they are missing; a database has to be migrated.
+    pub async fn open(&self, roots: RootKeys, lease: Duration) -> Result<Keyring, KeyringError> {
+        match self {
+            Self::Folder(folder) => Keyring::open(folder, roots, lease),
+            Self::Database(database) => Keyring::connect(database, roots, lease).await,
+        }
+    }
+
+    /// Its epochs, oldest first; `None` where there is no store yet.
+    pub async fn epochs(&self, roots: &RootKeys) -> Result<Option<Vec<Epoch>>, KeyringError> {
+        match self {
+            Self::Folder(folder) => file::epochs(folder, roots),
+            Self::Database(database) => postgres::epochs(database, roots).await.map(Some),
+        }
+    }
+
+    /// Wraps every key under the current root key, while processes use them, and ends the epochs before. `told` is called with
+    /// how many are done, of how many. Where all are so already, nothing happens. What is interrupted is done by the next run.
+    pub async fn rewrap(
+        &self,
+        roots: &RootKeys,
+        mut told: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Rewrapped, KeyringError> {
+        match self {
+            Self::Folder(folder) => {
+                let (folder, roots) = (folder.clone(), roots.clone());
+                let rewrapping = tokio::task::spawn_blocking(move || file::rewrap(&folder, &roots, told));
+                rewrapping.await.map_err(|error| KeyringError::Unavailable(error.to_string()))?
+            }
+            Self::Database(database) => postgres::rewrap(database, roots, &mut told).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_url_names_one_host_one_database_and_no_password() {
+        let read = |url: &str| KeyDatabase::new(url, "secret", TlsConfig::default());
+        let full = read("postgres://keeper@keys.internal:5433/keys").expect("reads");
+        assert_eq!(full.to_string(), "keys at keys.internal:5433");
+        assert_eq!(full.user, "keeper");
+        let short = read("postgresql://keys.internal/keys").expect("reads");
+        assert_eq!((short.port, short.user.as_str()), (5432, USER));
+        for wrong in [
+            "",
+            "keys",
+            "mysql://a/b",
+            "postgres://a",
+            "postgres:///keys",
+            "postgres://a,b/keys",
+            "postgres://user:word@a/keys",
+            "postgres://a/keys?sslmode=disable",
+            "host=a dbname=keys",
+        ] {
+            let error = read(wrong).expect_err(wrong).to_string();
+            assert!(error.starts_with("must ") && !error.contains("word@"), "{error}");
+        }
+        assert!(!format!("{full:?}").contains("secret"));
+    }
+}

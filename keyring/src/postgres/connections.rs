@@ -1,0 +1,88 @@
+//! Connections to the database of keys: a few, opened as they are needed, and to a server that takes writes only.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use database::{Connection, Connector};
+use tokio::sync::Semaphore;
+use tokio_postgres::Client;
+
+use crate::{KeyDatabase, KeyringError};
+
+/// How long a caller waits for a connection until it is refused.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
+/// Callers that wait for a connection of one sort at a time; more are refused.
+const WAITING_MAX: usize = 4_096;
+/// A connection that nothing has used for so long is closed when the next one is given back.
+const IDLE_MAX: Duration = Duration::from_mins(1);
+/// Statements touch a few rows by their keys. What takes longer waits for a lock of a process that does not go on.
+const OPTIONS: &str = "-c statement_timeout=5s -c idle_in_transaction_session_timeout=5s -c jit=off";
+
+pub(super) struct Connections {
+    connector: Connector,
+    permits: Semaphore,
+    waiting: Semaphore,
+    idle: Mutex<Vec<(Connection, Instant)>>,
+}
+
+impl Connections {
+    /// Connects to nothing yet.
+    pub(super) fn new(database: &KeyDatabase, max: usize) -> Result<Self, KeyringError> {
+        let login = database.login(&database.user, database.password.reveal(), OPTIONS);
+        let connector = Connector::new(&login).map_err(|error| KeyringError::Config(error.to_string()))?;
+        Ok(Self {
+            connector,
+            permits: Semaphore::new(max),
+            waiting: Semaphore::new(WAITING_MAX),
+            idle: Mutex::default(),
+        })
+    }
+
+    /// Runs statements on a connection that nothing else uses meanwhile. One that has failed is not used again.
+    pub(super) async fn run<T>(
+        &self,
+        work: impl AsyncFnOnce(&mut Client) -> Result<T, KeyringError>,
+    ) -> Result<T, KeyringError> {
+        let waits = self.waiting.try_acquire().map_err(|_| KeyringError::Overloaded)?;
+        let permit = tokio::time::timeout(WAIT_TIMEOUT, self.permits.acquire()).await;
+        let _permit = permit.map_err(|_| KeyringError::Overloaded)?.expect("it is never closed");
+        drop(waits);
+        let mut connection = match self.take() {
+            Some(connection) => connection,
+            None => self.connect().await?,
+        };
+        let result = work(&mut connection.client).await;
+        if result.is_ok() {
+            self.give_back(connection);
+        }
+        result
+    }
+
+    fn take(&self) -> Option<Connection> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        std::iter::from_fn(|| idle.pop())
+            .map(|(connection, _)| connection)
+            .find(|connection| !connection.client.is_closed())
+    }
+
+    fn give_back(&self, connection: Connection) {
+        let now = Instant::now();
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(_, since)| now.duration_since(*since) < IDLE_MAX);
+        idle.push((connection, now));
+    }
+
+    /// Keys are read where they are destroyed: a standby may not know of that yet. What is committed is on disk, and on the disk
+    /// of a synchronous standby where there is one, whatever the server's default is.
+    async fn connect(&self) -> Result<Connection, KeyringError> {
+        let connection = self.connector.connect().await?;
+        let sql = "select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean,
+                          set_config('synchronous_commit', case
+                              when current_setting('synchronous_commit') in ('off', 'local') then 'on'
+                              else current_setting('synchronous_commit') end, false)";
+        if connection.client.query_one(sql, &[]).await?.get(0) {
+            return Err(KeyringError::Unavailable("the database of keys takes no writes".to_owned()));
+        }
+        Ok(connection)
+    }
+}

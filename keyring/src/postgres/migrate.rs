@@ -1,0 +1,76 @@
+//! Brings a database of keys up to date: the role of the product and the tables. Safe when several processes start at once.
+
+use database::Password;
+use tokio_postgres::Client;
+
+use crate::{KeyDatabase, KeyringError};
+
+mod embedded {
+    refinery::embed_migrations!("migrations");
+}
+
+/// Any number will do, as long as nothing else uses it.
+const LOCK: i64 = 0x414e_4e41_4c53_4b45;
+
+/// How often the role is changed while another migration changes it.
+const ROLE_ATTEMPTS: u32 = 20;
+
+/// The login that owns the tables: a superuser, or the database's owner with the right to create roles.
+#[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "the fields say what they are")]
+pub struct KeyDatabaseOwner {
+    pub user: String,
+    pub password: Password,
+}
+
+/// Creates what is missing, sets the password of the product's role and gives it the rights that it needs: it makes and
+/// changes keys, and removes none.
+pub async fn migrate(database: &KeyDatabase, owner: &KeyDatabaseOwner) -> Result<(), KeyringError> {
+    let login = database.login(&owner.user, owner.password.reveal(), "");
+    let mut connection = database::connect(&login).await?;
+    let client = &mut connection.client;
+    client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    // The lock goes with the connection, whatever happens below.
+    embedded::migrations::runner()
+        .run_async(client)
+        .await
+        .map_err(|error| KeyringError::Unavailable(format!("migration failed: {error}")))?;
+    give_rights(client, database).await
+}
+
+async fn give_rights(client: &Client, database: &KeyDatabase) -> Result<(), KeyringError> {
+    // Hashed here, so that the password is in no server log.
+    let verifier = postgres_protocol::password::scram_sha_256(database.password.reveal().as_bytes());
+    let (role, name) = (quoted(&database.user), quoted(&database.name));
+    let script = format!(
+        "begin;
+         do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
+         alter role {role} with login nosuperuser nocreatedb nocreaterole nobypassrls noreplication password '{verifier}';
+         revoke all on database {name} from public;
+         revoke all on schema public from public;
+         grant connect on database {name} to {role};
+         grant usage on schema public to {role};
+         grant select, insert, delete on epochs to {role};
+         grant select, insert, update on keys to {role};
+         grant select, insert on streams to {role};
+         grant select, insert on deployment to {role};
+         commit;"
+    );
+    // Roles belong to the whole server, the lock to one database: another database's migration may be at the same rows.
+    for _ in 0..ROLE_ATTEMPTS {
+        match client.batch_execute(&script).await {
+            Err(error)
+                if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) =>
+            {
+                client.batch_execute("rollback").await?;
+            }
+            done => return Ok(done?),
+        }
+    }
+    Err(KeyringError::Unavailable("other migrations keep changing the same role".to_owned()))
+}
+
+/// An identifier as SQL takes it.
+fn quoted(identifier: &str) -> String {
+    format!("\"{}\"", identifier.replace('"', "\"\""))
+}

@@ -1,0 +1,143 @@
+//! Wraps all keys anew under another root key, while processes use them.
+//!
+//! A key that another process makes meanwhile is of the newest epoch that the process knew. The reference from keys to epochs
+//! keeps an epoch for as long as a key is of it, so pages are read again until the earlier epochs can go.
+
+use schemas::engine::TenantId;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row, error::SqlState};
+use uuid::Uuid;
+
+use super::connections::Connections;
+use super::{begin_first_epoch, fingerprint, newest_epoch, query, roots_of};
+use crate::crypto::KeyContext;
+use crate::store::Subject;
+use crate::{KeyDatabase, KeyringError, Rewrapped, RootKeys, epochs};
+
+/// Keys of one statement.
+const PAGE_SIZE: i64 = 200;
+/// How often all is looked through, while other processes make keys of an earlier epoch.
+const PASSES_MAX: u32 = 20;
+
+/// Wraps every key under the current root key and ends the epochs before. `told` hears how many are done, of how many.
+pub(crate) async fn rewrap(
+    database: &KeyDatabase,
+    roots: &RootKeys,
+    told: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<Rewrapped, KeyringError> {
+    let connections = Connections::new(database, 1)?;
+    connections
+        .run(async |client| {
+            begin_first_epoch(client, roots).await?;
+            epochs::all_known(roots, roots_of(client).await?)
+                .map_err(|error| KeyringError::Config(format!("the keys in {database}: {error}")))?;
+            let epoch = begin(client, roots).await?;
+            let sql = "select count(*) from keys where epoch < $1";
+            let total: i64 = query(client, sql, [number(&epoch)]).await?[0].get(0);
+            let (mut done, mut broken) = (0, Vec::new());
+            for _ in 0..PASSES_MAX {
+                let mut after = (TenantId(Uuid::nil()), Uuid::nil());
+                while let Some(last) = page(client, roots, epoch, after, &mut done, &mut broken).await? {
+                    after = last;
+                    told(done, total as u64);
+                }
+                epochs::refuse_broken(&broken)?;
+                if end_earlier(client, epoch).await? {
+                    return Ok(Rewrapped { epoch, keys: done });
+                }
+            }
+            Err(KeyringError::Unavailable("other processes keep making keys of an earlier epoch".to_owned()))
+        })
+        .await
+}
+
+fn number(number: &i64) -> (&(dyn ToSql + Sync), Type) {
+    (number, Type::INT8)
+}
+
+/// The newest epoch, begun where the newest one so far is another root key's.
+async fn begin(client: &Client, roots: &RootKeys) -> Result<i64, KeyringError> {
+    let (mut epoch, root) = newest_epoch(client).await?;
+    if root != roots.current() {
+        epoch += 1;
+        let root: &[u8] = &roots.current();
+        let sql = "insert into epochs (epoch, root) values ($1, $2) on conflict do nothing";
+        query(client, sql, [number(&epoch), (&root, Type::BYTEA)]).await?;
+    }
+    still_newest(client, roots, epoch).await?;
+    Ok(epoch)
+}
+
+async fn still_newest(client: &Client, roots: &RootKeys, epoch: i64) -> Result<(), KeyringError> {
+    if newest_epoch(client).await? == (epoch, roots.current()) {
+        return Ok(());
+    }
+    Err(KeyringError::Unavailable("keys are being wrapped under another root key".to_owned()))
+}
+
+/// Ends the epochs before this one; false where keys are of them again.
+async fn end_earlier(client: &Client, epoch: i64) -> Result<bool, KeyringError> {
+    let sql = "delete from epochs where epoch < $1 and not exists (select 1 from keys where keys.epoch < $1)";
+    match client.query_typed(sql, &[number(&epoch)]).await {
+        Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => return Ok(false),
+        ended => drop(ended?),
+    }
+    let left = query(client, "select 1 from epochs where epoch < $1", [number(&epoch)]).await?;
+    Ok(left.is_empty())
+}
+
+/// Wraps the keys of a page anew. Returns behind which subject the next one starts. `broken` gets the ids of keys that do not
+/// unwrap.
+async fn page(
+    client: &Client,
+    roots: &RootKeys,
+    epoch: i64,
+    (tenant, subject): Subject,
+    done: &mut u64,
+    broken: &mut Vec<Uuid>,
+) -> Result<Option<Subject>, KeyringError> {
+    const READ: &str = "
+        select tenant, subject, id, epoch, wrapped, root from keys join epochs using (epoch)
+        where epoch < $1 and (tenant, subject) > ($2, $3) order by tenant, subject limit $4";
+    const WRITE: &str = "
+        update keys set epoch = $1, wrapped = renewed.wrapped
+        from unnest($2, $3, $4, $5) as renewed (tenant, subject, earlier, wrapped)
+        where keys.tenant = renewed.tenant and keys.subject = renewed.subject and keys.wrapped = renewed.earlier
+        returning 1";
+    still_newest(client, roots, epoch).await?;
+    let behind: [(&(dyn ToSql + Sync), Type); 2] = [(&tenant.0, Type::UUID), (&subject, Type::UUID)];
+    let [tenant, subject] = behind;
+    let rows = query(client, READ, [number(&epoch), tenant, subject, number(&PAGE_SIZE)]).await?;
+    let Some(last) = rows.last().map(subject_of) else { return Ok(None) };
+    let current = epochs::root_of(roots, Some(&roots.current()))?;
+    let (mut tenants, mut subjects, mut before, mut after) = (vec![], vec![], vec![], vec![]);
+    for row in &rows {
+        let (tenant, subject) = subject_of(row);
+        let context = KeyContext { tenant, epoch: row.get(3), subject, key: row.get(2) };
+        let wrapped: &[u8] = row.get(4);
+        let root = fingerprint(row.get(5))?;
+        let Ok(data_key) =
+            epochs::root_of(roots, Some(&root)).and_then(|root| root.unwrap(&context, wrapped))
+        else {
+            broken.push(context.key);
+            continue;
+        };
+        tenants.push(tenant.0);
+        subjects.push(subject);
+        before.push(wrapped);
+        after.push(current.wrap(&KeyContext { epoch, ..context }, &data_key));
+    }
+    let written: [(&(dyn ToSql + Sync), Type); 5] = [
+        number(&epoch),
+        (&tenants, Type::UUID_ARRAY),
+        (&subjects, Type::UUID_ARRAY),
+        (&before, Type::BYTEA_ARRAY),
+        (&after, Type::BYTEA_ARRAY),
+    ];
+    *done += query(client, WRITE, written).await?.len() as u64;
+    Ok(Some(last))
+}
+
+fn subject_of(row: &Row) -> Subject {
+    (TenantId(row.get(0)), row.get(1))
+}

@@ -1,0 +1,51 @@
+//! One id for the database of events and the store of keys: neither is used with another deployment's.
+
+use database::PooledConnection;
+use keyring::Keyring;
+use uuid::Uuid;
+
+use crate::pools::{Pools, get};
+use crate::{Store, StoreError};
+
+/// Makes sure that the keys are this database's. A store of keys that nothing has used yet becomes it, once.
+pub(crate) async fn match_keys(pools: &Pools, keyring: &Keyring) -> Result<(), StoreError> {
+    let client = get(&pools.worker).await?;
+    let row = client.query_one("select id, keys_marked from deployment", &[]).await?;
+    let (id, is_marked): (Uuid, bool) = (row.get(0), row.get(1));
+    let of_keys = match keyring.deployment().await? {
+        Some(of_keys) => of_keys,
+        None if is_marked => {
+            return Err(StoreError::Config(
+                "the store of personal data's keys is a new one or a copy from before it was marked, and this deployment \
+                 has used another: restore that one, or take this one with `annals key adopt`"
+                    .to_owned(),
+            ));
+        }
+        None => keyring.mark(id).await?,
+    };
+    if of_keys != id {
+        return Err(StoreError::Config(format!(
+            "the keys of personal data belong to the deployment {of_keys}, and this database to {id}"
+        )));
+    }
+    if is_marked { Ok(()) } else { note(&client).await }
+}
+
+async fn note(client: &PooledConnection) -> Result<(), StoreError> {
+    client.execute("update deployment set keys_marked = true", &[]).await?;
+    Ok(())
+}
+
+impl Store {
+    /// Marks an unmarked store of keys as this deployment's, although another one was in use. False where it is another
+    /// deployment's.
+    pub async fn adopt_keys(&self, keyring: &Keyring) -> Result<bool, StoreError> {
+        let client = get(&self.0.pools.worker).await?;
+        let id: Uuid = client.query_one("select id from deployment", &[]).await?.get(0);
+        if keyring.mark(id).await? != id {
+            return Ok(false);
+        }
+        note(&client).await?;
+        Ok(true)
+    }
+}

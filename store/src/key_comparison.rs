@@ -1,0 +1,94 @@
+//! Compares the keys of personal data with the log, both ways: events whose key is gone without having been destroyed, and keys
+//! that no event names.
+
+use std::collections::{BTreeSet, HashSet};
+
+use keyring::StoredKey;
+use schemas::engine::StreamName;
+use uuid::Uuid;
+
+use crate::{StoreError, TenantStore};
+
+/// An event that cannot be read, because a key is missing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct EventWithoutKey {
+    pub position: u64,
+    pub stream: String,
+    pub subject: Uuid,
+    pub key: Uuid,
+}
+
+impl TenantStore {
+    /// The events behind position `after` up to position `to` whose key is neither there nor destroyed.
+    pub async fn events_without_key(&self, after: u64, to: u64) -> Result<Vec<EventWithoutKey>, StoreError> {
+        let Some(keyring) = self.store().keyring() else { return Ok(Vec::new()) };
+        let (tenant, from, until) = (self.id().0, after as i64, to as i64);
+        let transaction = self.begin().await?;
+        let rows = transaction
+            .query(
+                "select position, subject_keys from events
+                 where tenant_id = $1 and position > $2 and position <= $3 and length(subject_keys) > 0 order by position",
+                &[&tenant, &from, &until],
+            )
+            .await?;
+        transaction.commit().await?;
+        let named: Vec<(i64, Vec<Uuid>)> = rows.iter().map(|row| (row.get(0), ids(row.get(1)))).collect();
+        let all: BTreeSet<Uuid> = named.iter().flat_map(|(_, keys)| keys.iter().copied()).collect();
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let unknown: HashSet<Uuid> =
+            keyring.unknown(self.id(), all.into_iter().collect()).await?.into_iter().collect();
+        let positions: Vec<i64> = named
+            .iter()
+            .filter(|(_, keys)| keys.iter().any(|key| unknown.contains(key)))
+            .map(|(position, _)| *position)
+            .collect();
+        if positions.is_empty() {
+            return Ok(Vec::new());
+        }
+        let transaction = self.begin().await?;
+        let rows = transaction
+            .query(
+                "select position, stream, payload from events where tenant_id = $1 and position = any($2)
+                 order by position",
+                &[&tenant, &positions],
+            )
+            .await?;
+        transaction.commit().await?;
+        let mut found = Vec::new();
+        for row in rows {
+            // A subject that was fenced when its key was gone already is erased, although no tombstone names the key.
+            for missing in keyring.missing_in(self.id(), row.get(2)).await? {
+                found.push(EventWithoutKey {
+                    position: row.get::<_, i64>(0) as u64,
+                    stream: row.get(1),
+                    subject: missing.subject,
+                    key: missing.key,
+                });
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether an event of the streams that are noted with a key names it.
+    pub async fn uses_key(&self, key: &StoredKey) -> Result<bool, StoreError> {
+        let streams: Vec<&str> = key.streams.iter().map(StreamName::as_str).collect();
+        let transaction = self.begin().await?;
+        let (tenant, id) = (self.id().0, key.key.as_bytes().as_slice());
+        let row = transaction
+            .query_opt(
+                "select 1 from events where tenant_id = $1 and stream = any($2)
+                 and position($3::bytea in subject_keys) > 0 limit 1",
+                &[&tenant, &streams, &id],
+            )
+            .await?;
+        transaction.commit().await?;
+        Ok(row.is_some())
+    }
+}
+
+fn ids(bytes: &[u8]) -> Vec<Uuid> {
+    bytes.chunks_exact(16).filter_map(|bytes| Uuid::from_slice(bytes).ok()).collect()
+}
