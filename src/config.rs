@@ -272,8 +272,10 @@ fn remedy(key: &str) -> &'static str {
         "secrets.key" | "identity.signing_key" | "audit.signing_key" | "privacy.root_key" => {
             "; `annals init` makes it"
         }
-        "audit.folder" | "privacy.keys_folder" => {
-            "; name a folder outside PostgreSQL's data and backups, as `annals init` does"
+        "audit.folder" => "; name a folder outside PostgreSQL's data and backups, as `annals init` does",
+        KEYS_PLACE => {
+            "; name a folder outside PostgreSQL's data and backups, as `annals init` does, or a database in \
+             `privacy.keys_url`"
         }
         "nats.credentials_file" | "nats.edge_account" | "nats.edge_signing_seed" => {
             "; `annals init` and `annals credential setup` make it"

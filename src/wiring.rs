@@ -13,7 +13,7 @@ use clap::ValueEnum;
 use commands::Executor;
 use database::DatabaseConfig;
 use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
-use keyring::{KeyStoreConfig, Keyring, RootKey, RootKeys};
+use keyring::Keyring;
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Issuer, Nats};
 use sagas::erasure::Copies;
@@ -28,7 +28,7 @@ use webhooks::WebhookSettings;
 pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
 use self::keys::{hashing_config, signing_key};
-pub use self::keys::{malformed_keys, passwords};
+pub use self::keys::{keyring, keys, malformed_keys, passwords};
 use crate::config::{KEYS_PLACE, Needs, Settings, SettingsError};
 use crate::demo::{self, OnHold};
 
@@ -113,25 +113,6 @@ pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyh
     let store = Store::connect(config).await.context("the store cannot be used")?;
     store.examine_with(examiner(store.clone(), nats_config(settings)));
     Ok(store)
-}
-
-/// The keys of personal data, where the settings name a place for them.
-pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
-    let Some((store, roots)) = keys(settings)? else { return Ok(None) };
-    let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
-    store.open(roots, lease).await.context("the keys of personal data cannot be used").map(Some)
-}
-
-/// Where the keys are and what wraps them, where the settings name a place. From now on no part of this process's memory is
-/// written to a core file.
-pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
-    let privacy = &settings.privacy;
-    let Some(store) = privacy.key_store()? else { return Ok(None) };
-    crate::limits::forbid_core_files().context("core files cannot be turned off")?;
-    let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
-    let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
-    let previous = previous.transpose().context("`privacy.previous_root_key`")?;
-    Ok(Some((store, RootKeys::new(root, previous))))
 }
 
 /// The executor of commands.

@@ -8,8 +8,8 @@ use serde::Deserialize;
 use super::sections::{invalid, optional, path, secret, text};
 use super::{Secret, SettingsError};
 
-/// The settings that name the place of keys: one of them is set.
-pub const KEYS_PLACE: &str = "privacy.keys_folder` or `privacy.keys_url";
+/// The setting that names the place of keys, where `privacy.keys_url` does not.
+pub const KEYS_PLACE: &str = "privacy.keys_folder";
 
 /// `[privacy]`
 #[derive(Debug, Clone, Deserialize)]

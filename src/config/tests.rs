@@ -151,7 +151,7 @@ fn every_setting_is_documented_and_read() {
             format!("`database.runtime_password` is not set{key}, and `annals migrate` sets it"),
             format!("`secrets.key` is not set{key}"),
             format!("`identity.signing_key` is not set{key}"),
-            format!("`privacy.keys_folder` is not set{folder}"),
+            format!("`privacy.keys_folder` is not set{folder}, or a database in `privacy.keys_url`"),
             format!("`privacy.root_key` is not set{key}"),
             format!("`audit.signing_key` is not set{key}"),
             format!("`audit.folder` is not set{folder}"),

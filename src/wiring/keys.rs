@@ -1,13 +1,33 @@
-//! The keys of access tokens and the hashing of passwords, by the settings.
+//! Keys of personal data, keys of access tokens and the hashing of passwords, by the settings.
 
 use std::time::Duration;
 
 use anyhow::Context;
 use gateway::auth::{HashingConfig, Passwords, SigningKey};
+use keyring::{KeyStoreConfig, Keyring, RootKey, RootKeys};
 use store::DeploymentKey;
 
 use super::Role;
 use crate::config::{Settings, SettingsError};
+
+/// The keys of personal data, where the settings name a place for them.
+pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
+    let Some((store, roots)) = keys(settings)? else { return Ok(None) };
+    let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
+    store.open(roots, lease).await.context("the keys of personal data cannot be used").map(Some)
+}
+
+/// Where the keys are and what wraps them, where the settings name a place. From now on no part of this process's memory is
+/// written to a core file.
+pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
+    let privacy = &settings.privacy;
+    let Some(store) = privacy.key_store()? else { return Ok(None) };
+    crate::limits::forbid_core_files().context("core files cannot be turned off")?;
+    let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
+    let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
+    let previous = previous.transpose().context("`privacy.previous_root_key`")?;
+    Ok(Some((store, RootKeys::new(root, previous))))
+}
 
 /// The key that signs access tokens. A process without the role gateway issues none and takes none, so where it has no
 /// key it gets one that is used for nothing.

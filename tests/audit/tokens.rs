@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use gateway::router::public_route_table;
 use reqwest::{Method, RequestBuilder, StatusCode};
 use serde_json::{Value, json};
 
@@ -9,9 +10,6 @@ use crate::support::process::run;
 use crate::support::product::{PASSWORD, Product, Tenant, client, send};
 use crate::support::{eventually, folder};
 
-/// The routers' sources: what stands there is what there is.
-const ROUTERS: [&str; 2] =
-    [include_str!("../../gateway/src/gateway.rs"), include_str!("../../gateway/src/rest/webhooks.rs")];
 /// What takes no token, or changes nothing of the tenant.
 const APART: [(&str, &str); 4] = [
     ("POST", "/v1/auth/login"),
@@ -20,27 +18,10 @@ const APART: [(&str, &str); 4] = [
     ("POST", "/v1/stream-tickets"),
 ];
 
-/// Every method and path of the public listener that the sources name.
+/// Every method and path of the public listener of its table.
 fn routes() -> BTreeSet<(String, String)> {
-    let mut routes = BTreeSet::new();
-    for source in ROUTERS {
-        let public = source.split("pub fn operations_router").next().expect("the first part");
-        for route in public.split(".route(").skip(1) {
-            let (_, quoted) = route.split_once('"').expect("a path");
-            let (path, handlers) = quoted.split_once('"').expect("its end");
-            for method in ["get", "post", "put", "patch", "delete"] {
-                let is_called = |text: &str| {
-                    text.match_indices(&format!("{method}(")).any(|(at, _)| {
-                        !text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':')
-                    })
-                };
-                if is_called(handlers) {
-                    routes.insert((method.to_uppercase(), path.to_owned()));
-                }
-            }
-        }
-    }
-    routes
+    let table = public_route_table();
+    table.all().iter().map(|route| (route.method_name().to_owned(), route.path.to_owned())).collect()
 }
 
 /// Every mutation of the committed schema with an input that has all that must be there.

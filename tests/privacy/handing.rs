@@ -121,7 +121,8 @@ async fn keys_are_for_those_who_may_read_personal_data_and_it_is_told_who_got_th
     let allowed = String::from_utf8(created).expect("text").trim().to_owned();
     auditor.export("granted", &allowed, &keys_to).await.expect("exports");
     eventually("it is told who got keys", || async {
-        let (_, page) = send(tenant.admin(Method::GET, "/v1/activities?kind=audit_access&limit=1000")).await;
+        let (_, page) =
+            send(tenant.admin(Method::GET, "/v1/activities?kind=credential_change&limit=1000")).await;
         let told = format!("GET /v1/audit/export keys_to={keys_to}");
         let entry = page["activities"].as_array()?.iter().find(|entry| entry["action"] == told)?.clone();
         let by_service = entry["actor"].as_str().is_some_and(|actor| actor.starts_with("service:"));

@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
+use access::Principal;
+use commands::{CommandContext, Executor, Rules, User, register_user};
 use gateway::auth::{Audience, Grant, SigningKey, Tokens};
 use keyring::{Keyring, RootKey, RootKeys};
 use nix::sys::signal::Signal;
 use reqwest::{Client, Method, RequestBuilder, StatusCode};
-use schemas::engine::{TenantSlug, ids};
+use schemas::engine::{Email, Name, TenantSlug, ids};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::Tier;
 use serde_json::{Value, json};
 use store::{DeploymentKey, Store, StoreConfig};
 use tempfile::TempDir;
+use uuid::Uuid;
 
 use super::key_stores::{KeyStoreKind, TestKeys};
 use super::postgres::{PASSWORD as DATABASE_PASSWORD, free_port};
@@ -25,6 +28,9 @@ use super::{eventually, programs, unique};
 
 /// Longer than the product may take to answer, so that a hang shows as one.
 const CLIENT_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// The command that registers the operator.
+const OPERATOR: Uuid = Uuid::from_u128(0x0198_c0de_0000_7000_8000_0000_0000_0001);
 
 /// What all processes of a deployment share.
 pub struct Deployment {
@@ -54,7 +60,7 @@ impl Deployment {
     pub async fn with_keys(database_port: u16, nats_url: &str, kind: KeyStoreKind) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let keys = TestKeys::create(kind, &folder.path().join("keys")).await;
-        Self::over(folder, database_port, nats_url, "", keys)
+        Self::over(folder, database_port, nats_url, "allow_unauthenticated = true\n", keys)
     }
 
     fn over(folder: TempDir, database_port: u16, nats_url: &str, more: &str, keys: TestKeys) -> Self {
@@ -85,7 +91,7 @@ impl Deployment {
             Duration::from_hours(1),
         );
         let grant = Grant {
-            user_id: ids::new_id(),
+            user_id: ids::derived_id(OPERATOR, User::CATEGORY),
             tenant: ids::PLATFORM,
             tenant_slug: TenantSlug::parse("platform").expect("a slug"),
             tier: Tier::Enterprise,
@@ -169,8 +175,20 @@ impl Deployment {
         Store::connect(config).await.expect("the store connects")
     }
 
+    /// Registers the operator whose token the deployment has. A repeat changes nothing.
+    async fn register_operator(&self) {
+        let executor = Executor::new(self.store().await, 10);
+        let context = CommandContext::new(ids::PLATFORM, Principal::system("test")).with_command_id(OPERATOR);
+        let email = Email::parse("operator@platform.example").expect("an address");
+        let name = Name::parse("Operator").expect("a name");
+        let registered =
+            register_user(&executor, &context, email, name, vec![Role::PlatformAdmin], None::<bytes::Bytes>);
+        registered.await.expect("the operator is registered");
+    }
+
     /// Makes a tenant with open registration, and signs its administrator in.
     pub async fn tenant(&self, process: &Process, slug: &str) -> Account {
+        self.register_operator().await;
         let email = format!("admin@{slug}.example");
         let body = json!({
             "slug": slug, "name": slug, "tier": "pro", "registration": "open",

@@ -215,9 +215,13 @@ fn url(port: u16, database: &str, role: &str) -> String {
     format!("postgres://{role}:{}@127.0.0.1:{port}/{database}", password_of(role))
 }
 
-/// The password of a role: a runtime role, or `postgres`.
+/// The password of a role: a runtime role, that of the database of keys, or `postgres`.
 pub fn password_of(role: &str) -> String {
-    if role == "postgres" { PASSWORD.to_owned() } else { store::role_password(PASSWORD, role) }
+    if ["postgres", "annals_keys"].contains(&role) {
+        PASSWORD.to_owned()
+    } else {
+        store::role_password(PASSWORD, role)
+    }
 }
 
 /// Where the server of all tests listens.
