@@ -118,7 +118,7 @@ async fn where_nobody_else_knows_a_list_that_was_kept_tells_who_was_erased(keys:
     erase(&site, &ada).await;
     let request = site.gateway().request(Method::GET, "/v1/erasures?limit=1").bearer_auth(&site.busy.token);
     let page = Answer::of(request).await.body;
-    assert_eq!((&page["erasures"][0]["subject"], &page["next_after"]), (&ada, &ada), "{page}");
+    assert_eq!((&page["erasures"][0]["subject"], &page["next_after"]), (&ada, &Value::Null), "{page}");
     let path = format!("/v1/erasures?after={}", ada.as_str().expect("an id"));
     let request = site.gateway().request(Method::GET, &path).bearer_auth(&site.busy.token);
     assert_eq!(Answer::of(request).await.body, json!({"erasures": [], "next_after": null}));
