@@ -189,7 +189,8 @@ async fn every_client_of_the_product_speaks_tls_to_postgresql_and_nats() {
         certificate("client.pem").display(),
         certificate("client.key").display(),
     );
-    let deployment = Deployment::with(server.port(), &broker.url(), &format!("allow_unauthenticated = true\n{more}"));
+    let deployment =
+        Deployment::with(server.port(), &broker.url(), &format!("allow_unauthenticated = true\n{more}"));
     set_in_database(
         &deployment.settings(),
         &format!("host = \"localhost\"\nowner_password = \"{PASSWORD}\"\ntls = \"verify-full\"\n{more}"),
