@@ -1,5 +1,7 @@
 //! The catalogue of error codes: one code for one fact, with its HTTP status, its form in GraphQL and its title.
 
+use std::fmt::Write;
+
 /// What one code says.
 struct Entry {
     code: &'static str,
@@ -188,10 +190,9 @@ pub fn render_error_codes() -> String {
     );
     for code in ErrorCode::ALL {
         let Entry { code: name, status, title, meaning } = code.entry();
-        page.push_str(&format!(
-            "| `{name}` | {status} | `{}` | {title} | {meaning} |\n",
-            code.graphql_top_level()
-        ));
+        let top_level = code.graphql_top_level();
+        // Writing to a string cannot fail.
+        let _ = writeln!(page, "| `{name}` | {status} | `{top_level}` | {title} | {meaning} |");
     }
     page
 }

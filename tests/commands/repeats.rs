@@ -197,14 +197,11 @@ async fn for_any_interleaving_the_first_answer_is_given_again_and_nothing_acts_t
             let mut context = CommandContext::new(tenant.id(), caller);
             context.command_id = asked.key.map(|key| keys[key]);
             async move {
-                match asked.name {
-                    Some(name) => {
-                        executor.execute::<Customer>(&context, id, rename(name), Extras::default()).await
-                    }
-                    None => {
-                        let suspend = SuspendCustomer { reason: None };
-                        executor.execute::<Customer>(&context, id, suspend, Extras::default()).await
-                    }
+                if let Some(name) = asked.name {
+                    executor.execute::<Customer>(&context, id, rename(name), Extras::default()).await
+                } else {
+                    let suspend = SuspendCustomer { reason: None };
+                    executor.execute::<Customer>(&context, id, suspend, Extras::default()).await
                 }
             }
         }))

@@ -148,7 +148,7 @@ async fn a_hundred_events_bring_their_ids_and_none_is_an_id_of_the_product() {
     let own: Vec<&String> = given.iter().filter(|id| !hundred.contains(id)).collect();
     assert!(own.len() >= 4, "{}", own.len());
     for id in own {
-        let answer = service.append(&format!("{ACCOUNT}/taken"), with_ids(&[id.clone()])).await;
+        let answer = service.append(&format!("{ACCOUNT}/taken"), with_ids(std::slice::from_ref(id))).await;
         refused(answer, 409, "event_id_taken");
     }
 }

@@ -111,11 +111,7 @@ async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
         parameters.extend(after.map(|after| ("after", after.to_string())));
         let text = remote.text(PATH, &parameters).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
-        rows.extend(
-            page.service_tokens
-                .into_iter()
-                .filter(|row| row.scopes.iter().any(|scope| *scope == Scope::AuditRead)),
-        );
+        rows.extend(page.service_tokens.into_iter().filter(|row| row.scopes.contains(&Scope::AuditRead)));
         after = page.next_after;
         if after.is_none() {
             break;
