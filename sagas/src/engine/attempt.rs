@@ -4,7 +4,7 @@ use access::Principal;
 use commands::{AnyCommand, CommandContext, DispatchError, dispatch};
 use schemas::engine::TenantId;
 use schemas::saga::{SagaStep, SagaTimer};
-use store::{Causes, LogFilter, StoreError};
+use store::{Causes, Claim, KeyUse, LogFilter, StoreError};
 
 use super::instance::{Instance, TimerState};
 use super::process::command_id;
@@ -111,6 +111,11 @@ impl Steps {
     async fn send_recorded(&self, tenant: TenantId, row: &StepRow) -> Result<Outcome, StoreError> {
         let recorded = self.instance(tenant, row).await?.command(row.trigger_event, &row.step);
         let Some(recorded) = recorded else {
+            // The command may have taken effect before its outcome was recorded, and the person may be erased since.
+            let key = command_id(self.saga(), row.instance, &row.step);
+            if self.tenant(tenant).key_use(&Claim::new(key, [0; 32])).await? != KeyUse::Unused {
+                return Ok(Outcome::Done(Wanted::default()));
+            }
             let message = "the person that the command is about was erased".to_owned();
             return Ok(Outcome::Refused { code: "SUBJECT_ERASED".to_owned(), message });
         };
