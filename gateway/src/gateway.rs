@@ -1,13 +1,16 @@
 //! What all handlers share.
 
+use std::net::IpAddr;
 use std::ops::Deref;
 use std::sync::Arc;
+use std::time::Duration;
 
 use commands::{Executor, ExternalEvents};
+use fairness::{Limits, Permit, Permits};
 use metrics_exporter_prometheus::PrometheusHandle;
 use nats::Integrators;
+use schemas::engine::TenantId;
 use store::Store;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use crate::activity::ActivityLog;
@@ -17,11 +20,27 @@ use crate::http::{ErrorCode, Problem};
 use crate::operations::{MetricsError, ReadinessCheck};
 use crate::{graphql, operations, streams};
 
-/// Sockets at a time that may keep the gateway waiting for their first message.
-const GREETINGS: usize = 256;
+/// Sockets that may keep the gateway waiting for their first message, by address: an address that opens many leaves places
+/// to the others.
+const HANDSHAKE_LIMITS: Limits =
+    Limits { permits: 256, share: 64, reserved: 64, waiting: 64, waiting_total: 1_024 };
 
-/// Pages of the past that are worked out at a time.
-const PASTS: usize = 4;
+/// Pages of the past that are computed at a time, and those of one tenant that wait for it.
+const HISTORIC_READS_MAX: usize = 4;
+const HISTORIC_READS_WAITING_MAX: usize = 64;
+/// How long a page of the past waits for a permit.
+const HISTORIC_READ_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Event streams by tenant: one tenant may open most of them, and the rest is for tenants that have none.
+fn stream_limits(streams: usize) -> Limits {
+    Limits {
+        permits: streams,
+        share: streams - streams / 8,
+        reserved: streams / 64,
+        waiting: 1_024,
+        waiting_total: 8_192,
+    }
+}
 
 /// The gateway. Cheap to clone.
 #[derive(Clone)]
@@ -41,11 +60,11 @@ pub struct Shared {
     pub(crate) checks: Vec<ReadinessCheck>,
     pub(crate) metrics: PrometheusHandle,
     pub(crate) activities: ActivityLog,
-    pub(crate) streams: Arc<Semaphore>,
+    pub(crate) streams: Permits<TenantId>,
     /// Sockets that have not said yet who they are.
-    pub(crate) greetings: Arc<Semaphore>,
-    /// Pages of the past that are being worked out.
-    pub(crate) pasts: Semaphore,
+    pub(crate) handshakes: Permits<IpAddr>,
+    /// Pages of the past that are being computed.
+    pub(crate) historic_reads: Permits<TenantId>,
     pub(crate) hub: streams::Hub,
     pub(crate) stopping: CancellationToken,
 }
@@ -82,8 +101,10 @@ impl Gateway {
         let passwords = Passwords::start(&config.hashing)?;
         let tokens = Tokens::new(key, config.issuer.clone(), config.token_lifetime);
         let schema = graphql::schema(config.dev);
-        let (streams, greetings) =
-            (Arc::new(Semaphore::new(config.streams)), Arc::new(Semaphore::new(GREETINGS)));
+        let streams = Permits::new(stream_limits(config.streams), Duration::ZERO);
+        let handshakes = Permits::new(HANDSHAKE_LIMITS, Duration::ZERO);
+        let historic_reads = Limits::halves(HISTORIC_READS_MAX, HISTORIC_READS_WAITING_MAX);
+        let historic_reads = Permits::new(historic_reads, HISTORIC_READ_WAIT_TIMEOUT);
         let metrics = operations::recorder()?;
         let store = executor.store().clone();
         let activities = ActivityLog::start(store.clone(), config.activities);
@@ -105,8 +126,8 @@ impl Gateway {
             metrics,
             activities,
             streams,
-            greetings,
-            pasts: Semaphore::new(PASTS),
+            handshakes,
+            historic_reads,
             hub,
             stopping,
         };
@@ -128,9 +149,9 @@ impl Gateway {
         self.0.activities.finish().await;
     }
 
-    /// A place among the event streams of this process.
-    pub(crate) fn stream_place(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let place = Arc::clone(&self.0.streams).try_acquire_owned();
-        place.map_err(|_full| Problem::new(ErrorCode::Unavailable).detail("too many streams are open"))
+    /// A permit for one more event stream of a tenant in this process.
+    pub(crate) async fn stream_permit(&self, tenant: TenantId) -> Result<Permit<TenantId>, Problem> {
+        let permit = self.0.streams.acquire(tenant).await;
+        permit.map_err(|_full| Problem::new(ErrorCode::Unavailable).detail("too many streams are open"))
     }
 }

@@ -6,7 +6,7 @@
 
 pub mod client;
 mod connection;
-mod limits;
+pub(crate) mod limits;
 mod listener;
 mod phase;
 mod refusal;

@@ -119,3 +119,29 @@ async fn spellings_of_an_address_are_one_person_and_of_a_password_one_password()
     let (status, _) = register("invisible@example.com", PASSWORD, "\u{200b}\u{3164}").await;
     assert_eq!(status, StatusCode::UNPROCESSABLE_ENTITY);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_sockets_of_one_address_leave_places_to_others() {
+    let product = Product::shared();
+    let tenant = product.tenant().await;
+    let address = product.url("").replace("http://", "");
+    // From another loopback address than the one that signs in.
+    let silent = async || {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind("127.0.0.3:0".parse().expect("an address")).expect("binds");
+        let stream = socket.connect(address.parse().expect("an address")).await.expect("connects");
+        let url = format!("ws://{address}/v1/events/ws");
+        tokio_tungstenite::client_async(url, stream).await.map(|(socket, _)| socket)
+    };
+    let opened = futures::future::join_all((0..300).map(|_| silent())).await;
+    let (open, refused): (Vec<_>, Vec<_>) = opened.into_iter().partition(Result::is_ok);
+    assert!(!open.is_empty() && !refused.is_empty(), "{} {}", open.len(), refused.len());
+    // Those are still open, and another address follows its events all the same.
+    let url = format!("ws://{address}/v1/events/ws");
+    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("another address connects");
+    let auth = json!({"type": "auth", "token": tenant.token}).to_string();
+    futures::SinkExt::send(&mut socket, auth.into()).await.expect("is sent");
+    let first = futures::StreamExt::next(&mut socket).await.expect("an answer").expect("a message");
+    assert!(first.into_text().expect("text").contains("\"open\""));
+    drop(open);
+}

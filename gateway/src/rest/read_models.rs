@@ -1,16 +1,15 @@
 //! `/v1/audit/read-models`: whole read models as they were, and what became of them, for auditors.
 
 use access::policy::{CUSTOMERS_READ, USERS_READ};
-use std::time::Duration;
 
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
+use fairness::Permit;
 use queries::{PastChanges, PastError, PastRows, ReadModel, whole};
-use schemas::engine::LogId;
 use schemas::engine::time::deserialize_time;
+use schemas::engine::{LogId, TenantId};
 use serde::{Deserialize, Serialize};
-use tokio::sync::SemaphorePermit;
 use uuid::Uuid;
 
 use super::events::same_log;
@@ -21,8 +20,6 @@ use crate::http::{Digits, ErrorCode, Path, Problem, Query};
 const DEFAULT_LIMIT: usize = 100;
 /// Rows, or events looked through, of one page.
 const LIMIT_MAX: usize = 500;
-/// How long a page waits for its turn.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The parameter of a question where the log was.
 #[derive(Debug, Deserialize)]
@@ -70,7 +67,7 @@ pub async fn rows(
     let checkpoint = read_model(&caller, &name)?;
     let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
     let log = log(&caller, query.log).await?;
-    let _turn = turn(&gateway).await?;
+    let _permit = permit(&gateway, &caller).await?;
     Ok(Json(whole::rows(&caller.store, checkpoint, log, number(query.at), query.after, limit).await?))
 }
 
@@ -98,7 +95,7 @@ pub async fn changes(
         return Err(Problem::bad_request("to must not stand before from"));
     }
     let log = log(&caller, query.log).await?;
-    let _turn = turn(&gateway).await?;
+    let _permit = permit(&gateway, &caller).await?;
     let between = (query.from.0, number(query.to));
     Ok(Json(whole::changes(&caller.store, checkpoint, log, between, number(query.after), limit).await?))
 }
@@ -126,12 +123,12 @@ async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
     Ok(current)
 }
 
-/// A place among the few pages that are worked out at a time: they must not take the database from everybody else.
-async fn turn(gateway: &Gateway) -> Result<SemaphorePermit<'_>, Problem> {
-    let busy =
-        || Problem::new(ErrorCode::Unavailable).detail("too many pages of the past are being worked out");
-    let turn = tokio::time::timeout(PATIENCE, gateway.pasts.acquire()).await;
-    turn.map_err(|_elapsed| busy())?.map_err(|_closed| busy())
+/// A permit among the few pages that are computed at a time: they must leave the database to other requests.
+async fn permit(gateway: &Gateway, caller: &Caller) -> Result<Permit<TenantId>, Problem> {
+    let permit = gateway.historic_reads.acquire(caller.record.id).await;
+    permit.map_err(|_| {
+        Problem::new(ErrorCode::Unavailable).detail("too many pages of the past are being computed")
+    })
 }
 
 impl From<PastError> for Problem {

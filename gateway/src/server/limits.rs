@@ -102,7 +102,7 @@ impl Drop for ConnectionPermit {
 }
 
 /// What an address is counted as: an IPv6 client has a whole /64 network to choose addresses from.
-fn counted_address(peer: IpAddr) -> IpAddr {
+pub(crate) fn counted_address(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         address @ IpAddr::V4(_) => address,

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use fairness::Permits;
 use futures::FutureExt;
-use schemas::engine::{LogId, TenantSlug};
+use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{LogFilter, TenantStore};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::closing::Closing;
@@ -26,7 +27,7 @@ pub struct Follower {
     slug: TenantSlug,
     filter: LogFilter,
     at: u64,
-    catching_up: Arc<Semaphore>,
+    catching_up: Permits<TenantId>,
     /// A read under way, kept so that [`next`](Self::next) may be dropped at any point.
     reading: Option<AbortOnDropHandle<Result<Read, FrameError>>>,
 }
@@ -45,7 +46,7 @@ impl Follower {
         slug: TenantSlug,
         after: u64,
         filter: LogFilter,
-        catching_up: Arc<Semaphore>,
+        catching_up: Permits<TenantId>,
     ) -> Self {
         let moves = ring.moves();
         Self { ring, moves, handle, slug, filter, at: after, catching_up, reading: None }
@@ -96,10 +97,11 @@ impl Follower {
     async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, Closing> {
         let (after, handle, filter) = (self.at, self.handle.clone(), self.filter.clone());
         let slug = self.slug.clone();
-        let catching_up = Arc::clone(&self.catching_up);
+        let catching_up = self.catching_up.clone();
         let reading = self.reading.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                let _turn = catching_up.acquire().await;
+                // A queue that is full bounds nothing more here: each stream has one read at a time.
+                let _permit = catching_up.acquire(handle.id()).await.ok();
                 metrics::counter!("event_stream_reads_total", "by" => "follower").increment(1);
                 let page = handle.read_log_page(after, Some(up_to), PAGE, &filter).await?;
                 let frames = Frame::of_all(&handle, &slug, page.events).await?;

@@ -5,9 +5,10 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
+use fairness::{Limits, Permits};
 use schemas::engine::{TenantId, TenantSlug};
 use store::{LogFilter, Standing, Store, StoreError, TenantRecord, TenantStore};
-use tokio::sync::{Notify, Semaphore, watch};
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::closing::Closing;
@@ -23,6 +24,8 @@ pub(super) const LOOK: Duration = Duration::from_secs(2);
 const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Reads at a time by followers that have fallen out of their ring, so that they leave connections to everybody else.
 const CATCHING_UP: usize = 4;
+/// Followers of one tenant that wait for such a read. Above the number of streams of a process.
+const CATCHING_UP_WAITING_MAX: usize = 100_000;
 
 /// The readers of this process. Cheap to clone.
 #[derive(Clone)]
@@ -32,14 +35,15 @@ struct Inner {
     store: Store,
     rings: Mutex<HashMap<TenantId, Weak<Ring>>>,
     budget: Budget,
-    catching_up: Arc<Semaphore>,
+    catching_up: Permits<TenantId>,
     stopping: CancellationToken,
 }
 
 impl Hub {
     /// No readers yet. They and their followers end when `stopping` is cancelled.
     pub fn new(store: Store, stopping: CancellationToken) -> Self {
-        let catching_up = Arc::new(Semaphore::new(CATCHING_UP));
+        let limits = Limits::halves(CATCHING_UP, CATCHING_UP_WAITING_MAX);
+        let catching_up = Permits::new(limits, Duration::MAX);
         let (rings, budget) = (Mutex::default(), Budget::default());
         Self(Arc::new(Inner { store, rings, budget, catching_up, stopping }))
     }
@@ -53,7 +57,7 @@ impl Hub {
     ) -> Result<Follower, StoreError> {
         let handle = self.0.store.tenant(record.id);
         let ring = self.ring(&handle, &record.slug).await?;
-        Ok(Follower::new(ring, handle, record.slug.clone(), after, filter, Arc::clone(&self.0.catching_up)))
+        Ok(Follower::new(ring, handle, record.slug.clone(), after, filter, self.0.catching_up.clone()))
     }
 
     async fn ring(&self, handle: &TenantStore, slug: &TenantSlug) -> Result<Arc<Ring>, StoreError> {

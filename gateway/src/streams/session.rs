@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
+use fairness::Permit;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use tokio::sync::OwnedSemaphorePermit;
+use schemas::engine::TenantId;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
 use super::closing::Closing;
@@ -48,7 +49,7 @@ pub struct Session {
     right_ends: BoxFuture<'static, Closing>,
     heartbeat: Interval,
     open: Open,
-    _place: OwnedSemaphorePermit,
+    _place: Permit<TenantId>,
 }
 
 impl Session {
@@ -58,7 +59,7 @@ impl Session {
         follower: Follower,
         watcher: &Watcher,
         gateway: &Gateway,
-        place: OwnedSemaphorePermit,
+        place: Permit<TenantId>,
     ) -> Self {
         let right_ends = right_ends(gateway.clone(), watcher.expires_at, watcher.claims.clone()).boxed();
         let (heartbeat, open) = (gateway.config.heartbeat, Open::new(way));

@@ -35,7 +35,7 @@ pub async fn follow(
     };
     let resumed = resumed_at(&headers)?;
     let after = resumed.unwrap_or(query.after);
-    let place = gateway.stream_place()?;
+    let place = gateway.stream_permit(watcher.record.id).await?;
     let follower = gateway.hub.follow(&watcher.record, after, query.filter).await?;
     let handle = gateway.store.tenant(watcher.record.id);
     same_log(&handle, query.log, follower.log_id()).await?;

@@ -1,7 +1,7 @@
 //! `GET /v1/events/ws`: a tenant's events over a WebSocket, one JSON message each. The access token comes in the header
 //! `Authorization` or in the first message, never in the address.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +9,10 @@ use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgr
 use axum::extract::{ConnectInfo, Extension, State};
 use axum::http::{HeaderMap, Uri, header};
 use axum::response::Response;
+use fairness::Permit;
 use futures::SinkExt;
 use serde::Deserialize;
 use serde_json::json;
-use tokio::sync::OwnedSemaphorePermit;
 
 use super::closing::Closing;
 use super::frame::Frame;
@@ -23,6 +23,7 @@ use crate::gateway::Gateway;
 use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::rest::events::{EventsQuery, same_log};
 use crate::server::UnderWay;
+use crate::server::limits::counted_address;
 
 /// How long a client may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
@@ -87,8 +88,8 @@ pub async fn follow(
         let session = open(caller, query.clone(), &gateway).await?;
         Ok(session)
     } else {
-        let greeting = Arc::clone(&gateway.greetings).try_acquire_owned();
-        Err(greeting
+        let handshake = gateway.handshakes.acquire(counted_address(address.ip())).await;
+        Err(handshake
             .map_err(|_| Problem::new(ErrorCode::Unavailable).detail("too many sockets are being opened"))?)
     };
     let upgrade = upgrade
@@ -121,7 +122,7 @@ pub async fn follow(
 
 async fn open(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
     let watcher = Watcher::from(caller)?;
-    let place = gateway.stream_place()?;
+    let place = gateway.stream_permit(watcher.record.id).await?;
     let follower = gateway.hub.follow(&watcher.record, query.after, query.filter).await?;
     let handle = gateway.store.tenant(watcher.record.id);
     same_log(&handle, query.log, follower.log_id()).await?;
@@ -131,7 +132,7 @@ async fn open(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<S
 /// Waits for the first message; `None` where the client has left.
 async fn greet(
     socket: &mut WebSocket,
-    _place: OwnedSemaphorePermit,
+    _place: Permit<IpAddr>,
     query: EventsQuery,
     headers: &HeaderMap,
     request: &RequestContext,
