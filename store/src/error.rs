@@ -8,6 +8,7 @@ use std::fmt;
 use database::{ConnectError, PoolError};
 use keyring::KeyringError;
 use schemas::engine::{InvalidValue, LogId};
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 /// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
@@ -78,6 +79,22 @@ impl StoreError {
                 | Self::Keys(_)
                 | Self::KeyMissing { .. }
         )
+    }
+
+    /// Whether a parameter was at fault: a text with a NUL, or a time or number that PostgreSQL cannot hold. Such values come
+    /// from outside.
+    pub fn is_invalid_parameter(&self) -> bool {
+        let Self::Database(error) = self else { return false };
+        error.code().is_some_and(|code| {
+            [
+                SqlState::CHARACTER_NOT_IN_REPERTOIRE,
+                SqlState::UNTRANSLATABLE_CHARACTER,
+                SqlState::DATETIME_FIELD_OVERFLOW,
+                SqlState::INVALID_DATETIME_FORMAT,
+                SqlState::NUMERIC_VALUE_OUT_OF_RANGE,
+            ]
+            .contains(code)
+        })
     }
 
     pub(crate) fn corrupt(what: &str, cause: impl fmt::Display) -> Self {

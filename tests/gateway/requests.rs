@@ -121,6 +121,19 @@ async fn spellings_of_an_address_are_one_person_and_of_a_password_one_password()
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_value_that_postgresql_cannot_hold_is_a_bad_request() {
+    let tenant = Product::shared().tenant().await;
+    for query in [
+        r#"{ customers(filter: {name: "a\u0000b"}) { nodes { id } } }"#,
+        r#"{ customers(filter: {email: "a\u0000b@example.com"}) { nodes { id } } }"#,
+        r#"{ users(filter: {name: "\u0000"}) { nodes { id } } }"#,
+    ] {
+        let answer = tenant.graphql_as(&tenant.token, query, Value::Null).await;
+        assert_eq!(answer["errors"][0]["extensions"]["code"], "BAD_REQUEST", "{answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn silent_sockets_of_one_address_leave_places_to_others() {
     let product = Product::shared();
     let tenant = product.tenant().await;

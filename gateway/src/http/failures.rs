@@ -18,6 +18,9 @@ impl From<StoreError> for Problem {
             StoreError::LogReplaced { .. } => Self::new(ErrorCode::LogReplaced),
             error @ StoreError::KeyMissing { .. } => Self::new(ErrorCode::KeyMissing).cause(error),
             error if error.is_unavailable() => Self::unavailable(error),
+            error if error.is_invalid_parameter() => {
+                Self::bad_request("a value of the request cannot be stored or compared").cause(error)
+            }
             error => Self::internal(error),
         }
     }

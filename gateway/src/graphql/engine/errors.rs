@@ -49,6 +49,8 @@ pub fn failure(error: &StoreError) -> Error {
     } else if error.is_unavailable() {
         tracing::warn!(cause = %Cause::of(error), "a field is unavailable");
         ErrorCode::Unavailable.error("unavailable for the moment")
+    } else if error.is_invalid_parameter() {
+        ErrorCode::BadRequest.error("a value of the request cannot be stored or compared")
     } else {
         internal(error)
     }
