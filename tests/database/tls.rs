@@ -189,8 +189,14 @@ async fn every_client_of_the_product_speaks_tls_to_postgresql_and_nats() {
         certificate("client.pem").display(),
         certificate("client.key").display(),
     );
-    let deployment =
+    let mut deployment =
         Deployment::with(server.port(), &broker.url(), &format!("allow_unauthenticated = true\n{more}"));
+    deployment.tls = TlsConfig {
+        mode: TlsMode::Require,
+        ca_file: Some(certificate("authority.pem")),
+        certificate_file: Some(certificate("client.pem")),
+        key_file: Some(certificate("client.key")),
+    };
     set_in_database(
         &deployment.settings(),
         &format!("host = \"localhost\"\nowner_password = \"{PASSWORD}\"\ntls = \"verify-full\"\n{more}"),

@@ -41,6 +41,8 @@ pub struct Deployment {
     database_port: u16,
     platform_token: String,
     client: Client,
+    /// How the test itself connects to the database.
+    pub tls: store::TlsConfig,
 }
 
 impl Deployment {
@@ -102,7 +104,16 @@ impl Deployment {
         };
         let platform_token = tokens.issue(&grant).expect("signed").access_token;
         let client = Client::builder().timeout(CLIENT_TIMEOUT).build().expect("a client");
-        Self { folder, key, keys, roots: root.into(), database_port, platform_token, client }
+        Self {
+            folder,
+            key,
+            keys,
+            roots: root.into(),
+            database_port,
+            platform_token,
+            client,
+            tls: store::TlsConfig::default(),
+        }
     }
 
     /// Its settings file.
@@ -169,7 +180,7 @@ impl Deployment {
             keyring: Some(self.keyring()),
             append_lanes: 1,
             pool_size: 4,
-            tls: store::TlsConfig::default(),
+            tls: self.tls.clone(),
             idle_timeout: std::time::Duration::from_mins(1),
         };
         Store::connect(config).await.expect("the store connects")
