@@ -24,7 +24,7 @@ use crate::identity::authority::FreshAuthority;
 
 /// The most versions of a fact.
 pub const VERSIONS_MAX: usize = 100;
-/// The most bytes of schemas and descriptions that were ever recorded for a fact: whoever loads it reads all of them.
+/// Maximum bytes of all schemas and descriptions ever recorded for a fact. Each load of the fact reads all of them.
 pub const FAMILY_BYTES_MAX: usize = 1024 * 1024;
 
 crate::commands! {
@@ -321,7 +321,7 @@ mod tests {
         let full = folded((1..=VERSIONS_MAX).map(|number| registered(&name(number), json!({}))).collect());
         let next = register(&name(VERSIONS_MAX + 1), json!({}));
         assert_eq!(full.decide(next.into()), Err(EventTypeRejection::VersionsExceeded));
-        // Widened versions count: all of them are read by whoever loads the fact.
+        // Widened versions count, because each load of the fact reads all of them.
         let long = |number: usize| json!({"enum": ["x".repeat(60_000)], "x": number});
         let event_type = ExternalType::parse(V1).expect("valid").event_type().clone();
         let widened = |number| {
