@@ -2,4 +2,5 @@
 
 mod authority;
 mod idempotency;
+mod lists;
 mod requests;

@@ -10,10 +10,11 @@ use axum::middleware::{from_fn, from_fn_with_state};
 use store::requests::AnswerRetention;
 
 use crate::gateway::Gateway;
+use crate::http::compression;
 use crate::http::cors::{self, Cors};
 use crate::http::guard::guard;
 use crate::http::observe::observe;
-use crate::http::rescue::rescue;
+use crate::http::rescue::{catch_panic, limit_time};
 use crate::http::route::{Audit, Authority, Idempotency, Needs, Route, RouteTable, Routes};
 use crate::http::{ErrorCode, Problem};
 use crate::{activity, admin, graphql, operations, rest, streams};
@@ -28,7 +29,8 @@ impl Gateway {
     pub fn public_router(&self) -> Router {
         let (router, table) = public_routes(self.config.dev).finish();
         let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
-        self.layered(router).layer(cors).layer(from_fn_with_state(table, observe)).with_state(self.clone())
+        let observe = from_fn_with_state(table, observe);
+        self.layered(router).layer(cors).layer(observe).layer(compression::layer()).with_state(self.clone())
     }
 
     /// The routes of the operations listener: probes and metrics, nothing else.
@@ -62,7 +64,8 @@ impl Gateway {
             .fallback(|| async { Problem::new(ErrorCode::NotFound) })
             .layer(from_fn_with_state(self.clone(), guard))
             .layer(from_fn_with_state(self.clone(), activity::watch))
-            .layer(from_fn(rescue))
+            .layer(catch_panic())
+            .layer(from_fn(limit_time))
     }
 }
 

@@ -24,6 +24,6 @@ pub mod identity;
 pub use engine::as_of::{AsOf, History, Past};
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
-pub use engine::wait::{WaitError, wait_for};
+pub use engine::wait::{WaitError, wait_for, wait_for_head};
 pub use engine::whole::{self, PastChanges, PastRows};
 pub use projections::{CUSTOMERS, CustomerRow, PastError, ReadModel, RowChange, USERS, UserRow};

@@ -6,9 +6,8 @@ use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
 use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use queries::WaitError;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -19,6 +18,7 @@ use super::read_models;
 use crate::auth::Caller;
 use crate::gateway::Gateway;
 use crate::http::accept::prefers;
+use crate::http::consistency;
 use crate::http::content::json_bytes;
 use crate::http::json::read_json;
 use crate::http::{Problem, RequestContext};
@@ -26,8 +26,6 @@ use crate::http::{Problem, RequestContext};
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
 /// the form of GraphQL.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(4);
-/// Carries tokens of writes that a read must have seen.
-pub const CONSISTENCY_HEADER: HeaderName = HeaderName::from_static("x-consistency-token");
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
 
 /// Answers one operation.
@@ -137,25 +135,8 @@ async fn wait(
         needed.sort_unstable();
         needed.dedup();
     }
-    let in_headers = headers.get_all(CONSISTENCY_HEADER).iter();
-    let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
-    for token in in_headers.chain(envelope.consistency_token.clone()) {
-        match queries::wait_for(&caller.store, &token, &needed).await {
-            Ok(()) => {}
-            Err(WaitError::Invalid) => {
-                return Err((ErrorCode::BadRequest, "the consistency token is not valid here"));
-            }
-            Err(WaitError::Timeout) => {
-                return Err((
-                    ErrorCode::ConsistencyTimeout,
-                    "the read model has not reached that position yet",
-                ));
-            }
-            Err(WaitError::Unavailable(error)) => {
-                tracing::warn!(%error, "a read could not wait for its position");
-                return Err((ErrorCode::Unavailable, "unavailable for the moment"));
-            }
-        }
+    for token in consistency::tokens(headers).chain(envelope.consistency_token.clone()) {
+        consistency::reached(queries::wait_for(&caller.store, &token, &needed).await)?;
     }
     Ok(())
 }

@@ -11,11 +11,11 @@ use axum::response::Response;
 use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer, Vary};
 
+use super::consistency::CONSISTENCY_HEADER;
 use super::idempotency::IDEMPOTENCY_KEY;
 use super::observe::{REQUEST_ID, TRACEPARENT};
 use super::tenancy::TENANT_HEADER;
 use crate::config::GatewayConfig;
-use crate::graphql::handler::CONSISTENCY_HEADER;
 use crate::rest::audit::POSITIONS;
 
 /// How long a browser may remember what was allowed.

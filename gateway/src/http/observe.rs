@@ -15,9 +15,10 @@ use schemas::engine::{RequestId, TenantId, TenantSlug};
 use store::TenantRecord;
 use tracing::Instrument;
 
+use super::compression::Uncompressed;
 use super::failures::Cause;
 use super::headers;
-use super::route::{Audit, Route, RouteTable};
+use super::route::{Audit, ErrorFormat, Route, RouteTable};
 use access::ErrorCode;
 
 use super::problem::Problem;
@@ -181,6 +182,11 @@ pub async fn observe(State(routes): State<RouteTable>, mut request: Request, nex
         }
     }
     headers::secure(response.headers_mut());
+    let is_read = context.0.route.as_ref().is_none_or(|route| route.only_reads());
+    let is_graphql = context.0.route.as_ref().is_some_and(|route| route.errors == ErrorFormat::Graphql);
+    if !is_read && !is_graphql {
+        response.extensions_mut().insert(Uncompressed);
+    }
     if let Ok(value) = HeaderValue::from_str(context.id().as_str()) {
         response.headers_mut().insert(REQUEST_ID, value);
     }

@@ -1,34 +1,47 @@
-//! The layer that always answers: a panic and a handler that takes too long become problems. It stands inside the layers
+//! The layers that always answer: a panic and a handler that takes too long become problems. They stand inside the layers
 //! that add headers, so that these answers carry them as well.
 
 use std::any::Any;
-use std::panic::AssertUnwindSafe;
 
+use access::ErrorCode;
 use axum::extract::Request;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
-use futures::FutureExt;
+use tower_http::catch_panic::{CatchPanicLayer, ResponseForPanic};
 
 use super::deadline::Deadline;
 use super::observe::RequestContext;
-use super::route::ErrorFormat;
-use access::ErrorCode;
-
 use super::problem::Problem;
+use super::route::ErrorFormat;
 
-/// The layer itself, for `axum::middleware::from_fn`.
-pub async fn rescue(request: Request, next: Next) -> Response {
+/// Turns a panic of a handler into the problem `internal`. Its text goes to the log and not to the client.
+pub fn catch_panic() -> CatchPanicLayer<PanicProblem> {
+    CatchPanicLayer::custom(PanicProblem)
+}
+
+/// The answer to a panic.
+#[derive(Debug, Clone, Copy)]
+pub struct PanicProblem;
+
+impl ResponseForPanic for PanicProblem {
+    type ResponseBody = axum::body::Body;
+
+    fn response_for_panic(&mut self, panic: Box<dyn Any + Send + 'static>) -> Response {
+        tracing::error!(panic = panic_text(&*panic), "handler panicked");
+        Problem::new(ErrorCode::Internal).into_response()
+    }
+}
+
+/// Ends a handler whose time is up, for `axum::middleware::from_fn`. `tower_http::timeout` counts the time that the client
+/// takes to send its body as well, so that a slow client would be told that the server is unavailable.
+pub async fn limit_time(request: Request, next: Next) -> Response {
     let context = request.extensions().get::<RequestContext>();
     let route = context.and_then(RequestContext::route);
     let graphql = route.is_some_and(|route| route.errors == ErrorFormat::Graphql);
     // A stream's handler is done when the stream begins, so the deadline does not end streams.
     let (deadline, request) = Deadline::of(request);
-    let answering = AssertUnwindSafe(next.run(request)).catch_unwind();
     tokio::select! {
-        answered = answering => answered.unwrap_or_else(|panic| {
-            tracing::error!(panic = panic_text(&*panic), "handler panicked");
-            Problem::new(ErrorCode::Internal).into_response()
-        }),
+        answered = next.run(request) => answered,
         () = deadline.passed() => {
             let late = Problem::new(ErrorCode::Unavailable).detail("the request took too long");
             let late = if graphql { late.for_graphql() } else { late };
@@ -49,7 +62,7 @@ fn panic_text(panic: &(dyn Any + Send)) -> &str {
 mod tests {
     use axum::Router;
     use axum::body::{Body, to_bytes};
-    use axum::middleware::{from_fn, from_fn_with_state};
+    use axum::middleware::from_fn_with_state;
     use axum::routing::get;
     use tower::ServiceExt;
 
@@ -63,7 +76,7 @@ mod tests {
             panic!("a bug")
         }
         let observed = from_fn_with_state(Routes::default().finish().1, observe);
-        let router = Router::new().route("/panic", get(panicking)).layer(from_fn(rescue)).layer(observed);
+        let router = Router::new().route("/panic", get(panicking)).layer(catch_panic()).layer(observed);
         let request = axum::http::Request::get("/panic").header("x-request-id", "p-1").body(Body::empty());
         let response = router.oneshot(request.expect("valid")).await.expect("infallible");
         assert_eq!(response.status().as_u16(), 500);

@@ -44,6 +44,16 @@ impl PageQuery {
         if wrong.is_empty() { Ok(query) } else { Err(Problem::invalid(wrong)) }
     }
 
+    /// Rows of the page.
+    pub fn limit(&self) -> usize {
+        self.limit
+    }
+
+    /// The id after which the page starts.
+    pub fn after(&self) -> Option<Uuid> {
+        self.after
+    }
+
     /// The ids of the page's aggregates, and where the next page starts.
     pub async fn ids<A: Rules>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
         let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));

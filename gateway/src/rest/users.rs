@@ -2,10 +2,12 @@
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use commands::identity::administration::{add_user, change_roles, deactivate};
 use commands::identity::user::EMAIL;
 use commands::{ExecuteError, Executed, Extras, Rules, User, UserRejection, new_aggregate_id};
+use queries::identity::user;
+use queries::{USERS, UserRow};
 use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
@@ -18,6 +20,7 @@ use uuid::Uuid;
 use super::pages::PageQuery;
 use crate::auth::{Caller, Password};
 use crate::gateway::Gateway;
+use crate::http::consistency;
 use crate::http::failures::rejected_field;
 use crate::http::{Body, ErrorCode, IdempotencyKey, Path, Problem, RequestContext};
 
@@ -70,20 +73,24 @@ impl StandingBody {
     fn new(id: Uuid, tenant: &TenantSlug, user: &User, version: u64) -> Self {
         Self { user: UserBody::new(id, tenant, user), status: user.status, version }
     }
+
+    fn of_row(tenant: &TenantSlug, row: UserRow) -> Self {
+        let UserRow { id, email, name, roles, status, version, .. } = row;
+        Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
+    }
 }
 
-/// `GET /v1/users`: by pages, in an order that is stable and means nothing; right at once, because it is folded from the
-/// log. GraphQL's `users` filters and sorts.
-pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+/// `GET /v1/users`: by pages, in the order of the ids. The rows are those of GraphQL's `users`, which filters and sorts as
+/// well. The list holds at least what was recorded before the request, or before the consistency token that it names.
+///
+/// # Errors
+/// `consistency_timeout` when the read model is further behind than the wait is long.
+pub async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    let (ids, next_after) = page.ids::<User>(&caller.store).await?;
-    let mut users = Vec::with_capacity(ids.len());
-    for id in &ids {
-        if let Some((user, version)) = gateway.executor.load::<User>(caller.record.id, *id).await? {
-            users.push(StandingBody::new(*id, &caller.record.slug, &user, version));
-        }
-    }
-    Ok(Json(json!({ "users": users, "next_after": next_after })))
+    consistency::wait(&caller.store, &headers, &[USERS]).await?;
+    let (rows, next_after) = user::by_id(&caller.store, page.after(), page.limit()).await?;
+    let users = rows.into_iter().map(|row| StandingBody::of_row(&caller.record.slug, row));
+    Ok(Json(json!({ "users": users.collect::<Vec<_>>(), "next_after": next_after })))
 }
 
 /// `GET /v1/users/{id}`.

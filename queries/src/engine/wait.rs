@@ -24,35 +24,62 @@ pub enum WaitError {
 
 /// Waits until the named read models (by checkpoint: `projections::CUSTOMERS`) have reached the token's position, for at
 /// most [`PATIENCE`].
+///
+/// # Errors
+/// See [`WaitError`].
 pub async fn wait_for(tenant: &TenantStore, token: &str, projections: &[&str]) -> Result<(), WaitError> {
     wait_at_most(tenant, token, projections, PATIENCE).await
 }
 
-/// [`wait_for`] with a patience of one's own.
+/// [`wait_for`] with another limit of time.
+///
+/// # Errors
+/// See [`WaitError`].
 pub async fn wait_at_most(
     tenant: &TenantStore,
     token: &str,
     projections: &[&str],
-    patience: Duration,
+    limit: Duration,
 ) -> Result<(), WaitError> {
     let token =
         ConsistencyToken::decode(tenant.store().key(), tenant.id(), token).map_err(|_| WaitError::Invalid)?;
+    wait_until(tenant, Some(token), projections, limit).await
+}
+
+/// Waits until the named read models have reached the head that the log has now, for at most [`PATIENCE`].
+///
+/// # Errors
+/// [`WaitError::Timeout`] and [`WaitError::Unavailable`].
+pub async fn wait_for_head(tenant: &TenantStore, projections: &[&str]) -> Result<(), WaitError> {
+    wait_until(tenant, None, projections, PATIENCE).await
+}
+
+async fn wait_until(
+    tenant: &TenantStore,
+    token: Option<ConsistencyToken>,
+    projections: &[&str],
+    limit: Duration,
+) -> Result<(), WaitError> {
     let transaction = tenant.begin().await?;
     let head = transaction.head().await?;
-    if head.log_id != token.log_id || token.position > head.position {
-        return Err(WaitError::Invalid);
-    }
+    let position = match token {
+        Some(token) if head.log_id != token.log_id || token.position > head.position => {
+            return Err(WaitError::Invalid);
+        }
+        Some(token) => token.position,
+        None => head.position,
+    };
     let mut behind = Vec::new();
     for projection in projections {
         let checkpoint = transaction.checkpoint(projection).await?;
-        if checkpoint.is_none_or(|at| at.log_id != token.log_id || at.position < token.position) {
+        if checkpoint.is_none_or(|at| at.log_id != head.log_id || at.position < position) {
             behind.push(*projection);
         }
     }
     transaction.commit().await?;
     let waits = behind
         .into_iter()
-        .map(|projection| tenant.wait_for_checkpoint(projection, token.log_id, token.position, patience));
+        .map(|projection| tenant.wait_for_checkpoint(projection, head.log_id, position, limit));
     let reached = try_join_all(waits).await?;
     if reached.into_iter().all(|reached| reached) { Ok(()) } else { Err(WaitError::Timeout) }
 }

@@ -120,8 +120,8 @@ pub async fn by_id(
     tenant: &TenantStore,
     after: Option<Uuid>,
     limit: usize,
-) -> Result<(Vec<UserRow>, Option<Uuid>), QueryError> {
-    Ok(LIST.by_id(tenant, Conditions::of(tenant), after, limit, |row| row.id).await?)
+) -> Result<(Vec<UserRow>, Option<Uuid>), StoreError> {
+    LIST.by_id(tenant, Conditions::of(tenant), after, limit, |row| row.id).await
 }
 
 /// How many users the filter finds.

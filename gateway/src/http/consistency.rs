@@ -1,0 +1,47 @@
+//! Read your writes over HTTP: a request names what it has seen by consistency tokens, and waits until the read models have
+//! reached that.
+
+use access::ErrorCode;
+use axum::http::{HeaderMap, HeaderName};
+use queries::WaitError;
+use store::TenantStore;
+
+use super::problem::Problem;
+
+/// The header that carries a consistency token. It may be given several times.
+pub const CONSISTENCY_HEADER: HeaderName = HeaderName::from_static("x-consistency-token");
+
+/// The tokens in the headers.
+pub fn tokens(headers: &HeaderMap) -> impl Iterator<Item = String> {
+    let values = headers.get_all(CONSISTENCY_HEADER).iter();
+    values.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
+}
+
+/// Waits until the read models have reached the tokens of the headers, or without any the log's present head.
+///
+/// # Errors
+/// `bad_request` for a token that is not valid here, `consistency_timeout` when the read models are too far behind.
+pub async fn wait(tenant: &TenantStore, headers: &HeaderMap, read_models: &[&str]) -> Result<(), Problem> {
+    let problem = |(code, detail): (ErrorCode, &'static str)| Problem::new(code).detail(detail);
+    if !headers.contains_key(CONSISTENCY_HEADER) {
+        return reached(queries::wait_for_head(tenant, read_models).await).map_err(problem);
+    }
+    for token in tokens(headers) {
+        reached(queries::wait_for(tenant, &token, read_models).await).map_err(problem)?;
+    }
+    Ok(())
+}
+
+/// How a wait ended, for clients.
+pub fn reached(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &'static str)> {
+    waited.map_err(|error| match error {
+        WaitError::Invalid => (ErrorCode::BadRequest, "the consistency token is not valid here"),
+        WaitError::Timeout => {
+            (ErrorCode::ConsistencyTimeout, "the read model has not reached that position yet")
+        }
+        WaitError::Unavailable(error) => {
+            tracing::warn!(error = %store::Causes(&error), "a read could not wait for its position");
+            (ErrorCode::Unavailable, "unavailable for the moment")
+        }
+    })
+}
