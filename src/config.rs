@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use ::config::{Config, ConfigError, File, FileFormat};
 use serde::Deserialize;
 
+use names::new_name;
 pub use names::{deployment_problem, host_problem};
 pub use privacy::{KEYS_PLACE, Privacy};
 pub use secret::Secret;
@@ -30,7 +31,7 @@ const DEVELOPMENT: &str = r#"
 public_address = "127.0.0.1:8080"
 operations_address = "127.0.0.1:8081"
 admin_address = "127.0.0.1:8082"
-explorer = true
+graphiql = true
 # All clients are on one machine.
 max_connections_per_address = 6500
 
@@ -198,7 +199,7 @@ impl Settings {
     pub fn problems(&self, needs: Needs) -> Vec<SettingsError> {
         let mut problems = Vec::new();
         problems.extend(self.database.runtime_password().err());
-        problems.extend(self.secrets.key().err());
+        problems.extend(self.secrets.deployment_key().err());
         if needs.tokens {
             problems.extend(self.identity.signing_key().err());
         }
@@ -208,8 +209,8 @@ impl Settings {
         if needs.checkpoints {
             problems.extend(self.audit.problem());
             problems.extend(self.audit.signing_key().err());
-            problems.extend(self.audit.previous_key().err());
-            problems.extend(self.audit.folder().err());
+            problems.extend(self.audit.previous_signing_key().err());
+            problems.extend(self.audit.state_folder().err());
         }
         problems.extend(self.database.problem());
         problems.extend(self.nats.problem());
@@ -220,23 +221,23 @@ impl Settings {
         problems.extend(self.log.problem());
         for (key, value) in [
             ("database.pool_size", self.database.pool_size),
-            ("database.append_lanes", self.database.append_lanes),
-            ("database.idle_seconds", self.database.idle_seconds as usize),
-            ("gateway.streams", self.gateway.streams),
+            ("database.append_workers", self.database.append_workers),
+            ("database.idle_timeout_seconds", self.database.idle_timeout_seconds as usize),
+            ("gateway.max_streams", self.gateway.max_streams),
             ("gateway.max_connections", self.gateway.max_connections),
             ("gateway.max_connections_per_address", self.gateway.max_connections_per_address),
             ("gateway.header_timeout_seconds", self.gateway.header_timeout_seconds as usize),
-            ("gateway.keep_alive_seconds", self.gateway.keep_alive_seconds as usize),
-            ("gateway.heartbeat_seconds", self.gateway.heartbeat_seconds as usize),
+            ("gateway.keep_alive_timeout_seconds", self.gateway.keep_alive_timeout_seconds as usize),
+            ("gateway.heartbeat_interval_seconds", self.gateway.heartbeat_interval_seconds as usize),
             ("activity.retention_days", self.activity.retention_days as usize),
             ("activity.max_entries_per_kind", self.activity.max_entries_per_kind as usize),
-            ("audit.seal_every_seconds", self.audit.seal_every_seconds as usize),
-            ("gateway.slow_follower_seconds", self.gateway.slow_follower_seconds as usize),
-            ("webhooks.timeout_seconds", self.webhooks.timeout_seconds as usize),
-            ("webhooks.requests_a_tenant", self.webhooks.requests_a_tenant),
-            ("webhooks.requests", self.webhooks.requests),
-            ("webhooks.first_delay_ms", self.webhooks.first_delay_ms as usize),
-            ("webhooks.most_dead_letters", self.webhooks.most_dead_letters as usize),
+            ("audit.seal_interval_seconds", self.audit.seal_interval_seconds as usize),
+            ("gateway.slow_consumer_timeout_seconds", self.gateway.slow_consumer_timeout_seconds as usize),
+            ("webhooks.request_timeout_seconds", self.webhooks.request_timeout_seconds as usize),
+            ("webhooks.max_concurrent_requests_per_tenant", self.webhooks.max_concurrent_requests_per_tenant),
+            ("webhooks.max_concurrent_requests", self.webhooks.max_concurrent_requests),
+            ("webhooks.initial_delay_ms", self.webhooks.initial_delay_ms as usize),
+            ("webhooks.max_dead_letters_per_endpoint", self.webhooks.max_dead_letters_per_endpoint as usize),
             ("saga.max_attempts", self.saga.max_attempts as usize),
         ] {
             if value == 0 {
@@ -269,10 +270,12 @@ fn remedy(key: &str) -> &'static str {
     match key {
         "database.runtime_password" => "; `annals init` makes it, and `annals migrate` sets it",
         "database.owner_password" => "; `annals migrate` needs the password of `database.owner_user`",
-        "secrets.key" | "identity.signing_key" | "audit.signing_key" | "privacy.root_key" => {
+        "secrets.deployment_key" | "identity.signing_key" | "audit.signing_key" | "privacy.root_key" => {
             "; `annals init` makes it"
         }
-        "audit.folder" => "; name a folder outside PostgreSQL's data and backups, as `annals init` does",
+        "audit.state_folder" => {
+            "; name a folder outside PostgreSQL's data and backups, as `annals init` does"
+        }
         KEYS_PLACE => {
             "; name a folder outside PostgreSQL's data and backups, as `annals init` does, or a database in \
              `privacy.keys_url`"
@@ -284,8 +287,11 @@ fn remedy(key: &str) -> &'static str {
     }
 }
 
-/// The settings with the nearest spelling, for the error message.
+/// The present name, or the setting with the nearest spelling, for the error message.
 fn suggestion(key: &str) -> String {
+    if let Some(name) = new_name(key) {
+        return format!("; it is named `{name}` now");
+    }
     let known: toml::Table = DEFAULTS.parse().expect("the embedded defaults are TOML, a test reads them");
     let nearest = known
         .iter()

@@ -84,7 +84,7 @@ pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
 
 /// How many connections to PostgreSQL a process with these roles opens at most.
 pub fn connections_max(settings: &Settings, roles: &[Role]) -> usize {
-    let (pool, lanes) = (settings.database.pool_size, settings.database.append_lanes);
+    let (pool, lanes) = (settings.database.pool_size, settings.database.append_workers);
     let limits = store::connection_limits(pool, lanes).into_iter();
     let used = limits.filter(|(login, _)| roles.iter().any(|role| role.logins().contains(login)));
     used.map(|(_, limit)| limit).sum()
@@ -104,11 +104,11 @@ pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyh
         database: database.name.clone(),
         tls: database.tls()?,
         runtime_password: database.runtime_password()?.reveal().to_owned(),
-        key: DeploymentKey::from_hex(settings.secrets.key()?.reveal())?,
+        key: DeploymentKey::from_hex(settings.secrets.deployment_key()?.reveal())?,
         keyring,
-        append_lanes: database.append_lanes,
+        append_workers: database.append_workers,
         pool_size: database.pool_size,
-        idle_timeout: Duration::from_secs(database.idle_seconds),
+        idle_timeout: Duration::from_secs(database.idle_timeout_seconds),
     };
     let store = Store::connect(config).await.context("the store cannot be used")?;
     store.examine_with(examiner(store.clone(), nats_config(settings)));
@@ -200,7 +200,7 @@ pub struct Prepared {
     roles: Vec<Role>,
     sagas: SagaSettings,
     signer: Option<Arc<Signer>>,
-    seal_every: Duration,
+    seal_interval: Duration,
     webhooks: WebhookSettings,
     stop_listeners: CancellationToken,
 }
@@ -210,7 +210,7 @@ impl Prepared {
     pub async fn connect(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
         // Before anything counts.
         gateway::operations::recorder()?;
-        let open_files_max = crate::limits::raise_open_files(settings.gateway.streams);
+        let open_files_max = crate::limits::raise_open_files(settings.gateway.max_streams);
         let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway), open_files_max).await?;
         let store = connect(settings).await?;
         if Role::needs(roles).personal_data && store.keyring().is_none() {
@@ -233,7 +233,7 @@ impl Prepared {
         if let Some(origin) = settings.gateway.stray_origin().filter(|_| roles.contains(&Role::Gateway)) {
             tracing::warn!(
                 origin,
-                "pages on the visitor's own machine may use this gateway: set gateway.web_origins"
+                "pages on the visitor's own machine may use this gateway: set gateway.cors_allowed_origins"
             );
         }
         let stop_listeners = CancellationToken::new();
@@ -262,7 +262,7 @@ impl Prepared {
             sagas: saga_settings(settings),
             webhooks: webhook_settings(settings),
             signer,
-            seal_every: Duration::from_secs(settings.audit.seal_every_seconds),
+            seal_interval: Duration::from_secs(settings.audit.seal_interval_seconds),
             stop_listeners,
         })
     }
@@ -360,7 +360,7 @@ impl Prepared {
         }
         if let Some(signer) = &self.signer {
             let (store, nats, signer) = (self.store.clone(), nats.clone(), Arc::clone(signer));
-            let (every, stop) = (self.seal_every, running.stop_workers.clone());
+            let (every, stop) = (self.seal_interval, running.stop_workers.clone());
             running.workers.spawn(async move {
                 audit::sealer::run(store, Some(nats), signer, every, stop).await;
                 Ok(())
@@ -478,7 +478,7 @@ impl Listeners {
             max_connections: settings.max_connections.min(crate::limits::connections_within(open_files_max)),
             max_connections_per_address: settings.max_connections_per_address,
             header_timeout: Duration::from_secs(settings.header_timeout_seconds),
-            keep_alive: Duration::from_secs(settings.keep_alive_seconds),
+            keep_alive: Duration::from_secs(settings.keep_alive_timeout_seconds),
             trusted_proxies: TrustedProxies::parse(&settings.trusted_proxies)?,
             always_https: settings.is_behind_tls(),
             reserved_descriptors: 0,
@@ -534,8 +534,8 @@ fn signer(settings: &Settings) -> anyhow::Result<Signer> {
     let config = SignerConfig {
         deployment: audit.deployment.clone(),
         key: audit.signing_key()?.reveal().to_owned(),
-        previous_key: audit.previous_key()?.map(|key| key.reveal().to_owned()),
-        folder: audit.folder()?,
+        previous_signing_key: audit.previous_signing_key()?.map(|key| key.reveal().to_owned()),
+        folder: audit.state_folder()?,
     };
     Signer::open(&config).context("the role sealer")
 }
@@ -550,28 +550,28 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
     GatewayConfig {
         public_host: gateway.public_host.clone(),
         issuer: identity.issuer.clone(),
-        token_lifetime: Duration::from_mins(u64::from(identity.access_token_minutes)),
+        token_lifetime: Duration::from_secs(u64::from(identity.access_token_lifetime_seconds)),
         hashing: hashing_config(settings),
-        streams: gateway.streams,
-        heartbeat: Duration::from_secs(gateway.heartbeat_seconds),
+        streams: gateway.max_streams,
+        heartbeat: Duration::from_secs(gateway.heartbeat_interval_seconds),
         activities: ActivityRetention {
             keep: Duration::from_hours(24) * settings.activity.retention_days,
             max_per_kind: settings.activity.max_entries_per_kind,
         },
         integrators: issuer,
-        slow_after: Duration::from_secs(gateway.slow_follower_seconds),
-        web_origins: gateway.web_origins.clone(),
-        allow_private_webhooks: settings.webhooks.allow_private,
-        most_dead_letters: settings.webhooks.most_dead_letters,
-        dev: gateway.explorer,
+        slow_after: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
+        cors_allowed_origins: gateway.cors_allowed_origins.clone(),
+        allow_private_webhooks: settings.webhooks.allow_private_addresses,
+        max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
+        dev: gateway.graphiql,
     }
 }
 
 fn saga_settings(settings: &Settings) -> SagaSettings {
     let saga = &settings.saga;
     let retry = RetrySettings {
-        first: Duration::from_millis(saga.first_delay_ms),
-        cap: Duration::from_millis(saga.longest_delay_ms),
+        first: Duration::from_millis(saga.initial_delay_ms),
+        cap: Duration::from_millis(saga.max_delay_ms),
         max_attempts: saga.max_attempts,
         ..RetrySettings::default()
     };
@@ -581,14 +581,14 @@ fn saga_settings(settings: &Settings) -> SagaSettings {
 fn webhook_settings(settings: &Settings) -> WebhookSettings {
     let webhooks = &settings.webhooks;
     WebhookSettings {
-        allow_private: webhooks.allow_private,
-        timeout: Duration::from_secs(webhooks.timeout_seconds),
-        requests_a_tenant: webhooks.requests_a_tenant,
-        requests: webhooks.requests,
-        first_delay: Duration::from_millis(webhooks.first_delay_ms),
-        longest_delay: Duration::from_millis(webhooks.longest_delay_ms),
-        retry_for: Duration::from_secs(webhooks.retry_for_seconds),
+        allow_private_addresses: webhooks.allow_private_addresses,
+        timeout: Duration::from_secs(webhooks.request_timeout_seconds),
+        max_concurrent_requests_per_tenant: webhooks.max_concurrent_requests_per_tenant,
+        requests: webhooks.max_concurrent_requests,
+        initial_delay: Duration::from_millis(webhooks.initial_delay_ms),
+        max_delay: Duration::from_millis(webhooks.max_delay_ms),
+        retry_for: Duration::from_secs(webhooks.max_retry_seconds),
         disable_after: Duration::from_secs(webhooks.disable_after_seconds),
-        most_dead_letters: webhooks.most_dead_letters,
+        max_dead_letters_per_endpoint: webhooks.max_dead_letters_per_endpoint,
     }
 }

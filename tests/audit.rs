@@ -134,7 +134,7 @@ fn signer(folder: &Path, key: &str) -> Arc<Signer> {
     let config = SignerConfig {
         deployment: "annals.test".to_owned(),
         key: key.to_owned(),
-        previous_key: None,
+        previous_signing_key: None,
         folder: folder.join("signer"),
     };
     Arc::new(Signer::open(&config).expect("the signer opens"))

@@ -74,9 +74,9 @@ error_codes! {
         "The request was carried out before, and its answer, which held a secret, is kept no longer.";
     EventIdTaken = "event_id_taken", 409, "Event id used before",
         "An event of the tenant has the id.";
-    EventTypeVersionGap = "event_type_not_next", 409, "Not the next version",
+    EventTypeVersionGap = "event_type_version_gap", 409, "Not the next version",
         "The versions of an event type follow each other without a gap.";
-    SchemaIncompatible = "schema_narrower", 409, "A new version is needed",
+    SchemaIncompatible = "schema_incompatible", 409, "A new version is needed",
         "The new schema refuses data that the one before took.";
     LogReplaced = "log_replaced", 410, "The log was replaced",
         "The position belongs to a log that another one has replaced.";
@@ -108,7 +108,7 @@ error_codes! {
         "A user has at least one role.";
     RoleNotAllowed = "role_not_allowed", 422, "Role not allowed",
         "The tenant does not have this role.";
-    SelfAdminChange = "own_administration", 422, "Own administration",
+    SelfAdminChange = "self_admin_change", 422, "Own administration",
         "An administrator is removed by another administrator only.";
     TenantExists = "tenant_exists", 422, "Tenant exists",
         "The id belongs to a tenant already.";
@@ -132,11 +132,11 @@ error_codes! {
         "A service token has at least one scope and a limited number of them.";
     ExpiresDaysInvalid = "expires_days_invalid", 422, "Lifetime not valid",
         "A service token ends after a limited time.";
-    AuditorReadOnly = "auditor_writes", 422, "Auditors only read",
+    AuditorReadOnly = "auditor_read_only", 422, "Auditors only read",
         "A token that reads proofs has no scope that changes anything.";
     ErasureNotRequested = "erasure_not_requested", 422, "Erasure not requested",
         "The erasure of this person was not requested.";
-    SubjectIsAdmin = "erasure_of_administrator", 422, "Person is an administrator",
+    SubjectIsAdmin = "subject_is_admin", 422, "Person is an administrator",
         "An administrator gives up the role before it is erased.";
     SubjectErased = "subject_erased", 422, "Person erased",
         "The person that the data are about is erased.";

@@ -147,7 +147,7 @@ impl Sealer {
         if settled {
             self.looked = Some(incarnation);
         }
-        metrics::gauge!("sealer_refused_logs").set(self.refused.len() as f64);
+        metrics::gauge!("annals_sealer_rejected_logs").set(self.refused.len() as f64);
         Ok(())
     }
 
@@ -226,7 +226,7 @@ impl Sealer {
             subtrees,
         };
         self.store.keep_seal(&seal).await?;
-        metrics::counter!("sealer_checkpoints_total").increment(1);
+        metrics::counter!("annals_sealer_checkpoints_total").increment(1);
         self.publish(&log.slug, &seal.note).await;
         Ok(open)
     }
@@ -261,7 +261,7 @@ impl Sealer {
             open.last = leaf;
             compare(&open.frontier, witnesses)?;
         }
-        metrics::counter!("sealer_leaves_total").increment(to - size);
+        metrics::counter!("annals_sealer_leaves_total").increment(to - size);
         Ok(())
     }
 

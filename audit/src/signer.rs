@@ -22,7 +22,7 @@ pub struct SignerConfig {
     /// The Ed25519 private key, as PKCS #8 PEM.
     pub key: String,
     /// The key before this one: signs beside it while verifiers change over.
-    pub previous_key: Option<String>,
+    pub previous_signing_key: Option<String>,
     /// Where the signer remembers what it has signed.
     pub folder: PathBuf,
 }
@@ -31,7 +31,7 @@ pub struct SignerConfig {
 pub struct Signer {
     deployment: String,
     key: NoteSigner,
-    previous_key: Option<NoteSigner>,
+    previous_signing_key: Option<NoteSigner>,
     folder: PathBuf,
 }
 
@@ -41,7 +41,11 @@ impl Signer {
         let signer = Self {
             deployment: config.deployment.clone(),
             key: NoteSigner::from_pem(&config.key)?,
-            previous_key: config.previous_key.as_deref().map(NoteSigner::from_pem).transpose()?,
+            previous_signing_key: config
+                .previous_signing_key
+                .as_deref()
+                .map(NoteSigner::from_pem)
+                .transpose()?,
             folder: config.folder.clone(),
         };
         // A name that signed notes do not allow is told at once.
@@ -67,7 +71,7 @@ impl Signer {
     /// The checkpoint in a note, where one of this signer's keys has signed it for this log.
     pub fn recognise(&self, log: LogId, note: &str) -> Result<Checkpoint, AuditError> {
         let origin = self.origin(log);
-        let text = match (self.verifier_key(log)?.verify(note), &self.previous_key) {
+        let text = match (self.verifier_key(log)?.verify(note), &self.previous_signing_key) {
             (Err(_), Some(previous)) => previous.verifier_key(&origin)?.verify(note)?,
             (verified, _) => verified?,
         };
@@ -109,7 +113,7 @@ impl Signer {
         }
         let origin = self.origin(log);
         let note = self.key.sign(&origin, &checkpoint.to_string())?;
-        let note = match &self.previous_key {
+        let note = match &self.previous_signing_key {
             Some(previous) => previous.sign(&origin, &note)?,
             None => note,
         };
@@ -184,11 +188,11 @@ mod tests {
                        -----END PRIVATE KEY-----\n";
     const LOG: LogId = LogId(Uuid::from_u128(7));
 
-    fn signer(folder: &Path, key: &str, previous_key: Option<&str>) -> Signer {
+    fn signer(folder: &Path, key: &str, previous_signing_key: Option<&str>) -> Signer {
         let config = SignerConfig {
             deployment: "example.org".to_owned(),
             key: key.to_owned(),
-            previous_key: previous_key.map(str::to_owned),
+            previous_signing_key: previous_signing_key.map(str::to_owned),
             folder: folder.join("signer"),
         };
         Signer::open(&config).expect("opens")

@@ -300,7 +300,7 @@ impl Product {
     async fn start(program: &Path) -> anyhow::Result<Self> {
         let mut child = Command::new(program)
             .args(["dev", "--ephemeral", "--random-ports", "--json", "--stop-with-stdin"])
-            .env("ANNALS__IDENTITY__ACCESS_TOKEN_MINUTES", "60")
+            .env("ANNALS__IDENTITY__ACCESS_TOKEN_LIFETIME_SECONDS", "3600")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
@@ -356,7 +356,7 @@ impl Product {
             runtime_password: secret("database", "runtime_password_file")?.trim().to_owned(),
             key: DeploymentKey::from_hex(secret("secrets", "key_file")?.trim())?,
             keyring: None,
-            append_lanes: 1,
+            append_workers: 1,
             pool_size: 2,
             tls: store::TlsConfig::default(),
             idle_timeout: std::time::Duration::from_mins(1),

@@ -39,7 +39,7 @@ impl BigLog {
         full: u64,
         progress: &indicatif::ProgressBar,
     ) -> anyhow::Result<Self> {
-        let config = StoreConfig { append_lanes: 1, ..server.product_database(DATABASE).await? };
+        let config = StoreConfig { append_workers: 1, ..server.product_database(DATABASE).await? };
         let admin = server.connect(DATABASE).await?;
         let (tenant, log_id) = (TenantId(ids::new_id()), LogId(ids::random_id()));
         admin

@@ -117,7 +117,7 @@ pub async fn run(server: &Server) -> anyhow::Result<Sealing> {
     let signer = Arc::new(Signer::open(&SignerConfig {
         deployment: "bench.example".to_owned(),
         key: fresh_key()?,
-        previous_key: None,
+        previous_signing_key: None,
         folder: folder.path().to_owned(),
     })?);
 

@@ -111,7 +111,7 @@ impl Server {
             runtime_password: PASSWORD.to_owned(),
             key: DeploymentKey::generate(),
             keyring: None,
-            append_lanes: 2,
+            append_workers: 2,
             pool_size: 4,
             tls: store::TlsConfig::default(),
             idle_timeout: std::time::Duration::from_mins(1),

@@ -17,7 +17,7 @@ pub use engine::context::{CommandContext, Extras};
 pub use engine::cqrs_store::TenantEventStore;
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
-pub use engine::outcome::{ExecuteError, Executed, Outcome};
+pub use engine::outcome::{ExecuteError, Executed, Outcome, reserved_value_code};
 pub use engine::rules::{CommandSet, Rejection, Rules};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{

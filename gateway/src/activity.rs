@@ -83,7 +83,7 @@ impl ActivityLog {
             if activity.is_protected() { Some(activity) } else { lock(&self.sampler).pass(tenant, activity) };
         let Some(activity) = activity else { return };
         let Err(error) = queue.try_send((tenant, activity)) else { return };
-        metrics::counter!("activities_lost_total").increment(1);
+        metrics::counter!("annals_activity_dropped_total").increment(1);
         if let TrySendError::Closed((tenant, activity)) = error {
             // The counter ends with the process.
             tracing::warn!(%tenant, actor = activity.actor, action = activity.action, "an activity came too late to be kept");
@@ -312,7 +312,7 @@ async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, c
 async fn flush(store: &Store, waiting: &mut HashMap<TenantId, Vec<Activity>>) {
     for (tenant, activities) in waiting.drain() {
         if let Err(error) = store.tenant(tenant).record_activities(&activities).await {
-            metrics::counter!("activities_lost_total").increment(activities.len() as u64);
+            metrics::counter!("annals_activity_dropped_total").increment(activities.len() as u64);
             tracing::warn!(%error, lost = activities.len(), "activities could not be kept");
         }
     }

@@ -29,11 +29,11 @@ pub struct GatewayConfig {
     /// How long a client may take for what waits for it until its stream is closed.
     pub slow_after: Duration,
     /// Origins (`https://app.example.com`) besides the gateway's own whose pages may use it, with credentials.
-    pub web_origins: Vec<String>,
+    pub cors_allowed_origins: Vec<String>,
     /// Webhooks may be plain HTTP and may lead to addresses that are not public.
     pub allow_private_webhooks: bool,
     /// Dead letters with which a webhook stays disabled.
-    pub most_dead_letters: u64,
+    pub max_dead_letters_per_endpoint: u64,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
     pub dev: bool,
 }
@@ -57,9 +57,11 @@ impl Default for GatewayConfig {
             activities: ActivityRetention { keep: Duration::from_hours(90 * 24), max_per_kind: 100_000 },
             integrators: None,
             slow_after: Duration::from_secs(30),
-            web_origins: ["http://localhost:3000", "http://localhost:5173"].map(str::to_owned).into(),
+            cors_allowed_origins: ["http://localhost:3000", "http://localhost:5173"]
+                .map(str::to_owned)
+                .into(),
             allow_private_webhooks: false,
-            most_dead_letters: 10_000,
+            max_dead_letters_per_endpoint: 10_000,
             dev: false,
         }
     }

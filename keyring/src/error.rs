@@ -39,7 +39,7 @@ pub enum KeyringError {
 impl KeyringError {
     /// The error of a missing key, which also counts it.
     pub(crate) fn key_missing(subject: Uuid, key: Uuid) -> Self {
-        metrics::counter!("keys_missing_total").increment(1);
+        metrics::counter!("annals_keys_missing_total").increment(1);
         Self::KeyMissing { subject, key }
     }
 }

@@ -59,7 +59,7 @@ impl Follower {
                 match receiver.recv().await {
                     Ok(batch) => return Some(((*batch).clone(), receiver)),
                     Err(broadcast::error::RecvError::Lagged(lost)) => {
-                        metrics::counter!("follower_lost_batches_total").increment(lost);
+                        metrics::counter!("annals_consumer_lost_batches_total").increment(lost);
                     }
                     Err(broadcast::error::RecvError::Closed) => return None,
                 }

@@ -367,7 +367,8 @@ impl Relay {
     fn page_done(&mut self, tenant: TenantId, page: &Page, published: Published) {
         self.pages -= 1;
         let Some(lane) = self.lanes.get_mut(&tenant) else { return };
-        metrics::counter!("relay_published_total").increment(published.acked_to.saturating_sub(page.after));
+        metrics::counter!("annals_relay_published_total")
+            .increment(published.acked_to.saturating_sub(page.after));
         if published.mark.sequence > self.farthest.map_or(0, |witness| witness.mark.sequence) {
             self.farthest = Some(Witness { log: page.log_id, mark: published.mark });
         }
@@ -409,7 +410,7 @@ impl Relay {
                     }
                     self.queue(tenant);
                 }
-                metrics::gauge!("relay_lag_events").set(lag as f64);
+                metrics::gauge!("annals_relay_lag_events").set(lag as f64);
             }
             Err(error) => tracing::warn!(%error, "the relay cannot read its progress"),
         }

@@ -221,7 +221,7 @@ async fn destroy_lost(
         tracing::error!("the store of keys has lost tombstones: keys that were destroyed may be back");
         destroy_again(executor, keyring).await?;
     }
-    metrics::gauge!("keys_destroyed").set(now.len() as f64);
+    metrics::gauge!("annals_keys_destroyed").set(now.len() as f64);
     *tombstones = now;
     Ok(())
 }
@@ -325,7 +325,7 @@ impl Eraser {
             let recorded =
                 self.executor.execute::<Subject>(&context, request.subject, command, Extras::default());
             recorded.await.map_err(unavailable)?;
-            metrics::counter!("subjects_erased_total").increment(1);
+            metrics::counter!("annals_subjects_erased_total").increment(1);
             let request_id = request.metadata.request_id.as_ref().map(tracing::field::display);
             tracing::info!(tenant = %id, subject = %request.subject, request_id, "a subject was erased");
         }

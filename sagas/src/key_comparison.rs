@@ -66,8 +66,8 @@ pub(crate) async fn run(store: Store, cancel: CancellationToken) {
 }
 
 fn tell(compared: &KeyComparison) {
-    metrics::gauge!("keys_missing").set(compared.missing_count as f64);
-    metrics::gauge!("keys_unused").set(compared.unused_count as f64);
+    metrics::gauge!("annals_keys_missing").set(compared.missing_count as f64);
+    metrics::gauge!("annals_keys_unused").set(compared.unused_count as f64);
     for (tenant, event) in compared.missing.iter().take(LOGGED_MAX) {
         let EventWithoutKey { position, subject, key, .. } = event;
         tracing::error!(%tenant, position, %subject, %key, "a key of personal data is missing and was not destroyed");

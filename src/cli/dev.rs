@@ -232,7 +232,7 @@ fn fit_to_servers(
     let pem = gateway::auth::SigningKey::generate_pem().map_err(anyhow::Error::from)?;
     let (audit_key_file, _) = secret("audit-key.pem", &|| Secret::new(pem.as_str()))?;
     (settings.audit.signing_key, settings.audit.signing_key_file) = (None, Some(audit_key_file));
-    settings.audit.folder = Some(folder.path().join("audit"));
+    settings.audit.state_folder = Some(folder.path().join("audit"));
     let (root_key_file, _) = secret("root.key", &|| Secret::new(RootKey::generate().to_hex()))?;
     (settings.privacy.root_key, settings.privacy.root_key_file) = (None, Some(root_key_file));
     settings.privacy.keys_folder = Some(folder.path().join("keys"));
@@ -257,7 +257,7 @@ fn fit_to_servers(
     (nats.edge_account, nats.public_url) = (Some(files.edge_account), None);
     (nats.edge_signing_seed, nats.edge_signing_seed_file) = (None, Some(files.edge_signing));
     (nats.operator_signing_seed, nats.operator_signing_seed_file) = (None, Some(files.operator_signing));
-    (settings.secrets.key, settings.secrets.key_file) = (None, Some(key_file));
+    (settings.secrets.deployment_key, settings.secrets.deployment_key_file) = (None, Some(key_file));
     (settings.identity.signing_key, settings.identity.signing_key_file) = (None, Some(signing_key_file));
     if random_ports {
         let gateway = &mut settings.gateway;
@@ -304,10 +304,10 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     set("gateway", "admin_address", addresses.admin.to_string().into());
     set("identity", "signing_key_file", path(&settings.identity.signing_key_file));
     set("audit", "signing_key_file", path(&settings.audit.signing_key_file));
-    set("audit", "folder", path(&settings.audit.folder));
+    set("audit", "state_folder", path(&settings.audit.state_folder));
     set("privacy", "keys_folder", path(&settings.privacy.keys_folder));
     set("privacy", "root_key_file", path(&settings.privacy.root_key_file));
-    set("secrets", "key_file", path(&settings.secrets.key_file));
+    set("secrets", "deployment_key_file", path(&settings.secrets.deployment_key_file));
     let text = format!("# Written by `annals dev` at each start. Changes here are lost.\n\n{table}");
     folder.write("annals.toml", &text).map_err(plain)?;
     Ok(())

@@ -154,7 +154,7 @@ mod tests {
         assert_eq!(Failure::from(StoreError::TenantUnknown).exit, Exit::NotFound);
         let wrapped = anyhow::Error::from(StoreError::Overloaded).context("the store cannot be used");
         assert_eq!(Failure::from(wrapped).exit, Exit::Unavailable);
-        assert_eq!(Failure::from(SettingsError::Missing("secrets.key")).exit, Exit::Usage);
+        assert_eq!(Failure::from(SettingsError::Missing("secrets.deployment_key")).exit, Exit::Usage);
         assert_eq!(Failure::not_found("tenant", "acme").to_string(), "there is no tenant acme");
     }
 

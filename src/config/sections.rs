@@ -33,8 +33,8 @@ pub struct Database {
     #[serde(deserialize_with = "path")]
     pub tls_key_file: Option<PathBuf>,
     pub pool_size: usize,
-    pub append_lanes: usize,
-    pub idle_seconds: u64,
+    pub append_workers: usize,
+    pub idle_timeout_seconds: u64,
 }
 
 impl Database {
@@ -218,16 +218,16 @@ pub struct Gateway {
     pub admin_address: SocketAddr,
     #[serde(deserialize_with = "text")]
     pub public_host: Option<String>,
-    pub streams: usize,
-    pub heartbeat_seconds: u64,
-    pub slow_follower_seconds: u64,
+    pub max_streams: usize,
+    pub heartbeat_interval_seconds: u64,
+    pub slow_consumer_timeout_seconds: u64,
     #[serde(deserialize_with = "list")]
-    pub web_origins: Vec<String>,
-    pub explorer: bool,
+    pub cors_allowed_origins: Vec<String>,
+    pub graphiql: bool,
     pub max_connections: usize,
     pub max_connections_per_address: usize,
     pub header_timeout_seconds: u64,
-    pub keep_alive_seconds: u64,
+    pub keep_alive_timeout_seconds: u64,
     #[serde(deserialize_with = "list")]
     pub trusted_proxies: Vec<String>,
 }
@@ -245,9 +245,9 @@ impl Gateway {
             // Browsers send an origin in this form; another one would never be met.
             url.is_some_and(|url| url.origin().ascii_serialization() == *text)
         };
-        let wrong = self.web_origins.iter().find(|text| !is_origin(text))?;
+        let wrong = self.cors_allowed_origins.iter().find(|text| !is_origin(text))?;
         let problem = format!("`{wrong}` is no origin as browsers send it, such as https://app.example.com");
-        Some(invalid("gateway.web_origins", &problem))
+        Some(invalid("gateway.cors_allowed_origins", &problem))
     }
 
     /// Clients reach the public listener under a name of the network, which is by HTTPS, whether or not the proxy that ends
@@ -266,7 +266,7 @@ impl Gateway {
             return None;
         }
         let host = |origin: &str| reqwest::Url::parse(origin).ok()?.host_str().map(str::to_owned);
-        self.web_origins
+        self.cors_allowed_origins
             .iter()
             .map(String::as_str)
             .find(|origin| host(origin).is_some_and(|host| local(&host)))
@@ -282,12 +282,12 @@ pub struct Identity {
     pub signing_key: Option<Secret>,
     #[serde(deserialize_with = "path")]
     pub signing_key_file: Option<PathBuf>,
-    pub access_token_minutes: u32,
+    pub access_token_lifetime_seconds: u32,
     pub argon2_memory_kib: u32,
     pub argon2_iterations: u32,
     pub argon2_threads: usize,
-    pub argon2_wait_ms: u64,
-    pub argon2_waiting_per_tenant: usize,
+    pub argon2_max_wait_ms: u64,
+    pub argon2_max_queued_per_tenant: usize,
 }
 
 impl Identity {
@@ -312,8 +312,8 @@ impl Identity {
         if self.argon2_iterations == 0 {
             return Some(invalid("identity.argon2_iterations", "must be at least 1"));
         }
-        if !(5..=60).contains(&self.access_token_minutes) {
-            return Some(invalid("identity.access_token_minutes", "must be between 5 and 60"));
+        if !(300..=3600).contains(&self.access_token_lifetime_seconds) {
+            return Some(invalid("identity.access_token_lifetime_seconds", "must be between 300 and 3600"));
         }
         self.issuer.is_empty().then(|| invalid("identity.issuer", "must not be empty"))
     }
@@ -323,15 +323,15 @@ impl Identity {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Webhooks {
-    pub allow_private: bool,
-    pub timeout_seconds: u64,
-    pub requests_a_tenant: usize,
-    pub requests: usize,
-    pub first_delay_ms: u64,
-    pub longest_delay_ms: u64,
-    pub retry_for_seconds: u64,
+    pub allow_private_addresses: bool,
+    pub request_timeout_seconds: u64,
+    pub max_concurrent_requests_per_tenant: usize,
+    pub max_concurrent_requests: usize,
+    pub initial_delay_ms: u64,
+    pub max_delay_ms: u64,
+    pub max_retry_seconds: u64,
     pub disable_after_seconds: u64,
-    pub most_dead_letters: u64,
+    pub max_dead_letters_per_endpoint: u64,
 }
 
 /// `[saga]`
@@ -339,8 +339,8 @@ pub struct Webhooks {
 #[serde(deny_unknown_fields)]
 pub struct Saga {
     pub max_attempts: u32,
-    pub first_delay_ms: u64,
-    pub longest_delay_ms: u64,
+    pub initial_delay_ms: u64,
+    pub max_delay_ms: u64,
 }
 
 /// `[activity]`
@@ -361,12 +361,12 @@ pub struct Audit {
     #[serde(deserialize_with = "path")]
     pub signing_key_file: Option<PathBuf>,
     #[serde(deserialize_with = "secret")]
-    pub previous_key: Option<Secret>,
+    pub previous_signing_key: Option<Secret>,
     #[serde(deserialize_with = "path")]
-    pub previous_key_file: Option<PathBuf>,
+    pub previous_signing_key_file: Option<PathBuf>,
     #[serde(deserialize_with = "path")]
-    pub folder: Option<PathBuf>,
-    pub seal_every_seconds: u64,
+    pub state_folder: Option<PathBuf>,
+    pub seal_interval_seconds: u64,
 }
 
 impl Audit {
@@ -376,9 +376,9 @@ impl Audit {
     }
 
     /// The key before it, where one is named.
-    pub fn previous_key(&self) -> Result<Option<Secret>, SettingsError> {
-        let (key, file) = (self.previous_key.as_ref(), self.previous_key_file.as_deref());
-        optional(Secret::resolve("audit.previous_key", key, file))
+    pub fn previous_signing_key(&self) -> Result<Option<Secret>, SettingsError> {
+        let (key, file) = (self.previous_signing_key.as_ref(), self.previous_signing_key_file.as_deref());
+        optional(Secret::resolve("audit.previous_signing_key", key, file))
     }
 
     pub(super) fn problem(&self) -> Option<SettingsError> {
@@ -386,8 +386,8 @@ impl Audit {
     }
 
     /// Where the signer remembers what it has signed.
-    pub fn folder(&self) -> Result<PathBuf, SettingsError> {
-        self.folder.clone().ok_or(SettingsError::Missing("audit.folder"))
+    pub fn state_folder(&self) -> Result<PathBuf, SettingsError> {
+        self.state_folder.clone().ok_or(SettingsError::Missing("audit.state_folder"))
     }
 }
 
@@ -396,15 +396,16 @@ impl Audit {
 #[serde(deny_unknown_fields)]
 pub struct Secrets {
     #[serde(deserialize_with = "secret")]
-    pub key: Option<Secret>,
+    pub deployment_key: Option<Secret>,
     #[serde(deserialize_with = "path")]
-    pub key_file: Option<PathBuf>,
+    pub deployment_key_file: Option<PathBuf>,
 }
 
 impl Secrets {
     /// The deployment key in hexadecimal.
-    pub fn key(&self) -> Result<Secret, SettingsError> {
-        Secret::resolve("secrets.key", self.key.as_ref(), self.key_file.as_deref())
+    pub fn deployment_key(&self) -> Result<Secret, SettingsError> {
+        let (key, file) = (self.deployment_key.as_ref(), self.deployment_key_file.as_deref());
+        Secret::resolve("secrets.deployment_key", key, file)
     }
 }
 

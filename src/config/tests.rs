@@ -34,12 +34,12 @@ fn the_environment_overrides_a_file_and_a_file_the_defaults() {
 fn the_environment_holds_numbers_and_flags_as_text() {
     let settings = with_environment(&[
         ("ANNALS__IDENTITY__ARGON2_MEMORY_KIB", "64"),
-        ("ANNALS__GATEWAY__EXPLORER", "true"),
+        ("ANNALS__GATEWAY__GRAPHIQL", "true"),
         ("ANNALS__DATABASE__RUNTIME_PASSWORD", "007"),
     ])
     .expect("valid");
     assert_eq!(settings.identity.argon2_memory_kib, 64);
-    assert!(settings.gateway.explorer);
+    assert!(settings.gateway.graphiql);
     assert_eq!(settings.database.runtime_password().expect("set").reveal(), "007");
 }
 
@@ -82,7 +82,8 @@ fn several_nats_servers_and_their_replicas_are_checked() {
 #[test]
 fn origins_are_written_as_browsers_send_them() {
     let gateway = |host: &str, origins: &str| {
-        let pairs = [("ANNALS__GATEWAY__PUBLIC_HOST", host), ("ANNALS__GATEWAY__WEB_ORIGINS", origins)];
+        let pairs =
+            [("ANNALS__GATEWAY__PUBLIC_HOST", host), ("ANNALS__GATEWAY__CORS_ALLOWED_ORIGINS", origins)];
         with_environment(&pairs).expect("readable").gateway
     };
     assert!(gateway("", "").problem().is_none());
@@ -132,7 +133,7 @@ fn a_secret_file_may_end_with_a_line_break() {
 fn settings_print_no_secret() {
     let settings = with_environment(&[
         ("ANNALS__DATABASE__RUNTIME_PASSWORD", "hunter2"),
-        ("ANNALS__SECRETS__KEY", "c0ffee"),
+        ("ANNALS__SECRETS__DEPLOYMENT_KEY", "c0ffee"),
     ])
     .expect("valid");
     let printed = format!("{settings:?}");
@@ -149,12 +150,12 @@ fn every_setting_is_documented_and_read() {
         problems,
         [
             format!("`database.runtime_password` is not set{key}, and `annals migrate` sets it"),
-            format!("`secrets.key` is not set{key}"),
+            format!("`secrets.deployment_key` is not set{key}"),
             format!("`identity.signing_key` is not set{key}"),
             format!("`privacy.keys_folder` is not set{folder}, or a database in `privacy.keys_url`"),
             format!("`privacy.root_key` is not set{key}"),
             format!("`audit.signing_key` is not set{key}"),
-            format!("`audit.folder` is not set{folder}"),
+            format!("`audit.state_folder` is not set{folder}"),
             "`nats.credentials_file` is not set, and `nats.url` holds no user: NATS without credentials is refused \
              (`nats.allow_unauthenticated = true` accepts it, for development only)"
                 .to_owned(),
@@ -166,7 +167,7 @@ fn every_setting_is_documented_and_read() {
 fn a_process_is_asked_for_what_its_roles_need() {
     let settings = with_environment(&[
         ("ANNALS__DATABASE__RUNTIME_PASSWORD", "hunter2"),
-        ("ANNALS__SECRETS__KEY", "c0ffee"),
+        ("ANNALS__SECRETS__DEPLOYMENT_KEY", "c0ffee"),
         ("ANNALS__NATS__ALLOW_UNAUTHENTICATED", "true"),
     ])
     .expect("valid");
@@ -184,7 +185,7 @@ fn a_process_is_asked_for_what_its_roles_need() {
     assert_eq!(missing(none), [""; 0]);
     assert_eq!(missing(Needs { tokens: true, ..none }), ["identity.signing_key"]);
     assert_eq!(missing(Needs { personal_data: true, ..none }), ["privacy.keys_folder", "privacy.root_key"]);
-    assert_eq!(missing(Needs { checkpoints: true, ..none }), ["audit.signing_key", "audit.folder"]);
+    assert_eq!(missing(Needs { checkpoints: true, ..none }), ["audit.signing_key", "audit.state_folder"]);
 }
 
 #[test]

@@ -60,7 +60,7 @@ pub async fn know_checkpoints(
     slugs: &HashMap<TenantId, TenantSlug>,
 ) -> Vec<anyhow::Error> {
     let mut unknown = Vec::new();
-    if let Some(folder) = &settings.audit.folder {
+    if let Some(folder) = &settings.audit.state_folder {
         for log in logs.iter_mut() {
             match audit::signer::remembered_in(folder, log.log_id) {
                 Ok(note) => log.checkpoints.extend(note),

@@ -45,7 +45,8 @@ pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
         key,
         problem: format!("is no key: {error}"),
     };
-    let deployment = settings.secrets.key().ok().and_then(|key| DeploymentKey::from_hex(key.reveal()).err());
+    let deployment =
+        settings.secrets.deployment_key().ok().and_then(|key| DeploymentKey::from_hex(key.reveal()).err());
     let tokens =
         settings.identity.signing_key().ok().and_then(|key| SigningKey::from_pem(key.reveal()).err());
     let deployment = deployment.map(|error| invalid("secrets.key", &error));
@@ -63,7 +64,7 @@ pub(super) fn hashing_config(settings: &Settings) -> HashingConfig {
         memory_kib: identity.argon2_memory_kib,
         iterations: identity.argon2_iterations,
         threads: identity.hashing_threads(),
-        waiting_per_tenant: identity.argon2_waiting_per_tenant,
-        wait: Duration::from_millis(identity.argon2_wait_ms),
+        waiting_per_tenant: identity.argon2_max_queued_per_tenant,
+        wait: Duration::from_millis(identity.argon2_max_wait_ms),
     }
 }

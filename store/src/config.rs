@@ -26,7 +26,7 @@ pub struct StoreConfig {
     /// Seals and opens personal data. A process without one can neither write nor read it.
     pub keyring: Option<Keyring>,
     /// Append lanes, of two connections each: one for each core of the database server is best; at least 1.
-    pub append_lanes: usize,
+    pub append_workers: usize,
     /// Most connections that answer reads, and as many that keep read models, sagas and webhooks.
     pub pool_size: usize,
     /// How long a connection is kept that nothing uses.
@@ -39,7 +39,7 @@ impl fmt::Debug for StoreConfig {
             .field("host", &self.host)
             .field("port", &self.port)
             .field("database", &self.database)
-            .field("append_lanes", &self.append_lanes)
+            .field("append_workers", &self.append_workers)
             .field("pool_size", &self.pool_size)
             .finish_non_exhaustive()
     }

@@ -312,7 +312,8 @@ impl<C: Consumer> Feed<C> {
             lag += head.position.saturating_sub(checkpoint);
             self.queue(head.tenant);
         }
-        metrics::gauge!("follower_lag_events", "consumer" => self.consumer.name().to_owned()).set(lag as f64);
+        metrics::gauge!("annals_consumer_lag_events", "consumer" => self.consumer.name().to_owned())
+            .set(lag as f64);
     }
 }
 

@@ -228,7 +228,7 @@ async fn replace_all(
     for replacement in wanted {
         let client = &mut connection.client;
         let Some(done) = replace(client, replacement, reason, actor, event_ids).await? else { continue };
-        metrics::counter!("logs_replaced_total").increment(1);
+        metrics::counter!("annals_logs_replaced_total").increment(1);
         tracing::warn!(
             tenant = %done.tenant, old = %done.log_id, new = %done.next_log_id, kept_to = done.last_position,
             published_to = done.published_to, signed_to = done.signed_to, reason,

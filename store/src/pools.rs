@@ -63,10 +63,10 @@ const SEALER: usize = 2;
 
 /// How many connections of each database role a process opens at most, whatever it does. The replacement of a log and the
 /// work on a past state take one more each while they last.
-pub fn connection_limits(pool_size: usize, append_lanes: usize) -> [(&'static str, usize); 7] {
+pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static str, usize); 7] {
     [
-        (Role::Appender.name(), append_lanes),
-        (Role::Lookup.name(), append_lanes),
+        (Role::Appender.name(), append_workers),
+        (Role::Lookup.name(), append_workers),
         (Role::Tenant.name(), pool_size),
         (Role::Projector.name(), pool_size + TURNS),
         // The pool, and one that listens.

@@ -52,7 +52,7 @@ async fn issued(tenant: &Tenant<'_>, more: (&str, Value)) -> (String, String) {
 async fn ended(site: &Site, code: &str) -> u64 {
     let metrics = site.product.annals.text("operations_url").to_owned() + "/metrics";
     let metrics = reqwest::get(metrics).await.expect("answers").text().await.expect("text");
-    let of = format!("exports_closed_total{{code=\"{code}\"}} ");
+    let of = format!("annals_exports_closed_total{{code=\"{code}\"}} ");
     metrics.lines().find_map(|line| line.strip_prefix(&of)?.parse().ok()).unwrap_or(0)
 }
 

@@ -207,7 +207,7 @@ async fn a_folder_in_which_another_deployment_has_signed_replaces_nothing() {
     let other = Signer::open(&SignerConfig {
         deployment: "elsewhere.test".to_owned(),
         key: sealed.key.clone(),
-        previous_key: None,
+        previous_signing_key: None,
         folder: tiles.parent().map(Path::to_owned).expect("a folder"),
     });
     let other = other.expect("the signer opens");

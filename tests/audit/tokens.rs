@@ -209,7 +209,7 @@ async fn what_is_asked_of_an_auditors_token_is_checked() {
         (json!({"expires_days": 1, "expires_at": "2030-01-01T00:00:00Z"}), "expires_days_invalid"),
         (json!({"expires_at": "2001-01-01T00:00:00Z"}), "expires_days_invalid"),
         (json!({"expires_at": "noon"}), "time_invalid"),
-        (json!({"expires_days": 1, "scopes": ["audit:read", "crm:write"]}), "auditor_writes"),
+        (json!({"expires_days": 1, "scopes": ["audit:read", "crm:write"]}), "auditor_read_only"),
     ] {
         let mut body = good.clone();
         body.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());

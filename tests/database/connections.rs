@@ -49,7 +49,7 @@ async fn each_set_of_roles_has_no_more_connections_than_documented() {
     let deployment = Deployment::new(database.port(), &broker.url());
     let settings = std::fs::read_to_string(deployment.settings()).expect("the settings are there");
     // The defaults, but for how long an idle connection is kept.
-    let settings = settings.replace("pool_size = 6\n", "idle_seconds = 1\n");
+    let settings = settings.replace("pool_size = 6\n", "idle_timeout_seconds = 1\n");
     std::fs::write(deployment.settings(), settings).expect("written");
     let processes: Vec<Process> = documented.keys().map(|roles| deployment.serve(roles)).collect();
     join_all(processes.iter().map(Process::started)).await;

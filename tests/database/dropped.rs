@@ -14,7 +14,7 @@ use crate::support::postgres::{Database, event, metadata, open_tenant};
 const SOON: Duration = Duration::from_secs(5);
 
 async fn store_of_one_connection(database: &Database) -> Store {
-    let config = StoreConfig { pool_size: 1, append_lanes: 1, ..database.store_config() };
+    let config = StoreConfig { pool_size: 1, append_workers: 1, ..database.store_config() };
     Store::connect(config).await.expect("connects")
 }
 

@@ -63,7 +63,7 @@ async fn a_gateway_without_the_page_hides_its_assets() {
     let page = page.text().await.expect("a page");
     let asset = page.split("src=\"").nth(1).and_then(|rest| rest.split('"').next()).expect("an asset");
     let mut serve = serve(&product.annals.settings(), "gateway");
-    let mut child = serve.env("ANNALS__GATEWAY__EXPLORER", "false").spawn().expect("the binary runs");
+    let mut child = serve.env("ANNALS__GATEWAY__GRAPHIQL", "false").spawn().expect("the binary runs");
     let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
     let running = log
         .by_ref()

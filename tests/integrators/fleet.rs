@@ -153,9 +153,9 @@ async fn long_a_fleet_of_followers_is_served_from_steady_memory() {
     }
     let lasts = Duration::from_secs(long::seconds());
     let site = Site::start(&[
-        ("ANNALS__GATEWAY__HEARTBEAT_SECONDS", "15"),
-        ("ANNALS__GATEWAY__SLOW_FOLLOWER_SECONDS", "30"),
-        ("ANNALS__IDENTITY__ACCESS_TOKEN_MINUTES", "60"),
+        ("ANNALS__GATEWAY__HEARTBEAT_INTERVAL_SECONDS", "15"),
+        ("ANNALS__GATEWAY__SLOW_CONSUMER_TIMEOUT_SECONDS", "30"),
+        ("ANNALS__IDENTITY__ACCESS_TOKEN_LIFETIME_SECONDS", "3600"),
         ("ANNALS__LOG__LEVEL", "warn"),
     ]);
     let store = site.store().await;

@@ -59,7 +59,7 @@ async fn numbers_of_schemas_and_data_are_exact_and_shown_as_they_were_sent() {
     }
     // Another number, although a double holds both alike.
     let other = schema.replace("100000000000000000001", "100000000000000000002");
-    refused(register(&service, &other).await, 409, "schema_narrower");
+    refused(register(&service, &other).await, 409, "schema_incompatible");
 }
 
 #[tokio::test(flavor = "multi_thread")]

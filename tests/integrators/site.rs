@@ -47,13 +47,13 @@ impl Site {
     pub fn start(settings: &[(&str, &str)]) -> Self {
         let mut command = process::command();
         command.args(["dev", "--ephemeral"]).envs([
-            ("ANNALS__GATEWAY__HEARTBEAT_SECONDS", "1"),
-            ("ANNALS__GATEWAY__SLOW_FOLLOWER_SECONDS", "1"),
-            ("ANNALS__WEBHOOKS__ALLOW_PRIVATE", "true"),
-            ("ANNALS__WEBHOOKS__TIMEOUT_SECONDS", "1"),
-            ("ANNALS__WEBHOOKS__FIRST_DELAY_MS", "100"),
-            ("ANNALS__WEBHOOKS__LONGEST_DELAY_MS", "400"),
-            ("ANNALS__WEBHOOKS__RETRY_FOR_SECONDS", "3"),
+            ("ANNALS__GATEWAY__HEARTBEAT_INTERVAL_SECONDS", "1"),
+            ("ANNALS__GATEWAY__SLOW_CONSUMER_TIMEOUT_SECONDS", "1"),
+            ("ANNALS__WEBHOOKS__ALLOW_PRIVATE_ADDRESSES", "true"),
+            ("ANNALS__WEBHOOKS__REQUEST_TIMEOUT_SECONDS", "1"),
+            ("ANNALS__WEBHOOKS__INITIAL_DELAY_MS", "100"),
+            ("ANNALS__WEBHOOKS__MAX_DELAY_MS", "400"),
+            ("ANNALS__WEBHOOKS__MAX_RETRY_SECONDS", "3"),
             ("ANNALS__WEBHOOKS__DISABLE_AFTER_SECONDS", "5"),
         ]);
         command.envs(settings.iter().copied());
@@ -99,7 +99,7 @@ impl Site {
             runtime_password: self.secret("database", "runtime_password"),
             keyring: Some(self.keyring()),
             key: DeploymentKey::from_hex(&self.secret("secrets", "key")).expect("a key"),
-            append_lanes: 1,
+            append_workers: 1,
             pool_size: 4,
             tls: store::TlsConfig::default(),
             idle_timeout: std::time::Duration::from_mins(1),

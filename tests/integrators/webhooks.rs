@@ -297,8 +297,10 @@ async fn what_is_never_taken_ends_in_the_dead_letters_and_may_be_retried_or_repl
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_endpoint_with_too_many_dead_letters_is_disabled_until_somebody_has_seen_to_them() {
-    let settings =
-        [("ANNALS__WEBHOOKS__MOST_DEAD_LETTERS", "3"), ("ANNALS__WEBHOOKS__DISABLE_AFTER_SECONDS", "600")];
+    let settings = [
+        ("ANNALS__WEBHOOKS__MAX_DEAD_LETTERS_PER_ENDPOINT", "3"),
+        ("ANNALS__WEBHOOKS__DISABLE_AFTER_SECONDS", "600"),
+    ];
     let site = Site::start(&settings);
     let tenant = site.product.tenant().await;
     for name in ["a", "b", "c"] {

@@ -27,9 +27,9 @@ async fn register(tenant: &Tenant<'_>, url: &str) {
 async fn tenants_with_hanging_endpoints_do_not_delay_another_tenants_deliveries() {
     let timeout = TIMEOUT.as_secs().to_string();
     let site = Site::start(&[
-        ("ANNALS__WEBHOOKS__TIMEOUT_SECONDS", &timeout),
-        ("ANNALS__WEBHOOKS__REQUESTS", "16"),
-        ("ANNALS__WEBHOOKS__REQUESTS_A_TENANT", &SHARE.to_string()),
+        ("ANNALS__WEBHOOKS__REQUEST_TIMEOUT_SECONDS", &timeout),
+        ("ANNALS__WEBHOOKS__MAX_CONCURRENT_REQUESTS", "16"),
+        ("ANNALS__WEBHOOKS__MAX_CONCURRENT_REQUESTS_PER_TENANT", &SHARE.to_string()),
     ]);
     // It takes connections, through the backlog, and never says anything.
     let silent = TcpListener::bind("127.0.0.1:0").await.expect("a free port");

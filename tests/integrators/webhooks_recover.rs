@@ -61,7 +61,9 @@ async fn deliveries_go_on_in_order_after_a_kill_and_no_private_address_is_delive
     process.kill();
     let mut settings =
         std::fs::File::options().append(true).open(deployment.settings()).expect("the settings");
-    settings.write_all(b"[webhooks]\nallow_private = true\nfirst_delay_ms = 100\n").expect("written");
+    settings
+        .write_all(b"[webhooks]\nallow_private_addresses = true\ninitial_delay_ms = 100\n")
+        .expect("written");
     process.spawn();
     process.started().await;
     let store = deployment.store().await;

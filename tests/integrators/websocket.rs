@@ -213,7 +213,7 @@ async fn followers_of_a_tenant_share_one_reader() {
     }
     let metrics = site.product.annals.text("operations_url").to_owned() + "/metrics";
     let metrics = reqwest::get(metrics).await.expect("answers").text().await.expect("text");
-    let reads = metrics.lines().filter(|line| line.starts_with("event_stream_reads_total"));
+    let reads = metrics.lines().filter(|line| line.starts_with("annals_event_stream_reads_total"));
     let reads: f64 = reads
         .map(|line| line.rsplit(' ').next().and_then(|n| n.parse::<f64>().ok()).expect("a number"))
         .sum();

@@ -88,7 +88,7 @@ impl Site {
         let settings = format!(
             "credentials_file = \"{}\"\nsystem_credentials_file = \"{}\"\nedge_account = \"{}\"\n\
              edge_signing_seed = \"{}\"\noperator_signing_seed = \"{}\"\n\
-             [webhooks]\nallow_private = true\nfirst_delay_ms = 50\nlongest_delay_ms = 200\n",
+             [webhooks]\nallow_private_addresses = true\ninitial_delay_ms = 50\nmax_delay_ms = 200\n",
             nats.credentials("application").display(),
             nats.credentials("system").display(),
             keys.edge_account(),

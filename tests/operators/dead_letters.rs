@@ -26,7 +26,7 @@ async fn a_poisonous_event_is_shown_retried_and_discarded_by_command() {
     let id = letter["id"].as_str().expect("it has an id").to_owned();
     assert_eq!(
         (letter["error_code"].as_str(), letter["status"].as_str()),
-        (Some("ROW_REFUSED"), Some("open"))
+        (Some("CONSTRAINT_VIOLATION"), Some("open"))
     );
     assert_eq!(operated.read_model(&sick.slug)["state"], format!("stopped by dead letter {id}"));
     assert_eq!(operated.read_model(&sick.slug)["dead_letter"], id.as_str());
@@ -41,7 +41,7 @@ async fn a_poisonous_event_is_shown_retried_and_discarded_by_command() {
     assert_eq!(show(&id)["history"].as_array().map(Vec::len), Some(2));
     let text = output_of(&operated.arguments(&["deadletter", "show", &id]));
     let attempts = text.lines().skip_while(|line| *line != "history").skip(1);
-    assert_eq!(attempts.filter(|line| line.contains("ROW_REFUSED")).count(), 2, "{text}");
+    assert_eq!(attempts.filter(|line| line.contains("CONSTRAINT_VIOLATION")).count(), 2, "{text}");
 
     for _ in 0..2 {
         assert_eq!(operated.rows(&["deadletter", "discard", &id])[0]["status"], "discarded");

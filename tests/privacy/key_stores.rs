@@ -195,10 +195,10 @@ async fn a_missing_key_is_told_and_never_taken_for_an_erasure(kind: KeyStoreKind
     site.start_processes().await;
     let metrics = eventually("the comparison", || async {
         let (_, metrics) = site.gateway().operations("/metrics").await?;
-        metrics.lines().any(|line| line == "keys_missing 1").then_some(metrics)
+        metrics.lines().any(|line| line == "annals_keys_missing 1").then_some(metrics)
     })
     .await;
-    assert!(metrics.lines().any(|line| line == "keys_unused 1"), "{metrics}");
+    assert!(metrics.lines().any(|line| line == "annals_keys_unused 1"), "{metrics}");
     let path = format!("/v1/streams/identity.user/{}/events", bob.as_str().expect("an id"));
     let request = site.gateway().request(Method::GET, &path).bearer_auth(&site.busy.token);
     assert_eq!(Answer::of(request).await.body["events"][0]["data"]["name"], "bob");
@@ -353,7 +353,7 @@ async fn a_destroyed_key_that_comes_back_under_running_processes_is_destroyed_ag
     site.start_processes().await;
     eventually("the processes have seen the tombstone", || async {
         let (_, metrics) = site.gateway().operations("/metrics").await?;
-        metrics.lines().any(|line| line == "keys_destroyed 1").then_some(())
+        metrics.lines().any(|line| line == "annals_keys_destroyed 1").then_some(())
     })
     .await;
     let sql =

@@ -113,7 +113,7 @@ async fn a_retried_event_is_resolved_or_fails_again() {
     superuser.batch_execute("delete from customers_v1").await.expect("deletes");
     rename(&executor, &tenant, id, "Bo").await;
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
-    assert_eq!((letter.error_code.as_str(), letter.attempts), ("EVENT_OUT_OF_PLACE", 1));
+    assert_eq!((letter.error_code.as_str(), letter.attempts), ("EVENT_OUT_OF_SEQUENCE", 1));
 
     decide(&tenant, &letter, DeadLetterStatus::Retrying).await;
     let again = letter_with(&store, |letter| letter.attempts == 2).await;
@@ -151,7 +151,7 @@ async fn a_row_that_the_database_refuses_is_found_among_many() {
 
     let _keeper = keep::<Customers>(&store, silent(), eager());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
-    assert_eq!((letter.error_code.as_str(), letter.position), ("ROW_REFUSED", 28));
+    assert_eq!((letter.error_code.as_str(), letter.position), ("CONSTRAINT_VIOLATION", 28));
     assert!(!letter.error.contains("Forbidden"));
     assert_eq!(customers(&tenant).await.len(), 27);
 

@@ -15,7 +15,7 @@ use crate::support::wire::{Moment, Wire};
 
 /// A store with one lane, so that what is asked for at once shares a flush.
 async fn one_lane(database: &Database) -> Store {
-    let config = StoreConfig { append_lanes: 1, ..database.store_config() };
+    let config = StoreConfig { append_workers: 1, ..database.store_config() };
     Store::connect(config).await.expect("the store connects")
 }
 
@@ -158,7 +158,7 @@ async fn a_conflict_names_the_version_that_the_stream_has() {
 async fn a_flush_that_was_given_up_and_arrives_late_writes_nothing() {
     let database = Database::create().await;
     let wire = Wire::start(database.port).await;
-    let mut config = StoreConfig { append_lanes: 1, ..database.store_config() };
+    let mut config = StoreConfig { append_workers: 1, ..database.store_config() };
     config.port = wire.port();
     let store = Store::connect(config).await.expect("the store connects");
     let tenant = open_tenant(&store, "acme").await;

@@ -29,7 +29,7 @@ fn config(port: u16) -> StoreConfig {
         runtime_password: PASSWORD.to_owned(),
         key: DeploymentKey::generate(),
         keyring: None,
-        append_lanes: 1,
+        append_workers: 1,
         pool_size: 4,
         tls: store::TlsConfig::default(),
         idle_timeout: std::time::Duration::from_mins(1),
@@ -112,7 +112,7 @@ async fn a_head_that_is_never_let_go_is_waited_for_within_a_bound() {
 async fn a_queue_is_bounded_in_bytes() {
     let database = Database::create().await;
     let store =
-        Store::connect(StoreConfig { append_lanes: 1, ..database.store_config() }).await.expect("connects");
+        Store::connect(StoreConfig { append_workers: 1, ..database.store_config() }).await.expect("connects");
     let tenant = open_tenant(&store, "acme").await;
     let quiet = open_tenant(&store, "quiet").await;
     let (other, observer) = (database.connect("postgres").await, database.connect("postgres").await);

@@ -18,7 +18,7 @@ fn site() -> &'static Site {
             ("ANNALS__IDENTITY__ARGON2_MEMORY_KIB", "4096"),
             ("ANNALS__IDENTITY__ARGON2_ITERATIONS", "1"),
             ("ANNALS__IDENTITY__ARGON2_THREADS", "1"),
-            ("ANNALS__IDENTITY__ARGON2_WAITING_PER_TENANT", "256"),
+            ("ANNALS__IDENTITY__ARGON2_MAX_QUEUED_PER_TENANT", "256"),
         ])
     })
 }

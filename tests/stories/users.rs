@@ -148,14 +148,14 @@ async fn an_administrator_goes_by_anothers_hand_and_then_changes_nothing_more() 
     let (_, page) = send(tenant.admin(Method::GET, "/v1/users")).await;
     let own = page["users"][0]["id"].as_str().expect("an id").to_owned();
     let own_path = format!("/v1/users/{own}");
-    refused(send(roles(&tenant, &tenant.token, &own, json!(["member"]))).await, 422, "own_administration");
+    refused(send(roles(&tenant, &tenant.token, &own, json!(["member"]))).await, 422, "self_admin_change");
     let deactivate = json!({"status": "deactivated"});
-    refused(send(tenant.admin(Method::PATCH, &own_path).json(&deactivate)).await, 422, "own_administration");
+    refused(send(tenant.admin(Method::PATCH, &own_path).json(&deactivate)).await, 422, "self_admin_change");
     let mutation = "mutation ($id: ID!) { deactivateUser(input: {id: $id}) { userErrors { code } } }";
     let answer = tenant.graphql(mutation, json!({"id": own})).await;
-    assert_eq!(answer["deactivateUser"]["userErrors"][0]["code"], "OWN_ADMINISTRATION");
+    assert_eq!(answer["deactivateUser"]["userErrors"][0]["code"], "SELF_ADMIN_CHANGE");
     let erase = tenant.admin(Method::POST, "/v1/erasures").json(&json!({ "user_id": own }));
-    refused(send(erase).await, 422, "administrator");
+    refused(send(erase).await, 422, "subject_is_admin");
     // More roles are no loss.
     assert_eq!(
         send(roles(&tenant, &tenant.token, &own, json!(["tenant_admin", "auditor"]))).await.0,
@@ -183,5 +183,5 @@ async fn an_administrator_goes_by_anothers_hand_and_then_changes_nothing_more() 
         refused(send(request).await, 403, "forbidden");
     }
     tenant.login(&email).await;
-    refused(send(roles(&tenant, &token, &second, json!(["member"]))).await, 422, "own_administration");
+    refused(send(roles(&tenant, &token, &second, json!(["member"]))).await, 422, "self_admin_change");
 }

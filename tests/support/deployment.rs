@@ -74,10 +74,10 @@ impl Deployment {
             "[database]\nport = {database_port}\nname = \"{DATABASE}\"\n\
              runtime_password = \"{DATABASE_PASSWORD}\"\npool_size = 6\n\
              [nats]\nurl = \"{nats_url}\"\n{more}\
-             [identity]\nsigning_key_file = \"{}\"\naccess_token_minutes = 60\n\
-             [audit]\nsigning_key_file = \"{}\"\nfolder = \"{}\"\n\
+             [identity]\nsigning_key_file = \"{}\"\naccess_token_lifetime_seconds = 3600\n\
+             [audit]\nsigning_key_file = \"{}\"\nstate_folder = \"{}\"\n\
              [privacy]\n{}root_key = \"{}\"\nkey_lease_seconds = 1\n\
-             [secrets]\nkey = \"{}\"\n\
+             [secrets]\ndeployment_key = \"{}\"\n\
              [log]\nlevel = \"info,annals::access=warn,async_nats=warn,tokio_postgres=warn\"\n",
             pem_file.display(),
             pem_file.display(),
@@ -178,7 +178,7 @@ impl Deployment {
             runtime_password: DATABASE_PASSWORD.to_owned(),
             key: self.key.clone(),
             keyring: Some(self.keyring()),
-            append_lanes: 1,
+            append_workers: 1,
             pool_size: 4,
             tls: self.tls.clone(),
             idle_timeout: std::time::Duration::from_mins(1),

@@ -155,7 +155,7 @@ impl Database {
             runtime_password: PASSWORD.to_owned(),
             key: self.key.clone(),
             keyring: Some(self.keyring()),
-            append_lanes: 2,
+            append_workers: 2,
             pool_size: 8,
             tls: store::TlsConfig::default(),
             idle_timeout: std::time::Duration::from_mins(1),

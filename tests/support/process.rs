@@ -20,7 +20,7 @@ pub const CHEAP_PASSWORDS: [(&str, &str); 4] = [
     ("ANNALS__IDENTITY__ARGON2_MEMORY_KIB", "64"),
     ("ANNALS__IDENTITY__ARGON2_ITERATIONS", "1"),
     ("ANNALS__IDENTITY__ARGON2_THREADS", "2"),
-    ("ANNALS__IDENTITY__ARGON2_WAITING_PER_TENANT", "1000"),
+    ("ANNALS__IDENTITY__ARGON2_MAX_QUEUED_PER_TENANT", "1000"),
 ];
 
 /// A command of the binary in a clean environment: settings of the developer's shell must not reach the tests.

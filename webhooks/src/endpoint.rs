@@ -12,7 +12,7 @@ use schemas::engine::InvalidValue;
 const LONGEST: usize = 2_048;
 
 /// An address that may be delivered to, as far as its text tells.
-pub fn parse(text: &str, allow_private: bool) -> Result<Url, InvalidValue> {
+pub fn parse(text: &str, allow_private_addresses: bool) -> Result<Url, InvalidValue> {
     let invalid = |why: &str| Err(InvalidValue::new("url_invalid", why.to_owned()));
     if text.len() > LONGEST {
         return invalid("must have at most 2048 characters");
@@ -20,7 +20,7 @@ pub fn parse(text: &str, allow_private: bool) -> Result<Url, InvalidValue> {
     let Ok(url) = Url::parse(text) else { return invalid("must be an absolute URL") };
     match url.scheme() {
         "https" => {}
-        "http" if allow_private => {}
+        "http" if allow_private_addresses => {}
         _ => return invalid("must start with https://"),
     }
     if !url.username().is_empty() || url.password().is_some() {
@@ -29,7 +29,7 @@ pub fn parse(text: &str, allow_private: bool) -> Result<Url, InvalidValue> {
     if url.fragment().is_some() {
         return invalid("must not have a fragment");
     }
-    if !allow_private && literal(&url).is_some_and(|address| !is_public(address)) {
+    if !allow_private_addresses && literal(&url).is_some_and(|address| !is_public(address)) {
         return Err(InvalidValue::new("url_private", "must lead to a public address"));
     }
     Ok(url)
@@ -48,17 +48,17 @@ pub(crate) struct NotPublic;
 /// Resolves names to public addresses.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Resolver {
-    pub(crate) allow_private: bool,
+    pub(crate) allow_private_addresses: bool,
 }
 
 impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow_private = self.allow_private;
+        let allow_private_addresses = self.allow_private_addresses;
         Box::pin(async move {
             // The port is replaced by that of the URL.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let found: Vec<SocketAddr> =
-                found.filter(|address| allow_private || is_public(address.ip())).collect();
+                found.filter(|address| allow_private_addresses || is_public(address.ip())).collect();
             if found.is_empty() {
                 return Err(NotPublic.into());
             }
@@ -217,8 +217,9 @@ mod tests {
 
     #[tokio::test]
     async fn names_of_this_machine_resolve_only_where_that_is_allowed() {
-        let resolve =
-            |allow_private| Resolver { allow_private }.resolve("localhost".parse().expect("a name"));
+        let resolve = |allow_private_addresses| {
+            Resolver { allow_private_addresses }.resolve("localhost".parse().expect("a name"))
+        };
         assert!(resolve(true).await.expect("resolves").count() > 0);
         let refused = resolve(false).await.err().expect("refused");
         assert!(refused.downcast_ref::<NotPublic>().is_some(), "{refused}");

@@ -53,32 +53,32 @@ impl Answer {
 #[derive(Clone)]
 pub(crate) struct Sender {
     client: Client,
-    allow_private: bool,
+    allow_private_addresses: bool,
 }
 
 impl Sender {
     pub(crate) fn new(settings: &WebhookSettings) -> Result<Self, SenderError> {
-        let allow_private = settings.allow_private;
+        let allow_private_addresses = settings.allow_private_addresses;
         let client = Client::builder()
             .user_agent(concat!("annals/", env!("CARGO_PKG_VERSION")))
-            .https_only(!allow_private)
+            .https_only(!allow_private_addresses)
             // A redirect would lead past the endpoint that was registered, and a proxy past the resolver.
             .redirect(Policy::none())
             .no_proxy()
-            .dns_resolver(Resolver { allow_private })
+            .dns_resolver(Resolver { allow_private_addresses })
             .timeout(settings.timeout)
             .pool_idle_timeout(Duration::from_secs(30))
-            .pool_max_idle_per_host(settings.requests_a_tenant)
+            .pool_max_idle_per_host(settings.max_concurrent_requests_per_tenant)
             .build()
             .map_err(SenderError)?;
-        Ok(Self { client, allow_private })
+        Ok(Self { client, allow_private_addresses })
     }
 
     /// Posts a message, signed with each of the secrets.
     pub(crate) async fn send(&self, url: &str, message: &Message, secrets: &[SigningSecret]) -> Answer {
         let Ok(url) = Url::parse(url) else { return Answer::failed("url_invalid") };
         // An address in the place of a name is connected to without being resolved.
-        if !self.allow_private && literal(&url).is_some_and(|address| !is_public(address)) {
+        if !self.allow_private_addresses && literal(&url).is_some_and(|address| !is_public(address)) {
             return Answer::failed("address_refused");
         }
         let timestamp = clock::now().timestamp();

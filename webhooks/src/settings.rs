@@ -11,23 +11,23 @@ const WAITING_MAX: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebhookSettings {
     /// Endpoints may be plain HTTP and may stand at addresses that are not public. For development.
-    pub allow_private: bool,
+    pub allow_private_addresses: bool,
     /// How long an endpoint may take to answer.
     pub timeout: Duration,
     /// Requests at a time of one tenant.
-    pub requests_a_tenant: usize,
+    pub max_concurrent_requests_per_tenant: usize,
     /// Requests at a time in all.
     pub requests: usize,
     /// The wait after the first failure; it doubles with every further one.
-    pub first_delay: Duration,
+    pub initial_delay: Duration,
     /// The longest wait.
-    pub longest_delay: Duration,
+    pub max_delay: Duration,
     /// How long a delivery is tried until it is given up.
     pub retry_for: Duration,
     /// After how long of nothing but failures an endpoint is disabled.
     pub disable_after: Duration,
     /// Deliveries to one endpoint that may have been given up and wait for somebody; with so many it is disabled.
-    pub most_dead_letters: u64,
+    pub max_dead_letters_per_endpoint: u64,
 }
 
 impl WebhookSettings {
@@ -36,7 +36,7 @@ impl WebhookSettings {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             permits: self.requests,
-            share: self.requests_a_tenant,
+            share: self.max_concurrent_requests_per_tenant,
             reserved: self.requests / 4,
             waiting: WAITING_MAX,
             waiting_total: usize::MAX,
@@ -46,14 +46,14 @@ impl WebhookSettings {
     /// The wait after so many failed attempts, without jitter.
     fn full(&self, attempts: u32) -> Duration {
         let grown = 2_u32.saturating_pow(attempts.saturating_sub(1).min(31));
-        self.first_delay.saturating_mul(grown).min(self.longest_delay)
+        self.initial_delay.saturating_mul(grown).min(self.max_delay)
     }
 
     /// The wait after so many failed attempts: between half of the full wait and all of it, so that deliveries which failed
     /// together do not come back together; longer where the endpoint asked for that, up to the longest.
     pub fn wait(&self, attempts: u32, asked: Option<Duration>) -> Duration {
         let wait = self.full(attempts).mul_f64(rand::random_range(0.5..=1.0));
-        asked.map_or(wait, |asked| asked.min(self.longest_delay).max(wait))
+        asked.map_or(wait, |asked| asked.min(self.max_delay).max(wait))
     }
 }
 
@@ -63,15 +63,15 @@ pub mod testing {
 
     /// The settings of `config.default.toml`.
     pub const DEFAULTS: WebhookSettings = WebhookSettings {
-        allow_private: false,
+        allow_private_addresses: false,
         timeout: Duration::from_secs(15),
-        requests_a_tenant: 8,
+        max_concurrent_requests_per_tenant: 8,
         requests: 256,
-        first_delay: Duration::from_secs(5),
-        longest_delay: Duration::from_hours(6),
+        initial_delay: Duration::from_secs(5),
+        max_delay: Duration::from_hours(6),
         retry_for: Duration::from_hours(72),
         disable_after: Duration::from_hours(120),
-        most_dead_letters: 10_000,
+        max_dead_letters_per_endpoint: 10_000,
     };
 }
 

@@ -88,7 +88,7 @@ impl Deliverer {
             if webhook.disabled.is_some() {
                 return Ok(Next::Nothing);
             }
-            let width = self.settings.requests_a_tenant as u32;
+            let width = self.settings.max_concurrent_requests_per_tenant as u32;
             let due = transaction.due_webhook_failures(webhook.id, clock::now(), width).await?;
             transaction.commit().await?;
             let mut turn = Turn {
@@ -186,7 +186,7 @@ impl Turn<'_> {
     }
 
     async fn deliver_in_parallel(&mut self, events: &[RecordedEvent]) -> Result<bool, TurnError> {
-        for some in events.chunks(self.deliverer.settings.requests_a_tenant.max(1)) {
+        for some in events.chunks(self.deliverer.settings.max_concurrent_requests_per_tenant.max(1)) {
             let mut settlement = Settlement::default();
             let mut gone = false;
             for tried in join_all(some.iter().map(|event| self.attempt(event, 1))).await {
@@ -240,8 +240,8 @@ impl Turn<'_> {
         let (begun, at) = (Instant::now(), clock::now());
         let answer = self.deliverer.sender.send(&self.webhook.url, &message, &self.secrets).await;
         let outcome = if answer.error.is_none() { "succeeded" } else { "failed" };
-        metrics::counter!("webhook_attempts_total", "outcome" => outcome).increment(1);
-        metrics::histogram!("webhook_attempt_duration_seconds", "outcome" => outcome)
+        metrics::counter!("annals_webhook_attempts_total", "outcome" => outcome).increment(1);
+        metrics::histogram!("annals_webhook_attempt_duration_seconds", "outcome" => outcome)
             .record(begun.elapsed().as_secs_f64());
         let attempt = Attempt {
             id: ids::new_id(),
@@ -278,7 +278,7 @@ impl Turn<'_> {
                 error: error.clone(),
             });
             if is_dead {
-                metrics::counter!("webhook_dead_letters_total").increment(1);
+                metrics::counter!("annals_webhook_dead_letters_total").increment(1);
             }
         } else if before.is_some() {
             settlement.resolved.push(attempt.position);
@@ -298,7 +298,7 @@ impl Turn<'_> {
         // With the dead letters themselves, so that no end of this process comes in between.
         let full = settlement.failed.iter().any(|failure| failure.is_dead)
             && transaction.count_dead_webhook_deliveries(id).await?
-                >= self.deliverer.settings.most_dead_letters;
+                >= self.deliverer.settings.max_dead_letters_per_endpoint;
         let disabled = full && self.disable_in(&transaction, "dead_letters").await?;
         transaction.commit().await?;
         self.webhook.position = to;
@@ -338,7 +338,7 @@ impl Turn<'_> {
         let disabled = transaction.disable_webhook(self.webhook.id, self.webhook.epoch, &why).await?;
         if disabled {
             tracing::warn!(tenant = %self.handle.id(), webhook = %self.webhook.id, reason, "a webhook was disabled");
-            metrics::counter!("webhooks_disabled_total", "reason" => reason).increment(1);
+            metrics::counter!("annals_webhooks_disabled_total", "reason" => reason).increment(1);
         }
         Ok(disabled)
     }

@@ -118,7 +118,7 @@ impl Executor {
             Ok(Executed { outcome: Outcome::Duplicate, .. }) => "duplicate",
             Err(error) => error.label(),
         };
-        metrics::counter!("commands_total", "command" => name, "outcome" => outcome).increment(1);
+        metrics::counter!("annals_commands_total", "command" => name, "outcome" => outcome).increment(1);
         result
     }
 
@@ -259,7 +259,7 @@ impl Executor {
                         return Err(ExecuteError::VersionConflict { actual });
                     }
                     retries += 1;
-                    metrics::counter!("command_conflicts_total").increment(1);
+                    metrics::counter!("annals_command_conflicts_total").increment(1);
                 }
                 // It was decided on a log that is no more.
                 Err(ExecuteError::Unavailable(StoreError::LogReplaced { .. })) if retries < RETRIES => {

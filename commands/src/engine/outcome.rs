@@ -100,6 +100,15 @@ pub enum ExecuteError<R> {
     },
 }
 
+/// The code for a value of this kind that another stream of the tenant holds.
+pub fn reserved_value_code(kind: &str) -> ErrorCode {
+    match kind {
+        crate::identity::tenant::SLUG => ErrorCode::SlugTaken,
+        crate::identity::user::EMAIL => ErrorCode::EmailTaken,
+        _ => ErrorCode::ValueTaken,
+    }
+}
+
 impl<R: Rejection> ExecuteError<R> {
     /// The code of the catalogue, for every outside: REST, GraphQL, dead letters, the command line.
     pub fn code(&self) -> ErrorCode {
@@ -107,11 +116,7 @@ impl<R: Rejection> ExecuteError<R> {
             Self::Rejected(rejection) => rejection.code(),
             Self::VersionConflict { .. } => ErrorCode::VersionConflict,
             Self::CommandIdReused => ErrorCode::CommandIdReused,
-            Self::Reserved { kind, .. } => match kind.as_str() {
-                crate::identity::tenant::SLUG => ErrorCode::SlugTaken,
-                crate::identity::user::EMAIL => ErrorCode::EmailTaken,
-                _ => ErrorCode::ValueTaken,
-            },
+            Self::Reserved { kind, .. } => reserved_value_code(kind),
             Self::NotFound => ErrorCode::NotFound,
             Self::Forbidden => ErrorCode::Forbidden,
             Self::TooLarge { .. } => ErrorCode::TooLarge,

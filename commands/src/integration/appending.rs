@@ -202,7 +202,7 @@ impl ExternalEvents {
             Err(ExternalRefusal::Append(AppendError::VersionConflict { .. })) => "version_conflict",
             Err(_) => "failed",
         };
-        metrics::counter!("commands_total", "command" => COMMAND, "outcome" => outcome).increment(1);
+        metrics::counter!("annals_commands_total", "command" => COMMAND, "outcome" => outcome).increment(1);
         Ok(self.receipt(context.tenant, result?))
     }
 

@@ -33,7 +33,7 @@ impl Cors {
     pub fn new(config: &GatewayConfig) -> Self {
         // Browsers write origins in lower case. What is no header is no origin either.
         let origin = |listed: &String| HeaderValue::from_str(&listed.to_ascii_lowercase()).ok();
-        let listed: Vec<HeaderValue> = config.web_origins.iter().filter_map(origin).collect();
+        let listed: Vec<HeaderValue> = config.cors_allowed_origins.iter().filter_map(origin).collect();
         let layer = CorsLayer::new()
             .allow_origin(AllowOrigin::list(listed.clone()))
             .allow_credentials(true)

@@ -28,31 +28,27 @@ impl From<StoreError> for Problem {
 
 impl<R: Rejection> From<ExecuteError<R>> for Problem {
     fn from(error: ExecuteError<R>) -> Self {
+        let code = error.code();
         match error {
-            ExecuteError::Rejected(rejection) => Self::new(ErrorCode::Invalid).detail(rejection.to_string()),
-            ExecuteError::VersionConflict { actual } => {
-                Self::new(ErrorCode::VersionConflict).actual_version(actual)
+            ExecuteError::VersionConflict { actual } => Self::new(code).actual_version(actual),
+            ExecuteError::CommandIdReused => {
+                Self::new(code).detail("the Idempotency-Key came with another request before")
             }
-            ExecuteError::CommandIdReused => Self::new(ErrorCode::CommandIdReused)
-                .detail("the Idempotency-Key came with another request before"),
-            ExecuteError::Reserved { kind, .. } => match kind.as_str() {
-                commands::identity::tenant::SLUG => Self::new(ErrorCode::SlugTaken),
-                commands::identity::user::EMAIL => Self::new(ErrorCode::EmailTaken),
-                _ => Self::new(ErrorCode::Invalid).detail("a value that must be unique is taken"),
-            },
-            ExecuteError::NotFound => Self::new(ErrorCode::NotFound),
-            ExecuteError::Forbidden => Self::new(ErrorCode::Forbidden),
             ExecuteError::TooLarge { limit, .. } => {
-                Self::new(ErrorCode::TooLarge).detail(format!("an event may have at most {limit} bytes"))
+                Self::new(code).detail(format!("an event may have at most {limit} bytes"))
             }
-            ExecuteError::Invalid(reason) => Self::new(ErrorCode::Invalid).detail(reason),
-            ExecuteError::SubjectErased => Self::new(ErrorCode::Invalid).detail("the person was erased"),
-            ExecuteError::TenantUnknown => Self::new(ErrorCode::TenantUnknown),
+            ExecuteError::Rejected(rejection) => Self::new(code).detail(rejection.to_string()),
+            ExecuteError::Invalid(reason) => Self::new(code).detail(reason),
             ExecuteError::Unavailable(error @ StoreError::KeyMissing { .. }) => error.into(),
-            error @ (ExecuteError::Overloaded | ExecuteError::Unavailable(_)) => {
-                Self::new(ErrorCode::Unavailable).cause(Cause::of(&error))
+            ExecuteError::Overloaded | ExecuteError::Unavailable(_) | ExecuteError::Internal { .. } => {
+                Self::new(code).cause(Cause::of(&error))
             }
-            error @ ExecuteError::Internal { .. } => Self::new(ErrorCode::Internal).cause(Cause::of(&error)),
+            // The holder of a value is another customer's business: it is not shown.
+            ExecuteError::Reserved { .. }
+            | ExecuteError::NotFound
+            | ExecuteError::Forbidden
+            | ExecuteError::SubjectErased
+            | ExecuteError::TenantUnknown => Self::new(code),
         }
     }
 }

@@ -13,7 +13,7 @@ impl GatewayConfig {
             (Some(origin), None) => origin.to_str().unwrap_or_default().to_ascii_lowercase(),
             _ => return false,
         };
-        if self.web_origins.iter().any(|listed| listed.eq_ignore_ascii_case(&origin)) {
+        if self.cors_allowed_origins.iter().any(|listed| listed.eq_ignore_ascii_case(&origin)) {
             return true;
         }
         let Some((_scheme, authority)) = origin.split_once("://") else { return false };
@@ -39,7 +39,7 @@ mod tests {
     fn pages_of_other_origins_do_not_connect() {
         let config = GatewayConfig {
             public_host: Some("annals.test".to_owned()),
-            web_origins: vec!["https://app.example.com".to_owned()],
+            cors_allowed_origins: vec!["https://app.example.com".to_owned()],
             ..GatewayConfig::default()
         };
         let takes = |origins: &[&str]| {

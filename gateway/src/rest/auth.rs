@@ -92,11 +92,11 @@ pub async fn login(
         None => None,
     };
     let Some((id, user)) = user else {
-        metrics::counter!("logins_total", "outcome" => "refused").increment(1);
+        metrics::counter!("annals_logins_total", "outcome" => "refused").increment(1);
         return Err(Problem::new(ErrorCode::InvalidCredentials));
     };
     request.note_principal(&Principal::user(id, user.roles.clone()));
-    metrics::counter!("logins_total", "outcome" => "accepted").increment(1);
+    metrics::counter!("annals_logins_total", "outcome" => "accepted").increment(1);
 
     let grant = grant(id, user, &tenant.record);
     let issued = gateway.tokens.issue(&grant).map_err(Problem::internal)?;

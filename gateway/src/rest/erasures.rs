@@ -123,7 +123,7 @@ async fn progress(store: &TenantStore, subject: Uuid, version: u64) -> Result<Op
 fn refused(error: ExecuteError<SubjectRejection>) -> Problem {
     match error {
         ExecuteError::Rejected(rejection @ SubjectRejection::Administers) => {
-            rejected_field("user_id", "administrator", &rejection)
+            rejected_field("user_id", "subject_is_admin", &rejection)
         }
         error => error.into(),
     }

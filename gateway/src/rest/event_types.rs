@@ -156,7 +156,7 @@ fn refused(error: ExecuteError<EventTypeRejection>) -> Problem {
     match rejection {
         EventTypeRejection::NotNext { .. } => Problem::new(ErrorCode::EventTypeVersionGap).detail(message),
         EventTypeRejection::Narrower { at, .. } => {
-            let narrower = InvalidValue::new("schema_narrower", "accepts less than before, or may do so");
+            let narrower = InvalidValue::new("schema_incompatible", "accepts less than before, or may do so");
             Problem::new(ErrorCode::SchemaIncompatible)
                 .detail(message)
                 .errors(vec![FieldError::new(format!("schema.{at}"), narrower)])

@@ -115,7 +115,7 @@ fn refused(error: ExecuteError<ServiceTokenRejection>) -> Problem {
             rejected_field("expires_days", "expires_days_invalid", &rejection)
         }
         ExecuteError::Rejected(rejection @ ServiceTokenRejection::AuditorWrites) => {
-            rejected_field("scopes", "auditor_writes", &rejection)
+            rejected_field("scopes", "auditor_read_only", &rejection)
         }
         error => error.into(),
     }

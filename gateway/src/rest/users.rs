@@ -212,7 +212,7 @@ fn refused(error: ExecuteError<UserRejection>) -> Problem {
         UserRejection::RolesEmpty => rejected_field("roles", "roles_empty", &rejection),
         UserRejection::RoleNotAllowed(_) => rejected_field("roles", "role_not_allowed", &rejection),
         UserRejection::Erased => rejected_field("id", "user_erased", &rejection),
-        UserRejection::OwnAdministration => rejected_field("id", "own_administration", &rejection),
+        UserRejection::OwnAdministration => rejected_field("id", "self_admin_change", &rejection),
         rejection => ExecuteError::Rejected(rejection).into(),
     }
 }

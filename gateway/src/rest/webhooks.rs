@@ -206,7 +206,7 @@ async fn enabled(
         transaction.forget_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
     }
     let dead = transaction.count_dead_webhook_deliveries(webhook.id).await?;
-    if dead >= gateway.config.most_dead_letters {
+    if dead >= gateway.config.max_dead_letters_per_endpoint {
         let detail = format!("{dead} dead letters wait: retry, discard or replay them first");
         return Err(Problem::new(ErrorCode::Invalid).detail(detail));
     }

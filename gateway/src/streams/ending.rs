@@ -38,7 +38,7 @@ pub async fn reading_ends(gateway: Gateway, caller: Caller, log_id: LogId) -> Cl
         why = right => why,
         why = log_ends(&store, tenant, log_id) => why,
     };
-    metrics::counter!("exports_closed_total", "code" => why.as_str()).increment(1);
+    metrics::counter!("annals_exports_closed_total", "code" => why.as_str()).increment(1);
     why
 }
 

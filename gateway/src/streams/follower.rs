@@ -102,7 +102,7 @@ impl Follower {
             AbortOnDropHandle::new(tokio::spawn(async move {
                 // A queue that is full bounds nothing more here: each stream has one read at a time.
                 let _permit = catching_up.acquire(handle.id()).await.ok();
-                metrics::counter!("event_stream_reads_total", "by" => "follower").increment(1);
+                metrics::counter!("annals_event_stream_reads_total", "source" => "consumer").increment(1);
                 let page = handle.read_log_page(after, Some(up_to), PAGE, &filter).await?;
                 let frames = Frame::of_all(&handle, &slug, page.events).await?;
                 Ok(Read { log_id: page.log_id, frames, scanned_to: page.scanned_to })

@@ -151,7 +151,7 @@ impl Reader {
                 () = stop.cancelled() => return,
                 read = self.handle.read_log_page(self.at, None, PAGE, &everything) => read,
             };
-            metrics::counter!("event_stream_reads_total", "by" => "reader").increment(1);
+            metrics::counter!("annals_event_stream_reads_total", "source" => "shared_reader").increment(1);
             let Some(ring) = self.ring.upgrade() else { return };
             let wait = match read {
                 Ok(page) if page.log_id != ring.log_id || page.head < self.at => {

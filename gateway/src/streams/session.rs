@@ -30,14 +30,14 @@ struct Open(&'static str);
 
 impl Open {
     fn new(way: &'static str) -> Self {
-        metrics::gauge!("event_streams_open", "way" => way).increment(1.0);
+        metrics::gauge!("annals_event_streams_open", "transport" => way).increment(1.0);
         Self(way)
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
-        metrics::gauge!("event_streams_open", "way" => self.0).decrement(1.0);
+        metrics::gauge!("annals_event_streams_open", "transport" => self.0).decrement(1.0);
     }
 }
 
@@ -76,7 +76,7 @@ impl Session {
 
     /// Counts why it ends.
     pub fn count_closed(&self, why: Closing) {
-        metrics::counter!("event_streams_closed_total", "way" => self.open.0, "code" => why.as_str())
+        metrics::counter!("annals_event_streams_closed_total", "transport" => self.open.0, "code" => why.as_str())
             .increment(1);
     }
 

@@ -112,7 +112,7 @@ impl Rounds {
     async fn ended(&mut self, result: Result<(), NatsError>) {
         let failing = result.is_err();
         if let Err(error) = result {
-            metrics::counter!("integrators_keeper_failures_total").increment(1);
+            metrics::counter!("annals_credential_reconcile_failures_total").increment(1);
             if self.failing {
                 tracing::debug!(%error, "integrators' credentials are not kept");
             } else {

@@ -52,7 +52,7 @@ pub(super) async fn refill(
     let held = copy::held(nats, key, &before.slug, before.log_id, stream.state.last_sequence).await?;
     let missing = held.positions.missing(before.acked);
     let count = missing.count();
-    metrics::counter!("relay_refilled_total").increment(count);
+    metrics::counter!("annals_relay_republished_total").increment(count);
     if missing.is_empty() {
         return ended(store.end_refill(&before, removed, held.last).await?, 0);
     }

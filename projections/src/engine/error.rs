@@ -46,9 +46,9 @@ impl ProjectionError {
         match self {
             Self::Decode(_) => "PAYLOAD_INVALID",
             Self::UnknownType(_) => "EVENT_TYPE_UNKNOWN",
-            Self::OutOfPlace { .. } => "EVENT_OUT_OF_PLACE",
+            Self::OutOfPlace { .. } => "EVENT_OUT_OF_SEQUENCE",
             Self::Row(_) => "ROW_INVALID",
-            Self::Store(StoreError::Database(_)) => "ROW_REFUSED",
+            Self::Store(StoreError::Database(_)) => "CONSTRAINT_VIOLATION",
             Self::Store(_) => "STORE_FAILED",
         }
     }

@@ -107,7 +107,7 @@ impl<P: Projection> Keeper<P> {
             transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
         }
         transaction.commit().await?;
-        metrics::counter!("projection_events_total", "projection" => self.name.clone())
+        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
             .increment(events.len() as u64);
         Ok(Handled::Moved(to))
     }
@@ -184,7 +184,8 @@ impl<P: Projection> Keeper<P> {
                 let letter = self.letter(id, tenant.id(), event, error, known);
                 transaction.put_dead_letter(&letter).await?;
                 transaction.commit().await?;
-                metrics::counter!("projection_poison_total", "projection" => self.name.clone()).increment(1);
+                metrics::counter!("annals_projection_dead_letters_total", "projection" => self.name.clone())
+                    .increment(1);
                 let request_id = event.metadata.request_id.as_ref().map(tracing::field::display);
                 tracing::error!(
                     projection = self.name, tenant = %tenant.id(), position = event.position,

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use access::ErrorCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::AnyCommand;
 use futures::future::try_join_all;
@@ -35,7 +36,7 @@ pub(super) struct Reactor {
 
 /// A reaction that could not be recorded, and never can be as things stand.
 pub(super) struct Unfit {
-    pub(super) code: &'static str,
+    pub(super) code: String,
     pub(super) message: String,
 }
 
@@ -167,7 +168,7 @@ async fn react_round<'a>(
 ) -> Result<Vec<&'a RecordedEvent>, StoreError> {
     let undecodable = |error: DecodeError| {
         let message = format!("{error}: {}", error.source);
-        Unfit { code: "UNDECODABLE", message }
+        Unfit { code: "UNDECODABLE".to_owned(), message }
     };
     let instances = try_join_all(events.iter().map(|event| instance_of(tenant, process, event))).await?;
     let mut reactions = Vec::new();
@@ -356,7 +357,7 @@ fn wanted(
             Work::SendRecorded
         } else {
             let command = serde_json::from_value(step.command).map_err(|error| Unfit {
-                code: "UNDECODABLE",
+                code: "UNDECODABLE".to_owned(),
                 message: format!("the recorded command of step {} does not read: {error}", step.step),
             })?;
             Work::Send { command }
@@ -379,16 +380,16 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::Unavailable(cause) => return Err(cause),
         AppendError::Overloaded => return Err(StoreError::Overloaded),
         AppendError::TenantUnknown => return Err(StoreError::TenantUnknown),
-        AppendError::SubjectErased => "SUBJECT_ERASED",
+        AppendError::SubjectErased => ErrorCode::SubjectErased,
         // Dealt with before; a reaction that expects no version cannot meet it.
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
-        AppendError::CommandIdReused => "COMMAND_ID_REUSED",
-        AppendError::Reserved { .. } => "TAKEN",
-        AppendError::EventIdTaken(_) => "EVENT_ID_TAKEN",
-        AppendError::TooLarge { .. } => "TOO_LARGE",
-        AppendError::Invalid(_) => "INVALID",
+        AppendError::CommandIdReused => ErrorCode::CommandIdReused,
+        AppendError::Reserved { kind, .. } => commands::reserved_value_code(&kind),
+        AppendError::EventIdTaken(_) => ErrorCode::EventIdTaken,
+        AppendError::TooLarge { .. } => ErrorCode::TooLarge,
+        AppendError::Invalid(_) => ErrorCode::Invalid,
     };
-    Ok(Unfit { code, message })
+    Ok(Unfit { code: code.graphql(), message })
 }
 
 /// The dead letter of an event that could not be reacted to. Its id derives from the event, so it is written once.
@@ -400,7 +401,7 @@ fn letter(
     unfit: Unfit,
 ) -> DeadLetter {
     let now = clock::now();
-    let refusal = rows::Refusal::new(now, unfit.code, unfit.message.clone());
+    let refusal = rows::Refusal::new(now, &unfit.code, unfit.message.clone());
     DeadLetter {
         id: ids::derived_id(reaction_id(process, event.event_id), "dead_letter"),
         tenant,
@@ -428,6 +429,6 @@ mod tests {
         let away = AppendError::Unavailable(StoreError::Unavailable("gone".to_owned()));
         assert!(matches!(unfit(away), Err(StoreError::Unavailable(text)) if text == "gone"));
         let large = unfit(AppendError::TooLarge { bytes: 2, limit: 1 });
-        assert!(matches!(large, Ok(Unfit { code: "TOO_LARGE", .. })));
+        assert_eq!(large.expect("unfit").code, "TOO_LARGE");
     }
 }

@@ -432,7 +432,8 @@ impl Steps {
                 "postponed"
             }
         };
-        metrics::counter!("saga_steps_total", "saga" => self.saga(), "outcome" => outcome).increment(1);
+        metrics::counter!("annals_saga_steps_total", "saga" => self.saga(), "outcome" => outcome)
+            .increment(1);
     }
 }
 

@@ -160,7 +160,7 @@ impl Layout {
              # The host that clients see; <tenant>.<public_host> names a tenant.\n\
              public_host = {public_host}\n\
              # The origins of other web pages that may use this gateway, separated by commas.\n\
-             web_origins = \"\"\n\n\
+             cors_allowed_origins = \"\"\n\n\
              [identity]\n\
              # The `iss` claim of access tokens.\n\
              issuer = {issuer}\n\
@@ -172,7 +172,7 @@ impl Layout {
              # Signs checkpoints. The role sealer needs it; keep it where no administrator of the database can read it.\n\
              signing_key_file = {audit_file}\n\
              # Where the sealer keeps what it has signed. Not on the disk of the database.\n\
-             folder = {audit_folder}\n\n\
+             state_folder = {audit_folder}\n\n\
              [privacy]\n\
              # The keys of personal data. Every role but relay and sealer needs them.\n\
              keys_folder = {keys_folder}\n\
@@ -180,7 +180,7 @@ impl Layout {
              root_key_file = {root_file}\n\n\
              [secrets]\n\
              # The root of every keyed hash. If it is lost, no e-mail address is found any more.\n\
-             key_file = {deployment_file}\n",
+             deployment_key_file = {deployment_file}\n",
             db_host = quoted(host),
             name = quoted(name),
             owner = quoted(owner),

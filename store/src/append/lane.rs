@@ -238,7 +238,7 @@ impl Lane {
             let keys = plan.reservations[index].iter().chain(&plan.releases[index]);
             reserved.extend(keys.map(|key| (pending.tenant, *key)));
         }
-        metrics::histogram!("append_flush_events").record(plan.rows.len() as f64);
+        metrics::histogram!("annals_append_flush_events").record(plan.rows.len() as f64);
         let (writer, _) = self.connections.as_ref().expect("the look-ups needed the connections");
         let writer = Arc::clone(writer);
         let tenants = plan.moves.keys().copied().collect();
@@ -331,7 +331,7 @@ impl Lane {
     fn settle(&mut self, batch: Vec<Pending>, plan: Plan, winners: &HashSet<TenantId>) {
         let lost: Vec<TenantId> =
             plan.moves.keys().copied().filter(|tenant| !winners.contains(tenant)).collect();
-        metrics::counter!("append_swaps_lost_total").increment(lost.len() as u64);
+        metrics::counter!("annals_append_cas_conflicts_total").increment(lost.len() as u64);
         self.forget(lost.iter());
         self.contended.extend(lost);
         let mut again = Vec::new();
@@ -389,7 +389,7 @@ impl Lane {
     /// A flush that PostgreSQL refused is halved until the append at fault stands alone: one tenant's poison never fails
     /// another's append.
     async fn split(&mut self, mut batch: Vec<Pending>, error: tokio_postgres::Error) {
-        metrics::counter!("append_flushes_split_total").increment(1);
+        metrics::counter!("annals_append_flush_splits_total").increment(1);
         for pending in &batch {
             self.cache.pop(&pending.tenant);
         }

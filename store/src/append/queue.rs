@@ -70,7 +70,7 @@ impl Appender {
     ) -> Self {
         let stop = CancellationToken::new();
         let tasks = tokio_util::task::TaskTracker::new();
-        let lanes = (0..config.append_lanes.max(1))
+        let lanes = (0..config.append_workers.max(1))
             .map(|_| {
                 // Unbounded by type, bounded by the room: a place is taken before anything is sent.
                 let (sender, receiver) = mpsc::unbounded_channel();

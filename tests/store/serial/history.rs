@@ -37,7 +37,7 @@ impl Orders {
             runtime_password: self.password.clone(),
             keyring: None,
             key: store::DeploymentKey::from_hex(&self.key).expect("a key"),
-            append_lanes: self.lanes,
+            append_workers: self.lanes,
             pool_size: 2,
             tls: store::TlsConfig::default(),
             idle_timeout: std::time::Duration::from_mins(1),

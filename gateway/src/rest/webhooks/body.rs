@@ -24,15 +24,15 @@ pub(super) struct Changes {
 
 impl Changes {
     /// Of a webhook to be registered: the address is needed.
-    pub(super) fn of_new(mut body: Fields, allow_private: bool) -> Result<Self, Problem> {
-        let url = body.required("url", |text| checked(text, allow_private));
+    pub(super) fn of_new(mut body: Fields, allow_private_addresses: bool) -> Result<Self, Problem> {
+        let url = body.required("url", |text| checked(text, allow_private_addresses));
         let changes = Self { url, after: body.position("after"), ..Self::of_both(&mut body) };
         body.finish(|| Some(changes))
     }
 
     /// Of one that is known.
-    pub(super) fn of_known(mut body: Fields, allow_private: bool) -> Result<Self, Problem> {
-        let url = body.optional("url", |text| checked(text, allow_private));
+    pub(super) fn of_known(mut body: Fields, allow_private_addresses: bool) -> Result<Self, Problem> {
+        let url = body.optional("url", |text| checked(text, allow_private_addresses));
         let enabled = body.optional("status", |status| match status {
             "active" => Ok(true),
             "disabled" => Ok(false),
@@ -68,8 +68,8 @@ impl Changes {
     }
 }
 
-fn checked(text: &str, allow_private: bool) -> Result<String, InvalidValue> {
-    webhooks::endpoint::parse(text, allow_private).map(|url| url.to_string())
+fn checked(text: &str, allow_private_addresses: bool) -> Result<String, InvalidValue> {
+    webhooks::endpoint::parse(text, allow_private_addresses).map(|url| url.to_string())
 }
 
 /// A webhook as its administrators see it: without its secret.
