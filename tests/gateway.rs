@@ -2,4 +2,5 @@
 
 mod authority;
 mod idempotency;
+mod repeats;
 mod requests;
