@@ -3,4 +3,5 @@
 mod authority;
 mod idempotency;
 mod lists;
+mod repeats;
 mod requests;

@@ -165,6 +165,7 @@ impl Executor {
             version: receipt.version,
             position: receipt.position,
             log_id: receipt.log_id,
+            count: receipt.count,
             consistency_token: self.token(tenant.id(), receipt.log_id, receipt.position),
             state: loaded.state,
         }))
@@ -279,18 +280,19 @@ impl Executor {
         request: &Request<'_, A>,
         settled: Settled<A>,
     ) -> Result<Executed<A>, ExecuteError<A::Error>> {
-        let (outcome, version, log_id, position, state) = match settled {
+        let (outcome, version, log_id, position, count, state) = match settled {
             Settled::Appended(receipt, state) => {
-                (Outcome::Applied, receipt.version, receipt.log_id, receipt.position, state)
+                (Outcome::Applied, receipt.version, receipt.log_id, receipt.position, receipt.count, state)
             }
             Settled::Duplicate(receipt) => {
                 let mut loaded = Loaded::<A>::default();
                 loaded.catch_up(&request.tenant, &request.stream, Some(receipt.version)).await?;
-                (Outcome::Duplicate, receipt.version, receipt.log_id, receipt.position, loaded.state)
+                let Receipt { version, log_id, position, count, .. } = receipt;
+                (Outcome::Duplicate, version, log_id, position, count, loaded.state)
             }
             Settled::NoEffect(loaded) => {
                 let head = request.tenant.head().await?;
-                (Outcome::Applied, loaded.version, head.log_id, head.position, loaded.state)
+                (Outcome::Applied, loaded.version, head.log_id, head.position, 0, loaded.state)
             }
         };
         Ok(Executed {
@@ -300,6 +302,7 @@ impl Executor {
             version,
             position,
             log_id,
+            count,
             consistency_token: self.token(request.tenant.id(), log_id, position),
             state,
         })

@@ -31,6 +31,8 @@ pub struct Executed<A> {
     pub position: u64,
     /// The log that the position belongs to.
     pub log_id: LogId,
+    /// How many events the command recorded, now or the first time; 0 where it had no effect.
+    pub count: u32,
     /// Hand it to a read that is to see this command's effect.
     pub consistency_token: String,
     /// The aggregate at `version`.

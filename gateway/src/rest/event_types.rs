@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use bytes::Bytes;
-use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed, Outcome};
+use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed};
 use schemas::engine::{InvalidValue, JsonText, Notes};
 use schemas::integration::event_type::{RegisterEventType, family_id};
 use schemas::integration::names::{ExternalType, RESERVED};
@@ -30,15 +30,10 @@ pub async fn put(
     let event_type = external("type", &name, ExternalType::parse)?;
     let (schema, description) = read(&json_bytes(request).await?)?;
     let context = caller.command_context(&context, key.0);
-    let known =
-        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
-    let known = known.is_some_and(|(family, _)| family.version(event_type.number()).is_some());
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
     let executed = gateway.external.register_type(&context, command).await.map_err(refused)?;
-    let created = match executed.outcome {
-        Outcome::Applied => !known,
-        Outcome::Duplicate => executed.state.registered_last,
-    };
+    // By what the command itself recorded, so that a repeat is told the same.
+    let created = executed.count > 0 && executed.state.registered_last;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let Executed { state, consistency_token, .. } = executed;
     let event_type = EventTypeBody::of(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;

@@ -48,7 +48,7 @@ pub fn routes(routes: Routes) -> Routes {
         .add(secret(Method::POST, "/v1/webhooks"), register)
         .add(read("/v1/webhooks/{id}"), show)
         .add(write(Method::PATCH, "/v1/webhooks/{id}"), change)
-        .add(secret(Method::DELETE, "/v1/webhooks/{id}"), remove)
+        .add(write(Method::DELETE, "/v1/webhooks/{id}").audited(Audit::CredentialChange), remove)
         .add(secret(Method::POST, "/v1/webhooks/{id}/rotate-secret"), rotate_secret)
         .add(write(Method::POST, "/v1/webhooks/{id}/replay"), replay)
         .add(write(Method::POST, "/v1/webhooks/{id}/enable"), enable)
