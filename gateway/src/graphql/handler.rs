@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use queries::WaitError;
 use serde::Serialize;
 use serde_json::{Map, Value};
+use store::Causes;
 
 use super::engine::errors::{GraphqlError, complete};
 use super::engine::guard::{Checked, Limits, check};
@@ -152,7 +153,7 @@ async fn wait(
                 ));
             }
             Err(WaitError::Unavailable(error)) => {
-                tracing::warn!(%error, "a read could not wait for its position");
+                tracing::warn!(error = %Causes(&error), "a read could not wait for its position");
                 return Err((ErrorCode::Unavailable, "unavailable for the moment"));
             }
         }

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use store::Causes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -48,7 +49,7 @@ impl Acceptor {
                 Err(error) => {
                     metrics::counter!("annals_accept_errors_total", "listener" => self.name).increment(1);
                     log.write(|left_out| {
-                        tracing::error!(listener = self.name, %error, left_out, "a connection cannot be accepted");
+                        tracing::error!(listener = self.name, error = %Causes(&error), left_out, "a connection cannot be accepted");
                     });
                     // A connection that ended while it waited is no reason to wait, nor is one for which there is a reserve.
                     if is_of_the_connection(&error) || self.reserve.release() {
