@@ -38,7 +38,13 @@ pub async fn serve_connection(
         tracing::debug!(error = %Causes(&error), "no TCP_NODELAY");
     }
     let phase = Arc::new(ConnectionPhase::new(timeouts));
-    let socket = Socket::new(stream, Arc::clone(&phase), requests.listener, WRITE_IDLE_TIMEOUT);
+    let socket = Socket::new(
+        stream,
+        peer.ip(),
+        Arc::clone(&phase),
+        Arc::clone(&requests.refusals),
+        WRITE_IDLE_TIMEOUT,
+    );
     let service = {
         let phase = Arc::clone(&phase);
         service_fn(move |request| {

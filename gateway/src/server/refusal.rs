@@ -55,13 +55,6 @@ impl Refusal {
         }
     }
 
-    /// Counts it.
-    pub fn count(self, listener: &'static str) {
-        let status = self.status().as_str().to_owned();
-        metrics::counter!("annals_http_refusals_total", "listener" => listener, "status" => status)
-            .increment(1);
-    }
-
     /// The answer; the connection ends with it.
     pub fn response(self, id: &RequestId) -> Response {
         let mut response = Response::new(Body::from(self.body(id)));
@@ -71,13 +64,12 @@ impl Refusal {
     }
 
     /// The answer as it is written to a connection whose request was never understood.
-    pub fn to_bytes(self) -> Bytes {
-        let id = RequestId::generate();
-        let body = self.body(&id);
+    pub fn to_bytes(self, id: &RequestId) -> Bytes {
+        let body = self.body(id);
         let status = self.status();
         let reason = status.canonical_reason().unwrap_or_default();
         let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
-        let mut headers = self.headers(&id);
+        let mut headers = self.headers(id);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         for (name, value) in &headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
@@ -90,7 +82,13 @@ impl Refusal {
         bytes.into()
     }
 
-    fn status(self) -> StatusCode {
+    /// The stable code.
+    pub fn code(self) -> ErrorCode {
+        self.code
+    }
+
+    /// The status, which is that of the code.
+    pub fn status(self) -> StatusCode {
         status_of(self.code)
     }
 
