@@ -119,6 +119,7 @@ async fn token(
     password: &str,
     audiences: Vec<Audience>,
 ) -> anyhow::Result<String> {
+    let gateway = prepared.gateway().context("tokens are issued where the role gateway is")?;
     let email = Email::parse(address).expect("a valid address");
     let name = Name::parse("Administrator").expect("a valid name");
     let known = prepared
@@ -130,7 +131,7 @@ async fn token(
         id
     } else {
         let password = Password::parse(password).context("the demo password is not acceptable")?;
-        let hash = prepared.gateway().passwords().hash(tenant.id, password).await?;
+        let hash = gateway.passwords().hash(tenant.id, password).await?;
         register_user(prepared.executor(), &context(tenant.id), email, name, vec![role], hash).await?.id
     };
     let (user, _) =
@@ -145,7 +146,7 @@ async fn token(
         roles: user.roles.clone(),
         audiences,
     };
-    Ok(prepared.gateway().tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
+    Ok(gateway.tokens().issue_for(&grant, TOKEN_LIFETIME)?.access_token)
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! What the operating system grants this process.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use store::Causes;
 
 /// Files for everything that is no public connection: PostgreSQL and NATS, the other listeners, webhooks, keys, logs.
 const FILES_RESERVED: usize = 500;
@@ -13,7 +14,7 @@ pub fn raise_open_files(followers: usize) -> usize {
     if soft < hard
         && let Err(error) = setrlimit(Resource::RLIMIT_NOFILE, hard, hard)
     {
-        tracing::debug!(%error, "the limit of open files stays as it is");
+        tracing::debug!(error = %Causes(&error), "the limit of open files stays as it is");
         granted = soft;
     }
     let granted = usize::try_from(granted).unwrap_or(usize::MAX);

@@ -2,8 +2,8 @@
 
 mod broker;
 mod keys;
+mod listeners;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use audit::{Signer, SignerConfig};
 use clap::ValueEnum;
 use commands::Executor;
 use database::DatabaseConfig;
-use gateway::{ActivityRetention, Gateway, GatewayConfig, ListenerSettings, ReadinessCheck, TrustedProxies};
+use gateway::{ActivityRetention, Gateway, GatewayConfig, Operations, ReadinessCheck};
 use keyring::Keyring;
 use nats::integrators::{KeeperConfig, keep};
 use nats::{Follower, Issuer, Nats};
@@ -20,7 +20,6 @@ use sagas::erasure::Copies;
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
 use store::{DeploymentKey, OwnerConfig, SharedWork, Store, StoreConfig};
-use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use webhooks::WebhookSettings;
@@ -29,6 +28,8 @@ pub use self::broker::{connect_nats, integrators, know_checkpoints};
 use self::broker::{copies, examiner, issuer, keeper, nats_config};
 use self::keys::{hashing_config, signing_key};
 pub use self::keys::{keyring, keys, malformed_keys, passwords};
+pub use self::listeners::Addresses;
+use self::listeners::{Listener, Listeners};
 use crate::config::{KEYS_PLACE, Needs, Settings, SettingsError};
 use crate::demo::{self, OnHold};
 
@@ -180,19 +181,12 @@ impl Role {
     }
 }
 
-/// The addresses that the listeners are bound to.
-#[derive(Debug, Clone, Copy)]
-pub struct Addresses {
-    pub public: SocketAddr,
-    pub operations: SocketAddr,
-    pub admin: SocketAddr,
-}
-
 /// Everything connected and bound, nothing running yet: nobody is answered before what is needed is in place.
 pub struct Prepared {
     store: Store,
     executor: Executor,
-    gateway: Gateway,
+    gateway: Option<Gateway>,
+    operations: Operations,
     nats: Option<Nats>,
     copies: Copies,
     keeper: Option<KeeperConfig>,
@@ -237,24 +231,20 @@ impl Prepared {
             );
         }
         let stop_listeners = CancellationToken::new();
-        let gateway = Gateway::new(
-            gateway_config(settings, issuer(settings)?),
-            signing_key(settings, roles)?,
-            executor.clone(),
-            nats.iter().map(readiness_of).collect(),
-            stop_listeners.clone(),
-        )?;
-        let exposed = roles.contains(&Role::Gateway) && demo::is_exposed(settings.gateway.public_address);
-        if exposed && demo::known_password(&executor, gateway.passwords()).await? == Some(OnHold(false)) {
-            let problem = demo::KNOWN_PASSWORD.to_owned();
-            return Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into());
-        }
+        let checks = nats.iter().map(readiness_of).collect();
+        let operations = Operations::new(store.clone(), checks, stop_listeners.clone())?;
+        let gateway = if roles.contains(&Role::Gateway) {
+            Some(start_gateway(settings, &executor, stop_listeners.clone()).await?)
+        } else {
+            None
+        };
         let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
             copies: copies(store.clone(), nats_config(settings)),
             store,
             executor,
             gateway,
+            operations,
             nats,
             keeper,
             listeners,
@@ -277,9 +267,9 @@ impl Prepared {
         &self.executor
     }
 
-    /// The gateway: tokens and passwords.
-    pub fn gateway(&self) -> &Gateway {
-        &self.gateway
+    /// The gateway, in a process with this role: tokens and passwords.
+    pub fn gateway(&self) -> Option<&Gateway> {
+        self.gateway.as_ref()
     }
 
     /// Starts the roles; listeners last.
@@ -393,13 +383,13 @@ impl Prepared {
     }
 
     fn start_listeners(self, running: &mut Running) {
-        let routers = [
-            (self.listeners.public, self.gateway.public_router()),
-            (Some(self.listeners.operations), self.gateway.operations_router()),
-            (self.listeners.admin, self.gateway.admin_router()),
+        let gateway = self.gateway.as_ref();
+        let served = [
+            self.listeners.public.zip(gateway.map(Gateway::public_router)),
+            Some((self.listeners.operations, self.operations.router())),
+            self.listeners.admin.zip(gateway.map(Gateway::admin_router)),
         ];
-        for (listener, router) in routers {
-            let Some(Listener { socket, settings }) = listener else { continue };
+        for (Listener { socket, settings }, router) in served.into_iter().flatten() {
             let stop = self.stop_listeners.clone();
             running.listeners.spawn(async move {
                 gateway::serve(socket, router, settings, stop).await;
@@ -412,7 +402,7 @@ impl Prepared {
 /// Roles that run. Every process has the operations listener, whatever its roles.
 pub struct Running {
     store: Store,
-    gateway: Gateway,
+    gateway: Option<Gateway>,
     addresses: Addresses,
     /// Listeners first, so that nothing new comes in while the rest finishes.
     stop_listeners: CancellationToken,
@@ -446,86 +436,29 @@ impl Running {
         self.stop_listeners.cancel();
         while self.listeners.join_next().await.is_some() {}
         // Behind the last answer: what it came to is to be kept as well.
-        self.gateway.finish().await;
+        if let Some(gateway) = &self.gateway {
+            gateway.finish().await;
+        }
         self.stop_workers.cancel();
         while self.workers.join_next().await.is_some() {}
         self.store.shutdown().await;
     }
 }
 
-/// The listeners, bound before anything else so that a taken port is told at once.
-struct Listeners {
-    public: Option<Listener>,
-    operations: Listener,
-    admin: Option<Listener>,
-}
-
-struct Listener {
-    socket: TcpListener,
-    settings: ListenerSettings,
-}
-
-/// Connections of the operations listener and of the admin listener, each.
-const PRIVATE_CONNECTIONS_MAX: usize = 128;
-/// Descriptors that are kept for probes when the process has none left.
-const OPERATIONS_DESCRIPTORS_RESERVED: usize = 8;
-
-impl Listeners {
-    async fn bind(settings: &Settings, gateway: bool, open_files_max: usize) -> anyhow::Result<Self> {
-        let settings = &settings.gateway;
-        let public = ListenerSettings {
-            name: "public",
-            max_connections: settings.max_connections.min(crate::limits::connections_within(open_files_max)),
-            max_connections_per_address: settings.max_connections_per_address,
-            header_timeout: Duration::from_secs(settings.header_timeout_seconds),
-            keep_alive: Duration::from_secs(settings.keep_alive_timeout_seconds),
-            trusted_proxies: TrustedProxies::parse(&settings.trusted_proxies)?,
-            always_https: settings.is_behind_tls(),
-            reserved_descriptors: 0,
-        };
-        if gateway && public.max_connections < settings.max_connections {
-            let (open_files_max, lowered) = (open_files_max, public.max_connections);
-            tracing::warn!(
-                open_files_max,
-                lowered,
-                "`gateway.max_connections` is lowered to what the limit of open files allows"
-            );
-        }
-        // No proxy stands before these: their clients are machines of the same network.
-        let private = |name| ListenerSettings {
-            name,
-            max_connections: PRIVATE_CONNECTIONS_MAX,
-            max_connections_per_address: PRIVATE_CONNECTIONS_MAX / 2,
-            trusted_proxies: TrustedProxies::default(),
-            always_https: false,
-            ..public.clone()
-        };
-        let operations = ListenerSettings {
-            reserved_descriptors: OPERATIONS_DESCRIPTORS_RESERVED,
-            ..private("operations")
-        };
-        let admin = private("admin");
-        Ok(Self {
-            operations: Listener::bind(settings.operations_address, operations).await?,
-            admin: if gateway { Some(Listener::bind(settings.admin_address, admin).await?) } else { None },
-            public: if gateway { Some(Listener::bind(settings.public_address, public).await?) } else { None },
-        })
+/// The gateway. Nobody else may sign in as the demo tenant's administrator with the password that everybody knows.
+async fn start_gateway(
+    settings: &Settings,
+    executor: &Executor,
+    stopping: CancellationToken,
+) -> anyhow::Result<Gateway> {
+    let config = gateway_config(settings, issuer(settings)?);
+    let gateway = Gateway::new(config, signing_key(settings)?, executor.clone(), stopping)?;
+    let exposed = demo::is_exposed(settings.gateway.public_address);
+    if exposed && demo::known_password(executor, gateway.passwords()).await? == Some(OnHold(false)) {
+        let problem = demo::KNOWN_PASSWORD.to_owned();
+        return Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into());
     }
-
-    fn addresses(&self) -> anyhow::Result<Addresses> {
-        let operations = self.operations.socket.local_addr()?;
-        let address = |listener: &Option<Listener>| {
-            listener.as_ref().map_or(Ok(operations), |listener| listener.socket.local_addr())
-        };
-        Ok(Addresses { public: address(&self.public)?, operations, admin: address(&self.admin)? })
-    }
-}
-
-impl Listener {
-    async fn bind(address: SocketAddr, settings: ListenerSettings) -> anyhow::Result<Self> {
-        let socket = TcpListener::bind(address).await;
-        Ok(Self { socket: socket.with_context(|| format!("cannot listen on {address}"))?, settings })
-    }
+    Ok(gateway)
 }
 
 /// The signer of checkpoints.

@@ -105,6 +105,25 @@ fn sql_stands_in_the_store_and_the_engines_of_reads_alone() {
     }
 }
 
+/// The text of an error alone often says no more than that something failed.
+#[test]
+fn errors_are_logged_with_their_sources() {
+    for path in all_sources() {
+        let relative = path.strip_prefix(root()).expect("below the root");
+        if relative.starts_with("tests") || relative.starts_with("bench") {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("readable");
+        for line in text.lines().map(str::trim).filter(|line| !line.starts_with("//")) {
+            let shortened = ["%error", "?error", "error = error.to_string()"];
+            let mut values = ["error = %", "cause = %"].iter().filter_map(|name| line.split(name).nth(1));
+            let is_whole = !shortened.iter().any(|text| line.contains(text))
+                && values.all(|value| value.starts_with("Causes(") || value.starts_with("Cause::of("));
+            assert!(is_whole, "{} logs an error without its sources: {line}", relative.display());
+        }
+    }
+}
+
 #[test]
 fn an_aggregate_has_the_same_name_in_each_layer() {
     for aggregate in ["crm/customer", "identity/user"] {

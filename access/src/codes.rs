@@ -58,6 +58,8 @@ error_codes! {
         "There is no such tenant, or it is suspended.";
     MethodNotAllowed = "method_not_allowed", 405, "Method not allowed",
         "The address exists, but not for this method.";
+    RequestTimeout = "request_timeout", 408, "Request timeout",
+        "The request line and header fields did not arrive in time.";
     EmailTaken = "email_taken", 409, "E-mail address taken",
         "Another user of the tenant has the address.";
     SlugTaken = "slug_taken", 409, "Tenant name taken",
@@ -82,6 +84,8 @@ error_codes! {
         "The position belongs to a log that another one has replaced.";
     TooLarge = "too_large", 413, "Too large",
         "The body, or an event, is larger than its limit.";
+    UriTooLong = "uri_too_long", 414, "Address too long",
+        "The address of the request is longer than its limit.";
     UnsupportedMediaType = "unsupported_media_type", 415, "Unsupported media type",
         "The body's content type, character set or encoding is not supported.";
     Invalid = "invalid", 422, "Invalid input",
@@ -90,6 +94,8 @@ error_codes! {
         "The caller has used up a limit. `Retry-After` says when to try again.";
     LockedOut = "locked_out", 429, "Locked out",
         "Too many failed sign-ins. `Retry-After` says when to try again.";
+    HeadersTooLarge = "headers_too_large", 431, "Header fields too large",
+        "The request line and header fields have more bytes or fields than their limit.";
     Internal = "internal", 500, "Internal error",
         "A fault of the server. Its log has the cause under the request id.";
     Unavailable = "unavailable", 503, "Temporarily unavailable",

@@ -351,7 +351,7 @@ impl Sealer {
                 Some(Witness { checkpoint, note: Some(note) })
             }
             Err(error) => {
-                tracing::debug!(%error, "the published checkpoint could not be read");
+                tracing::debug!(error = %Causes(&error), "the published checkpoint could not be read");
                 None
             }
         }
@@ -361,7 +361,7 @@ impl Sealer {
     async fn publish(&self, slug: &TenantSlug, note: &str) {
         let Some(nats) = &self.nats else { return };
         if let Err(error) = nats::checkpoints::publish(nats, slug, note).await {
-            tracing::debug!(%error, "a checkpoint could not be published");
+            tracing::debug!(error = %Causes(&error), "a checkpoint could not be published");
         }
     }
 }

@@ -13,7 +13,7 @@ use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Notification};
 use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
+use crate::{Causes, ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
 
 /// How long connecting may take, from the TCP handshake to the end of the sign-in.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -94,7 +94,7 @@ impl Connector {
         let driver = tokio::spawn(async move {
             let _counted = counted;
             if let Err(error) = connection.await {
-                tracing::debug!(%error, "a database connection ended");
+                tracing::debug!(error = %Causes(&error), "a database connection ended");
             }
         });
         Ok(Connection { client, driver: AbortOnDropHandle::new(driver) })

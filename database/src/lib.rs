@@ -2,7 +2,7 @@
 //! and the way of reporting errors are the same for all.
 //!
 //! Layout: `config` says where a database is, `tls` builds the TLS client, `connector` connects and cancels statements,
-//! `pool` keeps connections for reuse, `error` classifies what went wrong.
+//! `pool` keeps connections for reuse, `error` classifies what went wrong, `causes` shows it in logs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), database::ConnectError> {
@@ -22,12 +22,14 @@
 //! # }
 //! ```
 
+mod causes;
 mod config;
 mod connector;
 mod error;
 mod pool;
 mod tls;
 
+pub use causes::Causes;
 pub use config::{DatabaseConfig, Password, TlsConfig, TlsMode, UnknownTlsMode};
 pub use connector::{CONNECT_TIMEOUT, Connection, Connector, Listener, connect};
 pub use error::{ConnectError, describe, is_transient};

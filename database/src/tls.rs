@@ -11,7 +11,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use crate::{TlsConfig, TlsMode};
+use crate::{Causes, TlsConfig, TlsMode};
 
 /// TLS settings that cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +86,7 @@ fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
 fn system_authorities() -> Result<RootCertStore, TlsError> {
     let found = rustls_native_certs::load_native_certs();
     for error in &found.errors {
-        tracing::warn!(%error, "some of the system's certificate authorities cannot be read");
+        tracing::warn!(error = %Causes(error), "some of the system's certificate authorities cannot be read");
     }
     let mut store = RootCertStore::empty();
     store.add_parsable_certificates(found.certs);

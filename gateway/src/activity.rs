@@ -12,7 +12,7 @@ use axum::response::Response;
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Actor, TenantId, clock, ids};
 use store::activities::ACCEPTED;
-use store::{Activity, ActivityKind, Store};
+use store::{Activity, ActivityKind, Causes, Store};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -313,7 +313,7 @@ async fn flush(store: &Store, waiting: &mut HashMap<TenantId, Vec<Activity>>) {
     for (tenant, activities) in waiting.drain() {
         if let Err(error) = store.tenant(tenant).record_activities(&activities).await {
             metrics::counter!("annals_activity_dropped_total").increment(activities.len() as u64);
-            tracing::warn!(%error, lost = activities.len(), "activities could not be kept");
+            tracing::warn!(error = %Causes(&error), lost = activities.len(), "activities could not be kept");
         }
     }
 }
@@ -327,7 +327,7 @@ async fn sweep(store: &Store, retention: ActivityRetention) {
                 Ok(1..) => {}
                 Ok(0) => break,
                 Err(error) => {
-                    tracing::warn!(%error, "old activities could not be removed");
+                    tracing::warn!(error = %Causes(&error), "old activities could not be removed");
                     return;
                 }
             }

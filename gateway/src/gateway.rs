@@ -1,4 +1,4 @@
-//! What all handlers share.
+//! What all handlers of the public and the admin listener share.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use commands::{Executor, ExternalEvents};
 use fairness::{Limits, Permit, Permits};
-use metrics_exporter_prometheus::PrometheusHandle;
 use nats::Integrators;
 use schemas::engine::TenantId;
 use store::Store;
@@ -17,8 +16,7 @@ use crate::activity::ActivityLog;
 use crate::auth::{PasswordError, Passwords, ServiceTokens, SigningKey, Tokens};
 use crate::config::GatewayConfig;
 use crate::http::{ErrorCode, Problem};
-use crate::operations::{MetricsError, ReadinessCheck};
-use crate::{graphql, operations, streams};
+use crate::{graphql, streams};
 
 /// Sockets that may keep the gateway waiting for their first message, by address: an address that opens many leaves places
 /// to the others.
@@ -57,8 +55,6 @@ pub struct Shared {
     pub(crate) service_tokens: ServiceTokens,
     pub(crate) external: ExternalEvents,
     pub(crate) schema: graphql::ApiSchema,
-    pub(crate) checks: Vec<ReadinessCheck>,
-    pub(crate) metrics: PrometheusHandle,
     pub(crate) activities: ActivityLog,
     pub(crate) streams: Permits<TenantId>,
     /// Sockets that have not said yet who they are.
@@ -75,9 +71,6 @@ pub enum GatewayError {
     /// The hashing pool does not start.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
-    /// There is no recorder for metrics.
-    #[error(transparent)]
-    Metrics(#[from] MetricsError),
 }
 
 impl Deref for Gateway {
@@ -89,13 +82,11 @@ impl Deref for Gateway {
 }
 
 impl Gateway {
-    /// Starts the hashing pool and builds the GraphQL schema. Readiness is that of the store and of `checks`. When
-    /// `stopping` is cancelled the gateway is not ready any more and its streams end.
+    /// Starts the hashing pool and builds the GraphQL schema. When `stopping` is cancelled its streams end.
     pub fn new(
         config: GatewayConfig,
         key: SigningKey,
         executor: Executor,
-        checks: Vec<ReadinessCheck>,
         stopping: CancellationToken,
     ) -> Result<Self, GatewayError> {
         let passwords = Passwords::start(&config.hashing)?;
@@ -105,7 +96,6 @@ impl Gateway {
         let handshakes = Permits::new(HANDSHAKE_LIMITS, Duration::ZERO);
         let historic_reads = Limits::halves(HISTORIC_READS_MAX, HISTORIC_READS_WAITING_MAX);
         let historic_reads = Permits::new(historic_reads, HISTORIC_READ_WAIT_TIMEOUT);
-        let metrics = operations::recorder()?;
         let store = executor.store().clone();
         let activities = ActivityLog::start(store.clone(), config.activities);
         let service_tokens = ServiceTokens::new(executor.clone());
@@ -122,8 +112,6 @@ impl Gateway {
             service_tokens,
             external,
             schema,
-            checks,
-            metrics,
             activities,
             streams,
             handshakes,

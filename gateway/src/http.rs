@@ -1,6 +1,7 @@
 //! What happens to every request before and after its handler: ids, log line, metrics, headers, errors, body checks.
 
 pub mod accept;
+pub mod access_log;
 pub mod compression;
 pub mod consistency;
 pub mod content;

@@ -1,6 +1,6 @@
 //! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
 //!
-//! Layout: `gateway` holds what all handlers share; `router` lists the routes; `http` is what happens to every
+//! Layout: `gateway` holds what all handlers of the public and the admin listener share; `router` lists the routes; `http` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
 //! `admin` those of the other two listeners; `activity` writes the activity log.
 
@@ -20,5 +20,5 @@ pub mod streams;
 pub use activity::ActivityRetention;
 pub use config::GatewayConfig;
 pub use gateway::{Gateway, GatewayError};
-pub use operations::ReadinessCheck;
+pub use operations::{Operations, ReadinessCheck};
 pub use server::{ListenerSettings, TrustedProxies, serve};

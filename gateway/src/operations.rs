@@ -9,8 +9,8 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
-
-use crate::gateway::Gateway;
+use store::Store;
+use tokio_util::sync::CancellationToken;
 
 /// A probe that waits longer than this for the database says "not ready".
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
@@ -49,18 +49,41 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
     installed.clone().map_err(MetricsError)
 }
 
+/// What the operations listener answers from. Every process has one, whatever its roles. Cheap to clone.
+#[derive(Clone)]
+pub struct Operations(Arc<Shared>);
+
+struct Shared {
+    store: Store,
+    checks: Vec<ReadinessCheck>,
+    metrics: PrometheusHandle,
+    stopping: CancellationToken,
+}
+
+impl Operations {
+    /// Readiness is that of the store and of `checks`, until `stopping` is cancelled.
+    pub fn new(
+        store: Store,
+        checks: Vec<ReadinessCheck>,
+        stopping: CancellationToken,
+    ) -> Result<Self, MetricsError> {
+        let metrics = recorder()?;
+        Ok(Self(Arc::new(Shared { store, checks, metrics, stopping })))
+    }
+}
+
 /// `GET /livez`: the process runs.
 pub async fn livez() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
 /// `GET /readyz`: 200 when the process can serve, 503 when it cannot or is about to stop.
-pub async fn readyz(State(gateway): State<Gateway>) -> Response {
-    let ping = tokio::time::timeout(PING_TIMEOUT, gateway.store.ping()).await;
+pub async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
+    let ping = tokio::time::timeout(PING_TIMEOUT, shared.store.ping()).await;
     let mut checks = serde_json::Map::new();
-    let mut ready = !gateway.stopping.is_cancelled();
+    let mut ready = !shared.stopping.is_cancelled();
     let database = matches!(ping, Ok(Ok(())));
-    let others = gateway.checks.iter().map(|check| (check.name, (check.check)()));
+    let others = shared.checks.iter().map(|check| (check.name, (check.check)()));
     for (name, works) in std::iter::once(("database", database)).chain(others) {
         ready &= works;
         checks.insert(name.to_owned(), json!(works));
@@ -71,8 +94,8 @@ pub async fn readyz(State(gateway): State<Gateway>) -> Response {
 }
 
 /// `GET /metrics`: everything counted, in Prometheus' text format.
-pub async fn metrics(State(gateway): State<Gateway>) -> Response {
-    gateway.metrics.run_upkeep();
+pub async fn metrics(State(Operations(shared)): State<Operations>) -> Response {
+    shared.metrics.run_upkeep();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
-    ([(header::CONTENT_TYPE, text)], gateway.metrics.render()).into_response()
+    ([(header::CONTENT_TYPE, text)], shared.metrics.render()).into_response()
 }

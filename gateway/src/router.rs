@@ -6,6 +6,7 @@ use access::policy::{
 use axum::Router;
 use axum::http::Method;
 use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::get;
 
 use store::requests::AnswerRetention;
 
@@ -17,6 +18,7 @@ use crate::http::observe::observe;
 use crate::http::rescue::{catch_panic, limit_time};
 use crate::http::route::{Audit, Authority, Idempotency, Needs, Route, RouteTable, Routes};
 use crate::http::{ErrorCode, Problem};
+use crate::operations::Operations;
 use crate::{activity, admin, graphql, operations, rest, streams};
 
 const POST: Method = Method::POST;
@@ -31,16 +33,6 @@ impl Gateway {
         let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
         let observe = from_fn_with_state(table, observe);
         self.layered(router).layer(cors).layer(observe).layer(compression::layer()).with_state(self.clone())
-    }
-
-    /// The routes of the operations listener: probes and metrics, nothing else.
-    pub fn operations_router(&self) -> Router {
-        let routes = Routes::default()
-            .add(Route::public(Method::GET, "/livez"), operations::livez)
-            .add(Route::public(Method::GET, "/readyz"), operations::readyz)
-            .add(Route::public(Method::GET, "/metrics"), operations::metrics);
-        let (router, table) = routes.finish();
-        self.layered(router).layer(from_fn_with_state(table, observe)).with_state(self.clone())
     }
 
     /// The routes of the admin listener.
@@ -66,6 +58,23 @@ impl Gateway {
             .layer(from_fn_with_state(self.clone(), activity::watch))
             .layer(catch_panic())
             .layer(from_fn(limit_time))
+    }
+}
+
+impl Operations {
+    /// The routes of the operations listener: probes and metrics, nothing else. Everybody may call all of them, so no layer
+    /// asks who does, and nothing is known of a route.
+    pub fn router(&self) -> Router {
+        Router::new()
+            .route("/livez", get(operations::livez))
+            .route("/readyz", get(operations::readyz))
+            .route("/metrics", get(operations::metrics))
+            .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
+            .fallback(|| async { Problem::new(ErrorCode::NotFound) })
+            .layer(catch_panic())
+            .layer(from_fn(limit_time))
+            .layer(from_fn_with_state(RouteTable::default(), observe))
+            .with_state(self.clone())
     }
 }
 

@@ -1,15 +1,17 @@
 //! Serves the three listeners: one loop with limits of connections, timeouts, and an end that waits for answers.
 //!
 //! `listener` takes connections in, `limits` counts them, `connection` serves one, `phase` says what it is doing, `socket`
-//! wraps its bytes, `request` is what happens to each request around the router, `refusal` answers what is no HTTP, and
-//! `client` finds the client behind proxies.
+//! wraps its bytes, `request` is what happens to each request around the router, `refusal` answers what is no HTTP,
+//! `refusals` counts and logs these, `bounded_log` bounds such lines, and `client` finds the client behind proxies.
 
+mod bounded_log;
 pub mod client;
 mod connection;
 pub(crate) mod limits;
 mod listener;
 mod phase;
 mod refusal;
+mod refusals;
 mod request;
 mod socket;
 
@@ -24,8 +26,9 @@ use tokio_util::task::TaskTracker;
 pub use self::client::{ClientAddress, InvalidNetwork, TrustedProxies};
 use self::connection::serve_connection;
 use self::limits::ConnectionLimits;
-use self::listener::{Acceptor, BoundedLog, DescriptorReserve};
+use self::listener::{Acceptor, DescriptorReserve};
 use self::phase::Timeouts;
+use self::refusals::Refusals;
 use self::request::Requests;
 pub use self::request::UnderWay;
 
@@ -82,6 +85,7 @@ pub async fn serve(
     let (under_way, connections) = (TaskTracker::new(), TaskTracker::new());
     let timeouts = Timeouts { header: settings.header_timeout, keep_alive: settings.keep_alive };
     let proxies = settings.trusted_proxies;
+    let refusals = Refusals::new(settings.name);
     let acceptor = Acceptor {
         name: settings.name,
         listener,
@@ -92,16 +96,17 @@ pub async fn serve(
             proxies.clone(),
         ),
         reserve: DescriptorReserve::of(settings.reserved_descriptors),
+        refusals: Arc::clone(&refusals),
     };
     let requests = Arc::new(Requests {
-        listener: settings.name,
+        refusals,
         router,
         proxies,
         always_https: settings.always_https,
         under_way: under_way.clone(),
     });
-    let mut log = BoundedLog::new();
-    while let Some(accepted) = acceptor.next(&mut log, &stopping).await {
+    let mut warnings = listener::warnings();
+    while let Some(accepted) = acceptor.next(&mut warnings, &stopping).await {
         let (requests, stopping) = (Arc::clone(&requests), stopping.clone());
         let reserve = Arc::clone(&acceptor.reserve);
         connections.spawn(async move {

@@ -122,8 +122,9 @@ impl Nats {
                 match &event {
                     Event::Connected => counter.send_modify(|count| *count += 1),
                     Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
-                    Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
-                    Event::ServerError(error) => tracing::warn!(%error, "NATS server error"),
+                    // These two are texts without sources.
+                    Event::ClientError(problem) => tracing::warn!(%problem, "NATS client error"),
+                    Event::ServerError(problem) => tracing::warn!(%problem, "NATS server error"),
                     _ => {}
                 }
                 std::future::ready(())

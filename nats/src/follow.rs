@@ -11,8 +11,8 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy};
 use async_nats::jetstream::{Message, stream};
 use futures::{Stream, StreamExt};
 use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::Store;
 use store::feed::Batch;
+use store::{Causes, Store};
 use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
@@ -84,9 +84,9 @@ async fn follow(store: &Store, nats: &Nats, batches: &broadcast::Sender<Arc<Batc
         match consumed.await {
             Ok(()) => tracing::debug!("the consumer of EVENTS ended; it is made anew"),
             Err(error) if error.is_unavailable() => {
-                tracing::debug!(%error, "following EVENTS was interrupted");
+                tracing::debug!(error = %Causes(&error), "following EVENTS was interrupted");
             }
-            Err(error) => tracing::warn!(%error, "EVENTS cannot be followed"),
+            Err(error) => tracing::warn!(error = %Causes(&error), "EVENTS cannot be followed"),
         }
         tokio::time::sleep(wait).await;
         wait = (wait * 2).min(longest);
@@ -212,7 +212,7 @@ async fn look_up(store: &Store, slug: &TenantSlug) -> Option<TenantId> {
         }
         // The database is away: whoever follows finds these events in the log later.
         Err(error) => {
-            tracing::debug!(%error, "a tenant cannot be looked up");
+            tracing::debug!(error = %Causes(&error), "a tenant cannot be looked up");
             None
         }
     }

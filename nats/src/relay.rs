@@ -25,7 +25,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::TenantId;
-use store::{Incarnation, RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
+use store::{Causes, Incarnation, RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -252,7 +252,9 @@ impl Relay {
             Ok(0) => tracing::debug!(%tenant, "nothing is missing on the stream"),
             Ok(events) => tracing::info!(%tenant, events, "the stream was refilled"),
             Err(RefillFailure::Overtaken) => {}
-            Err(error) => tracing::warn!(%tenant, %error, "a refill was interrupted; it is taken up again"),
+            Err(error) => {
+                tracing::warn!(%tenant, error = %Causes(&error), "a refill was interrupted; it is taken up again");
+            }
         }
         if let Some(lane) = self.lanes.get_mut(&tenant) {
             lane.refilled();
@@ -354,7 +356,7 @@ impl Relay {
             Done::Refilled { tenant, result } => self.refilled(tenant, result),
             Done::Raised { tenant, result } => {
                 if let Err(error) = result {
-                    tracing::warn!(%tenant, %error, "a generation cannot be raised");
+                    tracing::warn!(%tenant, error = %Causes(&error), "a generation cannot be raised");
                 }
                 if let Some(lane) = self.lanes.get_mut(&tenant) {
                     lane.dispute();
@@ -382,7 +384,7 @@ impl Relay {
             }
             Some(error) => {
                 let wait = backoff(lane.fail());
-                tracing::warn!(%tenant, %error, retry_in_ms = wait.as_millis(), "publishing was interrupted");
+                tracing::warn!(%tenant, error = %Causes(&error), retry_in_ms = wait.as_millis(), "publishing was interrupted");
                 self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
                 if !error.is_store() {
                     self.doubt();
@@ -412,7 +414,7 @@ impl Relay {
                 }
                 metrics::gauge!("annals_relay_lag_events").set(lag as f64);
             }
-            Err(error) => tracing::warn!(%error, "the relay cannot read its progress"),
+            Err(error) => tracing::warn!(error = %Causes(&error), "the relay cannot read its progress"),
         }
         if std::mem::take(&mut self.refresh_again) {
             self.refresh();
@@ -444,7 +446,7 @@ impl Relay {
             }
             Err(error) => {
                 self.move_failures += 1;
-                tracing::warn!(%error, "the relay cannot store its progress");
+                tracing::warn!(error = %Causes(&error), "the relay cannot store its progress");
                 for wanted in moves {
                     if let Some(lane) = self.lanes.get_mut(&wanted.tenant)
                         && lane.unmoved()
@@ -492,7 +494,7 @@ impl Relay {
                 self.check_failures += 1;
                 let wait = backoff(self.check_failures);
                 if self.check_failures == 1 || !error.is_unavailable() {
-                    tracing::warn!(%error, "the relay waits for JetStream");
+                    tracing::warn!(error = %Causes(&error), "the relay waits for JetStream");
                 }
                 // Stays `Running`, so that nothing is published until the next look.
                 self.stream = StreamCheck::Running;

@@ -81,7 +81,7 @@ async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: C
     let mut tombstones = HashSet::new();
     loop {
         if let Err(error) = destroy_lost(&executor, &keyring, &mut tombstones).await {
-            tracing::warn!(%error, "keys cannot be compared with the logs");
+            tracing::warn!(error = %Causes(&error), "keys cannot be compared with the logs");
         }
         tokio::select! {
             () = cancel.cancelled() => return,

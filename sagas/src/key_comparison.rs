@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use keyring::StoredKey;
 use schemas::engine::{TenantId, clock};
-use store::{EventWithoutKey, SharedWork, Store, StoreError};
+use store::{Causes, EventWithoutKey, SharedWork, Store, StoreError};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -54,7 +54,7 @@ pub(crate) async fn run(store: Store, cancel: CancellationToken) {
                 COMPARISON_INTERVAL
             }
             Err(error) => {
-                tracing::warn!(%error, "the keys of personal data cannot be compared with the logs");
+                tracing::warn!(error = %Causes(&error), "the keys of personal data cannot be compared with the logs");
                 RETRY_INTERVAL
             }
         };

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use gateway::auth::Password;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
+use store::Causes;
 
 use super::{Exit, Failure};
 use crate::signals;
@@ -124,7 +125,7 @@ impl Hidden {
 impl Drop for Hidden {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0) {
-            tracing::warn!(%error, "the terminal does not show what is typed; `stty echo` repairs it");
+            tracing::warn!(error = %Causes(&error), "the terminal does not show what is typed; `stty echo` repairs it");
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use nix::fcntl::OFlag;
 use nix::unistd::geteuid;
+use store::Causes;
 use tempfile::TempDir;
 
 use super::{Account, SuperviseError, trust};
@@ -187,7 +188,7 @@ impl DataFolder {
         if let Some(folder) = self.temporary.take()
             && let Err(error) = folder.close()
         {
-            tracing::warn!(%error, "the temporary folder could not be deleted");
+            tracing::warn!(error = %Causes(&error), "the temporary folder could not be deleted");
         }
     }
 }

@@ -7,7 +7,6 @@ use gateway::auth::{HashingConfig, Passwords, SigningKey};
 use keyring::{KeyStoreConfig, Keyring, RootKey, RootKeys};
 use store::DeploymentKey;
 
-use super::Role;
 use crate::config::{Settings, SettingsError};
 
 /// The keys of personal data, where the settings name a place for them.
@@ -29,14 +28,9 @@ pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootK
     Ok(Some((store, RootKeys::new(root, previous))))
 }
 
-/// The key that signs access tokens. A process without the role gateway issues none and takes none, so where it has no
-/// key it gets one that is used for nothing.
-pub(super) fn signing_key(settings: &Settings, roles: &[Role]) -> anyhow::Result<SigningKey> {
-    let pem = match settings.identity.signing_key() {
-        Err(SettingsError::Missing(_)) if !Role::needs(roles).tokens => SigningKey::generate_pem()?,
-        configured => configured?.reveal().to_owned(),
-    };
-    Ok(SigningKey::from_pem(&pem)?)
+/// The key that signs access tokens.
+pub(super) fn signing_key(settings: &Settings) -> anyhow::Result<SigningKey> {
+    Ok(SigningKey::from_pem(settings.identity.signing_key()?.reveal())?)
 }
 
 /// Keys that are set and are no keys.

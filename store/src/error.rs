@@ -1,7 +1,7 @@
 //! What can go wrong between the product and PostgreSQL.
 //!
 //! What PostgreSQL says stays in the sources of an error: `Display` never shows it, because messages of errors reach clients
-//! and dead letters. Logs show the sources by [`Causes`].
+//! and dead letters. Logs show the sources by [`Causes`](crate::Causes).
 
 use std::fmt;
 
@@ -130,20 +130,5 @@ impl From<PoolError> for StoreError {
 impl From<InvalidValue> for StoreError {
     fn from(error: InvalidValue) -> Self {
         Self::Corrupt(error.to_string())
-    }
-}
-
-/// An error and its sources as one line: for logs and operators, never for clients.
-pub struct Causes<'a>(pub &'a (dyn std::error::Error + 'static));
-
-impl fmt::Display for Causes<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
     }
 }

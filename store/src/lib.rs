@@ -57,10 +57,10 @@ pub use append::{
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};
-pub use database::{TlsConfig, TlsMode};
+pub use database::{Causes, TlsConfig, TlsMode};
 pub use dead_letters::{DeadLetter, DeadLetterStatus};
 pub use digest::RequestDigest;
-pub use error::{Causes, StoreError};
+pub use error::StoreError;
 pub use evidence::EvidenceRow;
 pub use heads::Head;
 pub use incarnation::{Examination, Examiner, Incarnation};

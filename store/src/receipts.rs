@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::pools::get;
 use crate::store::Inner;
-use crate::{Receipt, Store, StoreError, TenantStore, TenantTransaction};
+use crate::{Causes, Receipt, Store, StoreError, TenantStore, TenantTransaction};
 
 /// How long the receipt of a command without effect is kept.
 pub const WITHOUT_EFFECT_RETENTION: Duration = Duration::from_hours(24 * 30);
@@ -197,7 +197,7 @@ pub(crate) async fn sweep(store: Weak<Inner>, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => return,
             swept = store.expire_receipts() => if let Err(error) = swept {
-                tracing::warn!(%error, "receipts that have ended could not be removed");
+                tracing::warn!(error = %Causes(&error), "receipts that have ended could not be removed");
             }
         }
     }

@@ -121,4 +121,12 @@ async fn errors_of_statements_keep_what_postgresql_said_for_the_logs_alone() {
         );
         assert!(store::Causes(&error).to_string().contains(said), "{}", store::Causes(&error));
     }
+    let transaction = store.tenant(ids::PLATFORM).begin().await.expect("begins");
+    let raise = "do $$ begin raise 'it is taken' using detail = 'Key (email)=(ada@example.com)'; end $$";
+    let detailed = transaction.query(raise, &[]).await.expect_err("it raises");
+    assert_eq!(
+        store::Causes(&detailed).to_string(),
+        "the database refused a statement: it is taken (P0001)",
+        "details may hold values of rows, so not even logs show them"
+    );
 }

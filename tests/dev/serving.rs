@@ -7,9 +7,9 @@ use nix::sys::signal::Signal;
 use reqwest::StatusCode;
 use serde_json::{Value, json};
 
-use crate::support::Product;
 use crate::support::process::{command, send as send_signal};
 use crate::support::product::{PASSWORD, client, send};
+use crate::support::{Product, eventually};
 
 fn serve(settings: &str, roles: &str) -> Command {
     let mut serve = command();
@@ -92,6 +92,47 @@ fn serving_needs_a_complete_configuration() {
     let output = serve("/dev/null", "relay").output().expect("the binary runs");
     assert_eq!(output.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&output.stderr).contains("`database.runtime_password` is not set"));
+}
+
+/// The key of access tokens is what a gateway cannot be built without; nothing else looks at it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_process_without_the_role_gateway_builds_none_and_answers_probes() {
+    let settings = Product::shared().annals.settings();
+    let without_key = |roles: &str| {
+        let mut serve = serve(&settings, roles);
+        serve.env("ANNALS__IDENTITY__SIGNING_KEY_FILE", "/dev/null");
+        serve
+    };
+    let output = without_key("gateway").output().expect("the binary runs");
+    assert!(!output.status.success(), "a gateway does not start without");
+
+    let (mut child, log, running) = started(without_key("relay"));
+    let operations = format!("http://{}", running["operations"].as_str().expect("an address"));
+    let get =
+        async |path: &str| client().get(format!("{operations}{path}")).send().await.expect("it answers");
+    assert_eq!(get("/livez").await.status(), StatusCode::OK);
+    let checks = eventually("the process is ready", async || {
+        let answer = get("/readyz").await;
+        let ready = answer.status() == StatusCode::OK;
+        let answer: Value = answer.json().await.expect("JSON");
+        ready.then(|| answer["checks"].clone())
+    });
+    assert_eq!(checks.await, json!({"database": true, "nats": true}));
+    let metrics = get("/metrics").await.text().await.expect("text");
+    let counted = metrics.lines().find(|line| line.contains("route=\"/livez\""));
+    assert!(counted.is_some_and(|line| line.starts_with("http_request")), "{metrics}");
+    let unknown = get("/v1/events").await;
+    assert_eq!(unknown.headers()["x-content-type-options"], "nosniff");
+    assert!(unknown.headers().contains_key("x-request-id"));
+    let problem: Value = unknown.json().await.expect("a problem");
+    assert_eq!(problem["code"], "not_found");
+    let written = client().post(format!("{operations}/readyz")).send().await.expect("it answers");
+    assert_eq!(written.status(), StatusCode::METHOD_NOT_ALLOWED);
+    assert!(written.headers()["allow"].to_str().expect("ASCII").contains("GET"));
+
+    send_signal(child.id(), Signal::SIGTERM);
+    log.for_each(drop);
+    assert!(child.wait().expect("it is our child").success());
 }
 
 /// Keys of other roles need not be where a process runs.

@@ -59,13 +59,13 @@ async fn heads_that_are_too_large_are_a_problem() {
         let fields = "X: 1\r\n".repeat(count);
         format!("GET / HTTP/1.1\r\nHost: localhost\r\n{fields}\r\n")
     };
-    assert_refused(fields(100).as_bytes(), 431, "too_large").await;
+    assert_refused(fields(100).as_bytes(), 431, "headers_too_large").await;
     let long =
         |bytes: usize| format!("GET / HTTP/1.1\r\nHost: localhost\r\nX: {}\r\n\r\n", "a".repeat(bytes));
-    assert_refused(long(32 * 1024).as_bytes(), 431, "too_large").await;
-    assert_refused(long(2 * 1024 * 1024).as_bytes(), 431, "too_large").await;
+    assert_refused(long(32 * 1024).as_bytes(), 431, "headers_too_large").await;
+    assert_refused(long(2 * 1024 * 1024).as_bytes(), 431, "headers_too_large").await;
     let target = format!("GET /{} HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(40_000));
-    assert_refused(target.as_bytes(), 431, "too_large").await;
+    assert_refused(target.as_bytes(), 431, "headers_too_large").await;
 
     // What is within the limits is answered as usual.
     for within in [fields(97), long(30 * 1024)] {

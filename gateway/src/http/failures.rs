@@ -4,7 +4,7 @@ use commands::identity::authority::AuthorityError;
 use commands::{ExecuteError, Rejection};
 use nats::IntegratorError;
 use schemas::engine::InvalidValue;
-use store::StoreError;
+use store::{Causes, StoreError};
 
 use access::ErrorCode;
 
@@ -103,15 +103,8 @@ pub struct Cause(String);
 
 impl Cause {
     /// The whole chain.
-    pub fn of(error: &dyn std::error::Error) -> Self {
-        let mut chain = error.to_string();
-        let mut next = error.source();
-        while let Some(source) = next {
-            chain.push_str(": ");
-            chain.push_str(&source.to_string());
-            next = source.source();
-        }
-        Self(chain)
+    pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
+        Self(Causes(error).to_string())
     }
 }
 

@@ -15,6 +15,7 @@ use schemas::engine::{RequestId, TenantId, TenantSlug};
 use store::TenantRecord;
 use tracing::Instrument;
 
+use super::access_log::{AccessLine, request_span};
 use super::compression::Uncompressed;
 use super::failures::Cause;
 use super::headers;
@@ -164,11 +165,7 @@ pub async fn observe(State(routes): State<RouteTable>, mut request: Request, nex
         .map_or_else(|| Arc::from("unmatched"), |matched| Arc::<str>::from(matched.as_str()));
     request.extensions_mut().insert(context.clone());
 
-    let span = tracing::info_span!(
-        "request",
-        request_id = %context.id(),
-        traceparent = context.traceparent(),
-    );
+    let span = request_span(context.id(), context.traceparent());
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         span.in_scope(|| log_cause(&problem));
@@ -195,15 +192,16 @@ pub async fn observe(State(routes): State<RouteTable>, mut request: Request, nex
     let elapsed = started.elapsed();
     count(&method, &route, status, elapsed.as_secs_f64());
     span.in_scope(|| {
-        tracing::info!(
-            target: "annals::access",
-            method = %method,
-            path,
+        let line = AccessLine {
+            method: Some(&method),
+            path: Some(&path),
             status,
-            micros = elapsed.as_micros() as u64,
-            tenant = context.0.tenant.get().map(|(_, slug)| slug.as_str()),
-            user = context.principal().user_id().map(tracing::field::display),
-        );
+            micros: Some(elapsed.as_micros() as u64),
+            tenant: context.0.tenant.get().map(|(_, slug)| slug.as_str()),
+            user: context.principal().user_id(),
+            refused: None,
+        };
+        line.write();
     });
     response
 }

@@ -154,7 +154,7 @@ impl Problem {
     }
 
     /// What the log should know, where there is something.
-    pub fn logged_cause(&self) -> Option<&(dyn Error + Send + Sync)> {
+    pub fn logged_cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         self.0.cause.as_deref()
     }
 

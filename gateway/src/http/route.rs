@@ -211,7 +211,7 @@ impl Routes {
 }
 
 /// Looks routes up by method and pattern. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct RouteTable {
     by_path: Arc<HashMap<&'static str, Vec<Arc<Route>>>>,
 }

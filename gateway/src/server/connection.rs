@@ -10,6 +10,7 @@ use std::time::Duration;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use store::Causes;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
@@ -34,10 +35,16 @@ pub async fn serve_connection(
 ) {
     // Small answers must not wait for more. A connection that refuses the option still works.
     if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "no TCP_NODELAY");
+        tracing::debug!(error = %Causes(&error), "no TCP_NODELAY");
     }
     let phase = Arc::new(ConnectionPhase::new(timeouts));
-    let socket = Socket::new(stream, Arc::clone(&phase), requests.listener, WRITE_IDLE_TIMEOUT);
+    let socket = Socket::new(
+        stream,
+        peer.ip(),
+        Arc::clone(&phase),
+        Arc::clone(&requests.refusals),
+        WRITE_IDLE_TIMEOUT,
+    );
     let service = {
         let phase = Arc::clone(&phase);
         service_fn(move |request| {
@@ -69,7 +76,7 @@ pub async fn serve_connection(
         })
     });
     if let Some(Err(error)) = ended.await {
-        tracing::debug!(%error, "a connection ended");
+        tracing::debug!(error = %Causes(&error), "a connection ended");
     }
 }
 

@@ -6,18 +6,21 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemas::engine::RequestId;
+use store::Causes;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::bounded_log::BoundedLog;
 use super::limits::{ConnectionLimits, ConnectionPermit};
 use super::refusal::Refusal;
+use super::refusals::Refusals;
 
 /// The wait after an accept that failed for want of something, doubled up to the longest while it goes on failing.
 const BACKOFF: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// How often at most failed accepts and refused connections are logged.
-const LOG_INTERVAL: Duration = Duration::from_secs(10);
+/// How often at most the log warns of failed accepts and of limits that are reached.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Takes connections from a socket.
 pub struct Acceptor {
@@ -25,6 +28,7 @@ pub struct Acceptor {
     pub listener: TcpListener,
     pub limits: Arc<ConnectionLimits>,
     pub reserve: Arc<DescriptorReserve>,
+    pub refusals: Arc<Refusals>,
 }
 
 /// A connection that was taken in.
@@ -34,9 +38,14 @@ pub struct Accepted {
     pub permit: ConnectionPermit,
 }
 
+/// Warnings that clients can cause: the first at once, the others now and then.
+pub fn warnings() -> BoundedLog {
+    BoundedLog::new(1, WARNING_INTERVAL)
+}
+
 impl Acceptor {
     /// The next connection within the limits; `None` when it is time to stop.
-    pub async fn next(&self, log: &mut BoundedLog, stopping: &CancellationToken) -> Option<Accepted> {
+    pub async fn next(&self, warnings: &mut BoundedLog, stopping: &CancellationToken) -> Option<Accepted> {
         let mut backoff = BACKOFF;
         loop {
             let accepted = tokio::select! {
@@ -47,9 +56,9 @@ impl Acceptor {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     metrics::counter!("annals_accept_errors_total", "listener" => self.name).increment(1);
-                    log.write(|left_out| {
-                        tracing::error!(listener = self.name, %error, left_out, "a connection cannot be accepted");
-                    });
+                    if let Some(left_out) = warnings.turn() {
+                        tracing::error!(listener = self.name, error = %Causes(&error), left_out, "a connection cannot be accepted");
+                    }
                     // A connection that ended while it waited is no reason to wait, nor is one for which there is a reserve.
                     if is_of_the_connection(&error) || self.reserve.release() {
                         continue;
@@ -66,18 +75,17 @@ impl Acceptor {
             match self.limits.admit(peer.ip()) {
                 Ok(permit) => return Some(Accepted { stream, peer, permit }),
                 Err(refusal) => {
-                    let reason = refusal.as_str();
-                    let counter = metrics::counter!("annals_connections_refused_total", "listener" => self.name, "reason" => reason);
-                    counter.increment(1);
-                    log.write(|left_out| {
+                    if let Some(left_out) = warnings.turn() {
                         tracing::warn!(
                             listener = self.name,
-                            reason,
+                            reason = refusal.as_str(),
                             left_out,
                             "a connection was refused: its limit is reached"
                         );
-                    });
-                    refuse(stream);
+                    }
+                    let (answer, id) = (Refusal::TOO_MANY_CONNECTIONS, RequestId::generate());
+                    self.refusals.connection(refusal, peer.ip(), answer, &id);
+                    refuse(stream, &answer.to_bytes(&id));
                 }
             }
         }
@@ -91,10 +99,10 @@ fn is_of_the_connection(error: &io::Error) -> bool {
 
 /// Says why and closes. A client that is already sending may see a reset instead: waiting for it would take what the limit
 /// spares.
-fn refuse(stream: TcpStream) {
+fn refuse(stream: TcpStream, answer: &[u8]) {
     if let Ok(mut stream) = stream.into_std() {
         // Without blocking: an empty send buffer takes all of it.
-        drop(stream.write(&Refusal::TOO_MANY_CONNECTIONS.to_bytes()));
+        drop(stream.write(answer));
     }
 }
 
@@ -133,42 +141,9 @@ impl DescriptorReserve {
     }
 }
 
-/// Lines of a log that a client could cause at will.
-pub struct BoundedLog {
-    next: Instant,
-    left_out: u64,
-}
-
-impl BoundedLog {
-    /// Writes the first line at once.
-    pub fn new() -> Self {
-        Self { next: Instant::now(), left_out: 0 }
-    }
-
-    fn write(&mut self, line: impl FnOnce(u64)) {
-        if Instant::now() < self.next {
-            self.left_out += 1;
-            return;
-        }
-        line(std::mem::take(&mut self.left_out));
-        self.next = Instant::now() + LOG_INTERVAL;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[tokio::test(start_paused = true)]
-    async fn a_log_that_clients_can_fill_counts_what_it_leaves_out() {
-        let (mut log, mut lines) = (BoundedLog::new(), Vec::new());
-        for _ in 0..5 {
-            log.write(|left_out| lines.push(left_out));
-        }
-        tokio::time::advance(LOG_INTERVAL).await;
-        log.write(|left_out| lines.push(left_out));
-        assert_eq!(lines, [0, 4]);
-    }
 
     #[test]
     fn a_reserve_is_given_up_and_taken_again() {

@@ -1,5 +1,6 @@
 //! Requests that are refused before a handler sees them: what is wrong with them as HTTP, as problems (RFC 9457).
 
+use access::ErrorCode;
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
@@ -7,15 +8,14 @@ use schemas::engine::RequestId;
 use serde_json::json;
 
 use crate::http;
+use crate::http::problem::status_of;
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request, or a connection, that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Refusal {
-    pub status: StatusCode,
-    code: &'static str,
-    title: &'static str,
+    code: ErrorCode,
     detail: &'static str,
 }
 
@@ -29,31 +29,20 @@ impl Refusal {
     pub const HOST_INVALID: Self =
         Self::bad_request("the header field Host is no host with an optional port");
     pub const HEADER_TIMEOUT: Self = Self {
-        status: StatusCode::REQUEST_TIMEOUT,
-        title: "Request timeout",
-        ..Self::bad_request("the request line and header fields did not arrive in time")
+        code: ErrorCode::RequestTimeout,
+        detail: "the request line and header fields did not arrive in time",
     };
-    pub const TARGET_TOO_LONG: Self = Self {
-        status: StatusCode::URI_TOO_LONG,
-        code: "too_large",
-        title: "Too large",
-        detail: "the request target is too long",
-    };
+    pub const TARGET_TOO_LONG: Self =
+        Self { code: ErrorCode::UriTooLong, detail: "the request target is too long" };
     pub const HEADERS_TOO_LARGE: Self = Self {
-        status: StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-        code: "too_large",
-        title: "Too large",
+        code: ErrorCode::HeadersTooLarge,
         detail: "the request line and header fields may have 32 KiB and 100 fields",
     };
-    pub const TOO_MANY_CONNECTIONS: Self = Self {
-        status: StatusCode::SERVICE_UNAVAILABLE,
-        code: "unavailable",
-        title: "Unavailable",
-        detail: "too many connections are open",
-    };
+    pub const TOO_MANY_CONNECTIONS: Self =
+        Self { code: ErrorCode::Unavailable, detail: "too many connections are open" };
 
     const fn bad_request(detail: &'static str) -> Self {
-        Self { status: StatusCode::BAD_REQUEST, code: "bad_request", title: "Bad request", detail }
+        Self { code: ErrorCode::BadRequest, detail }
     }
 
     /// The refusal of an HTTP library that answers by itself, by the status that it chose.
@@ -66,28 +55,21 @@ impl Refusal {
         }
     }
 
-    /// Counts it.
-    pub fn count(self, listener: &'static str) {
-        let status = self.status.as_str().to_owned();
-        metrics::counter!("annals_http_refusals_total", "listener" => listener, "status" => status)
-            .increment(1);
-    }
-
     /// The answer; the connection ends with it.
     pub fn response(self, id: &RequestId) -> Response {
         let mut response = Response::new(Body::from(self.body(id)));
-        *response.status_mut() = self.status;
+        *response.status_mut() = self.status();
         *response.headers_mut() = self.headers(id);
         response
     }
 
     /// The answer as it is written to a connection whose request was never understood.
-    pub fn to_bytes(self) -> Bytes {
-        let id = RequestId::generate();
-        let body = self.body(&id);
-        let reason = self.status.canonical_reason().unwrap_or_default();
-        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", self.status.as_str()).into_bytes();
-        let mut headers = self.headers(&id);
+    pub fn to_bytes(self, id: &RequestId) -> Bytes {
+        let body = self.body(id);
+        let status = self.status();
+        let reason = status.canonical_reason().unwrap_or_default();
+        let mut bytes = format!("HTTP/1.1 {} {reason}\r\n", status.as_str()).into_bytes();
+        let mut headers = self.headers(id);
         headers.insert(header::CONTENT_LENGTH, HeaderValue::from(body.len()));
         for (name, value) in &headers {
             bytes.extend_from_slice(name.as_str().as_bytes());
@@ -100,13 +82,24 @@ impl Refusal {
         bytes.into()
     }
 
+    /// The stable code.
+    pub fn code(self) -> ErrorCode {
+        self.code
+    }
+
+    /// The status, which is that of the code.
+    pub fn status(self) -> StatusCode {
+        status_of(self.code)
+    }
+
     fn body(self, id: &RequestId) -> String {
+        let code = self.code.as_str();
         let body = json!({
-            "type": format!("urn:annals:problem:{}", self.code),
-            "title": self.title,
-            "status": self.status.as_u16(),
+            "type": format!("urn:annals:problem:{code}"),
+            "title": self.code.title(),
+            "status": self.code.status(),
             "detail": self.detail,
-            "code": self.code,
+            "code": code,
             "request_id": id,
             "errors": [],
         });
@@ -120,10 +113,27 @@ impl Refusal {
         if let Ok(id) = HeaderValue::from_str(id.as_str()) {
             headers.insert(REQUEST_ID, id);
         }
-        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+        if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         http::headers::secure(&mut headers);
         headers
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_answers_with_the_status_that_its_code_has() {
+        for status in ["400", "414", "431"] {
+            let refusal = Refusal::of_status(status.as_bytes()).expect("the library's own");
+            assert_eq!(refusal.code.status().to_string(), status);
+        }
+        let id = RequestId::generate();
+        for (refusal, status) in [(Refusal::HEADER_TIMEOUT, 408), (Refusal::TOO_MANY_CONNECTIONS, 503)] {
+            assert_eq!(refusal.response(&id).status().as_u16(), status);
+        }
     }
 }

@@ -24,6 +24,7 @@ use tower::ServiceExt;
 use super::client::TrustedProxies;
 use super::phase::ConnectionPhase;
 use super::refusal::Refusal;
+use super::refusals::Refusals;
 use crate::http;
 use crate::http::RequestContext;
 
@@ -34,7 +35,7 @@ const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the requests of a listener share.
 pub struct Requests {
-    pub listener: &'static str,
+    pub refusals: Arc<Refusals>,
     pub router: Router,
     pub proxies: TrustedProxies,
     /// Every answer says that the host is to be asked by HTTPS only.
@@ -68,8 +69,11 @@ impl Requests {
         let mut response = match check_host(&mut request) {
             Ok(()) => self.route(request, peer).await,
             Err(refusal) => {
-                refusal.count(self.listener);
-                refusal.response(RequestContext::of(request.headers(), None).id())
+                let context = RequestContext::of(request.headers(), None);
+                let client = self.proxies.client(peer.ip(), request.headers()).0;
+                let (method, path) = (request.method(), request.uri().path());
+                self.refusals.read(method, path, refusal, client, context.id());
+                refusal.response(context.id())
             }
         };
         if secure {

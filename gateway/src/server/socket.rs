@@ -2,18 +2,21 @@
 //! long, answers with a problem where the library answers with an empty body, and closes without losing the last answer.
 
 use std::io::{self, IoSlice};
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::Bytes;
+use schemas::engine::RequestId;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::phase::ConnectionPhase;
 use super::refusal::Refusal;
+use super::refusals::Refusals;
 
 /// How long a closed connection goes on reading what its client still sends. Closing a socket with unread bytes resets the
 /// connection, and the client may lose the answer (RFC 9112, section 9.6).
@@ -26,8 +29,9 @@ const DATE_LENGTH: usize = 29;
 /// A connection's socket.
 pub struct Socket {
     stream: TcpStream,
+    peer: IpAddr,
     phase: Arc<ConnectionPhase>,
-    listener: &'static str,
+    refusals: Arc<Refusals>,
     write_idle_timeout: Duration,
     /// Runs while the client takes nothing of what is there for it.
     write_idle: Option<Pin<Box<Sleep>>>,
@@ -46,14 +50,16 @@ impl Socket {
     /// Wraps a socket.
     pub fn new(
         stream: TcpStream,
+        peer: IpAddr,
         phase: Arc<ConnectionPhase>,
-        listener: &'static str,
+        refusals: Arc<Refusals>,
         write_idle_timeout: Duration,
     ) -> Self {
         Self {
             stream,
+            peer,
             phase,
-            listener,
+            refusals,
             write_idle_timeout,
             write_idle: None,
             replacement: None,
@@ -93,8 +99,9 @@ impl Socket {
             return self.write(context, &bytes[..start]);
         }
         let mut left = self.replacement.take().unwrap_or_else(|| {
-            refusal.count(self.listener);
-            refusal.to_bytes()
+            let id = RequestId::generate();
+            self.refusals.unread(refusal, self.peer, &id);
+            refusal.to_bytes(&id)
         });
         while !left.is_empty() {
             match self.write(context, &left) {
@@ -138,9 +145,10 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         if let Some(within_head) = self.phase.expired() {
             if within_head {
-                Refusal::HEADER_TIMEOUT.count(self.listener);
+                let (refusal, id) = (Refusal::HEADER_TIMEOUT, RequestId::generate());
+                self.refusals.unread(refusal, self.peer, &id);
                 // As much as the socket takes at once, which is all of it: nothing else waits to be written.
-                let _ = Pin::new(&mut self.stream).poll_write(context, &Refusal::HEADER_TIMEOUT.to_bytes());
+                let _ = Pin::new(&mut self.stream).poll_write(context, &refusal.to_bytes(&id));
             }
             // The end of what is read ends the connection.
             return Poll::Ready(Ok(()));
@@ -224,9 +232,9 @@ mod tests {
 
     async fn accepted(listener: &TcpListener) -> Socket {
         let timeouts = Timeouts { header: Duration::from_mins(1), keep_alive: Duration::from_mins(1) };
-        let (stream, _) = listener.accept().await.expect("a connection");
+        let (stream, peer) = listener.accept().await.expect("a connection");
         let phase = Arc::new(ConnectionPhase::new(timeouts));
-        Socket::new(stream, phase, "test", Duration::from_millis(100))
+        Socket::new(stream, peer.ip(), phase, Refusals::new("test"), Duration::from_millis(100))
     }
 
     #[tokio::test]

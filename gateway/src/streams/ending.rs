@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, TenantId, clock};
-use store::Store;
+use store::{Causes, Store};
 use tokio::time::{Instant, MissedTickBehavior};
 
 use super::closing::Closing;
@@ -52,7 +52,9 @@ async fn log_ends(store: &Store, tenant: TenantId, log_id: LogId) -> Closing {
             Ok([standing]) if standing.suspended => return Closing::TenantUnknown,
             Ok([standing]) if standing.log_id != log_id => return Closing::LogReplaced,
             Ok(_) => {}
-            Err(error) => tracing::debug!(%error, "the tenant of an open answer could not be looked at"),
+            Err(error) => {
+                tracing::debug!(error = %Causes(error), "the tenant of an open answer could not be looked at");
+            }
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use fairness::Permits;
 use futures::FutureExt;
 use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::{LogFilter, TenantStore};
+use store::{Causes, LogFilter, TenantStore};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -121,7 +121,7 @@ impl Follower {
                 Ok(Vec::new())
             }
             Err(error) => {
-                tracing::error!(tenant = %self.handle.id(), %error, "the log cannot be read for a follower");
+                tracing::error!(tenant = %self.handle.id(), error = %Causes(&error), "the log cannot be read for a follower");
                 Err(Closing::Internal)
             }
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use fairness::{Limits, Permits};
 use schemas::engine::{TenantId, TenantSlug};
-use store::{LogFilter, Standing, Store, StoreError, TenantRecord, TenantStore};
+use store::{Causes, LogFilter, Standing, Store, StoreError, TenantRecord, TenantStore};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -115,7 +115,9 @@ impl Hub {
             let tenants: Vec<TenantId> = followed.keys().copied().collect();
             match self.0.store.standings(&tenants).await {
                 Ok(standings) => standings.iter().for_each(|standing| apply(standing, &followed)),
-                Err(error) => tracing::debug!(%error, "the tenants of open streams could not be looked at"),
+                Err(error) => {
+                    tracing::debug!(error = %Causes(&error), "the tenants of open streams could not be looked at");
+                }
             }
         }
     }
@@ -168,17 +170,17 @@ impl Reader {
                         None
                     }
                     Err(FrameError::Store(error)) if error.is_unavailable() => {
-                        tracing::warn!(tenant = %self.handle.id(), %error, "events cannot be opened for followers");
+                        tracing::warn!(tenant = %self.handle.id(), error = %Causes(&error), "events cannot be opened for followers");
                         failures += 1;
                         Some(wait_after(failures))
                     }
                     Err(error) => {
-                        tracing::error!(tenant = %self.handle.id(), %error, "an event cannot be sent to followers");
+                        tracing::error!(tenant = %self.handle.id(), error = %Causes(&error), "an event cannot be sent to followers");
                         return ring.close(Closing::Internal);
                     }
                 },
                 Err(error) => {
-                    tracing::warn!(tenant = %self.handle.id(), %error, "the log cannot be read for its followers");
+                    tracing::warn!(tenant = %self.handle.id(), error = %Causes(&error), "the log cannot be read for its followers");
                     failures += 1;
                     Some(wait_after(failures))
                 }

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use store::{SharedWork, Store};
+use store::{Causes, SharedWork, Store};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
@@ -114,9 +114,9 @@ impl Rounds {
         if let Err(error) = result {
             metrics::counter!("annals_credential_reconcile_failures_total").increment(1);
             if self.failing {
-                tracing::debug!(%error, "integrators' credentials are not kept");
+                tracing::debug!(error = %Causes(&error), "integrators' credentials are not kept");
             } else {
-                tracing::warn!(%error, "integrators' credentials are not kept; trying on");
+                tracing::warn!(error = %Causes(&error), "integrators' credentials are not kept; trying on");
             }
             self.compare_at = Instant::now();
             tokio::time::sleep(PAUSE).await;

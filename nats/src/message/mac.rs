@@ -12,7 +12,7 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemas::engine::LogId;
-use store::{DeploymentKey, MacKey};
+use store::{Causes, DeploymentKey, MacKey};
 
 use super::MessageError;
 
@@ -123,7 +123,7 @@ impl MessageKey {
         }
         reports.last = Some(Instant::now());
         let rejected = std::mem::take(&mut reports.unreported);
-        tracing::warn!(%error, subject, sequence, rejected, "messages on EVENTS are not the relay's; they are dropped");
+        tracing::warn!(error = %Causes(error), subject, sequence, rejected, "messages on EVENTS are not the relay's; they are dropped");
     }
 }
 

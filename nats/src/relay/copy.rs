@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::{HeaderMap, jetstream};
 use futures::StreamExt;
 use schemas::engine::{LogId, TenantSlug};
-use store::RelayMark;
+use store::{Causes, RelayMark};
 
 use super::ranges::Ranges;
 use super::stored::message_from;
@@ -100,7 +100,7 @@ pub(crate) async fn read(
             Ok(()) => {}
             Err(error) if reading.seen == before && reading.seen.is_none() => return Err(error),
             Err(error) => {
-                tracing::debug!(%error, seen = reading.seen, "reading EVENTS was interrupted");
+                tracing::debug!(error = %Causes(&error), seen = reading.seen, "reading EVENTS was interrupted");
                 if reading.seen == before {
                     reading.one_by_one(nats, key, &mut each).await?;
                 }

@@ -8,7 +8,7 @@ use std::ops::ControlFlow;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use schemas::engine::{Actor, LogId, TenantSlug};
-use store::{Published, Replacement, Store};
+use store::{Causes, Published, Replacement, Store};
 
 use super::check::Witness;
 use super::copy;
@@ -59,7 +59,7 @@ pub async fn examine(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
         Some(event.slug.clone())
     };
     if let Err(error) = checkpoints::cite(nats, &mut lost, slug).await {
-        tracing::warn!(%error, "the last published checkpoints could not be read: the database's own are cited");
+        tracing::warn!(error = %Causes(&error), "the last published checkpoints could not be read: the database's own are cited");
     }
     let reason = "JetStream holds events that the database has lost";
     Ok(store.replace_logs(&lost, reason, &Actor::system("relay")).await?.len())

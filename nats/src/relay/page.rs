@@ -4,7 +4,7 @@ use std::future::IntoFuture;
 
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
-use store::{RelayMark, Store, StoreError};
+use store::{Causes, RelayMark, Store, StoreError};
 use tokio::sync::Semaphore;
 
 use super::stored::message_at;
@@ -62,7 +62,7 @@ impl Published {
 /// Why a page ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum PublishFailure {
-    #[error("the log cannot be read: {0}")]
+    #[error("the log cannot be read")]
     Log(#[from] StoreError),
     #[error("JetStream did not take an event: {0}")]
     JetStream(String),
@@ -75,7 +75,7 @@ pub(super) enum PublishFailure {
 
 impl From<NatsError> for PublishFailure {
     fn from(error: NatsError) -> Self {
-        Self::JetStream(error.to_string())
+        Self::JetStream(Causes(&error).to_string())
     }
 }
 

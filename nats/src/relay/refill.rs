@@ -31,7 +31,7 @@ pub(super) enum RefillFailure {
     Publish(#[from] PublishFailure),
     #[error("another relay is at it")]
     Overtaken,
-    #[error("given up: {0}")]
+    #[error("given up")]
     GivenUp(#[from] tokio::task::JoinError),
 }
 

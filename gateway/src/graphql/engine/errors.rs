@@ -57,7 +57,7 @@ pub fn failure(error: &StoreError) -> Error {
 }
 
 /// A fault of ours.
-pub fn internal(error: &dyn std::error::Error) -> Error {
+pub fn internal(error: &(dyn std::error::Error + 'static)) -> Error {
     tracing::error!(cause = %Cause::of(error), "a field failed");
     ErrorCode::Internal.error("internal error")
 }

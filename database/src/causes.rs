@@ -1,0 +1,56 @@
+//! An error with everything that led to it, for logs.
+
+use std::error::Error;
+use std::fmt;
+
+use crate::describe;
+
+/// An error and its sources as one line: for logs and operators, never for clients. Of an answer of PostgreSQL it shows what
+/// [`describe`] does, because the details of such an answer may hold values of rows.
+pub struct Causes<'a>(pub &'a (dyn Error + 'static));
+
+impl fmt::Display for Causes<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut line = String::new();
+        let mut next = Some(self.0);
+        while let Some(error) = next {
+            next = error.source();
+            let text = if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
+                next = None;
+                describe(error)
+            } else {
+                error.to_string()
+            };
+            // Some libraries name the source in the error's own text as well.
+            if line.ends_with(&text) {
+                continue;
+            }
+            if !line.is_empty() {
+                line.push_str(": ");
+            }
+            line.push_str(&text);
+        }
+        f.write_str(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Example {
+        #[error("the log cannot be read")]
+        Reading(#[source] Box<Example>),
+        #[error("request failed: {0}")]
+        Request(#[source] std::io::Error),
+    }
+
+    #[test]
+    fn every_source_is_named_once() {
+        let request = Example::Request(std::io::Error::other("connection refused"));
+        let error = Example::Reading(Box::new(request));
+        assert_eq!(error.to_string(), "the log cannot be read");
+        assert_eq!(Causes(&error).to_string(), "the log cannot be read: request failed: connection refused");
+    }
+}
