@@ -146,7 +146,7 @@ impl Steps {
         let mut outcomes = react_all(&tenant, self.process.as_ref(), &events).await?;
         Ok(match outcomes.pop() {
             Some((_, Ok(wanted))) => Outcome::Done(wanted),
-            Some((_, Err(unfit))) => Outcome::Refused { code: unfit.code.to_owned(), message: unfit.message },
+            Some((_, Err(unfit))) => Outcome::Refused { code: unfit.code.clone(), message: unfit.message },
             None => Outcome::Done(Wanted::default()),
         })
     }

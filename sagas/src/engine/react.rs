@@ -409,7 +409,7 @@ fn letter(
         position: event.position,
         event_id: Some(event.event_id),
         subject: event.event_type.to_string(),
-        error_code: unfit.code.to_owned(),
+        error_code: unfit.code.clone(),
         error: unfit.message,
         attempts: 1,
         history: serde_json::json!([refusal]),
