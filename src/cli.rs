@@ -155,12 +155,54 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
+    use std::fmt::Write;
+    use std::path::Path;
+
+    use clap::{Command, CommandFactory};
 
     use super::*;
 
     #[test]
     fn the_command_line_is_well_formed() {
         Arguments::command().debug_assert();
+    }
+
+    /// Every command with its arguments, one line each.
+    fn render(command: &Command, path: &str, page: &mut String) {
+        for argument in command.get_arguments().filter(|argument| !argument.is_hide_set()) {
+            let value = argument.get_value_names().filter(|_| argument.get_action().takes_values());
+            let value = value.map(|names| format!(" <{}>", names.join("> <"))).unwrap_or_default();
+            let name = match argument.get_long() {
+                Some(long) => format!("--{long}{value}"),
+                None => value.trim_start().to_owned(),
+            };
+            let needed = if argument.is_required_set() { " (required)" } else { "" };
+            let help = argument.get_help().map(ToString::to_string).unwrap_or_default();
+            // Writing to a string cannot fail.
+            let _ = writeln!(page, "- `{name}`{needed}: {}", help.lines().next().unwrap_or_default());
+        }
+        for child in command.get_subcommands().filter(|child| child.get_name() != "help") {
+            let path = format!("{path} {}", child.get_name());
+            let about = child.get_about().map(ToString::to_string).unwrap_or_default();
+            let _ = writeln!(page, "\n## `{path}`\n\n{about}.\n");
+            render(child, &path, page);
+        }
+    }
+
+    #[test]
+    fn the_page_of_commands_is_the_command_line() {
+        let mut page = String::from(
+            "# Commands\n\n\
+             The command line makes this page.\n\
+             `UPDATE_DOCS=1 cargo test --bin annals` writes it.\n\n\
+             Every command takes:\n\n",
+        );
+        render(&Arguments::command(), "annals", &mut page);
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/commands.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &page).expect("the page can be written");
+        }
+        let written = std::fs::read_to_string(path).expect("the page is there");
+        assert_eq!(written, page, "run UPDATE_DOCS=1 cargo test --bin annals");
     }
 }

@@ -124,6 +124,31 @@ fn errors_are_logged_with_their_sources() {
     }
 }
 
+/// A metric that is not in the catalogue has no meaning in `/metrics` and no line in `docs/metrics.md`.
+#[test]
+fn every_metric_is_in_the_catalogue() {
+    let mut used = BTreeSet::new();
+    for path in all_sources() {
+        let relative = path.strip_prefix(root()).expect("below the root");
+        if relative.starts_with("tests")
+            || relative.starts_with("bench")
+            || relative.ends_with("src/metrics.rs")
+        {
+            continue;
+        }
+        let text = std::fs::read_to_string(&path).expect("readable");
+        for start in ["counter!(", "gauge!(", "histogram!("] {
+            for call in text.split(start).skip(1) {
+                let name = call.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next());
+                used.insert(name.expect("a metric is named by a literal").to_owned());
+            }
+        }
+    }
+    let known: BTreeSet<String> =
+        gateway::metrics::METRICS.iter().map(|metric| metric.name.to_owned()).collect();
+    assert_eq!(used, known);
+}
+
 #[test]
 fn an_aggregate_has_the_same_name_in_each_layer() {
     for aggregate in ["crm/customer", "identity/user"] {

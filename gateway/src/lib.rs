@@ -2,7 +2,8 @@
 //!
 //! Layout: `gateway` holds what all handlers of the public and the admin listener share; `router` lists the routes; `http` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
-//! `admin` those of the other two listeners; `activity` writes the activity log.
+//! `admin` those of the other two listeners; `metrics` is the catalogue of
+//! metrics; `activity` writes the activity log.
 
 pub mod activity;
 pub mod admin;
@@ -11,6 +12,7 @@ pub mod config;
 pub mod gateway;
 pub mod graphql;
 pub mod http;
+pub mod metrics;
 pub mod operations;
 pub mod rest;
 pub mod router;

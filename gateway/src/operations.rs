@@ -3,6 +3,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use crate::metrics::describe;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
@@ -44,6 +45,7 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
         PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
             .and_then(PrometheusBuilder::install_recorder)
+            .inspect(|_| describe())
             .map_err(|error| error.to_string())
     });
     installed.clone().map_err(MetricsError)

@@ -1,0 +1,80 @@
+//! Checks of the repository itself, for `make check`.
+//!
+//! - `checks compatibility`: what outsiders use is compared with the last release (`surface`).
+//! - `checks baseline VERSION`: makes the present state the one of the last release.
+//! - `checks names`: words and names that the style forbids (`names`).
+//! - `checks limits [--write]`: `docs/limits.md` lists every limit of the source (`limits`).
+
+mod limits;
+mod names;
+mod surface;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, bail};
+
+const USAGE: &str = "usage: checks compatibility | baseline VERSION | names | limits [--write]";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()) {
+        Ok(problems) if problems.is_empty() => ExitCode::SUCCESS,
+        Ok(problems) => {
+            for problem in problems {
+                eprintln!("{problem}");
+            }
+            ExitCode::FAILURE
+        }
+        Err(error) => {
+            eprintln!("checks: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The problems that the check found.
+fn run(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
+    let root = root()?;
+    match arguments {
+        ["compatibility"] => surface::check(&root),
+        ["baseline", version] => surface::write_baseline(&root, version).map(|()| Vec::new()),
+        ["names"] => names::check(&root),
+        ["limits"] => limits::check(&root),
+        ["limits", "--write"] => limits::write(&root).map(|()| Vec::new()),
+        _ => bail!(USAGE),
+    }
+}
+
+/// The root of the repository, above this crate.
+fn root() -> anyhow::Result<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate is in the repository")?;
+    Ok(root.to_owned())
+}
+
+/// The Rust sources below `folder`, in order.
+fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The folders of the product's own sources: one for each crate of the workspace, and the binary's.
+fn product_folders(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml"))?.parse()?;
+    let members = manifest["workspace"]["members"].as_array().context("members is a list")?;
+    let members = members.iter().filter_map(toml::Value::as_str).filter(|member| *member != "checks");
+    let folders = members.map(|member| root.join(member).join("src"));
+    Ok(folders.chain([root.join("src")]).collect())
+}
