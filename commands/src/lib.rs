@@ -14,7 +14,7 @@ pub mod privacy;
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
 pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
 pub use engine::context::{CommandContext, Extras};
-pub use engine::cqrs_store::TenantEventStore;
+pub use engine::cqrs_store::{CqrsAggregate, TenantEventStore};
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
 pub use engine::outcome::{ExecuteError, Executed, Outcome, reserved_value_code};

@@ -2,7 +2,10 @@
 
 use std::collections::HashMap;
 
-use commands::{Customer, CustomerCommand, CustomerRejection, Executor, TenantEventStore, User, UserCommand};
+use commands::{
+    CqrsAggregate, Customer, CustomerCommand, CustomerRejection, Executor, TenantEventStore, User,
+    UserCommand,
+};
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventStore};
 use schemas::engine::{StreamName, ids};
@@ -17,7 +20,8 @@ use crate::support::postgres::{Database, open_tenant};
 async fn the_framework_and_the_executor_share_one_log() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let framework = CqrsFramework::new(TenantEventStore::<Customer>::new(tenant.clone()), vec![], ());
+    let framework =
+        CqrsFramework::new(TenantEventStore::<CqrsAggregate<Customer>>::new(tenant.clone()), vec![], ());
     let id = ids::new_id();
 
     framework.execute(&id.to_string(), register("Ada").into()).await.expect("registered");
@@ -33,7 +37,10 @@ async fn the_framework_and_the_executor_share_one_log() {
     let (customer, version) =
         Executor::new(store, 10).load::<Customer>(tenant.id(), id).await.expect("loads").expect("is there");
     assert_eq!((customer.name.as_str(), version), ("Bo", 2));
-    let events = TenantEventStore::<Customer>::new(tenant).load_events(&id.to_string()).await.expect("loads");
+    let events = TenantEventStore::<CqrsAggregate<Customer>>::new(tenant)
+        .load_events(&id.to_string())
+        .await
+        .expect("loads");
     assert_eq!(events.iter().map(|event| event.sequence).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(events[1].metadata.get("actor").map(String::as_str), Some("user:7"));
     assert!(!events[1].metadata.contains_key("remark"));
@@ -43,7 +50,7 @@ async fn the_framework_and_the_executor_share_one_log() {
 async fn of_two_commits_from_one_version_the_second_conflicts() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let events = TenantEventStore::<Customer>::new(tenant);
+    let events = TenantEventStore::<CqrsAggregate<Customer>>::new(tenant);
     let id = ids::new_id().to_string();
 
     for expected in 0..2 {
@@ -52,7 +59,9 @@ async fn of_two_commits_from_one_version_the_second_conflicts() {
             events.load_aggregate(&id).await.expect("loads"),
         );
         let command = || if expected == 0 { register("Ada").into() } else { rename("Bo").into() };
-        let decide = |customer: &Customer| commands::Rules::decide(customer, command()).expect("accepted");
+        let decide = |customer: &CqrsAggregate<Customer>| {
+            commands::Rules::decide(&customer.0, command()).expect("accepted")
+        };
         let (mine, theirs) = (decide(first.aggregate()), decide(second.aggregate()));
         let committed = events.commit(mine, first, HashMap::new()).await.expect("commits");
         assert_eq!(committed[0].sequence, expected + 1);
@@ -65,7 +74,8 @@ async fn of_two_commits_from_one_version_the_second_conflicts() {
 async fn the_adapter_reserves_what_the_executor_would() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let framework = CqrsFramework::new(TenantEventStore::<User>::new(tenant.clone()), vec![], ());
+    let framework =
+        CqrsFramework::new(TenantEventStore::<CqrsAggregate<User>>::new(tenant.clone()), vec![], ());
     let command = || {
         UserCommand::from(RegisterUser {
             email: email("ada@example.com"),

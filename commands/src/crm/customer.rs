@@ -1,8 +1,6 @@
 //! The rules of a customer.
 
 use access::ErrorCode;
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::crm::customer::{
     CloseCustomer, CustomerClosed, CustomerDetails, CustomerErased, CustomerEvent, CustomerName,
     CustomerRegistered, CustomerRenamed, CustomerStatus, CustomerSuspended, EraseCustomer, RegisterCustomer,
@@ -12,7 +10,7 @@ use schemas::engine::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 
 crate::commands! {
     /// What can be asked of a customer.
@@ -63,6 +61,34 @@ pub struct Customer {
 }
 
 impl Rules for Customer {
+    type Command = CustomerCommand;
+    type Event = CustomerEvent;
+    type Error = CustomerRejection;
+
+    fn apply(&mut self, event: CustomerEvent) {
+        match event {
+            CustomerEvent::Registered(registered) => {
+                *self = Self { registered: true, user_id: registered.user_id, ..Self::default() };
+                if let Some(details) = registered.details.open() {
+                    self.name = details.name.into();
+                    self.email = details.email.into();
+                    self.company = details.company.map(Into::into);
+                    self.notes = details.notes.map(Into::into);
+                }
+            }
+            CustomerEvent::Renamed(renamed) => {
+                self.name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
+            }
+            CustomerEvent::Suspended(_) => self.status = CustomerStatus::Suspended,
+            CustomerEvent::Closed(_) => self.status = CustomerStatus::Closed,
+            CustomerEvent::Erased(_) => {
+                let user_id = self.user_id;
+                let status = CustomerStatus::Closed;
+                *self = Self { registered: true, erased: true, user_id, status, ..Self::default() };
+            }
+        }
+    }
+
     fn decide(&self, command: CustomerCommand) -> Result<Vec<CustomerEvent>, CustomerRejection> {
         use CustomerCommand as Command;
         use CustomerStatus::{Closed, Suspended};
@@ -108,53 +134,13 @@ impl Rules for Customer {
     }
 }
 
-impl Aggregate for Customer {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = CustomerCommand;
-    type Event = CustomerEvent;
-    type Error = CustomerRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: CustomerCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), CustomerRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: CustomerEvent) {
-        match event {
-            CustomerEvent::Registered(registered) => {
-                *self = Self { registered: true, user_id: registered.user_id, ..Self::default() };
-                if let Some(details) = registered.details.open() {
-                    self.name = details.name.into();
-                    self.email = details.email.into();
-                    self.company = details.company.map(Into::into);
-                    self.notes = details.notes.map(Into::into);
-                }
-            }
-            CustomerEvent::Renamed(renamed) => {
-                self.name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
-            }
-            CustomerEvent::Suspended(_) => self.status = CustomerStatus::Suspended,
-            CustomerEvent::Closed(_) => self.status = CustomerStatus::Closed,
-            CustomerEvent::Erased(_) => {
-                let user_id = self.user_id;
-                let status = CustomerStatus::Closed;
-                *self = Self { registered: true, erased: true, user_id, status, ..Self::default() };
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
     use schemas::engine::{Email, Name};
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect("a valid name")
@@ -198,7 +184,7 @@ mod tests {
         CustomerEvent::Closed(CustomerClosed { reason: None })
     }
 
-    fn given(events: Vec<CustomerEvent>) -> AggregateTestExecutor<Customer> {
+    fn given(events: Vec<CustomerEvent>) -> AggregateTestExecutor<CqrsAggregate<Customer>> {
         TestFramework::with(()).given(events)
     }
 

@@ -1,13 +1,27 @@
-//! One tenant's log as a `cqrs_es::EventStore`, so that aggregates written for that ecosystem run on it unchanged, with
-//! `cqrs_es::CqrsFramework` or anything else that takes an event store.
+//! One tenant's log as a `cqrs_es::EventStore`. Aggregates that were written for that crate run on it unchanged, with
+//! `cqrs_es::CqrsFramework` or with anything else that takes an event store:
+//!
+//! ```no_run
+//! # async fn example<A>(tenant: store::TenantStore, command: A::Command) -> Result<(), cqrs_es::AggregateError<A::Error>>
+//! # where A: cqrs_es::Aggregate<Services = ()> {
+//! // Streams `bank.account/<id>`, events `bank.account.<event>.v1`.
+//! let events = commands::TenantEventStore::<A>::foreign(tenant, "bank.account");
+//! let framework = cqrs_es::CqrsFramework::new(events, vec![], ());
+//! framework.execute("01a22e7c-3696-7403-b047-5e89627f3bef", command).await
+//! # }
+//! ```
+//!
+//! The product's own aggregates run there as [`CqrsAggregate`].
 
 use std::collections::HashMap;
 use std::error::Error;
 
+use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, AggregateContext, AggregateError, DomainEvent, EventEnvelope, EventStore};
 use futures::TryStreamExt;
 use schemas::engine::metadata::parse_traceparent;
 use schemas::engine::{Actor, EventType, InvalidValue, Metadata, RecordedEvent, RequestId, StreamName, ids};
+use serde::{Deserialize, Serialize};
 use store::{AppendError, ExpectedVersion, NewEvent, Reservation, StoreError, StreamAppend, TenantStore};
 
 use super::loading;
@@ -34,7 +48,36 @@ struct Codec<E> {
     releases: fn(&E) -> Vec<Reservation>,
 }
 
-impl<A: Rules> TenantEventStore<A> {
+/// An aggregate of the product as a cqrs-es aggregate.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct CqrsAggregate<A>(pub A);
+
+impl<A: Rules> Aggregate for CqrsAggregate<A> {
+    const TYPE: &'static str = A::CATEGORY;
+    type Command = A::Command;
+    type Event = A::Event;
+    type Error = A::Error;
+    type Services = ();
+
+    async fn handle(
+        &mut self,
+        command: A::Command,
+        _services: &(),
+        sink: &EventSink<Self>,
+    ) -> Result<(), A::Error> {
+        for event in self.0.decide(command)? {
+            sink.write(event, self).await;
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, event: A::Event) {
+        self.0.apply(event);
+    }
+}
+
+impl<A: Rules> TenantEventStore<CqrsAggregate<A>> {
     /// For an aggregate of the product: its streams are those that the executor writes, reservations included.
     pub fn new(tenant: TenantStore) -> Self {
         let codec = Codec {

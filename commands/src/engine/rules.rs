@@ -1,9 +1,9 @@
 //! What an aggregate's rules look like to the executor, and the macro that writes a command enum.
 
 use access::ErrorCode;
-use cqrs_es::event_sink::EventSink;
 use schemas::engine::Event;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 use store::Reservation;
 
 /// A domain "no": stable code for machines, `Display` for people.
@@ -23,15 +23,25 @@ pub trait CommandSet: Serialize + Clone + Send + Sync + 'static {
     fn creates(&self) -> bool;
 }
 
-/// A cqrs-es aggregate whose rule is a synchronous function; its `handle` is [`handle`], a thin adapter over `decide`.
-pub trait Rules:
-    cqrs_es::Aggregate<Services = (), Command: CommandSet, Event: Event, Error: Rejection> + Clone + 'static
-{
+/// The rules of one kind of aggregate: its state, what an event makes of it, and what a command makes happen. The functions
+/// are synchronous and see nothing but their arguments. [`CqrsAggregate`](crate::CqrsAggregate) makes a cqrs-es aggregate of
+/// it.
+pub trait Rules: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// What can be asked of it.
+    type Command: CommandSet;
+    /// What happens to it.
+    type Event: Event;
+    /// Why a command is refused.
+    type Error: Rejection;
+
     /// `<context>.<aggregate>`, the category of its streams.
     const CATEGORY: &'static str = <Self::Event as Event>::CATEGORY;
 
     /// The rule: what happens when this is asked of an aggregate in this state. No events: nothing to do.
     fn decide(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
+
+    /// What the event makes of the state.
+    fn apply(&mut self, event: Self::Event);
 
     /// False before the first event.
     fn exists(&self) -> bool;
@@ -60,18 +70,6 @@ pub trait Rules:
     fn creates(command: &Self::Command) -> bool {
         command.creates()
     }
-}
-
-/// `cqrs_es::Aggregate::handle` in terms of `decide`.
-pub async fn handle<A: Rules>(
-    aggregate: &mut A,
-    command: A::Command,
-    sink: &EventSink<A>,
-) -> Result<(), A::Error> {
-    for event in aggregate.decide(command)? {
-        sink.write(event, aggregate).await;
-    }
-    Ok(())
 }
 
 /// Writes the enum of an aggregate's commands: `creates` names the one that brings it into being, `changes` the rest.

@@ -1,8 +1,6 @@
 //! The rules of a tenant. Its facts stand in the log of the tenant `platform`; registering opens a log of its own.
 
 use access::ErrorCode;
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::identity::tenant::{
     RegisterTenant, Registration, ResumeTenant, SuspendTenant, TenantEvent, TenantRegistered, TenantResumed,
     TenantSuspended, Tier,
@@ -10,7 +8,7 @@ use schemas::identity::tenant::{
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 
 /// The kind of the reservation that a slug is.
 pub const SLUG: &str = "slug";
@@ -73,6 +71,29 @@ pub struct Tenant {
 }
 
 impl Rules for Tenant {
+    type Command = TenantCommand;
+    type Event = TenantEvent;
+    type Error = TenantRejection;
+
+    fn apply(&mut self, event: TenantEvent) {
+        let registered = match event {
+            TenantEvent::Registered(registered) => registered,
+            TenantEvent::Suspended(_) => return self.suspended = true,
+            TenantEvent::Resumed(_) => return self.suspended = false,
+        };
+        *self = Self {
+            registered: true,
+            slug: registered.slug.into(),
+            name: registered.name.into(),
+            tier: registered.tier,
+            registration: registered.registration,
+            organisation: registered.organisation.map(Into::into),
+            business_unit: registered.business_unit.map(Into::into),
+            country: registered.country,
+            suspended: false,
+        };
+    }
+
     fn decide(&self, command: TenantCommand) -> Result<Vec<TenantEvent>, TenantRejection> {
         let new = match (self.registered, command) {
             (false, TenantCommand::Register(new)) => new,
@@ -116,48 +137,13 @@ fn is_country_code(text: &str) -> bool {
     text.len() == 2 && text.bytes().all(|b| b.is_ascii_uppercase())
 }
 
-impl Aggregate for Tenant {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = TenantCommand;
-    type Event = TenantEvent;
-    type Error = TenantRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: TenantCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), TenantRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: TenantEvent) {
-        let registered = match event {
-            TenantEvent::Registered(registered) => registered,
-            TenantEvent::Suspended(_) => return self.suspended = true,
-            TenantEvent::Resumed(_) => return self.suspended = false,
-        };
-        *self = Self {
-            registered: true,
-            slug: registered.slug.into(),
-            name: registered.name.into(),
-            tier: registered.tier,
-            registration: registered.registration,
-            organisation: registered.organisation.map(Into::into),
-            business_unit: registered.business_unit.map(Into::into),
-            country: registered.country,
-            suspended: false,
-        };
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
     use schemas::engine::{Name, TenantSlug};
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn register(slug: &str, country: Option<&str>) -> TenantCommand {
         TenantCommand::Register(RegisterTenant {
@@ -183,7 +169,7 @@ mod tests {
         })
     }
 
-    fn given(events: Vec<TenantEvent>) -> AggregateTestExecutor<Tenant> {
+    fn given(events: Vec<TenantEvent>) -> AggregateTestExecutor<CqrsAggregate<Tenant>> {
         TestFramework::with(()).given(events)
     }
 

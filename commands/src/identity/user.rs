@@ -2,8 +2,6 @@
 //! person frees it.
 
 use access::ErrorCode;
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::engine::Sealed;
 use schemas::identity::role::Role;
 use schemas::identity::user::{
@@ -14,7 +12,7 @@ use schemas::identity::user::{
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 
 /// The kind of the reservation that an e-mail address is.
 pub const EMAIL: &str = "email";
@@ -85,6 +83,32 @@ pub struct User {
 }
 
 impl Rules for User {
+    type Command = UserCommand;
+    type Event = UserEvent;
+    type Error = UserRejection;
+
+    fn apply(&mut self, event: UserEvent) {
+        match event {
+            UserEvent::Registered(registered) => {
+                *self = Self { registered: true, roles: registered.roles, ..Self::default() };
+                if let Some(details) = registered.details.open() {
+                    self.email = details.email.into();
+                    self.name = details.name.into();
+                }
+            }
+            UserEvent::EmailConfirmed(_) => self.status = UserStatus::Active,
+            UserEvent::NameChanged(changed) => {
+                self.name = changed.details.open().map_or_else(String::new, |details| details.name.into());
+            }
+            UserEvent::Deactivated(_) => self.status = UserStatus::Deactivated,
+            UserEvent::Erased(_) => {
+                let (roles, status) = (std::mem::take(&mut self.roles), UserStatus::Deactivated);
+                *self = Self { registered: true, erased: true, roles, status, ..Self::default() };
+            }
+            UserEvent::RolesChanged(changed) => self.roles = changed.roles,
+        }
+    }
+
     fn decide(&self, command: UserCommand) -> Result<Vec<UserEvent>, UserRejection> {
         use UserCommand as Command;
         use UserStatus::{Active, Deactivated};
@@ -157,51 +181,13 @@ fn ranked(mut roles: Vec<Role>) -> Vec<Role> {
     roles
 }
 
-impl Aggregate for User {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = UserCommand;
-    type Event = UserEvent;
-    type Error = UserRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: UserCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), UserRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: UserEvent) {
-        match event {
-            UserEvent::Registered(registered) => {
-                *self = Self { registered: true, roles: registered.roles, ..Self::default() };
-                if let Some(details) = registered.details.open() {
-                    self.email = details.email.into();
-                    self.name = details.name.into();
-                }
-            }
-            UserEvent::EmailConfirmed(_) => self.status = UserStatus::Active,
-            UserEvent::NameChanged(changed) => {
-                self.name = changed.details.open().map_or_else(String::new, |details| details.name.into());
-            }
-            UserEvent::Deactivated(_) => self.status = UserStatus::Deactivated,
-            UserEvent::Erased(_) => {
-                let (roles, status) = (std::mem::take(&mut self.roles), UserStatus::Deactivated);
-                *self = Self { registered: true, erased: true, roles, status, ..Self::default() };
-            }
-            UserEvent::RolesChanged(changed) => self.roles = changed.roles,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
     use schemas::engine::{Email, Name};
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect("a valid name")
@@ -228,7 +214,7 @@ mod tests {
         UserEvent::Deactivated(UserDeactivated { reason: None })
     }
 
-    fn given(events: Vec<UserEvent>) -> AggregateTestExecutor<User> {
+    fn given(events: Vec<UserEvent>) -> AggregateTestExecutor<CqrsAggregate<User>> {
         TestFramework::with(()).given(events)
     }
 

@@ -4,8 +4,6 @@
 use std::sync::Arc;
 
 use access::{ErrorCode, Principal};
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::engine::{JsonText, Notes};
 use schemas::integration::event_type::{
     EventTypeEvent, EventTypeRegistered, EventTypeWidened, RegisterEventType, family_id,
@@ -19,7 +17,7 @@ use super::widening;
 use crate::engine::context::{CommandContext, Extras};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, Executed};
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 use crate::identity::authority::FreshAuthority;
 
 /// The most versions of a fact.
@@ -115,6 +113,23 @@ fn recorded_bytes(schema: &JsonText, description: Option<&Notes>) -> usize {
 }
 
 impl Rules for EventFamily {
+    type Command = EventTypeCommand;
+    type Event = EventTypeEvent;
+    type Error = EventTypeRejection;
+
+    fn apply(&mut self, event: EventTypeEvent) {
+        match event {
+            EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description }) => {
+                self.set(event_type.as_str(), schema, description);
+                self.registered_last = true;
+            }
+            EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description }) => {
+                self.set(event_type.as_str(), schema, description);
+                self.registered_last = false;
+            }
+        }
+    }
+
     fn decide(&self, command: EventTypeCommand) -> Result<Vec<EventTypeEvent>, EventTypeRejection> {
         let EventTypeCommand::Register(RegisterEventType { event_type, schema, description }) = command;
         let next = self.versions.len() as u32 + 1;
@@ -163,36 +178,6 @@ impl Rules for EventFamily {
     }
 }
 
-impl Aggregate for EventFamily {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = EventTypeCommand;
-    type Event = EventTypeEvent;
-    type Error = EventTypeRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: EventTypeCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), EventTypeRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: EventTypeEvent) {
-        match event {
-            EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description }) => {
-                self.set(event_type.as_str(), schema, description);
-                self.registered_last = true;
-            }
-            EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description }) => {
-                self.set(event_type.as_str(), schema, description);
-                self.registered_last = false;
-            }
-        }
-    }
-}
-
 /// Registers a version of a fact, or widens one. Compiling the schema and comparing it with what it was take processor
 /// time, so this does not run on the async workers.
 pub(super) async fn register(
@@ -231,6 +216,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn register(name: &str, schema: Value) -> RegisterEventType {
         RegisterEventType {
@@ -249,7 +235,7 @@ mod tests {
         })
     }
 
-    fn given(events: Vec<EventTypeEvent>) -> AggregateTestExecutor<EventFamily> {
+    fn given(events: Vec<EventTypeEvent>) -> AggregateTestExecutor<CqrsAggregate<EventFamily>> {
         TestFramework::with(()).given(events)
     }
 

@@ -2,8 +2,6 @@
 
 use access::ErrorCode;
 use chrono::{DateTime, Days, SubsecRound, Utc};
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::identity::scope::Scope;
 use schemas::integration::service_token::{
     IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
@@ -11,7 +9,7 @@ use schemas::integration::service_token::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 
 /// The longest life of a token in days.
 pub const DAYS_MAX: u32 = 365;
@@ -75,6 +73,26 @@ pub struct ServiceToken {
 }
 
 impl Rules for ServiceToken {
+    type Command = ServiceTokenCommand;
+    type Event = ServiceTokenEvent;
+    type Error = ServiceTokenRejection;
+
+    fn apply(&mut self, event: ServiceTokenEvent) {
+        match event {
+            ServiceTokenEvent::Issued(issued) => {
+                *self = Self {
+                    issued: true,
+                    name: issued.name.into(),
+                    scopes: issued.scopes,
+                    issued_at: issued.issued_at,
+                    expires_at: issued.expires_at,
+                    revoked: false,
+                }
+            }
+            ServiceTokenEvent::Revoked(_) => self.revoked = true,
+        }
+    }
+
     fn decide(&self, command: ServiceTokenCommand) -> Result<Vec<ServiceTokenEvent>, ServiceTokenRejection> {
         match (self.issued, command) {
             (true, ServiceTokenCommand::Issue(_)) => Err(ServiceTokenRejection::AlreadyIssued),
@@ -118,45 +136,13 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     Ok(ServiceTokenEvent::Issued(ServiceTokenIssued { name: new.name, scopes, issued_at, expires_at }))
 }
 
-impl Aggregate for ServiceToken {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = ServiceTokenCommand;
-    type Event = ServiceTokenEvent;
-    type Error = ServiceTokenRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: ServiceTokenCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), ServiceTokenRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: ServiceTokenEvent) {
-        match event {
-            ServiceTokenEvent::Issued(issued) => {
-                *self = Self {
-                    issued: true,
-                    name: issued.name.into(),
-                    scopes: issued.scopes,
-                    issued_at: issued.issued_at,
-                    expires_at: issued.expires_at,
-                    revoked: false,
-                }
-            }
-            ServiceTokenEvent::Revoked(_) => self.revoked = true,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
     use schemas::engine::Name;
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn issue(scopes: &[&str], expires_days: u32) -> IssueServiceToken {
         IssueServiceToken {
@@ -177,7 +163,7 @@ mod tests {
         })
     }
 
-    fn given(events: Vec<ServiceTokenEvent>) -> AggregateTestExecutor<ServiceToken> {
+    fn given(events: Vec<ServiceTokenEvent>) -> AggregateTestExecutor<CqrsAggregate<ServiceToken>> {
         TestFramework::with(()).given(events)
     }
 

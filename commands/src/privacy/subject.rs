@@ -1,14 +1,12 @@
 //! The rules of a subject whose erasure was asked for.
 
 use access::ErrorCode;
-use cqrs_es::Aggregate;
-use cqrs_es::event_sink::EventSink;
 use schemas::privacy::subject::{
     ErasureStatus, RecordErasure, RequestErasure, SubjectErased, SubjectErasureRequested, SubjectEvent,
 };
 use serde::{Deserialize, Serialize};
 
-use crate::engine::rules::{self, Rejection, Rules};
+use crate::engine::rules::{Rejection, Rules};
 
 crate::commands! {
     /// What can be asked about a subject.
@@ -48,6 +46,17 @@ pub struct Subject {
 }
 
 impl Rules for Subject {
+    type Command = SubjectCommand;
+    type Event = SubjectEvent;
+    type Error = SubjectRejection;
+
+    fn apply(&mut self, event: SubjectEvent) {
+        match event {
+            SubjectEvent::ErasureRequested(_) => self.requested = true,
+            SubjectEvent::Erased(_) => self.status = ErasureStatus::Erased,
+        }
+    }
+
     fn decide(&self, command: SubjectCommand) -> Result<Vec<SubjectEvent>, SubjectRejection> {
         match (self.requested, self.status, command) {
             (false, _, SubjectCommand::Request(RequestErasure { reason })) => {
@@ -68,35 +77,12 @@ impl Rules for Subject {
     }
 }
 
-impl Aggregate for Subject {
-    const TYPE: &'static str = Self::CATEGORY;
-    type Command = SubjectCommand;
-    type Event = SubjectEvent;
-    type Error = SubjectRejection;
-    type Services = ();
-
-    async fn handle(
-        &mut self,
-        command: SubjectCommand,
-        _services: &(),
-        sink: &EventSink<Self>,
-    ) -> Result<(), SubjectRejection> {
-        rules::handle(self, command, sink).await
-    }
-
-    fn apply(&mut self, event: SubjectEvent) {
-        match event {
-            SubjectEvent::ErasureRequested(_) => self.requested = true,
-            SubjectEvent::Erased(_) => self.status = ErasureStatus::Erased,
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
 
     use super::*;
+    use crate::CqrsAggregate;
 
     fn requested() -> SubjectEvent {
         SubjectEvent::ErasureRequested(SubjectErasureRequested { reason: None })
@@ -110,7 +96,7 @@ mod tests {
         SubjectEvent::Erased(SubjectErased { key: None, streams: Vec::new(), scrubbed_to: 7 })
     }
 
-    fn given(events: Vec<SubjectEvent>) -> AggregateTestExecutor<Subject> {
+    fn given(events: Vec<SubjectEvent>) -> AggregateTestExecutor<CqrsAggregate<Subject>> {
         TestFramework::with(()).given(events)
     }
 
