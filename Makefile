@@ -25,6 +25,7 @@ test-long: bootstrap
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo run --quiet --package checks -- names
 	cargo run --quiet --package checks -- limits
 	@scripts/deny
 

@@ -16,7 +16,7 @@ mod init;
 mod key;
 mod log;
 mod migrate;
-mod operator;
+mod operator_audit;
 mod output;
 mod password;
 mod progress;

@@ -1,10 +1,10 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
-//! Layout: `sections` and `privacy` hold the structs, `secret` the values that never show, `names` the names that others see, `places`
+//! Layout: `sections` and `privacy` hold the structs, `secret` the values that never show, `names` the names that others see, `paths`
 //! where files and programs are looked for. This is the only module that reads environment variables.
 
 mod names;
-pub mod places;
+pub mod paths;
 mod privacy;
 mod secret;
 mod sections;
@@ -16,17 +16,18 @@ use serde::Deserialize;
 
 use names::new_name;
 pub use names::{deployment_problem, host_problem};
-pub use privacy::{KEYS_PLACE, Privacy};
+pub use privacy::{KEYS_FOLDER_SETTING, PrivacySettings};
 pub use secret::Secret;
 pub use sections::{
-    Activity, Audit, Database, Gateway, Identity, Log, LogFormat, Nats, Saga, Secrets, Webhooks,
+    ActivitySettings, AuditSettings, DatabaseSettings, GatewaySettings, IdentitySettings, LogFormat,
+    LogSettings, NatsSettings, SagaSettings, SecretsSettings, WebhooksSettings,
 };
 
 /// Every setting with its default; `config.default.toml`, embedded.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
 /// What differs under `annals dev`, everything else is as in production.
-const DEVELOPMENT: &str = r#"
+const DEVELOPMENT_PROFILE: &str = r#"
 [gateway]
 public_address = "127.0.0.1:8080"
 operations_address = "127.0.0.1:8081"
@@ -40,34 +41,34 @@ format = "text"
 "#;
 
 /// Environment variables that start like this are settings.
-const PREFIX: &str = "ANNALS__";
+const ENVIRONMENT_PREFIX: &str = "ANNALS__";
 
 /// All settings.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Settings {
     /// PostgreSQL.
-    pub database: Database,
+    pub database: DatabaseSettings,
     /// The message broker.
-    pub nats: Nats,
+    pub nats: NatsSettings,
     /// The listeners.
-    pub gateway: Gateway,
+    pub gateway: GatewaySettings,
     /// Tokens and passwords.
-    pub identity: Identity,
+    pub identity: IdentitySettings,
     /// Deliveries to tenants' endpoints.
-    pub webhooks: Webhooks,
+    pub webhooks: WebhooksSettings,
     /// Retries of processes.
-    pub saga: Saga,
+    pub saga: SagaSettings,
     /// The activity log.
-    pub activity: Activity,
+    pub activity: ActivitySettings,
     /// The signer of checkpoints.
-    pub audit: Audit,
+    pub audit: AuditSettings,
     /// The keys of personal data.
-    pub privacy: Privacy,
+    pub privacy: PrivacySettings,
     /// The deployment key.
-    pub secrets: Secrets,
+    pub secrets: SecretsSettings,
     /// Logging.
-    pub log: Log,
+    pub log: LogSettings,
     /// The file that was read besides the defaults.
     #[serde(skip)]
     pub file: Option<PathBuf>,
@@ -75,7 +76,7 @@ pub struct Settings {
 
 /// What a process needs settings for, besides the database and the deployment key. It follows from its roles.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Needs {
+pub struct RequiredSettings {
     /// Signs access tokens.
     pub tokens: bool,
     /// Signs checkpoints.
@@ -84,7 +85,7 @@ pub struct Needs {
     pub personal_data: bool,
 }
 
-impl Needs {
+impl RequiredSettings {
     /// The needs of a process with every role.
     pub const ALL: Self = Self { tokens: true, checkpoints: true, personal_data: true };
 }
@@ -151,13 +152,13 @@ pub enum SettingsError {
 impl Settings {
     /// The settings for every command but `dev`: `file` where one is named, else the one found in its usual places.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
-        let file = file.map(Path::to_owned).or_else(places::settings_file);
-        Self::from_layers(None, file.as_deref(), places::environment(PREFIX))
+        let file = file.map(Path::to_owned).or_else(paths::settings_file);
+        Self::from_layers(None, file.as_deref(), paths::environment(ENVIRONMENT_PREFIX))
     }
 
     /// The settings of `annals dev`: the development profile stands in for what a file and the environment leave open.
     pub fn load_development(file: Option<&Path>) -> Result<Self, SettingsError> {
-        Self::from_layers(Some(DEVELOPMENT), file, places::environment(PREFIX))
+        Self::from_layers(Some(DEVELOPMENT_PROFILE), file, paths::environment(ENVIRONMENT_PREFIX))
     }
 
     fn from_layers(
@@ -177,11 +178,11 @@ impl Settings {
                 path: path.to_owned(),
                 source: Box::new(source),
             })?;
-            refuse_unknown(&known, &table, &path.display().to_string())?;
+            reject_unknown(&known, &table, &path.display().to_string())?;
             builder = builder.add_source(File::from_str(&text, FileFormat::Toml));
         }
         for (name, value) in environment {
-            let key = name[PREFIX.len()..].to_lowercase().replace("__", ".");
+            let key = name[ENVIRONMENT_PREFIX.len()..].to_lowercase().replace("__", ".");
             if !is_known(&known, &key) {
                 return Err(SettingsError::Unknown {
                     key,
@@ -196,17 +197,17 @@ impl Settings {
     }
 
     /// Everything that is wrong with these settings for a process with these needs.
-    pub fn problems(&self, needs: Needs) -> Vec<SettingsError> {
+    pub fn problems(&self, required: RequiredSettings) -> Vec<SettingsError> {
         let mut problems = Vec::new();
         problems.extend(self.database.runtime_password().err());
         problems.extend(self.secrets.deployment_key().err());
-        if needs.tokens {
+        if required.tokens {
             problems.extend(self.identity.signing_key().err());
         }
-        if needs.personal_data {
+        if required.personal_data {
             problems.extend(self.privacy.missing());
         }
-        if needs.checkpoints {
+        if required.checkpoints {
             problems.extend(self.audit.problem());
             problems.extend(self.audit.signing_key().err());
             problems.extend(self.audit.previous_signing_key().err());
@@ -248,7 +249,7 @@ impl Settings {
     }
 }
 
-fn refuse_unknown(known: &toml::Table, given: &toml::Table, origin: &str) -> Result<(), SettingsError> {
+fn reject_unknown(known: &toml::Table, given: &toml::Table, origin: &str) -> Result<(), SettingsError> {
     for (section, value) in given {
         let keys = value.as_table().map(|table| table.keys().map(|key| format!("{section}.{key}")).collect());
         for key in keys.unwrap_or_else(|| vec![section.clone()]) {
@@ -276,7 +277,7 @@ fn remedy(key: &str) -> &'static str {
         "audit.state_folder" => {
             "; name a folder outside PostgreSQL's data and backups, as `annals init` does"
         }
-        KEYS_PLACE => {
+        KEYS_FOLDER_SETTING => {
             "; name a folder outside PostgreSQL's data and backups, as `annals init` does, or a database in \
              `privacy.keys_url`"
         }

@@ -19,16 +19,16 @@ use crate::supervise::{self, DataFolder};
 use crate::wiring::Prepared;
 
 /// The tenant's slug.
-pub const TENANT: &str = "demo";
+pub const TENANT_SLUG: &str = "demo";
 
 /// The demo tenant's administrator.
-pub const ADMIN: &str = "admin@demo.example";
+pub const ADMIN_EMAIL: &str = "admin@demo.example";
 /// Its password: known to everybody, as the tenant is a playground. The platform administrator's is random.
-pub const PASSWORD: &str = "try annals out";
+pub const ADMIN_PASSWORD: &str = "try annals out";
 /// What is said where that password could be tried from other machines.
-pub const KNOWN_PASSWORD: &str = "must be a loopback address, because the administrator of the tenant `demo` has the \
+pub const KNOWN_PASSWORD_PROBLEM: &str = "must be a loopback address, because the administrator of the tenant `demo` has the \
     password that everybody knows; put the tenant on hold (`annals tenant suspend demo`) or keep the listener on 127.0.0.1";
-const PLATFORM_ADMIN: &str = "admin@platform.example";
+const PLATFORM_ADMIN_EMAIL: &str = "admin@platform.example";
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 
 /// What a developer needs to begin.
@@ -47,12 +47,13 @@ pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result
     let platform =
         prepared.store().tenant_by_slug(&platform).await?.context("there is no tenant platform")?;
     let access_token =
-        token(prepared, &demo, ADMIN, Role::TenantAdmin, PASSWORD, vec![Audience::Public]).await?;
+        token(prepared, &demo, ADMIN_EMAIL, Role::TenantAdmin, ADMIN_PASSWORD, vec![Audience::Public])
+            .await?;
     let audiences = vec![Audience::Public, Audience::Operations];
     let admin_token = token(
         prepared,
         &platform,
-        PLATFORM_ADMIN,
+        PLATFORM_ADMIN_EMAIL,
         Role::PlatformAdmin,
         platform_password.reveal(),
         audiences,
@@ -68,32 +69,33 @@ pub fn is_exposed(address: SocketAddr) -> bool {
 
 /// Whether somebody can sign in as the demo tenant's administrator with the password that everybody knows, or could if
 /// the tenant were not on hold.
-pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyhow::Result<Option<OnHold>> {
+pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyhow::Result<Option<Suspended>> {
     let store = executor.store();
-    let slug = TenantSlug::parse(TENANT).expect("a valid slug");
+    let slug = TenantSlug::parse(TENANT_SLUG).expect("a valid slug");
     let Some(record) = store.tenant_by_slug(&slug).await? else { return Ok(None) };
     let tenant = store.tenant(record.id);
-    let email = Email::parse(ADMIN).expect("a valid address");
+    let email = Email::parse(ADMIN_EMAIL).expect("a valid address");
     let Some(stream) = tenant.reserved_by(EMAIL, &email.normalised()).await? else { return Ok(None) };
     let (Some(id), Some(hash)) = (stream.uuid(), tenant.secret(&stream, PASSWORD_SECRET).await?) else {
         return Ok(None);
     };
     let user = executor.load::<User>(record.id, id).await?;
     let active = user.is_some_and(|(user, _)| user.status != UserStatus::Deactivated);
-    let works = active && passwords.verify(record.id, Password::attempt(PASSWORD), Some(&hash)).await?;
-    Ok(works.then_some(OnHold(record.suspended)))
+    let works =
+        active && passwords.verify(record.id, Password::for_sign_in(ADMIN_PASSWORD), Some(&hash)).await?;
+    Ok(works.then_some(Suspended(record.suspended)))
 }
 
 /// Whether the demo tenant is on hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OnHold(pub bool);
+pub struct Suspended(pub bool);
 
 fn context(tenant: schemas::engine::TenantId) -> CommandContext {
     CommandContext::new(tenant, Principal::system("dev"))
 }
 
 async fn tenant(prepared: &Prepared) -> anyhow::Result<std::sync::Arc<TenantRecord>> {
-    let slug = TenantSlug::parse(TENANT).expect("a valid slug");
+    let slug = TenantSlug::parse(TENANT_SLUG).expect("a valid slug");
     if let Some(record) = prepared.store().tenant_by_slug(&slug).await? {
         return Ok(record);
     }

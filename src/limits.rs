@@ -18,32 +18,32 @@ pub fn raise_open_files(followers: usize) -> usize {
         granted = soft;
     }
     let granted = usize::try_from(granted).unwrap_or(usize::MAX);
-    if connections_within(granted) < followers {
+    if connections_max_within(granted) < followers {
         tracing::warn!(granted, followers, "the limit of open files is below `gateway.streams`");
     }
     granted
 }
 
 /// How many public connections leave enough files for everything else. Where there are few files, half of them.
-pub fn connections_within(open_files_max: usize) -> usize {
+pub fn connections_max_within(open_files_max: usize) -> usize {
     open_files_max.saturating_sub(FILES_RESERVED).max(open_files_max / 2).max(1)
 }
 
 /// Turns core files off for this process and for what it starts: they would hold keys of personal data that are erased since.
-pub fn forbid_core_files() -> nix::Result<()> {
+pub fn disable_core_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
 /// Keeps other processes of the same account from reading this one's memory, and the kernel from handing it to a program that
 /// takes core dumps through a pipe, whatever the limit of core files says.
 #[cfg(target_os = "linux")]
-pub fn close_memory() -> nix::Result<()> {
+pub fn disable_memory_dumps() -> nix::Result<()> {
     nix::sys::prctl::set_dumpable(false)
 }
 
 /// Linux alone knows this.
 #[cfg(not(target_os = "linux"))]
-pub fn close_memory() -> nix::Result<()> {
+pub fn disable_memory_dumps() -> nix::Result<()> {
     Ok(())
 }
 
@@ -53,16 +53,16 @@ mod tests {
 
     #[test]
     fn connections_leave_files_for_everything_else() {
-        assert_eq!(connections_within(20_000), 19_500);
-        assert_eq!(connections_within(1_024), 524);
-        assert_eq!(connections_within(256), 128);
+        assert_eq!(connections_max_within(20_000), 19_500);
+        assert_eq!(connections_max_within(1_024), 524);
+        assert_eq!(connections_max_within(256), 128);
     }
 
     #[test]
     fn a_process_that_has_keys_is_not_dumped() {
-        forbid_core_files().expect("are turned off");
+        disable_core_files().expect("are turned off");
         assert_eq!(getrlimit(Resource::RLIMIT_CORE), Ok((0, 0)));
-        close_memory().expect("is closed");
+        disable_memory_dumps().expect("is closed");
         #[cfg(target_os = "linux")]
         assert_eq!(nix::sys::prctl::get_dumpable(), Ok(false));
     }

@@ -5,19 +5,19 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Both signals, heard from when this is made on.
-pub struct Stop {
+pub struct StopSignal {
     interrupt: Signal,
     terminate: Signal,
 }
 
-impl Stop {
+impl StopSignal {
     /// Starts listening.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
     /// Waits until one comes; may be asked again for the next one.
-    pub async fn asked(&mut self) {
+    pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

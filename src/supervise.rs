@@ -27,7 +27,7 @@ use nats::NatsServer;
 use postgres::PostgresServer;
 
 /// So many restarts within [`RESTART_WINDOW`] are taken for a server that cannot run.
-const MOST_RESTARTS: usize = 5;
+const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_mins(1);
 
 /// Why private servers cannot be had. Every message is one sentence that says what to do.
@@ -111,7 +111,7 @@ pub enum SuperviseError {
         barrier: PathBuf,
     },
     /// Another `annals dev` holds the data folder.
-    #[error("another annals dev{} already runs on the data folder {folder}", process_in_words(*.pid))]
+    #[error("another annals dev{} already runs on the data folder {folder}", describe_process(*.pid))]
     AlreadyRunning {
         /// The data folder.
         folder: PathBuf,
@@ -149,8 +149,8 @@ pub enum SuperviseError {
         log: PathBuf,
     },
     /// A server that keeps ending.
-    #[error("{server} ended {MOST_RESTARTS} times within {} seconds; its log is {log}", RESTART_WINDOW.as_secs())]
-    KeepsEnding {
+    #[error("{server} ended {RESTARTS_MAX} times within {} seconds; its log is {log}", RESTART_WINDOW.as_secs())]
+    RestartLimit {
         /// The server.
         server: &'static str,
         /// Its log.
@@ -164,7 +164,7 @@ pub enum SuperviseError {
     Database(#[from] database::ConnectError),
 }
 
-fn process_in_words(pid: Option<u32>) -> String {
+fn describe_process(pid: Option<u32>) -> String {
     pid.map(|pid| format!(" (process {pid})")).unwrap_or_default()
 }
 
@@ -259,14 +259,14 @@ impl Servers {
             let failed = tokio::select! {
                 status = self.postgres.ended() => {
                     tracing::warn!(%status, "PostgreSQL ended unexpectedly, starting it again");
-                    match self.count_end("PostgreSQL", self.postgres.log()) {
+                    match self.count_restart("PostgreSQL", self.postgres.log()) {
                         Ok(()) => self.postgres.restart().await,
                         Err(error) => Err(error),
                     }
                 }
                 status = self.nats.ended() => {
                     tracing::warn!(%status, "nats-server ended unexpectedly, starting it again");
-                    match self.count_end("nats-server", self.nats.log()) {
+                    match self.count_restart("nats-server", self.nats.log()) {
                         Ok(()) => self.nats.restart().await,
                         Err(error) => Err(error),
                     }
@@ -278,12 +278,12 @@ impl Servers {
         }
     }
 
-    fn count_end(&mut self, server: &'static str, log: PathBuf) -> Result<(), SuperviseError> {
+    fn count_restart(&mut self, server: &'static str, log: PathBuf) -> Result<(), SuperviseError> {
         let now = Instant::now();
         self.ended.push_back(now);
         self.ended.retain(|at| now.duration_since(*at) < RESTART_WINDOW);
-        if self.ended.len() >= MOST_RESTARTS {
-            return Err(SuperviseError::KeepsEnding { server, log });
+        if self.ended.len() >= RESTARTS_MAX {
+            return Err(SuperviseError::RestartLimit { server, log });
         }
         Ok(())
     }

@@ -14,27 +14,27 @@ use commands::Executor;
 use database::DatabaseConfig;
 use gateway::{ActivityRetention, Gateway, GatewayConfig, Operations, ReadinessCheck};
 use keyring::Keyring;
-use nats::integrators::{KeeperConfig, keep};
-use nats::{Follower, Issuer, Nats};
-use sagas::erasure::Copies;
+use nats::integrators::{ReconcilerConfig, reconcile};
+use nats::{Issuer, Nats, StreamConsumer};
+use sagas::erasure::DerivedCopies;
 use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
-use store::{DeploymentKey, OwnerConfig, SharedWork, Store, StoreConfig};
+use store::{DeploymentKey, OwnerConfig, Store, StoreConfig, Workload};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use webhooks::WebhookSettings;
 
-pub use self::broker::{connect_nats, integrators, know_checkpoints};
-use self::broker::{copies, examiner, issuer, keeper, nats_config};
+pub use self::broker::{collect_checkpoints, connect_nats, integrators};
+use self::broker::{copies, issuer, nats_config, reconciler, verifier};
 use self::keys::{hashing_config, signing_key};
 pub use self::keys::{keyring, keys, malformed_keys, passwords};
 pub use self::listeners::Addresses;
 use self::listeners::{Listener, Listeners};
-use crate::config::{KEYS_PLACE, Needs, Settings, SettingsError};
-use crate::demo::{self, OnHold};
+use crate::config::{KEYS_FOLDER_SETTING, RequiredSettings, Settings, SettingsError};
+use crate::demo::{self, Suspended};
 
 /// Aggregates that the executor keeps loaded.
-const CACHED_AGGREGATES: u64 = 100_000;
+const CACHED_AGGREGATES_MAX: u64 = 100_000;
 
 /// Brings the database up to date.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
@@ -84,7 +84,7 @@ pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
 }
 
 /// How many connections to PostgreSQL a process with these roles opens at most.
-pub fn connections_max(settings: &Settings, roles: &[Role]) -> usize {
+pub fn connections_max(settings: &Settings, roles: &[ProcessRole]) -> usize {
     let (pool, lanes) = (settings.database.pool_size, settings.database.append_workers);
     let limits = store::connection_limits(pool, lanes).into_iter();
     let used = limits.filter(|(login, _)| roles.iter().any(|role| role.logins().contains(login)));
@@ -112,18 +112,18 @@ pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyh
         idle_timeout: Duration::from_secs(database.idle_timeout_seconds),
     };
     let store = Store::connect(config).await.context("the store cannot be used")?;
-    store.examine_with(examiner(store.clone(), nats_config(settings)));
+    store.set_verifier(verifier(store.clone(), nats_config(settings)));
     Ok(store)
 }
 
 /// The executor of commands.
 pub fn executor(store: &Store) -> Executor {
-    Executor::new(store.clone(), CACHED_AGGREGATES)
+    Executor::new(store.clone(), CACHED_AGGREGATES_MAX)
 }
 
 /// A role that a process can play.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Role {
+pub enum ProcessRole {
     /// The public and the admin listener
     Gateway,
     /// Publishes committed events on JetStream
@@ -138,7 +138,7 @@ pub enum Role {
     Webhooks,
 }
 
-impl Role {
+impl ProcessRole {
     /// Every role.
     pub const ALL: [Self; 6] =
         [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer, Self::Webhooks];
@@ -163,14 +163,14 @@ impl Role {
     }
 
     /// What a process with these roles needs settings for.
-    pub fn needs(roles: &[Self]) -> Needs {
-        let plays = |role: Self| roles.contains(&role);
-        Needs {
-            tokens: plays(Self::Gateway),
-            checkpoints: plays(Self::Sealer),
+    pub fn required_settings(roles: &[Self]) -> RequiredSettings {
+        let has_role = |role: Self| roles.contains(&role);
+        RequiredSettings {
+            tokens: has_role(Self::Gateway),
+            checkpoints: has_role(Self::Sealer),
             personal_data: [Self::Gateway, Self::Projections, Self::Sagas, Self::Webhooks]
                 .into_iter()
-                .any(plays),
+                .any(has_role),
         }
     }
 
@@ -188,10 +188,10 @@ pub struct Prepared {
     gateway: Option<Gateway>,
     operations: Operations,
     nats: Option<Nats>,
-    copies: Copies,
-    keeper: Option<KeeperConfig>,
+    copies: DerivedCopies,
+    reconciler: Option<ReconcilerConfig>,
     listeners: Listeners,
-    roles: Vec<Role>,
+    roles: Vec<ProcessRole>,
     sagas: SagaSettings,
     signer: Option<Arc<Signer>>,
     seal_interval: Duration,
@@ -201,44 +201,49 @@ pub struct Prepared {
 
 impl Prepared {
     /// Binds the listeners and connects to what the roles need.
-    pub async fn connect(settings: &Settings, roles: &[Role]) -> anyhow::Result<Self> {
+    pub async fn connect(settings: &Settings, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         // Before anything counts.
         gateway::operations::recorder()?;
         let open_files_max = crate::limits::raise_open_files(settings.gateway.max_streams);
-        let listeners = Listeners::bind(settings, roles.contains(&Role::Gateway), open_files_max).await?;
+        let listeners =
+            Listeners::bind(settings, roles.contains(&ProcessRole::Gateway), open_files_max).await?;
         let store = connect(settings).await?;
-        if Role::needs(roles).personal_data && store.keyring().is_none() {
-            return Err(SettingsError::Missing(KEYS_PLACE).into());
+        if ProcessRole::required_settings(roles).personal_data && store.keyring().is_none() {
+            return Err(SettingsError::Missing(KEYS_FOLDER_SETTING).into());
         }
         let executor = executor(&store);
-        let follows = roles.iter().any(|role| !matches!(role, Role::Gateway | Role::Webhooks));
+        let follows = roles.iter().any(|role| !matches!(role, ProcessRole::Gateway | ProcessRole::Webhooks));
         let nats = if follows { Some(connect_nats(settings).await?) } else { None };
         // Before anything is answered or followed: the database may have gone back to an earlier state.
-        store.examined().await.context("the database cannot be examined")?;
+        store.wait_until_verified().await.context("the database cannot be examined")?;
         if settings.nats.allow_unauthenticated {
             tracing::warn!("nats.allow_unauthenticated is set, which is for development only");
         }
-        let keeper = keeper(settings)?;
-        if roles.contains(&Role::Relay) && keeper.is_none() && settings.nats.edge_account.is_some() {
+        let reconciler = reconciler(settings)?;
+        if roles.contains(&ProcessRole::Relay) && reconciler.is_none() && settings.nats.edge_account.is_some()
+        {
             tracing::warn!(
                 "this process has no operator's key: another one must keep integrators' credentials"
             );
         }
-        if let Some(origin) = settings.gateway.stray_origin().filter(|_| roles.contains(&Role::Gateway)) {
+        if let Some(origin) =
+            settings.gateway.loopback_origin().filter(|_| roles.contains(&ProcessRole::Gateway))
+        {
             tracing::warn!(
                 origin,
                 "pages on the visitor's own machine may use this gateway: set gateway.cors_allowed_origins"
             );
         }
         let stop_listeners = CancellationToken::new();
-        let checks = nats.iter().map(readiness_of).collect();
+        let checks = nats.iter().map(nats_readiness_check).collect();
         let operations = Operations::new(store.clone(), checks, stop_listeners.clone())?;
-        let gateway = if roles.contains(&Role::Gateway) {
+        let gateway = if roles.contains(&ProcessRole::Gateway) {
             Some(start_gateway(settings, &executor, stop_listeners.clone()).await?)
         } else {
             None
         };
-        let signer = if roles.contains(&Role::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
+        let signer =
+            if roles.contains(&ProcessRole::Sealer) { Some(Arc::new(signer(settings)?)) } else { None };
         Ok(Self {
             copies: copies(store.clone(), nats_config(settings)),
             store,
@@ -246,7 +251,7 @@ impl Prepared {
             gateway,
             operations,
             nats,
-            keeper,
+            reconciler,
             listeners,
             roles: roles.to_vec(),
             sagas: saga_settings(settings),
@@ -286,10 +291,10 @@ impl Prepared {
         if let Some(nats) = self.nats.take() {
             self.start_workers(&nats, &mut running);
         }
-        if self.roles.contains(&Role::Webhooks) {
+        if self.roles.contains(&ProcessRole::Webhooks) {
             self.start_webhooks(&mut running);
         }
-        if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&Role::Gateway)) {
+        if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&ProcessRole::Gateway)) {
             // Nobody is shown what was erased and came back with a backup.
             let reapplied = sagas::erasure::reapply(&self.executor, keyring, &self.copies).await;
             reapplied.context("earlier erasures cannot be made sure of")?;
@@ -300,33 +305,34 @@ impl Prepared {
 
     fn start_workers(&mut self, nats: &Nats, running: &mut Running) {
         let roles = self.roles.clone();
-        let plays = |role: Role| roles.contains(&role);
+        let has_role = |role: ProcessRole| roles.contains(&role);
         let shared = [
-            (Role::Relay, SharedWork::Relay),
-            (Role::Projections, SharedWork::Projections),
-            (Role::Sagas, SharedWork::Sagas),
-            (Role::Sealer, SharedWork::Sealer),
+            (ProcessRole::Relay, Workload::Relay),
+            (ProcessRole::Projections, Workload::Projections),
+            (ProcessRole::Sagas, Workload::Sagas),
+            (ProcessRole::Sealer, Workload::Sealer),
         ];
-        for (_, work) in shared.into_iter().filter(|(role, _)| plays(*role)) {
-            let (share, stop) = (self.store.share(work), running.stop_workers.clone());
+        for (_, work) in shared.into_iter().filter(|(role, _)| has_role(*role)) {
+            let (assignment, stop) = (self.store.tenant_assignment(work), running.stop_workers.clone());
             running.workers.spawn(async move {
-                share.keep(stop).await;
+                assignment.maintain_membership(stop).await;
                 Ok(())
             });
         }
-        if plays(Role::Projections) || plays(Role::Sagas) {
-            let follower = Follower::start(self.store.clone(), nats.clone(), running.stop_workers.clone());
-            if plays(Role::Projections) {
+        if has_role(ProcessRole::Projections) || has_role(ProcessRole::Sagas) {
+            let follower =
+                StreamConsumer::start(self.store.clone(), nats.clone(), running.stop_workers.clone());
+            if has_role(ProcessRole::Projections) {
                 let (follower, store) = (follower.clone(), self.store.clone());
                 let stop = running.stop_workers.clone();
                 running.workers.spawn(async move {
                     let settings =
-                        FeedSettings { work: Some(SharedWork::Projections), ..FeedSettings::default() };
+                        FeedSettings { workload: Some(Workload::Projections), ..FeedSettings::default() };
                     projections::run_all(store, || follower.batches(), settings, stop).await;
                     Ok(())
                 });
             }
-            if plays(Role::Sagas) {
+            if has_role(ProcessRole::Sagas) {
                 if let Some(keyring) = self.store.keyring().cloned() {
                     let (executor, follower) = (self.executor.clone(), follower.clone());
                     let copies = Arc::clone(&self.copies);
@@ -350,30 +356,33 @@ impl Prepared {
         }
         if let Some(signer) = &self.signer {
             let (store, nats, signer) = (self.store.clone(), nats.clone(), Arc::clone(signer));
-            let (every, stop) = (self.seal_interval, running.stop_workers.clone());
+            let (seal_interval, stop) = (self.seal_interval, running.stop_workers.clone());
             running.workers.spawn(async move {
-                audit::sealer::run(store, Some(nats), signer, every, stop).await;
+                audit::sealer::run(store, Some(nats), signer, seal_interval, stop).await;
                 Ok(())
             });
         }
-        if plays(Role::Relay) {
+        if has_role(ProcessRole::Relay) {
             let (store, nats, stop) = (self.store.clone(), nats.clone(), running.stop_workers.clone());
             running
                 .workers
                 .spawn(async move { nats::relay::run(store, nats, stop).await.context("the role relay") });
         }
-        if let Some(keeper) = self.keeper.take().filter(|_| plays(Role::Relay)) {
+        if let Some(reconciler) = self.reconciler.take().filter(|_| has_role(ProcessRole::Relay)) {
             let (store, nats, stop) = (self.store.clone(), nats.clone(), running.stop_workers.clone());
             running.workers.spawn(async move {
-                keep(store, nats, keeper, stop).await.context("the keeper of integrators' credentials")
+                reconcile(store, nats, reconciler, stop)
+                    .await
+                    .context("the keeper of integrators' credentials")
             });
         }
     }
 
     fn start_webhooks(&self, running: &mut Running) {
-        let (share, stop) = (self.store.share(SharedWork::Webhooks), running.stop_workers.clone());
+        let (assignment, stop) =
+            (self.store.tenant_assignment(Workload::Webhooks), running.stop_workers.clone());
         running.workers.spawn(async move {
-            share.keep(stop).await;
+            assignment.maintain_membership(stop).await;
             Ok(())
         });
         let (store, settings, stop) = (self.store.clone(), self.webhooks, running.stop_workers.clone());
@@ -454,8 +463,8 @@ async fn start_gateway(
     let config = gateway_config(settings, issuer(settings)?);
     let gateway = Gateway::new(config, signing_key(settings)?, executor.clone(), stopping)?;
     let exposed = demo::is_exposed(settings.gateway.public_address);
-    if exposed && demo::known_password(executor, gateway.passwords()).await? == Some(OnHold(false)) {
-        let problem = demo::KNOWN_PASSWORD.to_owned();
+    if exposed && demo::known_password(executor, gateway.passwords()).await? == Some(Suspended(false)) {
+        let problem = demo::KNOWN_PASSWORD_PROBLEM.to_owned();
         return Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into());
     }
     Ok(gateway)
@@ -473,7 +482,7 @@ fn signer(settings: &Settings) -> anyhow::Result<Signer> {
     Signer::open(&config).context("the role sealer")
 }
 
-fn readiness_of(nats: &Nats) -> ReadinessCheck {
+fn nats_readiness_check(nats: &Nats) -> ReadinessCheck {
     let nats = nats.clone();
     ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
 }
@@ -485,18 +494,18 @@ fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig 
         issuer: identity.issuer.clone(),
         token_lifetime: Duration::from_secs(u64::from(identity.access_token_lifetime_seconds)),
         hashing: hashing_config(settings),
-        streams: gateway.max_streams,
-        heartbeat: Duration::from_secs(gateway.heartbeat_interval_seconds),
-        activities: ActivityRetention {
-            keep: Duration::from_hours(24) * settings.activity.retention_days,
+        max_streams: gateway.max_streams,
+        heartbeat_interval: Duration::from_secs(gateway.heartbeat_interval_seconds),
+        activity_retention: ActivityRetention {
+            max_age: Duration::from_hours(24) * settings.activity.retention_days,
             max_per_kind: settings.activity.max_entries_per_kind,
         },
-        integrators: issuer,
-        slow_after: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
+        credential_issuer: issuer,
+        slow_consumer_timeout: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
         cors_allowed_origins: gateway.cors_allowed_origins.clone(),
         allow_private_webhooks: settings.webhooks.allow_private_addresses,
         max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
-        dev: gateway.graphiql,
+        development: gateway.graphiql,
     }
 }
 

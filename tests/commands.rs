@@ -8,7 +8,7 @@ mod registration;
 mod repeats;
 
 use access::Principal;
-use commands::{CommandContext, Customer, Executed, Executor, Extras};
+use commands::{CommandContext, CommandResult, CommandSideEffects, Customer, Executor};
 use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
@@ -42,9 +42,9 @@ pub(crate) fn rename(text: &str) -> RenameCustomer {
 }
 
 /// A fresh customer.
-pub(crate) async fn registered(executor: &Executor, tenant: TenantId, text: &str) -> Executed<Customer> {
+pub(crate) async fn registered(executor: &Executor, tenant: TenantId, text: &str) -> CommandResult<Customer> {
     executor
-        .execute(&by_admin(tenant), ids::new_id(), register(text), Extras::default())
+        .execute(&by_admin(tenant), ids::new_id(), register(text), CommandSideEffects::default())
         .await
         .expect("the customer is registered")
 }

@@ -10,7 +10,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::{self, Message};
 use async_nats::{Client, ConnectOptions};
 use futures::StreamExt;
-use nats::integrators::Connection;
+use nats::integrators::IntegratorConnection;
 use serde_json::{Value, json};
 
 /// Far longer than a message that is there takes, and short enough to find out that none is.
@@ -27,7 +27,7 @@ impl Integrator {
     }
 
     /// From what the engine issued.
-    pub fn issued(connection: &Connection) -> Self {
+    pub fn issued(connection: &IntegratorConnection) -> Self {
         Self(json!(connection))
     }
 

@@ -3,10 +3,10 @@
 mod cluster;
 mod connection;
 mod crash_points;
-mod follow;
 mod forgery;
-mod refill;
 mod relay;
+mod republish;
+mod stream_consumer;
 mod upgrade;
 
 use std::time::Duration;

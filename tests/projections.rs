@@ -12,7 +12,7 @@ use access::Principal;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use commands::{CommandContext, Customer, Executor, Extras, User};
+use commands::{CommandContext, CommandSideEffects, Customer, Executor, User};
 use futures::{Stream, TryStreamExt};
 use projections::{Batch, CustomerRow, Customers, Projection, UserRow, Users};
 use rand::rngs::StdRng;
@@ -47,7 +47,7 @@ pub(crate) fn silent() -> impl Stream<Item = Batch> + Send + 'static {
 
 /// Compares with the heads often, so that tests need not wait a second.
 pub(crate) fn eager() -> FeedSettings {
-    FeedSettings { compare_every: Duration::from_millis(20), ..FeedSettings::default() }
+    FeedSettings { compare_interval: Duration::from_millis(20), ..FeedSettings::default() }
 }
 
 /// Waits until the read model has reached the end of the tenant's log.
@@ -116,14 +116,18 @@ pub(crate) async fn register(executor: &Executor, tenant: &TenantStore, text: &s
         company: Some(name("Engines & \"Söhne\"")),
         notes: None,
     };
-    let executed =
-        executor.execute::<Customer>(&system(tenant), ids::new_id(), command, Extras::default()).await;
+    let executed = executor
+        .execute::<Customer>(&system(tenant), ids::new_id(), command, CommandSideEffects::default())
+        .await;
     executed.expect("the customer is registered").id
 }
 
 async fn rename(executor: &Executor, tenant: &TenantStore, id: Uuid, text: &str) {
     let command = RenameCustomer { name: name(text) };
-    executor.execute::<Customer>(&system(tenant), id, command, Extras::default()).await.expect("renamed");
+    executor
+        .execute::<Customer>(&system(tenant), id, command, CommandSideEffects::default())
+        .await
+        .expect("renamed");
 }
 
 /// Random commands on a few customers and users; refused ones are part of the game.
@@ -134,7 +138,7 @@ pub(crate) async fn random_history(executor: &Executor, tenant: &TenantStore, co
     for n in 0..commands {
         let id = ids[random.random_range(0..ids.len())];
         let text = format!("Name {}", random.random_range(0..5));
-        let none = Extras::default;
+        let none = CommandSideEffects::default;
         match random.random_range(0..8) {
             0 | 1 => {
                 let command = RegisterCustomer {

@@ -9,7 +9,7 @@ use access::Principal;
 use std::time::Duration;
 
 use bytes::Bytes;
-use commands::{CommandContext, Customer, Executor, Extras, register_user};
+use commands::{CommandContext, CommandSideEffects, Customer, Executor, register_user};
 use projections::{CHECKPOINTS, Customers, Users};
 use schemas::crm::customer::{CloseCustomer, RegisterCustomer, SuspendCustomer};
 use schemas::engine::{Email, Name, ids};
@@ -48,21 +48,29 @@ impl Setup {
             notes: None,
         };
         let context = system(&self.tenant);
-        let executed =
-            self.executor.execute::<Customer>(&context, ids::new_id(), command, Extras::default()).await;
+        let executed = self
+            .executor
+            .execute::<Customer>(&context, ids::new_id(), command, CommandSideEffects::default())
+            .await;
         executed.expect("the customer is registered").id
     }
 
     async fn suspend(&self, id: Uuid) {
         let command = SuspendCustomer { reason: None };
         let context = system(&self.tenant);
-        self.executor.execute::<Customer>(&context, id, command, Extras::default()).await.expect("suspended");
+        self.executor
+            .execute::<Customer>(&context, id, command, CommandSideEffects::default())
+            .await
+            .expect("suspended");
     }
 
     async fn close(&self, id: Uuid) {
         let command = CloseCustomer { reason: None };
         let context = system(&self.tenant);
-        self.executor.execute::<Customer>(&context, id, command, Extras::default()).await.expect("closed");
+        self.executor
+            .execute::<Customer>(&context, id, command, CommandSideEffects::default())
+            .await
+            .expect("closed");
     }
 
     async fn register_user(&self, name: &str, email: &str) -> Uuid {
@@ -91,7 +99,7 @@ fn system(tenant: &TenantStore) -> CommandContext {
 
 /// Keeps all read models for as long as the value lives.
 fn keep_all(store: &Store) -> AbortOnDropHandle<()> {
-    let settings = FeedSettings { compare_every: Duration::from_millis(20), ..FeedSettings::default() };
+    let settings = FeedSettings { compare_interval: Duration::from_millis(20), ..FeedSettings::default() };
     let store = store.clone();
     AbortOnDropHandle::new(tokio::spawn(async move {
         let cancel = CancellationToken::new();

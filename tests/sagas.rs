@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use commands::{CommandContext, Executor, register_user};
 use futures::TryStreamExt;
-use nats::Follower;
+use nats::StreamConsumer;
 use sagas::{Process, RetrySettings, SagaSettings};
 use schemas::engine::{Email, Name, RecordedEvent, TenantId, ids};
 use schemas::identity::role::Role;
@@ -36,7 +36,7 @@ pub const IMPATIENT: SagaSettings = SagaSettings {
         cap: Duration::from_millis(50),
         max_attempts: 3,
     },
-    steps_at_once: 64,
+    max_concurrent_steps: 64,
     poll: Duration::from_millis(20),
 };
 
@@ -64,7 +64,7 @@ impl Engine {
         let executor = Executor::new(store.clone(), 10_000);
         let relay = Relay::start(&store, server).await;
         let cancel = CancellationToken::new();
-        let follower = Follower::start(store.clone(), connect(server.url()).await, cancel.clone());
+        let follower = StreamConsumer::start(store.clone(), connect(server.url()).await, cancel.clone());
         let sagas = tokio::spawn(sagas::run(
             executor.clone(),
             processes,

@@ -129,14 +129,14 @@ pub const COMMANDS: &[Permission] = &[
 ];
 
 /// The permission of a command, by the command's name.
-pub fn of_command(name: &str) -> Option<&'static Permission> {
+pub fn command_permission(name: &str) -> Option<&'static Permission> {
     COMMANDS.iter().find(|permission| permission.name == name)
 }
 
 /// Whether the caller may send the command about the aggregate `target`.
 pub fn permits(principal: &Principal, command: &str, target: Uuid) -> bool {
     principal.is_system()
-        || of_command(command).is_some_and(|permission| permission.permits(principal, target))
+        || command_permission(command).is_some_and(|permission| permission.permits(principal, target))
 }
 
 #[cfg(test)]

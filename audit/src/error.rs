@@ -14,7 +14,7 @@ pub enum AuditError {
     Bounds(&'static str),
     /// A position or a size that the log does not have: waiting does not help.
     #[error("the log ends at position {head}")]
-    Beyond {
+    BeyondHead {
         /// Its end.
         head: u64,
     },
@@ -23,11 +23,11 @@ pub enum AuditError {
     Damaged(String),
     /// The signer refuses: what the database holds does not extend what was signed before.
     #[error("the signer refuses: {0}")]
-    Refused(String),
+    Rejected(String),
     /// The log has fewer events than were signed, and those that it has are the ones that were signed, as far as the signer
     /// knows: the database went back to an earlier state.
     #[error("{signed} events were signed, the log has {head}: the database went back")]
-    WentBack {
+    RolledBack {
         /// How many were signed.
         signed: u64,
         /// How many there are.

@@ -8,15 +8,15 @@ use futures::Stream;
 use proofs::export::{Absent, Base64, Consistency, End, FORMAT, Keys, Line, Manifest, Part};
 use proofs::{Node, Span, tree};
 use serde::Serialize;
-use store::{EvidenceRow, KeyRecipient, LogIds, TenantStore};
+use store::{ExportRow, KeyRecipient, LogIds, TenantStore};
 
 use crate::AuditError;
-use crate::{prove, schemas};
+use crate::{proof, schemas};
 
 /// Events that are read at once.
-const PAGE: usize = 500;
+const PAGE_SIZE_MAX: usize = 500;
 /// Earlier sizes that one file proves to be the beginning of its log.
-pub const MOST_EARLIER: usize = 100;
+pub const EARLIER_SIZES_MAX: usize = 100;
 
 /// Which part of a history to export.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +36,7 @@ pub struct Export {
 }
 
 /// An export that is ready to be written: nothing that was asked for is impossible.
-pub struct Prepared {
+pub struct PreparedExport {
     tenant: TenantStore,
     log_ids: LogIds,
     manifest: Manifest,
@@ -46,7 +46,7 @@ pub struct Prepared {
     size: u64,
 }
 
-impl Prepared {
+impl PreparedExport {
     /// How many positions the file spans.
     pub fn span(&self) -> u64 {
         self.manifest.to + 1 - self.manifest.from
@@ -59,14 +59,18 @@ impl Prepared {
 }
 
 /// Reads what the file begins with.
-pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> Result<Prepared, AuditError> {
+pub async fn prepare(
+    tenant: TenantStore,
+    slug: &TenantSlug,
+    export: Export,
+) -> Result<PreparedExport, AuditError> {
     let highest = [export.from, export.to].into_iter().flatten().max();
-    let sealed = prove::covering(&tenant, highest.unwrap_or(0)).await?;
+    let sealed = proof::covering(&tenant, highest.unwrap_or(0)).await?;
     let (from, to) = (export.from.unwrap_or(1), export.to.unwrap_or(sealed.size));
     if from == 0 || from > to {
         return Err(AuditError::Bounds("`from` must be at least 1 and not above `to`"));
     }
-    if export.earlier.len() > MOST_EARLIER {
+    if export.earlier.len() > EARLIER_SIZES_MAX {
         return Err(AuditError::Bounds("too many earlier sizes"));
     }
     let (mut before, mut after) = (Vec::new(), Vec::new());
@@ -78,7 +82,7 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
     for earlier in export.earlier.iter().copied() {
         let spans = tree::consistency(earlier, sealed.size)
             .ok_or(AuditError::Bounds("an earlier size must be at least 1 and not above the newest (a log that was replaced may be shorter than it was)"))?;
-        let path = prove::hashes(&tenant, &spans).await?.into_iter().map(Base64::from).collect();
+        let path = proof::hashes(&tenant, &spans).await?.into_iter().map(Base64::from).collect();
         consistency.push(Consistency { from: earlier, path });
     }
     let manifest = Manifest {
@@ -97,34 +101,34 @@ pub async fn prepare(tenant: TenantStore, slug: &TenantSlug, export: Export) -> 
     };
     let (log_ids, size) = (tenant.log_ids().await?, sealed.size);
     let Export { stream, withhold, keys_to, .. } = export;
-    Ok(Prepared { tenant, log_ids, manifest, stream, withhold, keys_to, size })
+    Ok(PreparedExport { tenant, log_ids, manifest, stream, withhold, keys_to, size })
 }
 
 async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, AuditError> {
     let spans: Vec<Span> = span.nodes().into_iter().map(Node::span).collect();
-    Ok(prove::hashes(tenant, &spans).await?.into_iter().map(Base64::from).collect())
+    Ok(proof::hashes(tenant, &spans).await?.into_iter().map(Base64::from).collect())
 }
 
 /// The file, some events at a time. What the database holds is written as it is, also where it is wrong: finding that
 /// out is the verifier's part.
-pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
+pub fn write(prepared: PreparedExport) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
     async_stream::try_stream! {
-        let Prepared { tenant, log_ids, manifest, stream, withhold, keys_to, size } = prepared;
+        let PreparedExport { tenant, log_ids, manifest, stream, withhold, keys_to, size } = prepared;
         let (mut at, to) = (manifest.from - 1, manifest.to);
         yield Bytes::from(json_line(&manifest));
         let (mut events, mut described) = (0, HashSet::new());
         while at < to {
-            let rows = tenant.evidence(at, to, stream.as_ref(), PAGE).await?;
+            let rows = tenant.export_rows(at, to, stream.as_ref(), PAGE_SIZE_MAX).await?;
             let Some(last) = rows.last() else { break };
             at = last.position;
             // The paths of a page in one read: they share most of their subtrees.
-            let path = |row: &EvidenceRow| tree::inclusion(row.position - 1, size).unwrap_or_default();
+            let path = |row: &ExportRow| tree::inclusion(row.position - 1, size).unwrap_or_default();
             let paths: Vec<Vec<Span>> = rows.iter().filter(|_| stream.is_some()).map(path).collect();
-            let mut hashes = prove::hashes(&tenant, &paths.concat()).await?.into_iter();
+            let mut hashes = proof::hashes(&tenant, &paths.concat()).await?.into_iter();
             let mut text = Vec::new();
             if let Some(keys_to) = &keys_to {
                 let open = rows.iter().filter(|row| !row.is_of(&withhold)).map(|row| row.payload.as_ref());
-                for keys in tenant.hand_keys_over(open, keys_to).await? {
+                for keys in tenant.export_keys(open, keys_to).await? {
                     text.extend_from_slice(json_line(&Keys { keys: Base64(keys) }).as_bytes());
                 }
             }
@@ -143,8 +147,8 @@ pub fn write(prepared: Prepared) -> impl Stream<Item = Result<Bytes, AuditError>
     }
 }
 
-fn line(row: &EvidenceRow, log_id: LogId, withhold: &[TypePattern]) -> Result<Line, AuditError> {
-    let (payload_salt, metadata_salt) = prove::salts(row)?;
+fn line(row: &ExportRow, log_id: LogId, withhold: &[TypePattern]) -> Result<Line, AuditError> {
+    let (payload_salt, metadata_salt) = proof::salts(row)?;
     let withheld = row.is_of(withhold);
     let part = |salt: [u8; 16], bytes: &Bytes| {
         if withheld {
@@ -154,7 +158,7 @@ fn line(row: &EvidenceRow, log_id: LogId, withhold: &[TypePattern]) -> Result<Li
     };
     Ok(Line {
         position: row.position,
-        entry: Base64(prove::entry(row, log_id)?),
+        entry: Base64(proof::entry(row, log_id)?),
         leaf: Base64(row.leaf_hash.to_vec()),
         payload: part(payload_salt, &row.payload),
         metadata: part(metadata_salt, &row.metadata),

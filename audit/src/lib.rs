@@ -6,7 +6,7 @@
 
 mod error;
 pub mod export;
-pub mod prove;
+pub mod proof;
 mod schemas;
 pub mod sealer;
 pub mod signer;

@@ -5,13 +5,13 @@ use ::schemas::contracts;
 use ::schemas::engine::StreamName;
 use ::schemas::integration::event_type::family_id;
 use ::schemas::integration::names::ExternalType;
-use proofs::export::{REGISTERING, Registration, TypeSchema};
+use proofs::export::{REGISTRATION_EVENT_TYPES, Registration, TypeSchema};
 use store::{StoreError, TenantStore};
 
 /// The category of the streams that hold registrations.
 const CATEGORY: &str = "integration.event_type";
 /// Registrations that are read at once.
-const PAGE: usize = 100;
+const PAGE_SIZE_MAX: usize = 100;
 
 /// The schema of a type as of a position, where there is one. Of a registered type it is the last one: each accepts what
 /// those before it accepted.
@@ -30,10 +30,10 @@ pub(crate) async fn of_type(
     let stream = StreamName::new(CATEGORY, family_id(external.family()));
     let (mut at, mut last) = (0, None);
     loop {
-        let rows = tenant.evidence(at, to, Some(&stream), PAGE).await?;
+        let rows = tenant.export_rows(at, to, Some(&stream), PAGE_SIZE_MAX).await?;
         let Some(end) = rows.last() else { return Ok(last) };
         at = end.position;
-        for row in rows.iter().filter(|row| REGISTERING.contains(&row.event_type.as_str())) {
+        for row in rows.iter().filter(|row| REGISTRATION_EVENT_TYPES.contains(&row.event_type.as_str())) {
             // What does not read is no schema; the verifier says what is wrong with the event.
             let Some(registration) = Registration::parse(&row.payload) else { continue };
             if registration.event_type == event_type {

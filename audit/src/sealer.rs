@@ -5,7 +5,7 @@
 //! JetStream. A log that does not extend all of them is signed no more: where the database went back to an earlier state
 //! it is replaced (`docs/adr/0023`), otherwise refused, loudly, until an operator replaces it.
 
-mod witness;
+mod known_checkpoint;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,24 +15,24 @@ use futures::StreamExt;
 use nats::Nats;
 use proofs::{Checkpoint, Frontier, Hash, Node, Span};
 use schemas::engine::{Actor, LogId, TenantId, TenantSlug};
-use store::{Causes, Incarnation, Replacement, Seal, Share, SharedWork, Store, UnsealedLog};
+use store::{Causes, DatabaseInstance, Replacement, Seal, Store, TenantAssignment, UnsealedLog, Workload};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use self::witness::{Witness, compare, went_back};
+use self::known_checkpoint::{KnownCheckpoint, compare, find_rollback};
 use crate::signer::TILE_HEIGHT;
 use crate::{AuditError, Signer};
 
 /// Leaves read at once.
-const CHUNK: u64 = 16_384;
+const CHUNK_LEAVES: u64 = 16_384;
 /// Leaves of one log that are sealed before others have their turn.
-const TURN: u64 = 50 * CHUNK;
+const LEAVES_PER_ROUND_MAX: u64 = 50 * CHUNK_LEAVES;
 /// Logs that are sealed at once.
-const AT_ONCE: usize = 3;
+const CONCURRENT_LOGS_MAX: usize = 3;
 /// The rest of a log that was refused: looking at it again may mean reading all of it.
-const REFUSED: Duration = Duration::from_mins(1);
+const REJECTED_LOG_RETRY_INTERVAL: Duration = Duration::from_mins(1);
 /// Logs whose right edge is kept in memory; the others are rebuilt when they grow.
-const OPEN_LOGS: usize = 100_000;
+const OPEN_LOGS_MAX: usize = 100_000;
 
 /// A log whose right edge is known.
 struct OpenLog {
@@ -52,12 +52,12 @@ struct Sealer {
     store: Store,
     nats: Option<Nats>,
     signer: Arc<Signer>,
-    share: Share,
+    assignment: TenantAssignment,
     open: HashMap<TenantId, OpenLog>,
     /// Refused logs, and when they were looked at.
-    refused: HashMap<(TenantId, LogId), Instant>,
+    rejected: HashMap<(TenantId, LogId), Instant>,
     /// The life of the database in which every log was looked at.
-    looked: Option<Incarnation>,
+    checked_instance: Option<DatabaseInstance>,
 }
 
 /// Seals until cancelled. Outages are waited out.
@@ -68,9 +68,16 @@ pub async fn run(
     every: Duration,
     cancel: CancellationToken,
 ) {
-    let share = store.share(SharedWork::Sealer);
-    let mut sealer =
-        Sealer { store, nats, signer, share, open: HashMap::new(), refused: HashMap::new(), looked: None };
+    let assignment = store.tenant_assignment(Workload::Sealer);
+    let mut sealer = Sealer {
+        store,
+        nats,
+        signer,
+        assignment,
+        open: HashMap::new(),
+        rejected: HashMap::new(),
+        checked_instance: None,
+    };
     let mut rounds = tokio::time::interval(every);
     rounds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -92,20 +99,20 @@ pub async fn run(
 
 impl Sealer {
     async fn round(&mut self) -> Result<(), AuditError> {
-        let incarnation = self.store.incarnation().await?;
+        let database_instance = self.store.database_instance().await?;
         let logs = self.store.unsealed_logs().await?;
         let mut short = Vec::new();
-        if self.looked.as_ref() != Some(&incarnation) {
+        if self.checked_instance.as_ref() != Some(&database_instance) {
             // It may have gone back to a moment at which everything was signed: such a log does not show by growing.
-            short = self.short_logs().await?;
+            short = self.shortened_logs().await?;
             short.retain(|log| !logs.contains(log));
         }
         let mut settled = true;
         let rests = |log: &UnsealedLog| {
-            let refused = self.refused.get(&(log.tenant, log.log_id));
-            refused.is_some_and(|looked| looked.elapsed() < REFUSED)
+            let rejected = self.rejected.get(&(log.tenant, log.log_id));
+            rejected.is_some_and(|checked_at| checked_at.elapsed() < REJECTED_LOG_RETRY_INTERVAL)
         };
-        let own = logs.into_iter().filter(|log| self.share.owns(log.tenant));
+        let own = logs.into_iter().filter(|log| self.assignment.owns(log.tenant));
         let due = own.chain(short).filter(|log| !rests(log));
         let jobs: Vec<_> = due.map(|log| (self.open.remove(&log.tenant), log)).collect();
         let this = &*self;
@@ -114,13 +121,13 @@ impl Sealer {
                 let sealed = this.seal(&log, open).await;
                 (log, sealed)
             })
-            .buffer_unordered(AT_ONCE);
-        let (mut open, mut refused, mut lost) = (Vec::new(), Vec::new(), Vec::new());
+            .buffer_unordered(CONCURRENT_LOGS_MAX);
+        let (mut open, mut rejected, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         while let Some((log, sealed)) = done.next().await {
             match sealed {
                 Ok(sealed) => open.push((log, sealed)),
-                Err(AuditError::Refused(why)) => refused.push((log, why)),
-                Err(AuditError::WentBack { signed, note, .. }) => lost.push((log, signed, note)),
+                Err(AuditError::Rejected(why)) => rejected.push((log, why)),
+                Err(AuditError::RolledBack { signed, note, .. }) => lost.push((log, signed, note)),
                 Err(error) => {
                     settled = false;
                     tracing::warn!(tenant = %log.slug, error = %Causes(&error), "the log could not be sealed");
@@ -134,29 +141,29 @@ impl Sealer {
                 tracing::warn!(tenant = %log.slug, error = %Causes(&error), "the log went back and could not be replaced yet");
             }
         }
-        for (log, why) in refused {
-            self.refuse(&log, &why).await?;
+        for (log, why) in rejected {
+            self.reject(&log, &why).await?;
         }
         for (log, sealed) in open {
             // Those too of logs that this one has replaced.
-            self.refused.retain(|(tenant, _), _| *tenant != log.tenant);
-            if self.open.len() < OPEN_LOGS {
+            self.rejected.retain(|(tenant, _), _| *tenant != log.tenant);
+            if self.open.len() < OPEN_LOGS_MAX {
                 self.open.insert(log.tenant, sealed);
             }
         }
         if settled {
-            self.looked = Some(incarnation);
+            self.checked_instance = Some(database_instance);
         }
-        metrics::gauge!("annals_sealer_rejected_logs").set(self.refused.len() as f64);
+        metrics::gauge!("annals_sealer_rejected_logs").set(self.rejected.len() as f64);
         Ok(())
     }
 
     /// Logs that have fewer events than the signer's folder remembers to be signed, by the first look.
-    async fn short_logs(&self) -> Result<Vec<UnsealedLog>, AuditError> {
-        let mut logs = self.store.logs_to_look_at().await?;
+    async fn shortened_logs(&self) -> Result<Vec<UnsealedLog>, AuditError> {
+        let mut logs = self.store.logs_to_check().await?;
         let signer = Arc::clone(&self.signer);
-        blocking(move || {
-            logs.retain(|log| match signer.remembered(log.log_id) {
+        run_blocking(move || {
+            logs.retain(|log| match signer.last_signed(log.log_id) {
                 Ok(None) => false,
                 Ok(Some(note)) => Checkpoint::parse(&note).map_or(true, |signed| signed.size > log.head),
                 // What is wrong is said when its turn comes.
@@ -168,17 +175,17 @@ impl Sealer {
     }
 
     /// Says it once for each log, and keeps it beside the last good checkpoint.
-    async fn refuse(&mut self, log: &UnsealedLog, why: &str) -> Result<(), AuditError> {
-        if self.refused.insert((log.tenant, log.log_id), Instant::now()).is_none() {
+    async fn reject(&mut self, log: &UnsealedLog, why: &str) -> Result<(), AuditError> {
+        if self.rejected.insert((log.tenant, log.log_id), Instant::now()).is_none() {
             tracing::error!(tenant = %log.slug, log = %log.log_id, why, "the signer refuses to sign this log");
         }
-        Ok(self.store.refuse_seal(log, why).await?)
+        Ok(self.store.record_seal_refusal(log, why).await?)
     }
 
     /// Lets a log that has fewer events than were signed go on under another id.
     async fn replace(&self, log: &UnsealedLog, signed: u64, note: String) -> Result<(), AuditError> {
         // Who knows more comes first: JetStream may hold events behind the checkpoint.
-        self.store.examined().await?;
+        self.store.wait_until_verified().await?;
         let lost = Replacement {
             published_to: Some(signed),
             ends_before: Some(signed),
@@ -197,26 +204,26 @@ impl Sealer {
     }
 
     async fn seal(&self, log: &UnsealedLog, open: Option<OpenLog>) -> Result<OpenLog, AuditError> {
-        let (mut log, mut witnesses) = (log.clone(), Vec::new());
+        let (mut log, mut known_checkpoints) = (log.clone(), Vec::new());
         let mut open = match open.filter(|open| open.log_id == log.log_id) {
             Some(open) if open.frontier.size() <= log.head => open,
             known => {
-                witnesses.extend(known.map(|open| self.in_memory(&open)));
-                self.open(&mut log, &mut witnesses).await?
+                known_checkpoints.extend(known.map(|open| self.checkpoint_in_memory(&open)));
+                self.open(&mut log, &mut known_checkpoints).await?
             }
         };
         // As far as the farthest witness in any case: nothing smaller is signed, and nothing is passed uncompared.
-        let farthest = witnesses.iter().map(|seen| seen.checkpoint.size).max().unwrap_or(0);
-        let target = log.head.min(farthest.max(open.frontier.size() + TURN));
+        let farthest = known_checkpoints.iter().map(|seen| seen.checkpoint.size).max().unwrap_or(0);
+        let target = log.head.min(farthest.max(open.frontier.size() + LEAVES_PER_ROUND_MAX));
         let mut subtrees = Vec::new();
         while open.frontier.size() < target {
-            self.extend(&log, &mut open, target, &witnesses, &mut subtrees).await?;
+            self.extend(&log, &mut open, target, &known_checkpoints, &mut subtrees).await?;
         }
         let checkpoint =
             Checkpoint { origin: self.signer.origin(log.log_id), size: target, root: open.frontier.root() };
         let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
         let (note, subtrees) =
-            blocking(move || Ok((signer.sign(log_id, &checkpoint, &subtrees)?, subtrees))).await?;
+            run_blocking(move || Ok((signer.sign(log_id, &checkpoint, &subtrees)?, subtrees))).await?;
         let seal = Seal {
             tenant: log.tenant,
             log_id,
@@ -225,7 +232,7 @@ impl Sealer {
             verifier_key: self.signer.verifier_key(log_id)?.to_string(),
             subtrees,
         };
-        self.store.keep_seal(&seal).await?;
+        self.store.store_seal(&seal).await?;
         metrics::counter!("annals_sealer_checkpoints_total").increment(1);
         self.publish(&log.slug, &seal.note).await;
         Ok(open)
@@ -237,20 +244,20 @@ impl Sealer {
         log: &UnsealedLog,
         open: &mut OpenLog,
         target: u64,
-        witnesses: &[Witness],
+        known_checkpoints: &[KnownCheckpoint],
         subtrees: &mut Vec<(Node, Hash)>,
     ) -> Result<(), AuditError> {
         let size = open.frontier.size();
-        let to = target.min(size + CHUNK);
+        let to = target.min(size + CHUNK_LEAVES);
         // One leaf more than needed: the last one known has to be there still.
         let mut leaves = self.store.leaves(log.tenant, size.saturating_sub(1), to).await?.into_iter();
         if size > 0 && leaves.next() != Some(open.last) {
-            return Err(AuditError::Refused(format!(
+            return Err(AuditError::Rejected(format!(
                 "the leaf at position {size} is not the one that was sealed"
             )));
         }
         if leaves.len() as u64 != to - size {
-            return Err(AuditError::Refused(format!("events are missing between {size} and {to}")));
+            return Err(AuditError::Rejected(format!("events are missing between {size} and {to}")));
         }
         for leaf in leaves {
             open.frontier.push(leaf, |node, hash| {
@@ -259,26 +266,30 @@ impl Sealer {
                 }
             });
             open.last = leaf;
-            compare(&open.frontier, witnesses)?;
+            compare(&open.frontier, known_checkpoints)?;
         }
         metrics::counter!("annals_sealer_leaves_total").increment(to - size);
         Ok(())
     }
 
     /// Rebuilds the right edge as the database has it, and gathers what it has to agree with.
-    async fn open(&self, log: &mut UnsealedLog, witnesses: &mut Vec<Witness>) -> Result<OpenLog, AuditError> {
+    async fn open(
+        &self,
+        log: &mut UnsealedLog,
+        known_checkpoints: &mut Vec<KnownCheckpoint>,
+    ) -> Result<OpenLog, AuditError> {
         let kept = self.store.sealed_log(log.tenant).await?;
         let kept = kept.filter(|kept| kept.log_id == log.log_id && kept.size > 0);
-        let kept = kept.map(|kept| self.kept(log.log_id, kept.note)).transpose()?;
+        let kept = kept.map(|kept| self.stored_checkpoint(log.log_id, kept.note)).transpose()?;
         let size = kept.as_ref().map_or(0, |kept| kept.checkpoint.size);
-        witnesses.extend(kept);
-        witnesses.extend(self.remembered(log.log_id).await?);
-        witnesses.extend(self.published(log).await);
+        known_checkpoints.extend(kept);
+        known_checkpoints.extend(self.signer_checkpoint(log.log_id).await?);
+        known_checkpoints.extend(self.published_checkpoint(log).await);
         // Read behind the witnesses: another sealer may have signed what was appended since this round began.
         let end = self.store.end_of_log(log.tenant, log.log_id).await?;
         log.head = end.ok_or(AuditError::Bounds("the log was replaced meanwhile"))?;
-        if let Some(went_back) = went_back(log, witnesses) {
-            self.compare_kept(log, witnesses).await?;
+        if let Some(went_back) = find_rollback(log, known_checkpoints) {
+            self.compare_remaining(log, known_checkpoints).await?;
             return Err(went_back);
         }
         let nodes = Span { start: 0, end: size }.nodes();
@@ -286,25 +297,29 @@ impl Sealer {
         let peaks = nodes.iter().map(|node| hashes.get(node).copied()).collect::<Option<Vec<_>>>();
         let frontier = peaks.and_then(|peaks| Frontier::new(size, peaks));
         let frontier = frontier
-            .ok_or_else(|| AuditError::Refused(format!("subtrees below position {size} are missing")))?;
-        compare(&frontier, witnesses)?;
+            .ok_or_else(|| AuditError::Rejected(format!("subtrees below position {size} are missing")))?;
+        compare(&frontier, known_checkpoints)?;
         let last = self.store.leaves(log.tenant, size.saturating_sub(1), size).await?;
         Ok(OpenLog { log_id: log.log_id, frontier, last: last.first().copied().unwrap_or_default() })
     }
 
     /// What a log that went back has left has to be what was signed, as far as the signer knows: whole tiles, and the
     /// first events of each size that a checkpoint is known of.
-    async fn compare_kept(&self, log: &UnsealedLog, witnesses: &[Witness]) -> Result<(), AuditError> {
+    async fn compare_remaining(
+        &self,
+        log: &UnsealedLog,
+        known_checkpoints: &[KnownCheckpoint],
+    ) -> Result<(), AuditError> {
         let (signer, log_id) = (Arc::clone(&self.signer), log.log_id);
-        let tiles = blocking(move || signer.remembered_tiles(log_id)).await?;
+        let tiles = run_blocking(move || signer.signed_tiles(log_id)).await?;
         let mut kept = OpenLog::empty(log_id);
         while kept.frontier.size() < log.head {
             let mut completed = Vec::new();
-            self.extend(log, &mut kept, log.head, witnesses, &mut completed).await?;
+            self.extend(log, &mut kept, log.head, known_checkpoints, &mut completed).await?;
             for (node, hash) in completed.iter().filter(|(node, _)| node.height == TILE_HEIGHT) {
                 if tiles.get(node.index as usize).is_some_and(|signed| signed != hash) {
                     let Span { start, end } = node.span();
-                    return Err(AuditError::Refused(format!(
+                    return Err(AuditError::Rejected(format!(
                         "the log went back, and of the events {} to {end} not all are those that were signed",
                         start + 1
                     )));
@@ -315,17 +330,17 @@ impl Sealer {
     }
 
     /// What this process itself has sealed.
-    fn in_memory(&self, open: &OpenLog) -> Witness {
+    fn checkpoint_in_memory(&self, open: &OpenLog) -> KnownCheckpoint {
         let (origin, size) = (self.signer.origin(open.log_id), open.frontier.size());
-        Witness { checkpoint: Checkpoint { origin, size, root: open.frontier.root() }, note: None }
+        KnownCheckpoint { checkpoint: Checkpoint { origin, size, root: open.frontier.root() }, note: None }
     }
 
     /// The checkpoint in the database, which only this signer's keys can have made.
-    fn kept(&self, log_id: LogId, note: String) -> Result<Witness, AuditError> {
-        match self.signer.recognise(log_id, &note) {
-            Ok(checkpoint) => Ok(Witness { checkpoint, note: Some(note) }),
+    fn stored_checkpoint(&self, log_id: LogId, note: String) -> Result<KnownCheckpoint, AuditError> {
+        match self.signer.verify_own(log_id, &note) {
+            Ok(checkpoint) => Ok(KnownCheckpoint { checkpoint, note: Some(note) }),
             Err(AuditError::Note(error)) => {
-                Err(AuditError::Refused(format!("the checkpoint in the database: {error}")))
+                Err(AuditError::Rejected(format!("the checkpoint in the database: {error}")))
             }
             Err(other) => Err(other),
         }
@@ -333,22 +348,22 @@ impl Sealer {
 
     /// What the signer's folder remembers. It counts whoever has signed it, but is evidence only where this signer has: the
     /// folder may be of another deployment.
-    async fn remembered(&self, log_id: LogId) -> Result<Option<Witness>, AuditError> {
+    async fn signer_checkpoint(&self, log_id: LogId) -> Result<Option<KnownCheckpoint>, AuditError> {
         let signer = Arc::clone(&self.signer);
-        let Some(note) = blocking(move || signer.remembered(log_id)).await? else { return Ok(None) };
+        let Some(note) = run_blocking(move || signer.last_signed(log_id)).await? else { return Ok(None) };
         let checkpoint = Checkpoint::parse(&note)?;
-        let is_own = self.signer.recognise(log_id, &note).is_ok();
-        Ok(Some(Witness { checkpoint, note: is_own.then_some(note) }))
+        let is_own = self.signer.verify_own(log_id, &note).is_ok();
+        Ok(Some(KnownCheckpoint { checkpoint, note: is_own.then_some(note) }))
     }
 
     /// The last checkpoint of this log that followers were given. Without NATS there is one witness less.
-    async fn published(&self, log: &UnsealedLog) -> Option<Witness> {
+    async fn published_checkpoint(&self, log: &UnsealedLog) -> Option<KnownCheckpoint> {
         let nats = self.nats.as_ref()?;
         match nats::checkpoints::last(nats, &log.slug).await {
             Ok(note) => {
                 let note = note?;
-                let checkpoint = self.signer.recognise(log.log_id, &note).ok()?;
-                Some(Witness { checkpoint, note: Some(note) })
+                let checkpoint = self.signer.verify_own(log.log_id, &note).ok()?;
+                Some(KnownCheckpoint { checkpoint, note: Some(note) })
             }
             Err(error) => {
                 tracing::debug!(error = %Causes(&error), "the published checkpoint could not be read");
@@ -366,7 +381,7 @@ impl Sealer {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+async fn run_blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, AuditError> + Send + 'static,
 ) -> Result<T, AuditError> {
     tokio::task::spawn_blocking(work).await.map_err(|error| AuditError::Damaged(error.to_string()))?

@@ -69,7 +69,7 @@ impl Signer {
     }
 
     /// The checkpoint in a note, where one of this signer's keys has signed it for this log.
-    pub fn recognise(&self, log: LogId, note: &str) -> Result<Checkpoint, AuditError> {
+    pub fn verify_own(&self, log: LogId, note: &str) -> Result<Checkpoint, AuditError> {
         let origin = self.origin(log);
         let text = match (self.verifier_key(log)?.verify(note), &self.previous_signing_key) {
             (Err(_), Some(previous)) => previous.verifier_key(&origin)?.verify(note)?,
@@ -77,7 +77,7 @@ impl Signer {
         };
         let checkpoint = Checkpoint::parse(text)?;
         if checkpoint.origin != origin {
-            return Err(AuditError::Refused(format!(
+            return Err(AuditError::Rejected(format!(
                 "a checkpoint of {} is kept for {origin}",
                 checkpoint.origin
             )));
@@ -86,12 +86,12 @@ impl Signer {
     }
 
     /// The newest checkpoint of a log that was signed with this folder, as a signed note.
-    pub fn remembered(&self, log: LogId) -> Result<Option<String>, AuditError> {
-        remembered_in(&self.folder, log)
+    pub fn last_signed(&self, log: LogId) -> Result<Option<String>, AuditError> {
+        last_signed_in(&self.folder, log)
     }
 
     /// The roots of a log's whole tiles that were signed with this folder.
-    pub fn remembered_tiles(&self, log: LogId) -> Result<Vec<Hash>, AuditError> {
+    pub fn signed_tiles(&self, log: LogId) -> Result<Vec<Hash>, AuditError> {
         match std::fs::read(self.tiles(log)) {
             Ok(bytes) => Ok(bytes.as_chunks().0.to_vec()),
             Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
@@ -106,7 +106,7 @@ impl Signer {
         checkpoint: &Checkpoint,
         subtrees: &[(Node, Hash)],
     ) -> Result<String, AuditError> {
-        let before = self.remembered(log)?.map(|note| Checkpoint::parse(&note)).transpose()?;
+        let before = self.last_signed(log)?.map(|note| Checkpoint::parse(&note)).transpose()?;
         if before.is_some_and(|before| before.size > checkpoint.size) {
             // Another process was faster; the next round finds what it signed.
             return Err(AuditError::Bounds("a larger tree was signed meanwhile"));
@@ -117,11 +117,11 @@ impl Signer {
             Some(previous) => previous.sign(&origin, &note)?,
             None => note,
         };
-        self.remember(log, &note, subtrees).map_err(|source| self.folder_error(source))?;
+        self.store_signed(log, &note, subtrees).map_err(|source| self.folder_error(source))?;
         Ok(note)
     }
 
-    fn remember(&self, log: LogId, note: &str, subtrees: &[(Node, Hash)]) -> std::io::Result<()> {
+    fn store_signed(&self, log: LogId, note: &str, subtrees: &[(Node, Hash)]) -> std::io::Result<()> {
         let tiles: Vec<_> = subtrees.iter().filter(|(node, _)| node.height == TILE_HEIGHT).collect();
         if !tiles.is_empty() {
             let file = private().create(true).write(true).truncate(false).open(self.file(log, "tiles"))?;
@@ -155,7 +155,7 @@ impl Signer {
 }
 
 /// The newest checkpoint of a log that a signer with this folder has signed, as a signed note.
-pub fn remembered_in(folder: &Path, log: LogId) -> Result<Option<String>, AuditError> {
+pub fn last_signed_in(folder: &Path, log: LogId) -> Result<Option<String>, AuditError> {
     match std::fs::read_to_string(file_in(folder, log, "checkpoint")) {
         Ok(note) => Ok(Some(note)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -208,10 +208,10 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let note = signer(folder.path(), KEY, None).sign(LOG, &checkpoint(5), &[]).expect("signs");
         let again = signer(folder.path(), KEY, None);
-        assert_eq!(again.recognise(LOG, &note).expect("its own"), checkpoint(5));
-        assert_eq!(again.remembered(LOG).expect("reads"), Some(note));
+        assert_eq!(again.verify_own(LOG, &note).expect("its own"), checkpoint(5));
+        assert_eq!(again.last_signed(LOG).expect("reads"), Some(note));
         assert!(matches!(again.sign(LOG, &checkpoint(4), &[]), Err(AuditError::Bounds(_))));
-        assert_eq!(again.remembered(LogId(Uuid::from_u128(8))).expect("reads"), None);
+        assert_eq!(again.last_signed(LogId(Uuid::from_u128(8))).expect("reads"), None);
     }
 
     #[test]
@@ -222,8 +222,8 @@ mod tests {
         let higher = (Node { height: 16, index: 0 }, [9; 32]);
         signer.sign(LOG, &checkpoint(1), &[tile(0, 1), tile(1, 2), higher]).expect("signs");
         signer.sign(LOG, &checkpoint(2), &[tile(2, 3)]).expect("signs");
-        assert_eq!(signer.remembered_tiles(LOG).expect("reads"), [[1; 32], [2; 32], [3; 32]]);
-        assert_eq!(signer.remembered_tiles(LogId(Uuid::from_u128(8))).expect("reads"), [[0; 32]; 0]);
+        assert_eq!(signer.signed_tiles(LOG).expect("reads"), [[1; 32], [2; 32], [3; 32]]);
+        assert_eq!(signer.signed_tiles(LogId(Uuid::from_u128(8))).expect("reads"), [[0; 32]; 0]);
     }
 
     #[test]
@@ -232,11 +232,11 @@ mod tests {
         let old = signer(folder.path(), OLD_KEY, None);
         let note = old.sign(LOG, &checkpoint(1), &[]).expect("signs");
         let both = signer(folder.path(), KEY, Some(OLD_KEY));
-        assert_eq!(both.recognise(LOG, &note).expect("the old key's"), checkpoint(1));
+        assert_eq!(both.verify_own(LOG, &note).expect("the old key's"), checkpoint(1));
         let note = both.sign(LOG, &checkpoint(2), &[]).expect("signs");
         for key in [old.verifier_key(LOG), both.verifier_key(LOG)] {
             assert!(key.expect("a key").verify(&note).is_ok());
         }
-        assert!(signer(folder.path(), KEY, None).recognise(LOG, &note).is_ok());
+        assert!(signer(folder.path(), KEY, None).verify_own(LOG, &note).is_ok());
     }
 }

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use audit::{Signer, SignerConfig, prove, sealer};
+use audit::{Signer, SignerConfig, proof, sealer};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use hdrhistogram::Histogram;
@@ -215,7 +215,7 @@ async fn inclusion(log: &BigLog, signer: &Signer) -> anyhow::Result<Inclusion> {
     let begun = Instant::now();
     for n in 0..PROOFS {
         let one = Instant::now();
-        proved.push(prove::inclusion(&tenant, position(n), None).await?);
+        proved.push(proof::inclusion(&tenant, position(n), None).await?);
         latencies.record(one.elapsed().as_micros() as u64)?;
     }
     let one_at_a_time = PROOFS as f64 / begun.elapsed().as_secs_f64();
@@ -225,7 +225,7 @@ async fn inclusion(log: &BigLog, signer: &Signer) -> anyhow::Result<Inclusion> {
         let tenant = tenant.clone();
         tasks.spawn(async move {
             for n in (part..PROOFS).step_by(AT_ONCE) {
-                prove::inclusion(&tenant, position(PROOFS + n), None).await?;
+                proof::inclusion(&tenant, position(PROOFS + n), None).await?;
             }
             anyhow::Ok(())
         });
@@ -235,8 +235,8 @@ async fn inclusion(log: &BigLog, signer: &Signer) -> anyhow::Result<Inclusion> {
     }
     let eight_at_a_time = PROOFS as f64 / begun.elapsed().as_secs_f64();
 
-    let note = prove::newest(&tenant).await?.note;
-    let checkpoint = signer.recognise(log.log_id, &note)?;
+    let note = proof::newest(&tenant).await?.note;
+    let checkpoint = signer.verify_own(log.log_id, &note)?;
     let decoded = proved.iter().map(|proof| {
         let hashes: anyhow::Result<Vec<Hash>> = proof.path.iter().map(|hash| hash_of(hash)).collect();
         anyhow::Ok((proof.position - 1, STANDARD.decode(&proof.entry)?, hashes?))

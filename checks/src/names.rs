@@ -52,6 +52,9 @@ const BANNED_NAMES: [&str; 34] = [
 /// Names of types that every crate may have.
 const COMMON_TYPES: [&str; 3] = ["Error", "Inner", "State"];
 
+/// Folders that the model layer replaces (`docs/adding-an-aggregate.md`).
+const EXEMPT: [&str; 2] = ["gateway/src/graphql", "queries"];
+
 /// A type name stands in at most so many crates.
 const CRATES_PER_TYPE_MAX: usize = 2;
 
@@ -69,6 +72,9 @@ pub fn check(root: &Path) -> anyhow::Result<Vec<String>> {
         for path in sources(&folder)? {
             let text = std::fs::read_to_string(&path)?;
             let relative = path.strip_prefix(root)?.display().to_string();
+            if EXEMPT.iter().any(|folder| relative.starts_with(folder)) || relative.ends_with("tests.rs") {
+                continue;
+            }
             for (kind, name) in declarations(&text) {
                 if BANNED_NAMES.contains(&name) {
                     problems.push(format!("{relative}: `{name}` is a banned name"));
@@ -96,16 +102,15 @@ enum Kind {
     Type,
 }
 
-/// The constants and types that the source declares outside functions' signatures: `const NAME`, `struct Name`. Aliases of
-/// traits' associated types are not declarations.
+/// The constants and types that the source declares at the level of its module, outside its tests.
 fn declarations(text: &str) -> impl Iterator<Item = (Kind, &str)> {
+    let text = text.split("#[cfg(test)]").next().unwrap_or(text);
     text.lines().filter_map(|line| {
-        let line = line.trim_start();
         let line = line.strip_prefix("pub").map_or(line, |rest| match rest.strip_prefix('(') {
-            Some(scope) => scope.split_once(')').map_or(rest, |(_, rest)| rest),
-            None => rest,
+            Some(scope) => scope.split_once(") ").map_or(rest, |(_, rest)| rest),
+            None => rest.trim_start(),
         });
-        let (word, rest) = line.trim_start().split_once(' ')?;
+        let (word, rest) = line.split_once(' ')?;
         let kind = match word {
             "const" | "static" => Kind::Constant,
             "struct" | "enum" | "trait" => Kind::Type,
@@ -126,13 +131,12 @@ fn prose(root: &Path) -> anyhow::Result<Vec<String>> {
                 continue;
             }
             let relative = path.strip_prefix(root)?.display().to_string();
+            let is_generated = relative == "docs/commands.md";
             for (number, line) in std::fs::read_to_string(&path)?.lines().enumerate() {
-                let place = format!("{relative}:{}", number + 1);
                 // Rows of tables and of generated lists cannot be broken.
-                if line.chars().count() > MARKDOWN_COLUMNS_MAX
-                    && !line.starts_with('|')
-                    && !line.starts_with("- `")
-                {
+                let is_row = ["|", "- `"].iter().any(|start| line.starts_with(start)) || is_generated;
+                let place = format!("{relative}:{}", number + 1);
+                if line.chars().count() > MARKDOWN_COLUMNS_MAX && !is_row {
                     problems.push(format!("{place}: more than {MARKDOWN_COLUMNS_MAX} columns"));
                 }
                 let words = line.split(|letter: char| !letter.is_alphabetic()).map(str::to_lowercase);
@@ -151,7 +155,7 @@ mod tests {
 
     #[test]
     fn declarations_are_found_with_their_visibility() {
-        let text = "pub(crate) const PATIENCE: u8 = 1;\n    pub struct Lane<T> {\nenum Found {\nfn most() {}\nlet x = 1;\n";
+        let text = "pub(crate) const PATIENCE: u8 = 1;\npub struct Lane<T> {\nenum Found {\nfn most() {\n    struct Local;\n}\n#[cfg(test)]\nstruct Test;\n";
         let found: Vec<_> = declarations(text).collect();
         assert_eq!(found, [(Kind::Constant, "PATIENCE"), (Kind::Type, "Lane"), (Kind::Type, "Found")]);
     }

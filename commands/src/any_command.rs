@@ -7,10 +7,10 @@ use schemas::identity::user::{ChangeUserName, ConfirmUserEmail, DeactivateUser};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::context::{CommandContext, Extras};
+use crate::engine::context::{CommandContext, CommandSideEffects};
+use crate::engine::decider::{Decider, Rejection};
 use crate::engine::executor::Executor;
-use crate::engine::outcome::{ExecuteError, Executed, Outcome};
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
 use crate::{Customer, User};
 
 /// A command and the aggregate that it is for.
@@ -31,7 +31,7 @@ pub enum AnyCommand {
 #[derive(Debug, Clone, PartialEq)]
 #[expect(missing_docs, reason = "the fields are those of Executed")]
 pub struct Dispatched {
-    pub outcome: Outcome,
+    pub outcome: ExecutionOutcome,
     pub command_id: Uuid,
     pub id: Uuid,
     pub version: u64,
@@ -72,14 +72,15 @@ pub async fn dispatch(
     }
 }
 
-async fn run<A: Rules>(
+async fn run<A: Decider>(
     executor: &Executor,
     context: &CommandContext,
     id: Uuid,
     command: impl Into<A::Command> + Send,
 ) -> Result<Dispatched, DispatchError> {
-    let executed: Executed<A> = executor.execute(context, id, command, Extras::default()).await?;
-    let Executed { outcome, command_id, id, version, position, log_id, .. } = executed;
+    let executed: CommandResult<A> =
+        executor.execute(context, id, command, CommandSideEffects::default()).await?;
+    let CommandResult { outcome, command_id, id, version, position, log_id, .. } = executed;
     Ok(Dispatched { outcome, command_id, id, version, position, log_id })
 }
 

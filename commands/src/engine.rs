@@ -2,8 +2,8 @@
 
 pub mod context;
 pub mod cqrs_store;
+pub mod decider;
 pub mod executor;
 pub mod idempotency;
 pub mod loading;
 pub mod outcome;
-pub mod rules;

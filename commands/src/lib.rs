@@ -13,19 +13,19 @@ pub mod privacy;
 
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
 pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
-pub use engine::context::{CommandContext, Extras};
+pub use engine::context::{CommandContext, CommandSideEffects};
 pub use engine::cqrs_store::{CqrsAggregate, TenantEventStore};
+pub use engine::decider::{CommandSet, Decider, Rejection};
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
-pub use engine::outcome::{ExecuteError, Executed, Outcome, reserved_value_code};
-pub use engine::rules::{CommandSet, Rejection, Rules};
+pub use engine::outcome::{CommandResult, ExecuteError, ExecutionOutcome, reserved_value_code};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{
     RegisterTenantError, RegisteredTenant, TenantAdmin, register_tenant, register_user,
 };
 pub use identity::tenant::{Tenant, TenantCommand, TenantRejection};
 pub use identity::user::{User, UserCommand, UserRejection};
-pub use integration::appending::{ExternalAppend, ExternalEvent, ExternalEvents, ExternalRefusal};
 pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection};
+pub use integration::external_append::{ExternalAppend, ExternalAppendError, ExternalEvent, ExternalEvents};
 pub use integration::service_token::{ServiceToken, ServiceTokenCommand, ServiceTokenRejection};
 pub use privacy::subject::{Subject, SubjectCommand, SubjectRejection};

@@ -19,7 +19,7 @@ use crate::{Causes, ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken. A host
 /// that is gone sends nothing, and TCP by itself would try for a quarter of an hour.
-const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
+const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to one database as one role. Cheap to clone; the files of its TLS settings were read when it was made.
 #[derive(Clone)]
@@ -56,10 +56,10 @@ impl Connector {
             .application_name(&database.application_name)
             .ssl_mode(if database.tls.mode == TlsMode::Off { SslMode::Disable } else { SslMode::Require })
             .connect_timeout(CONNECT_TIMEOUT)
-            .keepalives_idle(SILENCE_TIMEOUT)
-            .keepalives_interval(SILENCE_TIMEOUT / 3)
+            .keepalives_idle(UNACKNOWLEDGED_TIMEOUT)
+            .keepalives_interval(UNACKNOWLEDGED_TIMEOUT / 3)
             .keepalives_retries(3)
-            .tcp_user_timeout(SILENCE_TIMEOUT);
+            .tcp_user_timeout(UNACKNOWLEDGED_TIMEOUT);
         if !database.options.is_empty() {
             config.options(&database.options);
         }
@@ -90,9 +90,9 @@ impl Connector {
         let connecting = Box::pin(self.config.connect(self.tls.clone()));
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let (client, connection) = connected.map_err(|_| ConnectError::Timeout)??;
-        let counted = Counted::new(&self.config);
+        let gauge = ConnectionGauge::new(&self.config);
         let driver = tokio::spawn(async move {
-            let _counted = counted;
+            let _gauge = gauge;
             if let Err(error) = connection.await {
                 tracing::debug!(error = %Causes(&error), "a database connection ended");
             }
@@ -115,7 +115,7 @@ impl Connector {
                 }
             }
             drop(listening);
-            Ok(Listener { _client: client, messages, _counted: Counted::new(&self.config) })
+            Ok(Listener { _client: client, messages, _gauge: ConnectionGauge::new(&self.config) })
         });
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ConnectError::Timeout)?
     }
@@ -147,13 +147,13 @@ type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::E
 pub struct Listener {
     _client: Client,
     messages: Messages,
-    _counted: Counted,
+    _gauge: ConnectionGauge,
 }
 
 /// An open connection in the metric `annals_database_connections`.
-struct Counted(metrics::Gauge);
+struct ConnectionGauge(metrics::Gauge);
 
-impl Counted {
+impl ConnectionGauge {
     fn new(config: &Config) -> Self {
         let role = config.get_user().unwrap_or_default().to_owned();
         let gauge = metrics::gauge!("annals_database_connections", "role" => role);
@@ -162,7 +162,7 @@ impl Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for ConnectionGauge {
     fn drop(&mut self) {
         self.0.decrement(1);
     }

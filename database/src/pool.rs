@@ -208,14 +208,14 @@ impl Drop for PooledConnection {
         let companion = self.companion.take();
         let (running, open) = (*self.running.get_mut() > 0, *self.in_transaction.get_mut());
         if !running && !open {
-            lease.give_back();
+            lease.release();
             return;
         }
         // Where the runtime is gone nobody uses the connection again, and it is closed with the lease.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                if lease.clean(running, open).await {
-                    lease.give_back();
+                if lease.reset(running, open).await {
+                    lease.release();
                 }
                 drop(companion);
             });
@@ -224,7 +224,7 @@ impl Drop for PooledConnection {
 }
 
 impl Lease {
-    fn give_back(self) {
+    fn release(self) {
         let Self { session, pool, _permit } = self;
         if !session.connection.client.is_closed() {
             lock(&pool.idle).push((session, Instant::now()));
@@ -232,7 +232,7 @@ impl Lease {
     }
 
     /// Ends what runs on the connection. `false` where that is not certain: then the connection must be closed.
-    async fn clean(&self, running: bool, in_transaction: bool) -> bool {
+    async fn reset(&self, running: bool, in_transaction: bool) -> bool {
         let client = &self.session.connection.client;
         if running && self.pool.connector.cancel(&client.cancel_token()).await.is_err() {
             return false;

@@ -54,7 +54,7 @@ pub(crate) fn client(config: &TlsConfig) -> Result<ClientConfig, TlsError> {
         (TlsMode::VerifyFull, None) => builder.with_root_certificates(system_authorities()?),
         (TlsMode::Require, file) => {
             let authorities = file.as_deref().map(authorities).transpose()?;
-            let verifier = Arc::new(AnyName { authorities, provider });
+            let verifier = Arc::new(AnyServerName { authorities, provider });
             builder.dangerous().with_custom_certificate_verifier(verifier)
         }
     };
@@ -99,12 +99,12 @@ fn unreadable(path: &Path, what: &'static str) -> impl FnOnce(pem::Error) -> Tls
 
 /// Verifies the chain where authorities are named, and never the name: the mode `require`.
 #[derive(Debug)]
-struct AnyName {
+struct AnyServerName {
     authorities: Option<RootCertStore>,
     provider: Arc<CryptoProvider>,
 }
 
-impl ServerCertVerifier for AnyName {
+impl ServerCertVerifier for AnyServerName {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,

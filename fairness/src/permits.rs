@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use crate::Key;
-use crate::turns::{Limits, Turns};
+use crate::scheduler::{FairScheduler, Limits};
 
 /// Why there is no permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -36,7 +36,7 @@ struct Shared<K: Key> {
 }
 
 struct State<K: Key> {
-    turns: Turns<K, Waiter<K>>,
+    scheduler: FairScheduler<K, Waiter<K>>,
     next_id: u64,
 }
 
@@ -55,7 +55,7 @@ pub struct Permit<K: Key> {
 impl<K: Key> Permits<K> {
     /// All permits are free. A request waits for at most `wait`; `Duration::MAX` is without end.
     pub fn new(limits: Limits, wait: Duration) -> Self {
-        let state = State { turns: Turns::new(limits), next_id: 0 };
+        let state = State { scheduler: FairScheduler::new(limits), next_id: 0 };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), wait }) }
     }
 
@@ -66,11 +66,11 @@ impl<K: Key> Permits<K> {
             let mut state = self.shared.lock();
             let id = state.next_id;
             state.next_id += 1;
-            state.turns.push(key.clone(), Waiter { id, reply }).map_err(|_| Refused::QueueFull)?;
+            state.scheduler.push(key.clone(), Waiter { id, reply }).map_err(|_| Refused::QueueFull)?;
             id
         };
         // Before the first await, so that no way out of here leaves the request behind.
-        let _leaves = Leaves { shared: &self.shared, key: &key, id };
+        let _guard = QueueGuard { shared: &self.shared, key: &key, id };
         self.shared.grant();
         match tokio::time::timeout(self.shared.wait, granted).await {
             Ok(Ok(permit)) => Ok(permit),
@@ -81,12 +81,12 @@ impl<K: Key> Permits<K> {
 
     /// Requests that wait, of all keys.
     pub fn waiting(&self) -> usize {
-        self.shared.lock().turns.waiting()
+        self.shared.lock().scheduler.waiting()
     }
 
     /// Permits that the key holds.
     pub fn held(&self, key: &K) -> usize {
-        self.shared.lock().turns.held(key)
+        self.shared.lock().scheduler.held(key)
     }
 }
 
@@ -99,7 +99,7 @@ impl<K: Key> Shared<K> {
     fn grant(self: &Arc<Self>) {
         loop {
             // The lock is given back before a permit is sent: one that its request does not want any more comes back here.
-            let Some((key, waiter)) = ({ self.lock().turns.next() }) else { return };
+            let Some((key, waiter)) = ({ self.lock().scheduler.next() }) else { return };
             drop(waiter.reply.send(Permit { shared: Arc::clone(self), key }));
         }
     }
@@ -107,7 +107,7 @@ impl<K: Key> Shared<K> {
 
 impl<K: Key> Drop for Permit<K> {
     fn drop(&mut self) {
-        self.shared.lock().turns.release(&self.key);
+        self.shared.lock().scheduler.release(&self.key);
         self.shared.grant();
     }
 }
@@ -119,15 +119,15 @@ impl<K: Key> std::fmt::Debug for Permit<K> {
 }
 
 /// Takes a request out of the queue when it has ended, however it did.
-struct Leaves<'a, K: Key> {
+struct QueueGuard<'a, K: Key> {
     shared: &'a Shared<K>,
     key: &'a K,
     id: u64,
 }
 
-impl<K: Key> Drop for Leaves<'_, K> {
+impl<K: Key> Drop for QueueGuard<'_, K> {
     fn drop(&mut self) {
-        self.shared.lock().turns.remove(self.key, |waiter| waiter.id == self.id);
+        self.shared.lock().scheduler.remove(self.key, |waiter| waiter.id == self.id);
     }
 }
 
@@ -138,8 +138,8 @@ mod tests {
 
     use super::*;
 
-    fn permits(permits: usize, share: usize, reserved: usize) -> Permits<&'static str> {
-        let limits = Limits { permits, share, reserved, waiting: 50, waiting_total: 200 };
+    fn permits(permits: usize, permits_per_key: usize, reserved: usize) -> Permits<&'static str> {
+        let limits = Limits { permits, permits_per_key, reserved, waiting: 50, waiting_total: 200 };
         Permits::new(limits, Duration::from_secs(3))
     }
 
@@ -189,7 +189,7 @@ mod tests {
         assert_eq!(permits.held(&"b"), 1, "on its way");
         drop(granted);
         assert_eq!(permits.held(&"b"), 0);
-        assert_eq!(permits.shared.lock().turns.keys(), 0, "idle keys take no memory");
+        assert_eq!(permits.shared.lock().scheduler.keys(), 0, "idle keys take no memory");
         assert!(permits.acquire("c").await.is_ok());
     }
 

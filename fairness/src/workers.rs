@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::Key;
 use crate::permits::{Permits, Refused};
-use crate::turns::Limits;
+use crate::scheduler::Limits;
 
 /// Why work was not done.
 #[derive(Debug, thiserror::Error)]
@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     fn workers(permits: usize) -> Workers<u8, u32> {
-        Workers::new(Limits { permits, ..Limits::halves(permits, 100) }, Duration::from_secs(30))
+        Workers::new(Limits { permits, ..Limits::half_per_key(permits, 100) }, Duration::from_secs(30))
     }
 
     #[tokio::test]

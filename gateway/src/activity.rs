@@ -19,9 +19,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::gateway::Gateway;
-use crate::http::route::{Audit, Route};
+use crate::http::route::{AuditRule, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// Entries that wait to be written. Protected entries have a queue of their own. More are counted and lost.
 const QUEUED_ENTRIES_MAX: usize = 10_000;
@@ -31,7 +31,7 @@ const WINDOW_ENTRIES_MAX: u64 = 200;
 /// Callers whose counted entries are told apart in a window.
 const WINDOW_ACTORS_MAX: usize = 1_000;
 /// The window, at whose end what was only counted becomes one entry for each caller.
-const WINDOW: Duration = Duration::from_secs(10);
+const SAMPLING_WINDOW: Duration = Duration::from_secs(10);
 /// How often what has gathered is written.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
 /// Entries written at once.
@@ -39,15 +39,15 @@ const BATCH_ENTRIES_MAX: usize = 500;
 /// How often entries whose time is over are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 /// How long the end of the process waits for the last entries to be written.
-const LAST_WRITE_TIMEOUT: Duration = Duration::from_secs(1);
+const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest action that is kept.
-const ACTION_MAX: usize = 300;
+const ACTION_BYTES_MAX: usize = 300;
 
 /// How long entries are kept.
 #[derive(Debug, Clone, Copy)]
 pub struct ActivityRetention {
     /// For so long.
-    pub keep: Duration,
+    pub max_age: Duration,
     /// So many of each tenant and kind.
     pub max_per_kind: u64,
 }
@@ -79,8 +79,11 @@ impl ActivityLog {
     pub fn record(&self, tenant: TenantId, activity: Activity) {
         // What is only counted takes no place in the queue.
         let queue = if activity.is_protected() { &self.protected } else { &self.entries };
-        let activity =
-            if activity.is_protected() { Some(activity) } else { lock(&self.sampler).pass(tenant, activity) };
+        let activity = if activity.is_protected() {
+            Some(activity)
+        } else {
+            lock(&self.sampler).sample(tenant, activity)
+        };
         let Some(activity) = activity else { return };
         let Err(error) = queue.try_send((tenant, activity)) else { return };
         metrics::counter!("annals_activity_dropped_total").increment(1);
@@ -94,7 +97,7 @@ impl ActivityLog {
     /// answered.
     pub async fn finish(&self) {
         self.finish.cancel();
-        if tokio::time::timeout(LAST_WRITE_TIMEOUT, self.writer.wait()).await.is_err() {
+        if tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.writer.wait()).await.is_err() {
             tracing::warn!("the last activities could not be kept in time");
         }
     }
@@ -116,19 +119,19 @@ pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -
 }
 
 /// The layer that sees what requests came to.
-pub async fn watch(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+pub async fn layer(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let context = request.extensions().get::<RequestContext>().cloned();
     let address = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|info| info.0.ip().to_string());
     let response = next.run(request).await;
     let Some(context) = context else { return response };
     let problem = response.extensions().get::<Problem>().map(Problem::code);
-    note(&gateway, &context, &path, problem, address);
+    record_request(&gateway, &context, &path, problem, address);
     response
 }
 
 /// Keeps what a request came to. For what is said over a connection that has left HTTP, this is the handler's to do.
-pub fn note(
+pub fn record_request(
     gateway: &Gateway,
     context: &RequestContext,
     path: &str,
@@ -137,7 +140,7 @@ pub fn note(
 ) {
     let Some(route) = context.route() else { return };
     // What operators ask for is told in the platform's own log, unless it is about one tenant.
-    let operates = route.audit == Audit::Operator;
+    let operates = route.audit == AuditRule::Operator;
     let Some(tenant) = context.tenant().or(operates.then_some(PLATFORM)) else { return };
     let actor = context.principal().actor();
     let outcome = problem.map_or(ACCEPTED, ErrorCode::as_str);
@@ -147,7 +150,7 @@ pub fn note(
     {
         entries.push(entry(kind, &actor, action(kind, &route, path, context.subject()), outcome));
     }
-    for (command, code) in context.rejections() {
+    for (command, code) in context.take_rejections() {
         entries.push(entry(ActivityKind::RejectedCommand, &actor, command, &code.graphql()));
     }
     for mut entry in entries {
@@ -168,14 +171,14 @@ fn action(kind: ActivityKind, route: &Route, path: &str, subject: Option<&str>) 
         (AuditAccess | CredentialChange | OperatorAccess | RightsChange, None) => format!("{method} {path}"),
         _ => format!("{method} {}", route.path),
     };
-    action.truncate(action.floor_char_boundary(ACTION_MAX));
+    action.truncate(action.floor_char_boundary(ACTION_BYTES_MAX));
     action
 }
 
-fn kind(audit: Audit, problem: Option<ErrorCode>, auditor: bool) -> Option<ActivityKind> {
-    if audit == Audit::SignIn {
-        let told = [None, Some(ErrorCode::InvalidCredentials), Some(ErrorCode::Unavailable)];
-        return told.contains(&problem).then_some(ActivityKind::SignIn);
+fn kind(audit: AuditRule, problem: Option<ErrorCode>, auditor: bool) -> Option<ActivityKind> {
+    if audit == AuditRule::SignIn {
+        let recorded_outcomes = [None, Some(ErrorCode::InvalidCredentials), Some(ErrorCode::Unavailable)];
+        return recorded_outcomes.contains(&problem).then_some(ActivityKind::SignIn);
     }
     match problem {
         Some(
@@ -193,10 +196,10 @@ fn kind(audit: Audit, problem: Option<ErrorCode>, auditor: bool) -> Option<Activ
             | ErrorCode::EventTypeVersionGap
             | ErrorCode::SchemaIncompatible,
         ) => Some(ActivityKind::RejectedCommand),
-        None if audit == Audit::CredentialChange => Some(ActivityKind::CredentialChange),
-        None if audit == Audit::RightsChange => Some(ActivityKind::RightsChange),
-        _ if audit == Audit::Operator => Some(ActivityKind::OperatorAccess),
-        _ if audit == Audit::Access || auditor => Some(ActivityKind::AuditAccess),
+        None if audit == AuditRule::CredentialChange => Some(ActivityKind::CredentialChange),
+        None if audit == AuditRule::RightsChange => Some(ActivityKind::RightsChange),
+        _ if audit == AuditRule::Operator => Some(ActivityKind::OperatorAccess),
+        _ if audit == AuditRule::Access || auditor => Some(ActivityKind::AuditAccess),
         _ => None,
     }
 }
@@ -215,7 +218,7 @@ struct SampleKey {
 
 impl ActivitySampler {
     /// The entry, unless it is only counted.
-    fn pass(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
+    fn sample(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
         let anonymous = activity.actor == Actor::anonymous().as_str();
         let key = SampleKey { tenant, kind: activity.kind, anonymous };
         let (kept, sums) = self.0.entry(key).or_default();
@@ -240,7 +243,7 @@ impl ActivitySampler {
     }
 
     /// The sums of the window that ends.
-    fn sums(&mut self) -> Vec<(TenantId, Activity)> {
+    fn take_summaries(&mut self) -> Vec<(TenantId, Activity)> {
         let window = std::mem::take(&mut self.0);
         let sums = window
             .into_iter()
@@ -268,7 +271,8 @@ async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, c
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         ticks
     };
-    let (mut flushes, mut windows, mut sweeps) = (tick(FLUSH_INTERVAL), tick(WINDOW), tick(SWEEP_INTERVAL));
+    let (mut flushes, mut windows, mut sweeps) =
+        (tick(FLUSH_INTERVAL), tick(SAMPLING_WINDOW), tick(SWEEP_INTERVAL));
     loop {
         let received = tokio::select! {
             biased;
@@ -279,7 +283,7 @@ async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, c
                 continue;
             }
             _ = windows.tick() => {
-                for (tenant, sum) in lock(&queues.sampler).sums() {
+                for (tenant, sum) in lock(&queues.sampler).take_summaries() {
                     waiting.entry(tenant).or_default().push(sum);
                 }
                 continue;
@@ -303,7 +307,7 @@ async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, c
             waiting.entry(tenant).or_default().push(activity);
         }
     }
-    for (tenant, sum) in lock(&queues.sampler).sums() {
+    for (tenant, sum) in lock(&queues.sampler).take_summaries() {
         waiting.entry(tenant).or_default().push(sum);
     }
     flush(&store, &mut waiting).await;
@@ -319,7 +323,7 @@ async fn flush(store: &Store, waiting: &mut HashMap<TenantId, Vec<Activity>>) {
 }
 
 async fn sweep(store: &Store, retention: ActivityRetention) {
-    let before = clock::now() - retention.keep;
+    let before = clock::now() - retention.max_age;
     let Ok(heads) = store.heads().await else { return };
     for head in heads {
         loop {
@@ -344,12 +348,12 @@ mod tests {
         let (one, two) = (TenantId(ids::new_id()), TenantId(ids::new_id()));
         let mut sampler = ActivitySampler::default();
         let refusal = || entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "forbidden");
-        let passed = (0..WINDOW_ENTRIES_MAX + 7).filter(|_| sampler.pass(one, refusal()).is_some()).count();
+        let passed = (0..WINDOW_ENTRIES_MAX + 7).filter(|_| sampler.sample(one, refusal()).is_some()).count();
         assert_eq!(passed as u64, WINDOW_ENTRIES_MAX);
-        assert!(sampler.pass(two, refusal()).is_some());
-        let sums = sampler.sums();
+        assert!(sampler.sample(two, refusal()).is_some());
+        let sums = sampler.take_summaries();
         assert_eq!(sums.iter().map(|(tenant, sum)| (*tenant, sum.count)).collect::<Vec<_>>(), [(one, 7)]);
-        assert!(sampler.pass(one, refusal()).is_some(), "a new window begins");
+        assert!(sampler.sample(one, refusal()).is_some(), "a new window begins");
     }
 
     #[test]
@@ -360,12 +364,12 @@ mod tests {
             entry(ActivityKind::AuditAccess, &actor, "GET /v1/events".to_owned(), "accepted")
         };
         for _ in 0..WINDOW_ENTRIES_MAX {
-            sampler.pass(tenant, access(1));
+            sampler.sample(tenant, access(1));
         }
         for _ in 0..3 {
-            assert!(sampler.pass(tenant, access(2)).is_none());
+            assert!(sampler.sample(tenant, access(2)).is_none());
         }
-        let sums = sampler.sums();
+        let sums = sampler.take_summaries();
         assert_eq!((sums.len(), sums[0].1.count), (1, 3));
         assert_eq!(sums[0].1.actor, access(2).actor);
     }
@@ -377,7 +381,7 @@ mod tests {
             entry(ActivityKind::SignIn, actor, "POST /v1/auth/login".to_owned(), outcome)
         };
         for _ in 0..WINDOW_ENTRIES_MAX * 2 {
-            sampler.pass(tenant, of(&Actor::anonymous(), "invalid_credentials"));
+            sampler.sample(tenant, of(&Actor::anonymous(), "invalid_credentials"));
         }
         let user = Actor::user(uuid::Uuid::from_u128(1));
         assert!(of(&user, ACCEPTED).is_protected(), "it is not sampled at all");
@@ -386,27 +390,27 @@ mod tests {
         for _ in 0..WINDOW_ENTRIES_MAX * 2 {
             let anonymous =
                 entry(ActivityKind::Refusal, &Actor::anonymous(), "GET /x".to_owned(), "unauthenticated");
-            sampler.pass(tenant, anonymous);
+            sampler.sample(tenant, anonymous);
         }
-        assert!(sampler.pass(tenant, refused).is_some(), "known callers have a quota of their own");
+        assert!(sampler.sample(tenant, refused).is_some(), "known callers have a quota of their own");
     }
 
     #[test]
     fn reads_of_members_are_not_recorded_and_those_of_auditors_are() {
-        assert_eq!(kind(Audit::Auditors, None, false), None);
-        assert_eq!(kind(Audit::Auditors, None, true), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind(Audit::Access, None, false), Some(ActivityKind::AuditAccess));
-        assert_eq!(kind(Audit::Auditors, Some(ErrorCode::Forbidden), true), Some(ActivityKind::Refusal));
+        assert_eq!(kind(AuditRule::Auditors, None, false), None);
+        assert_eq!(kind(AuditRule::Auditors, None, true), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(AuditRule::Access, None, false), Some(ActivityKind::AuditAccess));
+        assert_eq!(kind(AuditRule::Auditors, Some(ErrorCode::Forbidden), true), Some(ActivityKind::Refusal));
         let refused = Some(ErrorCode::InvalidCredentials);
-        assert_eq!(kind(Audit::SignIn, refused, false), Some(ActivityKind::SignIn));
-        assert_eq!(kind(Audit::SignIn, Some(ErrorCode::TenantUnknown), false), None);
+        assert_eq!(kind(AuditRule::SignIn, refused, false), Some(ActivityKind::SignIn));
+        assert_eq!(kind(AuditRule::SignIn, Some(ErrorCode::TenantUnknown), false), None);
     }
 
     #[test]
     fn credentials_are_recorded_when_they_change_and_operators_always() {
-        assert_eq!(kind(Audit::CredentialChange, None, false), Some(ActivityKind::CredentialChange));
-        assert_eq!(kind(Audit::CredentialChange, Some(ErrorCode::NotFound), false), None);
+        assert_eq!(kind(AuditRule::CredentialChange, None, false), Some(ActivityKind::CredentialChange));
+        assert_eq!(kind(AuditRule::CredentialChange, Some(ErrorCode::NotFound), false), None);
         let missing = Some(ErrorCode::NotFound);
-        assert_eq!(kind(Audit::Operator, missing, false), Some(ActivityKind::OperatorAccess));
+        assert_eq!(kind(AuditRule::Operator, missing, false), Some(ActivityKind::OperatorAccess));
     }
 }

@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use crate::auth::Operator;
 use crate::http::{ErrorCode, Problem};
 
-const PAGE: &str = include_str!("admin/status.html");
+const STATUS_PAGE_HTML: &str = include_str!("admin/status.html");
 
 /// `GET /`: what this is and where to look.
 pub async fn status_page() -> Response {
@@ -20,18 +20,18 @@ pub async fn status_page() -> Response {
             HeaderValue::from_static("default-src 'none'; style-src 'unsafe-inline'; frame-ancestors 'none'"),
         ),
     ];
-    (headers, PAGE).into_response()
+    (headers, STATUS_PAGE_HTML).into_response()
 }
 
 /// `/admin/...`: for holders of a token of the audience `annals-operations`, who find nothing there yet.
-pub async fn nothing_yet(_operator: Operator) -> Problem {
+pub async fn not_found(_operator: Operator) -> Problem {
     Problem::new(ErrorCode::NotFound)
 }
 
 /// The layer that refuses other hosts.
-pub async fn only_local_hosts(request: Request, next: Next) -> Response {
+pub async fn require_local_host(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
-    if host.is_some_and(is_local) {
+    if host.is_some_and(is_local_host) {
         next.run(request).await
     } else {
         Problem::new(ErrorCode::Forbidden)
@@ -40,7 +40,7 @@ pub async fn only_local_hosts(request: Request, next: Next) -> Response {
     }
 }
 
-fn is_local(host: &str) -> bool {
+fn is_local_host(host: &str) -> bool {
     let name = match host.rsplit_once(':') {
         Some((name, port)) if port.bytes().all(|b| b.is_ascii_digit()) => name,
         _ => host,
@@ -55,12 +55,12 @@ mod tests {
     #[test]
     fn only_names_of_this_machine_are_local() {
         for local in ["localhost", "LOCALHOST:8082", "127.0.0.1:8082", "[::1]:8082", "[::1]"] {
-            assert!(is_local(local), "{local}");
+            assert!(is_local_host(local), "{local}");
         }
         for other in
             ["", "example.com", "localhost.example.com:8082", "127.0.0.1.example.com", "10.0.0.1", "::1"]
         {
-            assert!(!is_local(other), "{other}");
+            assert!(!is_local_host(other), "{other}");
         }
     }
 }

@@ -19,15 +19,15 @@ pub struct GatewayConfig {
     /// The cost of password hashes and the size of the pool that makes them.
     pub hashing: HashingConfig,
     /// Followers of event streams that this process serves at a time.
-    pub streams: usize,
+    pub max_streams: usize,
     /// How often an idle event stream shows that it is alive, so that both ends notice when the other has gone.
-    pub heartbeat: Duration,
+    pub heartbeat_interval: Duration,
     /// How long the activity log is kept.
-    pub activities: ActivityRetention,
+    pub activity_retention: ActivityRetention,
     /// Who issues credentials for integrators. None: nobody does.
-    pub integrators: Option<Issuer>,
+    pub credential_issuer: Option<Issuer>,
     /// How long a client may take for what waits for it until its stream is closed.
-    pub slow_after: Duration,
+    pub slow_consumer_timeout: Duration,
     /// Origins (`https://app.example.com`) besides the gateway's own whose pages may use it, with credentials.
     pub cors_allowed_origins: Vec<String>,
     /// Webhooks may be plain HTTP and may lead to addresses that are not public.
@@ -35,7 +35,7 @@ pub struct GatewayConfig {
     /// Dead letters with which a webhook stays disabled.
     pub max_dead_letters_per_endpoint: u64,
     /// A development profile: GraphiQL is served and GraphQL suggests names.
-    pub dev: bool,
+    pub development: bool,
 }
 
 impl Default for GatewayConfig {
@@ -49,20 +49,23 @@ impl Default for GatewayConfig {
                 memory_kib: 19 * 1024,
                 iterations: 2,
                 threads: 1,
-                waiting_per_tenant: 256,
-                wait: Duration::from_secs(3),
+                max_queued_per_tenant: 256,
+                max_wait: Duration::from_secs(3),
             },
-            streams: 6_000,
-            heartbeat: Duration::from_secs(15),
-            activities: ActivityRetention { keep: Duration::from_hours(90 * 24), max_per_kind: 100_000 },
-            integrators: None,
-            slow_after: Duration::from_secs(30),
+            max_streams: 6_000,
+            heartbeat_interval: Duration::from_secs(15),
+            activity_retention: ActivityRetention {
+                max_age: Duration::from_hours(90 * 24),
+                max_per_kind: 100_000,
+            },
+            credential_issuer: None,
+            slow_consumer_timeout: Duration::from_secs(30),
             cors_allowed_origins: ["http://localhost:3000", "http://localhost:5173"]
                 .map(str::to_owned)
                 .into(),
             allow_private_webhooks: false,
             max_dead_letters_per_endpoint: 10_000,
-            dev: false,
+            development: false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
 //!
-//! Layout: `gateway` holds what all handlers of the public and the admin listener share; `router` lists the routes; `http` is what happens to every
+//! Layout: `state` holds what all handlers of the public and the admin listener share; `router` lists the routes; `http` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
 //! `admin` those of the other two listeners; `metrics` is the catalogue of
 //! metrics; `activity` writes the activity log.
@@ -9,7 +9,6 @@ pub mod activity;
 pub mod admin;
 pub mod auth;
 pub mod config;
-pub mod gateway;
 pub mod graphql;
 pub mod http;
 pub mod metrics;
@@ -17,10 +16,11 @@ pub mod operations;
 pub mod rest;
 pub mod router;
 pub mod server;
+pub mod state;
 pub mod streams;
 
 pub use activity::ActivityRetention;
 pub use config::GatewayConfig;
-pub use gateway::{Gateway, GatewayError};
 pub use operations::{Operations, ReadinessCheck};
 pub use server::{ListenerSettings, TrustedProxies, serve};
+pub use state::{Gateway, GatewayError};

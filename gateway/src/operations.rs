@@ -15,7 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 /// A probe that waits longer than this for the database says "not ready".
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
-const SECONDS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const DURATION_BUCKETS_SECONDS: [f64; 12] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// Something that must work for the process to be ready, such as the connection to NATS.
 #[derive(Clone)]
@@ -43,7 +44,7 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
         PrometheusBuilder::new()
-            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &SECONDS)
+            .set_buckets_for_metric(Matcher::Suffix("_seconds".to_owned()), &DURATION_BUCKETS_SECONDS)
             .and_then(PrometheusBuilder::install_recorder)
             .inspect(|_| describe())
             .map_err(|error| error.to_string())
@@ -53,9 +54,9 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
 
 /// What the operations listener answers from. Every process has one, whatever its roles. Cheap to clone.
 #[derive(Clone)]
-pub struct Operations(Arc<Shared>);
+pub struct Operations(Arc<OperationsState>);
 
-struct Shared {
+struct OperationsState {
     store: Store,
     checks: Vec<ReadinessCheck>,
     metrics: PrometheusHandle,
@@ -70,7 +71,7 @@ impl Operations {
         stopping: CancellationToken,
     ) -> Result<Self, MetricsError> {
         let metrics = recorder()?;
-        Ok(Self(Arc::new(Shared { store, checks, metrics, stopping })))
+        Ok(Self(Arc::new(OperationsState { store, checks, metrics, stopping })))
     }
 }
 

@@ -10,15 +10,15 @@ use axum::routing::get;
 
 use store::requests::AnswerRetention;
 
-use crate::gateway::Gateway;
+use crate::http::authorization::authorize;
+use crate::http::catch_panic::{catch_panic, request_timeout};
 use crate::http::compression;
 use crate::http::cors::{self, Cors};
-use crate::http::guard::guard;
-use crate::http::observe::observe;
-use crate::http::rescue::{catch_panic, limit_time};
-use crate::http::route::{Audit, Authority, Idempotency, Needs, Route, RouteTable, Routes};
+use crate::http::request_log::log_request;
+use crate::http::route::{AccessRule, AuditRule, AuthoritySource, Idempotency, Route, RouteTable, Routes};
 use crate::http::{ErrorCode, Problem};
 use crate::operations::Operations;
+use crate::state::Gateway;
 use crate::{activity, admin, graphql, operations, rest, streams};
 
 const POST: Method = Method::POST;
@@ -29,35 +29,39 @@ const DELETE: Method = Method::DELETE;
 impl Gateway {
     /// The routes of the public listener.
     pub fn public_router(&self) -> Router {
-        let (router, table) = public_routes(self.config.dev).finish();
-        let cors = from_fn_with_state(Cors::new(&self.config), cors::share);
-        let observe = from_fn_with_state(table, observe);
-        self.layered(router).layer(cors).layer(observe).layer(compression::layer()).with_state(self.clone())
+        let (router, table) = public_routes(self.config.development).build();
+        let cors = from_fn_with_state(Cors::new(&self.config), cors::cors_layer);
+        let log_request = from_fn_with_state(table, log_request);
+        self.with_layers(router)
+            .layer(cors)
+            .layer(log_request)
+            .layer(compression::layer())
+            .with_state(self.clone())
     }
 
     /// The routes of the admin listener.
     pub fn admin_router(&self) -> Router {
-        let operator = |path| Route::any(path).needs(Needs::Handler).audited(Audit::Operator);
+        let operator = |path| Route::any(path).access(AccessRule::Handler).with_audit(AuditRule::Operator);
         let routes = Routes::default()
             .add(Route::public(Method::GET, "/"), admin::status_page)
-            .add(operator("/admin"), admin::nothing_yet)
-            .add(operator("/admin/{*path}"), admin::nothing_yet);
-        let (router, table) = routes.finish();
-        self.layered(router.layer(from_fn(admin::only_local_hosts)))
-            .layer(from_fn_with_state(table, observe))
+            .add(operator("/admin"), admin::not_found)
+            .add(operator("/admin/{*path}"), admin::not_found);
+        let (router, table) = routes.build();
+        self.with_layers(router.layer(from_fn(admin::require_local_host)))
+            .layer(from_fn_with_state(table, log_request))
             .with_state(self.clone())
     }
 
     /// What every router ends with inside the layers that add headers: who may call, answers for what it does not know and
     /// for what goes wrong.
-    fn layered(&self, router: Router<Gateway>) -> Router<Gateway> {
+    fn with_layers(&self, router: Router<Gateway>) -> Router<Gateway> {
         router
             .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
             .fallback(|| async { Problem::new(ErrorCode::NotFound) })
-            .layer(from_fn_with_state(self.clone(), guard))
-            .layer(from_fn_with_state(self.clone(), activity::watch))
+            .layer(from_fn_with_state(self.clone(), authorize))
+            .layer(from_fn_with_state(self.clone(), activity::layer))
             .layer(catch_panic())
-            .layer(from_fn(limit_time))
+            .layer(from_fn(request_timeout))
     }
 }
 
@@ -72,15 +76,15 @@ impl Operations {
             .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
             .fallback(|| async { Problem::new(ErrorCode::NotFound) })
             .layer(catch_panic())
-            .layer(from_fn(limit_time))
-            .layer(from_fn_with_state(RouteTable::default(), observe))
+            .layer(from_fn(request_timeout))
+            .layer(from_fn_with_state(RouteTable::default(), log_request))
             .with_state(self.clone())
     }
 }
 
 /// What is known of each route of the public listener.
 pub fn public_route_table() -> RouteTable {
-    public_routes(true).finish().1
+    public_routes(true).build().1
 }
 
 fn public_routes(dev: bool) -> Routes {
@@ -96,19 +100,21 @@ fn public_routes(dev: bool) -> Routes {
     } else {
         routes.add(page, graphql::page::hidden)
     };
-    let graphql = Route::public(POST, "/graphql").needs(Needs::Token).graphql();
+    let graphql = Route::public(POST, "/graphql").access(AccessRule::Token).graphql();
     routes.add(graphql, graphql::handler::answer)
 }
 
 fn identity_routes(routes: Routes) -> Routes {
     let rights = |method, path, permission| {
-        Route::write(method, path, permission).authority(Authority::UseCase).audited(Audit::RightsChange)
+        Route::write(method, path, permission)
+            .authority(AuthoritySource::UseCase)
+            .with_audit(AuditRule::RightsChange)
     };
     routes
         .add(rights(POST, "/v1/tenants", &TENANTS_WRITE), rest::tenants::create)
         .add(Route::public(POST, "/v1/auth/register").idempotency(Idempotency::Rebuilt), rest::auth::register)
-        .add(Route::public(POST, "/v1/auth/login").audited(Audit::SignIn), rest::auth::login)
-        .add(Route::public(Method::GET, "/v1/auth/me").needs(Needs::Token), rest::auth::me)
+        .add(Route::public(POST, "/v1/auth/login").with_audit(AuditRule::SignIn), rest::auth::login)
+        .add(Route::public(Method::GET, "/v1/auth/me").access(AccessRule::Token), rest::auth::me)
         .add(Route::get("/v1/users", &USERS_READ), rest::users::list)
         .add(rights(POST, "/v1/users", &USERS_WRITE), rest::users::add)
         .add(Route::get("/v1/users/{id}", &USERS_READ), rest::users::show)
@@ -116,7 +122,7 @@ fn identity_routes(routes: Routes) -> Routes {
         .add(rights(PUT, "/v1/users/{id}/roles", &USERS_WRITE), rest::users::put_roles)
         .add(Route::get("/v1/erasures", &TENANT_ADMINISTER), rest::erasures::list)
         .add(
-            Route::write(POST, "/v1/erasures", &TENANT_ADMINISTER).authority(Authority::UseCase),
+            Route::write(POST, "/v1/erasures", &TENANT_ADMINISTER).authority(AuthoritySource::UseCase),
             rest::erasures::request,
         )
         .add(Route::get("/v1/erasures/{subject}", &TENANT_ADMINISTER), rest::erasures::show)
@@ -124,7 +130,7 @@ fn identity_routes(routes: Routes) -> Routes {
 }
 
 fn event_routes(routes: Routes) -> Routes {
-    let follow = |path| Route::public(Method::GET, path).needs(Needs::Handler);
+    let follow = |path| Route::public(Method::GET, path).access(AccessRule::Handler);
     let external = "/v1/streams/{category}/{id}/events";
     routes
         .add(Route::get("/v1/events", &EVENTS_READ), rest::events::page)
@@ -132,7 +138,7 @@ fn event_routes(routes: Routes) -> Routes {
         .add(follow("/v1/events/ws"), streams::websocket::follow)
         .add(
             Route::write(POST, "/v1/stream-tickets", &EVENTS_READ)
-                .idempotency(Idempotency::Stored(AnswerRetention::PassingSecret)),
+                .idempotency(Idempotency::Stored(AnswerRetention::TemporarySecret)),
             rest::stream_tickets::issue,
         )
         .add(Route::get("/v1/event-types", &EVENTS_READ), rest::event_types::list)
@@ -140,22 +146,22 @@ fn event_routes(routes: Routes) -> Routes {
         // The category decides who may register a type, and who may append to a stream.
         .add(
             Route::public(PUT, "/v1/event-types/{type}")
-                .needs(Needs::Token)
-                .authority(Authority::UseCase)
+                .access(AccessRule::Token)
+                .authority(AuthoritySource::UseCase)
                 .idempotency(Idempotency::Rebuilt),
             rest::event_types::put,
         )
-        .add(Route::public(Method::GET, external).needs(Needs::Token), rest::external_streams::page)
+        .add(Route::public(Method::GET, external).access(AccessRule::Token), rest::external_streams::page)
         .add(
-            Route::public(POST, external).needs(Needs::Token).idempotency(Idempotency::Rebuilt),
+            Route::public(POST, external).access(AccessRule::Token).idempotency(Idempotency::Rebuilt),
             rest::external_streams::append,
         )
         .add(Route::public(Method::GET, "/asyncapi.json"), rest::contracts::asyncapi)
 }
 
 fn audit_routes(routes: Routes) -> Routes {
-    let audit = |path| Route::get(path, &AUDIT_READ).audited(Audit::Access);
-    let positions = Route::get("/v1/audit/position", &POSITIONS_READ).audited(Audit::Access);
+    let audit = |path| Route::get(path, &AUDIT_READ).with_audit(AuditRule::Access);
+    let positions = Route::get("/v1/audit/position", &POSITIONS_READ).with_audit(AuditRule::Access);
     routes
         .add(audit("/v1/activities"), rest::activities::page)
         .add(audit("/v1/audit/key"), rest::audit::key)
@@ -172,11 +178,11 @@ fn integration_routes(routes: Routes) -> Routes {
     let read = |path| Route::get(path, &TENANT_ADMINISTER);
     let write = |method, path| {
         Route::write(method, path, &TENANT_ADMINISTER)
-            .authority(Authority::Held)
-            .audited(Audit::CredentialChange)
+            .authority(AuthoritySource::LockedEvents)
+            .with_audit(AuditRule::CredentialChange)
     };
     let stored = |retention| Idempotency::Stored(retention);
-    let kept = |method, path| write(method, path).idempotency(stored(AnswerRetention::Kept));
+    let kept = |method, path| write(method, path).idempotency(stored(AnswerRetention::Permanent));
     let secret = |method, path| write(method, path).idempotency(stored(AnswerRetention::Secret));
     routes
         .add(read("/v1/service-tokens"), rest::service_tokens::list)
@@ -210,15 +216,15 @@ mod tests {
     #[test]
     fn every_write_of_administrators_asks_their_own_events() {
         for route in public_route_table().all() {
-            let administers = match route.needs {
-                Needs::Permission(permission) => {
+            let administers = match route.access {
+                AccessRule::Permission(permission) => {
                     [&TENANT_ADMINISTER, &TENANTS_WRITE, &USERS_WRITE].contains(&permission)
                 }
                 _ => false,
             };
-            if administers && !route.only_reads() {
+            if administers && !route.is_read_only() {
                 assert!(
-                    route.asks_events() && route.is_idempotent(),
+                    route.requires_fresh_authority() && route.is_idempotent(),
                     "{} {}",
                     route.method_name(),
                     route.path
@@ -230,8 +236,8 @@ mod tests {
     #[test]
     fn every_write_takes_an_idempotency_key_or_is_a_sign_in_or_graphql() {
         for route in public_route_table().all() {
-            let write = !route.only_reads();
-            let exempt = route.audit == Audit::SignIn || route.path == "/graphql";
+            let write = !route.is_read_only();
+            let exempt = route.audit == AuditRule::SignIn || route.path == "/graphql";
             assert_eq!(route.is_idempotent(), write && !exempt, "{} {}", route.method_name(), route.path);
         }
     }

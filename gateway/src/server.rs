@@ -2,16 +2,16 @@
 //!
 //! `listener` takes connections in, `limits` counts them, `connection` serves one, `phase` says what it is doing, `socket`
 //! wraps its bytes, `request` is what happens to each request around the router, `refusal` answers what is no HTTP,
-//! `refusals` counts and logs these, `bounded_log` bounds such lines, and `client` finds the client behind proxies.
+//! `refusal_log` counts and logs these, `rate_limited_log` bounds such lines, and `client` finds the client behind proxies.
 
-mod bounded_log;
 pub mod client;
 mod connection;
 pub(crate) mod limits;
 mod listener;
 mod phase;
+mod rate_limited_log;
 mod refusal;
-mod refusals;
+mod refusal_log;
 mod request;
 mod socket;
 
@@ -28,14 +28,14 @@ use self::connection::serve_connection;
 use self::limits::ConnectionLimits;
 use self::listener::{Acceptor, DescriptorReserve};
 use self::phase::Timeouts;
-use self::refusals::Refusals;
-use self::request::Requests;
-pub use self::request::UnderWay;
+use self::refusal_log::RefusalLog;
+pub use self::request::InFlightTracker;
+use self::request::RequestService;
 
 /// How long requests that are being answered may take after the call to stop.
-const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(3);
+const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
 /// What is left to do when the last answer is complete: write it to its socket.
-const FLUSH_WAIT: Duration = Duration::from_millis(100);
+const FINAL_FLUSH_DELAY: Duration = Duration::from_millis(100);
 
 /// What bounds a listener.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct ListenerSettings {
     /// From the opening of a connection, or the first byte of a request, to the end of the request's header fields.
     pub header_timeout: Duration,
     /// From an answer to the first byte of the next request.
-    pub keep_alive: Duration,
+    pub keep_alive_timeout: Duration,
     /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
     pub trusted_proxies: TrustedProxies,
     /// Clients reach the listener by HTTPS, whether or not a proxy says so: every answer has `Strict-Transport-Security`.
@@ -66,7 +66,7 @@ impl Default for ListenerSettings {
             max_connections: 10_000,
             max_connections_per_address: 1_000,
             header_timeout: Duration::from_secs(10),
-            keep_alive: Duration::from_secs(75),
+            keep_alive_timeout: Duration::from_secs(75),
             trusted_proxies: TrustedProxies::default(),
             always_https: false,
             reserved_descriptors: 0,
@@ -82,10 +82,11 @@ pub async fn serve(
     settings: ListenerSettings,
     stopping: CancellationToken,
 ) {
-    let (under_way, connections) = (TaskTracker::new(), TaskTracker::new());
-    let timeouts = Timeouts { header: settings.header_timeout, keep_alive: settings.keep_alive };
+    let (in_flight, connections) = (TaskTracker::new(), TaskTracker::new());
+    let timeouts =
+        Timeouts { header: settings.header_timeout, keep_alive_timeout: settings.keep_alive_timeout };
     let proxies = settings.trusted_proxies;
-    let refusals = Refusals::new(settings.name);
+    let refusal_log = RefusalLog::new(settings.name);
     let acceptor = Acceptor {
         name: settings.name,
         listener,
@@ -95,15 +96,15 @@ pub async fn serve(
             settings.max_connections_per_address,
             proxies.clone(),
         ),
-        reserve: DescriptorReserve::of(settings.reserved_descriptors),
-        refusals: Arc::clone(&refusals),
+        reserve: DescriptorReserve::new(settings.reserved_descriptors),
+        refusal_log: Arc::clone(&refusal_log),
     };
-    let requests = Arc::new(Requests {
-        refusals,
+    let requests = Arc::new(RequestService {
+        refusal_log,
         router,
         proxies,
         always_https: settings.always_https,
-        under_way: under_way.clone(),
+        in_flight: in_flight.clone(),
     });
     let mut warnings = listener::warnings();
     while let Some(accepted) = acceptor.next(&mut warnings, &stopping).await {
@@ -116,13 +117,13 @@ pub async fn serve(
         });
     }
     drop(acceptor);
-    under_way.close();
+    in_flight.close();
     connections.close();
     let answered = async {
-        if tokio::time::timeout(SHUTDOWN_TIMEOUT, under_way.wait()).await.is_err() {
+        if tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, in_flight.wait()).await.is_err() {
             tracing::warn!("requests were still under way when the listener closed");
         } else {
-            tokio::time::sleep(FLUSH_WAIT).await;
+            tokio::time::sleep(FINAL_FLUSH_DELAY).await;
         }
     };
     // Connections without a request under way, such as one that waits for its client to close, are not waited for.

@@ -14,7 +14,7 @@ use crate::crypto::DataKey;
 use crate::store::Subject;
 
 /// Keys in memory at most; beyond it all are dropped and loaded anew as they are needed.
-const CAPACITY: usize = 100_000;
+const CACHE_CAPACITY: usize = 100_000;
 /// Streams noted for one key at most; beyond it they are noted again in the store, which changes nothing there.
 const STREAMS_PER_KEY_MAX: usize = 64;
 /// The shortest time between two sweeps: keys that end one after the other are dropped together.
@@ -75,7 +75,7 @@ impl Cache {
         stream: Option<&StreamName>,
     ) {
         let mut state = self.0.lock();
-        if state.ends.len() >= 2 * CAPACITY || state.keys.len() >= CAPACITY {
+        if state.ends.len() >= 2 * CACHE_CAPACITY || state.keys.len() >= CACHE_CAPACITY {
             state.keys.clear();
             state.ends.clear();
         }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use database::{DatabaseConfig, Password, TlsConfig};
 
-use crate::{Epoch, Keyring, KeyringError, Rewrapped, RootKeys, file, postgres};
+use crate::{Epoch, Keyring, KeyringError, RewrapResult, RootKeys, file, postgres};
 
 /// The role that the product works with, unless the URL names another.
-const USER: &str = "annals_keys";
+const USER_DEFAULT: &str = "annals_keys";
 
 /// A PostgreSQL database that holds keys and nothing else.
 #[derive(Debug, Clone)]
@@ -42,7 +42,7 @@ impl KeyDatabase {
             host: host.clone(),
             port: config.get_ports().first().copied().unwrap_or(5432),
             name: name.ok_or_else(|| wrong("must name a database"))?.to_owned(),
-            user: config.get_user().filter(|user| !user.is_empty()).unwrap_or(USER).to_owned(),
+            user: config.get_user().filter(|user| !user.is_empty()).unwrap_or(USER_DEFAULT).to_owned(),
             password: password.into(),
             tls,
         })
@@ -95,20 +95,21 @@ impl KeyStoreConfig {
         }
     }
 
-    /// Wraps every key under the current root key, while processes use them, and ends the epochs before. `told` is called with
+    /// Wraps every key under the current root key, while processes use them, and ends the epochs before. `on_progress` is called with
     /// how many are done, of how many. Where all are so already, nothing happens. What is interrupted is done by the next run.
     pub async fn rewrap(
         &self,
         roots: &RootKeys,
-        mut told: impl FnMut(u64, u64) + Send + 'static,
-    ) -> Result<Rewrapped, KeyringError> {
+        mut on_progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<RewrapResult, KeyringError> {
         match self {
             Self::Folder(folder) => {
                 let (folder, roots) = (folder.clone(), roots.clone());
-                let rewrapping = tokio::task::spawn_blocking(move || file::rewrap(&folder, &roots, told));
+                let rewrapping =
+                    tokio::task::spawn_blocking(move || file::rewrap(&folder, &roots, on_progress));
                 rewrapping.await.map_err(|error| KeyringError::Unavailable(error.to_string()))?
             }
-            Self::Database(database) => postgres::rewrap(database, roots, &mut told).await,
+            Self::Database(database) => postgres::rewrap(database, roots, &mut on_progress).await,
         }
     }
 }
@@ -124,7 +125,7 @@ mod tests {
         assert_eq!(full.to_string(), "keys at keys.internal:5433");
         assert_eq!(full.user, "keeper");
         let short = read("postgresql://keys.internal/keys").expect("reads");
-        assert_eq!((short.port, short.user.as_str()), (5432, USER));
+        assert_eq!((short.port, short.user.as_str()), (5432, USER_DEFAULT));
         for wrong in [
             "",
             "keys",

@@ -25,7 +25,7 @@ impl DataKey {
     }
 
     /// A key of these bytes, or `None` where there are not 32 of them.
-    pub(crate) fn copied_from(bytes: &[u8]) -> Option<Self> {
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == KEY_BYTES).then(|| Self::filled(|key| key.copy_from_slice(bytes)))
     }
 
@@ -97,7 +97,7 @@ impl RootKey {
 
     pub(crate) fn unwrap(&self, context: &KeyContext, wrapped: &[u8]) -> Result<DataKey, KeyringError> {
         open(&self.wrap_key(context.tenant, context.epoch), &context.associated(), wrapped)
-            .and_then(|key| DataKey::copied_from(&key))
+            .and_then(|key| DataKey::from_bytes(&key))
             .ok_or_else(|| KeyringError::Unavailable(format!("the key {} does not unwrap", context.key)))
     }
 }
@@ -138,7 +138,7 @@ impl From<RootKey> for RootKeys {
 }
 
 /// Bytes of the nonce that something sealed begins with.
-pub(crate) const NONCE: usize = NONCE_LEN;
+pub(crate) const NONCE_BYTES: usize = NONCE_LEN;
 
 /// What a wrapped key belongs to.
 #[derive(Clone, Copy)]
@@ -162,7 +162,7 @@ impl KeyContext {
 }
 
 /// The associated data of a segment.
-pub(crate) fn segment_data(event: Uuid, subject: Uuid, key: Uuid) -> Vec<u8> {
+pub(crate) fn segment_associated_data(event: Uuid, subject: Uuid, key: Uuid) -> Vec<u8> {
     [b"annals-sealed/v1\0".as_slice(), event.as_bytes(), subject.as_bytes(), key.as_bytes()].concat()
 }
 

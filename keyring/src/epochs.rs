@@ -12,14 +12,14 @@ pub struct Epoch {
     /// The beginning of the fingerprint of its root key, in hexadecimal.
     pub root: String,
     /// Where that root key is.
-    pub standing: RootStanding,
+    pub root_state: RootKeyState,
     /// Keys that are wrapped under it.
     pub keys: u64,
 }
 
 /// What a root key of the store is to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum RootStanding {
+pub enum RootKeyState {
     /// The one that keys are to be wrapped under.
     Current,
     /// The one before it.
@@ -30,7 +30,7 @@ pub enum RootStanding {
 
 /// What a run of `rewrap` has come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rewrapped {
+pub struct RewrapResult {
     /// The epoch that all keys are of now.
     pub epoch: i64,
     /// Keys that this run has wrapped anew.
@@ -39,12 +39,12 @@ pub struct Rewrapped {
 
 impl Epoch {
     pub(crate) fn new(epoch: i64, root: &Fingerprint, keys: u64, roots: &RootKeys) -> Self {
-        let standing = match roots.find(root) {
-            Some(_) if *root == roots.current() => RootStanding::Current,
-            Some(_) => RootStanding::Previous,
-            None => RootStanding::Unknown,
+        let root_state = match roots.find(root) {
+            Some(_) if *root == roots.current() => RootKeyState::Current,
+            Some(_) => RootKeyState::Previous,
+            None => RootKeyState::Unknown,
         };
-        Self { epoch, root: shown(root), standing, keys }
+        Self { epoch, root: short_fingerprint(root), root_state, keys }
     }
 }
 
@@ -54,7 +54,7 @@ pub(crate) fn root_of<'a>(
     fingerprint: Option<&Fingerprint>,
 ) -> Result<&'a RootKey, KeyringError> {
     fingerprint.and_then(|root| roots.find(root)).ok_or_else(|| {
-        let shown = fingerprint.map_or_else(|| "unknown".to_owned(), shown);
+        let shown = fingerprint.map_or_else(|| "unknown".to_owned(), short_fingerprint);
         KeyringError::Unavailable(format!(
             "keys are wrapped under the root key {shown}, which is neither privacy.root_key nor privacy.previous_root_key"
         ))
@@ -62,7 +62,7 @@ pub(crate) fn root_of<'a>(
 }
 
 /// Refuses a store some of whose keys this process could not unwrap.
-pub(crate) fn all_known(
+pub(crate) fn ensure_roots_known(
     roots: &RootKeys,
     epochs: impl IntoIterator<Item = Fingerprint>,
 ) -> Result<(), KeyringError> {
@@ -70,7 +70,7 @@ pub(crate) fn all_known(
 }
 
 /// The error of keys that do not unwrap, where there are any.
-pub(crate) fn refuse_broken(broken: &[uuid::Uuid]) -> Result<(), KeyringError> {
+pub(crate) fn ensure_unwrapped(broken: &[uuid::Uuid]) -> Result<(), KeyringError> {
     let Some(first) = broken.first() else { return Ok(()) };
     let count = broken.len();
     Err(KeyringError::Unavailable(format!(
@@ -78,6 +78,6 @@ pub(crate) fn refuse_broken(broken: &[uuid::Uuid]) -> Result<(), KeyringError> {
     )))
 }
 
-fn shown(root: &Fingerprint) -> String {
+fn short_fingerprint(root: &Fingerprint) -> String {
     hex::encode(&root[..8])
 }

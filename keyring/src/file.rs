@@ -4,10 +4,10 @@
 //! file for copies, which takes as long as reading the file does.
 
 mod bytes;
+mod maintenance;
 mod rewrap;
 mod schema;
-mod serving;
-mod upkeep;
+mod server;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -17,9 +17,9 @@ use schemas::engine::{StreamName, TenantId};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
+use self::maintenance::Maintenance;
 pub(crate) use self::rewrap::rewrap;
-use self::serving::{Request, Serving};
-use self::upkeep::Upkeep;
+use self::server::{KeyRequest, KeyServer};
 use crate::store::{KeyState, Subject};
 use crate::{Epoch, Erasure, KeyringError, RootKeys, StoredKey};
 
@@ -27,12 +27,12 @@ use crate::{Epoch, Erasure, KeyringError, RootKeys, StoredKey};
 const QUEUE_CAPACITY: usize = 4_096;
 
 type Reply<T> = oneshot::Sender<Result<T, KeyringError>>;
-type Job = Box<dyn FnOnce(&mut Upkeep) + Send>;
+type Job = Box<dyn FnOnce(&mut Maintenance) + Send>;
 
 /// The way to the threads that work on the file.
 pub(crate) struct FileStore {
-    serving: SyncSender<Request>,
-    upkeep: SyncSender<Job>,
+    server: SyncSender<KeyRequest>,
+    maintenance: SyncSender<Job>,
 }
 
 impl FileStore {
@@ -41,67 +41,70 @@ impl FileStore {
         let config = |error: &dyn std::fmt::Display| schema::unusable(folder, error);
         let path = schema::prepare(folder)?;
         let connection = schema::connect(&path, &roots).map_err(|error| config(&error))?;
-        schema::all_known(&connection, &roots).map_err(|error| config(&error))?;
+        schema::ensure_roots_known(&connection, &roots).map_err(|error| config(&error))?;
         let second = schema::connect(&path, &roots).map_err(|error| config(&error))?;
-        let (serving, requests) = sync_channel(QUEUE_CAPACITY);
-        let mut server = Serving { connection, roots };
-        start("keys", move || server.run(&requests)).map_err(|error| config(&error))?;
-        let (upkeep, jobs) = sync_channel::<Job>(QUEUE_CAPACITY);
-        let mut keeper = Upkeep { connection: second, path };
-        start("keys-upkeep", move || jobs.iter().for_each(|job| job(&mut keeper)))
+        let (server, requests) = sync_channel(QUEUE_CAPACITY);
+        let mut key_server = KeyServer { connection, roots };
+        start("keys", move || key_server.run(&requests)).map_err(|error| config(&error))?;
+        let (maintenance, jobs) = sync_channel::<Job>(QUEUE_CAPACITY);
+        let mut maintainer = Maintenance { connection: second, path };
+        start("keys-upkeep", move || jobs.iter().for_each(|job| job(&mut maintainer)))
             .map_err(|error| config(&error))?;
-        Ok(Self { serving, upkeep })
+        Ok(Self { server, maintenance })
     }
 
-    async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, KeyringError> {
+    async fn request_key<T>(&self, request: impl FnOnce(Reply<T>) -> KeyRequest) -> Result<T, KeyringError> {
         let (reply, answer) = oneshot::channel();
-        send(&self.serving, request(reply))?;
+        send(&self.server, request(reply))?;
         answer.await.map_err(|_| ended())?
     }
 
     /// Runs something on the thread that keeps the file. It goes on where the caller does not wait for it any more.
-    async fn keep<T: Send + 'static>(
+    async fn run_maintenance<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Upkeep) -> Result<T, KeyringError> + Send + 'static,
+        job: impl FnOnce(&mut Maintenance) -> Result<T, KeyringError> + Send + 'static,
     ) -> Result<T, KeyringError> {
         let (reply, answer) = oneshot::channel();
-        send(&self.upkeep, Box::new(move |upkeep: &mut Upkeep| drop(reply.send(job(upkeep)))))?;
+        send(
+            &self.maintenance,
+            Box::new(move |maintenance: &mut Maintenance| drop(reply.send(job(maintenance)))),
+        )?;
         answer.await.map_err(|_| ended())?
     }
 
-    pub(crate) async fn provide(
+    pub(crate) async fn get_or_create(
         &self,
         subject: Subject,
         stream: &StreamName,
     ) -> Result<KeyState, KeyringError> {
-        self.ask(|reply| Request::Provide(subject, stream.clone(), reply)).await
+        self.request_key(|reply| KeyRequest::GetOrCreate(subject, stream.clone(), reply)).await
     }
 
     pub(crate) async fn load(
         &self,
         subjects: Vec<Subject>,
     ) -> Result<HashMap<Subject, KeyState>, KeyringError> {
-        self.ask(|reply| Request::Load(subjects, reply)).await
+        self.request_key(|reply| KeyRequest::Load(subjects, reply)).await
     }
 
     pub(crate) async fn fence(&self, subject: Subject) -> Result<(), KeyringError> {
-        self.ask(|reply| Request::Fence(subject, reply)).await
+        self.request_key(|reply| KeyRequest::Fence(subject, reply)).await
     }
 
     pub(crate) async fn destroy(&self, subject: Subject) -> Result<Option<Uuid>, KeyringError> {
-        self.keep(move |upkeep| upkeep.destroy(subject)).await
+        self.run_maintenance(move |maintenance| maintenance.destroy(subject)).await
     }
 
     pub(crate) async fn streams(&self, subject: Subject) -> Result<Vec<StreamName>, KeyringError> {
-        self.keep(move |upkeep| upkeep.streams(subject)).await
+        self.run_maintenance(move |maintenance| maintenance.streams(subject)).await
     }
 
     pub(crate) async fn erasures(&self) -> Result<Vec<Erasure>, KeyringError> {
-        self.keep(|upkeep| upkeep.erasures()).await
+        self.run_maintenance(|maintenance| maintenance.erasures()).await
     }
 
     pub(crate) async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
-        self.keep(move |upkeep| upkeep.unknown(tenant, keys)).await
+        self.run_maintenance(move |maintenance| maintenance.unknown(tenant, keys)).await
     }
 
     pub(crate) async fn keys(
@@ -109,15 +112,15 @@ impl FileStore {
         after: Option<Subject>,
         limit: u32,
     ) -> Result<Vec<StoredKey>, KeyringError> {
-        self.keep(move |upkeep| upkeep.keys(after, limit)).await
+        self.run_maintenance(move |maintenance| maintenance.keys(after, limit)).await
     }
 
     pub(crate) async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
-        self.keep(|upkeep| upkeep.deployment()).await
+        self.run_maintenance(|maintenance| maintenance.deployment()).await
     }
 
     pub(crate) async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
-        self.keep(move |upkeep| upkeep.mark(deployment)).await
+        self.run_maintenance(move |maintenance| maintenance.mark(deployment)).await
     }
 }
 

@@ -19,7 +19,7 @@ use crate::store::{KeyState, KeyStore, Subject};
 use crate::{Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey};
 
 /// How often keys are loaded for one payload or batch, where the lease ends before all are there.
-const LOAD_ATTEMPTS: u32 = 20;
+const LOAD_ATTEMPTS_MAX: u32 = 20;
 
 /// The keys of a deployment's subjects. Cheap to clone.
 #[derive(Clone)]
@@ -60,7 +60,7 @@ impl Keyring {
     /// Opens the file of keys in a folder, making it where it is missing. `lease` is how long a key is kept in memory, and so
     /// how long an erasure waits before it destroys one.
     pub fn open(folder: &Path, roots: RootKeys, lease: Duration) -> Result<Self, KeyringError> {
-        Self::over(KeyStore::File(FileStore::open(folder, roots)?), lease)
+        Self::with_store(KeyStore::File(FileStore::open(folder, roots)?), lease)
     }
 
     /// Connects to a database of keys. It has to be migrated.
@@ -69,10 +69,10 @@ impl Keyring {
         roots: RootKeys,
         lease: Duration,
     ) -> Result<Self, KeyringError> {
-        Self::over(KeyStore::Postgres(Box::new(PostgresStore::connect(database, roots).await?)), lease)
+        Self::with_store(KeyStore::Postgres(Box::new(PostgresStore::connect(database, roots).await?)), lease)
     }
 
-    fn over(store: KeyStore, lease: Duration) -> Result<Self, KeyringError> {
+    fn with_store(store: KeyStore, lease: Duration) -> Result<Self, KeyringError> {
         Ok(Self(Arc::new(Inner { store, lease, cache: Cache::start()? })))
     }
 
@@ -90,7 +90,7 @@ impl Keyring {
         event: Uuid,
         payload: Bytes,
     ) -> Result<SealedPayload, KeyringError> {
-        if !payload::mentions(&payload, OPEN) {
+        if !payload::contains_member(&payload, OPEN) {
             return Ok(SealedPayload { payload, keys: Vec::new() });
         }
         let invalid = |problem: &dyn std::fmt::Display| KeyringError::Invalid(problem.to_string());
@@ -137,7 +137,7 @@ impl Keyring {
         let mut documents: Vec<(usize, Value)> = Vec::new();
         let mut subjects = HashSet::new();
         for (index, event) in events.iter().enumerate() {
-            if payload::mentions(&event.payload, SEALED)
+            if payload::contains_member(&event.payload, SEALED)
                 && let Ok(mut document) = serde_json::from_slice(&event.payload)
             {
                 subjects
@@ -197,7 +197,7 @@ impl Keyring {
     }
 
     /// Whatever in this payload is sealed under a key that is not there and was not destroyed. Keys in memory do not count.
-    pub async fn missing_in(
+    pub async fn missing_keys(
         &self,
         tenant: TenantId,
         payload: &[u8],
@@ -250,7 +250,7 @@ impl Keyring {
         stream: Option<&StreamName>,
     ) -> Result<HashMap<Subject, KeyState>, KeyringError> {
         let mut without_key = HashMap::new();
-        for _ in 0..LOAD_ATTEMPTS {
+        for _ in 0..LOAD_ATTEMPTS_MAX {
             let (mut states, mut absent) = (HashMap::new(), Vec::new());
             for subject in &wanted {
                 if let Some(state) = without_key.get(subject) {
@@ -271,7 +271,7 @@ impl Keyring {
                 let begun = Instant::now();
                 let loaded = match stream {
                     Some(stream) => {
-                        HashMap::from([(batch[0], self.0.store.provide(batch[0], stream).await?)])
+                        HashMap::from([(batch[0], self.0.store.get_or_create(batch[0], stream).await?)])
                     }
                     None => self.0.store.load(batch.to_vec()).await?,
                 };

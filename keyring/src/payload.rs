@@ -5,16 +5,17 @@ use schemas::engine::sealed::{ERASED, OPEN, SEALED, SealedSegment};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
-use crate::crypto::{self, DataKey, segment_data};
+use crate::crypto::{self, DataKey, segment_associated_data};
 
 const ALGORITHM: &str = "A256GCM";
-const NONCE: usize = 12;
+const NONCE_BYTES: usize = 12;
 
 /// Whether a payload may hold the member: JSON escapes quotes inside of texts, so this finds every member of that name,
 /// and little else.
-pub(crate) fn mentions(payload: &[u8], member: &str) -> bool {
-    let quoted = format!("\"{member}\"");
-    payload.contains(&b'$') && payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())
+pub(crate) fn contains_member(payload: &[u8], member: &str) -> bool {
+    let quote_identifier = format!("\"{member}\"");
+    payload.contains(&b'$')
+        && payload.windows(quote_identifier.len()).any(|window| window == quote_identifier.as_bytes())
 }
 
 /// Calls `replace` for each object that has the member, with the member's value, innermost last; what it returns takes the
@@ -71,8 +72,9 @@ pub(crate) fn segment_of(sealed: &Value) -> Option<SealedSegment> {
 /// Seals the value under the key, for an event.
 pub(crate) fn seal(value: &Value, event: Uuid, subject: Uuid, key: Uuid, data_key: &DataKey) -> Value {
     let plain = serde_json::to_vec(value).expect("JSON serialises");
-    let sealed = crypto::seal(&crypto::cipher_of(data_key), &segment_data(event, subject, key), &plain);
-    let (nonce, ct) = sealed.split_at(NONCE);
+    let sealed =
+        crypto::seal(&crypto::cipher_of(data_key), &segment_associated_data(event, subject, key), &plain);
+    let (nonce, ct) = sealed.split_at(NONCE_BYTES);
     let segment = SealedSegment {
         alg: ALGORITHM.to_owned(),
         subject,
@@ -88,9 +90,9 @@ pub(crate) fn open(segment: &SealedSegment, event: Uuid, data_key: &DataKey) -> 
     if segment.alg != ALGORITHM {
         return None;
     }
-    let nonce = BASE64_STANDARD.decode(&segment.nonce).ok().filter(|nonce| nonce.len() == NONCE)?;
+    let nonce = BASE64_STANDARD.decode(&segment.nonce).ok().filter(|nonce| nonce.len() == NONCE_BYTES)?;
     let ct = BASE64_STANDARD.decode(&segment.ct).ok()?;
-    let associated = segment_data(event, segment.subject, segment.key);
+    let associated = segment_associated_data(event, segment.subject, segment.key);
     let plain = crypto::open(&crypto::cipher_of(data_key), &associated, &[nonce, ct].concat())?;
     serde_json::from_slice(&plain).ok()
 }

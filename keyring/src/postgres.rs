@@ -26,12 +26,12 @@ const SERVING_CONNECTIONS_MAX: usize = 4;
 /// Connections that destroy keys and list them, so that serving does not wait for that.
 const UPKEEP_CONNECTIONS_MAX: usize = 1;
 /// How often making a key is tried while other processes change the same row or begin an epoch.
-const PROVIDE_ATTEMPTS: u32 = 5;
+const CREATE_ATTEMPTS_MAX: u32 = 5;
 
 /// A database of keys.
 pub(crate) struct PostgresStore {
     serving: Connections,
-    upkeep: Connections,
+    maintenance: Connections,
     roots: RootKeys,
 }
 
@@ -40,20 +40,20 @@ impl PostgresStore {
     pub(crate) async fn connect(database: &KeyDatabase, roots: RootKeys) -> Result<Self, KeyringError> {
         let store = Self {
             serving: Connections::new(database, SERVING_CONNECTIONS_MAX)?,
-            upkeep: Connections::new(database, UPKEEP_CONNECTIONS_MAX)?,
+            maintenance: Connections::new(database, UPKEEP_CONNECTIONS_MAX)?,
             roots,
         };
-        let found = store.upkeep.run(async |client| {
+        let found = store.maintenance.run(async |client| {
             begin_first_epoch(client, &store.roots).await?;
             roots_of(client).await
         });
         let unusable = |error: KeyringError| KeyringError::Config(format!("the keys in {database}: {error}"));
-        epochs::all_known(&store.roots, found.await?).map_err(unusable)?;
+        epochs::ensure_roots_known(&store.roots, found.await?).map_err(unusable)?;
         Ok(store)
     }
 
     /// The row of the subject is locked against fencing, so a key that is returned was not fenced before.
-    pub(crate) async fn provide(
+    pub(crate) async fn get_or_create(
         &self,
         (tenant, subject): Subject,
         stream: &StreamName,
@@ -74,7 +74,7 @@ impl PostgresStore {
             select id, epoch, wrapped, is_fenced, root from found left join epochs using (epoch)";
         self.serving
             .run(async |client| {
-                for _ in 0..PROVIDE_ATTEMPTS {
+                for _ in 0..CREATE_ATTEMPTS_MAX {
                     let (epoch, root) = newest_epoch(client).await?;
                     // Without the newest root key, what is wrapped under the one before is still good.
                     let root = epochs::root_of(&self.roots, Some(&root));
@@ -144,13 +144,13 @@ impl PostgresStore {
             set wrapped = null, epoch = null, fenced_at = coalesce(keys.fenced_at, now()),
                 destroyed_at = coalesce(keys.destroyed_at, now())
             returning id";
-        let rows = self.upkeep.run(async |client| query(client, SQL, of(&subject)).await).await?;
+        let rows = self.maintenance.run(async |client| query(client, SQL, of(&subject)).await).await?;
         Ok(rows.first().and_then(|row| row.get(0)))
     }
 
     pub(crate) async fn streams(&self, subject: Subject) -> Result<Vec<StreamName>, KeyringError> {
         const SQL: &str = "select stream from streams where tenant = $1 and subject = $2 order by stream";
-        let rows = self.upkeep.run(async |client| query(client, SQL, of(&subject)).await).await?;
+        let rows = self.maintenance.run(async |client| query(client, SQL, of(&subject)).await).await?;
         rows.iter().map(|row| parsed(row.get(0))).collect()
     }
 
@@ -158,7 +158,7 @@ impl PostgresStore {
         const SQL: &str = "
             select tenant, subject, id, destroyed_at is not null from keys where fenced_at is not null
             order by tenant, subject";
-        let rows = self.upkeep.run(async |client| query(client, SQL, []).await).await?;
+        let rows = self.maintenance.run(async |client| query(client, SQL, []).await).await?;
         let erasure = |row: &Row| Erasure {
             tenant: TenantId(row.get(0)),
             subject: row.get(1),
@@ -175,7 +175,7 @@ impl PostgresStore {
         let values: [&(dyn ToSql + Sync); 2] = [&tenant.0, &keys];
         let types = [Type::UUID, Type::UUID_ARRAY];
         let rows = self
-            .upkeep
+            .maintenance
             .run(async |client| query(client, SQL, values.into_iter().zip(types.clone())).await)
             .await?;
         Ok(rows.iter().map(|row| row.get(0)).collect())
@@ -196,7 +196,7 @@ impl PostgresStore {
         let values: [&(dyn ToSql + Sync); 3] = [&tenant.0, &subject, &limit];
         let types = [Type::UUID, Type::UUID, Type::INT8];
         let rows = self
-            .upkeep
+            .maintenance
             .run(async |client| query(client, SQL, values.into_iter().zip(types.clone())).await)
             .await?;
         let stored = |row: &Row| {
@@ -213,14 +213,14 @@ impl PostgresStore {
     }
 
     pub(crate) async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
-        let rows = self.upkeep.run(async |client| query(client, "select id from deployment", []).await);
+        let rows = self.maintenance.run(async |client| query(client, "select id from deployment", []).await);
         Ok(rows.await?.first().map(|row| row.get(0)))
     }
 
     pub(crate) async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
         const SQL: &str = "insert into deployment (id) values ($1) on conflict do nothing";
         let value: [(&(dyn ToSql + Sync), Type); 1] = [(&deployment, Type::UUID)];
-        self.upkeep.run(async |client| query(client, SQL, value.clone()).await.map(drop)).await?;
+        self.maintenance.run(async |client| query(client, SQL, value.clone()).await.map(drop)).await?;
         Ok(self.deployment().await?.unwrap_or(deployment))
     }
 }

@@ -66,12 +66,12 @@ macro_rules! either {
 impl KeyStore {
     /// The key of a subject, made where there is none, and the note that the stream holds something of it. A new key is durable
     /// when this returns.
-    pub(crate) async fn provide(
+    pub(crate) async fn get_or_create(
         &self,
         subject: Subject,
         stream: &StreamName,
     ) -> Result<KeyState, KeyringError> {
-        either!(self, store => store.provide(subject, stream))
+        either!(self, store => store.get_or_create(subject, stream))
     }
 
     pub(crate) async fn load(

@@ -72,7 +72,7 @@ pub struct OperatorKeys {
 impl OperatorKeys {
     /// Takes each key's seed from `keep`, which is given the key's name and a fresh seed and answers with the one that
     /// is kept.
-    pub fn kept<E: From<KeyError>>(
+    pub fn load_or_create<E: From<KeyError>>(
         mut keep: impl FnMut(&'static str, String) -> Result<String, E>,
     ) -> Result<Self, E> {
         let mut key = |name: &'static str, kind: KeyPairType| -> Result<KeyPair, E> {
@@ -277,7 +277,7 @@ mod tests {
     use super::*;
 
     fn keys() -> OperatorKeys {
-        OperatorKeys::kept(|_, fresh| Ok::<_, KeyError>(fresh)).expect("fresh seeds read")
+        OperatorKeys::load_or_create(|_, fresh| Ok::<_, KeyError>(fresh)).expect("fresh seeds read")
     }
 
     #[test]

@@ -14,7 +14,7 @@ pub const STREAM: &str = "CHECKPOINTS";
 /// The first token of their subjects.
 pub const SUBJECT_ROOT: &str = "checkpoints";
 /// Checkpoints of a tenant that are kept: half an hour of a busy one.
-const KEPT: i64 = 1_000;
+const CHECKPOINTS_RETAINED: i64 = 1_000;
 
 /// Publishes a tenant's newest checkpoint.
 pub async fn publish(nats: &Nats, tenant: &TenantSlug, note: &str) -> Result<(), NatsError> {
@@ -52,7 +52,7 @@ pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, Na
 
 /// Gives each log the checkpoint that was published last under its tenant's name, for its replacement to cite. The store
 /// judges whether that holds. Where JetStream does not answer, the rest goes without.
-pub async fn cite(
+pub async fn attach_checkpoints(
     nats: &Nats,
     replacements: &mut [Replacement],
     slug: impl Fn(&Replacement) -> Option<TenantSlug>,
@@ -77,7 +77,7 @@ async fn stream(nats: &Nats) -> Result<Stream, NatsError> {
                     subjects: vec![format!("{SUBJECT_ROOT}.*")],
                     retention: RetentionPolicy::Limits,
                     storage: StorageType::File,
-                    max_messages_per_subject: KEPT,
+                    max_messages_per_subject: CHECKPOINTS_RETAINED,
                     allow_direct: true,
                     num_replicas: nats.replicas(),
                     ..Config::default()

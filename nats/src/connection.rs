@@ -27,14 +27,14 @@ pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 const REQUIRED_VERSION: (u64, u64) = (2, 12);
 const REQUIRED_VERSION_TEXT: &str = "2.12";
 /// How long `connect` waits for a server before it goes on without one.
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound on JetStream requests and on publish acknowledgements.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 /// Bound on the look at the stream. A cluster that is electing a leader says nothing, and who asks again finds it soon
 /// after the election.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(1);
+const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Acknowledgements that may be awaited at once: above what the relay ever has in flight.
-const ACKS_IN_FLIGHT: usize = 2_000;
+const ACKS_IN_FLIGHT_MAX: usize = 2_000;
 
 /// Where NATS is and how to sign in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -135,7 +135,7 @@ impl Nats {
         let client = options.connect(addresses).await.map_err(NatsError::Connect)?;
         let jetstream = ContextBuilder::new()
             .timeout(REQUEST_TIMEOUT)
-            .max_ack_inflight(ACKS_IN_FLIGHT)
+            .max_ack_inflight(ACKS_IN_FLIGHT_MAX)
             .build(client.clone());
         let nats = Self {
             client,
@@ -144,7 +144,7 @@ impl Nats {
             config: Arc::new(config),
             replicas_set: Arc::default(),
         };
-        match tokio::time::timeout(CONNECT_WAIT, nats.wait_for_stream()).await {
+        match tokio::time::timeout(CONNECT_TIMEOUT, nats.wait_for_stream()).await {
             Ok(Ok(())) => tracing::info!(version = nats.client.server_info().version, "connected to NATS"),
             Ok(Err(error)) => return Err(error),
             Err(_elapsed) => {
@@ -194,7 +194,7 @@ impl Nats {
 
     /// Another connection with the same settings. A message with headers that the client does not read ends the connection
     /// that it comes by, so what is pushed to a client has one of its own.
-    pub(crate) async fn another(&self) -> Result<Self, NatsError> {
+    pub(crate) async fn connect_again(&self) -> Result<Self, NatsError> {
         Self::connect((*self.config).clone()).await
     }
 
@@ -212,7 +212,7 @@ impl Nats {
         if !server.jetstream {
             return Err(NatsError::NoJetStream);
         }
-        let looked = tokio::time::timeout(LOOK_TIMEOUT, self.jetstream.get_stream(STREAM)).await;
+        let looked = tokio::time::timeout(PROBE_TIMEOUT, self.jetstream.get_stream(STREAM)).await;
         let found =
             looked.map_err(|_elapsed| NatsError::JetStream("the stream does not answer".to_owned()))?;
         let info = match found {

@@ -11,7 +11,7 @@ use store::Store;
 use uuid::Uuid;
 
 use crate::message::{MessageKey, SUBJECT_ROOT};
-use crate::relay::copy;
+use crate::relay::stream_reader;
 use crate::{Nats, NatsError};
 
 /// Logs that the database knows: whose each is, and up to which position the tenant's present log has its events.
@@ -28,7 +28,7 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
     let mut lost: HashSet<(TenantSlug, LogId, Uuid)> = HashSet::new();
     let filter = format!("{SUBJECT_ROOT}.*.{}.>", SubjectEvent::CATEGORY);
     let (key, end) = (MessageKey::of(store.key()), stream.state.last_sequence);
-    copy::read(nats, &key, DeliverPolicy::All, filter, end, |_, published| {
+    stream_reader::read(nats, &key, DeliverPolicy::All, filter, end, |_, published| {
         if let Some(published) = published
             && logs.get(&published.log).is_none_or(|(_, kept_to)| published.position > *kept_to)
             && let Some(subject) = published.stream.uuid()

@@ -9,11 +9,11 @@
 mod consumers;
 mod issuer;
 mod issuing;
-mod keeper;
-mod place;
-mod search;
-mod system;
+mod reconciler;
+mod stream_position;
+mod stream_search;
+mod system_account;
 
-pub use issuer::{Connection, Issuer};
-pub use issuing::{IntegratorError, Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
-pub use keeper::{KeeperConfig, keep};
+pub use issuer::{IntegratorConnection, Issuer};
+pub use issuing::{IntegratorError, Integrators, IssuedCredential, LIFETIME_MAX, NewIntegrator, ResetPoint};
+pub use reconciler::{ReconcilerConfig, reconcile};

@@ -12,13 +12,13 @@ pub mod checkpoints;
 pub mod connection;
 mod erasures;
 mod error;
-pub mod follow;
 pub mod integrators;
 pub mod message;
 pub mod relay;
+pub mod stream_consumer;
 
 pub use connection::{Nats, NatsConfig, NatsTls, has_credentials};
 pub use erasures::lost_erasures;
 pub use error::NatsError;
-pub use follow::Follower;
 pub use integrators::{IntegratorError, Integrators, Issuer};
+pub use stream_consumer::StreamConsumer;

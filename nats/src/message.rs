@@ -12,7 +12,7 @@ use schemas::engine::{Actor, EventType, LogId, Metadata, RecordedEvent, RequestI
 use uuid::Uuid;
 
 pub use self::mac::MessageKey;
-use crate::relay::stored::Stored;
+use crate::relay::stored_message::StoredMessage;
 
 /// The first token of every event's subject.
 pub const SUBJECT_ROOT: &str = "events";
@@ -93,16 +93,16 @@ pub fn subject(tenant: &TenantSlug, event_type: &EventType) -> String {
 
 /// Which event a message is of, by its headers alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Published {
+pub(crate) struct EventHeaders {
     pub(crate) tenant: TenantSlug,
     pub(crate) log: LogId,
     pub(crate) position: u64,
     pub(crate) event_id: Uuid,
     pub(crate) stream: StreamName,
-    sent_as: String,
+    message_id: String,
 }
 
-impl Published {
+impl EventHeaders {
     /// Reads the headers of a message of the relay. The payload need not be the one that was published.
     ///
     /// # Errors
@@ -116,25 +116,25 @@ impl Published {
             position: fields.required(POSITION, "ce-position")?,
             event_id: fields.required(ID, "ce-id")?,
             stream: fields.required(SUBJECT, "ce-subject")?,
-            sent_as: fields.required(async_nats::header::NATS_MESSAGE_ID, "Nats-Msg-Id")?,
+            message_id: fields.required(async_nats::header::NATS_MESSAGE_ID, "Nats-Msg-Id")?,
         })
     }
 
     /// Whether it was sent in this generation.
-    pub(crate) fn was_sent_in(&self, key: &MessageKey, generation: u32) -> bool {
-        self.sent_as == key.message_id(self.log, self.position, generation)
+    pub(crate) fn is_of_epoch(&self, key: &MessageKey, stream_epoch: u32) -> bool {
+        self.message_id == key.message_id(self.log, self.position, stream_epoch)
     }
 }
 
 /// Whether a stored message is this event's, whole, sent in this generation.
-pub(crate) fn holds(
+pub(crate) fn is_message_of(
     key: &MessageKey,
-    found: &Stored,
+    found: &StoredMessage,
     tenant: &TenantSlug,
     event: &RecordedEvent,
-    generation: u32,
+    stream_epoch: u32,
 ) -> bool {
-    let sent = encode(key, tenant, event, generation).headers;
+    let sent = encode(key, tenant, event, stream_epoch).headers;
     found.headers.as_ref().is_ok_and(|headers| {
         // The same MAC over what is there: it is the same message.
         headers.get(mac::MAC) == sent.get(mac::MAC)
@@ -143,11 +143,16 @@ pub(crate) fn holds(
 }
 
 /// The message of an event.
-pub fn encode(key: &MessageKey, tenant: &TenantSlug, event: &RecordedEvent, generation: u32) -> EventMessage {
+pub fn encode(
+    key: &MessageKey,
+    tenant: &TenantSlug,
+    event: &RecordedEvent,
+    stream_epoch: u32,
+) -> EventMessage {
     let subject = subject(tenant, &event.event_type);
     let mut headers = HeaderMap::new();
     let mut set = |name: HeaderName, value: String| headers.insert(name, header_value(value));
-    set(async_nats::header::NATS_MESSAGE_ID, key.message_id(event.log_id, event.position, generation));
+    set(async_nats::header::NATS_MESSAGE_ID, key.message_id(event.log_id, event.position, stream_epoch));
     set(SPECVERSION, "1.0".to_owned());
     set(ID, event.event_id.to_string());
     set(SOURCE, format!("/tenants/{tenant}"));
@@ -394,13 +399,13 @@ mod tests {
     #[test]
     fn the_headers_alone_say_which_event_was_published() {
         let (message, event) = (encode(&key(), &tenant(), &event(), 3), event());
-        let published = Published::read(&key(), &message.subject, &message.headers).expect("reads");
+        let published = EventHeaders::read(&key(), &message.subject, &message.headers).expect("reads");
         assert_eq!((&published.tenant, published.log), (&tenant(), event.log_id));
         assert_eq!((published.position, published.event_id), (42, event.event_id));
         assert_eq!(published.stream, event.stream);
-        assert!(published.was_sent_in(&key(), 3) && !published.was_sent_in(&key(), 2));
+        assert!(published.is_of_epoch(&key(), 3) && !published.is_of_epoch(&key(), 2));
         let other = "events.globex.identity.user.registered.v1";
-        assert!(Published::read(&key(), other, &message.headers).is_err());
+        assert!(EventHeaders::read(&key(), other, &message.headers).is_err());
     }
 
     proptest! {
@@ -408,7 +413,7 @@ mod tests {
         fn any_event_survives_the_round_trip(
             position in 1u64.., version in 1u64.., id: u128, log: u128, causation: Option<u128>,
             actor in ".{0,40}", request in proptest::option::of("[A-Za-z0-9._-]{1,64}"), payload: Vec<u8>,
-            micros in 0i64..4_000_000_000_000_000, generation: u32,
+            micros in 0i64..4_000_000_000_000_000, stream_epoch: u32,
         ) {
             let mut event = event();
             event.position = position;
@@ -420,7 +425,7 @@ mod tests {
             event.metadata.causation_id = causation.map(Uuid::from_u128);
             event.metadata.actor = Actor::recorded(actor);
             event.metadata.request_id = request.and_then(|text| RequestId::parse(&text));
-            let message = encode(&key(), &tenant(), &event, generation);
+            let message = encode(&key(), &tenant(), &event, stream_epoch);
             let read = decode(&key(), &message.subject, Some(&message.headers), message.payload).expect("reads");
             prop_assert_eq!(read, (tenant(), event));
         }

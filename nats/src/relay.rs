@@ -8,14 +8,14 @@
 //! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant. The database may
 //! go back to an earlier state: `evidence` finds that out.
 
-pub(crate) mod check;
-pub(crate) mod copy;
-mod evidence;
-mod lane;
+mod divergence_check;
 mod page;
-pub(crate) mod ranges;
-mod refill;
-pub(crate) mod stored;
+pub(crate) mod position_ranges;
+mod republish;
+pub(crate) mod stored_message;
+pub(crate) mod stream_check;
+pub(crate) mod stream_reader;
+mod tenant_relay;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -25,66 +25,68 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::TenantId;
-use store::{Causes, Incarnation, RelayMove, RelayProgress, Share, SharedWork, Store, StoreError};
+use store::{
+    Causes, DatabaseInstance, RelayMove, RelayProgress, Store, StoreError, TenantAssignment, Workload,
+};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::check::{Verdict, Witness};
-use self::lane::Lane;
-use self::page::{Page, PublishFailure, Published};
-use self::refill::RefillFailure;
+use self::page::{PageResult, PublishError, RelayPage};
+use self::republish::RepublishError;
+use self::stream_check::{LastAckedMessage, StreamCheckResult};
+use self::tenant_relay::TenantRelay;
 use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
-pub use self::evidence::examine;
+pub use self::divergence_check::check_divergence;
 
 /// Events published and not yet acknowledged, in all.
-const IN_FLIGHT: usize = 1_000;
+const IN_FLIGHT_EVENTS_MAX: usize = 1_000;
 /// Events of one page of one tenant: its fair share while others wait. One page at a time is under way, so a position that is
 /// on the stream has all before it there but the last of these, whatever was interrupted.
-pub(crate) const PAGE: usize = 250;
+pub(crate) const PAGE_SIZE_MAX: usize = 250;
 /// Pages under way at once.
-const PAGES: usize = 32;
+const CONCURRENT_PAGES_MAX: usize = 32;
 /// Pages being read at once; the relay's pool is small and shared with its other statements.
-const READS: usize = 2;
+const CONCURRENT_READS_MAX: usize = 2;
 /// Tenants in one move of the progress.
-const MOVES: usize = 200;
+const MOVES_BATCH_SIZE_MAX: usize = 200;
 /// How often progress and heads are read in case a hint was lost.
-const POLL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// How often the stream is looked at without cause: a loss is noticed within this time.
-const CHECK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Tenants compared and refilled at once.
-const REFILLS: usize = 2;
+const CONCURRENT_REPUBLISHES_MAX: usize = 2;
 /// First and longest wait after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How long a relay that stops waits for what it has in flight.
-const FAREWELL: Duration = Duration::from_secs(2);
+const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Publishes until cancelled. Never ends for an outage; an error is a set-up that nobody but an operator can mend, and
 /// even that is waited out, because mending it needs no restart.
 pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<(), NatsError> {
-    let mut hints = store.head_moves();
+    let mut notifications = store.head_moves();
     let mut connections = nats.connections();
-    let mut changes = store.share(SharedWork::Relay).changes();
+    let mut changes = store.tenant_assignment(Workload::Relay).changes();
     let mut relay = Relay::new(store, nats);
-    let mut poll = tokio::time::interval(POLL);
+    let mut poll = tokio::time::interval(POLL_INTERVAL);
     poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut check = tokio::time::interval(CHECK);
+    let mut check = tokio::time::interval(CHECK_INTERVAL);
     check.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        relay.start_what_is_due();
+        relay.start_due_work();
         tokio::select! {
             () = cancel.cancelled() => break,
             Some(done) = relay.work.next() => relay.done(done),
-            hint = next_hint(&mut hints) => relay.hint(hint),
-            Ok(()) = connections.changed() => relay.doubt(),
-            _ = check.tick() => relay.doubt(),
+            notification = next_notification(&mut notifications) => relay.notify(notification),
+            Ok(()) = connections.changed() => relay.suspect(),
+            _ = check.tick() => relay.suspect(),
             _ = poll.tick() => relay.refresh(),
             () = changes.next() => {
                 relay.refresh();
-                relay.doubt();
+                relay.suspect();
             }
         }
     }
@@ -93,8 +95,8 @@ pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<
 }
 
 /// The tenant whose head has moved, or `None` where hints were lost.
-async fn next_hint(hints: &mut broadcast::Receiver<TenantId>) -> Option<TenantId> {
-    match hints.recv().await {
+async fn next_notification(notifications: &mut broadcast::Receiver<TenantId>) -> Option<TenantId> {
+    match notifications.recv().await {
         Ok(tenant) => Some(tenant),
         Err(broadcast::error::RecvError::Lagged(_)) => None,
         // The store is shutting down; the poll goes on until the relay is told to stop.
@@ -102,29 +104,29 @@ async fn next_hint(hints: &mut broadcast::Receiver<TenantId>) -> Option<TenantId
     }
 }
 
-enum Done {
-    Page { tenant: TenantId, page: Page, published: Published },
-    Waited(TenantId),
+enum TaskOutcome {
+    PagePublished { tenant: TenantId, page: RelayPage, published: PageResult },
+    BackoffElapsed(TenantId),
     Progress(Result<Vec<RelayProgress>, StoreError>),
     Moved { moves: Vec<RelayMove>, result: Result<Vec<TenantId>, StoreError> },
-    Checked(Result<Verdict, NatsError>),
+    Checked(Result<StreamCheckResult, NatsError>),
     CheckAgain,
-    Refilled { tenant: TenantId, result: Result<u64, RefillFailure> },
-    Raised { tenant: TenantId, result: Result<(), StoreError> },
+    Republished { tenant: TenantId, result: Result<u64, RepublishError> },
+    EpochBumped { tenant: TenantId, result: Result<(), StoreError> },
 }
 
 struct Relay {
     store: Store,
-    share: Share,
+    assignment: TenantAssignment,
     nats: Nats,
     key: MessageKey,
-    lanes: HashMap<TenantId, Lane>,
+    tenants: HashMap<TenantId, TenantRelay>,
     ready: VecDeque<TenantId>,
     dirty: Vec<TenantId>,
     pages: usize,
     in_flight: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    work: FuturesUnordered<BoxFuture<'static, TaskOutcome>>,
     refreshing: bool,
     refresh_again: bool,
     moving: bool,
@@ -132,11 +134,11 @@ struct Relay {
     /// Messages that had left the stream when it was looked at last.
     removed: u64,
     /// The life of the database that was compared with the stream.
-    examined: Option<Incarnation>,
+    checked_instance: Option<DatabaseInstance>,
     /// The farthest message that was acknowledged here.
-    farthest: Option<Witness>,
-    doubtful: VecDeque<TenantId>,
-    refilling: HashSet<TenantId>,
+    farthest: Option<LastAckedMessage>,
+    suspected: VecDeque<TenantId>,
+    republishing: HashSet<TenantId>,
     check_failures: u32,
     move_failures: u32,
 }
@@ -148,49 +150,49 @@ enum StreamCheck {
     Due,
     Running,
     /// As above, and doubted again meanwhile.
-    RunningDoubted,
+    RunningSuspected,
     Good,
 }
 
 impl Relay {
     fn new(store: Store, nats: Nats) -> Self {
         Self {
-            share: store.share(SharedWork::Relay),
+            assignment: store.tenant_assignment(Workload::Relay),
             key: MessageKey::of(store.key()),
             store,
             nats,
-            lanes: HashMap::new(),
+            tenants: HashMap::new(),
             ready: VecDeque::new(),
             dirty: Vec::new(),
             pages: 0,
-            in_flight: Arc::new(Semaphore::new(IN_FLIGHT)),
-            reads: Arc::new(Semaphore::new(READS)),
+            in_flight: Arc::new(Semaphore::new(IN_FLIGHT_EVENTS_MAX)),
+            reads: Arc::new(Semaphore::new(CONCURRENT_READS_MAX)),
             work: FuturesUnordered::new(),
             refreshing: false,
             refresh_again: false,
             moving: false,
             stream: StreamCheck::Due,
             removed: 0,
-            examined: None,
+            checked_instance: None,
             farthest: None,
-            doubtful: VecDeque::new(),
-            refilling: HashSet::new(),
+            suspected: VecDeque::new(),
+            republishing: HashSet::new(),
             check_failures: 0,
             move_failures: 0,
         }
     }
 
-    fn start_what_is_due(&mut self) {
+    fn start_due_work(&mut self) {
         if self.stream == StreamCheck::Due {
             self.check_stream();
         }
         if self.stream == StreamCheck::Good {
-            while self.pages < PAGES
+            while self.pages < CONCURRENT_PAGES_MAX
                 && let Some(tenant) = self.ready.pop_front()
             {
                 self.start_page(tenant);
             }
-            self.start_refills();
+            self.start_republishing();
         }
         if !self.moving && !self.dirty.is_empty() {
             self.move_progress();
@@ -198,12 +200,12 @@ impl Relay {
     }
 
     fn start_page(&mut self, tenant: TenantId) {
-        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
-        if !self.share.owns(tenant) {
-            lane.pass();
+        let Some(tenant_relay) = self.tenants.get_mut(&tenant) else { return };
+        if !self.assignment.owns(tenant) {
+            tenant_relay.skip();
             return;
         }
-        let Some(page) = lane.begin(PAGE, self.removed) else { return };
+        let Some(page) = tenant_relay.begin(PAGE_SIZE_MAX, self.removed) else { return };
         self.pages += 1;
         let (store, nats, key) = (self.store.clone(), self.nats.clone(), self.key.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
@@ -213,71 +215,77 @@ impl Relay {
             page::publish(&store, &nats, &key, &in_flight, &reads, tenant, &wanted).await
         }));
         let ended = publishing.map(move |ended| {
-            let published = ended.unwrap_or_else(|error| Published::given_up(&page, &error));
-            Done::Page { tenant, page, published }
+            let published = ended.unwrap_or_else(|error| PageResult::aborted(&page, &error));
+            TaskOutcome::PagePublished { tenant, page, published }
         });
         self.work.push(ended.boxed());
     }
 
     /// Starts what fits of the refills that are due. A tenant with a page under way finishes that first.
-    fn start_refills(&mut self) {
+    fn start_republishing(&mut self) {
         let mut waiting = VecDeque::new();
-        while self.refilling.len() + waiting.len() < REFILLS
-            && let Some(tenant) = self.doubtful.pop_front()
+        while self.republishing.len() + waiting.len() < CONCURRENT_REPUBLISHES_MAX
+            && let Some(tenant) = self.suspected.pop_front()
         {
-            let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
-            if !lane.hold() {
+            let Some(tenant_relay) = self.tenants.get_mut(&tenant) else { continue };
+            if !tenant_relay.pause() {
                 waiting.push_back(tenant);
                 continue;
             }
-            self.refilling.insert(tenant);
+            self.republishing.insert(tenant);
             let (store, nats, key) = (self.store.clone(), self.nats.clone(), self.key.clone());
             let in_flight = Arc::clone(&self.in_flight);
-            let refilling = AbortOnDropHandle::new(tokio::spawn(async move {
-                refill::refill(&store, &nats, &key, &in_flight, tenant).await
+            let republishing = AbortOnDropHandle::new(tokio::spawn(async move {
+                republish::republish(&store, &nats, &key, &in_flight, tenant).await
             }));
-            let ended = refilling.map(move |ended| {
+            let ended = republishing.map(move |ended| {
                 let result = ended.unwrap_or_else(|error| Err(error.into()));
-                Done::Refilled { tenant, result }
+                TaskOutcome::Republished { tenant, result }
             });
             self.work.push(ended.boxed());
         }
-        waiting.append(&mut self.doubtful);
-        self.doubtful = waiting;
+        waiting.append(&mut self.suspected);
+        self.suspected = waiting;
     }
 
-    fn refilled(&mut self, tenant: TenantId, result: Result<u64, RefillFailure>) {
-        self.refilling.remove(&tenant);
+    fn republish_finished(&mut self, tenant: TenantId, result: Result<u64, RepublishError>) {
+        self.republishing.remove(&tenant);
         match result {
             Ok(0) => tracing::debug!(%tenant, "nothing is missing on the stream"),
             Ok(events) => tracing::info!(%tenant, events, "the stream was refilled"),
-            Err(RefillFailure::Overtaken) => {}
+            Err(RepublishError::Superseded) => {}
             Err(error) => {
                 tracing::warn!(%tenant, error = %Causes(&error), "a refill was interrupted; it is taken up again");
             }
         }
-        if let Some(lane) = self.lanes.get_mut(&tenant) {
-            lane.refilled();
+        if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
+            tenant_relay.republish_finished();
         }
         self.refresh();
     }
 
     /// Raises the generation of a tenant whose message ids JetStream takes for repeats of what it no longer holds.
-    fn raise(&mut self, tenant: TenantId) {
-        let Some(lane) = self.lanes.get(&tenant) else { return };
-        let (store, log, generation) = (self.store.clone(), lane.log_id(), lane.generation());
+    fn bump_epoch(&mut self, tenant: TenantId) {
+        let Some(tenant_relay) = self.tenants.get(&tenant) else { return };
+        let (store, log, stream_epoch) =
+            (self.store.clone(), tenant_relay.log_id(), tenant_relay.stream_epoch());
         self.work.push(
             async move {
-                Done::Raised { tenant, result: store.raise_relay_generation(tenant, log, generation).await }
+                TaskOutcome::EpochBumped {
+                    tenant,
+                    result: store.bump_stream_epoch(tenant, log, stream_epoch).await,
+                }
             }
             .boxed(),
         );
     }
 
-    fn hint(&mut self, tenant: Option<TenantId>) {
-        match tenant.and_then(|tenant| self.lanes.get_mut(&tenant).map(|lane| (tenant, lane))) {
-            Some((tenant, lane)) => {
-                lane.hint();
+    fn notify(&mut self, tenant: Option<TenantId>) {
+        match tenant
+            .and_then(|tenant| self.tenants.get_mut(&tenant).map(|tenant_relay| (tenant, tenant_relay)))
+        {
+            Some((tenant, tenant_relay)) => {
+                tenant_relay.notify();
                 self.queue(tenant);
             }
             // Hints were lost, or the tenant is new.
@@ -286,7 +294,7 @@ impl Relay {
     }
 
     fn queue(&mut self, tenant: TenantId) {
-        if self.share.owns(tenant) && self.lanes.get_mut(&tenant).is_some_and(Lane::enqueue) {
+        if self.assignment.owns(tenant) && self.tenants.get_mut(&tenant).is_some_and(TenantRelay::enqueue) {
             self.ready.push_back(tenant);
         }
     }
@@ -297,12 +305,12 @@ impl Relay {
             return;
         }
         let store = self.store.clone();
-        self.work.push(async move { Done::Progress(store.relay_progress().await) }.boxed());
+        self.work.push(async move { TaskOutcome::Progress(store.relay_progress().await) }.boxed());
     }
 
-    fn doubt(&mut self) {
+    fn suspect(&mut self) {
         self.stream = match self.stream {
-            StreamCheck::Running | StreamCheck::RunningDoubted => StreamCheck::RunningDoubted,
+            StreamCheck::Running | StreamCheck::RunningSuspected => StreamCheck::RunningSuspected,
             StreamCheck::Due | StreamCheck::Good => StreamCheck::Due,
         };
     }
@@ -310,20 +318,28 @@ impl Relay {
     fn check_stream(&mut self) {
         self.stream = StreamCheck::Running;
         let (store, nats, farthest) = (self.store.clone(), self.nats.clone(), self.farthest);
-        let (key, examined) = (self.key.clone(), self.examined.clone());
-        let acked =
-            self.lanes.iter().map(|(tenant, lane)| (*tenant, lane.log_id(), lane.acked_to())).collect();
-        let check =
-            async move { Done::Checked(check::check(&store, &nats, &key, farthest, examined, acked).await) };
+        let (key, checked_instance) = (self.key.clone(), self.checked_instance.clone());
+        let acked = self
+            .tenants
+            .iter()
+            .map(|(tenant, tenant_relay)| (*tenant, tenant_relay.log_id(), tenant_relay.acked_to()))
+            .collect();
+        let check = async move {
+            TaskOutcome::Checked(
+                stream_check::check(&store, &nats, &key, farthest, checked_instance, acked).await,
+            )
+        };
         self.work.push(check.boxed());
     }
 
     fn move_progress(&mut self) {
-        let count = self.dirty.len().min(MOVES);
+        let count = self.dirty.len().min(MOVES_BATCH_SIZE_MAX);
         let moves: Vec<RelayMove> = self
             .dirty
             .drain(..count)
-            .filter_map(|tenant| self.lanes.get_mut(&tenant).and_then(|lane| lane.next_move(tenant)))
+            .filter_map(|tenant| {
+                self.tenants.get_mut(&tenant).and_then(|tenant_relay| tenant_relay.next_move(tenant))
+            })
             .collect();
         if moves.is_empty() {
             return;
@@ -334,69 +350,76 @@ impl Relay {
             async move {
                 tokio::time::sleep(wait).await;
                 let result = store.move_relay(&moves).await;
-                Done::Moved { moves, result }
+                TaskOutcome::Moved { moves, result }
             }
             .boxed(),
         );
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: TaskOutcome) {
         match done {
-            Done::Page { tenant, page, published } => self.page_done(tenant, &page, published),
-            Done::Waited(tenant) => {
-                if let Some(lane) = self.lanes.get_mut(&tenant) {
-                    lane.resume();
+            TaskOutcome::PagePublished { tenant, page, published } => {
+                self.page_finished(tenant, &page, published);
+            }
+            TaskOutcome::BackoffElapsed(tenant) => {
+                if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
+                    tenant_relay.resume();
                 }
                 self.queue(tenant);
             }
-            Done::Progress(result) => self.progress_read(result),
-            Done::Moved { moves, result } => self.moved(&moves, result),
-            Done::Checked(result) => self.checked(result),
-            Done::CheckAgain => self.stream = StreamCheck::Due,
-            Done::Refilled { tenant, result } => self.refilled(tenant, result),
-            Done::Raised { tenant, result } => {
+            TaskOutcome::Progress(result) => self.progress_loaded(result),
+            TaskOutcome::Moved { moves, result } => self.moved(&moves, result),
+            TaskOutcome::Checked(result) => self.stream_checked(result),
+            TaskOutcome::CheckAgain => self.stream = StreamCheck::Due,
+            TaskOutcome::Republished { tenant, result } => self.republish_finished(tenant, result),
+            TaskOutcome::EpochBumped { tenant, result } => {
                 if let Err(error) = result {
                     tracing::warn!(%tenant, error = %Causes(&error), "a generation cannot be raised");
                 }
-                if let Some(lane) = self.lanes.get_mut(&tenant) {
-                    lane.dispute();
+                if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
+                    tenant_relay.invalidate();
                 }
                 self.refresh();
             }
         }
     }
 
-    fn page_done(&mut self, tenant: TenantId, page: &Page, published: Published) {
+    fn page_finished(&mut self, tenant: TenantId, page: &RelayPage, published: PageResult) {
         self.pages -= 1;
-        let Some(lane) = self.lanes.get_mut(&tenant) else { return };
+        let Some(tenant_relay) = self.tenants.get_mut(&tenant) else { return };
         metrics::counter!("annals_relay_published_total")
             .increment(published.acked_to.saturating_sub(page.after));
-        if published.mark.sequence > self.farthest.map_or(0, |witness| witness.mark.sequence) {
-            self.farthest = Some(Witness { log: page.log_id, mark: published.mark });
+        if published.acked_message.sequence
+            > self.farthest.map_or(0, |last_acked| last_acked.acked_message.sequence)
+        {
+            self.farthest =
+                Some(LastAckedMessage { log: page.log_id, acked_message: published.acked_message });
         }
-        if lane.acked(page, &published) {
+        if tenant_relay.acked(page, &published) {
             self.dirty.push(tenant);
         }
         match published.failure {
             None => {
-                lane.end(published.full);
+                tenant_relay.end(published.full);
                 self.queue(tenant);
             }
             Some(error) => {
-                let wait = backoff(lane.fail());
+                let wait = backoff(tenant_relay.fail());
                 tracing::warn!(%tenant, error = %Causes(&error), retry_in_ms = wait.as_millis(), "publishing was interrupted");
-                self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
+                self.work.push(
+                    tokio::time::sleep(wait).map(move |()| TaskOutcome::BackoffElapsed(tenant)).boxed(),
+                );
                 if !error.is_store() {
-                    self.doubt();
+                    self.suspect();
                 }
-                if matches!(error, PublishFailure::Suppressed(_)) {
-                    self.raise(tenant);
+                if matches!(error, PublishError::Suppressed(_)) {
+                    self.bump_epoch(tenant);
                 }
             }
         }
     }
 
-    fn progress_read(&mut self, result: Result<Vec<RelayProgress>, StoreError>) {
+    fn progress_loaded(&mut self, result: Result<Vec<RelayProgress>, StoreError>) {
         self.refreshing = false;
         match result {
             Ok(progress) => {
@@ -404,10 +427,10 @@ impl Relay {
                 for row in progress {
                     let tenant = row.tenant;
                     lag += row.head.saturating_sub(row.acked);
-                    match self.lanes.get_mut(&tenant) {
-                        Some(lane) => lane.refreshed(&row),
+                    match self.tenants.get_mut(&tenant) {
+                        Some(tenant_relay) => tenant_relay.apply_progress(&row),
                         None => {
-                            self.lanes.insert(tenant, Lane::new(&row));
+                            self.tenants.insert(tenant, TenantRelay::new(&row));
                         }
                     }
                     self.queue(tenant);
@@ -429,13 +452,13 @@ impl Relay {
                 let moved: HashSet<TenantId> = moved.into_iter().collect();
                 let mut lost = false;
                 for wanted in moves {
-                    let Some(lane) = self.lanes.get_mut(&wanted.tenant) else { continue };
+                    let Some(tenant_relay) = self.tenants.get_mut(&wanted.tenant) else { continue };
                     if moved.contains(&wanted.tenant) {
-                        if lane.stored(wanted) {
+                        if tenant_relay.stored(wanted) {
                             self.dirty.push(wanted.tenant);
                         }
                     } else {
-                        lane.dispute();
+                        tenant_relay.invalidate();
                         lost = true;
                     }
                 }
@@ -448,8 +471,8 @@ impl Relay {
                 self.move_failures += 1;
                 tracing::warn!(error = %Causes(&error), "the relay cannot store its progress");
                 for wanted in moves {
-                    if let Some(lane) = self.lanes.get_mut(&wanted.tenant)
-                        && lane.unmoved()
+                    if let Some(tenant_relay) = self.tenants.get_mut(&wanted.tenant)
+                        && tenant_relay.move_failed()
                     {
                         self.dirty.push(wanted.tenant);
                     }
@@ -458,36 +481,36 @@ impl Relay {
         }
     }
 
-    fn checked(&mut self, result: Result<Verdict, NatsError>) {
-        let doubted = self.stream == StreamCheck::RunningDoubted;
+    fn stream_checked(&mut self, result: Result<StreamCheckResult, NatsError>) {
+        let doubted = self.stream == StreamCheck::RunningSuspected;
         match result {
-            Ok(Verdict { removed, incarnation, doubtful, started_over }) => {
+            Ok(StreamCheckResult { removed, database_instance, suspected, epochs_bumped }) => {
                 self.check_failures = 0;
-                if self.examined.as_ref() != Some(&incarnation) {
+                if self.checked_instance.as_ref() != Some(&database_instance) {
                     // What is known of heads may be of another life.
                     self.refresh();
-                    self.examined = Some(incarnation);
+                    self.checked_instance = Some(database_instance);
                 }
                 self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
                 self.removed = removed;
-                if started_over {
-                    self.lanes.values_mut().for_each(Lane::dispute);
+                if epochs_bumped {
+                    self.tenants.values_mut().for_each(TenantRelay::invalidate);
                     self.refresh();
                     self.stream = StreamCheck::Due;
                 }
-                if started_over || !doubtful.is_empty() {
+                if epochs_bumped || !suspected.is_empty() {
                     // The message that it speaks of may be among the lost.
                     self.farthest = None;
                 }
-                for tenant in std::mem::take(&mut self.doubtful) {
-                    if let Some(lane) = self.lanes.get_mut(&tenant) {
-                        lane.let_go();
+                for tenant in std::mem::take(&mut self.suspected) {
+                    if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
+                        tenant_relay.unpause();
                     }
                     self.queue(tenant);
                 }
-                self.doubtful = doubtful
+                self.suspected = suspected
                     .into_iter()
-                    .filter(|tenant| self.share.owns(*tenant) && !self.refilling.contains(tenant))
+                    .filter(|tenant| self.assignment.owns(*tenant) && !self.republishing.contains(tenant))
                     .collect();
             }
             Err(error) => {
@@ -498,14 +521,14 @@ impl Relay {
                 }
                 // Stays `Running`, so that nothing is published until the next look.
                 self.stream = StreamCheck::Running;
-                self.work.push(tokio::time::sleep(wait).map(|()| Done::CheckAgain).boxed());
+                self.work.push(tokio::time::sleep(wait).map(|()| TaskOutcome::CheckAgain).boxed());
             }
         }
     }
 
     /// Waits for what is in flight, within bounds, and stores how far it came.
     async fn stop(mut self) {
-        let farewell = async {
+        let drain = async {
             while self.pages > 0 || self.moving {
                 let Some(done) = self.work.next().await else { break };
                 self.done(done);
@@ -520,13 +543,13 @@ impl Relay {
             }
         };
         // Whatever is not stored in time is published again by the next relay, under the same ids.
-        drop(tokio::time::timeout(FAREWELL, farewell).await);
+        drop(tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, drain).await);
     }
 }
 
 /// The wait after so many failures in a row; none after none.
 fn backoff(failures: u32) -> Duration {
-    let (first, longest) = BACKOFF;
+    let (first, longest) = BACKOFF_RANGE;
     match failures.checked_sub(1) {
         Some(doublings) => first.saturating_mul(2u32.saturating_pow(doublings.min(10))).min(longest),
         None => Duration::ZERO,

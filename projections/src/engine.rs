@@ -3,12 +3,12 @@
 
 pub mod change;
 pub mod error;
-pub mod keeper;
+pub mod historic_state;
 pub mod lag;
-pub mod past;
 pub mod projection;
 pub mod rebuild;
 pub mod replay;
+pub mod runner;
 pub mod sql;
 pub mod table;
 #[cfg(test)]

@@ -23,15 +23,15 @@ use tokio_util::sync::CancellationToken;
 pub use crm::customer::{CustomerRow, Customers};
 pub use engine::change::{FieldChange, RowChange};
 pub use engine::error::ProjectionError;
-pub use engine::keeper::Keeper;
+pub use engine::historic_state::{HistoricState, HistoricStateError};
 pub use engine::lag::{ProjectionLag, ProjectionState, lag};
-pub use engine::past::{Past, PastError};
 pub use engine::projection::{Projection, checkpoint_name, fold};
-pub use engine::rebuild::{OnProgress, RebuildError, Rebuilt};
-pub use engine::replay::{Moment, Replayed, Wanted, moment};
+pub use engine::rebuild::{OnProgress, RebuildError, RebuildReport};
+pub use engine::replay::{HistoricReadModel, LogPosition, ReplayTarget, log_position_at};
+pub use engine::runner::ProjectionRunner;
 pub use engine::table::{Difference, Differences};
 pub use identity::user::{UserRow, Users};
-pub use read_models::{CHECKPOINTS, CUSTOMERS, ForReadModel, ReadModel, USERS};
+pub use read_models::{CHECKPOINTS, CUSTOMERS, ReadModel, ReadModelVisitor, USERS};
 pub use store::feed::Batch;
 
 /// The tables of all read models, for the migration to create.
@@ -45,7 +45,7 @@ pub fn find(name: &str) -> Option<&'static str> {
 }
 
 /// Tenants rebuilt at once.
-const REBUILT_AT_ONCE: usize = 3;
+const CONCURRENT_REBUILDS_MAX: usize = 3;
 
 /// Rebuilds the read model of this checkpoint, tenant by tenant; what happens to one does not concern the others.
 /// `progress` is told the sums over all tenants.
@@ -56,7 +56,7 @@ pub async fn rebuild(
     force: bool,
     progress: OnProgress<'_>,
     cancel: &CancellationToken,
-) -> Vec<(TenantId, Result<Rebuilt, RebuildError>)> {
+) -> Vec<(TenantId, Result<RebuildReport, RebuildError>)> {
     let sums = Mutex::new(HashMap::<TenantId, (u64, u64)>::new());
     let one = async |tenant: TenantId| {
         let note = |position: u64, target: u64| {
@@ -72,7 +72,7 @@ pub async fn rebuild(
         let work = Rebuild { store, tenant: &handle, force, progress: &note, cancel };
         (tenant, model.with(work).await)
     };
-    futures::stream::iter(tenants.iter().copied()).map(one).buffered(REBUILT_AT_ONCE).collect().await
+    futures::stream::iter(tenants.iter().copied()).map(one).buffered(CONCURRENT_REBUILDS_MAX).collect().await
 }
 
 struct Rebuild<'a> {
@@ -83,8 +83,8 @@ struct Rebuild<'a> {
     cancel: &'a CancellationToken,
 }
 
-impl<'a> ForReadModel for Rebuild<'a> {
-    type Output = BoxFuture<'a, Result<Rebuilt, RebuildError>>;
+impl<'a> ReadModelVisitor for Rebuild<'a> {
+    type Output = BoxFuture<'a, Result<RebuildReport, RebuildError>>;
 
     fn of<P: Projection>(self) -> Self::Output {
         let Self { store, tenant, force, progress, cancel } = self;
@@ -98,22 +98,23 @@ pub async fn replay(
     tenant: &TenantStore,
     checkpoint: &str,
     log: LogId,
-    wanted: Wanted,
+    wanted: ReplayTarget,
     progress: OnProgress<'_>,
-) -> Result<Replayed, PastError> {
-    let model = ReadModel::find(checkpoint).ok_or_else(|| PastError::Unknown(checkpoint.to_owned()))?;
+) -> Result<HistoricReadModel, HistoricStateError> {
+    let model =
+        ReadModel::find(checkpoint).ok_or_else(|| HistoricStateError::Unknown(checkpoint.to_owned()))?;
     model.with(Replay { tenant, log, wanted, progress }).await
 }
 
 struct Replay<'a> {
     tenant: &'a TenantStore,
     log: LogId,
-    wanted: Wanted,
+    wanted: ReplayTarget,
     progress: OnProgress<'a>,
 }
 
-impl<'a> ForReadModel for Replay<'a> {
-    type Output = BoxFuture<'a, Result<Replayed, PastError>>;
+impl<'a> ReadModelVisitor for Replay<'a> {
+    type Output = BoxFuture<'a, Result<HistoricReadModel, HistoricStateError>>;
 
     fn of<P: Projection>(self) -> Self::Output {
         let Self { tenant, log, wanted, progress } = self;
@@ -145,7 +146,7 @@ struct Run<S> {
     cancel: CancellationToken,
 }
 
-impl<S: Stream<Item = Batch> + Send + 'static> ForReadModel for Run<S> {
+impl<S: Stream<Item = Batch> + Send + 'static> ReadModelVisitor for Run<S> {
     type Output = BoxFuture<'static, ()>;
 
     fn of<P: Projection>(self) -> Self::Output {
@@ -161,6 +162,6 @@ pub async fn run<P: Projection>(
     settings: FeedSettings,
     cancel: CancellationToken,
 ) {
-    let keeper = Arc::new(Keeper::<P>::new(store.clone()));
-    feed::run(store, keeper, followed, settings, cancel).await;
+    let runner = Arc::new(ProjectionRunner::<P>::new(store.clone()));
+    feed::run(store, runner, followed, settings, cancel).await;
 }

@@ -21,7 +21,7 @@ pub enum ReadModel {
 }
 
 /// Work on a read model that is known when the program runs only.
-pub trait ForReadModel {
+pub trait ReadModelVisitor {
     /// What it comes to.
     type Output;
 
@@ -43,7 +43,7 @@ impl ReadModel {
     }
 
     /// Does something with it.
-    pub fn with<W: ForReadModel>(self, work: W) -> W::Output {
+    pub fn with<W: ReadModelVisitor>(self, work: W) -> W::Output {
         match self {
             Self::Customers => work.of::<Customers>(),
             Self::Users => work.of::<Users>(),
@@ -61,7 +61,7 @@ impl ReadModel {
     /// The scope that reads its rows.
     pub fn scope(self) -> &'static str {
         struct Scope;
-        impl ForReadModel for Scope {
+        impl ReadModelVisitor for Scope {
             type Output = &'static str;
 
             fn of<P: Projection>(self) -> Self::Output {
@@ -74,7 +74,7 @@ impl ReadModel {
     /// Its table.
     pub fn table(self) -> ReadTable {
         struct Table;
-        impl ForReadModel for Table {
+        impl ReadModelVisitor for Table {
             type Output = ReadTable;
 
             fn of<P: Projection>(self) -> Self::Output {
@@ -90,8 +90,8 @@ mod tests {
     use super::*;
     use crate::checkpoint_name;
 
-    struct Checkpoint;
-    impl ForReadModel for Checkpoint {
+    struct CheckpointName;
+    impl ReadModelVisitor for CheckpointName {
         type Output = String;
 
         fn of<P: Projection>(self) -> Self::Output {
@@ -101,7 +101,7 @@ mod tests {
 
     #[test]
     fn a_checkpoint_is_named_after_projection_and_version() {
-        let named: Vec<String> = ReadModel::ALL.iter().map(|model| model.with(Checkpoint)).collect();
+        let named: Vec<String> = ReadModel::ALL.iter().map(|model| model.with(CheckpointName)).collect();
         assert_eq!(named, CHECKPOINTS);
         assert!(ReadModel::ALL.iter().map(|model| model.checkpoint()).eq(CHECKPOINTS.iter().copied()));
     }

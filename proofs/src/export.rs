@@ -14,11 +14,11 @@ use crate::json::{Json, JsonError, Members};
 /// The name of this form of the file.
 pub const FORMAT: &str = "annals-export/v1";
 /// The types of the events with which services register the schemas of their types, and replace them by wider ones.
-pub const REGISTERING: [&str; 2] =
+pub const REGISTRATION_EVENT_TYPES: [&str; 2] =
     ["integration.event_type.registered.v1", "integration.event_type.widened.v1"];
 
 /// The largest number in a file: a position is a 64-bit number with a sign in the store.
-pub const LARGEST: u64 = i64::MAX as u64;
+pub const INTEGER_MAX: u64 = i64::MAX as u64;
 
 /// Bytes, in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -285,7 +285,7 @@ fn text_of(value: Json<'_>) -> Option<String> {
 fn whole(value: Json<'_>) -> Option<u64> {
     let Json::Number(text) = value else { return None };
     let number: u64 = text.parse().ok()?;
-    (number <= LARGEST && text == number.to_string()).then_some(number)
+    (number <= INTEGER_MAX && text == number.to_string()).then_some(number)
 }
 
 /// A UUID in lower case with hyphens.

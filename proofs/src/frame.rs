@@ -4,7 +4,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 /// What an entry begins with.
-const LABEL: &[u8] = b"annals-event/v1\0";
+const DOMAIN_LABEL: &[u8] = b"annals-event/v1\0";
 
 /// A SHA-256 digest.
 pub type Hash = [u8; 32];
@@ -77,7 +77,7 @@ impl Frame<'_> {
     /// The entry as bytes.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         let mut entry = Vec::with_capacity(192 + self.stream.len() + self.event_type.len());
-        entry.extend_from_slice(LABEL);
+        entry.extend_from_slice(DOMAIN_LABEL);
         entry.extend_from_slice(self.log_id.as_bytes());
         entry.extend_from_slice(self.event_id.as_bytes());
         push_name(&mut entry, "the stream name", self.stream)?;
@@ -118,7 +118,7 @@ pub struct Entry<'a> {
 impl<'a> Entry<'a> {
     /// Reads an entry; `None` where the bytes are not exactly one.
     pub fn decode(entry: &'a [u8]) -> Option<Self> {
-        let mut rest = entry.strip_prefix(LABEL)?;
+        let mut rest = entry.strip_prefix(DOMAIN_LABEL)?;
         let read = Self {
             log_id: Uuid::from_bytes(take(&mut rest)?),
             event_id: Uuid::from_bytes(take(&mut rest)?),

@@ -15,7 +15,7 @@ use crate::frame::Hash;
 /// The signature type of Ed25519 in key ids and keys.
 const ED25519: u8 = 1;
 /// Longest note that is looked at.
-const LONGEST: usize = 64 * 1024;
+const NOTE_BYTES_MAX: usize = 64 * 1024;
 
 /// Why a note or a key is not believed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -196,7 +196,7 @@ impl fmt::Display for Checkpoint {
 
 /// Text, which ends with a line feed, and signatures.
 fn split(note: &str) -> Result<(&str, &str), NoteError> {
-    if note.len() > LONGEST {
+    if note.len() > NOTE_BYTES_MAX {
         return Err(NoteError::Malformed("it is too long"));
     }
     if note.chars().any(|c| c.is_control() && c != '\n') {

@@ -11,15 +11,17 @@ use uuid::Uuid;
 
 pub use self::replaced::Replaced;
 use self::schemas::Schemas;
-use crate::export::{Absent, Base64, End, FORMAT, FormatError, Item, Keys, LARGEST, Line, Manifest, Part};
+use crate::export::{
+    Absent, Base64, End, FORMAT, FormatError, INTEGER_MAX, Item, Keys, Line, Manifest, Part,
+};
 use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::tree::{self, Frontier, Node, Span};
 
 /// The longest line that is read: an event of 256 KiB in base64 with room to spare.
-const LONGEST_LINE: usize = 4 << 20;
+const LINE_BYTES_MAX: usize = 4 << 20;
 /// How a file of the age format begins.
-const AGE: &[u8] = b"age-encryption.org/v1\n";
+const AGE_HEADER: &[u8] = b"age-encryption.org/v1\n";
 /// The height of the subtrees whose roots the signer keeps.
 const TILE_HEIGHT: u8 = 8;
 
@@ -167,7 +169,7 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
         return Err(VerifyError::Checkpoint(format!("it is one of {}", checkpoint.origin)));
     }
     let fits = manifest.from > 0 && manifest.from - 1 <= manifest.to && manifest.to <= checkpoint.size;
-    if !fits || checkpoint.size > LARGEST {
+    if !fits || checkpoint.size > INTEGER_MAX {
         return Err(lines.malformed("its range does not fit the checkpoint".to_owned()));
     }
     let mut older = Vec::new();
@@ -179,7 +181,7 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
             older.push(earlier);
         }
     }
-    let mut checking = Checking::begin(&manifest, &checkpoint, key, known)
+    let mut checking = ExportVerifier::begin(&manifest, &checkpoint, key, known)
         .ok_or_else(|| lines.malformed("its subtrees do not fit its range".to_owned()))?;
     loop {
         match lines.parse(Item::parse)? {
@@ -189,7 +191,7 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
             Item::Event(line) => checking.event(line)?,
             Item::Schema(line) => checking.schemas.describe(line)?,
             Item::Keys(Keys { keys }) => {
-                if manifest.keys_to.is_none() || !keys.0.starts_with(AGE) {
+                if manifest.keys_to.is_none() || !keys.0.starts_with(AGE_HEADER) {
                     return Err(lines.malformed("keys that are for nobody".to_owned()));
                 }
             }
@@ -204,7 +206,7 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
     }
     checking.end()?;
     let schemas = checking.schemas.end(&manifest, checkpoint.size)?;
-    let Checking { events, redacted, withheld, replaced, .. } = checking;
+    let ExportVerifier { events, redacted, withheld, replaced, .. } = checking;
     for older in &older {
         replaced::continues_older(&manifest, &checkpoint, older, &replaced)?;
     }
@@ -245,7 +247,7 @@ fn continues(manifest: &Manifest, checkpoint: &Checkpoint, earlier: &Checkpoint)
     if holds { Ok(()) } else { Err(VerifyError::Consistency { from, problem: "the proof does not hold" }) }
 }
 
-struct Checking<'a> {
+struct ExportVerifier<'a> {
     manifest: &'a Manifest,
     checkpoint: &'a Checkpoint,
     key: &'a VerifierKey,
@@ -259,7 +261,7 @@ struct Checking<'a> {
     replaced: Vec<Replaced>,
 }
 
-impl<'a> Checking<'a> {
+impl<'a> ExportVerifier<'a> {
     fn begin(
         manifest: &'a Manifest,
         checkpoint: &'a Checkpoint,
@@ -318,7 +320,7 @@ impl<'a> Checking<'a> {
         }
         self.place(position, leaf, &line)?;
         self.schemas.event(position, entry.event_type, &line.payload);
-        self.replaced.extend(replaced::told(position, &entry, &line.payload, self.key));
+        self.replaced.extend(replaced::read_replacement(position, &entry, &line.payload, self.key));
         self.events += 1;
         self.next = position + 1;
         Ok(())
@@ -396,7 +398,7 @@ impl<R: BufRead> Lines<R> {
     fn next(&mut self) -> Result<String, VerifyError> {
         self.number += 1;
         let mut line = Vec::new();
-        let mut bounded = std::io::Read::take(&mut self.reader, LONGEST_LINE as u64);
+        let mut bounded = std::io::Read::take(&mut self.reader, LINE_BYTES_MAX as u64);
         bounded.read_until(b'\n', &mut line)?;
         if line.pop() != Some(b'\n') {
             return Err(self.malformed("the file breaks off, or the line is too long".to_owned()));

@@ -10,7 +10,7 @@ use schemas::identity::user::UserEvent;
 use crate::engine::process::{Process, Reaction, Trigger, target_id};
 
 const NAME: &str = "customer_onboarding";
-const REGISTER: &str = "register_customer";
+const REGISTER_STEP: &str = "register_customer";
 
 /// `identity.user.registered.v1` -> `RegisterCustomer`. An instance is a user.
 pub struct CustomerOnboarding;
@@ -34,7 +34,7 @@ impl Process for CustomerOnboarding {
             return Ok(None);
         };
         let command = AnyCommand::RegisterCustomer {
-            id: target_id(NAME, user_id, REGISTER),
+            id: target_id(NAME, user_id, REGISTER_STEP),
             command: RegisterCustomer {
                 user_id: Some(user_id),
                 name: details.name,
@@ -43,7 +43,9 @@ impl Process for CustomerOnboarding {
                 notes: None,
             },
         };
-        Ok(Some(Reaction::new(user_id, "registering_customer").about(user_id).step(REGISTER, command)))
+        Ok(Some(
+            Reaction::new(user_id, "registering_customer").with_subject(user_id).step(REGISTER_STEP, command),
+        ))
     }
 }
 

@@ -4,14 +4,14 @@
 //! step, so whatever is repeated after a crash is recognised as the repeat that it is.
 
 mod attempt;
-mod facts;
+pub mod dead_letters;
 pub mod instance;
 pub mod instances;
-pub mod letters;
 pub mod process;
-mod queue;
 mod react;
 pub mod retry;
 mod rows;
 pub mod runner;
-mod steps;
+mod saga_log;
+mod step_runner;
+mod tenant_queue;

@@ -7,40 +7,42 @@ use std::time::Duration;
 
 use access::Principal;
 use commands::privacy::erasure::{subject_of_customer, subject_of_user};
-use commands::{CommandContext, ExecuteError, Executor, Extras, Rules, Subject, SubjectRejection};
+use commands::{
+    CommandContext, CommandSideEffects, Decider, ExecuteError, Executor, Subject, SubjectRejection,
+};
 use futures::Stream;
 use futures::future::{BoxFuture, try_join_all};
 use keyring::Keyring;
 use schemas::engine::{Event, LogId, Metadata, RecordedEvent, StreamName, TenantId, ids};
 use schemas::privacy::subject::{ErasureStatus, RecordErasure, RequestErasure, SubjectEvent};
-use store::feed::{Batch, Consumer, FeedSettings, Handled};
-use store::{Causes, SharedWork, StoreError, TenantStore};
+use store::feed::{Batch, BatchOutcome, Consumer, FeedSettings};
+use store::{Causes, StoreError, TenantStore, Workload};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 /// The name of the erasure's checkpoint.
-const CONSUMER: &str = "erasure";
+const CONSUMER_NAME: &str = "erasure";
 /// How long read models are waited for, until the erasure is tried again.
-const PATIENCE: Duration = Duration::from_secs(30);
+const READ_MODEL_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often they are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Added to the lease, for a load that began just before the fence was on disk.
-const MARGIN: Duration = Duration::from_millis(200);
+const LEASE_MARGIN: Duration = Duration::from_millis(200);
 /// How often what was erased is compared with what the logs say: a database may have gone back to an earlier state.
-const COMPARED_EVERY: Duration = Duration::from_secs(20);
+const COMPARISON_INTERVAL: Duration = Duration::from_secs(20);
 /// How long a process waits before it serves, for erasures that a restored database knows nothing of.
-const REAPPLIED_WITHIN: Duration = Duration::from_mins(2);
+const REAPPLY_TIMEOUT: Duration = Duration::from_mins(2);
 /// Streams of one look.
-const PAGE: u32 = 500;
+const PAGE_SIZE_MAX: u32 = 500;
 
 /// Asks copies of the logs whose erasure they tell of and the logs do not, within a bounded time.
-pub type Copies =
+pub type DerivedCopies =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(TenantId, Uuid)>, StoreError>> + Send + Sync>;
 
 /// Carries out erasures.
 #[derive(Clone)]
-struct Eraser {
+struct ErasureWorker {
     executor: Executor,
     keyring: Keyring,
     /// Checkpoints of the read models, which must have come past what was forgotten.
@@ -48,7 +50,7 @@ struct Eraser {
 }
 
 /// An erasure that was asked for.
-struct Request {
+struct ErasureRequest {
     subject: Uuid,
     event: Uuid,
     /// Of the event that asked.
@@ -61,33 +63,33 @@ pub async fn run(
     executor: Executor,
     keyring: Keyring,
     read_models: Vec<String>,
-    copies: Copies,
+    copies: DerivedCopies,
     followed: impl Stream<Item = Batch> + Send,
     cancel: CancellationToken,
 ) {
     let store = executor.store().clone();
-    let feed = FeedSettings { work: Some(SharedWork::Sagas), ..FeedSettings::default() };
+    let feed = FeedSettings { workload: Some(Workload::Sagas), ..FeedSettings::default() };
     let compare = compare(executor.clone(), keyring.clone(), copies, cancel.clone());
     let compare_keys = crate::key_comparison::run(store.clone(), cancel.clone());
-    let eraser = Arc::new(Eraser { executor, keyring, read_models });
-    tokio::join!(store::feed::run(store, eraser, followed, feed, cancel), compare, compare_keys);
+    let worker = Arc::new(ErasureWorker { executor, keyring, read_models });
+    tokio::join!(store::feed::run(store, worker, followed, feed, cancel), compare, compare_keys);
 }
 
-async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: CancellationToken) {
-    if let Err(error) = destroy_again(&executor, &keyring).await {
+async fn compare(executor: Executor, keyring: Keyring, copies: DerivedCopies, cancel: CancellationToken) {
+    if let Err(error) = destroy_keys_again(&executor, &keyring).await {
         tracing::warn!(error = %Causes(&error), "keys cannot be compared with the logs");
     }
-    let mut compared = Compared::default();
+    let mut compared = ComparedLogs::default();
     let mut tombstones = HashSet::new();
     loop {
-        if let Err(error) = destroy_lost(&executor, &keyring, &mut tombstones).await {
+        if let Err(error) = destroy_restored_keys(&executor, &keyring, &mut tombstones).await {
             tracing::warn!(error = %Causes(&error), "keys cannot be compared with the logs");
         }
         tokio::select! {
             () = cancel.cancelled() => return,
-            () = sleep(COMPARED_EVERY) => {}
+            () = sleep(COMPARISON_INTERVAL) => {}
         }
-        if let Err(error) = ask_again(&executor, &keyring, &copies, &mut compared).await {
+        if let Err(error) = request_missing_erasures(&executor, &keyring, &copies, &mut compared).await {
             tracing::warn!(error = %Causes(&error), "erasures cannot be compared with the logs");
         }
     }
@@ -97,10 +99,14 @@ async fn compare(executor: Executor, keyring: Keyring, copies: Copies, cancel: C
 /// logs call erased are destroyed again, and erasures that a log does not know of any more are asked for again. Returns when
 /// these are done, so that nobody is served before. Where the copies cannot be asked, that is told and left to
 /// [`run`].
-pub async fn reapply(executor: &Executor, keyring: &Keyring, copies: &Copies) -> Result<(), StoreError> {
-    destroy_again(executor, keyring).await?;
-    let mut compared = Compared::default();
-    let again = ask_again(executor, keyring, copies, &mut compared).await?;
+pub async fn reapply(
+    executor: &Executor,
+    keyring: &Keyring,
+    copies: &DerivedCopies,
+) -> Result<(), StoreError> {
+    destroy_keys_again(executor, keyring).await?;
+    let mut compared = ComparedLogs::default();
+    let again = request_missing_erasures(executor, keyring, copies, &mut compared).await?;
     if compared.copies.is_none() {
         tracing::warn!(
             "JetStream cannot be asked for erasures that database and keys know nothing of: they are looked for later"
@@ -116,12 +122,12 @@ pub async fn reapply(executor: &Executor, keyring: &Keyring, copies: &Copies) ->
     let begun = Instant::now();
     for (tenant, subject) in again {
         while !is_erased(executor, tenant, subject).await? {
-            if begun.elapsed() > REAPPLIED_WITHIN {
+            if begun.elapsed() > REAPPLY_TIMEOUT {
                 return Err(StoreError::Unavailable(
                     "erasures that the database knows nothing of are not done again yet".to_owned(),
                 ));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
     Ok(())
@@ -135,18 +141,18 @@ async fn is_erased(executor: &Executor, tenant: TenantId, subject: Uuid) -> Resu
 /// The logs, by their ids, in which erasures were looked for: one that lost events goes on under another id, and what is
 /// erased since stands in the log first.
 #[derive(Default)]
-struct Compared {
+struct ComparedLogs {
     keys: HashMap<TenantId, LogId>,
     /// `None` before the copies have answered.
     copies: Option<HashMap<TenantId, LogId>>,
 }
 
 /// Asks for erasures that a log does not know of and the file of keys or a copy of the logs does.
-async fn ask_again(
+async fn request_missing_erasures(
     executor: &Executor,
     keyring: &Keyring,
-    copies: &Copies,
-    compared: &mut Compared,
+    copies: &DerivedCopies,
+    compared: &mut ComparedLogs,
 ) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
     let mut again = Vec::new();
     let heads = executor.store().heads().await?;
@@ -156,7 +162,7 @@ async fn ask_again(
         if logs.get(&tenant).is_none_or(|log| compared.keys.get(&tenant) == Some(log)) {
             continue;
         }
-        if request(executor, tenant, subject).await? {
+        if request_erasure(executor, tenant, subject).await? {
             again.push((tenant, subject));
         }
     }
@@ -178,7 +184,7 @@ async fn ask_again(
         // A slug may have been another tenant's: whom this one never knew is not its subject.
         if logs.contains_key(&tenant)
             && is_known(executor, keyring, tenant, subject).await?
-            && request(executor, tenant, subject).await?
+            && request_erasure(executor, tenant, subject).await?
         {
             again.push((tenant, subject));
         }
@@ -199,46 +205,46 @@ async fn is_known(
 }
 
 /// Asks for an erasure on behalf of the product; false where the log knows of it.
-async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
+async fn request_erasure(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
     if executor.load::<Subject>(tenant, subject).await?.is_some() {
         return Ok(false);
     }
-    let context = CommandContext::new(tenant, Principal::system(CONSUMER));
+    let context = CommandContext::new(tenant, Principal::system(CONSUMER_NAME));
     let command = RequestErasure { reason: None };
-    let asked = executor.execute::<Subject>(&context, subject, command, Extras::default()).await;
+    let asked = executor.execute::<Subject>(&context, subject, command, CommandSideEffects::default()).await;
     asked.map(|_| true).map_err(unavailable)
 }
 
 /// Destroys keys again when the store of keys has lost tombstones: a standby that took over, or a copy that was put back, may
 /// have keys that were destroyed since.
-async fn destroy_lost(
+async fn destroy_restored_keys(
     executor: &Executor,
     keyring: &Keyring,
     tombstones: &mut HashSet<(TenantId, Uuid)>,
 ) -> Result<(), StoreError> {
-    let now: HashSet<_> = destroyed(keyring).await?;
+    let now: HashSet<_> = destroyed_keys(keyring).await?;
     if !tombstones.is_subset(&now) {
         tracing::error!("the store of keys has lost tombstones: keys that were destroyed may be back");
-        destroy_again(executor, keyring).await?;
+        destroy_keys_again(executor, keyring).await?;
     }
     metrics::gauge!("annals_keys_destroyed").set(now.len() as f64);
     *tombstones = now;
     Ok(())
 }
 
-async fn destroyed(keyring: &Keyring) -> Result<HashSet<(TenantId, Uuid)>, StoreError> {
+async fn destroyed_keys(keyring: &Keyring) -> Result<HashSet<(TenantId, Uuid)>, StoreError> {
     let destroyed = keyring.erasures().await?.into_iter().filter(|erasure| erasure.is_destroyed);
     Ok(destroyed.map(|erasure| (erasure.tenant, erasure.subject)).collect())
 }
 
-async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
-    let known = destroyed(keyring).await?;
+async fn destroy_keys_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
+    let known = destroyed_keys(keyring).await?;
     let beginning = format!("{}/", Subject::CATEGORY);
     for head in executor.store().heads().await? {
         let handle = executor.store().tenant(head.tenant);
         let mut after: Option<StreamName> = None;
         loop {
-            let streams = handle.streams(&beginning, after.as_ref(), PAGE).await?;
+            let streams = handle.streams(&beginning, after.as_ref(), PAGE_SIZE_MAX).await?;
             for subject in streams.iter().filter_map(StreamName::uuid) {
                 if !known.contains(&(head.tenant, subject))
                     && is_erased(executor, head.tenant, subject).await?
@@ -247,7 +253,7 @@ async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), Sto
                     keyring.destroy(head.tenant, subject).await?;
                 }
             }
-            if streams.len() < PAGE as usize {
+            if streams.len() < PAGE_SIZE_MAX as usize {
                 break;
             }
             after = streams.last().cloned();
@@ -256,9 +262,9 @@ async fn destroy_again(executor: &Executor, keyring: &Keyring) -> Result<(), Sto
     Ok(())
 }
 
-impl Consumer for Eraser {
+impl Consumer for ErasureWorker {
     fn name(&self) -> &str {
-        CONSUMER
+        CONSUMER_NAME
     }
 
     /// Erasing is the way out where the key of a person is lost for good, so it must not wait for that key.
@@ -266,39 +272,39 @@ impl Consumer for Eraser {
         false
     }
 
-    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+    async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let Some(to) = batch.events.last().map(|event| event.position) else {
-            return Ok(Handled::Moved(from));
+            return Ok(BatchOutcome::Advanced(from));
         };
-        let requests: Vec<Request> = batch.events.iter().filter_map(request_of).collect();
+        let requests: Vec<ErasureRequest> = batch.events.iter().filter_map(erasure_request).collect();
         let tenant = self.executor.store().tenant(batch.tenant);
         if !requests.is_empty() {
             self.erase(&tenant, &requests).await?;
         }
-        let transaction = tenant.begin_projection().await?;
-        if !transaction.move_checkpoint(CONSUMER, batch.log_id, from, to).await? {
-            return Ok(Handled::Lost);
+        let transaction = tenant.begin_worker_transaction().await?;
+        if !transaction.move_checkpoint(CONSUMER_NAME, batch.log_id, from, to).await? {
+            return Ok(BatchOutcome::Conflict);
         }
         transaction.commit().await?;
-        Ok(Handled::Moved(to))
+        Ok(BatchOutcome::Advanced(to))
     }
 }
 
-fn request_of(event: &RecordedEvent) -> Option<Request> {
+fn erasure_request(event: &RecordedEvent) -> Option<ErasureRequest> {
     if event.stream.category() != SubjectEvent::CATEGORY {
         return None;
     }
     let Ok(Some(SubjectEvent::ErasureRequested(_))) = event.decode::<SubjectEvent>() else { return None };
     let metadata = event.metadata.clone();
-    Some(Request { subject: event.stream.uuid()?, event: event.event_id, metadata })
+    Some(ErasureRequest { subject: event.stream.uuid()?, event: event.event_id, metadata })
 }
 
-impl Eraser {
-    async fn erase(&self, tenant: &TenantStore, requests: &[Request]) -> Result<(), StoreError> {
+impl ErasureWorker {
+    async fn erase(&self, tenant: &TenantStore, requests: &[ErasureRequest]) -> Result<(), StoreError> {
         let id = tenant.id();
         try_join_all(requests.iter().map(|request| self.keyring.fence(id, request.subject))).await?;
         // Whoever loaded a key before the fence has none after this.
-        sleep(self.keyring.lease() + MARGIN).await;
+        sleep(self.keyring.lease() + LEASE_MARGIN).await;
         for request in requests {
             if is_erased(&self.executor, id, request.subject).await? {
                 continue;
@@ -311,19 +317,24 @@ impl Eraser {
                 causation_id: Some(request.event),
                 request_id: request.metadata.request_id.clone(),
                 traceparent: request.metadata.traceparent.clone(),
-                ..CommandContext::new(id, Principal::system(CONSUMER))
+                ..CommandContext::new(id, Principal::system(CONSUMER_NAME))
             };
-            let mut forgotten = 0;
+            let mut erased_to = 0;
             for stream in &streams {
-                let position = commands::privacy::erasure::forget(&self.executor, &context, stream).await?;
-                forgotten = forgotten.max(position.unwrap_or(0));
+                let position =
+                    commands::privacy::erasure::erase_stream(&self.executor, &context, stream).await?;
+                erased_to = erased_to.max(position.unwrap_or(0));
             }
-            self.read_models_at(tenant, forgotten).await?;
+            self.wait_for_read_models(tenant, erased_to).await?;
             let context =
                 CommandContext { command_id: Some(ids::derived_id(request.event, "erased")), ..context };
-            let command = RecordErasure { key, streams, scrubbed_to: forgotten };
-            let recorded =
-                self.executor.execute::<Subject>(&context, request.subject, command, Extras::default());
+            let command = RecordErasure { key, streams, scrubbed_to: erased_to };
+            let recorded = self.executor.execute::<Subject>(
+                &context,
+                request.subject,
+                command,
+                CommandSideEffects::default(),
+            );
             recorded.await.map_err(unavailable)?;
             metrics::counter!("annals_subjects_erased_total").increment(1);
             let request_id = request.metadata.request_id.as_ref().map(tracing::field::display);
@@ -333,11 +344,11 @@ impl Eraser {
     }
 
     /// Waits until every read model has come to a position.
-    async fn read_models_at(&self, tenant: &TenantStore, position: u64) -> Result<(), StoreError> {
+    async fn wait_for_read_models(&self, tenant: &TenantStore, position: u64) -> Result<(), StoreError> {
         let begun = Instant::now();
         loop {
             let mut behind = None;
-            let transaction = tenant.begin_projection().await?;
+            let transaction = tenant.begin_worker_transaction().await?;
             for name in &self.read_models {
                 let at = transaction.checkpoint(name).await?.map_or(0, |at| at.position);
                 if at < position {
@@ -346,12 +357,12 @@ impl Eraser {
             }
             transaction.commit().await?;
             let Some(name) = behind else { return Ok(()) };
-            if begun.elapsed() > PATIENCE {
+            if begun.elapsed() > READ_MODEL_WAIT_TIMEOUT {
                 return Err(StoreError::Unavailable(format!(
                     "the read model {name} has not come to position {position} yet"
                 )));
             }
-            sleep(LOOK).await;
+            sleep(POLL_INTERVAL).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use keyring::StoredKey;
 use schemas::engine::{TenantId, clock};
-use store::{Causes, EventWithoutKey, SharedWork, Store, StoreError};
+use store::{Causes, EventWithoutKey, Store, StoreError, Workload};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -42,15 +42,15 @@ pub struct KeyComparison {
 
 /// Compares until cancelled, what this process owns of the tenants.
 pub(crate) async fn run(store: Store, cancel: CancellationToken) {
-    let share = store.share(SharedWork::Sagas);
+    let assignment = store.tenant_assignment(Workload::Sagas);
     loop {
         let compared = tokio::select! {
             () = cancel.cancelled() => return,
-            compared = compare(&store, |tenant| share.owns(tenant)) => compared,
+            compared = compare(&store, |tenant| assignment.owns(tenant)) => compared,
         };
         let pause = match compared {
             Ok(compared) => {
-                tell(&compared);
+                report(&compared);
                 COMPARISON_INTERVAL
             }
             Err(error) => {
@@ -65,7 +65,7 @@ pub(crate) async fn run(store: Store, cancel: CancellationToken) {
     }
 }
 
-fn tell(compared: &KeyComparison) {
+fn report(compared: &KeyComparison) {
     metrics::gauge!("annals_keys_missing").set(compared.missing_count as f64);
     metrics::gauge!("annals_keys_unused").set(compared.unused_count as f64);
     for (tenant, event) in compared.missing.iter().take(LOGGED_MAX) {

@@ -9,11 +9,11 @@ pub mod engine;
 pub mod erasure;
 pub mod key_comparison;
 
+pub use engine::dead_letters::{DiscardOutcome, RetryOutcome, discard_dead_letter, retry_dead_letter};
 pub use engine::instance::{Instance, StepState, TimerState};
 pub use engine::instances::{
     InstanceHistory, InstanceStatus, InstanceSummary, StepOutcome, list_instances, show_instance,
 };
-pub use engine::letters::{DiscardOutcome, RetryOutcome, discard_dead_letter, retry_dead_letter};
 pub use engine::process::{Process, Reaction, Step, Timer, Trigger};
 pub use engine::retry::RetrySettings;
 pub use engine::runner::{SagaError, SagaSettings, run};

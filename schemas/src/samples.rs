@@ -23,7 +23,7 @@ use crate::saga::{
 };
 
 /// How many enums `vocabulary` names.
-const ENUMS: usize = 7;
+const EVENT_ENUMS_COUNT: usize = 7;
 
 /// A type, and what decodes its payload and encodes it again.
 type Entry = (String, Box<dyn Fn(&[u8]) -> Vec<u8>>);
@@ -105,5 +105,5 @@ fn every_event_enum_is_listed_here() {
         };
         entries.map(enums).sum()
     }
-    assert_eq!(count(&folder("src")), ENUMS);
+    assert_eq!(count(&folder("src")), EVENT_ENUMS_COUNT);
 }

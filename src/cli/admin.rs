@@ -10,12 +10,12 @@ use store::Store;
 use uuid::Uuid;
 
 use super::password::PasswordSource;
-use super::{Exit, Failure, Output, operator, tenant};
+use super::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
 /// The reserved tenant whose users operate the platform.
-const PLATFORM: &str = "platform";
+const PLATFORM_SLUG: &str = "platform";
 
 /// `annals admin ...`
 #[derive(Debug, Subcommand)]
@@ -43,7 +43,7 @@ pub struct Create {
 const COLUMNS: [&str; 5] = ["id", "tenant", "email", "name", "roles"];
 
 #[derive(Serialize)]
-struct Row {
+struct AdminLine {
     id: Uuid,
     tenant: TenantSlug,
     email: String,
@@ -73,11 +73,11 @@ impl Create {
     async fn run(self, store: &Store, hash: bytes::Bytes, output: Output) -> Result<Exit, Failure> {
         let slug = match self.tenant {
             Some(slug) => slug,
-            None => TenantSlug::parse(PLATFORM).map_err(Failure::usage)?,
+            None => TenantSlug::parse(PLATFORM_SLUG).map_err(Failure::usage)?,
         };
         let record = tenant::find(store, &slug).await?;
         let role = if record.id == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin };
-        operator::touches(store, [record.id]).await?;
+        operator_audit::record_access(store, [record.id]).await?;
         let executor = wiring::executor(store);
         let context = CommandContext::new(record.id, Principal::system("cli"));
         // One append makes the user, the reservation of the address and the password: all of it is there, or none.
@@ -87,11 +87,11 @@ impl Create {
                 Exit::Conflict,
                 anyhow::anyhow!("the e-mail address is taken in the tenant {slug}; nothing was changed"),
             ),
-            error => Failure::refused(error),
+            error => Failure::rejected_command(error),
         })?;
         let user = registered.state;
         let roles: Vec<&str> = user.roles.iter().map(|role| role.as_str()).collect();
-        let row = Row {
+        let row = AdminLine {
             id: registered.id,
             tenant: slug,
             email: user.email,

@@ -1,9 +1,9 @@
 //! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
 
 mod export;
-mod fitting;
 mod open;
 mod report;
+mod schema_check;
 mod token;
 
 use std::fs::File;
@@ -141,10 +141,10 @@ async fn proof(
 }
 
 /// Verifies a file, with a progress bar; the file stands where it was read to.
-fn verified(
+fn verify_file(
     path: &Path,
     key: &VerifierKey,
-    known: &Known,
+    known_state: &Known,
 ) -> Result<(File, Result<Report, VerifyError>), Failure> {
     let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
     let progress = ProgressBar::new(file.metadata()?.len()).with_style(
@@ -152,7 +152,7 @@ fn verified(
             .expect("the template is well formed"),
     );
     let reader = BufReader::with_capacity(1 << 20, progress.wrap_read(&file));
-    let verdict = verify::verify(reader, key, known);
+    let verdict = verify::verify(reader, key, known_state);
     progress.finish_and_clear();
     Ok((file, verdict))
 }
@@ -164,7 +164,7 @@ fn items(file: File) -> impl Iterator<Item = anyhow::Result<Item>> {
 
 /// The outcome of a verification.
 #[derive(Serialize)]
-struct Outcome {
+struct VerificationResult {
     verdict: &'static str,
     tenant: Option<String>,
     from: Option<u64>,
@@ -182,7 +182,7 @@ struct Outcome {
     replaced: Vec<Replaced>,
 }
 
-const VERDICT: [&str; 11] = [
+const COLUMNS: [&str; 11] = [
     "verdict",
     "tenant",
     "from",
@@ -198,47 +198,47 @@ const VERDICT: [&str; 11] = [
 
 impl Verify {
     fn run(self, output: Output) -> Result<Exit, Failure> {
-        let known = self.known().map_err(Failure::usage)?;
-        let (mut file, verdict) = verified(&self.file, &self.key, &known)?;
+        let known_state = self.known_state().map_err(Failure::usage)?;
+        let (mut file, verdict) = verify_file(&self.file, &self.key, &known_state)?;
         match verdict {
             Err(VerifyError::Unreadable(error)) => Err(error.into()),
             Ok(report) => {
-                report.replaced.iter().for_each(|replaced| eprintln!("{}", told(replaced)));
+                report.replaced.iter().for_each(|replaced| eprintln!("{}", describe_replacement(replaced)));
                 let misfits = if self.schemas {
                     file.rewind()?;
-                    Some(fitting::misfits(file)?)
+                    Some(schema_check::count_mismatches(file)?)
                 } else {
                     None
                 };
-                output.object(&VERDICT, &Outcome::of(report, misfits))?;
-                Ok(if misfits.is_some_and(|misfits| misfits > 0) { Exit::Problems } else { Exit::Ok })
+                output.object(&COLUMNS, &VerificationResult::of(report, misfits))?;
+                Ok(if misfits.is_some_and(|misfits| misfits > 0) { Exit::CheckFailed } else { Exit::Ok })
             }
             Err(error) => {
                 eprintln!("{error}");
-                output.object(&VERDICT, &Outcome::not(&error))?;
-                Ok(Exit::Problems)
+                output.object(&COLUMNS, &VerificationResult::failed(&error))?;
+                Ok(Exit::CheckFailed)
             }
         }
     }
 
-    fn known(&self) -> anyhow::Result<Known> {
-        let mut known = Known::default();
+    fn known_state(&self) -> anyhow::Result<Known> {
+        let mut known_state = Known::default();
         if let Some(path) = &self.earlier {
             let file = File::open(path).with_context(|| format!("{} cannot be read", path.display()))?;
-            known.leaves = verify::leaves(BufReader::new(file)).context("the earlier export")?;
+            known_state.leaves = verify::leaves(BufReader::new(file)).context("the earlier export")?;
         }
         if let Some(path) = &self.tiles {
             let bytes = std::fs::read(path).with_context(|| format!("{} cannot be read", path.display()))?;
             let (tiles, rest) = bytes.as_chunks::<32>();
             anyhow::ensure!(rest.is_empty(), "{} is not a file of tiles", path.display());
-            known.tiles = tiles.to_vec();
+            known_state.tiles = tiles.to_vec();
         }
-        known.checkpoints = self.since.iter().map(|path| read(path)).collect::<anyhow::Result<_>>()?;
-        Ok(known)
+        known_state.checkpoints = self.since.iter().map(|path| read(path)).collect::<anyhow::Result<_>>()?;
+        Ok(known_state)
     }
 }
 
-impl Outcome {
+impl VerificationResult {
     fn of(report: Report, misfits: Option<u64>) -> Self {
         let absent = report.redacted + report.withheld > 0;
         Self {
@@ -259,7 +259,7 @@ impl Outcome {
         }
     }
 
-    fn not(error: &VerifyError) -> Self {
+    fn failed(error: &VerifyError) -> Self {
         Self {
             verdict: "not verified",
             tenant: None,
@@ -280,7 +280,7 @@ impl Outcome {
 }
 
 /// What a replacement means, for people.
-fn told(replaced: &Replaced) -> String {
+fn describe_replacement(replaced: &Replaced) -> String {
     let Replaced { position, old_log_id, kept_to, signed_to } = replaced;
     let told = format!(
         "the log was replaced at position {position}: up to position {kept_to} its history is that of the log {old_log_id}"
@@ -298,6 +298,6 @@ fn read(path: &Path) -> anyhow::Result<String> {
 }
 
 /// The size that a signed checkpoint names, unverified.
-fn size_of(note: &str) -> anyhow::Result<u64> {
+fn checkpoint_size(note: &str) -> anyhow::Result<u64> {
     Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
 }

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Output, key};
 use crate::config::Settings;
-use crate::wiring::{self, Role};
+use crate::wiring::{self, ProcessRole};
 
 /// `annals config ...`
 #[derive(Debug, Subcommand)]
@@ -18,12 +18,12 @@ pub enum Config {
 #[derive(Debug, Args)]
 pub struct Check {
     /// The roles that are to run with it
-    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = Role::ALL)]
-    roles: Vec<Role>,
+    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = ProcessRole::ALL)]
+    roles: Vec<ProcessRole>,
 }
 
 #[derive(Serialize)]
-struct Problem {
+struct ProblemLine {
     problem: String,
 }
 
@@ -41,20 +41,20 @@ impl Check {
             eprintln!("{source} and the environment hold a complete configuration");
             return Ok(Exit::Ok);
         }
-        let rows: Vec<Problem> = problems.into_iter().map(|problem| Problem { problem }).collect();
+        let rows: Vec<ProblemLine> = problems.into_iter().map(|problem| ProblemLine { problem }).collect();
         output.rows(&["problem"], &rows)?;
-        Ok(Exit::Problems)
+        Ok(Exit::CheckFailed)
     }
 }
 
 /// What keeps a process with these roles from starting with these settings.
-pub async fn problems(settings: &Settings, roles: &[Role]) -> Vec<String> {
-    let mut problems = settings.problems(Role::needs(roles));
+pub async fn problems(settings: &Settings, roles: &[ProcessRole]) -> Vec<String> {
+    let mut problems = settings.problems(ProcessRole::required_settings(roles));
     problems.extend(wiring::malformed_keys(settings));
     let mut problems: Vec<String> =
         problems.into_iter().map(|error| Failure::usage(error).to_string()).collect();
     if problems.is_empty() {
-        problems.extend(key::standing(settings).await.err().map(|failure| failure.to_string()));
+        problems.extend(key::root_key_status(settings).await.err().map(|failure| failure.to_string()));
     }
     problems
 }

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use nats::accounts::{KeyError, OperatorKeys};
-use nats::integrators::{Integrators, Issued, NewIntegrator, Place};
+use nats::integrators::{Integrators, IssuedCredential, NewIntegrator, ResetPoint};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{TenantSlug, TypePattern};
 use serde::Serialize;
@@ -14,8 +14,8 @@ use serde_json::json;
 use store::{IntegratorCredential, Store, TenantRecord};
 
 use super::init::Files;
-use super::output::{json_line, reader_left};
-use super::{Exit, Failure, Output, operator, tenant};
+use super::output::{ignore_broken_pipe, json_line};
+use super::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::{Secret, Settings};
 use crate::wiring;
 
@@ -25,11 +25,11 @@ pub enum Credential {
     /// Issue a credential; as a table, standard output gets the credentials file alone
     Create(Create),
     /// List a tenant's credentials
-    Ls(Of),
+    Ls(TenantArgument),
     /// Issue a new file for a credential; its consumer and place stay
     Rotate(Rotate),
     /// Revoke a credential: its connections are cut and its consumer is removed
-    Revoke(Named),
+    Revoke(CredentialArgument),
     /// Have a credential's consumer start again behind a position or at a time
     Reset(Reset),
     /// Make the keys of a NATS in operator mode, and the settings of its server and of annals
@@ -38,7 +38,7 @@ pub enum Credential {
 
 /// Whose credentials.
 #[derive(Debug, Args)]
-pub struct Of {
+pub struct TenantArgument {
     /// The tenant
     #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
     tenant: TenantSlug,
@@ -46,9 +46,9 @@ pub struct Of {
 
 /// One credential.
 #[derive(Debug, Args)]
-pub struct Named {
+pub struct CredentialArgument {
     #[command(flatten)]
-    of: Of,
+    of: TenantArgument,
     /// The credential's name
     #[arg(long)]
     name: String,
@@ -58,7 +58,7 @@ pub struct Named {
 #[derive(Debug, Args)]
 pub struct Create {
     #[command(flatten)]
-    named: Named,
+    named: CredentialArgument,
     /// Only these event types: names or patterns such as crm.> [default: all]
     #[arg(long, value_delimiter = ',', value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
     types: Vec<TypePattern>,
@@ -74,7 +74,7 @@ pub struct Create {
 #[derive(Debug, Args)]
 pub struct Rotate {
     #[command(flatten)]
-    named: Named,
+    named: CredentialArgument,
     /// How long the new file is good for
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
     expires: u16,
@@ -88,7 +88,7 @@ pub struct Rotate {
 #[command(group(ArgGroup::new("place").required(true).args(["after", "time"])))]
 pub struct Reset {
     #[command(flatten)]
-    named: Named,
+    named: CredentialArgument,
     /// Start behind this position of the log
     #[arg(long, value_name = "POSITION")]
     after: Option<u64>,
@@ -110,7 +110,7 @@ pub struct Setup {
 const COLUMNS: [&str; 6] = ["name", "consumer", "types", "acked_position", "expires_at", "in_effect"];
 
 #[derive(Serialize)]
-struct Row {
+struct CredentialLine {
     name: String,
     consumer: String,
     types: String,
@@ -120,7 +120,7 @@ struct Row {
     in_effect: bool,
 }
 
-impl From<IntegratorCredential> for Row {
+impl From<IntegratorCredential> for CredentialLine {
     fn from(credential: IntegratorCredential) -> Self {
         Self {
             name: credential.name,
@@ -147,27 +147,30 @@ impl Credential {
         let integrators = wiring::integrators(settings, store)?;
         match self {
             Self::Create(create) => create.run(&integrators, store, output).await,
-            Self::Ls(Of { tenant }) => list(store, &tenant, output).await,
+            Self::Ls(TenantArgument { tenant }) => list(store, &tenant, output).await,
             Self::Rotate(Rotate { named, expires, overlap }) => {
                 let (tenant, name) = named.find(store).await?;
                 let (lifetime, overlap) = (TimeDelta::days(expires.into()), TimeDelta::hours(overlap.into()));
                 let issued = integrators.rotate(&tenant, &name, lifetime, overlap, None).await;
-                show(&issued.map_err(Failure::credential)?, output)
+                show(&issued.map_err(Failure::rejected_credential)?, output)
             }
             Self::Revoke(named) => {
                 let (tenant, name) = named.find(store).await?;
-                integrators.revoke(&tenant, &name, None).await.map_err(Failure::credential)?;
+                integrators.revoke(&tenant, &name, None).await.map_err(Failure::rejected_credential)?;
                 Ok(Exit::Ok)
             }
             Self::Reset(Reset { named, after, time }) => {
                 let (tenant, name) = named.find(store).await?;
                 let place = match (after, time) {
-                    (Some(after), _) => Place::Position(after),
-                    (None, time) => Place::Time(time.expect("one of both is required")),
+                    (Some(after), _) => ResetPoint::Position(after),
+                    (None, time) => ResetPoint::Time(time.expect("one of both is required")),
                 };
                 let credential = integrators.reset(&tenant, &name, place, None).await;
-                let credential = credential.map_err(Failure::credential)?;
-                output.object(&COLUMNS, &Row { in_effect: true, ..Row::from(credential) })?;
+                let credential = credential.map_err(Failure::rejected_credential)?;
+                output.object(
+                    &COLUMNS,
+                    &CredentialLine { in_effect: true, ..CredentialLine::from(credential) },
+                )?;
                 Ok(Exit::Ok)
             }
             Self::Setup(setup) => setup.run(),
@@ -175,10 +178,10 @@ impl Credential {
     }
 }
 
-impl Named {
+impl CredentialArgument {
     async fn find(self, store: &Store) -> Result<(std::sync::Arc<TenantRecord>, String), Failure> {
         let record = tenant::find(store, &self.of.tenant).await?;
-        operator::touches(store, [record.id]).await?;
+        operator_audit::record_access(store, [record.id]).await?;
         Ok((record, self.name))
     }
 }
@@ -188,20 +191,20 @@ impl Create {
         let (tenant, name) = self.named.find(store).await?;
         let lifetime = TimeDelta::days(self.expires.into());
         let new = NewIntegrator { name, types: self.types, after: self.after, lifetime };
-        show(&integrators.create(&tenant, new, None).await.map_err(Failure::credential)?, output)
+        show(&integrators.create(&tenant, new, None).await.map_err(Failure::rejected_credential)?, output)
     }
 }
 
 async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, Failure> {
-    const PAGE: u32 = 500;
+    const PAGE_SIZE: u32 = 500;
     let handle = store.tenant(tenant::find(store, slug).await?.id);
-    operator::touches(store, [handle.id()]).await?;
-    let mut rows: Vec<Row> = Vec::new();
+    operator_audit::record_access(store, [handle.id()]).await?;
+    let mut rows: Vec<CredentialLine> = Vec::new();
     loop {
         let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
-        let page = handle.credentials(&after, PAGE).await?;
-        let full = page.len() == PAGE as usize;
-        rows.extend(page.into_iter().map(Row::from));
+        let page = handle.credentials(&after, PAGE_SIZE).await?;
+        let full = page.len() == PAGE_SIZE as usize;
+        rows.extend(page.into_iter().map(CredentialLine::from));
         if !full {
             break;
         }
@@ -212,7 +215,7 @@ async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, 
 
 /// Prints what was issued. The file alone goes to standard output where nobody asked for JSON, so that it can be sent to
 /// where it belongs; what a client is told besides goes to standard error.
-fn show(issued: &Issued, output: Output) -> Result<Exit, Failure> {
+fn show(issued: &IssuedCredential, output: Output) -> Result<Exit, Failure> {
     let connection = &issued.connection;
     let expires_at = timestamp(issued.expires_at);
     let mut out = io::stdout().lock();
@@ -229,7 +232,7 @@ fn show(issued: &Issued, output: Output) -> Result<Exit, Failure> {
         object["expires_at"] = expires_at.into();
         json_line(&mut out, &object)
     };
-    printed.and_then(|()| out.flush()).or_else(reader_left)?;
+    printed.and_then(|()| out.flush()).or_else(ignore_broken_pipe)?;
     if !issued.in_effect {
         eprintln!("not in effect yet: NATS is away or the role relay does not run; it follows by itself");
     }
@@ -255,7 +258,7 @@ impl Setup {
     /// Writes everything. Runs without settings: it makes what they will name.
     pub fn run(self) -> Result<Exit, Failure> {
         let mut files = Files::open(&self.folder)?;
-        let keys = OperatorKeys::kept(|name, fresh| {
+        let keys = OperatorKeys::load_or_create(|name, fresh| {
             let kept =
                 files.secret(&format!("{name}.seed"), "a key of NATS", || Ok(Secret::new(fresh.clone())))?;
             Ok::<_, SetupError>(kept.map_or(fresh, |kept| kept.reveal().to_owned()))

@@ -11,8 +11,8 @@ use serde::Serialize;
 use store::{DeadLetter, DeadLetterStatus, Store};
 use uuid::Uuid;
 
-use super::output::reader_left;
-use super::{Exit, Failure, Output, operator, projection, tenant};
+use super::output::ignore_broken_pipe;
+use super::{Exit, Failure, Output, operator_audit, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -49,7 +49,7 @@ const COLUMNS: [&str; 9] =
     ["id", "tenant", "consumer", "position", "subject", "status", "attempts", "error_code", "last_at"];
 
 #[derive(Serialize)]
-struct Row {
+struct DeadLetterLine {
     id: Uuid,
     tenant: String,
     consumer: String,
@@ -65,7 +65,7 @@ struct Row {
     last_at: String,
 }
 
-impl Row {
+impl DeadLetterLine {
     fn new(letter: DeadLetter, tenant: String) -> Self {
         Self {
             id: letter.id,
@@ -92,7 +92,7 @@ impl Deadletter {
         let done = match self {
             Self::Ls { tenant, all } => list(&store, tenant, all, output).await,
             Self::Show { id } | Self::Retry { id } | Self::Discard { id } => {
-                match touched(&store, id).await {
+                match audit_letter_access(&store, id).await {
                     Err(failure) => Err(failure),
                     Ok(()) => match self {
                         Self::Retry { .. } => retry(&store, id, output).await,
@@ -108,7 +108,7 @@ impl Deadletter {
 }
 
 async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Output) -> Result<Exit, Failure> {
-    const PAGE: u32 = 500;
+    const PAGE_SIZE: u32 = 500;
     let tenant = match tenant {
         Some(slug) => Some(tenant::find(store, &slug).await?.id),
         None => None,
@@ -116,22 +116,22 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Outp
     let mut letters = Vec::new();
     let mut after = None;
     loop {
-        let page = store.dead_letters(tenant, after, PAGE).await?;
+        let page = store.dead_letters(tenant, after, PAGE_SIZE).await?;
         after = page.last().map(|letter| letter.id);
-        let full = page.len() == PAGE as usize;
+        let full = page.len() == PAGE_SIZE as usize;
         letters.extend(page.into_iter().filter(|letter| all || is_unsettled(letter)));
         if !full {
             break;
         }
     }
-    operator::touches(store, letters.iter().map(|letter| letter.tenant).chain(tenant)).await?;
+    operator_audit::record_access(store, letters.iter().map(|letter| letter.tenant).chain(tenant)).await?;
     let slugs = projection::slugs(store, letters.iter().map(|letter| letter.tenant)).await?;
-    let rows: Vec<Row> = letters
+    let rows: Vec<DeadLetterLine> = letters
         .into_iter()
         .map(|letter| {
             let tenant =
                 slugs.get(&letter.tenant).map_or_else(|| letter.tenant.to_string(), ToString::to_string);
-            Row::new(letter, tenant)
+            DeadLetterLine::new(letter, tenant)
         })
         .collect();
     output.rows(&COLUMNS, &rows)?;
@@ -139,9 +139,9 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Outp
 }
 
 /// Tells the letter's tenant.
-async fn touched(store: &Store, id: Uuid) -> Result<(), Failure> {
+async fn audit_letter_access(store: &Store, id: Uuid) -> Result<(), Failure> {
     let letter = store.dead_letter(id).await?.ok_or_else(|| not_found(id))?;
-    operator::touches(store, [letter.tenant]).await
+    operator_audit::record_access(store, [letter.tenant]).await
 }
 
 fn is_unsettled(letter: &DeadLetter) -> bool {
@@ -151,7 +151,7 @@ fn is_unsettled(letter: &DeadLetter) -> bool {
 async fn retry(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> {
     match sagas::retry_dead_letter(store, id).await? {
         RetryOutcome::Retrying => {}
-        RetryOutcome::Settled(status) => return Err(settled(status)),
+        RetryOutcome::Settled(status) => return Err(already_settled(status)),
         RetryOutcome::NotFound => return Err(not_found(id)),
     }
     output.object(&COLUMNS, &row(store, id).await?)?;
@@ -161,7 +161,7 @@ async fn retry(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure>
 async fn discard(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> {
     match sagas::discard_dead_letter(store, id).await? {
         DiscardOutcome::Discarded => {}
-        DiscardOutcome::Settled(status) => return Err(settled(status)),
+        DiscardOutcome::Settled(status) => return Err(already_settled(status)),
         DiscardOutcome::NotFound => return Err(not_found(id)),
     }
     output.object(&COLUMNS, &row(store, id).await?)?;
@@ -202,21 +202,21 @@ async fn show(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> 
         writeln!(text, "  {}  {}  {message}", part("at"), part("code")).expect("writing to a string");
     }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(reader_left)?;
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(ignore_broken_pipe)?;
     Ok(Exit::Ok)
 }
 
-async fn row(store: &Store, id: Uuid) -> Result<Row, Failure> {
+async fn row(store: &Store, id: Uuid) -> Result<DeadLetterLine, Failure> {
     let letter = store.dead_letter(id).await?.ok_or_else(|| not_found(id))?;
     let slugs = projection::slugs(store, std::iter::once(letter.tenant)).await?;
     let tenant = slugs.get(&letter.tenant).map_or_else(|| letter.tenant.to_string(), ToString::to_string);
-    Ok(Row::new(letter, tenant))
+    Ok(DeadLetterLine::new(letter, tenant))
 }
 
 fn not_found(id: Uuid) -> Failure {
     Failure::not_found("dead letter", id)
 }
 
-fn settled(status: DeadLetterStatus) -> Failure {
+fn already_settled(status: DeadLetterStatus) -> Failure {
     Failure::new(Exit::Conflict, anyhow::anyhow!("the dead letter is {} already", status.as_str()))
 }

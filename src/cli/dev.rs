@@ -12,14 +12,14 @@ use tokio::sync::oneshot;
 
 use super::output::json_line;
 use super::{Exit, Failure};
-use crate::config::{Needs, Secret, Settings};
+use crate::config::{RequiredSettings, Secret, Settings};
 use crate::demo::{self, Demo};
 use crate::supervise::{self, DataFolder, Servers, SuperviseError};
-use crate::wiring::{self, Prepared, Role, Running};
+use crate::wiring::{self, Prepared, ProcessRole, Running};
 use crate::{logging, signals};
 
 /// The roles finish what they are at within this time; the servers are stopped in what is left of five seconds.
-const ROLES_PATIENCE: Duration = Duration::from_millis(1800);
+const ROLES_STOP_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// `annals dev ...`
 #[derive(Debug, Args)]
@@ -70,24 +70,24 @@ impl Dev {
     pub async fn run(self, config: Option<&Path>) -> Result<Exit, Failure> {
         let mut settings = Settings::load_development(config)?;
         logging::start(&settings.log.level, settings.log.format)?;
-        refuse_exposed(&settings)?;
-        let mut stop = Asked::listen(self.stop_with_stdin)?;
+        reject_exposed_address(&settings)?;
+        let mut stop = StopRequests::listen(self.stop_with_stdin)?;
 
         let folder = match &self.data_dir {
             Some(path) => DataFolder::open(Some(path)),
             None if self.ephemeral => DataFolder::temporary(),
             None => DataFolder::open(None),
         };
-        let folder = folder.map_err(plain)?;
+        let folder = folder.map_err(supervisor_failure)?;
         let options = supervise::Options {
             postgres_bin: self.postgres_bin.clone(),
             nats_server: self.nats_server.clone(),
             random_ports: self.random_ports,
         };
         let started = tokio::select! {
-            servers = Servers::start(&folder, &options) => servers.map_err(plain),
+            servers = Servers::start(&folder, &options) => servers.map_err(supervisor_failure),
             // The servers that came up meanwhile end with this process.
-            () = stop.asked() => return Ok(Exit::Ok),
+            () = stop.requested() => return Ok(Exit::Ok),
         };
         let mut servers = match started {
             Ok(servers) => servers,
@@ -98,10 +98,10 @@ impl Dev {
         };
         let done = self.run_roles(&mut settings, &folder, &mut servers, &mut stop).await;
         // Whoever asks a second time does not want to wait.
-        let patient = stop.times < 2;
+        let is_first_request = stop.count < 2;
         tokio::select! {
-            () = servers.stop(), if patient => {}
-            () = stop.asked(), if patient => servers.kill(),
+            () = servers.stop(), if is_first_request => {}
+            () = stop.requested(), if is_first_request => servers.kill(),
             else => servers.kill(),
         }
         folder.close();
@@ -113,19 +113,19 @@ impl Dev {
         settings: &mut Settings,
         folder: &DataFolder,
         servers: &mut Servers,
-        stop: &mut Asked,
+        stop: &mut StopRequests,
     ) -> Result<Exit, Failure> {
-        fit_to_servers(settings, folder, servers, self.random_ports)?;
+        configure_for_servers(settings, folder, servers, self.random_ports)?;
         let starting = async {
             wiring::migrate(settings).await?;
-            let prepared = Prepared::connect(settings, &Role::ALL).await?;
+            let prepared = Prepared::connect(settings, &ProcessRole::ALL).await?;
             let demo = demo::prepare(&prepared, folder).await?;
             Ok::<_, anyhow::Error>((Box::pin(prepared.start()).await?, demo))
         };
         let (mut running, demo) = tokio::select! {
-            started = starting => started.map_err(with_advice)?,
-            error = servers.keep_running() => return Err(plain(error)),
-            () = stop.asked() => return Ok(Exit::Ok),
+            started = starting => started.map_err(with_port_hint)?,
+            error = servers.keep_running() => return Err(supervisor_failure(error)),
+            () = stop.requested() => return Ok(Exit::Ok),
         };
         write_settings(settings, folder, &running)?;
         let ready = ready(settings, folder, &running, &demo)?;
@@ -138,29 +138,29 @@ impl Dev {
         }
         let done = tokio::select! {
             error = running.failed() => Err(error.into()),
-            error = servers.keep_running() => Err(plain(error)),
-            () = stop.asked() => Ok(Exit::Ok),
+            error = servers.keep_running() => Err(supervisor_failure(error)),
+            () = stop.requested() => Ok(Exit::Ok),
         };
         tokio::select! {
-            stopped = tokio::time::timeout(ROLES_PATIENCE, running.stop()) => {
+            stopped = tokio::time::timeout(ROLES_STOP_TIMEOUT, running.stop()) => {
                 if stopped.is_err() {
                     tracing::warn!("the roles did not stop in time");
                 }
             }
-            () = stop.asked() => {}
+            () = stop.requested() => {}
         }
         done
     }
 }
 
 /// A signal, or the end of standard input where that counts as one.
-struct Asked {
-    signals: signals::Stop,
+struct StopRequests {
+    signals: signals::StopSignal,
     stdin_ended: Option<oneshot::Receiver<()>>,
-    times: u32,
+    count: u32,
 }
 
-impl Asked {
+impl StopRequests {
     fn listen(with_stdin: bool) -> io::Result<Self> {
         let stdin_ended = with_stdin.then(|| {
             let (ended, receiver) = oneshot::channel();
@@ -171,10 +171,10 @@ impl Asked {
             });
             receiver
         });
-        Ok(Self { signals: signals::Stop::listen()?, stdin_ended, times: 0 })
+        Ok(Self { signals: signals::StopSignal::listen()?, stdin_ended, count: 0 })
     }
 
-    async fn asked(&mut self) {
+    async fn requested(&mut self) {
         let stdin_ends = async {
             match &mut self.stdin_ended {
                 Some(ended) => drop(ended.await),
@@ -182,15 +182,15 @@ impl Asked {
             }
         };
         tokio::select! {
-            () = self.signals.asked() => {}
+            () = self.signals.requested() => {}
             () = stdin_ends => self.stdin_ended = None,
         }
-        self.times += 1;
+        self.count += 1;
     }
 }
 
 /// Everybody knows the password of the demo tenant's administrator, so no other machine may reach the listener.
-fn refuse_exposed(settings: &Settings) -> Result<(), Failure> {
+fn reject_exposed_address(settings: &Settings) -> Result<(), Failure> {
     let address = settings.gateway.public_address;
     if !demo::is_exposed(address) {
         return Ok(());
@@ -202,7 +202,7 @@ fn refuse_exposed(settings: &Settings) -> Result<(), Failure> {
 }
 
 /// A taken port is the one failure that another flag cures.
-fn with_advice(error: anyhow::Error) -> anyhow::Error {
+fn with_port_hint(error: anyhow::Error) -> anyhow::Error {
     let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     if taken.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
         return anyhow::anyhow!("{error:#}; stop what listens there, or use --random-ports");
@@ -211,18 +211,19 @@ fn with_advice(error: anyhow::Error) -> anyhow::Error {
 }
 
 /// The sentences of the supervisor stand for themselves.
-fn plain(error: SuperviseError) -> Failure {
+fn supervisor_failure(error: SuperviseError) -> Failure {
     Failure::new(Exit::Failed, error)
 }
 
 /// Points the settings at the private servers and at the folder's secrets.
-fn fit_to_servers(
+fn configure_for_servers(
     settings: &mut Settings,
     folder: &DataFolder,
     servers: &Servers,
     random_ports: bool,
 ) -> Result<(), Failure> {
-    let secret = |name: &str, generate: &dyn Fn() -> Secret| folder.secret(name, generate).map_err(plain);
+    let secret =
+        |name: &str, generate: &dyn Fn() -> Secret| folder.secret(name, generate).map_err(supervisor_failure);
     let (superuser_file, _) = secret("superuser.password", &supervise::random_password)?;
     let (runtime_file, _) = secret("runtime.password", &supervise::random_password)?;
     let (key_file, _) = secret("deployment.key", &|| Secret::new(DeploymentKey::generate().to_hex()))?;
@@ -249,7 +250,7 @@ fn fit_to_servers(
     (database.runtime_password, database.runtime_password_file) = (None, Some(runtime_file));
     settings.nats.url = Secret::new(servers.nats_url());
     settings.nats.replicas = 1;
-    let files = supervise::NatsFiles::write(folder).map_err(plain)?;
+    let files = supervise::NatsFiles::write(folder).map_err(supervisor_failure)?;
     let nats = &mut settings.nats;
     nats.credentials_file = Some(files.application);
     nats.system_credentials_file = Some(files.system);
@@ -267,7 +268,7 @@ fn fit_to_servers(
             address.set_port(0);
         }
     }
-    match settings.problems(Needs::ALL).into_iter().next() {
+    match settings.problems(RequiredSettings::ALL).into_iter().next() {
         Some(problem) => Err(problem.into()),
         None => Ok(()),
     }
@@ -309,7 +310,7 @@ fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -
     set("privacy", "root_key_file", path(&settings.privacy.root_key_file));
     set("secrets", "deployment_key_file", path(&settings.secrets.deployment_key_file));
     let text = format!("# Written by `annals dev` at each start. Changes here are lost.\n\n{table}");
-    folder.write("annals.toml", &text).map_err(plain)?;
+    folder.write("annals.toml", &text).map_err(supervisor_failure)?;
     Ok(())
 }
 
@@ -335,7 +336,7 @@ fn ready(settings: &Settings, folder: &DataFolder, running: &Running, demo: &Dem
         database_url: database_url(&database.owner_password()?, database.port),
         nats_url: settings.nats.url.reveal().to_owned(),
         nats_credentials: settings.nats.credentials_file.clone(),
-        tenant: demo::TENANT,
+        tenant: demo::TENANT_SLUG,
         access_token: demo.access_token.clone(),
         admin_token: demo.admin_token.clone(),
         data_dir: folder.path().to_owned(),
@@ -368,9 +369,9 @@ fn banner(ready: &Ready) -> io::Result<()> {
 
   {}
 ",
-        demo::TENANT,
-        demo::ADMIN,
-        demo::PASSWORD,
+        demo::TENANT_SLUG,
+        demo::ADMIN_EMAIL,
+        demo::ADMIN_PASSWORD,
         ready.access_token
     )?;
     out.flush()

@@ -4,18 +4,18 @@ use serde::Serialize;
 
 use super::{Exit, Failure, Output, config, key};
 use crate::config::Settings;
-use crate::wiring::{self, Role};
+use crate::wiring::{self, ProcessRole};
 
-const OLDEST_POSTGRES: u32 = 15;
+const POSTGRES_MAJOR_MIN: u32 = 15;
 
 #[derive(Serialize)]
-struct Check {
+struct CheckLine {
     name: &'static str,
     ok: bool,
     detail: String,
 }
 
-impl Check {
+impl CheckLine {
     fn new(name: &'static str, result: Result<String, Failure>) -> Self {
         match result {
             Ok(detail) => Self { name, ok: true, detail },
@@ -28,25 +28,25 @@ impl Check {
 pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let mut checks = configuration(settings).await;
     checks.extend([
-        Check::new("keys", key::standing(settings).await),
-        Check::new("postgresql", postgresql(settings).await),
-        Check::new("schema", schema(settings).await),
-        Check::new("connections", connections(settings).await),
-        Check::new("nats", nats(settings).await),
+        CheckLine::new("keys", key::root_key_status(settings).await),
+        CheckLine::new("postgresql", postgresql(settings).await),
+        CheckLine::new("schema", schema(settings).await),
+        CheckLine::new("connections", connection_usage(settings).await),
+        CheckLine::new("nats", nats(settings).await),
     ]);
     output.rows(&["name", "ok", "detail"], &checks)?;
-    Ok(if checks.iter().all(|check| check.ok) { Exit::Ok } else { Exit::Problems })
+    Ok(if checks.iter().all(|check| check.ok) { Exit::Ok } else { Exit::CheckFailed })
 }
 
 /// One check that holds, or one for each problem.
-async fn configuration(settings: &Settings) -> Vec<Check> {
+async fn configuration(settings: &Settings) -> Vec<CheckLine> {
     let name = "configuration";
-    let problems = config::problems(settings, &Role::ALL).await;
+    let problems = config::problems(settings, &ProcessRole::ALL).await;
     if problems.is_empty() {
         let source = settings.file.as_ref().map_or("defaults".to_owned(), |file| file.display().to_string());
-        return vec![Check { name, ok: true, detail: source }];
+        return vec![CheckLine { name, ok: true, detail: source }];
     }
-    problems.into_iter().map(|detail| Check { name, ok: false, detail }).collect()
+    problems.into_iter().map(|detail| CheckLine { name, ok: false, detail }).collect()
 }
 
 /// Signs in as one of the runtime roles and asks for version and durability.
@@ -59,9 +59,9 @@ async fn postgresql(settings: &Settings) -> Result<String, Failure> {
         Ok::<_, Failure>(row.get::<_, String>(0))
     };
     let version = shown("server_version").await?;
-    if major(&version) < OLDEST_POSTGRES {
+    if major(&version) < POSTGRES_MAJOR_MIN {
         return Err(
-            anyhow::anyhow!("version {version} is too old, {OLDEST_POSTGRES} or later is needed").into()
+            anyhow::anyhow!("version {version} is too old, {POSTGRES_MAJOR_MIN} or later is needed").into()
         );
     }
     for setting in ["fsync", "synchronous_commit"] {
@@ -87,14 +87,14 @@ async fn schema(settings: &Settings) -> Result<String, Failure> {
 }
 
 /// How many connections processes of this product open at most, and how many there are now.
-async fn connections(settings: &Settings) -> Result<String, Failure> {
+async fn connection_usage(settings: &Settings) -> Result<String, Failure> {
     let store = wiring::connect(settings).await?;
     let found = store.connections().await;
     store.shutdown().await;
     let found = found?;
-    let all = wiring::connections_max(settings, &Role::ALL);
-    let each = Role::ALL
-        .map(|role| format!("{} {}", Role::list(&[role]), wiring::connections_max(settings, &[role])));
+    let all = wiring::connections_max(settings, &ProcessRole::ALL);
+    let each = ProcessRole::ALL
+        .map(|role| format!("{} {}", ProcessRole::list(&[role]), wiring::connections_max(settings, &[role])));
     let detail = format!(
         "{} of {} are open, {} of them by annals; a process opens at most: all roles {all}, {}",
         found.open,

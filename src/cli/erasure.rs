@@ -5,19 +5,19 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use commands::{CommandContext, Executor, Extras, Rules, Subject};
+use commands::{CommandContext, CommandSideEffects, Decider, Executor, Subject};
 use schemas::engine::{StreamName, TenantId, TenantSlug};
 use schemas::privacy::subject::{ErasureStatus, RequestErasure};
 use serde::{Deserialize, Serialize};
 use store::Store;
 use uuid::Uuid;
 
-use super::{Exit, Failure, Output, operator, projection, tenant};
+use super::{Exit, Failure, Output, operator_audit, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
 /// Subjects of one look.
-const PAGE: u32 = 500;
+const PAGE_SIZE: u32 = 500;
 
 /// `annals erasure ...`
 #[derive(Debug, Subcommand)]
@@ -45,7 +45,7 @@ pub struct Repeat {
 const COLUMNS: [&str; 3] = ["tenant", "subject", "status"];
 
 #[derive(Serialize)]
-struct Row {
+struct ErasureLine {
     tenant: String,
     subject: Uuid,
     status: &'static str,
@@ -53,7 +53,7 @@ struct Row {
 
 /// What a list says of an erasure.
 #[derive(Deserialize)]
-struct Listed {
+struct ListEntry {
     tenant: Option<TenantSlug>,
     subject: Uuid,
 }
@@ -76,7 +76,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         Some(slug) => vec![tenant::find(store, &slug).await?.id],
         None => store.heads().await?.iter().map(|head| head.tenant).collect(),
     };
-    operator::touches(store, tenants.iter().copied()).await?;
+    operator_audit::record_access(store, tenants.iter().copied()).await?;
     let slugs = projection::slugs(store, tenants.iter().copied()).await?;
     let executor = wiring::executor(store);
     let mut rows = Vec::new();
@@ -85,13 +85,13 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         let mut after: Option<StreamName> = None;
         loop {
             let beginning = format!("{}/", Subject::CATEGORY);
-            let streams = store.tenant(tenant).streams(&beginning, after.as_ref(), PAGE).await?;
+            let streams = store.tenant(tenant).streams(&beginning, after.as_ref(), PAGE_SIZE).await?;
             for subject in streams.iter().filter_map(StreamName::uuid) {
                 let loaded = executor.load::<Subject>(tenant, subject).await?;
                 let Some((Subject { status, .. }, _)) = loaded else { continue };
-                rows.push(Row { tenant: name.clone(), subject, status: told(status) });
+                rows.push(ErasureLine { tenant: name.clone(), subject, status: status_name(status) });
             }
-            if streams.len() < PAGE as usize {
+            if streams.len() < PAGE_SIZE as usize {
                 break;
             }
             after = streams.last().cloned();
@@ -101,7 +101,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
     Ok(Exit::Ok)
 }
 
-fn told(status: ErasureStatus) -> &'static str {
+fn status_name(status: ErasureStatus) -> &'static str {
     match status {
         ErasureStatus::Requested => "requested",
         ErasureStatus::Erased => "erased",
@@ -111,45 +111,46 @@ fn told(status: ErasureStatus) -> &'static str {
 impl Repeat {
     async fn run(self, store: &Store, output: Output) -> Result<Exit, Failure> {
         let text = std::fs::read_to_string(&self.file)?;
-        let listed = parsed(&text, self.tenant.as_ref()).map_err(Failure::usage)?;
+        let listed = parse_list(&text, self.tenant.as_ref()).map_err(Failure::usage)?;
         let mut tenants: HashMap<&TenantSlug, Option<TenantId>> = HashMap::new();
         for (slug, _) in &listed {
             if !tenants.contains_key(slug) {
                 tenants.insert(slug, store.tenant_by_slug(slug).await?.map(|record| record.id));
             }
         }
-        operator::touches(store, tenants.values().copied().flatten()).await?;
+        operator_audit::record_access(store, tenants.values().copied().flatten()).await?;
         let executor = wiring::executor(store);
         let mut rows = Vec::with_capacity(listed.len());
         let mut unknown = false;
         for (slug, subject) in &listed {
             let status = if let Some(tenant) = tenants[slug] {
-                told(request(&executor, tenant, *subject).await?)
+                status_name(request(&executor, tenant, *subject).await?)
             } else {
                 unknown = true;
                 "tenant_unknown"
             };
-            rows.push(Row { tenant: slug.to_string(), subject: *subject, status });
+            rows.push(ErasureLine { tenant: slug.to_string(), subject: *subject, status });
         }
         output.rows(&COLUMNS, &rows)?;
-        Ok(if unknown { Exit::Problems } else { Exit::Ok })
+        Ok(if unknown { Exit::CheckFailed } else { Exit::Ok })
     }
 }
 
 async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<ErasureStatus, Failure> {
     let context = CommandContext::new(tenant, Principal::system("cli"));
     let command = RequestErasure { reason: None };
-    let executed = executor.execute::<Subject>(&context, subject, command, Extras::default()).await;
-    Ok(executed.map_err(Failure::refused)?.state.status)
+    let executed =
+        executor.execute::<Subject>(&context, subject, command, CommandSideEffects::default()).await;
+    Ok(executed.map_err(Failure::rejected_command)?.state.status)
 }
 
 /// The whole list, before anything of it is asked for.
-fn parsed(text: &str, tenant: Option<&TenantSlug>) -> anyhow::Result<Vec<(TenantSlug, Uuid)>> {
+fn parse_list(text: &str, tenant: Option<&TenantSlug>) -> anyhow::Result<Vec<(TenantSlug, Uuid)>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines
         .map(|(number, line)| {
             let line_number = number + 1;
-            let listed: Listed = serde_json::from_str(line)
+            let listed: ListEntry = serde_json::from_str(line)
                 .map_err(|error| anyhow::anyhow!("line {line_number} names no erasure: {error}"))?;
             let tenant = listed.tenant.or_else(|| tenant.cloned());
             let tenant =
@@ -169,10 +170,10 @@ mod tests {
         let slug = TenantSlug::parse("acme").expect("a slug");
         let line =
             format!("{{\"tenant\": \"acme\", \"subject\": \"{subject}\", \"status\": \"erased\"}}\n\n");
-        assert_eq!(parsed(&line, None).expect("reads"), [(slug.clone(), subject)]);
+        assert_eq!(parse_list(&line, None).expect("reads"), [(slug.clone(), subject)]);
         let line = format!("{{\"subject\": \"{subject}\"}}");
-        assert_eq!(parsed(&line, Some(&slug)).expect("reads"), [(slug, subject)]);
-        assert!(parsed(&line, None).expect_err("no tenant").to_string().contains("line 1"));
-        assert!(parsed("\n7", None).expect_err("no object").to_string().contains("line 2"));
+        assert_eq!(parse_list(&line, Some(&slug)).expect("reads"), [(slug, subject)]);
+        assert!(parse_list(&line, None).expect_err("no tenant").to_string().contains("line 1"));
+        assert!(parse_list("\n7", None).expect_err("no object").to_string().contains("line 2"));
     }
 }

@@ -12,11 +12,11 @@ use store::Store;
 use uuid::Uuid;
 
 use super::remote::{Access, Api};
-use super::{Exit, Failure, Output, operator, tenant};
+use super::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::Settings;
 use crate::{signals, wiring};
-use printer::{Printer, Stopped};
-use replay::Place;
+use printer::{PrintError, Printer};
+use replay::ResumePosition;
 use source::{Source, StreamArgument};
 
 /// `annals event ...`
@@ -76,7 +76,7 @@ pub struct Replay {
 }
 
 /// Where events come from.
-enum From {
+enum EventBackend {
     Api(Api),
     Database(Store),
 }
@@ -89,49 +89,49 @@ impl Event {
         output: Output,
     ) -> Result<Exit, Failure> {
         let mut printer = Printer::new(output);
-        let mut stop = signals::Stop::listen()?;
+        let mut stop = signals::StopSignal::listen()?;
         let (tenant, access) = match &self {
             Self::Tail(tail) => (tail.tenant.as_ref(), &tail.access),
             Self::Replay(replay) => (replay.tenant.as_ref(), &replay.access),
         };
-        let from = match access.api(tenant)? {
-            Some(api) => From::Api(api),
-            None => From::Database(wiring::connect(&settings()?).await?),
+        let backend = match access.api(tenant)? {
+            Some(api) => EventBackend::Api(api),
+            None => EventBackend::Database(wiring::connect(&settings()?).await?),
         };
-        let place = Place::default();
+        let resume = ResumePosition::default();
         let work = async {
-            match (self, &from) {
-                (Self::Tail(tail), From::Api(api)) => {
+            match (self, &backend) {
+                (Self::Tail(tail), EventBackend::Api(api)) => {
                     follow::over_api(api, &tail.types, tail.after, &mut printer).await
                 }
-                (Self::Tail(tail), From::Database(store)) => {
+                (Self::Tail(tail), EventBackend::Database(store)) => {
                     follow::in_database(store, tail.tenant, tail.types, tail.after, &mut printer).await
                 }
-                (Self::Replay(replay), From::Api(api)) => {
-                    replay.run(&Source::Api(api), &mut printer, &place).await
+                (Self::Replay(replay), EventBackend::Api(api)) => {
+                    replay.run(&Source::Api(api), &mut printer, &resume).await
                 }
-                (Self::Replay(replay), From::Database(store)) => {
+                (Self::Replay(replay), EventBackend::Database(store)) => {
                     let slug = replay.tenant.as_ref().expect("the command line requires it");
                     let record = tenant::find(store, slug).await?;
-                    operator::touches(store, [record.id]).await?;
+                    operator_audit::record_access(store, [record.id]).await?;
                     let source = Source::Database(store.tenant(record.id), record);
-                    replay.run(&source, &mut printer, &place).await
+                    replay.run(&source, &mut printer, &resume).await
                 }
             }
         };
         let (done, interrupted) = tokio::select! {
             done = work => (done, false),
-            () = stop.asked() => (Ok(()), true),
+            () = stop.requested() => (Ok(()), true),
         };
-        if let From::Database(store) = from {
+        if let EventBackend::Database(store) = backend {
             store.shutdown().await;
         }
-        if interrupted || matches!(done, Err(Stopped::Failed(_))) {
-            place.tell();
+        if interrupted || matches!(done, Err(PrintError::Failed(_))) {
+            resume.print_hint();
         }
         match done {
-            Ok(()) | Err(Stopped::ReaderLeft) => Ok(Exit::Ok),
-            Err(Stopped::Failed(failure)) => Err(failure),
+            Ok(()) | Err(PrintError::OutputClosed) => Ok(Exit::Ok),
+            Err(PrintError::Failed(failure)) => Err(failure),
         }
     }
 }

@@ -22,7 +22,7 @@ pub enum Exit {
     Rejected = 6,
     TimedOut = 7,
     Unavailable = 8,
-    Problems = 9,
+    CheckFailed = 9,
 }
 
 impl From<Exit> for ExitCode {
@@ -56,19 +56,19 @@ impl Failure {
     }
 
     /// A refused request about credentials.
-    pub fn credential(error: IntegratorError) -> Self {
+    pub fn rejected_credential(error: IntegratorError) -> Self {
         let exit = match &error {
             IntegratorError::Invalid { .. } => Exit::Rejected,
             IntegratorError::NameTaken | IntegratorError::CommandIdReused => Exit::Conflict,
             IntegratorError::NotFound => Exit::NotFound,
-            IntegratorError::NotYet => Exit::Unavailable,
+            IntegratorError::NotInEffect => Exit::Unavailable,
             IntegratorError::Store(_) => return anyhow::Error::from(error).into(),
         };
         Self::new(exit, error)
     }
 
     /// A refused command.
-    pub fn refused<R: std::error::Error + Send + Sync + 'static>(error: ExecuteError<R>) -> Self {
+    pub fn rejected_command<R: std::error::Error + Send + Sync + 'static>(error: ExecuteError<R>) -> Self {
         let exit = match &error {
             ExecuteError::Rejected(_)
             | ExecuteError::TooLarge { .. }

@@ -14,8 +14,8 @@ use nats::accounts::OperatorKeys;
 use serde::Serialize;
 use store::DeploymentKey;
 
+use self::files::FileState;
 pub use self::files::Files;
-use self::files::State;
 use self::settings::{Database, Layout, Servers};
 use super::{Exit, Failure, Output};
 use crate::config::{Secret, deployment_problem, host_problem};
@@ -67,7 +67,7 @@ fn deployment(text: &str) -> Result<String, String> {
 
 /// What a deployment cannot do without. The rest may be moved away when it has done its work: the owner's password, keys
 /// that are kept offline.
-const NEEDED: [&str; 5] = [
+const REQUIRED_FILES: [&str; 5] = [
     "secrets/deployment.key",
     "secrets/root.key",
     "secrets/token-signing.pem",
@@ -76,8 +76,8 @@ const NEEDED: [&str; 5] = [
 ];
 
 #[derive(Serialize)]
-struct Row {
-    state: State,
+struct KeyFileLine {
+    state: FileState,
     file: String,
     purpose: &'static str,
 }
@@ -96,35 +96,35 @@ impl Init {
         }
         let mut files = Files::open(&self.dir)?;
         // The settings file is written last, so without it an earlier run was interrupted, or there was none.
-        let complete = files.has(settings::FILE);
-        files.only_look = complete;
-        let layout = self.make(&mut files)?;
-        let needed = |file: &Path| NEEDED.iter().any(|name| file.ends_with(name));
-        let rows: Vec<Row> = files
-            .into_listed()
+        let complete = files.has(settings::SETTINGS_FILE);
+        files.read_only = complete;
+        let layout = self.create_files(&mut files)?;
+        let is_required = |file: &Path| REQUIRED_FILES.iter().any(|name| file.ends_with(name));
+        let rows: Vec<KeyFileLine> = files
+            .into_entries()
             .into_iter()
-            .filter(|(file, _, state)| *state != State::Missing || needed(file))
-            .map(|(file, purpose, state)| Row { state, file: file.display().to_string(), purpose })
+            .filter(|(file, _, state)| *state != FileState::Missing || is_required(file))
+            .map(|(file, purpose, state)| KeyFileLine { state, file: file.display().to_string(), purpose })
             .collect();
         output.rows(&["state", "file", "purpose"], &rows)?;
         if !complete {
             eprint!("{}", layout.next_steps());
             return Ok(Exit::Ok);
         }
-        if rows.iter().any(|row| row.state == State::Missing) {
+        if rows.iter().any(|row| row.state == FileState::Missing) {
             eprintln!(
                 "{} is there, so no new keys were made for it: take what is missing from your backup. \
                  `annals --config {} config check` says whether the settings need it.",
-                settings::FILE,
+                settings::SETTINGS_FILE,
                 layout.settings_file().display()
             );
-            return Ok(Exit::Problems);
+            return Ok(Exit::CheckFailed);
         }
         eprintln!("everything is there already; nothing was changed");
         Ok(Exit::Ok)
     }
 
-    fn make(&self, files: &mut Files) -> Result<Layout, Failure> {
+    fn create_files(&self, files: &mut Files) -> Result<Layout, Failure> {
         let pem =
             || SigningKey::generate_pem().map(Secret::new).map_err(|error| Failure::new(Exit::Failed, error));
         let password = || Ok(random_password());
@@ -140,11 +140,11 @@ impl Init {
         let owner = files.secret("secrets/database-owner.password", "the owner of the database", password)?;
         files.secret("secrets/create-database.sql", "makes the owner and the database", || {
             let owner = owner.as_ref().map(Secret::reveal).unwrap_or_default();
-            Ok(Secret::new(self.database.creation(owner)))
+            Ok(Secret::new(self.database.create_sql(owner)))
         })?;
         let credentials = match &self.nats_credentials {
-            Some(file) => settings::Credentials::Given(std::path::absolute(file)?),
-            None => settings::Credentials::Made { edge_account: self.make_nats(files)? },
+            Some(file) => settings::Credentials::Existing(std::path::absolute(file)?),
+            None => settings::Credentials::Generated { edge_account: self.create_nats_files(files)? },
         };
         let layout = Layout {
             folder: files.folder().to_owned(),
@@ -157,15 +157,15 @@ impl Init {
             servers: self.nats.clone(),
             credentials,
         };
-        files.secret(settings::FILE, "the settings", || Ok(Secret::new(layout.settings())))?;
+        files.secret(settings::SETTINGS_FILE, "the settings", || Ok(Secret::new(layout.settings())))?;
         Ok(layout)
     }
 
     /// The keys of a NATS in operator mode and what its server and annals need of them; returns the public key of the
     /// integrators' account.
-    fn make_nats(&self, files: &mut Files) -> Result<String, Failure> {
+    fn create_nats_files(&self, files: &mut Files) -> Result<String, Failure> {
         let offline = ["operator", "system", "application", "edge"];
-        let keys = OperatorKeys::kept(|name, fresh| {
+        let keys = OperatorKeys::load_or_create(|name, fresh| {
             let purpose =
                 if offline.contains(&name) { "a key of NATS; keep it offline" } else { "a key of NATS" };
             let kept =

@@ -4,13 +4,13 @@
 use std::sync::Arc;
 
 use clap::Subcommand;
-use keyring::{Epoch, KeyringError, RootStanding};
+use keyring::{Epoch, KeyringError, RootKeyState};
 use serde::Serialize;
 use uuid::Uuid;
 
-use super::progress::Bar;
-use super::{Exit, Failure, Output, operator, projection};
-use crate::config::{KEYS_PLACE, Settings, SettingsError};
+use super::progress::ProgressReporter;
+use super::{Exit, Failure, Output, operator_audit, projection};
+use crate::config::{KEYS_FOLDER_SETTING, Settings, SettingsError};
 use crate::wiring;
 
 /// `annals key ...`
@@ -28,7 +28,7 @@ pub enum Key {
 }
 
 #[derive(Serialize)]
-struct Row {
+struct RootKeyLine {
     epoch: i64,
     /// The beginning of its fingerprint.
     root: String,
@@ -36,12 +36,12 @@ struct Row {
     keys: u64,
 }
 
-impl From<Epoch> for Row {
+impl From<Epoch> for RootKeyLine {
     fn from(epoch: Epoch) -> Self {
-        let setting = match epoch.standing {
-            RootStanding::Current => "privacy.root_key",
-            RootStanding::Previous => "privacy.previous_root_key",
-            RootStanding::Unknown => "",
+        let setting = match epoch.root_state {
+            RootKeyState::Current => "privacy.root_key",
+            RootKeyState::Previous => "privacy.previous_root_key",
+            RootKeyState::Unknown => "",
         };
         Self { epoch: epoch.epoch, root: epoch.root, setting, keys: epoch.keys }
     }
@@ -51,7 +51,7 @@ const COLUMNS: [&str; 4] = ["epoch", "root", "setting", "keys"];
 
 /// What `check` has found.
 #[derive(Serialize)]
-struct Found {
+struct KeyCheckLine {
     tenant: String,
     problem: &'static str,
     subject: Uuid,
@@ -61,16 +61,16 @@ struct Found {
     stream: String,
 }
 
-const FOUND_COLUMNS: [&str; 6] = ["tenant", "problem", "subject", "key", "position", "stream"];
+const CHECK_COLUMNS: [&str; 6] = ["tenant", "problem", "subject", "key", "position", "stream"];
 
 impl Key {
     /// Runs it. `ls` and `rewrap` need the store of keys alone.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
-        let (store, roots) = wiring::keys(settings)?.ok_or(SettingsError::Missing(KEYS_PLACE))?;
+        let (store, roots) = wiring::keys(settings)?.ok_or(SettingsError::Missing(KEYS_FOLDER_SETTING))?;
         match self {
             Self::Ls => {}
             Self::Rewrap => {
-                let bar = Arc::new(Bar::of("keys", "keys", 0));
+                let bar = Arc::new(ProgressReporter::with_unit("keys", "keys", 0));
                 let shown = Arc::clone(&bar);
                 let rewrapping = store.rewrap(&roots, move |done, total| {
                     shown.set_total(total);
@@ -86,22 +86,22 @@ impl Key {
         }
         let epochs: Result<_, KeyringError> = store.epochs(&roots).await;
         let epochs: Vec<Epoch> = epochs.map_err(anyhow::Error::from)?.unwrap_or_default();
-        let rows: Vec<Row> = epochs.into_iter().map(Row::from).collect();
+        let rows: Vec<RootKeyLine> = epochs.into_iter().map(RootKeyLine::from).collect();
         output.rows(&COLUMNS, &rows)?;
-        Ok(if rows.iter().all(|row| !row.setting.is_empty()) { Exit::Ok } else { Exit::Problems })
+        Ok(if rows.iter().all(|row| !row.setting.is_empty()) { Exit::Ok } else { Exit::CheckFailed })
     }
 }
 
 async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let store = wiring::connect(settings).await?;
     let tenants = store.heads().await?;
-    operator::touches(&store, tenants.iter().map(|head| head.tenant)).await?;
+    operator_audit::record_access(&store, tenants.iter().map(|head| head.tenant)).await?;
     let compared = sagas::key_comparison::compare(&store, |_| true).await;
     let slugs = projection::slugs(&store, tenants.iter().map(|head| head.tenant)).await?;
     store.shutdown().await;
     let compared = compared?;
     let name = |tenant| slugs.get(&tenant).map_or_else(|| tenant.to_string(), ToString::to_string);
-    let missing = compared.missing.iter().map(|(tenant, event)| Found {
+    let missing = compared.missing.iter().map(|(tenant, event)| KeyCheckLine {
         tenant: name(*tenant),
         problem: "missing",
         subject: event.subject,
@@ -109,7 +109,7 @@ async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
         position: Some(event.position),
         stream: event.stream.clone(),
     });
-    let unused = compared.unused.iter().map(|key| Found {
+    let unused = compared.unused.iter().map(|key| KeyCheckLine {
         tenant: name(key.tenant),
         problem: "unused",
         subject: key.subject,
@@ -117,15 +117,15 @@ async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
         position: None,
         stream: key.streams.first().map(ToString::to_string).unwrap_or_default(),
     });
-    let found: Vec<Found> = missing.chain(unused).collect();
-    output.rows(&FOUND_COLUMNS, &found)?;
+    let found: Vec<KeyCheckLine> = missing.chain(unused).collect();
+    output.rows(&CHECK_COLUMNS, &found)?;
     eprintln!("{} keys are missing, {} are unused", compared.missing_count, compared.unused_count);
-    Ok(if compared.missing_count == 0 { Exit::Ok } else { Exit::Problems })
+    Ok(if compared.missing_count == 0 { Exit::Ok } else { Exit::CheckFailed })
 }
 
 async fn adopt(settings: &Settings) -> Result<Exit, Failure> {
     let keyring = wiring::keyring(settings).await?;
-    let keyring = keyring.ok_or(SettingsError::Missing(KEYS_PLACE))?;
+    let keyring = keyring.ok_or(SettingsError::Missing(KEYS_FOLDER_SETTING))?;
     let store = wiring::connect_with(settings, None).await?;
     let adopted = store.adopt_keys(&keyring).await;
     store.shutdown().await;
@@ -137,10 +137,10 @@ async fn adopt(settings: &Settings) -> Result<Exit, Failure> {
 }
 
 /// What is to be said of the keys before a process starts with these settings: how many there are, or why it could not use them.
-pub async fn standing(settings: &Settings) -> Result<String, Failure> {
+pub async fn root_key_status(settings: &Settings) -> Result<String, Failure> {
     let Some((store, roots)) = wiring::keys(settings)? else { return Ok("no place is set".to_owned()) };
     let epochs = store.epochs(&roots).await.map_err(anyhow::Error::from)?.unwrap_or_default();
-    if let Some(epoch) = epochs.iter().find(|epoch| epoch.standing == RootStanding::Unknown) {
+    if let Some(epoch) = epochs.iter().find(|epoch| epoch.root_state == RootKeyState::Unknown) {
         return Err(Failure::usage(anyhow::anyhow!(
             "{} keys are wrapped under the root key {}, which is neither `privacy.root_key` nor `privacy.previous_root_key`",
             epoch.keys,
@@ -148,10 +148,10 @@ pub async fn standing(settings: &Settings) -> Result<String, Failure> {
         )));
     }
     let count = |standing| -> u64 {
-        epochs.iter().filter(|epoch| epoch.standing == standing).map(|epoch| epoch.keys).sum()
+        epochs.iter().filter(|epoch| epoch.root_state == standing).map(|epoch| epoch.keys).sum()
     };
-    let (current, previous) = (count(RootStanding::Current), count(RootStanding::Previous));
-    Ok(if epochs.iter().any(|epoch| epoch.standing == RootStanding::Previous) {
+    let (current, previous) = (count(RootKeyState::Current), count(RootKeyState::Previous));
+    Ok(if epochs.iter().any(|epoch| epoch.root_state == RootKeyState::Previous) {
         format!("{current} keys, and {previous} under the previous root key: run `annals key rewrap`")
     } else {
         format!("{current} keys")

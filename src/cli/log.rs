@@ -5,7 +5,7 @@ use schemas::engine::{Actor, LogId, TenantSlug, recorded::timestamp};
 use serde::Serialize;
 use store::{ReplacedLog, Replacement, Store};
 
-use super::{Exit, Failure, Output, operator, projection, tenant};
+use super::{Exit, Failure, Output, operator_audit, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -41,7 +41,7 @@ const COLUMNS: [&str; 8] =
     ["tenant", "log_id", "status", "position", "next_log_id", "published_to", "signed_to", "replaced_at"];
 
 #[derive(Serialize)]
-struct Row {
+struct TenantLogLine {
     tenant: String,
     log_id: LogId,
     status: &'static str,
@@ -55,7 +55,7 @@ struct Row {
     replaced_at: Option<String>,
 }
 
-impl Row {
+impl TenantLogLine {
     fn replaced(log: ReplacedLog, tenant: String) -> Self {
         Self {
             tenant,
@@ -89,21 +89,21 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         Some(slug) => Some(tenant::find(store, &slug).await?.id),
         None => None,
     };
-    operator::touches(store, tenant).await?;
+    operator_audit::record_access(store, tenant).await?;
     let wanted = |id| tenant.is_none_or(|tenant| tenant == id);
     let heads = store.heads().await?;
     let replaced = store.replaced_logs().await?;
     let slugs = projection::slugs(store, heads.iter().map(|head| head.tenant)).await?;
     let name = |id| slugs.get(&id).map_or_else(|| id.to_string(), ToString::to_string);
-    let mut rows: Vec<Row> = replaced
+    let mut rows: Vec<TenantLogLine> = replaced
         .into_iter()
         .filter(|log| wanted(log.tenant))
         .map(|log| {
             let tenant = name(log.tenant);
-            Row::replaced(log, tenant)
+            TenantLogLine::replaced(log, tenant)
         })
         .collect();
-    rows.extend(heads.into_iter().filter(|head| wanted(head.tenant)).map(|head| Row {
+    rows.extend(heads.into_iter().filter(|head| wanted(head.tenant)).map(|head| TenantLogLine {
         tenant: name(head.tenant),
         log_id: head.log_id,
         status: "current",
@@ -136,18 +136,18 @@ impl Replace {
             .filter(|head| one.is_none_or(|one| one == head.tenant))
             .map(|head| Replacement::of(head.tenant, head.log_id))
             .collect();
-        operator::touches(store, wanted.iter().map(|log| log.tenant)).await?;
+        operator_audit::record_access(store, wanted.iter().map(|log| log.tenant)).await?;
         let slugs = projection::slugs(store, wanted.iter().map(|log| log.tenant)).await?;
-        for error in wiring::know_checkpoints(settings, &mut wanted, &slugs).await {
+        for error in wiring::collect_checkpoints(settings, &mut wanted, &slugs).await {
             eprintln!("a newer checkpoint than the database's may not be cited: {error:#}");
         }
         let replaced = store.replace_logs(&wanted, reason, &Actor::system("cli")).await?;
-        let rows: Vec<Row> = replaced
+        let rows: Vec<TenantLogLine> = replaced
             .into_iter()
             .map(|log| {
                 let tenant =
                     slugs.get(&log.tenant).map_or_else(|| log.tenant.to_string(), ToString::to_string);
-                Row::replaced(log, tenant)
+                TenantLogLine::replaced(log, tenant)
             })
             .collect();
         output.rows(&COLUMNS, &rows)?;

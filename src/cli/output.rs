@@ -31,14 +31,14 @@ impl Output {
                 .and_then(|()| writeln!(out)),
             Self::Jsonl => rows.iter().try_for_each(|row| json_line(&mut out, row)),
         };
-        printed.and_then(|()| out.flush()).or_else(reader_left)
+        printed.and_then(|()| out.flush()).or_else(ignore_broken_pipe)
     }
 
     /// Prints one object: a table of one row, or the object itself.
     pub fn object<T: Serialize>(self, columns: &[&str], row: &T) -> io::Result<()> {
         match self {
             Self::Table => self.rows(columns, std::slice::from_ref(row)),
-            Self::Json | Self::Jsonl => json_line(&mut io::stdout().lock(), row).or_else(reader_left),
+            Self::Json | Self::Jsonl => json_line(&mut io::stdout().lock(), row).or_else(ignore_broken_pipe),
         }
     }
 }
@@ -50,7 +50,7 @@ pub fn json_line<T: Serialize>(out: &mut impl Write, value: &T) -> io::Result<()
 }
 
 /// Who reads only the beginning (`| head`) is no error.
-pub fn reader_left(error: io::Error) -> io::Result<()> {
+pub fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 

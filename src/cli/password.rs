@@ -13,7 +13,7 @@ use super::{Exit, Failure};
 use crate::signals;
 
 /// More than any password takes.
-const MAX_BYTES: u64 = 4096;
+const PASSWORD_BYTES_MAX: u64 = 4096;
 
 /// Where the password comes from.
 #[derive(Debug, Args)]
@@ -25,7 +25,7 @@ pub struct PasswordSource {
 
 impl PasswordSource {
     /// Refuses a source that goes with an argument which is missing.
-    pub fn refuse(&self, missing: &str) -> Result<(), Failure> {
+    pub fn reject_without(&self, missing: &str) -> Result<(), Failure> {
         match self.password_file {
             Some(_) => Err(Failure::usage(anyhow::anyhow!("--password-file goes with {missing}"))),
             None => Ok(()),
@@ -44,13 +44,13 @@ impl PasswordSource {
                 let file = std::fs::File::open(path).map_err(|error| unreadable(&name, &error))?;
                 one_line(io::BufReader::new(file), &name)?
             }
-            None => return ask().await,
+            None => return prompt_twice().await,
         };
-        acceptable(&text)
+        check_password(&text)
     }
 }
 
-fn acceptable(text: &str) -> Result<Password, Failure> {
+fn check_password(text: &str) -> Result<Password, Failure> {
     let rejected = |problem| Failure::new(Exit::Rejected, anyhow::anyhow!("the password {problem}"));
     Password::parse(text).map_err(rejected)
 }
@@ -62,7 +62,10 @@ fn unreadable(name: &str, error: &io::Error) -> Failure {
 /// The only line, without its end.
 fn one_line(source: impl BufRead, name: &str) -> Result<String, Failure> {
     let mut text = String::new();
-    source.take(MAX_BYTES + 1).read_to_string(&mut text).map_err(|error| unreadable(name, &error))?;
+    source
+        .take(PASSWORD_BYTES_MAX + 1)
+        .read_to_string(&mut text)
+        .map_err(|error| unreadable(name, &error))?;
     let line = text.strip_suffix('\n').map_or(&*text, |line| line.strip_suffix('\r').unwrap_or(line));
     if line.contains(['\n', '\r']) {
         return Err(unreadable(name, &io::Error::other("it holds more than one line")));
@@ -71,17 +74,17 @@ fn one_line(source: impl BufRead, name: &str) -> Result<String, Failure> {
 }
 
 /// Asks twice, without showing what is typed.
-async fn ask() -> Result<Password, Failure> {
+async fn prompt_twice() -> Result<Password, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(anyhow::anyhow!(
             "there is no terminal to ask for the password; name a file with --password-file, or - for standard input"
         )));
     }
-    let mut stop = signals::Stop::listen()?;
-    let hidden = Hidden::start()?;
+    let mut stop = signals::StopSignal::listen()?;
+    let hidden = EchoOff::start()?;
     let asked = tokio::task::spawn_blocking(|| {
         let first = prompt("Password: ")?;
-        let password = acceptable(&first)?;
+        let password = check_password(&first)?;
         if prompt("The same again: ")? == first {
             return Ok(password);
         }
@@ -89,7 +92,7 @@ async fn ask() -> Result<Password, Failure> {
     });
     let answer = tokio::select! {
         asked = asked => asked.map_err(anyhow::Error::from)?,
-        () = stop.asked() => Err(Failure::new(Exit::Failed, anyhow::anyhow!("interrupted; nothing was changed"))),
+        () = stop.requested() => Err(Failure::new(Exit::Failed, anyhow::anyhow!("interrupted; nothing was changed"))),
     };
     drop(hidden);
     answer
@@ -100,7 +103,7 @@ fn prompt(question: &str) -> Result<String, Failure> {
     write!(errors, "{question}")?;
     errors.flush()?;
     let mut line = String::new();
-    io::stdin().lock().take(MAX_BYTES).read_line(&mut line)?;
+    io::stdin().lock().take(PASSWORD_BYTES_MAX).read_line(&mut line)?;
     if line.is_empty() {
         return Err(Failure::usage(anyhow::anyhow!("no password was given")));
     }
@@ -108,9 +111,9 @@ fn prompt(question: &str) -> Result<String, Failure> {
 }
 
 /// A terminal that shows line ends only; it is as before when this goes.
-struct Hidden(Termios);
+struct EchoOff(Termios);
 
-impl Hidden {
+impl EchoOff {
     fn start() -> io::Result<Self> {
         let before = tcgetattr(io::stdin())?;
         let mut hidden = before.clone();
@@ -122,7 +125,7 @@ impl Hidden {
     }
 }
 
-impl Drop for Hidden {
+impl Drop for EchoOff {
     fn drop(&mut self) {
         if let Err(error) = tcsetattr(io::stdin(), SetArg::TCSANOW, &self.0) {
             tracing::warn!(error = %Causes(&error), "the terminal does not show what is typed; `stty echo` repairs it");
@@ -148,11 +151,11 @@ mod tests {
 
     #[test]
     fn a_password_that_breaks_the_rule_is_rejected() {
-        assert_eq!(acceptable("short").expect_err("too short").exit, Exit::Rejected);
+        assert_eq!(check_password("short").expect_err("too short").exit, Exit::Rejected);
         assert_eq!(
-            acceptable(&"x".repeat(MAX_BYTES as usize + 1)).expect_err("too long").exit,
+            check_password(&"x".repeat(PASSWORD_BYTES_MAX as usize + 1)).expect_err("too long").exit,
             Exit::Rejected
         );
-        assert!(acceptable("correct horse battery").is_ok());
+        assert!(check_password("correct horse battery").is_ok());
     }
 }

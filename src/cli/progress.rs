@@ -7,30 +7,30 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 
 /// The progress of one piece of work.
-pub struct Bar {
+pub struct ProgressReporter {
     name: String,
     unit: &'static str,
-    shown: ProgressBar,
+    bar: ProgressBar,
     /// The highest position told, and when a line was printed last.
-    told: Mutex<(u64, Option<Instant>)>,
+    last_reported: Mutex<(u64, Option<Instant>)>,
 }
 
 /// How often a line is printed.
-const LINES: Duration = Duration::from_secs(1);
+const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
-impl Bar {
+impl ProgressReporter {
     /// Work that ends at a known number of events; appends may move that along.
     pub fn new(name: impl Into<String>, total: u64) -> Self {
-        Self::of(name, "events", total)
+        Self::with_unit(name, "events", total)
     }
 
     /// Work that ends at a known number of something.
-    pub fn of(name: impl Into<String>, unit: &'static str, total: u64) -> Self {
+    pub fn with_unit(name: impl Into<String>, unit: &'static str, total: u64) -> Self {
         let name = name.into();
         let template = format!("{{msg}} [{{wide_bar}}] {{human_pos}}/{{human_len}} {unit} {{eta}}");
         let style = ProgressStyle::with_template(&template).expect("the template is valid");
-        let shown = ProgressBar::new(total).with_style(style).with_message(name.clone());
-        Self { name, unit, shown, told: Mutex::new((0, None)) }
+        let bar = ProgressBar::new(total).with_style(style).with_message(name.clone());
+        Self { name, unit, bar, last_reported: Mutex::new((0, None)) }
     }
 
     /// Work on rows of which nobody knows the number.
@@ -38,26 +38,27 @@ impl Bar {
         let name = name.into();
         let style = ProgressStyle::with_template("{msg} {spinner} {human_pos} rows {per_sec}")
             .expect("the template is valid");
-        let shown = ProgressBar::no_length().with_style(style).with_message(name.clone());
-        Self { name, unit: "rows", shown, told: Mutex::new((0, None)) }
+        let bar = ProgressBar::no_length().with_style(style).with_message(name.clone());
+        Self { name, unit: "rows", bar, last_reported: Mutex::new((0, None)) }
     }
 
     /// Shows how far it is; what is not farther than before is ignored.
     pub fn at(&self, position: u64) {
-        let mut told = self.told.lock().expect("nothing panics while telling");
-        if position <= told.0 {
+        let mut last_reported = self.last_reported.lock().expect("nothing panics while telling");
+        if position <= last_reported.0 {
             return;
         }
-        told.0 = position;
+        last_reported.0 = position;
         // Appends go on: the end moves along.
-        if self.shown.length().is_some_and(|length| length < position) {
-            self.shown.set_length(position);
+        if self.bar.length().is_some_and(|length| length < position) {
+            self.bar.set_length(position);
         }
-        self.shown.set_position(position);
-        if !std::io::stderr().is_terminal() && told.1.is_none_or(|at| at.elapsed() >= LINES) {
-            told.1 = Some(Instant::now());
+        self.bar.set_position(position);
+        if !std::io::stderr().is_terminal() && last_reported.1.is_none_or(|at| at.elapsed() >= LINE_INTERVAL)
+        {
+            last_reported.1 = Some(Instant::now());
             let Self { name, unit, .. } = self;
-            match self.shown.length() {
+            match self.bar.length() {
                 Some(length) => eprintln!("{name}: {position} of {length} {unit}"),
                 None => eprintln!("{name}: {position} {unit}"),
             }
@@ -66,11 +67,11 @@ impl Bar {
 
     /// Sets the number where it was not known at the beginning.
     pub fn set_total(&self, total: u64) {
-        self.shown.set_length(total);
+        self.bar.set_length(total);
     }
 
     /// Takes the bar away.
     pub fn end(&self) {
-        self.shown.finish_and_clear();
+        self.bar.finish_and_clear();
     }
 }

@@ -1,20 +1,20 @@
 //! `annals projection`: how far the read models are, holding them up, building them anew,
 //! looking at them as they were.
 
-mod past;
+mod history;
 
 use std::collections::HashMap;
 
 use clap::{Args, Subcommand};
-use projections::{Difference, ProjectionLag, ProjectionState, RebuildError, Rebuilt};
+use projections::{Difference, ProjectionLag, ProjectionState, RebuildError, RebuildReport};
 use schemas::engine::{TenantId, TenantSlug};
 use serde::Serialize;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::progress::Bar;
-use super::{Exit, Failure, Output, operator, tenant};
+use super::progress::ProgressReporter;
+use super::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::Settings;
 use crate::{signals, wiring};
 
@@ -26,27 +26,27 @@ pub enum Projection {
     /// Build a read model anew beside the one that serves, compare both, and switch; reads never stop
     Rebuild {
         #[command(flatten)]
-        which: Which,
+        which: ReadModelArgument,
         /// Switch although the versions differ
         #[arg(long)]
         force: bool,
     },
     /// Show a read model of a tenant as it was, folded anew from the log
-    Replay(past::Replay),
+    Replay(history::Replay),
     /// Show which rows of a read model of a tenant differ between two moments, or from those that serve
-    Diff(past::Diff),
+    Diff(history::Diff),
     /// Write the tables of all read models anew, so that no byte is left of rows as they were before, such as those of
     /// people who were erased; each is locked meanwhile
     Compact,
     /// Hold a read model up: it stays readable as it is
-    Pause(Which),
+    Pause(ReadModelArgument),
     /// Let a paused read model go on
-    Resume(Which),
+    Resume(ReadModelArgument),
 }
 
 /// A read model of all tenants or of one.
 #[derive(Debug, Args)]
-pub struct Which {
+pub struct ReadModelArgument {
     /// The read model: `customers` or `customers.v1`
     name: String,
     /// Of this tenant only
@@ -55,11 +55,11 @@ pub struct Which {
 }
 
 const COLUMNS: [&str; 6] = ["projection", "tenant", "state", "position", "head", "lag"];
-const REBUILT: [&str; 7] =
+const REBUILD_COLUMNS: [&str; 7] =
     ["projection", "tenant", "outcome", "position", "generation", "differences", "error"];
 
 #[derive(Serialize)]
-struct Row {
+struct ProjectionLine {
     projection: String,
     tenant: String,
     state: String,
@@ -70,7 +70,7 @@ struct Row {
     lag: u64,
 }
 
-impl Row {
+impl ProjectionLine {
     fn new(lag: ProjectionLag, slugs: &HashMap<TenantId, TenantSlug>) -> Self {
         let (state, dead_letter, rebuilt) = match lag.state {
             ProjectionState::Live => ("live".to_owned(), None, None),
@@ -95,7 +95,7 @@ impl Row {
 }
 
 #[derive(Serialize)]
-struct RebuiltRow {
+struct RebuildLine {
     projection: &'static str,
     tenant: String,
     /// `switched`, `differs`, `cancelled`, `busy` or `failed`.
@@ -147,13 +147,13 @@ async fn with_store(
 /// Needs the database's owner, as `annals migrate` does.
 async fn compact(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     #[derive(Serialize)]
-    struct Written {
+    struct CompactedLine {
         table: String,
     }
     let mut tables = Vec::new();
     wiring::compact(settings, |table| {
         eprintln!("{table} is written anew");
-        tables.push(Written { table: table.to_owned() });
+        tables.push(CompactedLine { table: table.to_owned() });
     })
     .await?;
     output.rows(&["table"], &tables)?;
@@ -167,12 +167,13 @@ async fn list(
 ) -> Result<Exit, Failure> {
     let lags = projections::lag(store).await?;
     let slugs = slugs(store, lags.iter().map(|lag| lag.tenant)).await?;
-    let rows: Vec<Row> = lags.into_iter().filter(wanted).map(|lag| Row::new(lag, &slugs)).collect();
+    let rows: Vec<ProjectionLine> =
+        lags.into_iter().filter(wanted).map(|lag| ProjectionLine::new(lag, &slugs)).collect();
     output.rows(&COLUMNS, &rows)?;
     Ok(Exit::Ok)
 }
 
-impl Which {
+impl ReadModelArgument {
     fn checkpoint(&self) -> Result<&'static str, Failure> {
         projections::find(&self.name).ok_or_else(|| Failure::not_found("read model", &self.name))
     }
@@ -192,9 +193,9 @@ impl Which {
             Some(tenant) => vec![tenant],
             None => store.heads().await?.into_iter().map(|head| head.tenant).collect(),
         };
-        operator::touches(store, concerned).await?;
+        operator_audit::record_access(store, concerned).await?;
         if let Some(tenant) = tenant {
-            let transaction = store.tenant(tenant).begin_projection().await?;
+            let transaction = store.tenant(tenant).begin_worker_transaction().await?;
             transaction.set_paused(checkpoint, paused).await?;
             transaction.commit().await?;
             if !paused && store.paused_tenants(checkpoint).await?.contains(&None) {
@@ -212,36 +213,36 @@ impl Which {
 
     async fn rebuild(&self, store: &Store, force: bool, output: Output) -> Result<Exit, Failure> {
         let checkpoint = self.checkpoint()?;
-        let mut stop = signals::Stop::listen()?;
+        let mut stop = signals::StopSignal::listen()?;
         let heads = store.heads().await?;
         let tenant = self.tenant(store).await?;
         let heads: Vec<_> =
             heads.iter().filter(|head| tenant.is_none_or(|tenant| tenant == head.tenant)).collect();
         let tenants: Vec<TenantId> = heads.iter().map(|head| head.tenant).collect();
-        operator::touches(store, tenants.iter().copied()).await?;
-        let bar = Bar::new(checkpoint, heads.iter().map(|head| head.position).sum());
+        operator_audit::record_access(store, tenants.iter().copied()).await?;
+        let bar = ProgressReporter::new(checkpoint, heads.iter().map(|head| head.position).sum());
         let cancel = CancellationToken::new();
         let progress = |position, _| bar.at(position);
         let work = projections::rebuild(store, checkpoint, &tenants, force, &progress, &cancel);
         tokio::pin!(work);
         let done = tokio::select! {
             done = &mut work => done,
-            () = stop.asked() => {
+            () = stop.requested() => {
                 cancel.cancel();
                 eprintln!("cancelling; the version that serves stays");
                 // What was begun is taken back, unless somebody insists.
                 tokio::select! {
                     done = work => done,
-                    () = stop.asked() => return Err(Failure::new(Exit::Failed, RebuildError::Cancelled)),
+                    () = stop.requested() => return Err(Failure::new(Exit::Failed, RebuildError::Cancelled)),
                 }
             }
         };
         bar.end();
         let slugs = slugs(store, tenants.iter().copied()).await?;
-        let exit = done.iter().map(|(_, done)| exit_of(done)).max_by_key(|exit| *exit as u8);
-        let rows: Vec<RebuiltRow> = done
+        let exit = done.iter().map(|(_, done)| exit_for(done)).max_by_key(|exit| *exit as u8);
+        let rows: Vec<RebuildLine> = done
             .into_iter()
-            .map(|(tenant, done)| rebuilt_row(checkpoint, slug(&slugs, tenant), done))
+            .map(|(tenant, done)| rebuild_line(checkpoint, slug(&slugs, tenant), done))
             .collect();
         if output == Output::Table {
             for row in &rows {
@@ -250,15 +251,15 @@ impl Which {
                 }
             }
         }
-        output.rows(&REBUILT, &rows)?;
+        output.rows(&REBUILD_COLUMNS, &rows)?;
         Ok(exit.unwrap_or(Exit::Ok))
     }
 }
 
-fn exit_of(done: &Result<Rebuilt, RebuildError>) -> Exit {
+fn exit_for(done: &Result<RebuildReport, RebuildError>) -> Exit {
     match done {
-        Ok(Rebuilt { switched: true, .. }) => Exit::Ok,
-        Ok(_) => Exit::Problems,
+        Ok(RebuildReport { switched: true, .. }) => Exit::Ok,
+        Ok(_) => Exit::CheckFailed,
         Err(RebuildError::Unknown(_)) => Exit::NotFound,
         Err(RebuildError::Busy) => Exit::Conflict,
         Err(RebuildError::Store(error)) if error.is_unavailable() => Exit::Unavailable,
@@ -266,9 +267,13 @@ fn exit_of(done: &Result<Rebuilt, RebuildError>) -> Exit {
     }
 }
 
-fn rebuilt_row(projection: &'static str, tenant: String, done: Result<Rebuilt, RebuildError>) -> RebuiltRow {
+fn rebuild_line(
+    projection: &'static str,
+    tenant: String,
+    done: Result<RebuildReport, RebuildError>,
+) -> RebuildLine {
     match done {
-        Ok(Rebuilt { switched, position, generation, compared, differences }) => RebuiltRow {
+        Ok(RebuildReport { switched, position, generation, compared, differences }) => RebuildLine {
             projection,
             tenant,
             outcome: if switched { "switched" } else { "differs" },
@@ -279,7 +284,7 @@ fn rebuilt_row(projection: &'static str, tenant: String, done: Result<Rebuilt, R
             shown: differences.shown,
             error: None,
         },
-        Err(error) => RebuiltRow {
+        Err(error) => RebuildLine {
             projection,
             tenant,
             outcome: match error {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Args;
-use projections::Moment;
+use projections::LogPosition;
 use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{LogId, TenantSlug, ids};
@@ -40,13 +40,13 @@ pub struct Access {
 
 const DEFAULT_URL: &str = "http://localhost:8080";
 /// Time until the answer begins; a body may take longer.
-const PATIENCE: Duration = Duration::from_secs(30);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 /// How often something is asked for that the product refuses for the moment.
-const TRIES: u32 = 6;
+const ATTEMPTS_MAX: u32 = 6;
 /// The first pause between two tries, where the answer names none; each further one is twice as long.
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const RETRY_DELAY_INITIAL: Duration = Duration::from_millis(500);
 /// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
 /// The part of a problem (RFC 9457) that people need.
 #[derive(Deserialize)]
@@ -67,12 +67,12 @@ pub struct Api {
 }
 
 /// A request that was not granted.
-struct Refused {
+struct RequestError {
     failure: Failure,
     /// Whether asking again may help.
-    again: bool,
+    is_retryable: bool,
     /// The pause that the answer asks for.
-    pause: Option<Duration>,
+    retry_after: Option<Duration>,
 }
 
 impl Access {
@@ -95,8 +95,8 @@ impl Remote {
             .with_context(|| format!("the token file {} cannot be read", file.display()))
             .map_err(Failure::usage)?;
         let client = Client::builder()
-            .connect_timeout(PATIENCE)
-            .read_timeout(PATIENCE)
+            .connect_timeout(RESPONSE_TIMEOUT)
+            .read_timeout(RESPONSE_TIMEOUT)
             .build()
             .map_err(|error| Failure::new(Exit::Failed, error))?;
         Ok(Api { client, url: self.url.clone(), token: token.trim().to_owned(), tenant: None })
@@ -104,7 +104,7 @@ impl Remote {
 
     /// Asks for a path with parameters. Refusals are failures with the exit code of their kind.
     pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
-        self.open()?.ask(path, parameters).await.map_err(|refused| refused.failure)
+        self.open()?.ask(path, parameters).await.map_err(|error| error.failure)
     }
 
     /// Sends a command with a body.
@@ -112,7 +112,7 @@ impl Remote {
         let api = self.open()?;
         let url = api.url.join(path).map_err(Failure::usage)?;
         let request = api.client.post(url).header("Idempotency-Key", ids::random_id().to_string());
-        let answer = api.send(request.json(body)).await.map_err(|refused| refused.failure)?;
+        let answer = api.send(request.json(body)).await.map_err(|error| error.failure)?;
         answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
     }
 
@@ -121,7 +121,7 @@ impl Remote {
         let api = self.open()?;
         let url = api.url.join(path).map_err(Failure::usage)?;
         let request = api.client.delete(url).header("Idempotency-Key", ids::random_id().to_string());
-        api.send(request).await.map(|_nothing| ()).map_err(|refused| refused.failure)
+        api.send(request).await.map(|_nothing| ()).map_err(|error| error.failure)
     }
 
     /// The answer's text.
@@ -134,7 +134,7 @@ impl Remote {
 impl Api {
     /// Asks for a path; where the product refuses for the moment, or cannot be reached, a bounded number of times.
     pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
-        self.patiently(async || self.ask(path, parameters).await).await
+        self.with_retries(async || self.ask(path, parameters).await).await
     }
 
     /// The answer as JSON, asked for in the same way.
@@ -144,16 +144,20 @@ impl Api {
         parameters: &[(&str, String)],
     ) -> Result<T, Failure> {
         let ask = async || {
-            let broken = |error| Refused { failure: unreached(error), again: true, pause: None };
+            let broken = |error| RequestError {
+                failure: transport_failure(error),
+                is_retryable: true,
+                retry_after: None,
+            };
             self.ask(path, parameters).await?.text().await.map_err(broken)
         };
-        let text = self.patiently(ask).await?;
+        let text = self.with_retries(ask).await?;
         let read = serde_json::from_str(&text).context("the answer does not read");
         read.map_err(|error| Failure::new(Exit::Failed, error))
     }
 
     /// Where the log was at a time.
-    pub async fn moment(&self, time: DateTime<Utc>) -> Result<Moment, Failure> {
+    pub async fn moment(&self, time: DateTime<Utc>) -> Result<LogPosition, Failure> {
         #[derive(Deserialize)]
         struct Body {
             log_id: LogId,
@@ -161,25 +165,27 @@ impl Api {
             head: u64,
         }
         let body: Body = self.json("/v1/audit/position", &[("time", timestamp(time))]).await?;
-        Ok(Moment { log: body.log_id, position: body.position, head: body.head })
+        Ok(LogPosition { log: body.log_id, position: body.position, head: body.head })
     }
 
-    async fn patiently<T>(&self, ask: impl AsyncFn() -> Result<T, Refused>) -> Result<T, Failure> {
-        let mut tries = 0;
+    async fn with_retries<T>(&self, ask: impl AsyncFn() -> Result<T, RequestError>) -> Result<T, Failure> {
+        let mut attempts = 0;
         loop {
-            tries += 1;
+            attempts += 1;
             match ask().await {
-                Err(Refused { failure, again: true, pause }) if tries < TRIES => {
-                    let pause = pause.unwrap_or(FIRST_PAUSE * 2_u32.pow(tries - 1)).min(LONGEST_PAUSE);
-                    eprintln!("{failure}; trying again in {:.1} s", pause.as_secs_f32());
-                    tokio::time::sleep(pause).await;
+                Err(RequestError { failure, is_retryable: true, retry_after }) if attempts < ATTEMPTS_MAX => {
+                    let retry_after = retry_after
+                        .unwrap_or(RETRY_DELAY_INITIAL * 2_u32.pow(attempts - 1))
+                        .min(RETRY_DELAY_MAX);
+                    eprintln!("{failure}; trying again in {:.1} s", retry_after.as_secs_f32());
+                    tokio::time::sleep(retry_after).await;
                 }
-                done => return done.map_err(|refused| refused.failure),
+                done => return done.map_err(|error| error.failure),
             }
         }
     }
 
-    async fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Refused> {
+    async fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, RequestError> {
         let mut url = self.url.join(path).map_err(Failure::usage)?;
         if !parameters.is_empty() {
             url.query_pairs_mut().extend_pairs(parameters);
@@ -187,30 +193,34 @@ impl Api {
         self.send(self.client.get(url)).await
     }
 
-    async fn send(&self, request: RequestBuilder) -> Result<Response, Refused> {
+    async fn send(&self, request: RequestBuilder) -> Result<Response, RequestError> {
         let mut request = request.bearer_auth(&self.token);
         if let Some(tenant) = &self.tenant {
             request = request.header("X-Tenant-ID", tenant.as_str());
         }
         let sent = request.send().await;
-        let answer = sent.map_err(|error| Refused { failure: unreached(error), again: true, pause: None })?;
-        if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
+        let answer = sent.map_err(|error| RequestError {
+            failure: transport_failure(error),
+            is_retryable: true,
+            retry_after: None,
+        })?;
+        if answer.status().is_success() { Ok(answer) } else { Err(response_error(answer).await) }
     }
 }
 
-impl From<Failure> for Refused {
+impl From<Failure> for RequestError {
     fn from(failure: Failure) -> Self {
-        Self { failure, again: false, pause: None }
+        Self { failure, is_retryable: false, retry_after: None }
     }
 }
 
 /// No answer, or one that broke off.
-pub fn unreached(error: reqwest::Error) -> Failure {
+pub fn transport_failure(error: reqwest::Error) -> Failure {
     let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
     Failure::new(exit, error)
 }
 
-async fn refusal(answer: Response) -> Refused {
+async fn response_error(answer: Response) -> RequestError {
     let status = answer.status();
     let exit = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Denied,
@@ -220,13 +230,14 @@ async fn refusal(answer: Response) -> Refused {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Exit::Unavailable,
         _ => Exit::Failed,
     };
-    let pause = answer.headers().get(header::RETRY_AFTER);
-    let pause = pause.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let told = match answer.json::<Problem>().await {
+    let retry_after = answer.headers().get(header::RETRY_AFTER);
+    let retry_after =
+        retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let message = match answer.json::<Problem>().await {
         Ok(Problem { title, detail: Some(detail), code }) => format!("{title} ({code}): {detail}"),
         Ok(Problem { title, detail: None, code }) => format!("{title} ({code})"),
         Err(_) => format!("the answer was {status}"),
     };
-    let again = exit == Exit::Unavailable;
-    Refused { failure: Failure::new(exit, anyhow::anyhow!(told)), again, pause }
+    let is_retryable = exit == Exit::Unavailable;
+    RequestError { failure: Failure::new(exit, anyhow::anyhow!(message)), is_retryable, retry_after }
 }

@@ -12,8 +12,8 @@ use serde_json::{Value, json};
 use store::{DeadLetter, Store};
 use uuid::Uuid;
 
-use super::output::reader_left;
-use super::{Exit, Failure, Output, operator, tenant};
+use super::output::ignore_broken_pipe;
+use super::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
@@ -58,10 +58,10 @@ pub struct Show {
 
 const COLUMNS: [&str; 8] = ["tenant", "saga", "instance", "state", "phase", "step", "next_due", "since"];
 /// Instances read at a time.
-const PAGE: u32 = 200;
+const PAGE_SIZE: u32 = 200;
 
 #[derive(Serialize)]
-struct Row {
+struct SagaLine {
     tenant: String,
     saga: String,
     instance: Uuid,
@@ -73,7 +73,7 @@ struct Row {
     since: String,
 }
 
-impl Row {
+impl SagaLine {
     fn new(tenant: &TenantSlug, summary: InstanceSummary) -> Self {
         Self {
             tenant: tenant.to_string(),
@@ -111,8 +111,8 @@ async fn tenants(
     }
     let mut found = Vec::new();
     loop {
-        let page = store.tenants(found.last().map(|(slug, _)| slug), PAGE).await?;
-        let is_last = page.len() < PAGE as usize;
+        let page = store.tenants(found.last().map(|(slug, _)| slug), PAGE_SIZE).await?;
+        let is_last = page.len() < PAGE_SIZE as usize;
         found.extend(page.into_iter().map(|record| (record.slug, record.id)));
         if is_last {
             return Ok(found);
@@ -122,7 +122,7 @@ async fn tenants(
 
 impl Ls {
     async fn run(self, store: &Store, output: Output) -> Result<Exit, Failure> {
-        let behind = self.after.as_deref().map(place).transpose()?;
+        let behind = self.after.as_deref().map(parse_cursor).transpose()?;
         let (mut rows, mut shown, mut last) = (Vec::new(), Vec::new(), None);
         'tenants: for (slug, id) in tenants(store, self.tenant.as_ref()).await? {
             let mut after = match &behind {
@@ -131,8 +131,8 @@ impl Ls {
                 _ => None,
             };
             loop {
-                let page = sagas::list_instances(&store.tenant(id), after.as_ref(), PAGE).await?;
-                let is_last = page.len() < PAGE as usize;
+                let page = sagas::list_instances(&store.tenant(id), after.as_ref(), PAGE_SIZE).await?;
+                let is_last = page.len() < PAGE_SIZE as usize;
                 after = page.last().map(InstanceSummary::stream);
                 for summary in page {
                     if self.state.as_deref().is_some_and(|state| state != summary.status.as_str()) {
@@ -146,7 +146,7 @@ impl Ls {
                         break 'tenants;
                     }
                     last = Some(format!("{slug}/{}/{}", summary.saga, summary.instance));
-                    rows.push(Row::new(&slug, summary));
+                    rows.push(SagaLine::new(&slug, summary));
                     shown.push(id);
                 }
                 if is_last {
@@ -154,14 +154,14 @@ impl Ls {
                 }
             }
         }
-        operator::touches(store, shown).await?;
+        operator_audit::record_access(store, shown).await?;
         output.rows(&COLUMNS, &rows)?;
         Ok(Exit::Ok)
     }
 }
 
 /// Where a page starts: behind this stream of this tenant.
-fn place(text: &str) -> Result<(TenantSlug, StreamName), Failure> {
+fn parse_cursor(text: &str) -> Result<(TenantSlug, StreamName), Failure> {
     let wrong = || Failure::usage(anyhow::anyhow!("--after is TENANT/SAGA/ID, as a page before has told it"));
     let (slug, instance) = text.split_once('/').ok_or_else(wrong)?;
     let slug = TenantSlug::parse(slug).map_err(Failure::usage)?;
@@ -169,9 +169,9 @@ fn place(text: &str) -> Result<(TenantSlug, StreamName), Failure> {
 }
 
 #[derive(Serialize)]
-struct Shown {
+struct InstanceDetails {
     #[serde(flatten)]
-    row: Row,
+    row: SagaLine,
     facts: Vec<Value>,
     steps: Vec<Value>,
     timers: Vec<Value>,
@@ -198,8 +198,8 @@ impl Show {
             let several = anyhow::anyhow!("there are several of this id: give --tenant and --saga");
             return Err(Failure::usage(several));
         }
-        operator::touches(store, [tenant]).await?;
-        let shown = shown(&slug, history);
+        operator_audit::record_access(store, [tenant]).await?;
+        let shown = instance_details(&slug, history);
         if output == Output::Table {
             print(&shown)?;
         } else {
@@ -209,13 +209,13 @@ impl Show {
     }
 }
 
-fn shown(slug: &TenantSlug, history: InstanceHistory) -> Shown {
-    Shown {
+fn instance_details(slug: &TenantSlug, history: InstanceHistory) -> InstanceDetails {
+    InstanceDetails {
         facts: history.facts.iter().map(fact).collect(),
         steps: history.steps.iter().map(step).collect(),
         timers: history.timers.iter().map(|(label, state)| timer(label, *state)).collect(),
         dead_letters: history.dead_letters.iter().map(letter).collect(),
-        row: Row::new(slug, history.summary),
+        row: SagaLine::new(slug, history.summary),
     }
 }
 
@@ -230,11 +230,11 @@ fn fact(event: &RecordedEvent) -> Value {
 
 fn step(step: &StepOutcome) -> Value {
     let outcome = match step.state {
-        StepState::Wanted => "wanted",
+        StepState::Pending => "wanted",
         StepState::Completed => "completed",
         StepState::Failed => "failed",
         StepState::Discarded => "discarded",
-        StepState::GivenUp => "given up",
+        StepState::RetriesExhausted => "given up",
     };
     json!({
         "step": step.step, "command": step.command["name"], "target": step.command["id"],
@@ -260,7 +260,7 @@ fn letter(letter: &DeadLetter) -> Value {
     })
 }
 
-fn print(shown: &Shown) -> io::Result<()> {
+fn print(shown: &InstanceDetails) -> io::Result<()> {
     let row = &shown.row;
     let (step, due) = (row.step.clone().unwrap_or_default(), row.next_due.clone().unwrap_or_default());
     let fields = [
@@ -298,5 +298,5 @@ fn print(shown: &Shown) -> io::Result<()> {
         }
     }
     let mut out = io::stdout().lock();
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(reader_left)
+    out.write_all(text.as_bytes()).and_then(|()| out.flush()).or_else(ignore_broken_pipe)
 }

@@ -4,39 +4,41 @@ use clap::Args;
 
 use super::{Exit, Failure};
 use crate::config::Settings;
-use crate::wiring::{Addresses, Prepared, Role};
+use crate::wiring::{Addresses, Prepared, ProcessRole};
 use crate::{limits, logging, signals};
 
 /// `annals serve ...`
 #[derive(Debug, Args)]
 pub struct Serve {
     /// The roles to run
-    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = Role::ALL)]
-    roles: Vec<Role>,
+    #[arg(long, value_delimiter = ',', value_name = "ROLE", value_enum, default_values_t = ProcessRole::ALL)]
+    roles: Vec<ProcessRole>,
 }
 
 impl Serve {
     /// Runs until a signal or the first failure of a role.
     pub async fn run(self, settings: &Settings) -> Result<Exit, Failure> {
         logging::start(&settings.log.level, settings.log.format)?;
-        if let Some(problem) = settings.problems(Role::needs(&self.roles)).into_iter().next() {
+        if let Some(problem) =
+            settings.problems(ProcessRole::required_settings(&self.roles)).into_iter().next()
+        {
             return Err(problem.into());
         }
-        limits::close_memory().map_err(anyhow::Error::from)?;
-        let mut stop = signals::Stop::listen()?;
+        limits::disable_memory_dumps().map_err(anyhow::Error::from)?;
+        let mut stop = signals::StopSignal::listen()?;
         let mut running = Prepared::connect(settings, &self.roles).await?.start().await?;
         let Addresses { public, operations, admin } = running.addresses();
-        tracing::info!(roles = %Role::list(&self.roles), %public, %operations, %admin, "running");
+        tracing::info!(roles = %ProcessRole::list(&self.roles), %public, %operations, %admin, "running");
         tokio::select! {
             error = running.failed() => {
                 running.stop().await;
                 return Err(error.into());
             }
-            () = stop.asked() => tracing::info!("stopping"),
+            () = stop.requested() => tracing::info!("stopping"),
         }
         tokio::select! {
             () = running.stop() => {}
-            () = stop.asked() => tracing::warn!("stopped in the middle of the work"),
+            () = stop.requested() => tracing::warn!("stopped in the middle of the work"),
         }
         Ok(Exit::Ok)
     }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use commands::identity::registration::TenantAdmin;
 use commands::{
-    CommandContext, ExecuteError, Outcome, RegisterTenantError, register_tenant, resume_tenant,
+    CommandContext, ExecuteError, ExecutionOutcome, RegisterTenantError, register_tenant, resume_tenant,
     suspend_tenant,
 };
 use schemas::engine::{Email, Name, Reason, TenantSlug, ids, recorded::timestamp};
@@ -14,7 +14,7 @@ use serde::Serialize;
 use store::{Store, TenantRecord};
 
 use super::password::PasswordSource;
-use super::{Exit, Failure, Output, operator};
+use super::{Exit, Failure, Output, operator_audit};
 use crate::config::{Settings, SettingsError};
 use crate::{demo, wiring};
 
@@ -58,7 +58,7 @@ pub struct Create {
     /// What it pays for; recorded, and without effect yet
     #[arg(long, default_value = "free", value_parser = one_of(["free", "pro", "enterprise"]))]
     tier: String,
-    /// Who may register as a user. Nobody can be invited yet, so that invitation is the same as closed: an administrator
+    /// Who may register as a user. Invitations are not there yet: invitation is the same as closed, an administrator
     /// adds users
     #[arg(long, default_value = "invitation", value_parser = one_of(["open", "invitation", "closed"]))]
     registration: String,
@@ -85,7 +85,7 @@ fn one_of<const N: usize>(names: [&'static str; N]) -> clap::builder::PossibleVa
 const COLUMNS: [&str; 6] = ["slug", "name", "tier", "registration", "suspended", "opened_at"];
 
 #[derive(Serialize)]
-struct Row {
+struct TenantLine {
     id: schemas::engine::TenantId,
     slug: TenantSlug,
     name: String,
@@ -95,7 +95,7 @@ struct Row {
     opened_at: String,
 }
 
-impl From<&TenantRecord> for Row {
+impl From<&TenantRecord> for TenantLine {
     fn from(record: &TenantRecord) -> Self {
         Self {
             id: record.id,
@@ -122,10 +122,10 @@ impl Tenant {
             Self::Create(create) => create.run(&store, hash, output).await,
             Self::Ls => list(&store, output).await,
             Self::Suspend(Suspend { slug, reason }) => {
-                stand(&store, &slug, Some(SuspendTenant { reason }), output).await
+                set_suspended(&store, &slug, Some(SuspendTenant { reason }), output).await
             }
             Self::Resume { slug } => match refuse_known_password(settings, &store, &slug).await {
-                Ok(()) => stand(&store, &slug, None, output).await,
+                Ok(()) => set_suspended(&store, &slug, None, output).await,
                 Err(failure) => Err(failure),
             },
         };
@@ -137,7 +137,7 @@ impl Tenant {
 impl Create {
     async fn password_hash(&self, settings: &Settings) -> Result<Option<Bytes>, Failure> {
         if self.admin.is_none() {
-            self.password.refuse("--admin")?;
+            self.password.reject_without("--admin")?;
             return Ok(None);
         }
         let password = self.password.read().await?;
@@ -154,8 +154,8 @@ impl Create {
         let command = RegisterTenant {
             slug: slug.clone(),
             name,
-            tier: named(&self.tier)?,
-            registration: named(&self.registration)?,
+            tier: parse_choice(&self.tier)?,
+            registration: parse_choice(&self.registration)?,
             organisation: None,
             business_unit: None,
             country: None,
@@ -173,12 +173,14 @@ impl Create {
         let registered = registered.map_err(|error| refused(error, &slug))?;
         let record = store.tenant_by_slug(&slug).await?;
         let record = record.ok_or_else(|| Failure::not_found("tenant", &slug))?;
-        let was_there = registered.tenant.outcome == Outcome::Duplicate;
-        if was_there && registered.admin.as_ref().is_none_or(|admin| admin.outcome == Outcome::Duplicate) {
+        let was_there = registered.tenant.outcome == ExecutionOutcome::Duplicate;
+        if was_there
+            && registered.admin.as_ref().is_none_or(|admin| admin.outcome == ExecutionOutcome::Duplicate)
+        {
             return Err(exists(&slug));
         }
-        operator::touches(store, [record.id]).await?;
-        output.object(&COLUMNS, &Row::from(&*record))?;
+        operator_audit::record_access(store, [record.id]).await?;
+        output.object(&COLUMNS, &TenantLine::from(&*record))?;
         Ok(Exit::Ok)
     }
 }
@@ -189,8 +191,8 @@ fn refused(error: RegisterTenantError, slug: &TenantSlug) -> Failure {
         | RegisterTenantError::Admin(ExecuteError::CommandIdReused | ExecuteError::Reserved { .. }) => {
             exists(slug)
         }
-        RegisterTenantError::Tenant(error) => Failure::refused(error),
-        RegisterTenantError::Admin(error) => Failure::refused(error),
+        RegisterTenantError::Tenant(error) => Failure::rejected_command(error),
+        RegisterTenantError::Admin(error) => Failure::rejected_command(error),
     }
 }
 
@@ -206,13 +208,13 @@ fn exists(slug: &TenantSlug) -> Failure {
 
 /// The demo tenant stays on hold where the gateway listens to other machines and everybody knows its password.
 async fn refuse_known_password(settings: &Settings, store: &Store, slug: &TenantSlug) -> Result<(), Failure> {
-    if slug.as_str() != demo::TENANT || !demo::is_exposed(settings.gateway.public_address) {
+    if slug.as_str() != demo::TENANT_SLUG || !demo::is_exposed(settings.gateway.public_address) {
         return Ok(());
     }
     let (executor, passwords) = (wiring::executor(store), wiring::passwords(settings)?);
     match demo::known_password(&executor, &passwords).await? {
         Some(_) => {
-            let problem = demo::KNOWN_PASSWORD.to_owned();
+            let problem = demo::KNOWN_PASSWORD_PROBLEM.to_owned();
             Err(SettingsError::Invalid { key: "gateway.public_address", problem }.into())
         }
         None => Ok(()),
@@ -220,39 +222,39 @@ async fn refuse_known_password(settings: &Settings, store: &Store, slug: &Tenant
 }
 
 /// Suspends the tenant, or resumes it. What is so already is so without a further fact.
-async fn stand(
+async fn set_suspended(
     store: &Store,
     slug: &TenantSlug,
     suspend: Option<SuspendTenant>,
     output: Output,
 ) -> Result<Exit, Failure> {
     let record = find(store, slug).await?;
-    operator::touches(store, [record.id]).await?;
+    operator_audit::record_access(store, [record.id]).await?;
     let (executor, context) =
         (wiring::executor(store), CommandContext::new(ids::PLATFORM, Principal::system("cli")));
     let done = match suspend {
         Some(command) => suspend_tenant(&executor, &context, record.id, command).await,
         None => resume_tenant(&executor, &context, record.id).await,
     };
-    let suspended = done.map_err(Failure::refused)?.state.suspended;
-    output.object(&COLUMNS, &Row { suspended, ..Row::from(&*record) })?;
+    let suspended = done.map_err(Failure::rejected_command)?.state.suspended;
+    output.object(&COLUMNS, &TenantLine { suspended, ..TenantLine::from(&*record) })?;
     Ok(Exit::Ok)
 }
 
 /// A value by its name in public, which is its name in JSON.
-fn named<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, Failure> {
+fn parse_choice<T: serde::de::DeserializeOwned>(name: &str) -> Result<T, Failure> {
     serde_json::from_value(name.into()).map_err(Failure::usage)
 }
 
 async fn list(store: &Store, output: Output) -> Result<Exit, Failure> {
-    const PAGE: u32 = 500;
+    const PAGE_SIZE: u32 = 500;
     let mut rows = Vec::new();
     let mut after = None;
     loop {
-        let page = store.tenants(after.as_ref(), PAGE).await?;
-        rows.extend(page.iter().map(Row::from));
+        let page = store.tenants(after.as_ref(), PAGE_SIZE).await?;
+        rows.extend(page.iter().map(TenantLine::from));
         match page.into_iter().last() {
-            Some(last) if rows.len() % PAGE as usize == 0 => after = Some(last.slug),
+            Some(last) if rows.len() % PAGE_SIZE as usize == 0 => after = Some(last.slug),
             _ => break,
         }
     }

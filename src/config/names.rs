@@ -2,7 +2,7 @@
 //! had another name before.
 
 /// Settings that were renamed in version 0.2.0: the old name and the new one.
-const RENAMED: [(&str, &str); 27] = [
+const RENAMED_SETTINGS: [(&str, &str); 27] = [
     ("audit.folder", "audit.state_folder"),
     ("audit.previous_signing_key", "audit.previous_signing_key"),
     ("audit.previous_signing_key_file", "audit.previous_signing_key_file"),
@@ -34,7 +34,7 @@ const RENAMED: [(&str, &str); 27] = [
 
 /// The present name of a setting that had the name `old` before.
 pub fn new_name(old: &str) -> Option<&'static str> {
-    RENAMED.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
+    RENAMED_SETTINGS.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
 }
 
 const HOST_LENGTH_MAX: usize = 253;
@@ -77,7 +77,7 @@ mod tests {
             let (section, key) = name.split_once('.').expect("a section");
             known[section].as_table().is_some_and(|table| table.contains_key(key))
         };
-        for (old, new) in RENAMED {
+        for (old, new) in RENAMED_SETTINGS {
             assert!(is_known(new) && !is_known(old), "{old} -> {new}");
         }
     }

@@ -9,12 +9,12 @@ use super::sections::{invalid, optional, path, secret, text};
 use super::{Secret, SettingsError};
 
 /// The setting that names the place of keys, where `privacy.keys_url` does not.
-pub const KEYS_PLACE: &str = "privacy.keys_folder";
+pub const KEYS_FOLDER_SETTING: &str = "privacy.keys_folder";
 
 /// `[privacy]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Privacy {
+pub struct PrivacySettings {
     #[serde(deserialize_with = "path")]
     pub keys_folder: Option<PathBuf>,
     #[serde(deserialize_with = "text")]
@@ -46,7 +46,7 @@ pub struct Privacy {
     pub key_lease_seconds: u64,
 }
 
-impl Privacy {
+impl PrivacySettings {
     /// The root key in hexadecimal.
     pub fn root_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
@@ -103,7 +103,7 @@ impl Privacy {
     /// What a process lacks that opens personal data.
     pub(super) fn missing(&self) -> Vec<SettingsError> {
         let nowhere = self.keys_folder.is_none() && self.keys_url.is_none();
-        let place = nowhere.then_some(SettingsError::Missing(KEYS_PLACE));
+        let place = nowhere.then_some(SettingsError::Missing(KEYS_FOLDER_SETTING));
         place.into_iter().chain(self.root_key().err()).collect()
     }
 

@@ -12,7 +12,7 @@ use super::{Secret, SettingsError, deployment_problem, host_problem};
 /// `[database]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Database {
+pub struct DatabaseSettings {
     pub host: String,
     pub port: u16,
     pub name: String,
@@ -37,7 +37,7 @@ pub struct Database {
     pub idle_timeout_seconds: u64,
 }
 
-impl Database {
+impl DatabaseSettings {
     /// How connections are encrypted.
     pub fn tls(&self) -> Result<TlsConfig, SettingsError> {
         let mode = self
@@ -92,7 +92,7 @@ impl Database {
 /// `[nats]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Nats {
+pub struct NatsSettings {
     /// May hold a password, hence a secret.
     pub url: Secret,
     #[serde(deserialize_with = "path")]
@@ -121,7 +121,7 @@ pub struct Nats {
     pub public_url: Option<String>,
 }
 
-impl Nats {
+impl NatsSettings {
     /// The seed that signs integrators' credentials, where this process issues any.
     pub fn edge_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
         optional(Secret::resolve(
@@ -212,7 +212,7 @@ impl Nats {
 /// `[gateway]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Gateway {
+pub struct GatewaySettings {
     pub public_address: SocketAddr,
     pub operations_address: SocketAddr,
     pub admin_address: SocketAddr,
@@ -232,7 +232,7 @@ pub struct Gateway {
     pub trusted_proxies: Vec<String>,
 }
 
-impl Gateway {
+impl GatewaySettings {
     pub(super) fn problem(&self) -> Option<SettingsError> {
         if let Err(error) = TrustedProxies::parse(&self.trusted_proxies) {
             return Some(invalid("gateway.trusted_proxies", &error.to_string()));
@@ -260,7 +260,7 @@ impl Gateway {
     }
 
     /// A listed origin on the visitor's own machine, although the gateway is known under another host.
-    pub fn stray_origin(&self) -> Option<&str> {
+    pub fn loopback_origin(&self) -> Option<&str> {
         let local = |host: &str| ["localhost", "127.0.0.1", "[::1]"].contains(&host);
         if self.public_host.as_deref().is_some_and(local) {
             return None;
@@ -276,7 +276,7 @@ impl Gateway {
 /// `[identity]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Identity {
+pub struct IdentitySettings {
     pub issuer: String,
     #[serde(deserialize_with = "secret")]
     pub signing_key: Option<Secret>,
@@ -290,7 +290,7 @@ pub struct Identity {
     pub argon2_max_queued_per_tenant: usize,
 }
 
-impl Identity {
+impl IdentitySettings {
     /// The private key of access tokens, as PEM.
     pub fn signing_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("identity.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
@@ -322,7 +322,7 @@ impl Identity {
 /// `[webhooks]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Webhooks {
+pub struct WebhooksSettings {
     pub allow_private_addresses: bool,
     pub request_timeout_seconds: u64,
     pub max_concurrent_requests_per_tenant: usize,
@@ -337,7 +337,7 @@ pub struct Webhooks {
 /// `[saga]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Saga {
+pub struct SagaSettings {
     pub max_attempts: u32,
     pub initial_delay_ms: u64,
     pub max_delay_ms: u64,
@@ -346,7 +346,7 @@ pub struct Saga {
 /// `[activity]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Activity {
+pub struct ActivitySettings {
     pub retention_days: u32,
     pub max_entries_per_kind: u64,
 }
@@ -354,7 +354,7 @@ pub struct Activity {
 /// `[audit]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Audit {
+pub struct AuditSettings {
     pub deployment: String,
     #[serde(deserialize_with = "secret")]
     pub signing_key: Option<Secret>,
@@ -369,7 +369,7 @@ pub struct Audit {
     pub seal_interval_seconds: u64,
 }
 
-impl Audit {
+impl AuditSettings {
     /// The private key of checkpoints, as PEM.
     pub fn signing_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("audit.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
@@ -394,14 +394,14 @@ impl Audit {
 /// `[secrets]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Secrets {
+pub struct SecretsSettings {
     #[serde(deserialize_with = "secret")]
     pub deployment_key: Option<Secret>,
     #[serde(deserialize_with = "path")]
     pub deployment_key_file: Option<PathBuf>,
 }
 
-impl Secrets {
+impl SecretsSettings {
     /// The deployment key in hexadecimal.
     pub fn deployment_key(&self) -> Result<Secret, SettingsError> {
         let (key, file) = (self.deployment_key.as_ref(), self.deployment_key_file.as_deref());
@@ -412,12 +412,12 @@ impl Secrets {
 /// `[log]`
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Log {
+pub struct LogSettings {
     pub level: String,
     pub format: LogFormat,
 }
 
-impl Log {
+impl LogSettings {
     pub(super) fn problem(&self) -> Option<SettingsError> {
         let error = tracing_subscriber::EnvFilter::try_new(&self.level).err()?;
         Some(invalid("log.level", &format!("is no log filter: {error}")))

@@ -102,9 +102,9 @@ fn origins_are_written_as_browsers_send_them() {
         assert!(told.is_some_and(|told| told.to_string().contains(&format!("`{wrong}`"))), "{wrong}");
     }
     let development = "http://localhost:3000,http://localhost:5173";
-    assert_eq!(gateway("localhost", development).stray_origin(), None);
-    assert_eq!(gateway("api.example.com", development).stray_origin(), Some("http://localhost:3000"));
-    assert_eq!(gateway("api.example.com", "https://app.example.com").stray_origin(), None);
+    assert_eq!(gateway("localhost", development).loopback_origin(), None);
+    assert_eq!(gateway("api.example.com", development).loopback_origin(), Some("http://localhost:3000"));
+    assert_eq!(gateway("api.example.com", "https://app.example.com").loopback_origin(), None);
 }
 
 #[test]
@@ -143,7 +143,8 @@ fn settings_print_no_secret() {
 #[test]
 fn every_setting_is_documented_and_read() {
     let settings = with_environment(&[]).expect("the defaults are complete");
-    let problems: Vec<String> = settings.problems(Needs::ALL).iter().map(ToString::to_string).collect();
+    let problems: Vec<String> =
+        settings.problems(RequiredSettings::ALL).iter().map(ToString::to_string).collect();
     let key = "; `annals init` makes it";
     let folder = "; name a folder outside PostgreSQL's data and backups, as `annals init` does";
     assert_eq!(
@@ -171,7 +172,7 @@ fn a_process_is_asked_for_what_its_roles_need() {
         ("ANNALS__NATS__ALLOW_UNAUTHENTICATED", "true"),
     ])
     .expect("valid");
-    let missing = |needs: Needs| -> Vec<String> {
+    let missing = |needs: RequiredSettings| -> Vec<String> {
         let problems = settings.problems(needs);
         problems
             .iter()
@@ -181,11 +182,17 @@ fn a_process_is_asked_for_what_its_roles_need() {
             })
             .collect()
     };
-    let none = Needs::default();
+    let none = RequiredSettings::default();
     assert_eq!(missing(none), [""; 0]);
-    assert_eq!(missing(Needs { tokens: true, ..none }), ["identity.signing_key"]);
-    assert_eq!(missing(Needs { personal_data: true, ..none }), ["privacy.keys_folder", "privacy.root_key"]);
-    assert_eq!(missing(Needs { checkpoints: true, ..none }), ["audit.signing_key", "audit.state_folder"]);
+    assert_eq!(missing(RequiredSettings { tokens: true, ..none }), ["identity.signing_key"]);
+    assert_eq!(
+        missing(RequiredSettings { personal_data: true, ..none }),
+        ["privacy.keys_folder", "privacy.root_key"]
+    );
+    assert_eq!(
+        missing(RequiredSettings { checkpoints: true, ..none }),
+        ["audit.signing_key", "audit.state_folder"]
+    );
 }
 
 #[test]
@@ -195,7 +202,7 @@ fn names_that_others_see_are_checked() {
         ("ANNALS__AUDIT__DEPLOYMENT", "example com"),
     ])
     .expect("readable");
-    let problems = settings.problems(Needs::ALL);
+    let problems = settings.problems(RequiredSettings::ALL);
     for key in ["gateway.public_host", "audit.deployment"] {
         let named =
             |problem: &SettingsError| matches!(problem, SettingsError::Invalid { key: it, .. } if *it == key);

@@ -32,7 +32,7 @@ impl Account {
     }
 
     /// Gives a folder, and never what a link at its place points to, to this account.
-    pub fn give(&self, folder: &Path) -> Result<(), SuperviseError> {
+    pub fn change_owner(&self, folder: &Path) -> Result<(), SuperviseError> {
         let Some((uid, gid)) = self.change_to else { return Ok(()) };
         let give = || {
             if !folder.symlink_metadata()?.is_dir() {
@@ -44,7 +44,7 @@ impl Account {
     }
 
     /// Lets this account enter `folder`, which stays ours.
-    pub fn admit(&self, folder: &Path) -> Result<(), SuperviseError> {
+    pub fn grant_access(&self, folder: &Path) -> Result<(), SuperviseError> {
         if self.change_to.is_none() || self.may_enter(folder) {
             return Ok(());
         }

@@ -12,7 +12,7 @@ use store::Causes;
 use tempfile::TempDir;
 
 use super::{Account, SuperviseError, trust};
-use crate::config::{Secret, places};
+use crate::config::{Secret, paths};
 
 const TEMPORARY_PREFIX: &str = "annals-dev-";
 
@@ -31,7 +31,7 @@ impl DataFolder {
     pub fn open(path: Option<&Path>) -> Result<Self, SuperviseError> {
         let path = match path {
             Some(path) => path.to_owned(),
-            None => places::development_folder().ok_or(SuperviseError::NoDefaultFolder)?,
+            None => paths::development_folder().ok_or(SuperviseError::NoDefaultFolder)?,
         };
         let path = std::path::absolute(&path).map_err(|e| SuperviseError::file("cannot use", &path, e))?;
         let account = Account::choose()?;
@@ -48,8 +48,8 @@ impl DataFolder {
 
     /// Makes a folder that is deleted at the end, and deletes those that killed processes left behind.
     pub fn temporary() -> Result<Self, SuperviseError> {
-        let parent = places::temporary_folder();
-        sweep(&parent);
+        let parent = paths::temporary_folder();
+        remove_stale_folders(&parent);
         let failed = |e| SuperviseError::file("cannot make a folder in", &parent, e);
         let temporary = tempfile::Builder::new().prefix(TEMPORARY_PREFIX).tempdir().map_err(failed)?;
         let account = Account::choose()?;
@@ -61,7 +61,7 @@ impl DataFolder {
     }
 
     fn locked(path: PathBuf, account: Account, temporary: Option<TempDir>) -> Result<Self, SuperviseError> {
-        account.admit(&path)?;
+        account.grant_access(&path)?;
         let file = path.join("lock");
         let failed = |e| SuperviseError::file("cannot write", &file, e);
         let options = &mut OpenOptions::new();
@@ -107,7 +107,7 @@ impl DataFolder {
     pub(super) fn servers_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
         let path = self.path.join(name);
         make_folder(&path)?;
-        self.account.give(&path)?;
+        self.account.change_owner(&path)?;
         Ok(path)
     }
 
@@ -115,7 +115,7 @@ impl DataFolder {
     pub(super) fn readable_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
         let path = self.path.join(name);
         make_folder(&path)?;
-        self.account.admit(&path)?;
+        self.account.grant_access(&path)?;
         Ok(path)
     }
 
@@ -139,13 +139,13 @@ impl DataFolder {
 
     /// Writes a file that only this user may read, in one step.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
-        self.write_anew(name, 0o600, |file| file.write_all(text.as_bytes()))
+        self.replace_file(name, 0o600, |file| file.write_all(text.as_bytes()))
     }
 
     /// Writes a file that belongs to the servers' account, in one step. It has its contents before it is given away.
     pub(super) fn write_for_servers(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
         let owner = self.account.change_to;
-        self.write_anew(name, 0o600, |file| {
+        self.replace_file(name, 0o600, |file| {
             file.write_all(text.as_bytes())?;
             match owner {
                 Some((uid, gid)) => fchown(&*file, Some(uid), Some(gid)),
@@ -156,12 +156,12 @@ impl DataFolder {
 
     /// Copies a program to where the servers' account can run it and not change it.
     pub(super) fn copy_program(&self, name: &str, program: &Path) -> Result<PathBuf, SuperviseError> {
-        self.write_anew(name, 0o755, |file| std::io::copy(&mut File::open(program)?, file).map(drop))
+        self.replace_file(name, 0o755, |file| std::io::copy(&mut File::open(program)?, file).map(drop))
     }
 
     /// Writes a new file beside and renames it, so that what was at its place before, a link or a half-written file, is
     /// replaced and never written to.
-    fn write_anew(
+    fn replace_file(
         &self,
         name: &str,
         mode: u32,
@@ -202,14 +202,14 @@ pub fn random_password() -> Secret {
 
 /// Reads a small file. What a server's account may have put in its place, a link or a pipe, is not read.
 pub(super) fn read_file(path: &Path) -> std::io::Result<String> {
-    const MAX_BYTES: u64 = 64 * 1024;
+    const FILE_BYTES_MAX: u64 = 64 * 1024;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = OpenOptions::new().read(true).custom_flags(flags.bits()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(std::io::Error::other("it is not a regular file"));
     }
     let mut text = String::new();
-    file.take(MAX_BYTES).read_to_string(&mut text)?;
+    file.take(FILE_BYTES_MAX).read_to_string(&mut text)?;
     Ok(text)
 }
 
@@ -226,7 +226,7 @@ fn make_folder(path: &Path) -> Result<(), SuperviseError> {
 
 /// Deletes temporary folders of this user whose process is gone: their lock can be had. Fresh ones are left alone, they
 /// may be about to be locked.
-fn sweep(parent: &Path) {
+fn remove_stale_folders(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));

@@ -9,20 +9,20 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::process::{Launch, Process, end_stale, free_port};
+use super::process::{LaunchOptions, Process, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError};
 use crate::config::Secret;
 
 /// The port asked for first; not 4222, where a server of the system's own would be.
-const USUAL_PORT: u16 = 4223;
+const DEFAULT_PORT: u16 = 4223;
 /// JetStream reads its store before the server answers.
-const STARTUP: Duration = Duration::from_mins(2);
+const STARTUP_TIMEOUT: Duration = Duration::from_mins(2);
 
-const STOP: [(Signal, Duration); 1] = [(Signal::SIGTERM, Duration::from_millis(600))];
+const STOP_SIGNALS: [(Signal, Duration); 1] = [(Signal::SIGTERM, Duration::from_millis(600))];
 
 /// The keys of the operator and its accounts, made where they are missing.
 pub(super) fn keys(folder: &DataFolder) -> Result<OperatorKeys, SuperviseError> {
-    OperatorKeys::kept(|name, fresh| {
+    OperatorKeys::load_or_create(|name, fresh| {
         let (_, kept) = folder.secret(&key_file(name), || Secret::new(fresh))?;
         Ok(kept.reveal().to_owned())
     })
@@ -53,13 +53,13 @@ impl NatsServer {
         let own = folder.servers_folder("nats")?;
         let settings = folder.path().join("nats.conf");
         let pid_file = own.join("nats.pid");
-        end_stale("nats-server", &pid_file, &settings, &STOP).await;
-        let program = reachable(folder, &programs.nats_server)?;
+        end_stale("nats-server", &pid_file, &settings, &STOP_SIGNALS).await;
+        let program = accessible_program(folder, &programs.nats_server)?;
         let log = folder.path().join("nats.log");
         let accounts = keys(folder)?.server_settings(&own.join("jwt"));
         let mut tries = 0;
         loop {
-            let port = free_port((!random_port && tries == 0).then_some(USUAL_PORT));
+            let port = free_port((!random_port && tries == 0).then_some(DEFAULT_PORT));
             let text = format!(
                 "server_name: annals-dev\nlisten: \"127.0.0.1:{port}\"\npid_file: {}\njetstream {{ store_dir: {} }}\n{accounts}",
                 quoted(&pid_file),
@@ -106,7 +106,7 @@ impl NatsServer {
     }
 
     pub(super) async fn stop(&mut self) {
-        self.process.stop(&STOP).await;
+        self.process.stop(&STOP_SIGNALS).await;
     }
 
     pub(super) fn kill(&mut self) {
@@ -114,12 +114,12 @@ impl NatsServer {
     }
 
     async fn ready(&mut self) -> Result<(), SuperviseError> {
-        let give_up = Instant::now() + STARTUP;
+        let deadline = Instant::now() + STARTUP_TIMEOUT;
         loop {
-            if greets(self.port).await {
+            if is_ready(self.port).await {
                 return Ok(());
             }
-            if self.process.has_ended() || Instant::now() > give_up {
+            if self.process.has_ended() || Instant::now() > deadline {
                 return Err(self.process.failure());
             }
             sleep(Duration::from_millis(20)).await;
@@ -134,7 +134,7 @@ fn launch(
     folder: &Path,
     log: &Path,
 ) -> Result<Process, SuperviseError> {
-    Process::start(&Launch {
+    Process::start(&LaunchOptions {
         name: "nats-server",
         program,
         arguments: vec!["--config".to_owned(), settings.display().to_string()],
@@ -151,7 +151,7 @@ fn quoted(path: &Path) -> serde_json::Value {
 }
 
 /// Whether a NATS server with JetStream speaks first, as the protocol has it. It listens only once its store is read.
-async fn greets(port: u16) -> bool {
+async fn is_ready(port: u16) -> bool {
     let greeting = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
         let mut bytes = vec![0; 4096];
@@ -164,7 +164,7 @@ async fn greets(port: u16) -> bool {
 
 /// A program that the servers' account can run: itself, or a copy in the data folder when it lies in a closed place
 /// such as root's home.
-fn reachable(folder: &DataFolder, program: &Path) -> Result<PathBuf, SuperviseError> {
+fn accessible_program(folder: &DataFolder, program: &Path) -> Result<PathBuf, SuperviseError> {
     if folder.account().barrier(program).is_none() {
         return Ok(program.to_owned());
     }

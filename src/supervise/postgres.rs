@@ -10,21 +10,21 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 
-use super::process::{Launch, Process, command, end_stale, free_port};
+use super::process::{LaunchOptions, Process, command, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError, folder};
 use crate::config::Secret;
 
 /// The port asked for first.
-const USUAL_PORT: u16 = 5433;
+const DEFAULT_PORT: u16 = 5433;
 /// The superuser; owner of the database as well.
 pub const SUPERUSER: &str = "postgres";
 /// The product's database.
 pub const DATABASE: &str = "annals";
 /// A server that replays much log after a crash answers late.
-const STARTUP: Duration = Duration::from_mins(2);
+const STARTUP_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// A fast shutdown, then an immediate one, which leaves the log to be replayed at the next start.
-const STOP: [(Signal, Duration); 2] =
+const STOP_SIGNALS: [(Signal, Duration); 2] =
     [(Signal::SIGINT, Duration::from_millis(1800)), (Signal::SIGQUIT, Duration::from_millis(300))];
 
 /// PostgreSQL, running.
@@ -47,7 +47,7 @@ impl PostgresServer {
     ) -> Result<Self, SuperviseError> {
         let data = folder.path().join("postgres");
         let (_, password) = folder.secret("superuser.password", folder::random_password)?;
-        end_stale("PostgreSQL", &data.join("postmaster.pid"), &data, &STOP).await;
+        end_stale("PostgreSQL", &data.join("postmaster.pid"), &data, &STOP_SIGNALS).await;
         if !data.join("PG_VERSION").exists() {
             initialise(folder, programs, &data, &password).await?;
         }
@@ -56,7 +56,7 @@ impl PostgresServer {
         let account = folder.account().clone();
         let mut tries = 0;
         loop {
-            let port = free_port((!random_port && tries == 0).then_some(USUAL_PORT));
+            let port = free_port((!random_port && tries == 0).then_some(DEFAULT_PORT));
             let process = launch(&program, &account, &data, &log, port)?;
             let mut server = Self {
                 process,
@@ -93,14 +93,14 @@ impl PostgresServer {
 
     /// Starts it again on its port.
     pub(super) async fn restart(&mut self) -> Result<(), SuperviseError> {
-        let give_up = Instant::now() + STARTUP;
+        let deadline = Instant::now() + STARTUP_TIMEOUT;
         loop {
             self.process = launch(&self.program, &self.account, &self.data, &self.log, self.port)?;
             match self.ready().await {
                 Ok(()) => return Ok(()),
                 // Server processes outlive a killed postmaster for a moment and hold its shared memory.
                 Err(_)
-                    if self.process.output().contains("shared memory block") && Instant::now() < give_up =>
+                    if self.process.output().contains("shared memory block") && Instant::now() < deadline =>
                 {
                     sleep(Duration::from_millis(100)).await;
                 }
@@ -110,7 +110,7 @@ impl PostgresServer {
     }
 
     pub(super) async fn stop(&mut self) {
-        self.process.stop(&STOP).await;
+        self.process.stop(&STOP_SIGNALS).await;
     }
 
     /// Immediate shutdown: the server ends its own children and replays its log at the next start.
@@ -119,12 +119,12 @@ impl PostgresServer {
     }
 
     async fn ready(&mut self) -> Result<(), SuperviseError> {
-        let give_up = Instant::now() + STARTUP;
+        let deadline = Instant::now() + STARTUP_TIMEOUT;
         loop {
             if self.connect("postgres").await.is_ok() {
                 return Ok(());
             }
-            if self.process.has_ended() || Instant::now() > give_up {
+            if self.process.has_ended() || Instant::now() > deadline {
                 return Err(self.process.failure());
             }
             sleep(Duration::from_millis(20)).await;
@@ -176,7 +176,7 @@ fn launch(
     ] {
         arguments.extend(["-c".to_owned(), setting.to_owned()]);
     }
-    Process::start(&Launch {
+    Process::start(&LaunchOptions {
         name: "PostgreSQL",
         program,
         arguments,

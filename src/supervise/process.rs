@@ -18,10 +18,10 @@ use super::folder::read_file;
 use super::{Account, SuperviseError, programs};
 
 /// A longer log begins anew at the next start of its server.
-const LONGEST_LOG: u64 = 16 * 1024 * 1024;
+const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What to start.
-pub(super) struct Launch<'a> {
+pub(super) struct LaunchOptions<'a> {
     /// The server's name in messages.
     pub name: &'static str,
     pub program: &'a Path,
@@ -44,11 +44,11 @@ pub(super) struct Process {
 
 impl Process {
     /// Starts it. To be called on the main thread: the death signal follows the starting thread.
-    pub(super) fn start(launch: &Launch<'_>) -> Result<Self, SuperviseError> {
+    pub(super) fn start(launch: &LaunchOptions<'_>) -> Result<Self, SuperviseError> {
         let open = |e| SuperviseError::file("cannot write", launch.log, e);
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log).map_err(open)?;
         let mut log_start = log.metadata().map_err(open)?.len();
-        if log_start > LONGEST_LOG {
+        if log_start > LOG_BYTES_MAX {
             log.set_len(0).map_err(open)?;
             log_start = 0;
         }
@@ -68,7 +68,7 @@ impl Process {
     /// Waits for its end.
     pub(super) async fn ended(&mut self) -> String {
         match self.child.wait().await {
-            Ok(status) => in_words(status),
+            Ok(status) => describe_status(status),
             Err(error) => error.to_string(),
         }
     }
@@ -102,8 +102,8 @@ impl Process {
     /// Sends signals one after the other, each with the time it is given to work, until the server has ended; then
     /// kills it.
     pub(super) async fn stop(&mut self, signals: &[(Signal, Duration)]) {
-        for (signal, patience) in signals {
-            if self.send(*signal) && timeout(*patience, self.child.wait()).await.is_err() {
+        for (signal, wait) in signals {
+            if self.send(*signal) && timeout(*wait, self.child.wait()).await.is_err() {
                 tracing::warn!(server = self.name, %signal, "did not stop in time");
                 continue;
             }
@@ -146,9 +146,9 @@ pub(super) fn command(
 
 /// `setpriv` of util-linux, which can tie a process to the life of its parent; not every system has it.
 fn setpriv() -> Option<&'static Path> {
-    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
-        let program = programs::in_path("setpriv")?;
+        let program = programs::find_in_path("setpriv")?;
         let works = std::process::Command::new(&program)
             .args(["--pdeathsig", "SIGTERM", "--", "true"])
             .stdout(Stdio::null())
@@ -156,10 +156,10 @@ fn setpriv() -> Option<&'static Path> {
             .status();
         works.is_ok_and(|status| status.success()).then_some(program)
     };
-    FOUND.get_or_init(find).as_deref()
+    SETPRIV.get_or_init(find).as_deref()
 }
 
-fn in_words(status: ExitStatus) -> String {
+fn describe_status(status: ExitStatus) -> String {
     status.to_string()
 }
 
@@ -180,8 +180,8 @@ pub(super) async fn end_stale(
         if kill(Pid::from_raw(pid), signal).is_err() {
             return;
         }
-        let give_up = Instant::now() + Duration::from_secs(3);
-        while Instant::now() < give_up {
+        let deadline = Instant::now() + Duration::from_secs(3);
+        while Instant::now() < deadline {
             if !is_ours(pid, mark) {
                 return;
             }

@@ -7,10 +7,10 @@ use std::process::Command;
 
 use super::trust::{self, Untrusted};
 use super::{Options, SuperviseError};
-use crate::config::places;
+use crate::config::paths;
 
-const OLDEST_POSTGRES: Version = (15, 0);
-const OLDEST_NATS: Version = (2, 12);
+const POSTGRES_VERSION_MIN: Version = (15, 0);
+const NATS_VERSION_MIN: Version = (2, 12);
 
 /// Major and minor number.
 type Version = (u32, u32);
@@ -35,8 +35,8 @@ impl Programs {
 }
 
 /// A program of `PATH` that only root and this user can change, without links on the way.
-pub(super) fn in_path(name: &str) -> Option<PathBuf> {
-    places::search_path()
+pub(super) fn find_in_path(name: &str) -> Option<PathBuf> {
+    paths::search_path()
         .into_iter()
         .map(|folder| folder.join(name))
         .filter(|program| program.is_file())
@@ -94,9 +94,9 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
         let version = version_of(&folder.join("postgres")).map_err(unusable)?;
         candidates.accepted.push((refuse_untrusted(folder)?, version));
     } else {
-        let in_path = places::search_path().into_iter().map(|folder| folder.join("postgres"));
+        let find_in_path = paths::search_path().into_iter().map(|folder| folder.join("postgres"));
         // What stands in PATH is often a link; initdb lies beside the program itself.
-        let folders = in_path
+        let folders = find_in_path
             .filter_map(|program| Some(program.canonicalize().ok()?.parent()?.to_owned()))
             .chain(distribution_folders());
         for folder in folders {
@@ -108,7 +108,7 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
     }
     let wanted = |version: Version| match &made_by {
         Some((_, major)) => version.0 == *major,
-        None => version >= OLDEST_POSTGRES,
+        None => version >= POSTGRES_VERSION_MIN,
     };
     if let Some((folder, _)) = candidates.accepted.iter().find(|(_, version)| wanted(*version)) {
         return Ok(folder.clone());
@@ -122,7 +122,7 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
         (None, Some((folder, version)), _) => Err(SuperviseError::ProgramTooOld {
             program: folder.join("postgres"),
             found: format!("{}.{}", version.0, version.1),
-            wanted: OLDEST_POSTGRES.0.to_string(),
+            wanted: POSTGRES_VERSION_MIN.0.to_string(),
             remedy: remedy.to_owned(),
         }),
         (None, None, None) => Err(SuperviseError::ProgramMissing {
@@ -134,7 +134,7 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
 
 fn find_nats(given: Option<&Path>) -> Result<PathBuf, SuperviseError> {
     let usual = ["/usr/local/bin", "/usr/bin", "/usr/sbin", "/opt/homebrew/bin"].map(PathBuf::from);
-    let folders = places::search_path().into_iter().chain(places::tool_folders()).chain(usual);
+    let folders = paths::search_path().into_iter().chain(paths::tool_folders()).chain(usual);
     find_nats_in(given, folders)
 }
 
@@ -151,16 +151,16 @@ fn find_nats_in(
             what,
             problem,
         })?;
-        return new_enough(program, version, remedy);
+        return require_nats_version(program, version, remedy);
     }
     let mut candidates = Candidates::default();
     for program in folders.map(|folder| folder.join("nats-server")).filter(|program| program.is_file()) {
         candidates.add(program.canonicalize().unwrap_or_else(|_| program.clone()), &program, &[&program]);
     }
     let accepted = &candidates.accepted;
-    let best = accepted.iter().find(|(_, version)| *version >= OLDEST_NATS).or(accepted.first());
+    let best = accepted.iter().find(|(_, version)| *version >= NATS_VERSION_MIN).or(accepted.first());
     match (best, candidates.refusal()) {
-        (Some((program, version)), _) => new_enough(program.clone(), *version, remedy),
+        (Some((program, version)), _) => require_nats_version(program.clone(), *version, remedy),
         (None, Some(refusal)) => Err(refusal),
         (None, None) => Err(SuperviseError::ProgramMissing {
             what: "nats-server (2.12 or later)",
@@ -169,14 +169,14 @@ fn find_nats_in(
     }
 }
 
-fn new_enough(program: PathBuf, version: Version, remedy: &str) -> Result<PathBuf, SuperviseError> {
-    if version >= OLDEST_NATS {
+fn require_nats_version(program: PathBuf, version: Version, remedy: &str) -> Result<PathBuf, SuperviseError> {
+    if version >= NATS_VERSION_MIN {
         return Ok(program);
     }
     Err(SuperviseError::ProgramTooOld {
         program,
         found: format!("{}.{}", version.0, version.1),
-        wanted: format!("{}.{}", OLDEST_NATS.0, OLDEST_NATS.1),
+        wanted: format!("{}.{}", NATS_VERSION_MIN.0, NATS_VERSION_MIN.1),
         remedy: remedy.to_owned(),
     })
 }
@@ -270,12 +270,12 @@ mod tests {
     #[test]
     fn programs_are_not_looked_for_around_the_current_folder() {
         let executable = std::env::current_exe().and_then(|path| path.canonicalize()).expect("it runs");
-        for folder in places::tool_folders() {
+        for folder in paths::tool_folders() {
             let project = folder.ancestors().find(|folder| folder.join("Cargo.toml").is_file());
             let own = executable.parent() == Some(&folder)
                 || project.is_some_and(|project| executable.starts_with(project));
             assert!(own, "{} has nothing to do with {}", folder.display(), executable.display());
         }
-        assert!(places::search_path().iter().all(|folder| folder.is_absolute()));
+        assert!(paths::search_path().iter().all(|folder| folder.is_absolute()));
     }
 }

@@ -18,11 +18,11 @@ const STICKY: u32 = 0o1000;
 pub struct Untrusted {
     /// The file or folder on the way that others can change.
     pub path: PathBuf,
-    reason: Reason,
+    reason: UntrustedReason,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Reason {
+enum UntrustedReason {
     Owner(String),
     Writable,
     Unreadable(String),
@@ -32,9 +32,9 @@ impl fmt::Display for Untrusted {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let path = self.path.display();
         match &self.reason {
-            Reason::Owner(owner) => write!(f, "{path} belongs to user {owner}"),
-            Reason::Writable => write!(f, "other users may write to {path}"),
-            Reason::Unreadable(error) => write!(f, "{path} cannot be looked at ({error})"),
+            UntrustedReason::Owner(owner) => write!(f, "{path} belongs to user {owner}"),
+            UntrustedReason::Writable => write!(f, "other users may write to {path}"),
+            UntrustedReason::Unreadable(error) => write!(f, "{path} cannot be looked at ({error})"),
         }
     }
 }
@@ -49,13 +49,13 @@ impl std::error::Error for Untrusted {}
 pub fn resolved(path: &Path) -> Result<PathBuf, Untrusted> {
     let unreadable = |error: std::io::Error| Untrusted {
         path: path.to_owned(),
-        reason: Reason::Unreadable(error.to_string()),
+        reason: UntrustedReason::Unreadable(error.to_string()),
     };
     let given = std::path::absolute(path).map_err(unreadable)?;
     let resolved = given.canonicalize().map_err(unreadable)?;
     // Both: a link in a folder of another user may point elsewhere a moment later.
-    check(&given, End::Exact)?;
-    check(&resolved, End::Exact)?;
+    check(&given, PathEnd::Exact)?;
+    check(&resolved, PathEnd::Exact)?;
     Ok(resolved)
 }
 
@@ -63,35 +63,36 @@ pub fn resolved(path: &Path) -> Result<PathBuf, Untrusted> {
 pub fn parents(path: &Path) -> Result<(), Untrusted> {
     match path.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) {
         // What is made in a sticky folder is asked for its owner afterwards.
-        Some(folder) => check(folder, End::OnTheWay),
+        Some(folder) => check(folder, PathEnd::Parent),
         None => Ok(()),
     }
 }
 
 /// What the last part of a checked path is.
 #[derive(Clone, Copy, PartialEq)]
-enum End {
+enum PathEnd {
     /// The file or folder that is used.
     Exact,
     /// One more folder on the way.
-    OnTheWay,
+    Parent,
 }
 
-fn check(path: &Path, end: End) -> Result<(), Untrusted> {
+fn check(path: &Path, end: PathEnd) -> Result<(), Untrusted> {
     let mut places: Vec<&Path> = path.ancestors().collect();
     places.reverse();
     for place in &places {
         let untrusted = |reason| Untrusted { path: (*place).to_owned(), reason };
-        let metadata =
-            place.symlink_metadata().map_err(|error| untrusted(Reason::Unreadable(error.to_string())))?;
+        let metadata = place
+            .symlink_metadata()
+            .map_err(|error| untrusted(UntrustedReason::Unreadable(error.to_string())))?;
         let owner = Uid::from_raw(metadata.uid());
         if !owner.is_root() && owner != geteuid() {
-            return Err(untrusted(Reason::Owner(name_of(owner))));
+            return Err(untrusted(UntrustedReason::Owner(name_of(owner))));
         }
         let sticky =
-            metadata.is_dir() && metadata.mode() & STICKY != 0 && (*place != path || end == End::OnTheWay);
+            metadata.is_dir() && metadata.mode() & STICKY != 0 && (*place != path || end == PathEnd::Parent);
         if !metadata.is_symlink() && !sticky && others_may_write(&metadata) {
-            return Err(untrusted(Reason::Writable));
+            return Err(untrusted(UntrustedReason::Writable));
         }
     }
     Ok(())
@@ -206,7 +207,7 @@ mod tests {
             let given = root.path().join(place);
             lchown(&given, Some(uid), Some(gid)).expect("root may");
             let refused = resolved(&program).expect_err("it is not ours");
-            assert_eq!((refused.path, refused.reason), (given, Reason::Owner("nobody".to_owned())));
+            assert_eq!((refused.path, refused.reason), (given, UntrustedReason::Owner("nobody".to_owned())));
         }
     }
 

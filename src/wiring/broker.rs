@@ -7,37 +7,39 @@ use std::time::Duration;
 
 use anyhow::Context;
 use futures::FutureExt;
-use nats::integrators::KeeperConfig;
+use nats::integrators::ReconcilerConfig;
 use nats::{Integrators, Issuer, Nats, NatsConfig, NatsError, NatsTls};
-use sagas::erasure::Copies;
+use sagas::erasure::DerivedCopies;
 use schemas::engine::{TenantId, TenantSlug};
-use store::{Examination, Examiner, Replacement, Store, StoreError};
+use store::{Replacement, Store, StoreError, Verification, Verifier};
 
 use crate::config::{Settings, SettingsError};
 
 /// How often the examination asks JetStream, and the pause in between.
-const ASKS: u32 = 3;
-const ASK_AGAIN: Duration = Duration::from_millis(250);
+const EXAMINATION_ATTEMPTS_MAX: u32 = 3;
+const EXAMINATION_RETRY_DELAY: Duration = Duration::from_millis(250);
 /// How long it waits for a connection.
-const ASK_PATIENCE: Duration = Duration::from_millis(1_500);
+const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
 /// Compares the logs with JetStream, over a connection of its own: not every process has one. The store lives as long as
 /// the process, so the examiner may hold it.
-pub(super) fn examiner(store: Store, config: NatsConfig) -> Examiner {
+pub(super) fn verifier(store: Store, config: NatsConfig) -> Verifier {
     Arc::new(move || {
         let (store, config) = (store.clone(), config.clone());
         async move {
-            let nats = match ask(config).await {
+            let nats = match connect_once(config).await {
                 Ok(nats) => nats,
-                Err(error) => return Examination::Impossible(error.to_string()),
+                Err(error) => return Verification::Impossible(error.to_string()),
             };
             let mut asked = 1;
             loop {
-                match nats::relay::examine(&store, &nats).await {
-                    Ok(_) => return Examination::Done,
-                    Err(NatsError::Store(error)) => return Examination::Failed(error.to_string()),
-                    Err(error) if asked == ASKS => return Examination::Impossible(error.to_string()),
-                    Err(_) => tokio::time::sleep(ASK_AGAIN).await,
+                match nats::relay::check_divergence(&store, &nats).await {
+                    Ok(_) => return Verification::Done,
+                    Err(NatsError::Store(error)) => return Verification::Failed(error.to_string()),
+                    Err(error) if asked == EXAMINATION_ATTEMPTS_MAX => {
+                        return Verification::Impossible(error.to_string());
+                    }
+                    Err(_) => tokio::time::sleep(EXAMINATION_RETRY_DELAY).await,
                 }
                 asked += 1;
             }
@@ -47,14 +49,14 @@ pub(super) fn examiner(store: Store, config: NatsConfig) -> Examiner {
 }
 
 /// Connects to NATS for a question that can do without an answer.
-async fn ask(config: NatsConfig) -> Result<Nats, NatsError> {
-    let connected = tokio::time::timeout(ASK_PATIENCE, Nats::connect(config)).await;
+async fn connect_once(config: NatsConfig) -> Result<Nats, NatsError> {
+    let connected = tokio::time::timeout(CONNECT_TIMEOUT, Nats::connect(config)).await;
     connected.unwrap_or(Err(NatsError::Unreachable))
 }
 
 /// Gives each log the signed checkpoints of it that the signer's folder, where this machine has it, and JetStream know.
 /// Returns what could not be asked.
-pub async fn know_checkpoints(
+pub async fn collect_checkpoints(
     settings: &Settings,
     logs: &mut [Replacement],
     slugs: &HashMap<TenantId, TenantSlug>,
@@ -62,31 +64,32 @@ pub async fn know_checkpoints(
     let mut unknown = Vec::new();
     if let Some(folder) = &settings.audit.state_folder {
         for log in logs.iter_mut() {
-            match audit::signer::remembered_in(folder, log.log_id) {
+            match audit::signer::last_signed_in(folder, log.log_id) {
                 Ok(note) => log.checkpoints.extend(note),
                 Err(error) => unknown.push(error.into()),
             }
         }
     }
     let asked = async {
-        let nats = ask(nats_config(settings)).await?;
-        nats::checkpoints::cite(&nats, logs, |log| slugs.get(&log.tenant).cloned()).await
+        let nats = connect_once(nats_config(settings)).await?;
+        nats::checkpoints::attach_checkpoints(&nats, logs, |log| slugs.get(&log.tenant).cloned()).await
     };
     unknown.extend(asked.await.err().map(anyhow::Error::from));
     unknown
 }
 
 /// How long a look at JetStream for lost erasures may take.
-const LOOK_PATIENCE: Duration = Duration::from_secs(10);
+const LOST_ERASURES_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Asks JetStream for erasures that the logs have lost, over a connection of its own: a gateway has none.
-pub(super) fn copies(store: Store, config: NatsConfig) -> Copies {
+pub(super) fn copies(store: Store, config: NatsConfig) -> DerivedCopies {
     Arc::new(move || {
         let (store, config) = (store.clone(), config.clone());
         async move {
             let unavailable = |reason: String| StoreError::Unavailable(reason);
-            let nats = ask(config).await.map_err(|error| unavailable(error.to_string()))?;
-            let looked = tokio::time::timeout(LOOK_PATIENCE, nats::lost_erasures(&store, &nats)).await;
+            let nats = connect_once(config).await.map_err(|error| unavailable(error.to_string()))?;
+            let looked =
+                tokio::time::timeout(LOST_ERASURES_TIMEOUT, nats::lost_erasures(&store, &nats)).await;
             match looked.map_err(|_| unavailable("JetStream takes too long".to_owned()))? {
                 Err(NatsError::Store(error)) => Err(error),
                 looked => looked.map_err(|error| unavailable(error.to_string())),
@@ -132,7 +135,7 @@ pub fn integrators(settings: &Settings, store: &Store) -> anyhow::Result<Integra
 }
 
 /// What keeps NATS in line with the registry of credentials, where this process has the keys for it.
-pub(super) fn keeper(settings: &Settings) -> anyhow::Result<Option<KeeperConfig>> {
+pub(super) fn reconciler(settings: &Settings) -> anyhow::Result<Option<ReconcilerConfig>> {
     let nats = &settings.nats;
     let (Some(issuer), Some(operator), Some(system)) =
         (issuer(settings)?, nats.operator_signing_seed()?, nats.system_credentials_file.clone())
@@ -140,5 +143,10 @@ pub(super) fn keeper(settings: &Settings) -> anyhow::Result<Option<KeeperConfig>
         return Ok(None);
     };
     let operator_seed = operator.reveal().to_owned();
-    Ok(Some(KeeperConfig { nats: nats_config(settings), system_credentials: system, operator_seed, issuer }))
+    Ok(Some(ReconcilerConfig {
+        nats: nats_config(settings),
+        system_credentials: system,
+        operator_seed,
+        issuer,
+    }))
 }

@@ -21,7 +21,7 @@ pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
 pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
     let privacy = &settings.privacy;
     let Some(store) = privacy.key_store()? else { return Ok(None) };
-    crate::limits::forbid_core_files().context("core files cannot be turned off")?;
+    crate::limits::disable_core_files().context("core files cannot be turned off")?;
     let root = RootKey::from_hex(privacy.root_key()?.reveal()).context("`privacy.root_key`")?;
     let previous = privacy.previous_root_key()?.map(|key| RootKey::from_hex(key.reveal()));
     let previous = previous.transpose().context("`privacy.previous_root_key`")?;
@@ -58,7 +58,7 @@ pub(super) fn hashing_config(settings: &Settings) -> HashingConfig {
         memory_kib: identity.argon2_memory_kib,
         iterations: identity.argon2_iterations,
         threads: identity.hashing_threads(),
-        waiting_per_tenant: identity.argon2_max_queued_per_tenant,
-        wait: Duration::from_millis(identity.argon2_max_wait_ms),
+        max_queued_per_tenant: identity.argon2_max_queued_per_tenant,
+        max_wait: Duration::from_millis(identity.argon2_max_wait_ms),
     }
 }

@@ -43,10 +43,12 @@ impl Listeners {
         let settings = &settings.gateway;
         let public = ListenerSettings {
             name: "public",
-            max_connections: settings.max_connections.min(crate::limits::connections_within(open_files_max)),
+            max_connections: settings
+                .max_connections
+                .min(crate::limits::connections_max_within(open_files_max)),
             max_connections_per_address: settings.max_connections_per_address,
             header_timeout: Duration::from_secs(settings.header_timeout_seconds),
-            keep_alive: Duration::from_secs(settings.keep_alive_timeout_seconds),
+            keep_alive_timeout: Duration::from_secs(settings.keep_alive_timeout_seconds),
             trusted_proxies: TrustedProxies::parse(&settings.trusted_proxies)?,
             always_https: settings.is_behind_tls(),
             reserved_descriptors: 0,

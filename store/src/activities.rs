@@ -119,7 +119,7 @@ impl TenantStore {
     pub async fn record_activities(&self, activities: &[Activity]) -> Result<(), StoreError> {
         let rows = serde_json::to_string(activities)
             .map_err(|error| StoreError::Corrupt(format!("an activity does not serialise: {error}")))?;
-        let transaction = self.begin_projection().await?;
+        let transaction = self.begin_worker_transaction().await?;
         transaction
             .execute(
                 "insert into activities (tenant_id, activity_id, at, kind, actor, action, outcome, count, request_id, address)
@@ -178,7 +178,7 @@ impl TenantStore {
     /// # Errors
     /// [`StoreError`] where the database does not answer.
     pub async fn expire_activities(&self, before: DateTime<Utc>, max: u64) -> Result<u64, StoreError> {
-        let transaction = self.begin_projection().await?;
+        let transaction = self.begin_worker_transaction().await?;
         let tenant = self.id().0;
         let mut removed = transaction
             .execute(

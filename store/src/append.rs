@@ -1,15 +1,15 @@
-//! Appending: what callers hand in, what they get back, and the queue in front of the lanes that write.
+//! Appending: what callers hand in, what they get back, and the queue in front of the workers that write.
 //!
-//! Concurrent appends of many tenants are coalesced into one flush (`lane`), checked in memory against what the last
+//! Concurrent appends of many tenants are coalesced into one flush (`worker`), checked in memory against what the last
 //! look-ups proved (`plan`, `lookup`) and written by one statement gated on the compare-and-swap of the heads (`write`).
 
-mod lane;
+mod capacity;
 mod lookup;
-mod outcome;
 mod plan;
 mod queue;
-mod room;
-mod turns;
+mod rejection;
+mod scheduler;
+mod worker;
 mod write;
 
 use bytes::Bytes;
@@ -17,7 +17,7 @@ use schemas::engine::{Event, EventType, LogId, Metadata, StreamName, TenantId, T
 use schemas::identity::tenant::{Registration, Tier};
 use uuid::Uuid;
 
-use crate::{Claim, StoreError};
+use crate::{IdempotencyClaim, StoreError};
 
 pub(crate) use queue::Appender;
 pub(crate) use write::PAYLOAD_JSON;
@@ -30,11 +30,11 @@ pub const EVENTS_MAX: usize = 256;
 /// Most bytes of one secret.
 pub const SECRET_BYTES_MAX: usize = 16 * 1024;
 /// Most reservations, releases and secrets of one stream append.
-const BESIDE_MAX: usize = 256;
+const SIDE_WRITES_MAX: usize = 256;
 /// Most bytes of the name of a sort of reservation or secret.
 const KIND_BYTES_MAX: usize = 64;
 /// What names, ids and header names add to an event's payload and metadata, at most.
-const HEADER_ALLOWANCE: usize = 2 * 1024;
+const HEADER_BYTES_ALLOWANCE: usize = 2 * 1024;
 
 /// What the writer believes about the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub struct Reservation {
 /// A value that a stream holds, as it is stored: its sort and its keyed digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
-pub struct HeldValue {
+pub struct ReservationDigest {
     pub kind: &'static str,
     pub digest: [u8; 32],
 }
@@ -114,7 +114,7 @@ pub struct NewTenant {
 
 /// How a tenant stands from an append on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct NewStanding {
+pub struct TenantStatusChange {
     /// Whose.
     pub tenant: TenantId,
     /// Whether it is on hold.
@@ -135,21 +135,21 @@ pub struct StreamAppend {
     /// Recorded with each of them.
     pub metadata: Metadata,
     /// Leaves a receipt where given.
-    pub claim: Option<Claim>,
+    pub claim: Option<IdempotencyClaim>,
     /// Taken with the append; refused when another stream holds one.
     pub reservations: Vec<Reservation>,
     /// Given back with the append.
     pub releases: Vec<Reservation>,
-    /// Given back with the append where their values are not known any more: what [`TenantStore::held`] found.
+    /// Given back with the append where their values are not known any more: what [`TenantStore::reservations_of`] found.
     ///
-    /// [`TenantStore::held`]: crate::TenantStore::held
-    pub frees: Vec<HeldValue>,
+    /// [`TenantStore::reservations_of`]: crate::TenantStore::reservations_of
+    pub digest_releases: Vec<ReservationDigest>,
     /// Written, or overwritten, with the append.
     pub secrets: Vec<Secret>,
     /// A tenant to open with the append; for the log of the tenant `platform`.
-    pub opens: Option<NewTenant>,
+    pub new_tenant: Option<NewTenant>,
     /// A tenant that stands otherwise with the append; for the log of the tenant `platform`.
-    pub standing: Option<NewStanding>,
+    pub tenant_status: Option<TenantStatusChange>,
 }
 
 impl StreamAppend {
@@ -169,10 +169,10 @@ impl StreamAppend {
             claim: None,
             reservations: Vec::new(),
             releases: Vec::new(),
-            frees: Vec::new(),
+            digest_releases: Vec::new(),
             secrets: Vec::new(),
-            opens: None,
-            standing: None,
+            new_tenant: None,
+            tenant_status: None,
         }
     }
 
@@ -180,35 +180,35 @@ impl StreamAppend {
     pub fn without_effect(
         stream: StreamName,
         expected: ExpectedVersion,
-        claim: Claim,
+        claim: IdempotencyClaim,
         metadata: Metadata,
     ) -> Self {
         Self { claim: Some(claim), ..Self::new(stream, expected, Vec::new(), metadata) }
     }
 
-    fn writes_beside_events(&self) -> bool {
+    fn has_side_writes(&self) -> bool {
         let lists = [
             self.reservations.is_empty(),
             self.releases.is_empty(),
-            self.frees.is_empty(),
+            self.digest_releases.is_empty(),
             self.secrets.is_empty(),
         ];
-        lists.contains(&false) || self.opens.is_some() || self.standing.is_some()
+        lists.contains(&false) || self.new_tenant.is_some() || self.tenant_status.is_some()
     }
 
     /// What PostgreSQL or NATS would refuse is refused here, before it can spoil a flush. Returns the size in bytes.
-    fn check(&self, metadata: &[u8]) -> Result<usize, AppendError> {
+    fn validate(&self, metadata: &[u8]) -> Result<usize, AppendError> {
         if self.events.len() > EVENTS_MAX {
             return Err(AppendError::Invalid(format!("an append has at most {EVENTS_MAX} events")));
         }
-        if self.events.is_empty() && (self.claim.is_none() || self.writes_beside_events()) {
+        if self.events.is_empty() && (self.claim.is_none() || self.has_side_writes()) {
             return Err(AppendError::Invalid(
                 "an append without events keeps a receipt and nothing else".to_owned(),
             ));
         }
         let mut total = 0;
         for event in &self.events {
-            let bytes = event.payload.len() + metadata.len() + HEADER_ALLOWANCE;
+            let bytes = event.payload.len() + metadata.len() + HEADER_BYTES_ALLOWANCE;
             if bytes > EVENT_BYTES_MAX {
                 return Err(AppendError::TooLarge { bytes, limit: EVENT_BYTES_MAX });
             }
@@ -231,9 +231,10 @@ impl StreamAppend {
         if kinds.any(|kind| kind.is_empty() || kind.len() > KIND_BYTES_MAX || kind.contains('\0')) {
             return Err(AppendError::Invalid("a kind is a short word".to_owned()));
         }
-        let beside = self.reservations.len() + self.releases.len() + self.frees.len() + self.secrets.len();
-        if beside > BESIDE_MAX {
-            return Err(AppendError::Invalid(format!("an append carries at most {BESIDE_MAX} values")));
+        let side_writes =
+            self.reservations.len() + self.releases.len() + self.digest_releases.len() + self.secrets.len();
+        if side_writes > SIDE_WRITES_MAX {
+            return Err(AppendError::Invalid(format!("an append carries at most {SIDE_WRITES_MAX} values")));
         }
         Ok(total)
     }

@@ -18,7 +18,7 @@ pub struct Checkpoint {
 }
 
 /// How often a waiting reader looks for itself: another process may keep the projection.
-const POLL: Duration = Duration::from_millis(20);
+const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl TenantTransaction {
     /// The checkpoint of a consumer; `None` before its first move.
@@ -95,7 +95,7 @@ impl TenantStore {
             if checkpoint.is_some_and(|at| at.log_id == log_id && at.position >= position) {
                 return Ok(true);
             }
-            let look_again = tokio::time::Instant::now() + POLL;
+            let look_again = tokio::time::Instant::now() + CHECKPOINT_POLL_INTERVAL;
             if look_again >= deadline {
                 return Ok(false);
             }

@@ -23,18 +23,18 @@ pub struct ConsistencyToken {
 #[error("the consistency token is not valid here")]
 pub struct TokenError;
 
-const BODY: usize = 24;
-const TAG: usize = 16;
-const LABEL: &str = "consistency-token";
+const BODY_BYTES: usize = 24;
+const TAG_BYTES: usize = 16;
+const MAC_LABEL: &str = "consistency-token";
 
 impl ConsistencyToken {
     /// The token as text: log id, position and a tag over both and the tenant, in base64url.
     pub fn encode(&self, key: &DeploymentKey) -> String {
-        let mut bytes = Vec::with_capacity(BODY + TAG);
+        let mut bytes = Vec::with_capacity(BODY_BYTES + TAG_BYTES);
         bytes.extend_from_slice(self.log_id.0.as_bytes());
         bytes.extend_from_slice(&self.position.to_be_bytes());
-        let mac = key.mac(LABEL, &[self.tenant.0.as_bytes(), &bytes]);
-        bytes.extend_from_slice(&mac[..TAG]);
+        let mac = key.mac(MAC_LABEL, &[self.tenant.0.as_bytes(), &bytes]);
+        bytes.extend_from_slice(&mac[..TAG_BYTES]);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
@@ -42,13 +42,13 @@ impl ConsistencyToken {
     pub fn decode(key: &DeploymentKey, tenant: TenantId, text: &str) -> Result<Self, TokenError> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError)?;
         let is_ours = |(body, tag): (&[u8], &[u8])| {
-            tag.len() == TAG && key.verify(LABEL, &[tenant.0.as_bytes(), body], tag)
+            tag.len() == TAG_BYTES && key.verify(MAC_LABEL, &[tenant.0.as_bytes(), body], tag)
         };
-        if !bytes.split_at_checked(BODY).is_some_and(is_ours) {
+        if !bytes.split_at_checked(BODY_BYTES).is_some_and(is_ours) {
             return Err(TokenError);
         }
         let log_id = LogId(Uuid::from_slice(&bytes[..16]).map_err(|_| TokenError)?);
-        let position = u64::from_be_bytes(bytes[16..BODY].try_into().map_err(|_| TokenError)?);
+        let position = u64::from_be_bytes(bytes[16..BODY_BYTES].try_into().map_err(|_| TokenError)?);
         Ok(Self { tenant, log_id, position })
     }
 }

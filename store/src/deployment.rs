@@ -8,7 +8,7 @@ use crate::pools::{Pools, get};
 use crate::{Store, StoreError};
 
 /// Makes sure that the keys are this database's. A store of keys that nothing has used yet becomes it, once.
-pub(crate) async fn match_keys(pools: &Pools, keyring: &Keyring) -> Result<(), StoreError> {
+pub(crate) async fn ensure_keys_match(pools: &Pools, keyring: &Keyring) -> Result<(), StoreError> {
     let client = get(&pools.worker).await?;
     let row = client.query_one("select id, keys_marked from deployment", &[]).await?;
     let (id, is_marked): (Uuid, bool) = (row.get(0), row.get(1));

@@ -6,9 +6,9 @@ use serde::Serialize;
 use crate::DeploymentKey;
 
 /// Label of the MAC. The digests of commands without secrets are those of receipts before keys were derived.
-const LABEL: &str = "command-digest";
+const MAC_LABEL: &str = "command-digest";
 /// In front of a body that is not JSON: no canonical form begins so.
-const NOT_JSON: u8 = 0xff;
+const NON_JSON_MARKER: u8 = 0xff;
 
 /// Collects what a client sent: the name of a command or route, its target, its content and its secrets. Nothing that the
 /// product adds (times, hashes, ids that it makes) belongs to it.
@@ -48,7 +48,7 @@ impl<'a> RequestDigest<'a> {
     /// is refused later differs from the accepted one under the same key.
     #[must_use]
     pub fn body(mut self, body: &[u8]) -> Self {
-        let part = canonical::of_text(body).unwrap_or_else(|_| [&[NOT_JSON], body].concat());
+        let part = canonical::of_text(body).unwrap_or_else(|_| [&[NON_JSON_MARKER], body].concat());
         self.parts.push(part);
         self
     }
@@ -65,7 +65,7 @@ impl<'a> RequestDigest<'a> {
     /// The digest.
     pub fn finish(self) -> [u8; 32] {
         let parts: Vec<&[u8]> = self.parts.iter().map(Vec::as_slice).collect();
-        self.key.mac(LABEL, &parts)
+        self.key.mac(MAC_LABEL, &parts)
     }
 }
 

@@ -45,12 +45,12 @@ const COUNTER_START_BITS: u32 = COUNTER_BITS - 1;
 /// Makes ids of events and recognises them. One for each store.
 pub(crate) struct EventIds {
     hasher: SipHasher24,
-    last: Mutex<Last>,
+    last: Mutex<LastId>,
 }
 
 /// The id made last: its milliseconds and its counter.
 #[derive(Debug, Clone, Copy, Default)]
-struct Last {
+struct LastId {
     millis: u64,
     counter: u64,
 }
@@ -65,7 +65,7 @@ impl EventIds {
     /// A new id for an event of this tenant. Ids of one process grow.
     pub(crate) fn make(&self, tenant: TenantId) -> Uuid {
         let now = clock::now().timestamp_millis() as u64;
-        let Last { millis, counter } = {
+        let LastId { millis, counter } = {
             // Nothing panics while holding it.
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             *last = last.next(now);
@@ -95,7 +95,7 @@ impl EventIds {
     }
 }
 
-impl Last {
+impl LastId {
     fn next(self, now: u64) -> Self {
         if now > self.millis {
             return Self { millis: now, counter: rand::random::<u64>() >> (64 - COUNTER_START_BITS) };
@@ -164,9 +164,9 @@ mod tests {
 
     #[test]
     fn the_counter_outlasts_a_clock_that_goes_back_and_its_own_end() {
-        let last = Last { millis: 100, counter: 5 };
+        let last = LastId { millis: 100, counter: 5 };
         assert_eq!((last.next(50).millis, last.next(50).counter), (100, 6));
-        let full = Last { millis: 100, counter: (1 << COUNTER_BITS) - 1 };
+        let full = LastId { millis: 100, counter: (1 << COUNTER_BITS) - 1 };
         assert_eq!((full.next(100).millis, full.next(100).counter), (101, 0));
         let fresh = last.next(101);
         assert!(fresh.millis == 101 && fresh.counter < 1 << COUNTER_START_BITS);

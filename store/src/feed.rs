@@ -18,13 +18,13 @@ use schemas::engine::{LogId, RecordedEvent, TenantId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Causes, Head, LogFilter, Share, SharedWork, Store, StoreError};
+use crate::{Causes, Head, LogFilter, Store, StoreError, TenantAssignment, Workload};
 
-mod lane;
+mod cursor;
 
-use lane::Lane;
+use cursor::FeedCursor;
 
-use crate::sharing::ShareChanges;
+use crate::assignment::AssignmentChanges;
 
 /// Events of one tenant with contiguous positions.
 #[derive(Debug, Clone, PartialEq)]
@@ -43,7 +43,11 @@ pub trait Consumer: Send + Sync + 'static {
     fn name(&self) -> &str;
 
     /// Handles the events right after position `from` and moves the checkpoint from there in the same transaction.
-    fn handle(&self, from: u64, batch: Batch) -> impl Future<Output = Result<Handled, StoreError>> + Send;
+    fn handle(
+        &self,
+        from: u64,
+        batch: Batch,
+    ) -> impl Future<Output = Result<BatchOutcome, StoreError>> + Send;
 
     /// Whether personal data is opened for it. One that reads ids alone goes on where a key is missing.
     fn reads_personal_data(&self) -> bool {
@@ -58,11 +62,11 @@ pub trait Consumer: Send + Sync + 'static {
 
 /// What became of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Handled {
+pub enum BatchOutcome {
     /// The checkpoint stands at this position now.
-    Moved(u64),
+    Advanced(u64),
     /// Somebody else had moved the checkpoint: nothing was done.
-    Lost,
+    Conflict,
     /// An event of the tenant stops this consumer, until somebody acts; asked again now and then.
     Stopped,
 }
@@ -73,27 +77,32 @@ pub struct FeedSettings {
     /// Events of a batch, at most.
     pub batch: usize,
     /// Tenants handled at once.
-    pub tenants_at_once: usize,
+    pub max_concurrent_tenants: usize,
     /// How often heads are compared with checkpoints.
-    pub compare_every: Duration,
+    pub compare_interval: Duration,
     /// The sort of work that this is part of, where it is shared with other processes.
-    pub work: Option<SharedWork>,
+    pub workload: Option<Workload>,
 }
 
 impl Default for FeedSettings {
     fn default() -> Self {
-        Self { batch: 500, tenants_at_once: 6, compare_every: Duration::from_secs(1), work: None }
+        Self {
+            batch: 500,
+            max_concurrent_tenants: 6,
+            compare_interval: Duration::from_secs(1),
+            workload: None,
+        }
     }
 }
 
 /// Events held back for tenants whose turn has not come; what is beyond is read from the log again.
-const BUFFERED_IN_ALL: usize = 20_000;
+const FEED_BUFFER_EVENTS_MAX: usize = 20_000;
 /// The wait after another process has moved the checkpoint.
-const CONTENDED: Duration = Duration::from_millis(50);
+const CONTENTION_DELAY: Duration = Duration::from_millis(50);
 /// The wait of a paused tenant until it is asked about again.
-const PAUSED: Duration = Duration::from_millis(500);
+const PAUSE_POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// First and longest wait after a failure.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
+const BACKOFF_BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// Feeds the consumer until cancelled. Outages are waited out.
 pub async fn run<C: Consumer>(
@@ -103,31 +112,31 @@ pub async fn run<C: Consumer>(
     settings: FeedSettings,
     cancel: CancellationToken,
 ) {
-    let share = settings.work.map(|work| store.share(work));
-    let mut changes = share.as_ref().map(Share::changes);
+    let assignment = settings.workload.map(|workload| store.tenant_assignment(workload));
+    let mut changes = assignment.as_ref().map(TenantAssignment::changes);
     let mut feed = Feed {
         store,
-        share,
+        assignment,
         consumer,
         settings,
-        lanes: HashMap::new(),
+        cursors: HashMap::new(),
         ready: VecDeque::new(),
         queued: HashSet::new(),
         busy: 0,
         buffered: 0,
-        work: FuturesUnordered::new(),
+        tasks: FuturesUnordered::new(),
         comparing: false,
     };
     let mut followed = std::pin::pin!(followed.fuse());
-    let mut compare = tokio::time::interval(settings.compare_every);
+    let mut compare = tokio::time::interval(settings.compare_interval);
     compare.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         feed.start_ready();
         tokio::select! {
             () = cancel.cancelled() => break,
             _ = compare.tick() => feed.compare(),
-            () = changed(&mut changes) => feed.compare(),
-            Some(done) = feed.work.next() => feed.done(done),
+            () = wait_for_change(&mut changes) => feed.compare(),
+            Some(done) = feed.tasks.next() => feed.done(done),
             Some(batch) = followed.next() => feed.offer(batch),
         }
     }
@@ -135,63 +144,63 @@ pub async fn run<C: Consumer>(
 }
 
 /// The share of this process has changed.
-async fn changed(changes: &mut Option<ShareChanges>) {
+async fn wait_for_change(changes: &mut Option<AssignmentChanges>) {
     match changes {
         Some(changes) => changes.next().await,
         None => std::future::pending().await,
     }
 }
 
-enum Done {
-    Handled { tenant: TenantId, result: Result<Progress, StoreError> },
+enum FeedEvent {
+    BatchDone { tenant: TenantId, result: Result<BatchProgress, StoreError> },
     Waited(TenantId),
     Compared(Result<(Vec<Head>, HashMap<TenantId, u64>), StoreError>),
 }
 
 /// What one turn of a tenant came to.
-enum Progress {
+enum BatchProgress {
     /// The checkpoint stands here.
     At(LogId, u64),
     /// Somebody else is at this tenant.
-    Lost,
+    Conflict,
     Stopped,
     Paused,
 }
 
 struct Feed<C> {
     store: Store,
-    share: Option<Share>,
+    assignment: Option<TenantAssignment>,
     consumer: Arc<C>,
     settings: FeedSettings,
-    lanes: HashMap<TenantId, Lane>,
+    cursors: HashMap<TenantId, FeedCursor>,
     ready: VecDeque<TenantId>,
     queued: HashSet<TenantId>,
     busy: usize,
     buffered: usize,
-    work: FuturesUnordered<BoxFuture<'static, Done>>,
+    tasks: FuturesUnordered<BoxFuture<'static, FeedEvent>>,
     comparing: bool,
 }
 
 impl<C: Consumer> Feed<C> {
     /// Whether this process works for the tenant.
     fn owns(&self, tenant: TenantId) -> bool {
-        self.share.as_ref().is_none_or(|share| share.owns(tenant))
+        self.assignment.as_ref().is_none_or(|assignment| assignment.owns(tenant))
     }
 
     fn offer(&mut self, batch: Batch) {
         if !self.owns(batch.tenant) {
             return;
         }
-        let lane = self.lanes.entry(batch.tenant).or_default();
-        let before = lane.buffered();
-        lane.offer(batch.log_id, batch.events, BUFFERED_IN_ALL.saturating_sub(self.buffered));
-        self.buffered = self.buffered + lane.buffered() - before;
+        let cursor = self.cursors.entry(batch.tenant).or_default();
+        let before = cursor.buffered();
+        cursor.offer(batch.log_id, batch.events, FEED_BUFFER_EVENTS_MAX.saturating_sub(self.buffered));
+        self.buffered = self.buffered + cursor.buffered() - before;
         self.queue(batch.tenant);
     }
 
     /// Queues a tenant that has something to do and is neither at work nor waiting.
     fn queue(&mut self, tenant: TenantId) {
-        if self.lanes.get(&tenant).is_some_and(Lane::is_due)
+        if self.cursors.get(&tenant).is_some_and(FeedCursor::is_due)
             && self.owns(tenant)
             && self.queued.insert(tenant)
         {
@@ -200,29 +209,29 @@ impl<C: Consumer> Feed<C> {
     }
 
     fn start_ready(&mut self) {
-        while self.busy < self.settings.tenants_at_once
+        while self.busy < self.settings.max_concurrent_tenants
             && let Some(tenant) = self.ready.pop_front()
         {
             self.queued.remove(&tenant);
             if !self.owns(tenant) {
                 continue;
             }
-            let Some(lane) = self.lanes.get_mut(&tenant) else { continue };
-            let before = lane.buffered();
-            let turn = lane.begin(self.settings.batch);
-            self.buffered = self.buffered + lane.buffered() - before;
+            let Some(cursor) = self.cursors.get_mut(&tenant) else { continue };
+            let before = cursor.buffered();
+            let prepared = cursor.begin(self.settings.batch);
+            self.buffered = self.buffered + cursor.buffered() - before;
             self.busy += 1;
             let (store, consumer, limit) =
                 (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
             // A task of its own: tenants use all cores, and a panic is a failure of that tenant's turn alone.
-            let turn = AbortOnDropHandle::new(tokio::spawn(async move {
-                take_turn(&store, consumer.as_ref(), tenant, turn, limit).await
+            let prepared = AbortOnDropHandle::new(tokio::spawn(async move {
+                process_batch(&store, consumer.as_ref(), tenant, prepared, limit).await
             }));
-            let ended = turn.map(move |ended| {
+            let outcome = prepared.map(move |outcome| {
                 let panicked = |error| Err(StoreError::Corrupt(format!("a batch was given up: {error}")));
-                Done::Handled { tenant, result: ended.unwrap_or_else(panicked) }
+                FeedEvent::BatchDone { tenant, result: outcome.unwrap_or_else(panicked) }
             });
-            self.work.push(ended.boxed());
+            self.tasks.push(outcome.boxed());
         }
     }
 
@@ -231,7 +240,7 @@ impl<C: Consumer> Feed<C> {
             return;
         }
         let (store, consumer) = (self.store.clone(), Arc::clone(&self.consumer));
-        self.work.push(
+        self.tasks.push(
             async move {
                 let read = async {
                     let checkpoints = store.checkpoints(Some(consumer.name())).await?;
@@ -241,55 +250,56 @@ impl<C: Consumer> Feed<C> {
                         checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at.position)).collect(),
                     ))
                 };
-                Done::Compared(read.await)
+                FeedEvent::Compared(read.await)
             }
             .boxed(),
         );
     }
 
-    fn done(&mut self, done: Done) {
+    fn done(&mut self, done: FeedEvent) {
         match done {
-            Done::Handled { tenant, result } => {
+            FeedEvent::BatchDone { tenant, result } => {
                 self.busy -= 1;
-                let Some(lane) = self.lanes.get_mut(&tenant) else { return };
-                let before = lane.buffered();
+                let Some(cursor) = self.cursors.get_mut(&tenant) else { return };
+                let before = cursor.buffered();
                 let wait = match result {
-                    Ok(Progress::At(log_id, checkpoint)) => {
-                        lane.end(log_id, checkpoint);
+                    Ok(BatchProgress::At(log_id, checkpoint)) => {
+                        cursor.end(log_id, checkpoint);
                         None
                     }
                     // Another process is quicker: it shall go on undisturbed, as long as it does.
-                    Ok(Progress::Lost) => {
-                        lane.lose();
-                        Some(CONTENDED)
+                    Ok(BatchProgress::Conflict) => {
+                        cursor.mark_conflict();
+                        Some(CONTENTION_DELAY)
                     }
-                    Ok(Progress::Stopped) => Some(backoff(lane.fail())),
-                    Ok(Progress::Paused) => {
-                        lane.pause();
-                        Some(PAUSED)
+                    Ok(BatchProgress::Stopped) => Some(backoff(cursor.fail())),
+                    Ok(BatchProgress::Paused) => {
+                        cursor.pause();
+                        Some(PAUSE_POLL_INTERVAL)
                     }
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), %tenant, error = %Causes(&error), "a batch failed; it is tried again");
-                        Some(backoff(lane.fail()))
+                        Some(backoff(cursor.fail()))
                     }
                 };
-                self.buffered = self.buffered + lane.buffered() - before;
+                self.buffered = self.buffered + cursor.buffered() - before;
                 if let Some(wait) = wait {
-                    self.work.push(tokio::time::sleep(wait).map(move |()| Done::Waited(tenant)).boxed());
+                    self.tasks
+                        .push(tokio::time::sleep(wait).map(move |()| FeedEvent::Waited(tenant)).boxed());
                 } else {
                     self.queue(tenant);
                 }
             }
-            Done::Waited(tenant) => {
-                if let Some(lane) = self.lanes.get_mut(&tenant) {
-                    lane.resume();
+            FeedEvent::Waited(tenant) => {
+                if let Some(cursor) = self.cursors.get_mut(&tenant) {
+                    cursor.resume();
                 }
                 self.queue(tenant);
             }
-            Done::Compared(result) => {
+            FeedEvent::Compared(result) => {
                 self.comparing = false;
                 match result {
-                    Ok((heads, checkpoints)) => self.compared(&heads, &checkpoints),
+                    Ok((heads, checkpoints)) => self.apply_comparison(&heads, &checkpoints),
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), error = %Causes(&error), "heads cannot be compared");
                     }
@@ -298,17 +308,17 @@ impl<C: Consumer> Feed<C> {
         }
     }
 
-    fn compared(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, u64>) {
+    fn apply_comparison(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, u64>) {
         let mut lag = 0;
         for head in heads {
             let checkpoint = checkpoints.get(&head.tenant).copied().unwrap_or(0);
-            let lane = self.lanes.entry(head.tenant).or_default();
-            let before = lane.buffered();
-            if lane.seen(head.log_id, head.position, checkpoint) {
+            let cursor = self.cursors.entry(head.tenant).or_default();
+            let before = cursor.buffered();
+            if cursor.observe(head.log_id, head.position, checkpoint) {
                 tracing::warn!(consumer = self.consumer.name(), tenant = %head.tenant, log = %head.log_id,
                     head = head.position, "the log ends before what was followed; following starts from the checkpoint");
             }
-            self.buffered = self.buffered + lane.buffered() - before;
+            self.buffered = self.buffered + cursor.buffered() - before;
             lag += head.position.saturating_sub(checkpoint);
             self.queue(head.tenant);
         }
@@ -318,39 +328,39 @@ impl<C: Consumer> Feed<C> {
 }
 
 fn backoff(failures: u32) -> Duration {
-    let (first, longest) = BACKOFF;
+    let (first, longest) = BACKOFF_BOUNDS;
     first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(longest)
 }
 
 /// One turn of a tenant: find the checkpoint where it is not known, take the followed events that fit or read the log,
 /// and hand them over.
-async fn take_turn<C: Consumer>(
+async fn process_batch<C: Consumer>(
     store: &Store,
     consumer: &C,
     tenant: TenantId,
-    turn: lane::Turn,
+    prepared: cursor::CursorBatch,
     limit: usize,
-) -> Result<Progress, StoreError> {
+) -> Result<BatchProgress, StoreError> {
     if consumer.is_paused(tenant).await? {
-        return Ok(Progress::Paused);
+        return Ok(BatchProgress::Paused);
     }
     let handle = store.tenant(tenant);
-    let from = if let Some(position) = turn.checkpoint {
+    let from = if let Some(position) = prepared.checkpoint {
         position
     } else {
-        let transaction = handle.begin_projection().await?;
+        let transaction = handle.begin_worker_transaction().await?;
         let checkpoint = transaction.checkpoint(consumer.name()).await?;
         transaction.commit().await?;
         checkpoint.map_or(0, |checkpoint| checkpoint.position)
     };
-    let batch = if let Some((log_id, events)) = turn.fitting(from) {
+    let batch = if let Some((log_id, events)) = prepared.events_after(from) {
         Batch { tenant, log_id, events }
     } else {
         let page = handle.read_log_page(from, None, limit, &LogFilter::default()).await?;
         Batch { tenant, log_id: page.log_id, events: page.events }
     };
     if batch.events.is_empty() {
-        return Ok(Progress::At(batch.log_id, from));
+        return Ok(BatchProgress::At(batch.log_id, from));
     }
     let log_id = batch.log_id;
     let batch = if consumer.reads_personal_data() {
@@ -359,11 +369,11 @@ async fn take_turn<C: Consumer>(
         batch
     };
     match consumer.handle(from, batch).await? {
-        Handled::Moved(position) => {
+        BatchOutcome::Advanced(position) => {
             store.announce_checkpoint(consumer.name(), tenant, position);
-            Ok(Progress::At(log_id, position))
+            Ok(BatchProgress::At(log_id, position))
         }
-        Handled::Lost => Ok(Progress::Lost),
-        Handled::Stopped => Ok(Progress::Stopped),
+        BatchOutcome::Conflict => Ok(BatchProgress::Conflict),
+        BatchOutcome::Stopped => Ok(BatchProgress::Stopped),
     }
 }

@@ -16,25 +16,25 @@ use crate::{Store, StoreError};
 pub use issuing::{IntegratorChange, IntegratorCommand, IntegratorOutcome, NewCredential, NewKey};
 
 /// Credentials that a tenant may have at a time.
-pub const MOST_CREDENTIALS: i64 = 100;
+pub const CREDENTIALS_MAX: i64 = 100;
 /// Keys of a tenant that may be unexpired at a time, revoked ones included: each revoked one stands in the JWT of the
 /// integrators' account until it expires.
-pub const MOST_KEYS: i64 = 200;
+pub const UNEXPIRED_KEYS_MAX: i64 = 200;
 
 /// Any number will do, as long as nobody else uses it.
-const KEYS_LOCK: i64 = 0x414e_4e45_4447;
+const KEYS_LOCK_ID: i64 = 0x414e_4e45_4447;
 
 /// How far an integrator has acknowledged, and on what that rests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AckedPlace {
+pub struct AckedPosition {
     /// The log that the position belongs to.
     pub log_id: LogId,
     /// Every event of the credential's types up to here is acknowledged.
     pub position: u64,
     /// The relay's generation when that was found; `None` before the first look.
-    pub generation: Option<u32>,
+    pub stream_epoch: Option<u32>,
     /// Places of the stream below it may hold lower positions behind higher ones.
-    pub hold_sequence: u64,
+    pub out_of_order_below: u64,
 }
 
 /// A credential as the registry has it.
@@ -61,7 +61,7 @@ pub struct IntegratorCredential {
     /// Which consumer of this name: another one starts at another place.
     pub instance: u32,
     /// How far it has come.
-    pub acked: AckedPlace,
+    pub acked: AckedPosition,
     /// When the last of its keys expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
@@ -83,11 +83,11 @@ fn credential_from(row: &Row) -> IntegratorCredential {
         revision: row.get::<_, i64>(7) as u64,
         applied: row.get(8),
         instance: row.get::<_, i32>(9) as u32,
-        acked: AckedPlace {
+        acked: AckedPosition {
             log_id: LogId(row.get(10)),
             position: row.get::<_, i64>(11) as u64,
-            generation: u32::try_from(row.get::<_, i32>(12)).ok(),
-            hold_sequence: row.get::<_, i64>(13) as u64,
+            stream_epoch: u32::try_from(row.get::<_, i32>(12)).ok(),
+            out_of_order_below: row.get::<_, i64>(13) as u64,
         },
         expires_at: row.get(14),
     }
@@ -95,7 +95,7 @@ fn credential_from(row: &Row) -> IntegratorCredential {
 
 /// A user key that NATS must not accept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CutKey {
+pub struct RevokedKey {
     /// The public key.
     pub public_key: String,
     /// When its JWT was issued.
@@ -104,16 +104,16 @@ pub struct CutKey {
 
 /// The keys to keep out, read under a lock that one process holds at a time, so that an older list never replaces a newer
 /// one. Dropped without [`applied`](Self::applied), nothing is noted.
-pub struct CutKeys {
+pub struct RevokedKeys {
     connection: PooledConnection,
     /// What the keys include, by tenant, credential and revision.
     changes: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
-    keys: Vec<CutKey>,
+    keys: Vec<RevokedKey>,
 }
 
-impl CutKeys {
+impl RevokedKeys {
     /// The keys.
-    pub fn keys(&self) -> &[CutKey] {
+    pub fn keys(&self) -> &[RevokedKey] {
         &self.keys
     }
 
@@ -139,21 +139,21 @@ impl CutKeys {
 /// What a keeper found about an integrator's place, as of one instance of the consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
-pub struct FoundPlace {
+pub struct ObservedPosition {
     pub tenant: TenantId,
     pub credential: Uuid,
     pub instance: u32,
-    pub acked: AckedPlace,
+    pub acked: AckedPosition,
 }
 
 impl Store {
     /// The keys that NATS must not accept now: revoked, or of a revoked credential or a suspended tenant. `None` while
     /// another process is at it.
-    pub async fn lock_cut_keys(&self) -> Result<Option<CutKeys>, StoreError> {
+    pub async fn lock_revoked_keys(&self) -> Result<Option<RevokedKeys>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
         connection.begin("begin").await?;
         let free: bool =
-            connection.query_one("select pg_try_advisory_xact_lock($1)", &[&KEYS_LOCK]).await?.get(0);
+            connection.query_one("select pg_try_advisory_xact_lock($1)", &[&KEYS_LOCK_ID]).await?.get(0);
         if !free {
             connection.commit().await?;
             return Ok(None);
@@ -174,14 +174,15 @@ impl Store {
                 &[],
             )
             .await?;
-        let keys = keys.iter().map(|row| CutKey { public_key: row.get(0), issued_at: row.get(1) }).collect();
+        let keys =
+            keys.iter().map(|row| RevokedKey { public_key: row.get(0), issued_at: row.get(1) }).collect();
         let mut changes = (Vec::new(), Vec::new(), Vec::new());
         for row in &due {
             changes.0.push(row.get(0));
             changes.1.push(row.get(1));
             changes.2.push(row.get(2));
         }
-        Ok(Some(CutKeys { connection, changes, keys }))
+        Ok(Some(RevokedKeys { connection, changes, keys }))
     }
 
     /// Whether any change waits for NATS: of the keys, and of the consumers.
@@ -224,7 +225,7 @@ impl Store {
     }
 
     /// Notes how far integrators have come; what belongs to another instance of the consumer is left out.
-    pub async fn move_integrators(&self, found: &[FoundPlace]) -> Result<(), StoreError> {
+    pub async fn record_acked_positions(&self, found: &[ObservedPosition]) -> Result<(), StoreError> {
         if found.is_empty() {
             return Ok(());
         }
@@ -233,9 +234,11 @@ impl Store {
         let instances: Vec<i32> = found.iter().map(|one| one.instance as i32).collect();
         let logs: Vec<Uuid> = found.iter().map(|one| one.acked.log_id.0).collect();
         let positions: Vec<i64> = found.iter().map(|one| one.acked.position as i64).collect();
-        let generations: Vec<i32> =
-            found.iter().map(|one| one.acked.generation.map_or(-1, |generation| generation as i32)).collect();
-        let holds: Vec<i64> = found.iter().map(|one| one.acked.hold_sequence as i64).collect();
+        let generations: Vec<i32> = found
+            .iter()
+            .map(|one| one.acked.stream_epoch.map_or(-1, |stream_epoch| stream_epoch as i32))
+            .collect();
+        let holds: Vec<i64> = found.iter().map(|one| one.acked.out_of_order_below as i64).collect();
         get(&self.0.pools.relay)
             .await?
             .execute(
@@ -252,7 +255,7 @@ impl Store {
     }
 
     /// A time before which nothing behind `position` was recorded: that of the next event, else that of the last.
-    pub async fn recorded_behind(
+    pub async fn recorded_after(
         &self,
         tenant: TenantId,
         position: u64,

@@ -60,7 +60,7 @@ impl TenantStore {
         let mut found = Vec::new();
         for row in rows {
             // A subject that was fenced when its key was gone already is erased, although no tombstone names the key.
-            for missing in keyring.missing_in(self.id(), row.get(2)).await? {
+            for missing in keyring.missing_keys(self.id(), row.get(2)).await? {
                 found.push(EventWithoutKey {
                     position: row.get::<_, i64>(0) as u64,
                     stream: row.get(1),

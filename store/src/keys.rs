@@ -51,7 +51,7 @@ impl DeploymentKey {
 
     /// The sub-key of `label`, for those that make many MACs.
     pub fn sub_key(&self, label: &str) -> MacKey {
-        MacKey(keyed(&keyed(&self.0).chain_update(label.as_bytes()).finalize().into_bytes()))
+        MacKey(new_mac(&new_mac(&self.0).chain_update(label.as_bytes()).finalize().into_bytes()))
     }
 }
 
@@ -71,16 +71,16 @@ impl fmt::Debug for MacKey {
 impl MacKey {
     /// HMAC-SHA-256 over length-prefixed parts.
     pub fn mac<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> [u8; 32] {
-        self.fed(parts).finalize().into_bytes().into()
+        self.mac_over(parts).finalize().into_bytes().into()
     }
 
     /// Whether `tag` is the MAC over these parts, or its beginning of at least [`TAG_BYTES_MIN`] bytes. The comparison takes
     /// the same time for every tag of a length.
     pub fn verifies<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, tag: &[u8]) -> bool {
-        tag.len() >= TAG_BYTES_MIN && self.fed(parts).verify_truncated_left(tag).is_ok()
+        tag.len() >= TAG_BYTES_MIN && self.mac_over(parts).verify_truncated_left(tag).is_ok()
     }
 
-    fn fed<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Hmac<Sha256> {
+    fn mac_over<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>) -> Hmac<Sha256> {
         let mut mac = self.0.clone();
         for part in parts {
             mac.update(&(part.len() as u64).to_be_bytes());
@@ -124,7 +124,7 @@ impl DeploymentKey {
     }
 }
 
-fn keyed(key: &[u8]) -> Hmac<Sha256> {
+fn new_mac(key: &[u8]) -> Hmac<Sha256> {
     Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length")
 }
 

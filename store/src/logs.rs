@@ -1,7 +1,7 @@
 //! Replacing a tenant's log: after the database went back to an earlier state, positions that others hold name facts that
 //! are gone. What the log has kept goes on under a new log id (`docs/adr/0008`), so that none is taken for another.
 
-mod cited;
+mod cited_note;
 
 use chrono::{DateTime, Utc};
 use proofs::{CommitmentKind, Frame, Salt, commitment, leaf_hash};
@@ -11,9 +11,9 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
-use self::cited::Kept;
+use self::cited_note::StoredNote;
 use crate::event_ids::EventIds;
-use crate::pools::{Logins, Role, get};
+use crate::pools::{DatabaseRole, Logins, get};
 use crate::signals::Signals;
 use crate::{NewEvent, Store, StoreError, TenantStore};
 
@@ -62,7 +62,7 @@ impl Replacement {
 /// The farthest event of a log that others have been told of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
-pub struct Published {
+pub struct PublishedEvent {
     pub slug: TenantSlug,
     pub log_id: LogId,
     pub position: u64,
@@ -101,13 +101,16 @@ impl Store {
     }
 
     /// Replaces the logs that end before a position at which somebody has seen an event of them.
-    pub async fn replace_logs_that_end_before(
+    pub async fn replace_logs_ending_before(
         &self,
         seen: impl Iterator<Item = (TenantId, LogId, u64)> + Send,
     ) -> Result<(), StoreError> {
-        let seen = Seen::new(seen);
-        let behind = get(&self.0.pools.worker).await?.query(Seen::HEADS_BEHIND, &seen.parameters()).await?;
-        replace_where_lost(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, &behind).await
+        let seen = SeenPositions::new(seen);
+        let behind = get(&self.0.pools.worker)
+            .await?
+            .query(SeenPositions::REGRESSED_HEADS, &seen.parameters())
+            .await?;
+        replace_regressed_logs(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, &behind).await
     }
 
     /// Every log that was replaced, of all tenants, oldest first.
@@ -119,7 +122,7 @@ impl Store {
 
     /// Which of these events the logs do not hold, although they are of the logs that the tenants have now: the database
     /// has lost them. Whatever was told to others before this is called was committed before, so it must be seen here.
-    pub async fn lost_of(&self, published: &[Published]) -> Result<Vec<Replacement>, StoreError> {
+    pub async fn find_lost_logs(&self, published: &[PublishedEvent]) -> Result<Vec<Replacement>, StoreError> {
         let slugs: Vec<&str> = published.iter().map(|event| event.slug.as_str()).collect();
         let logs: Vec<Uuid> = published.iter().map(|event| event.log_id.0).collect();
         let positions: Vec<i64> = published.iter().map(|event| event.position as i64).collect();
@@ -166,13 +169,13 @@ impl TenantStore {
 
 /// Positions at which this process has seen events.
 #[derive(Default)]
-pub(crate) struct Seen {
+pub(crate) struct SeenPositions {
     tenants: Vec<Uuid>,
     logs: Vec<Uuid>,
     positions: Vec<i64>,
 }
 
-impl Seen {
+impl SeenPositions {
     pub(crate) fn new(seen: impl Iterator<Item = (TenantId, LogId, u64)>) -> Self {
         let mut all = Self::default();
         for (tenant, log_id, position) in seen {
@@ -185,7 +188,7 @@ impl Seen {
 
     /// Finds the heads that are below them: as a role that reads the heads of all tenants, with these
     /// [parameters](Self::parameters).
-    pub(crate) const HEADS_BEHIND: &str = "select h.tenant_id, h.log_id, w.position
+    pub(crate) const REGRESSED_HEADS: &str = "select h.tenant_id, h.log_id, w.position
          from unnest($1::uuid[], $2::uuid[], $3::int8[]) as w(tenant_id, log_id, position)
          join heads h on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position < w.position
          order by h.tenant_id";
@@ -196,8 +199,8 @@ impl Seen {
 }
 
 /// Replaces the logs whose head is below a position at which this process has seen an event: the rows of
-/// [`Seen::HEADS_BEHIND`].
-pub(crate) async fn replace_where_lost(
+/// [`SeenPositions::REGRESSED_HEADS`].
+pub(crate) async fn replace_regressed_logs(
     logins: &Logins,
     signals: &Signals,
     event_ids: &EventIds,
@@ -224,7 +227,8 @@ async fn replace_all(
     if wanted.is_empty() {
         return Ok(replaced);
     }
-    let mut connection = logins.of(Role::Appender).with_options("-c synchronous_commit=on").connect().await?;
+    let mut connection =
+        logins.of(DatabaseRole::Appender).with_options("-c synchronous_commit=on").connect().await?;
     for replacement in wanted {
         let client = &mut connection.client;
         let Some(done) = replace(client, replacement, reason, actor, event_ids).await? else { continue };
@@ -234,7 +238,7 @@ async fn replace_all(
             published_to = done.published_to, signed_to = done.signed_to, reason,
             "the log was replaced: the database went back to an earlier state"
         );
-        signals.head_moved_here(done.tenant, done.last_position + 1);
+        signals.announce_head(done.tenant, done.last_position + 1);
         replaced.push(done);
     }
     Ok(replaced)
@@ -269,20 +273,27 @@ async fn replace(
             &[&tenant, &wanted.log_id.0],
         )
         .await?;
-    let kept = kept.map(|row| Kept { note: row.get(0), verifier_key: row.get(1) });
-    let cited = cited::newest(wanted.log_id, kept, &wanted.checkpoints);
+    let kept = kept.map(|row| StoredNote { note: row.get(0), verifier_key: row.get(1) });
+    let cited_note = cited_note::newest(wanted.log_id, kept, &wanted.checkpoints);
     let done = ReplacedLog {
         tenant: wanted.tenant,
         log_id: wanted.log_id,
         last_position,
         next_log_id: LogId(ids::random_id()),
         published_to: wanted.published_to,
-        signed_to: cited.as_ref().map(|cited| cited.size),
+        signed_to: cited_note.as_ref().map(|cited_note| cited_note.size),
         reason: reason.to_owned(),
         replaced_at: clock::now().max(head.get(1)),
     };
     let event_id = event_ids.make(done.tenant);
-    append_fact(&transaction, event_id, &done, cited.map(|cited| cited.note), actor).await?;
+    append_replacement_event(
+        &transaction,
+        event_id,
+        &done,
+        cited_note.map(|cited_note| cited_note.note),
+        actor,
+    )
+    .await?;
     let last = last_position as i64;
     let [published, signed] =
         [done.published_to, done.signed_to].map(|position| position.map(|position| position as i64));
@@ -322,7 +333,7 @@ async fn replace(
 }
 
 /// Appends the fact that cites the old log, as the first event of the new one.
-async fn append_fact(
+async fn append_replacement_event(
     transaction: &Transaction<'_>,
     event_id: Uuid,
     done: &ReplacedLog,

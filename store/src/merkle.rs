@@ -58,7 +58,7 @@ pub struct Seal {
     pub subtrees: Vec<(Node, Hash)>,
 }
 
-const SEALED: &str = "log_id, size, note, verifier_key, sealed_at, refusal";
+const SEALED_LOG_COLUMNS: &str = "log_id, size, note, verifier_key, sealed_at, refusal";
 
 impl Store {
     /// Logs that have grown beyond their checkpoint or were replaced, for the sealer.
@@ -67,7 +67,7 @@ impl Store {
     }
 
     /// Every log, for the sealer.
-    pub async fn logs_to_look_at(&self) -> Result<Vec<UnsealedLog>, StoreError> {
+    pub async fn logs_to_check(&self) -> Result<Vec<UnsealedLog>, StoreError> {
         self.logs_for_sealer(true).await
     }
 
@@ -103,7 +103,7 @@ impl Store {
 
     /// What was signed last of a tenant's log, for the sealer.
     pub async fn sealed_log(&self, tenant: TenantId) -> Result<Option<SealedLog>, StoreError> {
-        let statement = format!("select {SEALED} from sealed_logs where tenant_id = $1");
+        let statement = format!("select {SEALED_LOG_COLUMNS} from sealed_logs where tenant_id = $1");
         let row = get(&self.0.pools.sealer).await?.query_opt(&statement, &[&tenant.0]).await?;
         Ok(row.as_ref().map(sealed_from))
     }
@@ -135,7 +135,7 @@ impl Store {
     }
 
     /// Keeps a checkpoint and its subtrees together. `false` where a larger one of the same log is kept already.
-    pub async fn keep_seal(&self, seal: &Seal) -> Result<bool, StoreError> {
+    pub async fn store_seal(&self, seal: &Seal) -> Result<bool, StoreError> {
         let levels: Vec<i16> =
             seal.subtrees.iter().map(|(node, _)| i16::from(node.height / LEVEL_BITS)).collect();
         let indexes: Vec<i64> = seal.subtrees.iter().map(|(node, _)| node.index as i64).collect();
@@ -178,7 +178,7 @@ impl Store {
     }
 
     /// Notes why the signer refuses to sign more of a log; what it signed before stays.
-    pub async fn refuse_seal(&self, log: &UnsealedLog, why: &str) -> Result<(), StoreError> {
+    pub async fn record_seal_refusal(&self, log: &UnsealedLog, why: &str) -> Result<(), StoreError> {
         get(&self.0.pools.sealer)
             .await?
             .execute(
@@ -197,7 +197,7 @@ impl TenantStore {
     /// What was signed last of this tenant's log.
     pub async fn sealed_log(&self) -> Result<Option<SealedLog>, StoreError> {
         let transaction = self.begin().await?;
-        let statement = format!("select {SEALED} from sealed_logs where tenant_id = $1");
+        let statement = format!("select {SEALED_LOG_COLUMNS} from sealed_logs where tenant_id = $1");
         let row = transaction.query_opt(&statement, &[&self.id().0]).await?;
         transaction.commit().await?;
         Ok(row.as_ref().map(sealed_from))
@@ -225,7 +225,7 @@ impl TenantStore {
 
 /// The leaves below subtrees. The limit is above what any has, and tells the planner how little that is: it takes a range
 /// whose ends it does not know for a large part of the log, and would read all of it.
-pub const LEAVES_BELOW: &str = "select r.ordinal, e.leaf_hash
+pub const LEAVES_QUERY: &str = "select r.ordinal, e.leaf_hash
      from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
      cross join lateral (
          select position, leaf_hash from events
@@ -233,7 +233,7 @@ pub const LEAVES_BELOW: &str = "select r.ordinal, e.leaf_hash
      ) e
      order by r.ordinal, e.position";
 /// The stored subtrees of a level below other subtrees, as above.
-pub const SUBTREES_BELOW: &str = "select r.ordinal, s.hash
+pub const SUBTREES_QUERY: &str = "select r.ordinal, s.hash
      from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
      cross join lateral (
          select index, hash from subtrees
@@ -259,9 +259,9 @@ async fn read_nodes(
         let first: Vec<i64> = wanted.iter().map(|node| (node.index << span(node)) as i64).collect();
         let end: Vec<i64> = wanted.iter().map(|node| ((node.index + 1) << span(node)) as i64).collect();
         let rows = if level == 0 {
-            connection.query(LEAVES_BELOW, &[&tenant.0, &first, &end]).await?
+            connection.query(LEAVES_QUERY, &[&tenant.0, &first, &end]).await?
         } else {
-            connection.query(SUBTREES_BELOW, &[&tenant.0, &first, &end, &i16::from(level)]).await?
+            connection.query(SUBTREES_QUERY, &[&tenant.0, &first, &end, &i16::from(level)]).await?
         };
         let mut parts: Vec<Vec<Hash>> = vec![Vec::new(); wanted.len()];
         for row in &rows {

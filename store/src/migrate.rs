@@ -38,7 +38,7 @@ pub struct ReadTable {
 }
 
 /// Any number will do, as long as nobody else uses it.
-const LOCK: i64 = 0x414e_4e41_4c53;
+const MIGRATION_LOCK_ID: i64 = 0x414e_4e41_4c53;
 
 pub(crate) const RUNTIME_ROLES: [&str; 8] = [
     "annals_appender",
@@ -59,7 +59,7 @@ pub async fn run(
 ) -> Result<(), StoreError> {
     let mut connection = connect(owner).await?;
     let client = &mut connection.client;
-    client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
     // The lock goes with the connection, whatever happens below.
     create_roles(client, runtime_password).await?;
     client.batch_execute("set role annals_owner").await?;

@@ -13,7 +13,7 @@ use crate::{StoreConfig, StoreError};
 
 /// The runtime roles. `migrations/V2__policies.sql` and its successors say what each may do, `docs/roles.md` lists it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Role {
+pub(crate) enum DatabaseRole {
     Appender,
     Lookup,
     Tenant,
@@ -24,7 +24,7 @@ pub(crate) enum Role {
     Sealer,
 }
 
-impl Role {
+impl DatabaseRole {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Appender => "annals_appender",
@@ -53,26 +53,27 @@ pub fn role_password(runtime_password: &str, role: &str) -> String {
 /// in the middle of one holds locks that others wait for. The JIT compiler is off: PostgreSQL compiles the plan of a statement
 /// that it expects to take long, anew each time, and the estimate grows with the table, so that statements that read little
 /// of a large log would be compiled for longer than they run.
-const OPTIONS: &str = "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
+const SESSION_OPTIONS: &str =
+    "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
 
 /// Connections of the pools that do not grow with `pool_size`. What they do is short.
-const TURNS: usize = 4;
-const WORKER: usize = 3;
-const RELAY: usize = 3;
-const SEALER: usize = 2;
+const LOCK_CONNECTIONS_MAX: usize = 4;
+const WORKER_CONNECTIONS_MAX: usize = 3;
+const RELAY_CONNECTIONS_MAX: usize = 3;
+const SEALER_CONNECTIONS_MAX: usize = 2;
 
 /// How many connections of each database role a process opens at most, whatever it does. The replacement of a log and the
 /// work on a past state take one more each while they last.
 pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static str, usize); 7] {
     [
-        (Role::Appender.name(), append_workers),
-        (Role::Lookup.name(), append_workers),
-        (Role::Tenant.name(), pool_size),
-        (Role::Projector.name(), pool_size + TURNS),
+        (DatabaseRole::Appender.name(), append_workers),
+        (DatabaseRole::Lookup.name(), append_workers),
+        (DatabaseRole::Tenant.name(), pool_size),
+        (DatabaseRole::Projector.name(), pool_size + LOCK_CONNECTIONS_MAX),
         // The pool, and one that listens.
-        (Role::Worker.name(), WORKER + 1),
-        (Role::Relay.name(), RELAY),
-        (Role::Sealer.name(), SEALER),
+        (DatabaseRole::Worker.name(), WORKER_CONNECTIONS_MAX + 1),
+        (DatabaseRole::Relay.name(), RELAY_CONNECTIONS_MAX),
+        (DatabaseRole::Sealer.name(), SEALER_CONNECTIONS_MAX),
     ]
 }
 
@@ -92,7 +93,7 @@ impl Logins {
             user: String::new(),
             password: Password::default(),
             application_name: String::new(),
-            options: OPTIONS.to_owned(),
+            options: SESSION_OPTIONS.to_owned(),
             tls: config.tls.clone(),
         });
         let any = any.map_err(|error| StoreError::from(database::ConnectError::from(error)))?;
@@ -100,7 +101,7 @@ impl Logins {
     }
 
     /// The login of a role.
-    pub(crate) fn of(&self, role: Role) -> Connector {
+    pub(crate) fn of(&self, role: DatabaseRole) -> Connector {
         let password = role_password(self.runtime_password.reveal(), role.name());
         self.any.with_login(role.name(), &password, role.name())
     }
@@ -113,8 +114,8 @@ pub(crate) struct FairPool {
 }
 
 /// Transactions that wait for a connection at most: of one tenant, and of all.
-const WAITING: usize = 256;
-const WAITING_TOTAL: usize = 4_096;
+const TENANT_WAITERS_MAX: usize = 256;
+const WAITERS_MAX: usize = 4_096;
 
 impl FairPool {
     fn new(pool: Pool) -> Self {
@@ -122,10 +123,10 @@ impl FairPool {
         let permits = pool.size();
         let limits = Limits {
             permits,
-            share: (permits * 3).div_ceil(4),
+            permits_per_key: (permits * 3).div_ceil(4),
             reserved: usize::from(permits > 1),
-            waiting: WAITING,
-            waiting_total: WAITING_TOTAL,
+            waiting: TENANT_WAITERS_MAX,
+            waiting_total: WAITERS_MAX,
         };
         Self { pool, permits: Permits::new(limits, POOL_WAIT_TIMEOUT) }
     }
@@ -143,7 +144,7 @@ pub(crate) struct Pools {
     pub(crate) projector: FairPool,
     /// Of the projector. Whoever has a turn writes as the projector meanwhile, and must not wait for a connection that others
     /// hold who have turns.
-    pub(crate) turns: FairPool,
+    pub(crate) locks: FairPool,
     pub(crate) worker: Pool,
     pub(crate) relay: Pool,
     pub(crate) sealer: Pool,
@@ -156,19 +157,19 @@ impl Pools {
         let pool = |role, size| Pool::new(logins.of(role), size, config.idle_timeout);
         let fair = |role, size| FairPool::new(pool(role, size));
         Ok(Self {
-            tenant: fair(Role::Tenant, config.pool_size),
-            projector: fair(Role::Projector, config.pool_size),
-            turns: fair(Role::Projector, TURNS),
-            worker: pool(Role::Worker, WORKER),
-            relay: pool(Role::Relay, RELAY),
-            sealer: pool(Role::Sealer, SEALER),
+            tenant: fair(DatabaseRole::Tenant, config.pool_size),
+            projector: fair(DatabaseRole::Projector, config.pool_size),
+            locks: fair(DatabaseRole::Projector, LOCK_CONNECTIONS_MAX),
+            worker: pool(DatabaseRole::Worker, WORKER_CONNECTIONS_MAX),
+            relay: pool(DatabaseRole::Relay, RELAY_CONNECTIONS_MAX),
+            sealer: pool(DatabaseRole::Sealer, SEALER_CONNECTIONS_MAX),
             idle_timeout: config.idle_timeout,
             logins,
         })
     }
 
     /// A pool of one connection that nothing else uses: what a session keeps is there in each of its transactions.
-    pub(crate) fn single(&self, role: Role, options: &str) -> FairPool {
+    pub(crate) fn single(&self, role: DatabaseRole, options: &str) -> FairPool {
         FairPool::new(Pool::new(self.logins.of(role).with_options(options), 1, SINGLE_IDLE_TIMEOUT))
     }
 }

@@ -15,13 +15,13 @@ use tokio_postgres::types::ToSql;
 use crate::{Head, Receipt, StoreError, TenantStore, TenantTransaction};
 
 /// Events in one page of a streaming read.
-const PAGE: usize = 500;
+const PAGE_EVENTS_MAX: usize = 500;
 /// Bytes of events after which every page ends, so that what a reader holds does not depend on how large events are.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
 /// Most positions that one page scans for events that match a filter.
-const SCAN: u64 = 20_000;
+const PAGE_SCAN_POSITIONS_MAX: u64 = 20_000;
 /// How often a tail looks without having been woken.
-const TAIL_POLL: Duration = Duration::from_secs(1);
+const TAIL_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) const COLUMNS: &str = "position, version, recorded_at, event_id, stream, type, payload, metadata";
 
@@ -59,27 +59,27 @@ impl FromStr for StreamFilter {
 
 /// Where a piece of a log or of a stream ends: behind the event with which it has so many events or bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PieceLimit {
+pub struct PageLimit {
     /// Events at most.
     pub events: usize,
     /// Bytes of payloads and metadata; the last event may go beyond.
     pub bytes: usize,
 }
 
-impl PieceLimit {
+impl PageLimit {
     pub(crate) fn parameters(self) -> (i64, i64) {
         (self.events as i64, self.bytes as i64)
     }
 
     /// Whether a piece of so many events and bytes ended by the limit, so that there may be more.
-    pub(crate) fn ends(self, events: usize, bytes: usize) -> bool {
+    pub(crate) fn is_reached(self, events: usize, bytes: usize) -> bool {
         events >= self.events || bytes >= self.bytes
     }
 }
 
 /// The statement that reads a piece: at most $2 rows, up to the one with which their payloads and metadata have $3 bytes.
 /// Lengths are told without unpacking what is stored out of line.
-pub(crate) fn piece_sql(columns: &str, matching: &str, order: &str) -> String {
+pub(crate) fn page_sql(columns: &str, matching: &str, order: &str) -> String {
     let bytes = "octet_length(payload) + octet_length(metadata)";
     format!(
         "select {columns} from (
@@ -99,10 +99,10 @@ pub(crate) async fn stream_rows(
     transaction: &TenantTransaction,
     stream: &StreamName,
     from_version: u64,
-    limit: PieceLimit,
+    limit: PageLimit,
 ) -> Result<Vec<Row>, StoreError> {
     let (events_max, bytes_max) = limit.parameters();
-    let sql = piece_sql(COLUMNS, "tenant_id = $1 and stream = $4 and version >= $5", "version");
+    let sql = page_sql(COLUMNS, "tenant_id = $1 and stream = $4 and version >= $5", "version");
     let parameters: [&(dyn ToSql + Sync); 5] =
         [&transaction.tenant().0, &events_max, &bytes_max, &stream.as_str(), &(from_version as i64)];
     transaction.query(&sql, &parameters).await
@@ -131,15 +131,16 @@ impl TenantStore {
         limit: usize,
         filter: &LogFilter,
     ) -> Result<LogPage, StoreError> {
-        self.read_log_piece(after, up_to, PieceLimit { events: limit, bytes: PAGE_BYTES_MAX }, filter).await
+        self.read_log_page_within(after, up_to, PageLimit { events: limit, bytes: PAGE_BYTES_MAX }, filter)
+            .await
     }
 
     /// The same, ending behind the event with which it has `bytes` as well.
-    pub async fn read_log_piece(
+    pub async fn read_log_page_within(
         &self,
         after: u64,
         up_to: Option<u64>,
-        limit: PieceLimit,
+        limit: PageLimit,
         filter: &LogFilter,
     ) -> Result<LogPage, StoreError> {
         let transaction = self.begin().await?;
@@ -147,7 +148,7 @@ impl TenantStore {
         let end = up_to.map_or(head.position, |up_to| up_to.min(head.position));
         // One stream is read by its own index, so the whole log may be in reach.
         let exact = matches!(filter.stream, Some(StreamFilter::Exact(_)));
-        let end = if exact { end } else { end.min(after.saturating_add(SCAN)) };
+        let end = if exact { end } else { end.min(after.saturating_add(PAGE_SCAN_POSITIONS_MAX)) };
         let mut page =
             LogPage { log_id: head.log_id, events: Vec::new(), scanned_to: after, head: head.position };
         if after >= end {
@@ -179,10 +180,10 @@ impl TenantStore {
             parameters.push(&types);
             write!(matching, " and type ~ ${}", parameters.len()).expect("writing to a string");
         }
-        let rows = transaction.query(&piece_sql(COLUMNS, &matching, "position"), &parameters).await?;
+        let rows = transaction.query(&page_sql(COLUMNS, &matching, "position"), &parameters).await?;
         transaction.commit().await?;
         page.events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
-        let full = limit.ends(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
+        let full = limit.is_reached(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
         page.scanned_to = page.events.last().filter(|_| full).map_or(end, |event| event.position);
         Ok(page)
     }
@@ -261,11 +262,11 @@ impl TenantStore {
             loop {
                 let transaction = handle.begin().await?;
                 let head = transaction.head().await?;
-                same_log(log, head.log_id)?;
-                let limit = PieceLimit { events: PAGE, bytes: PAGE_BYTES_MAX };
+                ensure_same_log(log, head.log_id)?;
+                let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: PAGE_BYTES_MAX };
                 let rows = stream_rows(&transaction, &stream, next, limit).await?;
                 transaction.commit().await?;
-                let full = limit.ends(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
+                let full = limit.is_reached(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
                 let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
                 for event in handle.open(events).await? {
                     yield event;
@@ -289,8 +290,8 @@ impl TenantStore {
             let mut at = after;
             let head = handle.head().await?;
             while at < head.position {
-                let page = handle.read_log_page(at, Some(head.position), PAGE, &filter).await?;
-                goes_on(Some(head.log_id), head.position, &page)?;
+                let page = handle.read_log_page(at, Some(head.position), PAGE_EVENTS_MAX, &filter).await?;
+                ensure_continuous(Some(head.log_id), head.position, &page)?;
                 at = page.scanned_to;
                 for event in page.events {
                     yield event;
@@ -314,8 +315,8 @@ impl TenantStore {
             loop {
                 // Marked as seen before reading, so that a move during the read wakes at once.
                 moved.mark_unchanged();
-                let page = handle.read_log_page(at, None, PAGE, &filter).await?;
-                goes_on(log, end, &page)?;
+                let page = handle.read_log_page(at, None, PAGE_EVENTS_MAX, &filter).await?;
+                ensure_continuous(log, end, &page)?;
                 (log, end) = (Some(page.log_id), page.head);
                 at = page.scanned_to;
                 for event in page.events {
@@ -323,14 +324,14 @@ impl TenantStore {
                 }
                 if at >= page.head {
                     // A time-out is as good as a signal: either way the log is looked at.
-                    drop(tokio::time::timeout(TAIL_POLL, moved.changed()).await);
+                    drop(tokio::time::timeout(TAIL_POLL_INTERVAL, moved.changed()).await);
                 }
             }
         }
     }
 }
 
-fn same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
+fn ensure_same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
     match named {
         Some(named) if named != current => Err(StoreError::LogReplaced { current }),
         _ => Ok(()),
@@ -338,8 +339,8 @@ fn same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
 }
 
 /// A page of the same log as before, which has not become shorter.
-fn goes_on(log: Option<LogId>, end: u64, page: &LogPage) -> Result<(), StoreError> {
-    same_log(log, page.log_id)?;
+fn ensure_continuous(log: Option<LogId>, end: u64, page: &LogPage) -> Result<(), StoreError> {
+    ensure_same_log(log, page.log_id)?;
     if page.head < end { Err(StoreError::LogReplaced { current: page.log_id }) } else { Ok(()) }
 }
 

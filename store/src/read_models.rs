@@ -22,7 +22,7 @@ impl Default for Generations {
 }
 
 /// How long a rebuild that says nothing is believed to be alive.
-const ALIVE: Duration = Duration::from_secs(15);
+const REBUILD_LEASE: Duration = Duration::from_secs(15);
 
 /// A read model of a tenant, as operators see it. One that has no row is at generation 0 with nothing under way.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +48,12 @@ impl ReadTable {
 
 impl TenantStore {
     /// The generation that a read model was at when this store last looked: what to try first.
-    pub fn guessed_generation(&self, projection: &'static str) -> u64 {
+    pub fn cached_generation(&self, projection: &'static str) -> u64 {
         self.store().0.generations.0.get(&(self.id(), projection)).unwrap_or(0)
     }
 
     /// Notes what a look-up has found.
-    pub fn note_generation(&self, projection: &'static str, generation: u64) {
+    pub fn cache_generation(&self, projection: &'static str, generation: u64) {
         self.store().0.generations.0.insert((self.id(), projection), generation);
     }
 }
@@ -103,7 +103,7 @@ impl TenantTransaction {
                  set rebuild = excluded.rebuild, rebuild_until = excluded.rebuild_until, rebuild_position = 0,
                      rebuild_target = 0
                  where m.rebuild is null or m.rebuild_until < now()",
-                &[&self.tenant().0, &projection, &token, &ALIVE.as_secs_f64()],
+                &[&self.tenant().0, &projection, &token, &REBUILD_LEASE.as_secs_f64()],
             )
             .await?;
         Ok(claimed == 1)
@@ -129,7 +129,7 @@ impl TenantTransaction {
                     &token,
                     &(position as i64),
                     &(target as i64),
-                    &ALIVE.as_secs_f64(),
+                    &REBUILD_LEASE.as_secs_f64(),
                 ],
             )
             .await?;

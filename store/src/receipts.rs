@@ -21,11 +21,11 @@ pub const EXPIRING_RECEIPTS_MAX: u64 = 100_000;
 /// How often a process looks for receipts that have ended.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
 /// Receipts removed in one statement.
-const REMOVAL_BATCH: i64 = 10_000;
+const REMOVAL_BATCH_MAX: i64 = 10_000;
 
 /// A key from outside that an append or a request is made under: it leaves a receipt, by which a repeat is recognised.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Claim {
+pub struct IdempotencyClaim {
     /// The receipt key. Unique for the tenant: it is derived from the key and the principal that sent it.
     pub key: Uuid,
     /// What was sent, as [`RequestDigest`](crate::RequestDigest) makes it: the same key with another digest is refused.
@@ -34,7 +34,7 @@ pub struct Claim {
     pub plain_key: Option<Uuid>,
 }
 
-impl Claim {
+impl IdempotencyClaim {
     /// A claim to this key.
     pub fn new(key: Uuid, digest: [u8; 32]) -> Self {
         Self { key, digest, plain_key: None }
@@ -88,12 +88,12 @@ pub enum KeyUse {
 impl StoredReceipt {
     /// Whether a receipt that was found under one of the claim's keys is of that key: the plain key of one principal may be
     /// the receipt key of another.
-    pub(crate) fn is_of(&self, claim: &Claim, found_under: Uuid) -> bool {
+    pub(crate) fn is_of(&self, claim: &IdempotencyClaim, found_under: Uuid) -> bool {
         found_under == claim.key || self.format == ReceiptFormat::PlainKey
     }
 
     /// What the receipt says of a claim to its key.
-    pub(crate) fn key_use(&self, claim: &Claim) -> KeyUse {
+    pub(crate) fn key_use(&self, claim: &IdempotencyClaim) -> KeyUse {
         match &self.receipt {
             Some(receipt) if self.digest == claim.digest => KeyUse::Repeat(receipt.clone()),
             _ => KeyUse::Other,
@@ -122,7 +122,7 @@ pub(crate) const COLUMNS: &str =
 /// The receipt of a claim's key.
 pub(crate) async fn find(
     transaction: &TenantTransaction,
-    claim: &Claim,
+    claim: &IdempotencyClaim,
 ) -> Result<Option<StoredReceipt>, StoreError> {
     let keys: Vec<Uuid> = claim.keys().collect();
     let rows = transaction
@@ -145,7 +145,7 @@ pub(crate) async fn find(
 
 impl TenantStore {
     /// What the key of a claim was used for before.
-    pub async fn key_use(&self, claim: &Claim) -> Result<KeyUse, StoreError> {
+    pub async fn key_use(&self, claim: &IdempotencyClaim) -> Result<KeyUse, StoreError> {
         let transaction = self.begin().await?;
         let stored = find(&transaction, claim).await?;
         transaction.commit().await?;
@@ -155,7 +155,7 @@ impl TenantStore {
     /// Removes receipts and answers that have ended, and the oldest receipts beyond `receipts_max` of those that end.
     /// Returns how many rows; as long as there are any, there may be more.
     pub async fn expire_receipts(&self, receipts_max: u64) -> Result<u64, StoreError> {
-        let transaction = self.begin_projection().await?;
+        let transaction = self.begin_worker_transaction().await?;
         let tenant = self.id().0;
         let receipts = transaction
             .execute(
@@ -166,7 +166,7 @@ impl TenantStore {
                                                 where n.tenant_id = $1 and n.expires_at is not null
                                                 order by n.expires_at desc offset $2 limit 1))
                      order by r.expires_at limit $3)",
-                &[&tenant, &(receipts_max as i64), &REMOVAL_BATCH],
+                &[&tenant, &(receipts_max as i64), &REMOVAL_BATCH_MAX],
             )
             .await?;
         let answers = transaction
@@ -174,7 +174,7 @@ impl TenantStore {
                 "delete from request_answers where tenant_id = $1 and receipt_key in (
                      select a.receipt_key from request_answers a
                      where a.tenant_id = $1 and a.expires_at < now() order by a.expires_at limit $2)",
-                &[&tenant, &REMOVAL_BATCH],
+                &[&tenant, &REMOVAL_BATCH_MAX],
             )
             .await?;
         transaction.commit().await?;

@@ -18,33 +18,33 @@ pub struct RelayProgress {
     /// Which incarnation of the log.
     pub log_id: LogId,
     /// Part of the message ids: raised for a refill, because an id seen lately is not stored again.
-    pub generation: u32,
+    pub stream_epoch: u32,
     /// Everything up to here is on JetStream.
     pub acked: u64,
     /// Whether the stream holds one filling of this generation, from its beginning on, with nothing filled in later.
-    pub one_filling: bool,
+    pub is_single_epoch: bool,
     /// Where the log ends.
     pub head: u64,
     /// How many messages had left the stream, up to which loss nothing of this is missing; `None`: it is in doubt.
     pub removed: Option<u64>,
     /// The message of this tenant that stands farthest in the stream.
-    pub mark: RelayMark,
+    pub acked_message: AckedMessage,
     /// Up to this place of the stream a lower position may stand behind a higher one: sending was interrupted before it.
-    pub disordered_to: u64,
+    pub out_of_order_until: u64,
 }
 
 /// Where in the stream a position of a log stands; sequence 0 where nothing does.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the fields say what they are")]
-pub struct RelayMark {
+pub struct AckedMessage {
     pub sequence: u64,
     pub position: u64,
 }
 
-impl RelayMark {
+impl AckedMessage {
     /// The mark that stands farther in the stream.
     #[must_use]
-    pub fn farther(self, other: Self) -> Self {
+    pub fn later(self, other: Self) -> Self {
         if other.sequence > self.sequence { other } else { self }
     }
 }
@@ -55,12 +55,12 @@ impl RelayMark {
 pub struct RelayMove {
     pub tenant: TenantId,
     pub log_id: LogId,
-    pub generation: u32,
+    pub stream_epoch: u32,
     pub from: u64,
     pub to: u64,
     pub removed: u64,
-    pub mark: RelayMark,
-    pub disordered_to: u64,
+    pub acked_message: AckedMessage,
+    pub out_of_order_until: u64,
 }
 
 impl Store {
@@ -136,14 +136,14 @@ impl Store {
     pub async fn move_relay(&self, moves: &[RelayMove]) -> Result<Vec<TenantId>, StoreError> {
         let tenants: Vec<Uuid> = moves.iter().map(|moved| moved.tenant.0).collect();
         let logs: Vec<Uuid> = moves.iter().map(|moved| moved.log_id.0).collect();
-        let generations: Vec<i32> = moves.iter().map(|moved| moved.generation as i32).collect();
+        let generations: Vec<i32> = moves.iter().map(|moved| moved.stream_epoch as i32).collect();
         let numbers = |of: fn(&RelayMove) -> u64| moves.iter().map(|moved| of(moved) as i64).collect();
         let from: Vec<i64> = numbers(|moved| moved.from);
         let to: Vec<i64> = numbers(|moved| moved.to);
         let removed: Vec<i64> = numbers(|moved| moved.removed);
-        let sequences: Vec<i64> = numbers(|moved| moved.mark.sequence);
-        let positions: Vec<i64> = numbers(|moved| moved.mark.position);
-        let disordered: Vec<i64> = numbers(|moved| moved.disordered_to);
+        let sequences: Vec<i64> = numbers(|moved| moved.acked_message.sequence);
+        let positions: Vec<i64> = numbers(|moved| moved.acked_message.position);
+        let disordered: Vec<i64> = numbers(|moved| moved.out_of_order_until);
         let connection = get(&self.0.pools.relay).await?;
         let statement = "with wanted as (
                      select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::int8[],
@@ -194,7 +194,11 @@ impl Store {
 
     /// Compares the stream's creation time with that of last time. `false`: it is another stream, from which `removed`
     /// messages have gone, so every generation was raised and everything is to be published again.
-    pub async fn relay_stream_is(&self, created_at: DateTime<Utc>, removed: u64) -> Result<bool, StoreError> {
+    pub async fn check_relay_stream(
+        &self,
+        created_at: DateTime<Utc>,
+        removed: u64,
+    ) -> Result<bool, StoreError> {
         // PostgreSQL keeps microseconds, JetStream nanoseconds.
         let created_at = created_at.trunc_subsecs(6);
         let transaction = get(&self.0.pools.relay).await?;
@@ -224,7 +228,7 @@ impl Store {
 
     /// The stream has gone back to an earlier state: raises every generation and puts every tenant in doubt. `farthest`
     /// is the farthest mark that was read, so that of several relays that notice one acts.
-    pub async fn relay_stream_went_back(&self, farthest: u64) -> Result<bool, StoreError> {
+    pub async fn reset_after_stream_regression(&self, farthest: u64) -> Result<bool, StoreError> {
         let transaction = get(&self.0.pools.relay).await?;
         transaction.begin("begin").await?;
         transaction.query_opt("select created_at from relay_stream for update", &[]).await?;
@@ -242,18 +246,18 @@ impl Store {
 
     /// Raises a tenant's generation for a refill, and sets back to where its prefix on the stream ends: what is beyond
     /// `acked` is published again in the ordinary way. `None` when the progress is no longer as `before`.
-    pub async fn begin_refill(
+    pub async fn begin_republish(
         &self,
         before: &RelayProgress,
         acked: u64,
     ) -> Result<Option<RelayProgress>, StoreError> {
         let next = RelayProgress {
-            generation: before.generation + 1,
-            one_filling: false,
+            stream_epoch: before.stream_epoch + 1,
+            is_single_epoch: false,
             acked,
             removed: None,
-            mark: RelayMark::default(),
-            disordered_to: 0,
+            acked_message: AckedMessage::default(),
+            out_of_order_until: 0,
             ..before.clone()
         };
         let changed = self.replace_progress(before, &next).await?;
@@ -261,11 +265,11 @@ impl Store {
     }
 
     /// Raises a tenant's generation where it still is this one, and puts it in doubt.
-    pub async fn raise_relay_generation(
+    pub async fn bump_stream_epoch(
         &self,
         tenant: TenantId,
         log_id: LogId,
-        generation: u32,
+        stream_epoch: u32,
     ) -> Result<(), StoreError> {
         get(&self.0.pools.relay)
             .await?
@@ -273,7 +277,7 @@ impl Store {
                 "insert into relay_progress as p (tenant_id, log_id, generation, acked) values ($1, $2, $3 + 1, 0)
                  on conflict (tenant_id) do update set generation = p.generation + 1, removed = -1
                  where p.generation = $3",
-                &[&tenant.0, &log_id.0, &(generation as i32)],
+                &[&tenant.0, &log_id.0, &(stream_epoch as i32)],
             )
             .await?;
         Ok(())
@@ -281,13 +285,13 @@ impl Store {
 
     /// Notes that nothing up to `acked` is missing as of `removed` messages that left the stream. `false` when the
     /// progress is no longer as `before`.
-    pub async fn end_refill(
+    pub async fn end_republish(
         &self,
         before: &RelayProgress,
         removed: u64,
-        mark: RelayMark,
+        acked_message: AckedMessage,
     ) -> Result<bool, StoreError> {
-        let next = RelayProgress { removed: Some(removed), mark, ..before.clone() };
+        let next = RelayProgress { removed: Some(removed), acked_message, ..before.clone() };
         self.replace_progress(before, &next).await
     }
 
@@ -307,15 +311,15 @@ impl Store {
                 &[
                     &before.tenant.0,
                     &before.log_id.0,
-                    &(before.generation as i32),
+                    &(before.stream_epoch as i32),
                     &(before.acked as i64),
-                    &(next.generation as i32),
+                    &(next.stream_epoch as i32),
                     &(next.acked as i64),
                     &removed(next),
-                    &(next.mark.sequence as i64),
-                    &(next.mark.position as i64),
+                    &(next.acked_message.sequence as i64),
+                    &(next.acked_message.position as i64),
                     &removed(before),
-                    &(next.disordered_to as i64),
+                    &(next.out_of_order_until as i64),
                 ],
             )
             .await?;
@@ -329,12 +333,12 @@ fn progress_from(row: &Row) -> Result<RelayProgress, StoreError> {
         tenant: TenantId(row.get(0)),
         slug: TenantSlug::parse(row.get(1))?,
         log_id: LogId(row.get(2)),
-        generation: row.get::<_, i32>(3) as u32,
+        stream_epoch: row.get::<_, i32>(3) as u32,
         head: number(4),
         acked: number(5),
         removed: row.get::<_, Option<i64>>(6).and_then(|removed| u64::try_from(removed).ok()),
-        mark: RelayMark { sequence: number(7), position: number(8) },
-        disordered_to: number(9),
-        one_filling: row.get(10),
+        acked_message: AckedMessage { sequence: number(7), position: number(8) },
+        out_of_order_until: number(9),
+        is_single_epoch: row.get(10),
     })
 }

@@ -2,8 +2,8 @@
 //! those that come meanwhile wait for it, and a repeat gets the first answer (`docs/adr/0027`).
 //!
 //! ```text
-//! turn = tenant.request_turn(key, wait)     one request of a key at a time in this process
-//! turn.begin(claim)                         and among processes; finds what was answered before
+//! guard = tenant.lock_request(key, wait)     one request of a key at a time in this process
+//! guard.begin(claim)                         and among processes; finds what was answered before
 //! open.transaction()                        the request's own writes
 //! open.complete(answer)                     receipt, answer and writes commit together
 //! ```
@@ -21,7 +21,7 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::receipts::{self, Claim, WITHOUT_EFFECT_RETENTION};
+use crate::receipts::{self, IdempotencyClaim, WITHOUT_EFFECT_RETENTION};
 use crate::{StoreError, TenantStore, TenantTransaction};
 
 /// How long an answer that holds a secret is kept.
@@ -50,13 +50,13 @@ impl std::fmt::Debug for RequestAnswer {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerRetention {
     /// Both for ever.
-    Kept,
+    Permanent,
     /// Both for ever, but the answer holds a secret and is given for [`SECRET_ANSWER_RETENTION`] only.
     Secret,
     /// Both for as long as a receipt of a command without effect: for requests that change nothing that lasts.
-    Passing,
-    /// As [`Passing`](Self::Passing), with an answer as under [`Secret`](Self::Secret).
-    PassingSecret,
+    Temporary,
+    /// As [`Temporary`](Self::Temporary), with an answer as under [`Secret`](Self::Secret).
+    TemporarySecret,
 }
 
 impl AnswerRetention {
@@ -64,10 +64,10 @@ impl AnswerRetention {
     fn ends(self, now: DateTime<Utc>) -> (Option<DateTime<Utc>>, Option<DateTime<Utc>>) {
         let (passing, secret) = (now + WITHOUT_EFFECT_RETENTION, now + SECRET_ANSWER_RETENTION);
         match self {
-            Self::Kept => (None, None),
+            Self::Permanent => (None, None),
             Self::Secret => (None, Some(secret)),
-            Self::Passing => (Some(passing), Some(passing)),
-            Self::PassingSecret => (Some(passing), Some(secret)),
+            Self::Temporary => (Some(passing), Some(passing)),
+            Self::TemporarySecret => (Some(passing), Some(secret)),
         }
     }
 }
@@ -94,7 +94,7 @@ pub enum RequestEnd {
 }
 
 /// One request at a time of one key, in this process. It ends with the value.
-pub struct RequestTurn {
+pub struct RequestGuard {
     tenant: TenantStore,
     key: Uuid,
     deadline: Instant,
@@ -107,7 +107,7 @@ pub struct RequestTurn {
 pub struct OpenRequest {
     transaction: TenantTransaction,
     tenant: TenantStore,
-    claim: Claim,
+    claim: IdempotencyClaim,
 }
 
 type KeyLock = Arc<tokio::sync::Mutex<()>>;
@@ -139,7 +139,7 @@ impl RequestLocks {
     }
 }
 
-impl Drop for RequestTurn {
+impl Drop for RequestGuard {
     fn drop(&mut self) {
         drop(self.guard.take());
         if let Some(lock) = self.lock.take() {
@@ -150,16 +150,16 @@ impl Drop for RequestTurn {
 
 impl TenantStore {
     /// Waits until no other request of this process works under the receipt key. All waiting of the request, here and in
-    /// [`RequestTurn::begin`], ends after `wait`.
+    /// [`RequestGuard::begin`], ends after `wait`.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] where too many wait already, [`StoreError::Unavailable`] when the time is over.
-    pub async fn request_turn(&self, key: Uuid, wait: Duration) -> Result<RequestTurn, StoreError> {
+    pub async fn lock_request(&self, key: Uuid, wait: Duration) -> Result<RequestGuard, StoreError> {
         let deadline = Instant::now() + wait;
         let locks = Arc::clone(&self.store().0.request_locks);
         let lock = locks.of((self.id(), key)).ok_or(StoreError::Overloaded)?;
         // From here on a drop, even in the middle of waiting, gives the lock back.
-        let mut turn = RequestTurn {
+        let mut request_guard = RequestGuard {
             tenant: self.clone(),
             key,
             deadline,
@@ -168,19 +168,19 @@ impl TenantStore {
             guard: None,
         };
         let guard = tokio::time::timeout_at(deadline, lock.lock_owned()).await;
-        turn.guard = Some(guard.map_err(|_| still_at_work())?);
-        Ok(turn)
+        request_guard.guard = Some(guard.map_err(|_| still_in_progress())?);
+        Ok(request_guard)
     }
 }
 
-impl RequestTurn {
+impl RequestGuard {
     /// Takes the key among all processes, and finds what was done under it before.
     ///
     /// # Errors
     /// [`StoreError::Unavailable`] where another process still works on the key when the time is over.
-    pub async fn begin(&self, claim: Claim) -> Result<RequestStart, StoreError> {
+    pub async fn begin(&self, claim: IdempotencyClaim) -> Result<RequestStart, StoreError> {
         loop {
-            let transaction = self.tenant.begin_projection().await?;
+            let transaction = self.tenant.begin_worker_transaction().await?;
             let name = format!("request/{}/{}", self.tenant.id(), self.key);
             let locked = transaction
                 .query_opt("select pg_try_advisory_xact_lock(hashtextextended($1, 0))", &[&name])
@@ -191,7 +191,7 @@ impl RequestTurn {
             // The connection is given back, so that waiting takes none from others.
             transaction.commit().await?;
             if Instant::now() + LOCK_POLL_INTERVAL > self.deadline {
-                return Err(still_at_work());
+                return Err(still_in_progress());
             }
             tokio::time::sleep(LOCK_POLL_INTERVAL).await;
         }
@@ -200,7 +200,7 @@ impl RequestTurn {
     async fn look_up(
         &self,
         transaction: TenantTransaction,
-        claim: Claim,
+        claim: IdempotencyClaim,
     ) -> Result<RequestStart, StoreError> {
         let tenant = self.tenant.clone();
         let Some(stored) = receipts::find(&transaction, &claim).await? else {
@@ -221,7 +221,7 @@ impl TenantStore {
     async fn answer(
         &self,
         transaction: &TenantTransaction,
-        claim: &Claim,
+        claim: &IdempotencyClaim,
     ) -> Result<Option<RequestAnswer>, StoreError> {
         let row = transaction
             .query_opt(
@@ -288,10 +288,10 @@ impl OpenRequest {
 const SEAL_LABEL: &str = "request-answer";
 
 /// An answer opens for its own request alone.
-fn seal_context(tenant: TenantId, claim: &Claim) -> [Vec<u8>; 3] {
+fn seal_context(tenant: TenantId, claim: &IdempotencyClaim) -> [Vec<u8>; 3] {
     [tenant.0.as_bytes().to_vec(), claim.key.as_bytes().to_vec(), claim.digest.to_vec()]
 }
 
-fn still_at_work() -> StoreError {
+fn still_in_progress() -> StoreError {
     StoreError::Unavailable("the first request under this key is still at work".to_owned())
 }

@@ -3,12 +3,12 @@
 
 use schemas::engine::TenantId;
 
-use crate::pools::{FairPool, Role};
+use crate::pools::{DatabaseRole, FairPool};
 use crate::{ReadTable, StoreError, TenantStore, TenantTransaction};
 
 /// Statements here go over whole read models. Plans are made for the sizes that the tables have: a plan kept from when a
 /// table was empty would never end on a full one, and nothing analyses temporary tables.
-const OPTIONS: &str = "-c statement_timeout=10min -c idle_in_transaction_session_timeout=10s \
+const SESSION_OPTIONS: &str = "-c statement_timeout=10min -c idle_in_transaction_session_timeout=10s \
                        -c plan_cache_mode=force_custom_plan -c temp_buffers=32MB";
 
 /// A tenant's scratch tables. They are gone when this is dropped.
@@ -21,7 +21,7 @@ pub struct Scratch {
 impl TenantStore {
     /// A scratch place, empty.
     pub fn scratch(&self) -> Scratch {
-        let pool = self.store().0.pools.single(Role::Scratch, OPTIONS);
+        let pool = self.store().0.pools.single(DatabaseRole::Scratch, SESSION_OPTIONS);
         Scratch { pool, tenant: self.id() }
     }
 }

@@ -22,7 +22,7 @@ impl TenantStore {
         events: Vec<RecordedEvent>,
     ) -> Result<Vec<RecordedEvent>, StoreError> {
         let mut events = self.open(events).await?;
-        for event in events.iter_mut().filter(|event| holds_open(&event.payload)) {
+        for event in events.iter_mut().filter(|event| contains_open(&event.payload)) {
             let mut payload = serde_json::from_slice(&event.payload)
                 .map_err(|error| StoreError::corrupt("an opened payload", error))?;
             sealed::spread(&mut payload);
@@ -33,7 +33,7 @@ impl TenantStore {
 
     /// The keys of whatever is sealed in these payloads, encrypted to somebody outside, as files of the age format. Who was
     /// erased has none.
-    pub async fn hand_keys_over(
+    pub async fn export_keys(
         &self,
         payloads: impl Iterator<Item = &[u8]>,
         to: &Recipient,
@@ -41,11 +41,11 @@ impl TenantStore {
         let Some(keyring) = self.store().keyring() else {
             return Err(StoreError::Config("this process has no keys for personal data".to_owned()));
         };
-        Ok(keyring.hand_over(self.id(), payloads, to).await?)
+        Ok(keyring.export_keys(self.id(), payloads, to).await?)
     }
 
     pub(crate) async fn seal(&self, mut append: StreamAppend) -> Result<StreamAppend, AppendError> {
-        for event in append.events.iter_mut().filter(|event| holds_open(&event.payload)) {
+        for event in append.events.iter_mut().filter(|event| contains_open(&event.payload)) {
             let Some(keyring) = self.store().keyring() else {
                 return Err(
                     StoreError::Config("this process has no keys for personal data".to_owned()).into()
@@ -62,7 +62,7 @@ impl TenantStore {
     }
 }
 
-fn holds_open(payload: &[u8]) -> bool {
+fn contains_open(payload: &[u8]) -> bool {
     let quoted = format!("\"{OPEN}\"");
     // Few payloads have the sign at all, and this is asked of every append.
     payload.contains(&b'$') && payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())

@@ -11,18 +11,18 @@ use tokio::sync::{Notify, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::pools::{Pools, Role, get};
+use crate::pools::{DatabaseRole, Pools, get};
 use crate::{Causes, StoreError};
 
 /// Most hints that a slow receiver may be behind before it is told to look for itself.
-const HINTS: usize = 4_096;
+const HEAD_NOTIFICATIONS_MAX: usize = 4_096;
 /// How often the heads are compared with what is known, in case a hint was lost.
-const POLL: Duration = Duration::from_secs(1);
+const HEAD_POLL_INTERVAL: Duration = Duration::from_secs(1);
 /// How long hints to other processes are gathered.
-const GATHER: Duration = Duration::from_millis(10);
+const NOTIFY_DELAY: Duration = Duration::from_millis(10);
 /// Tenants in one NOTIFY, whose payload is below 8,000 bytes: an instance id and ids of 32 digits.
-const TENANTS_A_HINT: usize = 200;
-const CHANNEL: &str = "annals_heads";
+const NOTIFY_TENANTS_MAX: usize = 200;
+const NOTIFY_CHANNEL: &str = "annals_heads";
 
 /// A checkpoint that moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,8 +49,8 @@ impl Signals {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self {
             instance: ids::random_id(),
-            heads: broadcast::Sender::new(HINTS),
-            checkpoints: broadcast::Sender::new(HINTS),
+            heads: broadcast::Sender::new(HEAD_NOTIFICATIONS_MAX),
+            checkpoints: broadcast::Sender::new(HEAD_NOTIFICATIONS_MAX),
             known: Mutex::default(),
             to_announce: Mutex::default(),
             announce: Notify::new(),
@@ -71,7 +71,7 @@ impl Signals {
     }
 
     /// An append of this process moved a head.
-    pub(crate) fn head_moved_here(&self, tenant: TenantId, position: u64) {
+    pub(crate) fn announce_head(&self, tenant: TenantId, position: u64) {
         self.head_moved(tenant, position);
         lock(&self.to_announce).insert(tenant);
         self.announce.notify_one();
@@ -106,9 +106,9 @@ impl Signals {
                 () = stop.cancelled() => return,
                 () = self.announce.notified() => {}
             }
-            tokio::time::sleep(GATHER).await;
+            tokio::time::sleep(NOTIFY_DELAY).await;
             let tenants: Vec<TenantId> = lock(&self.to_announce).drain().collect();
-            for some in tenants.chunks(TENANTS_A_HINT) {
+            for some in tenants.chunks(NOTIFY_TENANTS_MAX) {
                 let payload: Vec<String> = some.iter().map(|tenant| tenant.0.simple().to_string()).collect();
                 // A lost hint costs the others one poll.
                 if let Err(error) = notify(&pools, &format!("{} {}", self.instance, payload.join(","))).await
@@ -132,19 +132,19 @@ impl Signals {
             }
             tokio::select! {
                 () = stop.cancelled() => return,
-                () = tokio::time::sleep(POLL) => {}
+                () = tokio::time::sleep(HEAD_POLL_INTERVAL) => {}
             }
         }
     }
 
     async fn listen_once(&self, pools: &Pools) -> Result<(), StoreError> {
-        let mut hints = pools.logins.of(Role::Worker).listen(CHANNEL).await?;
-        let mut poll = tokio::time::interval(POLL);
+        let mut hints = pools.logins.of(DatabaseRole::Worker).listen(NOTIFY_CHANNEL).await?;
+        let mut poll = tokio::time::interval(HEAD_POLL_INTERVAL);
         poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 hint = hints.next() => match hint {
-                    Some(Ok(hint)) => self.heed(pools, hint.payload()).await?,
+                    Some(Ok(hint)) => self.handle_notification(pools, hint.payload()).await?,
                     Some(Err(error)) => return Err(error.into()),
                     None => return Err(StoreError::Unavailable("the listening connection ended".to_owned())),
                 },
@@ -153,7 +153,7 @@ impl Signals {
         }
     }
 
-    async fn heed(&self, pools: &Pools, payload: &str) -> Result<(), StoreError> {
+    async fn handle_notification(&self, pools: &Pools, payload: &str) -> Result<(), StoreError> {
         let Some((instance, tenants)) = payload.split_once(' ') else { return Ok(()) };
         if instance.parse() == Ok(self.instance) {
             return Ok(());
@@ -174,7 +174,7 @@ impl Signals {
 }
 
 async fn notify(pools: &Pools, payload: &str) -> Result<(), StoreError> {
-    get(&pools.worker).await?.execute("select pg_notify($1, $2)", &[&CHANNEL, &payload]).await?;
+    get(&pools.worker).await?.execute("select pg_notify($1, $2)", &[&NOTIFY_CHANNEL, &payload]).await?;
     Ok(())
 }
 

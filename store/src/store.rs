@@ -11,20 +11,20 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::append::Appender;
+use crate::assignment::{TenantAssignment, Workload};
+use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
-use crate::incarnation::Gate;
 use crate::pools::{Pools, get};
 use crate::read_models::Generations;
 use crate::receipts;
 use crate::requests::RequestLocks;
-use crate::sharing::{Share, SharedWork};
 use crate::signals::{CheckpointMove, Signals};
-use crate::tenants::Standing;
+use crate::tenants::TenantStatus;
 use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
 
 /// How long a directory entry is believed. A suspension is to take effect within five seconds.
-const DIRECTORY_AGE: Duration = Duration::from_secs(4);
-const DIRECTORY_SIZE: u64 = 10_000;
+const DIRECTORY_TTL: Duration = Duration::from_secs(4);
+const DIRECTORY_CAPACITY: u64 = 10_000;
 
 /// Connections at the database server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct Store(pub(crate) Arc<Inner>);
 
 pub(crate) struct Inner {
     pub(crate) config: StoreConfig,
-    pub(crate) gate: Arc<Gate>,
+    pub(crate) restore_guard: Arc<RestoreGuard>,
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
@@ -51,7 +51,7 @@ pub(crate) struct Inner {
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
-    shares: [Share; 5],
+    assignments: [TenantAssignment; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
     stop: CancellationToken,
@@ -73,37 +73,32 @@ impl Store {
         // One look tells wrong passwords and missing tables before anything is served.
         crate::heads::some(&pools, &[]).await?;
         if let Some(keyring) = &config.keyring {
-            crate::deployment::match_keys(&pools, keyring).await?;
+            crate::deployment::ensure_keys_match(&pools, keyring).await?;
         }
         let signals = Signals::new();
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
         tasks.spawn(Arc::clone(&signals).listen(Arc::clone(&pools), stop.clone()));
         tasks.close();
-        let gate = Arc::new(Gate::default());
+        let restore_guard = Arc::new(RestoreGuard::default());
         let event_ids = Arc::new(EventIds::new(&config.key));
-        let appender = Appender::start(&config, &pools, &signals, &gate, &event_ids);
-        let shares = [
-            SharedWork::Relay,
-            SharedWork::Projections,
-            SharedWork::Sagas,
-            SharedWork::Sealer,
-            SharedWork::Webhooks,
-        ]
-        .map(|work| Share::new(work, Arc::clone(&pools)));
+        let appender = Appender::start(&config, &pools, &signals, &restore_guard, &event_ids);
+        let assignments =
+            [Workload::Relay, Workload::Projections, Workload::Sagas, Workload::Sealer, Workload::Webhooks]
+                .map(|workload| TenantAssignment::new(workload, Arc::clone(&pools)));
         let inner = Arc::new(Inner {
             key: config.key.clone(),
             config,
-            gate,
+            restore_guard,
             pools,
             signals,
             generations: Generations::default(),
             appender,
             event_ids,
             request_locks: Arc::default(),
-            shares,
-            by_slug: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
-            by_id: Cache::builder().max_capacity(DIRECTORY_SIZE).time_to_live(DIRECTORY_AGE).build(),
+            assignments,
+            by_slug: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
+            by_id: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
@@ -132,7 +127,7 @@ impl Store {
             return Ok(Some(record));
         }
         let record = crate::tenants::by_slug(&self.0.pools, slug).await?;
-        Ok(self.remember(record).await)
+        Ok(self.cache_record(record).await)
     }
 
     /// The directory's entry of a tenant. Up to five seconds old.
@@ -141,10 +136,10 @@ impl Store {
             return Ok(Some(record));
         }
         let record = crate::tenants::by_id(&self.0.pools, id).await?;
-        Ok(self.remember(record).await)
+        Ok(self.cache_record(record).await)
     }
 
-    async fn remember(&self, record: Option<TenantRecord>) -> Option<Arc<TenantRecord>> {
+    async fn cache_record(&self, record: Option<TenantRecord>) -> Option<Arc<TenantRecord>> {
         let record = Arc::new(record?);
         self.0.by_slug.insert(record.slug.clone(), Arc::clone(&record)).await;
         self.0.by_id.insert(record.id, Arc::clone(&record)).await;
@@ -161,9 +156,9 @@ impl Store {
     }
 
     /// How these tenants stand by now, in one look whatever their number.
-    pub async fn standings(&self, tenants: &[TenantId]) -> Result<Vec<Standing>, StoreError> {
+    pub async fn tenant_statuses(&self, tenants: &[TenantId]) -> Result<Vec<TenantStatus>, StoreError> {
         let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0).collect();
-        crate::tenants::standings(&self.0.pools, &tenants).await
+        crate::tenants::tenant_statuses(&self.0.pools, &tenants).await
     }
 
     /// The heads of all tenants.
@@ -172,8 +167,8 @@ impl Store {
     }
 
     /// This process's share of the work of a sort.
-    pub fn share(&self, work: SharedWork) -> Share {
-        self.0.shares[work as usize].clone()
+    pub fn tenant_assignment(&self, workload: Workload) -> TenantAssignment {
+        self.0.assignments[workload as usize].clone()
     }
 
     /// Hints about tenants whose head has moved, in this process or another. Who lags behind compares the heads.

@@ -9,12 +9,12 @@ use uuid::Uuid;
 use crate::{StoreError, TenantStore};
 
 /// How long past its end a used ticket is remembered: the clocks of two gateways may differ by less.
-const MARGIN: Duration = Duration::from_mins(5);
+const CLOCK_SKEW_MAX: Duration = Duration::from_mins(5);
 
 impl TenantStore {
     /// Uses a ticket; `false` where it has been used before.
     pub async fn use_stream_ticket(&self, id: Uuid, expires_at: DateTime<Utc>) -> Result<bool, StoreError> {
-        let transaction = self.begin_projection().await?;
+        let transaction = self.begin_worker_transaction().await?;
         let used = transaction
             .execute(
                 "insert into stream_tickets (tenant_id, ticket_id, expires_at) values ($1, $2, $3)
@@ -25,7 +25,7 @@ impl TenantStore {
         transaction
             .execute(
                 "delete from stream_tickets where tenant_id = $1 and expires_at < $2",
-                &[&self.id().0, &(clock::now() - MARGIN)],
+                &[&self.id().0, &(clock::now() - CLOCK_SKEW_MAX)],
             )
             .await?;
         transaction.commit().await?;

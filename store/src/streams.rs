@@ -2,7 +2,7 @@
 
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 
-use crate::read::{PieceLimit, event_from, stream_rows};
+use crate::read::{PageLimit, event_from, stream_rows};
 use crate::{StoreError, TenantStore};
 
 /// A page of one stream.
@@ -22,7 +22,7 @@ impl TenantStore {
         &self,
         stream: &StreamName,
         from_version: u64,
-        limit: PieceLimit,
+        limit: PageLimit,
     ) -> Result<StreamPage, StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::append::AppendError;
 use crate::pools::FairPool;
-use crate::{DeploymentKey, Head, HeldValue, Receipt, Store, StoreError, StreamAppend};
+use crate::{DeploymentKey, Head, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
 #[derive(Clone)]
@@ -56,7 +56,7 @@ impl TenantStore {
     pub async fn append(&self, append: StreamAppend) -> Result<Receipt, AppendError> {
         let appender = &self.store.0.appender;
         let event_ids: Vec<Uuid> = append.events.iter().filter_map(|event| event.event_id).collect();
-        if let Some(taken) = appender.first_taken(self.id, &event_ids) {
+        if let Some(taken) = appender.first_unavailable(self.id, &event_ids) {
             return Err(AppendError::EventIdTaken(taken));
         }
         let append = self.seal(append).await?;
@@ -91,7 +91,11 @@ impl TenantStore {
     }
 
     /// What a stream holds of a sort. For the erasure of a person, so it looks at all that the tenant holds of that sort.
-    pub async fn held(&self, stream: &StreamName, kind: &'static str) -> Result<Vec<HeldValue>, StoreError> {
+    pub async fn reservations_of(
+        &self,
+        stream: &StreamName,
+        kind: &'static str,
+    ) -> Result<Vec<ReservationDigest>, StoreError> {
         let transaction = self.begin().await?;
         let rows = transaction
             .query(
@@ -100,13 +104,13 @@ impl TenantStore {
             )
             .await?;
         transaction.commit().await?;
-        let held = |row: &Row| {
+        let digest_from = |row: &Row| {
             let digest = row.get::<_, &[u8]>(0).try_into();
             digest
-                .map(|digest| HeldValue { kind, digest })
+                .map(|digest| ReservationDigest { kind, digest })
                 .map_err(|error| StoreError::corrupt("a reservation", error))
         };
-        rows.iter().map(held).collect()
+        rows.iter().map(digest_from).collect()
     }
 
     /// A secret of a stream.
@@ -134,7 +138,7 @@ impl TenantStore {
 
     /// A transaction that keeps what follows from this tenant's log (read models, checkpoints, saga steps, dead letters),
     /// and its webhooks.
-    pub async fn begin_projection(&self) -> Result<TenantTransaction, StoreError> {
+    pub async fn begin_worker_transaction(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
     }
 }

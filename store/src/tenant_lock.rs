@@ -21,7 +21,7 @@ impl TenantStore {
     /// [`StoreError`] where the database does not answer.
     pub async fn try_lock(&self, what: &str, mode: LockMode) -> Result<Option<TenantLock>, StoreError> {
         // A connection for locks alone: the work of their holders needs a tenant's and a projector's besides.
-        let transaction = TenantTransaction::begin(&self.store().0.pools.turns, self.id()).await?;
+        let transaction = TenantTransaction::begin(&self.store().0.pools.locks, self.id()).await?;
         let name = format!("{what}/{}", self.id());
         let statement = match mode {
             LockMode::Exclusive => "select pg_try_advisory_xact_lock(hashtextextended($1, 0))",

@@ -59,7 +59,7 @@ pub(crate) async fn page(
 
 /// What followers of a tenant's log have to know while they wait.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Standing {
+pub struct TenantStatus {
     /// Whose.
     pub tenant: TenantId,
     /// Whether the tenant is on hold.
@@ -70,18 +70,21 @@ pub struct Standing {
     pub position: u64,
 }
 
-pub(crate) async fn standings(pools: &Pools, tenants: &[Uuid]) -> Result<Vec<Standing>, StoreError> {
+pub(crate) async fn tenant_statuses(
+    pools: &Pools,
+    tenants: &[Uuid],
+) -> Result<Vec<TenantStatus>, StoreError> {
     let connection = get(&pools.worker).await?;
     let statement = "select t.tenant_id, t.suspended, h.log_id, h.position
              from tenants t join heads h on h.tenant_id = t.tenant_id where t.tenant_id = any($1)";
     let rows = connection.query(statement, &[&tenants]).await?;
-    let standing = |row: &Row| Standing {
+    let tenant_status = |row: &Row| TenantStatus {
         tenant: TenantId(row.get(0)),
         suspended: row.get(1),
         log_id: LogId(row.get(2)),
         position: row.get::<_, i64>(3) as u64,
     };
-    Ok(rows.iter().map(standing).collect())
+    Ok(rows.iter().map(tenant_status).collect())
 }
 
 fn record_from(row: &Row) -> Result<TenantRecord, StoreError> {

@@ -132,7 +132,7 @@ impl TenantTransaction {
     }
 
     /// One webhook that this transaction is going to change: nobody else does meanwhile.
-    pub async fn webhook_to_change(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
+    pub async fn lock_webhook(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         let sql =
             format!("select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id = $2 for update");
         self.query_opt(&sql, &[&self.tenant().0, &id]).await?.as_ref().map(webhook_from).transpose()
@@ -196,7 +196,7 @@ impl TenantTransaction {
             ],
         )
         .await?;
-        self.note_webhook_failures(webhook.id).await
+        self.update_webhook_failures(webhook.id).await
     }
 
     /// Removes a webhook with everything that is known of its deliveries.

@@ -77,7 +77,11 @@ async fn a_log_that_lost_signed_events_is_replaced_and_no_more_of_the_old_one_is
     assert_eq!((told.published_to, told.checkpoint.as_ref()), (Some(300), Some(&last)));
     let kept = sealed.tenant.replaced_log(old).await.expect("reads").expect("is known");
     assert_eq!(kept.signed_to, Some(300));
-    assert_eq!(sealed.signer.remembered(old).expect("reads"), Some(last.clone()), "nothing was signed since");
+    assert_eq!(
+        sealed.signer.last_signed(old).expect("reads"),
+        Some(last.clone()),
+        "nothing was signed since"
+    );
 
     let told = Replaced { position: 281, old_log_id: old.0, kept_to: 280, signed_to: Some(300) };
     assert_eq!(verified(&sealed, &[200], &[&early]).await.expect("continues"), [told]);

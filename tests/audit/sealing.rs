@@ -23,17 +23,17 @@ async fn every_position_is_proved_and_every_size_continues_the_one_before() {
     for more in [1, 2, 60, 200, 300] {
         sealed.append(more).await;
         sealed.sealed().await;
-        let newest = audit::prove::newest(&sealed.tenant).await.expect("a checkpoint");
-        let checkpoint = sealed.signer.recognise(newest.log_id, &newest.note).expect("the signer's own");
+        let newest = audit::proof::newest(&sealed.tenant).await.expect("a checkpoint");
+        let checkpoint = sealed.signer.verify_own(newest.log_id, &newest.note).expect("the signer's own");
         assert_eq!(checkpoint.size, newest.size);
         for position in (1..=checkpoint.size).step_by(7) {
-            let proof = audit::prove::inclusion(&sealed.tenant, position, None).await.expect("a proof");
+            let proof = audit::proof::inclusion(&sealed.tenant, position, None).await.expect("a proof");
             let leaf = hashes(&[proof.leaf_hash])[0];
             let path = hashes(&proof.path);
             assert!(tree::verify_inclusion(position - 1, proof.size, &leaf, &path, &checkpoint.root));
         }
         if let Some(before) = before {
-            let proof = audit::prove::consistency(&sealed.tenant, before.size, None).await.expect("a proof");
+            let proof = audit::proof::consistency(&sealed.tenant, before.size, None).await.expect("a proof");
             let path = hashes(&proof.path);
             let (from, to) = (before.size, checkpoint.size);
             assert!(tree::verify_consistency(from, &before.root, to, &checkpoint.root, &path));
@@ -82,9 +82,9 @@ async fn a_log_that_was_replaced_is_sealed_and_verified_under_its_new_id() {
     let part = Export { from: Some(270), to: Some(290), ..Export::default() };
     sealed.check(&sealed.export(part).await, &Known::default()).await.expect("verifies");
     for position in [1, 280, 281, 301] {
-        let proof = audit::prove::inclusion(&sealed.tenant, position, None).await.expect("a proof");
-        let newest = audit::prove::newest(&sealed.tenant).await.expect("a checkpoint");
-        let root = sealed.signer.recognise(newest.log_id, &newest.note).expect("the signer's own").root;
+        let proof = audit::proof::inclusion(&sealed.tenant, position, None).await.expect("a proof");
+        let newest = audit::proof::newest(&sealed.tenant).await.expect("a checkpoint");
+        let root = sealed.signer.verify_own(newest.log_id, &newest.note).expect("the signer's own").root;
         let leaf = hashes(&[proof.leaf_hash])[0];
         assert!(tree::verify_inclusion(position - 1, proof.size, &leaf, &hashes(&proof.path), &root));
     }
@@ -111,7 +111,7 @@ async fn ranges_streams_and_withheld_types_verify() {
         let report = sealed.check(&file, &Known::default()).await.expect("verifies");
         assert_eq!(report.events, to + 1 - from);
     }
-    let row = sealed.tenant.evidence(41, 42, None, 1).await.expect("reads").remove(0);
+    let row = sealed.tenant.export_rows(41, 42, None, 1).await.expect("reads").remove(0);
     let stream = Some(row.stream.parse().expect("a stream"));
     let file = sealed.export(Export { stream, ..Export::default() }).await;
     assert_eq!(sealed.check(&file, &Known::default()).await.expect("verifies").events, 1);
@@ -128,7 +128,7 @@ async fn an_export_proves_that_it_continues_the_checkpoints_an_auditor_kept() {
     for _ in 0..3 {
         sealed.append(111).await;
         sealed.seal().await;
-        kept.push(audit::prove::newest(&sealed.tenant).await.expect("a checkpoint"));
+        kept.push(audit::proof::newest(&sealed.tenant).await.expect("a checkpoint"));
     }
     let earlier = kept.iter().map(|sealed| sealed.size).collect();
     let file = sealed.export(Export { earlier, ..Export::default() }).await;
@@ -141,13 +141,13 @@ async fn a_position_that_no_checkpoint_covers_is_told_apart() {
     let sealed = Sealed::with(3).await;
     sealed.seal().await;
     sealed.append(1).await;
-    let error = audit::prove::inclusion(&sealed.tenant, 4, None).await.expect_err("not sealed");
+    let error = audit::proof::inclusion(&sealed.tenant, 4, None).await.expect_err("not sealed");
     assert!(matches!(error, audit::AuditError::NotSealed(3)));
-    let error = audit::prove::consistency(&sealed.tenant, 1, Some(4)).await.expect_err("not sealed");
+    let error = audit::proof::consistency(&sealed.tenant, 1, Some(4)).await.expect_err("not sealed");
     assert!(matches!(error, audit::AuditError::NotSealed(3)));
     let _sealer = sealed.sealer();
     eventually("the proof is there", || async {
-        audit::prove::inclusion(&sealed.tenant, 4, None).await.ok()
+        audit::proof::inclusion(&sealed.tenant, 4, None).await.ok()
     })
     .await;
 }
@@ -159,16 +159,16 @@ async fn a_proof_comes_with_the_checkpoint_of_its_size() {
     for _ in 0..3 {
         sealed.append(4).await;
         sealed.seal().await;
-        signed.push(audit::prove::newest(&sealed.tenant).await.expect("a checkpoint"));
+        signed.push(audit::proof::newest(&sealed.tenant).await.expect("a checkpoint"));
     }
     let of_size = async |size: u64| {
-        let proof = audit::prove::inclusion(&sealed.tenant, 2, Some(size)).await.expect("a proof");
+        let proof = audit::proof::inclusion(&sealed.tenant, 2, Some(size)).await.expect("a proof");
         (hashes(&[proof.leaf_hash])[0], hashes(&proof.path), proof.checkpoint)
     };
     for newest in &signed {
         let (leaf, path, checkpoint) = of_size(newest.size).await;
         assert_eq!(checkpoint.as_ref(), Some(&newest.note), "size {}", newest.size);
-        let root = sealed.signer.recognise(newest.log_id, &newest.note).expect("the signer's own").root;
+        let root = sealed.signer.verify_own(newest.log_id, &newest.note).expect("the signer's own").root;
         assert!(tree::verify_inclusion(1, newest.size, &leaf, &path, &root));
     }
     assert_eq!(of_size(8).await.2, None, "no checkpoint of this size was signed");
@@ -183,13 +183,13 @@ async fn what_the_log_does_not_have_is_told_apart_from_what_is_not_sealed_yet() 
         }
         let tenant = &sealed.tenant;
         let beyond = |error: audit::AuditError| {
-            assert!(matches!(error, audit::AuditError::Beyond { head: 3 }), "{error}");
+            assert!(matches!(error, audit::AuditError::BeyondHead { head: 3 }), "{error}");
         };
         for size in [4, u64::MAX] {
-            beyond(audit::prove::inclusion(tenant, 1, Some(size)).await.expect_err("beyond"));
-            beyond(audit::prove::inclusion(tenant, size, None).await.expect_err("beyond"));
-            beyond(audit::prove::consistency(tenant, 1, Some(size)).await.expect_err("beyond"));
-            beyond(audit::prove::consistency(tenant, size, None).await.expect_err("beyond"));
+            beyond(audit::proof::inclusion(tenant, 1, Some(size)).await.expect_err("beyond"));
+            beyond(audit::proof::inclusion(tenant, size, None).await.expect_err("beyond"));
+            beyond(audit::proof::consistency(tenant, 1, Some(size)).await.expect_err("beyond"));
+            beyond(audit::proof::consistency(tenant, size, None).await.expect_err("beyond"));
             for export in [
                 Export { to: Some(size), ..Export::default() },
                 Export { from: Some(size), ..Export::default() },

@@ -144,13 +144,13 @@ async fn whatever_an_administrator_changes_is_found_as_exactly_as_promised() {
 
 /// A script that rewrites one event with its leaf, and the stored subtree above it.
 async fn forged(sealed: &Sealed, position: u64) -> String {
-    let rows = sealed.tenant.evidence(256, 512, None, 256).await.expect("reads");
+    let rows = sealed.tenant.export_rows(256, 512, None, 256).await.expect("reads");
     let log_id = sealed.tenant.head().await.expect("a head").log_id;
     let mut leaves: Vec<[u8; 32]> =
         rows.iter().map(|row| row.leaf_hash.as_ref().try_into().expect("32 bytes")).collect();
     let mut row = rows[position as usize - 257].clone();
     row.payload = br#"{"name":"forged"}"#.to_vec().into();
-    let entry = audit::prove::entry(&row, log_id).expect("frames");
+    let entry = audit::proof::entry(&row, log_id).expect("frames");
     let leaf = leaf_hash(&entry);
     leaves[position as usize - 257] = leaf;
     let tile = proofs::tree::fold(leaves);
@@ -187,7 +187,7 @@ async fn the_signer_refuses_a_log_that_went_back_and_has_grown_again() {
     assert!(why.contains("the first 300 events are not those that were signed"), "{why}");
     // Nothing was signed meanwhile, and nothing was replaced.
     let log = grown.tenant.head().await.expect("a head").log_id;
-    assert_eq!(grown.signer.remembered(log).expect("reads"), Some(note));
+    assert_eq!(grown.signer.last_signed(log).expect("reads"), Some(note));
     assert_eq!(grown.store.replaced_logs().await.expect("reads"), []);
 }
 

@@ -60,7 +60,7 @@ async fn of_two_commits_from_one_version_the_second_conflicts() {
         );
         let command = || if expected == 0 { register("Ada").into() } else { rename("Bo").into() };
         let decide = |customer: &CqrsAggregate<Customer>| {
-            commands::Rules::decide(&customer.0, command()).expect("accepted")
+            commands::Decider::decide(&customer.0, command()).expect("accepted")
         };
         let (mine, theirs) = (decide(first.aggregate()), decide(second.aggregate()));
         let committed = events.commit(mine, first, HashMap::new()).await.expect("commits");

@@ -1,7 +1,10 @@
 //! Loading, deciding and appending: conflicts, stale caches, refusals.
 
 use access::Principal;
-use commands::{CommandContext, Customer, CustomerRejection, ExecuteError, Executor, Extras, Outcome, User};
+use commands::{
+    CommandContext, CommandSideEffects, Customer, CustomerRejection, ExecuteError, ExecutionOutcome,
+    Executor, User,
+};
 use futures::TryStreamExt;
 use futures::future::{join_all, try_join_all};
 use schemas::crm::customer::{CloseCustomer, CustomerStatus, SuspendCustomer};
@@ -28,7 +31,7 @@ async fn a_command_is_answered_with_the_state_behind_it() {
     let executor = Executor::new(store, 100);
 
     let first = registered(&executor, tenant.id(), "Ada").await;
-    assert_eq!((first.outcome, first.version, first.position), (Outcome::Applied, 1, 1));
+    assert_eq!((first.outcome, first.version, first.position), (ExecutionOutcome::Applied, 1, 1));
     assert_eq!((first.state.name.as_str(), first.state.status), ("Ada", CustomerStatus::Active));
     assert_ne!(first.log_id, LogId(Uuid::nil()));
 
@@ -38,7 +41,7 @@ async fn a_command_is_answered_with_the_state_behind_it() {
         ..by_admin(tenant.id())
     };
     let second = executor
-        .execute::<Customer>(&context, first.id, rename("Bo"), Extras::default())
+        .execute::<Customer>(&context, first.id, rename("Bo"), CommandSideEffects::default())
         .await
         .expect("the customer is renamed");
     assert_eq!((second.version, second.position, second.state.name.as_str()), (2, 2, "Bo"));
@@ -64,7 +67,9 @@ async fn fifty_commands_at_once_on_one_aggregate_all_succeed() {
         let executor = executor.clone();
         let context = by_admin(tenant.id());
         async move {
-            executor.execute::<Customer>(&context, id, rename(&format!("Ada {n}")), Extras::default()).await
+            executor
+                .execute::<Customer>(&context, id, rename(&format!("Ada {n}")), CommandSideEffects::default())
+                .await
         }
     });
     let mut reached: Vec<u64> =
@@ -86,7 +91,7 @@ async fn two_processes_at_once_on_one_aggregate_both_get_through() {
         for n in 0..25 {
             let command = rename(&format!("Ada {process} {n}"));
             executor
-                .execute::<Customer>(&by_admin(tenant.id()), id, command, Extras::default())
+                .execute::<Customer>(&by_admin(tenant.id()), id, command, CommandSideEffects::default())
                 .await
                 .expect("the loser decides again");
         }
@@ -103,8 +108,9 @@ async fn what_another_process_created_is_refused_by_the_rule() {
     let tenant = open_tenant(&first, "acme").await;
     let id = registered(&Executor::new(first, 100), tenant.id(), "Ada").await.id;
     let other = Executor::new(database.store().await, 100);
-    let refused =
-        other.execute::<Customer>(&by_admin(tenant.id()), id, register("Bo"), Extras::default()).await;
+    let refused = other
+        .execute::<Customer>(&by_admin(tenant.id()), id, register("Bo"), CommandSideEffects::default())
+        .await;
     assert!(
         matches!(refused, Err(ExecuteError::Rejected(CustomerRejection::AlreadyRegistered))),
         "{refused:?}"
@@ -120,15 +126,19 @@ async fn a_stale_expected_version_conflicts_even_without_an_effect() {
 
     for (expected, command) in [(0, "Bo"), (7, "Bo"), (7, "Ada")] {
         let context = by_admin(tenant.id()).with_expected_version(expected);
-        let refused = executor.execute::<Customer>(&context, id, rename(command), Extras::default()).await;
+        let refused =
+            executor.execute::<Customer>(&context, id, rename(command), CommandSideEffects::default()).await;
         assert!(matches!(refused, Err(ExecuteError::VersionConflict { actual: 1 })), "{expected} {command}");
     }
     let context = by_admin(tenant.id()).with_expected_version(1);
-    let renamed = executor.execute::<Customer>(&context, id, rename("Bo"), Extras::default()).await;
+    let renamed =
+        executor.execute::<Customer>(&context, id, rename("Bo"), CommandSideEffects::default()).await;
     assert_eq!(renamed.expect("the version is right").version, 2);
 
     let context = by_admin(tenant.id()).with_expected_version(3);
-    let new = executor.execute::<Customer>(&context, ids::new_id(), register("Cy"), Extras::default()).await;
+    let new = executor
+        .execute::<Customer>(&context, ids::new_id(), register("Cy"), CommandSideEffects::default())
+        .await;
     assert!(matches!(new, Err(ExecuteError::VersionConflict { actual: 0 })));
 }
 
@@ -142,20 +152,25 @@ async fn what_another_process_did_is_seen_before_a_refusal_or_a_shrug() {
     let id = registered(&here, tenant.id(), "Ada").await.id;
 
     // `here` still has "Ada" in memory, so the same name would look like nothing to do.
-    there.execute::<Customer>(&context, id, rename("Bo"), Extras::default()).await.expect("renamed");
-    let back =
-        here.execute::<Customer>(&context, id, rename("Ada"), Extras::default()).await.expect("renamed");
+    there
+        .execute::<Customer>(&context, id, rename("Bo"), CommandSideEffects::default())
+        .await
+        .expect("renamed");
+    let back = here
+        .execute::<Customer>(&context, id, rename("Ada"), CommandSideEffects::default())
+        .await
+        .expect("renamed");
     assert_eq!((back.version, back.state.name.as_str()), (3, "Ada"));
 
     // `there` believes version 2; the caller knows better.
     let current = context.clone().with_expected_version(3);
-    let renamed = there.execute::<Customer>(&current, id, rename("Cy"), Extras::default()).await;
+    let renamed = there.execute::<Customer>(&current, id, rename("Cy"), CommandSideEffects::default()).await;
     assert_eq!(renamed.expect("the caller is right").version, 4);
 
-    here.execute::<Customer>(&context, id, CloseCustomer { reason: None }, Extras::default())
+    here.execute::<Customer>(&context, id, CloseCustomer { reason: None }, CommandSideEffects::default())
         .await
         .expect("closed");
-    let refused = there.execute::<Customer>(&context, id, rename("Di"), Extras::default()).await;
+    let refused = there.execute::<Customer>(&context, id, rename("Di"), CommandSideEffects::default()).await;
     assert!(matches!(refused, Err(ExecuteError::Rejected(CustomerRejection::Closed))));
 }
 
@@ -168,9 +183,11 @@ async fn a_command_without_effect_changes_nothing_and_names_the_head() {
     registered(&executor, tenant.id(), "Bo").await;
 
     let context = by_admin(tenant.id()).with_command_id(ids::new_id());
-    let same =
-        executor.execute::<Customer>(&context, id, rename("Ada"), Extras::default()).await.expect("fine");
-    assert_eq!((same.outcome, same.version, same.position), (Outcome::Applied, 1, 2));
+    let same = executor
+        .execute::<Customer>(&context, id, rename("Ada"), CommandSideEffects::default())
+        .await
+        .expect("fine");
+    assert_eq!((same.outcome, same.version, same.position), (ExecutionOutcome::Applied, 1, 2));
     assert_eq!(tenant.head().await.expect("reads").position, 2);
 }
 
@@ -182,25 +199,37 @@ async fn a_refused_command_leaves_the_log_as_it_was() {
     let id = registered(&executor, tenant.id(), "Ada").await.id;
     let context = by_admin(tenant.id());
 
-    let unknown =
-        executor.execute::<Customer>(&context, ids::new_id(), rename("Bo"), Extras::default()).await;
+    let unknown = executor
+        .execute::<Customer>(&context, ids::new_id(), rename("Bo"), CommandSideEffects::default())
+        .await;
     assert!(matches!(unknown, Err(ExecuteError::NotFound)));
-    let again = executor.execute::<Customer>(&context, id, register("Ada"), Extras::default()).await;
+    let again =
+        executor.execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default()).await;
     assert!(matches!(again, Err(ExecuteError::Rejected(CustomerRejection::AlreadyRegistered))));
 
     let member = CommandContext::new(tenant.id(), Principal::user(Uuid::from_u128(2), vec![Role::Member]));
     for id in [id, ids::new_id()] {
         let refused = executor
-            .execute::<Customer>(&member, id, SuspendCustomer { reason: None }, Extras::default())
+            .execute::<Customer>(&member, id, SuspendCustomer { reason: None }, CommandSideEffects::default())
             .await;
         assert!(matches!(refused, Err(ExecuteError::Forbidden)), "what exists and what does not look alike");
     }
     let other = executor
-        .execute::<User>(&member, Uuid::from_u128(3), ChangeUserName { name: name("Bo") }, Extras::default())
+        .execute::<User>(
+            &member,
+            Uuid::from_u128(3),
+            ChangeUserName { name: name("Bo") },
+            CommandSideEffects::default(),
+        )
         .await;
     assert!(matches!(other, Err(ExecuteError::Forbidden)));
     let itself = executor
-        .execute::<User>(&member, Uuid::from_u128(2), ChangeUserName { name: name("Bo") }, Extras::default())
+        .execute::<User>(
+            &member,
+            Uuid::from_u128(2),
+            ChangeUserName { name: name("Bo") },
+            CommandSideEffects::default(),
+        )
         .await;
     assert!(matches!(itself, Err(ExecuteError::NotFound)), "it may, but there is no such user");
     assert_eq!(tenant.head().await.expect("reads").position, 1);
@@ -212,11 +241,13 @@ async fn a_tenant_that_does_not_exist_is_unknown() {
     let executor = Executor::new(store, 100);
     let context = by_admin(schemas::engine::TenantId(ids::new_id()));
     for id in [ids::new_id(), ids::new_id()] {
-        let refused = executor.execute::<Customer>(&context, id, register("Ada"), Extras::default()).await;
+        let refused =
+            executor.execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default()).await;
         assert!(matches!(refused, Err(ExecuteError::TenantUnknown)));
     }
-    let refused =
-        executor.execute::<Customer>(&context, ids::new_id(), rename("Ada"), Extras::default()).await;
+    let refused = executor
+        .execute::<Customer>(&context, ids::new_id(), rename("Ada"), CommandSideEffects::default())
+        .await;
     assert!(matches!(refused, Err(ExecuteError::TenantUnknown)));
 }
 
@@ -234,7 +265,8 @@ async fn an_aggregate_that_fell_out_of_the_cache_is_loaded_again() {
     for round in 2..=4 {
         for id in customers {
             let command = rename(&format!("Round {round}"));
-            let executed = executor.execute::<Customer>(&context, id, command, Extras::default()).await;
+            let executed =
+                executor.execute::<Customer>(&context, id, command, CommandSideEffects::default()).await;
             assert_eq!(executed.expect("renamed").version, round);
         }
     }

@@ -1,6 +1,6 @@
 //! Repeated command ids: the first answer again, or a refusal where the command is another.
 
-use commands::{Customer, ExecuteError, Executor, Extras, Outcome, new_aggregate_id};
+use commands::{CommandSideEffects, Customer, ExecuteError, ExecutionOutcome, Executor, new_aggregate_id};
 use futures::future::join_all;
 use schemas::crm::customer::{CloseCustomer, CustomerStatus, SuspendCustomer};
 use schemas::engine::ids;
@@ -17,18 +17,18 @@ async fn a_repeated_registration_is_a_duplicate_with_the_state_of_then() {
     let id = new_aggregate_id(&context, "crm.customer");
 
     let first = executor
-        .execute::<Customer>(&context, id, register("Ada"), Extras::default())
+        .execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default())
         .await
         .expect("registered");
     executor
-        .execute::<Customer>(&by_admin(tenant.id()), id, rename("Bo"), Extras::default())
+        .execute::<Customer>(&by_admin(tenant.id()), id, rename("Bo"), CommandSideEffects::default())
         .await
         .expect("renamed meanwhile");
     let again = executor
-        .execute::<Customer>(&context, id, register("Ada"), Extras::default())
+        .execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default())
         .await
         .expect("a repeat");
-    assert_eq!((first.outcome, again.outcome), (Outcome::Applied, Outcome::Duplicate));
+    assert_eq!((first.outcome, again.outcome), (ExecutionOutcome::Applied, ExecutionOutcome::Duplicate));
     assert_eq!((again.version, again.position, again.log_id), (first.version, first.position, first.log_id));
     assert_eq!((again.command_id, &again.consistency_token), (first.command_id, &first.consistency_token));
     assert_eq!(again.state, first.state);
@@ -46,14 +46,16 @@ async fn a_repeat_is_a_duplicate_whatever_the_rule_or_the_version_says_by_now() 
     let suspending = by_admin(tenant.id()).with_command_id(ids::new_id());
     let closing = by_admin(tenant.id()).with_command_id(ids::new_id());
     for _ in 0..2 {
-        let renamed = executor.execute::<Customer>(&renaming, id, rename("Bo"), Extras::default()).await;
+        let renamed =
+            executor.execute::<Customer>(&renaming, id, rename("Bo"), CommandSideEffects::default()).await;
         assert_eq!(renamed.expect("renamed").version, 2);
         let suspend = SuspendCustomer { reason: None };
-        let suspended = executor.execute::<Customer>(&suspending, id, suspend, Extras::default()).await;
+        let suspended =
+            executor.execute::<Customer>(&suspending, id, suspend, CommandSideEffects::default()).await;
         let suspended = suspended.expect("suspended");
         assert_eq!((suspended.version, suspended.state.status), (3, CustomerStatus::Suspended));
         let close = CloseCustomer { reason: None };
-        let closed = executor.execute::<Customer>(&closing, id, close, Extras::default()).await;
+        let closed = executor.execute::<Customer>(&closing, id, close, CommandSideEffects::default()).await;
         assert_eq!(closed.expect("closed").version, 4);
     }
     assert_eq!(tenant.head().await.expect("reads").position, 4);
@@ -69,16 +71,21 @@ async fn a_command_id_cannot_be_used_for_another_command() {
         registered(&executor, tenant.id(), "Bo").await.id,
     );
     let context = by_admin(tenant.id()).with_command_id(ids::new_id());
-    executor.execute::<Customer>(&context, ada, rename("Cy"), Extras::default()).await.expect("renamed");
+    executor
+        .execute::<Customer>(&context, ada, rename("Cy"), CommandSideEffects::default())
+        .await
+        .expect("renamed");
 
     let close = || CloseCustomer { reason: None };
     let others = [
-        executor.execute::<Customer>(&context, ada, rename("Di"), Extras::default()).await,
-        executor.execute::<Customer>(&context, bo, rename("Cy"), Extras::default()).await,
-        executor.execute::<Customer>(&context, ada, close(), Extras::default()).await,
+        executor.execute::<Customer>(&context, ada, rename("Di"), CommandSideEffects::default()).await,
+        executor.execute::<Customer>(&context, bo, rename("Cy"), CommandSideEffects::default()).await,
+        executor.execute::<Customer>(&context, ada, close(), CommandSideEffects::default()).await,
         // Even where the command would be refused or have no effect.
-        executor.execute::<Customer>(&context, bo, rename("Bo"), Extras::default()).await,
-        executor.execute::<Customer>(&context, ids::new_id(), rename("Cy"), Extras::default()).await,
+        executor.execute::<Customer>(&context, bo, rename("Bo"), CommandSideEffects::default()).await,
+        executor
+            .execute::<Customer>(&context, ids::new_id(), rename("Cy"), CommandSideEffects::default())
+            .await,
     ];
     for other in others {
         assert!(matches!(other, Err(ExecuteError::CommandIdReused)));
@@ -97,18 +104,23 @@ async fn one_command_sent_many_times_at_once_takes_effect_once() {
 
     let sent = (0..40).map(|n| {
         let executor = &executors[n % 2];
-        executor.execute::<Customer>(&context, id, register("Ada"), Extras::default())
+        executor.execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default())
     });
     let answers = join_all(sent).await;
-    let outcomes: Vec<Outcome> =
+    let outcomes: Vec<ExecutionOutcome> =
         answers.iter().map(|answer| answer.as_ref().expect("all are accepted").outcome).collect();
-    assert_eq!(outcomes.iter().filter(|outcome| **outcome == Outcome::Applied).count(), 1);
+    assert_eq!(outcomes.iter().filter(|outcome| **outcome == ExecutionOutcome::Applied).count(), 1);
     assert_eq!(tenant.head().await.expect("reads").position, 1);
 
     let context = by_admin(tenant.id()).with_command_id(ids::new_id());
     let sent = (0..40).map(|n| {
         let executor = &executors[n % 2];
-        executor.execute::<Customer>(&context, id, CloseCustomer { reason: None }, Extras::default())
+        executor.execute::<Customer>(
+            &context,
+            id,
+            CloseCustomer { reason: None },
+            CommandSideEffects::default(),
+        )
     });
     for answer in join_all(sent).await {
         assert_eq!(answer.expect("all are accepted").version, 2);

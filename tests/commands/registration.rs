@@ -3,8 +3,8 @@
 use access::Principal;
 use bytes::Bytes;
 use commands::{
-    CommandContext, ExecuteError, Executor, Outcome, RegisterTenantError, TenantAdmin, TenantRejection,
-    UserRejection, register_tenant, register_user,
+    CommandContext, ExecuteError, ExecutionOutcome, Executor, RegisterTenantError, TenantAdmin,
+    TenantRejection, UserRejection, register_tenant, register_user,
 };
 use futures::future::join_all;
 use schemas::engine::{StreamName, TenantId, TenantSlug, ids};
@@ -87,7 +87,7 @@ async fn a_repeated_registration_is_a_duplicate_and_not_a_taken_address() {
     };
     let first = again().await.expect("registered");
     let second = again().await.expect("a repeat");
-    assert_eq!((second.outcome, second.id, second.version), (Outcome::Duplicate, first.id, 1));
+    assert_eq!((second.outcome, second.id, second.version), (ExecutionOutcome::Duplicate, first.id, 1));
 }
 
 #[tokio::test]
@@ -134,9 +134,9 @@ async fn a_tenant_is_registered_with_its_log_and_its_administrator_once() {
         || register_tenant(&executor, &context, tenant_command("acme", Registration::Open), Some(admin()));
     let first = register().await.expect("the tenant is registered");
     let again = register().await.expect("a repeat");
-    assert_eq!((again.tenant.outcome, again.tenant.id), (Outcome::Duplicate, first.tenant.id));
+    assert_eq!((again.tenant.outcome, again.tenant.id), (ExecutionOutcome::Duplicate, first.tenant.id));
     let (first_admin, again_admin) = (first.admin.expect("an admin"), again.admin.expect("an admin"));
-    assert_eq!((again_admin.outcome, again_admin.id), (Outcome::Duplicate, first_admin.id));
+    assert_eq!((again_admin.outcome, again_admin.id), (ExecutionOutcome::Duplicate, first_admin.id));
     assert_eq!(first_admin.state.roles, [Role::TenantAdmin]);
 
     let slug = TenantSlug::parse("acme").expect("a slug");

@@ -4,8 +4,8 @@ use access::Principal;
 use std::collections::HashMap;
 
 use commands::{
-    CommandContext, Customer, ExecuteError, Executed, Executor, Extras, Outcome, User, change_roles,
-    new_aggregate_id, register_user,
+    CommandContext, CommandResult, CommandSideEffects, Customer, ExecuteError, ExecutionOutcome, Executor,
+    User, change_roles, new_aggregate_id, register_user,
 };
 use futures::TryStreamExt;
 use futures::future::join_all;
@@ -33,22 +33,31 @@ async fn a_repeat_of_a_command_without_effect_does_not_act_later() {
     let id = registered(&executor, tenant.id(), "Ada").await.id;
     let context = by(tenant.id(), 1, ids::new_id());
 
-    let first = executor.execute::<Customer>(&context, id, rename("Ada"), Extras::default()).await;
+    let first =
+        executor.execute::<Customer>(&context, id, rename("Ada"), CommandSideEffects::default()).await;
     let first = first.expect("it has that name already");
-    assert_eq!((first.outcome, first.version, first.position), (Outcome::Applied, 1, 1));
+    assert_eq!((first.outcome, first.version, first.position), (ExecutionOutcome::Applied, 1, 1));
     executor
-        .execute::<Customer>(&by_admin(tenant.id()), id, rename("Bo"), Extras::default())
+        .execute::<Customer>(&by_admin(tenant.id()), id, rename("Bo"), CommandSideEffects::default())
         .await
         .expect("renamed meanwhile");
-    let again = executor.execute::<Customer>(&context, id, rename("Ada"), Extras::default()).await;
-    assert_eq!(again.expect("a repeat"), Executed { outcome: Outcome::Duplicate, ..first });
+    let again =
+        executor.execute::<Customer>(&context, id, rename("Ada"), CommandSideEffects::default()).await;
+    assert_eq!(again.expect("a repeat"), CommandResult { outcome: ExecutionOutcome::Duplicate, ..first });
     let (customer, version) =
         executor.load::<Customer>(tenant.id(), id).await.expect("reads").expect("is there");
     assert_eq!((customer.name.as_str(), version), ("Bo", 2));
 
     for other in [
-        executor.execute::<Customer>(&context, id, rename("Bo"), Extras::default()).await,
-        executor.execute::<Customer>(&context, id, SuspendCustomer { reason: None }, Extras::default()).await,
+        executor.execute::<Customer>(&context, id, rename("Bo"), CommandSideEffects::default()).await,
+        executor
+            .execute::<Customer>(
+                &context,
+                id,
+                SuspendCustomer { reason: None },
+                CommandSideEffects::default(),
+            )
+            .await,
     ] {
         assert!(matches!(other, Err(ExecuteError::CommandIdReused)));
     }
@@ -73,7 +82,7 @@ async fn repeated_roles_do_not_come_back_after_they_were_taken() {
     let first = change_roles(&executor, &keyed, users[1], admins.clone()).await.expect("it has them already");
     change_roles(&executor, &by_ada(), users[1], vec![Role::Member]).await.expect("taken");
     let again = change_roles(&executor, &keyed, users[1], admins.clone()).await.expect("a repeat");
-    assert_eq!((again.outcome, again.version), (Outcome::Duplicate, first.version));
+    assert_eq!((again.outcome, again.version), (ExecutionOutcome::Duplicate, first.version));
     assert_eq!(again.state.roles, admins, "as it was the first time");
     let (user, _) = executor.load::<User>(tenant.id(), users[1]).await.expect("reads").expect("is there");
     assert_eq!(user.roles, [Role::Member], "as it is");
@@ -89,8 +98,10 @@ async fn two_principals_with_one_key_do_not_meet() {
     for user in 1..=2 {
         let context = by(tenant.id(), user, key);
         let id = new_aggregate_id(&context, "crm.customer");
-        for outcome in [Outcome::Applied, Outcome::Duplicate] {
-            let done = executor.execute::<Customer>(&context, id, register("Ada"), Extras::default()).await;
+        for outcome in [ExecutionOutcome::Applied, ExecutionOutcome::Duplicate] {
+            let done = executor
+                .execute::<Customer>(&context, id, register("Ada"), CommandSideEffects::default())
+                .await;
             assert_eq!(done.expect("registered").outcome, outcome);
         }
         customers.push(id);
@@ -103,8 +114,9 @@ async fn two_principals_with_one_key_do_not_meet() {
     // The id of a command of the product's own is nobody's key.
     let saga = Principal::system("saga:customer_onboarding");
     let own = CommandContext::new(tenant.id(), saga).with_command_id(key);
-    let renamed = executor.execute::<Customer>(&own, customers[0], rename("Bo"), Extras::default()).await;
-    assert_eq!(renamed.expect("renamed").outcome, Outcome::Applied);
+    let renamed =
+        executor.execute::<Customer>(&own, customers[0], rename("Bo"), CommandSideEffects::default()).await;
+    assert_eq!(renamed.expect("renamed").outcome, ExecutionOutcome::Applied);
 }
 
 #[tokio::test]
@@ -127,7 +139,7 @@ async fn a_registration_repeated_with_another_password_is_refused() {
     };
     let first = register("correct horse").await.expect("registered");
     let again = register("correct horse").await.expect("a repeat");
-    assert_eq!((again.outcome, again.id), (Outcome::Duplicate, first.id));
+    assert_eq!((again.outcome, again.id), (ExecutionOutcome::Duplicate, first.id));
     assert!(matches!(register("battery staple").await, Err(ExecuteError::CommandIdReused)));
 }
 
@@ -137,7 +149,9 @@ async fn the_nil_uuid_is_no_command_id() {
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store, 100);
     let nil = by(tenant.id(), 1, Uuid::nil());
-    let refused = executor.execute::<Customer>(&nil, ids::new_id(), register("Ada"), Extras::default()).await;
+    let refused = executor
+        .execute::<Customer>(&nil, ids::new_id(), register("Ada"), CommandSideEffects::default())
+        .await;
     assert!(matches!(refused, Err(ExecuteError::Invalid(_))));
 }
 
@@ -198,10 +212,12 @@ async fn for_any_interleaving_the_first_answer_is_given_again_and_nothing_acts_t
             context.command_id = asked.key.map(|key| keys[key]);
             async move {
                 if let Some(name) = asked.name {
-                    executor.execute::<Customer>(&context, id, rename(name), Extras::default()).await
+                    executor
+                        .execute::<Customer>(&context, id, rename(name), CommandSideEffects::default())
+                        .await
                 } else {
                     let suspend = SuspendCustomer { reason: None };
-                    executor.execute::<Customer>(&context, id, suspend, Extras::default()).await
+                    executor.execute::<Customer>(&context, id, suspend, CommandSideEffects::default()).await
                 }
             }
         }))
@@ -211,12 +227,12 @@ async fn for_any_interleaving_the_first_answer_is_given_again_and_nothing_acts_t
             let Some(key) = asked.key else { continue };
             let place = (asked.principal, key);
             match answer {
-                Ok(Executed { outcome, version, position, state, .. }) => {
+                Ok(CommandResult { outcome, version, position, state, .. }) => {
                     let answered = Answered { version, position, state };
                     let (what, before) = first.entry(place).or_insert_with(|| (asked, answered.clone()));
                     assert_eq!((*what, &*before), (asked, &answered), "another answer than the first");
                     if known.contains_key(&place) {
-                        assert_eq!(outcome, Outcome::Duplicate, "{asked:?} acted again");
+                        assert_eq!(outcome, ExecutionOutcome::Duplicate, "{asked:?} acted again");
                     }
                 }
                 Err(ExecuteError::CommandIdReused) => {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use nats::integrators::{Integrators, Issuer, KeeperConfig, NewIntegrator, Place, keep};
+use nats::integrators::{Integrators, Issuer, NewIntegrator, ReconcilerConfig, ResetPoint, reconcile};
 use nats::message::{MessageKey, encode};
 use nats::{Nats, NatsConfig, NatsError};
 use schemas::engine::TenantSlug;
@@ -55,13 +55,13 @@ impl Site {
         };
         let nats = Nats::connect(config.clone()).await.expect("NATS can be used");
         let stop = CancellationToken::new();
-        let keeper = KeeperConfig {
+        let keeper = ReconcilerConfig {
             nats: config,
             system_credentials: server.credentials("system"),
             operator_seed: keys.operator_signing_seed(),
             issuer: issuer.clone(),
         };
-        tokio::spawn(keep(store.clone(), nats.clone(), keeper, stop.clone()));
+        tokio::spawn(reconcile(store.clone(), nats.clone(), keeper, stop.clone()));
         let integrators = Integrators::new(store.clone(), issuer);
         Self { database, server, store, integrators, nats, _stop: stop.drop_guard() }
     }
@@ -233,7 +233,8 @@ async fn a_lost_consumer_comes_back_and_a_stray_one_goes() {
         found.is_err().then_some(())
     })
     .await;
-    let reset = site.integrators.reset(&record, "reader", Place::Position(9), None).await.expect("set back");
+    let reset =
+        site.integrators.reset(&record, "reader", ResetPoint::Position(9), None).await.expect("set back");
     assert_eq!(reset.acked.position, 9);
     assert_eq!(reader.drain().await, [10]);
 }

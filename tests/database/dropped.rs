@@ -90,13 +90,13 @@ async fn a_dropped_write_of_a_projection_is_rolled_back_at_once() {
     let observer = database.connect("postgres").await;
     let (role, sleeps) = ("annals_projector", "select pg_sleep%");
     let slow = async {
-        let transaction = tenant.begin_projection().await.expect("begins");
+        let transaction = tenant.begin_worker_transaction().await.expect("begins");
         assert!(transaction.move_checkpoint("test", log_id, 0, 1).await.expect("moves"));
         drop(transaction.execute("select pg_sleep(600)", &[]).await);
     };
     dropped_while_busy(&observer, role, sleeps, slow).await;
     ends(&observer, role, sleeps).await;
-    let transaction = tenant.begin_projection().await.expect("the connection is free");
+    let transaction = tenant.begin_worker_transaction().await.expect("the connection is free");
     assert!(transaction.move_checkpoint("test", log_id, 0, 1).await.expect("moves"), "it was rolled back");
     transaction.commit().await.expect("commits");
 }

@@ -89,7 +89,7 @@ async fn an_append_that_postgresql_refuses_does_not_tell_what_postgresql_said() 
         vec![event("identity.tenant.registered.v1", "{}")],
         metadata(),
     );
-    append.opens = Some(NewTenant {
+    append.new_tenant = Some(NewTenant {
         id,
         slug: schemas::engine::TenantSlug::parse("acme").expect("a slug"),
         // PostgreSQL takes no such text: `invalid byte sequence for encoding "UTF8": 0x00`.

@@ -207,7 +207,7 @@ impl Site {
     async fn discard(&self, tenant: TenantId) -> Option<()> {
         let letters = self.store.dead_letters(Some(tenant), None, 1_000).await.ok()?;
         let letter = letters.iter().find(|letter| letter.status == DeadLetterStatus::Open)?;
-        let transaction = self.store.tenant(tenant).begin_projection().await.ok()?;
+        let transaction = self.store.tenant(tenant).begin_worker_transaction().await.ok()?;
         transaction.set_dead_letter_status(letter.id, DeadLetterStatus::Discarded).await.ok()?;
         transaction.commit().await.ok()
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use gateway::http::route::{Needs, Route};
+use gateway::http::route::{AccessRule, Route};
 use gateway::router::public_route_table;
 use reqwest::{Method, StatusCode};
 use serde_json::json;
@@ -29,7 +29,7 @@ async fn asked(tenant: &Tenant<'_>, route: &Route, token: Option<&str>) -> (Stat
     let method = route.method.clone().unwrap_or(Method::GET);
     let path = format!("{}?colour=red", path_of(route));
     let mut request = tenant.product.request(method, &path).header("content-type", "application/json");
-    if !route.only_reads() {
+    if !route.is_read_only() {
         request = request.body("{");
     }
     if let Some(token) = token {
@@ -50,10 +50,12 @@ async fn who_may_not_call_a_route_learns_nothing_else_from_it() {
     let tenant = Product::shared().tenant().await;
     tenant.register("member@example.com", "Member").await;
     let member = tenant.login("member@example.com").await;
-    for route in routes_that_need(|route| matches!(route.needs, Needs::Token | Needs::Permission(_))) {
+    for route in
+        routes_that_need(|route| matches!(route.access, AccessRule::Token | AccessRule::Permission(_)))
+    {
         let name = format!("{} {}", route.method_name(), route.path);
         assert_eq!(asked(&tenant, &route, None).await.0, StatusCode::UNAUTHORIZED, "{name}");
-        if matches!(route.needs, Needs::Permission(_)) {
+        if matches!(route.access, AccessRule::Permission(_)) {
             let (status, code) = asked(&tenant, &route, Some(&member)).await;
             assert_eq!((status, &*code), (StatusCode::FORBIDDEN, "forbidden"), "{name}");
         }
@@ -89,7 +91,9 @@ async fn a_removed_administrator_does_nothing_that_outlives_its_token() {
     let stop = json!({"status": "deactivated"});
     assert_eq!(send(tenant.admin(Method::PATCH, &path).json(&stop)).await.0, StatusCode::OK);
 
-    let fresh = routes_that_need(|route| route.asks_events() && matches!(route.needs, Needs::Permission(_)));
+    let fresh = routes_that_need(|route| {
+        route.requires_fresh_authority() && matches!(route.access, AccessRule::Permission(_))
+    });
     assert!(fresh.len() > 20, "the table names them");
     for token in [&demoted_token, &deactivated_token] {
         for route in &fresh {

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use nats::message::{EventMessage, MessageKey, encode};
 use schemas::engine::{EventType, RecordedEvent, StreamName, TenantSlug, ids};
 use serde_json::{Value, json};
-use store::feed::{self, Batch, Consumer, FeedSettings, Handled};
+use store::feed::{self, Batch, BatchOutcome, Consumer, FeedSettings};
 use store::{DeploymentKey, StoreError, TenantStore};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use super::follow::follower;
+use super::stream_consumer::follower;
 use super::{DEADLINE, Relay, append_many, connect, eventually, read_events, read_log, relayed};
 use crate::support::Product;
 use crate::support::nats_server::NatsServer;
@@ -141,9 +141,9 @@ fn forged_event(log: &[RecordedEvent], position: u64) -> RecordedEvent {
 /// Heads are compared at the beginning and then not again, so that what is followed counts.
 const ON_FOLLOWED_EVENTS_ALONE: FeedSettings = FeedSettings {
     batch: 500,
-    tenants_at_once: 6,
-    compare_every: std::time::Duration::from_hours(1),
-    work: None,
+    max_concurrent_tenants: 6,
+    compare_interval: std::time::Duration::from_hours(1),
+    workload: None,
 };
 
 /// Remembers the events that it was given, of one tenant.
@@ -157,17 +157,17 @@ impl Consumer for Witness {
         "test.witness"
     }
 
-    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+    async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let to = from + batch.events.len() as u64;
-        let transaction = self.tenant.store().tenant(batch.tenant).begin_projection().await?;
+        let transaction = self.tenant.store().tenant(batch.tenant).begin_worker_transaction().await?;
         if !transaction.move_checkpoint(self.name(), batch.log_id, from, to).await? {
-            return Ok(Handled::Lost);
+            return Ok(BatchOutcome::Conflict);
         }
         transaction.commit().await?;
         if batch.tenant == self.tenant.id() {
             self.seen.lock().expect("not poisoned").extend(batch.events);
         }
-        Ok(Handled::Moved(to))
+        Ok(BatchOutcome::Advanced(to))
     }
 }
 
@@ -272,12 +272,12 @@ async fn repeats_of_a_replaced_log_neither_reach_nor_hold_up_a_follower() {
     let (stop, wanted) = (forging.clone(), Arc::clone(&next));
     let repeating = tokio::spawn(async move {
         // Each once for the server, as after the time for which it knows ids.
-        for generation in 0.. {
+        for stream_epoch in 0.. {
             if stop.is_cancelled() {
                 break;
             }
             let event = &old[wanted.load(Ordering::Relaxed) - 1];
-            forger.publish(encode(&key, &slug(), event, generation)).await;
+            forger.publish(encode(&key, &slug(), event, stream_epoch)).await;
         }
     });
     for _ in 0..10 {
@@ -330,7 +330,7 @@ async fn no_forgery_has_a_log_replaced_or_a_person_erased_and_none_ends_the_sear
     admin.batch_execute("update relay_progress set mark_sequence = 0").await.expect("forgotten");
     let store = database.store().await;
     let nats = connect(server.url()).await;
-    assert_eq!(nats::relay::examine(&store, &nats).await.expect("examined"), 0);
+    assert_eq!(nats::relay::check_divergence(&store, &nats).await.expect("examined"), 0);
     assert_eq!(nats::lost_erasures(&store, &nats).await.expect("looked at"), []);
     assert_eq!(read_log(&store.tenant(tenant.id())).await, log);
 
@@ -343,7 +343,7 @@ async fn no_forgery_has_a_log_replaced_or_a_person_erased_and_none_ends_the_sear
     admin.batch_execute(&cut).await.expect("the database goes back");
     let behind = encode(&MessageKey::of(&database.key), &slug(), &log[4], 1);
     assert_eq!(forger.publish(behind).await, (last + 1, false));
-    assert_eq!(nats::relay::examine(&store, &nats).await.expect("examined"), 1);
+    assert_eq!(nats::relay::check_divergence(&store, &nats).await.expect("examined"), 1);
 }
 
 /// Publishes under the ids of a log's events before the relay does, and expects the relay to publish all the same.
@@ -360,8 +360,8 @@ async fn is_published_although(take: impl Fn(&MessageKey, &RecordedEvent) -> Eve
         let seen = Box::pin(read_events(&server, "events.acme.>")).await;
         log.iter().all(|event| {
             seen.iter().any(|message| {
-                (0..5).any(|generation| {
-                    let sent = encode(&key, &slug(), event, generation);
+                (0..5).any(|stream_epoch| {
+                    let sent = encode(&key, &slug(), event, stream_epoch);
                     sent.headers == message.headers && message.payload == sent.payload
                 })
             })

@@ -197,7 +197,7 @@ async fn a_wiped_stream_is_filled_again_under_a_new_generation() {
     server.restart().await;
     eventually("the generation is raised", || async {
         let progress = store.relay_progress().await.unwrap_or_default();
-        progress.iter().any(|tenant| tenant.generation == 1)
+        progress.iter().any(|tenant| tenant.stream_epoch == 1)
     })
     .await;
     relayed(&store).await;

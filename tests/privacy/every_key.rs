@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use commands::{Customer, Executor, Extras, Subject, User};
+use commands::{CommandSideEffects, Customer, Executor, Subject, User};
 use futures::{FutureExt, TryStreamExt};
 use projections::{Customers, Users};
 use schemas::engine::StreamName;
@@ -132,7 +132,7 @@ async fn an_erasure_waits_for_the_read_models_and_survives_any_interruption(keys
     let subject = subject.expect("a user");
     let request = RequestErasure { reason: None };
     executor
-        .execute::<Subject>(&system(&tenant), subject, request, Extras::default())
+        .execute::<Subject>(&system(&tenant), subject, request, CommandSideEffects::default())
         .await
         .expect("asked for");
 

@@ -5,7 +5,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use futures::StreamExt;
-use keyring::{Keyring, KeyringError, RootKey, RootKeys, RootStanding};
+use keyring::{Keyring, KeyringError, RootKey, RootKeyState, RootKeys};
 use reqwest::Method;
 use schemas::engine::{StreamName, TenantId, ids};
 use serde_json::{Value, json};
@@ -155,7 +155,7 @@ async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nob
     println!("interrupted {interrupted} times; erased {} meanwhile", erased.len());
     assert!(interrupted > 1, "{interrupted}");
     let left = epochs().await;
-    assert_eq!((left.len(), left[0].standing), (1, RootStanding::Current));
+    assert_eq!((left.len(), left[0].root_state), (1, RootKeyState::Current));
     if kind == KeyStoreKind::File {
         let bytes: Vec<u8> = ["keys.sqlite", "keys.sqlite-wal"]
             .iter()

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use schemas::engine::TenantId;
-use store::feed::{self, Batch, Consumer, FeedSettings, Handled};
-use store::{SharedWork, Store, StoreError, TenantStore};
+use store::feed::{self, Batch, BatchOutcome, Consumer, FeedSettings};
+use store::{Store, StoreError, TenantStore, Workload};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -31,18 +31,18 @@ impl Consumer for Counter {
         "test.counter"
     }
 
-    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+    async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let to = from + batch.events.len() as u64;
-        let transaction = self.store.tenant(batch.tenant).begin_projection().await?;
+        let transaction = self.store.tenant(batch.tenant).begin_worker_transaction().await?;
         if !transaction.move_checkpoint(self.name(), batch.log_id, from, to).await? {
-            return Ok(Handled::Lost);
+            return Ok(BatchOutcome::Conflict);
         }
         transaction.commit().await?;
         let mut handled = self.handled.lock().expect("not poisoned");
         for event in &batch.events {
             handled.entry((batch.tenant, event.position)).or_default().push(self.worker);
         }
-        Ok(Handled::Moved(to))
+        Ok(BatchOutcome::Advanced(to))
     }
 }
 
@@ -57,10 +57,13 @@ struct Worker {
 impl Worker {
     fn start(store: Store, worker: usize, handled: &HandledBy) -> Self {
         let leave = CancellationToken::new();
-        let (share, leaving) = (store.share(SharedWork::Projections), leave.clone());
-        let keeping = AbortOnDropHandle::new(tokio::spawn(async move { share.keep(leaving).await }));
+        let (assignment, leaving) = (store.tenant_assignment(Workload::Projections), leave.clone());
+        let keeping =
+            AbortOnDropHandle::new(tokio::spawn(
+                async move { assignment.maintain_membership(leaving).await },
+            ));
         let counter = Counter { worker, store: store.clone(), handled: Arc::clone(handled) };
-        let settings = FeedSettings { work: Some(SharedWork::Projections), ..FeedSettings::default() };
+        let settings = FeedSettings { workload: Some(Workload::Projections), ..FeedSettings::default() };
         let nothing = futures::stream::pending();
         let feeding =
             feed::run(store.clone(), Arc::new(counter), nothing, settings, CancellationToken::new());
@@ -69,7 +72,7 @@ impl Worker {
     }
 
     fn owns(&self, tenant: &TenantStore) -> bool {
-        self.store.share(SharedWork::Projections).owns(tenant.id())
+        self.store.tenant_assignment(Workload::Projections).owns(tenant.id())
     }
 }
 

@@ -34,7 +34,7 @@ fn source() -> (mpsc::UnboundedSender<Batch>, impl futures::Stream<Item = Batch>
 
 /// Never compares after the start: what is not followed is not noticed.
 fn only_followed() -> FeedSettings {
-    FeedSettings { compare_every: Duration::from_hours(1), ..FeedSettings::default() }
+    FeedSettings { compare_interval: Duration::from_hours(1), ..FeedSettings::default() }
 }
 
 /// A keeper that has made its one comparison, and the way to feed it.
@@ -150,7 +150,7 @@ async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
     register(&executor, &small, "Ada").await;
     let head = big.head().await.expect("reads").position;
     // One event a batch and one tenant at a time: the small one is through long before the big one.
-    let settings = FeedSettings { batch: 1, tenants_at_once: 1, ..eager() };
+    let settings = FeedSettings { batch: 1, max_concurrent_tenants: 1, ..eager() };
     let _keeper = keep::<Customers>(&store, silent(), settings);
     caught_up::<Customers>(&small).await;
     let reached = store.checkpoints(Some(projections::CUSTOMERS)).await.expect("reads");
@@ -183,7 +183,7 @@ async fn an_outage_is_waited_out() {
             let command = schemas::crm::customer::RenameCustomer { name: super::name(text) };
             let context = super::system(&tenant);
             executor
-                .execute::<commands::Customer>(&context, id, command, commands::Extras::default())
+                .execute::<commands::Customer>(&context, id, command, commands::CommandSideEffects::default())
                 .await
                 .ok()
         };

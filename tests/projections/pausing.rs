@@ -47,7 +47,7 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
         caught_up::<Customers>(tenant).await;
     }
     let set = async |paused: bool| {
-        let transaction = held.begin_projection().await.expect("begins");
+        let transaction = held.begin_worker_transaction().await.expect("begins");
         let changed = transaction.set_paused(CUSTOMERS, paused).await.expect("writes");
         transaction.commit().await.expect("commits");
         changed

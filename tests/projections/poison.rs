@@ -27,7 +27,7 @@ pub async fn letter_with(store: &Store, wanted: impl Fn(&DeadLetter) -> bool) ->
 }
 
 pub async fn decide(tenant: &TenantStore, letter: &DeadLetter, status: DeadLetterStatus) {
-    let transaction = tenant.begin_projection().await.expect("begins");
+    let transaction = tenant.begin_worker_transaction().await.expect("begins");
     assert!(transaction.set_dead_letter_status(letter.id, status).await.expect("writes"));
     transaction.commit().await.expect("commits");
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use commands::Executor;
 use futures::StreamExt;
-use projections::{CUSTOMERS, Customers, ProjectionState, RebuildError, Rebuilt, USERS, Users};
+use projections::{CUSTOMERS, Customers, ProjectionState, RebuildError, RebuildReport, USERS, Users};
 use queries::PageRequest;
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
 use schemas::crm::customer::{
@@ -68,7 +68,11 @@ pub async fn fill(tenant: &TenantStore, events: u64) {
         .await;
 }
 
-async fn rebuild_one(store: &Store, tenant: &TenantStore, force: bool) -> Result<Rebuilt, RebuildError> {
+async fn rebuild_one(
+    store: &Store,
+    tenant: &TenantStore,
+    force: bool,
+) -> Result<RebuildReport, RebuildError> {
     let cancel = CancellationToken::new();
     let mut done = projections::rebuild(store, CUSTOMERS, &[tenant.id()], force, &|_, _| {}, &cancel).await;
     done.pop().expect("one tenant").1
@@ -398,7 +402,7 @@ async fn two_stores_of_a_process_do_not_share_what_they_know_of_generations() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
     let (one, other) = tokio::join!(one.store(), other.store());
     let id = schemas::engine::TenantId(schemas::engine::ids::new_id());
-    one.tenant(id).note_generation("customers_v1", 1);
-    assert_eq!(one.tenant(id).guessed_generation("customers_v1"), 1);
-    assert_eq!(other.tenant(id).guessed_generation("customers_v1"), 0);
+    one.tenant(id).cache_generation("customers_v1", 1);
+    assert_eq!(one.tenant(id).cached_generation("customers_v1"), 1);
+    assert_eq!(other.tenant(id).cached_generation("customers_v1"), 0);
 }

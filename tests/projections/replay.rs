@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 use commands::Executor;
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
-use projections::{CUSTOMERS, Customers, PastError, Replayed, RowChange, USERS, Users, Wanted};
+use projections::{
+    CUSTOMERS, Customers, HistoricReadModel, HistoricStateError, ReplayTarget, RowChange, USERS, Users,
+};
 use queries::whole;
 use schemas::engine::{Actor, LogId, RecordedEvent};
 use serde_json::{Value, json};
@@ -28,7 +30,11 @@ async fn current(tenant: &TenantStore) -> LogId {
     tenant.head().await.expect("reads").log_id
 }
 
-async fn replay(tenant: &TenantStore, checkpoint: &str, wanted: Wanted) -> Result<Replayed, PastError> {
+async fn replay(
+    tenant: &TenantStore,
+    checkpoint: &str,
+    wanted: ReplayTarget,
+) -> Result<HistoricReadModel, HistoricStateError> {
     projections::replay(tenant, checkpoint, current(tenant).await, wanted, &|_, _| {}).await
 }
 
@@ -41,7 +47,7 @@ async fn readable(tenant: &TenantStore) -> Vec<RecordedEvent> {
 
 /// The rows worked out in a scratch table.
 async fn in_scratch(tenant: &TenantStore, checkpoint: &str, at: u64) -> Rows {
-    let replayed = replay(tenant, checkpoint, Wanted::At(at)).await.expect("replays");
+    let replayed = replay(tenant, checkpoint, ReplayTarget::At(at)).await.expect("replays");
     let (mut rows, mut behind) = (Rows::new(), None);
     loop {
         let page = replayed.rows(behind).await.expect("reads");
@@ -67,7 +73,7 @@ async fn by_pages(tenant: &TenantStore, checkpoint: &str, at: u64) -> Rows {
     }
 }
 
-async fn changes_in_scratch(tenant: &TenantStore, wanted: Wanted) -> BTreeMap<Uuid, RowChange> {
+async fn changes_in_scratch(tenant: &TenantStore, wanted: ReplayTarget) -> BTreeMap<Uuid, RowChange> {
     let replayed = replay(tenant, CUSTOMERS, wanted).await.expect("replays");
     let (mut changes, mut behind) = (BTreeMap::new(), None);
     loop {
@@ -160,7 +166,7 @@ async fn a_read_model_of_any_past_position_is_what_a_fold_by_hand_says() {
             (in_scratch(&tenant, CUSTOMERS, from).await, in_scratch(&tenant, CUSTOMERS, to).await);
         let keys: BTreeSet<Uuid> = before.keys().chain(after.keys()).copied().collect();
         let differ = keys.into_iter().filter(|id| before.get(id) != after.get(id));
-        let changes = changes_in_scratch(&tenant, Wanted::Between(from, to)).await;
+        let changes = changes_in_scratch(&tenant, ReplayTarget::Between(from, to)).await;
         assert_eq!(changes.keys().copied().collect::<Vec<_>>(), differ.collect::<Vec<_>>(), "{from} to {to}");
         for (id, change) in &changes {
             for (name, field) in &change.fields {
@@ -187,16 +193,16 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
     let served_to = tenant.head().await.expect("reads").position;
     // The rows stand behind the log: that is no difference at the position at which they stand.
     rename(&executor, &tenant, bo, "Bob").await;
-    assert!(changes_in_scratch(&tenant, Wanted::Serving(None)).await.is_empty());
-    let replayed = replay(&tenant, CUSTOMERS, Wanted::Serving(None)).await.expect("replays");
+    assert!(changes_in_scratch(&tenant, ReplayTarget::Serving(None)).await.is_empty());
+    let replayed = replay(&tenant, CUSTOMERS, ReplayTarget::Serving(None)).await.expect("replays");
     assert_eq!((replayed.at, replayed.compared_with), (served_to, Some(served_to)));
-    let since = changes_in_scratch(&tenant, Wanted::Serving(Some(served_to + 1))).await;
+    let since = changes_in_scratch(&tenant, ReplayTarget::Serving(Some(served_to + 1))).await;
     assert_eq!(since[&bo].fields["name"].after, Some(json!("Bo")), "against a later state it is one");
 
     let admin = database.connect("postgres").await;
     let spoil = "update customers_v1 set company = 'Forged' where id = $1";
     assert_eq!(admin.execute(spoil, &[&ada]).await.expect("spoils"), 1);
-    let found = changes_in_scratch(&tenant, Wanted::Serving(None)).await;
+    let found = changes_in_scratch(&tenant, ReplayTarget::Serving(None)).await;
     assert_eq!(found.keys().collect::<Vec<_>>(), [&ada]);
     assert_eq!(found[&ada].fields.keys().collect::<Vec<_>>(), ["company"]);
     assert_eq!(found[&ada].fields["company"].after, Some(json!("Forged")));
@@ -204,8 +210,8 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
     // Rows of a log that was replaced behind them are of no use to compare with.
     let elsewhere = "update checkpoints set log_id = gen_random_uuid()";
     admin.execute(elsewhere, &[]).await.expect("another log");
-    let refused = replay(&tenant, CUSTOMERS, Wanted::Serving(None)).await;
-    assert!(matches!(refused, Err(PastError::OtherLog)));
+    let refused = replay(&tenant, CUSTOMERS, ReplayTarget::Serving(None)).await;
+    assert!(matches!(refused, Err(HistoricStateError::OtherLog)));
 }
 
 #[tokio::test]
@@ -218,10 +224,10 @@ async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
     register(&executor, &tenant, "Bo").await;
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 1).await.len(), 1, "before it nothing is wrong");
     for refused in [
-        replay(&tenant, CUSTOMERS, Wanted::At(3)).await.err().expect("stops"),
+        replay(&tenant, CUSTOMERS, ReplayTarget::At(3)).await.err().expect("stops"),
         whole::rows(&tenant, CUSTOMERS, current(&tenant).await, None, None, 10).await.expect_err("stops"),
     ] {
-        assert!(matches!(refused, PastError::Poison { position: 2, .. }), "{refused}");
+        assert!(matches!(refused, HistoricStateError::Poison { position: 2, .. }), "{refused}");
     }
     let _keeper = keep::<Customers>(&store, silent(), eager());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
@@ -244,7 +250,7 @@ async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
         let rows = admin.query(found, &[]).await.expect("reads");
         rows.iter().map(|row| row.get(0)).collect::<Vec<String>>()
     };
-    let replayed = replay(&tenant, CUSTOMERS, Wanted::Between(0, 1)).await.expect("replays");
+    let replayed = replay(&tenant, CUSTOMERS, ReplayTarget::Between(0, 1)).await.expect("replays");
     let tables = scratch().await;
     assert_eq!(tables.len(), 2, "{tables:?}");
     let others = database.connect("annals_scratch").await;
@@ -262,7 +268,7 @@ async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
     admin.execute(end, &[&mine]).await.expect("ends");
     eventually("they are gone", || async { scratch().await.is_empty().then_some(()) }).await;
     assert!(replayed.changes(None).await.is_err(), "another connection has none of it");
-    let replayed = replay(&tenant, CUSTOMERS, Wanted::At(1)).await.expect("replays");
+    let replayed = replay(&tenant, CUSTOMERS, ReplayTarget::At(1)).await.expect("replays");
     assert_eq!(scratch().await.len(), 1);
     drop(replayed);
     eventually("they are gone", || async { scratch().await.is_empty().then_some(()) }).await;
@@ -281,8 +287,8 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
     store.replace_logs(&wanted, "a test", &Actor::system("test")).await.expect("replaces");
     let new = current(&tenant).await;
 
-    let is_replaced = |error: &PastError| matches!(error, PastError::Store(StoreError::LogReplaced { current }) if *current == new);
-    let refused = projections::replay(&tenant, CUSTOMERS, old, Wanted::At(1), &|_, _| {}).await;
+    let is_replaced = |error: &HistoricStateError| matches!(error, HistoricStateError::Store(StoreError::LogReplaced { current }) if *current == new);
+    let refused = projections::replay(&tenant, CUSTOMERS, old, ReplayTarget::At(1), &|_, _| {}).await;
     assert!(is_replaced(&refused.err().expect("refused")));
     let refused = whole::rows(&tenant, CUSTOMERS, old, Some(1), None, 10).await;
     assert!(is_replaced(&refused.expect_err("refused")));
@@ -299,8 +305,8 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
     assert_eq!(kept.map(|row| row.name), Some("Ada".to_owned()));
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 1).await, before);
     assert_eq!(by_pages(&tenant, CUSTOMERS, 3).await, in_scratch(&tenant, CUSTOMERS, 2).await);
-    let beyond = replay(&tenant, CUSTOMERS, Wanted::At(4)).await.err();
-    assert!(matches!(beyond, Some(PastError::Beyond { head: 3 })));
+    let beyond = replay(&tenant, CUSTOMERS, ReplayTarget::At(4)).await.err();
+    assert!(matches!(beyond, Some(HistoricStateError::Beyond { head: 3 })));
 }
 
 #[tokio::test]
@@ -311,9 +317,8 @@ async fn a_name_of_no_read_model_is_refused_and_means_no_other() {
     register(&executor, &tenant, "Ada").await;
     let (log, cancel) = (current(&tenant).await, tokio_util::sync::CancellationToken::new());
     for name in ["invoices.v1", "invoices", "customers.v2", ""] {
-        let unknown =
-            |error: Option<PastError>| matches!(error, Some(PastError::Unknown(told)) if told == name);
-        assert!(unknown(replay(&tenant, name, Wanted::At(1)).await.err()), "{name}");
+        let unknown = |error: Option<HistoricStateError>| matches!(error, Some(HistoricStateError::Unknown(told)) if told == name);
+        assert!(unknown(replay(&tenant, name, ReplayTarget::At(1)).await.err()), "{name}");
         assert!(unknown(whole::rows(&tenant, name, log, None, None, 10).await.err()), "{name}");
         assert!(unknown(whole::changes(&tenant, name, log, (0, None), None, 10).await.err()), "{name}");
         let done = projections::rebuild(&store, name, &[tenant.id()], true, &|_, _| {}, &cancel).await;
@@ -332,7 +337,7 @@ async fn a_time_leads_to_the_last_position_recorded_by_then() {
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
     let early = schemas::engine::clock::now();
-    let at = async |time| projections::moment(&tenant, Some(time)).await.expect("reads").position;
+    let at = async |time| projections::log_position_at(&tenant, Some(time)).await.expect("reads").position;
     assert_eq!(at(early).await, 0);
     for number in 0..9 {
         register(&executor, &tenant, &format!("Customer {number}")).await;
@@ -365,7 +370,7 @@ async fn progress_goes_up_to_the_position_asked_for_and_no_row_is_lost_between_p
         assert!(told.swap(position, Ordering::Relaxed) <= position);
     };
     let log = current(&tenant).await;
-    let replayed = projections::replay(&tenant, CUSTOMERS, log, Wanted::At(1_100), &progress).await;
+    let replayed = projections::replay(&tenant, CUSTOMERS, log, ReplayTarget::At(1_100), &progress).await;
     let replayed = replayed.expect("replays");
     assert_eq!(told.load(Ordering::Relaxed), 1_100);
     let first = replayed.rows(None).await.expect("reads");
@@ -390,15 +395,16 @@ async fn a_crash_of_the_database_leaves_no_scratch_file_and_the_next_replay_find
         let found = find.arg(server.data().join("base")).args(["-name", "t*_*"]).output().expect("find runs");
         String::from_utf8(found.stdout).expect("text")
     };
-    let replayed = replay(&tenant, CUSTOMERS, Wanted::At(1)).await.expect("replays");
+    let replayed = replay(&tenant, CUSTOMERS, ReplayTarget::At(1)).await.expect("replays");
     assert!(!scratch_files(&server).is_empty());
     server.stop(Signal::SIGQUIT);
     server.restart().await;
     assert_eq!(scratch_files(&server), "", "recovery has removed them");
     assert!(replayed.rows(None).await.is_err(), "what was worked out is gone");
-    let again =
-        eventually("the database answers", || async { replay(&tenant, CUSTOMERS, Wanted::At(1)).await.ok() })
-            .await;
+    let again = eventually("the database answers", || async {
+        replay(&tenant, CUSTOMERS, ReplayTarget::At(1)).await.ok()
+    })
+    .await;
     assert_eq!(again.rows(None).await.expect("reads").len(), 1);
 }
 
@@ -417,7 +423,7 @@ async fn long_a_large_read_model_is_replayed_compared_and_paged() {
     measured("200,000 events into a scratch table, 20,000 rows out", begun);
     assert_eq!(in_short(&rows), by_hand(&readable(&tenant).await, EVENTS));
     let begun = Instant::now();
-    let changes = changes_in_scratch(&tenant, Wanted::Between(EVENTS / 2, EVENTS)).await;
+    let changes = changes_in_scratch(&tenant, ReplayTarget::Between(EVENTS / 2, EVENTS)).await;
     measured("two scratch tables, compared", begun);
     assert!(!changes.is_empty());
     let begun = Instant::now();

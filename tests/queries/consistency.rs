@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use commands::{Customer, Executor, Extras};
+use commands::{CommandSideEffects, Customer, Executor};
 use projections::{CHECKPOINTS, CUSTOMERS};
 use queries::crm::customer;
 use queries::engine::wait::wait_at_most;
@@ -33,7 +33,7 @@ async fn a_write_is_read_behind_its_token() {
         let context = system(&setup.tenant);
         let written = setup
             .executor
-            .execute::<Customer>(&context, ids::new_id(), command(), Extras::default())
+            .execute::<Customer>(&context, ids::new_id(), command(), CommandSideEffects::default())
             .await
             .expect("registered");
         wait_for(&setup.tenant, &written.consistency_token, CHECKPOINTS).await.expect("is reached");
@@ -47,7 +47,7 @@ async fn a_read_waits_for_a_while_and_then_says_so() {
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store.clone(), 10);
     let written = executor
-        .execute::<Customer>(&system(&tenant), ids::new_id(), command(), Extras::default())
+        .execute::<Customer>(&system(&tenant), ids::new_id(), command(), CommandSideEffects::default())
         .await
         .expect("registered");
     let token = &written.consistency_token;

@@ -1,6 +1,6 @@
 //! Replacing a log in the store: what moves along, what is refused, and that every leaf still verifies.
 
-use commands::{Customer, Executor, Extras};
+use commands::{CommandSideEffects, Customer, Executor};
 use futures::TryStreamExt;
 use proofs::{CommitmentKind, Frame, commitment, leaf_hash};
 use schemas::crm::customer::{CustomerStatus, SuspendCustomer};
@@ -30,7 +30,7 @@ async fn what_remembers_a_position_moves_along_and_a_second_replacement_does_not
     let stream = StreamName::new("test.thing", ids::new_id());
     let first = tenant.append(append(&stream, None)).await.expect("appends");
     let move_to = async |consumer: &str, log: LogId, from: u64, to: u64| {
-        let transaction = tenant.begin_projection().await.expect("begins");
+        let transaction = tenant.begin_worker_transaction().await.expect("begins");
         let moved = transaction.move_checkpoint(consumer, log, from, to).await.expect("asks");
         transaction.commit().await.expect("commits");
         moved
@@ -46,7 +46,7 @@ async fn what_remembers_a_position_moves_along_and_a_second_replacement_does_not
     assert_eq!(replace(&store, tenant.id(), first.log_id).await, None, "somebody else did it");
     let head = tenant.head().await.expect("reads");
     assert_eq!((head.log_id, head.position), (second, 2));
-    let transaction = tenant.begin_projection().await.expect("begins");
+    let transaction = tenant.begin_worker_transaction().await.expect("begins");
     assert!(!transaction.is_of_another_log("kept").await.expect("asks"));
     assert!(transaction.is_of_another_log("beyond").await.expect("asks"), "its facts are gone");
     transaction.commit().await.expect("commits");
@@ -76,7 +76,7 @@ async fn an_aggregate_in_memory_of_a_log_that_is_no_more_is_not_believed() {
     let first = registered(&executor, tenant.id(), "Ada").await;
     let id = first.id;
     let suspend = SuspendCustomer { reason: None };
-    let lost = executor.execute::<Customer>(&context, id, suspend, Extras::default()).await;
+    let lost = executor.execute::<Customer>(&context, id, suspend, CommandSideEffects::default()).await;
     assert_eq!(lost.expect("suspended").version, 2);
     // The database goes back by one event, and another process writes something else in its place.
     let admin = database.connect("postgres").await;
@@ -87,10 +87,12 @@ async fn an_aggregate_in_memory_of_a_log_that_is_no_more_is_not_believed() {
     );
     admin.batch_execute(&back).await.expect("goes back");
     replace(&store, tenant.id(), first.log_id).await.expect("replaced");
-    let other = elsewhere.execute::<Customer>(&context, id, rename("Other"), Extras::default()).await;
+    let other =
+        elsewhere.execute::<Customer>(&context, id, rename("Other"), CommandSideEffects::default()).await;
     assert_eq!(other.expect("renamed").version, 2, "as many versions as the first process remembers");
 
-    let third = executor.execute::<Customer>(&context, id, rename("Third"), Extras::default()).await;
+    let third =
+        executor.execute::<Customer>(&context, id, rename("Third"), CommandSideEffects::default()).await;
     let third = third.expect("renamed");
     assert_eq!((third.version, third.position), (3, 4));
     assert_eq!(third.state.status, CustomerStatus::Active, "the suspension is gone");

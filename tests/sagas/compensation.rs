@@ -3,7 +3,7 @@
 use access::Principal;
 use std::sync::Arc;
 
-use commands::{AnyCommand, CommandContext, Customer, Extras};
+use commands::{AnyCommand, CommandContext, CommandSideEffects, Customer};
 use futures::TryStreamExt;
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
@@ -266,7 +266,11 @@ async fn a_step_that_was_mended_in_time_is_not_taken_back() {
         notes: None,
     };
     let id = target_id(NAME, instance, "impossible");
-    engine.executor.execute::<Customer>(&context, id, command, Extras::default()).await.expect("registers");
+    engine
+        .executor
+        .execute::<Customer>(&context, id, command, CommandSideEffects::default())
+        .await
+        .expect("registers");
     engine.stop().await;
     let engine = Engine::start(&database, &server, vec![Arc::new(Booking)]).await;
     settled(&database, &tenant, NAME).await;

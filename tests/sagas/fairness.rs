@@ -62,7 +62,7 @@ async fn pending(owner: &tokio_postgres::Client, tenant: TenantId) -> i64 {
 async fn a_tenant_with_one_step_does_not_wait_for_tenants_with_hundreds() {
     let (database, server) = (Database::create().await, NatsServer::start().await);
     let owner = database.connect("postgres").await;
-    let settings = SagaSettings { steps_at_once: 8, ..IMPATIENT };
+    let settings = SagaSettings { max_concurrent_steps: 8, ..IMPATIENT };
     let engine = Engine::start_with(&database, &server, vec![Arc::new(Welcome)], settings).await;
     let slugs: Vec<String> = (0..BUSY).map(|number| format!("busy{number}")).collect();
     let busy = join_all(slugs.iter().map(|slug| open_tenant(&engine.store, slug))).await;

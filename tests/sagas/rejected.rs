@@ -113,8 +113,10 @@ async fn a_step_refused_to_the_last_waits_in_the_dead_letters_until_its_cause_is
         company: None,
         notes: None,
     };
-    let registered =
-        engine.executor.execute::<Customer>(&context, id, mended, commands::Extras::default()).await;
+    let registered = engine
+        .executor
+        .execute::<Customer>(&context, id, mended, commands::CommandSideEffects::default())
+        .await;
     registered.expect("the customer is registered");
     assert_eq!(retry_dead_letter(&engine.store, dead.id).await.expect("retries"), RetryOutcome::Retrying);
     let resolved = letter_in(&engine.store, DeadLetterStatus::Resolved).await;

@@ -9,7 +9,7 @@ use sagas::{Process, Reaction, Trigger};
 use schemas::crm::customer::RegisterCustomer;
 use schemas::engine::{DecodeError, Email, Name, RecordedEvent, StreamName, TenantId, ids};
 use schemas::saga::instance_stream;
-use store::{ExpectedVersion, SharedWork, StreamAppend, TenantStore};
+use store::{ExpectedVersion, StreamAppend, TenantStore, Workload};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
@@ -58,10 +58,10 @@ impl Process for Payment {
         let orders = trigger.instance.data.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(0);
         Ok(match (trigger.event.event_type.as_str(), trigger.instance.state.as_str()) {
             ("test.order.placed.v1", "") => {
-                Some(Reaction::new(id, "waiting").timer(REMINDER, self.patience).keep(1.into()))
+                Some(Reaction::new(id, "waiting").timer(REMINDER, self.patience).with_data(1.into()))
             }
             ("test.order.placed.v1", "waiting") => {
-                Some(Reaction::new(id, "waiting").keep((orders + 1).into()))
+                Some(Reaction::new(id, "waiting").with_data((orders + 1).into()))
             }
             ("test.order.paid.v1", "waiting") => Some(Reaction::new(id, "paid").cancel_timer(REMINDER)),
             _ => None,
@@ -198,20 +198,22 @@ async fn a_timer_fires_behind_thousands_of_due_tenants_that_are_others_work() {
     let other = "insert into workers (role, worker_id, seen_at)
                  values ('sagas', gen_random_uuid(), clock_timestamp() + interval '1 hour')";
     owner.batch_execute(other).await.expect("inserts");
-    let share = engine.store.share(SharedWork::Sagas);
-    let keeping = share.clone();
-    let _keeping =
-        AbortOnDropHandle::new(tokio::spawn(async move { keeping.keep(CancellationToken::new()).await }));
+    let assignment = engine.store.tenant_assignment(Workload::Sagas);
+    let member = assignment.clone();
+    let _keeping = AbortOnDropHandle::new(tokio::spawn(async move {
+        member.maintain_membership(CancellationToken::new()).await;
+    }));
     let mut tenants: Vec<TenantId> = (0..6_000).map(|_| TenantId(ids::random_id())).collect();
     eventually("the work is shared", || async {
-        tenants.iter().any(|tenant| share.owns(*tenant)) && tenants.iter().any(|tenant| !share.owns(*tenant))
+        tenants.iter().any(|tenant| assignment.owns(*tenant))
+            && tenants.iter().any(|tenant| !assignment.owns(*tenant))
     })
     .await;
-    tenants.retain(|tenant| !share.owns(*tenant));
+    tenants.retain(|tenant| !assignment.owns(*tenant));
     assert!(tenants.len() > 2_000, "{} are others'", tenants.len());
     let mut tenant = open_tenant(&engine.store, "acme-0").await;
     for n in 1.. {
-        if share.owns(tenant.id()) {
+        if assignment.owns(tenant.id()) {
             break;
         }
         tenant = open_tenant(&engine.store, &format!("acme-{n}")).await;

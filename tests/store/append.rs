@@ -7,7 +7,8 @@ use proofs::{CommitmentKind, Frame, commitment, leaf_hash};
 use rand::RngExt;
 use schemas::engine::{StreamName, TenantId, ids};
 use store::{
-    AppendError, Claim, ExpectedVersion, LogFilter, Reservation, Secret, Store, StreamAppend, TenantStore,
+    AppendError, ExpectedVersion, IdempotencyClaim, LogFilter, Reservation, Secret, Store, StreamAppend,
+    TenantStore,
 };
 use uuid::Uuid;
 
@@ -43,7 +44,7 @@ async fn an_append_with_everything_is_stored_whole() {
     let tenant = open_tenant(&store, "acme").await;
     let stream = StreamName::new("identity.user", ids::new_id());
     let mut first = append(&stream, ExpectedVersion::NoStream, r#"{"name":"Ada"}"#);
-    first.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+    first.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
     first.reservations = vec![Reservation { kind: "email", value: "ada@example.com".to_owned() }];
     first.secrets = vec![Secret { kind: "password", value: "hash".into() }];
     let receipt = tenant.append(first.clone()).await.expect("appends");
@@ -68,7 +69,7 @@ async fn a_repeated_command_id_gets_the_first_receipt_and_a_reused_one_is_refuse
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let mut first = append(&stream(), ExpectedVersion::NoStream, "{}");
-    first.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+    first.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
     let mut repeats = vec![first.clone(); 40];
     repeats.iter_mut().skip(20).for_each(|other| other.claim.as_mut().expect("claimed").digest = [2; 32]);
     let receipt = tenant.append(first).await.expect("appends");
@@ -90,7 +91,7 @@ async fn the_same_command_at_once_happens_once() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let mut command = append(&stream(), ExpectedVersion::Any, "{}");
-    command.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+    command.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
     let answers = tenant.append_all(vec![command; 50]).await;
     let firsts = answers.iter().filter(|answer| !answer.as_ref().expect("answered").duplicate).count();
     assert_eq!(firsts, 1);
@@ -177,7 +178,7 @@ async fn poison_fails_alone() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let mut poison = append(&stream(), ExpectedVersion::Any, "{}");
-    poison.opens = Some(store::append::NewTenant {
+    poison.new_tenant = Some(store::append::NewTenant {
         id: TenantId(ids::new_id()),
         slug: "poison".parse().expect("a slug"),
         name: "a\0b".to_owned(),
@@ -261,7 +262,7 @@ async fn write_at_random(
         };
         let mut append = append(&stream, expected, &payload);
         if sort == 3 {
-            append.claim = Some(Claim::new(ids::new_id(), [3; 32]));
+            append.claim = Some(IdempotencyClaim::new(ids::new_id(), [3; 32]));
         }
         match store.tenant(tenant).append(append).await {
             Ok(receipt) => {

@@ -3,7 +3,7 @@
 
 use futures::TryStreamExt;
 use schemas::engine::{StreamName, ids};
-use store::{Claim, ExpectedVersion, Store, StreamAppend};
+use store::{ExpectedVersion, IdempotencyClaim, Store, StreamAppend};
 
 use crate::support::eventually;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
@@ -27,7 +27,7 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool, events: usize)
     for message in 1..=MESSAGES {
         let (stream, command_id) = (StreamName::new("crm.customer", ids::new_id()), ids::new_id());
         let append = || StreamAppend {
-            claim: Some(Claim::new(command_id, [7; 32])),
+            claim: Some(IdempotencyClaim::new(command_id, [7; 32])),
             ..StreamAppend::new(
                 stream.clone(),
                 ExpectedVersion::NoStream,

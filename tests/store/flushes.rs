@@ -79,7 +79,7 @@ async fn a_tenant_is_not_opened_before_its_registration_stands() {
     other.batch_execute(&hold).await.expect("holds the head");
     let id = TenantId(ids::new_id());
     let mut opening = append(&StreamName::new("identity.tenant", id.0), ExpectedVersion::NoStream, "{}");
-    opening.opens = Some(NewTenant {
+    opening.new_tenant = Some(NewTenant {
         id,
         slug: "bolt".parse().expect("a slug"),
         name: "Bolt".to_owned(),

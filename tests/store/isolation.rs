@@ -2,7 +2,7 @@
 
 use futures::future::join_all;
 use schemas::engine::{StreamName, TenantId, ids};
-use store::{Claim, ExpectedVersion, Reservation, Secret, StreamAppend};
+use store::{ExpectedVersion, IdempotencyClaim, Reservation, Secret, StreamAppend};
 
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
@@ -50,11 +50,11 @@ async fn two_tenants(database: &Database) -> (TenantId, TenantId) {
             vec![event("identity.user.registered.v1", &format!("{{\"canary\":\"{slug}\"}}"))],
             metadata(),
         );
-        append.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+        append.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
         append.reservations = vec![Reservation { kind: "email", value: "ada@example.com".to_owned() }];
         append.secrets = vec![Secret { kind: "password", value: slug.into() }];
         let receipt = tenant.append(append).await.expect("appends");
-        let transaction = tenant.begin_projection().await.expect("begins");
+        let transaction = tenant.begin_worker_transaction().await.expect("begins");
         assert!(transaction.move_checkpoint("test", receipt.log_id, 0, 1).await.expect("moves"));
         transaction.commit().await.expect("commits");
         tenants.push(tenant.id());

@@ -8,7 +8,8 @@ use nix::sys::signal::Signal;
 use schemas::engine::ids;
 use store::append::EVENTS_MAX;
 use store::{
-    AppendError, Claim, DeploymentKey, ExpectedVersion, Store, StoreConfig, StreamAppend, TenantStore,
+    AppendError, DeploymentKey, ExpectedVersion, IdempotencyClaim, Store, StoreConfig, StreamAppend,
+    TenantStore,
 };
 
 use super::append::{append, assert_dense, stream};
@@ -39,7 +40,7 @@ fn config(port: u16) -> StoreConfig {
 fn commands() -> Vec<StreamAppend> {
     let command = |_| {
         let mut command = append(&stream(), ExpectedVersion::NoStream, "{}");
-        command.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+        command.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
         command
     };
     (0..60).map(command).collect()

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, ids};
-use store::{ExpectedVersion, LogFilter, PieceLimit, StreamAppend, TenantStore};
+use store::{ExpectedVersion, LogFilter, PageLimit, StreamAppend, TenantStore};
 
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
@@ -71,15 +71,15 @@ async fn large_events_end_every_read_early_and_none_is_lost() {
     }
     let sizes = [(1, 1), (200_000, 1), (500_000, 3), (usize::MAX >> 1, EVENTS)];
     for (bytes, expected) in sizes {
-        let limit = PieceLimit { events: 1_000, bytes };
-        let page = tenant.read_log_piece(0, None, limit, &LogFilter::default()).await.expect("reads");
+        let limit = PageLimit { events: 1_000, bytes };
+        let page = tenant.read_log_page_within(0, None, limit, &LogFilter::default()).await.expect("reads");
         assert_eq!(page.events.len(), expected, "a piece of {bytes} bytes");
         let page = tenant.read_stream_page(&stream, 2, limit).await.expect("reads");
         assert_eq!(page.events.len(), expected.min(EVENTS - 1), "a piece of {bytes} bytes");
     }
     let page = tenant.read_log_page(0, None, 1_000, &LogFilter::default()).await.expect("reads");
     assert!(page.events.len() < EVENTS && page.scanned_to < page.head);
-    assert!(tenant.evidence(0, page.head, None, 1_000).await.expect("reads").len() < 10);
+    assert!(tenant.export_rows(0, page.head, None, 1_000).await.expect("reads").len() < 10);
 
     let log: Vec<_> = tenant.read_log(0, LogFilter::default()).try_collect().await.expect("reads");
     let streamed: Vec<_> = tenant.read_stream(&stream, 1).try_collect().await.expect("reads");

@@ -2,13 +2,13 @@
 
 use futures::future::join_all;
 use schemas::engine::{StreamName, ids};
-use store::{AppendError, Claim, ExpectedVersion, KeyUse, NewEvent, Receipt, StreamAppend};
+use store::{AppendError, ExpectedVersion, IdempotencyClaim, KeyUse, NewEvent, Receipt, StreamAppend};
 use uuid::Uuid;
 
 use super::append::{append, stream};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
-fn without_effect(stream: &StreamName, expected: ExpectedVersion, claim: Claim) -> StreamAppend {
+fn without_effect(stream: &StreamName, expected: ExpectedVersion, claim: IdempotencyClaim) -> StreamAppend {
     StreamAppend::without_effect(stream.clone(), expected, claim, metadata())
 }
 
@@ -23,7 +23,7 @@ async fn a_command_without_effect_leaves_a_receipt_and_no_event() {
     let tenant = open_tenant(&database.store().await, "acme").await;
     let stream = stream();
     tenant.append(append(&stream, ExpectedVersion::NoStream, "{}")).await.expect("appends");
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let first = tenant.append(without_effect(&stream, ExpectedVersion::Exact(1), claim)).await;
     let first = first.expect("keeps a receipt");
     assert_eq!((said(&first), first.duplicate), ((1, 1, 0), false));
@@ -41,7 +41,7 @@ async fn a_command_without_effect_leaves_a_receipt_and_no_event() {
         tenant.key_use(&claim).await.expect("reads"),
         KeyUse::Repeat(Receipt { duplicate: true, ..first })
     );
-    let other = Claim { digest: [2; 32], ..claim };
+    let other = IdempotencyClaim { digest: [2; 32], ..claim };
     let reused = tenant.append(without_effect(&stream, ExpectedVersion::Exact(2), other)).await;
     assert!(matches!(reused, Err(AppendError::CommandIdReused)));
     assert_eq!(tenant.key_use(&other).await.expect("reads"), KeyUse::Other);
@@ -58,7 +58,7 @@ async fn a_receipt_without_events_is_kept_only_at_the_version_it_was_decided_on(
         let stream = stream();
         processes[0].append(append(&stream, ExpectedVersion::NoStream, "{}")).await.expect("appends");
         // One key, two processes: one of them found nothing to do, the other found something.
-        let claim = Claim::new(ids::new_id(), [1; 32]);
+        let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
         let mut acting = append(&stream, ExpectedVersion::Exact(1), "{}");
         acting.claim = Some(claim);
         let idle = without_effect(&stream, ExpectedVersion::Exact(1), claim);
@@ -73,7 +73,8 @@ async fn a_receipt_without_events_is_kept_only_at_the_version_it_was_decided_on(
     let stream = stream();
     processes[0].append(append(&stream, ExpectedVersion::NoStream, "{}")).await.expect("appends");
     processes[1].append(append(&stream, ExpectedVersion::Exact(1), "{}")).await.expect("appends");
-    let late = without_effect(&stream, ExpectedVersion::Exact(1), Claim::new(ids::new_id(), [1; 32]));
+    let late =
+        without_effect(&stream, ExpectedVersion::Exact(1), IdempotencyClaim::new(ids::new_id(), [1; 32]));
     let late = processes[0].append(late).await;
     assert!(matches!(late, Err(AppendError::VersionConflict { actual: 2 })), "{late:?}");
 }
@@ -83,7 +84,8 @@ async fn an_append_without_events_writes_a_receipt_and_nothing_else() {
     let tenant = open_tenant(&Database::create().await.store().await, "acme").await;
     let none = StreamAppend::new(stream(), ExpectedVersion::Any, Vec::new(), metadata());
     assert!(matches!(tenant.append(none).await, Err(AppendError::Invalid(_))));
-    let mut secret = without_effect(&stream(), ExpectedVersion::Any, Claim::new(ids::new_id(), [1; 32]));
+    let mut secret =
+        without_effect(&stream(), ExpectedVersion::Any, IdempotencyClaim::new(ids::new_id(), [1; 32]));
     secret.secrets = vec![store::Secret { kind: "password", value: "hash".into() }];
     assert!(matches!(tenant.append(secret).await, Err(AppendError::Invalid(_))));
 }
@@ -96,10 +98,11 @@ async fn receipts_without_events_end_after_thirty_days_or_beyond_the_quota_the_o
     let superuser = database.connect("postgres").await;
     let stream = stream();
     let mut lasting = append(&stream, ExpectedVersion::NoStream, "{}");
-    let effect = Claim::new(ids::new_id(), [1; 32]);
+    let effect = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     lasting.claim = Some(effect);
     tenant.append(lasting).await.expect("appends");
-    let claims: Vec<Claim> = (0..6).map(|_| Claim::new(ids::new_id(), [1; 32])).collect();
+    let claims: Vec<IdempotencyClaim> =
+        (0..6).map(|_| IdempotencyClaim::new(ids::new_id(), [1; 32])).collect();
     for claim in &claims {
         tenant.append(without_effect(&stream, ExpectedVersion::Exact(1), *claim)).await.expect("kept");
     }
@@ -128,7 +131,7 @@ async fn the_projector_neither_makes_nor_removes_the_receipt_of_an_event() {
     let database = Database::create().await;
     let tenant = open_tenant(&database.store().await, "acme").await;
     let mut lasting = append(&stream(), ExpectedVersion::NoStream, "{}");
-    lasting.claim = Some(Claim::new(ids::new_id(), [1; 32]));
+    lasting.claim = Some(IdempotencyClaim::new(ids::new_id(), [1; 32]));
     tenant.append(lasting).await.expect("appends");
     let client = database.connect("annals_projector").await;
     let set = format!("select set_config('annals.tenant', '{}', false)", tenant.id());

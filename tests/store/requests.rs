@@ -6,8 +6,8 @@ use bytes::Bytes;
 use futures::future::join_all;
 use schemas::engine::ids;
 use store::{
-    AnswerRetention, AppendError, Claim, ExpectedVersion, KeyUse, OpenRequest, RequestAnswer, RequestEnd,
-    RequestStart, StoreError, TenantStore,
+    AnswerRetention, AppendError, ExpectedVersion, IdempotencyClaim, KeyUse, OpenRequest, RequestAnswer,
+    RequestEnd, RequestStart, StoreError, TenantStore,
 };
 
 use super::append::{append, stream};
@@ -19,9 +19,9 @@ fn answer(body: &str) -> RequestAnswer {
     RequestAnswer { http_status: 201, body: Bytes::copy_from_slice(body.as_bytes()) }
 }
 
-async fn start(tenant: &TenantStore, claim: Claim) -> RequestStart {
-    let turn = tenant.request_turn(claim.key, WAIT).await.expect("its turn");
-    turn.begin(claim).await.expect("begins")
+async fn start(tenant: &TenantStore, claim: IdempotencyClaim) -> RequestStart {
+    let guard = tenant.lock_request(claim.key, WAIT).await.expect("its turn");
+    guard.begin(claim).await.expect("begins")
 }
 
 fn opened(start: RequestStart) -> Box<OpenRequest> {
@@ -48,17 +48,17 @@ async fn writes(database: &Database) -> i64 {
 async fn a_repeated_request_gets_the_first_answer_and_another_one_is_refused() {
     let database = Database::create().await;
     let tenant = open_tenant(&database.store().await, "acme").await;
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let open = opened(start(&tenant, claim).await);
     write(&open).await;
-    let end = open.complete(&answer("first"), AnswerRetention::Kept).await.expect("commits");
+    let end = open.complete(&answer("first"), AnswerRetention::Permanent).await.expect("commits");
     assert_eq!(end, RequestEnd::Completed);
     for _ in 0..2 {
         assert!(
             matches!(start(&tenant, claim).await, RequestStart::Repeat(again) if again == answer("first"))
         );
     }
-    let other = Claim { digest: [2; 32], ..claim };
+    let other = IdempotencyClaim { digest: [2; 32], ..claim };
     assert!(matches!(start(&tenant, other).await, RequestStart::KeyReused));
     let neighbour = open_tenant(tenant.store(), "other").await;
     assert!(matches!(start(&neighbour, claim).await, RequestStart::New(_)), "a key is the tenant's");
@@ -69,7 +69,7 @@ async fn a_repeated_request_gets_the_first_answer_and_another_one_is_refused() {
 async fn a_key_serves_a_command_or_a_request_and_never_both() {
     let database = Database::create().await;
     let tenant = open_tenant(&database.store().await, "acme").await;
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let command = |claim| {
         let mut command = append(&stream(), ExpectedVersion::NoStream, "{}");
         command.claim = Some(claim);
@@ -78,18 +78,18 @@ async fn a_key_serves_a_command_or_a_request_and_never_both() {
     tenant.append(command(claim)).await.expect("appends");
     assert!(matches!(start(&tenant, claim).await, RequestStart::KeyReused));
 
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let open = opened(start(&tenant, claim).await);
-    open.complete(&answer("first"), AnswerRetention::Kept).await.expect("commits");
+    open.complete(&answer("first"), AnswerRetention::Permanent).await.expect("commits");
     assert!(matches!(tenant.append(command(claim)).await, Err(AppendError::CommandIdReused)));
     assert_eq!(tenant.key_use(&claim).await.expect("reads"), KeyUse::Other);
 
     // The command comes while the request is at work.
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let open = opened(start(&tenant, claim).await);
     write(&open).await;
     tenant.append(command(claim)).await.expect("appends");
-    let end = open.complete(&answer("late"), AnswerRetention::Kept).await.expect("answered");
+    let end = open.complete(&answer("late"), AnswerRetention::Permanent).await.expect("answered");
     assert_eq!(end, RequestEnd::KeyReused);
     assert_eq!((writes(&database).await, tenant.head().await.expect("reads").position), (0, 2));
 }
@@ -100,17 +100,17 @@ async fn requests_at_once_under_one_key_wait_for_the_first() {
     let (here, there) = (database.store().await, database.store().await);
     let id = open_tenant(&here, "acme").await.id();
     let processes = [here.tenant(id), there.tenant(id)];
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let request = |n: usize| {
         let tenant = &processes[n % 2];
         async move {
-            let turn = tenant.request_turn(claim.key, WAIT).await.expect("its turn");
-            match turn.begin(claim).await.expect("begins") {
+            let guard = tenant.lock_request(claim.key, WAIT).await.expect("its turn");
+            match guard.begin(claim).await.expect("begins") {
                 RequestStart::New(open) => {
                     write(&open).await;
                     let own = answer(&n.to_string());
                     assert_eq!(
-                        open.complete(&own, AnswerRetention::Kept).await.expect("commits"),
+                        open.complete(&own, AnswerRetention::Permanent).await.expect("commits"),
                         RequestEnd::Completed
                     );
                     own
@@ -130,16 +130,16 @@ async fn a_request_that_does_not_end_leaves_nothing_and_frees_its_key() {
     let database = Database::create().await;
     let (here, there) = (database.store().await, database.store().await);
     let id = open_tenant(&here, "acme").await.id();
-    let claim = Claim::new(ids::new_id(), [1; 32]);
-    let turn = here.tenant(id).request_turn(claim.key, WAIT).await.expect("its turn");
-    let open = opened(turn.begin(claim).await.expect("begins"));
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
+    let guard = here.tenant(id).lock_request(claim.key, WAIT).await.expect("its turn");
+    let open = opened(guard.begin(claim).await.expect("begins"));
     write(&open).await;
 
     // Meanwhile nobody else has the key, in this process or in another, and waiting ends.
     let short = Duration::from_millis(100);
-    let here_again = here.tenant(id).request_turn(claim.key, short).await;
+    let here_again = here.tenant(id).lock_request(claim.key, short).await;
     assert!(matches!(here_again, Err(StoreError::Unavailable(_))));
-    let turn_there = there.tenant(id).request_turn(claim.key, short).await.expect("its turn there");
+    let turn_there = there.tenant(id).lock_request(claim.key, short).await.expect("its turn there");
     assert!(matches!(turn_there.begin(claim).await, Err(StoreError::Unavailable(_))));
     drop(turn_there);
 
@@ -148,16 +148,16 @@ async fn a_request_that_does_not_end_leaves_nothing_and_frees_its_key() {
     let end = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'";
     superuser.query(end, &[]).await.expect("ends the connection");
     let next = opened(start(&there.tenant(id), claim).await);
-    next.complete(&answer("second"), AnswerRetention::Kept).await.expect("commits");
-    assert!(open.complete(&answer("first"), AnswerRetention::Kept).await.is_err());
-    drop(turn);
+    next.complete(&answer("second"), AnswerRetention::Permanent).await.expect("commits");
+    assert!(open.complete(&answer("first"), AnswerRetention::Permanent).await.is_err());
+    drop(guard);
     assert!(
         matches!(start(&here.tenant(id), claim).await, RequestStart::Repeat(kept) if kept == answer("second"))
     );
     assert_eq!(writes(&database).await, 0, "what the first wrote was rolled back");
 
     // Dropped in the middle, as a request whose client goes.
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let open = opened(start(&here.tenant(id), claim).await);
     write(&open).await;
     drop(open);
@@ -171,7 +171,7 @@ async fn an_answer_with_a_secret_is_sealed_and_ends_before_its_receipt() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let superuser = database.connect("postgres").await;
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let secret = answer("whsec_a-very-secret-value");
     let open = opened(start(&tenant, claim).await);
     open.complete(&secret, AnswerRetention::Secret).await.expect("commits");
@@ -194,7 +194,10 @@ async fn an_answer_with_a_secret_is_sealed_and_ends_before_its_receipt() {
         matches!(start(&tenant, claim).await, RequestStart::AnswerExpired),
         "the request is not carried out again"
     );
-    assert!(matches!(start(&tenant, Claim { digest: [2; 32], ..claim }).await, RequestStart::KeyReused));
+    assert!(matches!(
+        start(&tenant, IdempotencyClaim { digest: [2; 32], ..claim }).await,
+        RequestStart::KeyReused
+    ));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -203,9 +206,9 @@ async fn a_passing_request_is_forgotten_with_its_answer() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let superuser = database.connect("postgres").await;
-    let claim = Claim::new(ids::new_id(), [1; 32]);
+    let claim = IdempotencyClaim::new(ids::new_id(), [1; 32]);
     let open = opened(start(&tenant, claim).await);
-    open.complete(&answer("ticket"), AnswerRetention::Passing).await.expect("commits");
+    open.complete(&answer("ticket"), AnswerRetention::Temporary).await.expect("commits");
     assert!(matches!(start(&tenant, claim).await, RequestStart::Repeat(_)));
     let over = "update receipts set expires_at = now() - interval '1 second';
                 update request_answers set expires_at = now() - interval '1 second'";

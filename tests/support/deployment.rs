@@ -6,7 +6,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use access::Principal;
-use commands::{CommandContext, Executor, Rules, User, register_user};
+use commands::{CommandContext, Decider, Executor, User, register_user};
 use gateway::auth::{Audience, Grant, SigningKey, Tokens};
 use keyring::{Keyring, RootKey, RootKeys};
 use nix::sys::signal::Signal;

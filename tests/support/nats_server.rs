@@ -23,7 +23,7 @@ impl NatsServer {
 
     /// Starts a server in operator mode and waits until it answers.
     pub async fn start_in_operator_mode() -> Self {
-        let keys = OperatorKeys::kept(|_, fresh| Ok::<_, KeyError>(fresh));
+        let keys = OperatorKeys::load_or_create(|_, fresh| Ok::<_, KeyError>(fresh));
         Self::start_with(Some(Box::new(keys.expect("fresh seeds read")))).await
     }
 

@@ -248,7 +248,7 @@ pub async fn open_tenant(store: &Store, slug: &str) -> TenantStore {
         metadata(),
     );
     append.reservations = vec![Reservation { kind: "slug", value: slug.to_string() }];
-    append.opens = Some(NewTenant {
+    append.new_tenant = Some(NewTenant {
         id,
         slug: slug.clone(),
         name: slug.to_string(),

@@ -9,12 +9,12 @@ use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use schemas::engine::InvalidValue;
 
 /// Longest address in bytes.
-const LONGEST: usize = 2_048;
+const URL_BYTES_MAX: usize = 2_048;
 
 /// An address that may be delivered to, as far as its text tells.
 pub fn parse(text: &str, allow_private_addresses: bool) -> Result<Url, InvalidValue> {
     let invalid = |why: &str| Err(InvalidValue::new("url_invalid", why.to_owned()));
-    if text.len() > LONGEST {
+    if text.len() > URL_BYTES_MAX {
         return invalid("must have at most 2048 characters");
     }
     let Ok(url) = Url::parse(text) else { return invalid("must be an absolute URL") };
@@ -77,7 +77,7 @@ pub(crate) fn is_public(address: IpAddr) -> bool {
 }
 
 fn is_public_v4(address: Ipv4Addr) -> bool {
-    const SPECIAL: [(Ipv4Addr, u32); 15] = [
+    const SPECIAL_PURPOSE_RANGES: [(Ipv4Addr, u32); 15] = [
         (Ipv4Addr::UNSPECIFIED, 8),
         (Ipv4Addr::new(10, 0, 0, 0), 8),
         (Ipv4Addr::new(100, 64, 0, 0), 10),
@@ -95,11 +95,11 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
         (Ipv4Addr::new(224, 0, 0, 0), 3), // multicast, reserved, broadcast
     ];
     let within = |(net, bits): (Ipv4Addr, u32)| (address.to_bits() ^ net.to_bits()) >> (32 - bits) == 0;
-    !SPECIAL.into_iter().any(within)
+    !SPECIAL_PURPOSE_RANGES.into_iter().any(within)
 }
 
 fn is_public_v6(address: Ipv6Addr) -> bool {
-    const SPECIAL: [(Ipv6Addr, u32); 4] = [
+    const SPECIAL_PURPOSE_RANGES: [(Ipv6Addr, u32); 4] = [
         (Ipv6Addr::new(0x2001, 0, 0, 0, 0, 0, 0, 0), 23), // protocol assignments, Teredo among them
         (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0), 32),
         (Ipv6Addr::new(0x2002, 0, 0, 0, 0, 0, 0, 0), 16), // 6to4, which carries an IPv4 address
@@ -107,7 +107,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     ];
     let within = |(net, bits): (Ipv6Addr, u32)| (address.to_bits() ^ net.to_bits()) >> (128 - bits) == 0;
     // Global unicast is 2000::/3; loopback, unique-local, link-local, multicast, IPv4-mapped and NAT64 are outside.
-    within((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)) && !SPECIAL.into_iter().any(within)
+    within((Ipv6Addr::new(0x2000, 0, 0, 0, 0, 0, 0, 0), 3)) && !SPECIAL_PURPOSE_RANGES.into_iter().any(within)
 }
 
 #[cfg(test)]
@@ -195,7 +195,10 @@ mod tests {
         ] {
             assert_eq!(code(invalid), Err("url_invalid"), "{invalid}");
         }
-        assert_eq!(code(&format!("https://hooks.example.com/{}", "x".repeat(LONGEST))), Err("url_invalid"));
+        assert_eq!(
+            code(&format!("https://hooks.example.com/{}", "x".repeat(URL_BYTES_MAX))),
+            Err("url_invalid")
+        );
         // Every way to write 127.0.0.1 and its like.
         for private in [
             "https://127.0.0.1/",

@@ -13,7 +13,7 @@ use crate::secret::SigningSecret;
 use crate::settings::WebhookSettings;
 
 /// What is read of an answer, so that the connection can be used again.
-const READ: usize = 16 * 1024;
+const RESPONSE_READ_BYTES_MAX: usize = 16 * 1024;
 
 /// Why nothing can be sent at all.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +21,7 @@ const READ: usize = 16 * 1024;
 pub struct SenderError(#[source] reqwest::Error);
 
 /// One event on its way to one endpoint.
-pub(crate) struct Message {
+pub(crate) struct WebhookMessage {
     /// The same for each attempt.
     pub(crate) id: String,
     /// The CloudEvent as JSON.
@@ -30,7 +30,7 @@ pub(crate) struct Message {
 
 /// What a request came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Answer {
+pub(crate) struct EndpointResponse {
     pub(crate) http_status: Option<u16>,
     /// A stable code; `None` where it was delivered. Never what the endpoint said, and never its address.
     pub(crate) error: Option<String>,
@@ -38,7 +38,7 @@ pub(crate) struct Answer {
     pub(crate) retry_after: Option<Duration>,
 }
 
-impl Answer {
+impl EndpointResponse {
     /// Whether the endpoint said that it is no more.
     pub(crate) fn is_gone(&self) -> bool {
         self.http_status == Some(StatusCode::GONE.as_u16())
@@ -75,11 +75,16 @@ impl Sender {
     }
 
     /// Posts a message, signed with each of the secrets.
-    pub(crate) async fn send(&self, url: &str, message: &Message, secrets: &[SigningSecret]) -> Answer {
-        let Ok(url) = Url::parse(url) else { return Answer::failed("url_invalid") };
+    pub(crate) async fn send(
+        &self,
+        url: &str,
+        message: &WebhookMessage,
+        secrets: &[SigningSecret],
+    ) -> EndpointResponse {
+        let Ok(url) = Url::parse(url) else { return EndpointResponse::failed("url_invalid") };
         // An address in the place of a name is connected to without being resolved.
         if !self.allow_private_addresses && literal(&url).is_some_and(|address| !is_public(address)) {
-            return Answer::failed("address_refused");
+            return EndpointResponse::failed("address_refused");
         }
         let timestamp = clock::now().timestamp();
         let sign = |secret: &SigningSecret| secret.sign(&message.id, timestamp, &message.body);
@@ -94,7 +99,7 @@ impl Sender {
             .body(message.body.clone());
         let mut response = match request.send().await {
             Ok(response) => response,
-            Err(error) => return Answer::failed(code_of(&error)),
+            Err(error) => return EndpointResponse::failed(code_of(&error)),
         };
         let status = response.status();
         let retry_after =
@@ -102,11 +107,11 @@ impl Sender {
         let mut read = 0;
         while let Ok(Some(chunk)) = response.chunk().await {
             read += chunk.len();
-            if read > READ {
+            if read > RESPONSE_READ_BYTES_MAX {
                 break;
             }
         }
-        Answer {
+        EndpointResponse {
             http_status: Some(status.as_u16()),
             error: (!status.is_success()).then(|| format!("http_{}", status.as_u16())),
             retry_after: retry_after.map(Duration::from_secs),
@@ -137,7 +142,7 @@ mod tests {
     use crate::settings::testing::DEFAULTS;
 
     async fn error(settings: WebhookSettings, url: &str) -> Option<String> {
-        let message = Message { id: "msg_1".to_owned(), body: Bytes::from_static(b"{}") };
+        let message = WebhookMessage { id: "msg_1".to_owned(), body: Bytes::from_static(b"{}") };
         Sender::new(&settings)
             .expect("a client")
             .send(url, &message, &[SigningSecret::generate()])

@@ -5,7 +5,7 @@ use std::time::Duration;
 use fairness::Limits;
 
 /// Endpoints of one tenant that wait for a turn; those beyond are found by the next look.
-const WAITING_MAX: usize = 10_000;
+const QUEUED_REQUESTS_MAX: usize = 10_000;
 
 /// Settings of the deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +36,9 @@ impl WebhookSettings {
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             permits: self.requests,
-            share: self.max_concurrent_requests_per_tenant,
+            permits_per_key: self.max_concurrent_requests_per_tenant,
             reserved: self.requests / 4,
-            waiting: WAITING_MAX,
+            waiting: QUEUED_REQUESTS_MAX,
             waiting_total: usize::MAX,
         }
     }

@@ -2,7 +2,7 @@
 //! hashes, dense positions; in one variant also a receipt for a command id from outside.
 
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, ids};
-use store::{Claim, ExpectedVersion, LogFilter, NewEvent, Store, StoreConfig, StreamAppend};
+use store::{IdempotencyClaim, ExpectedVersion, LogFilter, NewEvent, Store, StoreConfig, StreamAppend};
 
 use crate::server::Server;
 use crate::{STREAMS, systems::payload};
@@ -51,7 +51,7 @@ impl Annals {
     pub async fn append(&self, stream: usize, version: u64) -> anyhow::Result<()> {
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
         let metadata = Metadata::new(Actor::system("bench"), ids::random_id());
-        let claim = Claim::new(metadata.command_id, [7; 32]);
+        let claim = IdempotencyClaim::new(metadata.command_id, [7; 32]);
         let mut append =
             StreamAppend::new(self.streams[stream].clone(), expected, vec![self.event.clone()], metadata);
         append.claim = self.with_command_ids.then_some(claim);

@@ -10,7 +10,7 @@ use schemas::engine::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::decider::{Decider, Rejection};
 
 crate::commands! {
     /// What can be asked of a customer.
@@ -60,7 +60,7 @@ pub struct Customer {
     pub status: CustomerStatus,
 }
 
-impl Rules for Customer {
+impl Decider for Customer {
     type Command = CustomerCommand;
     type Event = CustomerEvent;
     type Error = CustomerRejection;

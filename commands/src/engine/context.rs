@@ -2,7 +2,7 @@
 
 use access::Principal;
 use schemas::engine::{Metadata, RequestId, TenantId};
-use store::{HeldValue, NewStanding, NewTenant, Secret};
+use store::{NewTenant, ReservationDigest, Secret, TenantStatusChange};
 use uuid::Uuid;
 
 /// Everything about a command but the command.
@@ -72,13 +72,13 @@ impl CommandContext {
 
 /// What is written in the same transaction as a command's events without standing in them.
 #[derive(Debug, Clone, Default)]
-pub struct Extras {
+pub struct CommandSideEffects {
     /// Secrets of the aggregate's stream.
     pub secrets: Vec<Secret>,
     /// A tenant whose log opens with the events.
-    pub opens: Option<NewTenant>,
+    pub new_tenant: Option<NewTenant>,
     /// What the aggregate's stream held and gives back.
-    pub frees: Vec<HeldValue>,
+    pub digest_releases: Vec<ReservationDigest>,
     /// A tenant that stands otherwise with the events.
-    pub standing: Option<NewStanding>,
+    pub tenant_status: Option<TenantStatusChange>,
 }

@@ -24,8 +24,8 @@ use schemas::engine::{Actor, EventType, InvalidValue, Metadata, RecordedEvent, R
 use serde::{Deserialize, Serialize};
 use store::{AppendError, ExpectedVersion, NewEvent, Reservation, StoreError, StreamAppend, TenantStore};
 
+use super::decider::Decider;
 use super::loading;
-use super::rules::Rules;
 
 type Cause = Box<dyn Error + Send + Sync>;
 
@@ -53,7 +53,7 @@ struct Codec<E> {
 #[serde(transparent)]
 pub struct CqrsAggregate<A>(pub A);
 
-impl<A: Rules> Aggregate for CqrsAggregate<A> {
+impl<A: Decider> Aggregate for CqrsAggregate<A> {
     const TYPE: &'static str = A::CATEGORY;
     type Command = A::Command;
     type Event = A::Event;
@@ -77,7 +77,7 @@ impl<A: Rules> Aggregate for CqrsAggregate<A> {
     }
 }
 
-impl<A: Rules> TenantEventStore<CqrsAggregate<A>> {
+impl<A: Decider> TenantEventStore<CqrsAggregate<A>> {
     /// For an aggregate of the product: its streams are those that the executor writes, reservations included.
     pub fn new(tenant: TenantStore) -> Self {
         let codec = Codec {

@@ -7,27 +7,27 @@ use moka::sync::Cache;
 use schemas::engine::canonical::CanonicalError;
 use schemas::engine::{LogId, Metadata, StreamName, TenantId, ids};
 use store::{
-    AppendError, Claim, ConsistencyToken, DeploymentKey, ExpectedVersion, KeyUse, NewEvent, Receipt,
-    RequestDigest, Store, StoreError, StreamAppend, TenantStore,
+    AppendError, ConsistencyToken, DeploymentKey, ExpectedVersion, IdempotencyClaim, KeyUse, NewEvent,
+    Receipt, RequestDigest, Store, StoreError, StreamAppend, TenantStore,
 };
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
-use super::context::{CommandContext, Extras};
+use super::context::{CommandContext, CommandSideEffects};
+use super::decider::Decider;
 use super::idempotency::claim;
-use super::loading::Loaded;
-use super::outcome::{ExecuteError, Executed, Outcome};
-use super::rules::Rules;
+use super::loading::LoadedAggregate;
+use super::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
 
 /// How often a command without an expected version is decided anew before its caller hears of the conflict. Commands
 /// on one aggregate take turns within a process, so only other processes can come between.
-const RETRIES: u32 = 10;
+const CONFLICT_RETRIES_MAX: u32 = 10;
 
 /// Administration locks that a process holds at a time. Each holds a connection.
 const AUTHORITY_LOCKS_MAX: usize = 4;
 
 /// The last state seen of one aggregate, and the turn of those who change it.
-type Slot<A> = Mutex<Option<Loaded<A>>>;
+type AggregateSlot<A> = Mutex<Option<LoadedAggregate<A>>>;
 
 /// Runs commands. Cheap to clone; the clones share one bounded cache of aggregates.
 #[derive(Clone)]
@@ -45,25 +45,25 @@ struct Cached {
 }
 
 /// State bytes that count as one aggregate of the cache.
-const BYTES_AN_AGGREGATE: usize = 1024;
+const AGGREGATE_BYTES: usize = 1024;
 
 /// One command on its way through the executor.
-struct Request<'a, A: Rules> {
+struct PreparedCommand<'a, A: Decider> {
     context: &'a CommandContext,
     tenant: TenantStore,
     id: Uuid,
     stream: StreamName,
     command: A::Command,
     metadata: Metadata,
-    claim: Option<Claim>,
-    extras: Extras,
+    claim: Option<IdempotencyClaim>,
+    side_effects: CommandSideEffects,
 }
 
 /// What became of a command that met no error.
-enum Settled<A> {
+enum DecisionOutcome<A> {
     Appended(Receipt, A),
     Duplicate(Receipt),
-    NoEffect(Loaded<A>),
+    NoEffect(LoadedAggregate<A>),
 }
 
 impl Executor {
@@ -86,7 +86,7 @@ impl Executor {
     }
 
     /// The aggregate and its version, or `None` where there is none.
-    pub async fn load<A: Rules>(&self, tenant: TenantId, id: Uuid) -> Result<Option<(A, u64)>, StoreError> {
+    pub async fn load<A: Decider>(&self, tenant: TenantId, id: Uuid) -> Result<Option<(A, u64)>, StoreError> {
         let tenant = self.store.tenant(tenant);
         let stream = StreamName::new(A::CATEGORY, id);
         let shared = self.slot::<A>(tenant.id(), &stream);
@@ -96,26 +96,26 @@ impl Executor {
         if loaded.version == 0 {
             return Ok(None);
         }
-        self.weigh(tenant.id(), &stream, &shared, &loaded.state);
+        self.update_weight(tenant.id(), &stream, &shared, &loaded.state);
         *slot = Some(loaded.clone());
         Ok(Some((loaded.state, loaded.version)))
     }
 
     /// Executes a command on the aggregate `id`. `extras` are written with its events and do not count for recognising
     /// a repeat.
-    pub async fn execute<A: Rules>(
+    pub async fn execute<A: Decider>(
         &self,
         context: &CommandContext,
         id: Uuid,
         command: impl Into<A::Command> + Send,
-        extras: Extras,
-    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        side_effects: CommandSideEffects,
+    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
         let command = command.into();
         let name = A::command_name(&command);
-        let result = self.authorised(context, id, command, extras).await;
+        let result = self.execute_authorised(context, id, command, side_effects).await;
         let outcome = match &result {
-            Ok(Executed { outcome: Outcome::Applied, .. }) => "applied",
-            Ok(Executed { outcome: Outcome::Duplicate, .. }) => "duplicate",
+            Ok(CommandResult { outcome: ExecutionOutcome::Applied, .. }) => "applied",
+            Ok(CommandResult { outcome: ExecutionOutcome::Duplicate, .. }) => "duplicate",
             Err(error) => error.label(),
         };
         metrics::counter!("annals_commands_total", "command" => name, "outcome" => outcome).increment(1);
@@ -124,15 +124,15 @@ impl Executor {
 
     /// The answer of the first time, where this very command was executed before under the context's command id. Nothing
     /// is executed: for use cases that would spend something on a command before executing it, such as a password hash.
-    pub async fn repeated<A: Rules>(
+    pub async fn previous_result<A: Decider>(
         &self,
         context: &CommandContext,
         id: Uuid,
         command: impl Into<A::Command> + Send,
-    ) -> Result<Option<Executed<A>>, ExecuteError<A::Error>> {
-        let request = self.request::<A>(context, id, command.into(), Extras::default())?;
-        match request.earlier_receipt().await? {
-            Some(receipt) => self.answer(&request, request.duplicate(receipt)?).await.map(Some),
+    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Error>> {
+        let request = self.request::<A>(context, id, command.into(), CommandSideEffects::default())?;
+        match request.previous_receipt().await? {
+            Some(receipt) => self.build_result(&request, request.duplicate(receipt)?).await.map(Some),
             None => Ok(None),
         }
     }
@@ -142,10 +142,10 @@ impl Executor {
     ///
     /// # Errors
     /// [`ExecuteError::CommandIdReused`] where another request came under the key.
-    pub async fn first_answer<A: Rules>(
+    pub async fn previous_request_result<A: Decider>(
         &self,
         context: &CommandContext,
-    ) -> Result<Option<Executed<A>>, ExecuteError<A::Error>> {
+    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Error>> {
         let (Some(key), Some(digest)) = (context.command_id, context.request_digest) else { return Ok(None) };
         let tenant = self.store.tenant(context.tenant);
         let receipt = match tenant.key_use(&claim(&context.caller, key, digest)?).await? {
@@ -156,10 +156,10 @@ impl Executor {
         let Some(id) = receipt.stream.uuid().filter(|_| receipt.stream.category() == A::CATEGORY) else {
             return Err(ExecuteError::CommandIdReused);
         };
-        let mut loaded = Loaded::<A>::default();
+        let mut loaded = LoadedAggregate::<A>::default();
         loaded.catch_up(&tenant, &receipt.stream, Some(receipt.version)).await?;
-        Ok(Some(Executed {
-            outcome: Outcome::Duplicate,
+        Ok(Some(CommandResult {
+            outcome: ExecutionOutcome::Duplicate,
             command_id: key,
             id,
             version: receipt.version,
@@ -171,35 +171,35 @@ impl Executor {
         }))
     }
 
-    async fn authorised<A: Rules>(
+    async fn execute_authorised<A: Decider>(
         &self,
         context: &CommandContext,
         id: Uuid,
         command: A::Command,
-        extras: Extras,
-    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
-        let request = self.request::<A>(context, id, command, extras)?;
-        let settled = match self.settle(&request).await {
+        side_effects: CommandSideEffects,
+    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
+        let request = self.request::<A>(context, id, command, side_effects)?;
+        let settled = match self.decide_and_append(&request).await {
             Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
-            Ok(settled @ (Settled::Appended(..) | Settled::Duplicate(_))) => settled,
+            Ok(settled @ (DecisionOutcome::Appended(..) | DecisionOutcome::Duplicate(_))) => settled,
             // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
             // whatever the rule or the version would say by now.
-            unsettled => match request.earlier_receipt().await? {
+            unsettled => match request.previous_receipt().await? {
                 Some(receipt) => request.duplicate(receipt)?,
                 None => unsettled?,
             },
         };
-        self.answer(&request, settled).await
+        self.build_result(&request, settled).await
     }
 
     /// The command with everything about it, unless its caller may not send it.
-    fn request<'a, A: Rules>(
+    fn request<'a, A: Decider>(
         &self,
         context: &'a CommandContext,
         id: Uuid,
         command: A::Command,
-        extras: Extras,
-    ) -> Result<Request<'a, A>, ExecuteError<A::Error>> {
+        side_effects: CommandSideEffects,
+    ) -> Result<PreparedCommand<'a, A>, ExecuteError<A::Error>> {
         let name = A::command_name(&command);
         if !access::policy::permits(&context.caller, name, id) {
             return Err(ExecuteError::Forbidden);
@@ -217,7 +217,7 @@ impl Executor {
             }
             None => None,
         };
-        Ok(Request {
+        Ok(PreparedCommand {
             context,
             tenant: self.store.tenant(context.tenant),
             id,
@@ -225,12 +225,15 @@ impl Executor {
             command,
             metadata: context.metadata(command_id),
             claim,
-            extras,
+            side_effects,
         })
     }
 
     /// Decides and appends, in turn with the other commands on the same aggregate in this process.
-    async fn settle<A: Rules>(&self, request: &Request<'_, A>) -> Result<Settled<A>, ExecuteError<A::Error>> {
+    async fn decide_and_append<A: Decider>(
+        &self,
+        request: &PreparedCommand<'_, A>,
+    ) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
         let shared = self.slot::<A>(request.tenant.id(), &request.stream);
         let mut slot = shared.lock().await;
         let mut retries = 0;
@@ -238,7 +241,7 @@ impl Executor {
             let (loaded, events) = request.decide(slot.clone(), retries == 0).await?;
             if events.is_empty() && request.claim.is_none() {
                 *slot = Some(loaded.clone());
-                return Ok(Settled::NoEffect(loaded));
+                return Ok(DecisionOutcome::NoEffect(loaded));
             }
             // A command without effect leaves its receipt at the version on which that was decided.
             match request.append(loaded.version, loaded.log_id, &events).await {
@@ -250,20 +253,22 @@ impl Executor {
                         state.apply(event);
                     }
                     let log_id = Some(receipt.log_id);
-                    self.weigh(request.tenant.id(), &request.stream, &shared, &state);
-                    *slot = Some(Loaded { state: state.clone(), version: receipt.version, log_id });
-                    return Ok(Settled::Appended(receipt, state));
+                    self.update_weight(request.tenant.id(), &request.stream, &shared, &state);
+                    *slot = Some(LoadedAggregate { state: state.clone(), version: receipt.version, log_id });
+                    return Ok(DecisionOutcome::Appended(receipt, state));
                 }
                 Err(ExecuteError::VersionConflict { actual }) => {
                     *slot = None;
-                    if request.context.expected_version.is_some() || retries == RETRIES {
+                    if request.context.expected_version.is_some() || retries == CONFLICT_RETRIES_MAX {
                         return Err(ExecuteError::VersionConflict { actual });
                     }
                     retries += 1;
                     metrics::counter!("annals_command_conflicts_total").increment(1);
                 }
                 // It was decided on a log that is no more.
-                Err(ExecuteError::Unavailable(StoreError::LogReplaced { .. })) if retries < RETRIES => {
+                Err(ExecuteError::Unavailable(StoreError::LogReplaced { .. }))
+                    if retries < CONFLICT_RETRIES_MAX =>
+                {
                     *slot = None;
                     retries += 1;
                 }
@@ -275,27 +280,32 @@ impl Executor {
         }
     }
 
-    async fn answer<A: Rules>(
+    async fn build_result<A: Decider>(
         &self,
-        request: &Request<'_, A>,
-        settled: Settled<A>,
-    ) -> Result<Executed<A>, ExecuteError<A::Error>> {
+        request: &PreparedCommand<'_, A>,
+        settled: DecisionOutcome<A>,
+    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
         let (outcome, version, log_id, position, count, state) = match settled {
-            Settled::Appended(receipt, state) => {
-                (Outcome::Applied, receipt.version, receipt.log_id, receipt.position, receipt.count, state)
-            }
-            Settled::Duplicate(receipt) => {
-                let mut loaded = Loaded::<A>::default();
+            DecisionOutcome::Appended(receipt, state) => (
+                ExecutionOutcome::Applied,
+                receipt.version,
+                receipt.log_id,
+                receipt.position,
+                receipt.count,
+                state,
+            ),
+            DecisionOutcome::Duplicate(receipt) => {
+                let mut loaded = LoadedAggregate::<A>::default();
                 loaded.catch_up(&request.tenant, &request.stream, Some(receipt.version)).await?;
                 let Receipt { version, log_id, position, count, .. } = receipt;
-                (Outcome::Duplicate, version, log_id, position, count, loaded.state)
+                (ExecutionOutcome::Duplicate, version, log_id, position, count, loaded.state)
             }
-            Settled::NoEffect(loaded) => {
+            DecisionOutcome::NoEffect(loaded) => {
                 let head = request.tenant.head().await?;
-                (Outcome::Applied, loaded.version, head.log_id, head.position, 0, loaded.state)
+                (ExecutionOutcome::Applied, loaded.version, head.log_id, head.position, 0, loaded.state)
             }
         };
-        Ok(Executed {
+        Ok(CommandResult {
             outcome,
             command_id: request.metadata.command_id,
             id: request.id,
@@ -312,36 +322,42 @@ impl Executor {
         ConsistencyToken { tenant, log_id, position }.encode(self.store.key())
     }
 
-    fn slot<A: Rules>(&self, tenant: TenantId, stream: &StreamName) -> Arc<Slot<A>> {
-        let new = || Cached { slot: Arc::new(Slot::<A>::default()), weight: 1 };
+    fn slot<A: Decider>(&self, tenant: TenantId, stream: &StreamName) -> Arc<AggregateSlot<A>> {
+        let new = || Cached { slot: Arc::new(AggregateSlot::<A>::default()), weight: 1 };
         let cached = self.slots.get_with((tenant, stream.clone()), new);
         // A category belongs to one aggregate type; were it not so, the command would run uncached.
-        cached.slot.downcast::<Slot<A>>().unwrap_or_default()
+        cached.slot.downcast::<AggregateSlot<A>>().unwrap_or_default()
     }
 
     /// Counts a slot for the memory that its state takes.
-    fn weigh<A: Rules>(&self, tenant: TenantId, stream: &StreamName, slot: &Arc<Slot<A>>, state: &A) {
+    fn update_weight<A: Decider>(
+        &self,
+        tenant: TenantId,
+        stream: &StreamName,
+        slot: &Arc<AggregateSlot<A>>,
+        state: &A,
+    ) {
         let bytes = state.bytes();
         if bytes == 0 {
             return;
         }
-        let weight = u32::try_from(1 + bytes / BYTES_AN_AGGREGATE).unwrap_or(u32::MAX);
+        let weight = u32::try_from(1 + bytes / AGGREGATE_BYTES).unwrap_or(u32::MAX);
         let key = (tenant, stream.clone());
         if self.slots.get(&key).is_none_or(|cached| cached.weight != weight) {
-            self.slots.insert(key, Cached { slot: Arc::<Slot<A>>::clone(slot), weight });
+            self.slots.insert(key, Cached { slot: Arc::<AggregateSlot<A>>::clone(slot), weight });
         }
     }
 }
 
-impl<A: Rules> Request<'_, A> {
+impl<A: Decider> PreparedCommand<'_, A> {
     /// Runs the rule, first on what is in memory. That may be behind the log, which only an append would notice: so
     /// whenever the answer is anything but events, the rule runs again on the log's own state. A command that creates is
     /// tried on nothing at first; where that was wrong, it is decided on what is there.
     async fn decide(
         &self,
-        cached: Option<Loaded<A>>,
+        cached: Option<LoadedAggregate<A>>,
         first: bool,
-    ) -> Result<(Loaded<A>, Vec<A::Event>), ExecuteError<A::Error>> {
+    ) -> Result<(LoadedAggregate<A>, Vec<A::Event>), ExecuteError<A::Error>> {
         let creates = A::creates(&self.command);
         if cached.is_some() || (creates && first) {
             let loaded = cached.clone().unwrap_or_default();
@@ -357,7 +373,7 @@ impl<A: Rules> Request<'_, A> {
         Ok((loaded, events))
     }
 
-    fn decide_on(&self, loaded: &Loaded<A>) -> Result<Vec<A::Event>, ExecuteError<A::Error>> {
+    fn decide_on(&self, loaded: &LoadedAggregate<A>) -> Result<Vec<A::Event>, ExecuteError<A::Error>> {
         if !loaded.state.exists() && !A::creates(&self.command) {
             return Err(ExecuteError::NotFound);
         }
@@ -389,17 +405,17 @@ impl<A: Rules> Request<'_, A> {
             claim: self.claim,
             reservations: events.iter().flat_map(A::reservations).collect(),
             releases: events.iter().flat_map(A::releases).collect(),
-            secrets: self.extras.secrets.clone(),
-            frees: self.extras.frees.clone(),
-            opens: self.extras.opens.clone(),
-            standing: self.extras.standing,
+            secrets: self.side_effects.secrets.clone(),
+            digest_releases: self.side_effects.digest_releases.clone(),
+            new_tenant: self.side_effects.new_tenant.clone(),
+            tenant_status: self.side_effects.tenant_status,
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };
         self.tenant.append(append).await.map_err(AppendError::into)
     }
 
     /// The receipt of this very command, where it was executed before.
-    async fn earlier_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
+    async fn previous_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
         let Some(claim) = &self.claim else { return Ok(None) };
         match self.tenant.key_use(claim).await? {
             KeyUse::Unused => Ok(None),
@@ -409,9 +425,9 @@ impl<A: Rules> Request<'_, A> {
     }
 
     /// The first answer again. What one request did to another aggregate is no answer for this one.
-    fn duplicate(&self, receipt: Receipt) -> Result<Settled<A>, ExecuteError<A::Error>> {
+    fn duplicate(&self, receipt: Receipt) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
         if receipt.stream == self.stream {
-            Ok(Settled::Duplicate(receipt))
+            Ok(DecisionOutcome::Duplicate(receipt))
         } else {
             Err(ExecuteError::CommandIdReused)
         }

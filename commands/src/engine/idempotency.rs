@@ -6,7 +6,7 @@
 
 use access::Principal;
 use schemas::engine::ids;
-use store::{AppendError, Claim};
+use store::{AppendError, IdempotencyClaim};
 use uuid::Uuid;
 
 use super::context::CommandContext;
@@ -27,12 +27,15 @@ pub fn receipt_key(caller: &Principal, key: Uuid) -> Uuid {
 ///
 /// # Errors
 /// [`AppendError::Invalid`] for the nil UUID, which clients send that forgot to make one.
-pub fn claim(caller: &Principal, key: Uuid, digest: [u8; 32]) -> Result<Claim, AppendError> {
+pub fn claim(caller: &Principal, key: Uuid, digest: [u8; 32]) -> Result<IdempotencyClaim, AppendError> {
     if key.is_nil() {
         return Err(AppendError::Invalid("the nil UUID is no command id".to_owned()));
     }
     let receipt_key = receipt_key(caller, key);
-    Ok(Claim { plain_key: (receipt_key != key).then_some(key), ..Claim::new(receipt_key, digest) })
+    Ok(IdempotencyClaim {
+        plain_key: (receipt_key != key).then_some(key),
+        ..IdempotencyClaim::new(receipt_key, digest)
+    })
 }
 
 /// The id of an aggregate that a command is to create: derived from the receipt key, so that a repeat names the same
@@ -78,7 +81,7 @@ mod tests {
     fn a_claim_looks_for_receipts_of_before_where_the_key_is_derived() {
         let key = Uuid::from_u128(7);
         let of = |caller: &Principal| claim(caller, key, [1; 32]).expect("a valid key");
-        assert_eq!(of(&Principal::system("cli")), Claim::new(key, [1; 32]));
+        assert_eq!(of(&Principal::system("cli")), IdempotencyClaim::new(key, [1; 32]));
         let derived = of(&user(1));
         assert_eq!((derived.key, derived.plain_key), (receipt_key(&user(1), key), Some(key)));
     }

@@ -4,19 +4,19 @@ use futures::{TryStreamExt, pin_mut};
 use schemas::engine::{Event, LogId, RecordedEvent, StreamName};
 use store::{StoreError, TenantStore};
 
+use super::decider::Decider;
 use super::outcome::LoadError;
-use super::rules::Rules;
 
 /// An aggregate and the version that it stands at; 0 before the first event.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Loaded<A> {
+pub(crate) struct LoadedAggregate<A> {
     pub(crate) state: A,
     pub(crate) version: u64,
     /// The log that both are of, where there was an event.
     pub(crate) log_id: Option<LogId>,
 }
 
-impl<A: Rules> Loaded<A> {
+impl<A: Decider> LoadedAggregate<A> {
     /// Folds what the stream holds beyond the version reached, up to and including `last` where given.
     pub(crate) async fn catch_up(
         &mut self,

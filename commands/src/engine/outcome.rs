@@ -5,11 +5,11 @@ use schemas::engine::{DecodeError, LogId, StreamName};
 use store::{AppendError, StoreError};
 use uuid::Uuid;
 
-use super::rules::Rejection;
+use super::decider::Rejection;
 
 /// Whether the command did its work now or had done it before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Outcome {
+pub enum ExecutionOutcome {
     /// It took effect now, or had no effect to take.
     Applied,
     /// The same command id did this before; nothing happened now.
@@ -18,9 +18,9 @@ pub enum Outcome {
 
 /// A command that was accepted.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Executed<A> {
+pub struct CommandResult<A> {
     /// Applied or duplicate.
-    pub outcome: Outcome,
+    pub outcome: ExecutionOutcome,
     /// The caller's command id, or the one that was made.
     pub command_id: Uuid,
     /// The aggregate.

@@ -12,31 +12,31 @@ use schemas::identity::scope::Scope;
 use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
 use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
 use schemas::privacy::subject::RequestErasure;
-use store::{LockMode, NewStanding};
+use store::{LockMode, TenantStatusChange};
 use uuid::Uuid;
 
 use super::authority::{AuthorityError, FreshAuthority};
 use super::registration::register_user;
 use super::tenant::{Tenant, TenantCommand, TenantRejection};
 use super::user::{User, UserCommand, UserRejection};
-use crate::engine::context::{CommandContext, Extras};
+use crate::engine::context::{CommandContext, CommandSideEffects};
 use crate::engine::executor::Executor;
-use crate::engine::outcome::{ExecuteError, Executed};
+use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::privacy::subject::{Subject, SubjectRejection};
 
-type Done = Result<Executed<User>, ExecuteError<UserRejection>>;
+type UserResult = Result<CommandResult<User>, ExecuteError<UserRejection>>;
 
 /// The role that runs a tenant.
-fn administering(tenant: TenantId) -> Role {
+fn admin_role(tenant: TenantId) -> Role {
     if tenant == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin }
 }
 
-fn holds(user: &User, role: Role) -> bool {
+fn has_active_role(user: &User, role: Role) -> bool {
     user.status != UserStatus::Deactivated && user.roles.contains(&role)
 }
 
 /// Refuses roles that the tenant does not have.
-fn in_place(context: &CommandContext, roles: &[Role]) -> Result<(), ExecuteError<UserRejection>> {
+fn check_roles_allowed(context: &CommandContext, roles: &[Role]) -> Result<(), ExecuteError<UserRejection>> {
     if roles.contains(&Role::PlatformAdmin) && context.tenant != ids::PLATFORM {
         return Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)));
     }
@@ -51,32 +51,38 @@ pub async fn add_user(
     name: Name,
     roles: Vec<Role>,
     password_hash: Option<Bytes>,
-) -> Done {
-    in_place(context, &roles)?;
-    let role = administering(context.tenant);
-    let holds = |current: &Principal| {
+) -> UserResult {
+    check_roles_allowed(context, &roles)?;
+    let role = admin_role(context.tenant);
+    let is_permitted = |current: &Principal| {
         current.is_system() || current.has_role(role) || current.has_scope(&Scope::UsersWrite)
     };
     let authority =
-        FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, holds).await?;
+        FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, is_permitted)
+            .await?;
     let done = register_user(executor, context, email, name, roles, password_hash).await;
     authority.release().await;
     done
 }
 
 /// Gives a user these roles and no others.
-pub async fn change_roles(executor: &Executor, context: &CommandContext, id: Uuid, roles: Vec<Role>) -> Done {
-    let given = in_place(context, &roles);
-    let stays = roles.contains(&administering(context.tenant));
+pub async fn change_roles(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+    roles: Vec<Role>,
+) -> UserResult {
+    let given = check_roles_allowed(context, &roles);
+    let stays = roles.contains(&admin_role(context.tenant));
     let command = UserCommand::from(ChangeUserRoles { roles });
-    if let Some(earlier) = executor.repeated::<User>(context, id, command.clone()).await? {
+    if let Some(earlier) = executor.previous_result::<User>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
     given?;
     if stays {
-        return promote(executor, context, id, command).await;
+        return grant_admin(executor, context, id, command).await;
     }
-    remove(executor, context, id, command).await
+    execute_exclusively(executor, context, id, command).await
 }
 
 /// Stops a user from signing in.
@@ -85,12 +91,12 @@ pub async fn deactivate(
     context: &CommandContext,
     id: Uuid,
     command: DeactivateUser,
-) -> Done {
+) -> UserResult {
     let command = UserCommand::from(command);
-    if let Some(earlier) = executor.repeated::<User>(context, id, command.clone()).await? {
+    if let Some(earlier) = executor.previous_result::<User>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
-    remove(executor, context, id, command).await
+    execute_exclusively(executor, context, id, command).await
 }
 
 /// Asks for the erasure of a subject. Whoever runs the tenant is refused before another administrator has taken the role;
@@ -100,35 +106,45 @@ pub async fn request_erasure(
     context: &CommandContext,
     subject: Uuid,
     command: RequestErasure,
-) -> Result<Executed<Subject>, ExecuteError<SubjectRejection>> {
-    let authority = authority_alone(executor, context).await?;
+) -> Result<CommandResult<Subject>, ExecuteError<SubjectRejection>> {
+    let authority = lock_authority(executor, context).await?;
     let user = executor.load::<User>(context.tenant, subject).await?;
-    if user.is_some_and(|(user, _)| holds(&user, administering(context.tenant))) {
-        return Err(ExecuteError::Rejected(SubjectRejection::Administers));
+    if user.is_some_and(|(user, _)| has_active_role(&user, admin_role(context.tenant))) {
+        return Err(ExecuteError::Rejected(SubjectRejection::SubjectIsAdmin));
     }
-    let done = executor.execute::<Subject>(context, subject, command, Extras::default()).await;
+    let done = executor.execute::<Subject>(context, subject, command, CommandSideEffects::default()).await;
     authority.release().await;
     done
 }
 
 /// Gives a user roles among which is the one that runs the tenant.
-async fn promote(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
-    let authority = authority_alone(executor, context).await?;
+async fn grant_admin(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+    command: UserCommand,
+) -> UserResult {
+    let authority = lock_authority(executor, context).await?;
     if executor.load::<Subject>(context.tenant, id).await?.is_some() {
         return Err(ExecuteError::Rejected(UserRejection::Erased));
     }
-    let done = executor.execute(context, id, command, Extras::default()).await;
+    let done = executor.execute(context, id, command, CommandSideEffects::default()).await;
     authority.release().await;
     done
 }
 
 /// Executes what may leave the tenant with an administrator less.
-async fn remove(executor: &Executor, context: &CommandContext, id: Uuid, command: UserCommand) -> Done {
-    let authority = authority_alone(executor, context).await?;
+async fn execute_exclusively(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+    command: UserCommand,
+) -> UserResult {
+    let authority = lock_authority(executor, context).await?;
     if context.caller.user_id() == Some(id) {
-        return Err(ExecuteError::Rejected(UserRejection::OwnAdministration));
+        return Err(ExecuteError::Rejected(UserRejection::SelfAdminChange));
     }
-    let done = executor.execute(context, id, command, Extras::default()).await;
+    let done = executor.execute(context, id, command, CommandSideEffects::default()).await;
     authority.release().await;
     done
 }
@@ -140,8 +156,8 @@ pub async fn suspend_tenant(
     context: &CommandContext,
     tenant: TenantId,
     command: SuspendTenant,
-) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
-    stand(executor, context, NewStanding { tenant, suspended: true }, command.into()).await
+) -> Result<CommandResult<Tenant>, ExecuteError<TenantRejection>> {
+    set_tenant_status(executor, context, TenantStatusChange { tenant, suspended: true }, command.into()).await
 }
 
 /// Ends a tenant's hold.
@@ -149,28 +165,36 @@ pub async fn resume_tenant(
     executor: &Executor,
     context: &CommandContext,
     tenant: TenantId,
-) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
-    stand(executor, context, NewStanding { tenant, suspended: false }, ResumeTenant {}.into()).await
+) -> Result<CommandResult<Tenant>, ExecuteError<TenantRejection>> {
+    set_tenant_status(
+        executor,
+        context,
+        TenantStatusChange { tenant, suspended: false },
+        ResumeTenant {}.into(),
+    )
+    .await
 }
 
 /// The directory follows in the transaction of the fact.
-async fn stand(
+async fn set_tenant_status(
     executor: &Executor,
     context: &CommandContext,
-    standing: NewStanding,
+    tenant_status: TenantStatusChange,
     command: TenantCommand,
-) -> Result<Executed<Tenant>, ExecuteError<TenantRejection>> {
+) -> Result<CommandResult<Tenant>, ExecuteError<TenantRejection>> {
     let context = CommandContext { tenant: ids::PLATFORM, ..context.clone() };
-    let extras = Extras { standing: Some(standing), ..Extras::default() };
-    executor.execute(&context, standing.tenant.0, command, extras).await
+    let side_effects =
+        CommandSideEffects { tenant_status: Some(tenant_status), ..CommandSideEffects::default() };
+    executor.execute(&context, tenant_status.tenant.0, command, side_effects).await
 }
 
 /// Locks the tenant's administration, alone. The caller must hold the role that runs the tenant by its own events.
-async fn authority_alone(
+async fn lock_authority(
     executor: &Executor,
     context: &CommandContext,
 ) -> Result<FreshAuthority, AuthorityError> {
-    let role = administering(context.tenant);
-    let holds = |current: &Principal| current.is_system() || current.has_role(role);
-    FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Exclusive, holds).await
+    let role = admin_role(context.tenant);
+    let is_permitted = |current: &Principal| current.is_system() || current.has_role(role);
+    FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Exclusive, is_permitted)
+        .await
 }

@@ -54,14 +54,14 @@ impl FreshAuthority {
     ///
     /// # Errors
     /// [`AuthorityError::Forbidden`] where the caller does not hold the permission any more.
-    pub async fn hold(
+    pub async fn acquire(
         executor: &Executor,
         tenant: TenantId,
         principal: &Principal,
         permission: &Permission,
     ) -> Result<Self, AuthorityError> {
-        let holds = |current: &Principal| permission.is_held_by(current);
-        Self::confirm(executor, tenant, principal, LockMode::Shared, holds).await
+        let is_permitted = |current: &Principal| permission.is_held_by(current);
+        Self::confirm(executor, tenant, principal, LockMode::Shared, is_permitted).await
     }
 
     /// Confirms whatever `holds` asks of the caller as its events say it is now.
@@ -73,11 +73,11 @@ impl FreshAuthority {
         tenant: TenantId,
         principal: &Principal,
         mode: LockMode,
-        holds: impl Fn(&Principal) -> bool,
+        is_permitted: impl Fn(&Principal) -> bool,
     ) -> Result<Self, AuthorityError> {
         let (lock, permit) = lock(executor, tenant, mode).await?;
         let principal = current(executor, tenant, principal).await?;
-        if holds(&principal) {
+        if is_permitted(&principal) {
             Ok(Self { tenant, principal, lock, _permit: permit })
         } else {
             Err(AuthorityError::Forbidden)

@@ -12,11 +12,11 @@ use store::{NewTenant, Secret};
 use super::authority::FreshAuthority;
 use super::tenant::{Tenant, TenantRejection};
 use super::user::{PASSWORD, User, UserRejection};
-use crate::engine::context::{CommandContext, Extras};
+use crate::engine::context::{CommandContext, CommandSideEffects};
+use crate::engine::decider::Decider;
 use crate::engine::executor::Executor;
 use crate::engine::idempotency::new_aggregate_id;
-use crate::engine::outcome::{ExecuteError, Executed};
-use crate::engine::rules::Rules;
+use crate::engine::outcome::{CommandResult, ExecuteError};
 
 /// Registers a user; `password_hash` is a PHC string and becomes a secret of the user's stream. Without one the user
 /// cannot sign in.
@@ -30,7 +30,7 @@ pub async fn register_user(
     name: Name,
     roles: Vec<Role>,
     password_hash: impl Into<Option<Bytes>>,
-) -> Result<Executed<User>, ExecuteError<UserRejection>> {
+) -> Result<CommandResult<User>, ExecuteError<UserRejection>> {
     let open = if context.caller == Principal::Anonymous {
         let tenant =
             executor.store().tenant_by_id(context.tenant).await?.ok_or(ExecuteError::TenantUnknown)?;
@@ -38,7 +38,7 @@ pub async fn register_user(
     } else {
         false
     };
-    if !may_register(&context.caller, open, &roles) {
+    if !can_register(&context.caller, open, &roles) {
         return Err(ExecuteError::Forbidden);
     }
     if roles.contains(&Role::PlatformAdmin) && context.tenant != ids::PLATFORM {
@@ -47,11 +47,16 @@ pub async fn register_user(
     let id = new_aggregate_id(context, User::CATEGORY);
     let secrets = password_hash.into().map(|value| Secret { kind: PASSWORD, value }).into_iter().collect();
     executor
-        .execute(context, id, RegisterUser { email, name, roles }, Extras { secrets, ..Extras::default() })
+        .execute(
+            context,
+            id,
+            RegisterUser { email, name, roles },
+            CommandSideEffects { secrets, ..CommandSideEffects::default() },
+        )
         .await
 }
 
-fn may_register(caller: &Principal, open: bool, roles: &[Role]) -> bool {
+fn can_register(caller: &Principal, open: bool, roles: &[Role]) -> bool {
     match caller {
         Principal::Anonymous => open && roles == [Role::Member],
         Principal::System(_) => true,
@@ -76,8 +81,8 @@ pub struct TenantAdmin {
 #[derive(Debug, Clone)]
 #[expect(missing_docs, reason = "the fields say what they are")]
 pub struct RegisteredTenant {
-    pub tenant: Executed<Tenant>,
-    pub admin: Option<Executed<User>>,
+    pub tenant: CommandResult<Tenant>,
+    pub admin: Option<CommandResult<User>>,
 }
 
 /// Why a tenant was not registered, or was registered without its administrator.
@@ -102,18 +107,19 @@ pub async fn register_tenant(
     let mut context = context.clone();
     context.tenant = ids::PLATFORM;
     let id = new_aggregate_id(&context, Tenant::CATEGORY);
-    let opens = NewTenant {
+    let new_tenant = NewTenant {
         id: TenantId(id),
         slug: command.slug.clone(),
         name: command.name.to_string(),
         tier: command.tier,
         registration: command.registration,
     };
-    let extras = Extras { opens: Some(opens), ..Extras::default() };
+    let side_effects = CommandSideEffects { new_tenant: Some(new_tenant), ..CommandSideEffects::default() };
     let authority =
-        FreshAuthority::hold(executor, context.tenant, &context.caller, &policy::TENANTS_WRITE).await;
+        FreshAuthority::acquire(executor, context.tenant, &context.caller, &policy::TENANTS_WRITE).await;
     let authority = authority.map_err(|error| RegisterTenantError::Tenant(error.into()))?;
-    let tenant: Result<Executed<Tenant>, _> = executor.execute(&context, id, command, extras).await;
+    let tenant: Result<CommandResult<Tenant>, _> =
+        executor.execute(&context, id, command, side_effects).await;
     authority.release().await;
     let tenant = tenant.map_err(RegisterTenantError::Tenant)?;
 
@@ -145,18 +151,18 @@ mod tests {
     #[test]
     fn a_stranger_becomes_a_member_where_registration_is_open() {
         let stranger = Principal::Anonymous;
-        assert!(may_register(&stranger, true, &[Role::Member]));
-        assert!(!may_register(&stranger, false, &[Role::Member]));
-        assert!(!may_register(&stranger, true, &[Role::TenantAdmin]));
-        assert!(!may_register(&stranger, true, &[Role::Member, Role::TenantAdmin]));
+        assert!(can_register(&stranger, true, &[Role::Member]));
+        assert!(!can_register(&stranger, false, &[Role::Member]));
+        assert!(!can_register(&stranger, true, &[Role::TenantAdmin]));
+        assert!(!can_register(&stranger, true, &[Role::Member, Role::TenantAdmin]));
     }
 
     #[test]
     fn a_tenant_admin_adds_users_but_no_platform_admin() {
         let admin = Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]);
-        assert!(may_register(&admin, false, &[Role::TenantAdmin]));
-        assert!(!may_register(&admin, false, &[Role::PlatformAdmin]));
-        assert!(!may_register(
+        assert!(can_register(&admin, false, &[Role::TenantAdmin]));
+        assert!(!can_register(&admin, false, &[Role::PlatformAdmin]));
+        assert!(!can_register(
             &Principal::user(Uuid::from_u128(2), vec![Role::Member]),
             true,
             &[Role::Member]

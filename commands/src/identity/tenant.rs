@@ -8,7 +8,7 @@ use schemas::identity::tenant::{
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::decider::{Decider, Rejection};
 
 /// The kind of the reservation that a slug is.
 pub const SLUG: &str = "slug";
@@ -70,7 +70,7 @@ pub struct Tenant {
     pub suspended: bool,
 }
 
-impl Rules for Tenant {
+impl Decider for Tenant {
     type Command = TenantCommand;
     type Event = TenantEvent;
     type Error = TenantRejection;

@@ -12,7 +12,7 @@ use schemas::identity::user::{
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::decider::{Decider, Rejection};
 
 /// The kind of the reservation that an e-mail address is.
 pub const EMAIL: &str = "email";
@@ -51,7 +51,7 @@ pub enum UserRejection {
     RoleNotAllowed(Role),
     /// Whoever administers goes by another administrator's hand, so that one always remains.
     #[error("another administrator has to do this")]
-    OwnAdministration,
+    SelfAdminChange,
 }
 
 impl Rejection for UserRejection {
@@ -63,7 +63,7 @@ impl Rejection for UserRejection {
             Self::Erased => ErrorCode::UserErased,
             Self::RolesEmpty => ErrorCode::RolesEmpty,
             Self::RoleNotAllowed(_) => ErrorCode::RoleNotAllowed,
-            Self::OwnAdministration => ErrorCode::SelfAdminChange,
+            Self::SelfAdminChange => ErrorCode::SelfAdminChange,
         }
     }
 }
@@ -82,7 +82,7 @@ pub struct User {
     pub status: UserStatus,
 }
 
-impl Rules for User {
+impl Decider for User {
     type Command = UserCommand;
     type Event = UserEvent;
     type Error = UserRejection;

@@ -13,11 +13,11 @@ use serde::{Deserialize, Serialize};
 use store::LockMode;
 
 use super::json_schema::{self, InvalidSchema};
-use super::widening;
-use crate::engine::context::{CommandContext, Extras};
+use super::schema_compatibility;
+use crate::engine::context::{CommandContext, CommandSideEffects};
+use crate::engine::decider::{Decider, Rejection};
 use crate::engine::executor::Executor;
-use crate::engine::outcome::{ExecuteError, Executed};
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::identity::authority::FreshAuthority;
 
 /// The most versions of a fact.
@@ -37,13 +37,13 @@ crate::commands! {
 pub enum EventTypeRejection {
     /// The versions of a fact are 1, 2, 3, ...
     #[error("the next version of this fact is v{next}")]
-    NotNext {
+    VersionGap {
         /// The version that may be registered.
         next: u32,
     },
     /// The schema refuses something that it accepted before.
     #[error("the schema is narrower than before at {at}; register v{next}")]
-    Narrower {
+    Incompatible {
         /// Where, as a path into the schema.
         at: String,
         /// The version to register instead.
@@ -65,8 +65,8 @@ pub enum EventTypeRejection {
 impl Rejection for EventTypeRejection {
     fn code(&self) -> ErrorCode {
         match self {
-            Self::NotNext { .. } => ErrorCode::EventTypeVersionGap,
-            Self::Narrower { .. } => ErrorCode::SchemaIncompatible,
+            Self::VersionGap { .. } => ErrorCode::EventTypeVersionGap,
+            Self::Incompatible { .. } => ErrorCode::SchemaIncompatible,
             Self::VersionsExceeded | Self::BytesExceeded | Self::Schema(_) => ErrorCode::SchemaInvalid,
         }
     }
@@ -75,7 +75,7 @@ impl Rejection for EventTypeRejection {
 /// One version of a fact.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of EventTypeRegistered")]
-pub struct Version {
+pub struct EventTypeVersion {
     pub event_type: String,
     pub schema: JsonText,
     pub description: Option<Notes>,
@@ -85,22 +85,22 @@ pub struct Version {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EventFamily {
     /// In order: version n stands at n - 1.
-    pub versions: Vec<Arc<Version>>,
+    pub versions: Vec<Arc<EventTypeVersion>>,
     /// Bytes of all schemas and descriptions that were recorded, those that were widened included.
     pub recorded_bytes: usize,
     /// Whether the last event brought a version, in contrast to one that widened a version.
-    pub registered_last: bool,
+    pub last_is_registration: bool,
 }
 
 impl EventFamily {
     /// A version of the fact.
-    pub fn version(&self, number: u32) -> Option<&Arc<Version>> {
+    pub fn version(&self, number: u32) -> Option<&Arc<EventTypeVersion>> {
         self.versions.get(usize::try_from(number).ok()?.checked_sub(1)?)
     }
 
     fn set(&mut self, event_type: &str, schema: JsonText, description: Option<Notes>) {
         self.recorded_bytes += recorded_bytes(&schema, description.as_ref());
-        let version = Arc::new(Version { event_type: event_type.to_owned(), schema, description });
+        let version = Arc::new(EventTypeVersion { event_type: event_type.to_owned(), schema, description });
         match self.versions.iter_mut().find(|known| known.event_type == event_type) {
             Some(known) => *known = version,
             None => self.versions.push(version),
@@ -112,7 +112,7 @@ fn recorded_bytes(schema: &JsonText, description: Option<&Notes>) -> usize {
     schema.as_str().len() + description.map_or(0, |description| description.as_str().len())
 }
 
-impl Rules for EventFamily {
+impl Decider for EventFamily {
     type Command = EventTypeCommand;
     type Event = EventTypeEvent;
     type Error = EventTypeRejection;
@@ -121,11 +121,11 @@ impl Rules for EventFamily {
         match event {
             EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description }) => {
                 self.set(event_type.as_str(), schema, description);
-                self.registered_last = true;
+                self.last_is_registration = true;
             }
             EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description }) => {
                 self.set(event_type.as_str(), schema, description);
-                self.registered_last = false;
+                self.last_is_registration = false;
             }
         }
     }
@@ -138,7 +138,7 @@ impl Rules for EventFamily {
             self.recorded_bytes + recorded_bytes(&schema, description.as_ref()) <= FAMILY_BYTES_MAX;
         let Some(known) = self.version(event_type.number()) else {
             if event_type.number() != next {
-                return Err(EventTypeRejection::NotNext { next });
+                return Err(EventTypeRejection::VersionGap { next });
             }
             if self.versions.len() >= VERSIONS_MAX {
                 return Err(EventTypeRejection::VersionsExceeded);
@@ -159,8 +159,8 @@ impl Rules for EventFamily {
         }
         let (old, new) = (json_schema::expand(&known.schema), json_schema::expand(&schema));
         let (old, new) = (old.map_err(EventTypeRejection::Schema)?, new.map_err(EventTypeRejection::Schema)?);
-        if let Err(at) = widening::accepts_all(&old, &new) {
-            return Err(EventTypeRejection::Narrower { at, next });
+        if let Err(at) = schema_compatibility::check_compatibility(&old, &new) {
+            return Err(EventTypeRejection::Incompatible { at, next });
         }
         if !has_room {
             return Err(EventTypeRejection::BytesExceeded);
@@ -184,9 +184,9 @@ pub(super) async fn register(
     executor: &Executor,
     context: &CommandContext,
     command: RegisterEventType,
-) -> Result<Executed<EventFamily>, ExecuteError<EventTypeRejection>> {
+) -> Result<CommandResult<EventFamily>, ExecuteError<EventTypeRejection>> {
     let id = family_id(command.event_type.family());
-    if let Some(earlier) = executor.repeated::<EventFamily>(context, id, command.clone()).await? {
+    if let Some(earlier) = executor.previous_result::<EventFamily>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
     json_schema::compile(&command.schema)
@@ -196,7 +196,7 @@ pub(super) async fn register(
     let may = |current: &Principal| current.may_register_types(&category);
     let authority =
         FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, may).await?;
-    let done = executor.execute(context, id, command, Extras::default()).await;
+    let done = executor.execute(context, id, command, CommandSideEffects::default()).await;
     authority.release().await;
     done
 }
@@ -247,7 +247,7 @@ mod tests {
         let schema = json!({"type": "string"});
         given(vec![])
             .when(register(V2, schema.clone()).into())
-            .then_expect_error(EventTypeRejection::NotNext { next: 1 });
+            .then_expect_error(EventTypeRejection::VersionGap { next: 1 });
         given(vec![])
             .when(register(V1, schema.clone()).into())
             .then_expect_events(vec![registered(V1, schema.clone())]);
@@ -275,7 +275,7 @@ mod tests {
             .when(register(V1, wide.clone()).into())
             .then_expect_events(vec![EventTypeEvent::Widened(widened)]);
         given(vec![registered(V1, wide)]).when(register(V1, old).into()).then_expect_error(
-            EventTypeRejection::Narrower { at: "properties.tier.enum".to_owned(), next: 2 },
+            EventTypeRejection::Incompatible { at: "properties.tier.enum".to_owned(), next: 2 },
         );
     }
 

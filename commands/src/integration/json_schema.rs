@@ -45,17 +45,17 @@ pub struct InvalidSchema {
 
 /// A schema ready to check data. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Compiled {
+pub struct CompiledSchema {
     program: Arc<Program>,
 }
 
 /// The schema ready to check data, where it can be used at all. Takes milliseconds of processor time.
-pub fn compile(schema: &JsonText) -> Result<Compiled, InvalidSchema> {
+pub fn compile(schema: &JsonText) -> Result<CompiledSchema, InvalidSchema> {
     let program = compiling::program(expand(schema)?)?;
-    Ok(Compiled { program: Arc::new(program) })
+    Ok(CompiledSchema { program: Arc::new(program) })
 }
 
-impl Compiled {
+impl CompiledSchema {
     /// What is wrong with an event's data; nothing where they are valid. Takes from the budget what it costs, and ends
     /// with an error when the budget is spent.
     pub fn check(&self, data: &Json, budget: &mut Budget) -> Vec<InvalidData> {

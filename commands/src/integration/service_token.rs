@@ -9,7 +9,7 @@ use schemas::integration::service_token::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::decider::{Decider, Rejection};
 
 /// The longest life of a token in days.
 pub const DAYS_MAX: u32 = 365;
@@ -43,7 +43,7 @@ pub enum ServiceTokenRejection {
     Days,
     /// Who audits changes nothing.
     #[error("a token with audit:read has no scope that changes anything")]
-    AuditorWrites,
+    AuditorReadOnly,
 }
 
 impl Rejection for ServiceTokenRejection {
@@ -53,7 +53,7 @@ impl Rejection for ServiceTokenRejection {
             Self::NotIssued => ErrorCode::ServiceTokenUnknown,
             Self::Scopes => ErrorCode::ScopesInvalid,
             Self::Days => ErrorCode::ExpiresDaysInvalid,
-            Self::AuditorWrites => ErrorCode::AuditorReadOnly,
+            Self::AuditorReadOnly => ErrorCode::AuditorReadOnly,
         }
     }
 }
@@ -72,7 +72,7 @@ pub struct ServiceToken {
     pub revoked: bool,
 }
 
-impl Rules for ServiceToken {
+impl Decider for ServiceToken {
     type Command = ServiceTokenCommand;
     type Event = ServiceTokenEvent;
     type Error = ServiceTokenRejection;
@@ -119,7 +119,7 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     }
     let audits = scopes.iter().any(|scope| *scope.scope() == Scope::AuditRead);
     if audits && !scopes.iter().all(|scope| scope.scope().only_reads()) {
-        return Err(ServiceTokenRejection::AuditorWrites);
+        return Err(ServiceTokenRejection::AuditorReadOnly);
     }
     let days_max = if audits { AUDITOR_DAYS_MAX } else { DAYS_MAX };
     // Tokens count in whole seconds.
@@ -190,7 +190,7 @@ mod tests {
         for writing in ["crm:write", "events:append:ext.a.b", "event_types:write:ext.a.b"] {
             given(vec![])
                 .when(issue(&["audit:read", writing], 1).into())
-                .then_expect_error(ServiceTokenRejection::AuditorWrites);
+                .then_expect_error(ServiceTokenRejection::AuditorReadOnly);
         }
     }
 

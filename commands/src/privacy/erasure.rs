@@ -7,10 +7,10 @@ use schemas::identity::user::EraseUser;
 use store::{Secret, StoreError};
 use uuid::Uuid;
 
-use crate::engine::context::{CommandContext, Extras};
+use crate::engine::context::{CommandContext, CommandSideEffects};
+use crate::engine::decider::{Decider, Rejection};
 use crate::engine::executor::Executor;
-use crate::engine::outcome::{ExecuteError, Executed};
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::identity::user::{EMAIL, PASSWORD};
 use crate::{Customer, User};
 
@@ -37,7 +37,7 @@ pub async fn subject_of_customer(
 /// Makes the aggregate of a stream forget its subject, with what it holds beside the log (reservations, secrets). Returns the
 /// position behind which that is so, or `None` where the stream's aggregate has nothing to forget: sealed parts of its
 /// events are all that it has. A repeat under the same context changes nothing.
-pub async fn forget(
+pub async fn erase_stream(
     executor: &Executor,
     context: &CommandContext,
     stream: &StreamName,
@@ -49,23 +49,23 @@ pub async fn forget(
     match stream.category() {
         User::CATEGORY => {
             let tenant = executor.store().tenant(context.tenant);
-            let extras = Extras {
+            let side_effects = CommandSideEffects {
                 // Overwritten, for secrets are never deleted; nothing matches an empty hash.
                 secrets: vec![Secret { kind: PASSWORD, value: Bytes::new() }],
-                frees: tenant.held(stream, EMAIL).await?,
-                ..Extras::default()
+                digest_releases: tenant.reservations_of(stream, EMAIL).await?,
+                ..CommandSideEffects::default()
             };
-            settled(executor.execute::<User>(&context, id, EraseUser {}, extras).await)
+            erased_position(executor.execute::<User>(&context, id, EraseUser {}, side_effects).await)
         }
-        Customer::CATEGORY => {
-            settled(executor.execute::<Customer>(&context, id, EraseCustomer {}, Extras::default()).await)
-        }
+        Customer::CATEGORY => erased_position(
+            executor.execute::<Customer>(&context, id, EraseCustomer {}, CommandSideEffects::default()).await,
+        ),
         _ => Ok(None),
     }
 }
 
-fn settled<A: Rules>(
-    executed: Result<Executed<A>, ExecuteError<A::Error>>,
+fn erased_position<A: Decider>(
+    executed: Result<CommandResult<A>, ExecuteError<A::Error>>,
 ) -> Result<Option<u64>, StoreError> {
     match executed {
         Ok(executed) => Ok(Some(executed.position)),

@@ -6,7 +6,7 @@ use schemas::privacy::subject::{
 };
 use serde::{Deserialize, Serialize};
 
-use crate::engine::rules::{Rejection, Rules};
+use crate::engine::decider::{Decider, Rejection};
 
 crate::commands! {
     /// What can be asked about a subject.
@@ -24,14 +24,14 @@ pub enum SubjectRejection {
     NotRequested,
     /// Nobody would be left who runs the tenant, perhaps.
     #[error("administers the tenant: another administrator has to take the role first")]
-    Administers,
+    SubjectIsAdmin,
 }
 
 impl Rejection for SubjectRejection {
     fn code(&self) -> ErrorCode {
         match self {
             Self::NotRequested => ErrorCode::ErasureNotRequested,
-            Self::Administers => ErrorCode::SubjectIsAdmin,
+            Self::SubjectIsAdmin => ErrorCode::SubjectIsAdmin,
         }
     }
 }
@@ -45,7 +45,7 @@ pub struct Subject {
     pub status: ErasureStatus,
 }
 
-impl Rules for Subject {
+impl Decider for Subject {
     type Command = SubjectCommand;
     type Event = SubjectEvent;
     type Error = SubjectRejection;

@@ -14,9 +14,9 @@ use store::{TenantRecord, TenantStore};
 use uuid::Uuid;
 
 use super::tokens::{Audience, Claims};
-use crate::gateway::Gateway;
 use crate::http::tenancy;
 use crate::http::{ErrorCode, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// A caller with a token for the public listener, in the tenant that the token names.
 #[derive(Clone)]
@@ -42,18 +42,18 @@ impl Caller {
     }
 
     /// Whether the caller holds the permission.
-    pub fn may(&self, permission: &Permission) -> bool {
-        self.in_place(permission) && permission.is_held_by(&self.principal)
+    pub fn has_permission(&self, permission: &Permission) -> bool {
+        self.is_allowed_in_tenant(permission) && permission.is_held_by(&self.principal)
     }
 
     /// Whether the caller holds the permission for what belongs to the user `owner`.
-    pub fn may_of(&self, permission: &Permission, owner: Uuid) -> bool {
+    pub fn has_permission_for(&self, permission: &Permission, owner: Uuid) -> bool {
         permission.permits(&self.principal, owner)
     }
 
-    /// 403 unless the caller [`may`](Self::may).
-    pub fn needs(&self, permission: &Permission) -> Result<(), Problem> {
-        if self.may(permission) {
+    /// 403 unless the caller [`has_permission`](Self::has_permission).
+    pub fn require_permission(&self, permission: &Permission) -> Result<(), Problem> {
+        if self.has_permission(permission) {
             Ok(())
         } else {
             Err(Problem::new(ErrorCode::Forbidden).detail(format!("needs {permission}")))
@@ -61,7 +61,7 @@ impl Caller {
     }
 
     /// Tenants are administered from the tenant `platform` alone.
-    fn in_place(&self, permission: &Permission) -> bool {
+    fn is_allowed_in_tenant(&self, permission: &Permission) -> bool {
         *permission != policy::TENANTS_WRITE || self.record.id == PLATFORM
     }
 
@@ -71,7 +71,7 @@ impl Caller {
         gateway: &Gateway,
         permission: &Permission,
     ) -> Result<FreshAuthority, Problem> {
-        Ok(FreshAuthority::hold(&gateway.executor, self.record.id, &self.principal, permission).await?)
+        Ok(FreshAuthority::acquire(&gateway.executor, self.record.id, &self.principal, permission).await?)
     }
 
     /// When the token ends, and with it whatever was opened on its behalf.
@@ -80,22 +80,22 @@ impl Caller {
     }
 
     /// The holder of the token in the header `Authorization`, or of one that came another way.
-    pub async fn of(
+    pub async fn authenticate(
         headers: &HeaderMap,
         token: Option<&str>,
         request: &RequestContext,
         gateway: &Gateway,
     ) -> Result<Self, Problem> {
-        let token = token.map_or_else(|| bearer(headers), Ok)?;
-        let claims = claims(token, gateway, Audience::Public)?;
+        let token = token.map_or_else(|| bearer_token(headers), Ok)?;
+        let claims = verify_token(token, gateway, Audience::Public)?;
         let principal = claims.principal();
-        request.note_principal(&principal);
+        request.set_principal(&principal);
         let record = gateway.store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
         // A refusal is told to the tenant whose token it was.
         if let Some(record) = &record {
-            request.note_tenant(record);
+            request.set_tenant(record);
         }
-        tenancy::agree(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
+        tenancy::check_tenant(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
         let record = record.ok_or(Problem::new(ErrorCode::TenantUnknown))?;
         gateway.service_tokens.check(&claims).await?;
         let store = gateway.store.tenant(record.id);
@@ -127,7 +127,7 @@ impl FromRequestParts<Gateway> for Caller {
             return Ok(Self::clone(caller));
         }
         let context = RequestContext::from_request_parts(parts, gateway).await?;
-        Self::of(&parts.headers, None, &context, gateway).await
+        Self::authenticate(&parts.headers, None, &context, gateway).await
     }
 }
 
@@ -138,24 +138,24 @@ impl FromRequestParts<Gateway> for Operator {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let claims = claims(bearer(&parts.headers)?, gateway, Audience::Operations)?;
+        let claims = verify_token(bearer_token(&parts.headers)?, gateway, Audience::Operations)?;
         let context = RequestContext::from_request_parts(parts, gateway).await?;
-        context.note_principal(&Principal::Operator { id: claims.sub });
+        context.set_principal(&Principal::Operator { id: claims.sub });
         Ok(Self(claims))
     }
 }
 
-fn claims(token: &str, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
+fn verify_token(token: &str, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
     gateway.tokens.verify(token, audience).map_err(|error| {
         Problem::new(ErrorCode::Unauthenticated)
             .detail("the access token is not accepted")
             .cause(error)
-            .token_was_given()
+            .with_rejected_token()
     })
 }
 
 /// The token of `Authorization: Bearer <token>` (RFC 6750).
-fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else {
         return Err(
@@ -167,7 +167,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(Problem::new(ErrorCode::Unauthenticated)
             .detail("send the access token as Authorization: Bearer")
-            .token_was_given()),
+            .with_rejected_token()),
     }
 }
 
@@ -184,7 +184,7 @@ mod tests {
             for value in values {
                 headers.append(header::AUTHORIZATION, HeaderValue::from_str(value).expect("valid"));
             }
-            bearer(&headers).map(str::to_owned).map_err(|problem| problem.code())
+            bearer_token(&headers).map(str::to_owned).map_err(|problem| problem.code())
         };
         assert_eq!(read(&["Bearer abc"]), Ok("abc".to_owned()));
         assert_eq!(read(&["bearer  abc"]), Ok("abc".to_owned()));

@@ -12,10 +12,10 @@ use rand::Rng;
 use schemas::engine::{InvalidValue, TenantId};
 use unicode_normalization::UnicodeNormalization;
 
-const OUTPUT_LENGTH: usize = 32;
-const SALT_LENGTH: usize = 16;
+const HASH_BYTES: usize = 32;
+const SALT_BYTES: usize = 16;
 /// Passwords longer than this many bytes are never right; see [`Password::parse`].
-const BYTES_MAX: usize = 512;
+const PASSWORD_BYTES_MAX: usize = 512;
 
 /// What a hash costs and how many are made at a time.
 #[derive(Debug, Clone)]
@@ -28,9 +28,9 @@ pub struct HashingConfig {
     /// none.
     pub threads: usize,
     /// Hashes of one tenant that wait at most; beyond that clients are told to come again.
-    pub waiting_per_tenant: usize,
+    pub max_queued_per_tenant: usize,
     /// How long a hash waits at most.
-    pub wait: Duration,
+    pub max_wait: Duration,
 }
 
 /// A password that fits its rule: 8 to 128 characters, at most 512 bytes. Shows itself to nobody.
@@ -40,7 +40,7 @@ pub struct Password(Arc<str>);
 impl Password {
     /// Checks the rule for new passwords.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        if text.len() > BYTES_MAX {
+        if text.len() > PASSWORD_BYTES_MAX {
             return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
         }
         let text = &*normalised(text);
@@ -48,7 +48,7 @@ impl Password {
         if characters < 8 {
             return Err(InvalidValue::new("password_too_short", "must have at least 8 characters"));
         }
-        if characters > 128 || text.len() > BYTES_MAX {
+        if characters > 128 || text.len() > PASSWORD_BYTES_MAX {
             return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
         }
         Ok(Self(text.into()))
@@ -56,8 +56,8 @@ impl Password {
 
     /// A password as somebody types it to sign in, where any text may be tried. What no rule ever let in is cut to
     /// what is just too long, so that it costs what every other try costs and is never right.
-    pub fn attempt(text: &str) -> Self {
-        let mut end = text.len().min(BYTES_MAX + 1);
+    pub fn for_sign_in(text: &str) -> Self {
+        let mut end = text.len().min(PASSWORD_BYTES_MAX + 1);
         while !text.is_char_boundary(end) {
             end += 1;
         }
@@ -94,18 +94,19 @@ pub enum PasswordError {
 pub struct Passwords {
     workers: Workers<TenantId, Vec<Block>>,
     params: Params,
-    nobody: Arc<str>,
+    dummy_hash: Arc<str>,
 }
 
 impl Passwords {
     /// Checks the settings.
     pub fn start(config: &HashingConfig) -> Result<Self, PasswordError> {
-        let params = Params::new(config.memory_kib, config.iterations, 1, Some(OUTPUT_LENGTH))
+        let params = Params::new(config.memory_kib, config.iterations, 1, Some(HASH_BYTES))
             .map_err(PasswordError::Settings)?;
-        let workers = Workers::new(Limits::halves(config.threads, config.waiting_per_tenant), config.wait);
+        let workers =
+            Workers::new(Limits::half_per_key(config.threads, config.max_queued_per_tenant), config.max_wait);
         // A random output that no password leads to.
-        let nobody = encode(&params, &random::<SALT_LENGTH>(), &random::<OUTPUT_LENGTH>())?.into();
-        Ok(Self { workers, params, nobody })
+        let dummy_hash = encode(&params, &random::<SALT_BYTES>(), &random::<HASH_BYTES>())?.into();
+        Ok(Self { workers, params, dummy_hash })
     }
 
     /// The hash of a new password, with a new salt, as a PHC string. The tenant is the one that it is made for.
@@ -114,7 +115,7 @@ impl Passwords {
         let hashed = self
             .workers
             .run(tenant, move |memory| {
-                let salt = random::<SALT_LENGTH>();
+                let salt = random::<SALT_BYTES>();
                 let output = digest(&params, &password, &salt, memory)?;
                 encode(&params, &salt, &output)
             })
@@ -132,7 +133,7 @@ impl Passwords {
     ) -> Result<bool, PasswordError> {
         let stored = match hash {
             Some(hash) => Arc::from(std::str::from_utf8(hash).map_err(|_| PasswordError::Malformed)?),
-            None => self.nobody.clone(),
+            None => self.dummy_hash.clone(),
         };
         let compared = self.workers.run(tenant, move |memory| compare(&stored, &password, memory)).await;
         compared.map_err(PasswordError::Overloaded)?
@@ -145,12 +146,12 @@ fn compare(stored: &str, password: &Password, memory: &mut Vec<Block>) -> Result
     let (Some(salt), Some(expected)) = (parsed.salt, parsed.hash) else {
         return Err(PasswordError::Malformed);
     };
-    if parsed.algorithm != Algorithm::Argon2id.ident() || expected.len() != OUTPUT_LENGTH {
+    if parsed.algorithm != Algorithm::Argon2id.ident() || expected.len() != HASH_BYTES {
         return Err(PasswordError::Malformed);
     }
     let output = digest(&params, password, &salt, memory)?;
     let equal = aws_lc_rs::constant_time::verify_slices_are_equal(&output, expected.as_bytes()).is_ok();
-    Ok(equal && password.0.len() <= BYTES_MAX)
+    Ok(equal && password.0.len() <= PASSWORD_BYTES_MAX)
 }
 
 fn digest(
@@ -158,12 +159,12 @@ fn digest(
     password: &Password,
     salt: &[u8],
     memory: &mut Vec<Block>,
-) -> Result<[u8; OUTPUT_LENGTH], PasswordError> {
+) -> Result<[u8; HASH_BYTES], PasswordError> {
     // The memory is kept between hashes: asking the system for fresh pages each time costs a tenth of the whole.
     if memory.len() < params.block_count() {
         memory.resize(params.block_count(), Block::default());
     }
-    let mut output = [0; OUTPUT_LENGTH];
+    let mut output = [0; HASH_BYTES];
     Argon2::new(Algorithm::Argon2id, Version::V0x13, params.clone())
         .hash_password_into_with_memory(password.0.as_bytes(), salt, &mut output, memory)
         .map_err(PasswordError::Settings)?;
@@ -197,13 +198,13 @@ mod tests {
     const TENANT: TenantId = TenantId(Uuid::from_u128(1));
     const OTHER: TenantId = TenantId(Uuid::from_u128(2));
 
-    fn cheap() -> HashingConfig {
+    fn test_config() -> HashingConfig {
         HashingConfig {
             memory_kib: 64,
             iterations: 2,
             threads: 1,
-            waiting_per_tenant: 2,
-            wait: Duration::from_secs(3),
+            max_queued_per_tenant: 2,
+            max_wait: Duration::from_secs(3),
         }
     }
 
@@ -213,7 +214,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_fits_its_own_hash_only() {
-        let passwords = Passwords::start(&cheap()).expect("threads");
+        let passwords = Passwords::start(&test_config()).expect("threads");
         let hash = passwords.hash(TENANT, password("correct horse")).await.expect("hashed");
         assert!(hash.starts_with(b"$argon2id$v=19$m=64,t=2,p=1$"));
         assert!(passwords.verify(TENANT, password("correct horse"), Some(&hash)).await.expect("compared"));
@@ -224,9 +225,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_hash_of_another_cost_still_fits_and_reused_memory_changes_nothing() {
-        let dear =
-            Passwords::start(&HashingConfig { memory_kib: 256, iterations: 1, ..cheap() }).expect("threads");
-        let cheap = Passwords::start(&cheap()).expect("threads");
+        let dear = Passwords::start(&HashingConfig { memory_kib: 256, iterations: 1, ..test_config() })
+            .expect("threads");
+        let cheap = Passwords::start(&test_config()).expect("threads");
         let hash = dear.hash(TENANT, password("correct horse")).await.expect("hashed");
         for _ in 0..3 {
             assert!(cheap.verify(TENANT, password("correct horse"), Some(&hash)).await.expect("compared"));
@@ -241,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn waiting_is_bounded_for_each_tenant() {
-        let passwords = Passwords::start(&cheap()).expect("valid settings");
+        let passwords = Passwords::start(&test_config()).expect("valid settings");
         let flood = join_all((0..20).map(|_| passwords.hash(TENANT, password("correct horse"))));
         let other = join_all((0..2).map(|_| passwords.hash(OTHER, password("correct horse"))));
         let (flood, other) = futures::join!(flood, other);
@@ -264,10 +265,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_attempt_is_never_right() {
-        let passwords = Passwords::start(&cheap()).expect("threads");
-        let longest = "x".repeat(BYTES_MAX + 1);
+        let passwords = Passwords::start(&test_config()).expect("threads");
+        let longest = "x".repeat(PASSWORD_BYTES_MAX + 1);
         let hash = passwords.hash(TENANT, Password(longest.as_str().into())).await.expect("hashed");
-        let attempt = Password::attempt(&"x".repeat(10_000));
+        let attempt = Password::for_sign_in(&"x".repeat(10_000));
         assert!(!passwords.verify(TENANT, attempt, Some(&hash)).await.expect("compared"));
     }
 }

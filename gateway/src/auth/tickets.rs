@@ -12,11 +12,11 @@ use store::DeploymentKey;
 use uuid::Uuid;
 
 /// How long a ticket is good for.
-pub const LIFETIME: Duration = Duration::from_secs(30);
+pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
 
-const BODY: usize = 3 * 16 + 2 * 8 + 1;
-const TAG: usize = 32;
-const LABEL: &str = "stream-ticket";
+const BODY_BYTES: usize = 3 * 16 + 2 * 8 + 1;
+const TAG_BYTES: usize = 32;
+const MAC_LABEL: &str = "stream-ticket";
 
 /// A ticket that has been read and not been used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,36 +32,37 @@ pub struct Ticket {
     /// Until when the stream that it opens may go on: the end of the token that it was issued for.
     pub session_ends_at: DateTime<Utc>,
     /// Whether the stream shows personal data open.
-    pub personal: bool,
+    pub personal_data: bool,
 }
 
 impl Ticket {
     /// A new ticket.
-    pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>, personal: bool) -> Self {
-        let expires_at = (clock::now() + LIFETIME).min(session_ends_at);
-        Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at, personal }
+    pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>, personal_data: bool) -> Self {
+        let expires_at = (clock::now() + TICKET_LIFETIME).min(session_ends_at);
+        Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at, personal_data }
     }
 
     /// The ticket for a path, as text.
     pub fn encode(&self, key: &DeploymentKey, path: &str) -> String {
-        let mut bytes = Vec::with_capacity(BODY + TAG);
+        let mut bytes = Vec::with_capacity(BODY_BYTES + TAG_BYTES);
         for id in [self.id, self.tenant.0, self.user] {
             bytes.extend_from_slice(id.as_bytes());
         }
         for time in [self.expires_at, self.session_ends_at] {
             bytes.extend_from_slice(&time.timestamp_micros().to_be_bytes());
         }
-        bytes.push(u8::from(self.personal));
-        let tag = key.mac(LABEL, &[path.as_bytes(), &bytes]);
+        bytes.push(u8::from(self.personal_data));
+        let tag = key.mac(MAC_LABEL, &[path.as_bytes(), &bytes]);
         bytes.extend_from_slice(&tag);
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
     /// The ticket behind the text, where it is one of ours for this path and in time.
-    pub fn read(key: &DeploymentKey, path: &str, text: &str) -> Option<Self> {
-        let bytes = URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == BODY + TAG)?;
-        let (body, given) = bytes.split_at(BODY);
-        if !key.verify(LABEL, &[path.as_bytes(), body], given) {
+    pub fn verify(key: &DeploymentKey, path: &str, text: &str) -> Option<Self> {
+        let bytes =
+            URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == BODY_BYTES + TAG_BYTES)?;
+        let (body, given) = bytes.split_at(BODY_BYTES);
+        if !key.verify(MAC_LABEL, &[path.as_bytes(), body], given) {
             return None;
         }
         let id = |at: usize| Uuid::from_slice(&body[at * 16..(at + 1) * 16]).ok();
@@ -75,7 +76,7 @@ impl Ticket {
             user: id(2)?,
             expires_at: time(0)?,
             session_ends_at: time(1)?,
-            personal: body[BODY - 1] == 1,
+            personal_data: body[BODY_BYTES - 1] == 1,
         };
         (clock::now() < ticket.expires_at).then_some(ticket)
     }
@@ -93,18 +94,18 @@ mod tests {
         let ends = clock::now() + Duration::from_mins(5);
         let ticket = Ticket::new(TenantId(ids::new_id()), ids::new_id(), ends, true);
         let text = ticket.encode(&key, PATH);
-        assert_eq!(Ticket::read(&key, PATH, &text), Some(ticket.clone()));
-        assert_eq!(Ticket::read(&key, "/v1/events/ws", &text), None);
-        assert_eq!(Ticket::read(&DeploymentKey::generate(), PATH, &text), None);
+        assert_eq!(Ticket::verify(&key, PATH, &text), Some(ticket.clone()));
+        assert_eq!(Ticket::verify(&key, "/v1/events/ws", &text), None);
+        assert_eq!(Ticket::verify(&DeploymentKey::generate(), PATH, &text), None);
         let late = Ticket { expires_at: clock::now(), ..ticket };
-        assert_eq!(Ticket::read(&key, PATH, &late.encode(&key, PATH)), None);
+        assert_eq!(Ticket::verify(&key, PATH, &late.encode(&key, PATH)), None);
         for index in 0..text.len() {
             let mut changed = text.clone().into_bytes();
             changed[index] = if changed[index] == b'A' { b'B' } else { b'A' };
             let changed = String::from_utf8(changed).expect("ASCII");
-            assert_eq!(Ticket::read(&key, PATH, &changed), None);
+            assert_eq!(Ticket::verify(&key, PATH, &changed), None);
         }
-        assert_eq!(Ticket::read(&key, PATH, ""), None);
+        assert_eq!(Ticket::verify(&key, PATH, ""), None);
     }
 
     #[test]

@@ -21,10 +21,10 @@ use uuid::Uuid;
 use super::keys::SigningKey;
 
 /// Tokens verified a moment ago are known for at most so long.
-const REMEMBERED_FOR: Duration = Duration::from_mins(1);
-const REMEMBERED_TOKENS: u64 = 100_000;
+const VERIFIED_TOKENS_TTL: Duration = Duration::from_mins(1);
+const VERIFIED_TOKENS_CAPACITY: u64 = 100_000;
 /// Far above what the product issues, far below what hurts to hash.
-const LONGEST_TOKEN: usize = 8 * 1024;
+const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
 /// Which of the product's doors a token opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -77,7 +77,7 @@ pub struct ServiceGrant {
 
 /// A token as it stands in a login's answer.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedToken {
     /// The token itself.
     pub access_token: String,
     /// How long it is good for.
@@ -138,7 +138,7 @@ fn known_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>
 pub enum TokenError {
     /// Not one of ours, or changed on the way.
     #[error("token is not valid")]
-    Refused(#[source] jsonwebtoken::errors::Error),
+    Invalid(#[source] jsonwebtoken::errors::Error),
     /// Longer than any token of ours.
     #[error("token is too long")]
     TooLong,
@@ -169,17 +169,18 @@ impl Tokens {
         validation.validate_aud = false;
         validation.set_issuer(&[&issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let verified = Cache::builder().max_capacity(REMEMBERED_TOKENS).time_to_live(REMEMBERED_FOR).build();
+        let verified =
+            Cache::builder().max_capacity(VERIFIED_TOKENS_CAPACITY).time_to_live(VERIFIED_TOKENS_TTL).build();
         Self { key, issuer, lifetime, validation, verified }
     }
 
     /// A token with the usual lifetime.
-    pub fn issue(&self, grant: &Grant) -> Result<Issued, TokenError> {
+    pub fn issue(&self, grant: &Grant) -> Result<IssuedToken, TokenError> {
         self.issue_for(grant, self.lifetime)
     }
 
     /// A token with a lifetime of its own, as `annals dev` prints one.
-    pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<Issued, TokenError> {
+    pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<IssuedToken, TokenError> {
         let now = clock::now().timestamp();
         let claims = Claims {
             iss: self.issuer.clone(),
@@ -196,7 +197,7 @@ impl Tokens {
             exp: now + lifetime.as_secs() as i64,
             jti: ids::random_id(),
         };
-        Ok(Issued { access_token: self.sign(&claims)?, expires_in: lifetime })
+        Ok(IssuedToken { access_token: self.sign(&claims)?, expires_in: lifetime })
     }
 
     /// A service's token, for the public listener. One that reads what auditors read is an auditor's, so that its accesses
@@ -222,21 +223,21 @@ impl Tokens {
 
     fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
         let header = Header { kid: Some(self.key.id.clone()), ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, claims, &self.key.private).map_err(TokenError::Refused)
+        jsonwebtoken::encode(&header, claims, &self.key.private).map_err(TokenError::Invalid)
     }
 
     /// The claims of a token that is ours, unchanged, in time and for this door.
     pub fn verify(&self, token: &str, audience: Audience) -> Result<Arc<Claims>, TokenError> {
-        if token.len() > LONGEST_TOKEN {
+        if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
         }
-        let mut known_as = [0; 32];
-        known_as.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        let claims = if let Some(claims) = self.verified.get(&known_as) {
+        let mut token_digest = [0; 32];
+        token_digest.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
+        let claims = if let Some(claims) = self.verified.get(&token_digest) {
             claims
         } else {
             let decoded = jsonwebtoken::decode::<Claims>(token, &self.key.public, &self.validation)
-                .map_err(TokenError::Refused)?;
+                .map_err(TokenError::Invalid)?;
             Arc::new(decoded.claims)
         };
         if claims.expires_at() <= clock::now() {
@@ -245,7 +246,7 @@ impl Tokens {
         if !claims.aud.contains(&audience) {
             return Err(TokenError::Audience);
         }
-        self.verified.insert(known_as, claims.clone());
+        self.verified.insert(token_digest, claims.clone());
         Ok(claims)
     }
 
@@ -353,7 +354,7 @@ mod tests {
         let theirs_claims: Vec<&str> = foreign.split('.').collect();
         parts[1] = theirs_claims[1];
         assert!(ours.verify(&parts.join("."), Audience::Public).is_err());
-        for bad in ["", "a.b.c", &token[..token.len() - 4], &"x".repeat(LONGEST_TOKEN + 1)] {
+        for bad in ["", "a.b.c", &token[..token.len() - 4], &"x".repeat(TOKEN_BYTES_MAX + 1)] {
             assert!(ours.verify(bad, Audience::Public).is_err());
         }
     }

@@ -16,12 +16,12 @@ use super::engine::guard::{Checked, Limits, check};
 use super::engine::order::arrange;
 use super::read_models;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::accept::prefers;
 use crate::http::consistency;
 use crate::http::content::json_bytes;
 use crate::http::json::read_json;
 use crate::http::{Problem, RequestContext};
+use crate::state::Gateway;
 
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
 /// the form of GraphQL.
@@ -97,7 +97,7 @@ async fn run(
         Ok(checked) => checked,
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
-    context.note_subject(checked.root_fields.join(" "));
+    context.set_subject(checked.root_fields.join(" "));
     if let Err((code, message)) = wait(&caller, headers, &envelope, &checked).await {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
@@ -136,7 +136,7 @@ async fn wait(
         needed.dedup();
     }
     for token in consistency::tokens(headers).chain(envelope.consistency_token.clone()) {
-        consistency::reached(queries::wait_for(&caller.store, &token, &needed).await)?;
+        consistency::map_wait_error(queries::wait_for(&caller.store, &token, &needed).await)?;
     }
     Ok(())
 }

@@ -23,11 +23,11 @@ pub struct AccessLine<'a> {
     /// Who called.
     pub user: Option<Uuid>,
     /// What was refused before any handler.
-    pub refused: Option<Refused>,
+    pub refused: Option<RefusalDetails>,
 }
 
 /// What a line says of a refusal besides.
-pub struct Refused {
+pub struct RefusalDetails {
     /// The listener that refused.
     pub listener: &'static str,
     /// Why, in one word.

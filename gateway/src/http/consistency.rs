@@ -21,19 +21,23 @@ pub fn tokens(headers: &HeaderMap) -> impl Iterator<Item = String> {
 ///
 /// # Errors
 /// `bad_request` for a token that is not valid here, `consistency_timeout` when the read models are too far behind.
-pub async fn wait(tenant: &TenantStore, headers: &HeaderMap, read_models: &[&str]) -> Result<(), Problem> {
+pub async fn wait_for_read_models(
+    tenant: &TenantStore,
+    headers: &HeaderMap,
+    read_models: &[&str],
+) -> Result<(), Problem> {
     let problem = |(code, detail): (ErrorCode, &'static str)| Problem::new(code).detail(detail);
     if !headers.contains_key(CONSISTENCY_HEADER) {
-        return reached(queries::wait_for_head(tenant, read_models).await).map_err(problem);
+        return map_wait_error(queries::wait_for_head(tenant, read_models).await).map_err(problem);
     }
     for token in tokens(headers) {
-        reached(queries::wait_for(tenant, &token, read_models).await).map_err(problem)?;
+        map_wait_error(queries::wait_for(tenant, &token, read_models).await).map_err(problem)?;
     }
     Ok(())
 }
 
 /// How a wait ended, for clients.
-pub fn reached(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &'static str)> {
+pub fn map_wait_error(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &'static str)> {
     waited.map_err(|error| match error {
         WaitError::Invalid => (ErrorCode::BadRequest, "the consistency token is not valid here"),
         WaitError::Timeout => {

@@ -6,28 +6,28 @@ use bytes::{Bytes, BytesMut};
 use futures::TryStreamExt;
 use serde_json::Value;
 
-use super::fields::Fields;
+use super::fields::JsonFields;
 use super::json::read_json;
 use access::ErrorCode;
 
 use super::problem::Problem;
 
 /// The largest request body in bytes.
-pub const BODY_LIMIT: usize = 256 * 1024;
+pub const BODY_BYTES_MAX: usize = 256 * 1024;
 /// Of a body that is too large so much is read and thrown away, because a client that is still writing when the
 /// connection closes never sees the answer.
-const DRAINED: usize = 2 * 1024 * 1024;
+const DISCARDED_BYTES_MAX: usize = 2 * 1024 * 1024;
 
 /// A JSON object as a request body, ready to be read field by field.
-pub struct Body(pub Fields);
+pub struct JsonBody(pub JsonFields);
 
-impl<S: Send + Sync> FromRequest<S> for Body {
+impl<S: Send + Sync> FromRequest<S> for JsonBody {
     type Rejection = Problem;
 
     async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
         let bytes = json_bytes(request).await?;
         match read_json(&bytes)? {
-            Value::Object(values) => Ok(Self(Fields::new(values))),
+            Value::Object(values) => Ok(Self(JsonFields::new(values))),
             _ => Err(Problem::bad_request("the body must be a JSON object")),
         }
     }
@@ -35,27 +35,27 @@ impl<S: Send + Sync> FromRequest<S> for Body {
 
 /// The bytes of a body that claims to be JSON.
 pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
-    supported(request.headers())?;
-    bytes_of(request.into_body()).await
+    require_json(request.headers())?;
+    read_body(request.into_body()).await
 }
 
 /// The request with its whole body in memory.
-pub async fn buffered(request: Request) -> Result<Request, Problem> {
+pub async fn buffer_body(request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
-    let bytes = bytes_of(body).await?;
+    let bytes = read_body(body).await?;
     Ok(Request::from_parts(parts, bytes.into()))
 }
 
 /// The whole body, where it is within the limit.
-async fn bytes_of(body: axum::body::Body) -> Result<Bytes, Problem> {
+async fn read_body(body: axum::body::Body) -> Result<Bytes, Problem> {
     let mut chunks = body.into_data_stream();
     let mut bytes = BytesMut::new();
     let mut seen = 0;
-    while seen <= DRAINED {
+    while seen <= DISCARDED_BYTES_MAX {
         match chunks.try_next().await {
             Ok(Some(chunk)) => {
                 seen += chunk.len();
-                if seen <= BODY_LIMIT {
+                if seen <= BODY_BYTES_MAX {
                     bytes.extend_from_slice(&chunk);
                 }
             }
@@ -63,16 +63,15 @@ async fn bytes_of(body: axum::body::Body) -> Result<Bytes, Problem> {
             Err(_) => return Err(Problem::bad_request("the body could not be read")),
         }
     }
-    if seen > BODY_LIMIT {
-        return Err(
-            Problem::new(ErrorCode::TooLarge).detail(format!("a body may have at most {BODY_LIMIT} bytes"))
-        );
+    if seen > BODY_BYTES_MAX {
+        return Err(Problem::new(ErrorCode::TooLarge)
+            .detail(format!("a body may have at most {BODY_BYTES_MAX} bytes")));
     }
     Ok(bytes.freeze())
 }
 
 /// Whether the body claims to be JSON in UTF-8, as it is (RFC 9110, sections 8.3 and 8.4).
-fn supported(headers: &HeaderMap) -> Result<(), Problem> {
+fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |detail: &'static str| Problem::new(ErrorCode::UnsupportedMediaType).detail(detail);
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(given), None) = (types.next(), types.next()) else {
@@ -109,7 +108,7 @@ mod tests {
             request = request.header(header::CONTENT_TYPE, content_type);
         }
         let request = request.body(AxumBody::from(body)).expect("valid");
-        Body::from_request(request, &()).await.err().map(|problem| problem.code())
+        JsonBody::from_request(request, &()).await.err().map(|problem| problem.code())
     }
 
     #[tokio::test]
@@ -126,7 +125,7 @@ mod tests {
         assert_eq!(code(other, b"{}".to_vec()).await, Some(ErrorCode::UnsupportedMediaType));
         assert_eq!(code(Some("application/json;charset=\"UTF-8\""), b"{}".to_vec()).await, None);
         assert_eq!(code(json, br#"{"a":1,"a":2}"#.to_vec()).await, Some(ErrorCode::BadRequest));
-        assert_eq!(code(json, vec![b' '; BODY_LIMIT + 1]).await, Some(ErrorCode::TooLarge));
+        assert_eq!(code(json, vec![b' '; BODY_BYTES_MAX + 1]).await, Some(ErrorCode::TooLarge));
     }
 
     #[tokio::test]
@@ -139,7 +138,7 @@ mod tests {
                 .header(header::CONTENT_ENCODING, encoding)
                 .body(AxumBody::from("{}"))
                 .expect("valid");
-            let code = Body::from_request(request, &()).await.err().map(|problem| problem.code());
+            let code = JsonBody::from_request(request, &()).await.err().map(|problem| problem.code());
             assert_eq!(code, expected, "{encoding}");
         }
     }

@@ -12,19 +12,19 @@ use tower::{Layer, ServiceExt};
 use tower_http::cors::{AllowOrigin, CorsLayer, Vary};
 
 use super::consistency::CONSISTENCY_HEADER;
-use super::idempotency::IDEMPOTENCY_KEY;
-use super::observe::{REQUEST_ID, TRACEPARENT};
+use super::idempotency::IDEMPOTENCY_KEY_HEADER;
+use super::request_log::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use super::tenancy::TENANT_HEADER;
 use crate::config::GatewayConfig;
-use crate::rest::audit::POSITIONS;
+use crate::rest::audit::POSITIONS_HEADER;
 
 /// How long a browser may remember what was allowed.
-const REMEMBERED: Duration = Duration::from_hours(1);
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
 /// The listed origins and what their pages may do. Cheap to clone.
 #[derive(Clone)]
 pub struct Cors {
-    listed: Arc<[HeaderValue]>,
+    allowed_origins: Arc<[HeaderValue]>,
     layer: CorsLayer,
 }
 
@@ -32,10 +32,12 @@ impl Cors {
     /// For the origins that the settings list.
     pub fn new(config: &GatewayConfig) -> Self {
         // Browsers write origins in lower case. What is no header is no origin either.
-        let origin = |listed: &String| HeaderValue::from_str(&listed.to_ascii_lowercase()).ok();
-        let listed: Vec<HeaderValue> = config.cors_allowed_origins.iter().filter_map(origin).collect();
+        let origin =
+            |allowed_origins: &String| HeaderValue::from_str(&allowed_origins.to_ascii_lowercase()).ok();
+        let allowed_origins: Vec<HeaderValue> =
+            config.cors_allowed_origins.iter().filter_map(origin).collect();
         let layer = CorsLayer::new()
-            .allow_origin(AllowOrigin::list(listed.clone()))
+            .allow_origin(AllowOrigin::list(allowed_origins.clone()))
             .allow_credentials(true)
             .allow_methods([
                 Method::GET,
@@ -50,12 +52,12 @@ impl Cors {
                 header::AUTHORIZATION,
                 header::CACHE_CONTROL,
                 header::CONTENT_TYPE,
-                IDEMPOTENCY_KEY,
+                IDEMPOTENCY_KEY_HEADER,
                 TENANT_HEADER,
                 CONSISTENCY_HEADER,
-                REQUEST_ID,
+                REQUEST_ID_HEADER,
                 HeaderName::from_static("last-event-id"),
-                TRACEPARENT,
+                TRACEPARENT_HEADER,
                 HeaderName::from_static("tracestate"),
             ])
             .expose_headers([
@@ -63,19 +65,19 @@ impl Cors {
                 header::CONTENT_DISPOSITION,
                 header::RETRY_AFTER,
                 header::WWW_AUTHENTICATE,
-                POSITIONS,
-                REQUEST_ID,
+                POSITIONS_HEADER,
+                REQUEST_ID_HEADER,
             ])
-            .max_age(REMEMBERED)
+            .max_age(PREFLIGHT_MAX_AGE)
             .vary(Vary::list([header::ORIGIN]));
-        Self { listed: listed.into(), layer }
+        Self { allowed_origins: allowed_origins.into(), layer }
     }
 }
 
 /// The layer itself, for `axum::middleware::from_fn_with_state`.
-pub async fn share(State(cors): State<Cors>, request: Request, next: Next) -> Response {
+pub async fn cors_layer(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN);
-    if origin.is_some_and(|origin| cors.listed.contains(origin)) {
+    if origin.is_some_and(|origin| cors.allowed_origins.contains(origin)) {
         return match cors.layer.layer(next).oneshot(request).await {
             Ok(response) => response,
             Err(never) => match never {},

@@ -11,28 +11,28 @@ use axum::extract::Request;
 use tokio::time::Instant;
 
 /// The time of a handler in which the client is not waited for. Below the five seconds that clients are promised.
-const HANDLER: Duration = Duration::from_millis(4_500);
+const HANDLER_TIMEOUT: Duration = Duration::from_millis(4_500);
 /// The time of a handler, with everything.
-const OVERALL: Duration = Duration::from_secs(30);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// The shortest nap between two looks at the time.
-const NAP: Duration = Duration::from_millis(10);
+const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
 /// How long a request may take, and how much of that went by waiting for its client.
 pub(super) struct Deadline {
     started: Instant,
     handler: Duration,
     overall: Duration,
-    waited: Arc<Mutex<Waited>>,
+    client_wait: Arc<Mutex<ClientWait>>,
 }
 
 #[derive(Default)]
-struct Waited {
+struct ClientWait {
     total: Duration,
     since: Option<Instant>,
 }
 
-impl Waited {
-    fn now(&self) -> Duration {
+impl ClientWait {
+    fn total_elapsed(&self) -> Duration {
         self.total + self.since.map_or(Duration::ZERO, |since| since.elapsed())
     }
 
@@ -49,39 +49,40 @@ impl Waited {
 
 impl Deadline {
     /// Starts now, and watches the request's body.
-    pub(super) fn of(request: Request) -> (Self, Request) {
-        Self::with(request, HANDLER, OVERALL)
+    pub(super) fn start(request: Request) -> (Self, Request) {
+        Self::with(request, HANDLER_TIMEOUT, REQUEST_TIMEOUT)
     }
 
     fn with(request: Request, handler: Duration, overall: Duration) -> (Self, Request) {
-        let waited = Arc::new(Mutex::new(Waited::default()));
-        let deadline = Self { started: Instant::now(), handler, overall, waited: Arc::clone(&waited) };
-        let request =
-            request.map(|body| if body.is_end_stream() { body } else { Body::new(Watched { body, waited }) });
+        let client_wait = Arc::new(Mutex::new(ClientWait::default()));
+        let deadline =
+            Self { started: Instant::now(), handler, overall, client_wait: Arc::clone(&client_wait) };
+        let request = request
+            .map(|body| if body.is_end_stream() { body } else { Body::new(TimedBody { body, client_wait }) });
         (deadline, request)
     }
 
     /// Returns when the time is up.
-    pub(super) async fn passed(&self) {
+    pub(super) async fn expired(&self) {
         loop {
             let elapsed = self.started.elapsed();
-            let worked = elapsed.saturating_sub(lock(&self.waited).now());
-            let left = self.handler.saturating_sub(worked).min(self.overall.saturating_sub(elapsed));
+            let handler_elapsed = elapsed.saturating_sub(lock(&self.client_wait).total_elapsed());
+            let left = self.handler.saturating_sub(handler_elapsed).min(self.overall.saturating_sub(elapsed));
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left.max(NAP)).await;
+            tokio::time::sleep(left.max(POLL_INTERVAL_MIN)).await;
         }
     }
 }
 
 /// A body that notes when its reader waits for the client.
-struct Watched {
+struct TimedBody {
     body: Body,
-    waited: Arc<Mutex<Waited>>,
+    client_wait: Arc<Mutex<ClientWait>>,
 }
 
-impl HttpBody for Watched {
+impl HttpBody for TimedBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -91,8 +92,8 @@ impl HttpBody for Watched {
     ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(context);
         match polled {
-            Poll::Pending => lock(&self.waited).pause(),
-            Poll::Ready(_) => lock(&self.waited).resume(),
+            Poll::Pending => lock(&self.client_wait).pause(),
+            Poll::Ready(_) => lock(&self.client_wait).resume(),
         }
         polled
     }
@@ -106,15 +107,15 @@ impl HttpBody for Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for TimedBody {
     fn drop(&mut self) {
-        lock(&self.waited).resume();
+        lock(&self.client_wait).resume();
     }
 }
 
-fn lock(waited: &Mutex<Waited>) -> MutexGuard<'_, Waited> {
+fn lock(client_wait: &Mutex<ClientWait>) -> MutexGuard<'_, ClientWait> {
     // Nothing panics while holding it.
-    waited.lock().unwrap_or_else(PoisonError::into_inner)
+    client_wait.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -124,7 +125,7 @@ mod tests {
 
     use super::*;
 
-    const SHORT: Duration = Duration::from_millis(50);
+    const TEST_TIMEOUT: Duration = Duration::from_millis(50);
 
     fn request(body: Body) -> Request {
         Request::new(body)
@@ -132,10 +133,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_handler_has_its_time_and_no_more() {
-        let (deadline, _request) = Deadline::with(request(Body::empty()), SHORT, SHORT * 100);
+        let (deadline, _request) = Deadline::with(request(Body::empty()), TEST_TIMEOUT, TEST_TIMEOUT * 100);
         let begun = Instant::now();
-        deadline.passed().await;
-        assert!((SHORT..SHORT * 50).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+        deadline.expired().await;
+        assert!((TEST_TIMEOUT..TEST_TIMEOUT * 50).contains(&begun.elapsed()), "{:?}", begun.elapsed());
     }
 
     #[tokio::test]
@@ -144,13 +145,14 @@ mod tests {
         let body = futures::stream::unfold(receiver, |mut receiver| async {
             receiver.recv().await.map(|chunk| (chunk, receiver))
         });
-        let (deadline, request) = Deadline::with(request(Body::from_stream(body)), SHORT, SHORT * 6);
+        let (deadline, request) =
+            Deadline::with(request(Body::from_stream(body)), TEST_TIMEOUT, TEST_TIMEOUT * 6);
         let mut silent = request.into_body().into_data_stream();
         let begun = Instant::now();
         tokio::select! {
-            () = deadline.passed() => {}
+            () = deadline.expired() => {}
             _ = silent.next() => panic!("nothing was sent"),
         }
-        assert!(begun.elapsed() >= SHORT * 6, "{:?}", begun.elapsed());
+        assert!(begun.elapsed() >= TEST_TIMEOUT * 6, "{:?}", begun.elapsed());
     }
 }

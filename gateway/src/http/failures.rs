@@ -61,7 +61,7 @@ impl From<IntegratorError> for Problem {
             IntegratorError::NotFound => Self::new(ErrorCode::NotFound),
             IntegratorError::CommandIdReused => Self::new(ErrorCode::CommandIdReused)
                 .detail("the Idempotency-Key came with another request before"),
-            error @ IntegratorError::NotYet => {
+            error @ IntegratorError::NotInEffect => {
                 let detail = error.to_string();
                 Self::unavailable(error).detail(detail)
             }

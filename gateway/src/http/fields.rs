@@ -9,22 +9,22 @@ use access::ErrorCode;
 use super::problem::{FieldError, Problem};
 
 /// At most so many errors are listed; a hostile body must not make a huge answer.
-const MOST_ERRORS: usize = 20;
+const ERRORS_MAX: usize = 20;
 /// At most so many characters of a client's own field name are repeated to it.
-const MOST_NAME: usize = 64;
+const FIELD_NAME_CHARS_MAX: usize = 64;
 
 /// A JSON object that is being read.
-pub struct Fields {
+pub struct JsonFields {
     prefix: String,
     values: Map<String, Value>,
     errors: Vec<FieldError>,
-    mistyped: Vec<FieldError>,
+    type_errors: Vec<FieldError>,
 }
 
-impl Fields {
+impl JsonFields {
     /// Starts to read an object.
     pub fn new(values: Map<String, Value>) -> Self {
-        Self { prefix: String::new(), values, errors: Vec::new(), mistyped: Vec::new() }
+        Self { prefix: String::new(), values, errors: Vec::new(), type_errors: Vec::new() }
     }
 
     /// A text that must be there and pass its check.
@@ -33,7 +33,7 @@ impl Fields {
         name: &str,
         parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
     ) -> Option<T> {
-        self.missing_if_absent(name);
+        self.check_present(name);
         self.optional(name, parse)
     }
 
@@ -53,7 +53,7 @@ impl Fields {
                 }
             },
             _ => {
-                self.mistype(name, "must be a string");
+                self.add_type_error(name, "must be a string");
                 None
             }
         }
@@ -62,7 +62,7 @@ impl Fields {
     /// A value of any type, for the caller to look into; null is the same as absent.
     pub fn any(&mut self, name: &str, required: bool) -> Option<Value> {
         if required {
-            self.missing_if_absent(name);
+            self.check_present(name);
         }
         self.values.remove(name).filter(|value| !value.is_null())
     }
@@ -72,7 +72,7 @@ impl Fields {
         let value = self.any(name, required)?;
         let number = value.as_u64();
         if number.is_none() {
-            self.mistype(name, "must be a whole number");
+            self.add_type_error(name, "must be a whole number");
         }
         number
     }
@@ -82,7 +82,7 @@ impl Fields {
         let value = self.any(name, false)?;
         let answer = value.as_bool();
         if answer.is_none() {
-            self.mistype(name, "must be true or false");
+            self.add_type_error(name, "must be true or false");
         }
         answer
     }
@@ -97,7 +97,7 @@ impl Fields {
         let texts: Option<Vec<&str>> =
             value.as_array().and_then(|list| list.iter().map(Value::as_str).collect());
         let Some(texts) = texts else {
-            self.mistype(name, "must be a list of strings");
+            self.add_type_error(name, "must be a list of strings");
             return None;
         };
         let mut parsed = Vec::new();
@@ -112,14 +112,14 @@ impl Fields {
         Some(parsed)
     }
 
-    /// A list of 1 to `most` objects that must be there. Give each back with [`absorb`](Self::absorb) when it is read.
-    pub fn objects(&mut self, name: &str, most: usize) -> Option<Vec<Self>> {
+    /// A list of 1 to `max` objects that must be there. Give each back with [`merge`](Self::merge) when it is read.
+    pub fn objects(&mut self, name: &str, max: usize) -> Option<Vec<Self>> {
         let Value::Array(list) = self.any(name, true)? else {
-            self.mistype(name, "must be a list of objects");
+            self.add_type_error(name, "must be a list of objects");
             return None;
         };
-        if list.is_empty() || list.len() > most {
-            let problem = InvalidValue::new("count_invalid", format!("must have 1 to {most} entries"));
+        if list.is_empty() || list.len() > max {
+            let problem = InvalidValue::new("count_invalid", format!("must have 1 to {max} entries"));
             self.errors.push(FieldError::new(self.path(name), problem));
             return None;
         }
@@ -127,11 +127,11 @@ impl Fields {
         for (index, value) in list.into_iter().enumerate() {
             let path = format!("{name}.{index}");
             let Value::Object(values) = value else {
-                self.mistype(&path, "must be an object");
+                self.add_type_error(&path, "must be an object");
                 return None;
             };
             let prefix = format!("{}.", self.path(&path));
-            objects.push(Self { prefix, values, errors: Vec::new(), mistyped: Vec::new() });
+            objects.push(Self { prefix, values, errors: Vec::new(), type_errors: Vec::new() });
         }
         Some(objects)
     }
@@ -147,7 +147,7 @@ impl Fields {
         // What PostgreSQL holds.
         let number = number.filter(|&number| i64::try_from(number).is_ok());
         if number.is_none() {
-            self.mistype(name, "must be a whole number");
+            self.add_type_error(name, "must be a whole number");
         }
         number
     }
@@ -166,7 +166,7 @@ impl Fields {
     }
 
     /// Notes what is wrong with a field that was read.
-    pub fn wrong(&mut self, name: &str, problem: InvalidValue) {
+    pub fn add_error(&mut self, name: &str, problem: InvalidValue) {
         self.errors.push(FieldError::new(self.path(name), problem));
     }
 
@@ -175,46 +175,46 @@ impl Fields {
         &self.values
     }
 
-    /// An object within this one. Give it back with [`absorb`](Self::absorb) when it is read.
+    /// An object within this one. Give it back with [`merge`](Self::merge) when it is read.
     pub fn object(&mut self, name: &str) -> Option<Self> {
         match self.values.remove(name)? {
             Value::Null => None,
             Value::Object(values) => {
                 let prefix = format!("{}.", self.path(name));
-                Some(Self { prefix, values, errors: Vec::new(), mistyped: Vec::new() })
+                Some(Self { prefix, values, errors: Vec::new(), type_errors: Vec::new() })
             }
             _ => {
-                self.mistype(name, "must be an object");
+                self.add_type_error(name, "must be an object");
                 None
             }
         }
     }
 
     /// Takes over what was wrong in an inner object.
-    pub fn absorb(&mut self, mut inner: Self) {
-        inner.note_unknown();
+    pub fn merge(&mut self, mut inner: Self) {
+        inner.add_unknown_fields();
         self.errors.append(&mut inner.errors);
-        self.mistyped.append(&mut inner.mistyped);
+        self.type_errors.append(&mut inner.type_errors);
     }
 
     /// Ends the reading: what `build` makes, unless anything was wrong. `build` may take every required field for
     /// granted with `?`.
     pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T, Problem> {
-        self.note_unknown();
-        if !self.mistyped.is_empty() {
-            self.mistyped.truncate(MOST_ERRORS);
+        self.add_unknown_fields();
+        if !self.type_errors.is_empty() {
+            self.type_errors.truncate(ERRORS_MAX);
             return Err(Problem::new(ErrorCode::BadRequest)
                 .detail("some fields have the wrong type")
-                .errors(self.mistyped));
+                .errors(self.type_errors));
         }
         if !self.errors.is_empty() {
-            self.errors.truncate(MOST_ERRORS);
+            self.errors.truncate(ERRORS_MAX);
             return Err(Problem::invalid(self.errors));
         }
         Ok(build().expect("every required field is there when no error was noted"))
     }
 
-    fn missing_if_absent(&mut self, name: &str) {
+    fn check_present(&mut self, name: &str) {
         if self.values.get(name).is_none_or(Value::is_null) {
             let missing = InvalidValue::new("required", "must be given");
             self.errors.push(FieldError::new(self.path(name), missing));
@@ -222,13 +222,13 @@ impl Fields {
     }
 
     /// Notes that a field is of the wrong type.
-    pub fn mistype(&mut self, name: &str, message: &str) {
-        self.mistyped.push(FieldError::new(self.path(name), InvalidValue::new("type_invalid", message)));
+    pub fn add_type_error(&mut self, name: &str, message: &str) {
+        self.type_errors.push(FieldError::new(self.path(name), InvalidValue::new("type_invalid", message)));
     }
 
-    fn note_unknown(&mut self) {
+    fn add_unknown_fields(&mut self) {
         for name in std::mem::take(&mut self.values).keys() {
-            let shown: String = name.chars().take(MOST_NAME).collect();
+            let shown: String = name.chars().take(FIELD_NAME_CHARS_MAX).collect();
             let unknown = InvalidValue::new("unknown_field", "is not a field of this request");
             self.errors.push(FieldError::new(self.path(&shown), unknown));
         }
@@ -248,7 +248,7 @@ mod tests {
 
     fn read(body: Value) -> Result<(Email, Name, Option<Name>), Problem> {
         let Value::Object(values) = body else { panic!("an object") };
-        let mut fields = Fields::new(values);
+        let mut fields = JsonFields::new(values);
         let email = fields.required("email", Email::parse);
         let name = fields.required("name", Name::parse);
         let nickname = fields.optional("nickname", Name::parse);
@@ -285,10 +285,10 @@ mod tests {
     #[test]
     fn inner_fields_are_named_with_dots() {
         let Value::Object(values) = json!({"admin": {"email": "x", "shoe": 1}}) else { panic!("an object") };
-        let mut fields = Fields::new(values);
+        let mut fields = JsonFields::new(values);
         let mut inner = fields.object("admin").expect("an object");
         assert!(inner.required("email", Email::parse).is_none());
-        fields.absorb(inner);
+        fields.merge(inner);
         let problem = fields.finish(|| Some(())).expect_err("two errors");
         let names: Vec<_> = listed(&problem).into_iter().map(|(field, _)| field).collect();
         assert_eq!(names, ["admin.email", "admin.shoe"]);

@@ -20,19 +20,19 @@ use store::requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, R
 use store::{RequestDigest, TenantStore, TenantTransaction};
 use uuid::Uuid;
 
-use super::content::buffered;
-use super::observe::RequestContext;
+use super::content::buffer_body;
 use super::problem::Problem;
+use super::request_log::RequestContext;
 use super::route::{Idempotency, Route};
 use crate::auth::Caller;
-use crate::gateway::Gateway;
+use crate::state::Gateway;
 
 /// Carries the command id.
-pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+pub const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
 /// How long a request waits for the first one under its key. Below the bound on the whole request.
-const FIRST_REQUEST_TIMEOUT: Duration = Duration::from_secs(4);
+const CONCURRENT_REQUEST_WAIT_TIMEOUT: Duration = Duration::from_secs(4);
 /// The largest answer that is stored. No answer of a route that stores its answers comes near it.
-const STORED_ANSWER_BYTES_MAX: usize = 256 * 1024;
+const STORED_RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
 /// The command id that a client chose, where it chose one.
 #[derive(Debug, Clone, Copy)]
@@ -42,7 +42,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
-        let mut given = parts.headers.get_all(IDEMPOTENCY_KEY).iter();
+        let mut given = parts.headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
         let key = match (given.next(), given.next()) {
             (None, _) => return Ok(Self(None)),
             (Some(key), None) => key.to_str().ok().and_then(|text| Uuid::parse_str(text.trim()).ok()),
@@ -57,7 +57,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 }
 
 /// Answers a request of an idempotent route: anew, or as it was answered before.
-pub async fn answer_once(
+pub async fn execute_once(
     gateway: &Gateway,
     context: &RequestContext,
     route: &Route,
@@ -66,7 +66,7 @@ pub async fn answer_once(
     request: Request,
     next: Next,
 ) -> Result<Response, Problem> {
-    let (mut parts, body) = buffered(request).await?.into_parts();
+    let (mut parts, body) = buffer_body(request).await?.into_parts();
     let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, gateway).await?;
     let bytes = to_bytes(body, usize::MAX).await.map_err(Problem::internal)?;
     let Some(key) = key else { return Ok(next.run(Request::from_parts(parts, bytes.into())).await) };
@@ -74,37 +74,37 @@ pub async fn answer_once(
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let name = format!("{} {}", route.method_name(), route.path);
     let digest = RequestDigest::new(gateway.store.key(), &name, target).body(&bytes).finish();
-    context.note_digest(digest);
+    context.set_digest(digest);
     let refused = |error| Problem::from(ExecuteError::<UserRejection>::from(error));
     let claim = claim(principal, key, digest).map_err(refused)?;
     // Requests of this process take turns from here to their answer. Those of others meet at the receipt.
-    let turn = tenant.request_turn(claim.key, FIRST_REQUEST_TIMEOUT).await?;
+    let lock = tenant.lock_request(claim.key, CONCURRENT_REQUEST_WAIT_TIMEOUT).await?;
     let mut request = Request::from_parts(parts, bytes.into());
     let Idempotency::Stored(retention) = route.idempotency else {
         if matches!(tenant.key_use(&claim).await?, KeyUse::Other) {
-            return Err(reused());
+            return Err(key_reused());
         }
         return Ok(next.run(request).await);
     };
-    match turn.begin(claim).await? {
+    match lock.begin(claim).await? {
         RequestStart::Repeat(answer) => Ok(response(answer.http_status, answer.body)),
         RequestStart::AnswerExpired => Err(Problem::new(ErrorCode::AnswerExpired)),
-        RequestStart::KeyReused => Err(reused()),
+        RequestStart::KeyReused => Err(key_reused()),
         RequestStart::New(open) => {
-            let open = Pending::new(open);
+            let open = PendingRequest::new(open);
             request.extensions_mut().insert(open.clone());
             let answer = next.run(request).await;
             // A handler that writes to the database took it, and has completed it.
             let Some(open) = open.take().filter(|_| answer.status().is_success()) else { return Ok(answer) };
             let (parts, body) = answer.into_parts();
-            let body = to_bytes(body, STORED_ANSWER_BYTES_MAX).await.map_err(Problem::internal)?;
+            let body = to_bytes(body, STORED_RESPONSE_BYTES_MAX).await.map_err(Problem::internal)?;
             complete(open, retention, parts.status, body.clone()).await?;
             Ok(Response::from_parts(parts, Body::from(body)))
         }
     }
 }
 
-fn reused() -> Problem {
+fn key_reused() -> Problem {
     Problem::new(ErrorCode::CommandIdReused).detail("the Idempotency-Key came with another request before")
 }
 
@@ -116,7 +116,7 @@ async fn complete(
 ) -> Result<(), Problem> {
     match open.complete(&RequestAnswer { http_status: status.as_u16(), body }, retention).await? {
         RequestEnd::Completed => Ok(()),
-        RequestEnd::KeyReused => Err(reused()),
+        RequestEnd::KeyReused => Err(key_reused()),
     }
 }
 
@@ -130,9 +130,9 @@ fn response(status: u16, body: Bytes) -> Response {
 
 /// A request that is being carried out, on its way to the handler.
 #[derive(Clone)]
-struct Pending(Arc<Mutex<Option<Box<OpenRequest>>>>);
+struct PendingRequest(Arc<Mutex<Option<Box<OpenRequest>>>>);
 
-impl Pending {
+impl PendingRequest {
     fn new(open: Box<OpenRequest>) -> Self {
         Self(Arc::new(Mutex::new(Some(open))))
     }
@@ -156,11 +156,15 @@ impl FromRequestParts<Gateway> for WriteTransaction {
         let context = RequestContext::from_request_parts(parts, gateway).await?;
         let retention = match context.route().map(|route| route.idempotency) {
             Some(Idempotency::Stored(retention)) => retention,
-            _ => AnswerRetention::Kept,
+            _ => AnswerRetention::Permanent,
         };
-        let open = match parts.extensions.get::<Pending>().and_then(Pending::take) {
+        let open = match parts.extensions.get::<PendingRequest>().and_then(PendingRequest::take) {
             Some(open) => Ok(open),
-            None => Err(Caller::from_request_parts(parts, gateway).await?.store.begin_projection().await?),
+            None => Err(Caller::from_request_parts(parts, gateway)
+                .await?
+                .store
+                .begin_worker_transaction()
+                .await?),
         };
         Ok(Self { open, retention })
     }

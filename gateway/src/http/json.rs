@@ -12,7 +12,7 @@ use serde_json::error::Category;
 use super::problem::Problem;
 
 /// What a refused object says. The reader of serde_json passes it on.
-const REPEATED: &str = "a name is given twice in one object";
+const DUPLICATE_NAME_MESSAGE: &str = "a name is given twice in one object";
 
 /// Reads a whole body.
 ///
@@ -22,77 +22,77 @@ pub fn read_json(bytes: &[u8]) -> Result<Value, Problem> {
     if std::str::from_utf8(bytes).is_err() {
         return Err(Problem::bad_request("the body is not JSON: it is not UTF-8"));
     }
-    serde_json::from_slice::<Unique>(bytes).map_err(|error| refused(&error))?;
-    serde_json::from_slice(bytes).map_err(|error| refused(&error))
+    serde_json::from_slice::<UniqueNames>(bytes).map_err(|error| json_problem(&error))?;
+    serde_json::from_slice(bytes).map_err(|error| json_problem(&error))
 }
 
 /// The reason, which for errors of the text holds nothing of the input.
-pub fn refused(error: &serde_json::Error) -> Problem {
+pub fn json_problem(error: &serde_json::Error) -> Problem {
     match error.classify() {
         Category::Syntax | Category::Eof => Problem::bad_request(format!("the body is not JSON: {error}")),
         Category::Data | Category::Io => Problem::bad_request(format!(
-            "the body is refused: {REPEATED}: line {}, column {}",
+            "the body is refused: {DUPLICATE_NAME_MESSAGE}: line {}, column {}",
             error.line(),
             error.column()
         )),
     }
 }
 
-struct Unique;
+struct UniqueNames;
 
-impl<'de> Deserialize<'de> for Unique {
+impl<'de> Deserialize<'de> for UniqueNames {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(Look)
+        deserializer.deserialize_any(UniqueNamesVisitor)
     }
 }
 
-struct Look;
+struct UniqueNamesVisitor;
 
-impl<'de> Visitor<'de> for Look {
-    type Value = Unique;
+impl<'de> Visitor<'de> for UniqueNamesVisitor {
+    type Value = UniqueNames;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("JSON")
     }
 
-    fn visit_bool<E>(self, _: bool) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_bool<E>(self, _: bool) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_i64<E>(self, _: i64) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_i64<E>(self, _: i64) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_u64<E>(self, _: u64) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_u64<E>(self, _: u64) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_f64<E>(self, _: f64) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_f64<E>(self, _: f64) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_str<E>(self, _: &str) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_str<E>(self, _: &str) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_unit<E>(self) -> Result<Unique, E> {
-        Ok(Unique)
+    fn visit_unit<E>(self) -> Result<UniqueNames, E> {
+        Ok(UniqueNames)
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Unique, A::Error> {
-        while items.next_element::<Unique>()?.is_some() {}
-        Ok(Unique)
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<UniqueNames, A::Error> {
+        while items.next_element::<UniqueNames>()?.is_some() {}
+        Ok(UniqueNames)
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Unique, A::Error> {
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<UniqueNames, A::Error> {
         let mut names = HashSet::new();
         while let Some(name) = members.next_key::<String>()? {
             if !names.insert(name) {
-                return Err(A::Error::custom(REPEATED));
+                return Err(A::Error::custom(DUPLICATE_NAME_MESSAGE));
             }
-            members.next_value::<Unique>()?;
+            members.next_value::<UniqueNames>()?;
         }
-        Ok(Unique)
+        Ok(UniqueNames)
     }
 }
 

@@ -6,7 +6,7 @@ use crate::config::GatewayConfig;
 
 impl GatewayConfig {
     /// Whether the request comes from no web page, from one of the gateway's own hosts, or from a page of a listed origin.
-    pub(crate) fn takes_origin(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn allows_origin(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::ORIGIN).iter();
         let origin = match (given.next(), given.next()) {
             (None, _) => return true,
@@ -48,7 +48,7 @@ mod tests {
             for origin in origins {
                 headers.append(header::ORIGIN, HeaderValue::from_str(origin).expect("valid"));
             }
-            config.takes_origin(&headers)
+            config.allows_origin(&headers)
         };
         assert!(takes(&[]));
         for own in ["https://annals.test", "http://acme.annals.test:3000", "http://10.0.0.7:8080"] {

@@ -32,11 +32,11 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
             return Err(Problem::bad_request("the path holds a control character"));
         }
         let extracted = axum::extract::Path::from_request_parts(parts, state).await;
-        extracted.map(|axum::extract::Path(parameters)| Self(parameters)).map_err(refused)
+        extracted.map(|axum::extract::Path(parameters)| Self(parameters)).map_err(path_problem)
     }
 }
 
-fn refused(rejection: PathRejection) -> Problem {
+fn path_problem(rejection: PathRejection) -> Problem {
     match rejection {
         // A route and its handler that disagree; no request can cause it.
         PathRejection::FailedToDeserializePathParams(failed)
@@ -64,7 +64,7 @@ mod tests {
     use tower::ServiceExt;
 
     use super::*;
-    use crate::http::observe::observe;
+    use crate::http::request_log::log_request;
 
     async fn answer(path: &str) -> (u16, String, String) {
         let router = Router::new()
@@ -73,7 +73,7 @@ mod tests {
                 "/pairs/{a}/{b}",
                 get(|Path((a, b)): Path<(String, u64)>| async move { format!("{a} {b}") }),
             )
-            .layer(from_fn_with_state(Routes::default().finish().1, observe));
+            .layer(from_fn_with_state(Routes::default().build().1, log_request));
         let request = axum::http::Request::get(path).body(Body::empty()).expect("valid");
         let response = router.oneshot(request).await.expect("infallible");
         let status = response.status().as_u16();

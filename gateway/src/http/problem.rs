@@ -1,5 +1,5 @@
 //! Errors as clients see them: `application/problem+json` (RFC 9457) with a stable code. A [`Problem`] leaves its
-//! handler as a response extension; [`observe`](super::observe) writes the body, because only it knows the request id.
+//! handler as a response extension; [`request_log`](super::request_log) writes the body, because only it knows the request id.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -38,16 +38,16 @@ impl FieldError {
 
 /// A failed request.
 #[derive(Clone)]
-pub struct Problem(Box<Parts>);
+pub struct Problem(Box<ProblemParts>);
 
 #[derive(Clone)]
-struct Parts {
+struct ProblemParts {
     code: ErrorCode,
     detail: Option<Cow<'static, str>>,
     errors: Vec<FieldError>,
     actual_version: Option<u64>,
     cause: Option<Arc<dyn Error + Send + Sync>>,
-    token_was_given: bool,
+    token_given: bool,
     for_graphql: bool,
     allow: Option<HeaderValue>,
 }
@@ -55,13 +55,13 @@ struct Parts {
 impl Problem {
     /// A failure with nothing to say beyond its code.
     pub fn new(code: ErrorCode) -> Self {
-        Self(Box::new(Parts {
+        Self(Box::new(ProblemParts {
             code,
             detail: None,
             errors: Vec::new(),
             actual_version: None,
             cause: None,
-            token_was_given: false,
+            token_given: false,
             for_graphql: false,
             allow: None,
         }))
@@ -124,8 +124,8 @@ impl Problem {
 
     /// Says that a token was given and refused (RFC 6750), in contrast to none given.
     #[must_use]
-    pub fn token_was_given(mut self) -> Self {
-        self.0.token_was_given = true;
+    pub fn with_rejected_token(mut self) -> Self {
+        self.0.token_given = true;
         self
     }
 
@@ -175,7 +175,7 @@ impl Problem {
         } else {
             json!(self.0.errors)
         };
-        let body = Body {
+        let body = ProblemBody {
             kind: format!("urn:annals:problem:{name}"),
             title,
             status: status.as_u16(),
@@ -193,7 +193,7 @@ impl Problem {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
         if status == StatusCode::UNAUTHORIZED {
-            let challenge = if self.0.token_was_given {
+            let challenge = if self.0.token_given {
                 "Bearer realm=\"annals\", error=\"invalid_token\""
             } else {
                 "Bearer realm=\"annals\""
@@ -208,7 +208,7 @@ impl Problem {
 }
 
 #[derive(Serialize)]
-struct Body<'a> {
+struct ProblemBody<'a> {
     #[serde(rename = "type")]
     kind: String,
     title: &'static str,
@@ -282,7 +282,7 @@ mod tests {
     async fn unavailable_says_when_to_come_again_and_a_refused_token_says_so() {
         let (response, _) = body_of(&Problem::new(ErrorCode::Unavailable)).await;
         assert_eq!(response.headers()[header::RETRY_AFTER], "1");
-        let (response, _) = body_of(&Problem::new(ErrorCode::Unauthenticated).token_was_given()).await;
+        let (response, _) = body_of(&Problem::new(ErrorCode::Unauthenticated).with_rejected_token()).await;
         let challenge = response.headers()[header::WWW_AUTHENTICATE].to_str().expect("ASCII");
         assert!(challenge.contains("invalid_token"));
     }

@@ -13,13 +13,13 @@ use axum::routing::{MethodFilter, any, on};
 
 use store::requests::AnswerRetention;
 
-use crate::gateway::Gateway;
+use crate::state::Gateway;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Needs {
+pub enum AccessRule {
     /// Every caller. A tenant is named where the handler asks for one.
-    Nothing,
+    Public,
     /// Every caller with an access token. What it may do is decided for each field or aggregate.
     Token,
     /// A caller with an access token and this permission.
@@ -30,7 +30,7 @@ pub enum Needs {
 
 /// What the activity log says of a request beside refusals, which it always tells.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audit {
+pub enum AuditRule {
     /// Nothing, unless the caller is an auditor.
     Auditors,
     /// A sign-in, accepted or refused.
@@ -47,11 +47,11 @@ pub enum Audit {
 
 /// What the right to call a route rests on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Authority {
+pub enum AuthoritySource {
     /// What the token says.
     Token,
     /// The caller's own events, held until the write has committed. For what outlives the token, or cannot be undone.
-    Held,
+    LockedEvents,
     /// The same, where the use case behind the handler holds it.
     UseCase,
 }
@@ -84,15 +84,15 @@ pub struct Route {
     /// The path's pattern.
     pub path: &'static str,
     /// Who may call it.
-    pub needs: Needs,
+    pub access: AccessRule,
     /// What the activity log says.
-    pub audit: Audit,
+    pub audit: AuditRule,
     /// How it answers errors.
     pub errors: ErrorFormat,
     /// How a repeat gets the first answer.
     pub idempotency: Idempotency,
     /// What the right to call it rests on.
-    pub authority: Authority,
+    pub authority: AuthoritySource,
 }
 
 impl Route {
@@ -101,11 +101,11 @@ impl Route {
         Self {
             method: Some(method),
             path,
-            needs: Needs::Nothing,
-            audit: Audit::Auditors,
+            access: AccessRule::Public,
+            audit: AuditRule::Auditors,
             errors: ErrorFormat::Rest,
             idempotency: Idempotency::None,
-            authority: Authority::Token,
+            authority: AuthoritySource::Token,
         }
     }
 
@@ -116,14 +116,14 @@ impl Route {
 
     /// `GET`, for callers with the permission.
     pub fn get(path: &'static str, permission: &'static Permission) -> Self {
-        Self::public(Method::GET, path).needs(Needs::Permission(permission))
+        Self::public(Method::GET, path).access(AccessRule::Permission(permission))
     }
 
     /// A write for callers with the permission, under an idempotency key where they send one.
     pub fn write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
         Self {
             idempotency: Idempotency::Rebuilt,
-            ..Self::public(method, path).needs(Needs::Permission(permission))
+            ..Self::public(method, path).access(AccessRule::Permission(permission))
         }
     }
 
@@ -133,19 +133,19 @@ impl Route {
     }
 
     /// Whether it changes nothing.
-    pub fn only_reads(&self) -> bool {
+    pub fn is_read_only(&self) -> bool {
         self.method == Some(Method::GET)
     }
 
     /// The same route for other callers.
     #[must_use]
-    pub fn needs(self, needs: Needs) -> Self {
-        Self { needs, ..self }
+    pub fn access(self, access: AccessRule) -> Self {
+        Self { access, ..self }
     }
 
     /// The same route with another entry in the activity log.
     #[must_use]
-    pub fn audited(self, audit: Audit) -> Self {
+    pub fn with_audit(self, audit: AuditRule) -> Self {
         Self { audit, ..self }
     }
 
@@ -162,13 +162,13 @@ impl Route {
 
     /// The same route with another foundation of the right to call it.
     #[must_use]
-    pub fn authority(self, authority: Authority) -> Self {
+    pub fn authority(self, authority: AuthoritySource) -> Self {
         Self { authority, ..self }
     }
 
     /// Whether the caller's own events are asked, and not only its token.
-    pub fn asks_events(&self) -> bool {
-        self.authority != Authority::Token
+    pub fn requires_fresh_authority(&self) -> bool {
+        self.authority != AuthoritySource::Token
     }
 
     /// The same route with errors in the shape of GraphQL.
@@ -205,7 +205,7 @@ impl Routes {
     }
 
     /// The router, and the table that its layers ask.
-    pub fn finish(self) -> (Router<Gateway>, RouteTable) {
+    pub fn build(self) -> (Router<Gateway>, RouteTable) {
         (self.router, RouteTable::new(self.routes))
     }
 }
@@ -254,24 +254,24 @@ impl RouteTable {
         let yes = |yes: bool| if yes { "yes" } else { "" };
         for route in self.all() {
             let method = route.method_name();
-            let Route { path, needs, audit, .. } = &*route;
-            let needs = match needs {
-                Needs::Nothing => "nothing".to_owned(),
-                Needs::Token => "a token".to_owned(),
-                Needs::Permission(permission) => permission.to_string(),
-                Needs::Handler => "a token or ticket".to_owned(),
+            let Route { path, access, audit, .. } = &*route;
+            let access = match access {
+                AccessRule::Public => "nothing".to_owned(),
+                AccessRule::Token => "a token".to_owned(),
+                AccessRule::Permission(permission) => permission.to_string(),
+                AccessRule::Handler => "a token or ticket".to_owned(),
             };
             let audit = match audit {
-                Audit::Auditors => "",
-                Audit::SignIn => "sign-in",
-                Audit::Access => "access",
-                Audit::CredentialChange => "credential change",
-                Audit::RightsChange => "rights change",
-                Audit::Operator => "operator",
+                AuditRule::Auditors => "",
+                AuditRule::SignIn => "sign-in",
+                AuditRule::Access => "access",
+                AuditRule::CredentialChange => "credential change",
+                AuditRule::RightsChange => "rights change",
+                AuditRule::Operator => "operator",
             };
-            let (idempotent, fresh) = (yes(route.is_idempotent()), yes(route.asks_events()));
+            let (idempotent, fresh) = (yes(route.is_idempotent()), yes(route.requires_fresh_authority()));
             // Writing to a string cannot fail.
-            let _ = writeln!(page, "| {method} | `{path}` | {needs} | {audit} | {idempotent} | {fresh} |");
+            let _ = writeln!(page, "| {method} | `{path}` | {access} | {audit} | {idempotent} | {fresh} |");
         }
         page
     }
@@ -287,7 +287,8 @@ mod tests {
     fn a_route_is_found_by_method_and_pattern() {
         let routes = vec![
             Route::get("/v1/users", &USERS_READ),
-            Route::write(Method::POST, "/v1/webhooks", &TENANT_ADMINISTER).authority(Authority::Held),
+            Route::write(Method::POST, "/v1/webhooks", &TENANT_ADMINISTER)
+                .authority(AuthoritySource::LockedEvents),
         ];
         let table = RouteTable::new(routes);
         assert!(table.find(&Method::GET, "/v1/users").is_some());
@@ -295,6 +296,6 @@ mod tests {
         assert!(table.find(&Method::POST, "/v1/users").is_none());
         assert!(table.find(&Method::GET, "/v1/other").is_none());
         let webhook = table.find(&Method::POST, "/v1/webhooks").expect("added");
-        assert!(webhook.is_idempotent() && webhook.asks_events());
+        assert!(webhook.is_idempotent() && webhook.requires_fresh_authority());
     }
 }

@@ -9,61 +9,66 @@ use axum::http::{HeaderMap, HeaderName, header};
 use schemas::engine::TenantSlug;
 use store::{TenantRecord, TenantStore};
 
-use super::observe::RequestContext;
+use super::request_log::RequestContext;
 use access::ErrorCode;
 
 use super::problem::Problem;
-use crate::gateway::Gateway;
+use crate::state::Gateway;
 
 /// Names the tenant where no token does.
 pub const TENANT_HEADER: HeaderName = HeaderName::from_static("x-tenant-id");
 
 /// The tenant that a caller who is not signed in named.
-pub struct NamedTenant {
+pub struct RequestTenant {
     /// Its entry in the directory.
     pub record: Arc<TenantRecord>,
     /// The handle to its data.
     pub store: TenantStore,
 }
 
-impl FromRequestParts<Gateway> for NamedTenant {
+impl FromRequestParts<Gateway> for RequestTenant {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let named = named(&parts.headers, gateway.config.public_host.as_deref())?;
-        let Some(named) = named else {
+        let requested_tenant = requested_tenant(&parts.headers, gateway.config.public_host.as_deref())?;
+        let Some(requested_tenant) = requested_tenant else {
             return Err(Problem::bad_request("name the tenant in the header X-Tenant-ID"));
         };
-        let slug = TenantSlug::parse(&named).map_err(|_| Problem::new(ErrorCode::TenantUnknown))?;
+        let slug =
+            TenantSlug::parse(&requested_tenant).map_err(|_| Problem::new(ErrorCode::TenantUnknown))?;
         let record = gateway.store.tenant_by_slug(&slug).await?;
         let record =
             record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
-        RequestContext::from_request_parts(parts, gateway).await?.note_tenant(&record);
+        RequestContext::from_request_parts(parts, gateway).await?.set_tenant(&record);
         let store = gateway.store.tenant(record.id);
         Ok(Self { record, store })
     }
 }
 
 /// The tenant that header and subdomain name, where one does; 403 where they disagree.
-pub fn named(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
-    let mut named: Option<String> = None;
+pub fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
+    let mut requested_tenant: Option<String> = None;
     let in_headers = headers.get_all(TENANT_HEADER).iter();
     let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
     for name in in_headers.chain(subdomain(headers, public_host)) {
-        if named.as_ref().is_some_and(|before| *before != name) {
+        if requested_tenant.as_ref().is_some_and(|before| *before != name) {
             return Err(
                 Problem::new(ErrorCode::TenantMismatch).detail("the request names more than one tenant")
             );
         }
-        named = Some(name);
+        requested_tenant = Some(name);
     }
-    Ok(named)
+    Ok(requested_tenant)
 }
 
 /// The tenant of a token, unless the request names another one besides.
-pub fn agree(headers: &HeaderMap, public_host: Option<&str>, claim: &TenantSlug) -> Result<(), Problem> {
-    match named(headers, public_host)? {
-        Some(named) if named != claim.as_str() => {
+pub fn check_tenant(
+    headers: &HeaderMap,
+    public_host: Option<&str>,
+    claim: &TenantSlug,
+) -> Result<(), Problem> {
+    match requested_tenant(headers, public_host)? {
+        Some(requested_tenant) if requested_tenant != claim.as_str() => {
             Err(Problem::new(ErrorCode::TenantMismatch).detail("the token is of another tenant"))
         }
         _ => Ok(()),
@@ -95,7 +100,7 @@ mod tests {
     }
 
     fn tenant(host: &str, tenants: &[&str]) -> Result<Option<String>, ErrorCode> {
-        named(&headers(host, tenants), Some("annals.test")).map_err(|problem| problem.code())
+        requested_tenant(&headers(host, tenants), Some("annals.test")).map_err(|problem| problem.code())
     }
 
     #[test]
@@ -119,7 +124,10 @@ mod tests {
         ] {
             assert_eq!(tenant(host, &[]), Ok(None), "{host}");
         }
-        assert_eq!(named(&headers("demo.annals.test", &[]), None).expect("nothing disagrees"), None);
+        assert_eq!(
+            requested_tenant(&headers("demo.annals.test", &[]), None).expect("nothing disagrees"),
+            None
+        );
     }
 
     #[test]
@@ -132,11 +140,11 @@ mod tests {
     #[test]
     fn a_token_agrees_with_silence_and_with_its_own_tenant() {
         let claim = TenantSlug::parse("demo").expect("valid");
-        let agree = |tenants: &[&str]| agree(&headers("annals.test", tenants), None, &claim);
-        assert!(agree(&[]).is_ok());
-        assert!(agree(&["demo"]).is_ok());
+        let check_tenant = |tenants: &[&str]| check_tenant(&headers("annals.test", tenants), None, &claim);
+        assert!(check_tenant(&[]).is_ok());
+        assert!(check_tenant(&["demo"]).is_ok());
         for other in ["other", "", "Not A Slug"] {
-            assert_eq!(agree(&[other]).expect_err("another tenant").code(), ErrorCode::TenantMismatch);
+            assert_eq!(check_tenant(&[other]).expect_err("another tenant").code(), ErrorCode::TenantMismatch);
         }
     }
 }

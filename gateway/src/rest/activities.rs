@@ -9,12 +9,12 @@ use store::activities::ActivityFilter;
 use store::{Activity, ActivityKind};
 use uuid::Uuid;
 
-use super::pages::page_of;
+use super::pages::split_page;
 use crate::auth::Caller;
 use crate::http::{Digits, Problem, Query};
 
-const DEFAULT_LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: usize = 1_000;
 
 /// The parameters. `before` is the `next_before` of the page before this one.
 #[derive(Debug, Deserialize)]
@@ -31,13 +31,13 @@ pub struct ActivitiesQuery {
 
 /// Answers one page.
 pub async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Result<Json<Value>, Problem> {
-    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let kind = match query.kind.as_deref().map(ActivityKind::parse) {
         Some(None) => return Err(Problem::bad_request("there is no such kind of activity")),
         given => given.flatten(),
     };
     let filter = ActivityFilter { kind, before: query.before, since: query.since, until: query.until };
     let activities: Vec<Activity> = caller.store.activities(filter, limit + 1).await?;
-    let (activities, next) = page_of(activities, limit, |activity| activity.id);
+    let (activities, next) = split_page(activities, limit, |activity| activity.id);
     Ok(Json(json!({ "activities": activities, "next_before": next })))
 }

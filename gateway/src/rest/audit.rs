@@ -3,7 +3,7 @@
 use access::policy::PERSONAL_DATA_READ;
 use audit::AuditError;
 use audit::export::{self, Export};
-use audit::prove::{self, ConsistencyProof, InclusionProof};
+use audit::proof::{self, ConsistencyProof, InclusionProof};
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
@@ -19,24 +19,24 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::events::position;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::failures::Cause;
-use crate::http::route::Audit;
+use crate::http::route::AuditRule;
 use crate::http::{Digits, ErrorCode, Path, Problem, Query, RequestContext};
-use crate::streams::{Closing, reading_ends};
+use crate::state::Gateway;
+use crate::streams::{DisconnectReason, read_access_ended};
 
 /// Carries the span of positions that an export holds.
-pub const POSITIONS: HeaderName = HeaderName::from_static("annals-positions");
+pub const POSITIONS_HEADER: HeaderName = HeaderName::from_static("annals-positions");
 
 /// `GET /v1/audit/key`: the public key of the log's checkpoints, as signed notes write it.
 pub async fn key(caller: Caller) -> Result<Response, Problem> {
-    let sealed = prove::newest(&caller.store).await?;
+    let sealed = proof::newest(&caller.store).await?;
     Ok(text(sealed.verifier_key + "\n"))
 }
 
 /// `GET /v1/audit/checkpoint`: the newest signed note.
 pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
-    Ok(text(prove::newest(&caller.store).await?.note))
+    Ok(text(proof::newest(&caller.store).await?.note))
 }
 
 /// The parameters of a proof that an event is in the log.
@@ -56,7 +56,7 @@ pub async fn proof(
     if at > caller.store.head().await?.position {
         return Err(Problem::new(ErrorCode::NotFound).detail("the log has no such position"));
     }
-    Ok(Json(prove::inclusion(&caller.store, at, query.size.map(|size| size.0)).await?))
+    Ok(Json(proof::inclusion(&caller.store, at, query.size.map(|size| size.0)).await?))
 }
 
 /// The parameters of a proof that a shorter log is the beginning of a longer one.
@@ -72,7 +72,7 @@ pub async fn consistency(
     caller: Caller,
     Query(query): Query<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyProof>, Problem> {
-    Ok(Json(prove::consistency(&caller.store, query.from.0, query.to.map(|to| to.0)).await?))
+    Ok(Json(proof::consistency(&caller.store, query.from.0, query.to.map(|to| to.0)).await?))
 }
 
 /// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
@@ -122,28 +122,28 @@ pub async fn export(
 ) -> Result<Response, Problem> {
     let export = query.read()?;
     if let Some(keys_to) = &export.keys_to {
-        caller.needs(&PERSONAL_DATA_READ)?;
+        caller.require_permission(&PERSONAL_DATA_READ)?;
         // Keys that were handed out cannot be taken back.
         let current = authority::current(&gateway.executor, caller.record.id, caller.principal()).await?;
         if !PERSONAL_DATA_READ.is_held_by(&current) {
             return Err(AuthorityError::Forbidden.into());
         }
-        request.note_subject(format!("keys_to={keys_to}"));
-        request.note_audit(Audit::CredentialChange);
+        request.set_subject(format!("keys_to={keys_to}"));
+        request.set_audit(AuditRule::CredentialChange);
     }
     let slug = caller.record.slug.clone();
     let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
     // Looks on while a slow client keeps the lines waiting.
-    let ends = AbortOnDropHandle::new(tokio::spawn(reading_ends(gateway, caller, prepared.log_id())));
-    let ends = ends.map(|ended| ended.unwrap_or(Closing::Internal));
+    let ends = AbortOnDropHandle::new(tokio::spawn(read_access_ended(gateway, caller, prepared.log_id())));
+    let ends = ends.map(|ended| ended.unwrap_or(DisconnectReason::Internal));
     let lines = export::write(prepared)
         .inspect_err(|error| tracing::warn!(cause = %Cause::of(error), "an export broke off"))
-        .map_err(|_told| Closing::Internal);
+        .map_err(|_told| DisconnectReason::Internal);
     let mut response = Body::from_stream(until(lines, ends)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/jsonl"));
-    headers.insert(POSITIONS, span);
+    headers.insert(POSITIONS_HEADER, span);
     let name = format!("attachment; filename=\"{slug}.annals-export.jsonl\"");
     headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_str(&name).expect("a slug fits a header"));
     Ok(response)
@@ -151,27 +151,27 @@ pub async fn export(
 
 /// The lines, until something ends them.
 fn until(
-    lines: impl Stream<Item = Result<Bytes, Closing>> + Send + 'static,
-    ends: impl Future<Output = Closing> + Send + 'static,
+    lines: impl Stream<Item = Result<Bytes, DisconnectReason>> + Send + 'static,
+    ends: impl Future<Output = DisconnectReason> + Send + 'static,
 ) -> impl Stream<Item = std::io::Result<Bytes>> + Send + 'static {
     async_stream::stream! {
         let (mut lines, mut ends) = (Box::pin(lines), Box::pin(ends));
-        let why = loop {
+        let reason = loop {
             let next = tokio::select! {
                 biased;
-                why = &mut ends => break why,
+                reason = &mut ends => break reason,
                 next = lines.next() => next,
             };
             match next {
                 Some(Ok(bytes)) => yield Ok(bytes),
-                Some(Err(why)) => break why,
+                Some(Err(reason)) => break reason,
                 None => return,
             }
         };
-        yield Ok(Bytes::from(format!("{{\"closed\":\"{}\"}}\n", why.as_str())));
+        yield Ok(Bytes::from(format!("{{\"closed\":\"{}\"}}\n", reason.as_str())));
         // What was yielded is sent while nothing more is ready; an error right behind it would take it along.
         tokio::task::yield_now().await;
-        yield Err(std::io::Error::other(why.as_str()));
+        yield Err(std::io::Error::other(reason.as_str()));
     }
 }
 
@@ -184,7 +184,7 @@ impl From<AuditError> for Problem {
         match error {
             AuditError::NotSealed(_) => Self::unavailable(error),
             AuditError::Bounds(what) => Self::bad_request(what),
-            AuditError::Beyond { .. } => Self::bad_request(error.to_string()),
+            AuditError::BeyondHead { .. } => Self::bad_request(error.to_string()),
             AuditError::Store(error) => error.into(),
             error => Self::internal(error),
         }

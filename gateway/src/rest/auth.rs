@@ -5,7 +5,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use commands::identity::user::{EMAIL, PASSWORD};
-use commands::{CommandContext, Executed, Rules, User, new_aggregate_id, register_user};
+use commands::{CommandContext, CommandResult, Decider, User, new_aggregate_id, register_user};
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, Name, StreamName, TenantId};
 use schemas::identity::role::Role;
@@ -17,16 +17,16 @@ use uuid::Uuid;
 
 use super::users::{SignedInBody, UserBody};
 use crate::auth::{Audience, Caller, Grant, Password};
-use crate::gateway::Gateway;
-use crate::http::{Body, ErrorCode, IdempotencyKey, NamedTenant, Problem, RequestContext};
+use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Problem, RequestContext, RequestTenant};
+use crate::state::Gateway;
 
 /// `POST /v1/auth/register`: somebody becomes a member of a tenant with open registration.
 pub async fn register(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    tenant: NamedTenant,
+    tenant: RequestTenant,
     key: IdempotencyKey,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let email = body.required("email", Email::parse);
     let password = body.required("password", Password::parse);
@@ -44,7 +44,7 @@ pub async fn register(
     // A repeat gets the first answer, whatever would be answered by now, and costs no hash.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
     let id = new_aggregate_id(&context, User::CATEGORY);
-    if let Some(earlier) = gateway.executor.repeated::<User>(&context, id, command).await? {
+    if let Some(earlier) = gateway.executor.previous_result::<User>(&context, id, command).await? {
         return Ok(registered(&earlier, &tenant.record));
     }
     if tenant.record.registration != Registration::Open {
@@ -61,7 +61,7 @@ pub async fn register(
     Ok(registered(&executed, &tenant.record))
 }
 
-fn registered(executed: &Executed<User>, tenant: &TenantRecord) -> (StatusCode, Json<Value>) {
+fn registered(executed: &CommandResult<User>, tenant: &TenantRecord) -> (StatusCode, Json<Value>) {
     let user = UserBody::new(executed.id, &tenant.slug, &executed.state);
     (StatusCode::CREATED, Json(json!({ "user": user, "consistency_token": executed.consistency_token })))
 }
@@ -71,11 +71,11 @@ fn registered(executed: &Executed<User>, tenant: &TenantRecord) -> (StatusCode, 
 pub async fn login(
     State(gateway): State<Gateway>,
     request: RequestContext,
-    tenant: NamedTenant,
-    Body(mut body): Body,
+    tenant: RequestTenant,
+    JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let email = body.required("email", |text| Ok(text.to_owned()));
-    let password = body.required("password", |text| Ok(Password::attempt(text)));
+    let password = body.required("password", |text| Ok(Password::for_sign_in(text)));
     let (email, password) = body.finish(|| Some((email?, password?)))?;
 
     // What is no address was never registered. Nobody's secret is looked up as somebody's is, for the same effort.
@@ -95,7 +95,7 @@ pub async fn login(
         metrics::counter!("annals_logins_total", "outcome" => "refused").increment(1);
         return Err(Problem::new(ErrorCode::InvalidCredentials));
     };
-    request.note_principal(&Principal::user(id, user.roles.clone()));
+    request.set_principal(&Principal::user(id, user.roles.clone()));
     metrics::counter!("annals_logins_total", "outcome" => "accepted").increment(1);
 
     let grant = grant(id, user, &tenant.record);
@@ -145,7 +145,7 @@ pub async fn me(State(gateway): State<Gateway>, caller: Caller) -> Result<Json<V
     let Some(user) = active_user(&gateway, caller.record.id, id).await? else {
         return Err(Problem::new(ErrorCode::Unauthenticated)
             .detail("this user may not sign in")
-            .token_was_given());
+            .with_rejected_token());
     };
     let user = SignedInBody {
         id,

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use chrono::TimeDelta;
-use nats::integrators::{Integrators, Issued, LONGEST_LIFETIME, NewIntegrator, Place};
+use nats::integrators::{Integrators, IssuedCredential, LIFETIME_MAX, NewIntegrator, ResetPoint};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
@@ -12,15 +12,17 @@ use serde_json::{Value, json};
 use store::IntegratorCredential;
 use uuid::Uuid;
 
-use super::pages::page_of;
+use super::pages::split_page;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
-use crate::http::{Body, Digits, ErrorCode, Fields, IdempotencyKey, Path, Problem, Query, RequestContext};
+use crate::http::{
+    Digits, ErrorCode, IdempotencyKey, JsonBody, JsonFields, Path, Problem, Query, RequestContext,
+};
+use crate::state::Gateway;
 
-const DEFAULT_LIMIT: usize = 100;
-const LIMIT_MAX: usize = 1_000;
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: usize = 1_000;
 /// A week is enough to exchange a file anywhere.
-const LONGEST_OVERLAP_HOURS: u64 = 7 * 24;
+const ROTATION_OVERLAP_HOURS_MAX: u64 = 7 * 24;
 
 /// A credential as it is listed: nothing of it is secret.
 #[derive(Debug, Serialize)]
@@ -51,7 +53,7 @@ impl From<IntegratorCredential> for CredentialBody {
 /// Where a page begins and how long it is.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Page {
+struct CredentialsQuery {
     #[serde(default)]
     after: String,
     limit: Option<Digits>,
@@ -63,11 +65,11 @@ pub async fn create(
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
-    Body(body): Body,
+    JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let integrators = integrators(&gateway)?;
-    let new = read_new(body)?;
-    request.note_subject(&new.name);
+    let new = parse_new_credential(body)?;
+    request.set_subject(&new.name);
     let issued = integrators.create(&caller.record, new, receipt_key(&caller, key)).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
@@ -75,10 +77,10 @@ pub async fn create(
 /// Lists the credentials by name.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     integrators(&gateway)?;
-    let Query(page) = Query::<Page>::read(&uri)?;
-    let limit = Digits::limit(page.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let Query(page) = Query::<CredentialsQuery>::read(&uri)?;
+    let limit = Digits::limit(page.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let credentials = caller.store.credentials(&page.after, limit as u32 + 1).await?;
-    let (credentials, next_after) = page_of(credentials, limit, |credential| credential.name.clone());
+    let (credentials, next_after) = split_page(credentials, limit, |credential| credential.name.clone());
     let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
     Ok(Json(json!({"credentials": credentials, "next_after": next_after})))
 }
@@ -88,10 +90,10 @@ pub async fn show(
     State(gateway): State<Gateway>,
     caller: Caller,
     Path(name): Path<String>,
-) -> Result<Json<CredentialAnswer>, Problem> {
+) -> Result<Json<CredentialResponse>, Problem> {
     integrators(&gateway)?;
     let credential = caller.store.credential(&name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    Ok(Json(CredentialAnswer(credential.into())))
+    Ok(Json(CredentialResponse(credential.into())))
 }
 
 /// Revokes a credential: its connections are cut when the answer comes.
@@ -111,14 +113,14 @@ pub async fn reset(
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
-    Body(body): Body,
-) -> Result<Json<CredentialAnswer>, Problem> {
+    JsonBody(body): JsonBody,
+) -> Result<Json<CredentialResponse>, Problem> {
     let integrators = integrators(&gateway)?;
     let credential =
-        integrators.reset(&caller.record, &name, read_place(body)?, receipt_key(&caller, key)).await?;
+        integrators.reset(&caller.record, &name, parse_start(body)?, receipt_key(&caller, key)).await?;
     let mut answer = CredentialBody::from(credential);
     answer.in_effect = true;
-    Ok(Json(CredentialAnswer(answer)))
+    Ok(Json(CredentialResponse(answer)))
 }
 
 /// Issues a further file for a credential: 201 as for a new one. Earlier files are good for `overlap_hours` more.
@@ -127,32 +129,31 @@ pub async fn rotate(
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let integrators = integrators(&gateway)?;
     let hours = body.position("overlap_hours").unwrap_or(0);
-    if hours > LONGEST_OVERLAP_HOURS {
-        let message = format!("must be at most {LONGEST_OVERLAP_HOURS}");
-        body.wrong("overlap_hours", InvalidValue::new("overlap_invalid", message));
+    if hours > ROTATION_OVERLAP_HOURS_MAX {
+        let message = format!("must be at most {ROTATION_OVERLAP_HOURS_MAX}");
+        body.add_error("overlap_hours", InvalidValue::new("overlap_invalid", message));
     }
     let overlap = body.finish(|| Some(TimeDelta::hours(hours as i64)))?;
-    let issued = integrators
-        .rotate(&caller.record, &name, LONGEST_LIFETIME, overlap, receipt_key(&caller, key))
-        .await?;
+    let issued =
+        integrators.rotate(&caller.record, &name, LIFETIME_MAX, overlap, receipt_key(&caller, key)).await?;
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
 /// A credential as an answer.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
-pub struct CredentialAnswer(CredentialBody);
+pub struct CredentialResponse(CredentialBody);
 
 /// The key of the caller, which no other principal has.
 fn receipt_key(caller: &Caller, IdempotencyKey(key): IdempotencyKey) -> Option<Uuid> {
     key.map(|key| commands::receipt_key(caller.principal(), key))
 }
 
-fn issued_body(issued: &Issued) -> Value {
+fn issued_body(issued: &IssuedCredential) -> Value {
     let mut body = json!(issued.connection);
     body["expires_at"] = timestamp(issued.expires_at).into();
     body
@@ -166,14 +167,14 @@ fn integrators(gateway: &Gateway) -> Result<&Integrators, Problem> {
     })
 }
 
-fn read_new(mut body: Fields) -> Result<NewIntegrator, Problem> {
+fn parse_new_credential(mut body: JsonFields) -> Result<NewIntegrator, Problem> {
     let name = body.required("name", |text| Ok(text.to_owned()));
     let types = body.optional_texts("types", str::parse::<TypePattern>);
     let after = body.position("after").unwrap_or(0);
-    body.finish(|| Some(NewIntegrator { name: name?, types: types?, after, lifetime: LONGEST_LIFETIME }))
+    body.finish(|| Some(NewIntegrator { name: name?, types: types?, after, lifetime: LIFETIME_MAX }))
 }
 
-fn read_place(mut body: Fields) -> Result<Place, Problem> {
+fn parse_start(mut body: JsonFields) -> Result<ResetPoint, Problem> {
     let after = body.position("after");
     let mut asked_for_time = false;
     let time = body.optional("time", |text| {
@@ -181,11 +182,11 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
         parse_time(text)
     });
     if after.is_some() == asked_for_time {
-        body.wrong("after", InvalidValue::new("required", "give either after or time"));
+        body.add_error("after", InvalidValue::new("required", "give either after or time"));
     }
     body.finish(|| match after {
-        Some(after) => Some(Place::Position(after)),
-        None => Some(Place::Time(time?)),
+        Some(after) => Some(ResetPoint::Position(after)),
+        None => Some(ResetPoint::Time(time?)),
     })
 }
 
@@ -193,19 +194,19 @@ fn read_place(mut body: Fields) -> Result<Place, Problem> {
 mod tests {
     use super::*;
 
-    fn fields(body: Value) -> Fields {
+    fn fields(body: Value) -> JsonFields {
         let Value::Object(values) = body else { panic!("an object") };
-        Fields::new(values)
+        JsonFields::new(values)
     }
 
     #[test]
     fn a_new_credential_needs_a_name_alone() {
-        let new = read_new(fields(json!({"name": "erp"}))).expect("complete");
+        let new = parse_new_credential(fields(json!({"name": "erp"}))).expect("complete");
         assert_eq!((new.after, new.types.len()), (0, 0));
-        let new =
-            read_new(fields(json!({"name": "erp", "types": ["crm.>"], "after": "12"}))).expect("complete");
+        let new = parse_new_credential(fields(json!({"name": "erp", "types": ["crm.>"], "after": "12"})))
+            .expect("complete");
         assert_eq!((new.after, new.types.len()), (12, 1));
-        let code = |body| read_new(fields(body)).err().map(|problem| problem.code());
+        let code = |body| parse_new_credential(fields(body)).err().map(|problem| problem.code());
         assert_eq!(code(json!({})), Some(ErrorCode::Invalid));
         assert_eq!(code(json!({"name": "erp", "types": ["crm..x"]})), Some(ErrorCode::Invalid));
         assert_eq!(code(json!({"name": "erp", "types": "crm.>"})), Some(ErrorCode::BadRequest));
@@ -215,12 +216,15 @@ mod tests {
 
     #[test]
     fn a_place_is_a_position_or_a_time() {
-        assert_eq!(read_place(fields(json!({"after": 7}))).ok(), Some(Place::Position(7)));
-        assert!(matches!(read_place(fields(json!({"time": "2026-01-02T03:04:05Z"}))), Ok(Place::Time(_))));
+        assert_eq!(parse_start(fields(json!({"after": 7}))).ok(), Some(ResetPoint::Position(7)));
+        assert!(matches!(
+            parse_start(fields(json!({"time": "2026-01-02T03:04:05Z"}))),
+            Ok(ResetPoint::Time(_))
+        ));
         for wrong in [json!({}), json!({"after": 1, "time": "2026-01-02T03:04:05Z"}), json!({"time": "noon"})]
         {
             assert_eq!(
-                read_place(fields(wrong)).err().map(|problem| problem.code()),
+                parse_start(fields(wrong)).err().map(|problem| problem.code()),
                 Some(ErrorCode::Invalid)
             );
         }

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use commands::identity::administration::request_erasure;
 use commands::privacy::erasure;
-use commands::{ExecuteError, Executed, Rules, Subject, SubjectRejection};
+use commands::{CommandResult, Decider, ExecuteError, Subject, SubjectRejection};
 use futures::{TryStreamExt, pin_mut};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, Reason, StreamName};
@@ -16,9 +16,9 @@ use uuid::Uuid;
 
 use super::pages::PageQuery;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, FieldError, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// `POST /v1/erasures` `{user_id | customer_id, reason?}`: the erasure goes on by itself; where it stands is asked for by its
 /// subject. Asking again changes nothing.
@@ -27,7 +27,7 @@ pub async fn request(
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let id = |text: &str| {
         Uuid::parse_str(text).map_err(|_| InvalidValue::new("id_invalid", "must be a UUID".to_owned()))
@@ -37,7 +37,9 @@ pub async fn request(
     let reason = body.optional("reason", Reason::parse);
     let (user, customer, reason) = body.finish(|| Some((user, customer, reason)))?;
     let context = caller.command_context(&request, key.0);
-    if let Some(first) = gateway.executor.first_answer::<Subject>(&context).await.map_err(refused)? {
+    if let Some(first) =
+        gateway.executor.previous_request_result::<Subject>(&context).await.map_err(to_problem)?
+    {
         return accepted(&caller.store, &first).await;
     }
     let tenant = caller.record.id;
@@ -51,14 +53,15 @@ pub async fn request(
     };
     let subject = subject.ok_or(Problem::new(ErrorCode::NotFound))?;
     let command = RequestErasure { reason };
-    let executed = request_erasure(&gateway.executor, &context, subject, command).await.map_err(refused)?;
+    let executed =
+        request_erasure(&gateway.executor, &context, subject, command).await.map_err(to_problem)?;
     accepted(&caller.store, &executed).await
 }
 
 /// The erasure as it was when it was asked for, also where a repeat is answered later.
 async fn accepted(
     store: &TenantStore,
-    executed: &Executed<Subject>,
+    executed: &CommandResult<Subject>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let erasure = progress(store, executed.id, executed.version).await?;
     let mut erasure = erasure.ok_or(Problem::new(ErrorCode::NotFound))?;
@@ -120,9 +123,9 @@ async fn progress(store: &TenantStore, subject: Uuid, version: u64) -> Result<Op
     Ok(erasure)
 }
 
-fn refused(error: ExecuteError<SubjectRejection>) -> Problem {
+fn to_problem(error: ExecuteError<SubjectRejection>) -> Problem {
     match error {
-        ExecuteError::Rejected(rejection @ SubjectRejection::Administers) => {
+        ExecuteError::Rejected(rejection @ SubjectRejection::SubjectIsAdmin) => {
             rejected_field("user_id", "subject_is_admin", &rejection)
         }
         error => error.into(),

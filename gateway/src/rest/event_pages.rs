@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use schemas::engine::RecordedEvent;
 use serde_json::Value;
-use store::PieceLimit;
+use store::PageLimit;
 
 use crate::auth::Caller;
 use crate::http::Problem;
@@ -18,27 +18,26 @@ use crate::http::failures::Cause;
 /// Bytes of events in a page, as they are sent; a single event may be larger.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Bytes of events that are read, opened and written at a time.
-const PIECE_BYTES_MAX: usize = 256 * 1024;
+const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
 /// Where the events of a page come from.
 pub trait EventSource: Send + 'static {
     /// The next events of the page, as they are stored. They must be of the log that the page began with.
-    fn read(&mut self, limit: PieceLimit)
-    -> impl Future<Output = Result<Vec<RecordedEvent>, Problem>> + Send;
+    fn read(&mut self, limit: PageLimit) -> impl Future<Output = Result<Vec<RecordedEvent>, Problem>> + Send;
 
     /// Whether events of this page may follow the last one that was read.
-    fn may_go_on(&self, last: &RecordedEvent) -> bool;
+    fn has_more_after(&self, last: &RecordedEvent) -> bool;
 
     /// The members of the body before its events, as an object; asked for behind the first read.
-    fn opening(&self) -> Value;
+    fn leading_fields(&self) -> Value;
 
     /// The members behind its events. Where the page ended before the last event that was read, the last one that is in it.
-    fn closing(&self, cut_behind: Option<EventPlace>) -> Value;
+    fn trailing_fields(&self, truncated_after: Option<EventLocation>) -> Value;
 }
 
 /// Where an event stands.
 #[derive(Debug, Clone, Copy)]
-pub struct EventPlace {
+pub struct EventLocation {
     /// In the log.
     pub position: u64,
     /// In its stream.
@@ -47,18 +46,24 @@ pub struct EventPlace {
 
 /// Answers a page of at most `limit` events. Whatever goes wrong while its first piece is read is a problem as usual;
 /// behind that it breaks the connection off.
-pub async fn answer<S: EventSource>(caller: Caller, limit: usize, source: S) -> Result<Response, Problem> {
-    let mut page =
-        Page { caller, source, events_left: limit, bytes_left: PAGE_BYTES_MAX, begun: false, last: None };
-    let first = page.piece().await?;
+pub async fn respond<S: EventSource>(caller: Caller, limit: usize, source: S) -> Result<Response, Problem> {
+    let mut page = EventPage {
+        caller,
+        source,
+        events_left: limit,
+        bytes_left: PAGE_BYTES_MAX,
+        started: false,
+        last: None,
+    };
+    let first = page.next_chunk().await?;
     let body = match first {
-        Piece::Last(bytes) => Body::from(bytes),
-        Piece::More(bytes) => Body::from_stream(async_stream::stream! {
+        Chunk::Last(bytes) => Body::from(bytes),
+        Chunk::More(bytes) => Body::from_stream(async_stream::stream! {
             yield Ok(bytes);
             loop {
-                match page.piece().await {
-                    Ok(Piece::More(bytes)) => yield Ok(bytes),
-                    Ok(Piece::Last(bytes)) => {
+                match page.next_chunk().await {
+                    Ok(Chunk::More(bytes)) => yield Ok(bytes),
+                    Ok(Chunk::Last(bytes)) => {
                         yield Ok(bytes);
                         return;
                     }
@@ -76,39 +81,39 @@ pub async fn answer<S: EventSource>(caller: Caller, limit: usize, source: S) -> 
 }
 
 /// A page that is being written.
-struct Page<S> {
+struct EventPage<S> {
     caller: Caller,
     source: S,
     events_left: usize,
     bytes_left: usize,
-    begun: bool,
+    started: bool,
     /// The last event that was written.
-    last: Option<EventPlace>,
+    last: Option<EventLocation>,
 }
 
 /// A part of the body.
-enum Piece {
+enum Chunk {
     More(Bytes),
     Last(Bytes),
 }
 
-impl<S: EventSource> Page<S> {
-    async fn piece(&mut self) -> Result<Piece, Problem> {
-        let limit = PieceLimit { events: self.events_left, bytes: PIECE_BYTES_MAX };
+impl<S: EventSource> EventPage<S> {
+    async fn next_chunk(&mut self) -> Result<Chunk, Problem> {
+        let limit = PageLimit { events: self.events_left, bytes: CHUNK_BYTES_MAX };
         let events = self.source.read(limit).await?;
         let mut text = Vec::new();
-        if !self.begun {
-            let opening = self.source.opening().to_string();
-            text.extend_from_slice(opening.trim_end_matches('}').as_bytes());
+        if !self.started {
+            let leading_fields = self.source.leading_fields().to_string();
+            text.extend_from_slice(leading_fields.trim_end_matches('}').as_bytes());
             text.extend_from_slice(b",\"events\":[");
-            self.begun = true;
+            self.started = true;
         }
-        let events = if self.caller.may(&PERSONAL_DATA_READ) {
+        let events = if self.caller.has_permission(&PERSONAL_DATA_READ) {
             self.caller.store.open_for_readers(events).await?
         } else {
             events
         };
-        let mut is_cut = false;
+        let mut truncated = false;
         for event in &events {
             let before = text.len();
             if self.last.is_some() {
@@ -119,20 +124,20 @@ impl<S: EventSource> Page<S> {
             let bytes = text.len() - before;
             if bytes > self.bytes_left && self.last.is_some() {
                 text.truncate(before);
-                is_cut = true;
+                truncated = true;
                 break;
             }
             self.bytes_left = self.bytes_left.saturating_sub(bytes);
             self.events_left = self.events_left.saturating_sub(1);
-            self.last = Some(EventPlace { position: event.position, version: event.version });
+            self.last = Some(EventLocation { position: event.position, version: event.version });
         }
-        let goes_on = events.last().is_some_and(|last| self.source.may_go_on(last));
-        if goes_on && !is_cut && self.events_left > 0 {
-            return Ok(Piece::More(text.into()));
+        let has_more = events.last().is_some_and(|last| self.source.has_more_after(last));
+        if has_more && !truncated && self.events_left > 0 {
+            return Ok(Chunk::More(text.into()));
         }
         text.extend_from_slice(b"],");
-        let closing = self.source.closing(self.last.filter(|_| is_cut)).to_string();
-        text.extend_from_slice(closing.trim_start_matches('{').as_bytes());
-        Ok(Piece::Last(text.into()))
+        let trailing_fields = self.source.trailing_fields(self.last.filter(|_| truncated)).to_string();
+        text.extend_from_slice(trailing_fields.trim_start_matches('{').as_bytes());
+        Ok(Chunk::Last(text.into()))
     }
 }

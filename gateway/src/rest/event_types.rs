@@ -4,19 +4,19 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use bytes::Bytes;
-use commands::{EventFamily, EventTypeRejection, ExecuteError, Executed};
+use commands::{CommandResult, EventFamily, EventTypeRejection, ExecuteError};
 use schemas::engine::{InvalidValue, JsonText, Notes};
 use schemas::integration::event_type::{RegisterEventType, family_id};
-use schemas::integration::names::{ExternalType, RESERVED};
+use schemas::integration::names::{ExternalType, RESERVED_CONTEXT};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::pages::PageQuery;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::content::json_bytes;
-use crate::http::json::{read_json, refused as unreadable};
-use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::json::{json_problem, read_json};
+use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonFields, Path, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
 pub async fn put(
@@ -27,15 +27,15 @@ pub async fn put(
     Path(name): Path<String>,
     request: Request,
 ) -> Result<(StatusCode, Json<PutBody>), Problem> {
-    let event_type = external("type", &name, ExternalType::parse)?;
+    let event_type = parse_external_name("type", &name, ExternalType::parse)?;
     let (schema, description) = read(&json_bytes(request).await?)?;
     let context = caller.command_context(&context, key.0);
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
-    let executed = gateway.external.register_type(&context, command).await.map_err(refused)?;
+    let executed = gateway.external_events.register_type(&context, command).await.map_err(to_problem)?;
     // By what the command itself recorded, so that a repeat is told the same.
-    let created = executed.count > 0 && executed.state.registered_last;
+    let created = executed.count > 0 && executed.state.last_is_registration;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
-    let Executed { state, consistency_token, .. } = executed;
+    let CommandResult { state, consistency_token, .. } = executed;
     let event_type = EventTypeBody::of(&state, &event_type).ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok((status, Json(PutBody { event_type, consistency_token })))
 }
@@ -50,8 +50,8 @@ fn read(bytes: &Bytes) -> Result<(JsonText, Option<Notes>), Problem> {
     let Value::Object(values) = read_json(bytes)? else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };
-    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| unreadable(&error))?;
-    let mut body = Fields::new(values);
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| json_problem(&error))?;
+    let mut body = JsonFields::new(values);
     let present = body.any("schema", true).is_some();
     let description = body.optional("description", Notes::parse);
     let schema = body.finish(|| raw.schema.filter(|_| present))?;
@@ -130,27 +130,31 @@ impl EventTypeBody {
 }
 
 /// A name of a service's own, or 403 where it is the product's.
-pub fn external<T>(
+pub fn parse_external_name<T>(
     field: &str,
     text: &str,
     parse: impl FnOnce(&str) -> Result<T, InvalidValue>,
 ) -> Result<T, Problem> {
     parse(text).map_err(|error| {
-        if error.code == RESERVED { reserved(&error) } else { Problem::invalid_field(field, error) }
+        if error.code == RESERVED_CONTEXT {
+            reserved_name_problem(&error)
+        } else {
+            Problem::invalid_field(field, error)
+        }
     })
 }
 
 /// 403 for the product's own names.
-pub fn reserved(error: &InvalidValue) -> Problem {
+pub fn reserved_name_problem(error: &InvalidValue) -> Problem {
     Problem::new(ErrorCode::ReservedContext).detail(format!("the name {}", error.message))
 }
 
-fn refused(error: ExecuteError<EventTypeRejection>) -> Problem {
+fn to_problem(error: ExecuteError<EventTypeRejection>) -> Problem {
     let ExecuteError::Rejected(rejection) = error else { return error.into() };
     let message = rejection.to_string();
     match rejection {
-        EventTypeRejection::NotNext { .. } => Problem::new(ErrorCode::EventTypeVersionGap).detail(message),
-        EventTypeRejection::Narrower { at, .. } => {
+        EventTypeRejection::VersionGap { .. } => Problem::new(ErrorCode::EventTypeVersionGap).detail(message),
+        EventTypeRejection::Incompatible { at, .. } => {
             let narrower = InvalidValue::new("schema_incompatible", "accepts less than before, or may do so");
             Problem::new(ErrorCode::SchemaIncompatible)
                 .detail(message)

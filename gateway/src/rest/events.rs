@@ -5,17 +5,17 @@ use axum::http::Uri;
 use axum::response::Response;
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
 use serde_json::{Value, json};
-use store::{LogFilter, PieceLimit, StreamFilter, TenantStore};
+use store::{LogFilter, PageLimit, StreamFilter, TenantStore};
 
-use super::event_pages::{self, EventPlace, EventSource};
+use super::event_pages::{self, EventLocation, EventSource};
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::{Digits, ErrorCode, FieldError, Problem, query};
+use crate::state::Gateway;
 
-const DEFAULT_LIMIT: u64 = 100;
-const MOST: u64 = 1_000;
+const PAGE_SIZE_DEFAULT: u64 = 100;
+const PAGE_SIZE_MAX: u64 = 1_000;
 /// Far more patterns than anybody needs, few enough to match quickly.
-const MOST_PATTERNS: usize = 50;
+const PATTERNS_MAX: usize = 50;
 
 /// What a reader of events asks for.
 #[derive(Debug, Clone)]
@@ -30,10 +30,10 @@ pub struct EventsQuery {
 
 /// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
 pub async fn page(State(_gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
-    let EventsQuery { after, limit, filter, log, .. } = EventsQuery::of_page(&uri)?;
+    let EventsQuery { after, limit, filter, log, .. } = EventsQuery::for_page(&uri)?;
     let store = caller.store.clone();
-    let source = LogSource { store, filter, named: log, scanned_to: after, read: None };
-    event_pages::answer(caller, limit as usize, source).await
+    let source = LogSource { store, filter, requested_log: log, scanned_to: after, read: None };
+    event_pages::respond(caller, limit as usize, source).await
 }
 
 /// A page of a tenant's log.
@@ -41,18 +41,18 @@ struct LogSource {
     store: TenantStore,
     filter: LogFilter,
     /// The log that the reader means.
-    named: Option<LogId>,
+    requested_log: Option<LogId>,
     scanned_to: u64,
     /// The log and its end when the page began.
     read: Option<(LogId, u64)>,
 }
 
 impl EventSource for LogSource {
-    async fn read(&mut self, limit: PieceLimit) -> Result<Vec<RecordedEvent>, Problem> {
+    async fn read(&mut self, limit: PageLimit) -> Result<Vec<RecordedEvent>, Problem> {
         let up_to = self.read.map(|(_, head)| head);
-        let page = self.store.read_log_piece(self.scanned_to, up_to, limit, &self.filter).await?;
-        let named = self.read.map(|(log, _)| log).or(self.named);
-        same_log(&self.store, named, page.log_id).await?;
+        let page = self.store.read_log_page_within(self.scanned_to, up_to, limit, &self.filter).await?;
+        let requested_log = self.read.map(|(log, _)| log).or(self.requested_log);
+        check_log_id(&self.store, requested_log, page.log_id).await?;
         if self.read.is_none() && self.scanned_to > page.head {
             return Err(Problem::bad_request(format!("the log ends at position {}", page.head)));
         }
@@ -61,31 +61,37 @@ impl EventSource for LogSource {
         Ok(page.events)
     }
 
-    fn may_go_on(&self, last: &RecordedEvent) -> bool {
+    fn has_more_after(&self, last: &RecordedEvent) -> bool {
         // A piece that ended by its limit was looked at up to its last event.
         self.scanned_to == last.position && self.read.is_some_and(|(_, head)| last.position < head)
     }
 
-    fn opening(&self) -> Value {
+    fn leading_fields(&self) -> Value {
         json!({ "log_id": self.read.map(|(log, _)| log) })
     }
 
-    fn closing(&self, cut_behind: Option<EventPlace>) -> Value {
-        let next_after = cut_behind.map_or(self.scanned_to, |last| last.position);
+    fn trailing_fields(&self, truncated_after: Option<EventLocation>) -> Value {
+        let next_after = truncated_after.map_or(self.scanned_to, |last| last.position);
         json!({ "next_after": next_after, "head": self.read.map(|(_, head)| head) })
     }
 }
 
 /// 410 where the reader's position belongs to another log than the tenant has now. A log that was never known gets the
 /// same answer: a database that goes back forgets the logs that it made since.
-pub async fn same_log(tenant: &TenantStore, named: Option<LogId>, current: LogId) -> Result<(), Problem> {
-    let Some(named) = named.filter(|named| *named != current) else { return Ok(()) };
-    let detail = match tenant.replaced_log(named).await? {
+pub async fn check_log_id(
+    tenant: &TenantStore,
+    requested_log: Option<LogId>,
+    current: LogId,
+) -> Result<(), Problem> {
+    let Some(requested_log) = requested_log.filter(|requested_log| *requested_log != current) else {
+        return Ok(());
+    };
+    let detail = match tenant.replaced_log(requested_log).await? {
         Some(replaced) => format!(
-            "the tenant's log is now {current}; positions of {named} hold up to {}",
+            "the tenant's log is now {current}; positions of {requested_log} hold up to {}",
             replaced.last_position
         ),
-        None => format!("the tenant's log is now {current}; {named} is not known here"),
+        None => format!("the tenant's log is now {current}; {requested_log} is not known here"),
     };
     Err(Problem::new(ErrorCode::LogReplaced).detail(detail))
 }
@@ -97,19 +103,24 @@ pub fn position(text: &str) -> Option<u64> {
 
 impl EventsQuery {
     /// The parameters of `GET /v1/events`.
-    pub fn of_page(uri: &Uri) -> Result<Self, Problem> {
+    pub fn for_page(uri: &Uri) -> Result<Self, Problem> {
         Self::read(uri, true)
     }
 
     /// The parameters of `GET /v1/events/stream` and `GET /v1/events/ws`.
-    pub fn of_stream(uri: &Uri) -> Result<Self, Problem> {
+    pub fn for_stream(uri: &Uri) -> Result<Self, Problem> {
         Self::read(uri, false)
     }
 
     fn read(uri: &Uri, paged: bool) -> Result<Self, Problem> {
         let pairs = query::pairs(uri)?;
-        let mut query =
-            Self { after: 0, limit: DEFAULT_LIMIT, filter: LogFilter::default(), log: None, ticket: None };
+        let mut query = Self {
+            after: 0,
+            limit: PAGE_SIZE_DEFAULT,
+            filter: LogFilter::default(),
+            log: None,
+            ticket: None,
+        };
         let (mut malformed, mut invalid) = (Vec::new(), Vec::new());
         let mut seen: Vec<String> = Vec::new();
         for (name, value) in pairs {
@@ -124,9 +135,10 @@ impl EventsQuery {
                     None => malformed.push(FieldError::new("after", number)),
                 },
                 "limit" if paged => match position(&value) {
-                    Some(limit @ 1..=MOST) => query.limit = limit,
+                    Some(limit @ 1..=PAGE_SIZE_MAX) => query.limit = limit,
                     Some(_) => {
-                        let problem = InvalidValue::new("limit_invalid", format!("must be 1 to {MOST}"));
+                        let problem =
+                            InvalidValue::new("limit_invalid", format!("must be 1 to {PAGE_SIZE_MAX}"));
                         invalid.push(FieldError::new("limit", problem));
                     }
                     None => malformed.push(FieldError::new("limit", number)),
@@ -159,8 +171,8 @@ impl EventsQuery {
             }
             seen.push(name);
         }
-        if query.filter.types.len() > MOST_PATTERNS {
-            let problem = InvalidValue::new("too_many", format!("at most {MOST_PATTERNS} patterns"));
+        if query.filter.types.len() > PATTERNS_MAX {
+            let problem = InvalidValue::new("too_many", format!("at most {PATTERNS_MAX} patterns"));
             invalid.push(FieldError::new("type", problem));
         }
         malformed.truncate(20);
@@ -181,7 +193,7 @@ mod tests {
 
     fn read(query: &str) -> Result<EventsQuery, ErrorCode> {
         let uri: Uri = format!("/v1/events?{query}").parse().expect("a URI");
-        EventsQuery::of_page(&uri).map_err(|problem| problem.code())
+        EventsQuery::for_page(&uri).map_err(|problem| problem.code())
     }
 
     #[test]
@@ -227,6 +239,6 @@ mod tests {
             assert_eq!(read(invalid).err(), Some(ErrorCode::Invalid), "{invalid}");
         }
         let uri: Uri = "/v1/events/stream?limit=1".parse().expect("a URI");
-        assert!(EventsQuery::of_stream(&uri).is_err());
+        assert!(EventsQuery::for_stream(&uri).is_err());
     }
 }

@@ -6,28 +6,28 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
-use commands::integration::appending::{EVENTS_MAX, ExternalReceipt, InvalidField};
-use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalEvent, ExternalRefusal};
+use commands::integration::external_append::{EVENTS_MAX, ExternalReceipt, InvalidField};
+use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalAppendError, ExternalEvent};
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, StreamName};
-use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED};
+use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED_CONTEXT};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
-use store::{ExpectedVersion, PieceLimit, TenantStore};
+use store::{ExpectedVersion, PageLimit, TenantStore};
 use uuid::Uuid;
 
-use super::event_pages::{self, EventPlace, EventSource};
-use super::event_types::{external, reserved};
-use super::events::{position, same_log};
-use super::pages::{limit, pairs, unknown_parameter};
+use super::event_pages::{self, EventLocation, EventSource};
+use super::event_types::{parse_external_name, reserved_name_problem};
+use super::events::{check_log_id, position};
+use super::pages::{limit, unique_pairs, unknown_parameter};
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::content::json_bytes;
 use crate::http::json::{self, read_json};
-use crate::http::{ErrorCode, FieldError, Fields, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonFields, Path, Problem, RequestContext};
+use crate::state::Gateway;
 
-const DEFAULT_LIMIT: usize = 100;
-const MOST: u64 = 1_000;
+const PAGE_SIZE_DEFAULT: usize = 100;
+const PAGE_SIZE_MAX: u64 = 1_000;
 
 /// `POST`: appends all of the events, or none.
 pub async fn append(
@@ -38,12 +38,12 @@ pub async fn append(
     Path((category, id)): Path<(String, String)>,
     request: Request,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let category = external("category", &category, ExternalCategory::parse)?;
+    let category = parse_external_name("category", &category, ExternalCategory::parse)?;
     let stream = StreamName::parse(&format!("{category}/{id}"))
         .map_err(|error| Problem::invalid_field("id", error))?;
     let append = read(category, stream, &json_bytes(request).await?)?;
     let command = caller.command_context(&context, key.0);
-    let receipt = gateway.external.append(&command, append).await.map_err(refused)?;
+    let receipt = gateway.external_events.append(&command, append).await.map_err(to_problem)?;
     let ExternalReceipt { stream, version, position, count, consistency_token, .. } = receipt;
     Ok((
         StatusCode::CREATED,
@@ -67,14 +67,14 @@ pub async fn page(
     // Who may append to a category must be able to load what it keeps there.
     let appends = ExternalCategory::parse(&category).is_ok_and(|own| caller.principal().may_append(&own));
     if !appends {
-        caller.needs(&EVENTS_READ)?;
+        caller.require_permission(&EVENTS_READ)?;
     }
     let stream = StreamName::parse(&format!("{category}/{id}"))
         .map_err(|error| Problem::invalid_field("stream", error))?;
-    let (from, limit) = range(&uri)?;
+    let (from, limit) = parse_range(&uri)?;
     let store = caller.store.clone();
     let source = StreamSource { store, stream, next: from, read: None };
-    event_pages::answer(caller, limit, source).await
+    event_pages::respond(caller, limit, source).await
 }
 
 /// A page of a stream.
@@ -88,49 +88,49 @@ struct StreamSource {
 }
 
 impl EventSource for StreamSource {
-    async fn read(&mut self, limit: PieceLimit) -> Result<Vec<RecordedEvent>, Problem> {
+    async fn read(&mut self, limit: PageLimit) -> Result<Vec<RecordedEvent>, Problem> {
         let page = self.store.read_stream_page(&self.stream, self.next, limit).await?;
-        same_log(&self.store, self.read.map(|(log, _)| log), page.log_id).await?;
+        check_log_id(&self.store, self.read.map(|(log, _)| log), page.log_id).await?;
         self.read.get_or_insert((page.log_id, page.version));
         self.next = page.events.last().map_or(self.next, |last| last.version + 1);
         Ok(page.events)
     }
 
-    fn may_go_on(&self, last: &RecordedEvent) -> bool {
+    fn has_more_after(&self, last: &RecordedEvent) -> bool {
         self.read.is_some_and(|(_, version)| last.version < version)
     }
 
-    fn opening(&self) -> Value {
+    fn leading_fields(&self) -> Value {
         let (log, version) = self.read.unzip();
         json!({ "log_id": log, "stream": self.stream, "version": version })
     }
 
-    fn closing(&self, cut_behind: Option<EventPlace>) -> Value {
-        let next = cut_behind.map_or(self.next, |last| last.version + 1);
+    fn trailing_fields(&self, truncated_after: Option<EventLocation>) -> Value {
+        let next = truncated_after.map_or(self.next, |last| last.version + 1);
         let next = self.read.map(|(_, version)| version).filter(|version| next <= *version).map(|_| next);
         json!({ "next_from_version": next })
     }
 }
 
-fn range(uri: &Uri) -> Result<(u64, usize), Problem> {
-    let (mut from, mut most) = (1, DEFAULT_LIMIT);
+fn parse_range(uri: &Uri) -> Result<(u64, usize), Problem> {
+    let (mut from, mut max) = (1, PAGE_SIZE_DEFAULT);
     let mut wrong = Vec::new();
-    for (name, value) in pairs(uri)? {
-        let taken = match name.as_str() {
+    for (name, value) in unique_pairs(uri)? {
+        let accepted = match name.as_str() {
             "from_version" => position(&value)
                 .map(|version| from = version.max(1))
                 .ok_or_else(|| InvalidValue::new("type_invalid", "must be a whole number")),
-            "limit" => limit(&value, MOST).map(|limit| most = limit),
+            "limit" => limit(&value, PAGE_SIZE_MAX).map(|limit| max = limit),
             unknown => {
                 wrong.push(unknown_parameter(unknown));
                 continue;
             }
         };
-        if let Err(problem) = taken {
+        if let Err(problem) = accepted {
             wrong.push(FieldError::new(name, problem));
         }
     }
-    if wrong.is_empty() { Ok((from, most)) } else { Err(Problem::invalid(wrong)) }
+    if wrong.is_empty() { Ok((from, max)) } else { Err(Problem::invalid(wrong)) }
 }
 
 /// The data of the events as they came: their bytes are what is stored.
@@ -150,7 +150,7 @@ fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result
     let Value::Object(values) = read_json(bytes)? else {
         return Err(Problem::bad_request("the body must be a JSON object"));
     };
-    let mut body = Fields::new(values);
+    let mut body = JsonFields::new(values);
     let expected = match body.any("expected_version", false) {
         None => ExpectedVersion::Any,
         Some(Value::String(text)) if text == "any" => ExpectedVersion::Any,
@@ -159,33 +159,33 @@ fn read(category: ExternalCategory, stream: StreamName, bytes: &Bytes) -> Result
             Some(0) => ExpectedVersion::NoStream,
             Some(version) => ExpectedVersion::Exact(version),
             None => {
-                body.mistype("expected_version", "must be a whole number, \"any\" or \"no_stream\"");
+                body.add_type_error("expected_version", "must be a whole number, \"any\" or \"no_stream\"");
                 ExpectedVersion::Any
             }
         },
     };
     let mut events = Vec::new();
-    let mut taken: Option<InvalidValue> = None;
+    let mut accepted: Option<InvalidValue> = None;
     for mut event in body.objects("events", EVENTS_MAX).unwrap_or_default() {
         let id = event.optional("id", event_id);
         let event_type = event.required("type", |text| {
             ExternalType::parse(text).inspect_err(|error| {
-                if error.code == RESERVED {
-                    taken = Some(error.clone());
+                if error.code == RESERVED_CONTEXT {
+                    accepted = Some(error.clone());
                 }
             })
         });
         let value = event.any("data", true);
-        body.absorb(event);
+        body.merge(event);
         if let (Some(event_type), Some(value)) = (event_type, value) {
             events.push(ExternalEvent { id, event_type, data: Bytes::new(), value });
         }
     }
-    if let Some(error) = taken {
-        return Err(reserved(&error));
+    if let Some(error) = accepted {
+        return Err(reserved_name_problem(&error));
     }
     let mut events = body.finish(|| Some(events))?;
-    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| json::refused(&error))?;
+    let raw: RawBody = serde_json::from_slice(bytes).map_err(|error| json::json_problem(&error))?;
     for (event, raw) in events.iter_mut().zip(raw.events) {
         event.data = bytes.slice_ref(raw.data.get().as_bytes());
     }
@@ -197,21 +197,21 @@ fn event_id(text: &str) -> Result<Uuid, InvalidValue> {
     id.ok_or_else(|| InvalidValue::new("id_invalid", "must be a UUID"))
 }
 
-fn refused(refusal: ExternalRefusal) -> Problem {
+fn to_problem(refusal: ExternalAppendError) -> Problem {
     match refusal {
-        ExternalRefusal::Forbidden => Problem::new(ErrorCode::Forbidden)
+        ExternalAppendError::Forbidden => Problem::new(ErrorCode::Forbidden)
             .detail("needs tenant_admin or the scope events:append:<category>"),
-        ExternalRefusal::Invalid(mut wrong) => {
+        ExternalAppendError::Invalid(mut wrong) => {
             wrong.truncate(20);
             let as_error = |InvalidField { field, code, message }| {
                 FieldError::new(field, InvalidValue::new(code, message))
             };
             Problem::invalid(wrong.into_iter().map(as_error).collect())
         }
-        ExternalRefusal::EventIdTaken(id) => Problem::new(ErrorCode::EventIdTaken)
+        ExternalAppendError::EventIdTaken(id) => Problem::new(ErrorCode::EventIdTaken)
             .detail(format!("an event with the id {id} is recorded already")),
-        ExternalRefusal::Append(error) => ExecuteError::<EventTypeRejection>::from(error).into(),
-        ExternalRefusal::Store(error) => error.into(),
+        ExternalAppendError::Append(error) => ExecuteError::<EventTypeRejection>::from(error).into(),
+        ExternalAppendError::Store(error) => error.into(),
     }
 }
 

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::http::{HeaderValue, header};
 use axum::response::IntoResponse;
 
-use crate::gateway::Gateway;
+use crate::state::Gateway;
 
 /// The key set. It may be kept for five minutes.
 pub async fn keys(State(gateway): State<Gateway>) -> impl IntoResponse {

@@ -1,7 +1,7 @@
 //! Pages of lists that are folded from the log: `?limit=&after=`, where `after` is the `next_after` of the page before.
 
 use axum::http::Uri;
-use commands::Rules;
+use commands::Decider;
 use schemas::engine::{InvalidValue, StreamName};
 use store::TenantStore;
 use uuid::Uuid;
@@ -9,8 +9,8 @@ use uuid::Uuid;
 use super::events::position;
 use crate::http::{FieldError, Problem, query};
 
-const DEFAULT: u64 = 20;
-const MOST: u64 = 100;
+const PAGE_SIZE_DEFAULT: u64 = 20;
+const PAGE_SIZE_MAX: u64 = 100;
 
 /// Which page is asked for.
 #[derive(Debug, PartialEq, Eq)]
@@ -22,12 +22,12 @@ pub struct PageQuery {
 impl PageQuery {
     /// The parameters of a list.
     pub fn read(uri: &Uri) -> Result<Self, Problem> {
-        let pairs = pairs(uri)?;
-        let mut query = Self { limit: DEFAULT as usize, after: None };
+        let unique_pairs = unique_pairs(uri)?;
+        let mut query = Self { limit: PAGE_SIZE_DEFAULT as usize, after: None };
         let mut wrong = Vec::new();
-        for (name, value) in &pairs {
+        for (name, value) in &unique_pairs {
             let taken = match name.as_str() {
-                "limit" => limit(value, MOST).map(|limit| query.limit = limit),
+                "limit" => limit(value, PAGE_SIZE_MAX).map(|limit| query.limit = limit),
                 "after" => value
                     .parse()
                     .map(|after| query.after = Some(after))
@@ -55,18 +55,18 @@ impl PageQuery {
     }
 
     /// The ids of the page's aggregates, and where the next page starts.
-    pub async fn ids<A: Rules>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
+    pub async fn ids<A: Decider>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
         let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));
         let prefix = format!("{}/", A::CATEGORY);
         let streams = store.streams(&prefix, after.as_ref(), self.limit as u32 + 1).await?;
         let ids = streams.iter().filter_map(StreamName::uuid).collect();
-        Ok(page_of(ids, self.limit, |id| *id))
+        Ok(split_page(ids, self.limit, |id| *id))
     }
 }
 
 /// The rows of a page and where the next one starts: `rows` is what was found when one more than `limit` was asked for, so
 /// that a list that ends with the page says so.
-pub fn page_of<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
+pub fn split_page<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
     let more = rows.len() > limit;
     rows.truncate(limit);
     let next = rows.last().filter(|_| more).map(cursor);
@@ -74,21 +74,21 @@ pub fn page_of<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -
 }
 
 /// The parameters of a query string; each may be given once.
-pub fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
-    let pairs = query::pairs(uri)?;
-    for (index, (name, _)) in pairs.iter().enumerate() {
-        if pairs[..index].iter().any(|(before, _)| before == name) {
+pub fn unique_pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
+    let unique_pairs = query::pairs(uri)?;
+    for (index, (name, _)) in unique_pairs.iter().enumerate() {
+        if unique_pairs[..index].iter().any(|(before, _)| before == name) {
             return Err(Problem::bad_request("a parameter is given twice"));
         }
     }
-    Ok(pairs)
+    Ok(unique_pairs)
 }
 
-/// A limit from 1 to `most`.
-pub fn limit(text: &str, most: u64) -> Result<usize, InvalidValue> {
+/// A limit from 1 to `max`.
+pub fn limit(text: &str, max: u64) -> Result<usize, InvalidValue> {
     match position(text) {
-        Some(limit) if (1..=most).contains(&limit) => Ok(limit as usize),
-        _ => Err(InvalidValue::new("limit_invalid", format!("must be 1 to {most}"))),
+        Some(limit) if (1..=max).contains(&limit) => Ok(limit as usize),
+        _ => Err(InvalidValue::new("limit_invalid", format!("must be 1 to {max}"))),
     }
 }
 
@@ -119,8 +119,8 @@ mod tests {
 
     #[test]
     fn the_last_page_has_no_next_one_even_where_it_is_full() {
-        assert_eq!(page_of(vec![1, 2], 2, |row| *row), (vec![1, 2], None));
-        assert_eq!(page_of(vec![1, 2, 3], 2, |row| *row), (vec![1, 2], Some(2)));
-        assert_eq!(page_of(Vec::<u8>::new(), 2, |row| *row), (vec![], None));
+        assert_eq!(split_page(vec![1, 2], 2, |row| *row), (vec![1, 2], None));
+        assert_eq!(split_page(vec![1, 2, 3], 2, |row| *row), (vec![1, 2], Some(2)));
+        assert_eq!(split_page(Vec::<u8>::new(), 2, |row| *row), (vec![], None));
     }
 }

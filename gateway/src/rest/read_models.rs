@@ -6,20 +6,20 @@ use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
 use fairness::Permit;
-use queries::{PastChanges, PastError, PastRows, ReadModel, whole};
+use queries::{HistoricStateError, PastChanges, PastRows, ReadModel, whole};
 use schemas::engine::time::deserialize_time;
 use schemas::engine::{LogId, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::events::same_log;
+use super::events::check_log_id;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::{Digits, ErrorCode, Path, Problem, Query};
+use crate::state::Gateway;
 
-const DEFAULT_LIMIT: usize = 100;
+const PAGE_SIZE_DEFAULT: usize = 100;
 /// Rows, or events looked through, of one page.
-const LIMIT_MAX: usize = 500;
+const PAGE_SIZE_MAX: usize = 500;
 
 /// The parameter of a question where the log was.
 #[derive(Debug, Deserialize)]
@@ -65,7 +65,7 @@ pub async fn rows(
     Query(query): Query<RowsQuery>,
 ) -> Result<Json<PastRows>, Problem> {
     let checkpoint = read_model(&caller, &name)?;
-    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let log = log(&caller, query.log).await?;
     let _permit = permit(&gateway, &caller).await?;
     Ok(Json(whole::rows(&caller.store, checkpoint, log, number(query.at), query.after, limit).await?))
@@ -90,7 +90,7 @@ pub async fn changes(
     Query(query): Query<ChangesQuery>,
 ) -> Result<Json<PastChanges>, Problem> {
     let checkpoint = read_model(&caller, &name)?;
-    let limit = Digits::limit(query.limit, DEFAULT_LIMIT, LIMIT_MAX)?;
+    let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     if query.to.is_some_and(|to| to.0 < query.from.0) {
         return Err(Problem::bad_request("to must not stand before from"));
     }
@@ -105,7 +105,7 @@ fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
     let model = ReadModel::find(name);
     let model =
         model.ok_or_else(|| Problem::new(ErrorCode::NotFound).detail("there is no such read model"))?;
-    caller.needs(match model {
+    caller.require_permission(match model {
         ReadModel::Customers => &CUSTOMERS_READ,
         ReadModel::Users => &USERS_READ,
     })?;
@@ -119,7 +119,7 @@ fn number(given: Option<Digits>) -> Option<u64> {
 /// The tenant's log; 410 where another one is meant.
 async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
     let current = caller.store.head().await?.log_id;
-    same_log(&caller.store, named.map(LogId), current).await?;
+    check_log_id(&caller.store, named.map(LogId), current).await?;
     Ok(current)
 }
 
@@ -131,12 +131,14 @@ async fn permit(gateway: &Gateway, caller: &Caller) -> Result<Permit<TenantId>, 
     })
 }
 
-impl From<PastError> for Problem {
-    fn from(error: PastError) -> Self {
+impl From<HistoricStateError> for Problem {
+    fn from(error: HistoricStateError) -> Self {
         match error {
-            PastError::Store(error) => error.into(),
-            error @ PastError::Unknown(_) => Self::new(ErrorCode::NotFound).detail(error.to_string()),
-            error @ PastError::Beyond { .. } => Self::bad_request(error.to_string()),
+            HistoricStateError::Store(error) => error.into(),
+            error @ HistoricStateError::Unknown(_) => {
+                Self::new(ErrorCode::NotFound).detail(error.to_string())
+            }
+            error @ HistoricStateError::Beyond { .. } => Self::bad_request(error.to_string()),
             error => Self::internal(error),
         }
     }

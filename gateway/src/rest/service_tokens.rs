@@ -3,7 +3,9 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use commands::{ExecuteError, Extras, Rules, ServiceToken, ServiceTokenRejection, new_aggregate_id};
+use commands::{
+    CommandSideEffects, Decider, ExecuteError, ServiceToken, ServiceTokenRejection, new_aggregate_id,
+};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{Name, clock, parse_time};
 use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
@@ -12,9 +14,9 @@ use uuid::Uuid;
 
 use super::pages::PageQuery;
 use crate::auth::{Caller, ServiceGrant};
-use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// `POST /v1/service-tokens`: the token stands in this answer, and in that to a repeat under the same key; it is stored
 /// nowhere.
@@ -23,7 +25,7 @@ pub async fn issue(
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let name = body.required("name", Name::parse);
     let scopes = body.texts("scopes", ServiceScope::parse);
@@ -36,9 +38,10 @@ pub async fn issue(
     let command = IssueServiceToken { name, scopes, expires_days, expires_at, now: clock::now() };
     let context = caller.command_context(&request, key.0);
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
-    request.note_subject(id.to_string());
-    let executed = gateway.executor.execute::<ServiceToken>(&context, id, command, Extras::default()).await;
-    let executed = executed.map_err(refused)?;
+    request.set_subject(id.to_string());
+    let executed =
+        gateway.executor.execute::<ServiceToken>(&context, id, command, CommandSideEffects::default()).await;
+    let executed = executed.map_err(to_problem)?;
     let token = &executed.state;
     let grant = ServiceGrant {
         id,
@@ -54,7 +57,7 @@ pub async fn issue(
     Ok((
         StatusCode::CREATED,
         Json(json!({
-            "service_token": described(id, token),
+            "service_token": token_json(id, token),
             "access_token": access_token,
             "token_type": "Bearer",
             "consistency_token": executed.consistency_token,
@@ -69,7 +72,7 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
     let mut tokens = Vec::with_capacity(ids.len());
     for id in &ids {
         if let Some((token, _)) = gateway.executor.load::<ServiceToken>(caller.record.id, *id).await? {
-            tokens.push(described(*id, &token));
+            tokens.push(token_json(*id, &token));
         }
     }
     Ok(Json(json!({ "service_tokens": tokens, "next_after": next_after })))
@@ -88,14 +91,14 @@ pub async fn revoke(
     let command = RevokeServiceToken {};
     gateway
         .executor
-        .execute::<ServiceToken>(&context, id, command, Extras::default())
+        .execute::<ServiceToken>(&context, id, command, CommandSideEffects::default())
         .await
-        .map_err(refused)?;
-    gateway.service_tokens.forget(caller.record.id, id);
+        .map_err(to_problem)?;
+    gateway.service_tokens.invalidate(caller.record.id, id);
     Ok(StatusCode::NO_CONTENT)
 }
 
-fn described(id: Uuid, token: &ServiceToken) -> Value {
+fn token_json(id: Uuid, token: &ServiceToken) -> Value {
     json!({
         "id": id,
         "name": token.name,
@@ -106,7 +109,7 @@ fn described(id: Uuid, token: &ServiceToken) -> Value {
     })
 }
 
-fn refused(error: ExecuteError<ServiceTokenRejection>) -> Problem {
+fn to_problem(error: ExecuteError<ServiceTokenRejection>) -> Problem {
     match error {
         ExecuteError::Rejected(rejection @ ServiceTokenRejection::Scopes) => {
             rejected_field("scopes", "scopes_invalid", &rejection)
@@ -114,7 +117,7 @@ fn refused(error: ExecuteError<ServiceTokenRejection>) -> Problem {
         ExecuteError::Rejected(rejection @ ServiceTokenRejection::Days) => {
             rejected_field("expires_days", "expires_days_invalid", &rejection)
         }
-        ExecuteError::Rejected(rejection @ ServiceTokenRejection::AuditorWrites) => {
+        ExecuteError::Rejected(rejection @ ServiceTokenRejection::AuditorReadOnly) => {
             rejected_field("scopes", "auditor_read_only", &rejection)
         }
         error => error.into(),

@@ -8,34 +8,36 @@ use schemas::engine::InvalidValue;
 use serde_json::{Value, json};
 
 use crate::auth::Caller;
-use crate::auth::tickets::{LIFETIME, Ticket};
-use crate::gateway::Gateway;
-use crate::http::{Body, ErrorCode, Problem};
+use crate::auth::tickets::{TICKET_LIFETIME, Ticket};
+use crate::http::{ErrorCode, JsonBody, Problem};
+use crate::state::Gateway;
 
 /// The paths that take tickets.
-const PATHS: [&str; 1] = ["/v1/events/stream"];
+const TICKET_PATHS: [&str; 1] = ["/v1/events/stream"];
 
 /// Issues a ticket for a path to somebody who may read events.
 pub async fn issue(
     State(gateway): State<Gateway>,
     caller: Caller,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     if caller.claims.is_service() {
         // A service's token may be taken back at any time, and a ticket knows nothing of that.
         return Err(Problem::new(ErrorCode::Forbidden).detail("a service sends its token"));
     }
     let path = body.required("path", |path| {
-        let known = PATHS.into_iter().find(|known| *known == path);
-        known.ok_or_else(|| InvalidValue::new("path_invalid", format!("must be one of {}", PATHS.join(", "))))
+        let known = TICKET_PATHS.into_iter().find(|known| *known == path);
+        known.ok_or_else(|| {
+            InvalidValue::new("path_invalid", format!("must be one of {}", TICKET_PATHS.join(", ")))
+        })
     });
     let path = body.finish(|| path)?;
-    let personal = caller.may(&PERSONAL_DATA_READ);
-    let ticket = Ticket::new(caller.record.id, caller.user_id(), caller.expires_at(), personal);
+    let personal_data = caller.has_permission(&PERSONAL_DATA_READ);
+    let ticket = Ticket::new(caller.record.id, caller.user_id(), caller.expires_at(), personal_data);
     let body = json!({
         "ticket": ticket.encode(gateway.store.key(), path),
         "path": path,
-        "expires_in": LIFETIME.as_secs(),
+        "expires_in": TICKET_LIFETIME.as_secs(),
     });
     Ok((StatusCode::CREATED, Json(body)))
 }

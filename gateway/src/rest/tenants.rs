@@ -13,11 +13,11 @@ use serde_json::{Value, json};
 
 use super::users::UserBody;
 use crate::auth::{Caller, Password};
-use crate::gateway::Gateway;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, Fields, IdempotencyKey, Problem, RequestContext};
+use crate::http::{ErrorCode, IdempotencyKey, JsonBody, JsonFields, Problem, RequestContext};
+use crate::state::Gateway;
 
-struct Admin {
+struct NewAdmin {
     email: Email,
     name: Name,
     password: Password,
@@ -29,14 +29,14 @@ pub async fn create(
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
-    Body(body): Body,
+    JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     if caller.record.id != PLATFORM || !caller.claims.roles.contains(&Role::PlatformAdmin) {
         return Err(Problem::new(ErrorCode::Forbidden).detail("needs platform_admin"));
     }
     let (command, admin) = read(body)?;
     let admin = match admin {
-        Some(Admin { email, name, password }) => {
+        Some(NewAdmin { email, name, password }) => {
             let password_hash = gateway.passwords.hash(caller.record.id, password).await?;
             Some(TenantAdmin { email, name, password_hash })
         }
@@ -44,7 +44,8 @@ pub async fn create(
     };
     let slug = command.slug.clone();
     let context = caller.command_context(&request, key.0);
-    let registered = register_tenant(&gateway.executor, &context, command, admin).await.map_err(refused)?;
+    let registered =
+        register_tenant(&gateway.executor, &context, command, admin).await.map_err(to_problem)?;
 
     let tenant = registered.tenant.state;
     let mut answer = json!({
@@ -64,7 +65,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-fn read(mut body: Fields) -> Result<(RegisterTenant, Option<Admin>), Problem> {
+fn read(mut body: JsonFields) -> Result<(RegisterTenant, Option<NewAdmin>), Problem> {
     let slug = body.required("slug", TenantSlug::parse);
     let name = body.required("name", Name::parse);
     let tier = body.optional("tier", tier).unwrap_or_default();
@@ -78,8 +79,8 @@ fn read(mut body: Fields) -> Result<(RegisterTenant, Option<Admin>), Problem> {
         let email = admin.required("email", Email::parse);
         let password = admin.required("password", Password::parse);
         let name = admin.required("name", Name::parse);
-        body.absorb(admin);
-        Some(Admin { email: email?, name: name?, password: password? })
+        body.merge(admin);
+        Some(NewAdmin { email: email?, name: name?, password: password? })
     });
     body.finish(|| {
         let command = RegisterTenant {
@@ -95,7 +96,7 @@ fn read(mut body: Fields) -> Result<(RegisterTenant, Option<Admin>), Problem> {
     })
 }
 
-fn refused(error: RegisterTenantError) -> Problem {
+fn to_problem(error: RegisterTenantError) -> Problem {
     match error {
         RegisterTenantError::Tenant(ExecuteError::Rejected(rejection @ TenantRejection::SlugReserved)) => {
             rejected_field("slug", "slug_reserved", &rejection)
@@ -134,9 +135,9 @@ fn country(text: &str) -> Result<String, InvalidValue> {
 mod tests {
     use super::*;
 
-    fn parsed(body: Value) -> Result<(RegisterTenant, Option<Admin>), Vec<String>> {
+    fn parsed(body: Value) -> Result<(RegisterTenant, Option<NewAdmin>), Vec<String>> {
         let Value::Object(values) = body else { panic!("an object") };
-        read(Fields::new(values))
+        read(JsonFields::new(values))
             .map_err(|problem| problem.field_errors().iter().map(|error| error.field.clone()).collect())
     }
 

@@ -5,7 +5,9 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, Uri};
 use commands::identity::administration::{add_user, change_roles, deactivate};
 use commands::identity::user::EMAIL;
-use commands::{ExecuteError, Executed, Extras, Rules, User, UserRejection, new_aggregate_id};
+use commands::{
+    CommandResult, CommandSideEffects, Decider, ExecuteError, User, UserRejection, new_aggregate_id,
+};
 use queries::identity::user;
 use queries::{USERS, UserRow};
 use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
@@ -19,10 +21,10 @@ use uuid::Uuid;
 
 use super::pages::PageQuery;
 use crate::auth::{Caller, Password};
-use crate::gateway::Gateway;
 use crate::http::consistency;
 use crate::http::failures::rejected_field;
-use crate::http::{Body, ErrorCode, IdempotencyKey, Path, Problem, RequestContext};
+use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
+use crate::state::Gateway;
 
 /// A user, as registration answers.
 #[derive(Debug, Serialize)]
@@ -62,19 +64,19 @@ pub struct SignedInBody {
 
 /// A user with where it stands, as administrators and auditors see it.
 #[derive(Debug, Serialize)]
-struct StandingBody {
+struct UserStatusBody {
     #[serde(flatten)]
     user: UserBody,
     status: UserStatus,
     version: u64,
 }
 
-impl StandingBody {
+impl UserStatusBody {
     fn new(id: Uuid, tenant: &TenantSlug, user: &User, version: u64) -> Self {
         Self { user: UserBody::new(id, tenant, user), status: user.status, version }
     }
 
-    fn of_row(tenant: &TenantSlug, row: UserRow) -> Self {
+    fn from_row(tenant: &TenantSlug, row: UserRow) -> Self {
         let UserRow { id, email, name, roles, status, version, .. } = row;
         Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
     }
@@ -87,9 +89,9 @@ impl StandingBody {
 /// `consistency_timeout` when the read model is further behind than the wait is long.
 pub async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
-    consistency::wait(&caller.store, &headers, &[USERS]).await?;
+    consistency::wait_for_read_models(&caller.store, &headers, &[USERS]).await?;
     let (rows, next_after) = user::by_id(&caller.store, page.after(), page.limit()).await?;
-    let users = rows.into_iter().map(|row| StandingBody::of_row(&caller.record.slug, row));
+    let users = rows.into_iter().map(|row| UserStatusBody::from_row(&caller.record.slug, row));
     Ok(Json(json!({ "users": users.collect::<Vec<_>>(), "next_after": next_after })))
 }
 
@@ -99,10 +101,10 @@ pub async fn show(
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
-    let id = id_of(&id)?;
+    let id = parse_id(&id)?;
     let found = gateway.executor.load::<User>(caller.record.id, id).await?;
     let (user, version) = found.ok_or(Problem::new(ErrorCode::NotFound))?;
-    Ok(Json(json!({ "user": StandingBody::new(id, &caller.record.slug, &user, version) })))
+    Ok(Json(json!({ "user": UserStatusBody::new(id, &caller.record.slug, &user, version) })))
 }
 
 /// `POST /v1/users`: an administrator adds a user; without a password it cannot sign in.
@@ -111,7 +113,7 @@ pub async fn add(
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let email = body.required("email", Email::parse);
     let name = body.required("name", Name::parse);
@@ -123,7 +125,8 @@ pub async fn add(
     let id = new_aggregate_id(&context, User::CATEGORY);
     // As for registration: a repeat gets the first answer, and a hash is made for nobody who cannot be added.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
-    let repeated = gateway.executor.repeated::<User>(&context, id, command).await.map_err(refused)?;
+    let repeated =
+        gateway.executor.previous_result::<User>(&context, id, command).await.map_err(to_problem)?;
     let executed = if let Some(earlier) = repeated {
         earlier
     } else {
@@ -135,9 +138,9 @@ pub async fn add(
             Some(password) => Some(gateway.passwords.hash(caller.record.id, password).await?),
             None => None,
         };
-        add_user(&gateway.executor, &context, email, name, roles, hash).await.map_err(refused)?
+        add_user(&gateway.executor, &context, email, name, roles, hash).await.map_err(to_problem)?
     };
-    Ok((StatusCode::CREATED, done(&executed, &caller)))
+    Ok((StatusCode::CREATED, user_response(&executed, &caller)))
 }
 
 /// `PUT /v1/users/{id}/roles`: these and no others. Access tokens that the user holds keep theirs until they end.
@@ -147,17 +150,18 @@ pub async fn put_roles(
     caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let roles = body.texts("roles", Role::parse);
     let roles = body.finish(|| roles)?;
     let context = caller.command_context(&request, key.0);
-    let executed = change_roles(&gateway.executor, &context, id_of(&id)?, roles).await.map_err(refused)?;
-    Ok(done(&executed, &caller))
+    let executed =
+        change_roles(&gateway.executor, &context, parse_id(&id)?, roles).await.map_err(to_problem)?;
+    Ok(user_response(&executed, &caller))
 }
 
 /// What a `PATCH` asks for.
-enum Change {
+enum UserChange {
     Name(ChangeUserName),
     Deactivation(DeactivateUser),
 }
@@ -169,50 +173,50 @@ pub async fn change(
     caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<Json<Value>, Problem> {
     let names = body.values().get("name").is_some_and(|name| !name.is_null());
     let name = body.optional("name", Name::parse);
-    let status = if names { None } else { body.required("status", only_deactivated) };
+    let status = if names { None } else { body.required("status", parse_deactivated) };
     let reason = if names { None } else { body.optional("reason", Reason::parse) };
     let change = body.finish(|| match (name, status) {
-        (Some(name), _) => Some(Change::Name(ChangeUserName { name })),
-        (None, status) => status.map(|()| Change::Deactivation(DeactivateUser { reason })),
+        (Some(name), _) => Some(UserChange::Name(ChangeUserName { name })),
+        (None, status) => status.map(|()| UserChange::Deactivation(DeactivateUser { reason })),
     })?;
-    let (context, id) = (caller.command_context(&request, key.0), id_of(&id)?);
+    let (context, id) = (caller.command_context(&request, key.0), parse_id(&id)?);
     let executed = match change {
-        Change::Name(command) => {
-            gateway.executor.execute::<User>(&context, id, command, Extras::default()).await
+        UserChange::Name(command) => {
+            gateway.executor.execute::<User>(&context, id, command, CommandSideEffects::default()).await
         }
-        Change::Deactivation(command) => deactivate(&gateway.executor, &context, id, command).await,
+        UserChange::Deactivation(command) => deactivate(&gateway.executor, &context, id, command).await,
     };
-    Ok(done(&executed.map_err(refused)?, &caller))
+    Ok(user_response(&executed.map_err(to_problem)?, &caller))
 }
 
-fn only_deactivated(text: &str) -> Result<(), InvalidValue> {
+fn parse_deactivated(text: &str) -> Result<(), InvalidValue> {
     if text == UserStatus::Deactivated.as_str() {
         return Ok(());
     }
     Err(InvalidValue::new("status_invalid", "can be changed to deactivated only"))
 }
 
-fn id_of(text: &str) -> Result<Uuid, Problem> {
+fn parse_id(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
-fn done(executed: &Executed<User>, caller: &Caller) -> Json<Value> {
+fn user_response(executed: &CommandResult<User>, caller: &Caller) -> Json<Value> {
     let (slug, version) = (&caller.record.slug, executed.version);
-    let user = StandingBody::new(executed.id, slug, &executed.state, version);
+    let user = UserStatusBody::new(executed.id, slug, &executed.state, version);
     Json(json!({ "user": user, "consistency_token": executed.consistency_token }))
 }
 
-fn refused(error: ExecuteError<UserRejection>) -> Problem {
+fn to_problem(error: ExecuteError<UserRejection>) -> Problem {
     let ExecuteError::Rejected(rejection) = error else { return error.into() };
     match rejection {
         UserRejection::RolesEmpty => rejected_field("roles", "roles_empty", &rejection),
         UserRejection::RoleNotAllowed(_) => rejected_field("roles", "role_not_allowed", &rejection),
         UserRejection::Erased => rejected_field("id", "user_erased", &rejection),
-        UserRejection::OwnAdministration => rejected_field("id", "self_admin_change", &rejection),
+        UserRejection::SelfAdminChange => rejected_field("id", "self_admin_change", &rejection),
         rejection => ExecuteError::Rejected(rejection).into(),
     }
 }

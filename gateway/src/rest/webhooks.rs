@@ -20,35 +20,36 @@ use store::{TenantStore, TenantTransaction};
 use uuid::Uuid;
 use webhooks::secret::SigningSecret;
 
-use self::body::{Changes, shown, shown_with_secret};
-use super::pages::page_of;
+use self::body::{WebhookChanges, webhook_json, webhook_json_with_secret};
+use super::pages::split_page;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::idempotency::WriteTransaction;
-use crate::http::route::{Audit, Authority, Idempotency, Route, Routes};
-use crate::http::{Body, Digits, ErrorCode, Fields, Path, Problem, Query, RequestContext};
+use crate::http::route::{AuditRule, AuthoritySource, Idempotency, Route, Routes};
+use crate::http::{Digits, ErrorCode, JsonBody, JsonFields, Path, Problem, Query, RequestContext};
+use crate::state::Gateway;
 
 /// Webhooks of one tenant.
-const MOST: u64 = 100;
+const WEBHOOKS_PER_TENANT_MAX: u64 = 100;
 /// How long the secret before a rotation still signs.
-const ROTATION: std::time::Duration = std::time::Duration::from_hours(24);
+const SECRET_ROTATION_OVERLAP: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
     let read = |path| Route::get(path, &TENANT_ADMINISTER);
     let write = |method, path, retention| {
         Route::write(method, path, &TENANT_ADMINISTER)
-            .authority(Authority::Held)
+            .authority(AuthoritySource::LockedEvents)
             .idempotency(Idempotency::Stored(retention))
     };
-    let secret = |method, path| write(method, path, AnswerRetention::Secret).audited(Audit::CredentialChange);
-    let write = |method, path| write(method, path, AnswerRetention::Kept);
+    let secret =
+        |method, path| write(method, path, AnswerRetention::Secret).with_audit(AuditRule::CredentialChange);
+    let write = |method, path| write(method, path, AnswerRetention::Permanent);
     routes
         .add(read("/v1/webhooks"), list)
         .add(secret(Method::POST, "/v1/webhooks"), register)
         .add(read("/v1/webhooks/{id}"), show)
         .add(write(Method::PATCH, "/v1/webhooks/{id}"), change)
-        .add(write(Method::DELETE, "/v1/webhooks/{id}").audited(Audit::CredentialChange), remove)
+        .add(write(Method::DELETE, "/v1/webhooks/{id}").with_audit(AuditRule::CredentialChange), remove)
         .add(secret(Method::POST, "/v1/webhooks/{id}/rotate-secret"), rotate_secret)
         .add(write(Method::POST, "/v1/webhooks/{id}/replay"), replay)
         .add(write(Method::POST, "/v1/webhooks/{id}/enable"), enable)
@@ -63,12 +64,12 @@ pub fn routes(routes: Routes) -> Routes {
 /// The parameters of lists.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct PageQuery<T> {
+struct WebhooksPageQuery<T> {
     after: Option<T>,
     limit: Option<Digits>,
 }
 
-impl<T> PageQuery<T> {
+impl<T> WebhooksPageQuery<T> {
     fn limit(&self) -> Result<usize, Problem> {
         match self.limit.map_or(20, |limit| limit.0) {
             limit @ 1..=100 => Ok(limit as usize),
@@ -77,28 +78,28 @@ impl<T> PageQuery<T> {
     }
 }
 
-fn id_of(text: &str) -> Result<Uuid, Problem> {
+fn parse_id(text: &str) -> Result<Uuid, Problem> {
     text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
-async fn found(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
-    transaction.webhook_to_change(id).await?.ok_or(Problem::new(ErrorCode::NotFound))
+async fn load_for_update(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
+    transaction.lock_webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-async fn list(caller: Caller, Query(query): Query<PageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
+async fn list(caller: Caller, Query(query): Query<WebhooksPageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
     let limit = query.limit()?;
     let transaction = caller.store.begin().await?;
     let webhooks = transaction.webhooks(query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
-    let (webhooks, next) = page_of(webhooks, limit, |webhook| webhook.id);
-    Ok(Json(json!({ "webhooks": webhooks.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
+    let (webhooks, next) = split_page(webhooks, limit, |webhook| webhook.id);
+    Ok(Json(json!({ "webhooks": webhooks.iter().map(webhook_json).collect::<Vec<_>>(), "next_after": next })))
 }
 
 async fn show(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let transaction = caller.store.begin().await?;
-    let webhook = transaction.webhook(id_of(&id)?).await?;
+    let webhook = transaction.webhook(parse_id(&id)?).await?;
     transaction.commit().await?;
-    Ok(Json(shown(&webhook.ok_or(Problem::new(ErrorCode::NotFound))?)))
+    Ok(Json(webhook_json(&webhook.ok_or(Problem::new(ErrorCode::NotFound))?)))
 }
 
 async fn register(
@@ -106,14 +107,13 @@ async fn register(
     request: RequestContext,
     caller: Caller,
     write: WriteTransaction,
-    Body(body): Body,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let registered = Changes::of_new(body, gateway.config.allow_private_webhooks)?;
-    if transaction.count_webhooks().await? >= MOST {
-        return Err(
-            Problem::new(ErrorCode::Invalid).detail(format!("a tenant may have at most {MOST} webhooks"))
-        );
+    let registered = WebhookChanges::for_new(body, gateway.config.allow_private_webhooks)?;
+    if transaction.count_webhooks().await? >= WEBHOOKS_PER_TENANT_MAX {
+        return Err(Problem::new(ErrorCode::Invalid)
+            .detail(format!("a tenant may have at most {WEBHOOKS_PER_TENANT_MAX} webhooks")));
     }
     let head = transaction.head().await?;
     let now = clock::now();
@@ -129,7 +129,7 @@ async fn register(
         secret: secret.seal(gateway.store.key(), caller.record.id, id).into(),
         old_secret: None,
         log_id: head.log_id,
-        position: within(registered.after, head.position)?.unwrap_or(head.position),
+        position: check_position(registered.after, head.position)?.unwrap_or(head.position),
         epoch: 0,
         held: false,
         retry_at: None,
@@ -138,12 +138,12 @@ async fn register(
         updated_at: now,
     };
     transaction.put_webhook(&webhook).await?;
-    request.note_subject(id.to_string());
-    write.answer(StatusCode::CREATED, Some(shown_with_secret(&webhook, &secret))).await
+    request.set_subject(id.to_string());
+    write.answer(StatusCode::CREATED, Some(webhook_json_with_secret(&webhook, &secret))).await
 }
 
 /// A position that is not beyond the end of the log.
-fn within(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
+fn check_position(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
     if after.is_some_and(|after| after > head) {
         let problem = InvalidValue::new("position_beyond_head", format!("the log ends at {head}"));
         return Err(Problem::invalid_field("after", problem));
@@ -156,11 +156,11 @@ async fn change(
     caller: Caller,
     write: WriteTransaction,
     Path(id): Path<String>,
-    Body(body): Body,
+    JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let changes = Changes::of_known(body, gateway.config.allow_private_webhooks)?;
-    let mut webhook = found(transaction, id_of(&id)?).await?;
+    let changes = WebhookChanges::for_existing(body, gateway.config.allow_private_webhooks)?;
+    let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     webhook.url = changes.url.unwrap_or(webhook.url);
     webhook.types = changes.types.unwrap_or(webhook.types);
     webhook.description = changes.description.unwrap_or(webhook.description);
@@ -168,19 +168,19 @@ async fn change(
     webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enabled(&gateway, &caller.store, transaction, &mut webhook).await?;
+            enable_webhook(&gateway, &caller.store, transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
         }
         _ => {}
     }
-    saved(transaction, &mut webhook).await?;
-    write.answer(StatusCode::OK, Some(shown(&webhook))).await
+    save_webhook(transaction, &mut webhook).await?;
+    write.answer(StatusCode::OK, Some(webhook_json(&webhook))).await
 }
 
 /// Writes a changed webhook; deliveries under way are stale by that.
-async fn saved(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result<(), Problem> {
+async fn save_webhook(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result<(), Problem> {
     webhook.epoch += 1;
     webhook.updated_at = clock::now();
     Ok(transaction.put_webhook(webhook).await?)
@@ -188,7 +188,7 @@ async fn saved(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result
 
 /// Makes a webhook active again; where its log was replaced, from where the new one departs from it, as far as that is
 /// known, else from the end of the new one.
-async fn enabled(
+async fn enable_webhook(
     gateway: &Gateway,
     handle: &TenantStore,
     transaction: &TenantTransaction,
@@ -203,7 +203,7 @@ async fn enabled(
         let kept = replaced.map(|replaced| replaced.last_position);
         webhook.log_id = head.log_id;
         webhook.position = kept.map_or(head.position, |kept| webhook.position.min(kept));
-        transaction.forget_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
+        transaction.delete_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
     }
     let dead = transaction.count_dead_webhook_deliveries(webhook.id).await?;
     if dead >= gateway.config.max_dead_letters_per_endpoint {
@@ -215,7 +215,7 @@ async fn enabled(
 
 async fn remove(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let webhook = found(transaction, id_of(&id)?).await?;
+    let webhook = load_for_update(transaction, parse_id(&id)?).await?;
     transaction.delete_webhook(webhook.id).await?;
     write.answer(StatusCode::NO_CONTENT, None).await
 }
@@ -227,34 +227,34 @@ async fn rotate_secret(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let mut webhook = found(transaction, id_of(&id)?).await?;
+    let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     let secret = SigningSecret::generate();
     let sealed = secret.seal(gateway.store.key(), caller.record.id, webhook.id).into();
     let old = std::mem::replace(&mut webhook.secret, sealed);
-    webhook.old_secret = Some((old, clock::now() + ROTATION));
-    saved(transaction, &mut webhook).await?;
-    write.answer(StatusCode::OK, Some(shown_with_secret(&webhook, &secret))).await
+    webhook.old_secret = Some((old, clock::now() + SECRET_ROTATION_OVERLAP));
+    save_webhook(transaction, &mut webhook).await?;
+    write.answer(StatusCode::OK, Some(webhook_json_with_secret(&webhook, &secret))).await
 }
 
 async fn replay(
     write: WriteTransaction,
     Path(id): Path<String>,
-    Body(mut body): Body,
+    JsonBody(mut body): JsonBody,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
     let after = body.position("after");
     if body.values().is_empty() && after.is_none() {
-        body.wrong("after", InvalidValue::new("required", "must be given"));
+        body.add_error("after", InvalidValue::new("required", "must be given"));
     }
     let after = body.finish(|| after)?;
-    let mut webhook = found(transaction, id_of(&id)?).await?;
+    let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     let head = transaction.head().await?;
-    within(Some(after), head.position)?;
-    let forgotten = if head.log_id == webhook.log_id { after } else { 0 };
-    transaction.forget_webhook_failures(webhook.id, forgotten).await?;
+    check_position(Some(after), head.position)?;
+    let discard_up_to = if head.log_id == webhook.log_id { after } else { 0 };
+    transaction.delete_webhook_failures(webhook.id, discard_up_to).await?;
     (webhook.log_id, webhook.position) = (head.log_id, after);
-    saved(transaction, &mut webhook).await?;
-    write.answer(StatusCode::ACCEPTED, Some(shown(&webhook))).await
+    save_webhook(transaction, &mut webhook).await?;
+    write.answer(StatusCode::ACCEPTED, Some(webhook_json(&webhook))).await
 }
 
 async fn enable(
@@ -264,10 +264,10 @@ async fn enable(
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let mut webhook = found(transaction, id_of(&id)?).await?;
+    let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     if webhook.disabled.is_some() {
-        enabled(&gateway, &caller.store, transaction, &mut webhook).await?;
-        saved(transaction, &mut webhook).await?;
+        enable_webhook(&gateway, &caller.store, transaction, &mut webhook).await?;
+        save_webhook(transaction, &mut webhook).await?;
     }
-    write.answer(StatusCode::OK, Some(shown(&webhook))).await
+    write.answer(StatusCode::OK, Some(webhook_json(&webhook))).await
 }

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr};
 use axum::http::{HeaderMap, HeaderName};
 use ipnet::IpNet;
 
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_FOR_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO_HEADER: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// The address of the client, as an extension of every request. Behind trusted proxies it is the address that they
 /// report, so limits and logs name the client and not the proxy.
@@ -43,7 +43,7 @@ impl TrustedProxies {
     /// it saw: the first address that is no proxy of ours is the client, and what stands left of it is a mere claim.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
         let mut client = peer.to_canonical();
-        for value in headers.get_all(FORWARDED_FOR).iter().rev() {
+        for value in headers.get_all(FORWARDED_FOR_HEADER).iter().rev() {
             for hop in value.to_str().unwrap_or_default().rsplit(',') {
                 if !self.contains(client) {
                     return ClientAddress(client);
@@ -57,8 +57,8 @@ impl TrustedProxies {
     }
 
     /// Whether a trusted proxy says that the client came by HTTPS.
-    pub(super) fn came_by_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
-        let last = headers.get_all(FORWARDED_PROTO).iter().next_back();
+    pub(super) fn is_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
+        let last = headers.get_all(FORWARDED_PROTO_HEADER).iter().next_back();
         let scheme = last.and_then(|value| value.to_str().ok()).and_then(|value| value.rsplit(',').next());
         scheme.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https")) && self.contains(peer)
     }
@@ -115,7 +115,7 @@ mod tests {
     fn only_a_trusted_proxy_may_say_that_the_client_came_by_https() {
         let proxies = TrustedProxies::parse(&["10.0.0.1"]).expect("an address");
         let https = |peer: &str, lines: &[(&'static str, &str)]| {
-            proxies.came_by_https(peer.parse().expect("an address"), &headers(lines))
+            proxies.is_https(peer.parse().expect("an address"), &headers(lines))
         };
         assert!(https("10.0.0.1", &[("x-forwarded-proto", "https")]));
         assert!(https("10.0.0.1", &[("x-forwarded-proto", "http, HTTPS")]));

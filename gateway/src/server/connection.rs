@@ -16,7 +16,7 @@ use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
 use super::phase::{ConnectionPhase, Timeouts};
-use super::request::Requests;
+use super::request::RequestService;
 use super::socket::Socket;
 
 /// The request line and header fields of a request, and what is read or written at a time.
@@ -30,7 +30,7 @@ pub async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
     timeouts: Timeouts,
-    requests: Arc<Requests>,
+    requests: Arc<RequestService>,
     stopping: CancellationToken,
 ) {
     // Small answers must not wait for more. A connection that refuses the option still works.
@@ -42,7 +42,7 @@ pub async fn serve_connection(
         stream,
         peer.ip(),
         Arc::clone(&phase),
-        Arc::clone(&requests.refusals),
+        Arc::clone(&requests.refusal_log),
         WRITE_IDLE_TIMEOUT,
     );
     let service = {

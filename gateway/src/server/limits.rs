@@ -13,11 +13,11 @@ pub struct ConnectionLimits {
     per_address_max: usize,
     /// Exempt from the limit by address: a proxy brings the connections of all of its clients.
     proxies: TrustedProxies,
-    open: Mutex<Open>,
+    open: Mutex<OpenConnections>,
 }
 
 #[derive(Default)]
-struct Open {
+struct OpenConnections {
     total: usize,
     by_address: HashMap<IpAddr, usize>,
 }
@@ -61,7 +61,7 @@ impl ConnectionLimits {
 
     /// Counts a connection in, or says why not. The address's own limit is asked first: who is at it does not learn
     /// whether the listener is full.
-    pub fn admit(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefusal> {
+    pub fn acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefusal> {
         let address = (!self.proxies.contains(peer)).then(|| counted_address(peer));
         let mut open = self.open();
         let held = address.and_then(|address| open.by_address.get(&address)).copied().unwrap_or(0);
@@ -79,7 +79,7 @@ impl ConnectionLimits {
         Ok(ConnectionPermit { limits: Arc::clone(self), address })
     }
 
-    fn open(&self) -> MutexGuard<'_, Open> {
+    fn open(&self) -> MutexGuard<'_, OpenConnections> {
         // Nothing panics while holding it.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -120,32 +120,32 @@ mod tests {
     #[test]
     fn one_address_cannot_take_all_and_gets_its_share_back() {
         let limits = ConnectionLimits::new("test", 3, 2, TrustedProxies::default());
-        let admit = |text: &str| limits.admit(address(text)).map_err(ConnectionRefusal::as_str);
-        let held = [admit("192.0.2.1").expect("the first"), admit("192.0.2.1").expect("the second")];
-        assert_eq!(admit("192.0.2.1").err(), Some("address"));
-        assert_eq!(admit("::ffff:192.0.2.1").err(), Some("address"), "the same address, mapped");
-        let other = admit("192.0.2.2").expect("another address");
-        assert_eq!(admit("192.0.2.3").err(), Some("total"));
+        let acquire = |text: &str| limits.acquire(address(text)).map_err(ConnectionRefusal::as_str);
+        let held = [acquire("192.0.2.1").expect("the first"), acquire("192.0.2.1").expect("the second")];
+        assert_eq!(acquire("192.0.2.1").err(), Some("address"));
+        assert_eq!(acquire("::ffff:192.0.2.1").err(), Some("address"), "the same address, mapped");
+        let other = acquire("192.0.2.2").expect("another address");
+        assert_eq!(acquire("192.0.2.3").err(), Some("total"));
         drop(other);
         drop(held);
-        assert!(admit("192.0.2.1").is_ok());
+        assert!(acquire("192.0.2.1").is_ok());
         assert!(limits.open().by_address.is_empty(), "addresses without connections are not remembered");
     }
 
     #[test]
     fn addresses_of_one_ipv6_network_count_together() {
         let limits = ConnectionLimits::new("test", 10, 1, TrustedProxies::default());
-        let _held = limits.admit(address("2001:db8:1:2::1")).expect("the first");
-        assert!(limits.admit(address("2001:db8:1:2:ffff::9")).is_err());
-        assert!(limits.admit(address("2001:db8:1:3::1")).is_ok());
+        let _held = limits.acquire(address("2001:db8:1:2::1")).expect("the first");
+        assert!(limits.acquire(address("2001:db8:1:2:ffff::9")).is_err());
+        assert!(limits.acquire(address("2001:db8:1:3::1")).is_ok());
     }
 
     #[test]
     fn a_trusted_proxy_brings_the_connections_of_many() {
         let proxies = TrustedProxies::parse(&["10.0.0.0/8"]).expect("a network");
         let limits = ConnectionLimits::new("test", 3, 1, proxies);
-        let held: Vec<_> = (0..3).filter_map(|_| limits.admit(address("10.1.1.1")).ok()).collect();
+        let held: Vec<_> = (0..3).filter_map(|_| limits.acquire(address("10.1.1.1")).ok()).collect();
         assert_eq!(held.len(), 3);
-        assert_eq!(limits.admit(address("10.1.1.1")).err(), Some(ConnectionRefusal::Total));
+        assert_eq!(limits.acquire(address("10.1.1.1")).err(), Some(ConnectionRefusal::Total));
     }
 }

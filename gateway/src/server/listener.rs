@@ -11,13 +11,13 @@ use store::Causes;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 
-use super::bounded_log::BoundedLog;
 use super::limits::{ConnectionLimits, ConnectionPermit};
-use super::refusal::Refusal;
-use super::refusals::Refusals;
+use super::rate_limited_log::RateLimitedLog;
+use super::refusal::RequestRefusal;
+use super::refusal_log::RefusalLog;
 
 /// The wait after an accept that failed for want of something, doubled up to the longest while it goes on failing.
-const BACKOFF: Duration = Duration::from_millis(20);
+const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 /// How often at most the log warns of failed accepts and of limits that are reached.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
@@ -28,7 +28,7 @@ pub struct Acceptor {
     pub listener: TcpListener,
     pub limits: Arc<ConnectionLimits>,
     pub reserve: Arc<DescriptorReserve>,
-    pub refusals: Arc<Refusals>,
+    pub refusal_log: Arc<RefusalLog>,
 }
 
 /// A connection that was taken in.
@@ -39,14 +39,18 @@ pub struct Accepted {
 }
 
 /// Warnings that clients can cause: the first at once, the others now and then.
-pub fn warnings() -> BoundedLog {
-    BoundedLog::new(1, WARNING_INTERVAL)
+pub fn warnings() -> RateLimitedLog {
+    RateLimitedLog::new(1, WARNING_INTERVAL)
 }
 
 impl Acceptor {
     /// The next connection within the limits; `None` when it is time to stop.
-    pub async fn next(&self, warnings: &mut BoundedLog, stopping: &CancellationToken) -> Option<Accepted> {
-        let mut backoff = BACKOFF;
+    pub async fn next(
+        &self,
+        warnings: &mut RateLimitedLog,
+        stopping: &CancellationToken,
+    ) -> Option<Accepted> {
+        let mut backoff = BACKOFF_INITIAL;
         loop {
             let accepted = tokio::select! {
                 () = stopping.cancelled() => return None,
@@ -56,11 +60,11 @@ impl Acceptor {
                 Ok(accepted) => accepted,
                 Err(error) => {
                     metrics::counter!("annals_accept_errors_total", "listener" => self.name).increment(1);
-                    if let Some(left_out) = warnings.turn() {
+                    if let Some(left_out) = warnings.acquire() {
                         tracing::error!(listener = self.name, error = %Causes(&error), left_out, "a connection cannot be accepted");
                     }
                     // A connection that ended while it waited is no reason to wait, nor is one for which there is a reserve.
-                    if is_of_the_connection(&error) || self.reserve.release() {
+                    if is_connection_error(&error) || self.reserve.release() {
                         continue;
                     }
                     tokio::select! {
@@ -71,11 +75,11 @@ impl Acceptor {
                     continue;
                 }
             };
-            backoff = BACKOFF;
-            match self.limits.admit(peer.ip()) {
+            backoff = BACKOFF_INITIAL;
+            match self.limits.acquire(peer.ip()) {
                 Ok(permit) => return Some(Accepted { stream, peer, permit }),
                 Err(refusal) => {
-                    if let Some(left_out) = warnings.turn() {
+                    if let Some(left_out) = warnings.acquire() {
                         tracing::warn!(
                             listener = self.name,
                             reason = refusal.as_str(),
@@ -83,8 +87,8 @@ impl Acceptor {
                             "a connection was refused: its limit is reached"
                         );
                     }
-                    let (answer, id) = (Refusal::TOO_MANY_CONNECTIONS, RequestId::generate());
-                    self.refusals.connection(refusal, peer.ip(), answer, &id);
+                    let (answer, id) = (RequestRefusal::TOO_MANY_CONNECTIONS, RequestId::generate());
+                    self.refusal_log.record_connection(refusal, peer.ip(), answer, &id);
                     refuse(stream, &answer.to_bytes(&id));
                 }
             }
@@ -92,7 +96,7 @@ impl Acceptor {
     }
 }
 
-fn is_of_the_connection(error: &io::Error) -> bool {
+fn is_connection_error(error: &io::Error) -> bool {
     use io::ErrorKind::{ConnectionAborted, ConnectionRefused, ConnectionReset, Interrupted};
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
@@ -114,7 +118,7 @@ pub struct DescriptorReserve {
 
 impl DescriptorReserve {
     /// Takes them.
-    pub fn of(size: usize) -> Arc<Self> {
+    pub fn new(size: usize) -> Arc<Self> {
         let reserve = Arc::new(Self { size, files: Mutex::default() });
         reserve.refill();
         reserve
@@ -147,7 +151,7 @@ mod tests {
 
     #[test]
     fn a_reserve_is_given_up_and_taken_again() {
-        let reserve = DescriptorReserve::of(2);
+        let reserve = DescriptorReserve::new(2);
         assert!(reserve.release() && reserve.release());
         assert!(!reserve.release());
         reserve.refill();

@@ -11,16 +11,16 @@ pub struct Timeouts {
     /// From the first byte of a request, or from the opening of the connection, to the end of its header fields.
     pub header: Duration,
     /// From an answer to the first byte of the next request.
-    pub keep_alive: Duration,
+    pub keep_alive_timeout: Duration,
 }
 
 /// The phase of one connection.
 pub struct ConnectionPhase {
     timeouts: Timeouts,
-    state: Mutex<State>,
+    state: Mutex<PhaseState>,
 }
 
-struct State {
+struct PhaseState {
     phase: Phase,
     since: Instant,
     /// The time is up; the socket ends the connection at the next read.
@@ -44,7 +44,7 @@ enum Phase {
 impl ConnectionPhase {
     /// The phase of a connection that was opened just now.
     pub fn new(timeouts: Timeouts) -> Self {
-        let state = State { phase: Phase::Opened, since: Instant::now(), expired: false };
+        let state = PhaseState { phase: Phase::Opened, since: Instant::now(), expired: false };
         Self { timeouts, state: Mutex::new(state) }
     }
 
@@ -53,7 +53,7 @@ impl ConnectionPhase {
         let state = self.state();
         match state.phase {
             Phase::Opened | Phase::Head => Some(state.since + self.timeouts.header),
-            Phase::Idle => Some(state.since + self.timeouts.keep_alive),
+            Phase::Idle => Some(state.since + self.timeouts.keep_alive_timeout),
             Phase::Answering | Phase::Upgraded => None,
         }
     }
@@ -103,7 +103,7 @@ impl ConnectionPhase {
         state.expired.then_some(state.phase == Phase::Head)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, PhaseState> {
         // Nothing panics while holding it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -114,7 +114,7 @@ mod tests {
     use super::*;
 
     const TIMEOUTS: Timeouts =
-        Timeouts { header: Duration::from_secs(10), keep_alive: Duration::from_mins(1) };
+        Timeouts { header: Duration::from_secs(10), keep_alive_timeout: Duration::from_mins(1) };
 
     #[tokio::test(start_paused = true)]
     async fn a_head_that_comes_byte_by_byte_has_no_more_time_than_another() {
@@ -130,7 +130,7 @@ mod tests {
         phase.received();
         assert_eq!(phase.deadline(), None, "a body has other limits");
         phase.answered();
-        assert_eq!(phase.deadline(), Some(Instant::now() + TIMEOUTS.keep_alive));
+        assert_eq!(phase.deadline(), Some(Instant::now() + TIMEOUTS.keep_alive_timeout));
         tokio::time::advance(Duration::from_secs(59)).await;
         phase.received();
         assert_eq!(phase.deadline(), Some(Instant::now() + TIMEOUTS.header));

@@ -10,16 +10,16 @@ use serde_json::json;
 use crate::http;
 use crate::http::problem::status_of;
 
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
 /// A request, or a connection, that is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Refusal {
+pub struct RequestRefusal {
     code: ErrorCode,
     detail: &'static str,
 }
 
-impl Refusal {
+impl RequestRefusal {
     /// Not HTTP/1.1 as RFC 9112 has it.
     pub const MALFORMED: Self = Self::bad_request(
         "the request is not well-formed HTTP/1.1: its request line, a header field or its framing",
@@ -111,12 +111,12 @@ impl Refusal {
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         if let Ok(id) = HeaderValue::from_str(id.as_str()) {
-            headers.insert(REQUEST_ID, id);
+            headers.insert(REQUEST_ID_HEADER, id);
         }
         if self.status() == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
         }
-        http::headers::secure(&mut headers);
+        http::headers::set_security_headers(&mut headers);
         headers
     }
 }
@@ -128,11 +128,13 @@ mod tests {
     #[test]
     fn a_refusal_answers_with_the_status_that_its_code_has() {
         for status in ["400", "414", "431"] {
-            let refusal = Refusal::of_status(status.as_bytes()).expect("the library's own");
+            let refusal = RequestRefusal::of_status(status.as_bytes()).expect("the library's own");
             assert_eq!(refusal.code.status().to_string(), status);
         }
         let id = RequestId::generate();
-        for (refusal, status) in [(Refusal::HEADER_TIMEOUT, 408), (Refusal::TOO_MANY_CONNECTIONS, 503)] {
+        for (refusal, status) in
+            [(RequestRefusal::HEADER_TIMEOUT, 408), (RequestRefusal::TOO_MANY_CONNECTIONS, 503)]
+        {
             assert_eq!(refusal.response(&id).status().as_u16(), status);
         }
     }

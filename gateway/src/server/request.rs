@@ -23,8 +23,8 @@ use tower::ServiceExt;
 
 use super::client::TrustedProxies;
 use super::phase::ConnectionPhase;
-use super::refusal::Refusal;
-use super::refusals::Refusals;
+use super::refusal::RequestRefusal;
+use super::refusal_log::RefusalLog;
 use crate::http;
 use crate::http::RequestContext;
 
@@ -34,28 +34,28 @@ const DISCARDED_BYTES_MAX: usize = 64 * 1024;
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
 
 /// What the requests of a listener share.
-pub struct Requests {
-    pub refusals: Arc<Refusals>,
+pub struct RequestService {
+    pub refusal_log: Arc<RefusalLog>,
     pub router: Router,
     pub proxies: TrustedProxies,
     /// Every answer says that the host is to be asked by HTTPS only.
     pub always_https: bool,
-    pub under_way: TaskTracker,
+    pub in_flight: TaskTracker,
 }
 
 /// What a handler takes a token of whose work outlives its answer, such as a WebSocket: the process waits for it as for
 /// requests under way.
 #[derive(Clone)]
-pub struct UnderWay(TaskTracker);
+pub struct InFlightTracker(TaskTracker);
 
-impl UnderWay {
+impl InFlightTracker {
     /// Under way for as long as the token lives.
     pub fn token(&self) -> TaskTrackerToken {
         self.0.token()
     }
 }
 
-impl Requests {
+impl RequestService {
     /// Answers a request. It counts as under way until the last of its answer has been taken.
     pub async fn answer(
         &self,
@@ -63,30 +63,30 @@ impl Requests {
         peer: SocketAddr,
         phase: Arc<ConnectionPhase>,
     ) -> Result<Response, Infallible> {
-        let answering = Answering { _under_way: self.under_way.token(), phase };
+        let answering = ResponseInProgress { _in_flight: self.in_flight.token(), phase };
         answering.phase.answering();
-        let secure = self.always_https || self.proxies.came_by_https(peer.ip(), request.headers());
+        let secure = self.always_https || self.proxies.is_https(peer.ip(), request.headers());
         let mut response = match check_host(&mut request) {
             Ok(()) => self.route(request, peer).await,
             Err(refusal) => {
-                let context = RequestContext::of(request.headers(), None);
+                let context = RequestContext::from_headers(request.headers(), None);
                 let client = self.proxies.client(peer.ip(), request.headers()).0;
                 let (method, path) = (request.method(), request.uri().path());
-                self.refusals.read(method, path, refusal, client, context.id());
+                self.refusal_log.record_parsed(method, path, refusal, client, context.id());
                 refusal.response(context.id())
             }
         };
         if secure {
-            http::headers::require_https(response.headers_mut());
+            http::headers::set_hsts(response.headers_mut());
         }
         if response.status() == StatusCode::SWITCHING_PROTOCOLS {
             answering.phase.upgraded();
         }
-        Ok(response.map(|body| Body::new(Answer { body, _answering: answering })))
+        Ok(response.map(|body| Body::new(ResponseBody { body, _answering: answering })))
     }
 
     async fn route(&self, request: Request<Incoming>, peer: SocketAddr) -> Response {
-        let unread = Unread::default();
+        let unread = UnreadBodySlot::default();
         let client = self.proxies.client(peer.ip(), request.headers());
         let may_discard = !request.headers().contains_key(header::EXPECT);
         let mut request = request.map(|body| {
@@ -97,7 +97,7 @@ impl Requests {
             }
         });
         let extensions = request.extensions_mut();
-        extensions.insert(UnderWay(self.under_way.clone()));
+        extensions.insert(InFlightTracker(self.in_flight.clone()));
         extensions.insert(client);
         // Handlers that ask for the other end mean the client, not the proxy before it.
         extensions.insert(ConnectInfo(SocketAddr::new(client.0, peer.port())));
@@ -105,13 +105,13 @@ impl Requests {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        let goes_on = match unread.take() {
+        let keep_alive = match unread.take() {
             None => true,
             // Reading it would ask a client that expects `100 Continue` to send what nobody wants.
-            Some(Unfinished::Unread(body)) => may_discard && discard(body).await,
-            Some(Unfinished::Broken) => false,
+            Some(UnreadBody::Dropped(body)) => may_discard && discard(body).await,
+            Some(UnreadBody::Broken) => false,
         };
-        if !goes_on {
+        if !keep_alive {
             response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response
@@ -120,14 +120,14 @@ impl Requests {
 
 /// The host that is asked for (RFC 9112, section 3.2): one valid `Host`, and in place of it the authority of an
 /// absolute target.
-fn check_host(request: &mut Request<Incoming>) -> Result<(), Refusal> {
+fn check_host(request: &mut Request<Incoming>) -> Result<(), RequestRefusal> {
     let authority = request.uri().authority().filter(|_| request.uri().scheme().is_some()).cloned();
     let required = request.version() >= Version::HTTP_11;
     host_of(request.headers(), required)?;
     let Some(authority) = authority else { return Ok(()) };
-    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| Refusal::HOST_INVALID)?;
+    let host = HeaderValue::from_str(authority.as_str()).map_err(|_| RequestRefusal::HOST_INVALID)?;
     if !is_host(&host) {
-        return Err(Refusal::HOST_INVALID);
+        return Err(RequestRefusal::HOST_INVALID);
     }
     request.headers_mut().insert(header::HOST, host);
     let target = request.uri().path_and_query().cloned().unwrap_or_else(|| "/".parse().expect("a path"));
@@ -135,14 +135,14 @@ fn check_host(request: &mut Request<Incoming>) -> Result<(), Refusal> {
     Ok(())
 }
 
-fn host_of(headers: &HeaderMap, required: bool) -> Result<(), Refusal> {
+fn host_of(headers: &HeaderMap, required: bool) -> Result<(), RequestRefusal> {
     let mut hosts = headers.get_all(header::HOST).iter();
     match (hosts.next(), hosts.next()) {
-        (None, _) if required => Err(Refusal::HOST_MISSING),
+        (None, _) if required => Err(RequestRefusal::HOST_MISSING),
         (None, _) => Ok(()),
-        (Some(_), Some(_)) => Err(Refusal::HOST_REPEATED),
+        (Some(_), Some(_)) => Err(RequestRefusal::HOST_REPEATED),
         (Some(host), None) if is_host(host) => Ok(()),
-        (Some(_), None) => Err(Refusal::HOST_INVALID),
+        (Some(_), None) => Err(RequestRefusal::HOST_INVALID),
     }
 }
 
@@ -175,27 +175,27 @@ async fn discard(body: Incoming) -> bool {
 }
 
 /// A body without an end.
-enum Unfinished {
+enum UnreadBody {
     /// It was dropped before.
-    Unread(Incoming),
+    Dropped(Incoming),
     /// It cannot be read, such as one whose chunks are malformed: where the next request begins is not known.
     Broken,
 }
 
 /// Where a body comes back to when it is not read to its end.
 #[derive(Clone, Default)]
-struct Unread(Arc<Mutex<Option<Unfinished>>>);
+struct UnreadBodySlot(Arc<Mutex<Option<UnreadBody>>>);
 
-impl Unread {
-    fn put(&self, body: Unfinished) {
+impl UnreadBodySlot {
+    fn put(&self, body: UnreadBody) {
         *self.slot() = Some(body);
     }
 
-    fn take(&self) -> Option<Unfinished> {
+    fn take(&self) -> Option<UnreadBody> {
         self.slot().take()
     }
 
-    fn slot(&self) -> MutexGuard<'_, Option<Unfinished>> {
+    fn slot(&self) -> MutexGuard<'_, Option<UnreadBody>> {
         // Nothing panics while holding it.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,7 +204,7 @@ impl Unread {
 /// The body of a request as handlers get it.
 struct RequestBody {
     body: Option<Incoming>,
-    unread: Unread,
+    unread: UnreadBodySlot,
 }
 
 impl HttpBody for RequestBody {
@@ -221,7 +221,7 @@ impl HttpBody for RequestBody {
             self.body = None;
         }
         if matches!(frame, Some(Err(_))) {
-            self.unread.put(Unfinished::Broken);
+            self.unread.put(UnreadBody::Broken);
         }
         Poll::Ready(frame)
     }
@@ -238,30 +238,30 @@ impl HttpBody for RequestBody {
 impl Drop for RequestBody {
     fn drop(&mut self) {
         if let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) {
-            self.unread.put(Unfinished::Unread(body));
+            self.unread.put(UnreadBody::Dropped(body));
         }
     }
 }
 
 /// Ends the answering when it is dropped.
-struct Answering {
-    _under_way: TaskTrackerToken,
+struct ResponseInProgress {
+    _in_flight: TaskTrackerToken,
     phase: Arc<ConnectionPhase>,
 }
 
-impl Drop for Answering {
+impl Drop for ResponseInProgress {
     fn drop(&mut self) {
         self.phase.answered();
     }
 }
 
 /// The body of an answer.
-struct Answer {
+struct ResponseBody {
     body: Body,
-    _answering: Answering,
+    _answering: ResponseInProgress,
 }
 
-impl HttpBody for Answer {
+impl HttpBody for ResponseBody {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -285,7 +285,7 @@ impl HttpBody for Answer {
 mod tests {
     use super::*;
 
-    fn hosts(values: &[&str], required: bool) -> Result<(), Refusal> {
+    fn hosts(values: &[&str], required: bool) -> Result<(), RequestRefusal> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(header::HOST, HeaderValue::from_bytes(value.as_bytes()).expect("a header value"));
@@ -295,10 +295,10 @@ mod tests {
 
     #[test]
     fn a_request_names_one_host() {
-        assert_eq!(hosts(&[], true), Err(Refusal::HOST_MISSING));
+        assert_eq!(hosts(&[], true), Err(RequestRefusal::HOST_MISSING));
         assert_eq!(hosts(&[], false), Ok(()), "HTTP/1.0 needs none");
         for required in [true, false] {
-            assert_eq!(hosts(&["a.example", "a.example"], required), Err(Refusal::HOST_REPEATED));
+            assert_eq!(hosts(&["a.example", "a.example"], required), Err(RequestRefusal::HOST_REPEATED));
         }
         for valid in
             ["a.example", "a.example:80", "10.0.0.7:8080", "[::1]", "[::1]:8080", "acme.localhost", "a:"]
@@ -321,7 +321,7 @@ mod tests {
             "a%2Fb.example",
             "a;b.example",
         ] {
-            assert_eq!(hosts(&[invalid], true), Err(Refusal::HOST_INVALID), "{invalid}");
+            assert_eq!(hosts(&[invalid], true), Err(RequestRefusal::HOST_INVALID), "{invalid}");
         }
     }
 }

@@ -15,8 +15,8 @@ use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
 use super::phase::ConnectionPhase;
-use super::refusal::Refusal;
-use super::refusals::Refusals;
+use super::refusal::RequestRefusal;
+use super::refusal_log::RefusalLog;
 
 /// How long a closed connection goes on reading what its client still sends. Closing a socket with unread bytes resets the
 /// connection, and the client may lose the answer (RFC 9112, section 9.6).
@@ -24,14 +24,14 @@ const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
 /// How much is read in that time.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
 /// The length of the date of an answer (RFC 9110, section 5.6.7).
-const DATE_LENGTH: usize = 29;
+const DATE_BYTES: usize = 29;
 
 /// A connection's socket.
 pub struct Socket {
     stream: TcpStream,
     peer: IpAddr,
     phase: Arc<ConnectionPhase>,
-    refusals: Arc<Refusals>,
+    refusal_log: Arc<RefusalLog>,
     write_idle_timeout: Duration,
     /// Runs while the client takes nothing of what is there for it.
     write_idle: Option<Pin<Box<Sleep>>>,
@@ -52,14 +52,14 @@ impl Socket {
         stream: TcpStream,
         peer: IpAddr,
         phase: Arc<ConnectionPhase>,
-        refusals: Arc<Refusals>,
+        refusal_log: Arc<RefusalLog>,
         write_idle_timeout: Duration,
     ) -> Self {
         Self {
             stream,
             peer,
             phase,
-            refusals,
+            refusal_log,
             write_idle_timeout,
             write_idle: None,
             replacement: None,
@@ -69,7 +69,7 @@ impl Socket {
     }
 
     /// Fails a write that has been waiting for too long.
-    fn bound(
+    fn apply_write_timeout(
         &mut self,
         context: &mut Context<'_>,
         written: Poll<io::Result<usize>>,
@@ -85,7 +85,7 @@ impl Socket {
 
     fn write(&mut self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.bound(context, written)
+        self.apply_write_timeout(context, written)
     }
 
     /// Writes the problem that stands for the library's own answer, which is what `bytes` end with.
@@ -93,14 +93,14 @@ impl Socket {
         &mut self,
         context: &mut Context<'_>,
         bytes: &[u8],
-        (start, refusal): (usize, Refusal),
+        (start, refusal): (usize, RequestRefusal),
     ) -> Poll<io::Result<usize>> {
         if start > 0 {
             return self.write(context, &bytes[..start]);
         }
         let mut left = self.replacement.take().unwrap_or_else(|| {
             let id = RequestId::generate();
-            self.refusals.unread(refusal, self.peer, &id);
+            self.refusal_log.record_unparsed(refusal, self.peer, &id);
             refusal.to_bytes(&id)
         });
         while !left.is_empty() {
@@ -118,15 +118,15 @@ impl Socket {
 
     /// The library's own answer to what it did not understand, where `bytes` end with one. Answers of handlers carry more
     /// header fields; and nothing of theirs is written between requests but the rest of the last one.
-    fn refusal_in(&self, bytes: &[u8]) -> Option<(usize, Refusal)> {
+    fn refusal_in(&self, bytes: &[u8]) -> Option<(usize, RequestRefusal)> {
         if self.phase.is_between_requests() { library_refusal(bytes) } else { None }
     }
 }
 
 /// Where the answer that hyper gives to a parse error begins, and what it is.
-fn library_refusal(bytes: &[u8]) -> Option<(usize, Refusal)> {
+fn library_refusal(bytes: &[u8]) -> Option<(usize, RequestRefusal)> {
     let date = bytes.strip_suffix(b"\r\n\r\n")?;
-    let head = date.get(..date.len().checked_sub(DATE_LENGTH)?)?;
+    let head = date.get(..date.len().checked_sub(DATE_BYTES)?)?;
     let head = head.strip_suffix(b"\r\nconnection: close\r\ncontent-length: 0\r\ndate: ")?;
     // What stands before it is the rest of an earlier answer.
     let start = head.windows(9).rposition(|text| text == b"HTTP/1.1 ")?;
@@ -134,7 +134,7 @@ fn library_refusal(bytes: &[u8]) -> Option<(usize, Refusal)> {
         return None;
     }
     let status = bytes.get(start + 9..start + 12)?;
-    Some((start, Refusal::of_status(status)?))
+    Some((start, RequestRefusal::of_status(status)?))
 }
 
 impl AsyncRead for Socket {
@@ -145,8 +145,8 @@ impl AsyncRead for Socket {
     ) -> Poll<io::Result<()>> {
         if let Some(within_head) = self.phase.expired() {
             if within_head {
-                let (refusal, id) = (Refusal::HEADER_TIMEOUT, RequestId::generate());
-                self.refusals.unread(refusal, self.peer, &id);
+                let (refusal, id) = (RequestRefusal::HEADER_TIMEOUT, RequestId::generate());
+                self.refusal_log.record_unparsed(refusal, self.peer, &id);
                 // As much as the socket takes at once, which is all of it: nothing else waits to be written.
                 let _ = Pin::new(&mut self.stream).poll_write(context, &refusal.to_bytes(&id));
             }
@@ -188,7 +188,7 @@ impl AsyncWrite for Socket {
             return self.write_refusal(context, only, refusal);
         }
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
-        self.bound(context, written)
+        self.apply_write_timeout(context, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -231,10 +231,11 @@ mod tests {
                            date: Mon, 30 Nov 2026 17:41:11 GMT\r\n\r\n";
 
     async fn accepted(listener: &TcpListener) -> Socket {
-        let timeouts = Timeouts { header: Duration::from_mins(1), keep_alive: Duration::from_mins(1) };
+        let timeouts =
+            Timeouts { header: Duration::from_mins(1), keep_alive_timeout: Duration::from_mins(1) };
         let (stream, peer) = listener.accept().await.expect("a connection");
         let phase = Arc::new(ConnectionPhase::new(timeouts));
-        Socket::new(stream, peer.ip(), phase, Refusals::new("test"), Duration::from_millis(100))
+        Socket::new(stream, peer.ip(), phase, RefusalLog::new("test"), Duration::from_millis(100))
     }
 
     #[tokio::test]
@@ -290,7 +291,7 @@ mod tests {
 
     #[test]
     fn answers_of_handlers_are_not_taken_for_the_librarys() {
-        assert_eq!(library_refusal(LIBRARY.as_bytes()), Some((0, Refusal::MALFORMED)));
+        assert_eq!(library_refusal(LIBRARY.as_bytes()), Some((0, RequestRefusal::MALFORMED)));
         let others = [
             LIBRARY.replace("400 Bad Request", "409 Conflict"),
             LIBRARY.replace("connection: close", "x-request-id: 1\r\nconnection: close"),

@@ -10,46 +10,46 @@ use store::{Causes, LogFilter, TenantStore};
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::closing::Closing;
+use super::disconnect_reason::DisconnectReason;
 use super::frame::{Frame, FrameError};
-use super::ring::{Found, Ring};
+use super::ring::{Ring, RingRead};
 
 /// Events of one read.
-const PAGE: usize = 64;
+const PAGE_SIZE: usize = 64;
 /// The wait until an outage is looked at again.
-const AGAIN: Duration = Duration::from_millis(500);
+const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A follower of one tenant's log.
-pub struct Follower {
+pub struct StreamFollower {
     ring: Arc<Ring>,
-    moves: watch::Receiver<u64>,
+    head_updates: watch::Receiver<u64>,
     handle: TenantStore,
     slug: TenantSlug,
     filter: LogFilter,
     at: u64,
-    catching_up: Permits<TenantId>,
+    catch_up_permits: Permits<TenantId>,
     /// A read under way, kept so that [`next`](Self::next) may be dropped at any point.
-    reading: Option<AbortOnDropHandle<Result<Read, FrameError>>>,
+    reading: Option<AbortOnDropHandle<Result<CatchUpPage, FrameError>>>,
 }
 
 /// A page of the log, ready to be sent.
-struct Read {
+struct CatchUpPage {
     log_id: LogId,
     frames: Vec<Arc<Frame>>,
     scanned_to: u64,
 }
 
-impl Follower {
+impl StreamFollower {
     pub(super) fn new(
         ring: Arc<Ring>,
         handle: TenantStore,
         slug: TenantSlug,
         after: u64,
         filter: LogFilter,
-        catching_up: Permits<TenantId>,
+        catch_up_permits: Permits<TenantId>,
     ) -> Self {
-        let moves = ring.moves();
-        Self { ring, moves, handle, slug, filter, at: after, catching_up, reading: None }
+        let head_updates = ring.head_updates();
+        Self { ring, head_updates, handle, slug, filter, at: after, catch_up_permits, reading: None }
     }
 
     /// The log that is followed.
@@ -68,22 +68,22 @@ impl Follower {
     }
 
     /// What comes next, in position order. May be dropped and called again.
-    pub async fn next(&mut self) -> Result<Vec<Arc<Frame>>, Closing> {
+    pub async fn next(&mut self) -> Result<Vec<Arc<Frame>>, DisconnectReason> {
         loop {
             // Marked as seen before looking, so that a move in between wakes at once.
-            self.moves.mark_unchanged();
-            let found = match self.ring.look(self.at, &self.filter) {
-                Found::Closed(why) => return Err(why),
-                Found::Level => {
+            self.head_updates.mark_unchanged();
+            let found = match self.ring.read_after(self.at, &self.filter) {
+                RingRead::Closed(reason) => return Err(reason),
+                RingRead::UpToDate => {
                     // The sender lives as long as the ring, which is held here.
-                    drop(self.moves.changed().await);
+                    drop(self.head_updates.changed().await);
                     continue;
                 }
-                Found::Frames { frames, scanned_to } => {
+                RingRead::Frames { frames, scanned_to } => {
                     self.at = scanned_to;
                     frames
                 }
-                Found::Behind(start) => self.read(start).await?,
+                RingRead::BeforeStart(start) => self.read(start).await?,
             };
             if !found.is_empty() {
                 return Ok(found);
@@ -94,35 +94,35 @@ impl Follower {
     }
 
     /// A page of the log, up to where the ring begins.
-    async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, Closing> {
+    async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, DisconnectReason> {
         let (after, handle, filter) = (self.at, self.handle.clone(), self.filter.clone());
         let slug = self.slug.clone();
-        let catching_up = self.catching_up.clone();
+        let catch_up_permits = self.catch_up_permits.clone();
         let reading = self.reading.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
                 // A queue that is full bounds nothing more here: each stream has one read at a time.
-                let _permit = catching_up.acquire(handle.id()).await.ok();
+                let _permit = catch_up_permits.acquire(handle.id()).await.ok();
                 metrics::counter!("annals_event_stream_reads_total", "source" => "consumer").increment(1);
-                let page = handle.read_log_page(after, Some(up_to), PAGE, &filter).await?;
-                let frames = Frame::of_all(&handle, &slug, page.events).await?;
-                Ok(Read { log_id: page.log_id, frames, scanned_to: page.scanned_to })
+                let page = handle.read_log_page(after, Some(up_to), PAGE_SIZE, &filter).await?;
+                let frames = Frame::from_events(&handle, &slug, page.events).await?;
+                Ok(CatchUpPage { log_id: page.log_id, frames, scanned_to: page.scanned_to })
             }))
         });
-        let read = reading.map(|ended| ended.map_err(|_panicked| Closing::Internal)).await;
+        let read = reading.map(|ended| ended.map_err(|_panicked| DisconnectReason::Internal)).await;
         self.reading = None;
         match read? {
-            Ok(page) if page.log_id != self.ring.log_id => Err(Closing::LogReplaced),
+            Ok(page) if page.log_id != self.ring.log_id => Err(DisconnectReason::LogReplaced),
             Ok(page) => {
                 self.at = page.scanned_to;
                 Ok(page.frames)
             }
             Err(FrameError::Store(error)) if error.is_unavailable() => {
-                tokio::time::sleep(AGAIN).await;
+                tokio::time::sleep(RETRY_DELAY).await;
                 Ok(Vec::new())
             }
             Err(error) => {
                 tracing::error!(tenant = %self.handle.id(), error = %Causes(&error), "the log cannot be read for a follower");
-                Err(Closing::Internal)
+                Err(DisconnectReason::Internal)
             }
         }
     }

@@ -10,7 +10,7 @@ use store::{LogFilter, StoreError, StreamFilter, TenantStore};
 
 /// An event's bytes as both ways out send it.
 #[derive(Debug)]
-pub struct Encoded {
+pub struct EncodedFrame {
     /// `id:` and `data:` of a server-sent event.
     pub sse: Bytes,
     /// `{"type":"event","event":{...}}`
@@ -23,18 +23,18 @@ pub struct Frame {
     /// Its position.
     pub position: u64,
     /// As it is stored.
-    stored: Encoded,
+    stored: EncodedFrame,
     /// With its personal data open, where it has any.
-    open: Option<Encoded>,
+    opened: Option<EncodedFrame>,
     /// Whether it tells of an erasure: what was opened before it must not be kept.
-    pub forgets: bool,
+    pub is_erasure: bool,
     event_type: EventType,
     stream: StreamName,
 }
 
 impl Frame {
     /// Events of a tenant, in the order given.
-    pub async fn of_all(
+    pub async fn from_events(
         tenant: &TenantStore,
         slug: &TenantSlug,
         events: Vec<RecordedEvent>,
@@ -50,26 +50,27 @@ impl Frame {
         opened: &RecordedEvent,
         slug: &TenantSlug,
     ) -> Result<Arc<Self>, DecodeError> {
-        let open = if opened.payload == stored.payload { None } else { Some(Encoded::of(opened, slug)?) };
+        let opened =
+            if opened.payload == stored.payload { None } else { Some(EncodedFrame::of(opened, slug)?) };
         Ok(Arc::new(Self {
             position: stored.position,
-            stored: Encoded::of(stored, slug)?,
-            open,
-            forgets: stored.stream.category() == SubjectEvent::CATEGORY,
+            stored: EncodedFrame::of(stored, slug)?,
+            opened,
+            is_erasure: stored.stream.category() == SubjectEvent::CATEGORY,
             event_type: stored.event_type.clone(),
             stream: stored.stream.clone(),
         }))
     }
 
     /// What a follower is sent, who may read personal data or not.
-    pub fn encoded(&self, personal: bool) -> &Encoded {
-        self.open.as_ref().filter(|_| personal).unwrap_or(&self.stored)
+    pub fn encoded(&self, personal_data: bool) -> &EncodedFrame {
+        self.opened.as_ref().filter(|_| personal_data).unwrap_or(&self.stored)
     }
 
     /// What it takes in memory, roughly.
     pub fn size(&self) -> usize {
-        let open = self.open.as_ref().map_or(0, Encoded::size);
-        self.stored.size() + open + size_of::<Self>()
+        let opened = self.opened.as_ref().map_or(0, EncodedFrame::size);
+        self.stored.size() + opened + size_of::<Self>()
     }
 
     /// Whether a follower with this filter gets it.
@@ -96,7 +97,7 @@ pub enum FrameError {
     Store(#[from] StoreError),
 }
 
-impl Encoded {
+impl EncodedFrame {
     fn of(event: &RecordedEvent, tenant: &TenantSlug) -> Result<Self, DecodeError> {
         let encoded = serde_json::to_string(&event.to_cloud_event(tenant)?);
         let encoded = encoded

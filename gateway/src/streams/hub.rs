@@ -7,45 +7,45 @@ use std::time::Duration;
 
 use fairness::{Limits, Permits};
 use schemas::engine::{TenantId, TenantSlug};
-use store::{Causes, LogFilter, Standing, Store, StoreError, TenantRecord, TenantStore};
+use store::{Causes, LogFilter, Store, StoreError, TenantRecord, TenantStatus, TenantStore};
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::closing::Closing;
-use super::follower::Follower;
+use super::disconnect_reason::DisconnectReason;
+use super::follower::StreamFollower;
 use super::frame::{Frame, FrameError};
 use super::ring::{Budget, Ring};
 
 /// Events of one read.
-const PAGE: usize = 200;
+const PAGE_SIZE: usize = 200;
 /// How often the directory is looked at.
-pub(super) const LOOK: Duration = Duration::from_secs(2);
+pub(super) const STATUS_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The wait after a failed read: first and longest.
-const WAIT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
+const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
 /// Reads at a time by followers that have fallen out of their ring, so that they leave connections to everybody else.
-const CATCHING_UP: usize = 4;
+const CATCH_UP_READS_MAX: usize = 4;
 /// Followers of one tenant that wait for such a read. Above the number of streams of a process.
-const CATCHING_UP_WAITING_MAX: usize = 100_000;
+const CATCH_UP_READS_QUEUED_MAX: usize = 100_000;
 
 /// The readers of this process. Cheap to clone.
 #[derive(Clone)]
-pub struct Hub(Arc<Inner>);
+pub struct Hub(Arc<HubState>);
 
-struct Inner {
+struct HubState {
     store: Store,
     rings: Mutex<HashMap<TenantId, Weak<Ring>>>,
     budget: Budget,
-    catching_up: Permits<TenantId>,
+    catch_up_permits: Permits<TenantId>,
     stopping: CancellationToken,
 }
 
 impl Hub {
     /// No readers yet. They and their followers end when `stopping` is cancelled.
     pub fn new(store: Store, stopping: CancellationToken) -> Self {
-        let limits = Limits::halves(CATCHING_UP, CATCHING_UP_WAITING_MAX);
-        let catching_up = Permits::new(limits, Duration::MAX);
+        let limits = Limits::half_per_key(CATCH_UP_READS_MAX, CATCH_UP_READS_QUEUED_MAX);
+        let catch_up_permits = Permits::new(limits, Duration::MAX);
         let (rings, budget) = (Mutex::default(), Budget::default());
-        Self(Arc::new(Inner { store, rings, budget, catching_up, stopping }))
+        Self(Arc::new(HubState { store, rings, budget, catch_up_permits, stopping }))
     }
 
     /// A follower of the tenant's log behind `after`; the first of a tenant starts its reader.
@@ -54,14 +54,21 @@ impl Hub {
         record: &TenantRecord,
         after: u64,
         filter: LogFilter,
-    ) -> Result<Follower, StoreError> {
+    ) -> Result<StreamFollower, StoreError> {
         let handle = self.0.store.tenant(record.id);
         let ring = self.ring(&handle, &record.slug).await?;
-        Ok(Follower::new(ring, handle, record.slug.clone(), after, filter, self.0.catching_up.clone()))
+        Ok(StreamFollower::new(
+            ring,
+            handle,
+            record.slug.clone(),
+            after,
+            filter,
+            self.0.catch_up_permits.clone(),
+        ))
     }
 
     async fn ring(&self, handle: &TenantStore, slug: &TenantSlug) -> Result<Arc<Ring>, StoreError> {
-        if let Some(ring) = self.known(handle.id()) {
+        if let Some(ring) = self.open_ring(handle.id()) {
             return Ok(ring);
         }
         // Before the head is read: a move in between wakes the reader.
@@ -77,32 +84,35 @@ impl Hub {
         let is_first = rings.is_empty();
         rings.insert(handle.id(), Arc::downgrade(&ring));
         drop(rings);
-        let reader = Reader {
+        let reader = RingReader {
             ring: Arc::downgrade(&ring),
-            nudge: Arc::clone(&ring.nudge),
+            wake_reader: Arc::clone(&ring.wake_reader),
             handle: handle.clone(),
             slug: slug.clone(),
             at: head.position,
         };
         tokio::spawn(reader.run(moved, stop));
         if is_first {
-            tokio::spawn(self.clone().watch());
+            tokio::spawn(self.clone().poll_tenants());
         }
         Ok(ring)
     }
 
-    fn known(&self, tenant: TenantId) -> Option<Arc<Ring>> {
+    fn open_ring(&self, tenant: TenantId) -> Option<Arc<Ring>> {
         lock(&self.0.rings).get(&tenant).and_then(Weak::upgrade).filter(|ring| !ring.is_closed())
     }
 
     /// Looks after the rings until there are none.
-    async fn watch(self) {
-        let mut looks = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
-        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    async fn poll_tenants(self) {
+        let mut polls = tokio::time::interval_at(
+            tokio::time::Instant::now() + STATUS_POLL_INTERVAL,
+            STATUS_POLL_INTERVAL,
+        );
+        polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = self.0.stopping.cancelled() => return,
-                _ = looks.tick() => {}
+                _ = polls.tick() => {}
             }
             let followed: HashMap<TenantId, Arc<Ring>> = {
                 let mut rings = lock(&self.0.rings);
@@ -113,8 +123,12 @@ impl Hub {
                 rings.iter().filter_map(|(tenant, ring)| Some((*tenant, ring.upgrade()?))).collect()
             };
             let tenants: Vec<TenantId> = followed.keys().copied().collect();
-            match self.0.store.standings(&tenants).await {
-                Ok(standings) => standings.iter().for_each(|standing| apply(standing, &followed)),
+            match self.0.store.tenant_statuses(&tenants).await {
+                Ok(tenant_statuses) => {
+                    for status in &tenant_statuses {
+                        apply_tenant_status(status, &followed);
+                    }
+                }
                 Err(error) => {
                     tracing::debug!(error = %Causes(&error), "the tenants of open streams could not be looked at");
                 }
@@ -124,42 +138,42 @@ impl Hub {
 }
 
 /// Closes the streams of a tenant that is on hold or whose log is another one, and wakes a reader that was not told.
-fn apply(standing: &Standing, followed: &HashMap<TenantId, Arc<Ring>>) {
-    let Some(ring) = followed.get(&standing.tenant) else { return };
-    if standing.suspended {
-        ring.close(Closing::TenantUnknown);
-    } else if standing.log_id != ring.log_id {
-        ring.close(Closing::LogReplaced);
-    } else if standing.position != ring.end() {
-        ring.nudge.notify_one();
+fn apply_tenant_status(status: &TenantStatus, followed: &HashMap<TenantId, Arc<Ring>>) {
+    let Some(ring) = followed.get(&status.tenant) else { return };
+    if status.suspended {
+        ring.close(DisconnectReason::TenantUnknown);
+    } else if status.log_id != ring.log_id {
+        ring.close(DisconnectReason::LogReplaced);
+    } else if status.position != ring.end() {
+        ring.wake_reader.notify_one();
     }
 }
 
 /// Reads one tenant's log for all of its followers.
-struct Reader {
+struct RingReader {
     ring: Weak<Ring>,
-    nudge: Arc<Notify>,
+    wake_reader: Arc<Notify>,
     handle: TenantStore,
     slug: TenantSlug,
     at: u64,
 }
 
-impl Reader {
+impl RingReader {
     async fn run(mut self, mut moved: watch::Receiver<u64>, stop: CancellationToken) {
         let (mut failures, everything) = (0_u32, LogFilter::default());
         loop {
             moved.mark_unchanged();
             let read = tokio::select! {
                 () = stop.cancelled() => return,
-                read = self.handle.read_log_page(self.at, None, PAGE, &everything) => read,
+                read = self.handle.read_log_page(self.at, None, PAGE_SIZE, &everything) => read,
             };
             metrics::counter!("annals_event_stream_reads_total", "source" => "shared_reader").increment(1);
             let Some(ring) = self.ring.upgrade() else { return };
             let wait = match read {
                 Ok(page) if page.log_id != ring.log_id || page.head < self.at => {
-                    return ring.close(Closing::LogReplaced);
+                    return ring.close(DisconnectReason::LogReplaced);
                 }
-                Ok(page) => match Frame::of_all(&self.handle, &self.slug, page.events).await {
+                Ok(page) => match Frame::from_events(&self.handle, &self.slug, page.events).await {
                     Ok(frames) => {
                         failures = 0;
                         ring.push(frames);
@@ -172,17 +186,17 @@ impl Reader {
                     Err(FrameError::Store(error)) if error.is_unavailable() => {
                         tracing::warn!(tenant = %self.handle.id(), error = %Causes(&error), "events cannot be opened for followers");
                         failures += 1;
-                        Some(wait_after(failures))
+                        Some(backoff_after(failures))
                     }
                     Err(error) => {
                         tracing::error!(tenant = %self.handle.id(), error = %Causes(&error), "an event cannot be sent to followers");
-                        return ring.close(Closing::Internal);
+                        return ring.close(DisconnectReason::Internal);
                     }
                 },
                 Err(error) => {
                     tracing::warn!(tenant = %self.handle.id(), error = %Causes(&error), "the log cannot be read for its followers");
                     failures += 1;
-                    Some(wait_after(failures))
+                    Some(backoff_after(failures))
                 }
             };
             drop(ring);
@@ -207,13 +221,13 @@ impl Reader {
         tokio::select! {
             () = stop.cancelled() => {}
             _ = moved.changed() => {}
-            () = self.nudge.notified() => {}
+            () = self.wake_reader.notified() => {}
         }
     }
 }
 
-fn wait_after(failures: u32) -> Duration {
-    WAIT.0.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(WAIT.1)
+fn backoff_after(failures: u32) -> Duration {
+    RETRY_BACKOFF.0.saturating_mul(2_u32.saturating_pow(failures.min(8))).min(RETRY_BACKOFF.1)
 }
 
 fn lock<T>(rings: &Mutex<T>) -> MutexGuard<'_, T> {

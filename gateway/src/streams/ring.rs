@@ -10,21 +10,21 @@ use store::LogFilter;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use super::closing::Closing;
+use super::disconnect_reason::DisconnectReason;
 use super::frame::Frame;
 
 /// Events kept of one tenant.
-const EVENTS: usize = 4_096;
+const RING_EVENTS_MAX: usize = 4_096;
 /// Bytes kept of one tenant.
-const BYTES: usize = 8 * 1024 * 1024;
+const RING_BYTES_MAX: usize = 8 * 1024 * 1024;
 /// Bytes kept of all tenants together; above it, each keeps only a little.
-const BYTES_IN_ALL: usize = 128 * 1024 * 1024;
-const LITTLE: usize = 64 * 1024;
+const ALL_RINGS_BYTES_MAX: usize = 128 * 1024 * 1024;
+const CROWDED_RING_BYTES_MAX: usize = 64 * 1024;
 /// Events and bytes that a follower takes at a time.
-const TAKEN: usize = 64;
-const TAKEN_BYTES: usize = 256 * 1024;
+const BATCH_EVENTS_MAX: usize = 64;
+const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Events that a follower looks at in one go for those that match its filter.
-const SCANNED: usize = 1_024;
+const SCANNED_EVENTS_MAX: usize = 1_024;
 
 /// What the rings of all tenants hold, in bytes.
 pub type Budget = Arc<AtomicUsize>;
@@ -34,28 +34,28 @@ pub struct Ring {
     /// The log that the positions belong to.
     pub log_id: LogId,
     /// Asks the reader to look at the log.
-    pub nudge: Arc<Notify>,
-    held: Mutex<Held>,
-    moved: watch::Sender<u64>,
+    pub wake_reader: Arc<Notify>,
+    buffer: Mutex<RingBuffer>,
+    head: watch::Sender<u64>,
     budget: Budget,
     _reader: DropGuard,
 }
 
-struct Held {
+struct RingBuffer {
     /// The position before the first frame.
     start: u64,
     frames: VecDeque<Arc<Frame>>,
     bytes: usize,
-    closed: Option<Closing>,
+    closed: Option<DisconnectReason>,
 }
 
-impl Held {
+impl RingBuffer {
     fn end(&self) -> u64 {
         self.start + self.frames.len() as u64
     }
 
     /// Lets go of every frame: one may hold, open, what was erased. Returns their bytes.
-    fn forget(&mut self) -> usize {
+    fn discard_all(&mut self) -> usize {
         self.start = self.end();
         self.frames.clear();
         std::mem::take(&mut self.bytes)
@@ -64,7 +64,7 @@ impl Held {
 
 /// What a follower finds behind its position.
 #[derive(Debug)]
-pub enum Found {
+pub enum RingRead {
     /// What matches, up to and with `scanned_to`.
     Frames {
         /// In position order.
@@ -73,106 +73,106 @@ pub enum Found {
         scanned_to: u64,
     },
     /// The ring begins behind this position: what is before stands in the log alone.
-    Behind(u64),
+    BeforeStart(u64),
     /// Nothing yet.
-    Level,
+    UpToDate,
     /// The stream ends.
-    Closed(Closing),
+    Closed(DisconnectReason),
 }
 
 impl Ring {
     /// An empty ring behind the end of the log; its reader stops with `stop`, when the last follower has gone.
     pub fn new(log_id: LogId, end: u64, budget: Budget, stop: CancellationToken) -> Self {
-        let held = Held { start: end, frames: VecDeque::new(), bytes: 0, closed: None };
-        let moved = watch::Sender::new(end);
-        let (nudge, held) = (Arc::new(Notify::new()), Mutex::new(held));
-        Self { log_id, nudge, held, moved, budget, _reader: stop.drop_guard() }
+        let buffer = RingBuffer { start: end, frames: VecDeque::new(), bytes: 0, closed: None };
+        let head = watch::Sender::new(end);
+        let (wake_reader, buffer) = (Arc::new(Notify::new()), Mutex::new(buffer));
+        Self { log_id, wake_reader, buffer, head, budget, _reader: stop.drop_guard() }
     }
 
     /// Adds the events right behind the end.
     pub fn push(&self, frames: Vec<Arc<Frame>>) {
         let end = {
-            let mut held = lock(&self.held);
+            let mut buffer = lock(&self.buffer);
             for frame in frames {
-                debug_assert_eq!(frame.position, held.end() + 1, "positions are dense");
-                if frame.forgets {
-                    let freed = held.forget();
+                debug_assert_eq!(frame.position, buffer.end() + 1, "positions are dense");
+                if frame.is_erasure {
+                    let freed = buffer.discard_all();
                     self.budget.fetch_sub(freed, Ordering::Relaxed);
                 }
-                held.bytes += frame.size();
+                buffer.bytes += frame.size();
                 self.budget.fetch_add(frame.size(), Ordering::Relaxed);
-                held.frames.push_back(frame);
+                buffer.frames.push_back(frame);
             }
-            let crowded = self.budget.load(Ordering::Relaxed) > BYTES_IN_ALL;
-            let bytes = if crowded { LITTLE } else { BYTES };
-            while held.frames.len() > EVENTS || held.bytes > bytes {
-                let Some(oldest) = held.frames.pop_front() else { break };
-                held.start = oldest.position;
-                held.bytes -= oldest.size();
+            let crowded = self.budget.load(Ordering::Relaxed) > ALL_RINGS_BYTES_MAX;
+            let bytes = if crowded { CROWDED_RING_BYTES_MAX } else { RING_BYTES_MAX };
+            while buffer.frames.len() > RING_EVENTS_MAX || buffer.bytes > bytes {
+                let Some(oldest) = buffer.frames.pop_front() else { break };
+                buffer.start = oldest.position;
+                buffer.bytes -= oldest.size();
                 self.budget.fetch_sub(oldest.size(), Ordering::Relaxed);
             }
-            held.end()
+            buffer.end()
         };
-        self.moved.send_replace(end);
+        self.head.send_replace(end);
     }
 
     /// Ends the streams of all followers.
-    pub fn close(&self, why: Closing) {
-        lock(&self.held).closed.get_or_insert(why);
-        self.moved.send_modify(|_| ());
+    pub fn close(&self, reason: DisconnectReason) {
+        lock(&self.buffer).closed.get_or_insert(reason);
+        self.head.send_modify(|_| ());
     }
 
     /// Whether it was closed.
     pub fn is_closed(&self) -> bool {
-        lock(&self.held).closed.is_some()
+        lock(&self.buffer).closed.is_some()
     }
 
     /// The last position that it has seen.
     pub fn end(&self) -> u64 {
-        lock(&self.held).end()
+        lock(&self.buffer).end()
     }
 
     /// Wakes when there is something new.
-    pub fn moves(&self) -> watch::Receiver<u64> {
-        self.moved.subscribe()
+    pub fn head_updates(&self) -> watch::Receiver<u64> {
+        self.head.subscribe()
     }
 
     /// What there is behind `after`.
-    pub fn look(&self, after: u64, filter: &LogFilter) -> Found {
-        let held = lock(&self.held);
-        if let Some(why) = held.closed {
-            return Found::Closed(why);
+    pub fn read_after(&self, after: u64, filter: &LogFilter) -> RingRead {
+        let buffer = lock(&self.buffer);
+        if let Some(reason) = buffer.closed {
+            return RingRead::Closed(reason);
         }
-        if after >= held.end() {
-            return Found::Level;
+        if after >= buffer.end() {
+            return RingRead::UpToDate;
         }
-        if after < held.start {
-            return Found::Behind(held.start);
+        if after < buffer.start {
+            return RingRead::BeforeStart(buffer.start);
         }
         let (mut found, mut bytes, mut scanned_to) = (Vec::new(), 0, after);
-        for frame in held.frames.iter().skip((after - held.start) as usize).take(SCANNED) {
+        for frame in buffer.frames.iter().skip((after - buffer.start) as usize).take(SCANNED_EVENTS_MAX) {
             if frame.matches(filter) {
                 bytes += frame.size();
                 found.push(Arc::clone(frame));
             }
             scanned_to = frame.position;
-            if found.len() == TAKEN || bytes > TAKEN_BYTES {
+            if found.len() == BATCH_EVENTS_MAX || bytes > BATCH_BYTES_MAX {
                 break;
             }
         }
-        Found::Frames { frames: found, scanned_to }
+        RingRead::Frames { frames: found, scanned_to }
     }
 }
 
 impl Drop for Ring {
     fn drop(&mut self) {
-        self.budget.fetch_sub(lock(&self.held).bytes, Ordering::Relaxed);
+        self.budget.fetch_sub(lock(&self.buffer).bytes, Ordering::Relaxed);
     }
 }
 
-fn lock(held: &Mutex<Held>) -> MutexGuard<'_, Held> {
+fn lock(buffer: &Mutex<RingBuffer>) -> MutexGuard<'_, RingBuffer> {
     // Nothing panics while holding it.
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+    buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
@@ -192,9 +192,9 @@ mod tests {
         ring.push(positions.map(|at| frame(at, types[(at % 2) as usize], payload)).collect());
     }
 
-    fn positions(found: Found) -> (Vec<u64>, u64) {
+    fn positions(found: RingRead) -> (Vec<u64>, u64) {
         match found {
-            Found::Frames { frames, scanned_to } => {
+            RingRead::Frames { frames, scanned_to } => {
                 (frames.iter().map(|frame| frame.position).collect(), scanned_to)
             }
             other => panic!("{other:?}"),
@@ -204,31 +204,31 @@ mod tests {
     #[test]
     fn followers_find_what_is_behind_them() {
         let (ring, _) = ring(10);
-        assert!(matches!(ring.look(10, &LogFilter::default()), Found::Level));
+        assert!(matches!(ring.read_after(10, &LogFilter::default()), RingRead::UpToDate));
         push(&ring, 11..=13, "{}");
-        assert_eq!(positions(ring.look(10, &LogFilter::default())), (vec![11, 12, 13], 13));
-        assert_eq!(positions(ring.look(12, &LogFilter::default())), (vec![13], 13));
-        assert!(matches!(ring.look(9, &LogFilter::default()), Found::Behind(10)));
-        assert!(matches!(ring.look(99, &LogFilter::default()), Found::Level));
+        assert_eq!(positions(ring.read_after(10, &LogFilter::default())), (vec![11, 12, 13], 13));
+        assert_eq!(positions(ring.read_after(12, &LogFilter::default())), (vec![13], 13));
+        assert!(matches!(ring.read_after(9, &LogFilter::default()), RingRead::BeforeStart(10)));
+        assert!(matches!(ring.read_after(99, &LogFilter::default()), RingRead::UpToDate));
         let identity = LogFilter { types: vec!["identity.>".parse().expect("a pattern")], stream: None };
-        assert_eq!(positions(ring.look(10, &identity)), (vec![11, 13], 13));
-        assert_eq!(positions(ring.look(11, &identity)), (vec![13], 13));
+        assert_eq!(positions(ring.read_after(10, &identity)), (vec![11, 13], 13));
+        assert_eq!(positions(ring.read_after(11, &identity)), (vec![13], 13));
         let nothing = LogFilter { types: vec!["shop.>".parse().expect("a pattern")], stream: None };
-        assert_eq!(positions(ring.look(10, &nothing)), (vec![], 13));
+        assert_eq!(positions(ring.read_after(10, &nothing)), (vec![], 13));
     }
 
     #[test]
     fn a_ring_is_bounded_in_events_and_bytes() {
         let (ring, budget) = ring(0);
-        push(&ring, 1..=EVENTS as u64 + 10, "{}");
-        assert!(matches!(ring.look(9, &LogFilter::default()), Found::Behind(10)));
-        let (taken, scanned_to) = positions(ring.look(10, &LogFilter::default()));
-        assert_eq!((taken.len(), scanned_to), (TAKEN, 10 + TAKEN as u64));
+        push(&ring, 1..=RING_EVENTS_MAX as u64 + 10, "{}");
+        assert!(matches!(ring.read_after(9, &LogFilter::default()), RingRead::BeforeStart(10)));
+        let (taken, scanned_to) = positions(ring.read_after(10, &LogFilter::default()));
+        assert_eq!((taken.len(), scanned_to), (BATCH_EVENTS_MAX, 10 + BATCH_EVENTS_MAX as u64));
         let large = format!("\"{}\"", "x".repeat(1024 * 1024));
         let end = ring.end();
         push(&ring, end + 1..=end + 20, &large);
-        assert!(budget.load(Ordering::Relaxed) <= BYTES);
-        assert!(matches!(ring.look(end, &LogFilter::default()), Found::Behind(_)));
+        assert!(budget.load(Ordering::Relaxed) <= RING_BYTES_MAX);
+        assert!(matches!(ring.read_after(end, &LogFilter::default()), RingRead::BeforeStart(_)));
         drop(ring);
         assert_eq!(budget.load(Ordering::Relaxed), 0);
     }
@@ -236,21 +236,24 @@ mod tests {
     #[test]
     fn rings_keep_little_when_all_of_them_are_full() {
         let (ring, budget) = ring(0);
-        budget.fetch_add(BYTES_IN_ALL, Ordering::Relaxed);
+        budget.fetch_add(ALL_RINGS_BYTES_MAX, Ordering::Relaxed);
         push(&ring, 1..=1_000, "{}");
-        assert!(budget.load(Ordering::Relaxed) - BYTES_IN_ALL <= LITTLE);
-        assert!(matches!(ring.look(1, &LogFilter::default()), Found::Behind(_)));
-        budget.fetch_sub(BYTES_IN_ALL, Ordering::Relaxed);
+        assert!(budget.load(Ordering::Relaxed) - ALL_RINGS_BYTES_MAX <= CROWDED_RING_BYTES_MAX);
+        assert!(matches!(ring.read_after(1, &LogFilter::default()), RingRead::BeforeStart(_)));
+        budget.fetch_sub(ALL_RINGS_BYTES_MAX, Ordering::Relaxed);
     }
 
     #[tokio::test]
     async fn a_closed_ring_tells_everybody_the_first_reason() {
         let (ring, _) = ring(0);
-        let mut moves = ring.moves();
-        ring.close(Closing::LogReplaced);
-        ring.close(Closing::TenantUnknown);
-        moves.changed().await.expect("woken");
-        assert!(matches!(ring.look(0, &LogFilter::default()), Found::Closed(Closing::LogReplaced)));
+        let mut head_updates = ring.head_updates();
+        ring.close(DisconnectReason::LogReplaced);
+        ring.close(DisconnectReason::TenantUnknown);
+        head_updates.changed().await.expect("woken");
+        assert!(matches!(
+            ring.read_after(0, &LogFilter::default()),
+            RingRead::Closed(DisconnectReason::LogReplaced)
+        ));
     }
 
     #[test]
@@ -258,8 +261,8 @@ mod tests {
         let (ring, budget) = ring(0);
         push(&ring, 1..=4, "{}");
         ring.push(vec![frame(5, "privacy.subject.erased.v1", "{}")]);
-        assert!(matches!(ring.look(2, &LogFilter::default()), Found::Behind(4)));
-        assert_eq!(positions(ring.look(4, &LogFilter::default())), (vec![5], 5));
+        assert!(matches!(ring.read_after(2, &LogFilter::default()), RingRead::BeforeStart(4)));
+        assert_eq!(positions(ring.read_after(4, &LogFilter::default())), (vec![5], 5));
         drop(ring);
         assert_eq!(budget.load(Ordering::Relaxed), 0);
     }

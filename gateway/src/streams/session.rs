@@ -8,34 +8,34 @@ use futures::future::BoxFuture;
 use schemas::engine::TenantId;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::closing::Closing;
-use super::ending::right_ends;
-use super::follower::Follower;
+use super::disconnect::authorization_ended;
+use super::disconnect_reason::DisconnectReason;
+use super::follower::StreamFollower;
 use super::frame::Frame;
-use crate::auth::Watcher;
-use crate::gateway::Gateway;
+use crate::auth::EventSubscriber;
+use crate::state::Gateway;
 
 /// What a stream does next.
-pub enum Step {
+pub enum SessionEvent {
     /// Sends these.
     Frames(Vec<Arc<Frame>>),
     /// Shows that it is alive.
     Heartbeat,
     /// Ends.
-    Closed(Closing),
+    Closed(DisconnectReason),
 }
 
 /// An open stream in the metrics.
-struct Open(&'static str);
+struct OpenStreamGauge(&'static str);
 
-impl Open {
-    fn new(way: &'static str) -> Self {
-        metrics::gauge!("annals_event_streams_open", "transport" => way).increment(1.0);
-        Self(way)
+impl OpenStreamGauge {
+    fn new(transport: &'static str) -> Self {
+        metrics::gauge!("annals_event_streams_open", "transport" => transport).increment(1.0);
+        Self(transport)
     }
 }
 
-impl Drop for Open {
+impl Drop for OpenStreamGauge {
     fn drop(&mut self) {
         metrics::gauge!("annals_event_streams_open", "transport" => self.0).decrement(1.0);
     }
@@ -44,29 +44,30 @@ impl Drop for Open {
 /// One open stream. It takes its place among the streams of this process until it is dropped.
 pub struct Session {
     /// Whether personal data is sent open.
-    pub personal: bool,
-    follower: Follower,
-    right_ends: BoxFuture<'static, Closing>,
+    pub personal_data: bool,
+    follower: StreamFollower,
+    authorization_ended: BoxFuture<'static, DisconnectReason>,
     heartbeat: Interval,
-    open: Open,
-    _place: Permit<TenantId>,
+    open: OpenStreamGauge,
+    _permit: Permit<TenantId>,
 }
 
 impl Session {
     /// A stream that ends when the token does, or the process.
     pub fn new(
-        way: &'static str,
-        follower: Follower,
-        watcher: &Watcher,
+        transport: &'static str,
+        follower: StreamFollower,
+        subscriber: &EventSubscriber,
         gateway: &Gateway,
-        place: Permit<TenantId>,
+        permit: Permit<TenantId>,
     ) -> Self {
-        let right_ends = right_ends(gateway.clone(), watcher.expires_at, watcher.claims.clone()).boxed();
-        let (heartbeat, open) = (gateway.config.heartbeat, Open::new(way));
+        let authorization_ended =
+            authorization_ended(gateway.clone(), subscriber.expires_at, subscriber.claims.clone()).boxed();
+        let (heartbeat, open) = (gateway.config.heartbeat_interval, OpenStreamGauge::new(transport));
         let mut heartbeat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let personal = watcher.personal;
-        Self { personal, follower, right_ends, heartbeat, open, _place: place }
+        let personal_data = subscriber.personal_data;
+        Self { personal_data, follower, authorization_ended, heartbeat, open, _permit: permit }
     }
 
     /// Everything up to and with this position has been given out or does not match.
@@ -75,21 +76,21 @@ impl Session {
     }
 
     /// Counts why it ends.
-    pub fn count_closed(&self, why: Closing) {
-        metrics::counter!("annals_event_streams_closed_total", "transport" => self.open.0, "code" => why.as_str())
+    pub fn count_closed(&self, reason: DisconnectReason) {
+        metrics::counter!("annals_event_streams_closed_total", "transport" => self.open.0, "code" => reason.as_str())
             .increment(1);
     }
 
     /// The next step. May be dropped and called again.
-    pub async fn step(&mut self) -> Step {
+    pub async fn next(&mut self) -> SessionEvent {
         tokio::select! {
             biased;
-            why = &mut self.right_ends => Step::Closed(why),
+            reason = &mut self.authorization_ended => SessionEvent::Closed(reason),
             next = self.follower.next() => {
                 self.heartbeat.reset();
-                next.map_or_else(Step::Closed, Step::Frames)
+                next.map_or_else(SessionEvent::Closed, SessionEvent::Frames)
             }
-            _ = self.heartbeat.tick() => Step::Heartbeat,
+            _ = self.heartbeat.tick() => SessionEvent::Heartbeat,
         }
     }
 }

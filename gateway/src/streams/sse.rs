@@ -13,12 +13,12 @@ use bytes::Bytes;
 use schemas::engine::InvalidValue;
 use tokio::time::Instant;
 
-use super::closing::Closing;
-use super::session::{Session, Step};
-use crate::auth::{Caller, Watcher};
-use crate::gateway::Gateway;
+use super::disconnect_reason::DisconnectReason;
+use super::session::{Session, SessionEvent};
+use crate::auth::{Caller, EventSubscriber};
 use crate::http::{ErrorCode, FieldError, Problem, RequestContext};
-use crate::rest::events::{EventsQuery, same_log};
+use crate::rest::events::{EventsQuery, check_log_id};
+use crate::state::Gateway;
 
 /// Follows the log: what is behind `after` (or `Last-Event-ID`), then whatever comes, until the client leaves, its token
 /// expires, or the process stops. Whatever else ends a stream is said in a comment, behind an id to resume from.
@@ -28,25 +28,27 @@ pub async fn follow(
     headers: HeaderMap,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let query = EventsQuery::of_stream(&uri)?;
-    let watcher = match &query.ticket {
-        Some(ticket) => Watcher::with_ticket(ticket, uri.path(), &headers, &request, &gateway).await?,
-        None => Watcher::from(Caller::of(&headers, None, &request, &gateway).await?)?,
+    let query = EventsQuery::for_stream(&uri)?;
+    let subscriber = match &query.ticket {
+        Some(ticket) => {
+            EventSubscriber::with_ticket(ticket, uri.path(), &headers, &request, &gateway).await?
+        }
+        None => EventSubscriber::from(Caller::authenticate(&headers, None, &request, &gateway).await?)?,
     };
-    let resumed = resumed_at(&headers)?;
+    let resumed = last_event_id(&headers)?;
     let after = resumed.unwrap_or(query.after);
-    let place = gateway.stream_permit(watcher.record.id).await?;
-    let follower = gateway.hub.follow(&watcher.record, after, query.filter).await?;
-    let handle = gateway.store.tenant(watcher.record.id);
-    same_log(&handle, query.log, follower.log_id()).await?;
+    let permit = gateway.stream_permit(subscriber.record.id).await?;
+    let follower = gateway.hub.follow(&subscriber.record, after, query.filter).await?;
+    let handle = gateway.store.tenant(subscriber.record.id);
+    check_log_id(&handle, query.log, follower.log_id()).await?;
     if resumed.is_some_and(|resumed| resumed > follower.end()) {
         // It was sent once, so it is a position of another log.
         let detail =
             format!("Last-Event-ID is beyond the end of the log, which is now {}", follower.log_id());
         return Err(Problem::new(ErrorCode::LogReplaced).detail(detail));
     }
-    let session = Session::new("sse", follower, &watcher, &gateway, place);
-    let body = Body::from_stream(events(session, gateway.config.slow_after));
+    let session = Session::new("sse", follower, &subscriber, &gateway, permit);
+    let body = Body::from_stream(events(session, gateway.config.slow_consumer_timeout));
     let mut response = body.into_response();
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
@@ -62,37 +64,37 @@ pub async fn follow(
 /// The body: taken from piece by piece as the client has room, so that nothing but one piece waits for a slow one.
 fn events(
     mut session: Session,
-    slow_after: Duration,
+    slow_consumer_timeout: Duration,
 ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
     stream! {
         // A comment at once tells the client, and whatever stands between, that the stream is open.
         yield Ok(Bytes::from_static(b": open\n\n"));
-        let mut told = session.at();
+        let mut last_sent = session.at();
         loop {
-            let closing = match session.step().await {
-                Step::Frames(frames) => {
-                    let begun = Instant::now();
+            let reason = match session.next().await {
+                SessionEvent::Frames(frames) => {
+                    let started = Instant::now();
                     for frame in frames {
-                        told = frame.position;
-                        yield Ok(frame.encoded(session.personal).sse.clone());
-                        if begun.elapsed() > slow_after {
+                        last_sent = frame.position;
+                        yield Ok(frame.encoded(session.personal_data).sse.clone());
+                        if started.elapsed() > slow_consumer_timeout {
                             break;
                         }
                     }
-                    if begun.elapsed() <= slow_after {
+                    if started.elapsed() <= slow_consumer_timeout {
                         continue;
                     }
-                    Closing::SlowConsumer
+                    DisconnectReason::SlowConsumer
                 }
-                Step::Heartbeat => {
-                    yield Ok(heartbeat(&mut told, session.at()));
+                SessionEvent::Heartbeat => {
+                    yield Ok(heartbeat(&mut last_sent, session.at()));
                     continue;
                 }
-                Step::Closed(why) => why,
+                SessionEvent::Closed(reason) => reason,
             };
-            session.count_closed(closing);
-            let at = if closing == Closing::SlowConsumer { told } else { session.at() };
-            yield Ok(last_words(closing, at));
+            session.count_closed(reason);
+            let at = if reason == DisconnectReason::SlowConsumer { last_sent } else { session.at() };
+            yield Ok(closing_comment(reason, at));
             return;
         }
     }
@@ -100,22 +102,22 @@ fn events(
 
 /// A comment; with an id where a filter has passed over events since the last one, so that a client that comes back does
 /// not have them looked through again. Without data the id is no event.
-fn heartbeat(told: &mut u64, at: u64) -> Bytes {
-    if *told == at {
+fn heartbeat(last_sent: &mut u64, at: u64) -> Bytes {
+    if *last_sent == at {
         return Bytes::from_static(b": heartbeat\n\n");
     }
-    *told = at;
+    *last_sent = at;
     format!(": heartbeat\nid: {at}\n\n").into()
 }
 
-fn last_words(why: Closing, at: u64) -> Bytes {
-    if why.resumes() {
-        return format!("id: {at}\n: closed {} after {at}\n\n", why.as_str()).into();
+fn closing_comment(reason: DisconnectReason, at: u64) -> Bytes {
+    if reason.resumes() {
+        return format!("id: {at}\n: closed {} after {at}\n\n", reason.as_str()).into();
     }
-    format!(": closed {}\n\n", why.as_str()).into()
+    format!(": closed {}\n\n", reason.as_str()).into()
 }
 
-fn resumed_at(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
+fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
     // An empty id is what a client sends that has seen none (WHATWG HTML, section 9.2.3).
     let Some(given) = headers.get("last-event-id").filter(|given| !given.is_empty()) else { return Ok(None) };
     let position = given.to_str().ok().and_then(crate::rest::events::position);
@@ -137,7 +139,7 @@ mod tests {
             if let Some(value) = value {
                 headers.insert("last-event-id", HeaderValue::from_static(value));
             }
-            resumed_at(&headers).map_err(|problem| problem.code())
+            last_event_id(&headers).map_err(|problem| problem.code())
         };
         assert_eq!(resumed(None), Ok(None));
         assert_eq!(resumed(Some("")), Ok(None));
@@ -148,11 +150,14 @@ mod tests {
 
     #[test]
     fn heartbeats_and_last_words_carry_the_place_and_no_event() {
-        let mut told = 5;
-        assert_eq!(heartbeat(&mut told, 5), ": heartbeat\n\n");
-        assert_eq!(heartbeat(&mut told, 9), ": heartbeat\nid: 9\n\n");
-        assert_eq!(heartbeat(&mut told, 9), ": heartbeat\n\n");
-        assert_eq!(last_words(Closing::SlowConsumer, 7), "id: 7\n: closed slow_consumer after 7\n\n");
-        assert_eq!(last_words(Closing::LogReplaced, 7), ": closed log_replaced\n\n");
+        let mut last_sent = 5;
+        assert_eq!(heartbeat(&mut last_sent, 5), ": heartbeat\n\n");
+        assert_eq!(heartbeat(&mut last_sent, 9), ": heartbeat\nid: 9\n\n");
+        assert_eq!(heartbeat(&mut last_sent, 9), ": heartbeat\n\n");
+        assert_eq!(
+            closing_comment(DisconnectReason::SlowConsumer, 7),
+            "id: 7\n: closed slow_consumer after 7\n\n"
+        );
+        assert_eq!(closing_comment(DisconnectReason::LogReplaced, 7), ": closed log_replaced\n\n");
     }
 }

@@ -14,50 +14,50 @@ use futures::SinkExt;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::closing::Closing;
+use super::disconnect_reason::DisconnectReason;
 use super::frame::Frame;
-use super::session::{Session, Step};
-use crate::activity::note;
-use crate::auth::{Caller, Watcher};
-use crate::gateway::Gateway;
+use super::session::{Session, SessionEvent};
+use crate::activity::record_request;
+use crate::auth::{Caller, EventSubscriber};
 use crate::http::{ErrorCode, Problem, RequestContext};
-use crate::rest::events::{EventsQuery, same_log};
-use crate::server::UnderWay;
+use crate::rest::events::{EventsQuery, check_log_id};
+use crate::server::InFlightTracker;
 use crate::server::limits::counted_address;
+use crate::state::Gateway;
 
 /// How long a client may take to say who it is.
-const GREETING: Duration = Duration::from_secs(5);
+const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a client that is being closed has to take what was sent before.
-const FAREWELL: Duration = Duration::from_secs(5);
+const CLOSE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Heartbeats that may stay without an answer until the client counts as too slow.
-const UNANSWERED: u32 = 2;
+const UNANSWERED_PINGS_MAX: u32 = 2;
 /// The largest message that a client sends: one with a token.
-const LARGEST: usize = 16 * 1024;
+const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// A connection has buffers of its own, and there are thousands.
-const READ_BUFFER: usize = 1024;
-const WRITE_BUFFER: usize = 16 * 1024;
+const READ_BUFFER_BYTES: usize = 1024;
+const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
-enum Greeting {
+enum FirstMessage {
     Auth { token: String },
 }
 
 /// Why a socket is closed before it follows anything.
-struct Refusal {
+struct SocketRefusal {
     code: &'static str,
     websocket: u16,
     /// The answer that HTTP would have got.
     problem: Option<ErrorCode>,
 }
 
-impl Refusal {
+impl SocketRefusal {
     fn new(code: &'static str, websocket: u16) -> Self {
         Self { code, websocket, problem: None }
     }
 }
 
-impl From<Problem> for Refusal {
+impl From<Problem> for SocketRefusal {
     fn from(problem: Problem) -> Self {
         let code = problem.code();
         // As for a stream's own reasons: 4000 and the HTTP status.
@@ -68,24 +68,24 @@ impl From<Problem> for Refusal {
 /// Opens a WebSocket that follows the log behind `after`.
 pub async fn follow(
     State(gateway): State<Gateway>,
-    Extension(under_way): Extension<UnderWay>,
+    Extension(in_flight): Extension<InFlightTracker>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     request: RequestContext,
     headers: HeaderMap,
     uri: Uri,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Result<Response, Problem> {
-    let query = EventsQuery::of_stream(&uri)?;
+    let query = EventsQuery::for_stream(&uri)?;
     if query.ticket.is_some() {
         return Err(Problem::bad_request("a WebSocket takes its token in the first message"));
     }
     let upgrade = upgrade.map_err(|_| Problem::bad_request("this address takes WebSockets only"))?;
-    if !gateway.config.takes_origin(&headers) {
+    if !gateway.config.allows_origin(&headers) {
         return Err(Problem::new(ErrorCode::Forbidden).detail("pages of this origin may not connect"));
     }
     let opened = if headers.contains_key(header::AUTHORIZATION) {
-        let caller = Caller::of(&headers, None, &request, &gateway).await?;
-        let session = open(caller, query.clone(), &gateway).await?;
+        let caller = Caller::authenticate(&headers, None, &request, &gateway).await?;
+        let session = open_session(caller, query.clone(), &gateway).await?;
         Ok(session)
     } else {
         let handshake = gateway.handshakes.acquire(counted_address(address.ip())).await;
@@ -93,24 +93,31 @@ pub async fn follow(
             .map_err(|_| Problem::new(ErrorCode::Unavailable).detail("too many sockets are being opened"))?)
     };
     let upgrade = upgrade
-        .max_message_size(LARGEST)
-        .max_frame_size(LARGEST)
-        .read_buffer_size(READ_BUFFER)
-        .write_buffer_size(WRITE_BUFFER);
+        .max_message_size(MESSAGE_BYTES_MAX)
+        .max_frame_size(MESSAGE_BYTES_MAX)
+        .read_buffer_size(READ_BUFFER_BYTES)
+        .write_buffer_size(WRITE_BUFFER_BYTES);
     let path = uri.path().to_owned();
     Ok(upgrade.on_upgrade(move |socket| async move {
-        let _under_way = under_way.token();
+        let _in_flight = in_flight.token();
         let mut socket = socket;
         let session = match opened {
             Ok(session) => session,
-            Err(place) => match greet(&mut socket, place, query, &headers, &request, &gateway).await {
+            Err(permit) => match authenticate(&mut socket, permit, query, &headers, &request, &gateway).await
+            {
                 Ok(Some(session)) => {
-                    note(&gateway, &request, &path, None, Some(address.ip().to_string()));
+                    record_request(&gateway, &request, &path, None, Some(address.ip().to_string()));
                     session
                 }
                 Ok(None) => return,
                 Err(refusal) => {
-                    note(&gateway, &request, &path, refusal.problem, Some(address.ip().to_string()));
+                    record_request(
+                        &gateway,
+                        &request,
+                        &path,
+                        refusal.problem,
+                        Some(address.ip().to_string()),
+                    );
                     let message = json!({"type": "closed", "code": refusal.code});
                     return close(&mut socket, &message.to_string(), refusal.code, refusal.websocket).await;
                 }
@@ -120,40 +127,40 @@ pub async fn follow(
     }))
 }
 
-async fn open(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
-    let watcher = Watcher::from(caller)?;
-    let place = gateway.stream_permit(watcher.record.id).await?;
-    let follower = gateway.hub.follow(&watcher.record, query.after, query.filter).await?;
-    let handle = gateway.store.tenant(watcher.record.id);
-    same_log(&handle, query.log, follower.log_id()).await?;
-    Ok(Session::new("websocket", follower, &watcher, gateway, place))
+async fn open_session(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
+    let subscriber = EventSubscriber::from(caller)?;
+    let permit = gateway.stream_permit(subscriber.record.id).await?;
+    let follower = gateway.hub.follow(&subscriber.record, query.after, query.filter).await?;
+    let handle = gateway.store.tenant(subscriber.record.id);
+    check_log_id(&handle, query.log, follower.log_id()).await?;
+    Ok(Session::new("websocket", follower, &subscriber, gateway, permit))
 }
 
 /// Waits for the first message; `None` where the client has left.
-async fn greet(
+async fn authenticate(
     socket: &mut WebSocket,
-    _place: Permit<IpAddr>,
+    _permit: Permit<IpAddr>,
     query: EventsQuery,
     headers: &HeaderMap,
     request: &RequestContext,
     gateway: &Gateway,
-) -> Result<Option<Session>, Refusal> {
+) -> Result<Option<Session>, SocketRefusal> {
     let message = tokio::select! {
         () = gateway.stopping.cancelled() => {
-            return Err(Refusal::new(Closing::Stopping.as_str(), Closing::Stopping.websocket()));
+            return Err(SocketRefusal::new(DisconnectReason::Stopping.as_str(), DisconnectReason::Stopping.websocket()));
         }
-        message = tokio::time::timeout(GREETING, first(socket)) => message,
+        message = tokio::time::timeout(AUTHENTICATION_TIMEOUT, receive_first(socket)) => message,
     };
-    let Ok(message) = message else { return Err(Refusal::new("auth_timeout", 4408)) };
+    let Ok(message) = message else { return Err(SocketRefusal::new("auth_timeout", 4408)) };
     let Some(message) = message else { return Ok(None) };
-    let Ok(Greeting::Auth { token }) = serde_json::from_str(&message) else {
-        return Err(Refusal::new(ErrorCode::BadRequest.as_str(), 4400));
+    let Ok(FirstMessage::Auth { token }) = serde_json::from_str(&message) else {
+        return Err(SocketRefusal::new(ErrorCode::BadRequest.as_str(), 4400));
     };
-    let caller = Caller::of(headers, Some(&token), request, gateway).await?;
-    Ok(Some(open(caller, query, gateway).await?))
+    let caller = Caller::authenticate(headers, Some(&token), request, gateway).await?;
+    Ok(Some(open_session(caller, query, gateway).await?))
 }
 
-async fn first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
+async fn receive_first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
     loop {
         match socket.recv().await? {
             Ok(Message::Text(text)) => return Some(text),
@@ -166,73 +173,73 @@ async fn first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
 
 /// Sends until the client leaves or is closed.
 async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
-    let slow_after = gateway.config.slow_after;
+    let slow_consumer_timeout = gateway.config.slow_consumer_timeout;
     let opened = json!({"type": "open", "after": session.at().to_string()}).to_string();
     if socket.send(Message::Text(opened.into())).await.is_err() {
         return;
     }
     let (mut unanswered, mut sent_to) = (0, session.at());
-    let why = loop {
+    let reason = loop {
         tokio::select! {
-            step = session.step() => match step {
-                Step::Frames(frames) => {
-                    match tokio::time::timeout(slow_after, send(&mut socket, frames, session.personal, &mut sent_to)).await {
+            step = session.next() => match step {
+                SessionEvent::Frames(frames) => {
+                    match tokio::time::timeout(slow_consumer_timeout, send(&mut socket, frames, session.personal_data, &mut sent_to)).await {
                         Ok(Ok(())) => sent_to = session.at(),
                         Ok(Err(_)) => return,
-                        Err(_elapsed) => break Closing::SlowConsumer,
+                        Err(_elapsed) => break DisconnectReason::SlowConsumer,
                     }
                 }
-                Step::Heartbeat => {
+                SessionEvent::Heartbeat => {
                     let ping = socket.send(Message::Ping(bytes::Bytes::new()));
-                    match tokio::time::timeout(slow_after, ping).await {
-                        _ if unanswered == UNANSWERED => break Closing::SlowConsumer,
+                    match tokio::time::timeout(slow_consumer_timeout, ping).await {
+                        _ if unanswered == UNANSWERED_PINGS_MAX => break DisconnectReason::SlowConsumer,
                         Ok(Ok(())) => unanswered += 1,
                         Ok(Err(_)) => return,
-                        Err(_elapsed) => break Closing::SlowConsumer,
+                        Err(_elapsed) => break DisconnectReason::SlowConsumer,
                     }
                 }
-                Step::Closed(why) => {
+                SessionEvent::Closed(reason) => {
                     sent_to = session.at();
-                    break why;
+                    break reason;
                 }
             },
             message = socket.recv() => match message {
                 Some(Ok(Message::Ping(_) | Message::Pong(_))) => unanswered = 0,
                 Some(Ok(Message::Text(_) | Message::Binary(_))) => {
-                    let words = json!({"type": "closed", "code": "bad_request", "after": sent_to.to_string()});
-                    return close(&mut socket, &words.to_string(), "bad_request", 4400).await;
+                    let message = json!({"type": "closed", "code": "bad_request", "after": sent_to.to_string()});
+                    return close(&mut socket, &message.to_string(), "bad_request", 4400).await;
                 }
                 Some(Ok(Message::Close(_)) | Err(_)) | None => return,
             },
         }
     };
-    session.count_closed(why);
-    let mut words = json!({"type": "closed", "code": why.as_str()});
-    if why.resumes() {
-        words["after"] = sent_to.to_string().into();
+    session.count_closed(reason);
+    let mut message = json!({"type": "closed", "code": reason.as_str()});
+    if reason.resumes() {
+        message["after"] = sent_to.to_string().into();
     }
-    close(&mut socket, &words.to_string(), why.as_str(), why.websocket()).await;
+    close(&mut socket, &message.to_string(), reason.as_str(), reason.websocket()).await;
 }
 
 /// Hands events to the connection and notes how far it came, so that the resume point is right wherever this is dropped.
 async fn send(
     socket: &mut WebSocket,
     frames: Vec<Arc<Frame>>,
-    personal: bool,
+    personal_data: bool,
     sent_to: &mut u64,
 ) -> Result<(), axum::Error> {
     for frame in frames {
-        socket.feed(Message::Text(frame.encoded(personal).message.clone())).await?;
+        socket.feed(Message::Text(frame.encoded(personal_data).message.clone())).await?;
         *sent_to = frame.position;
     }
     socket.flush().await
 }
 
 /// The last message, the close frame, and a moment for both to arrive.
-async fn close(socket: &mut WebSocket, words: &str, reason: &'static str, code: u16) {
-    let farewell = async {
+async fn close(socket: &mut WebSocket, message: &str, reason: &'static str, code: u16) {
+    let close_handshake = async {
         let close = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
-        if socket.send(Message::Text(words.into())).await.is_ok()
+        if socket.send(Message::Text(message.into())).await.is_ok()
             && socket.send(Message::Close(Some(close))).await.is_ok()
         {
             // The client's own close frame ends the connection in order; what it sends before is of no interest.
@@ -240,5 +247,5 @@ async fn close(socket: &mut WebSocket, words: &str, reason: &'static str, code: 
         }
     };
     // Whoever does not take it in this time is left alone.
-    drop(tokio::time::timeout(FAREWELL, farewell).await);
+    drop(tokio::time::timeout(CLOSE_HANDSHAKE_TIMEOUT, close_handshake).await);
 }

@@ -11,18 +11,18 @@ use super::schema::BUSY_TIMEOUT;
 use crate::KeyringError;
 
 /// Between two attempts to empty the write-ahead log.
-const ATTEMPT_INTERVAL: Duration = Duration::from_millis(10);
+const TRUNCATE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Readers in other processes hold it back for moments only, but one that was stopped does for as long as that lasts. An
 /// attempt that waited would hold off every writer meanwhile, so none does.
-pub(crate) fn empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
+pub(crate) fn truncate_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
     connection.busy_timeout(Duration::ZERO)?;
-    let emptied = try_to_empty_write_ahead_log(connection);
+    let emptied = try_truncate_write_ahead_log(connection);
     connection.busy_timeout(BUSY_TIMEOUT)?;
     emptied
 }
 
-fn try_to_empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
+fn try_truncate_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
     let begun = Instant::now();
     loop {
         let busy: i64 = connection.query_row("pragma wal_checkpoint(truncate)", [], |row| row.get(0))?;
@@ -32,14 +32,14 @@ fn try_to_empty_write_ahead_log(connection: &Connection) -> Result<(), KeyringEr
         if begun.elapsed() > BUSY_TIMEOUT {
             return Err(KeyringError::Unavailable("the file of keys is busy".to_owned()));
         }
-        std::thread::sleep(ATTEMPT_INTERVAL);
+        std::thread::sleep(TRUNCATE_RETRY_INTERVAL);
     }
 }
 
 /// Writes the file anew from what its rows hold: no page keeps anything else afterwards.
-pub(crate) fn write_anew(connection: &Connection) -> Result<(), KeyringError> {
+pub(crate) fn vacuum(connection: &Connection) -> Result<(), KeyringError> {
     connection.execute_batch("vacuum")?;
-    empty_write_ahead_log(connection)
+    truncate_write_ahead_log(connection)
 }
 
 /// Whether bytes of a length that are wanted are anywhere in the file or its write-ahead log.
@@ -56,7 +56,7 @@ pub(crate) fn contains(
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
             Err(error) => return Err(unreadable(error)),
         };
-        if stand_in(file, length, &is_wanted).map_err(unreadable)? {
+        if contains_in(file, length, &is_wanted).map_err(unreadable)? {
             return Ok(true);
         }
     }
@@ -64,11 +64,15 @@ pub(crate) fn contains(
 }
 
 /// Whether such bytes stand in what is read, wherever they fall.
-fn stand_in(mut from: impl Read, length: usize, is_wanted: impl Fn(&[u8]) -> bool) -> std::io::Result<bool> {
-    const PIECE: usize = 1 << 20;
-    let mut window = Vec::with_capacity(PIECE + length);
+fn contains_in(
+    mut from: impl Read,
+    length: usize,
+    is_wanted: impl Fn(&[u8]) -> bool,
+) -> std::io::Result<bool> {
+    const CHUNK_BYTES: usize = 1 << 20;
+    let mut window = Vec::with_capacity(CHUNK_BYTES + length);
     loop {
-        if from.by_ref().take(PIECE as u64).read_to_end(&mut window)? == 0 {
+        if from.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut window)? == 0 {
             return Ok(false);
         }
         if window.windows(length).any(&is_wanted) {
@@ -103,7 +107,7 @@ mod tests {
         reader.execute_batch("begin").expect("begins");
         assert_eq!(count(&reader), 1);
         writer.execute_batch("insert into numbers values (1)").expect("writes");
-        let emptied = std::thread::spawn(move || empty_write_ahead_log(&emptying));
+        let emptied = std::thread::spawn(move || truncate_write_ahead_log(&emptying));
         for number in 2..50 {
             writer.execute("insert into numbers values (?1)", [number]).expect("writes");
             std::thread::sleep(Duration::from_millis(1));
@@ -121,7 +125,7 @@ mod tests {
         let mut file = vec![0_u8; (1 << 20) - 2];
         file.extend(b"needle");
         file.extend(vec![0; 100]);
-        assert!(stand_in(file.as_slice(), 6, |bytes| bytes == b"needle").expect("reads"));
-        assert!(!stand_in(file.as_slice(), 6, |bytes| bytes == b"noodle").expect("reads"));
+        assert!(contains_in(file.as_slice(), 6, |bytes| bytes == b"needle").expect("reads"));
+        assert!(!contains_in(file.as_slice(), 6, |bytes| bytes == b"noodle").expect("reads"));
     }
 }

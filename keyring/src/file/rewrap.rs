@@ -12,8 +12,8 @@ use schemas::engine::TenantId;
 use uuid::Uuid;
 
 use super::{bytes, schema};
-use crate::crypto::{Fingerprint, KeyContext, NONCE};
-use crate::{KeyringError, Rewrapped, RootKeys, epochs};
+use crate::crypto::{Fingerprint, KeyContext, NONCE_BYTES};
+use crate::{KeyringError, RewrapResult, RootKeys, epochs};
 
 /// Keys of one transaction. Processes that make keys wait for it.
 const PAGE_SIZE: u32 = 200;
@@ -26,41 +26,42 @@ struct Row {
     root: Option<Fingerprint>,
 }
 
-/// Wraps every key in the folder under the current root key and ends the epochs before. `told` hears how many are done, of
+/// Wraps every key in the folder under the current root key and ends the epochs before. `on_progress` hears how many are done, of
 /// how many. Where all are so already, nothing happens.
 pub(crate) fn rewrap(
     folder: &Path,
     roots: &RootKeys,
-    mut told: impl FnMut(u64, u64),
-) -> Result<Rewrapped, KeyringError> {
+    mut on_progress: impl FnMut(u64, u64),
+) -> Result<RewrapResult, KeyringError> {
     if !schema::path_in(folder).exists() {
         return Err(schema::unusable(folder, &"it is not there"));
     }
     let path = schema::prepare(folder)?;
     let unusable = |error: &KeyringError| schema::unusable(folder, error);
     let mut connection = schema::connect(&path, roots).map_err(|error| unusable(&error))?;
-    schema::all_known(&connection, roots).map_err(|error| unusable(&error))?;
+    schema::ensure_roots_known(&connection, roots).map_err(|error| unusable(&error))?;
     let epoch = begin(&mut connection, roots)?;
     if !connection.query_row("select count(*) > 1 from epochs", [], |row| row.get(0))? {
-        return Ok(Rewrapped { epoch, keys: 0 });
+        return Ok(RewrapResult { epoch, keys: 0 });
     }
     let sql = "select count(*) from keys where epoch < ?1";
     let total: u32 = connection.query_row(sql, [epoch], |row| row.get(0))?;
     let (mut done, mut broken) = (0, Vec::new());
-    let mut gone: HashSet<[u8; NONCE]> = HashSet::new();
+    let mut gone: HashSet<[u8; NONCE_BYTES]> = HashSet::new();
     let mut after = (TenantId(Uuid::nil()), Uuid::nil());
     while let Some(last) = page(&mut connection, roots, epoch, after, &mut gone, &mut broken)? {
         after = last;
         done = gone.len() as u64;
-        told(done, total.into());
+        on_progress(done, total.into());
     }
-    epochs::refuse_broken(&broken)?;
-    bytes::empty_write_ahead_log(&connection)?;
-    let is_gone = |bytes: &[u8]| <[u8; NONCE]>::try_from(bytes).is_ok_and(|nonce| gone.contains(&nonce));
-    let is_left = || Ok::<_, KeyringError>(!gone.is_empty() && bytes::contains(&path, NONCE, is_gone)?);
+    epochs::ensure_unwrapped(&broken)?;
+    bytes::truncate_write_ahead_log(&connection)?;
+    let is_gone =
+        |bytes: &[u8]| <[u8; NONCE_BYTES]>::try_from(bytes).is_ok_and(|nonce| gone.contains(&nonce));
+    let is_left = || Ok::<_, KeyringError>(!gone.is_empty() && bytes::contains(&path, NONCE_BYTES, is_gone)?);
     // Only a file that an earlier version has written may hold one.
     if is_left()? {
-        bytes::write_anew(&connection)?;
+        bytes::vacuum(&connection)?;
         if is_left()? {
             return Err(KeyringError::Unavailable(
                 "a copy of a key as it was wrapped before is left".to_owned(),
@@ -71,7 +72,7 @@ pub(crate) fn rewrap(
         "delete from epochs where epoch < ?1 and not exists (select 1 from keys where keys.epoch < ?1)",
         [epoch],
     )?;
-    Ok(Rewrapped { epoch, keys: done })
+    Ok(RewrapResult { epoch, keys: done })
 }
 
 /// The newest epoch, begun where the newest one so far is another root key's.
@@ -93,7 +94,7 @@ fn page(
     roots: &RootKeys,
     epoch: i64,
     (tenant, subject): (TenantId, Uuid),
-    gone: &mut HashSet<[u8; NONCE]>,
+    gone: &mut HashSet<[u8; NONCE_BYTES]>,
     broken: &mut Vec<Uuid>,
 ) -> Result<Option<(TenantId, Uuid)>, KeyringError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -161,7 +162,7 @@ mod tests {
     use tokio::task::spawn_blocking;
 
     use super::*;
-    use crate::{Keyring, RootKey, RootStanding};
+    use crate::{Keyring, RootKey, RootKeyState};
 
     const TENANT: TenantId = TenantId(Uuid::from_u128(5));
 
@@ -189,9 +190,9 @@ mod tests {
             .expect("reads")
     }
 
-    fn standings(folder: &TempDir, roots: &RootKeys) -> Vec<(RootStanding, u64)> {
+    fn root_states(folder: &TempDir, roots: &RootKeys) -> Vec<(RootKeyState, u64)> {
         let epochs = crate::file::epochs(folder.path(), roots).expect("reads").expect("is there");
-        epochs.into_iter().map(|epoch| (epoch.standing, epoch.keys)).collect()
+        epochs.into_iter().map(|epoch| (epoch.root_state, epoch.keys)).collect()
     }
 
     #[tokio::test]
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!(sealed(&running, 501).await.expect("seals under the one before"), {
             sealed(&keyring, 501).await.expect("which processes with the one before open")
         });
-        assert_eq!(standings(&folder, &both), [(RootStanding::Previous, 501)]);
+        assert_eq!(root_states(&folder, &both), [(RootKeyState::Previous, 501)]);
         let (path, roots, handle) = (folder.path().to_owned(), both.clone(), Handle::current());
         let (eraser, maker) = (running.clone(), running.clone());
         let done = spawn_blocking(move || {
@@ -232,8 +233,8 @@ mod tests {
                 assert_eq!(done, [200, 400, 500][pages - 1]);
             })
         });
-        assert_eq!(done.await.expect("ends").expect("is done"), Rewrapped { epoch: 2, keys: 500 });
-        assert_eq!(standings(&folder, &both), [(RootStanding::Current, 500)]);
+        assert_eq!(done.await.expect("ends").expect("is done"), RewrapResult { epoch: 2, keys: 500 });
+        assert_eq!(root_states(&folder, &both), [(RootKeyState::Current, 500)]);
         assert!(!earlier.iter().any(|bytes| is_left(&folder, bytes)));
         assert!(wrapped(&folder).iter().all(|bytes| is_left(&folder, bytes)));
 
@@ -265,21 +266,21 @@ mod tests {
             roots = RootKeys::new(RootKey::generate(), Some(current));
             let (path, given) = (folder.path().to_owned(), roots.clone());
             let interrupted = spawn_blocking(move || {
-                let mut told = 0;
+                let mut calls = 0;
                 rewrap(&path, &given, |_, _| {
-                    told += 1;
-                    assert_ne!(told, pages, "interrupted");
+                    calls += 1;
+                    assert_ne!(calls, pages, "interrupted");
                 })
             });
             assert_eq!(interrupted.await.is_err(), pages > 0);
             if pages > 0 {
-                assert_eq!(standings(&folder, &roots).len(), 2);
+                assert_eq!(root_states(&folder, &roots).len(), 2);
                 // Whoever is erased meanwhile leaves nothing of either form.
                 let subject = Uuid::from_u128(pages as u128);
                 open(&folder, &roots).expect("opens").destroy(TENANT, subject).await.expect("destroys");
                 rewrap(folder.path(), &roots, |_, _| ()).expect("is done");
             }
-            assert_eq!(standings(&folder, &roots), [(RootStanding::Current, 450 - pages as u64)]);
+            assert_eq!(root_states(&folder, &roots), [(RootKeyState::Current, 450 - pages as u64)]);
             assert!(!earlier.iter().any(|bytes| is_left(&folder, bytes)));
             latest = roots.clone();
         }

@@ -15,14 +15,14 @@ use crate::{KeyringError, RootKeys, epochs};
 /// How long another process is waited for.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// Between two attempts where SQLite does not wait by itself.
-const BUSY_INTERVAL: Duration = Duration::from_millis(5);
+const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 const FILE_NAME: &str = "keys.sqlite";
 /// The version of the tables below, in `user_version`. The first kept wrapped keys in the rows of `keys`.
-const VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 2;
 
 /// Wrapped keys have a table of their own, whose rows are added at its end, overwritten in place and never removed. So SQLite
 /// never moves one to another page, which would leave a copy behind where it was.
-const TABLES: &str = "
+const SCHEMA: &str = "
     create table if not exists epochs (epoch integer primary key, root blob not null);
     create table if not exists wrapped (slot integer primary key, bytes blob not null);
     create table if not exists keys (
@@ -39,7 +39,7 @@ const TABLES: &str = "
     create table if not exists deployment (
         single integer primary key check (single = 1), id blob not null);";
 
-const FROM_VERSION_1: &str = "
+const VERSION_1_MIGRATION: &str = "
     insert into wrapped (slot, bytes) select row_number() over (order by tenant, subject), wrapped from keys_before;
     insert into keys (tenant, subject, id, epoch, slot, created_at)
         select tenant, subject, id, epoch, row_number() over (order by tenant, subject), created_at from keys_before;
@@ -61,12 +61,12 @@ pub(crate) fn prepare(folder: &Path) -> Result<PathBuf, KeyringError> {
     let path = path_in(folder);
     let prepared = (|| {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        close_to_others(folder, 0o700)?;
+        restrict_permissions(folder, 0o700)?;
         // SQLite would make it readable for all, and gives the files beside it the rights of this one.
         File::options().create(true).append(true).mode(0o600).open(&path)?;
-        close_to_others(&path, 0o600)?;
+        restrict_permissions(&path, 0o600)?;
         for beside in ["sqlite-wal", "sqlite-shm"] {
-            match close_to_others(&path.with_extension(beside), 0o600) {
+            match restrict_permissions(&path.with_extension(beside), 0o600) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 closed => closed?,
             }
@@ -76,7 +76,7 @@ pub(crate) fn prepare(folder: &Path) -> Result<PathBuf, KeyringError> {
     prepared.map(|()| path).map_err(|error| unusable(folder, &error))
 }
 
-fn close_to_others(path: &Path, mode: u32) -> io::Result<()> {
+fn restrict_permissions(path: &Path, mode: u32) -> io::Result<()> {
     let is_open = |metadata: &Metadata| metadata.permissions().mode() & 0o077 != 0;
     let metadata = std::fs::metadata(path)?;
     if !is_open(&metadata) {
@@ -96,38 +96,38 @@ fn close_to_others(path: &Path, mode: u32) -> io::Result<()> {
 pub(crate) fn connect(path: &Path, roots: &RootKeys) -> Result<Connection, KeyringError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
-    turn_to_write_ahead_log(&connection)?;
+    enable_write_ahead_log(&connection)?;
     // What is written anew passes through memory: nothing overwrites temporary files.
     connection
         .execute_batch("pragma synchronous = full; pragma secure_delete = on; pragma temp_store = memory;")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let version: i64 = transaction.query_row("pragma user_version", [], |row| row.get(0))?;
-    if version > VERSION {
+    if version > SCHEMA_VERSION {
         return Err(KeyringError::Unavailable(format!("a later version has written it ({version})")));
     }
-    let is_earlier = version < VERSION
+    let is_earlier = version < SCHEMA_VERSION
         && transaction.prepare("select 1 from sqlite_master where name = 'keys'")?.exists([])?;
     if is_earlier {
         transaction.execute_batch("alter table keys rename to keys_before")?;
     }
-    transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(SCHEMA)?;
     if is_earlier {
-        transaction.execute_batch(FROM_VERSION_1)?;
+        transaction.execute_batch(VERSION_1_MIGRATION)?;
     }
-    if version < VERSION {
-        transaction.execute_batch(&format!("pragma user_version = {VERSION}"))?;
+    if version < SCHEMA_VERSION {
+        transaction.execute_batch(&format!("pragma user_version = {SCHEMA_VERSION}"))?;
     }
     begin_first_epoch(&transaction, roots)?;
     transaction.commit()?;
     if is_earlier {
-        bytes::write_anew(&connection)?;
+        bytes::vacuum(&connection)?;
     }
     Ok(connection)
 }
 
 /// Of several processes that make the file at once one has its way and the others are told at once that the file is locked:
 /// SQLite does not wait where both hold what the other one needs.
-fn turn_to_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
+fn enable_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
         match connection.execute_batch("pragma journal_mode = wal;") {
@@ -135,7 +135,7 @@ fn turn_to_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
                 if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
                     && begun.elapsed() < BUSY_TIMEOUT =>
             {
-                std::thread::sleep(BUSY_INTERVAL);
+                std::thread::sleep(BUSY_RETRY_INTERVAL);
             }
             turned => return turned,
         }
@@ -176,8 +176,8 @@ pub(crate) fn newest_epoch(connection: &Connection) -> Result<(i64, Fingerprint)
 }
 
 /// Refuses a file some of whose keys this process could not unwrap.
-pub(crate) fn all_known(connection: &Connection, roots: &RootKeys) -> Result<(), KeyringError> {
+pub(crate) fn ensure_roots_known(connection: &Connection, roots: &RootKeys) -> Result<(), KeyringError> {
     let mut statement = connection.prepare("select root from epochs")?;
     let known = statement.query_map([], |row| row.get::<_, Fingerprint>(0))?;
-    epochs::all_known(roots, known.collect::<Result<Vec<_>, _>>()?)
+    epochs::ensure_roots_known(roots, known.collect::<Result<Vec<_>, _>>()?)
 }

@@ -208,7 +208,7 @@ async fn a_key_that_is_gone_without_a_tombstone_is_missing_and_not_erased() {
     assert!(missing(other.open_events(TENANT, vec![event.clone()]).await));
     let part = serde_json::from_slice(&event.payload).expect("JSON");
     assert!(missing(other.open_part(TENANT, event.event_id, part).await.map(|_| Vec::new())));
-    assert_eq!(other.missing_in(TENANT, &event.payload).await.expect("answers").len(), 1);
+    assert_eq!(other.missing_keys(TENANT, &event.payload).await.expect("answers").len(), 1);
     // A new key for the subject does not hide that the earlier one is missing.
     let later = sealed(&other, 7, "Ada").await;
     assert!(missing(other.open_events(TENANT, vec![later.clone(), event.clone()]).await));
@@ -216,7 +216,7 @@ async fn a_key_that_is_gone_without_a_tombstone_is_missing_and_not_erased() {
     // A tombstone without a key says that the subject is erased, also of what was sealed under the missing key.
     other.destroy(TENANT, Uuid::from_u128(7)).await.expect("destroys");
     assert!(opened(&site.open(), &event).await.get("$erased").is_some());
-    assert!(other.missing_in(TENANT, &event.payload).await.expect("answers").is_empty());
+    assert!(other.missing_keys(TENANT, &event.payload).await.expect("answers").is_empty());
 }
 
 #[tokio::test]

@@ -10,13 +10,13 @@ use tokio_postgres::Client;
 use crate::{KeyDatabase, KeyringError};
 
 /// How long a caller waits for a connection until it is refused.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(3);
+const CONNECTION_WAIT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Callers that wait for a connection of one sort at a time; more are refused.
-const WAITING_MAX: usize = 4_096;
+const CONNECTION_WAITERS_MAX: usize = 4_096;
 /// A connection that nothing has used for so long is closed when the next one is given back.
-const IDLE_MAX: Duration = Duration::from_mins(1);
+const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 /// Statements touch a few rows by their keys. What takes longer waits for a lock of a process that does not go on.
-const OPTIONS: &str = "-c statement_timeout=5s -c idle_in_transaction_session_timeout=5s -c jit=off";
+const SESSION_OPTIONS: &str = "-c statement_timeout=5s -c idle_in_transaction_session_timeout=5s -c jit=off";
 
 pub(super) struct Connections {
     connector: Connector,
@@ -28,12 +28,12 @@ pub(super) struct Connections {
 impl Connections {
     /// Connects to nothing yet.
     pub(super) fn new(database: &KeyDatabase, max: usize) -> Result<Self, KeyringError> {
-        let login = database.login(&database.user, database.password.reveal(), OPTIONS);
+        let login = database.login(&database.user, database.password.reveal(), SESSION_OPTIONS);
         let connector = Connector::new(&login).map_err(|error| KeyringError::Config(error.to_string()))?;
         Ok(Self {
             connector,
             permits: Semaphore::new(max),
-            waiting: Semaphore::new(WAITING_MAX),
+            waiting: Semaphore::new(CONNECTION_WAITERS_MAX),
             idle: Mutex::default(),
         })
     }
@@ -44,7 +44,7 @@ impl Connections {
         work: impl AsyncFnOnce(&mut Client) -> Result<T, KeyringError>,
     ) -> Result<T, KeyringError> {
         let waits = self.waiting.try_acquire().map_err(|_| KeyringError::Overloaded)?;
-        let permit = tokio::time::timeout(WAIT_TIMEOUT, self.permits.acquire()).await;
+        let permit = tokio::time::timeout(CONNECTION_WAIT_TIMEOUT, self.permits.acquire()).await;
         let _permit = permit.map_err(|_| KeyringError::Overloaded)?.expect("it is never closed");
         drop(waits);
         let mut connection = match self.take() {
@@ -53,7 +53,7 @@ impl Connections {
         };
         let result = work(&mut connection.client).await;
         if result.is_ok() {
-            self.give_back(connection);
+            self.release(connection);
         }
         result
     }
@@ -65,10 +65,10 @@ impl Connections {
             .find(|connection| !connection.client.is_closed())
     }
 
-    fn give_back(&self, connection: Connection) {
+    fn release(&self, connection: Connection) {
         let now = Instant::now();
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        idle.retain(|(_, since)| now.duration_since(*since) < IDLE_MAX);
+        idle.retain(|(_, since)| now.duration_since(*since) < IDLE_TIMEOUT);
         idle.push((connection, now));
     }
 

@@ -10,10 +10,10 @@ mod embedded {
 }
 
 /// Any number will do, as long as nothing else uses it.
-const LOCK: i64 = 0x414e_4e41_4c53_4b45;
+const MIGRATION_LOCK_ID: i64 = 0x414e_4e41_4c53_4b45;
 
 /// How often the role is changed while another migration changes it.
-const ROLE_ATTEMPTS: u32 = 20;
+const ROLE_ATTEMPTS_MAX: u32 = 20;
 
 /// The login that owns the tables: a superuser, or the database's owner with the right to create roles.
 #[derive(Debug, Clone)]
@@ -29,19 +29,19 @@ pub async fn migrate(database: &KeyDatabase, owner: &KeyDatabaseOwner) -> Result
     let login = database.login(&owner.user, owner.password.reveal(), "");
     let mut connection = database::connect(&login).await?;
     let client = &mut connection.client;
-    client.execute("select pg_advisory_lock($1)", &[&LOCK]).await?;
+    client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
     // The lock goes with the connection, whatever happens below.
     embedded::migrations::runner()
         .run_async(client)
         .await
         .map_err(|error| KeyringError::Unavailable(format!("migration failed: {error}")))?;
-    give_rights(client, database).await
+    grant_privileges(client, database).await
 }
 
-async fn give_rights(client: &Client, database: &KeyDatabase) -> Result<(), KeyringError> {
+async fn grant_privileges(client: &Client, database: &KeyDatabase) -> Result<(), KeyringError> {
     // Hashed here, so that the password is in no server log.
     let verifier = postgres_protocol::password::scram_sha_256(database.password.reveal().as_bytes());
-    let (role, name) = (quoted(&database.user), quoted(&database.name));
+    let (role, name) = (quote_identifier(&database.user), quote_identifier(&database.name));
     let script = format!(
         "begin;
          do $$ begin create role {role} login; exception when duplicate_object or unique_violation then null; end $$;
@@ -57,7 +57,7 @@ async fn give_rights(client: &Client, database: &KeyDatabase) -> Result<(), Keyr
          commit;"
     );
     // Roles belong to the whole server, the lock to one database: another database's migration may be at the same rows.
-    for _ in 0..ROLE_ATTEMPTS {
+    for _ in 0..ROLE_ATTEMPTS_MAX {
         match client.batch_execute(&script).await {
             Err(error)
                 if error.as_db_error().is_some_and(|db| db.message().contains("concurrently updated")) =>
@@ -71,6 +71,6 @@ async fn give_rights(client: &Client, database: &KeyDatabase) -> Result<(), Keyr
 }
 
 /// An identifier as SQL takes it.
-fn quoted(identifier: &str) -> String {
+fn quote_identifier(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }

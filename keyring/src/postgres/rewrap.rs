@@ -12,24 +12,24 @@ use super::connections::Connections;
 use super::{begin_first_epoch, fingerprint, newest_epoch, query, roots_of};
 use crate::crypto::KeyContext;
 use crate::store::Subject;
-use crate::{KeyDatabase, KeyringError, Rewrapped, RootKeys, epochs};
+use crate::{KeyDatabase, KeyringError, RewrapResult, RootKeys, epochs};
 
 /// Keys of one statement.
 const PAGE_SIZE: i64 = 200;
 /// How often all is looked through, while other processes make keys of an earlier epoch.
 const PASSES_MAX: u32 = 20;
 
-/// Wraps every key under the current root key and ends the epochs before. `told` hears how many are done, of how many.
+/// Wraps every key under the current root key and ends the epochs before. `on_progress` hears how many are done, of how many.
 pub(crate) async fn rewrap(
     database: &KeyDatabase,
     roots: &RootKeys,
-    told: &mut (dyn FnMut(u64, u64) + Send),
-) -> Result<Rewrapped, KeyringError> {
+    on_progress: &mut (dyn FnMut(u64, u64) + Send),
+) -> Result<RewrapResult, KeyringError> {
     let connections = Connections::new(database, 1)?;
     connections
         .run(async |client| {
             begin_first_epoch(client, roots).await?;
-            epochs::all_known(roots, roots_of(client).await?)
+            epochs::ensure_roots_known(roots, roots_of(client).await?)
                 .map_err(|error| KeyringError::Config(format!("the keys in {database}: {error}")))?;
             let epoch = begin(client, roots).await?;
             let sql = "select count(*) from keys where epoch < $1";
@@ -39,11 +39,11 @@ pub(crate) async fn rewrap(
                 let mut after = (TenantId(Uuid::nil()), Uuid::nil());
                 while let Some(last) = page(client, roots, epoch, after, &mut done, &mut broken).await? {
                     after = last;
-                    told(done, total as u64);
+                    on_progress(done, total as u64);
                 }
-                epochs::refuse_broken(&broken)?;
-                if end_earlier(client, epoch).await? {
-                    return Ok(Rewrapped { epoch, keys: done });
+                epochs::ensure_unwrapped(&broken)?;
+                if end_earlier_epochs(client, epoch).await? {
+                    return Ok(RewrapResult { epoch, keys: done });
                 }
             }
             Err(KeyringError::Unavailable("other processes keep making keys of an earlier epoch".to_owned()))
@@ -64,11 +64,11 @@ async fn begin(client: &Client, roots: &RootKeys) -> Result<i64, KeyringError> {
         let sql = "insert into epochs (epoch, root) values ($1, $2) on conflict do nothing";
         query(client, sql, [number(&epoch), (&root, Type::BYTEA)]).await?;
     }
-    still_newest(client, roots, epoch).await?;
+    ensure_newest_epoch(client, roots, epoch).await?;
     Ok(epoch)
 }
 
-async fn still_newest(client: &Client, roots: &RootKeys, epoch: i64) -> Result<(), KeyringError> {
+async fn ensure_newest_epoch(client: &Client, roots: &RootKeys, epoch: i64) -> Result<(), KeyringError> {
     if newest_epoch(client).await? == (epoch, roots.current()) {
         return Ok(());
     }
@@ -76,7 +76,7 @@ async fn still_newest(client: &Client, roots: &RootKeys, epoch: i64) -> Result<(
 }
 
 /// Ends the epochs before this one; false where keys are of them again.
-async fn end_earlier(client: &Client, epoch: i64) -> Result<bool, KeyringError> {
+async fn end_earlier_epochs(client: &Client, epoch: i64) -> Result<bool, KeyringError> {
     let sql = "delete from epochs where epoch < $1 and not exists (select 1 from keys where keys.epoch < $1)";
     match client.query_typed(sql, &[number(&epoch)]).await {
         Err(error) if error.code() == Some(&SqlState::FOREIGN_KEY_VIOLATION) => return Ok(false),
@@ -104,7 +104,7 @@ async fn page(
         from unnest($2, $3, $4, $5) as renewed (tenant, subject, earlier, wrapped)
         where keys.tenant = renewed.tenant and keys.subject = renewed.subject and keys.wrapped = renewed.earlier
         returning 1";
-    still_newest(client, roots, epoch).await?;
+    ensure_newest_epoch(client, roots, epoch).await?;
     let behind: [(&(dyn ToSql + Sync), Type); 2] = [(&tenant.0, Type::UUID), (&subject, Type::UUID)];
     let [tenant, subject] = behind;
     let rows = query(client, READ, [number(&epoch), tenant, subject, number(&PAGE_SIZE)]).await?;

@@ -14,7 +14,7 @@ use crate::connection::{STREAM, without_password};
 
 /// What a stock client needs to read from its consumer.
 #[derive(Clone, PartialEq, Eq, Serialize)]
-pub struct Connection {
+pub struct IntegratorConnection {
     /// The credential's name.
     pub name: String,
     /// Where NATS is.
@@ -31,7 +31,7 @@ pub struct Connection {
     pub credentials: String,
 }
 
-impl fmt::Debug for Connection {
+impl fmt::Debug for IntegratorConnection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connection").field("name", &self.name).finish_non_exhaustive()
     }
@@ -39,9 +39,9 @@ impl fmt::Debug for Connection {
 
 /// Signs for the integrators' account. Cheap to clone.
 #[derive(Clone)]
-pub struct Issuer(Arc<Signing>);
+pub struct Issuer(Arc<IssuerKeys>);
 
-struct Signing {
+struct IssuerKeys {
     account: String,
     key: KeyPair,
     servers: Vec<String>,
@@ -60,7 +60,7 @@ impl Issuer {
         let account = account_key("nats.edge_account", account)?;
         let key = seed("nats.edge_signing_seed", signing_seed, KeyPairType::Account)?;
         let servers = without_password(servers).split(',').map(|one| one.trim().to_owned()).collect();
-        Ok(Self(Arc::new(Signing { account, key, servers })))
+        Ok(Self(Arc::new(IssuerKeys { account, key, servers })))
     }
 
     /// The public key of `EDGE`.
@@ -81,7 +81,7 @@ impl Issuer {
         deployment: &DeploymentKey,
         credential: &IntegratorCredential,
         key: &NewKey,
-    ) -> Connection {
+    ) -> IntegratorConnection {
         let user = user_key(deployment, credential.tenant, key.id);
         let derived = |label: &str| hex::encode(&mac(deployment, label, credential.tenant, key.id)[..16]);
         let inbox_prefix = format!("_INBOX_{}", derived("nats inbox"));
@@ -94,7 +94,7 @@ impl Issuer {
             name: credential.consumer.clone(),
             nats: edge_user(&self.0.account, &credential.consumer, &inbox_prefix),
         };
-        Connection {
+        IntegratorConnection {
             name: credential.name.clone(),
             servers: self.0.servers.clone(),
             stream: STREAM,

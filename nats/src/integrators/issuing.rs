@@ -11,14 +11,14 @@ use store::{
 };
 use uuid::Uuid;
 
-use super::issuer::{Connection, Issuer, public_key};
+use super::issuer::{IntegratorConnection, Issuer, public_key};
 
 /// The longest that a credential may be good for.
-pub const LONGEST_LIFETIME: TimeDelta = TimeDelta::days(90);
+pub const LIFETIME_MAX: TimeDelta = TimeDelta::days(90);
 /// Far more patterns than anybody needs.
-const MOST_PATTERNS: usize = 20;
+const PATTERNS_MAX: usize = 20;
 /// How long a caller waits for NATS to be brought in line.
-const WAIT: Duration = Duration::from_secs(3);
+const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a request about credentials fails.
 #[derive(Debug, thiserror::Error)]
@@ -42,7 +42,7 @@ pub enum IntegratorError {
     CommandIdReused,
     /// The registry has it, NATS has not: it follows by itself.
     #[error("it is recorded and not in effect yet: NATS is away or the role relay does not run")]
-    NotYet,
+    NotInEffect,
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -67,11 +67,11 @@ pub struct NewIntegrator {
 
 /// A key that was issued.
 #[derive(Debug, Clone)]
-pub struct Issued {
+pub struct IssuedCredential {
     /// The credential.
     pub credential: IntegratorCredential,
     /// What the integrator is given.
-    pub connection: Connection,
+    pub connection: IntegratorConnection,
     /// When it ends.
     pub expires_at: DateTime<Utc>,
     /// Whether NATS is ready for it; else it will be as soon as it is back.
@@ -97,13 +97,13 @@ impl Integrators {
         tenant: &TenantRecord,
         request: NewIntegrator,
         command_id: Option<Uuid>,
-    ) -> Result<Issued, IntegratorError> {
+    ) -> Result<IssuedCredential, IntegratorError> {
         let handle = self.store.tenant(tenant.id);
         let types: Vec<String> = request.types.iter().map(ToString::to_string).collect();
         let lifetime = request.lifetime.num_seconds().to_string();
         let parts = [request.name.as_str(), &types.join(" "), &request.after.to_string(), &lifetime];
         let command = self.command(command_id, "create", &parts);
-        if let Some(first) = self.earlier(tenant, command).await? {
+        if let Some(first) = self.previous_change(tenant, command).await? {
             return self.issued(first).await;
         }
         check_name(&request.name)?;
@@ -121,7 +121,7 @@ impl Integrators {
             log_id: head.log_id,
             key,
         };
-        let change = done(handle.issue_credential(&new, command).await?)?;
+        let change = into_change(handle.issue_credential(&new, command).await?)?;
         tracing::info!(tenant = %tenant.slug, name = new.name, "a credential was issued");
         self.issued(change).await
     }
@@ -134,13 +134,13 @@ impl Integrators {
         lifetime: TimeDelta,
         overlap: TimeDelta,
         command_id: Option<Uuid>,
-    ) -> Result<Issued, IntegratorError> {
+    ) -> Result<IssuedCredential, IntegratorError> {
         let seconds = |time: TimeDelta| time.num_seconds().to_string();
         let command = self.command(command_id, "rotate", &[name, &seconds(lifetime), &seconds(overlap)]);
         let key = self.new_key(tenant, lifetime)?;
         let until = key.issued_at + overlap;
         let outcome = self.store.tenant(tenant.id).rotate_credential(name, &key, until, command).await?;
-        let change = done(outcome)?;
+        let change = into_change(outcome)?;
         tracing::info!(tenant = %tenant.slug, name, "a credential was rotated");
         self.issued(change).await
     }
@@ -154,9 +154,13 @@ impl Integrators {
     ) -> Result<(), IntegratorError> {
         let handle = self.store.tenant(tenant.id);
         let command = self.command(command_id, "revoke", &[name]);
-        let change = done(handle.revoke_credential(name, command).await?)?;
+        let change = into_change(handle.revoke_credential(name, command).await?)?;
         tracing::info!(tenant = %tenant.slug, name, "a credential was revoked");
-        if handle.wait_for_integrator(&change, WAIT).await? { Ok(()) } else { Err(IntegratorError::NotYet) }
+        if handle.wait_for_integrator(&change, APPLY_TIMEOUT).await? {
+            Ok(())
+        } else {
+            Err(IntegratorError::NotInEffect)
+        }
     }
 
     /// Has a credential's consumer start again behind a position.
@@ -164,53 +168,53 @@ impl Integrators {
         &self,
         tenant: &TenantRecord,
         name: &str,
-        after: Place,
+        after: ResetPoint,
         command_id: Option<Uuid>,
     ) -> Result<IntegratorCredential, IntegratorError> {
         let handle = self.store.tenant(tenant.id);
         let asked = match after {
-            Place::Position(position) => position.to_string(),
-            Place::Time(time) => time.to_rfc3339(),
+            ResetPoint::Position(position) => position.to_string(),
+            ResetPoint::Time(time) => time.to_rfc3339(),
         };
         let command = self.command(command_id, "reset", &[name, &asked]);
-        let change = if let Some(first) = self.earlier(tenant, command).await? {
+        let change = if let Some(first) = self.previous_change(tenant, command).await? {
             first
         } else {
             let (log_id, position) = match after {
-                Place::Time(time) => handle.position_before(time).await?,
-                Place::Position(position) => {
+                ResetPoint::Time(time) => handle.position_before(time).await?,
+                ResetPoint::Position(position) => {
                     let head = handle.head().await?;
                     check_after(position, head.position)?;
                     (head.log_id, position)
                 }
             };
-            done(handle.reset_credential(name, log_id, position, command).await?)?
+            into_change(handle.reset_credential(name, log_id, position, command).await?)?
         };
         tracing::info!(tenant = %tenant.slug, name, "a credential was set back");
-        if handle.wait_for_integrator(&change, WAIT).await? {
+        if handle.wait_for_integrator(&change, APPLY_TIMEOUT).await? {
             Ok(change.credential)
         } else {
-            Err(IntegratorError::NotYet)
+            Err(IntegratorError::NotInEffect)
         }
     }
 
-    async fn earlier(
+    async fn previous_change(
         &self,
         tenant: &TenantRecord,
         command: Option<IntegratorCommand>,
     ) -> Result<Option<IntegratorChange>, IntegratorError> {
         let Some(command) = command else { return Ok(None) };
-        self.store.tenant(tenant.id).earlier_integrator_command(command).await?.map(done).transpose()
+        self.store.tenant(tenant.id).previous_integrator_command(command).await?.map(into_change).transpose()
     }
 
-    async fn issued(&self, change: IntegratorChange) -> Result<Issued, IntegratorError> {
+    async fn issued(&self, change: IntegratorChange) -> Result<IssuedCredential, IntegratorError> {
         let missing = || StoreError::Corrupt("a command has lost the key that it issued".to_owned());
         let key = change.key.as_ref().ok_or_else(missing)?;
         let connection = self.issuer.connection(self.store.key(), &change.credential, key);
         let expires_at = key.expires_at;
         let handle = self.store.tenant(change.credential.tenant);
-        let in_effect = handle.wait_for_integrator(&change, WAIT).await?;
-        Ok(Issued { credential: change.credential, connection, expires_at, in_effect })
+        let in_effect = handle.wait_for_integrator(&change, APPLY_TIMEOUT).await?;
+        Ok(IssuedCredential { credential: change.credential, connection, expires_at, in_effect })
     }
 
     fn command(&self, id: Option<Uuid>, action: &str, parts: &[&str]) -> Option<IntegratorCommand> {
@@ -220,7 +224,7 @@ impl Integrators {
     }
 
     fn new_key(&self, tenant: &TenantRecord, lifetime: TimeDelta) -> Result<NewKey, IntegratorError> {
-        if lifetime <= TimeDelta::zero() || lifetime > LONGEST_LIFETIME {
+        if lifetime <= TimeDelta::zero() || lifetime > LIFETIME_MAX {
             return Err(invalid("expires", "lifetime_invalid", "must be at most 90 days"));
         }
         let (id, issued_at) = (ids::random_id(), clock::now());
@@ -231,14 +235,14 @@ impl Integrators {
 
 /// Where a consumer is to start again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Place {
+pub enum ResetPoint {
     /// Behind a position.
     Position(u64),
     /// With the first event recorded at or after a time.
     Time(DateTime<Utc>),
 }
 
-fn done(outcome: IntegratorOutcome) -> Result<IntegratorChange, IntegratorError> {
+fn into_change(outcome: IntegratorOutcome) -> Result<IntegratorChange, IntegratorError> {
     match outcome {
         IntegratorOutcome::Done(change) => Ok(*change),
         IntegratorOutcome::NameTaken => Err(IntegratorError::NameTaken),
@@ -259,8 +263,8 @@ fn check_name(name: &str) -> Result<(), IntegratorError> {
 
 /// JetStream takes no patterns that overlap.
 fn check_types(types: &[TypePattern]) -> Result<(), IntegratorError> {
-    if types.len() > MOST_PATTERNS {
-        return Err(invalid("types", "too_many", format!("may have at most {MOST_PATTERNS} patterns")));
+    if types.len() > PATTERNS_MAX {
+        return Err(invalid("types", "too_many", format!("may have at most {PATTERNS_MAX} patterns")));
     }
     for (index, one) in types.iter().enumerate() {
         if let Some(two) = types[index + 1..].iter().find(|two| one.overlaps(two)) {

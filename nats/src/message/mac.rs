@@ -18,11 +18,11 @@ use super::MessageError;
 
 /// `v1.<key id>.<tag of the payload>.<tag of the message>`
 pub(crate) const MAC: HeaderName = HeaderName::from_static("annals-mac");
-const VERSION: &str = "v1";
+const MAC_VERSION: &str = "v1";
 /// Bytes of a tag: as many as RFC 2104 asks for.
 const TAG_BYTES: usize = 16;
 /// Headers of this kind are the server's: it adds some of them on the way. The message id is the relay's.
-const OF_THE_SERVER: &str = "Nats-";
+const SERVER_HEADER_PREFIX: &str = "Nats-";
 /// Refused messages are logged once in so long, with their number.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
@@ -65,16 +65,16 @@ impl MessageKey {
     /// The id under which JetStream recognises a repeat. The generation is raised before a refill, because an id that was
     /// seen within the duplicate window is acknowledged and not stored, also when its message is gone. It cannot be guessed:
     /// a client that used it first would have the event acknowledged and not stored.
-    pub fn message_id(&self, log: LogId, position: u64, generation: u32) -> String {
-        let parts = [log.0.as_bytes().as_slice(), &position.to_be_bytes(), &generation.to_be_bytes()];
+    pub fn message_id(&self, log: LogId, position: u64, stream_epoch: u32) -> String {
+        let parts = [log.0.as_bytes().as_slice(), &position.to_be_bytes(), &stream_epoch.to_be_bytes()];
         encoded(self.0.message_ids.mac(parts))
     }
 
     /// The MAC header of a message with these headers.
     pub(super) fn header(&self, subject: &str, headers: &HeaderMap, payload: &[u8]) -> String {
         let payload_tag = encoded(self.0.payloads.mac([payload]));
-        let tag = encoded(self.0.messages.mac([covered(subject, headers, &payload_tag).as_slice()]));
-        format!("{VERSION}.{}.{payload_tag}.{tag}", self.0.id)
+        let tag = encoded(self.0.messages.mac([covered_bytes(subject, headers, &payload_tag).as_slice()]));
+        format!("{MAC_VERSION}.{}.{payload_tag}.{tag}", self.0.id)
     }
 
     /// Whether the relay wrote these headers for this subject, and this payload where it is there.
@@ -94,14 +94,14 @@ impl MessageKey {
         }
         let mut fields = header.split('.');
         let fields = [fields.next(), fields.next(), fields.next(), fields.next(), fields.next()];
-        let [Some(VERSION), Some(key), Some(payload_tag), Some(tag), None] = fields else {
+        let [Some(MAC_VERSION), Some(key), Some(payload_tag), Some(tag), None] = fields else {
             return Err(MessageError::UnknownKey);
         };
         if key != self.0.id {
             return Err(MessageError::UnknownKey);
         }
-        let covered = covered(subject, headers, payload_tag);
-        if !is_tag(tag, |tag| self.0.messages.verifies([covered.as_slice()], tag)) {
+        let covered_bytes = covered_bytes(subject, headers, payload_tag);
+        if !is_tag(tag, |tag| self.0.messages.verifies([covered_bytes.as_slice()], tag)) {
             return Err(MessageError::MacDiffers);
         }
         match payload {
@@ -129,7 +129,7 @@ impl MessageKey {
 
 /// What the tag of a message covers, each part behind its length. Headers stand in the order of their names, and the values of
 /// one name in theirs.
-fn covered(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
+fn covered_bytes(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
     let mut named: Vec<(&[u8], &Vec<HeaderValue>)> = Vec::with_capacity(headers.len());
     for (name, values) in headers.iter() {
         if is_covered(name) {
@@ -137,10 +137,10 @@ fn covered(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
         }
     }
     named.sort_unstable_by_key(|(name, _)| *name);
-    let mut covered = Vec::with_capacity(1_024);
+    let mut covered_bytes = Vec::with_capacity(1_024);
     let mut cover = |part: &[u8]| {
-        covered.extend_from_slice(&(part.len() as u64).to_be_bytes());
-        covered.extend_from_slice(part);
+        covered_bytes.extend_from_slice(&(part.len() as u64).to_be_bytes());
+        covered_bytes.extend_from_slice(part);
     };
     cover(subject.as_bytes());
     cover(payload_tag.as_bytes());
@@ -150,12 +150,12 @@ fn covered(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
             cover(value.as_str().as_bytes());
         }
     }
-    covered
+    covered_bytes
 }
 
 fn is_covered(name: &HeaderName) -> bool {
     *name == async_nats::header::NATS_MESSAGE_ID
-        || (*name != MAC && !bytes(name).starts_with(OF_THE_SERVER.as_bytes()))
+        || (*name != MAC && !bytes(name).starts_with(SERVER_HEADER_PREFIX.as_bytes()))
 }
 
 fn bytes(name: &HeaderName) -> &[u8] {

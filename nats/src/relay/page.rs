@@ -4,23 +4,23 @@ use std::future::IntoFuture;
 
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
-use store::{Causes, RelayMark, Store, StoreError};
+use store::{AckedMessage, Causes, Store, StoreError};
 use tokio::sync::Semaphore;
 
-use super::stored::message_at;
+use super::stored_message::message_at;
 use crate::connection::{STREAM, describe};
-use crate::message::{EventMessage, MessageKey, encode, holds};
+use crate::message::{EventMessage, MessageKey, encode, is_message_of};
 use crate::{Nats, NatsError};
 
 /// Acknowledged repeats that are looked up at once.
-const LOOK_UPS: usize = 32;
+const CONCURRENT_LOOKUPS_MAX: usize = 32;
 
 /// What to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Page {
+pub(super) struct RelayPage {
     pub(super) slug: TenantSlug,
     pub(super) log_id: LogId,
-    pub(super) generation: u32,
+    pub(super) stream_epoch: u32,
     pub(super) after: u64,
     pub(super) limit: usize,
     /// Messages that had left the stream when this was begun.
@@ -29,29 +29,29 @@ pub(super) struct Page {
 
 /// What came of it.
 #[derive(Debug)]
-pub(super) struct Published {
+pub(super) struct PageResult {
     /// Everything up to here is acknowledged; the page's `after` where nothing is.
     pub(super) acked_to: u64,
     /// The farthest place in the stream that was acknowledged.
-    pub(super) mark: RelayMark,
+    pub(super) acked_message: AckedMessage,
     /// Whether the log had as much as the page could take.
     pub(super) full: bool,
     /// Whether the stream had any of it already.
     pub(super) repeated: bool,
-    pub(super) failure: Option<PublishFailure>,
+    pub(super) failure: Option<PublishError>,
 }
 
-impl Published {
+impl PageResult {
     /// A page whose task has ended before its time.
-    pub(super) fn given_up(page: &Page, error: &tokio::task::JoinError) -> Self {
-        let failure = PublishFailure::GivenUp(error.to_string());
+    pub(super) fn aborted(page: &RelayPage, error: &tokio::task::JoinError) -> Self {
+        let failure = PublishError::Aborted(error.to_string());
         Self::failed(page, failure)
     }
 
-    fn failed(page: &Page, failure: PublishFailure) -> Self {
+    fn failed(page: &RelayPage, failure: PublishError) -> Self {
         Self {
             acked_to: page.after,
-            mark: RelayMark::default(),
+            acked_message: AckedMessage::default(),
             full: false,
             repeated: false,
             failure: Some(failure),
@@ -61,7 +61,7 @@ impl Published {
 
 /// Why a page ended early.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum PublishFailure {
+pub(super) enum PublishError {
     #[error("the log cannot be read")]
     Log(#[from] StoreError),
     #[error("JetStream did not take an event: {0}")]
@@ -70,16 +70,16 @@ pub(super) enum PublishFailure {
     #[error("JetStream took position {0} for a repeat of a message that it does not hold")]
     Suppressed(u64),
     #[error("the page was given up: {0}")]
-    GivenUp(String),
+    Aborted(String),
 }
 
-impl From<NatsError> for PublishFailure {
+impl From<NatsError> for PublishError {
     fn from(error: NatsError) -> Self {
         Self::JetStream(Causes(&error).to_string())
     }
 }
 
-impl PublishFailure {
+impl PublishError {
     pub(super) fn is_store(&self) -> bool {
         matches!(self, Self::Log(_))
     }
@@ -93,8 +93,8 @@ pub(super) async fn publish(
     in_flight: &Semaphore,
     reads: &Semaphore,
     tenant: TenantId,
-    page: &Page,
-) -> Published {
+    page: &RelayPage,
+) -> PageResult {
     let permits = u32::try_from(page.limit).unwrap_or(u32::MAX);
     let mut share = in_flight.acquire_many(permits).await.expect("the semaphore is never closed");
     let read = {
@@ -103,24 +103,25 @@ pub(super) async fn publish(
     };
     let events = match read {
         Ok(events) => events,
-        Err(error) => return Published::failed(page, error.into()),
+        Err(error) => return PageResult::failed(page, error.into()),
     };
     drop(share.split(page.limit.saturating_sub(events.len())));
     let full = events.len() == page.limit;
-    let Sent { acked, mark, repeated, failure } = send(nats, key, &page.slug, page.generation, &events).await;
+    let SendResult { acked, acked_message, repeated, failure } =
+        send(nats, key, &page.slug, page.stream_epoch, &events).await;
     let acked_to = acked.checked_sub(1).map_or(page.after, |last| events[last].position);
-    Published { acked_to, mark, full, repeated, failure }
+    PageResult { acked_to, acked_message, full, repeated, failure }
 }
 
 /// What became of events that were sent.
-pub(super) struct Sent {
+pub(super) struct SendResult {
     /// How many are on the stream for certain, from the first on.
     pub(super) acked: usize,
     /// The one of these that stands farthest.
-    pub(super) mark: RelayMark,
+    pub(super) acked_message: AckedMessage,
     /// Whether the stream had any of these already.
     pub(super) repeated: bool,
-    pub(super) failure: Option<PublishFailure>,
+    pub(super) failure: Option<PublishError>,
 }
 
 /// Publishes events in order and waits until each is on the stream.
@@ -128,21 +129,21 @@ pub(super) async fn send(
     nats: &Nats,
     key: &MessageKey,
     slug: &TenantSlug,
-    generation: u32,
+    stream_epoch: u32,
     events: &[RecordedEvent],
-) -> Sent {
+) -> SendResult {
     let mut connections = nats.connections();
     connections.mark_unchanged();
     let mut pending = Vec::with_capacity(events.len());
     let mut failure = None;
     for event in events {
-        let EventMessage { subject, headers, payload } = encode(key, slug, event, generation);
+        let EventMessage { subject, headers, payload } = encode(key, slug, event, stream_epoch);
         let message =
             async_nats::jetstream::message::PublishMessage::build().payload(payload).headers(headers);
         match nats.jetstream().send_publish(subject, message).await {
             Ok(ack) => pending.push(ack),
             Err(error) => {
-                failure = Some(PublishFailure::JetStream(describe(&error)));
+                failure = Some(PublishError::JetStream(describe(&error)));
                 break;
             }
         }
@@ -154,19 +155,18 @@ pub(super) async fn send(
             ack = ack.into_future() => ack,
             // What was to come by the connection before does not come any more.
             Ok(()) = connections.changed() => {
-                failure = Some(PublishFailure::JetStream("the connection was lost".to_owned()));
+                failure = Some(PublishError::JetStream("the connection was lost".to_owned()));
                 break;
             }
         };
         match ack {
             Ok(ack) if ack.stream == STREAM => places.push((ack.sequence, ack.duplicate)),
             Ok(ack) => {
-                failure =
-                    Some(PublishFailure::JetStream(format!("the stream {} took it instead", ack.stream)));
+                failure = Some(PublishError::JetStream(format!("the stream {} took it instead", ack.stream)));
                 break;
             }
             Err(error) => {
-                failure = Some(PublishFailure::JetStream(describe(&error)));
+                failure = Some(PublishError::JetStream(describe(&error)));
                 break;
             }
         }
@@ -180,16 +180,16 @@ pub(super) async fn send(
         .map(|(index, (event, (sequence, _)))| {
             let held = async move {
                 let found = message_at(nats, *sequence).await?;
-                if found.is_some_and(|found| holds(key, &found, slug, event, generation)) {
+                if found.is_some_and(|found| is_message_of(key, &found, slug, event, stream_epoch)) {
                     return Ok(());
                 }
-                Err(PublishFailure::Suppressed(event.position))
+                Err(PublishError::Suppressed(event.position))
             };
             held.map(move |held| (index, held)).boxed()
         })
         .collect();
     let repeated = !repeats.is_empty();
-    let mut checked = futures::stream::iter(repeats).buffered(LOOK_UPS);
+    let mut checked = futures::stream::iter(repeats).buffered(CONCURRENT_LOOKUPS_MAX);
     let mut acked = places.len();
     while let Some((index, held)) = checked.next().await {
         if let Err(error) = held {
@@ -197,9 +197,11 @@ pub(super) async fn send(
             break;
         }
     }
-    let mark =
-        events[..acked].iter().zip(&places).fold(RelayMark::default(), |mark, (event, (sequence, _))| {
-            mark.farther(RelayMark { sequence: *sequence, position: event.position })
-        });
-    Sent { acked, mark, repeated, failure }
+    let acked_message = events[..acked].iter().zip(&places).fold(
+        AckedMessage::default(),
+        |acked_message, (event, (sequence, _))| {
+            acked_message.later(AckedMessage { sequence: *sequence, position: event.position })
+        },
+    );
+    SendResult { acked, acked_message, repeated, failure }
 }

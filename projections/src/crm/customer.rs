@@ -64,13 +64,13 @@ impl Projection for Customers {
         event: &RecordedEvent,
     ) -> Result<Option<CustomerRow>, ProjectionError> {
         let out_of_place =
-            |reason| ProjectionError::OutOfPlace { event_type: event.event_type.to_string(), reason };
+            |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
         let decoded = event.decode::<CustomerEvent>()?;
         let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
         let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
         let row = match (row, decoded) {
             (None, CustomerEvent::Registered(registered)) => {
-                let row = nobody(id, registered.user_id, event.recorded_at);
+                let row = anonymised_row(id, registered.user_id, event.recorded_at);
                 match registered.details.open() {
                     Some(details) => CustomerRow {
                         name: details.name.into(),
@@ -95,16 +95,17 @@ impl Projection for Customers {
                 CustomerRow { status: CustomerStatus::Suspended, ..row }
             }
             (Some(row), CustomerEvent::Closed(_)) => CustomerRow { status: CustomerStatus::Closed, ..row },
-            (Some(row), CustomerEvent::Erased(_)) => {
-                CustomerRow { status: CustomerStatus::Closed, ..nobody(id, row.user_id, row.registered_at) }
-            }
+            (Some(row), CustomerEvent::Erased(_)) => CustomerRow {
+                status: CustomerStatus::Closed,
+                ..anonymised_row(id, row.user_id, row.registered_at)
+            },
         };
         Ok(Some(CustomerRow { version: event.version, updated_at: event.recorded_at, ..row }))
     }
 }
 
 /// A customer of whom nothing personal is known, as after an erasure.
-fn nobody(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
+fn anonymised_row(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
     CustomerRow {
         id,
         user_id,

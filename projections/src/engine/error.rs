@@ -14,7 +14,7 @@ pub enum ProjectionError {
     UnknownType(String),
     /// The event cannot follow what came before it.
     #[error("{event_type} cannot apply: {reason}")]
-    OutOfPlace {
+    OutOfSequence {
         /// The event's type.
         event_type: String,
         /// What is wrong.
@@ -32,7 +32,7 @@ impl ProjectionError {
     /// Whether an event is at fault, and not the database: it would fail again, however often it is tried.
     pub fn is_poison(&self) -> bool {
         match self {
-            Self::Decode(_) | Self::UnknownType(_) | Self::OutOfPlace { .. } | Self::Row(_) => true,
+            Self::Decode(_) | Self::UnknownType(_) | Self::OutOfSequence { .. } | Self::Row(_) => true,
             // Classes 22 (data exception) and 23 (integrity constraint): the value is refused, not the service.
             Self::Store(StoreError::Database(error)) => {
                 error.code().is_some_and(|state| matches!(&state.code()[..2], "22" | "23"))
@@ -46,7 +46,7 @@ impl ProjectionError {
         match self {
             Self::Decode(_) => "PAYLOAD_INVALID",
             Self::UnknownType(_) => "EVENT_TYPE_UNKNOWN",
-            Self::OutOfPlace { .. } => "EVENT_OUT_OF_SEQUENCE",
+            Self::OutOfSequence { .. } => "EVENT_OUT_OF_SEQUENCE",
             Self::Row(_) => "ROW_INVALID",
             Self::Store(StoreError::Database(_)) => "CONSTRAINT_VIOLATION",
             Self::Store(_) => "STORE_FAILED",

@@ -18,9 +18,9 @@ use super::projection::{Fold, Projection, checkpoint_name};
 use super::table::{Differences, Tables};
 
 /// Events of one write.
-const BATCH: usize = 2_000;
+const BATCH_SIZE_MAX: usize = 2_000;
 /// Events that may be missing at the switch, which holds the keeper up while they are written.
-const LAST: u64 = 500;
+const SWITCH_LAG_MAX: u64 = 500;
 
 /// Why a read model was not rebuilt.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub enum RebuildError {
 
 /// What a rebuild came to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Rebuilt {
+pub struct RebuildReport {
     /// Whether the new version serves.
     pub switched: bool,
     /// The position up to which it was built.
@@ -75,7 +75,7 @@ pub async fn rebuild<P: Projection>(
     force: bool,
     progress: OnProgress<'_>,
     cancel: &CancellationToken,
-) -> Result<Rebuilt, RebuildError> {
+) -> Result<RebuildReport, RebuildError> {
     let mut rebuild = Rebuild::<P> {
         store,
         tenant,
@@ -92,7 +92,7 @@ pub async fn rebuild<P: Projection>(
     rebuild.claim().await?;
     let done = rebuild.run(force).await;
     if !matches!(&done, Ok(rebuilt) if rebuilt.switched)
-        && let Err(error) = rebuild.give_up().await
+        && let Err(error) = rebuild.abandon().await
     {
         tracing::warn!(projection = rebuild.name, tenant = %tenant.id(), error = %Causes(&error),
             "what a rebuild leaves behind could not be removed; the next one does it");
@@ -119,22 +119,22 @@ struct Rebuild<'a, P> {
 }
 
 /// The versions as seen in one look.
-struct Standing {
+struct RebuildProgress {
     /// The one that serves, where it belongs to the log as it is now.
     serving: Option<Checkpoint>,
     /// How far the new one has to get.
     target: u64,
 }
 
-enum Switch {
-    Done(Box<Rebuilt>),
+enum SwitchOutcome {
+    Switched(Box<RebuildReport>),
     /// More has happened than may be made up for under the lock.
-    Behind,
+    Lagging,
 }
 
 impl<P: Projection> Rebuild<'_, P> {
     async fn claim(&mut self) -> Result<(), RebuildError> {
-        let transaction = self.tenant.begin_projection().await?;
+        let transaction = self.tenant.begin_worker_transaction().await?;
         if !transaction.claim_rebuild(&self.name, self.token).await? {
             return Err(RebuildError::Busy);
         }
@@ -143,45 +143,45 @@ impl<P: Projection> Rebuild<'_, P> {
         Ok(())
     }
 
-    async fn run(&mut self, force: bool) -> Result<Rebuilt, RebuildError> {
-        self.empty(true).await?;
+    async fn run(&mut self, force: bool) -> Result<RebuildReport, RebuildError> {
+        self.clear_table(true).await?;
         let mut compared = None;
         loop {
-            let standing = self.standing().await?;
-            self.catch_up(standing.target).await?;
-            if standing.serving.is_some() && compared.is_none() {
+            let rebuild_progress = self.rebuild_progress().await?;
+            self.catch_up(rebuild_progress.target).await?;
+            if rebuild_progress.serving.is_some() && compared.is_none() {
                 let differences = self.compare().await?;
                 if differences.count > 0 && !force {
-                    return Ok(self.refused(differences));
+                    return Ok(self.not_switched(differences));
                 }
                 compared = Some(differences);
                 continue;
             }
-            if let Switch::Done(rebuilt) = self.switch(compared.as_ref(), force).await? {
+            if let SwitchOutcome::Switched(rebuilt) = self.switch(compared.as_ref(), force).await? {
                 return Ok(*rebuilt);
             }
         }
     }
 
-    fn go_on(&self) -> Result<(), RebuildError> {
+    fn check_cancelled(&self) -> Result<(), RebuildError> {
         if self.cancel.is_cancelled() { Err(RebuildError::Cancelled) } else { Ok(()) }
     }
 
-    fn refused(&self, differences: Differences) -> Rebuilt {
+    fn not_switched(&self, differences: Differences) -> RebuildReport {
         let (position, generation) = (self.at, self.generation);
-        Rebuilt { switched: false, position, generation, compared: true, differences }
+        RebuildReport { switched: false, position, generation, compared: true, differences }
     }
 
     /// Removes the tenant's rows from the table that does not serve.
-    async fn empty(&self, cancellable: bool) -> Result<(), RebuildError> {
+    async fn clear_table(&self, cancellable: bool) -> Result<(), RebuildError> {
         let mut behind = None;
         loop {
             if cancellable {
-                self.go_on()?;
+                self.check_cancelled()?;
             }
-            let transaction = self.tenant.begin_projection().await?;
-            self.hold(&transaction, 0, 0).await?;
-            behind = self.tables.empty_some(&transaction, self.generation + 1, behind).await?;
+            let transaction = self.tenant.begin_worker_transaction().await?;
+            self.renew_claim(&transaction, 0, 0).await?;
+            behind = self.tables.clear_chunk(&transaction, self.generation + 1, behind).await?;
             transaction.commit().await?;
             if behind.is_none() {
                 return Ok(());
@@ -189,7 +189,7 @@ impl<P: Projection> Rebuild<'_, P> {
         }
     }
 
-    async fn hold(
+    async fn renew_claim(
         &self,
         transaction: &store::TenantTransaction,
         position: u64,
@@ -199,19 +199,19 @@ impl<P: Projection> Rebuild<'_, P> {
         if ours { Ok(()) } else { Err(RebuildError::Busy) }
     }
 
-    async fn give_up(&self) -> Result<(), RebuildError> {
-        match self.empty(false).await {
+    async fn abandon(&self) -> Result<(), RebuildError> {
+        match self.clear_table(false).await {
             // The table is somebody else's by now.
             Err(RebuildError::Busy) => return Ok(()),
             other => other?,
         }
-        let transaction = self.tenant.begin_projection().await?;
+        let transaction = self.tenant.begin_worker_transaction().await?;
         transaction.release_rebuild(&self.name, self.token).await?;
         transaction.commit().await?;
         Ok(())
     }
 
-    async fn standing(&mut self) -> Result<Standing, RebuildError> {
+    async fn rebuild_progress(&mut self) -> Result<RebuildProgress, RebuildError> {
         let transaction = self.tenant.begin_snapshot().await?;
         let head = transaction.head().await?;
         let checkpoint = transaction.checkpoint(&self.name).await?;
@@ -221,11 +221,12 @@ impl<P: Projection> Rebuild<'_, P> {
         }
         let started = checkpoint.unwrap_or(Checkpoint { log_id: head.log_id, position: 0 });
         let serving = Some(started).filter(|at| at.log_id == head.log_id);
-        Ok(Standing { serving, target: serving.map_or(head.position, |at| at.position) })
+        Ok(RebuildProgress { serving, target: serving.map_or(head.position, |at| at.position) })
     }
 
     async fn page(&self, after: u64, up_to: u64) -> Result<LogPage, RebuildError> {
-        let mut page = self.tenant.read_log_page(after, Some(up_to), BATCH, &LogFilter::default()).await?;
+        let mut page =
+            self.tenant.read_log_page(after, Some(up_to), BATCH_SIZE_MAX, &LogFilter::default()).await?;
         page.events = self.tenant.open(page.events).await?;
         if self.log_id.is_some_and(|log_id| log_id != page.log_id) {
             return Err(RebuildError::LogReplaced);
@@ -241,7 +242,7 @@ impl<P: Projection> Rebuild<'_, P> {
         }
         let mut page = self.page(self.at, target).await?;
         loop {
-            self.go_on()?;
+            self.check_cancelled()?;
             let Some(last) = page.events.last().map(|event| event.position) else {
                 return Err(
                     StoreError::Corrupt(format!("the log ends at {} and not at {target}", self.at)).into()
@@ -301,9 +302,9 @@ impl<P: Projection> Rebuild<'_, P> {
         skipped: &HashSet<u64>,
         target: u64,
     ) -> Result<Result<(), (Option<usize>, ProjectionError)>, RebuildError> {
-        let transaction = self.tenant.begin_projection().await?;
+        let transaction = self.tenant.begin_worker_transaction().await?;
         let to = events.last().map_or(self.at, |event| event.position);
-        self.hold(&transaction, to, target).await?;
+        self.renew_claim(&transaction, to, target).await?;
         if let Err(fault) = self.fold(&transaction, events, skipped).await? {
             return Ok(Err(fault));
         }
@@ -344,48 +345,53 @@ impl<P: Projection> Rebuild<'_, P> {
             read = page.events.last().map_or(serving, |event| event.position);
             ahead.extend(page.events.iter().filter_map(P::key));
         }
-        let go_on = || !self.cancel.is_cancelled();
-        let differences = self.tables.compare_all(&transaction, self.generation, &ahead, go_on).await?;
+        let may_continue = || !self.cancel.is_cancelled();
+        let differences =
+            self.tables.compare_all(&transaction, self.generation, &ahead, may_continue).await?;
         transaction.commit().await?;
         self.changed = ahead;
         differences.ok_or(RebuildError::Cancelled)
     }
 
     /// The switch. From the lock on the checkpoint to the commit the keeper of this tenant waits.
-    async fn switch(&mut self, compared: Option<&Differences>, force: bool) -> Result<Switch, RebuildError> {
-        self.go_on()?;
+    async fn switch(
+        &mut self,
+        compared: Option<&Differences>,
+        force: bool,
+    ) -> Result<SwitchOutcome, RebuildError> {
+        self.check_cancelled()?;
         let log_id = self.log_id.expect("known since the first look");
-        let transaction = self.tenant.begin_projection().await?;
-        self.hold(&transaction, self.at, self.at).await?;
+        let transaction = self.tenant.begin_worker_transaction().await?;
+        self.renew_claim(&transaction, self.at, self.at).await?;
         if transaction.lock_checkpoint(&self.name).await?.is_none() {
             // Nobody has begun: a row to lock is needed all the same.
             transaction.move_checkpoint(&self.name, log_id, 0, 0).await?;
         }
         let Some(checkpoint) = transaction.lock_checkpoint(&self.name).await? else {
-            return Ok(Switch::Behind);
+            return Ok(SwitchOutcome::Lagging);
         };
         let mut differences = compared.cloned().unwrap_or_default();
         let position = if checkpoint.log_id == log_id && compared.is_some() {
-            if checkpoint.position > self.at + LAST {
-                return Ok(Switch::Behind);
+            if checkpoint.position > self.at + SWITCH_LAG_MAX {
+                return Ok(SwitchOutcome::Lagging);
             }
             if checkpoint.position > self.at {
                 let events = self.page(self.at, checkpoint.position).await?.events;
                 self.changed.extend(events.iter().filter_map(P::key));
                 // What is at fault is dealt with outside the lock.
                 if self.fold(&transaction, &events, &HashSet::new()).await?.is_err() {
-                    return Ok(Switch::Behind);
+                    return Ok(SwitchOutcome::Lagging);
                 }
             }
             let late = self.tables.compare_keys(&transaction, self.generation, &self.changed).await?;
-            differences = differences.and(late);
+            differences = differences.merge(late);
             if differences.count > 0 && !force {
-                return Ok(Switch::Done(Box::new(self.refused(differences))));
+                return Ok(SwitchOutcome::Switched(Box::new(self.not_switched(differences))));
             }
             checkpoint.position
         } else if checkpoint.log_id == log_id {
             // It came to this log only now.
-            return Ok(Switch::Behind);
+            return Ok(SwitchOutcome::Lagging);
         } else {
             // The old version is of a log that is no more: nothing keeps it, and there is nothing to compare.
             let at = Checkpoint { log_id, position: self.at };
@@ -396,10 +402,16 @@ impl<P: Projection> Rebuild<'_, P> {
             return Err(RebuildError::Busy);
         };
         transaction.commit().await?;
-        self.tenant.note_generation(P::TABLE.name, generation);
+        self.tenant.cache_generation(P::TABLE.name, generation);
         (self.progress)(position, position);
         self.at = position;
         let compared = compared.is_some();
-        Ok(Switch::Done(Box::new(Rebuilt { switched: true, position, generation, compared, differences })))
+        Ok(SwitchOutcome::Switched(Box::new(RebuildReport {
+            switched: true,
+            position,
+            generation,
+            compared,
+            differences,
+        })))
     }
 }

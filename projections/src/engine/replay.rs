@@ -9,23 +9,23 @@ use uuid::Uuid;
 
 use super::change::RowChange;
 use super::error::ProjectionError;
-use super::past::{Past, PastError};
+use super::historic_state::{HistoricState, HistoricStateError};
 use super::projection::{Fold, Projection, checkpoint_name};
 use super::rebuild::OnProgress;
-use super::sql::{copied, page};
+use super::sql::{copy_sql, page_sql};
 use super::table::{Tables, corrupt};
 
 /// Events of one write.
-const BATCH: usize = 2_000;
+const BATCH_SIZE_MAX: usize = 2_000;
 /// Rows on a page.
-const PAGE: i64 = 1_000;
+const PAGE_SIZE_MAX: i64 = 1_000;
 /// The tables: the state asked for, and the one that it is compared with.
-const PAST: &str = "pg_temp.past";
-const LATER: &str = "pg_temp.later";
+const HISTORIC_TABLE: &str = "pg_temp.past";
+const LATER_TABLE: &str = "pg_temp.later";
 
 /// What to work out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wanted {
+pub enum ReplayTarget {
     /// The rows when the log ended at this position.
     At(u64),
     /// What differs between two positions.
@@ -37,7 +37,7 @@ pub enum Wanted {
 
 /// A place in a tenant's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Moment {
+pub struct LogPosition {
     /// The log.
     pub log: LogId,
     /// The position.
@@ -47,9 +47,9 @@ pub struct Moment {
 }
 
 /// A read model as it was, for as long as this is kept.
-pub struct Replayed {
+pub struct HistoricReadModel {
     scratch: Scratch,
-    tables: Box<dyn Shown>,
+    tables: Box<dyn RowReader>,
     /// The position of the state.
     pub at: u64,
     /// The position of the state that it is compared with, where one is.
@@ -57,80 +57,92 @@ pub struct Replayed {
 }
 
 /// Where the log of a tenant was at a time; without one, where it is.
-pub async fn moment(tenant: &TenantStore, time: Option<DateTime<Utc>>) -> Result<Moment, StoreError> {
+pub async fn log_position_at(
+    tenant: &TenantStore,
+    time: Option<DateTime<Utc>>,
+) -> Result<LogPosition, StoreError> {
     let (head, found) = match time {
         Some(time) => tenant.position_at(time).await.map(|(head, position)| (head, Some(position)))?,
         None => (tenant.head().await?, None),
     };
     let position = found.unwrap_or(head.position);
-    Ok(Moment { log: head.log_id, position, head: head.position })
+    Ok(LogPosition { log: head.log_id, position, head: head.position })
 }
 
 /// Works out a past state of the read model `P`. `log`: which log the positions are of.
 pub(crate) async fn replay<P: Projection>(
     tenant: &TenantStore,
     log: LogId,
-    wanted: Wanted,
+    wanted: ReplayTarget,
     progress: OnProgress<'_>,
-) -> Result<Replayed, PastError> {
+) -> Result<HistoricReadModel, HistoricStateError> {
     let head = tenant.head().await?;
     if head.log_id != log {
         return Err(StoreError::LogReplaced { current: head.log_id }.into());
     }
     let reached = |position: u64| {
-        if position <= head.position { Ok(position) } else { Err(PastError::Beyond { head: head.position }) }
+        if position <= head.position {
+            Ok(position)
+        } else {
+            Err(HistoricStateError::Beyond { head: head.position })
+        }
     };
     let scratch = tenant.scratch();
-    let tables = Tables::<P>::named([PAST.to_owned(), LATER.to_owned()]);
-    scratch.create(&P::TABLE, PAST).await?;
-    let build = Build { past: Past::new(tenant, log), scratch: &scratch, tables: &tables, progress };
+    let tables = Tables::<P>::named([HISTORIC_TABLE.to_owned(), LATER_TABLE.to_owned()]);
+    scratch.create(&P::TABLE, HISTORIC_TABLE).await?;
+    let build =
+        ReplayBuild { state: HistoricState::new(tenant, log), scratch: &scratch, tables: &tables, progress };
     let (at, compared_with) = match wanted {
-        Wanted::At(at) => {
+        ReplayTarget::At(at) => {
             build.fill(0, 0, reached(at)?).await?;
             (at, None)
         }
-        Wanted::Between(from, to) => {
+        ReplayTarget::Between(from, to) => {
             let (from, to) = (reached(from)?, reached(to)?);
             build.fill(0, 0, from).await?;
-            scratch.create(&P::TABLE, LATER).await?;
-            build.copy(PAST).await?;
+            scratch.create(&P::TABLE, LATER_TABLE).await?;
+            build.copy(HISTORIC_TABLE).await?;
             build.fill(1, from, to).await?;
             (from, Some(to))
         }
-        Wanted::Serving(from) => {
+        ReplayTarget::Serving(from) => {
             let from = from.map(reached).transpose()?;
-            scratch.create(&P::TABLE, LATER).await?;
+            scratch.create(&P::TABLE, LATER_TABLE).await?;
             let serving = build.copy_serving().await?;
             build.fill(0, 0, from.unwrap_or(serving)).await?;
             (from.unwrap_or(serving), Some(serving))
         }
     };
-    Ok(Replayed { scratch, tables: Box::new(tables), at, compared_with })
+    Ok(HistoricReadModel { scratch, tables: Box::new(tables), at, compared_with })
 }
 
-struct Build<'a, P> {
-    past: Past<'a, P>,
+struct ReplayBuild<'a, P> {
+    state: HistoricState<'a, P>,
     scratch: &'a Scratch,
     tables: &'a Tables<P>,
     progress: OnProgress<'a>,
 }
 
-impl<P: Projection> Build<'_, P> {
+impl<P: Projection> ReplayBuild<'_, P> {
     /// Brings a table from one position to another. While one page is written the next one is read.
-    async fn fill(&self, table: u64, from: u64, to: u64) -> Result<(), PastError> {
+    async fn fill(&self, table: u64, from: u64, to: u64) -> Result<(), HistoricStateError> {
         (self.progress)(from, to);
         let mut at = from;
         if at >= to {
             return Ok(());
         }
-        let mut page = self.past.page(at, to, BATCH).await?;
+        let mut page = self.state.page(at, to, BATCH_SIZE_MAX).await?;
         loop {
             let read_to = page.scanned_to;
             if read_to <= at {
                 return Err(StoreError::Corrupt(format!("the log ends at {at} and not at {to}")).into());
             }
             let next = async {
-                if read_to < to { self.past.page(read_to, to, BATCH).await.map(Some) } else { Ok(None) }
+                if read_to < to {
+                    self.state.page(read_to, to, BATCH_SIZE_MAX).await.map(Some)
+                } else {
+                    Ok(None)
+                }
             };
             let (written, next) = futures::join!(self.write(table, &page.events), next);
             written?;
@@ -144,12 +156,12 @@ impl<P: Projection> Build<'_, P> {
     }
 
     /// Writes events, in halves where the one at fault has to be found.
-    async fn write(&self, table: u64, events: &[RecordedEvent]) -> Result<(), PastError> {
+    async fn write(&self, table: u64, events: &[RecordedEvent]) -> Result<(), HistoricStateError> {
         let mut parts = vec![events];
         while let Some(part) = parts.pop() {
             let Err(error) = self.write_part(table, part).await? else { continue };
             if let [event] = part {
-                self.past.forgive(event, error).await?;
+                self.state.skip_if_discarded(event, error).await?;
             } else {
                 let (first, second) = part.split_at(part.len() / 2);
                 parts.extend([second, first]);
@@ -163,12 +175,12 @@ impl<P: Projection> Build<'_, P> {
         &self,
         table: u64,
         events: &[RecordedEvent],
-    ) -> Result<Result<(), ProjectionError>, PastError> {
+    ) -> Result<Result<(), ProjectionError>, HistoricStateError> {
         let transaction = self.scratch.begin().await?;
         let mut fold = Fold::<P>::new(self.tables.load(&transaction, table, events).await?);
         for event in events {
             if let Err(error) = fold.apply(event) {
-                self.past.forgive(event, error).await?;
+                self.state.skip_if_discarded(event, error).await?;
             }
         }
         match self.tables.save(&transaction, table, fold.changes()).await {
@@ -182,57 +194,61 @@ impl<P: Projection> Build<'_, P> {
     }
 
     /// Copies all rows of a table into the later one.
-    async fn copy(&self, from: &str) -> Result<(), PastError> {
+    async fn copy(&self, from: &str) -> Result<(), HistoricStateError> {
         let transaction = self.scratch.begin().await?;
-        transaction.execute(&copied(from, LATER), &[&transaction.tenant().0]).await?;
+        transaction.execute(&copy_sql(from, LATER_TABLE), &[&transaction.tenant().0]).await?;
         Ok(transaction.commit().await?)
     }
 
     /// Copies the rows that serve, in one snapshot with the position at which they stand.
-    async fn copy_serving(&self) -> Result<u64, PastError> {
+    async fn copy_serving(&self) -> Result<u64, HistoricStateError> {
         let name = checkpoint_name::<P>();
         let transaction = self.scratch.begin_snapshot().await?;
         let checkpoint = transaction.checkpoint(&name).await?;
-        if checkpoint.is_some_and(|checkpoint| checkpoint.log_id != self.past.log()) {
-            return Err(PastError::OtherLog);
+        if checkpoint.is_some_and(|checkpoint| checkpoint.log_id != self.state.log()) {
+            return Err(HistoricStateError::OtherLog);
         }
         let generation = transaction.generation(&name).await?;
         let serving = P::TABLE.at(generation);
-        transaction.execute(&copied(&serving, LATER), &[&transaction.tenant().0]).await?;
+        transaction.execute(&copy_sql(&serving, LATER_TABLE), &[&transaction.tenant().0]).await?;
         transaction.commit().await?;
         Ok(checkpoint.map_or(0, |checkpoint| checkpoint.position))
     }
 }
 
 /// What showing needs to know of a read model.
-trait Shown: Send + Sync {
+trait RowReader: Send + Sync {
     /// A row of the table, as the read model's own type writes it.
     fn row(&self, text: &str) -> Result<Value, StoreError>;
 }
 
-impl<P: Projection> Shown for Tables<P> {
+impl<P: Projection> RowReader for Tables<P> {
     fn row(&self, text: &str) -> Result<Value, StoreError> {
         let row: P::Row = serde_json::from_str(text).map_err(|error| corrupt(P::TABLE.name, &error))?;
         serde_json::to_value(row).map_err(|error| corrupt(P::TABLE.name, &error))
     }
 }
 
-impl Replayed {
+impl HistoricReadModel {
     /// A page of rows, in the order of their keys, behind one of them. An empty page is the end.
-    pub async fn rows(&self, behind: Option<Uuid>) -> Result<Vec<(Uuid, Value)>, PastError> {
+    pub async fn rows(&self, behind: Option<Uuid>) -> Result<Vec<(Uuid, Value)>, HistoricStateError> {
         let transaction = self.scratch.begin().await?;
         let low = behind.unwrap_or_default();
-        let sql = page(PAST, behind.is_some());
-        let rows = transaction.query(&sql, &[&transaction.tenant().0, &low, &PAGE]).await?;
+        let sql = page_sql(HISTORIC_TABLE, behind.is_some());
+        let rows = transaction.query(&sql, &[&transaction.tenant().0, &low, &PAGE_SIZE_MAX]).await?;
         transaction.commit().await?;
         let rows = rows.iter().map(|row| Ok((row.get(0), self.tables.row(row.get(1))?)));
         Ok(rows.collect::<Result<_, StoreError>>()?)
     }
 
     /// What differs among the next keys behind one, and the key behind which to go on; `None` at the end.
-    pub async fn changes(&self, behind: Option<Uuid>) -> Result<(Vec<RowChange>, Option<Uuid>), PastError> {
+    pub async fn changes(
+        &self,
+        behind: Option<Uuid>,
+    ) -> Result<(Vec<RowChange>, Option<Uuid>), HistoricStateError> {
         let transaction = self.scratch.begin().await?;
-        let (rows, next) = super::table::compare_some(&transaction, [PAST, LATER], behind).await?;
+        let (rows, next) =
+            super::table::compare_some(&transaction, [HISTORIC_TABLE, LATER_TABLE], behind).await?;
         transaction.commit().await?;
         let mut changes = Vec::with_capacity(rows.len());
         for (id, before, after) in rows {

@@ -58,7 +58,7 @@ pub(crate) enum Bounds {
 }
 
 /// The rows that differ between two tables: key, and both rows as JSON. Parameter 1: the tenant.
-pub(crate) fn compare(tables: [&str; 2], bounds: Bounds) -> String {
+pub(crate) fn compare_sql(tables: [&str; 2], bounds: Bounds) -> String {
     let condition = match bounds {
         Bounds::Keys => "id = any($2::uuid[])",
         // The parameter is named all the same, so that there are always as many.
@@ -75,7 +75,7 @@ pub(crate) fn compare(tables: [&str; 2], bounds: Bounds) -> String {
 }
 
 /// So many rows (parameter 3) behind a key (parameter 2), with their keys, in the order of these.
-pub(crate) fn page(table: &str, behind: bool) -> String {
+pub(crate) fn page_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
         "select id, row_to_json(t)::text from {table} t where tenant_id = $1 and {condition} \
@@ -84,12 +84,12 @@ pub(crate) fn page(table: &str, behind: bool) -> String {
 }
 
 /// Copies the tenant's rows between tables of the same shape.
-pub(crate) fn copied(from: &str, to: &str) -> String {
+pub(crate) fn copy_sql(from: &str, to: &str) -> String {
     format!("insert into {to} select * from {from} where tenant_id = $1")
 }
 
 /// The key that stands so many rows (parameter 3) behind another (parameter 2).
-pub(crate) fn nth_key(table: &str, behind: bool) -> String {
+pub(crate) fn nth_key_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
         "select id from {table} where tenant_id = $1 and {condition} order by id offset $3::bigint - 1 limit 1"
@@ -97,7 +97,7 @@ pub(crate) fn nth_key(table: &str, behind: bool) -> String {
 }
 
 /// Removes so many rows (parameter 3) behind a key (parameter 2) and answers with the last of their keys.
-pub(crate) fn emptied(table: &str, behind: bool) -> String {
+pub(crate) fn delete_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
         "with gone as (delete from {table} where tenant_id = $1 and id in (

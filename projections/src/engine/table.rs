@@ -12,12 +12,12 @@ use uuid::Uuid;
 
 use super::error::ProjectionError;
 use super::projection::{Changes, Projection};
-use super::sql::{Bounds, Statements, compare, emptied, nth_key};
+use super::sql::{Bounds, Statements, compare_sql, delete_sql, nth_key_sql};
 
 /// Rows looked at in one statement of a comparison or of an emptying.
-const CHUNK: i64 = 10_000;
+const CHUNK_ROWS_MAX: i64 = 10_000;
 /// Differences that are told one by one.
-const SHOWN: usize = 20;
+const DIFFERENCES_LISTED_MAX: usize = 20;
 
 /// The tables of the read model `P`.
 pub(crate) struct Tables<P> {
@@ -48,18 +48,18 @@ pub struct Differences {
 }
 
 impl Differences {
-    fn note(&mut self, difference: Difference) {
+    fn add(&mut self, difference: Difference) {
         self.count += 1;
-        if self.shown.len() < SHOWN {
+        if self.shown.len() < DIFFERENCES_LISTED_MAX {
             self.shown.push(difference);
         }
     }
 
     /// Both together.
-    pub(crate) fn and(mut self, other: Self) -> Self {
+    pub(crate) fn merge(mut self, other: Self) -> Self {
         self.count += other.count;
         self.shown.extend(other.shown);
-        self.shown.truncate(SHOWN);
+        self.shown.truncate(DIFFERENCES_LISTED_MAX);
         self
     }
 }
@@ -128,16 +128,16 @@ impl<P: Projection> Tables<P> {
     }
 
     /// Removes some of the tenant's rows. Returns the key behind which to go on, `None` when there are no more.
-    pub(crate) async fn empty_some(
+    pub(crate) async fn clear_chunk(
         &self,
         transaction: &TenantTransaction,
         generation: u64,
         behind: Option<Uuid>,
     ) -> Result<Option<Uuid>, StoreError> {
-        let sql = emptied(&P::TABLE.at(generation), behind.is_some());
+        let sql = delete_sql(&P::TABLE.at(generation), behind.is_some());
         let tenant = transaction.tenant().0;
         let behind = behind.unwrap_or_default();
-        let row = transaction.query_opt(&sql, &[&tenant, &behind, &CHUNK]).await?;
+        let row = transaction.query_opt(&sql, &[&tenant, &behind, &CHUNK_ROWS_MAX]).await?;
         Ok(row.and_then(|row| row.get(0)))
     }
 
@@ -153,9 +153,9 @@ impl<P: Projection> Tables<P> {
             return Ok(differences);
         }
         let keys: Vec<Uuid> = keys.iter().copied().collect();
-        let sql = compare(self.both(generation), Bounds::Keys);
+        let sql = compare_sql(self.both(generation), Bounds::Keys);
         for row in transaction.query(&sql, &[&transaction.tenant().0, &keys]).await? {
-            differences.note(difference((row.get(0), row.get(1), row.get(2)))?);
+            differences.add(difference((row.get(0), row.get(1), row.get(2)))?);
         }
         Ok(differences)
     }
@@ -167,17 +167,17 @@ impl<P: Projection> Tables<P> {
         transaction: &TenantTransaction,
         generation: u64,
         left_out: &HashSet<Uuid>,
-        go_on: impl Fn() -> bool,
+        may_continue: impl Fn() -> bool,
     ) -> Result<Option<Differences>, StoreError> {
         let mut differences = Differences::default();
         let mut behind: Option<Uuid> = None;
         loop {
-            if !go_on() {
+            if !may_continue() {
                 return Ok(None);
             }
             let (rows, end) = compare_some(transaction, self.both(generation), behind).await?;
             for row in rows.into_iter().filter(|(id, ..)| !left_out.contains(id)) {
-                differences.note(difference(row)?);
+                differences.add(difference(row)?);
             }
             match end {
                 Some(end) => behind = Some(end),
@@ -188,7 +188,7 @@ impl<P: Projection> Tables<P> {
 }
 
 /// A row that differs: its key, and the row in either table as JSON.
-pub(crate) type Pair = (Uuid, Option<String>, Option<String>);
+pub(crate) type RowPair = (Uuid, Option<String>, Option<String>);
 
 /// The rows that differ among the next keys of two tables behind one, and the key behind which to go on; `None` at the
 /// end. Neither table is looked at for more than so many rows.
@@ -196,24 +196,24 @@ pub(crate) async fn compare_some(
     transaction: &TenantTransaction,
     tables: [&str; 2],
     behind: Option<Uuid>,
-) -> Result<(Vec<Pair>, Option<Uuid>), StoreError> {
+) -> Result<(Vec<RowPair>, Option<Uuid>), StoreError> {
     let tenant = transaction.tenant().0;
     let low = behind.unwrap_or_default();
     let mut end: Option<Uuid> = None;
     for table in tables {
-        let sql = nth_key(table, behind.is_some());
+        let sql = nth_key_sql(table, behind.is_some());
         let nth: Option<Uuid> =
-            transaction.query_opt(&sql, &[&tenant, &low, &CHUNK]).await?.map(|row| row.get(0));
+            transaction.query_opt(&sql, &[&tenant, &low, &CHUNK_ROWS_MAX]).await?.map(|row| row.get(0));
         end = end.into_iter().chain(nth).min();
     }
     let high = end.unwrap_or(Uuid::max());
-    let sql = compare(tables, Bounds::Range { from_start: behind.is_none() });
+    let sql = compare_sql(tables, Bounds::Range { from_start: behind.is_none() });
     let rows = transaction.query(&sql, &[&tenant, &low, &high]).await?;
     Ok((rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(), end))
 }
 
 /// What two versions of a row say.
-fn difference((id, old, new): Pair) -> Result<Difference, StoreError> {
+fn difference((id, old, new): RowPair) -> Result<Difference, StoreError> {
     let read = |text: Option<String>| -> Result<Option<Value>, StoreError> {
         text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt("a comparison", &error)))
             .transpose()

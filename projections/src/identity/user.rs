@@ -59,13 +59,13 @@ impl Projection for Users {
 
     fn apply(row: Option<UserRow>, event: &RecordedEvent) -> Result<Option<UserRow>, ProjectionError> {
         let out_of_place =
-            |reason| ProjectionError::OutOfPlace { event_type: event.event_type.to_string(), reason };
+            |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
         let decoded = event.decode::<UserEvent>()?;
         let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
         let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
         let row = match (row, decoded) {
             (None, UserEvent::Registered(registered)) => {
-                let row = nobody(id, registered.roles, event.recorded_at);
+                let row = anonymised_row(id, registered.roles, event.recorded_at);
                 match registered.details.open() {
                     Some(details) => UserRow {
                         email_key: details.email.normalised(),
@@ -86,9 +86,10 @@ impl Projection for Users {
                 UserRow { name, ..row }
             }
             (Some(row), UserEvent::Deactivated(_)) => UserRow { status: UserStatus::Deactivated, ..row },
-            (Some(row), UserEvent::Erased(_)) => {
-                UserRow { status: UserStatus::Deactivated, ..nobody(id, row.roles, row.registered_at) }
-            }
+            (Some(row), UserEvent::Erased(_)) => UserRow {
+                status: UserStatus::Deactivated,
+                ..anonymised_row(id, row.roles, row.registered_at)
+            },
             (Some(row), UserEvent::RolesChanged(changed)) => UserRow { roles: changed.roles, ..row },
         };
         Ok(Some(UserRow { version: event.version, updated_at: event.recorded_at, ..row }))
@@ -96,7 +97,7 @@ impl Projection for Users {
 }
 
 /// A user of whom nothing personal is known, as after an erasure.
-fn nobody(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
+fn anonymised_row(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
     UserRow {
         id,
         email: String::new(),

@@ -26,7 +26,7 @@ pub struct Replaced {
 
 /// What the event's payload says.
 #[derive(Deserialize)]
-struct Fact {
+struct ReplacementEvent {
     old_log_id: Uuid,
     new_log_id: Uuid,
     kept_to: u64,
@@ -34,12 +34,17 @@ struct Fact {
 }
 
 /// What an event tells, where it is the first of a log that came after another.
-pub(super) fn told(position: u64, entry: &Entry<'_>, payload: &Part, key: &VerifierKey) -> Option<Replaced> {
+pub(super) fn read_replacement(
+    position: u64,
+    entry: &Entry<'_>,
+    payload: &Part,
+    key: &VerifierKey,
+) -> Option<Replaced> {
     let Part::Open { bytes, .. } = payload else { return None };
     if entry.event_type != EVENT_TYPE {
         return None;
     }
-    let fact: Fact = serde_json::from_slice(&bytes.0).ok()?;
+    let fact: ReplacementEvent = serde_json::from_slice(&bytes.0).ok()?;
     if fact.new_log_id != entry.log_id || fact.kept_to.checked_add(1) != Some(position) {
         return None;
     }
@@ -68,16 +73,16 @@ pub(super) fn continues_older(
     replaced: &[Replaced],
 ) -> Result<(), VerifyError> {
     let from = older.size;
-    let of_log = replaced.iter().filter(|told| Some(told.old_log_id) == older.log_id());
-    let Some(told) = of_log.min_by_key(|told| told.kept_to) else {
+    let of_log = replaced.iter().filter(|replacement| Some(replacement.old_log_id) == older.log_id());
+    let Some(replacement) = of_log.min_by_key(|replacement| replacement.kept_to) else {
         return Err(VerifyError::OtherLog { from, origin: older.origin.clone() });
     };
-    if from > told.kept_to {
+    if from > replacement.kept_to {
         return Err(VerifyError::Replaced {
             from,
-            log: told.old_log_id,
-            position: told.position,
-            kept_to: told.kept_to,
+            log: replacement.old_log_id,
+            position: replacement.position,
+            kept_to: replacement.kept_to,
         });
     }
     continues(manifest, checkpoint, older)

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::VerifyError;
-use crate::export::{Manifest, Part, REGISTERING, Registration, TypeSchema};
+use crate::export::{Manifest, Part, REGISTRATION_EVENT_TYPES, Registration, TypeSchema};
 use crate::frame::Hash;
 use crate::json::Json;
 
@@ -45,7 +45,7 @@ impl Schemas {
         if !self.occurred.contains(event_type) {
             self.occurred.insert(event_type.to_owned());
         }
-        if !REGISTERING.contains(&event_type) {
+        if !REGISTRATION_EVENT_TYPES.contains(&event_type) {
             return;
         }
         match payload {

@@ -335,7 +335,7 @@ fn a_registered_schema_is_the_one_in_the_log() {
 #[test]
 fn keys_are_for_whom_the_manifest_names() {
     let mut export = Log::of(3).export(1, 3);
-    let keys = serde_json::to_string(&Keys { keys: Base64(AGE.to_vec()) }).expect("JSON");
+    let keys = serde_json::to_string(&Keys { keys: Base64(AGE_HEADER.to_vec()) }).expect("JSON");
     let said = |export: &(Manifest, Vec<Line>)| check(&with(&text(export), &[(2, &keys)]), &Known::default());
     assert!(matches!(said(&export), Err(VerifyError::Malformed { line: 3, .. })));
     export.0.keys_to = Some("age1somebody".to_owned());
@@ -344,7 +344,7 @@ fn keys_are_for_whom_the_manifest_names() {
     assert_eq!(known.len(), 3, "keys are passed over");
 }
 
-const REGISTERED: &str = crate::export::REGISTERING[0];
+const REGISTERED: &str = crate::export::REGISTRATION_EVENT_TYPES[0];
 const OLD_LOG: Uuid = Uuid::from_u128(6);
 const OLD_ORIGIN: &str = "example.org/tlog/00000000000000000000000000000006";
 

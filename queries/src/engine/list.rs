@@ -219,12 +219,12 @@ impl<R> List<R> {
     /// them, so that it costs no wait: they run again where the guess was wrong.
     async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<Vec<Row>>, StoreError> {
         let transaction = tenant.begin_snapshot().await?;
-        let guess = tenant.guessed_generation(self.table.name);
+        let guess = tenant.cached_generation(self.table.name);
         let table = self.table.at(guess);
         let (generation, mut rows) =
             try_join(transaction.generation(self.projection), run(&transaction, &table, selects)).await?;
         if generation != guess {
-            tenant.note_generation(self.table.name, generation);
+            tenant.cache_generation(self.table.name, generation);
             rows = run(&transaction, &self.table.at(generation), selects).await?;
         }
         transaction.commit().await?;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use projections::{ForReadModel, Past, PastError, Projection, ReadModel, RowChange};
+use projections::{HistoricState, HistoricStateError, Projection, ReadModel, ReadModelVisitor, RowChange};
 use schemas::engine::{LogId, StreamName};
 use serde::Serialize;
 use serde_json::Value;
@@ -63,7 +63,7 @@ pub async fn rows(
     at: Option<u64>,
     after: Option<Uuid>,
     limit: usize,
-) -> Result<PastRows, PastError> {
+) -> Result<PastRows, HistoricStateError> {
     known(checkpoint)?.with(Rows { tenant, log, at, after, limit }).await
 }
 
@@ -75,8 +75,8 @@ struct Rows<'a> {
     limit: usize,
 }
 
-impl<'a> ForReadModel for Rows<'a> {
-    type Output = BoxFuture<'a, Result<PastRows, PastError>>;
+impl<'a> ReadModelVisitor for Rows<'a> {
+    type Output = BoxFuture<'a, Result<PastRows, HistoricStateError>>;
 
     fn of<P: Projection>(self) -> Self::Output {
         let Self { tenant, log, at, after, limit } = self;
@@ -93,7 +93,7 @@ pub async fn changes(
     between: (u64, Option<u64>),
     after: Option<u64>,
     limit: usize,
-) -> Result<PastChanges, PastError> {
+) -> Result<PastChanges, HistoricStateError> {
     known(checkpoint)?.with(Changes { tenant, log, between, after, limit }).await
 }
 
@@ -105,8 +105,8 @@ struct Changes<'a> {
     limit: usize,
 }
 
-impl<'a> ForReadModel for Changes<'a> {
-    type Output = BoxFuture<'a, Result<PastChanges, PastError>>;
+impl<'a> ReadModelVisitor for Changes<'a> {
+    type Output = BoxFuture<'a, Result<PastChanges, HistoricStateError>>;
 
     fn of<P: Projection>(self) -> Self::Output {
         let Self { tenant, log, between, after, limit } = self;
@@ -114,18 +114,22 @@ impl<'a> ForReadModel for Changes<'a> {
     }
 }
 
-fn known(checkpoint: &str) -> Result<ReadModel, PastError> {
-    ReadModel::find(checkpoint).ok_or_else(|| PastError::Unknown(checkpoint.to_owned()))
+fn known(checkpoint: &str) -> Result<ReadModel, HistoricStateError> {
+    ReadModel::find(checkpoint).ok_or_else(|| HistoricStateError::Unknown(checkpoint.to_owned()))
 }
 
 /// The end of the log, which must be the one that is meant, and a position in it.
-async fn reached(tenant: &TenantStore, log: LogId, position: Option<u64>) -> Result<(u64, u64), PastError> {
+async fn reached(
+    tenant: &TenantStore,
+    log: LogId,
+    position: Option<u64>,
+) -> Result<(u64, u64), HistoricStateError> {
     let head = tenant.head().await?;
     if head.log_id != log {
         return Err(StoreError::LogReplaced { current: head.log_id }.into());
     }
     match position.unwrap_or(head.position) {
-        position if position > head.position => Err(PastError::Beyond { head: head.position }),
+        position if position > head.position => Err(HistoricStateError::Beyond { head: head.position }),
         position => Ok((head.position, position)),
     }
 }
@@ -140,9 +144,9 @@ async fn rows_of<P: Projection>(
     at: Option<u64>,
     after: Option<Uuid>,
     limit: usize,
-) -> Result<PastRows, PastError> {
+) -> Result<PastRows, HistoricStateError> {
     let (head, at) = reached(tenant, log, at).await?;
-    let past = Past::<P>::new(tenant, log);
+    let past = HistoricState::<P>::new(tenant, log);
     let beginning = format!("{}/", P::CATEGORY);
     let behind = after.map(|id| StreamName::new(P::CATEGORY, id));
     let streams = tenant.streams(&beginning, behind.as_ref(), limit as u32).await?;
@@ -151,7 +155,7 @@ async fn rows_of<P: Projection>(
     let (begun, mut looked_at, mut read, mut early) = (Instant::now(), None, 0, false);
     {
         let fold = async |stream: StreamName| {
-            Ok::<_, PastError>((stream.uuid(), past.rows_at(&stream, [at]).await?))
+            Ok::<_, HistoricStateError>((stream.uuid(), past.rows_at(&stream, [at]).await?))
         };
         let folded = futures::stream::iter(streams).map(fold);
         let mut folded = std::pin::pin!(folded.buffered(AT_ONCE));
@@ -177,12 +181,12 @@ async fn changes_of<P: Projection>(
     (from, to): (u64, Option<u64>),
     after: Option<u64>,
     limit: usize,
-) -> Result<PastChanges, PastError> {
+) -> Result<PastChanges, HistoricStateError> {
     let (head, to) = reached(tenant, log, to).await?;
     if from > to {
-        return Err(PastError::Beyond { head });
+        return Err(HistoricStateError::Beyond { head });
     }
-    let past = Past::<P>::new(tenant, log);
+    let past = HistoricState::<P>::new(tenant, log);
     let after = after.unwrap_or(from).max(from);
     let events = past.page(after, to, limit).await?;
     let mut page =

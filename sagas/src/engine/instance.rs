@@ -15,13 +15,13 @@ use serde_json::Value;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-use super::process::undo_label;
+use super::process::compensation_label;
 
 /// What became of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepState {
     /// It is wanted and has not taken effect yet.
-    Wanted,
+    Pending,
     /// Its command took effect.
     Completed,
     /// It stands in the dead letters.
@@ -29,7 +29,7 @@ pub enum StepState {
     /// An operator went on without it.
     Discarded,
     /// It was refused to the last, and what was done before is taken back.
-    GivenUp,
+    RetriesExhausted,
 }
 
 /// What became of a timer.
@@ -63,7 +63,7 @@ pub struct Instance {
     /// Steps in the order in which they took effect.
     completed: Vec<String>,
     /// What is taken back, by the step that led to it.
-    undone: BTreeMap<String, Vec<SagaStep>>,
+    compensated: BTreeMap<String, Vec<SagaStep>>,
 }
 
 impl Instance {
@@ -110,13 +110,13 @@ impl Instance {
             }
             Some(SagaFact::CompensationStarted) => {
                 let SagaCompensationStarted { step, steps, .. } = read(event)?;
-                for undo in &steps {
-                    self.steps.insert(undo.step.clone(), StepState::Wanted);
+                for compensation in &steps {
+                    self.steps.insert(compensation.step.clone(), StepState::Pending);
                 }
                 if self.steps.get(&step) != Some(&StepState::Completed) {
-                    self.steps.insert(step.clone(), StepState::GivenUp);
+                    self.steps.insert(step.clone(), StepState::RetriesExhausted);
                 }
-                self.undone.insert(step, steps);
+                self.compensated.insert(step, steps);
             }
             None => {}
         }
@@ -126,10 +126,10 @@ impl Instance {
     fn reacted(&mut self, reacted: SagaReacted) {
         self.state.clone_from(&reacted.state);
         if reacted.data.is_some() {
-            self.data = reacted.data.clone().and_then(opened);
+            self.data = reacted.data.clone().and_then(open_value);
         }
         for SagaStep { step, compensation, .. } in &reacted.steps {
-            self.steps.entry(step.clone()).or_insert(StepState::Wanted);
+            self.steps.entry(step.clone()).or_insert(StepState::Pending);
             if let Some(compensation) = compensation {
                 self.compensations.entry(step.clone()).or_insert_with(|| compensation.clone());
             }
@@ -152,7 +152,7 @@ impl Instance {
 
     /// Whether it takes back what it has done.
     pub fn is_compensating(&self) -> bool {
-        !self.undone.is_empty()
+        !self.compensated.is_empty()
     }
 
     /// The reaction to an event, where there was one.
@@ -163,7 +163,7 @@ impl Instance {
     /// The command of a step as the reaction to an event recorded it; `None` where it cannot be opened.
     pub(super) fn command(&self, trigger: Uuid, step: &str) -> Option<Value> {
         let steps = &self.reaction_to(trigger)?.steps;
-        opened(steps.iter().find(|wanted| wanted.step == step)?.command.clone())
+        open_value(steps.iter().find(|wanted| wanted.step == step)?.command.clone())
     }
 
     /// Whether any of its steps can be taken back.
@@ -172,32 +172,32 @@ impl Instance {
     }
 
     /// What was decided to be taken back because of a step.
-    pub(super) fn undone_for(&self, step: &str) -> Option<&[SagaStep]> {
-        self.undone.get(step).map(Vec::as_slice)
+    pub(super) fn compensations_for(&self, step: &str) -> Option<&[SagaStep]> {
+        self.compensated.get(step).map(Vec::as_slice)
     }
 
     /// The commands that take back everything done so far, the last first.
-    pub(super) fn undo_all(&self) -> Vec<SagaStep> {
-        self.completed.iter().rev().filter_map(|step| self.undo(step)).collect()
+    pub(super) fn all_compensations(&self) -> Vec<SagaStep> {
+        self.completed.iter().rev().filter_map(|step| self.compensation_for(step)).collect()
     }
 
     /// The command that takes a step back, where it can be and nobody has said so yet.
-    pub(super) fn undo(&self, step: &str) -> Option<SagaStep> {
-        let label = undo_label(step);
+    pub(super) fn compensation_for(&self, step: &str) -> Option<SagaStep> {
+        let label = compensation_label(step);
         let command = self.compensations.get(step)?.clone();
-        let said = self.undone.values().flatten().any(|undo| undo.step == label);
+        let said = self.compensated.values().flatten().any(|compensation| compensation.step == label);
         (!said).then_some(SagaStep { step: label, command, compensation: None })
     }
 }
 
 /// Whether a recorded value is somebody's personal data.
-pub(super) fn is_of_a_subject(value: &Value) -> bool {
+pub(super) fn is_personal_data(value: &Value) -> bool {
     [OPEN, SEALED, ERASED].iter().any(|member| value.get(member).is_some())
 }
 
 /// A recorded value, unless its subject was erased.
-pub(super) fn opened(value: Value) -> Option<Value> {
-    if !is_of_a_subject(&value) {
+pub(super) fn open_value(value: Value) -> Option<Value> {
+    if !is_personal_data(&value) {
         return Some(value);
     }
     serde_json::from_value::<Sealed<Value>>(value).ok()?.open()
@@ -266,17 +266,23 @@ mod tests {
             vec![reacted(1, json!({"steps": steps})), completed("b"), completed("c"), completed("a")];
         let instance = folded(&facts);
         assert!(instance.can_compensate() && !instance.is_compensating());
-        let labels = |steps: &[SagaStep]| steps.iter().map(|undo| undo.step.clone()).collect::<Vec<_>>();
-        assert_eq!(labels(&instance.undo_all()), ["undo/a", "undo/b"]);
+        let labels = |steps: &[SagaStep]| {
+            steps.iter().map(|compensation| compensation.step.clone()).collect::<Vec<_>>()
+        };
+        assert_eq!(labels(&instance.all_compensations()), ["undo/a", "undo/b"]);
 
-        let started = json!({"step": "e", "attempts": 3, "code": "X", "steps": instance.undo_all()});
+        let started = json!({"step": "e", "attempts": 3, "code": "X", "steps": instance.all_compensations()});
         facts.push((SagaFact::CompensationStarted, started));
         facts.push(completed("d"));
         let instance = folded(&facts);
         assert!(instance.is_compensating());
-        assert_eq!(labels(instance.undone_for("e").expect("is there")), ["undo/a", "undo/b"]);
-        assert_eq!(labels(&instance.undo_all()), ["undo/d"], "it took effect too late to be in the list");
-        assert_eq!(instance.steps["e"], StepState::GivenUp);
+        assert_eq!(labels(instance.compensations_for("e").expect("is there")), ["undo/a", "undo/b"]);
+        assert_eq!(
+            labels(&instance.all_compensations()),
+            ["undo/d"],
+            "it took effect too late to be in the list"
+        );
+        assert_eq!(instance.steps["e"], StepState::RetriesExhausted);
     }
 
     #[test]

@@ -10,14 +10,14 @@ use schemas::saga::{
 use store::{DeadLetter, StoreError, TenantStore};
 use uuid::Uuid;
 
-use super::instance::{Instance, StepState, TimerState, opened};
+use super::instance::{Instance, StepState, TimerState, open_value};
 use super::process::command_id;
-use super::rows::{self, Standing};
+use super::rows::{self, PendingStep};
 
 /// The beginning of the categories of instances' streams.
-const CATEGORIES: &str = "saga.";
+const CATEGORY_PREFIX: &str = "saga.";
 /// Streams read at once.
-const READS: usize = 4;
+const CONCURRENT_READS_MAX: usize = 4;
 
 /// Whether an instance still has something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,13 +49,13 @@ impl InstanceStatus {
         }
     }
 
-    fn of(instance: &Instance, rows: &[Standing]) -> Self {
+    fn of(instance: &Instance, rows: &[PendingStep]) -> Self {
         let has = |state| instance.steps.values().any(|step| *step == state);
         if rows.iter().any(|row| row.is_dead) || has(StepState::Failed) && rows.is_empty() {
             Self::Stopped
-        } else if instance.is_compensating() && (has(StepState::Wanted) || !rows.is_empty()) {
+        } else if instance.is_compensating() && (has(StepState::Pending) || !rows.is_empty()) {
             Self::Compensating
-        } else if has(StepState::Wanted) || rows.iter().any(|row| !row.is_timer()) {
+        } else if has(StepState::Pending) || rows.iter().any(|row| !row.is_timer()) {
             Self::Working
         } else if rows.is_empty()
             && !instance.timers.values().any(|timer| matches!(timer, TimerState::Set(_)))
@@ -92,7 +92,7 @@ impl InstanceSummary {
         instance_stream(&self.saga, self.instance)
     }
 
-    fn new(saga: &str, id: Uuid, instance: &Instance, facts: &[RecordedEvent], rows: &[Standing]) -> Self {
+    fn new(saga: &str, id: Uuid, instance: &Instance, facts: &[RecordedEvent], rows: &[PendingStep]) -> Self {
         let next = rows.iter().min_by_key(|row| (!row.is_dead, row.next_attempt_at));
         Self {
             saga: saga.to_owned(),
@@ -146,22 +146,22 @@ pub async fn list_instances(
     after: Option<&StreamName>,
     limit: u32,
 ) -> Result<Vec<InstanceSummary>, StoreError> {
-    let streams = tenant.streams(CATEGORIES, after, limit).await?;
+    let streams = tenant.streams(CATEGORY_PREFIX, after, limit).await?;
     let ids: Vec<(String, Uuid)> = streams
         .iter()
-        .filter_map(|name| Some((name.category().strip_prefix(CATEGORIES)?.to_owned(), name.uuid()?)))
+        .filter_map(|name| Some((name.category().strip_prefix(CATEGORY_PREFIX)?.to_owned(), name.uuid()?)))
         .collect();
     let instances: Vec<Uuid> = ids.iter().map(|(_, id)| *id).collect();
-    let rows = standing(tenant, &instances).await?;
+    let rows = pending_steps(tenant, &instances).await?;
     let summaries = ids.into_iter().map(|(saga, id)| {
         let of = rows.iter().filter(|row| row.saga == saga && row.instance == id).cloned();
-        let rows: Vec<Standing> = of.collect();
+        let rows: Vec<PendingStep> = of.collect();
         async move {
             let (instance, facts) = read(tenant, &saga, id).await?;
             Ok(InstanceSummary::new(&saga, id, &instance, &facts, &rows))
         }
     });
-    stream::iter(summaries).buffered(READS).try_collect().await
+    stream::iter(summaries).buffered(CONCURRENT_READS_MAX).try_collect().await
 }
 
 /// Everything that happened to an instance; `None` where there is no such instance.
@@ -174,7 +174,7 @@ pub async fn show_instance(
     if facts.is_empty() {
         return Ok(None);
     }
-    let mut rows = standing(tenant, &[id]).await?;
+    let mut rows = pending_steps(tenant, &[id]).await?;
     rows.retain(|row| row.saga == saga);
     let (mut steps, mut letters) = (Vec::new(), Vec::new());
     for fact in &facts {
@@ -206,7 +206,7 @@ pub async fn show_instance(
         let letter = dead_letters.iter().find(|letter| letter.subject == step);
         StepOutcome {
             command_id: command_id(saga, id, &step),
-            state: instance.steps.get(&step).copied().unwrap_or(StepState::Wanted),
+            state: instance.steps.get(&step).copied().unwrap_or(StepState::Pending),
             // The row counts from the last time that an operator had it tried again, the letter from the beginning.
             attempts: letter.map_or(0, |letter| letter.attempts).max(row.map_or(0, |row| row.attempts)),
             last_error: row
@@ -214,7 +214,7 @@ pub async fn show_instance(
                 .or_else(|| letter.map(|letter| letter.error_code.clone())),
             next_due: row.filter(|row| !row.is_dead).map(|row| row.next_attempt_at),
             step,
-            command: opened(command).unwrap_or_default(),
+            command: open_value(command).unwrap_or_default(),
         }
     };
     let steps = steps.into_iter().map(outcome).collect();
@@ -223,9 +223,9 @@ pub async fn show_instance(
     Ok(Some(InstanceHistory { summary, facts, steps, timers, dead_letters }))
 }
 
-async fn standing(tenant: &TenantStore, instances: &[Uuid]) -> Result<Vec<Standing>, StoreError> {
-    let transaction = tenant.begin_projection().await?;
-    let rows = rows::standing(&transaction, instances).await?;
+async fn pending_steps(tenant: &TenantStore, instances: &[Uuid]) -> Result<Vec<PendingStep>, StoreError> {
+    let transaction = tenant.begin_worker_transaction().await?;
+    let rows = rows::pending_steps(&transaction, instances).await?;
     transaction.commit().await?;
     Ok(rows)
 }

@@ -79,7 +79,7 @@ impl Reaction {
 
     /// Says whose personal data stands in the commands and the data.
     #[must_use]
-    pub fn about(mut self, subject: Uuid) -> Self {
+    pub fn with_subject(mut self, subject: Uuid) -> Self {
         self.subject = Some(subject);
         self
     }
@@ -119,7 +119,7 @@ impl Reaction {
 
     /// Keeps something for later reactions.
     #[must_use]
-    pub fn keep(mut self, data: serde_json::Value) -> Self {
+    pub fn with_data(mut self, data: serde_json::Value) -> Self {
         self.data = Some(data);
         self
     }
@@ -161,16 +161,16 @@ pub(super) fn reaction_id(process: &str, trigger_event: Uuid) -> Uuid {
 }
 
 /// The label of the step that takes another one back.
-pub(super) fn undo_label(step: &str) -> String {
+pub(super) fn compensation_label(step: &str) -> String {
     format!("undo/{step}")
 }
 
 /// How the labels of timers' rows begin.
-pub(super) const TIMER: &str = "timer/";
+pub(super) const TIMER_PREFIX: &str = "timer/";
 
 /// The label of the row of a timer.
 pub(super) fn timer_label(timer: &str) -> String {
-    format!("{TIMER}{timer}")
+    format!("{TIMER_PREFIX}{timer}")
 }
 
 /// The name of a process's checkpoint, and of the consumer in its dead letters.

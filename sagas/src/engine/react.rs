@@ -11,19 +11,19 @@ use futures::future::try_join_all;
 use schemas::engine::{DecodeError, Metadata, RecordedEvent, Sealed, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream};
 use serde_json::Value;
-use store::feed::{Batch, Consumer, Handled};
+use store::feed::{Batch, BatchOutcome, Consumer};
 use store::{
-    AppendError, Claim, DeadLetter, DeadLetterStatus, ExpectedVersion, NewEvent, Store, StoreError,
-    StreamAppend, TenantStore, TenantTransaction,
+    AppendError, DeadLetter, DeadLetterStatus, ExpectedVersion, IdempotencyClaim, NewEvent, Store,
+    StoreError, StreamAppend, TenantStore, TenantTransaction,
 };
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::instance::{Instance, StepState, TimerState, is_of_a_subject};
+use super::instance::{Instance, StepState, TimerState, is_personal_data};
 use super::process::{
     Process, Reaction, Step, Timer, Trigger, actor, consumer_name, reaction_id, timer_label,
 };
-use super::rows::{self, NewRow, Task, Work};
+use super::rows::{self, NewStep, StepAction, StepPayload};
 
 /// Reacts to a tenant's events, batch by batch.
 pub(super) struct Reactor {
@@ -31,19 +31,23 @@ pub(super) struct Reactor {
     process: Arc<dyn Process>,
     consumer: String,
     /// Tells the step runner whose steps are new; a lost hint costs one poll.
-    hints: mpsc::Sender<TenantId>,
+    notifications: mpsc::Sender<TenantId>,
 }
 
 /// A reaction that could not be recorded, and never can be as things stand.
-pub(super) struct Unfit {
+pub(super) struct Unprocessable {
     pub(super) code: String,
     pub(super) message: String,
 }
 
 impl Reactor {
-    pub(super) fn new(store: Store, process: Arc<dyn Process>, hints: mpsc::Sender<TenantId>) -> Self {
+    pub(super) fn new(
+        store: Store,
+        process: Arc<dyn Process>,
+        notifications: mpsc::Sender<TenantId>,
+    ) -> Self {
         let consumer = consumer_name(process.name());
-        Self { store, process, consumer, hints }
+        Self { store, process, consumer, notifications }
     }
 }
 
@@ -52,76 +56,77 @@ impl Consumer for Reactor {
         &self.consumer
     }
 
-    async fn handle(&self, from: u64, batch: Batch) -> Result<Handled, StoreError> {
+    async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let tenant = self.store.tenant(batch.tenant);
         let Some(to) = batch.events.last().map(|event| event.position) else {
-            return Ok(Handled::Moved(from));
+            return Ok(BatchOutcome::Advanced(from));
         };
         let mut steps = Vec::new();
         let mut cancelled = Vec::new();
-        let mut letters = Vec::new();
+        let mut dead_letters = Vec::new();
         for (event, outcome) in react_all(&tenant, self.process.as_ref(), &batch.events).await? {
             match outcome {
-                Ok(wanted) => {
-                    steps.extend(wanted.rows);
-                    cancelled.extend(wanted.cancelled);
+                Ok(follow_ups) => {
+                    steps.extend(follow_ups.rows);
+                    cancelled.extend(follow_ups.cancelled);
                 }
-                Err(unfit) => {
-                    let letter = letter(batch.tenant, &self.consumer, self.process.name(), event, unfit);
-                    letters.push((letter, event.metadata.request_id.as_ref()));
+                Err(unprocessable) => {
+                    let dead_letter =
+                        dead_letter(batch.tenant, &self.consumer, self.process.name(), event, unprocessable);
+                    dead_letters.push((dead_letter, event.metadata.request_id.as_ref()));
                 }
             }
         }
-        let transaction = tenant.begin_projection().await?;
+        let transaction = tenant.begin_worker_transaction().await?;
         rows::insert(&transaction, self.process.name(), &steps, clock::now()).await?;
         let cancelled: Vec<(Uuid, &str)> =
             cancelled.iter().map(|(instance, row)| (*instance, row.as_str())).collect();
         rows::delete(&transaction, self.process.name(), &cancelled).await?;
-        for (letter, request_id) in &letters {
+        for (dead_letter, request_id) in &dead_letters {
             let request_id = request_id.map(tracing::field::display);
-            tracing::warn!(saga = self.process.name(), tenant = %batch.tenant, position = letter.position,
-                code = letter.error_code, request_id, "a saga cannot react to an event; it stands in the dead letters");
-            transaction.put_dead_letter(letter).await?;
+            tracing::warn!(saga = self.process.name(), tenant = %batch.tenant, position = dead_letter.position,
+                code = dead_letter.error_code, request_id, "a saga cannot react to an event; it stands in the dead letters");
+            transaction.put_dead_letter(dead_letter).await?;
         }
         if !transaction.move_checkpoint(&self.consumer, batch.log_id, from, to).await? {
-            return self.lost(&transaction).await;
+            return self.checkpoint_conflict(&transaction).await;
         }
         transaction.commit().await?;
         if !steps.is_empty() {
             // Where the channel is full the step runner looks for itself soon.
-            let _ = self.hints.try_send(batch.tenant);
+            let _ = self.notifications.try_send(batch.tenant);
         }
-        Ok(Handled::Moved(to))
+        Ok(BatchOutcome::Advanced(to))
     }
 }
 
 impl Reactor {
     /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
     /// done is.
-    async fn lost(&self, transaction: &TenantTransaction) -> Result<Handled, StoreError> {
+    async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
         if transaction.is_of_another_log(&self.consumer).await? {
             tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(),
                 "the saga has followed a log of this tenant that is no more; it stops here");
-            return Ok(Handled::Stopped);
+            return Ok(BatchOutcome::Stopped);
         }
-        Ok(Handled::Lost)
+        Ok(BatchOutcome::Conflict)
     }
 }
 
 /// What a reaction leads to.
 #[derive(Debug, Default)]
-pub(super) struct Wanted {
+pub(super) struct FollowUps {
     /// Steps and timers.
-    pub(super) rows: Vec<NewRow>,
+    pub(super) rows: Vec<NewStep>,
     /// Rows of timers that are wanted no more.
     pub(super) cancelled: Vec<(Uuid, String)>,
 }
 
 /// An event and what became of it.
-type Outcome<'a> = (&'a RecordedEvent, Result<Wanted, Unfit>);
+type ReactionOutcome<'a> = (&'a RecordedEvent, Result<FollowUps, Unprocessable>);
 
 /// How often a reaction that rests on an instance's state is decided anew because the instance has moved on meanwhile.
-const ATTEMPTS: usize = 10;
+const REACTION_ATTEMPTS_MAX: usize = 10;
 
 /// Reacts to events and records the reactions. What follows comes from what is recorded: where a reaction stood already,
 /// it counts and not the one computed now.
@@ -129,18 +134,18 @@ pub(super) async fn react_all<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
     events: &'a [RecordedEvent],
-) -> Result<Vec<Outcome<'a>>, StoreError> {
+) -> Result<Vec<ReactionOutcome<'a>>, StoreError> {
     let mut outcomes = Vec::new();
     let mut rest = events;
     while !rest.is_empty() {
-        let (round, behind) = rest.split_at(round(process, rest));
+        let (round, behind) = rest.split_at(independent_prefix(process, rest));
         let mut again: Vec<&RecordedEvent> = round.iter().collect();
         for attempt in 0.. {
-            again = react_round(tenant, process, &again, &mut outcomes).await?;
+            again = react_batch(tenant, process, &again, &mut outcomes).await?;
             if again.is_empty() {
                 break;
             }
-            if attempt == ATTEMPTS {
+            if attempt == REACTION_ATTEMPTS_MAX {
                 return Err(StoreError::Unavailable("saga instances keep moving on".to_owned()));
             }
         }
@@ -150,7 +155,7 @@ pub(super) async fn react_all<'a>(
 }
 
 /// How many events may be reacted to at once: each instance whose state counts once, because a reaction changes it.
-fn round(process: &dyn Process, events: &[RecordedEvent]) -> usize {
+fn independent_prefix(process: &dyn Process, events: &[RecordedEvent]) -> usize {
     let mut seen = HashSet::new();
     let again = |event: &RecordedEvent| {
         process.route(event).ok().flatten().is_some_and(|instance| !seen.insert(instance))
@@ -160,15 +165,15 @@ fn round(process: &dyn Process, events: &[RecordedEvent]) -> usize {
 
 /// One round, appended all at once so that the reactions share a commit. Returns the events whose instance has moved on
 /// since it was read.
-async fn react_round<'a>(
+async fn react_batch<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
     events: &[&'a RecordedEvent],
-    outcomes: &mut Vec<Outcome<'a>>,
+    outcomes: &mut Vec<ReactionOutcome<'a>>,
 ) -> Result<Vec<&'a RecordedEvent>, StoreError> {
     let undecodable = |error: DecodeError| {
         let message = format!("{error}: {}", error.source);
-        Unfit { code: "UNDECODABLE".to_owned(), message }
+        Unprocessable { code: "UNDECODABLE".to_owned(), message }
     };
     let instances = try_join_all(events.iter().map(|event| instance_of(tenant, process, event))).await?;
     let mut reactions = Vec::new();
@@ -183,7 +188,7 @@ async fn react_round<'a>(
             }
         };
         if let (Some(id), Some(recorded)) = (routed, instance.reaction_to(event.event_id)) {
-            outcomes.push((event, wanted(event, id, recorded.clone(), Some(&instance))));
+            outcomes.push((event, follow_ups(event, id, recorded.clone(), Some(&instance))));
             continue;
         }
         match process.react(Trigger { tenant: tenant.id(), event, instance: &instance }) {
@@ -195,7 +200,7 @@ async fn react_round<'a>(
                     (true, version) => ExpectedVersion::Exact(version),
                 };
                 let (instance, reacted) = (reaction.instance, reacted(event, reaction));
-                appends.push(append_of(tenant, process, instance, event, &reacted, expected));
+                appends.push(reaction_append(tenant, process, instance, event, &reacted, expected));
                 reactions.push((event, instance, reacted));
             }
             Err(error) => outcomes.push((event, Err(undecodable(error)))),
@@ -207,19 +212,19 @@ async fn react_round<'a>(
         let outcome = match receipt {
             Ok(receipt) if receipt.duplicate => {
                 let id = receipt.stream.uuid().unwrap_or(instance);
-                let standing = Instance::load(tenant, process.name(), id).await?;
-                let recorded = standing.reaction_to(event.event_id).cloned().ok_or_else(|| {
+                let current = Instance::load(tenant, process.name(), id).await?;
+                let recorded = current.reaction_to(event.event_id).cloned().ok_or_else(|| {
                     let (stream, version) = (&receipt.stream, receipt.version);
                     StoreError::Corrupt(format!("{stream} at version {version} is no reaction"))
                 })?;
-                wanted(event, id, recorded, Some(&standing))
+                follow_ups(event, id, recorded, Some(&current))
             }
-            Ok(_) => wanted(event, instance, reacted, None),
+            Ok(_) => follow_ups(event, instance, reacted, None),
             Err(AppendError::VersionConflict { .. }) => {
                 again.push(event);
                 continue;
             }
-            Err(error) => Err(unfit(error)?),
+            Err(error) => Err(unprocessable(error)?),
         };
         outcomes.push((event, outcome));
     }
@@ -251,13 +256,13 @@ fn reacted(event: &RecordedEvent, reaction: Reaction) -> SagaReacted {
         trigger_type: event.event_type.clone(),
         state: reaction.state.to_owned(),
         steps: reaction.steps.iter().map(|step| saga_step(step, reaction.subject)).collect(),
-        data: reaction.data.map(|data| of_subject(data, reaction.subject)),
+        data: reaction.data.map(|data| seal_for(data, reaction.subject)),
         timers: reaction.timers.into_iter().map(timer).collect(),
         cancelled_timers: reaction.cancelled_timers.into_iter().map(ToOwned::to_owned).collect(),
     }
 }
 
-fn of_subject(value: Value, subject: Option<Uuid>) -> Value {
+fn seal_for(value: Value, subject: Option<Uuid>) -> Value {
     match subject {
         None => value,
         Some(_) => serde_json::to_value(Sealed::of(subject, value)).expect("an id and JSON serialise"),
@@ -268,12 +273,12 @@ fn saga_step(step: &Step, subject: Option<Uuid>) -> SagaStep {
     let json = |command: &AnyCommand| serde_json::to_value(command).expect("commands serialise");
     SagaStep {
         step: step.label.to_owned(),
-        command: of_subject(json(&step.command), subject),
+        command: seal_for(json(&step.command), subject),
         compensation: step.compensation.as_ref().map(json),
     }
 }
 
-fn append_of(
+fn reaction_append(
     tenant: &TenantStore,
     process: &dyn Process,
     instance: Uuid,
@@ -295,7 +300,7 @@ fn append_of(
     let digest =
         tenant.store().key().mac("saga-reaction", &[process.name().as_bytes(), trigger.event_id.as_bytes()]);
     StreamAppend {
-        claim: Some(Claim::new(command_id, digest)),
+        claim: Some(IdempotencyClaim::new(command_id, digest)),
         // A fact that is gone sets nothing off.
         log: Some(trigger.log_id),
         ..StreamAppend::new(
@@ -324,18 +329,18 @@ fn metadata(
 }
 
 /// The rows that follow from a recorded reaction. Where the instance has gone on since, only what it still waits for.
-fn wanted(
+fn follow_ups(
     trigger: &RecordedEvent,
     instance: Uuid,
     reacted: SagaReacted,
-    standing: Option<&Instance>,
-) -> Result<Wanted, Unfit> {
-    let row = |step: String, work, can_be_undone, due| NewRow {
+    current: Option<&Instance>,
+) -> Result<FollowUps, Unprocessable> {
+    let row = |step: String, work, can_be_undone, due| NewStep {
         instance,
         step,
         trigger_event: trigger.event_id,
         correlation_id: trigger.metadata.correlation_id,
-        task: Task {
+        payload: StepPayload {
             work,
             trigger_position: trigger.position,
             traceparent: trigger.metadata.traceparent.clone(),
@@ -345,36 +350,35 @@ fn wanted(
         due,
     };
     let waits_for_step = |step: &str| {
-        standing
-            .is_none_or(|standing| standing.steps.get(step).is_none_or(|state| *state == StepState::Wanted))
+        current.is_none_or(|current| current.steps.get(step).is_none_or(|state| *state == StepState::Pending))
     };
     let waits_for_timer = |timer: &str| {
-        standing.is_none_or(|standing| matches!(standing.timers.get(timer), None | Some(TimerState::Set(_))))
+        current.is_none_or(|current| matches!(current.timers.get(timer), None | Some(TimerState::Set(_))))
     };
-    let mut wanted = Wanted::default();
+    let mut follow_ups = FollowUps::default();
     for step in reacted.steps.into_iter().filter(|step| waits_for_step(&step.step)) {
-        let work = if is_of_a_subject(&step.command) {
-            Work::SendRecorded
+        let work = if is_personal_data(&step.command) {
+            StepAction::SendRecorded
         } else {
-            let command = serde_json::from_value(step.command).map_err(|error| Unfit {
+            let command = serde_json::from_value(step.command).map_err(|error| Unprocessable {
                 code: "UNDECODABLE".to_owned(),
                 message: format!("the recorded command of step {} does not read: {error}", step.step),
             })?;
-            Work::Send { command }
+            StepAction::Send { command }
         };
-        wanted.rows.push(row(step.step, work, step.compensation.is_some(), None));
+        follow_ups.rows.push(row(step.step, work, step.compensation.is_some(), None));
     }
     for timer in reacted.timers.into_iter().filter(|timer| waits_for_timer(&timer.timer)) {
         let due = Some(timer.due);
-        wanted.rows.push(row(timer_label(&timer.timer), Work::Timer { timer }, false, due));
+        follow_ups.rows.push(row(timer_label(&timer.timer), StepAction::Timer { timer }, false, due));
     }
     let label = |timer: String| (instance, timer_label(&timer));
-    wanted.cancelled = reacted.cancelled_timers.into_iter().map(label).collect();
-    Ok(wanted)
+    follow_ups.cancelled = reacted.cancelled_timers.into_iter().map(label).collect();
+    Ok(follow_ups)
 }
 
 /// What the refusal of an append means: an outage is an error, anything else is for the dead letters.
-fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
+fn unprocessable(error: AppendError) -> Result<Unprocessable, StoreError> {
     let message = error.to_string();
     let code = match error {
         AppendError::Unavailable(cause) => return Err(cause),
@@ -389,19 +393,19 @@ fn unfit(error: AppendError) -> Result<Unfit, StoreError> {
         AppendError::TooLarge { .. } => ErrorCode::TooLarge,
         AppendError::Invalid(_) => ErrorCode::Invalid,
     };
-    Ok(Unfit { code: code.graphql(), message })
+    Ok(Unprocessable { code: code.graphql(), message })
 }
 
 /// The dead letter of an event that could not be reacted to. Its id derives from the event, so it is written once.
-fn letter(
+fn dead_letter(
     tenant: TenantId,
     consumer: &str,
     process: &str,
     event: &RecordedEvent,
-    unfit: Unfit,
+    unprocessable: Unprocessable,
 ) -> DeadLetter {
     let now = clock::now();
-    let refusal = rows::Refusal::new(now, &unfit.code, unfit.message.clone());
+    let failure = rows::StepFailure::new(now, &unprocessable.code, unprocessable.message.clone());
     DeadLetter {
         id: ids::derived_id(reaction_id(process, event.event_id), "dead_letter"),
         tenant,
@@ -409,10 +413,10 @@ fn letter(
         position: event.position,
         event_id: Some(event.event_id),
         subject: event.event_type.to_string(),
-        error_code: unfit.code.clone(),
-        error: unfit.message,
+        error_code: unprocessable.code.clone(),
+        error: unprocessable.message,
         attempts: 1,
-        history: serde_json::json!([refusal]),
+        history: serde_json::json!([failure]),
         status: DeadLetterStatus::Open,
         first_at: now,
         last_at: now,
@@ -425,10 +429,10 @@ mod tests {
 
     #[test]
     fn an_outage_is_an_error_and_a_refusal_is_for_the_dead_letters() {
-        assert!(matches!(unfit(AppendError::Overloaded), Err(StoreError::Overloaded)));
+        assert!(matches!(unprocessable(AppendError::Overloaded), Err(StoreError::Overloaded)));
         let away = AppendError::Unavailable(StoreError::Unavailable("gone".to_owned()));
-        assert!(matches!(unfit(away), Err(StoreError::Unavailable(text)) if text == "gone"));
-        let large = unfit(AppendError::TooLarge { bytes: 2, limit: 1 });
+        assert!(matches!(unprocessable(away), Err(StoreError::Unavailable(text)) if text == "gone"));
+        let large = unprocessable(AppendError::TooLarge { bytes: 2, limit: 1 });
         assert_eq!(large.expect("unfit").code, "TOO_LARGE");
     }
 }

@@ -13,15 +13,15 @@ use store::sql::Row;
 use store::{StoreError, TenantTransaction};
 use uuid::Uuid;
 
-use super::process::TIMER;
+use super::process::TIMER_PREFIX;
 
 /// Refusals that a row remembers; older ones are dropped.
-const HISTORY: usize = 100;
+const FAILURE_HISTORY_MAX: usize = 100;
 
 /// What a step does, as its row keeps it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Work {
+pub(super) enum StepAction {
     /// Sends a command.
     Send { command: AnyCommand },
     /// Sends the command that the reaction recorded: it holds personal data, which rows do not.
@@ -33,13 +33,13 @@ pub(super) enum Work {
     /// Takes a step back, and then others.
     Undo { command: AnyCommand, then: Vec<(String, AnyCommand)> },
     /// Records that an operator went on without this work.
-    Discard { work: Box<Work>, dead_letter: Uuid },
+    Discard { work: Box<StepAction>, dead_letter: Uuid },
 }
 
 /// What a row says of its step besides the keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(super) struct Task {
-    pub(super) work: Work,
+pub(super) struct StepPayload {
+    pub(super) work: StepAction,
     pub(super) trigger_position: u64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) traceparent: Option<String>,
@@ -53,12 +53,12 @@ pub(super) struct Task {
 
 /// A step to be written.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct NewRow {
+pub(super) struct NewStep {
     pub(super) instance: Uuid,
     pub(super) step: String,
     pub(super) trigger_event: Uuid,
     pub(super) correlation_id: Uuid,
-    pub(super) task: Task,
+    pub(super) payload: StepPayload,
     /// At once, where there is none.
     pub(super) due: Option<DateTime<Utc>>,
 }
@@ -70,21 +70,21 @@ pub(super) struct StepRow {
     pub(super) step: String,
     pub(super) trigger_event: Uuid,
     pub(super) correlation_id: Uuid,
-    pub(super) task: Task,
+    pub(super) payload: StepPayload,
     pub(super) attempts: u32,
-    pub(super) history: Vec<Refusal>,
+    pub(super) history: Vec<StepFailure>,
     pub(super) dead_letter_id: Option<Uuid>,
 }
 
 /// One refusal of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Refusal {
+pub(super) struct StepFailure {
     pub(super) at: String,
     pub(super) code: String,
     pub(super) message: String,
 }
 
-impl Refusal {
+impl StepFailure {
     pub(super) fn new(at: DateTime<Utc>, code: &str, message: String) -> Self {
         Self { at: timestamp(at), code: code.to_owned(), message }
     }
@@ -102,7 +102,7 @@ fn read<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, StoreEr
 pub(super) async fn insert(
     transaction: &TenantTransaction,
     saga: &str,
-    rows: &[NewRow],
+    rows: &[NewStep],
     now: DateTime<Utc>,
 ) -> Result<(), StoreError> {
     if rows.is_empty() {
@@ -112,7 +112,7 @@ pub(super) async fn insert(
     let steps: Vec<&str> = rows.iter().map(|row| row.step.as_str()).collect();
     let triggers: Vec<Uuid> = rows.iter().map(|row| row.trigger_event).collect();
     let correlations: Vec<Uuid> = rows.iter().map(|row| row.correlation_id).collect();
-    let tasks: Vec<String> = rows.iter().map(|row| json(&row.task)).collect();
+    let tasks: Vec<String> = rows.iter().map(|row| json(&row.payload)).collect();
     let due: Vec<DateTime<Utc>> = rows.iter().map(|row| row.due.unwrap_or(now)).collect();
     transaction
         .execute(
@@ -159,7 +159,7 @@ fn row_from(row: &Row) -> Result<StepRow, StoreError> {
         step: row.get(1),
         trigger_event: row.get(2),
         correlation_id: row.get(3),
-        task: read(row.get(4), "command")?,
+        payload: read(row.get(4), "command")?,
         attempts: row.get::<_, i32>(5) as u32,
         history: read(row.get(6), "history")?,
         dead_letter_id: row.get(7),
@@ -168,7 +168,7 @@ fn row_from(row: &Row) -> Result<StepRow, StoreError> {
 
 /// A row as operators see it.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Standing {
+pub(super) struct PendingStep {
     pub(super) saga: String,
     pub(super) instance: Uuid,
     pub(super) step: String,
@@ -179,21 +179,21 @@ pub(super) struct Standing {
     pub(super) dead_letter_id: Option<Uuid>,
 }
 
-impl Standing {
+impl PendingStep {
     pub(super) fn is_timer(&self) -> bool {
-        self.step.starts_with(TIMER)
+        self.step.starts_with(TIMER_PREFIX)
     }
 }
 
 /// What is still to be done for these instances, of whichever saga.
-pub(super) async fn standing(
+pub(super) async fn pending_steps(
     transaction: &TenantTransaction,
     instances: &[Uuid],
-) -> Result<Vec<Standing>, StoreError> {
+) -> Result<Vec<PendingStep>, StoreError> {
     let sql = "select saga, instance, step, attempts, next_attempt_at, status = 'dead', last_error, dead_letter_id
                from saga_steps where tenant_id = $1 and instance = any($2) order by saga, instance, next_attempt_at";
     let rows = transaction.query(sql, &[&transaction.tenant().0, &instances]).await?;
-    let standing = |row: &Row| Standing {
+    let pending_steps = |row: &Row| PendingStep {
         saga: row.get(0),
         instance: row.get(1),
         step: row.get(2),
@@ -203,7 +203,7 @@ pub(super) async fn standing(
         last_error: row.get(6),
         dead_letter_id: row.get(7),
     };
-    Ok(rows.iter().map(standing).collect())
+    Ok(rows.iter().map(pending_steps).collect())
 }
 
 /// Removes steps that are done, and timers that are wanted no more.
@@ -232,11 +232,11 @@ pub(super) async fn delete(
 }
 
 /// Notes a refusal; `dead` names the dead letter where it was the last. `false` when the row has changed meanwhile.
-pub(super) async fn refuse(
+pub(super) async fn record_rejection(
     transaction: &TenantTransaction,
     saga: &str,
     row: &StepRow,
-    refused: &Refused,
+    rejected: &RejectedStep,
 ) -> Result<bool, StoreError> {
     let changed = transaction
         .execute(
@@ -250,12 +250,12 @@ pub(super) async fn refuse(
                 &row.instance,
                 &row.step,
                 &(row.attempts as i32),
-                &(refused.attempts as i32),
-                &refused.next_attempt_at,
-                &if refused.dead_letter.is_some() { "dead" } else { "pending" },
-                &refused.history.last().map(|refusal| refusal.code.clone()),
-                &json(&refused.history),
-                &refused.dead_letter,
+                &(rejected.attempts as i32),
+                &rejected.next_attempt_at,
+                &if rejected.dead_letter.is_some() { "dead" } else { "pending" },
+                &rejected.history.last().map(|failure| failure.code.clone()),
+                &json(&rejected.history),
+                &rejected.dead_letter,
             ],
         )
         .await?;
@@ -264,26 +264,26 @@ pub(super) async fn refuse(
 
 /// A row after a refusal.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Refused {
+pub(super) struct RejectedStep {
     pub(super) attempts: u32,
-    pub(super) history: Vec<Refusal>,
+    pub(super) history: Vec<StepFailure>,
     pub(super) next_attempt_at: DateTime<Utc>,
     pub(super) dead_letter: Option<Uuid>,
 }
 
 impl StepRow {
     /// The history with one more refusal.
-    pub(super) fn history_with(&self, refusal: Refusal) -> Vec<Refusal> {
+    pub(super) fn failures_with(&self, failure: StepFailure) -> Vec<StepFailure> {
         let mut history = self.history.clone();
-        history.push(refusal);
-        let surplus = history.len().saturating_sub(HISTORY);
+        history.push(failure);
+        let surplus = history.len().saturating_sub(FAILURE_HISTORY_MAX);
         history.drain(..surplus);
         history
     }
 }
 
 /// Puts a step off after an outage; no attempt is counted.
-pub(super) async fn postpone(
+pub(super) async fn defer(
     transaction: &TenantTransaction,
     saga: &str,
     row: &StepRow,
@@ -300,7 +300,7 @@ pub(super) async fn postpone(
 }
 
 /// Makes the dead step of a dead letter pending again, with all its attempts before it. `false` where none is dead.
-pub(super) async fn revive(
+pub(super) async fn requeue(
     transaction: &TenantTransaction,
     dead_letter: Uuid,
     due: DateTime<Utc>,
@@ -330,18 +330,18 @@ pub(super) async fn discard(
         )
         .await?;
     let Some(row) = row else { return Ok(()) };
-    let mut task: Task = read(row.get(0), "command")?;
-    if task.work == Work::React {
+    let mut payload: StepPayload = read(row.get(0), "command")?;
+    if payload.work == StepAction::React {
         let sql = "delete from saga_steps where tenant_id = $1 and dead_letter_id = $2";
         transaction.execute(sql, &[&tenant, &dead_letter]).await?;
         return Ok(());
     }
-    task.work = Work::Discard { work: Box::new(task.work), dead_letter };
+    payload.work = StepAction::Discard { work: Box::new(payload.work), dead_letter };
     transaction
         .execute(
             "update saga_steps set command = $3, status = 'pending', attempts = 0, next_attempt_at = $4
              where tenant_id = $1 and dead_letter_id = $2",
-            &[&tenant, &dead_letter, &json(&task), &due],
+            &[&tenant, &dead_letter, &json(&payload), &due],
         )
         .await?;
     Ok(())
@@ -358,13 +358,19 @@ pub(super) async fn insert_reaction(
 ) -> Result<(), StoreError> {
     // The reaction takes both from the trigger.
     let (traceparent, request_id) = (None, None);
-    let task = Task { work: Work::React, trigger_position, traceparent, request_id, can_be_undone: false };
-    let row = NewRow {
+    let payload = StepPayload {
+        work: StepAction::React,
+        trigger_position,
+        traceparent,
+        request_id,
+        can_be_undone: false,
+    };
+    let row = NewStep {
         instance: trigger_event,
         step: "react".to_owned(),
         trigger_event,
         correlation_id: trigger_event,
-        task,
+        payload,
         due: None,
     };
     insert(transaction, saga, &[row], due).await?;
@@ -384,35 +390,37 @@ mod tests {
 
     #[test]
     fn a_history_keeps_the_latest_refusals() {
-        let refusal = |n: usize| Refusal { at: n.to_string(), code: "X".to_owned(), message: String::new() };
+        let failure =
+            |n: usize| StepFailure { at: n.to_string(), code: "X".to_owned(), message: String::new() };
         let row = StepRow {
             instance: Uuid::nil(),
             step: "s".to_owned(),
             trigger_event: Uuid::nil(),
             correlation_id: Uuid::nil(),
-            task: Task {
-                work: Work::React,
+            payload: StepPayload {
+                work: StepAction::React,
                 trigger_position: 1,
                 traceparent: None,
                 request_id: None,
                 can_be_undone: false,
             },
             attempts: 0,
-            history: (0..HISTORY).map(refusal).collect(),
+            history: (0..FAILURE_HISTORY_MAX).map(failure).collect(),
             dead_letter_id: None,
         };
-        let history = row.history_with(refusal(HISTORY));
-        assert_eq!((history.len(), history[0].at.as_str()), (HISTORY, "1"));
+        let history = row.failures_with(failure(FAILURE_HISTORY_MAX));
+        assert_eq!((history.len(), history[0].at.as_str()), (FAILURE_HISTORY_MAX, "1"));
     }
 
     #[test]
     fn a_task_reads_back_as_it_was_written() {
         let command = schemas::crm::customer::CloseCustomer { reason: None };
-        let send = Work::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
-        for work in [send, Work::React] {
+        let send = StepAction::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
+        for work in [send, StepAction::React] {
             let (traceparent, request_id) = (Some("t".to_owned()), RequestId::parse("r"));
-            let task = Task { work, trigger_position: 4, traceparent, request_id, can_be_undone: true };
-            assert_eq!(read::<Task>(&json(&task), "task").expect("reads"), task);
+            let payload =
+                StepPayload { work, trigger_position: 4, traceparent, request_id, can_be_undone: true };
+            assert_eq!(read::<StepPayload>(&json(&payload), "task").expect("reads"), payload);
         }
     }
 }

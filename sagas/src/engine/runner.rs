@@ -7,7 +7,7 @@ use commands::Executor;
 use futures::Stream;
 use schemas::engine::InvalidValue;
 use schemas::saga::SagaFact;
-use store::SharedWork;
+use store::Workload;
 use store::feed::{Batch, FeedSettings};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -16,10 +16,10 @@ use tokio_util::sync::CancellationToken;
 use super::process::Process;
 use super::react::Reactor;
 use super::retry::RetrySettings;
-use super::steps::Steps;
+use super::step_runner::StepRunner;
 
 /// Hints about new steps that may wait for the step runner.
-const HINTS: usize = 256;
+const NOTIFICATIONS_MAX: usize = 256;
 
 /// How processes are run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,14 +27,14 @@ pub struct SagaSettings {
     /// When refused steps are tried again.
     pub retry: RetrySettings,
     /// Commands of one process sent at once, in all tenants.
-    pub steps_at_once: usize,
+    pub max_concurrent_steps: usize,
     /// How often due steps are looked for.
     pub poll: Duration,
 }
 
 impl Default for SagaSettings {
     fn default() -> Self {
-        Self { retry: RetrySettings::default(), steps_at_once: 64, poll: Duration::from_millis(200) }
+        Self { retry: RetrySettings::default(), max_concurrent_steps: 64, poll: Duration::from_millis(200) }
     }
 }
 
@@ -70,9 +70,9 @@ where
     for process in processes {
         let name = process.name();
         SagaFact::Reacted.event_type(name).map_err(|source| SagaError::Name { name, source })?;
-        let (hints, hinted) = mpsc::channel(HINTS);
-        let reactor = Reactor::new(executor.store().clone(), Arc::clone(&process), hints);
-        let feed = FeedSettings { batch: 250, work: Some(SharedWork::Sagas), ..FeedSettings::default() };
+        let (notifications, notified) = mpsc::channel(NOTIFICATIONS_MAX);
+        let reactor = Reactor::new(executor.store().clone(), Arc::clone(&process), notifications);
+        let feed = FeedSettings { batch: 250, workload: Some(Workload::Sagas), ..FeedSettings::default() };
         tasks.spawn(store::feed::run(
             executor.store().clone(),
             Arc::new(reactor),
@@ -80,7 +80,9 @@ where
             feed,
             cancel.clone(),
         ));
-        tasks.spawn(Arc::new(Steps::new(executor.clone(), process, settings)).run(hinted, cancel.clone()));
+        tasks.spawn(
+            Arc::new(StepRunner::new(executor.clone(), process, settings)).run(notified, cancel.clone()),
+        );
     }
     while let Some(ended) = tasks.join_next().await {
         ended?;

@@ -5,7 +5,7 @@ use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 /// Letters and symbols that fonts draw as nothing: fillers of Hangul, and the blank pattern of Braille.
-const BLANK: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
+const BLANK_CHARS: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
 /// Whether a reader sees the character.
 pub fn is_visible(character: char) -> bool {
@@ -17,7 +17,7 @@ pub fn is_visible(character: char) -> bool {
             | GeneralCategoryGroup::Punctuation
             | GeneralCategoryGroup::Symbol
     );
-    drawn && !BLANK.contains(&character)
+    drawn && !BLANK_CHARS.contains(&character)
 }
 
 /// The key under which text is looked up: compatibility forms and case do not count (Unicode Standard, section 3.13,

@@ -38,7 +38,7 @@ pub enum Scope {
 }
 
 /// The scopes that have no category.
-const PLAIN: [Scope; 9] = [
+const PLAIN_SCOPES: [Scope; 9] = [
     Scope::AuditRead,
     Scope::CrmRead,
     Scope::CrmWrite,
@@ -68,8 +68,8 @@ impl Scope {
         if let Some(text) = text.strip_prefix(EVENT_TYPES_WRITE) {
             return Ok(Self::EventTypesWrite(category(text)?));
         }
-        PLAIN.iter().find(|scope| scope.plain_name() == text).cloned().ok_or_else(|| {
-            let names: Vec<_> = PLAIN.iter().map(Self::plain_name).collect();
+        PLAIN_SCOPES.iter().find(|scope| scope.plain_name() == text).cloned().ok_or_else(|| {
+            let names: Vec<_> = PLAIN_SCOPES.iter().map(Self::plain_name).collect();
             let message = format!(
                 "must be {}, {EVENTS_APPEND}<category> or {EVENT_TYPES_WRITE}<category>",
                 names.join(", ")
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_scope_is_read_back_from_its_name() {
-        for scope in PLAIN {
+        for scope in PLAIN_SCOPES {
             assert_eq!(Scope::parse(&scope.to_string()), Ok(scope));
         }
         for name in ["events:append:ext.loyalty.account", "event_types:write:ext.loyalty.account"] {

@@ -8,11 +8,11 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{EventType, InvalidValue};
 
 /// The code of names that belong to the product.
-pub const RESERVED: &str = "reserved_context";
+pub const RESERVED_CONTEXT: &str = "reserved_context";
 /// The first token of every external name.
-const EXTERNAL: &str = "ext";
+const EXTERNAL_CONTEXT: &str = "ext";
 /// Names that no service takes, because people would read the product in them.
-const PRODUCT: &[&str] =
+const PRODUCT_CONTEXTS: &[&str] =
     &["annals", "audit", "crm", "events", "ext", "identity", "integration", "platform", "saga"];
 const TOKEN_MAX: usize = 40;
 
@@ -27,7 +27,7 @@ pub struct ExternalCategory(String);
 pub struct ExternalType(EventType);
 
 impl ExternalCategory {
-    /// Checks a category. The product's own are refused under the code [`RESERVED`].
+    /// Checks a category. The product's own are refused under the code [`RESERVED_CONTEXT`].
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let tokens: Vec<&str> = text.split('.').collect();
         external(&tokens)?;
@@ -48,7 +48,7 @@ impl ExternalCategory {
 }
 
 impl ExternalType {
-    /// Checks a type. The product's own are refused under the code [`RESERVED`].
+    /// Checks a type. The product's own are refused under the code [`RESERVED_CONTEXT`].
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let tokens: Vec<&str> = text.split('.').collect();
         external(&tokens)?;
@@ -98,9 +98,9 @@ impl ExternalType {
 /// Refuses what belongs to the product.
 fn external(tokens: &[&str]) -> Result<(), InvalidValue> {
     let service = tokens.get(1).copied().unwrap_or_default();
-    if tokens.first() != Some(&EXTERNAL) || PRODUCT.contains(&service) {
+    if tokens.first() != Some(&EXTERNAL_CONTEXT) || PRODUCT_CONTEXTS.contains(&service) {
         return Err(InvalidValue::new(
-            RESERVED,
+            RESERVED_CONTEXT,
             "must start with ext.<service>., with a name of the service's own",
         ));
     }
@@ -170,10 +170,18 @@ mod tests {
             "Ext.loyalty.account.opened.v1",
             "",
         ] {
-            assert_eq!(ExternalType::parse(reserved).expect_err(reserved).code, RESERVED, "{reserved}");
+            assert_eq!(
+                ExternalType::parse(reserved).expect_err(reserved).code,
+                RESERVED_CONTEXT,
+                "{reserved}"
+            );
         }
         for reserved in ["identity.user", "crm.customer", "ext.crm.customer", "integration.event_type"] {
-            assert_eq!(ExternalCategory::parse(reserved).expect_err(reserved).code, RESERVED, "{reserved}");
+            assert_eq!(
+                ExternalCategory::parse(reserved).expect_err(reserved).code,
+                RESERVED_CONTEXT,
+                "{reserved}"
+            );
         }
     }
 

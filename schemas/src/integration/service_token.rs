@@ -11,7 +11,7 @@ use crate::engine::{Command, InvalidValue, Name};
 use crate::identity::scope::Scope;
 
 /// The scopes of an auditor's token that is issued as such.
-pub const AUDITOR: &[Scope] = &[Scope::AuditRead, Scope::CrmRead, Scope::EventsRead, Scope::UsersRead];
+pub const AUDITOR_SCOPES: &[Scope] = &[Scope::AuditRead, Scope::CrmRead, Scope::EventsRead, Scope::UsersRead];
 
 /// A scope that a service may hold. None of them changes who may do what.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]

@@ -15,11 +15,11 @@ use serde::Deserialize;
 
 use super::super::remote::Remote;
 use super::super::{Exit, Failure};
-use super::{read, size_of};
+use super::{checkpoint_size, read};
 use crate::signals;
 
 /// The end of a file that is looked at: its last line is far shorter.
-const TAIL: usize = 256;
+const TAIL_BYTES: usize = 256;
 
 /// `annals audit export ...`
 #[derive(Debug, Args)]
@@ -39,8 +39,8 @@ pub struct Export {
     /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
-    /// Add the keys of the sealed personal data, encrypted to this public key: whoever has the file and the private key
-    /// reads them for ever, also of people who are erased later. Needs the scope pii:read
+    /// Add the keys of the sealed personal data, encrypted to this public key: the holder of the file and of the private
+    /// key reads them for ever, also of people who are erased later. Needs the scope pii:read
     #[arg(long, value_name = "AGE1...")]
     keys_to: Option<Recipient>,
     /// The file to write, which is there once it is whole [default: standard output]
@@ -52,7 +52,7 @@ pub struct Export {
 
 /// What the server writes in the place of the rest of a file.
 #[derive(Deserialize)]
-struct Closed {
+struct ClosedLine {
     closed: String,
 }
 
@@ -67,7 +67,7 @@ impl Export {
         if !self.withhold.is_empty() {
             parameters.push(("withhold", self.withhold.join(",")));
         }
-        let earlier = self.since.iter().map(|path| Ok(size_of(&read(path)?)?.to_string()));
+        let earlier = self.since.iter().map(|path| Ok(checkpoint_size(&read(path)?)?.to_string()));
         let earlier = earlier.collect::<anyhow::Result<Vec<String>>>().map_err(Failure::usage)?;
         if !earlier.is_empty() {
             parameters.push(("earlier", earlier.join(",")));
@@ -75,11 +75,11 @@ impl Export {
         match &self.out {
             Some(path) => {
                 let unwritable = || format!("{} cannot be written", path.display());
-                let mut file = beside(path).with_context(unwritable)?;
+                let mut file = temporary_file_beside(path).with_context(unwritable)?;
                 // Otherwise Ctrl-C would leave what there is of the file.
-                let mut stop = signals::Stop::listen()?;
+                let mut stop = signals::StopSignal::listen()?;
                 tokio::select! {
-                    () = stop.asked() => return Err(Failure::new(Exit::Failed, anyhow!("interrupted"))),
+                    () = stop.requested() => return Err(Failure::new(Exit::Failed, anyhow!("interrupted"))),
                     done = download(&self.remote, &parameters, &mut file) => done?,
                 }
                 file.as_file().sync_all()?;
@@ -92,7 +92,7 @@ impl Export {
 }
 
 /// A file in the folder of another one, which is gone unless it takes the other's place.
-fn beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
+fn temporary_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     // What the process's mask leaves of it, as for any file.
     tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
@@ -107,14 +107,14 @@ pub(super) async fn download(
     let answer = remote.get("/v1/audit/export", parameters).await?;
     let positions = answer.headers().get("annals-positions");
     let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let progress = bar(positions);
+    let progress = progress_bar(positions);
     let (mut body, mut tail) = (answer.bytes_stream(), Vec::new());
     while let Some(next) = body.next().await {
         let broken = |error| closed(&tail).unwrap_or(Failure::new(Exit::Unavailable, error));
         let bytes = next.map_err(broken)?;
         out.write_all(&bytes)?;
-        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
-        tail.drain(..tail.len().saturating_sub(TAIL));
+        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
+        tail.drain(..tail.len().saturating_sub(TAIL_BYTES));
         progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
     }
     let end = std::str::from_utf8(last_line(&tail)).ok().and_then(|line| Item::parse(line).ok());
@@ -130,7 +130,7 @@ pub(super) async fn download(
 
 /// What the last line says of why there are no more.
 fn closed(tail: &[u8]) -> Option<Failure> {
-    let Closed { closed } = serde_json::from_slice(last_line(tail)).ok()?;
+    let ClosedLine { closed } = serde_json::from_slice(last_line(tail)).ok()?;
     let (exit, why) = match closed.as_str() {
         "token_expired" => (Exit::Denied, "the access token has expired"),
         "token_revoked" => (Exit::Denied, "the access token was revoked"),
@@ -147,7 +147,7 @@ fn last_line(tail: &[u8]) -> &[u8] {
     text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
-fn bar(positions: u64) -> ProgressBar {
+fn progress_bar(positions: u64) -> ProgressBar {
     // Lines for a pipe of their own would only be in the way.
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use anyhow::{Context, anyhow};
 use chrono::DateTime;
 use clap::Args;
-use keyring::{HandedKeys, Identity};
+use keyring::{ExportedKeys, Identity};
 use proofs::VerifierKey;
 use proofs::export::{Absent, Item, Line, Part};
 use proofs::frame::Entry;
@@ -18,9 +18,9 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::output::{json_line, reader_left};
+use super::super::output::{ignore_broken_pipe, json_line};
 use super::super::{Exit, Failure};
-use super::{items, read, verified};
+use super::{items, read, verify_file};
 
 /// `annals audit open ...`
 #[derive(Debug, Args)]
@@ -45,7 +45,7 @@ pub struct Keygen {
 
 /// An event, open.
 #[derive(Serialize)]
-struct Opened<'a> {
+struct OpenedEvent<'a> {
     position: u64,
     id: Uuid,
     #[serde(rename = "type")]
@@ -67,11 +67,11 @@ impl Open {
         let identity = Identity::from_file_text(&text)
             .with_context(|| self.identity_file.display().to_string())
             .map_err(Failure::usage)?;
-        let (mut file, verdict) = verified(&self.file, &self.key, &Known::default())?;
+        let (mut file, verdict) = verify_file(&self.file, &self.key, &Known::default())?;
         let report = match verdict {
             Ok(report) => report,
             Err(VerifyError::Unreadable(error)) => return Err(error.into()),
-            Err(error) => return Err(Failure::new(Exit::Problems, error)),
+            Err(error) => return Err(Failure::new(Exit::CheckFailed, error)),
         };
         match report.manifest.keys_to {
             None => return Err(Failure::usage(anyhow!("the export holds no keys: make one with --keys-to"))),
@@ -82,14 +82,14 @@ impl Open {
         }
         file.rewind()?;
         let mut out = BufWriter::new(std::io::stdout().lock());
-        let (mut keys, mut in_a_row) = (HandedKeys::default(), false);
+        let (mut keys, mut in_a_row) = (ExportedKeys::default(), false);
         for item in items(file) {
             let item = item?;
             let is_keys = matches!(item, Item::Keys(_));
             match item {
                 Item::Event(line) => {
-                    if let Err(error) = json_line(&mut out, &opened(&line, &keys)?) {
-                        return reader_left(error).map(|()| Exit::Ok).map_err(Failure::from);
+                    if let Err(error) = json_line(&mut out, &open_event(&line, &keys)?) {
+                        return ignore_broken_pipe(error).map(|()| Exit::Ok).map_err(Failure::from);
                     }
                 }
                 Item::Keys(piece) => {
@@ -103,12 +103,12 @@ impl Open {
             }
             in_a_row = is_keys;
         }
-        out.flush().or_else(reader_left)?;
+        out.flush().or_else(ignore_broken_pipe)?;
         Ok(Exit::Ok)
     }
 }
 
-fn opened<'a>(line: &'a Line, keys: &HandedKeys) -> anyhow::Result<Opened<'a>> {
+fn open_event<'a>(line: &'a Line, keys: &ExportedKeys) -> anyhow::Result<OpenedEvent<'a>> {
     let entry = Entry::decode(&line.entry.0).context("an entry")?;
     let at = DateTime::from_timestamp_micros(entry.recorded_at).context("a time")?;
     let parse = |part: &Part| match part {
@@ -119,7 +119,7 @@ fn opened<'a>(line: &'a Line, keys: &HandedKeys) -> anyhow::Result<Opened<'a>> {
         Part::Absent { absent } => Some(absent),
         Part::Open { .. } => None,
     };
-    Ok(Opened {
+    Ok(OpenedEvent {
         position: line.position,
         id: entry.event_id,
         event_type: entry.event_type,

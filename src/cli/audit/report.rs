@@ -23,11 +23,11 @@ use super::export::download;
 use super::items;
 
 /// Refusals that the page shows one by one.
-const REFUSALS: usize = 200;
+const REFUSALS_PRINTED_MAX: usize = 200;
 /// Entries of the activity log on a page of the API.
-const PAGE: usize = 1_000;
+const PAGE_SIZE: usize = 1_000;
 /// Entries of the activity log that are read for one report, at most.
-const MOST_ENTRIES: usize = 50_000;
+const ENTRIES_MAX: usize = 50_000;
 
 /// `annals audit report ...`
 #[derive(Debug, Args)]
@@ -50,7 +50,7 @@ pub struct Report {
 
 /// What the period's events come to.
 #[derive(Default)]
-struct Facts {
+struct PeriodSummary {
     events: u64,
     first: Option<u64>,
     last: Option<u64>,
@@ -91,21 +91,29 @@ impl Report {
         let verified = match verified {
             Ok(verified) => verified,
             Err(error) => {
-                return Err(Failure::new(Exit::Problems, anyhow::Error::from(error).context("not verified")));
+                return Err(Failure::new(
+                    Exit::CheckFailed,
+                    anyhow::Error::from(error).context("not verified"),
+                ));
             }
         };
-        let facts = self.facts(File::open(file.path())?).context("the export does not read")?;
+        let summary = self.summary(File::open(file.path())?).context("the export does not read")?;
         let activities = self.activities().await?;
-        let page = self.page(&verified, &facts, &activities).into_string();
+        let page = self.page(&verified, &summary, &activities).into_string();
         let mut out =
             File::create(&self.out).with_context(|| format!("{} cannot be written", self.out.display()))?;
         out.write_all(page.as_bytes())?;
-        eprintln!("{} written: {} events of {} verified", self.out.display(), facts.events, verified.events);
+        eprintln!(
+            "{} written: {} events of {} verified",
+            self.out.display(),
+            summary.events,
+            verified.events
+        );
         Ok(Exit::Ok)
     }
 
-    fn facts(&self, file: File) -> anyhow::Result<Facts> {
-        let mut facts = Facts::default();
+    fn summary(&self, file: File) -> anyhow::Result<PeriodSummary> {
+        let mut summary = PeriodSummary::default();
         for item in items(file) {
             let Item::Event(line) = item? else { continue };
             let entry = Entry::decode(&line.entry.0).context("an entry")?;
@@ -113,13 +121,13 @@ impl Report {
             if at > self.to {
                 break;
             }
-            let payload = open(&line.payload);
-            facts.user(&entry, payload.as_ref());
+            let payload = open_part(&line.payload);
+            summary.user(&entry, payload.as_ref());
             if at >= self.from {
-                facts.count(&line, &entry, open(&line.metadata).as_ref());
+                summary.count(&line, &entry, open_part(&line.metadata).as_ref());
             }
         }
-        Ok(facts)
+        Ok(summary)
     }
 
     /// The period's entries, the newest first.
@@ -133,21 +141,26 @@ impl Report {
             let mut parameters = vec![
                 ("since", self.from.to_rfc3339()),
                 ("until", self.to.to_rfc3339()),
-                ("limit", PAGE.to_string()),
+                ("limit", PAGE_SIZE.to_string()),
             ];
             parameters.extend(all.last().map(|last| ("before", last.id.clone())));
             let text = self.remote.text("/v1/activities", &parameters).await?;
             let page: Page =
                 serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
-            let full = page.activities.len() == PAGE;
+            let full = page.activities.len() == PAGE_SIZE;
             all.extend(page.activities);
-            if !full || all.len() >= MOST_ENTRIES {
+            if !full || all.len() >= ENTRIES_MAX {
                 return Ok(all);
             }
         }
     }
 
-    fn page(&self, verified: &proofs::verify::Report, facts: &Facts, activities: &[Activity]) -> Markup {
+    fn page(
+        &self,
+        verified: &proofs::verify::Report,
+        summary: &PeriodSummary,
+        activities: &[Activity],
+    ) -> Markup {
         let manifest = &verified.manifest;
         let mut kinds: BTreeMap<(&str, &str), u64> = BTreeMap::new();
         for activity in activities {
@@ -160,7 +173,7 @@ impl Report {
                 head {
                     meta charset="utf-8";
                     title { "Audit of " (manifest.tenant) }
-                    style { (STYLE) }
+                    style { (REPORT_CSS) }
                 }
                 body {
                     h1 { "Audit of " (manifest.tenant) }
@@ -168,22 +181,22 @@ impl Report {
                     h2 { "Proof" }
                     p {
                         "All " (verified.events) " events of the log were exported and verified against the signed checkpoint below. "
-                        @if facts.events > 0 {
-                            "The period holds " (facts.events) " of them, positions "
-                            (facts.first.unwrap_or_default()) " to " (facts.last.unwrap_or_default()) "."
+                        @if summary.events > 0 {
+                            "The period holds " (summary.events) " of them, positions "
+                            (summary.first.unwrap_or_default()) " to " (summary.last.unwrap_or_default()) "."
                         } @else { "The period holds none of them." }
-                        @if facts.absent > 0 { " Of " (facts.absent) " events parts were not in the export." }
+                        @if summary.absent > 0 { " Of " (summary.absent) " events parts were not in the export." }
                     }
                     p { "Log " code { (manifest.log_id) } ", key " code { (self.key) } }
                     pre { (manifest.checkpoint) }
                     h2 { "Events by type" }
-                    (counts(["type", "events"], &facts.by_type))
+                    (counts(["type", "events"], &summary.by_type))
                     h2 { "Events by actor" }
-                    (counts(["actor", "events"], &facts.by_actor))
+                    (counts(["actor", "events"], &summary.by_actor))
                     h2 { "Users and their rights as of the end" }
                     table {
                         tr { th { "user" } th { "name" } th { "roles" } th { "status" } }
-                        @for (id, user) in &facts.users {
+                        @for (id, user) in &summary.users {
                             tr {
                                 td { code { (id) } }
                                 td { (user.name) }
@@ -199,10 +212,10 @@ impl Report {
                         @for ((kind, outcome), count) in &kinds { tr { td { (kind) } td { (outcome) } td { (count) } } }
                     }
                     h2 { "Refusals" }
-                    @if refusals().count() > REFUSALS { p { "The newest " (REFUSALS) " of " (refusals().count()) "." } }
+                    @if refusals().count() > REFUSALS_PRINTED_MAX { p { "The newest " (REFUSALS_PRINTED_MAX) " of " (refusals().count()) "." } }
                     table {
                         tr { th { "time" } th { "kind" } th { "actor" } th { "action" } th { "outcome" } }
-                        @for activity in refusals().take(REFUSALS) {
+                        @for activity in refusals().take(REFUSALS_PRINTED_MAX) {
                             tr {
                                 td { (activity.at) } td { (activity.kind) } td { (activity.actor) }
                                 td { (activity.action) } td { (activity.outcome) }
@@ -215,7 +228,7 @@ impl Report {
     }
 }
 
-impl Facts {
+impl PeriodSummary {
     fn count(&mut self, line: &Line, entry: &Entry<'_>, metadata: Option<&Value>) {
         self.events += 1;
         self.first.get_or_insert(line.position);
@@ -263,7 +276,7 @@ fn roles(payload: Option<&Value>) -> Vec<String> {
     }
 }
 
-fn open(part: &Part) -> Option<Value> {
+fn open_part(part: &Part) -> Option<Value> {
     match part {
         Part::Open { bytes, .. } => serde_json::from_slice(&bytes.0).ok(),
         Part::Absent { .. } => None,
@@ -279,6 +292,6 @@ fn counts(columns: [&str; 2], counts: &BTreeMap<String, u64>) -> Markup {
     }
 }
 
-const STYLE: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
+const REPORT_CSS: &str = "body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}\
     table{border-collapse:collapse}th,td{border-bottom:1px solid #ccc;padding:.2rem .8rem .2rem 0;text-align:left}\
     pre,code{font-size:.85em;overflow-wrap:anywhere;white-space:pre-wrap}";

@@ -5,12 +5,12 @@ use std::io::{self, Write};
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
 use schemas::identity::scope::Scope;
-use schemas::integration::service_token::AUDITOR;
+use schemas::integration::service_token::AUDITOR_SCOPES;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::output::reader_left;
+use super::super::output::ignore_broken_pipe;
 use super::super::remote::Remote;
 use super::super::{Exit, Failure, Output};
 
@@ -49,11 +49,11 @@ pub struct Create {
     remote: Remote,
 }
 
-const PATH: &str = "/v1/service-tokens";
+const TOKENS_PATH: &str = "/v1/service-tokens";
 const COLUMNS: [&str; 6] = ["id", "name", "scopes", "issued_at", "expires_at", "revoked"];
 
 #[derive(Serialize, Deserialize)]
-struct Row {
+struct TokenLine {
     id: Uuid,
     name: String,
     scopes: Vec<Scope>,
@@ -69,7 +69,7 @@ impl Token {
             Self::Create(create) => create.run(output).await,
             Self::Ls(remote) => list(&remote, output).await,
             Self::Revoke { id, remote } => {
-                remote.delete(&format!("{PATH}/{id}")).await?;
+                remote.delete(&format!("{TOKENS_PATH}/{id}")).await?;
                 Ok(Exit::Ok)
             }
         }
@@ -78,14 +78,14 @@ impl Token {
 
 impl Create {
     async fn run(self, output: Output) -> Result<Exit, Failure> {
-        let mut scopes = AUDITOR.to_vec();
+        let mut scopes = AUDITOR_SCOPES.to_vec();
         scopes.extend(self.personal_data.then_some(Scope::PersonalDataRead));
         let mut body = json!({"name": self.name, "scopes": scopes});
         match self.expires_at {
             Some(time) => body["expires_at"] = time.to_rfc3339().into(),
             None => body["expires_days"] = self.days.into(),
         }
-        let issued = self.remote.post(PATH, &body).await?;
+        let issued = self.remote.post(TOKENS_PATH, &body).await?;
         if output != Output::Table {
             output.object(&[], &issued)?;
             return Ok(Exit::Ok);
@@ -94,7 +94,9 @@ impl Create {
         eprintln!("id          {}", text(&issued["service_token"]["id"]));
         eprintln!("expires at  {}", text(&issued["service_token"]["expires_at"]));
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", text(&issued["access_token"])).and_then(|()| out.flush()).or_else(reader_left)?;
+        writeln!(out, "{}", text(&issued["access_token"]))
+            .and_then(|()| out.flush())
+            .or_else(ignore_broken_pipe)?;
         Ok(Exit::Ok)
     }
 }
@@ -102,14 +104,14 @@ impl Create {
 async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
     #[derive(Deserialize)]
     struct Page {
-        service_tokens: Vec<Row>,
+        service_tokens: Vec<TokenLine>,
         next_after: Option<Uuid>,
     }
-    let (mut rows, mut after): (Vec<Row>, Option<Uuid>) = (Vec::new(), None);
+    let (mut rows, mut after): (Vec<TokenLine>, Option<Uuid>) = (Vec::new(), None);
     loop {
         let mut parameters = vec![("limit", "100".to_owned())];
         parameters.extend(after.map(|after| ("after", after.to_string())));
-        let text = remote.text(PATH, &parameters).await?;
+        let text = remote.text(TOKENS_PATH, &parameters).await?;
         let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
         rows.extend(page.service_tokens.into_iter().filter(|row| row.scopes.contains(&Scope::AuditRead)));
         after = page.next_after;

@@ -9,17 +9,17 @@ use schemas::engine::{LogId, TenantId, TenantSlug, TypePattern};
 use store::{LogFilter, Store};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::printer::{Printer, Shown, Stopped};
+use super::printer::{PrintError, PrintableEvent, Printer};
 use super::source;
-use crate::cli::remote::{Api, unreached};
-use crate::cli::{Exit, Failure, operator, tenant};
+use crate::cli::remote::{Api, transport_failure};
+use crate::cli::{Exit, Failure, operator_audit, tenant};
 
 /// How often a stream that ends without a single event is opened again in a row.
-const FRUITLESS: u32 = 5;
+const EMPTY_STREAMS_MAX: u32 = 5;
 /// The pause before a stream is opened again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RECONNECT_DELAY: Duration = Duration::from_secs(1);
 /// The longest line of a stream: an event has 256 KiB, and its attributes.
-const LONGEST_LINE: usize = 2 << 20;
+const LINE_BYTES_MAX: usize = 2 << 20;
 
 /// Follows a tenant's log, or everybody's, in the database.
 pub async fn in_database(
@@ -28,7 +28,7 @@ pub async fn in_database(
     types: Vec<TypePattern>,
     after: Option<u64>,
     printer: &mut Printer,
-) -> Result<(), Stopped> {
+) -> Result<(), PrintError> {
     let filter = LogFilter { types, stream: None };
     let Some(slug) = &slug else {
         if after.is_some() {
@@ -40,7 +40,7 @@ pub async fn in_database(
         return follow_all(store, filter, printer).await;
     };
     let record = tenant::find(store, slug).await?;
-    operator::touches(store, [record.id]).await?;
+    operator_audit::record_access(store, [record.id]).await?;
     let handle = store.tenant(record.id);
     let after = match after {
         Some(after) => after,
@@ -49,41 +49,42 @@ pub async fn in_database(
     let events = handle.tail(None, after, filter);
     pin_mut!(events);
     while let Some(event) = events.try_next().await? {
-        printer.print(&Shown::recorded(&event, &record)?)?;
+        printer.print(&PrintableEvent::from_record(&event, &record)?)?;
         printer.flush()?;
     }
     Ok(())
 }
 
 /// Follows every tenant from its head on, and tenants that are opened meanwhile from their beginning.
-async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> Result<(), Stopped> {
-    const PAGE: usize = 500;
-    let mut moves = store.head_moves();
-    let mut marks: HashMap<TenantId, u64> =
+async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> Result<(), PrintError> {
+    const PAGE_SIZE: usize = 500;
+    let mut head_updates = store.head_moves();
+    let mut positions: HashMap<TenantId, u64> =
         store.heads().await?.into_iter().map(|head| (head.tenant, head.position)).collect();
     // Only those whose events are shown.
-    let mut told: HashSet<TenantId> = HashSet::new();
+    let mut audited: HashSet<TenantId> = HashSet::new();
     loop {
         for head in store.heads().await? {
-            let mark = marks.entry(head.tenant).or_insert(0);
-            if *mark >= head.position {
+            let position = positions.entry(head.tenant).or_insert(0);
+            if *position >= head.position {
                 continue;
             }
             let Some(record) = store.tenant_by_id(head.tenant).await? else { continue };
-            if told.insert(head.tenant) {
-                operator::touches(store, [head.tenant]).await?;
+            if audited.insert(head.tenant) {
+                operator_audit::record_access(store, [head.tenant]).await?;
             }
-            while *mark < head.position {
-                let page = store.tenant(head.tenant).read_log_page(*mark, None, PAGE, &filter).await?;
+            while *position < head.position {
+                let page =
+                    store.tenant(head.tenant).read_log_page(*position, None, PAGE_SIZE, &filter).await?;
                 for event in &page.events {
-                    printer.print(&Shown::recorded(event, &record)?)?;
+                    printer.print(&PrintableEvent::from_record(event, &record)?)?;
                 }
                 printer.flush()?;
-                *mark = page.scanned_to;
+                *position = page.scanned_to;
             }
         }
         // A hint may be missing when another process appends: look once a second in any case.
-        match tokio::time::timeout(Duration::from_secs(1), moves.recv()).await {
+        match tokio::time::timeout(Duration::from_secs(1), head_updates.recv()).await {
             Ok(Err(RecvError::Closed)) => return Ok(()),
             Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
         }
@@ -96,25 +97,27 @@ pub async fn over_api(
     types: &[TypePattern],
     after: Option<u64>,
     printer: &mut Printer,
-) -> Result<(), Stopped> {
-    let beginning = source::received(api, &[("limit", "1".to_owned())]).await?;
+) -> Result<(), PrintError> {
+    let beginning = source::fetch_page(api, &[("limit", "1".to_owned())]).await?;
     let mut stream = Stream { log: beginning.log, at: after.unwrap_or(beginning.head), id: None, data: None };
-    let mut fruitless = 0;
+    let mut empty_streams = 0;
     loop {
         let from = stream.at;
         let mut parameters = vec![("after", from.to_string()), ("log", stream.log.to_string())];
         parameters.extend(types.iter().map(|pattern| ("type", pattern.to_string())));
         let answer = api.get("/v1/events/stream", &parameters).await?;
         let ended = stream.read(answer, printer).await;
-        fruitless = if stream.at > from { 0 } else { fruitless + 1 };
+        empty_streams = if stream.at > from { 0 } else { empty_streams + 1 };
         match ended {
-            Err(Stopped::Failed(failure)) if failure.exit == Exit::Unavailable && fruitless < FRUITLESS => {
+            Err(PrintError::Failed(failure))
+                if failure.exit == Exit::Unavailable && empty_streams < EMPTY_STREAMS_MAX =>
+            {
                 eprintln!("{failure}; going on behind position {}", stream.at);
-                tokio::time::sleep(PAUSE).await;
+                tokio::time::sleep(RECONNECT_DELAY).await;
             }
-            Ok(()) if fruitless < FRUITLESS => tokio::time::sleep(PAUSE).await,
+            Ok(()) if empty_streams < EMPTY_STREAMS_MAX => tokio::time::sleep(RECONNECT_DELAY).await,
             Ok(()) => return Err(Failure::new(Exit::Unavailable, anyhow!("the stream keeps ending")).into()),
-            Err(stopped) => return Err(stopped),
+            Err(error) => return Err(error),
         }
     }
 }
@@ -129,19 +132,20 @@ struct Stream {
 }
 
 impl Stream {
-    async fn read(&mut self, answer: reqwest::Response, printer: &mut Printer) -> Result<(), Stopped> {
+    async fn read(&mut self, answer: reqwest::Response, printer: &mut Printer) -> Result<(), PrintError> {
         (self.id, self.data) = (None, None);
         let mut bytes = answer.bytes_stream();
         let mut rest = Vec::new();
         while let Some(more) = bytes.next().await {
-            let more =
-                more.map_err(|error| Failure::new(Exit::Unavailable, anyhow!(unreached(error).to_string())))?;
+            let more = more.map_err(|error| {
+                Failure::new(Exit::Unavailable, anyhow!(transport_failure(error).to_string()))
+            })?;
             rest.extend_from_slice(&more);
             while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = rest.drain(..=end).collect();
                 self.line(String::from_utf8_lossy(&line[..end]).trim_end_matches('\r'), printer)?;
             }
-            if rest.len() > LONGEST_LINE {
+            if rest.len() > LINE_BYTES_MAX {
                 return Err(
                     Failure::new(Exit::Failed, anyhow!("the stream holds a line without an end")).into()
                 );
@@ -151,14 +155,14 @@ impl Stream {
         Ok(())
     }
 
-    fn line(&mut self, line: &str, printer: &mut Printer) -> Result<(), Stopped> {
+    fn line(&mut self, line: &str, printer: &mut Printer) -> Result<(), PrintError> {
         if let Some(data) = line.strip_prefix("data:") {
             self.data = Some(data.trim_start().to_owned());
         } else if let Some(id) = line.strip_prefix("id:") {
             self.id = id.trim().parse().ok();
         } else if line.is_empty() {
             if let Some(data) = self.data.take() {
-                printer.print(&Shown::received(&data)?)?;
+                printer.print(&PrintableEvent::from_api(&data)?)?;
             }
             // Without data it is a place that a filter has passed over.
             self.at = self.id.take().unwrap_or(self.at);

@@ -7,11 +7,11 @@ use schemas::engine::RecordedEvent;
 use serde::Deserialize;
 use store::TenantRecord;
 
-use crate::cli::output::reader_left;
+use crate::cli::output::ignore_broken_pipe;
 use crate::cli::{Failure, Output};
 
 /// An event to print.
-pub struct Shown {
+pub struct PrintableEvent {
     /// Its place in the log.
     pub position: u64,
     /// The CloudEvent.
@@ -20,7 +20,7 @@ pub struct Shown {
 
 /// What people are shown of an event.
 #[derive(Deserialize)]
-struct Words {
+struct EventSummary {
     time: String,
     tenantid: String,
     position: String,
@@ -31,33 +31,33 @@ struct Words {
 }
 
 /// Why printing ended early.
-pub enum Stopped {
-    ReaderLeft,
+pub enum PrintError {
+    OutputClosed,
     Failed(Failure),
 }
 
-impl<E: Into<Failure>> From<E> for Stopped {
+impl<E: Into<Failure>> From<E> for PrintError {
     fn from(error: E) -> Self {
         Self::Failed(error.into())
     }
 }
 
-impl Shown {
+impl PrintableEvent {
     /// An event of the database.
-    pub fn recorded(event: &RecordedEvent, record: &TenantRecord) -> Result<Self, Failure> {
+    pub fn from_record(event: &RecordedEvent, record: &TenantRecord) -> Result<Self, Failure> {
         let json = event.to_cloud_event(&record.slug).map_err(anyhow::Error::from)?;
         let json = serde_json::to_string(&json).map_err(anyhow::Error::from)?;
         Ok(Self { position: event.position, json: one_line(&json) })
     }
 
     /// An event as the API has sent it.
-    pub fn received(json: &str) -> Result<Self, Failure> {
+    pub fn from_api(json: &str) -> Result<Self, Failure> {
         #[derive(Deserialize)]
-        struct Place {
+        struct PositionField {
             position: String,
         }
-        let place: Place = serde_json::from_str(json).context("an event does not read")?;
-        let position = place.position.parse().context("an event's position is no number")?;
+        let field: PositionField = serde_json::from_str(json).context("an event does not read")?;
+        let position = field.position.parse().context("an event's position is no number")?;
         Ok(Self { position, json: one_line(json) })
     }
 }
@@ -80,28 +80,29 @@ impl Printer {
     }
 
     /// Writes one event. As JSON it is one object a line in either form: a stream has no end to close an array at.
-    pub fn print(&mut self, event: &Shown) -> Result<(), Stopped> {
+    pub fn print(&mut self, event: &PrintableEvent) -> Result<(), PrintError> {
         let out = &mut self.out;
         let written = match self.output {
             Output::Table => {
-                let words: Words = serde_json::from_str(&event.json).context("an event does not read")?;
-                let Words { time, tenantid, position, event_type, subject, actor } = words;
+                let summary: EventSummary =
+                    serde_json::from_str(&event.json).context("an event does not read")?;
+                let EventSummary { time, tenantid, position, event_type, subject, actor } = summary;
                 writeln!(out, "{time} {tenantid} {position} {event_type} {subject} {actor}")
             }
             Output::Json | Output::Jsonl => writeln!(out, "{}", event.json),
         };
-        written.map_err(stopped)
+        written.map_err(print_error)
     }
 
     /// Shows what was written: a follower reads along.
-    pub fn flush(&mut self) -> Result<(), Stopped> {
-        self.out.flush().map_err(stopped)
+    pub fn flush(&mut self) -> Result<(), PrintError> {
+        self.out.flush().map_err(print_error)
     }
 }
 
-fn stopped(error: io::Error) -> Stopped {
-    match reader_left(error) {
-        Ok(()) => Stopped::ReaderLeft,
+fn print_error(error: io::Error) -> PrintError {
+    match ignore_broken_pipe(error) {
+        Ok(()) => PrintError::OutputClosed,
         Err(error) => error.into(),
     }
 }
@@ -112,8 +113,8 @@ mod tests {
 
     #[test]
     fn an_event_is_one_line_whatever_its_payload_looks_like() {
-        let event =
-            Shown::received("{\"position\":\"7\",\"data\":{\n  \"a\": \"x\\ny\"\r\n}}").expect("reads");
+        let event = PrintableEvent::from_api("{\"position\":\"7\",\"data\":{\n  \"a\": \"x\\ny\"\r\n}}")
+            .expect("reads");
         assert_eq!((event.position, event.json.lines().count()), (7, 1));
         let read: serde_json::Value = serde_json::from_str(&event.json).expect("is JSON");
         assert_eq!(read["data"]["a"], "x\ny");

@@ -6,22 +6,22 @@ use anyhow::anyhow;
 use schemas::engine::LogId;
 
 use super::Replay;
-use super::printer::{Printer, Stopped};
+use super::printer::{PrintError, Printer};
 use super::source::Source;
-use crate::cli::progress::Bar;
+use crate::cli::progress::ProgressReporter;
 use crate::cli::{Exit, Failure};
 
 /// How far a replay has come, for whoever wants to go on there.
 #[derive(Default)]
-pub struct Place(Mutex<Option<(LogId, u64)>>);
+pub struct ResumePosition(Mutex<Option<(LogId, u64)>>);
 
-impl Place {
-    fn note(&self, log: LogId, position: u64) {
+impl ResumePosition {
+    fn set(&self, log: LogId, position: u64) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((log, position));
     }
 
     /// Says where to go on, where anything was read.
-    pub fn tell(&self) {
+    pub fn print_hint(&self) {
         if let Some((log, position)) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             eprintln!("stopped behind position {position}; go on with --from {} --log {log}", position + 1);
         }
@@ -34,32 +34,33 @@ impl Replay {
         &self,
         source: &Source<'_>,
         printer: &mut Printer,
-        place: &Place,
-    ) -> Result<(), Stopped> {
+        resume: &ResumePosition,
+    ) -> Result<(), PrintError> {
         let (mut log, mut first, mut last) = (self.log(), self.from.max(1), self.to);
         if let Some(time) = self.after_time {
             let moment = source.moment(time).await?;
             first = first.max(moment.position + 1);
-            same_log(&mut log, moment.log)?;
+            check_log_id(&mut log, moment.log)?;
         }
         if let Some(time) = self.as_of {
             let moment = source.moment(time).await?;
             last = Some(last.map_or(moment.position, |last| last.min(moment.position)));
-            same_log(&mut log, moment.log)?;
+            check_log_id(&mut log, moment.log)?;
         }
         let mut after = first - 1;
-        let mut progress: Option<Bar> = None;
+        let mut progress: Option<ProgressReporter> = None;
         loop {
             let page = source.page(self, log, after).await?;
             log = Some(page.log);
-            place.note(page.log, after);
+            resume.set(page.log, after);
             // What is appended from here on is not waited for.
             let end = last.unwrap_or(u64::MAX).min(page.head);
             last = Some(end);
-            let bar = progress.get_or_insert_with(|| Bar::new("replay", (end + 1).saturating_sub(first)));
+            let bar = progress
+                .get_or_insert_with(|| ProgressReporter::new("replay", (end + 1).saturating_sub(first)));
             for event in page.events.iter().take_while(|event| event.position <= end) {
                 printer.print(event)?;
-                place.note(page.log, event.position);
+                resume.set(page.log, event.position);
             }
             printer.flush()?;
             if page.next_after >= end {
@@ -72,16 +73,16 @@ impl Replay {
                 return Err(Failure::new(Exit::Failed, detail).into());
             }
             after = page.next_after;
-            place.note(page.log, after);
+            resume.set(page.log, after);
             bar.at((after + 1).saturating_sub(first));
         }
     }
 }
 
 /// Times are told in the log that the tenant has; positions of another one do not go with them.
-fn same_log(named: &mut Option<LogId>, current: LogId) -> Result<(), Failure> {
-    match named.replace(current) {
-        Some(named) if named != current => Err(Failure::new(
+fn check_log_id(expected: &mut Option<LogId>, current: LogId) -> Result<(), Failure> {
+    match expected.replace(current) {
+        Some(expected) if expected != current => Err(Failure::new(
             Exit::NotFound,
             anyhow!("the log was replaced; the tenant's log is now {current}"),
         )),

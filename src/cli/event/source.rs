@@ -4,19 +4,19 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use projections::Moment;
+use projections::LogPosition;
 use schemas::engine::{InvalidValue, LogId};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use store::{LogFilter, StreamFilter, TenantRecord, TenantStore};
 
 use super::Replay;
-use super::printer::Shown;
+use super::printer::PrintableEvent;
 use crate::cli::remote::Api;
 use crate::cli::{Exit, Failure};
 
 /// Events on a page.
-const PAGE: usize = 500;
+const PAGE_SIZE: usize = 500;
 
 /// A filter over streams and the text that it was given as.
 #[derive(Debug, Clone)]
@@ -40,9 +40,9 @@ pub enum Source<'a> {
 }
 
 /// Events behind a position.
-pub struct Page {
+pub struct EventPage {
     pub log: LogId,
-    pub events: Vec<Shown>,
+    pub events: Vec<PrintableEvent>,
     /// The last position looked at.
     pub next_after: u64,
     /// The end of the log.
@@ -51,18 +51,18 @@ pub struct Page {
 
 impl Source<'_> {
     /// A page behind a position, of a log where one is named.
-    pub async fn page(&self, replay: &Replay, log: Option<LogId>, after: u64) -> Result<Page, Failure> {
+    pub async fn page(&self, replay: &Replay, log: Option<LogId>, after: u64) -> Result<EventPage, Failure> {
         match self {
             Self::Database(tenant, record) => {
                 let stream = replay.stream.as_ref().map(|stream| stream.filter.clone());
                 let filter = LogFilter { types: replay.types.clone(), stream };
-                let page = tenant.read_log_page(after, None, PAGE, &filter).await?;
+                let page = tenant.read_log_page(after, None, PAGE_SIZE, &filter).await?;
                 if log.is_some_and(|log| log != page.log_id) {
                     let detail = anyhow::anyhow!("the tenant's log is now {}", page.log_id);
                     return Err(Failure::new(Exit::NotFound, detail));
                 }
-                let events = page.events.iter().map(|event| Shown::recorded(event, record));
-                Ok(Page {
+                let events = page.events.iter().map(|event| PrintableEvent::from_record(event, record));
+                Ok(EventPage {
                     log: page.log_id,
                     events: events.collect::<Result<_, _>>()?,
                     next_after: page.scanned_to,
@@ -70,26 +70,26 @@ impl Source<'_> {
                 })
             }
             Self::Api(api) => {
-                let mut parameters = vec![("after", after.to_string()), ("limit", PAGE.to_string())];
+                let mut parameters = vec![("after", after.to_string()), ("limit", PAGE_SIZE.to_string())];
                 parameters.extend(replay.types.iter().map(|pattern| ("type", pattern.to_string())));
                 parameters.extend(replay.stream.as_ref().map(|stream| ("stream", stream.text.clone())));
                 parameters.extend(log.map(|log| ("log", log.to_string())));
-                received(api, &parameters).await
+                fetch_page(api, &parameters).await
             }
         }
     }
 
     /// Where the log was at a time.
-    pub async fn moment(&self, time: DateTime<Utc>) -> Result<Moment, Failure> {
+    pub async fn moment(&self, time: DateTime<Utc>) -> Result<LogPosition, Failure> {
         match self {
-            Self::Database(tenant, _) => Ok(projections::moment(tenant, Some(time)).await?),
+            Self::Database(tenant, _) => Ok(projections::log_position_at(tenant, Some(time)).await?),
             Self::Api(api) => api.moment(time).await,
         }
     }
 }
 
 /// A page of `GET /v1/events`.
-pub async fn received(api: &Api, parameters: &[(&str, String)]) -> Result<Page, Failure> {
+pub async fn fetch_page(api: &Api, parameters: &[(&str, String)]) -> Result<EventPage, Failure> {
     #[derive(Deserialize)]
     struct Body {
         log_id: LogId,
@@ -98,9 +98,13 @@ pub async fn received(api: &Api, parameters: &[(&str, String)]) -> Result<Page, 
         head: u64,
     }
     let body: Body = api.json("/v1/events", parameters).await?;
-    Ok(Page {
+    Ok(EventPage {
         log: body.log_id,
-        events: body.events.iter().map(|event| Shown::received(event.get())).collect::<Result<_, _>>()?,
+        events: body
+            .events
+            .iter()
+            .map(|event| PrintableEvent::from_api(event.get()))
+            .collect::<Result<_, _>>()?,
         next_after: body.next_after,
         head: body.head,
     })

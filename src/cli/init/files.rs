@@ -12,12 +12,12 @@ use crate::config::Secret;
 use crate::supervise::trust;
 
 /// All rights of other users.
-const OTHERS: u32 = 0o077;
+const OTHER_USERS_MODE: u32 = 0o077;
 
 /// What became of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum FileState {
     /// It was missing and was made.
     Made,
     /// It was there and is as it was.
@@ -30,8 +30,8 @@ pub enum State {
 pub struct Files {
     folder: PathBuf,
     /// Lists what is there and makes nothing.
-    pub only_look: bool,
-    listed: Vec<(PathBuf, &'static str, State)>,
+    pub read_only: bool,
+    entries: Vec<(PathBuf, &'static str, FileState)>,
 }
 
 impl Files {
@@ -40,13 +40,13 @@ impl Files {
     /// # Errors
     /// A folder that another user could write to is refused, as is one that this user cannot make.
     pub fn open(folder: &Path) -> Result<Self, Failure> {
-        let given = std::path::absolute(folder).map_err(|error| failed("cannot use", folder, error))?;
+        let given = std::path::absolute(folder).map_err(|error| file_failure("cannot use", folder, error))?;
         let untrusted =
             |problem| Failure::usage(anyhow::anyhow!("keys are not made in {}: {problem}", given.display()));
         trust::parents(&given).map_err(untrusted)?;
-        make_folder(&given).map_err(|error| failed("cannot make the folder", &given, error))?;
+        make_folder(&given).map_err(|error| file_failure("cannot make the folder", &given, error))?;
         let folder = trust::resolved(&given).map_err(untrusted)?;
-        Ok(Self { folder, only_look: false, listed: Vec::new() })
+        Ok(Self { folder, read_only: false, entries: Vec::new() })
     }
 
     pub fn folder(&self) -> &Path {
@@ -67,27 +67,27 @@ impl Files {
         generate: impl FnOnce() -> Result<Secret, Failure>,
     ) -> Result<Option<Secret>, Failure> {
         let file = self.folder.join(name);
-        let unreadable = |error| failed("cannot read", &file, error);
+        let unreadable = |error| file_failure("cannot read", &file, error);
         let found = match std::fs::read_to_string(&file) {
-            Ok(text) => Some((Secret::new(text.trim_end()), State::Kept)),
+            Ok(text) => Some((Secret::new(text.trim_end()), FileState::Kept)),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(unreadable(error)),
-            Err(_) if self.only_look => None,
+            Err(_) if self.read_only => None,
             Err(_) => {
                 let secret = generate()?;
-                self.private_folder(&file)?;
-                match write_once(&file, &format!("{}\n", secret.reveal().trim_end())) {
-                    Ok(()) => Some((secret, State::Made)),
+                self.create_private_folder(&file)?;
+                match create_file(&file, &format!("{}\n", secret.reveal().trim_end())) {
+                    Ok(()) => Some((secret, FileState::Made)),
                     // Another run was quicker, or a link points nowhere.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         let text = std::fs::read_to_string(&file).map_err(unreadable)?;
-                        Some((Secret::new(text.trim_end()), State::Kept))
+                        Some((Secret::new(text.trim_end()), FileState::Kept))
                     }
-                    Err(error) => return Err(failed("cannot write", &file, error)),
+                    Err(error) => return Err(file_failure("cannot write", &file, error)),
                 }
             }
         };
-        let state = found.as_ref().map_or(State::Missing, |(_, state)| *state);
-        self.listed.push((file, purpose, state));
+        let state = found.as_ref().map_or(FileState::Missing, |(_, state)| *state);
+        self.entries.push((file, purpose, state));
         Ok(found.map(|(secret, _)| secret))
     }
 
@@ -95,21 +95,22 @@ impl Files {
     pub fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
         let file = self.folder.join(name);
         write_beside(&file, text, |partial| std::fs::rename(partial, &file))
-            .map_err(|error| failed("cannot write", &file, error))
+            .map_err(|error| file_failure("cannot write", &file, error))
     }
 
     /// What was asked for, in that order.
-    pub fn into_listed(self) -> Vec<(PathBuf, &'static str, State)> {
-        self.listed
+    pub fn into_entries(self) -> Vec<(PathBuf, &'static str, FileState)> {
+        self.entries
     }
 
     /// Makes the folder of a file below the own one; only this user may enter it.
-    fn private_folder(&self, file: &Path) -> Result<(), Failure> {
+    fn create_private_folder(&self, file: &Path) -> Result<(), Failure> {
         let Some(folder) = file.parent().filter(|folder| *folder != self.folder) else { return Ok(()) };
-        make_folder(folder).map_err(|error| failed("cannot make the folder", folder, error))?;
-        let metadata = folder.symlink_metadata().map_err(|error| failed("cannot look at", folder, error))?;
+        make_folder(folder).map_err(|error| file_failure("cannot make the folder", folder, error))?;
+        let metadata =
+            folder.symlink_metadata().map_err(|error| file_failure("cannot look at", folder, error))?;
         let own = metadata.is_dir() && metadata.uid() == nix::unistd::geteuid().as_raw();
-        if own && metadata.mode() & OTHERS == 0 {
+        if own && metadata.mode() & OTHER_USERS_MODE == 0 {
             return Ok(());
         }
         Err(Failure::usage(anyhow::anyhow!(
@@ -124,7 +125,7 @@ fn make_folder(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes a file that only this user may read. It has its name when it is whole, and not when the name is taken.
-fn write_once(file: &Path, text: &str) -> io::Result<()> {
+fn create_file(file: &Path, text: &str) -> io::Result<()> {
     write_beside(file, text, |partial| {
         // Unlike a rename this fails where the name is taken.
         let linked = std::fs::hard_link(partial, file);
@@ -155,7 +156,7 @@ fn write_beside(file: &Path, text: &str, publish: impl FnOnce(&Path) -> io::Resu
     }
 }
 
-fn failed(action: &str, path: &Path, error: io::Error) -> Failure {
+fn file_failure(action: &str, path: &Path, error: io::Error) -> Failure {
     Failure::new(Exit::Failed, anyhow::Error::from(error).context(format!("{action} {}", path.display())))
 }
 
@@ -180,8 +181,8 @@ mod tests {
         let mode = |path: PathBuf| path.metadata().expect("it is there").permissions().mode() & 0o777;
         assert_eq!((mode(path.join("secrets/a")), mode(path.join("secrets"))), (0o600, 0o700));
         assert_eq!(mode(path.clone()), 0o700);
-        let states: Vec<State> = files.into_listed().into_iter().map(|(_, _, state)| state).collect();
-        assert_eq!(states, [State::Made, State::Kept]);
+        let states: Vec<FileState> = files.into_entries().into_iter().map(|(_, _, state)| state).collect();
+        assert_eq!(states, [FileState::Made, FileState::Kept]);
         let entries = std::fs::read_dir(path.join("secrets")).expect("a folder");
         assert_eq!(entries.count(), 1, "nothing else is left");
     }
@@ -190,10 +191,10 @@ mod tests {
     fn a_run_that_only_looks_makes_nothing() {
         let parent = tempfile::tempdir().expect("a temporary folder can be made");
         let mut files = Files::open(parent.path()).expect("it is ours");
-        files.only_look = true;
+        files.read_only = true;
         assert!(text(&mut files, "secrets/a", "first").expect("looked").is_none());
         assert!(!parent.path().join("secrets").exists());
-        assert_eq!(files.into_listed()[0].2, State::Missing);
+        assert_eq!(files.into_entries()[0].2, FileState::Missing);
     }
 
     #[test]

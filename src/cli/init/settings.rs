@@ -7,7 +7,7 @@ use postgres_protocol::password::scram_sha_256;
 use reqwest::Url;
 
 /// The settings file in the folder of a deployment.
-pub(super) const FILE: &str = "annals.toml";
+pub(super) const SETTINGS_FILE: &str = "annals.toml";
 
 /// Where PostgreSQL is and what its owner and database are called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,9 +25,9 @@ pub(super) struct Servers(String);
 /// How annals signs in to NATS.
 pub(super) enum Credentials {
     /// With a file that the operator has.
-    Given(PathBuf),
+    Existing(PathBuf),
     /// With the application's file in the folder `nats`.
-    Made {
+    Generated {
         /// The public key of the integrators' account.
         edge_account: String,
     },
@@ -96,7 +96,7 @@ pub(super) fn servers(text: &str) -> Result<Servers, String> {
 
 impl Database {
     /// The SQL that a superuser runs once. The password goes to the server as a verifier, so that no log holds it.
-    pub(super) fn creation(&self, password: &str) -> String {
+    pub(super) fn create_sql(&self, password: &str) -> String {
         let Self { name, owner, .. } = self;
         let verifier = scram_sha_256(password.as_bytes());
         format!(
@@ -120,12 +120,12 @@ pub(super) struct Layout {
 impl Layout {
     /// Where the settings file is.
     pub(super) fn settings_file(&self) -> PathBuf {
-        self.folder.join(FILE)
+        self.folder.join(SETTINGS_FILE)
     }
 
     /// The text of the settings file.
     pub(super) fn settings(&self) -> String {
-        let file = |name: &str| quoted(&self.folder.join(name).display().to_string());
+        let file = |name: &str| toml_string(&self.folder.join(name).display().to_string());
         let Database { host, port, name, owner } = &self.database;
         let issuer = match self.host.as_str() {
             "localhost" => "http://localhost:8080".to_owned(),
@@ -181,17 +181,17 @@ impl Layout {
              [secrets]\n\
              # The root of every keyed hash. If it is lost, no e-mail address is found any more.\n\
              deployment_key_file = {deployment_file}\n",
-            db_host = quoted(host),
-            name = quoted(name),
-            owner = quoted(owner),
+            db_host = toml_string(host),
+            name = toml_string(name),
+            owner = toml_string(owner),
             owner_file = file("secrets/database-owner.password"),
             runtime_file = file("secrets/database-runtime.password"),
-            servers = quoted(&self.servers.0),
+            servers = toml_string(&self.servers.0),
             credentials = self.credentials(),
-            public_host = quoted(&self.host),
-            issuer = quoted(&issuer),
+            public_host = toml_string(&self.host),
+            issuer = toml_string(&issuer),
             token_file = file("secrets/token-signing.pem"),
-            deployment = quoted(&self.deployment),
+            deployment = toml_string(&self.deployment),
             audit_file = file("secrets/audit-signing.pem"),
             audit_folder = file("audit"),
             keys_folder = file("keys"),
@@ -201,14 +201,14 @@ impl Layout {
     }
 
     fn credentials(&self) -> String {
-        let file = |path: &Path| quoted(&path.display().to_string());
+        let file = |path: &Path| toml_string(&path.display().to_string());
         match &self.credentials {
-            Credentials::Given(path) => format!(
+            Credentials::Existing(path) => format!(
                 "# How annals signs in. Without an account for integrators, `edge_account`, none get credentials.\n\
                  credentials_file = {}\n",
                 file(path)
             ),
-            Credentials::Made { edge_account } => {
+            Credentials::Generated { edge_account } => {
                 let own = |name: &str| file(&self.folder.join("nats").join(name));
                 format!(
                     "# How annals signs in.\n\
@@ -220,7 +220,7 @@ impl Layout {
                      operator_signing_seed_file = {}\n\
                      system_credentials_file = {}\n",
                     own("application.creds"),
-                    quoted(edge_account),
+                    toml_string(edge_account),
                     own("edge-signing.seed"),
                     own("operator-signing.seed"),
                     own("system.creds"),
@@ -236,8 +236,8 @@ impl Layout {
         let Database { host, port, .. } = &self.database;
         let host = if host.contains(':') { format!("[{host}]") } else { host.clone() };
         let nats = match &self.credentials {
-            Credentials::Given(_) => "Start NATS, 2.12 or later, with JetStream.".to_owned(),
-            Credentials::Made { .. } => format!(
+            Credentials::Existing(_) => "Start NATS, 2.12 or later, with JetStream.".to_owned(),
+            Credentials::Generated { .. } => format!(
                 "Have nats-server, 2.12 or later, include {folder}/nats/nats-server.conf; add listen, server_name and\n     \
                  jetstream. Then move operator.seed, system.seed, application.seed and edge.seed of {folder}/nats\n     \
                  to a place that is offline."
@@ -277,7 +277,7 @@ impl Layout {
 }
 
 /// A text as a value of TOML.
-fn quoted(text: &str) -> String {
+fn toml_string(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
 

@@ -9,7 +9,7 @@ fn a_folder_is_held_by_one_process_at_a_time() {
     if Account::choose().is_ok_and(|account| account.barrier(&path).is_some()) {
         // The parent is closed to the servers' account when this runs as root.
         let account = Account::choose().expect("there is an account");
-        account.admit(parent.path()).expect("the parent is ours");
+        account.grant_access(parent.path()).expect("the parent is ours");
     }
     let first = DataFolder::open(Some(&path)).expect("it is free");
     let error = DataFolder::open(Some(&path)).err().expect("it is held").to_string();
@@ -140,7 +140,7 @@ mod attacked {
             let (uid, gid) = (Some(other.uid.as_raw()), Some(other.gid.as_raw()));
             std::os::unix::fs::lchown(&foreign, uid, gid).expect("root may");
         }
-        sweep(parent.path());
+        remove_stale_folders(parent.path());
         assert!(piped.exists() && linked.exists());
         assert_eq!(foreign.exists(), other.is_some(), "another user's stays; this user's goes");
         assert!(!stale.exists(), "what a killed process left behind goes");

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::plan::{HeadView, ReservationKey};
 use crate::StoreError;
-use crate::receipts::{self, Claim, StoredReceipt};
+use crate::receipts::{self, IdempotencyClaim, StoredReceipt};
 
 /// A connection with the look-up statements prepared.
 pub(super) struct Lookup {
@@ -26,14 +26,14 @@ pub(super) struct Lookup {
 
 /// What a flush does not know yet.
 #[derive(Default)]
-pub(super) struct Wanted {
+pub(super) struct LookupKeys {
     pub(super) heads: HashSet<TenantId>,
     pub(super) versions: HashSet<(TenantId, StreamName)>,
     pub(super) receipts: HashSet<(TenantId, Uuid)>,
     pub(super) reservations: HashSet<(TenantId, ReservationKey)>,
 }
 
-impl Wanted {
+impl LookupKeys {
     pub(super) fn is_empty(&self) -> bool {
         self.heads.is_empty()
             && self.versions.is_empty()
@@ -44,7 +44,7 @@ impl Wanted {
 
 /// What was found; what is absent does not exist.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct LookupResult {
     pub(super) heads: HashMap<TenantId, HeadView>,
     pub(super) versions: HashMap<(TenantId, StreamName), u64>,
     pub(super) receipts: HashMap<(TenantId, Uuid), StoredReceipt>,
@@ -97,41 +97,41 @@ impl Lookup {
     /// Looks everything up. The heads go first: what is read after them is at least as new, and the swap from them fails
     /// when anything moved in between. The receipts go last: a command without one had none when the others were read, so
     /// what they refuse is no repeat.
-    pub(super) async fn look_up(&self, wanted: &Wanted) -> Result<Found, StoreError> {
+    pub(super) async fn look_up(&self, keys: &LookupKeys) -> Result<LookupResult, StoreError> {
         let (heads, versions, holders, receipts) = futures::join!(
-            self.look_up_heads(&wanted.heads),
-            self.look_up_versions(&wanted.versions),
-            self.look_up_holders(&wanted.reservations),
-            self.look_up_receipts(&wanted.receipts),
+            self.look_up_heads(&keys.heads),
+            self.look_up_versions(&keys.versions),
+            self.look_up_holders(&keys.reservations),
+            self.look_up_receipts(&keys.receipts),
         );
-        Ok(Found { heads: heads?, versions: versions?, receipts: receipts?, holders: holders? })
+        Ok(LookupResult { heads: heads?, versions: versions?, receipts: receipts?, holders: holders? })
     }
 
     async fn look_up_heads(
         &self,
-        wanted: &HashSet<TenantId>,
+        keys: &HashSet<TenantId>,
     ) -> Result<HashMap<TenantId, HeadView>, StoreError> {
-        if wanted.is_empty() {
+        if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let tenants: Vec<Uuid> = wanted.iter().map(|tenant| tenant.0).collect();
+        let tenants: Vec<Uuid> = keys.iter().map(|tenant| tenant.0).collect();
         let rows = self.client.query(&self.heads, &[&tenants]).await?;
         Ok(rows.iter().map(head_from).collect())
     }
 
     async fn look_up_versions(
         &self,
-        wanted: &HashSet<(TenantId, StreamName)>,
+        keys: &HashSet<(TenantId, StreamName)>,
     ) -> Result<HashMap<(TenantId, StreamName), u64>, StoreError> {
-        if wanted.is_empty() {
+        if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let wanted: Vec<_> = wanted.iter().collect();
-        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
-        let streams: Vec<&str> = wanted.iter().map(|(_, stream)| stream.as_str()).collect();
+        let keys: Vec<_> = keys.iter().collect();
+        let tenants: Vec<Uuid> = keys.iter().map(|(tenant, _)| tenant.0).collect();
+        let streams: Vec<&str> = keys.iter().map(|(_, stream)| stream.as_str()).collect();
         let rows = self.client.query(&self.versions, &[&tenants, &streams]).await?;
         let version = |row: &tokio_postgres::Row| {
-            let key = wanted[row.get::<_, i64>(0) as usize - 1].clone();
+            let key = keys[row.get::<_, i64>(0) as usize - 1].clone();
             (key, row.get::<_, Option<i64>>(1).unwrap_or(0) as u64)
         };
         Ok(rows.iter().map(version).collect())
@@ -139,13 +139,13 @@ impl Lookup {
 
     async fn look_up_receipts(
         &self,
-        wanted: &HashSet<(TenantId, Uuid)>,
+        keys: &HashSet<(TenantId, Uuid)>,
     ) -> Result<HashMap<(TenantId, Uuid), StoredReceipt>, StoreError> {
-        if wanted.is_empty() {
+        if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
-        let keys: Vec<Uuid> = wanted.iter().map(|(_, key)| *key).collect();
+        let tenants: Vec<Uuid> = keys.iter().map(|(tenant, _)| tenant.0).collect();
+        let keys: Vec<Uuid> = keys.iter().map(|(_, key)| *key).collect();
         let rows = self.client.query(&self.receipts, &[&tenants, &keys]).await?;
         rows.iter()
             .map(|row| Ok(((TenantId(row.get(0)), row.get(1)), StoredReceipt::from_row(row, 2)?)))
@@ -154,26 +154,26 @@ impl Lookup {
 
     async fn look_up_holders(
         &self,
-        wanted: &HashSet<(TenantId, ReservationKey)>,
+        keys: &HashSet<(TenantId, ReservationKey)>,
     ) -> Result<HashMap<(TenantId, ReservationKey), StreamName>, StoreError> {
-        if wanted.is_empty() {
+        if keys.is_empty() {
             return Ok(HashMap::new());
         }
-        let wanted: Vec<_> = wanted.iter().collect();
-        let tenants: Vec<Uuid> = wanted.iter().map(|(tenant, _)| tenant.0).collect();
-        let kinds: Vec<&str> = wanted.iter().map(|(_, (kind, _))| *kind).collect();
-        let hashes: Vec<&[u8]> = wanted.iter().map(|(_, (_, hash))| hash.as_slice()).collect();
+        let keys: Vec<_> = keys.iter().collect();
+        let tenants: Vec<Uuid> = keys.iter().map(|(tenant, _)| tenant.0).collect();
+        let kinds: Vec<&str> = keys.iter().map(|(_, (kind, _))| *kind).collect();
+        let hashes: Vec<&[u8]> = keys.iter().map(|(_, (_, hash))| hash.as_slice()).collect();
         let rows = self.client.query(&self.reservations, &[&tenants, &kinds, &hashes]).await?;
         rows.iter()
             .map(|row| {
-                let key = *wanted[row.get::<_, i64>(0) as usize - 1];
+                let key = *keys[row.get::<_, i64>(0) as usize - 1];
                 Ok((key, StreamName::parse(row.get(1))?))
             })
             .collect()
     }
 
     /// Whether the log holds this event at this position.
-    pub(super) async fn holds(
+    pub(super) async fn contains_event(
         &self,
         tenant: TenantId,
         position: u64,
@@ -185,10 +185,10 @@ impl Lookup {
     }
 
     /// Whether the receipt that a flush planned at this time was to write is there.
-    pub(super) async fn holds_receipt(
+    pub(super) async fn contains_receipt(
         &self,
         tenant: TenantId,
-        claim: &Claim,
+        claim: &IdempotencyClaim,
         planned_at: DateTime<Utc>,
     ) -> Result<bool, StoreError> {
         let statement = "select from receipts where tenant_id = $1 and command_id = $2 and digest = $3 and recorded_at = $4";

@@ -7,19 +7,19 @@ use proofs::{CommitmentKind, Frame, Hash, Salt, commitment, leaf_hash};
 use schemas::engine::{LogId, StreamName, TenantId, ids};
 use uuid::Uuid;
 
-use super::queue::Pending;
+use super::queue::PendingAppend;
 use super::{AppendError, ExpectedVersion, Receipt};
 use crate::StoreError;
 use crate::event_ids::EventIds;
 use crate::receipts::{KeyUse, StoredReceipt};
 
 /// The sort of reservation that an event id from outside is.
-pub(super) const EVENT_ID: &str = "event_id";
+pub(super) const EVENT_ID_KIND: &str = "event_id";
 
 /// A reservation's key: kind and keyed digest.
 pub(super) type ReservationKey = (&'static str, [u8; 32]);
 
-/// What the lane knows of one tenant, true as long as the swap on its head wins.
+/// What the worker knows of one tenant, true as long as the swap on its head wins.
 #[derive(Debug, Clone)]
 pub(super) struct HeadView {
     pub(super) log_id: LogId,
@@ -31,7 +31,7 @@ pub(super) struct HeadView {
 
 /// What the planner sees of one tenant: the head, the versions of every stream of the flush, and what look-ups found.
 #[derive(Debug, Clone)]
-pub(super) struct TenantFacts {
+pub(super) struct TenantView {
     pub(super) head: HeadView,
     /// The version of every stream that the flush touches; 0 for a stream without events.
     pub(super) versions: HashMap<StreamName, u64>,
@@ -63,9 +63,9 @@ pub(super) struct EventRow {
 pub(super) enum Decision {
     /// Written by this flush if its tenant's swap wins.
     Write(Receipt),
-    /// Settled without writing; where `needs_swap`, only if the tenant's swap wins, because it rests on what is remembered
+    /// Settled without writing; where `requires_swap`, only if the tenant's swap wins, because it rests on what is remembered
     /// or on what the flush itself writes. Otherwise it rests on what was looked up for this flush.
-    Answer { result: Result<Receipt, AppendError>, needs_swap: bool },
+    Answer { result: Result<Receipt, AppendError>, requires_swap: bool },
     /// Goes into the next flush: it depends on an append of this one.
     Defer,
     /// What is remembered of the tenant may be stale: forget it, then try again.
@@ -86,7 +86,7 @@ pub(super) struct Plan {
 }
 
 /// How reservations become keys: a keyed digest, so that the table tells nothing.
-pub(super) type Digest<'a> = &'a dyn Fn(TenantId, &'static str, &str) -> [u8; 32];
+pub(super) type DigestFn<'a> = &'a dyn Fn(TenantId, &'static str, &str) -> [u8; 32];
 
 #[derive(Default)]
 struct Overlay {
@@ -98,23 +98,23 @@ struct Overlay {
 
 /// Decides a flush in the order of arrival.
 pub(super) fn plan(
-    batch: &[Pending],
-    facts: &HashMap<TenantId, TenantFacts>,
+    batch: &[PendingAppend],
+    view: &HashMap<TenantId, TenantView>,
     now: DateTime<Utc>,
     event_ids: &EventIds,
-    digest: Digest<'_>,
+    digest: DigestFn<'_>,
 ) -> Plan {
-    let keys = |pending: &Pending, wanted: &[super::Reservation]| -> Vec<ReservationKey> {
+    let keys = |pending: &PendingAppend, reservations: &[super::Reservation]| -> Vec<ReservationKey> {
         let mut keys: Vec<_> =
-            wanted.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
+            reservations.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
         keys.sort_unstable();
         keys.dedup();
         keys
     };
     let reservations: Vec<_> = batch.iter().map(|p| keys(p, &p.append.reservations)).collect();
-    let released = |pending: &Pending| {
+    let released = |pending: &PendingAppend| {
         let mut released = keys(pending, &pending.append.releases);
-        released.extend(pending.append.frees.iter().map(|held| (held.kind, held.digest)));
+        released.extend(pending.append.digest_releases.iter().map(|held| (held.kind, held.digest)));
         released
     };
     let mut releases: Vec<_> = batch.iter().map(released).collect();
@@ -132,11 +132,11 @@ pub(super) fn plan(
     };
     let mut overlays: HashMap<TenantId, Overlay> = HashMap::new();
     for (index, pending) in batch.iter().enumerate() {
-        let decision = match facts.get(&pending.tenant) {
-            None => Decision::Answer { result: Err(AppendError::TenantUnknown), needs_swap: false },
-            Some(facts) => {
+        let decision = match view.get(&pending.tenant) {
+            None => Decision::Answer { result: Err(AppendError::TenantUnknown), requires_swap: false },
+            Some(view) => {
                 let overlay = overlays.entry(pending.tenant).or_default();
-                decide(&mut plan, index, pending, facts, overlay, event_ids)
+                decide(&mut plan, index, pending, view, overlay, event_ids)
             }
         };
         plan.decisions.push(decision);
@@ -147,16 +147,16 @@ pub(super) fn plan(
 fn decide(
     plan: &mut Plan,
     index: usize,
-    pending: &Pending,
-    facts: &TenantFacts,
+    pending: &PendingAppend,
+    view: &TenantView,
     overlay: &mut Overlay,
     event_ids: &EventIds,
 ) -> Decision {
     let append = &pending.append;
-    let settled = |result| Decision::Answer { result, needs_swap: false };
+    let settled = |result| Decision::Answer { result, requires_swap: false };
     if let Some(claim) = &append.claim {
         for key in claim.keys() {
-            let stored = facts.receipts.get(&key).filter(|stored| stored.is_of(claim, key));
+            let stored = view.receipts.get(&key).filter(|stored| stored.is_of(claim, key));
             match stored.map(|stored| stored.key_use(claim)) {
                 Some(KeyUse::Repeat(receipt)) => return settled(Ok(receipt)),
                 Some(_) => return settled(Err(AppendError::CommandIdReused)),
@@ -168,18 +168,18 @@ fn decide(
         }
     }
     if let Some(log) = append.log
-        && log != facts.head.log_id
+        && log != view.head.log_id
     {
         // The head may be one that is remembered from before.
-        if pending.tries == 0 {
+        if pending.attempts == 0 {
             return Decision::Refresh;
         }
-        let error = StoreError::LogReplaced { current: facts.head.log_id };
+        let error = StoreError::LogReplaced { current: view.head.log_id };
         return settled(Err(error.into()));
     }
-    let remembered = facts.versions.get(&append.stream).copied().unwrap_or(0);
+    let cached_version = view.versions.get(&append.stream).copied().unwrap_or(0);
     let in_flush = overlay.versions.get(&append.stream).copied();
-    let actual = in_flush.unwrap_or(remembered);
+    let actual = in_flush.unwrap_or(cached_version);
     let conflict = match append.expected {
         ExpectedVersion::Any => false,
         ExpectedVersion::NoStream => actual > 0,
@@ -188,53 +188,53 @@ fn decide(
     if conflict {
         // Versions only grow: whoever expects more than is remembered may know more than we do.
         let ahead = matches!(append.expected, ExpectedVersion::Exact(expected) if expected > actual);
-        if ahead && in_flush.is_none() && !facts.fresh.contains(&append.stream) {
+        if ahead && in_flush.is_none() && !view.fresh.contains(&append.stream) {
             return Decision::Refresh;
         }
         // A remembered version is surely passed, but may not be the actual one any more.
-        let needs_swap = in_flush.is_some() || !facts.fresh.contains(&append.stream);
-        return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), needs_swap };
+        let requires_swap = in_flush.is_some() || !view.fresh.contains(&append.stream);
+        return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), requires_swap };
     }
     for key in &plan.reservations[index] {
         if overlay.released.contains(key) {
             return Decision::Defer;
         }
-        let holder = facts.holders.get(key).map(|holder| (holder, false));
+        let holder = view.holders.get(key).map(|holder| (holder, false));
         let holder = holder.or_else(|| overlay.taken.get(key).map(|holder| (holder, true)));
-        if let Some((holder, needs_swap)) = holder
+        if let Some((holder, requires_swap)) = holder
             && *holder != append.stream
         {
             let error = AppendError::Reserved { kind: key.0.to_owned(), holder: holder.clone() };
-            return Decision::Answer { result: Err(error), needs_swap };
+            return Decision::Answer { result: Err(error), requires_swap };
         }
     }
     // What the stream holds already needs no second row.
-    plan.reservations[index].retain(|key| !facts.holders.contains_key(key));
+    plan.reservations[index].retain(|key| !view.holders.contains_key(key));
     for (id, digest) in &pending.event_ids {
-        let key = (EVENT_ID, *digest);
+        let key = (EVENT_ID_KIND, *digest);
         let in_flush = overlay.taken.contains_key(&key);
-        if in_flush || facts.holders.contains_key(&key) {
-            return Decision::Answer { result: Err(AppendError::EventIdTaken(*id)), needs_swap: in_flush };
+        if in_flush || view.holders.contains_key(&key) {
+            return Decision::Answer { result: Err(AppendError::EventIdTaken(*id)), requires_swap: in_flush };
         }
         plan.reservations[index].push(key);
     }
     if plan.releases[index].iter().any(|key| overlay.taken.contains_key(key)) {
         return Decision::Defer;
     }
-    write(plan, index, pending, facts, overlay, actual, event_ids)
+    write(plan, index, pending, view, overlay, actual, event_ids)
 }
 
 fn write(
     plan: &mut Plan,
     index: usize,
-    pending: &Pending,
-    facts: &TenantFacts,
+    pending: &PendingAppend,
+    view: &TenantView,
     overlay: &mut Overlay,
     actual: u64,
     event_ids: &EventIds,
 ) -> Decision {
     let append = &pending.append;
-    let before = &facts.head;
+    let before = &view.head;
     let (_, head) = plan.moves.entry(pending.tenant).or_insert_with(|| (before.clone(), before.clone()));
     if append.events.is_empty() {
         // The swap proves the version, and a further fence keeps out what was planned on the same head elsewhere.
@@ -279,7 +279,7 @@ fn write(
             Err(error) => {
                 return Decision::Answer {
                     result: Err(AppendError::Invalid(error.to_string())),
-                    needs_swap: false,
+                    requires_swap: false,
                 };
             }
         };

@@ -14,13 +14,14 @@ use tokio_postgres::{Client, Statement};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use self::columns::{Events, Heads, Sides};
+use self::columns::{Events, Heads, SideWrites};
 use self::statements::{
-    BEGIN, EVENTS, EVENTS_WITH_KEYS, LOCK, ONE_EVENT, ONE_TENANT, SIDE_WRITES, SWAP, WINNERS,
+    EVENTS_INSERT, EVENTS_WITH_KEYS_INSERT, HEADS_LOCK, HEADS_SWAP, LOCKING_BEGIN, SIDE_WRITES,
+    SINGLE_EVENT_FLUSH, SINGLE_TENANT_FLUSH, SWAPPED_TENANTS,
 };
 use super::lookup::head_from;
 use super::plan::{HeadView, Plan};
-use super::queue::Pending;
+use super::queue::PendingAppend;
 use crate::StoreError;
 
 /// The payload encoding of the log: JSON in UTF-8.
@@ -31,31 +32,31 @@ pub(super) struct Writer {
     client: Client,
     driver: AbortOnDropHandle<()>,
     lock: Statement,
-    one_event: Statement,
-    one_tenant: Statement,
+    single_event: Statement,
+    single_tenant: Statement,
     events_only: Statement,
-    everything: Statement,
+    with_side_writes: Statement,
     set_tenants: Statement,
     /// The tenants that the connection may write to now: those of the last flush, in the form of the setting. The
-    /// connection is this lane's alone, so a session setting cannot reach anybody else's statements.
+    /// connection is this worker's alone, so a session setting cannot reach anybody else's statements.
     tenants: Mutex<String>,
 }
 
 /// How a write ended.
-pub(super) enum Written {
+pub(super) enum WriteResult {
     /// Committed for these tenants; the others lost their swap and nothing of them was written.
     Committed(HashSet<TenantId>),
     /// PostgreSQL refused it; everything was rolled back.
-    Refused(tokio_postgres::Error),
+    Rejected(tokio_postgres::Error),
     /// The connection broke, or there was no answer in time: the transaction may have committed, or may yet.
     Unknown(StoreError),
 }
 
-impl Written {
+impl WriteResult {
     /// What an error says of the transaction: that it was rolled back, unless the connection ended with it.
     fn failed(error: tokio_postgres::Error) -> Self {
         match error.as_db_error().and_then(DbError::parsed_severity) {
-            Some(Severity::Error) => Self::Refused(error),
+            Some(Severity::Error) => Self::Rejected(error),
             _ => Self::Unknown(error.into()),
         }
     }
@@ -65,20 +66,22 @@ impl Writer {
     pub(super) async fn prepare(
         Connection { client, driver }: Connection,
     ) -> Result<Self, tokio_postgres::Error> {
-        let lock = client.prepare(LOCK).await?;
-        let one_event = client.prepare(ONE_EVENT).await?;
-        let one_tenant = client.prepare(ONE_TENANT).await?;
-        let events_only = client.prepare(&format!("{SWAP}{EVENTS}{WINNERS}")).await?;
-        let everything = client.prepare(&format!("{SWAP}{EVENTS_WITH_KEYS}{SIDE_WRITES}{WINNERS}")).await?;
+        let lock = client.prepare(HEADS_LOCK).await?;
+        let single_event = client.prepare(SINGLE_EVENT_FLUSH).await?;
+        let single_tenant = client.prepare(SINGLE_TENANT_FLUSH).await?;
+        let events_only = client.prepare(&format!("{HEADS_SWAP}{EVENTS_INSERT}{SWAPPED_TENANTS}")).await?;
+        let with_side_writes = client
+            .prepare(&format!("{HEADS_SWAP}{EVENTS_WITH_KEYS_INSERT}{SIDE_WRITES}{SWAPPED_TENANTS}"))
+            .await?;
         let set_tenants = client.prepare("select set_config('annals.tenants', $1, false)").await?;
         Ok(Self {
             client,
             driver,
             lock,
-            one_event,
-            one_tenant,
+            single_event,
+            single_tenant,
             events_only,
-            everything,
+            with_side_writes,
             set_tenants,
             tenants: Mutex::default(),
         })
@@ -89,20 +92,20 @@ impl Writer {
     }
 
     /// Ends the connection, whatever is under way on it.
-    pub(super) fn abandon(&self) {
+    pub(super) fn abort(&self) {
         self.driver.abort();
     }
 
     /// Begins a transaction that holds the heads of these tenants, and returns them. [`write`](Self::write) or
-    /// [`let_go`](Self::let_go) ends it.
+    /// [`rollback`](Self::rollback) ends it.
     pub(super) async fn lock_heads(
         &self,
         tenants: &[Uuid],
     ) -> Result<HashMap<TenantId, HeadView>, tokio_postgres::Error> {
         let parameters: [&(dyn ToSql + Sync); 1] = [&tenants];
         let (set, begun, heads) = futures::join!(
-            self.allow(tenants),
-            self.client.batch_execute(BEGIN),
+            self.set_writable_tenants(tenants),
+            self.client.batch_execute(LOCKING_BEGIN),
             self.client.query(&self.lock, &parameters)
         );
         set?;
@@ -111,14 +114,14 @@ impl Writer {
     }
 
     /// Rolls a transaction back.
-    pub(super) async fn let_go(&self) -> Result<(), tokio_postgres::Error> {
+    pub(super) async fn rollback(&self) -> Result<(), tokio_postgres::Error> {
         // The setting goes back with it.
         lock(&self.tenants).clear();
         self.client.batch_execute("rollback").await
     }
 
     /// Lets the connection write to these tenants, where it may not yet.
-    async fn allow(&self, tenants: &[Uuid]) -> Result<(), tokio_postgres::Error> {
+    async fn set_writable_tenants(&self, tenants: &[Uuid]) -> Result<(), tokio_postgres::Error> {
         let mut tenants = tenants.to_vec();
         tenants.sort_unstable();
         let tenants = tenants.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
@@ -130,15 +133,15 @@ impl Writer {
 
     /// Writes the plan's rows: one statement, so one transaction and one answer, or the end of the one that `locked` the
     /// heads. When the flush is for other tenants than the one before, their setting goes ahead of it in the same volley.
-    pub(super) async fn write(&self, batch: &[Pending], plan: &Plan, locked: bool) -> Written {
+    pub(super) async fn write(&self, batch: &[PendingAppend], plan: &Plan, locked: bool) -> WriteResult {
         let heads = Heads::of(plan);
         let events = Events::of(batch, plan);
-        let sides = Sides::of(batch, plan);
+        let side_writes = SideWrites::of(batch, plan);
         let tenants: Vec<Uuid> = heads
             .tenants
             .iter()
-            .chain(&sides.opened.tenants)
-            .chain(&sides.standings.tenants)
+            .chain(&side_writes.provisioned.tenants)
+            .chain(&side_writes.tenant_statuses.tenants)
             .copied()
             .collect();
         let end = async {
@@ -146,18 +149,21 @@ impl Writer {
             if locked { self.client.batch_execute("commit").await } else { Ok(()) }
         };
         // Polled in this order, so sent in this order.
-        let (set, written, ended) =
-            futures::join!(self.allow(&tenants), self.write_rows(&heads, &events, &sides), end);
+        let (set, written, ended) = futures::join!(
+            self.set_writable_tenants(&tenants),
+            self.write_rows(&heads, &events, &side_writes),
+            end
+        );
         match (set, written, ended) {
-            (Ok(()), Ok(winners), Ok(())) => Written::Committed(winners),
+            (Ok(()), Ok(swapped), Ok(())) => WriteResult::Committed(swapped),
             (Ok(()), Err(error), Ok(())) => {
                 if locked {
                     lock(&self.tenants).clear();
                 }
-                Written::failed(error)
+                WriteResult::failed(error)
             }
             // Without its setting, it is not known what the connection may write to.
-            (Err(error), ..) | (.., Err(error)) => Written::Unknown(error.into()),
+            (Err(error), ..) | (.., Err(error)) => WriteResult::Unknown(error.into()),
         }
     }
 
@@ -165,9 +171,9 @@ impl Writer {
         &self,
         heads: &Heads,
         events: &Events<'_>,
-        sides: &Sides<'_>,
+        side_writes: &SideWrites<'_>,
     ) -> Result<HashSet<TenantId>, tokio_postgres::Error> {
-        if events.ids.len() == 1 && sides.is_empty() {
+        if events.ids.len() == 1 && side_writes.is_empty() {
             let parameters: [&(dyn ToSql + Sync); 15] = [
                 &heads.tenants[0],
                 &heads.logs[0],
@@ -185,11 +191,11 @@ impl Writer {
                 &events.leaf_hashes[0],
                 &heads.old_fences[0],
             ];
-            let written = self.client.execute(&self.one_event, &parameters).await?;
-            return Ok(heads.winners(written));
+            let written = self.client.execute(&self.single_event, &parameters).await?;
+            return Ok(heads.swapped(written));
         }
         let keyless = events.subject_keys.iter().all(|keys| keys.is_empty());
-        if heads.tenants.len() == 1 && sides.is_empty() && keyless {
+        if heads.tenants.len() == 1 && side_writes.is_empty() && keyless {
             let parameters: [&(dyn ToSql + Sync); 16] = [
                 &heads.tenants[0],
                 &heads.logs[0],
@@ -208,8 +214,8 @@ impl Writer {
                 &heads.old_fences[0],
                 &heads.new_fences[0],
             ];
-            let written = self.client.execute(&self.one_tenant, &parameters).await?;
-            return Ok(heads.winners(written));
+            let written = self.client.execute(&self.single_tenant, &parameters).await?;
+            return Ok(heads.swapped(written));
         }
         let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
             &heads.tenants,
@@ -231,12 +237,12 @@ impl Writer {
             &events.salts,
             &events.leaf_hashes,
         ];
-        let statement = if sides.is_empty() && keyless {
+        let statement = if side_writes.is_empty() && keyless {
             &self.events_only
         } else {
             parameters.push(&events.subject_keys);
-            parameters.extend(sides.parameters());
-            &self.everything
+            parameters.extend(side_writes.parameters());
+            &self.with_side_writes
         };
         let rows = self.client.query(statement, &parameters).await?;
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())

@@ -7,11 +7,11 @@ use schemas::engine::LogId;
 use tokio_postgres::Row;
 use uuid::Uuid;
 
-use super::{COLUMNS, IntegratorCredential, MOST_CREDENTIALS, MOST_KEYS, credential_from};
+use super::{COLUMNS, CREDENTIALS_MAX, IntegratorCredential, UNEXPIRED_KEYS_MAX, credential_from};
 use crate::{StoreError, TenantStore, TenantTransaction};
 
 /// How often a waiting caller looks whether NATS has been brought in line.
-const POLL: Duration = Duration::from_millis(20);
+const APPLIED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// A key to be issued.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,12 +76,12 @@ use IntegratorOutcome::{CommandIdReused, Done, NameTaken, NotFound, TooMany};
 
 impl TenantStore {
     /// What the request with this command id came to, where it came before.
-    pub async fn earlier_integrator_command(
+    pub async fn previous_integrator_command(
         &self,
         command: IntegratorCommand,
     ) -> Result<Option<IntegratorOutcome>, StoreError> {
-        let transaction = self.begin_projection().await?;
-        let found = earlier(&transaction, Some(command)).await?;
+        let transaction = self.begin_worker_transaction().await?;
+        let found = previous_result(&transaction, Some(command)).await?;
         transaction.commit().await?;
         Ok(found)
     }
@@ -92,12 +92,12 @@ impl TenantStore {
         new: &NewCredential,
         command: Option<IntegratorCommand>,
     ) -> Result<IntegratorOutcome, StoreError> {
-        let transaction = self.begin_projection().await?;
-        if let Some(first) = earlier(&transaction, command).await? {
+        let transaction = self.begin_worker_transaction().await?;
+        if let Some(first) = previous_result(&transaction, command).await? {
             return Ok(first);
         }
         sweep(&transaction).await?;
-        if is_full(&transaction, MOST_CREDENTIALS - 1).await? {
+        if is_full(&transaction, CREDENTIALS_MAX - 1).await? {
             return Ok(TooMany);
         }
         let tenant = self.id().0;
@@ -135,15 +135,15 @@ impl TenantStore {
         earlier_until: DateTime<Utc>,
         command: Option<IntegratorCommand>,
     ) -> Result<IntegratorOutcome, StoreError> {
-        let transaction = self.begin_projection().await?;
-        if let Some(first) = earlier(&transaction, command).await? {
+        let transaction = self.begin_worker_transaction().await?;
+        if let Some(first) = previous_result(&transaction, command).await? {
             return Ok(first);
         }
         sweep(&transaction).await?;
-        if is_full(&transaction, MOST_CREDENTIALS).await? {
+        if is_full(&transaction, CREDENTIALS_MAX).await? {
             return Ok(TooMany);
         }
-        let Some(id) = touch(&transaction, name, "").await? else { return Ok(NotFound) };
+        let Some(id) = bump_revision(&transaction, name, "").await? else { return Ok(NotFound) };
         transaction
             .execute(
                 "update integrator_keys set revoked_at = $3
@@ -161,11 +161,13 @@ impl TenantStore {
         name: &str,
         command: Option<IntegratorCommand>,
     ) -> Result<IntegratorOutcome, StoreError> {
-        let transaction = self.begin_projection().await?;
-        if let Some(first) = earlier(&transaction, command).await? {
+        let transaction = self.begin_worker_transaction().await?;
+        if let Some(first) = previous_result(&transaction, command).await? {
             return Ok(first);
         }
-        let Some(id) = touch(&transaction, name, ", revoked_at = now()").await? else { return Ok(NotFound) };
+        let Some(id) = bump_revision(&transaction, name, ", revoked_at = now()").await? else {
+            return Ok(NotFound);
+        };
         finish(transaction, id, None, command).await
     }
 
@@ -177,11 +179,11 @@ impl TenantStore {
         after: u64,
         command: Option<IntegratorCommand>,
     ) -> Result<IntegratorOutcome, StoreError> {
-        let transaction = self.begin_projection().await?;
-        if let Some(first) = earlier(&transaction, command).await? {
+        let transaction = self.begin_worker_transaction().await?;
+        if let Some(first) = previous_result(&transaction, command).await? {
             return Ok(first);
         }
-        let Some(id) = touch(&transaction, name, ", instance = instance + 1").await? else {
+        let Some(id) = bump_revision(&transaction, name, ", instance = instance + 1").await? else {
             return Ok(NotFound);
         };
         transaction
@@ -245,10 +247,10 @@ impl TenantStore {
             if row.is_none_or(|row| row.get(0)) {
                 return Ok(true);
             }
-            if tokio::time::Instant::now() + POLL >= give_up {
+            if tokio::time::Instant::now() + APPLIED_POLL_INTERVAL >= give_up {
                 return Ok(false);
             }
-            tokio::time::sleep(POLL).await;
+            tokio::time::sleep(APPLIED_POLL_INTERVAL).await;
         }
     }
 
@@ -284,7 +286,7 @@ fn key_from(row: &Row) -> NewKey {
 }
 
 /// What a repeated command id did the first time.
-async fn earlier(
+async fn previous_result(
     transaction: &TenantTransaction,
     command: Option<IntegratorCommand>,
 ) -> Result<Option<IntegratorOutcome>, StoreError> {
@@ -325,7 +327,7 @@ async fn by_id(transaction: &TenantTransaction, id: Uuid) -> Result<IntegratorCr
 }
 
 /// Raises the revision of the credential of a name, with a further change in SQL, and returns its id.
-async fn touch(
+async fn bump_revision(
     transaction: &TenantTransaction,
     name: &str,
     change: &'static str,
@@ -360,12 +362,12 @@ async fn insert_key(
     Ok(())
 }
 
-async fn is_full(transaction: &TenantTransaction, most: i64) -> Result<bool, StoreError> {
+async fn is_full(transaction: &TenantTransaction, max: i64) -> Result<bool, StoreError> {
     let row = transaction
         .query_opt(
             "select (select count(*) from integrator_credentials where tenant_id = $1 and revoked_at is null) > $2
                  or (select count(*) from integrator_keys where tenant_id = $1 and expires_at > now()) >= $3",
-            &[&transaction.tenant().0, &most, &MOST_KEYS],
+            &[&transaction.tenant().0, &max, &UNEXPIRED_KEYS_MAX],
         )
         .await?;
     Ok(row.is_some_and(|row| row.get(0)))

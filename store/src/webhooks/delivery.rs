@@ -11,9 +11,9 @@ use crate::pools::get;
 use crate::{Store, StoreError, TenantTransaction};
 
 /// Failed deliveries that may wait for one endpoint; it gets nothing new while there are so many.
-const MOST_PENDING: i64 = 1_000;
+const PENDING_FAILURES_MAX: i64 = 1_000;
 /// Attempts kept of each endpoint.
-const ATTEMPTS_KEPT: i64 = 1_000;
+const ATTEMPTS_RETAINED_MAX: i64 = 1_000;
 
 /// An endpoint that may have something to do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +28,7 @@ pub struct DueWebhook {
 
 /// One attempt to deliver an event.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Attempt {
+pub struct DeliveryAttempt {
     /// UUIDv7.
     pub id: Uuid,
     /// The event's position.
@@ -51,7 +51,7 @@ pub struct Attempt {
 
 /// A delivery that failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
+pub struct FailedDelivery {
     /// The event's position.
     pub position: u64,
     /// Its id.
@@ -61,7 +61,7 @@ pub struct Failure {
     /// Whether it has been given up.
     pub is_dead: bool,
     /// Whether it is tried again by hand, and so holds nothing back.
-    pub is_late: bool,
+    pub is_manual_retry: bool,
     /// How often it was tried.
     pub attempts: u32,
     /// When it first failed.
@@ -74,16 +74,16 @@ pub struct Failure {
     pub error: String,
 }
 
-const FAILURE: &str =
+const FAILURE_COLUMNS: &str =
     "position, event_id, event_type, status, late, attempts, first_at, last_at, next_attempt_at, error";
 
-fn failure_from(row: &Row) -> Failure {
-    Failure {
+fn failure_from(row: &Row) -> FailedDelivery {
+    FailedDelivery {
         position: row.get::<_, i64>(0) as u64,
         event_id: row.get(1),
         event_type: row.get(2),
         is_dead: row.get::<_, &str>(3) == "dead",
-        is_late: row.get(4),
+        is_manual_retry: row.get(4),
         attempts: row.get::<_, i32>(5) as u32,
         first_at: row.get(6),
         last_at: row.get(7),
@@ -94,11 +94,11 @@ fn failure_from(row: &Row) -> Failure {
 
 /// What a part of a turn came to, to be written at once.
 #[derive(Debug, Clone, Default)]
-pub struct Settlement {
+pub struct DeliveryResults {
     /// The attempts made.
-    pub attempts: Vec<Attempt>,
+    pub attempts: Vec<DeliveryAttempt>,
     /// Deliveries that failed, for the first time or again.
-    pub failed: Vec<Failure>,
+    pub failed: Vec<FailedDelivery>,
     /// Positions of earlier failures that have been delivered.
     pub resolved: Vec<u64>,
 }
@@ -106,12 +106,12 @@ pub struct Settlement {
 impl TenantTransaction {
     /// Moves an endpoint from one position to another (or leaves it where it is) together with what happened. `false` when
     /// it does not stand there any more, or was changed: this transaction must not commit.
-    pub async fn settle_webhook(
+    pub async fn record_deliveries(
         &self,
         webhook: Uuid,
         epoch: i64,
         (from, to): (u64, u64),
-        settlement: &Settlement,
+        settlement: &DeliveryResults,
     ) -> Result<bool, StoreError> {
         let succeeded = settlement.attempts.iter().any(|attempt| attempt.error.is_none());
         let first_failure =
@@ -148,13 +148,13 @@ impl TenantTransaction {
             .await?;
         }
         if !settlement.failed.is_empty() || !resolved.is_empty() {
-            self.note_webhook_failures(webhook).await?;
+            self.update_webhook_failures(webhook).await?;
         }
         Ok(true)
     }
 
-    async fn put_attempts(&self, webhook: Uuid, attempts: &[Attempt]) -> Result<(), StoreError> {
-        let column = |value: fn(&Attempt) -> i64| attempts.iter().map(value).collect::<Vec<i64>>();
+    async fn put_attempts(&self, webhook: Uuid, attempts: &[DeliveryAttempt]) -> Result<(), StoreError> {
+        let column = |value: fn(&DeliveryAttempt) -> i64| attempts.iter().map(value).collect::<Vec<i64>>();
         let ids: Vec<Uuid> = attempts.iter().map(|attempt| attempt.id).collect();
         let events: Vec<Uuid> = attempts.iter().map(|attempt| attempt.event_id).collect();
         let types: Vec<&str> = attempts.iter().map(|attempt| &*attempt.event_type).collect();
@@ -187,7 +187,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    async fn put_failure(&self, webhook: Uuid, failure: &Failure) -> Result<(), StoreError> {
+    async fn put_failure(&self, webhook: Uuid, failure: &FailedDelivery) -> Result<(), StoreError> {
         self.execute(
             "insert into webhook_failures (tenant_id, webhook_id, position, event_id, event_type, status, late, attempts,
                                            first_at, last_at, next_attempt_at, error)
@@ -202,7 +202,7 @@ impl TenantTransaction {
                 &failure.event_id,
                 &failure.event_type,
                 &if failure.is_dead { "dead" } else { "pending" },
-                &failure.is_late,
+                &failure.is_manual_retry,
                 &(failure.attempts as i32),
                 &failure.first_at,
                 &failure.last_at,
@@ -215,7 +215,7 @@ impl TenantTransaction {
     }
 
     /// Notes on the endpoint when its next failed delivery is due and whether they hold back what is behind them.
-    pub(super) async fn note_webhook_failures(&self, webhook: Uuid) -> Result<(), StoreError> {
+    pub(super) async fn update_webhook_failures(&self, webhook: Uuid) -> Result<(), StoreError> {
         self.execute(
             "update webhooks w
              set retry_at = f.retry_at,
@@ -224,7 +224,7 @@ impl TenantTransaction {
                           count(*) filter (where not late) as in_time
                    from webhook_failures where tenant_id = $1 and webhook_id = $2 and status = 'pending') f
              where w.tenant_id = $1 and w.webhook_id = $2",
-            &[&self.tenant().0, &webhook, &MOST_PENDING],
+            &[&self.tenant().0, &webhook, &PENDING_FAILURES_MAX],
         )
         .await?;
         Ok(())
@@ -236,9 +236,9 @@ impl TenantTransaction {
         webhook: Uuid,
         now: DateTime<Utc>,
         limit: u32,
-    ) -> Result<Vec<Failure>, StoreError> {
+    ) -> Result<Vec<FailedDelivery>, StoreError> {
         let sql = format!(
-            "select {FAILURE} from webhook_failures
+            "select {FAILURE_COLUMNS} from webhook_failures
              where tenant_id = $1 and webhook_id = $2 and status = 'pending' and next_attempt_at <= $3
              order by next_attempt_at, position limit $4"
         );
@@ -252,9 +252,9 @@ impl TenantTransaction {
         webhook: Uuid,
         after: u64,
         limit: u32,
-    ) -> Result<Vec<Failure>, StoreError> {
+    ) -> Result<Vec<FailedDelivery>, StoreError> {
         let sql = format!(
-            "select {FAILURE} from webhook_failures
+            "select {FAILURE_COLUMNS} from webhook_failures
              where tenant_id = $1 and webhook_id = $2 and status = 'dead' and position > $3
              order by position limit $4"
         );
@@ -300,12 +300,12 @@ impl TenantTransaction {
                 &[&self.tenant().0, &webhook, &position.map(|position| position as i64), &now],
             )
             .await?;
-        self.note_webhook_failures(webhook).await?;
+        self.update_webhook_failures(webhook).await?;
         Ok(retried)
     }
 
     /// Forgets failures behind a position from which everything is delivered anew.
-    pub async fn forget_webhook_failures(&self, webhook: Uuid, after: u64) -> Result<(), StoreError> {
+    pub async fn delete_webhook_failures(&self, webhook: Uuid, after: u64) -> Result<(), StoreError> {
         self.execute(
             "delete from webhook_failures where tenant_id = $1 and webhook_id = $2 and position > $3",
             &[&self.tenant().0, &webhook, &(after as i64)],
@@ -320,7 +320,7 @@ impl TenantTransaction {
         webhook: Uuid,
         before: Option<Uuid>,
         limit: u32,
-    ) -> Result<Vec<Attempt>, StoreError> {
+    ) -> Result<Vec<DeliveryAttempt>, StoreError> {
         let sql =
             "select delivery_id, position, event_id, event_type, attempt, http_status, error, millis, at
                    from webhook_deliveries
@@ -328,7 +328,7 @@ impl TenantTransaction {
                    order by delivery_id desc limit $4";
         let before = before.unwrap_or(Uuid::max());
         let rows = self.query(sql, &[&self.tenant().0, &webhook, &before, &i64::from(limit)]).await?;
-        let attempt = |row: &Row| Attempt {
+        let attempt = |row: &Row| DeliveryAttempt {
             id: row.get(0),
             position: row.get::<_, i64>(1) as u64,
             event_id: row.get(2),
@@ -349,7 +349,7 @@ impl TenantTransaction {
              where tenant_id = $1 and webhook_id = $2 and delivery_id <= (
                  select delivery_id from webhook_deliveries where tenant_id = $1 and webhook_id = $2
                  order by delivery_id desc offset $3 limit 1)",
-            &[&self.tenant().0, &webhook, &ATTEMPTS_KEPT],
+            &[&self.tenant().0, &webhook, &ATTEMPTS_RETAINED_MAX],
         )
         .await?;
         Ok(())

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use commands::Executor;
-use projections::{CUSTOMERS, Customers, RebuildError, Rebuilt};
+use projections::{CUSTOMERS, Customers, RebuildError, RebuildReport};
 use queries::PageRequest;
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
 use store::{Store, TenantStore};
@@ -23,7 +23,7 @@ const ROLES: [&str; 2] = ["annals_projector", "annals_tenant"];
 /// Fewer points than this are no enumeration: something was not counted.
 const LEAST: u32 = 8;
 
-async fn rebuild(store: &Store, tenant: &TenantStore) -> Result<Rebuilt, RebuildError> {
+async fn rebuild(store: &Store, tenant: &TenantStore) -> Result<RebuildReport, RebuildError> {
     let cancel = CancellationToken::new();
     let mut done = projections::rebuild(store, CUSTOMERS, &[tenant.id()], false, &|_, _| {}, &cancel).await;
     done.pop().expect("one tenant").1

@@ -83,7 +83,7 @@ pub struct Call {
     /// The stream's password.
     pub secret: Option<String>,
     /// A tenant to open, by its id.
-    pub opens: Option<Uuid>,
+    pub new_tenant: Option<Uuid>,
     /// Whether PostgreSQL refuses it.
     pub poison: bool,
 }

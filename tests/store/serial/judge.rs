@@ -251,7 +251,7 @@ impl Judge {
     pub fn opened(&mut self, records: &[Record], found: &[BTreeSet<Uuid>; 2]) {
         let committed = records.iter().flat_map(|record| &record.log);
         let opened: BTreeSet<Uuid> =
-            committed.filter_map(|by| self.asked.get(&by.name)?.call.opens).collect();
+            committed.filter_map(|by| self.asked.get(&by.name)?.call.new_tenant).collect();
         for (table, found) in ["directory", "heads"].into_iter().zip(found) {
             let (more, fewer): (Vec<_>, Vec<_>) =
                 (found.difference(&opened).collect(), opened.difference(found).collect());

@@ -7,7 +7,8 @@ use std::time::Duration;
 use schemas::engine::{StreamName, TenantId, TenantSlug};
 use store::append::NewTenant;
 use store::{
-    AppendError, Claim, ExpectedVersion, Receipt, Reservation, Secret, Store, StreamAppend, TenantStore,
+    AppendError, ExpectedVersion, IdempotencyClaim, Receipt, Reservation, Secret, Store, StreamAppend,
+    TenantStore,
 };
 use uuid::Uuid;
 
@@ -109,9 +110,22 @@ fn draw(dice: &mut Dice, memory: &Memory, orders: &Orders, name: String, number:
     let releases = if dice.below(6) == 0 { vec![value(dice)] } else { Vec::new() };
     let secret = (dice.below(8) == 0).then(|| name.clone());
     let poison = dice.below(25) == 0;
-    let opens = (poison || dice.below(20) == 0).then(|| Uuid::from_u128(dice.wide()));
+    let new_tenant = (poison || dice.below(20) == 0).then(|| Uuid::from_u128(dice.wide()));
     let events = if dice.below(12) == 0 { 40 } else { 1 + dice.below(3) as usize };
-    Call { name, at: 0, tenant, stream, expected, events, claim, reserves, releases, secret, opens, poison }
+    Call {
+        name,
+        at: 0,
+        tenant,
+        stream,
+        expected,
+        events,
+        claim,
+        reserves,
+        releases,
+        secret,
+        new_tenant,
+        poison,
+    }
 }
 
 fn compose(call: &Call) -> StreamAppend {
@@ -128,7 +142,7 @@ fn compose(call: &Call) -> StreamAppend {
         values.iter().map(|value| Reservation { kind: "email", value: value.clone() }).collect()
     };
     let mut append = StreamAppend::new(stream, expected, events, metadata());
-    append.claim = call.claim.map(|(command_id, digest)| Claim::new(command_id, [digest; 32]));
+    append.claim = call.claim.map(|(command_id, digest)| IdempotencyClaim::new(command_id, [digest; 32]));
     append.reservations = values(&call.reserves);
     append.releases = values(&call.releases);
     append.secrets = call
@@ -136,7 +150,7 @@ fn compose(call: &Call) -> StreamAppend {
         .iter()
         .map(|value| Secret { kind: "password", value: value.clone().into_bytes().into() })
         .collect();
-    append.opens = call.opens.map(|id| NewTenant {
+    append.new_tenant = call.new_tenant.map(|id| NewTenant {
         id: TenantId(id),
         slug: slug_of(id),
         // Text with a zero byte is what PostgreSQL refuses.

@@ -32,7 +32,7 @@ pub struct InvalidData {
 
 /// The budget is spent.
 #[derive(Debug)]
-struct Spent;
+struct BudgetExhausted;
 
 impl Budget {
     /// The budget of a request.
@@ -40,10 +40,10 @@ impl Budget {
         Self { steps: REQUEST_STEPS_MAX }
     }
 
-    fn take(&mut self, steps: u64) -> Result<(), Spent> {
+    fn take(&mut self, steps: u64) -> Result<(), BudgetExhausted> {
         let rest = self.steps.checked_sub(steps);
         self.steps = rest.unwrap_or(0);
-        rest.map(|_| ()).ok_or(Spent)
+        rest.map(|_| ()).ok_or(BudgetExhausted)
     }
 }
 
@@ -56,14 +56,14 @@ impl Default for Budget {
 pub(super) fn check(program: &Program, data: &Json, budget: &mut Budget) -> Vec<InvalidData> {
     let mut run =
         Run { program, budget, searches: Searches::default(), place: Vec::new(), errors: Vec::new() };
-    if let Err(Spent) = run.schema(&program.root, data, true) {
+    if let Err(BudgetExhausted) = run.schema(&program.root, data, true) {
         let message = "takes more work to check against its schema than one request may cost".to_owned();
         return vec![InvalidData { at: String::new(), code: "schema_work_exceeded", message }];
     }
     run.errors
 }
 
-enum Step<'a> {
+enum PathSegment<'a> {
     Member(&'a str),
     Item(usize),
 }
@@ -72,13 +72,13 @@ struct Run<'a> {
     program: &'a Program,
     budget: &'a mut Budget,
     searches: Searches,
-    place: Vec<Step<'a>>,
+    place: Vec<PathSegment<'a>>,
     errors: Vec<InvalidData>,
 }
 
 impl<'a> Run<'a> {
     /// Whether the data are valid. What is wrong is noted where it is to be told; else the first fault ends the check.
-    fn schema(&mut self, schema: &'a Schema, data: &'a Json, told: bool) -> Result<bool, Spent> {
+    fn schema(&mut self, schema: &'a Schema, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         self.budget.take(VALUE_STEPS)?;
         let checks = match schema {
             Schema::Nothing => return Ok(self.fault(told, "the value is not allowed")),
@@ -94,7 +94,7 @@ impl<'a> Run<'a> {
         Ok(valid)
     }
 
-    fn check(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, Spent> {
+    fn check(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         match (check, data) {
             (Check::Types(types), _) => {
                 Ok(types.admit(data)
@@ -119,7 +119,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn combination(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, Spent> {
+    fn combination(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         match check {
             Check::AllOf(all) => {
                 let mut valid = true;
@@ -163,15 +163,15 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn scalar(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, Spent> {
+    fn scalar(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         match (check, data) {
-            (Check::Least { limit, is_open }, Json::Number(number)) => {
+            (Check::Minimum { limit, is_open }, Json::Number(number)) => {
                 self.compare(data, 1)?;
                 let valid = if *is_open { number > limit } else { number >= limit };
                 let bound = if *is_open { "above" } else { "at least" };
                 Ok(valid || self.fault(told, &format!("the value must be {bound} {limit}")))
             }
-            (Check::Most { limit, is_open }, Json::Number(number)) => {
+            (Check::Maximum { limit, is_open }, Json::Number(number)) => {
                 self.compare(data, 1)?;
                 let valid = if *is_open { number < limit } else { number <= limit };
                 let bound = if *is_open { "below" } else { "at most" };
@@ -194,7 +194,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn array(&mut self, check: &'a Check, items: &'a [Json], told: bool) -> Result<bool, Spent> {
+    fn array(&mut self, check: &'a Check, items: &'a [Json], told: bool) -> Result<bool, BudgetExhausted> {
         match check {
             Check::Length(range) => Ok(self.within(*range, items.len(), "items", told)),
             Check::UniqueItems => {
@@ -211,7 +211,7 @@ impl<'a> Run<'a> {
                 let mut valid = true;
                 for (index, item) in items.iter().enumerate() {
                     let Some(schema) = first.get(index).or(others.as_deref()) else { break };
-                    self.place.push(Step::Item(index));
+                    self.place.push(PathSegment::Item(index));
                     valid &= self.schema(schema, item, told)?;
                     self.place.pop();
                     if !valid && (!told || self.errors.len() >= ERRORS_MAX) {
@@ -234,7 +234,7 @@ impl<'a> Run<'a> {
         }
     }
 
-    fn object(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, Spent> {
+    fn object(&mut self, check: &'a Check, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         let Json::Object(members) = data else { return Ok(true) };
         let mut valid = true;
         match check {
@@ -277,7 +277,7 @@ impl<'a> Run<'a> {
             Check::Properties { named, patterned, others } => {
                 for (name, value) in members {
                     self.budget.take(VALUE_STEPS)?;
-                    self.place.push(Step::Member(name));
+                    self.place.push(PathSegment::Member(name));
                     let mut is_known = false;
                     if let Some(schema) = named.get(name) {
                         is_known = true;
@@ -313,7 +313,7 @@ impl<'a> Run<'a> {
     }
 
     /// Whether the name of a member keeps to a schema.
-    fn name(&mut self, schema: &Schema, name: &str) -> Result<bool, Spent> {
+    fn name(&mut self, schema: &Schema, name: &str) -> Result<bool, BudgetExhausted> {
         self.budget.take(VALUE_STEPS + name.len() as u64)?;
         let name = Json::String(name.into());
         let mut names = Run {
@@ -331,19 +331,19 @@ impl<'a> Run<'a> {
         valid
     }
 
-    fn matches(&mut self, number: usize, text: &str) -> Result<bool, Spent> {
+    fn matches(&mut self, number: usize, text: &str) -> Result<bool, BudgetExhausted> {
         self.budget.take(self.program.patterns.cost(number, text.len()))?;
         Ok(self.program.patterns.matches(number, text, &mut self.searches))
     }
 
     /// Takes what a binary search of the data among so many values costs, or its share of sorting them.
-    fn compare(&mut self, data: &Json, among: usize) -> Result<(), Spent> {
+    fn compare(&mut self, data: &Json, among: usize) -> Result<(), BudgetExhausted> {
         let rounds = u64::from(usize::BITS - among.leading_zeros());
         self.budget.take(data.size() as u64 * (1 + rounds))
     }
 
     fn within(&mut self, range: Range, count: usize, what: &str, told: bool) -> bool {
-        range.holds(count)
+        range.contains(count)
             || if count < range.least {
                 self.fault(told, &format!("there must be at least {} {what}", range.least))
             } else {
@@ -355,8 +355,8 @@ impl<'a> Run<'a> {
     fn fault(&mut self, told: bool, message: &str) -> bool {
         if told && self.errors.len() < ERRORS_MAX {
             let steps = self.place.iter().map(|step| match step {
-                Step::Member(name) => (*name).to_owned(),
-                Step::Item(index) => index.to_string(),
+                PathSegment::Member(name) => (*name).to_owned(),
+                PathSegment::Item(index) => index.to_string(),
             });
             let at = steps.collect::<Vec<_>>().join(".").chars().take(MESSAGE_CHARS_MAX).collect();
             let message = message.chars().take(MESSAGE_CHARS_MAX).collect();

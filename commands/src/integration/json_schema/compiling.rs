@@ -9,7 +9,7 @@ use super::patterns::Patterns;
 use super::{InvalidSchema, invalid, path};
 
 /// Bytes of memory for each byte of an expanded schema, about.
-const BYTES_A_BYTE: usize = 16;
+const MEMORY_BYTES_PER_SOURCE_BYTE: usize = 16;
 /// The most significant digits of a divisor, so that remainders are exact in 128 bits.
 const DIVISOR_DIGITS_MAX: usize = 18;
 
@@ -47,11 +47,11 @@ pub(super) enum Check {
     /// In rising order.
     Enum(Vec<Json>),
     Const(Json),
-    Least {
+    Minimum {
         limit: Number,
         is_open: bool,
     },
-    Most {
+    Maximum {
         limit: Number,
         is_open: bool,
     },
@@ -90,7 +90,7 @@ pub(super) enum Check {
 }
 
 pub(super) fn program(expanded: Json) -> Result<Program, InvalidSchema> {
-    let bytes = expanded.size() * BYTES_A_BYTE;
+    let bytes = expanded.size() * MEMORY_BYTES_PER_SOURCE_BYTE;
     let mut compiler = Compiler { patterns: Patterns::default() };
     let root = compiler.schema(expanded, "")?;
     let bytes = bytes + compiler.patterns.bytes();
@@ -173,10 +173,10 @@ impl Compiler {
             checks.push(Check::Const(value));
         }
         for (name, is_open) in [("minimum", false), ("exclusiveMinimum", true)] {
-            checks.extend(keywords.number(name)?.map(|limit| Check::Least { limit, is_open }));
+            checks.extend(keywords.number(name)?.map(|limit| Check::Minimum { limit, is_open }));
         }
         for (name, is_open) in [("maximum", false), ("exclusiveMaximum", true)] {
-            checks.extend(keywords.number(name)?.map(|limit| Check::Most { limit, is_open }));
+            checks.extend(keywords.number(name)?.map(|limit| Check::Maximum { limit, is_open }));
         }
         if let Some(divisor) = keywords.number("multipleOf")? {
             let at = path(keywords.at, "multipleOf");
@@ -350,7 +350,7 @@ impl Types {
 }
 
 impl Range {
-    pub(super) fn holds(self, count: usize) -> bool {
+    pub(super) fn contains(self, count: usize) -> bool {
         (self.least..=self.most).contains(&count)
     }
 }

@@ -12,7 +12,7 @@ use super::{
 pub(super) const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
 /// Keywords that say nothing about which data are valid, and the kind of their values. A format is one of them, as
 /// 2020-12 has it by default.
-const ANNOTATIONS: [(&str, Kind); 12] = [
+const ANNOTATION_KEYWORDS: [(&str, Kind); 12] = [
     ("title", Kind::Text),
     ("description", Kind::Text),
     ("$comment", Kind::Text),
@@ -27,7 +27,7 @@ const ANNOTATIONS: [(&str, Kind); 12] = [
     ("default", Kind::Any),
 ];
 /// Keywords that are not taken: names and references beyond the schema, and what depends on how others were evaluated.
-const REFUSED: [&str; 10] = [
+const UNSUPPORTED_KEYWORDS: [&str; 10] = [
     "$id",
     "$anchor",
     "$dynamicRef",
@@ -40,12 +40,12 @@ const REFUSED: [&str; 10] = [
     "unevaluatedItems",
 ];
 /// Keywords that hold one schema.
-const ONE: [&str; 8] =
+const SUBSCHEMA_KEYWORDS: [&str; 8] =
     ["not", "if", "then", "else", "items", "contains", "additionalProperties", "propertyNames"];
 /// Keywords that hold a list of schemas.
-const LIST: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
+const SUBSCHEMA_LIST_KEYWORDS: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
 /// Keywords that hold schemas by name.
-const NAMED: [&str; 3] = ["properties", "patternProperties", "dependentSchemas"];
+const NAMED_SUBSCHEMA_KEYWORDS: [&str; 3] = ["properties", "patternProperties", "dependentSchemas"];
 
 #[derive(Clone, Copy)]
 enum Kind {
@@ -126,11 +126,13 @@ impl Expansion<'_> {
         for (keyword, value) in keywords {
             let inner = path(at, keyword);
             match &**keyword {
-                "$ref" => referred = Some(self.refer(value, &inner, depth)?),
+                "$ref" => referred = Some(self.resolve_reference(value, &inner, depth)?),
                 "$defs" | "$schema" if depth == 0 && at.is_empty() => {}
                 "$defs" | "$schema" => return Err(invalid(&inner, "stands at the root of a schema only")),
-                name if REFUSED.contains(&name) => return Err(invalid(&inner, "is not supported here")),
-                name => match ANNOTATIONS.iter().find(|(annotation, _)| *annotation == name) {
+                name if UNSUPPORTED_KEYWORDS.contains(&name) => {
+                    return Err(invalid(&inner, "is not supported here"));
+                }
+                name => match ANNOTATION_KEYWORDS.iter().find(|(annotation, _)| *annotation == name) {
                     Some((_, kind)) if kind.admits(value) => {}
                     Some(_) => {
                         return Err(invalid(&inner, "has a value of another type than this keyword takes"));
@@ -156,11 +158,11 @@ impl Expansion<'_> {
     }
 
     fn keyword(&mut self, name: &str, value: &Json, at: &str, depth: usize) -> Result<Json, InvalidSchema> {
-        self.weigh(name.len(), at)?;
-        if ONE.contains(&name) {
+        self.count_size(name.len(), at)?;
+        if SUBSCHEMA_KEYWORDS.contains(&name) {
             return self.expand(value, at, depth + 1);
         }
-        if LIST.contains(&name) {
+        if SUBSCHEMA_LIST_KEYWORDS.contains(&name) {
             let Some(list) = value.as_array().filter(|list| !list.is_empty()) else {
                 return Err(invalid(at, "must be a list of schemas that is not empty"));
             };
@@ -169,11 +171,11 @@ impl Expansion<'_> {
                 inner.map(|(index, schema)| self.expand(schema, &path(at, &index.to_string()), depth + 1));
             return inner.collect::<Result<Vec<_>, _>>().map(Json::Array);
         }
-        if NAMED.contains(&name) {
+        if NAMED_SUBSCHEMA_KEYWORDS.contains(&name) {
             let Some(named) = value.as_object() else { return Err(invalid(at, "must hold schemas by name")) };
             let mut inner = BTreeMap::new();
             for (key, schema) in named {
-                self.weigh(key.len(), at)?;
+                self.count_size(key.len(), at)?;
                 if name == "patternProperties" {
                     self.pattern(key, at)?;
                 }
@@ -185,11 +187,11 @@ impl Expansion<'_> {
             self.pattern(pattern, at)?;
         }
         // Before it is copied.
-        self.weigh(value.size(), at)?;
+        self.count_size(value.size(), at)?;
         Ok(value.clone())
     }
 
-    fn weigh(&mut self, bytes: usize, at: &str) -> Result<(), InvalidSchema> {
+    fn count_size(&mut self, bytes: usize, at: &str) -> Result<(), InvalidSchema> {
         self.bytes += 4 + bytes;
         if self.bytes > EXPANDED_BYTES_MAX {
             let most =
@@ -199,7 +201,7 @@ impl Expansion<'_> {
         Ok(())
     }
 
-    fn refer(&mut self, reference: &Json, at: &str, depth: usize) -> Result<Json, InvalidSchema> {
+    fn resolve_reference(&mut self, reference: &Json, at: &str, depth: usize) -> Result<Json, InvalidSchema> {
         let reference = reference.as_str().unwrap_or_default();
         let name = reference.strip_prefix("#/$defs/").filter(|name| !name.contains(['/', '~', '%']));
         let Some(name) = name else {

@@ -10,7 +10,7 @@ use regex_automata::{Input, nfa::thompson};
 use super::{InvalidSchema, PATTERN_BYTES_MAX, PATTERNS_BYTES_MAX, invalid};
 
 /// Bytes of an automaton for each step that it may take on one byte of text, at least.
-const BYTES_A_STEP: usize = 16;
+const BYTES_PER_STEP: usize = 16;
 /// What a search may keep of the automaton's deterministic form. It is dropped after the check.
 const SEARCH_BYTES_MAX: usize = 128 * 1024;
 
@@ -54,7 +54,7 @@ impl Patterns {
 
     /// Steps that a search of a text of this length takes at most.
     pub(super) fn cost(&self, number: usize, bytes: usize) -> u64 {
-        (self.automata[number].bytes / BYTES_A_STEP) as u64 * (bytes as u64 + 1)
+        (self.automata[number].bytes / BYTES_PER_STEP) as u64 * (bytes as u64 + 1)
     }
 
     pub(super) fn matches(&self, number: usize, text: &str, searches: &mut Searches) -> bool {

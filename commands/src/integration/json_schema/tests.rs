@@ -13,7 +13,7 @@ fn exact(text: &str) -> Json {
     Json::parse(text).expect("JSON")
 }
 
-fn compiled(schema: &str) -> Compiled {
+fn compiled(schema: &str) -> CompiledSchema {
     compile(&JsonText::parse(schema).expect("JSON")).unwrap_or_else(|error| panic!("{schema}: {error:?}"))
 }
 

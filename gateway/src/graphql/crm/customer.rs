@@ -3,7 +3,7 @@
 use access::ErrorCode;
 use access::policy::CUSTOMERS_READ;
 use async_graphql::{Context, Enum, Error, ID, InputObject, Object, SimpleObject};
-use commands::{Customer as Aggregate, Rules, new_aggregate_id};
+use commands::{Customer as Aggregate, Decider, new_aggregate_id};
 use queries::CustomerRow;
 use queries::crm::customer as reads;
 use schemas::crm::customer::{
@@ -122,7 +122,9 @@ impl CustomerQueries {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default());
+            let may_see = |row: &CustomerRow| {
+                caller.has_permission_for(&CUSTOMERS_READ, row.user_id.unwrap_or_default())
+            };
             let row = match as_of {
                 Some(as_of) => {
                     let as_of = as_of.read(&caller.store).await?;
@@ -148,7 +150,9 @@ impl CustomerQueries {
             let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| caller.may_of(&CUSTOMERS_READ, row.user_id.unwrap_or_default());
+            let may_see = |row: &CustomerRow| {
+                caller.has_permission_for(&CUSTOMERS_READ, row.user_id.unwrap_or_default())
+            };
             let past = reads::history(&caller.store, id, page.after, page.first).await;
             let past = reached(past, reads::at_version(&caller.store, id, None), may_see).await?;
             let seen = past.filter(|past| past.row.as_ref().is_some_and(may_see));
@@ -174,7 +178,7 @@ impl CustomerQueries {
     ) -> Nullable<Connection<Customer>> {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
-            caller.needs(&CUSTOMERS_READ).map_err(|problem| forbidden(&problem))?;
+            caller.require_permission(&CUSTOMERS_READ).map_err(|problem| forbidden(&problem))?;
             let page = page_request(first, after, last, before)?;
             let filter = filter.unwrap_or_default().read()?;
             let order = order_by.map(Into::into).unwrap_or_default();

@@ -3,16 +3,19 @@
 
 use access::ErrorCode;
 use async_graphql::{Context, Enum, Error, ID, SimpleObject};
-use commands::{CommandContext, ExecuteError, Executed, Executor, Extras, Outcome, Rejection, Rules};
+use commands::{
+    CommandContext, CommandResult, CommandSideEffects, Decider, ExecuteError, ExecutionOutcome, Executor,
+    Rejection,
+};
 use schemas::engine::{InvalidValue, ids};
 use uuid::Uuid;
 
 use super::errors::{GraphqlError, internal};
 use super::scalars::Int64;
 use crate::auth::Caller;
-use crate::gateway::Gateway;
 use crate::http::RequestContext;
 use crate::http::failures::Cause;
+use crate::state::Gateway;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -79,11 +82,11 @@ impl Answer {
         }
     }
 
-    fn accepted<A>(executed: &Executed<A>) -> Self {
+    fn accepted<A>(executed: &CommandResult<A>) -> Self {
         Self {
             outcome: match executed.outcome {
-                Outcome::Applied => CommandOutcome::Applied,
-                Outcome::Duplicate => CommandOutcome::Duplicate,
+                ExecutionOutcome::Applied => CommandOutcome::Applied,
+                ExecutionOutcome::Duplicate => CommandOutcome::Duplicate,
             },
             command_id: executed.command_id,
             user_errors: Vec::new(),
@@ -120,7 +123,7 @@ impl<'a> Input<'a> {
         context.expected_version = expected_version.map(|version| version.0);
         let id = target.and_then(parse_id).unwrap_or_default();
         if !access::policy::permits(&context.caller, command, id) {
-            request.note_rejection(command, ErrorCode::Forbidden);
+            request.add_rejection(command, ErrorCode::Forbidden);
             return Err(not_allowed());
         }
         Ok(Self { gateway, request, command: command.to_owned(), context, errors: Vec::new() })
@@ -153,7 +156,7 @@ impl<'a> Input<'a> {
     }
 
     /// Executes the command on the aggregate that the client named, unless something was wrong with the input.
-    pub async fn send_to<A: Rules>(
+    pub async fn send_to<A: Decider>(
         mut self,
         target: &ID,
         command: Option<impl Into<A::Command> + Send>,
@@ -169,7 +172,7 @@ impl<'a> Input<'a> {
     }
 
     /// Executes the command on the aggregate `id`, unless something was wrong with the input.
-    pub async fn send<A: Rules>(
+    pub async fn send<A: Decider>(
         self,
         id: Uuid,
         command: Option<impl Into<A::Command> + Send>,
@@ -178,16 +181,25 @@ impl<'a> Input<'a> {
             Some(command) if self.errors.is_empty() => command,
             _ => return Ok(self.rejected()),
         };
-        let done = self.gateway.executor.execute::<A>(&self.context, id, command, Extras::default()).await;
+        let done = self
+            .gateway
+            .executor
+            .execute::<A>(&self.context, id, command, CommandSideEffects::default())
+            .await;
         self.answer(done)
     }
 
     /// Answers with what a use case came to, which runs unless something was wrong with the input.
-    pub async fn send_by<A: Rules, C>(
+    pub async fn send_by<A: Decider, C>(
         mut self,
         target: &ID,
         command: Option<C>,
-        case: impl AsyncFnOnce(&Executor, &CommandContext, Uuid, C) -> Result<Executed<A>, ExecuteError<A::Error>>,
+        case: impl AsyncFnOnce(
+            &Executor,
+            &CommandContext,
+            Uuid,
+            C,
+        ) -> Result<CommandResult<A>, ExecuteError<A::Error>>,
     ) -> Result<Answer, Error> {
         let Some(id) = parse_id(target) else {
             if self.errors.is_empty() {
@@ -204,9 +216,9 @@ impl<'a> Input<'a> {
         }
     }
 
-    fn answer<A: Rules>(
+    fn answer<A: Decider>(
         mut self,
-        done: Result<Executed<A>, ExecuteError<A::Error>>,
+        done: Result<CommandResult<A>, ExecuteError<A::Error>>,
     ) -> Result<Answer, Error> {
         match done {
             Ok(executed) => Ok(Answer::accepted(&executed)),
@@ -221,7 +233,7 @@ impl<'a> Input<'a> {
     /// The refusal, with everything that is wrong; the activity log hears of the first.
     fn rejected(self) -> Answer {
         let code = self.errors.first().map_or(ErrorCode::Invalid, |error| error.catalogued);
-        self.request.note_rejection(&self.command, code);
+        self.request.add_rejection(&self.command, code);
         Answer::rejected(self.context.command_id.unwrap_or_else(ids::new_id), self.errors)
     }
 }

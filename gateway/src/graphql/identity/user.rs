@@ -167,7 +167,7 @@ impl UserQueries {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            if !caller.may_of(&USERS_READ, id) {
+            if !caller.has_permission_for(&USERS_READ, id) {
                 return Ok(None);
             }
             let row = match as_of {
@@ -194,7 +194,7 @@ impl UserQueries {
             let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            if !caller.may_of(&USERS_READ, id) {
+            if !caller.has_permission_for(&USERS_READ, id) {
                 return Ok(None);
             }
             let past = reads::history(&caller.store, id, page.after, page.first).await.map_err(unread)?;
@@ -220,7 +220,7 @@ impl UserQueries {
     ) -> Nullable<Connection<User>> {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
-            caller.needs(&USERS_READ).map_err(|problem| forbidden(&problem))?;
+            caller.require_permission(&USERS_READ).map_err(|problem| forbidden(&problem))?;
             let page = page_request(first, after, last, before)?;
             let UserFilter { status, email, name } = filter.unwrap_or_default();
             let filter = reads::UserFilter { status: status.map(Into::into), email, name_prefix: name };

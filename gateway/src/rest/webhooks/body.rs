@@ -3,16 +3,16 @@
 use schemas::engine::TypePattern;
 use schemas::engine::recorded::timestamp;
 
-use super::{Fields, InvalidValue, Ordering, Problem, SigningSecret, Value, Webhook, json};
+use super::{InvalidValue, JsonFields, Ordering, Problem, SigningSecret, Value, Webhook, json};
 
 /// Longest description in characters.
-const DESCRIPTION: usize = 200;
+const DESCRIPTION_CHARS_MAX: usize = 200;
 /// Patterns of one webhook.
-const PATTERNS: usize = 50;
+const PATTERNS_MAX: usize = 50;
 
 /// What a client says about a webhook.
 #[derive(Debug, Default)]
-pub(super) struct Changes {
+pub(super) struct WebhookChanges {
     pub(super) url: Option<String>,
     pub(super) types: Option<Vec<String>>,
     pub(super) description: Option<String>,
@@ -22,39 +22,42 @@ pub(super) struct Changes {
     pub(super) enabled: Option<bool>,
 }
 
-impl Changes {
+impl WebhookChanges {
     /// Of a webhook to be registered: the address is needed.
-    pub(super) fn of_new(mut body: Fields, allow_private_addresses: bool) -> Result<Self, Problem> {
-        let url = body.required("url", |text| checked(text, allow_private_addresses));
-        let changes = Self { url, after: body.position("after"), ..Self::of_both(&mut body) };
+    pub(super) fn for_new(mut body: JsonFields, allow_private_addresses: bool) -> Result<Self, Problem> {
+        let url = body.required("url", |text| parse_url(text, allow_private_addresses));
+        let changes = Self { url, after: body.position("after"), ..Self::common_fields(&mut body) };
         body.finish(|| Some(changes))
     }
 
     /// Of one that is known.
-    pub(super) fn of_known(mut body: Fields, allow_private_addresses: bool) -> Result<Self, Problem> {
-        let url = body.optional("url", |text| checked(text, allow_private_addresses));
+    pub(super) fn for_existing(mut body: JsonFields, allow_private_addresses: bool) -> Result<Self, Problem> {
+        let url = body.optional("url", |text| parse_url(text, allow_private_addresses));
         let enabled = body.optional("status", |status| match status {
             "active" => Ok(true),
             "disabled" => Ok(false),
             _ => Err(InvalidValue::new("status_invalid", "must be active or disabled")),
         });
-        let changes = Self { url, enabled, ..Self::of_both(&mut body) };
+        let changes = Self { url, enabled, ..Self::common_fields(&mut body) };
         body.finish(|| Some(changes))
     }
 
-    fn of_both(body: &mut Fields) -> Self {
+    fn common_fields(body: &mut JsonFields) -> Self {
         let pattern = |text: &str| text.parse::<TypePattern>().map(|_| text.to_owned());
         let given = body.values().get("types").is_some_and(|types| !types.is_null());
         let types =
             if given { body.texts("types", pattern) } else { body.any("types", false).map(|_| Vec::new()) };
-        if types.as_ref().is_some_and(|types| types.len() > PATTERNS) {
-            body.wrong("types", InvalidValue::new("too_many", format!("at most {PATTERNS} patterns")));
+        if types.as_ref().is_some_and(|types| types.len() > PATTERNS_MAX) {
+            body.add_error(
+                "types",
+                InvalidValue::new("too_many", format!("at most {PATTERNS_MAX} patterns")),
+            );
         }
         let description = body.optional("description", |text| {
-            if text.chars().count() > DESCRIPTION || text.chars().any(char::is_control) {
+            if text.chars().count() > DESCRIPTION_CHARS_MAX || text.chars().any(char::is_control) {
                 return Err(InvalidValue::new(
                     "description_invalid",
-                    format!("must have at most {DESCRIPTION} characters and no control characters"),
+                    format!("must have at most {DESCRIPTION_CHARS_MAX} characters and no control characters"),
                 ));
             }
             Ok(text.to_owned())
@@ -68,12 +71,12 @@ impl Changes {
     }
 }
 
-fn checked(text: &str, allow_private_addresses: bool) -> Result<String, InvalidValue> {
+fn parse_url(text: &str, allow_private_addresses: bool) -> Result<String, InvalidValue> {
     webhooks::endpoint::parse(text, allow_private_addresses).map(|url| url.to_string())
 }
 
 /// A webhook as its administrators see it: without its secret.
-pub(super) fn shown(webhook: &Webhook) -> Value {
+pub(super) fn webhook_json(webhook: &Webhook) -> Value {
     let time = |time: Option<_>| time.map(timestamp);
     json!({
         "id": webhook.id,
@@ -95,19 +98,19 @@ pub(super) fn shown(webhook: &Webhook) -> Value {
 }
 
 /// The one time that the secret is shown.
-pub(super) fn shown_with_secret(webhook: &Webhook, secret: &SigningSecret) -> Value {
-    let mut shown = shown(webhook);
-    shown["secret"] = secret.reveal().into();
-    shown
+pub(super) fn webhook_json_with_secret(webhook: &Webhook, secret: &SigningSecret) -> Value {
+    let mut webhook_json = webhook_json(webhook);
+    webhook_json["secret"] = secret.reveal().into();
+    webhook_json
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn fields(body: Value) -> Fields {
+    fn fields(body: Value) -> JsonFields {
         let Value::Object(values) = body else { panic!("an object") };
-        Fields::new(values)
+        JsonFields::new(values)
     }
 
     #[test]
@@ -116,20 +119,22 @@ mod tests {
             "url": "http://example.com/", "types": ["crm.>", "a..b"], "ordering": "random", "secret": "mine",
             "description": "x".repeat(201),
         }));
-        let problem = Changes::of_new(wrong, false).expect_err("much is wrong");
+        let problem = WebhookChanges::for_new(wrong, false).expect_err("much is wrong");
         let mut codes: Vec<_> = problem.field_errors().iter().map(|error| error.code).collect();
         codes.sort_unstable();
         let expected =
             ["description_invalid", "ordering_invalid", "pattern_invalid", "unknown_field", "url_invalid"];
         assert_eq!(codes, expected);
-        assert!(Changes::of_new(fields(json!({})), false).is_err());
-        assert!(Changes::of_known(fields(json!({})), false).is_ok());
-        assert!(Changes::of_known(fields(json!({"after": 1})), false).is_err());
+        assert!(WebhookChanges::for_new(fields(json!({})), false).is_err());
+        assert!(WebhookChanges::for_existing(fields(json!({})), false).is_ok());
+        assert!(WebhookChanges::for_existing(fields(json!({"after": 1})), false).is_err());
         assert!(
-            Changes::of_new(fields(json!({"url": "https://example.com", "after": "-1"})), false).is_err()
+            WebhookChanges::for_new(fields(json!({"url": "https://example.com", "after": "-1"})), false)
+                .is_err()
         );
         assert!(
-            Changes::of_new(fields(json!({"url": "https://example.com", "types": "crm.>"})), false).is_err()
+            WebhookChanges::for_new(fields(json!({"url": "https://example.com", "types": "crm.>"})), false)
+                .is_err()
         );
     }
 }

@@ -2,12 +2,12 @@
 //! discarded.
 
 use schemas::engine::recorded::timestamp;
-use store::webhooks::delivery::{Attempt, Failure};
+use store::webhooks::delivery::{DeliveryAttempt, FailedDelivery};
 
-use super::super::pages::page_of;
+use super::super::pages::split_page;
 use super::{
-    Caller, Digits, ErrorCode, Json, PageQuery, Path, Problem, Query, Response, StatusCode, Uuid, Value,
-    WriteTransaction, clock, found, id_of, json,
+    Caller, Digits, ErrorCode, Json, Path, Problem, Query, Response, StatusCode, Uuid, Value,
+    WebhooksPageQuery, WriteTransaction, clock, json, load_for_update, parse_id,
 };
 use crate::rest::events::position;
 
@@ -15,14 +15,14 @@ use crate::rest::events::position;
 pub(super) async fn attempts(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<PageQuery<Uuid>>,
+    Query(query): Query<WebhooksPageQuery<Uuid>>,
 ) -> Result<Json<Value>, Problem> {
-    let (id, limit) = (id_of(&id)?, query.limit()?);
+    let (id, limit) = (parse_id(&id)?, query.limit()?);
     let transaction = caller.store.begin_snapshot().await?;
     transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     let attempts = transaction.webhook_attempts(id, query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
-    let shown = |attempt: &Attempt| {
+    let shown = |attempt: &DeliveryAttempt| {
         json!({
             "id": attempt.id,
             "position": attempt.position,
@@ -36,7 +36,7 @@ pub(super) async fn attempts(
             "at": timestamp(attempt.at),
         })
     };
-    let (attempts, next) = page_of(attempts, limit, |attempt| attempt.id);
+    let (attempts, next) = split_page(attempts, limit, |attempt| attempt.id);
     Ok(Json(json!({ "deliveries": attempts.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
@@ -44,15 +44,15 @@ pub(super) async fn attempts(
 pub(super) async fn dead_letters(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<PageQuery<Digits>>,
+    Query(query): Query<WebhooksPageQuery<Digits>>,
 ) -> Result<Json<Value>, Problem> {
-    let (id, limit) = (id_of(&id)?, query.limit()?);
+    let (id, limit) = (parse_id(&id)?, query.limit()?);
     let after = query.after.map_or(0, |after| after.0);
     let transaction = caller.store.begin_snapshot().await?;
     transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     let dead = transaction.dead_webhook_deliveries(id, after, limit as u32 + 1).await?;
     transaction.commit().await?;
-    let shown = |letter: &Failure| {
+    let shown = |letter: &FailedDelivery| {
         json!({
             "position": letter.position,
             "event_id": letter.event_id,
@@ -63,13 +63,13 @@ pub(super) async fn dead_letters(
             "last_at": timestamp(letter.last_at),
         })
     };
-    let (dead, next) = page_of(dead, limit, |letter| letter.position);
+    let (dead, next) = split_page(dead, limit, |letter| letter.position);
     Ok(Json(json!({ "dead_letters": dead.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/retry`: all of them are tried again.
 pub(super) async fn retry_all(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
-    settle(write, Settling::Retry, &id, None).await
+    resolve_dead_letters(write, DeadLetterAction::Retry, &id, None).await
 }
 
 /// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
@@ -78,7 +78,7 @@ pub(super) async fn retry_one(
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
-    settle(write, Settling::Retry, &id, Some(at)).await
+    resolve_dead_letters(write, DeadLetterAction::Retry, &id, Some(at)).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
@@ -86,7 +86,7 @@ pub(super) async fn discard_all(
     write: WriteTransaction,
     Path(id): Path<String>,
 ) -> Result<Response, Problem> {
-    settle(write, Settling::Discard, &id, None).await
+    resolve_dead_letters(write, DeadLetterAction::Discard, &id, None).await
 }
 
 /// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
@@ -95,37 +95,39 @@ pub(super) async fn discard_one(
     Path((id, at)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
     let at = position(&at).ok_or(Problem::new(ErrorCode::NotFound))?;
-    settle(write, Settling::Discard, &id, Some(at)).await
+    resolve_dead_letters(write, DeadLetterAction::Discard, &id, Some(at)).await
 }
 
 /// What becomes of dead letters.
 #[derive(Debug, Clone, Copy)]
-enum Settling {
+enum DeadLetterAction {
     Retry,
     Discard,
 }
 
 /// All dead letters, or the one at a position.
-async fn settle(
+async fn resolve_dead_letters(
     write: WriteTransaction,
-    how: Settling,
+    action: DeadLetterAction,
     id: &str,
     at: Option<u64>,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let webhook = found(transaction, id_of(id)?).await?;
-    let settled = match how {
-        Settling::Retry => transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?,
-        Settling::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
+    let webhook = load_for_update(transaction, parse_id(id)?).await?;
+    let resolved = match action {
+        DeadLetterAction::Retry => {
+            transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?
+        }
+        DeadLetterAction::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
     };
-    if at.is_some() && settled == 0 {
+    if at.is_some() && resolved == 0 {
         return Err(Problem::new(ErrorCode::NotFound));
     }
-    let (status, answer) = match how {
-        Settling::Retry => (StatusCode::ACCEPTED, json!({ "retried": settled })),
-        Settling::Discard => {
-            tracing::info!(webhook = %webhook.id, discarded = settled, "dead letters were discarded");
-            (StatusCode::OK, json!({ "discarded": settled }))
+    let (status, answer) = match action {
+        DeadLetterAction::Retry => (StatusCode::ACCEPTED, json!({ "retried": resolved })),
+        DeadLetterAction::Discard => {
+            tracing::info!(webhook = %webhook.id, discarded = resolved, "dead letters were discarded");
+            (StatusCode::OK, json!({ "discarded": resolved }))
         }
     };
     write.answer(status, Some(answer)).await

@@ -81,7 +81,7 @@ fn honest() -> Vec<String> {
         r#"{"type":"a.b.c.v1","schema":{"title":"n","minimum":1e2},"product":"0.1.0"}"#,
         r#"{"type":"ext.a.b.c.v1","schema":{"x":[null,{"y":"\u00e9"}],"maximum":10.0,"type":"object"},"registered_at":4}"#,
     ];
-    let keys = serde_json::to_string(&Keys { keys: Base64(AGE.to_vec()) }).expect("JSON");
+    let keys = serde_json::to_string(&Keys { keys: Base64(AGE_HEADER.to_vec()) }).expect("JSON");
     let mut range = log.export(2, 10);
     range.0.keys_to = Some("age1auditor".to_owned());
     range

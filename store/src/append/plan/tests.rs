@@ -3,16 +3,16 @@
 use schemas::engine::{Actor, EventType, Metadata};
 use tokio::sync::oneshot;
 
-use super::super::room::Room;
+use super::super::capacity::QueueCapacity;
 use super::super::{NewEvent, Reservation, StreamAppend};
 use super::*;
 use crate::receipts::ReceiptFormat;
-use crate::{Claim, DeploymentKey};
+use crate::{DeploymentKey, IdempotencyClaim};
 
 struct Given {
     tenant: TenantId,
-    facts: HashMap<TenantId, TenantFacts>,
-    batch: Vec<Pending>,
+    view: HashMap<TenantId, TenantView>,
+    batch: Vec<PendingAppend>,
 }
 
 fn stream(name: u128) -> StreamName {
@@ -27,29 +27,29 @@ fn given_head(position: u64) -> Given {
         recorded_at: DateTime::UNIX_EPOCH,
         fence: Uuid::nil(),
     };
-    let facts = TenantFacts {
+    let view = TenantView {
         head,
         versions: HashMap::new(),
         fresh: HashSet::new(),
         receipts: HashMap::new(),
         holders: HashMap::new(),
     };
-    Given { tenant, facts: HashMap::from([(tenant, facts)]), batch: Vec::new() }
+    Given { tenant, view: HashMap::from([(tenant, view)]), batch: Vec::new() }
 }
 
 impl Given {
-    fn facts(&mut self) -> &mut TenantFacts {
-        self.facts.get_mut(&self.tenant).expect("given")
+    fn view(&mut self) -> &mut TenantView {
+        self.view.get_mut(&self.tenant).expect("given")
     }
 
-    fn remembered(mut self, name: u128, version: u64) -> Self {
-        self.facts().versions.insert(stream(name), version);
+    fn cached_version(mut self, name: u128, version: u64) -> Self {
+        self.view().versions.insert(stream(name), version);
         self
     }
 
     fn fresh(mut self, name: u128, version: u64) -> Self {
-        self.facts().fresh.insert(stream(name));
-        self.remembered(name, version)
+        self.view().fresh.insert(stream(name));
+        self.cached_version(name, version)
     }
 
     fn append(self, name: u128, expected: ExpectedVersion, events: usize) -> Self {
@@ -72,16 +72,16 @@ impl Given {
         let metadata = Metadata::new(Actor::system("test"), Uuid::nil());
         let mut append = StreamAppend::new(stream(name), expected, vec![event; events], metadata);
         change(&mut append);
-        self.batch.push(Pending {
+        self.batch.push(PendingAppend {
             tenant: self.tenant,
             append,
             metadata: "{}".into(),
             event_ids: Vec::new(),
             bytes: 2,
-            tries: 0,
-            in_doubt: false,
+            attempts: 0,
+            needs_version_lookup: false,
             reply: oneshot::channel().0,
-            _place: Room::new(1, 2).take(self.tenant, 2).expect("free"),
+            _permit: QueueCapacity::new(1, 2).try_acquire(self.tenant, 2).expect("free"),
         });
         self
     }
@@ -94,7 +94,7 @@ impl Given {
         };
         plan(
             &self.batch,
-            &self.facts,
+            &self.view,
             DateTime::UNIX_EPOCH,
             &EventIds::new(&DeploymentKey::generate()),
             &digest,
@@ -111,8 +111,8 @@ fn written(decision: &Decision) -> (u64, u64, u64) {
 
 fn conflict(decision: &Decision) -> (u64, bool) {
     match decision {
-        Decision::Answer { result: Err(AppendError::VersionConflict { actual }), needs_swap } => {
-            (*actual, *needs_swap)
+        Decision::Answer { result: Err(AppendError::VersionConflict { actual }), requires_swap } => {
+            (*actual, *requires_swap)
         }
         other => panic!("no conflict: {other:?}"),
     }
@@ -122,8 +122,8 @@ fn email(value: &str) -> Reservation {
     Reservation { kind: "email", value: value.to_owned() }
 }
 
-fn claim(digest: u8) -> Claim {
-    Claim::new(Uuid::from_u128(1), [digest; 32])
+fn claim(digest: u8) -> IdempotencyClaim {
+    IdempotencyClaim::new(Uuid::from_u128(1), [digest; 32])
 }
 
 /// A receipt of a claim with the digest 5.
@@ -132,7 +132,7 @@ fn stored(format: ReceiptFormat, receipt: Option<Receipt>) -> StoredReceipt {
 }
 
 fn is_reused(decision: &Decision) -> bool {
-    matches!(decision, Decision::Answer { result: Err(AppendError::CommandIdReused), needs_swap: false })
+    matches!(decision, Decision::Answer { result: Err(AppendError::CommandIdReused), requires_swap: false })
 }
 
 #[test]
@@ -162,14 +162,14 @@ fn a_stale_writer_is_told_the_actual_version_at_once() {
 
 #[test]
 fn a_remembered_version_is_told_only_if_the_flush_proves_it() {
-    let plan = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
+    let plan = given_head(9).cached_version(1, 5).append(1, ExpectedVersion::Exact(3), 1).plan();
     assert_eq!(conflict(&plan.decisions[0]), (5, true));
 }
 
 #[test]
 fn a_writer_who_knows_more_than_the_cache_makes_it_look_again() {
-    let remembered = given_head(9).remembered(1, 5).append(1, ExpectedVersion::Exact(6), 1).plan();
-    assert!(matches!(remembered.decisions[0], Decision::Refresh));
+    let cached_version = given_head(9).cached_version(1, 5).append(1, ExpectedVersion::Exact(6), 1).plan();
+    assert!(matches!(cached_version.decisions[0], Decision::Refresh));
     let fresh = given_head(9).fresh(1, 5).append(1, ExpectedVersion::Exact(6), 1).plan();
     assert_eq!(conflict(&fresh.decisions[0]), (5, false));
 }
@@ -187,7 +187,7 @@ fn a_conflict_with_the_same_flush_counts_only_if_the_flush_does() {
 #[test]
 fn a_command_id_answers_with_its_receipt_or_is_refused() {
     let mut given = given_head(3)
-        .remembered(1, 1)
+        .cached_version(1, 1)
         .append_with(1, ExpectedVersion::NoStream, 1, |append| append.claim = Some(claim(5)))
         .append_with(1, ExpectedVersion::Any, 1, |append| append.claim = Some(claim(6)));
     let receipt = Receipt {
@@ -200,7 +200,7 @@ fn a_command_id_answers_with_its_receipt_or_is_refused() {
         duplicate: true,
     };
     given
-        .facts()
+        .view()
         .receipts
         .insert(Uuid::from_u128(1), stored(ReceiptFormat::DerivedKey, Some(receipt.clone())));
     let plan = given.plan();
@@ -222,7 +222,7 @@ fn a_command_id_twice_in_a_flush_waits_for_the_next() {
 #[test]
 fn a_receipt_without_events_moves_the_fence_and_nothing_else() {
     let plan = given_head(9)
-        .remembered(1, 5)
+        .cached_version(1, 5)
         .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
         .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
         .append(1, ExpectedVersion::Exact(5), 1)
@@ -231,7 +231,7 @@ fn a_receipt_without_events_moves_the_fence_and_nothing_else() {
     assert!(matches!(plan.decisions[1], Decision::Defer), "a second one under the key waits for the first");
     assert_eq!(written(&plan.decisions[2]), (6, 10, 10));
     let alone = given_head(9)
-        .remembered(1, 5)
+        .cached_version(1, 5)
         .append_with(1, ExpectedVersion::Exact(5), 0, |append| append.claim = Some(claim(5)))
         .plan();
     let (before, after) = alone.moves.values().next().expect("the swap proves the version");
@@ -254,21 +254,21 @@ fn a_key_that_a_request_has_used_is_used() {
     let mut given = given_head(3)
         .fresh(1, 0)
         .append_with(1, ExpectedVersion::Any, 1, |append| append.claim = Some(claim(5)));
-    given.facts().receipts.insert(Uuid::from_u128(1), stored(ReceiptFormat::DerivedKey, None));
+    given.view().receipts.insert(Uuid::from_u128(1), stored(ReceiptFormat::DerivedKey, None));
     assert!(is_reused(&given.plan().decisions[0]));
 }
 
 #[test]
 fn a_plain_key_finds_receipts_of_before_and_not_those_of_another_principal() {
     let plain = |append: &mut StreamAppend| {
-        append.claim = Some(Claim { plain_key: Some(Uuid::from_u128(2)), ..claim(5) });
+        append.claim = Some(IdempotencyClaim { plain_key: Some(Uuid::from_u128(2)), ..claim(5) });
     };
     let given = || given_head(3).fresh(1, 0).append_with(1, ExpectedVersion::Any, 1, plain);
     let mut before = given();
-    before.facts().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::PlainKey, None));
+    before.view().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::PlainKey, None));
     assert!(is_reused(&before.plan().decisions[0]));
     let mut other = given();
-    other.facts().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::DerivedKey, None));
+    other.view().receipts.insert(Uuid::from_u128(2), stored(ReceiptFormat::DerivedKey, None));
     assert_eq!(written(&other.plan().decisions[0]), (1, 4, 4));
 }
 
@@ -280,17 +280,17 @@ fn an_event_id_is_taken_once_even_within_its_stream() {
     twice.batch.iter_mut().for_each(|pending| pending.event_ids = vec![(id, key)]);
     let plan = twice.plan();
     assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
-    assert_eq!(plan.reservations[0], [(EVENT_ID, key)]);
+    assert_eq!(plan.reservations[0], [(EVENT_ID_KIND, key)]);
     let taken = |decision: &Decision, swap: bool| match decision {
-        Decision::Answer { result: Err(AppendError::EventIdTaken(taken)), needs_swap } => {
-            *taken == id && *needs_swap == swap
+        Decision::Answer { result: Err(AppendError::EventIdTaken(taken)), requires_swap } => {
+            *taken == id && *requires_swap == swap
         }
         _ => false,
     };
     assert!(taken(&plan.decisions[1], true));
     let mut held = given_head(0).fresh(1, 1).append(1, ExpectedVersion::Any, 1);
     held.batch[0].event_ids = vec![(id, key)];
-    held.facts().holders.insert((EVENT_ID, key), stream(1));
+    held.view().holders.insert((EVENT_ID_KIND, key), stream(1));
     assert!(taken(&held.plan().decisions[0], false));
 }
 
@@ -305,7 +305,7 @@ fn a_value_is_reserved_once() {
         .plan();
     assert_eq!(written(&plan.decisions[0]), (1, 1, 1));
     match &plan.decisions[1] {
-        Decision::Answer { result: Err(AppendError::Reserved { holder, .. }), needs_swap: true } => {
+        Decision::Answer { result: Err(AppendError::Reserved { holder, .. }), requires_swap: true } => {
             assert_eq!(*holder, stream(1));
         }
         other => panic!("not refused: {other:?}"),
@@ -319,7 +319,7 @@ fn a_value_that_the_stream_holds_already_is_not_reserved_again() {
     });
     let mut key = [0; 32];
     key[..3].copy_from_slice(b"ada");
-    given.facts().holders.insert(("email", key), stream(1));
+    given.view().holders.insert(("email", key), stream(1));
     let plan = given.plan();
     assert_eq!(written(&plan.decisions[0]), (2, 1, 1));
     assert!(plan.reservations[0].is_empty());
@@ -344,7 +344,7 @@ fn a_value_released_in_a_flush_is_free_in_the_next() {
         .append_with(2, ExpectedVersion::NoStream, 1, |append| append.reservations = vec![email("ada")]);
     let mut key = [0; 32];
     key[..3].copy_from_slice(b"ada");
-    given.facts().holders.insert(("email", key), stream(1));
+    given.view().holders.insert(("email", key), stream(1));
     assert!(matches!(given.plan().decisions[1], Decision::Defer));
 }
 
@@ -352,7 +352,7 @@ fn a_value_released_in_a_flush_is_free_in_the_next() {
 fn time_never_goes_back_in_a_log() {
     let mut given = given_head(0).fresh(1, 0).append(1, ExpectedVersion::NoStream, 1);
     let later = DateTime::UNIX_EPOCH + chrono::Duration::hours(1);
-    given.facts().head.recorded_at = later;
+    given.view().head.recorded_at = later;
     let plan = given.plan();
     let (_, after) = plan.moves.values().next().expect("moved");
     assert_eq!(after.recorded_at, later);
@@ -361,7 +361,7 @@ fn time_never_goes_back_in_a_log() {
 #[test]
 fn an_unknown_tenant_is_said_to_be_unknown() {
     let mut given = given_head(0).append(1, ExpectedVersion::Any, 1);
-    given.facts.clear();
-    let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), needs_swap: false };
+    given.view.clear();
+    let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), requires_swap: false };
     assert_eq!(format!("{:?}", given.plan().decisions[0]), format!("{unknown:?}"));
 }

@@ -7,9 +7,9 @@ use schemas::engine::TenantId;
 use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
-use super::super::NewStanding;
+use super::super::TenantStatusChange;
 use super::super::plan::{Decision, Plan};
-use super::super::queue::Pending;
+use super::super::queue::PendingAppend;
 
 #[derive(Default)]
 pub(super) struct Heads {
@@ -24,7 +24,7 @@ pub(super) struct Heads {
 
 impl Heads {
     /// The tenant of a flush for one, where its rows were written.
-    pub(super) fn winners(&self, written: u64) -> HashSet<TenantId> {
+    pub(super) fn swapped(&self, written: u64) -> HashSet<TenantId> {
         (written > 0).then(|| TenantId(self.tenants[0])).into_iter().collect()
     }
 
@@ -60,7 +60,7 @@ pub(super) struct Events<'a> {
 }
 
 impl<'a> Events<'a> {
-    pub(super) fn of(batch: &'a [Pending], plan: &'a Plan) -> Self {
+    pub(super) fn of(batch: &'a [PendingAppend], plan: &'a Plan) -> Self {
         let mut events = Self::default();
         for row in &plan.rows {
             let pending = &batch[row.pending];
@@ -83,13 +83,13 @@ impl<'a> Events<'a> {
 }
 
 #[derive(Default)]
-pub(super) struct Sides<'a> {
+pub(super) struct SideWrites<'a> {
     pub(super) receipts: Receipts<'a>,
     pub(super) released: Reserved<'a>,
     pub(super) reserved: Reserved<'a>,
     pub(super) secrets: Secrets<'a>,
-    pub(super) opened: Opened<'a>,
-    pub(super) standings: Standings,
+    pub(super) provisioned: ProvisionedTenants<'a>,
+    pub(super) tenant_statuses: TenantStatuses,
 }
 
 #[derive(Default)]
@@ -121,7 +121,7 @@ pub(super) struct Secrets<'a> {
 }
 
 #[derive(Default)]
-pub(super) struct Opened<'a> {
+pub(super) struct ProvisionedTenants<'a> {
     pub(super) tenants: Vec<Uuid>,
     pub(super) slugs: Vec<&'a str>,
     pub(super) names: Vec<&'a str>,
@@ -130,33 +130,33 @@ pub(super) struct Opened<'a> {
     pub(super) logs: Vec<Uuid>,
     pub(super) times: Vec<DateTime<Utc>>,
     /// The tenants whose log says so.
-    pub(super) openers: Vec<Uuid>,
+    pub(super) source_tenants: Vec<Uuid>,
 }
 
 #[derive(Default)]
-pub(super) struct Standings {
+pub(super) struct TenantStatuses {
     pub(super) tenants: Vec<Uuid>,
     pub(super) suspended: Vec<bool>,
     /// The tenants whose log says so.
-    pub(super) sayers: Vec<Uuid>,
+    pub(super) source_tenants: Vec<Uuid>,
 }
 
-impl Standings {
+impl TenantStatuses {
     /// The last one of a flush is what remains.
-    fn push(&mut self, standing: NewStanding, sayer: Uuid) {
-        if let Some(known) = self.tenants.iter().position(|tenant| *tenant == standing.tenant.0) {
-            self.suspended[known] = standing.suspended;
+    fn push(&mut self, tenant_status: TenantStatusChange, source_tenant: Uuid) {
+        if let Some(known) = self.tenants.iter().position(|tenant| *tenant == tenant_status.tenant.0) {
+            self.suspended[known] = tenant_status.suspended;
             return;
         }
-        self.tenants.push(standing.tenant.0);
-        self.suspended.push(standing.suspended);
-        self.sayers.push(sayer);
+        self.tenants.push(tenant_status.tenant.0);
+        self.suspended.push(tenant_status.suspended);
+        self.source_tenants.push(source_tenant);
     }
 }
 
-impl<'a> Sides<'a> {
-    pub(super) fn of(batch: &'a [Pending], plan: &'a Plan) -> Self {
-        let mut sides = Self::default();
+impl<'a> SideWrites<'a> {
+    pub(super) fn of(batch: &'a [PendingAppend], plan: &'a Plan) -> Self {
+        let mut side_writes = Self::default();
         let mut secrets: HashMap<(Uuid, &str, &str), usize> = HashMap::new();
         for (index, (pending, decision)) in batch.iter().zip(&plan.decisions).enumerate() {
             let Decision::Write(receipt) = decision else { continue };
@@ -166,18 +166,18 @@ impl<'a> Sides<'a> {
             let recorded_at =
                 if receipt.count == 0 { plan.planned_at } else { plan.moves[&pending.tenant].1.recorded_at };
             if let Some(claim) = &append.claim {
-                sides.receipts.tenants.push(tenant);
-                sides.receipts.keys.push(claim.key);
-                sides.receipts.digests.push(&claim.digest);
-                sides.receipts.streams.push(stream);
-                sides.receipts.versions.push(receipt.version as i64);
-                sides.receipts.first_positions.push(receipt.first_position as i64);
-                sides.receipts.counts.push(receipt.count as i32);
-                sides.receipts.recorded_at.push(recorded_at);
+                side_writes.receipts.tenants.push(tenant);
+                side_writes.receipts.keys.push(claim.key);
+                side_writes.receipts.digests.push(&claim.digest);
+                side_writes.receipts.streams.push(stream);
+                side_writes.receipts.versions.push(receipt.version as i64);
+                side_writes.receipts.first_positions.push(receipt.first_position as i64);
+                side_writes.receipts.counts.push(receipt.count as i32);
+                side_writes.receipts.recorded_at.push(recorded_at);
             }
             for (keys, target) in [
-                (&plan.releases[index], &mut sides.released),
-                (&plan.reservations[index], &mut sides.reserved),
+                (&plan.releases[index], &mut side_writes.released),
+                (&plan.reservations[index], &mut side_writes.reserved),
             ] {
                 for (kind, hash) in keys {
                     target.tenants.push(tenant);
@@ -188,32 +188,32 @@ impl<'a> Sides<'a> {
             }
             for secret in &append.secrets {
                 // The last one of a flush is what remains.
-                let known = secrets.insert((tenant, stream, secret.kind), sides.secrets.tenants.len());
+                let known = secrets.insert((tenant, stream, secret.kind), side_writes.secrets.tenants.len());
                 if let Some(known) = known {
                     secrets.insert((tenant, stream, secret.kind), known);
-                    sides.secrets.values[known] = &secret.value;
+                    side_writes.secrets.values[known] = &secret.value;
                     continue;
                 }
-                sides.secrets.tenants.push(tenant);
-                sides.secrets.streams.push(stream);
-                sides.secrets.kinds.push(secret.kind);
-                sides.secrets.values.push(&secret.value);
+                side_writes.secrets.tenants.push(tenant);
+                side_writes.secrets.streams.push(stream);
+                side_writes.secrets.kinds.push(secret.kind);
+                side_writes.secrets.values.push(&secret.value);
             }
-            if let Some(opens) = &append.opens {
-                sides.opened.tenants.push(opens.id.0);
-                sides.opened.slugs.push(opens.slug.as_str());
-                sides.opened.names.push(&opens.name);
-                sides.opened.tiers.push(opens.tier.as_str());
-                sides.opened.registrations.push(opens.registration.as_str());
-                sides.opened.logs.push(schemas::engine::ids::random_id());
-                sides.opened.times.push(recorded_at);
-                sides.opened.openers.push(tenant);
+            if let Some(new_tenant) = &append.new_tenant {
+                side_writes.provisioned.tenants.push(new_tenant.id.0);
+                side_writes.provisioned.slugs.push(new_tenant.slug.as_str());
+                side_writes.provisioned.names.push(&new_tenant.name);
+                side_writes.provisioned.tiers.push(new_tenant.tier.as_str());
+                side_writes.provisioned.registrations.push(new_tenant.registration.as_str());
+                side_writes.provisioned.logs.push(schemas::engine::ids::random_id());
+                side_writes.provisioned.times.push(recorded_at);
+                side_writes.provisioned.source_tenants.push(tenant);
             }
-            if let Some(standing) = append.standing {
-                sides.standings.push(standing, tenant);
+            if let Some(tenant_status) = append.tenant_status {
+                side_writes.tenant_statuses.push(tenant_status, tenant);
             }
         }
-        sides
+        side_writes
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -221,12 +221,12 @@ impl<'a> Sides<'a> {
             && self.released.tenants.is_empty()
             && self.reserved.tenants.is_empty()
             && self.secrets.tenants.is_empty()
-            && self.opened.tenants.is_empty()
-            && self.standings.tenants.is_empty()
+            && self.provisioned.tenants.is_empty()
+            && self.tenant_statuses.tenants.is_empty()
     }
 
     pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 31] {
-        let Self { receipts, released, reserved, secrets, opened, standings } = self;
+        let Self { receipts, released, reserved, secrets, provisioned, tenant_statuses } = self;
         [
             &receipts.tenants,
             &receipts.keys,
@@ -248,17 +248,17 @@ impl<'a> Sides<'a> {
             &secrets.streams,
             &secrets.kinds,
             &secrets.values,
-            &opened.tenants,
-            &opened.slugs,
-            &opened.names,
-            &opened.tiers,
-            &opened.registrations,
-            &opened.logs,
-            &opened.times,
-            &opened.openers,
-            &standings.tenants,
-            &standings.suspended,
-            &standings.sayers,
+            &provisioned.tenants,
+            &provisioned.slugs,
+            &provisioned.names,
+            &provisioned.tiers,
+            &provisioned.registrations,
+            &provisioned.logs,
+            &provisioned.times,
+            &provisioned.source_tenants,
+            &tenant_statuses.tenants,
+            &tenant_statuses.suspended,
+            &tenant_statuses.source_tenants,
         ]
     }
 }

@@ -2,7 +2,7 @@
 
 /// The swap of the heads and the rows gated on it. Heads are taken in tenant order; one that another process has locked
 /// is skipped and goes with the next flush, so that no two flushes ever wait for each other in a circle.
-pub(super) const SWAP: &str = "
+pub(super) const HEADS_SWAP: &str = "
 with wanted as (
     select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::int8[], $5::timestamptz[], $6::uuid[], $7::uuid[])
         as w(tenant_id, log_id, old_position, new_position, recorded_at, old_fence, new_fence)
@@ -22,7 +22,7 @@ with wanted as (
 /// Events without sealed parts. Each array that `unnest` spreads costs PostgreSQL a fifth of a microsecond a row. So what a
 /// row does not need does not travel (the events of a flush share their tenant's time, and few have subject keys), and
 /// arrays of fixed-width elements are read by subscript, which costs a third (measured: 10 % more appends a second).
-pub(super) const EVENTS: &str = ", written as (
+pub(super) const EVENTS_INSERT: &str = ", written as (
     insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream,
                         type, payload, metadata, salts, subject_keys, leaf_hash)
     select s.tenant_id, ($9::int8[])[e.n], ($10::int8[])[e.n], s.recorded_at, ($11::uuid[])[e.n], ($12::int4[])[e.n], 1,
@@ -33,7 +33,7 @@ pub(super) const EVENTS: &str = ", written as (
 )";
 
 /// Events of any sort.
-pub(super) const EVENTS_WITH_KEYS: &str = ", written as (
+pub(super) const EVENTS_WITH_KEYS_INSERT: &str = ", written as (
     insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream,
                         type, payload, metadata, salts, subject_keys, leaf_hash)
     select s.tenant_id, ($9::int8[])[e.n], ($10::int8[])[e.n], s.recorded_at, ($11::uuid[])[e.n], ($12::int4[])[e.n], 1,
@@ -92,11 +92,11 @@ pub(super) const SIDE_WRITES: &str = ", receipted as (
     where t.tenant_id = s.tenant_id and s.sayer in (select tenant_id from swapped)
 )";
 
-pub(super) const WINNERS: &str = " select tenant_id from swapped";
+pub(super) const SWAPPED_TENANTS: &str = " select tenant_id from swapped";
 
 /// Events of one tenant and nothing beside them, which is what most flushes of a busy tenant are: no sets to join, and the
 /// positions count themselves.
-pub(super) const ONE_TENANT: &str = "
+pub(super) const SINGLE_TENANT_FLUSH: &str = "
 with swapped as (
     update heads set position = $4::int8, recorded_at = $5, fence = $16
     where tenant_id = $1 and log_id = $2 and position = $3::int8 and fence = $15
@@ -111,7 +111,7 @@ from swapped s, unnest($9::text[], $10::text[], $11::bytea[], $12::bytea[], $13:
 
 /// The same for one event of one tenant and nothing beside it, which is what a lone writer sends: without arrays it costs
 /// PostgreSQL half as much.
-pub(super) const ONE_EVENT: &str = "
+pub(super) const SINGLE_EVENT_FLUSH: &str = "
 with swapped as (
     update heads set position = $3::int8, recorded_at = $5, fence = $6
     where tenant_id = $1 and log_id = $2 and position = $3::int8 - 1 and fence = $15
@@ -126,8 +126,8 @@ from swapped";
 /// Takes the heads of tenants that another process writes to as well, in tenant order, and keeps them to the end of the
 /// transaction. Nobody waits for ever: who gets none in this time goes with a later flush, and who stands still with one is
 /// ended before the others are out of tries.
-pub(super) const BEGIN: &str =
+pub(super) const LOCKING_BEGIN: &str =
     "begin; set local lock_timeout = '500ms'; set local idle_in_transaction_session_timeout = '2s'";
-pub(super) const LOCK: &str = "
+pub(super) const HEADS_LOCK: &str = "
 select tenant_id, log_id, position, recorded_at, fence from heads where tenant_id = any($1::uuid[])
 order by tenant_id for update";

@@ -1,0 +1,72 @@
+//! Somebody who may follow a tenant's events, whatever showed it: an access token or a ticket.
+
+use std::sync::Arc;
+
+use access::Principal;
+use access::policy::{EVENTS_READ, PERSONAL_DATA_READ};
+use axum::http::{HeaderMap, header};
+use chrono::{DateTime, Utc};
+use commands::User;
+use store::TenantRecord;
+
+use super::caller::Caller;
+use super::tickets::Ticket;
+use super::tokens::Claims;
+use crate::http::tenancy;
+use crate::http::{ErrorCode, Problem, RequestContext};
+use crate::state::Gateway;
+
+/// A reader of events of one tenant.
+pub struct EventSubscriber {
+    /// The tenant.
+    pub record: Arc<TenantRecord>,
+    /// Whether personal data is read open.
+    pub personal_data: bool,
+    /// When the right to read ends.
+    pub expires_at: DateTime<Utc>,
+    /// The token that showed it, which may be taken back.
+    pub claims: Option<Arc<Claims>>,
+}
+
+impl EventSubscriber {
+    /// The caller, who needs the scope of events.
+    pub fn from(caller: Caller) -> Result<Self, Problem> {
+        caller.require_permission(&EVENTS_READ)?;
+        Ok(Self {
+            personal_data: caller.has_permission(&PERSONAL_DATA_READ),
+            expires_at: caller.expires_at(),
+            record: caller.record,
+            claims: Some(caller.claims),
+        })
+    }
+
+    /// Whoever holds a ticket for this path, which is used up by this.
+    pub async fn with_ticket(
+        ticket: &str,
+        path: &str,
+        headers: &HeaderMap,
+        request: &RequestContext,
+        gateway: &Gateway,
+    ) -> Result<Self, Problem> {
+        if headers.contains_key(header::AUTHORIZATION) {
+            return Err(Problem::bad_request("send an access token or a ticket, not both"));
+        }
+        let refused = || Problem::new(ErrorCode::Unauthenticated).detail("the ticket is not accepted");
+        let ticket = Ticket::verify(gateway.store.key(), path, ticket).ok_or_else(refused)?;
+        let record = gateway.store.tenant_by_id(ticket.tenant).await?;
+        let record =
+            record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
+        tenancy::check_tenant(headers, gateway.config.public_host.as_deref(), &record.slug)?;
+        request.set_tenant(&record);
+        let handle = gateway.store.tenant(record.id);
+        if !handle.use_stream_ticket(ticket.id, ticket.expires_at).await? {
+            return Err(refused());
+        }
+        // A ticket says nothing of roles, and what auditors read is recorded.
+        let user = gateway.executor.load::<User>(record.id, ticket.user).await?;
+        let roles = user.map(|(user, _)| user.roles).unwrap_or_default();
+        request.set_principal(&Principal::user(ticket.user, roles));
+        let (personal_data, expires_at) = (ticket.personal_data, ticket.session_ends_at);
+        Ok(Self { record, personal_data, expires_at, claims: None })
+    }
+}

@@ -1,0 +1,98 @@
+//! The layer that decides who may call: before the path, the query or the body are looked at, so that a refusal tells
+//! nothing of what exists or of what is wrong with the request.
+
+use std::sync::Arc;
+
+use access::Principal;
+use axum::extract::{FromRequestParts, Request, State};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use commands::identity::authority::{self, AuthorityError, FreshAuthority};
+
+use super::content::buffer_body;
+use super::idempotency::execute_once;
+use super::problem::Problem;
+use super::request_log::RequestContext;
+use super::route::{AccessRule, AuthoritySource, ErrorFormat, Route};
+use super::tenancy::RequestTenant;
+use crate::auth::Caller;
+use crate::state::Gateway;
+
+/// The layer itself, for `axum::middleware::from_fn_with_state`.
+pub async fn authorize(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
+    let context = request.extensions().get::<RequestContext>().cloned();
+    let route = context.as_ref().and_then(RequestContext::route);
+    let (Some(context), Some(route)) = (context, route) else {
+        // No route: the fallbacks answer 404 and 405.
+        return next.run(request).await;
+    };
+    match authorize_request(&gateway, &context, &route, request).await {
+        Ok((request, authority)) => {
+            let response = run_handler(&gateway, &context, &route, request, next).await;
+            if let Some(authority) = authority {
+                authority.release().await;
+            }
+            response.unwrap_or_else(Problem::into_response)
+        }
+        Err(problem) => {
+            let graphql = route.errors == ErrorFormat::Graphql;
+            if graphql { problem.for_graphql() } else { problem }.into_response()
+        }
+    }
+}
+
+async fn run_handler(
+    gateway: &Gateway,
+    context: &RequestContext,
+    route: &Route,
+    request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    if !route.is_idempotent() {
+        return Ok(next.run(request).await);
+    }
+    if let Some(caller) = request.extensions().get::<Arc<Caller>>().cloned() {
+        return execute_once(gateway, context, route, &caller.store, caller.principal(), request, next).await;
+    }
+    let (mut parts, body) = request.into_parts();
+    let tenant = RequestTenant::from_request_parts(&mut parts, gateway).await?;
+    let request = Request::from_parts(parts, body);
+    execute_once(gateway, context, route, &tenant.store, &Principal::Anonymous, request, next).await
+}
+
+/// The request with its caller, where the route needs one, and what holds the caller's authority while it is answered.
+async fn authorize_request(
+    gateway: &Gateway,
+    context: &RequestContext,
+    route: &Route,
+    mut request: Request,
+) -> Result<(Request, Option<FreshAuthority>), Problem> {
+    let permission = match route.access {
+        AccessRule::Public | AccessRule::Handler => return Ok((request, None)),
+        AccessRule::Token => None,
+        AccessRule::Permission(permission) => Some(permission),
+    };
+    let caller = Caller::authenticate(request.headers(), None, context, gateway).await?;
+    if let Some(permission) = permission {
+        caller.require_permission(permission)?;
+    }
+    let mut held = None;
+    if let Some(permission) = permission
+        && route.requires_fresh_authority()
+    {
+        // A client that sends its body slowly must not hold a lock meanwhile.
+        request = buffer_body(request).await?;
+        let (tenant, principal) = (caller.record.id, caller.principal());
+        if route.authority == AuthoritySource::LockedEvents {
+            held = Some(FreshAuthority::acquire(&gateway.executor, tenant, principal, permission).await?);
+        } else {
+            // The use case asks again, under its lock. This look comes before everything else that could be refused.
+            let current = authority::current(&gateway.executor, tenant, principal).await?;
+            if !permission.is_held_by(&current) {
+                return Err(AuthorityError::Forbidden.into());
+            }
+        }
+    }
+    request.extensions_mut().insert(Arc::new(caller));
+    Ok((request, held))
+}

@@ -1,0 +1,89 @@
+//! What a listener refuses before a handler sees it: each refusal is counted, and has a line in the access log up to a bound,
+//! because whoever is refused costs next to nothing and could fill the log.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::http::Method;
+use schemas::engine::RequestId;
+
+use super::limits::{ConnectionRefusal, counted_address};
+use super::rate_limited_log::RateLimitedLog;
+use super::refusal::RequestRefusal;
+use crate::http::access_log::{AccessLine, RefusalDetails, request_span};
+
+/// Lines of one listener in a second.
+const LINES_PER_SECOND_MAX: u32 = 20;
+
+/// The refusals of one listener.
+pub struct RefusalLog {
+    listener: &'static str,
+    log: Mutex<RateLimitedLog>,
+}
+
+impl RefusalLog {
+    /// Nothing is refused yet.
+    pub fn new(listener: &'static str) -> Arc<Self> {
+        Arc::new(Self {
+            listener,
+            log: Mutex::new(RateLimitedLog::new(LINES_PER_SECOND_MAX, Duration::from_secs(1))),
+        })
+    }
+
+    /// Notes a connection that is refused at a limit. The id is that of the answer.
+    pub fn record_connection(
+        &self,
+        reason: ConnectionRefusal,
+        peer: IpAddr,
+        answer: RequestRefusal,
+        id: &RequestId,
+    ) {
+        let reason = reason.as_str();
+        let labels = [("listener", self.listener), ("reason", reason)];
+        metrics::counter!("annals_connections_refused_total", &labels).increment(1);
+        self.log(AccessLine::default(), answer, reason, peer, id);
+    }
+
+    /// Notes a request that was not understood, or did not arrive in time.
+    pub fn record_unparsed(&self, refusal: RequestRefusal, peer: IpAddr, id: &RequestId) {
+        self.record_request(AccessLine::default(), refusal, peer, id);
+    }
+
+    /// Notes a request that was understood and is not answered as HTTP has it.
+    pub fn record_parsed(
+        &self,
+        method: &Method,
+        path: &str,
+        refusal: RequestRefusal,
+        client: IpAddr,
+        id: &RequestId,
+    ) {
+        let line = AccessLine { method: Some(method), path: Some(path), ..AccessLine::default() };
+        self.record_request(line, refusal, client, id);
+    }
+
+    fn record_request(&self, line: AccessLine<'_>, refusal: RequestRefusal, client: IpAddr, id: &RequestId) {
+        let status = refusal.status().as_str().to_owned();
+        metrics::counter!("annals_http_refusals_total", "listener" => self.listener, "status" => status)
+            .increment(1);
+        self.log(line, refusal, refusal.code().as_str(), client, id);
+    }
+
+    fn log(
+        &self,
+        line: AccessLine<'_>,
+        refusal: RequestRefusal,
+        reason: &'static str,
+        client: IpAddr,
+        id: &RequestId,
+    ) {
+        // Nothing panics while holding it.
+        let suppressed_before = self.log.lock().unwrap_or_else(PoisonError::into_inner).acquire();
+        let Some(left_out) = suppressed_before else { return };
+        let address = counted_address(client);
+        let refused = RefusalDetails { listener: self.listener, reason, address, left_out };
+        let status = refusal.status().as_u16();
+        request_span(id, None).in_scope(|| AccessLine { status, refused: Some(refused), ..line }.write());
+    }
+}

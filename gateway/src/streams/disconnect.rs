@@ -1,0 +1,64 @@
+//! What ends an answer that goes on: the end of the process or of the right to read, and for those who follow no reader of
+//! the hub, the hold of the tenant or another log.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use schemas::engine::{LogId, TenantId, clock};
+use store::{Causes, Store};
+use tokio::time::{Instant, MissedTickBehavior};
+
+use super::disconnect_reason::DisconnectReason;
+use super::hub::STATUS_POLL_INTERVAL;
+use crate::auth::{Caller, Claims};
+use crate::state::Gateway;
+
+/// Ends when the process does, or the right to read: by its time, or because the token that showed it was taken back.
+pub async fn authorization_ended(
+    gateway: Gateway,
+    expires_at: DateTime<Utc>,
+    claims: Option<Arc<Claims>>,
+) -> DisconnectReason {
+    let left = (expires_at - clock::now()).to_std().unwrap_or_default();
+    let revoked = async {
+        match &claims {
+            Some(claims) => gateway.service_tokens.wait_until_revoked(claims).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        biased;
+        () = gateway.stopping.cancelled() => DisconnectReason::Stopping,
+        () = tokio::time::sleep(left) => DisconnectReason::TokenExpired,
+        () = revoked => DisconnectReason::TokenRevoked,
+    }
+}
+
+/// Ends when the caller may not read this log any further, which is counted.
+pub async fn read_access_ended(gateway: Gateway, caller: Caller, log_id: LogId) -> DisconnectReason {
+    let (store, tenant) = (gateway.store.clone(), caller.record.id);
+    let authorization = authorization_ended(gateway, caller.expires_at(), Some(caller.claims));
+    let reason = tokio::select! {
+        reason = authorization => reason,
+        reason = log_access_ended(&store, tenant, log_id) => reason,
+    };
+    metrics::counter!("annals_exports_closed_total", "code" => reason.as_str()).increment(1);
+    reason
+}
+
+/// Ends when the tenant is on hold or its log is another one.
+async fn log_access_ended(store: &Store, tenant: TenantId, log_id: LogId) -> DisconnectReason {
+    let mut polls = tokio::time::interval_at(Instant::now() + STATUS_POLL_INTERVAL, STATUS_POLL_INTERVAL);
+    polls.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        polls.tick().await;
+        match store.tenant_statuses(&[tenant]).await.as_deref() {
+            Ok([status]) if status.suspended => return DisconnectReason::TenantUnknown,
+            Ok([status]) if status.log_id != log_id => return DisconnectReason::LogReplaced,
+            Ok(_) => {}
+            Err(error) => {
+                tracing::debug!(error = %Causes(error), "the tenant of an open answer could not be looked at");
+            }
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! Refills one tenant's part of the stream: compares what it holds with what was acknowledged, and publishes exactly what
+//! is missing, in order, under message ids of a raised generation.
+//!
+//! The tenant's ordinary publishing rests meanwhile. Until the end is noted in PostgreSQL the tenant stays in doubt, so a
+//! relay that dies in between is followed by another comparison.
+
+use std::time::Duration;
+
+use schemas::engine::TenantId;
+use store::{AckedMessage, RelayProgress, Store, StoreError};
+use tokio::sync::Semaphore;
+
+use super::page::{PublishError, send};
+use super::position_ranges::PositionRanges;
+use super::{PAGE_SIZE_MAX, stream_reader};
+use crate::message::MessageKey;
+use crate::{Nats, NatsError};
+
+/// How often a part is tried before the tenant has to wait for the next look.
+const ATTEMPTS_MAX: u32 = 4;
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+
+/// Why a refill ended early.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum RepublishError {
+    #[error(transparent)]
+    Nats(#[from] NatsError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Publish(#[from] PublishError),
+    #[error("another relay is at it")]
+    Superseded,
+    #[error("given up")]
+    Aborted(#[from] tokio::task::JoinError),
+}
+
+/// Compares and refills. Returns how many events were missing.
+pub(super) async fn republish(
+    store: &Store,
+    nats: &Nats,
+    key: &MessageKey,
+    in_flight: &Semaphore,
+    tenant: TenantId,
+) -> Result<u64, RepublishError> {
+    let Some(before) = store.relay_progress_of(tenant).await? else { return Ok(0) };
+    let stream = nats.event_stream().await?;
+    let removed = stream_reader::removed_count(&stream);
+    if before.acked == 0 || before.removed == Some(removed) {
+        return Ok(0);
+    }
+    let content = stream_reader::read_tenant_content(
+        nats,
+        key,
+        &before.slug,
+        before.log_id,
+        stream.state.last_sequence,
+    )
+    .await?;
+    let missing = content.positions.missing(before.acked);
+    let count = missing.count();
+    metrics::counter!("annals_relay_republished_total").increment(count);
+    if missing.is_empty() {
+        return finish(store.end_republish(&before, removed, content.last).await?, 0);
+    }
+    tracing::warn!(%tenant, missing = count, "events have left the stream; they are published again");
+    if let Some(first) = missing.tail_up_to(before.acked) {
+        // What is missing at the end goes the ordinary way, which remembers how far it came.
+        let raised = store.begin_republish(&before, first - 1).await?.ok_or(RepublishError::Superseded)?;
+        return finish(store.end_republish(&raised, removed, content.last).await?, count);
+    }
+    let raised = store.begin_republish(&before, before.acked).await?.ok_or(RepublishError::Superseded)?;
+    let acked_message = publish(store, nats, key, in_flight, &raised, &missing).await?;
+    finish(store.end_republish(&raised, removed, content.last.later(acked_message)).await?, count)
+}
+
+fn finish(noted: bool, count: u64) -> Result<u64, RepublishError> {
+    if noted { Ok(count) } else { Err(RepublishError::Superseded) }
+}
+
+/// Publishes these positions; returns where the last of them stands.
+async fn publish(
+    store: &Store,
+    nats: &Nats,
+    key: &MessageKey,
+    in_flight: &Semaphore,
+    progress: &RelayProgress,
+    missing: &PositionRanges,
+) -> Result<AckedMessage, RepublishError> {
+    let mut farthest = AckedMessage::default();
+    let mut positions = missing.positions();
+    loop {
+        let part: Vec<u64> = positions.by_ref().take(PAGE_SIZE_MAX).collect();
+        if part.is_empty() {
+            return Ok(farthest);
+        }
+        let permits = u32::try_from(part.len()).unwrap_or(u32::MAX);
+        let _share = in_flight.acquire_many(permits).await.expect("the semaphore is never closed");
+        let events = store.relay_events_at(progress.tenant, progress.log_id, &part).await?;
+        if events.len() != part.len() {
+            return Err(StoreError::Corrupt("the log lacks events that were published".to_owned()).into());
+        }
+        let mut tries = 1;
+        loop {
+            let sent = send(nats, key, &progress.slug, progress.stream_epoch, &events).await;
+            farthest = farthest.later(sent.acked_message);
+            match sent.failure {
+                None => break,
+                Some(failure) if tries == ATTEMPTS_MAX => return Err(failure.into()),
+                Some(_) => tokio::time::sleep(RETRY_DELAY * tries).await,
+            }
+            tries += 1;
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Keeps one read model: each batch is folded in memory and written with its checkpoint in one transaction, so that an
+//! event takes effect once, whoever delivers it and however many keepers there are.
+//!
+//! An event that cannot be applied becomes a dead letter and stops its tenant, and no other, in this read model. The
+//! tenant goes on when an operator has the event tried again (`retrying`) or decides to do without it (`discarded`).
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
+use serde_json::{Value, json};
+use store::feed::{Batch, BatchOutcome, Consumer};
+use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::error::ProjectionError;
+use super::projection::{Fold, Projection, checkpoint_name};
+use super::table::Tables;
+
+/// Keeps the read model `P`.
+pub struct ProjectionRunner<P> {
+    store: Store,
+    name: String,
+    tables: Tables<P>,
+    /// Tenants whose standing is known: stopped by a dead letter, or free.
+    stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
+    /// Whom the read model is paused for, and when that was read. `None` in the set stands for all tenants.
+    paused: Mutex<Option<(Instant, HashSet<Option<TenantId>>)>>,
+}
+
+/// How long it is believed who is paused.
+const PAUSE_CACHE_TTL: Duration = Duration::from_millis(250);
+
+/// Why a batch was not written.
+enum BatchFailure {
+    /// The event at this index cannot be applied. `None`: the database refused what all of them came to.
+    Poison(Option<usize>, ProjectionError),
+    Store(StoreError),
+}
+
+impl From<StoreError> for BatchFailure {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What to do differently while writing a batch.
+#[derive(Clone, Copy, Default)]
+struct WriteOptions {
+    /// Settles this dead letter with the batch.
+    resolve: Option<Uuid>,
+    /// Goes on without the event at this position.
+    skip: Option<u64>,
+}
+
+impl<P: Projection> ProjectionRunner<P> {
+    /// A keeper over the store.
+    pub fn new(store: Store) -> Self {
+        Self {
+            store,
+            name: checkpoint_name::<P>(),
+            tables: Tables::new(),
+            stopped_tenants: Mutex::default(),
+            paused: Mutex::default(),
+        }
+    }
+
+    /// Writes what the events come to and moves the checkpoint behind the last of them.
+    async fn write(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        events: &[RecordedEvent],
+        options: WriteOptions,
+    ) -> Result<BatchOutcome, BatchFailure> {
+        let to = from + events.len() as u64;
+        let transaction = tenant.begin_worker_transaction().await?;
+        // First of all: it locks the checkpoint, so that what is read below cannot be newer than `from`.
+        if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
+            return self.checkpoint_conflict(&transaction).await.map_err(BatchFailure::Store);
+        }
+        // The lock on the checkpoint also keeps the generation where it is, so both may be asked for at once.
+        let guess = tenant.cached_generation(P::TABLE.name);
+        let (generation, loaded) = futures::try_join!(
+            transaction.generation(&self.name),
+            self.tables.load(&transaction, guess, events)
+        )?;
+        let loaded = if generation == guess {
+            loaded
+        } else {
+            tenant.cache_generation(P::TABLE.name, generation);
+            self.tables.load(&transaction, generation, events).await?
+        };
+        let mut fold = Fold::<P>::new(loaded);
+        for (index, event) in events.iter().enumerate() {
+            if options.skip != Some(event.position) {
+                fold.apply(event).map_err(|error| BatchFailure::Poison(Some(index), error))?;
+            }
+        }
+        self.tables.save(&transaction, generation, fold.changes()).await.map_err(|error| {
+            if error.is_poison() {
+                BatchFailure::Poison(None, error)
+            } else {
+                BatchFailure::Store(error.into())
+            }
+        })?;
+        if let Some(letter) = options.resolve {
+            transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
+        }
+        transaction.commit().await?;
+        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
+            .increment(events.len() as u64);
+        Ok(BatchOutcome::Advanced(to))
+    }
+
+    /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
+    /// written is.
+    async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
+        if transaction.is_of_another_log(&self.name).await? {
+            tracing::error!(
+                projection = self.name, tenant = %transaction.tenant(),
+                "the read model holds facts of a log that is no more; it must be rebuilt"
+            );
+            return Ok(BatchOutcome::Stopped);
+        }
+        Ok(BatchOutcome::Conflict)
+    }
+
+    /// Writes events up to the one that cannot be applied; that one alone goes to the dead letters.
+    async fn write_applicable(
+        &self,
+        tenant: &TenantStore,
+        batch: &Batch,
+        from: u64,
+        resolve: Option<Uuid>,
+    ) -> Result<BatchOutcome, StoreError> {
+        let mut count = batch.events.len();
+        loop {
+            // A retried dead letter is about the first event. It is settled when that one has been written.
+            let options = WriteOptions { resolve, skip: None };
+            match self.write(tenant, batch.log_id, from, &batch.events[..count], options).await {
+                Ok(handled) => return Ok(handled),
+                Err(BatchFailure::Store(error)) => return Err(error),
+                Err(BatchFailure::Poison(Some(0), error)) => {
+                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                }
+                Err(BatchFailure::Poison(None, error)) if count == 1 => {
+                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                }
+                Err(BatchFailure::Poison(Some(index), _)) => count = index,
+                // Halved until the guilty one stands alone; what is before it gets written on the way.
+                Err(BatchFailure::Poison(None, _)) => count /= 2,
+            }
+        }
+    }
+
+    /// Notes that an event cannot be applied. Returns `Stopped`, or goes on without it where an operator decided so.
+    async fn record_poison(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        event: &RecordedEvent,
+        error: &ProjectionError,
+    ) -> Result<BatchOutcome, StoreError> {
+        let id = ids::derived_id(event.event_id, &self.name);
+        let transaction = tenant.begin_worker_transaction().await?;
+        // Takes the checkpoint's lock without moving it, so that of two keepers one writes the letter.
+        if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
+            return self.checkpoint_conflict(&transaction).await;
+        }
+        let known = self.store.dead_letter(id).await?;
+        match known.as_ref().map(|letter| letter.status) {
+            Some(DeadLetterStatus::Discarded) => {
+                drop(transaction);
+                let options = WriteOptions { skip: Some(event.position), resolve: None };
+                return match self.write(tenant, log_id, from, std::slice::from_ref(event), options).await {
+                    Ok(handled) => Ok(handled),
+                    Err(BatchFailure::Store(error)) => Err(error),
+                    Err(BatchFailure::Poison(_, error)) => Err(error.into()),
+                };
+            }
+            Some(DeadLetterStatus::Open) => {}
+            Some(DeadLetterStatus::Retrying | DeadLetterStatus::Resolved) | None => {
+                let letter = self.dead_letter(id, tenant.id(), event, error, known);
+                transaction.put_dead_letter(&letter).await?;
+                transaction.commit().await?;
+                metrics::counter!("annals_projection_dead_letters_total", "projection" => self.name.clone())
+                    .increment(1);
+                let request_id = event.metadata.request_id.as_ref().map(tracing::field::display);
+                tracing::error!(
+                    projection = self.name, tenant = %tenant.id(), position = event.position,
+                    event_type = %event.event_type, dead_letter = %id, request_id, error = letter.error,
+                    "an event cannot be applied; the read model stands still for this tenant"
+                );
+            }
+        }
+        self.set_stopped(tenant.id(), Some(id));
+        Ok(BatchOutcome::Stopped)
+    }
+
+    fn dead_letter(
+        &self,
+        id: Uuid,
+        tenant: TenantId,
+        event: &RecordedEvent,
+        error: &ProjectionError,
+        known: Option<DeadLetter>,
+    ) -> DeadLetter {
+        let now = clock::now();
+        let (attempts, first_at, mut history) = match known {
+            Some(letter) => (letter.attempts + 1, letter.first_at, letter.history),
+            None => (1, now, json!([])),
+        };
+        let attempt = json!({"at": now, "code": error.code(), "error": error.describe()});
+        match &mut history {
+            Value::Array(attempts) => attempts.push(attempt),
+            other => *other = json!([attempt]),
+        }
+        DeadLetter {
+            id,
+            tenant,
+            consumer: self.name.clone(),
+            position: event.position,
+            event_id: Some(event.event_id),
+            subject: event.event_type.to_string(),
+            error_code: error.code().to_owned(),
+            error: error.describe(),
+            attempts,
+            history,
+            status: DeadLetterStatus::Open,
+            first_at,
+            last_at: now,
+        }
+    }
+
+    fn set_stopped(&self, tenant: TenantId, stopped_by: Option<Uuid>) {
+        self.stopped_tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, stopped_by);
+    }
+
+    /// The dead letter that stops the tenant, where one does.
+    async fn stopped_by(&self, tenant: &TenantStore) -> Result<Option<DeadLetter>, StoreError> {
+        let known =
+            self.stopped_tenants.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant.id()).copied();
+        let letter = match known {
+            Some(None) => return Ok(None),
+            Some(Some(id)) => self.store.dead_letter(id).await?,
+            None => {
+                let transaction = tenant.begin_worker_transaction().await?;
+                let letter = transaction.unsettled_dead_letter(&self.name).await?;
+                transaction.commit().await?;
+                letter
+            }
+        };
+        let unsettled = letter
+            .filter(|letter| matches!(letter.status, DeadLetterStatus::Open | DeadLetterStatus::Retrying));
+        self.set_stopped(tenant.id(), unsettled.as_ref().map(|letter| letter.id));
+        Ok(unsettled)
+    }
+}
+
+impl<P: Projection> Consumer for ProjectionRunner<P> {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
+        let tenant = self.store.tenant(batch.tenant);
+        let resolve = match self.stopped_by(&tenant).await? {
+            Some(letter) if letter.status == DeadLetterStatus::Open => return Ok(BatchOutcome::Stopped),
+            other => other.map(|letter| letter.id),
+        };
+        let handled = self.write_applicable(&tenant, &batch, from, resolve).await?;
+        if let (Some(_), BatchOutcome::Advanced(_)) = (resolve, handled) {
+            self.set_stopped(batch.tenant, None);
+        }
+        Ok(handled)
+    }
+
+    async fn is_paused(&self, tenant: TenantId) -> Result<bool, StoreError> {
+        let is_in = |paused: &HashSet<Option<TenantId>>| {
+            !paused.is_empty() && (paused.contains(&None) || paused.contains(&Some(tenant)))
+        };
+        if let Some((read_at, paused)) = &*self.paused.lock().unwrap_or_else(PoisonError::into_inner)
+            && read_at.elapsed() < PAUSE_CACHE_TTL
+        {
+            return Ok(is_in(paused));
+        }
+        let read_at = Instant::now();
+        let paused = self.store.paused_tenants(&self.name).await?;
+        let answer = is_in(&paused);
+        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, paused));
+        Ok(answer)
+    }
+}

@@ -1,0 +1,464 @@
+//! Steps: taken in hand from their rows, their commands sent, the result recorded in the instance's stream and then in the
+//! rows. Many at once, each tenant for itself; a step that waits or fails holds nobody up.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use commands::Executor;
+use fairness::{Limits, Permits};
+use schemas::engine::{TenantId, clock, ids};
+use store::{
+    Causes, DeadLetter, DeadLetterStatus, StoreError, StreamAppend, TenantStore, TenantTransaction, Workload,
+};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
+use tracing::{Instrument, Span};
+use uuid::Uuid;
+
+use super::attempt::{AttemptOutcome, compensation_rows};
+use super::process::{Process, command_id, consumer_name};
+use super::react::FollowUps;
+use super::rows::{self, NewStep, RejectedStep, StepAction, StepFailure, StepRow};
+use super::runner::SagaSettings;
+use super::saga_log::SagaLog;
+use super::tenant_queue::TenantQueue;
+
+/// Steps of one tenant taken in hand at a time.
+const CLAIM_SIZE_MAX: usize = 64;
+/// Tenants at work at once.
+const CONCURRENT_TENANTS_MAX: usize = 8;
+/// How long a tenant takes steps in hand until others have their turn; it is queued again behind them.
+const TENANT_TIME_SLICE: Duration = Duration::from_millis(500);
+/// Due tenants read at a time; most of them may be other processes'.
+const DUE_TENANTS_PAGE_SIZE: u32 = 1_000;
+/// Own tenants that are enough for one look: there is another one soon.
+const OWN_TENANTS_PER_POLL: usize = 200;
+/// How long a claimed step belongs to its worker. After a crash they are taken up again when it is over.
+const STEP_LEASE: Duration = Duration::from_secs(5);
+/// How long a runner that stops waits for the steps in hand.
+const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
+/// The longest wait of a step, or of the look for steps, after an outage.
+const OUTAGE_DELAY_MAX: Duration = Duration::from_secs(5);
+
+/// Takes the steps of one process.
+pub(super) struct StepRunner {
+    pub(super) executor: Executor,
+    pub(super) process: Arc<dyn Process>,
+    pub(super) settings: SagaSettings,
+    /// Commands being sent, in all tenants.
+    pub(super) permits: Permits<TenantId>,
+    /// Outages in a row, by tenant.
+    outages: Mutex<HashMap<TenantId, u32>>,
+}
+
+impl StepRunner {
+    pub(super) fn new(executor: Executor, process: Arc<dyn Process>, settings: SagaSettings) -> Self {
+        let limits = Limits {
+            permits: settings.max_concurrent_steps,
+            permits_per_key: settings.max_concurrent_steps.div_ceil(2),
+            reserved: CONCURRENT_TENANTS_MAX.min(settings.max_concurrent_steps / 2),
+            // Bounded by the steps in hand.
+            waiting: usize::MAX,
+            waiting_total: usize::MAX,
+        };
+        let permits = Permits::new(limits, Duration::MAX);
+        Self { executor, process, settings, permits, outages: Mutex::default() }
+    }
+
+    pub(super) fn saga(&self) -> &'static str {
+        self.process.name()
+    }
+
+    pub(super) fn tenant(&self, id: TenantId) -> TenantStore {
+        self.executor.store().tenant(id)
+    }
+
+    /// Takes steps as they come due, until cancelled. Then it finishes what is in hand, within bounds; leaving in the
+    /// middle is safe, but such steps are taken up again only when their lease is over.
+    pub(super) async fn run(
+        self: Arc<Self>,
+        mut notifications: mpsc::Receiver<TenantId>,
+        cancel: CancellationToken,
+    ) {
+        let mut queue = TenantQueue::default();
+        let mut tasks: JoinSet<Result<bool, StoreError>> = JoinSet::new();
+        let mut working: HashMap<tokio::task::Id, TenantId> = HashMap::new();
+        let mut poll = tokio::time::interval(self.settings.poll);
+        poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failures = 0;
+        let mut looked_at = None;
+        loop {
+            while working.len() < CONCURRENT_TENANTS_MAX
+                && let Some((tenant, wakeup)) = queue.next()
+            {
+                let handle = tasks.spawn(Arc::clone(&self).run_tenant(tenant, wakeup, cancel.clone()));
+                working.insert(handle.id(), tenant);
+            }
+            tokio::select! {
+                () = cancel.cancelled() => break,
+                Some(tenant) = notifications.recv() => queue.add(tenant),
+                Some(ended) = tasks.join_next_with_id() => {
+                    let (id, more) = match ended {
+                        Ok((id, result)) => (id, result.map_err(|error| Causes(&error).to_string())),
+                        Err(error) => (error.id(), Err(error.to_string())),
+                    };
+                    if let Some(tenant) = working.remove(&id) {
+                        queue.finish(tenant);
+                        if let Ok(true) = more {
+                            queue.add(tenant);
+                        }
+                        if let Err(error) = more {
+                            tracing::warn!(saga = self.saga(), %tenant, error, "steps were interrupted; they are taken up again");
+                        }
+                    }
+                }
+                _ = poll.tick() => match self.due(&mut looked_at).await {
+                    Ok(tenants) => {
+                        failures = 0;
+                        for tenant in tenants {
+                            queue.add(tenant);
+                        }
+                    }
+                    Err(error) => {
+                        failures += 1;
+                        tracing::warn!(saga = self.saga(), error = %Causes(&error), "due steps cannot be looked for");
+                        poll.reset_at(Instant::now() + self.outage_delay(failures));
+                    }
+                }
+            }
+        }
+        let finish = async { while tasks.join_next().await.is_some() {} };
+        drop(tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, finish).await);
+    }
+
+    /// Tenants with due steps. A look that ends early goes on at the next one where it ended, so that tenants with old
+    /// steps do not hide the others.
+    async fn due(&self, after: &mut Option<(DateTime<Utc>, TenantId)>) -> Result<Vec<TenantId>, StoreError> {
+        let (store, now) = (self.executor.store(), clock::now());
+        let assignment = store.tenant_assignment(Workload::Sagas);
+        let mut ours = Vec::new();
+        loop {
+            let page =
+                store.tenants_with_due_saga_steps(self.saga(), now, *after, DUE_TENANTS_PAGE_SIZE).await?;
+            let is_last = page.len() < DUE_TENANTS_PAGE_SIZE as usize;
+            *after = page.last().copied().filter(|_| !is_last);
+            ours.extend(page.into_iter().map(|(_, tenant)| tenant).filter(|tenant| assignment.owns(*tenant)));
+            if is_last || ours.len() >= OWN_TENANTS_PER_POLL {
+                return Ok(ours);
+            }
+        }
+    }
+
+    fn outage_delay(&self, failures: u32) -> Duration {
+        self.settings.retry.wait(failures).min(OUTAGE_DELAY_MAX)
+    }
+
+    /// Takes a tenant's due steps until there are no more or its turn is over, and says whether there may be more. New ones
+    /// join while others are in hand, so that one that takes its time holds no other up; those that end together are
+    /// recorded together.
+    async fn run_tenant(
+        self: Arc<Self>,
+        tenant: TenantId,
+        wakeup: Arc<Notify>,
+        cancel: CancellationToken,
+    ) -> Result<bool, StoreError> {
+        let mut in_progress: JoinSet<(StepRow, AttemptOutcome)> = JoinSet::new();
+        let mut more = true;
+        let begun = Instant::now();
+        loop {
+            let is_over = cancel.is_cancelled() || begun.elapsed() >= TENANT_TIME_SLICE;
+            if more && in_progress.len() <= CLAIM_SIZE_MAX && !is_over {
+                let claimed = self.claim(tenant).await?;
+                more = claimed.len() == CLAIM_SIZE_MAX;
+                for row in claimed {
+                    let steps = Arc::clone(&self);
+                    let span = self.span(tenant, &row);
+                    let attempt = async move {
+                        let outcome = steps.attempt(tenant, &row).await;
+                        (row, outcome)
+                    };
+                    in_progress.spawn(attempt.instrument(span));
+                }
+            }
+            if in_progress.is_empty() && (!more || is_over) {
+                return Ok(more);
+            }
+            tokio::select! {
+                Some(ended) = in_progress.join_next() => {
+                    let mut chunk = vec![ended];
+                    while let Some(ended) = in_progress.try_join_next() {
+                        chunk.push(ended);
+                    }
+                    let (ended, panicked): (Vec<_>, Vec<_>) = chunk.into_iter().partition(Result::is_ok);
+                    for error in panicked.into_iter().filter_map(Result::err) {
+                        tracing::error!(saga = self.saga(), %tenant, error = %Causes(&error), "a step is taken up again later");
+                    }
+                    more |= self.record_outcomes(tenant, ended.into_iter().flatten().collect()).await?;
+                }
+                () = wakeup.notified() => more = true,
+            }
+        }
+    }
+
+    async fn claim(&self, tenant: TenantId) -> Result<Vec<StepRow>, StoreError> {
+        let transaction = self.tenant(tenant).begin_worker_transaction().await?;
+        let claimed =
+            rows::claim(&transaction, self.saga(), clock::now(), STEP_LEASE, CLAIM_SIZE_MAX).await?;
+        transaction.commit().await?;
+        Ok(claimed)
+    }
+
+    fn saga_log(&self) -> SagaLog<'_> {
+        SagaLog { saga: self.saga(), key: self.executor.store().key() }
+    }
+
+    /// Records what became of steps: first in the instances' streams, then in the rows. Returns whether steps follow.
+    async fn record_outcomes(
+        &self,
+        tenant: TenantId,
+        chunk: Vec<(StepRow, AttemptOutcome)>,
+    ) -> Result<bool, StoreError> {
+        let now = clock::now();
+        let mut results = Vec::new();
+        let mut facts: Vec<(usize, StreamAppend)> = Vec::new();
+        // Steps that took effect and can be taken back.
+        let mut completed = Vec::new();
+        for (row, outcome) in chunk {
+            if let (AttemptOutcome::Completed(_), StepAction::Send { .. }, true) =
+                (&outcome, &row.payload.work, row.payload.can_be_undone)
+            {
+                completed.push(results.len());
+            }
+            let (outcome, fact) = self.classify(&row, outcome, now);
+            facts.extend(fact.map(|fact| (results.len(), fact)));
+            results.push((row, outcome));
+        }
+        self.record(tenant, facts, &mut results).await;
+        let mut late = Vec::new();
+        for index in completed {
+            if let (row, StepResult::Completed(follow_ups)) = &mut results[index] {
+                late.extend(
+                    self.compensate_if_late(tenant, row, follow_ups).await?.map(|fact| (index, fact)),
+                );
+            }
+        }
+        self.record(tenant, late, &mut results).await;
+        let transaction = self.tenant(tenant).begin_worker_transaction().await?;
+        self.write(&transaction, &results).await?;
+        transaction.commit().await?;
+        for (row, results) in &results {
+            self.count(tenant, row, results);
+        }
+        Ok(results
+            .iter()
+            .any(|(_, results)| matches!(results, StepResult::Completed(follow_ups) if !follow_ups.rows.is_empty())))
+    }
+
+    /// Appends facts; a step whose fact is not in the log is taken up again.
+    async fn record(
+        &self,
+        tenant: TenantId,
+        facts: Vec<(usize, StreamAppend)>,
+        results: &mut [(StepRow, StepResult)],
+    ) {
+        let (indices, appends): (Vec<usize>, Vec<StreamAppend>) = facts.into_iter().unzip();
+        let receipts = self.tenant(tenant).append_all(appends).await;
+        for (index, receipt) in indices.into_iter().zip(receipts) {
+            if let Err(error) = receipt {
+                results[index].1 = StepResult::Deferred(Causes(&error).to_string());
+            }
+        }
+    }
+
+    /// A step that took effect while its instance was taking everything back is taken back as well. Its completion is in
+    /// the stream by now, so it is either in the list of what is taken back or behind it.
+    async fn compensate_if_late(
+        &self,
+        tenant: TenantId,
+        row: &StepRow,
+        follow_ups: &mut FollowUps,
+    ) -> Result<Option<StreamAppend>, StoreError> {
+        let instance = self.instance(tenant, row).await?;
+        if let Some(said) = instance.compensations_for(&row.step) {
+            follow_ups.rows.extend(compensation_rows(row, said).into_iter().flatten());
+            return Ok(None);
+        }
+        let Some(compensations) = instance.compensation_for(&row.step).filter(|_| instance.is_compensating())
+        else {
+            return Ok(None);
+        };
+        let compensations = vec![compensations];
+        follow_ups.rows.extend(compensation_rows(row, &compensations).into_iter().flatten());
+        Ok(Some(self.saga_log().compensation_started(row, String::new(), compensations, instance.version)))
+    }
+
+    /// What an outcome means for the step, and the fact to record in the instance's stream, where there is one.
+    fn classify(
+        &self,
+        row: &StepRow,
+        outcome: AttemptOutcome,
+        now: chrono::DateTime<chrono::Utc>,
+    ) -> (StepResult, Option<StreamAppend>) {
+        match outcome {
+            AttemptOutcome::Completed(follow_ups) => {
+                let fact = match &row.payload.work {
+                    // The reaction is the fact.
+                    StepAction::React => None,
+                    StepAction::Discard { dead_letter, .. } => {
+                        Some(self.saga_log().discarded(row, *dead_letter))
+                    }
+                    StepAction::Send { .. }
+                    | StepAction::SendRecorded
+                    | StepAction::Undo { .. }
+                    | StepAction::Timer { .. } => Some(self.saga_log().completed(row)),
+                };
+                (StepResult::Completed(follow_ups), fact)
+            }
+            AttemptOutcome::TimerDue(timer, version) => {
+                let fact = self.saga_log().fired(row, &timer, version);
+                (StepResult::Completed(FollowUps::default()), Some(fact))
+            }
+            AttemptOutcome::Superseded => (StepResult::Completed(FollowUps::default()), None),
+            AttemptOutcome::RetriesExhausted { code, compensations, rows, version } => {
+                let fact = version
+                    .map(|version| self.saga_log().compensation_started(row, code, compensations, version));
+                (StepResult::Completed(FollowUps { rows, ..FollowUps::default() }), fact)
+            }
+            AttemptOutcome::Unavailable(error) => (StepResult::Deferred(error), None),
+            AttemptOutcome::RejectedStep { code, message } => {
+                let attempts = row.attempts + 1;
+                let dead = attempts >= self.settings.retry.max_attempts;
+                let dead_letter = row.dead_letter_id.unwrap_or_else(|| self.dead_letter_id(row));
+                let rejected = RejectedStep {
+                    attempts,
+                    history: row.failures_with(StepFailure::new(now, &code, message)),
+                    next_attempt_at: now + self.settings.retry.wait(attempts),
+                    dead_letter: dead.then_some(dead_letter),
+                };
+                let of_reaction = row.payload.work == StepAction::React;
+                let fact = if of_reaction { None } else { self.saga_log().failed(row, &rejected) };
+                (StepResult::RejectedStep(rejected), fact)
+            }
+        }
+    }
+
+    fn dead_letter_id(&self, row: &StepRow) -> Uuid {
+        ids::derived_id(command_id(self.saga(), row.instance, &row.step), "dead_letter")
+    }
+
+    async fn write(
+        &self,
+        transaction: &TenantTransaction,
+        results: &[(StepRow, StepResult)],
+    ) -> Result<(), StoreError> {
+        let done = results.iter().filter_map(|(row, results)| match results {
+            StepResult::Completed(follow_ups) => Some((row, follow_ups)),
+            StepResult::RejectedStep(_) | StepResult::Deferred(_) => None,
+        });
+        let (mut removed, mut follow_ups): (Vec<(Uuid, &str)>, Vec<NewStep>) = (Vec::new(), Vec::new());
+        for (row, follows) in done {
+            removed.push((row.instance, &row.step));
+            removed.extend(follows.cancelled.iter().map(|(instance, row)| (*instance, row.as_str())));
+            follow_ups.extend_from_slice(&follows.rows);
+            // One that was discarded stays so.
+            if let (Some(dead_letter), false) =
+                (row.dead_letter_id, matches!(row.payload.work, StepAction::Discard { .. }))
+            {
+                transaction.set_dead_letter_status(dead_letter, DeadLetterStatus::Resolved).await?;
+            }
+        }
+        rows::delete(transaction, self.saga(), &removed).await?;
+        rows::insert(transaction, self.saga(), &follow_ups, clock::now()).await?;
+        for (row, results) in results {
+            match results {
+                StepResult::Completed(_) => {}
+                StepResult::RejectedStep(rejected) => {
+                    let ours = rows::record_rejection(transaction, self.saga(), row, rejected).await?;
+                    if let (true, Some(id)) = (ours, rejected.dead_letter) {
+                        transaction
+                            .put_dead_letter(&self.dead_letter(transaction.tenant(), id, row, rejected))
+                            .await?;
+                    }
+                }
+                StepResult::Deferred(_) => {
+                    let until = clock::now() + self.outage_delay(self.count_outage(transaction.tenant()));
+                    rows::defer(transaction, self.saga(), row, until).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dead_letter(&self, tenant: TenantId, id: Uuid, row: &StepRow, rejected: &RejectedStep) -> DeadLetter {
+        let now = clock::now();
+        let at = |failure: Option<&StepFailure>| {
+            failure.and_then(|failure| failure.at.parse().ok()).unwrap_or(now)
+        };
+        let last = rejected.history.last();
+        DeadLetter {
+            id,
+            tenant,
+            consumer: consumer_name(self.saga()),
+            position: row.payload.trigger_position,
+            event_id: Some(row.trigger_event),
+            subject: row.step.clone(),
+            error_code: last.map(|failure| failure.code.clone()).unwrap_or_default(),
+            error: last.map(|failure| failure.message.clone()).unwrap_or_default(),
+            attempts: rejected.history.len() as u32,
+            history: serde_json::to_value(&rejected.history).expect("a history serialises"),
+            status: DeadLetterStatus::Open,
+            first_at: at(rejected.history.first()),
+            last_at: at(last),
+        }
+    }
+
+    /// Counts an outage of a tenant and returns how many came in a row.
+    fn count_outage(&self, tenant: TenantId) -> u32 {
+        let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = outages.entry(tenant).or_default();
+        *count += 1;
+        *count
+    }
+
+    /// What every log line about a step carries.
+    fn span(&self, tenant: TenantId, row: &StepRow) -> Span {
+        let request_id = row.payload.request_id.as_ref().map(tracing::field::display);
+        tracing::info_span!(
+            "saga_step", saga = self.saga(), %tenant, instance = %row.instance, step = row.step, request_id
+        )
+    }
+
+    fn count(&self, tenant: TenantId, row: &StepRow, results: &StepResult) {
+        let _entered = self.span(tenant, row).entered();
+        let outcome = match results {
+            StepResult::Completed(_) => {
+                self.outages.lock().unwrap_or_else(PoisonError::into_inner).remove(&tenant);
+                "completed"
+            }
+            StepResult::RejectedStep(RejectedStep { dead_letter: None, .. }) => "refused",
+            StepResult::RejectedStep(RejectedStep { dead_letter: Some(dead_letter), history, .. }) => {
+                let code = history.last().map(|failure| failure.code.as_str()).unwrap_or_default();
+                tracing::warn!(code, %dead_letter, "a step was refused to the last; it stands in the dead letters");
+                "dead"
+            }
+            StepResult::Deferred(error) => {
+                tracing::warn!(error, "a step is put off");
+                "postponed"
+            }
+        };
+        metrics::counter!("annals_saga_steps_total", "saga" => self.saga(), "outcome" => outcome)
+            .increment(1);
+    }
+}
+
+/// What is written of a step.
+enum StepResult {
+    /// It is over; what follows from it.
+    Completed(FollowUps),
+    RejectedStep(RejectedStep),
+    Deferred(String),
+}

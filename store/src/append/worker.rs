@@ -1,0 +1,502 @@
+//! A worker: one append connection, the caches of the tenants it writes, and the loop that gathers, plans and writes
+//! flushes.
+
+mod preload;
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::num::NonZeroUsize;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use lru::LruCache;
+use schemas::engine::{LogId, StreamName, TenantId, clock};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use self::preload::PreloadError;
+use super::lookup::Lookup;
+use super::plan::{Decision, EVENT_ID_KIND, HeadView, Plan, ReservationKey, plan};
+use super::queue::PendingAppend;
+use super::rejection::{AppendRejection, FlushError, classify_append_error, classify_flush_error};
+use super::scheduler::select_batch;
+use super::write::{WriteResult, Writer};
+use super::{AppendError, Receipt};
+use crate::database_instance::{DatabaseInstance, RestoreGuard};
+use crate::event_ids::EventIds;
+use crate::pools::{Logins, Pools};
+use crate::signals::Signals;
+use crate::{Causes, DeploymentKey, IdempotencyClaim, StoreError};
+
+/// Most tenants remembered, and most stream versions of each.
+const TENANT_CACHE_CAPACITY: usize = 4_096;
+const VERSION_CACHE_CAPACITY: usize = 65_536;
+/// How often an append may lose before its caller is told that the database is too busy.
+const APPEND_ATTEMPTS_MAX: u32 = 64;
+/// How long the worker waits for any answer of PostgreSQL. Beyond, the connection is given up, and what was sent on it has an
+/// unknown outcome. The server's own limit lies below, so that a server that can still speak gives a definite answer.
+const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
+/// How long an unknown outcome is pursued before the callers are told that it is unknown.
+const OUTCOME_RESOLUTION_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Flushes under way at once on one connection: PostgreSQL works on one while the next is made and sent. The second
+/// goes only when this many appends wait: below that, two small flushes are slower than one larger.
+const IN_FLIGHT_FLUSHES_MAX: usize = 2;
+const SECOND_FLUSH_APPENDS_MIN: usize = 48;
+
+struct TenantCache {
+    /// Where the log will end when everything under way has landed.
+    head: HeadView,
+    versions: LruCache<StreamName, u64>,
+}
+
+/// A flush that has been answered.
+struct FlushResult {
+    batch: Vec<PendingAppend>,
+    plan: Plan,
+    written: WriteResult,
+}
+
+/// A flush under way.
+struct InFlightFlush {
+    answer: Pin<Box<dyn Future<Output = FlushResult> + Send>>,
+    /// What appends of a later flush must wait for, because look-ups cannot see it yet.
+    claims: HashSet<(TenantId, Uuid)>,
+    reserved: HashSet<(TenantId, ReservationKey)>,
+    /// The tenants that it writes to.
+    tenants: Vec<TenantId>,
+}
+
+pub(super) struct AppendWorker {
+    key: DeploymentKey,
+    logins: Logins,
+    /// How long the connections are kept without an append.
+    idle_timeout: Duration,
+    signals: Arc<Signals>,
+    restore_guard: Arc<RestoreGuard>,
+    event_ids: Arc<EventIds>,
+    receiver: UnboundedReceiver<PendingAppend>,
+    waiting: VecDeque<PendingAppend>,
+    cache: LruCache<TenantId, TenantCache>,
+    /// Where logs ended when this worker last committed to them: a database that ends before has lost something.
+    committed: LruCache<TenantId, (LogId, u64)>,
+    /// The life of the database that the connections are to.
+    database_instance: Option<DatabaseInstance>,
+    connections: Option<(Arc<Writer>, Lookup)>,
+    in_flight: VecDeque<InFlightFlush>,
+    /// Tenants that another process writes to as well: their heads are locked before a flush is planned, because the swap
+    /// alone lets the quicker process win again and again.
+    contended: HashSet<TenantId>,
+    /// Until when unknown outcomes are pursued, from the first one on until there is a connection again.
+    resolution_deadline: Option<Instant>,
+}
+
+impl AppendWorker {
+    pub(super) fn new(
+        key: DeploymentKey,
+        pools: &Pools,
+        signals: Arc<Signals>,
+        restore_guard: Arc<RestoreGuard>,
+        event_ids: Arc<EventIds>,
+        receiver: UnboundedReceiver<PendingAppend>,
+    ) -> Self {
+        let capacity = NonZeroUsize::new(TENANT_CACHE_CAPACITY).expect("the capacity is positive");
+        Self {
+            key,
+            logins: pools.logins.clone(),
+            idle_timeout: pools.idle_timeout,
+            signals,
+            restore_guard,
+            event_ids,
+            receiver,
+            waiting: VecDeque::new(),
+            cache: LruCache::new(capacity),
+            committed: LruCache::new(capacity),
+            database_instance: None,
+            connections: None,
+            in_flight: VecDeque::new(),
+            contended: HashSet::new(),
+            resolution_deadline: None,
+        }
+    }
+
+    pub(super) async fn run(mut self, stop: CancellationToken) {
+        let mut stopping = false;
+        loop {
+            while let Ok(pending) = self.receiver.try_recv() {
+                self.waiting.push_back(pending);
+            }
+            if self.can_submit() {
+                let batch = select_batch(&mut self.waiting);
+                if self.begin(batch).await {
+                    continue;
+                }
+            } else if stopping && self.in_flight.is_empty() && self.receiver.is_empty() {
+                return;
+            }
+            let idle = self.connections.is_some() && self.in_flight.is_empty() && self.waiting.is_empty();
+            let idle_timeout = self.idle_timeout;
+            let completion = async {
+                match self.in_flight.front_mut() {
+                    Some(flush) => (&mut flush.answer).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                flush_result = completion => self.complete(flush_result).await,
+                pending = self.receiver.recv() => match pending {
+                    Some(pending) => self.waiting.push_back(pending),
+                    None if self.in_flight.is_empty() && self.waiting.is_empty() => return,
+                    // Closed: what is under way still lands.
+                    None => self.complete_next().await,
+                },
+                () = stop.cancelled(), if !stopping => {
+                    stopping = true;
+                    self.receiver.close();
+                }
+                () = tokio::time::sleep(idle_timeout), if idle => self.connections = None,
+            }
+        }
+    }
+
+    fn can_submit(&self) -> bool {
+        match self.in_flight.len() {
+            0 => !self.waiting.is_empty(),
+            in_flight => in_flight < IN_FLIGHT_FLUSHES_MAX && self.waiting.len() >= SECOND_FLUSH_APPENDS_MIN,
+        }
+    }
+
+    /// Plans a flush and sends it, those of contended tenants by themselves; `false` when nothing could be sent before
+    /// something lands.
+    async fn begin(&mut self, mut batch: Vec<PendingAppend>) -> bool {
+        let contended =
+            batch.extract_if(.., |pending| self.contended.contains(&pending.tenant)).collect::<Vec<_>>();
+        if contended.is_empty() {
+            return self.submit(batch, false).await;
+        }
+        self.return_to_queue(batch);
+        if !self.in_flight.is_empty() {
+            self.return_to_queue(contended);
+            return false;
+        }
+        self.submit(contended, true).await
+    }
+
+    fn return_to_queue(&mut self, batch: Vec<PendingAppend>) {
+        for pending in batch.into_iter().rev() {
+            self.waiting.push_front(pending);
+        }
+    }
+
+    async fn submit(&mut self, batch: Vec<PendingAppend>, locked: bool) -> bool {
+        let mut batch: Vec<PendingAppend> =
+            batch.into_iter().filter(|pending| !pending.reply.is_closed()).collect();
+        if !self.in_flight.is_empty() {
+            let held = batch.extract_if(.., |pending| self.waits_for_in_flight(pending)).collect::<Vec<_>>();
+            self.return_to_queue(held);
+        }
+        if batch.is_empty() {
+            return self.in_flight.is_empty();
+        }
+        let begun = Instant::now();
+        let mut preload = self.preload(&batch, locked).await;
+        if matches!(preload, Err(PreloadError::Failed(_))) && begun.elapsed() < DATABASE_TIMEOUT / 5 {
+            // Nothing was sent that could be written, and a connection may have ended while nobody used it.
+            preload = self.preload(&batch, locked).await;
+        }
+        let preload = match preload {
+            Ok(preload) => preload,
+            // Another process stands still with a head; it will be ended, or go on.
+            Err(PreloadError::HeadLocked) => {
+                self.requeue_with_penalty(batch, 8);
+                return true;
+            }
+            Err(PreloadError::Failed(error)) => {
+                reject_all(batch, &error);
+                return true;
+            }
+        };
+        let plan = plan(&batch, &preload, clock::now(), &self.event_ids, &|tenant, kind, value| {
+            self.digest(tenant, kind, value)
+        });
+        for (tenant, (_, after)) in &plan.moves {
+            if let Some(cache) = self.cache.get_mut(tenant) {
+                cache.head = after.clone();
+            }
+        }
+        let (mut claims, mut reserved) = (HashSet::new(), HashSet::new());
+        for (index, (pending, decision)) in batch.iter().zip(&plan.decisions).enumerate() {
+            let Decision::Write(receipt) = decision else { continue };
+            if let Some(cache) = self.cache.get_mut(&pending.tenant) {
+                cache.versions.put(receipt.stream.clone(), receipt.version);
+            }
+            claims.extend(pending.append.claim.map(|claim| (pending.tenant, claim.key)));
+            let keys = plan.reservations[index].iter().chain(&plan.releases[index]);
+            reserved.extend(keys.map(|key| (pending.tenant, *key)));
+        }
+        metrics::histogram!("annals_append_flush_events").record(plan.rows.len() as f64);
+        let (writer, _) = self.connections.as_ref().expect("the look-ups needed the connections");
+        let writer = Arc::clone(writer);
+        let tenants = plan.moves.keys().copied().collect();
+        let mut answer: Pin<Box<dyn Future<Output = FlushResult> + Send>> = Box::pin(async move {
+            let writing = async {
+                match (plan.moves.is_empty(), locked) {
+                    (false, locked) => writer.write(&batch, &plan, locked).await,
+                    (true, false) => WriteResult::Committed(HashSet::new()),
+                    (true, true) => match writer.rollback().await {
+                        Ok(()) => WriteResult::Committed(HashSet::new()),
+                        Err(error) => WriteResult::Unknown(error.into()),
+                    },
+                }
+            };
+            let written = bounded(writing).await.unwrap_or_else(|error| {
+                writer.abort();
+                WriteResult::Unknown(error)
+            });
+            FlushResult { batch, plan, written }
+        });
+        // Polled once, so that it is sent before anything that is planned on top of it.
+        if let Poll::Ready(flush_result) = futures::poll!(&mut answer) {
+            answer = Box::pin(std::future::ready(flush_result));
+        }
+        self.in_flight.push_back(InFlightFlush { answer, claims, reserved, tenants });
+        true
+    }
+
+    fn digest(&self, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
+        crate::tenant::reservation_digest(&self.key, tenant, kind, value)
+    }
+
+    /// Whether an append depends on something under way that a look-up cannot see.
+    fn waits_for_in_flight(&self, pending: &PendingAppend) -> bool {
+        let append = &pending.append;
+        let claimed = append.claim.is_some_and(|claim| {
+            self.in_flight.iter().any(|flush| flush.claims.contains(&(pending.tenant, claim.key)))
+        });
+        let is_under_way = |key: ReservationKey| {
+            self.in_flight.iter().any(|flush| flush.reserved.contains(&(pending.tenant, key)))
+        };
+        claimed
+            || pending.event_ids.iter().any(|(_, digest)| is_under_way((EVENT_ID_KIND, *digest)))
+            || append.digest_releases.iter().any(|held| is_under_way((held.kind, held.digest)))
+            || append.reservations.iter().chain(&append.releases).any(|reservation| {
+                is_under_way((
+                    reservation.kind,
+                    self.digest(pending.tenant, reservation.kind, &reservation.value),
+                ))
+            })
+    }
+
+    /// Waits for the flush that was sent first.
+    async fn complete_next(&mut self) {
+        if let Some(flush) = self.in_flight.front_mut() {
+            let flush_result = (&mut flush.answer).await;
+            self.complete(flush_result).await;
+        }
+    }
+
+    async fn complete(&mut self, flush_result: FlushResult) {
+        if self.in_flight.pop_front().is_none() {
+            return;
+        }
+        let FlushResult { batch, plan, written } = flush_result;
+        match written {
+            WriteResult::Committed(swapped) => self.apply_result(batch, plan, &swapped),
+            WriteResult::Rejected(error) => {
+                self.evict(plan.moves.keys());
+                match classify_flush_error(&error) {
+                    Some(FlushError::Transient) => return self.requeue_with_penalty(batch, 8),
+                    Some(FlushError::Permanent) => return reject_all(batch, &StoreError::from(error)),
+                    None => {}
+                }
+                // What was sent on top of it lands first, so that the parts go alone.
+                while !self.in_flight.is_empty() {
+                    Box::pin(self.complete_next()).await;
+                }
+                self.split(batch, error).await;
+            }
+            WriteResult::Unknown(error) => self.resolve_unknown_outcome(batch, plan, &error).await,
+        }
+    }
+
+    /// Forgets tenants whose flush failed. A flush on top of it names a fence that the head has never had, so it fails too.
+    fn evict<'a>(&mut self, tenants: impl Iterator<Item = &'a TenantId>) {
+        for tenant in tenants {
+            self.cache.pop(tenant);
+        }
+    }
+
+    /// Answers the callers and puts back what must go again.
+    fn apply_result(&mut self, batch: Vec<PendingAppend>, plan: Plan, swapped: &HashSet<TenantId>) {
+        let lost: Vec<TenantId> =
+            plan.moves.keys().copied().filter(|tenant| !swapped.contains(tenant)).collect();
+        metrics::counter!("annals_append_cas_conflicts_total").increment(lost.len() as u64);
+        self.evict(lost.iter());
+        self.contended.extend(lost);
+        let mut again = Vec::new();
+        let mut moved: HashMap<TenantId, u64> = HashMap::new();
+        for (mut pending, decision) in batch.into_iter().zip(plan.decisions) {
+            let tenant = pending.tenant;
+            let is_swapped = swapped.contains(&tenant);
+            match decision {
+                Decision::Write(receipt) if is_swapped => {
+                    moved.insert(tenant, receipt.position);
+                    self.committed.put(tenant, (receipt.log_id, receipt.position));
+                    answer(pending, Ok(receipt));
+                }
+                Decision::Answer { result, requires_swap } if is_swapped || !requires_swap => {
+                    answer(pending, result);
+                }
+                Decision::Refresh => {
+                    self.cache.pop(&tenant);
+                    pending.attempts += 1;
+                    again.push(pending);
+                }
+                Decision::Answer { .. } => {
+                    pending.needs_version_lookup = true;
+                    pending.attempts += 1;
+                    again.push(pending);
+                }
+                Decision::Defer | Decision::Write(_) => {
+                    pending.attempts += 1;
+                    again.push(pending);
+                }
+            }
+        }
+        for (tenant, position) in moved {
+            self.signals.announce_head(tenant, position);
+        }
+        self.requeue(again);
+    }
+
+    /// Puts back what a hindrance has cost as much as this many lost swaps.
+    fn requeue_with_penalty(&mut self, mut batch: Vec<PendingAppend>, attempts: u32) {
+        for pending in &mut batch {
+            pending.attempts += attempts;
+        }
+        self.requeue(batch);
+    }
+
+    fn requeue(&mut self, again: Vec<PendingAppend>) {
+        for pending in again.into_iter().rev() {
+            if pending.attempts > APPEND_ATTEMPTS_MAX {
+                answer(pending, Err(AppendError::Overloaded));
+            } else {
+                self.waiting.push_front(pending);
+            }
+        }
+    }
+
+    /// A flush that PostgreSQL refused is halved until the append at fault stands alone: one tenant's poison never fails
+    /// another's append.
+    async fn split(&mut self, mut batch: Vec<PendingAppend>, error: tokio_postgres::Error) {
+        metrics::counter!("annals_append_flush_splits_total").increment(1);
+        for pending in &batch {
+            self.cache.pop(&pending.tenant);
+        }
+        if batch.len() > 1 {
+            let back = batch.split_off(batch.len() / 2);
+            for half in [batch, back] {
+                Box::pin(self.flush_alone(half)).await;
+            }
+            return;
+        }
+        for pending in batch {
+            match classify_append_error(&error) {
+                AppendRejection::Retry => self.requeue_with_penalty(vec![pending], 8),
+                AppendRejection::Final(rejection) | AppendRejection::Unavailable(rejection) => {
+                    answer(pending, Err(rejection));
+                }
+            }
+        }
+    }
+
+    async fn flush_alone(&mut self, batch: Vec<PendingAppend>) {
+        let locked = batch.iter().any(|pending| self.contended.contains(&pending.tenant));
+        self.submit(batch, locked).await;
+        while !self.in_flight.is_empty() {
+            self.complete_next().await;
+        }
+    }
+
+    /// The outcome is unknown: makes sure that the old transaction is over or can never win, then looks whether it happened.
+    async fn resolve_unknown_outcome(&mut self, batch: Vec<PendingAppend>, plan: Plan, error: &StoreError) {
+        tracing::warn!(error = %Causes(error), "the outcome of a flush is unknown; looking it up");
+        self.connections = None;
+        let deadline =
+            *self.resolution_deadline.get_or_insert_with(|| Instant::now() + OUTCOME_RESOLUTION_TIMEOUT);
+        let mut pause = Duration::from_millis(20);
+        while Instant::now() < deadline {
+            if let Ok(swapped) = bounded(self.find_swapped(&batch, &plan)).await.flatten() {
+                return self.apply_result(batch, plan, &swapped);
+            }
+            self.connections = None;
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(Duration::from_millis(500));
+        }
+        self.evict(plan.moves.keys());
+        reject_all(batch, error);
+    }
+
+    async fn find_swapped(
+        &mut self,
+        batch: &[PendingAppend],
+        plan: &Plan,
+    ) -> Result<HashSet<TenantId>, StoreError> {
+        self.connect().await?;
+        let (writer, lookup) = self.connections.as_ref().expect("just connected");
+        let mut swapped = HashSet::new();
+        for tenant in plan.moves.keys() {
+            writer.fence(*tenant).await?;
+            let is_swapped = if let Some(row) = plan.rows.iter().find(|row| row.tenant == *tenant) {
+                lookup.contains_event(*tenant, row.position, row.event_id).await?
+            } else {
+                // Nothing but receipts of commands without effect.
+                let claim =
+                    written_idempotency_claim(batch, plan, *tenant).expect("a moved tenant has a receipt");
+                lookup.contains_receipt(*tenant, claim, plan.planned_at).await?
+            };
+            if is_swapped {
+                swapped.insert(*tenant);
+            }
+        }
+        Ok(swapped)
+    }
+}
+
+/// The claim of the first append of a tenant that the flush writes.
+fn written_idempotency_claim<'a>(
+    batch: &'a [PendingAppend],
+    plan: &Plan,
+    tenant: TenantId,
+) -> Option<&'a IdempotencyClaim> {
+    let mut written = batch.iter().zip(&plan.decisions);
+    let (pending, _) = written
+        .find(|(pending, decision)| pending.tenant == tenant && matches!(decision, Decision::Write(_)))?;
+    pending.append.claim.as_ref()
+}
+
+/// No wait for PostgreSQL is endless.
+async fn bounded<T>(answer: impl Future<Output = T>) -> Result<T, StoreError> {
+    let answered = tokio::time::timeout(DATABASE_TIMEOUT, answer).await;
+    answered.map_err(|_| StoreError::Unavailable("the database gives no answer".to_owned()))
+}
+
+fn answer(pending: PendingAppend, result: Result<Receipt, AppendError>) {
+    // A caller that has gone needs no answer; its events stand.
+    drop(pending.reply.send(result));
+}
+
+fn reject_all(batch: Vec<PendingAppend>, error: &StoreError) {
+    for pending in batch {
+        let rejection = match error {
+            StoreError::Overloaded => AppendError::Overloaded,
+            other => AppendError::Unavailable(StoreError::Unavailable(other.to_string())),
+        };
+        answer(pending, Err(rejection));
+    }
+}

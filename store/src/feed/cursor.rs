@@ -1,0 +1,333 @@
+//! What a feed knows of one tenant: how far the consumer is, what is followed beyond that, whether it is at work.
+
+use std::collections::VecDeque;
+
+use schemas::engine::{LogId, RecordedEvent};
+
+/// Followed events that one tenant may hold back.
+const CURSOR_BUFFER_EVENTS_MAX: usize = 2_000;
+
+#[derive(Default)]
+pub(super) struct FeedCursor {
+    /// The consumer's checkpoint, where it is known.
+    checkpoint: Option<u64>,
+    /// The highest position heard of.
+    head: u64,
+    log_id: Option<LogId>,
+    /// Something of another log was followed: the store says which log the tenant has.
+    needs_lookup: bool,
+    /// Contiguous events beyond the checkpoint and beyond what is at work.
+    buffer: VecDeque<RecordedEvent>,
+    /// The last of the followed events that are at work.
+    in_flight_to: Option<u64>,
+    state: State,
+    failures: u32,
+}
+
+#[derive(Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Idle,
+    Busy,
+    Waiting,
+}
+
+/// What a tenant takes into its turn.
+pub(super) struct CursorBatch {
+    pub(super) checkpoint: Option<u64>,
+    log_id: Option<LogId>,
+    events: Vec<RecordedEvent>,
+}
+
+impl CursorBatch {
+    /// The followed events right after `from`, or `None` where they do not start there.
+    pub(super) fn events_after(self, from: u64) -> Option<(LogId, Vec<RecordedEvent>)> {
+        let mut events = self.events;
+        events.retain(|event| event.position > from);
+        match (self.log_id, events.first()) {
+            (Some(log_id), Some(first)) if first.position == from + 1 => Some((log_id, events)),
+            _ => None,
+        }
+    }
+}
+
+impl FeedCursor {
+    /// Takes followed events in as far as they continue what is there; `room` bounds how many. What is of another log than
+    /// the store has named leads to a look at the store: it may be a log that is no more.
+    pub(super) fn offer(&mut self, log_id: LogId, events: Vec<RecordedEvent>, room: usize) {
+        if self.log_id != Some(log_id) {
+            self.needs_lookup = true;
+            return;
+        }
+        let room = self.buffer.len() + room.min(CURSOR_BUFFER_EVENTS_MAX.saturating_sub(self.buffer.len()));
+        for event in events {
+            self.head = self.head.max(event.position);
+            if self.next().is_none_or(|next| next == event.position) && self.buffer.len() < room {
+                self.buffer.push_back(event);
+            }
+        }
+    }
+
+    /// The position that continues what is held, where one is known: while the log is read, none is.
+    fn next(&self) -> Option<u64> {
+        let end = match self.state {
+            State::Busy => self.in_flight_to,
+            State::Idle | State::Waiting => self.checkpoint,
+        };
+        self.buffer.back().map(|last| last.position).or(end).map(|last| last + 1)
+    }
+
+    /// Forgets what was known: it belongs to a log, or to an end of it, that is no more.
+    fn reset(&mut self, log_id: LogId) {
+        self.buffer.clear();
+        self.checkpoint = None;
+        self.head = 0;
+        self.log_id = Some(log_id);
+    }
+
+    /// Notes what the store says of head and checkpoint. True where what was known of the log is beyond its end.
+    pub(super) fn observe(&mut self, log_id: LogId, head: u64, checkpoint: u64) -> bool {
+        let regressed = self.log_id == Some(log_id) && self.checkpoint.is_some_and(|known| known > head);
+        // A turn under way fails by itself: its checkpoint does not move.
+        if regressed || self.log_id.is_some_and(|known| known != log_id) {
+            self.reset(log_id);
+        }
+        self.log_id = Some(log_id);
+        self.head = self.head.max(head);
+        // While a turn is under way the checkpoint is about to move: what was read may be old.
+        if self.state != State::Busy && self.checkpoint.is_none_or(|known| known < checkpoint) {
+            self.set_checkpoint(Some(checkpoint));
+        }
+        regressed
+    }
+
+    pub(super) fn is_due(&self) -> bool {
+        self.state == State::Idle
+            && (self.needs_lookup || self.checkpoint.is_none_or(|checkpoint| checkpoint < self.head))
+    }
+
+    pub(super) fn buffered(&self) -> usize {
+        self.buffer.len()
+    }
+
+    pub(super) fn begin(&mut self, limit: usize) -> CursorBatch {
+        self.state = State::Busy;
+        if std::mem::take(&mut self.needs_lookup) {
+            self.buffer.clear();
+        }
+        let count = self.buffer.len().min(limit);
+        let events: Vec<RecordedEvent> = self.buffer.drain(..count).collect();
+        self.in_flight_to = events.last().map(|event| event.position);
+        CursorBatch { checkpoint: self.checkpoint, log_id: self.log_id, events }
+    }
+
+    /// Ends a turn that left the checkpoint here, in the log that the store named.
+    pub(super) fn end(&mut self, log_id: LogId, checkpoint: u64) {
+        if self.log_id != Some(log_id) {
+            self.reset(log_id);
+        }
+        if self.checkpoint == Some(checkpoint) {
+            // Nothing was there to read although a higher position had been heard of.
+            self.head = checkpoint;
+        }
+        self.set_checkpoint(Some(checkpoint));
+        self.failures = 0;
+        self.state = State::Idle;
+    }
+
+    /// Ends a turn whose checkpoint somebody else had moved: where it is has to be looked up, after a wait.
+    pub(super) fn mark_conflict(&mut self) {
+        self.checkpoint = None;
+        self.state = State::Waiting;
+    }
+
+    /// Ends a turn that failed: its events are dropped, the log has them. Returns how many failed in a row.
+    pub(super) fn fail(&mut self) -> u32 {
+        self.failures += 1;
+        self.pause();
+        self.failures
+    }
+
+    /// Ends a turn that was not taken because the tenant is held up; its events are dropped, the log has them.
+    pub(super) fn pause(&mut self) {
+        self.state = State::Waiting;
+        self.buffer.clear();
+        self.checkpoint = None;
+    }
+
+    pub(super) fn resume(&mut self) {
+        self.state = State::Idle;
+    }
+
+    fn set_checkpoint(&mut self, checkpoint: Option<u64>) {
+        self.checkpoint = checkpoint;
+        if let Some(checkpoint) = checkpoint {
+            while self.buffer.front().is_some_and(|event| event.position <= checkpoint) {
+                self.buffer.pop_front();
+            }
+            if self.buffer.front().is_some_and(|event| event.position > checkpoint + 1) {
+                self.buffer.clear();
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use schemas::engine::{Actor, EventType, Metadata, StreamName};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const LOG: LogId = LogId(Uuid::from_u128(1));
+    const OTHER: LogId = LogId(Uuid::from_u128(2));
+
+    fn events(positions: std::ops::RangeInclusive<u64>) -> Vec<RecordedEvent> {
+        let event = |position| RecordedEvent {
+            log_id: LOG,
+            position,
+            stream: StreamName::new("a.b", Uuid::nil()),
+            version: position,
+            event_id: Uuid::nil(),
+            event_type: EventType::parse("a.b.happened.v1").expect("a valid type"),
+            recorded_at: chrono::DateTime::UNIX_EPOCH,
+            payload: Bytes::new(),
+            metadata: Metadata::new(Actor::anonymous(), Uuid::nil()),
+        };
+        positions.map(event).collect()
+    }
+
+    fn positions(prepared: CursorBatch, from: u64) -> Option<Vec<u64>> {
+        prepared.events_after(from).map(|(_, events)| events.iter().map(|event| event.position).collect())
+    }
+
+    fn cursor_at(checkpoint: u64) -> FeedCursor {
+        let mut cursor = FeedCursor::default();
+        cursor.observe(LOG, checkpoint, checkpoint);
+        cursor
+    }
+
+    #[test]
+    fn followed_events_that_continue_the_checkpoint_are_handed_over() {
+        let mut cursor = cursor_at(3);
+        assert!(!cursor.is_due());
+        cursor.offer(LOG, events(4..=6), 10);
+        assert!(cursor.is_due());
+        assert_eq!(positions(cursor.begin(2), 3), Some(vec![4, 5]));
+        assert!(!cursor.is_due(), "one turn at a time");
+        cursor.end(LOG, 5);
+        assert_eq!(positions(cursor.begin(2), 5), Some(vec![6]));
+    }
+
+    #[test]
+    fn repeated_events_are_dropped() {
+        let mut cursor = cursor_at(5);
+        cursor.offer(LOG, events(2..=5), 10);
+        assert!(!cursor.is_due());
+        cursor.offer(LOG, events(4..=7), 10);
+        assert_eq!(positions(cursor.begin(10), 5), Some(vec![6, 7]));
+    }
+
+    #[test]
+    fn a_gap_sends_the_reader_to_the_log() {
+        let mut cursor = cursor_at(5);
+        cursor.offer(LOG, events(8..=9), 10);
+        assert!(cursor.is_due());
+        assert_eq!(positions(cursor.begin(10), 5), None);
+        cursor.end(LOG, 9);
+        assert!(!cursor.is_due());
+    }
+
+    #[test]
+    fn events_that_arrive_during_a_turn_are_kept_for_the_next() {
+        let mut cursor = cursor_at(3);
+        cursor.offer(LOG, events(4..=5), 10);
+        let _ = cursor.begin(10);
+        cursor.offer(LOG, events(6..=7), 10);
+        cursor.end(LOG, 5);
+        assert_eq!(positions(cursor.begin(10), 5), Some(vec![6, 7]));
+        cursor.offer(LOG, events(9..=9), 10);
+        cursor.end(LOG, 7);
+        assert_eq!(positions(cursor.begin(10), 7), None);
+    }
+
+    #[test]
+    fn a_checkpoint_moved_by_somebody_else_is_taken_over() {
+        let mut cursor = cursor_at(5);
+        cursor.offer(LOG, events(6..=9), 10);
+        cursor.observe(LOG, 9, 7);
+        assert_eq!(positions(cursor.begin(10), 7), Some(vec![8, 9]));
+    }
+
+    #[test]
+    fn what_finds_no_room_is_read_from_the_log_later() {
+        let mut cursor = cursor_at(0);
+        cursor.offer(LOG, events(1..=9), 3);
+        assert_eq!(positions(cursor.begin(10), 0), Some(vec![1, 2, 3]));
+        cursor.end(LOG, 3);
+        assert!(cursor.is_due());
+        assert_eq!(positions(cursor.begin(10), 3), None);
+    }
+
+    #[test]
+    fn a_failure_waits_and_starts_from_the_store_again() {
+        let mut cursor = cursor_at(0);
+        cursor.offer(LOG, events(1..=2), 10);
+        let _ = cursor.begin(10);
+        assert_eq!(cursor.fail(), 1);
+        assert!(!cursor.is_due());
+        cursor.resume();
+        assert!(cursor.is_due());
+        assert_eq!(cursor.begin(10).checkpoint, None);
+    }
+
+    #[test]
+    fn a_lost_turn_looks_the_checkpoint_up_and_keeps_what_is_followed() {
+        let mut cursor = cursor_at(0);
+        cursor.offer(LOG, events(1..=2), 10);
+        let _ = cursor.begin(10);
+        cursor.offer(LOG, events(3..=4), 10);
+        cursor.mark_conflict();
+        assert!(!cursor.is_due());
+        cursor.resume();
+        let prepared = cursor.begin(10);
+        assert_eq!(prepared.checkpoint, None);
+        assert_eq!(positions(prepared, 2), Some(vec![3, 4]));
+    }
+
+    #[test]
+    fn what_is_followed_of_another_log_sends_the_reader_to_the_store() {
+        let mut cursor = cursor_at(5);
+        cursor.offer(OTHER, events(6..=7), 10);
+        assert!(cursor.is_due());
+        assert_eq!((cursor.buffered(), cursor.head), (0, 5));
+        let prepared = cursor.begin(10);
+        assert_eq!(prepared.checkpoint, Some(5));
+        assert_eq!(positions(prepared, 5), None);
+        cursor.end(LOG, 5);
+        assert!(!cursor.is_due(), "a repeat of a log that is no more");
+        cursor.offer(LOG, events(6..=6), 10);
+        assert_eq!(positions(cursor.begin(10), 5), Some(vec![6]));
+        cursor.offer(OTHER, events(3..=3), 10);
+        cursor.end(OTHER, 3);
+        assert!(cursor.is_due(), "the log was replaced: where the checkpoint is has to be looked up");
+    }
+
+    #[test]
+    fn the_store_tells_of_another_log_as_well() {
+        let mut cursor = cursor_at(9);
+        assert!(!cursor.observe(LogId(Uuid::from_u128(2)), 6, 5));
+        assert!(cursor.is_due(), "nothing of it was followed yet");
+        assert_eq!(cursor.begin(10).checkpoint, Some(5));
+    }
+
+    #[test]
+    fn a_log_that_ends_before_what_was_followed_is_followed_from_its_checkpoint() {
+        let mut cursor = cursor_at(9);
+        cursor.offer(LOG, events(10..=11), 10);
+        assert!(cursor.observe(LOG, 5, 4));
+        assert_eq!(cursor.buffered(), 0);
+        assert_eq!(cursor.begin(10).checkpoint, Some(4));
+    }
+}
