@@ -2,39 +2,39 @@
 //! had another name before.
 
 /// Settings that were renamed in version 0.2.0: the old name and the new one.
-const RENAMED_SETTINGS: [(&str, &str); 27] = [
+const RENAMED: [(&str, &str); 27] = [
     ("audit.folder", "audit.state_folder"),
-    ("audit.previous_signing_key", "audit.previous_signing_key"),
-    ("audit.previous_signing_key_file", "audit.previous_signing_key_file"),
-    ("audit.seal_interval_seconds", "audit.seal_interval_seconds"),
-    ("database.append_workers", "database.append_workers"),
-    ("database.idle_timeout_seconds", "database.idle_timeout_seconds"),
+    ("audit.previous_key", "audit.previous_signing_key"),
+    ("audit.previous_key_file", "audit.previous_signing_key_file"),
+    ("audit.seal_every_seconds", "audit.seal_interval_seconds"),
+    ("database.append_lanes", "database.append_workers"),
+    ("database.idle_seconds", "database.idle_timeout_seconds"),
     ("gateway.explorer", "gateway.graphiql"),
-    ("gateway.heartbeat_interval_seconds", "gateway.heartbeat_interval_seconds"),
-    ("gateway.keep_alive_timeout_seconds", "gateway.keep_alive_timeout_seconds"),
-    ("gateway.slow_consumer_timeout_seconds", "gateway.slow_consumer_timeout_seconds"),
+    ("gateway.heartbeat_seconds", "gateway.heartbeat_interval_seconds"),
+    ("gateway.keep_alive_seconds", "gateway.keep_alive_timeout_seconds"),
+    ("gateway.slow_follower_seconds", "gateway.slow_consumer_timeout_seconds"),
     ("gateway.streams", "gateway.max_streams"),
-    ("gateway.cors_allowed_origins", "gateway.cors_allowed_origins"),
-    ("identity.access_token_lifetime_seconds", "identity.access_token_lifetime_seconds"),
-    ("identity.argon2_max_wait_ms", "identity.argon2_max_wait_ms"),
-    ("identity.argon2_max_queued_per_tenant", "identity.argon2_max_queued_per_tenant"),
-    ("saga.initial_delay_ms", "saga.initial_delay_ms"),
-    ("saga.max_delay_ms", "saga.max_delay_ms"),
+    ("gateway.web_origins", "gateway.cors_allowed_origins"),
+    ("identity.access_token_minutes", "identity.access_token_lifetime_seconds"),
+    ("identity.argon2_wait_ms", "identity.argon2_max_wait_ms"),
+    ("identity.argon2_waiting_per_tenant", "identity.argon2_max_queued_per_tenant"),
+    ("saga.first_delay_ms", "saga.initial_delay_ms"),
+    ("saga.longest_delay_ms", "saga.max_delay_ms"),
     ("secrets.key", "secrets.deployment_key"),
     ("secrets.key_file", "secrets.deployment_key_file"),
-    ("webhooks.allow_private_addresses", "webhooks.allow_private_addresses"),
-    ("webhooks.initial_delay_ms", "webhooks.initial_delay_ms"),
-    ("webhooks.max_delay_ms", "webhooks.max_delay_ms"),
-    ("webhooks.max_dead_letters_per_endpoint", "webhooks.max_dead_letters_per_endpoint"),
+    ("webhooks.allow_private", "webhooks.allow_private_addresses"),
+    ("webhooks.first_delay_ms", "webhooks.initial_delay_ms"),
+    ("webhooks.longest_delay_ms", "webhooks.max_delay_ms"),
+    ("webhooks.most_dead_letters", "webhooks.max_dead_letters_per_endpoint"),
     ("webhooks.requests", "webhooks.max_concurrent_requests"),
-    ("webhooks.max_concurrent_requests_per_tenant", "webhooks.max_concurrent_requests_per_tenant"),
-    ("webhooks.max_retry_seconds", "webhooks.max_retry_seconds"),
+    ("webhooks.requests_a_tenant", "webhooks.max_concurrent_requests_per_tenant"),
+    ("webhooks.retry_for_seconds", "webhooks.max_retry_seconds"),
     ("webhooks.timeout_seconds", "webhooks.request_timeout_seconds"),
 ];
 
 /// The present name of a setting that had the name `old` before.
 pub fn new_name(old: &str) -> Option<&'static str> {
-    RENAMED_SETTINGS.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
+    RENAMED.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
 }
 
 const HOST_LENGTH_MAX: usize = 253;
@@ -77,7 +77,7 @@ mod tests {
             let (section, key) = name.split_once('.').expect("a section");
             known[section].as_table().is_some_and(|table| table.contains_key(key))
         };
-        for (old, new) in RENAMED_SETTINGS {
+        for (old, new) in RENAMED {
             assert!(is_known(new) && !is_known(old), "{old} -> {new}");
         }
     }
