@@ -1,7 +1,11 @@
 //! The gateway as a whole: what its table of routes promises, over HTTP.
 
+mod auditor_streams;
 mod authority;
 mod idempotency;
+mod listeners;
 mod lists;
+mod live_streams;
 mod repeats;
 mod requests;
+mod stream_tickets;

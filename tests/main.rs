@@ -1,28 +1,22 @@
-//! The one integration binary: stories through the public API, engine tests on real servers, `annals dev` itself.
+//! The one integration binary: each further one links the whole product again.
 //!
-//! Layout: one folder an area; `support` starts the product and bare servers, and holds what the stories share. One
-//! binary, because each further one links the whole product again.
+//! Layout: one folder a crate, named after it; `scenarios` are stories over the whole product, `faults` is the fault harness,
+//! `architecture` holds rules of the sources. `support` starts servers and the product, and holds all fixtures.
 
 mod architecture;
 mod audit;
+mod cli;
 mod commands;
-mod credentials;
 mod database;
-mod dev;
+mod devserver;
 mod faults;
 mod gateway;
-mod integrators;
-mod listeners;
+mod keyring;
 mod nats;
-mod operators;
-mod outages;
-mod privacy;
-mod processes;
-mod production;
 mod projections;
 mod queries;
-mod restore;
 mod sagas;
+mod scenarios;
 mod store;
-mod stories;
 mod support;
+mod webhooks;

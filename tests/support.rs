@@ -5,18 +5,35 @@
 
 #![allow(dead_code, reason = "each test module uses its own part of this")]
 
+pub mod checker;
+pub mod commands;
+pub mod connections;
 pub mod deployment;
 pub mod dice;
+pub mod erasures;
+pub mod integration_site;
+pub mod integrator;
 pub mod key_stores;
 pub mod long;
 pub mod nats_cluster;
 pub mod nats_server;
+pub mod operator_site;
+pub mod outage_site;
 pub mod postgres;
 pub mod postgres_server;
 pub mod process;
 pub mod product;
 pub mod programs;
 pub mod proxy;
+pub mod raw_http;
+pub mod read_models;
+pub mod relay;
+pub mod restore_site;
+pub mod rows;
+pub mod saga_engine;
+pub mod sealed_site;
+pub mod services;
+pub mod webhook_receiver;
 pub mod wire;
 
 use std::os::unix::fs::PermissionsExt;

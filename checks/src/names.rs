@@ -2,7 +2,7 @@
 //!
 //! - Constants and types of the private vocabulary that the product once had (`docs/glossary.md` has the standard terms).
 //! - Names of types that stand in more than two crates: such a name says too little.
-//! - Words in prose that hide the subject, and lines of Markdown that are too long to compare.
+//! - Words in prose that hide the subject, lines of Markdown that are too long to compare, and paths that are not there.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -140,6 +140,9 @@ fn prose(root: &Path) -> anyhow::Result<Vec<String>> {
                     problems.push(format!("{place}: more than {MARKDOWN_COLUMNS_MAX} columns"));
                 }
                 let words = line.split(|letter: char| !letter.is_alphabetic()).map(str::to_lowercase);
+                for path in quoted_paths(line).filter(|path| !exists(root, path)) {
+                    problems.push(format!("{place}: there is no `{path}`"));
+                }
                 for word in words.filter(|word| BANNED_WORDS.contains(&word.as_str())) {
                     problems.push(format!("{place}: \"{word}\" hides who does it"));
                 }
@@ -147,6 +150,27 @@ fn prose(root: &Path) -> anyhow::Result<Vec<String>> {
         }
     }
     Ok(problems)
+}
+
+/// The paths of this repository that a line of Markdown names as code, such as `tests/faults` or `docs/adr/0008`.
+fn quoted_paths(line: &str) -> impl Iterator<Item = &str> {
+    let quoted = line.split('`').skip(1).step_by(2);
+    quoted.filter(|text| {
+        let plain = |letter: char| letter.is_ascii_alphanumeric() || "._/-".contains(letter);
+        let is_ours = ["docs/", "tests/"].iter().any(|folder| text.starts_with(folder))
+            || ["/src/", "/migrations/"].iter().any(|folder| text.contains(folder));
+        is_ours && text.chars().all(plain)
+    })
+}
+
+/// Whether the path, or one that it begins, is there. `deal` is the aggregate that `docs/adding-an-aggregate.md` adds.
+fn exists(root: &Path, path: &str) -> bool {
+    if root.join(path).exists() || path.ends_with("/deal.rs") {
+        return true;
+    }
+    let (folder, name) = path.trim_end_matches('/').rsplit_once('/').unwrap_or(("", path));
+    let entries = std::fs::read_dir(root.join(folder)).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_string_lossy().starts_with(name) && name.len() >= 4)
 }
 
 #[cfg(test)]

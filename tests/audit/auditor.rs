@@ -7,9 +7,9 @@ use std::process::Command;
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::integrators::{ACCOUNT, OPENED, Service, customer_schema};
 use crate::support::process::run;
 use crate::support::product::{Product, Tenant, send};
+use crate::support::services::{ACCOUNT, OPENED, Service, customer_schema};
 use crate::support::{eventually, folder};
 
 /// A tenant with a few events under a checkpoint, and its administrator's token in a file.

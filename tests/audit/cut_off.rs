@@ -6,7 +6,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 
-use crate::integrators::site::Site;
+use crate::support::integration_site::Site;
 use crate::support::process::{command, output_of};
 use crate::support::product::{Tenant, send};
 use crate::support::{eventually, folder};

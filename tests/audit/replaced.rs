@@ -13,7 +13,7 @@ use schemas::platform::log::{LogEvent, LogReplaced};
 use serde_json::Value;
 use store::LogFilter;
 
-use super::Sealed;
+use crate::support::sealed_site::Sealed;
 use crate::support::{eventually, folder, process};
 
 /// The database goes back to its first events, with everything that it knows of seals.

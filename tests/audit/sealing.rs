@@ -6,8 +6,8 @@ use proofs::{Checkpoint, tree};
 use schemas::engine::{Actor, TypePattern};
 use store::Replacement;
 
-use super::{Sealed, signer};
 use crate::support::eventually;
+use crate::support::sealed_site::{Sealed, signer};
 
 fn hashes(encoded: &[String]) -> Vec<[u8; 32]> {
     use base64::Engine;

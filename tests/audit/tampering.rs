@@ -3,7 +3,7 @@
 use proofs::leaf_hash;
 use proofs::verify::{Known, VerifyError};
 
-use super::Sealed;
+use crate::support::sealed_site::Sealed;
 
 /// Events of the log under attack: two whole tiles and the beginning of a third.
 const EVENTS: usize = 600;

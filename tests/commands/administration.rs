@@ -8,7 +8,7 @@ use schemas::identity::role::Role;
 use schemas::identity::user::{DeactivateUser, UserStatus};
 use uuid::Uuid;
 
-use super::{email, name};
+use crate::support::commands::{email, name};
 use crate::support::postgres::{Database, open_tenant};
 
 /// Rounds of the race.

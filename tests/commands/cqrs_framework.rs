@@ -13,7 +13,7 @@ use schemas::identity::role::Role;
 use schemas::identity::user::RegisterUser;
 use serde::{Deserialize, Serialize};
 
-use super::{email, name, register, rename};
+use crate::support::commands::{email, name, register, rename};
 use crate::support::postgres::{Database, open_tenant};
 
 #[tokio::test]

@@ -14,7 +14,7 @@ use schemas::identity::user::ChangeUserName;
 use store::TenantStore;
 use uuid::Uuid;
 
-use super::{by_admin, name, register, registered, rename};
+use crate::support::commands::{by_admin, name, register, registered, rename};
 use crate::support::postgres::{Database, open_tenant};
 
 async fn versions(tenant: &TenantStore, id: Uuid) -> Vec<u64> {

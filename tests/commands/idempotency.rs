@@ -5,7 +5,7 @@ use futures::future::join_all;
 use schemas::crm::customer::{CloseCustomer, CustomerStatus, SuspendCustomer};
 use schemas::engine::ids;
 
-use super::{by_admin, register, registered, rename};
+use crate::support::commands::{by_admin, register, registered, rename};
 use crate::support::postgres::{Database, open_tenant};
 
 #[tokio::test]

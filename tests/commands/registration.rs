@@ -12,7 +12,7 @@ use schemas::identity::role::Role;
 use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
 use uuid::Uuid;
 
-use super::{email, name};
+use crate::support::commands::{email, name};
 use crate::support::postgres::{Database, open_tenant};
 
 fn tenant_command(slug: &str, registration: Registration) -> RegisterTenant {

@@ -17,7 +17,7 @@ use schemas::identity::role::Role;
 use store::{LogFilter, RequestDigest};
 use uuid::Uuid;
 
-use super::{by_admin, email, name, register, registered, rename};
+use crate::support::commands::{by_admin, email, name, register, registered, rename};
 use crate::support::postgres::{Database, open_tenant};
 
 fn by(tenant: TenantId, user: u128, key: Uuid) -> CommandContext {

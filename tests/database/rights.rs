@@ -4,7 +4,7 @@ use schemas::engine::{StreamName, TenantId, ids};
 use schemas::identity::tenant::{Registration, Tier};
 use store::{AppendError, ExpectedVersion, NewTenant, OwnerConfig, StreamAppend, TlsConfig};
 
-use super::login;
+use crate::support::connections::login;
 use crate::support::postgres::{Database, PASSWORD, event, metadata, password_of};
 use crate::support::postgres_server::PostgresServer;
 

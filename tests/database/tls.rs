@@ -11,7 +11,7 @@ use reqwest::{Method, StatusCode};
 use store::{OwnerConfig, Store, StoreConfig};
 use tempfile::TempDir;
 
-use super::{certificate, is_encrypted, login};
+use crate::support::connections::{certificate, is_encrypted, login};
 use crate::support::deployment::{Answer, Deployment};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, PASSWORD, event, give_to_postgres, metadata, open_tenant};

@@ -9,7 +9,7 @@ use super::followers::Followers;
 use super::load::World;
 use super::tally::Promise;
 use super::users::{User, users_of};
-use crate::stories::checker::{Customer, fold};
+use crate::support::checker::{Customer, fold};
 
 /// How long everything behind the log may take to catch up at the end.
 pub const PATIENCE: Duration = Duration::from_mins(1);

@@ -14,14 +14,14 @@ use reqwest::{Method, StatusCode};
 use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::eventually;
 use crate::support::deployment::{Account, Answer, Deployment, Process};
-use crate::support::eventually as eventually_some;
 use crate::support::long;
 use crate::support::nats_cluster::{ANSWER, NODES, NatsCluster};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres_server::PostgresServer;
 use crate::support::product::PASSWORD;
+use crate::support::relay::wait_until;
+use crate::support::wait_until as eventually_some;
 
 /// What a stock client has seen: every content of each position.
 #[derive(Default)]
@@ -156,7 +156,7 @@ impl Scene {
         let process = deployment.serve("gateway,relay,projections,sagas");
         process.started().await;
         let tenant = deployment.tenant(&process, "acme").await;
-        eventually("three servers keep the stream", || async {
+        wait_until("three servers keep the stream", || async {
             before.event_stream().await.is_ok_and(|stream| stream.config.num_replicas == NODES)
         })
         .await;
@@ -184,12 +184,12 @@ impl Scene {
     async fn goes_on(&self, what: &str) {
         let begun = Instant::now();
         let before = self.load.registered.load(Ordering::Relaxed);
-        eventually("users are registered", || async {
+        wait_until("users are registered", || async {
             self.load.registered.load(Ordering::Relaxed) > before + 2
         })
         .await;
         let head = log(&self.process, &self.tenant).await.len() as u64;
-        eventually(what, || async { self.seen.has_all(head) }).await;
+        wait_until(what, || async { self.seen.has_all(head) }).await;
         println!("{what}: {} ms", begun.elapsed().as_millis());
     }
 
@@ -201,7 +201,7 @@ impl Scene {
         let (registered, longest) =
             (&self.load.registered, self.load.longest.lock().expect("not poisoned").as_millis());
         println!("{registered:?} registrations, the longest took {longest} ms");
-        eventually("the sagas have come to rest, and everything is followed", || async {
+        wait_until("the sagas have come to rest, and everything is followed", || async {
             let log = log(&self.process, &self.tenant).await;
             let count = |event_type: &str| log.iter().filter(|event| event["type"] == event_type).count();
             // One of the users is the administrator.
@@ -211,7 +211,7 @@ impl Scene {
         .await;
         let log = log(&self.process, &self.tenant).await;
         let id = |position: u64| log[position as usize - 1]["id"].as_str().expect("an id");
-        eventually("the stream holds everything", || async {
+        wait_until("the stream holds everything", || async {
             held(&self.cluster).await.is_some_and(|held| held.len() == log.len())
         })
         .await;

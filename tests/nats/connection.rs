@@ -5,10 +5,10 @@ use std::time::Duration;
 use async_nats::jetstream::{self, stream};
 use nats::{Nats, NatsConfig, NatsError};
 
-use super::{connect, eventually};
 use crate::support::deployment::Deployment;
 use crate::support::nats_server::NatsServer;
 use crate::support::process;
+use crate::support::relay::{connect, wait_until};
 
 fn config(server: &NatsServer) -> NatsConfig {
     NatsConfig {
@@ -86,6 +86,6 @@ async fn a_process_comes_up_without_a_server_and_finds_it_later() {
     assert!(!nats.is_connected());
     assert!(nats.event_stream().await.expect_err("nothing answers").is_unavailable());
     server.restart().await;
-    eventually("the connection stands", || async { nats.is_connected() }).await;
-    eventually("the stream stands", || async { nats.event_stream().await.is_ok() }).await;
+    wait_until("the connection stands", || async { nats.is_connected() }).await;
+    wait_until("the stream stands", || async { nats.event_stream().await.is_ok() }).await;
 }

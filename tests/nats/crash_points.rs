@@ -11,10 +11,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::{Relay, Seen, append_many, assert_holds_the_log, eventually, read_events, relayed};
 use crate::support::long;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::{
+    Relay, Seen, append_many, assert_holds_the_log, eventually, read_events, relayed,
+};
 use crate::support::wire::{Moment, NATS, NATS_ANSWERS, Wire};
 
 const POSTGRES: &str = "annals_relay";

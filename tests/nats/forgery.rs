@@ -17,10 +17,12 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use super::stream_consumer::follower;
-use super::{DEADLINE, Relay, append_many, connect, eventually, read_events, read_log, relayed};
 use crate::support::Product;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::{
+    DEADLINE, Relay, append_many, connect, eventually, read_events, read_log, relayed,
+};
 
 fn slug() -> TenantSlug {
     TenantSlug::parse("acme").expect("a slug")
@@ -398,7 +400,7 @@ async fn a_forged_suspension_suspends_no_customer_and_is_counted() {
     let product = Product::shared();
     let tenant = product.tenant().await;
     tenant.register("ada@example.com", "Ada").await;
-    crate::stories::checker::check(&tenant).await;
+    crate::support::checker::check(&tenant).await;
     let stored = tenant.stored_events().await;
     let registered = stored
         .iter()

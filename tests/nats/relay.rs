@@ -4,9 +4,11 @@ use nats::message::MessageKey;
 use schemas::engine::{Actor, LogId, Metadata, RequestId, StreamName, ids};
 use store::{ExpectedVersion, StreamAppend, TenantStore};
 
-use super::{Relay, append_many, assert_holds_the_log, eventually, read_events, read_log, relayed};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::{
+    Relay, append_many, assert_holds_the_log, eventually, read_events, read_log, relayed,
+};
 
 const ALL: &str = "events.>";
 
@@ -135,8 +137,11 @@ async fn events_recorded_while_the_server_is_away_follow_when_it_is_back() {
     relayed(&store).await;
     relay.stop().await;
     // After an outage lower positions may follow higher ones, but nothing is missing or stored twice.
-    let mut positions: Vec<u64> =
-        read_events(&server, "events.acme.>").await.iter().map(super::Seen::position).collect();
+    let mut positions: Vec<u64> = read_events(&server, "events.acme.>")
+        .await
+        .iter()
+        .map(crate::support::relay::Seen::position)
+        .collect();
     positions.sort_unstable();
     assert_eq!(positions, (1..=1_000).collect::<Vec<_>>());
 }
@@ -178,8 +183,11 @@ async fn an_event_that_the_server_refuses_holds_up_its_own_tenant_only_and_is_ne
     limit_message_size(&server, -1).await;
     relayed(&store).await;
     relay.stop().await;
-    let mut positions: Vec<u64> =
-        read_events(&server, "events.acme.>").await.iter().map(super::Seen::position).collect();
+    let mut positions: Vec<u64> = read_events(&server, "events.acme.>")
+        .await
+        .iter()
+        .map(crate::support::relay::Seen::position)
+        .collect();
     positions.sort_unstable();
     assert_eq!(positions, (1..=50).collect::<Vec<_>>());
 }
@@ -205,7 +213,7 @@ async fn a_wiped_stream_is_filled_again_under_a_new_generation() {
     let seen = read_events(&server, ALL).await;
     assert_holds_the_log(&seen, &tenant).await;
     let key = MessageKey::of(&database.key);
-    let id_of = |message: &super::Seen| {
+    let id_of = |message: &crate::support::relay::Seen| {
         let log = LogId(message.header("ce-logid").parse().expect("an id"));
         key.message_id(log, message.position(), 1)
     };

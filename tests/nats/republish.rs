@@ -16,9 +16,9 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::stream_consumer::{Recorder, follower};
-use super::{DEADLINE, Relay, Seen, append_many, eventually, read_log, relayed};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::{DEADLINE, Relay, Seen, append_many, read_log, relayed, wait_until};
 
 /// Two tenants with some history, relayed; `acme` goes on appending, and somebody follows it.
 struct Scene {
@@ -92,7 +92,7 @@ impl Scene {
             ("acme", self.acme.head().await.expect("a head").position),
             ("globex", self.globex.head().await.expect("a head").position),
         ];
-        eventually("the stream is complete while events come in", || async {
+        wait_until("the stream is complete while events come in", || async {
             let Some(seen) = read(&self.server).await else { return false };
             heads.iter().all(|(slug, head)| {
                 let held = positions(&seen, slug);
@@ -103,7 +103,7 @@ impl Scene {
         println!("{what}: complete again after {} ms", lost.elapsed().as_millis());
         self.dry.cancel();
         self.trickle.await.expect("the trickle ends");
-        eventually("the relay has come to rest and doubts nothing", || async {
+        wait_until("the relay has come to rest and doubts nothing", || async {
             let Some(stream) = stream(&self.server).await else { return false };
             let state = &stream.cached_info().state;
             let removed = state.last_sequence - state.messages;
@@ -248,7 +248,7 @@ async fn a_server_that_went_back_to_a_backup_is_refilled() {
     scene.server.restart().await;
     append_many(&scene.globex, 200).await;
     append_many(&scene.acme, 200).await;
-    eventually("the younger events are on the stream", || async {
+    wait_until("the younger events are on the stream", || async {
         let progress = scene.store.relay_progress().await.unwrap_or_default();
         progress.iter().any(|row| row.tenant == scene.globex.id() && row.acked == 500)
     })
@@ -275,7 +275,7 @@ async fn an_acknowledged_repeat_of_a_lost_message_is_not_taken_for_stored() {
     admin.batch_execute("delete from relay_progress").await.expect("deleted");
     stream(&server).await.expect("the stream").purge().await.expect("purged");
     let relay = Relay::start(&store, &server).await;
-    eventually("everything is on the stream again", || async {
+    wait_until("everything is on the stream again", || async {
         read(&server).await.is_some_and(|seen| positions(&seen, "acme").len() == 20)
     })
     .await;

@@ -10,15 +10,15 @@ use store::feed::{self, Batch, BatchOutcome, Consumer, FeedSettings};
 use store::{Store, StoreError, TenantStore};
 use tokio_util::sync::CancellationToken;
 
-use super::{DEADLINE, Relay, append_many, connect, eventually, read_log};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::{DEADLINE, Relay, append_many, connect, read_log, wait_until};
 
 /// Follows before anything is recorded: waits until the server knows the consumer.
 pub async fn follower(store: &Store, server: &NatsServer, cancel: &CancellationToken) -> StreamConsumer {
     let nats = connect(server.url()).await;
     let follower = StreamConsumer::start(store.clone(), nats.clone(), cancel.clone());
-    eventually("the consumer stands", || async {
+    wait_until("the consumer stands", || async {
         nats.event_stream().await.is_ok_and(|stream| stream.state.consumer_count == 1)
     })
     .await;

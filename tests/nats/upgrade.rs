@@ -6,11 +6,11 @@ use nats::message::{MessageKey, encode};
 use schemas::engine::TenantSlug;
 use store::Store;
 
-use super::{
-    Relay, Seen, append_many, assert_holds_the_log, connect, eventually, read_events, read_log, relayed,
-};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::{
+    Relay, Seen, append_many, assert_holds_the_log, connect, eventually, read_events, read_log, relayed,
+};
 
 const MIGRATION: &str = include_str!("../../store/migrations/V24__authenticated_messages.sql");
 

@@ -6,9 +6,9 @@ use commands::Executor;
 use projections::Customers;
 use store::Store;
 
-use super::{caught_up, customers, eager, folded, keep, register, rename, silent};
 use crate::support::long;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, rename, silent};
 use crate::support::wire::{Moment, Wire};
 
 /// More than a batch ever sends, a new connection with everything that is prepared on it included.

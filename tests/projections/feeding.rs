@@ -13,11 +13,11 @@ use store::feed::FeedSettings;
 use store::{Store, TenantStore};
 use tokio::sync::mpsc;
 
-use super::{
-    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent,
-};
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::read_models::{
+    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent,
+};
 
 fn batch(tenant: &TenantStore, events: Vec<RecordedEvent>) -> Batch {
     Batch { tenant: tenant.id(), log_id: events[0].log_id, events }
@@ -180,8 +180,9 @@ async fn an_outage_is_waited_out() {
         })
         .await;
         let renamed = || async {
-            let command = schemas::crm::customer::RenameCustomer { name: super::name(text) };
-            let context = super::system(&tenant);
+            let command =
+                schemas::crm::customer::RenameCustomer { name: crate::support::read_models::name(text) };
+            let context = crate::support::read_models::system(&tenant);
             executor
                 .execute::<commands::Customer>(&context, id, command, commands::CommandSideEffects::default())
                 .await

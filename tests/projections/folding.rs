@@ -6,8 +6,10 @@ use store::feed::FeedSettings;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{caught_up, customers, eager, folded, keep, random_history, register, silent, users};
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::read_models::{
+    caught_up, customers, eager, folded, keep, random_history, register, silent, users,
+};
 
 #[tokio::test]
 async fn after_random_commands_the_tables_are_a_fold_of_the_log() {
@@ -48,7 +50,7 @@ async fn a_row_shows_what_was_registered() {
     assert_eq!(row.name, "Ada Ünïcode \\ 'quoted'");
     assert_eq!((row.email.as_str(), row.email_key.as_str()), ("Ada@Example.com", "ada@example.com"));
     assert_eq!(row.company.as_deref(), Some("Engines & \"Söhne\""));
-    let recorded = super::log(&tenant).await;
+    let recorded = crate::support::read_models::log(&tenant).await;
     assert_eq!(
         (row.version, row.registered_at, row.updated_at),
         (1, recorded[0].recorded_at, recorded[0].recorded_at)

@@ -4,9 +4,9 @@ use commands::Executor;
 use projections::{CUSTOMERS, Customers, ProjectionState, Users};
 use store::{Store, TenantStore};
 
-use super::{caught_up, customers, eager, folded, keep, register, silent};
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, silent};
 
 async fn state(store: &Store, tenant: &TenantStore) -> ProjectionState {
     let lags = projections::lag(store).await.expect("reads");

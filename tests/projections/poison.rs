@@ -6,9 +6,9 @@ use schemas::engine::{StreamName, ids};
 use store::{DeadLetter, DeadLetterStatus, ExpectedVersion, Store, StreamAppend, TenantStore};
 use uuid::Uuid;
 
-use super::{caught_up, customers, eager, keep, register, rename, silent};
 use crate::support::eventually;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::read_models::{caught_up, customers, eager, keep, register, rename, silent};
 
 /// An event that no rule would have let through.
 pub async fn append_raw(tenant: &TenantStore, id: Uuid, event_type: &str, payload: &str) {

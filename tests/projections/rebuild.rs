@@ -19,12 +19,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::poison::{append_raw, decide, letter_with};
-use super::{
+use crate::support::eventually;
+use crate::support::postgres::{Database, metadata, open_tenant};
+use crate::support::read_models::{
     caught_up, customers, eager, email, folded, keep, log, name, random_history, register, rename, silent,
     users,
 };
-use crate::support::eventually;
-use crate::support::postgres::{Database, metadata, open_tenant};
 
 /// Events of one customer.
 const EVENTS_A_CUSTOMER: u64 = 10;

@@ -19,9 +19,11 @@ use uuid::Uuid;
 
 use super::poison::{append_raw, decide, letter_with};
 use super::rebuild::fill;
-use super::{caught_up, customers, eager, keep, log, random_history, register, rename, rows, silent, users};
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::postgres_server::{DATABASE, PostgresServer};
+use crate::support::read_models::{
+    caught_up, customers, eager, keep, log, random_history, register, rename, rows, silent, users,
+};
 use crate::support::{eventually, long};
 
 type Rows = BTreeMap<Uuid, Value>;

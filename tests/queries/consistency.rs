@@ -11,8 +11,8 @@ use schemas::crm::customer::RegisterCustomer;
 use schemas::engine::{Email, LogId, Name, ids};
 use store::{ConsistencyToken, TenantStore};
 
-use super::{Setup, keep_all, system};
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::rows::{Setup, keep_all, system};
 
 const SHORT: Duration = Duration::from_millis(100);
 

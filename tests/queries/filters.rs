@@ -9,7 +9,7 @@ use schemas::identity::role::Role;
 use schemas::identity::user::UserStatus;
 use uuid::Uuid;
 
-use super::Setup;
+use crate::support::rows::Setup;
 
 async fn names(setup: &Setup, filter: CustomerFilter) -> Vec<String> {
     let page = customer::list(&setup.tenant, &filter, CustomerOrder::NameAsc, PageRequest::first(100)).await;

@@ -7,8 +7,8 @@ use queries::{PageRequest, QueryError};
 use schemas::crm::customer::CustomerStatus;
 use uuid::Uuid;
 
-use super::Setup;
 use crate::support::postgres::open_tenant;
+use crate::support::rows::Setup;
 
 const ORDERS: [CustomerOrder; 4] = [
     CustomerOrder::RegisteredAtAsc,

@@ -14,10 +14,10 @@ use store::{DeadLetterStatus, TenantStore};
 use uuid::Uuid;
 
 use super::rejected::place_order;
-use super::{Engine, settled, types};
-use crate::nats::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::wait_until;
+use crate::support::saga_engine::{Engine, settled, types};
 
 const NAME: &str = "booking";
 const BOOKED: [&str; 3] = ["first", "second", "third"];
@@ -164,7 +164,7 @@ async fn a_step_that_takes_effect_too_late_is_taken_back_as_well() {
     let engine = Engine::start(&database, &server, vec![Arc::new(Booking)]).await;
     let tenant = open_tenant(&engine.store, "acme").await;
     let instance = place_order(&tenant).await;
-    eventually("the others are taken back", || async { completed(&tenant, instance).await.len() == 4 }).await;
+    wait_until("the others are taken back", || async { completed(&tenant, instance).await.len() == 4 }).await;
     owner.batch_execute("update saga_steps set next_attempt_at = now()").await.expect("updates");
     settled(&database, &tenant, NAME).await;
     assert_eq!(completed(&tenant, instance).await[4..], ["third", "undo/third"]);
@@ -188,7 +188,7 @@ async fn a_compensation_that_is_refused_stands_in_the_dead_letters_and_the_rest_
         let letters = engine.store.dead_letters(None, None, 10).await.expect("reads");
         letters.into_iter().find(|letter| letter.status == DeadLetterStatus::Open)
     };
-    eventually("the compensation is refused to the last", || async { letter().await.is_some() }).await;
+    wait_until("the compensation is refused to the last", || async { letter().await.is_some() }).await;
     let dead = letter().await.expect("seen above");
     assert_eq!((dead.subject.as_str(), dead.attempts), ("undo/second", 3));
     let first = target_id(Hopeless.name(), instance, "first");

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::rejected::place_order;
-use super::{IMPATIENT, register};
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::saga_engine::{IMPATIENT, register};
 use crate::support::wire::{Moment, Wire};
 use crate::support::{eventually, long};
 

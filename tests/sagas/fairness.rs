@@ -10,10 +10,10 @@ use schemas::crm::customer::RegisterCustomer;
 use schemas::engine::{DecodeError, Email, Name, StreamName, TenantId, ids};
 use store::{ExpectedVersion, StreamAppend, TenantStore};
 
-use super::{Engine, IMPATIENT, settled};
-use crate::nats::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::wait_until;
+use crate::support::saga_engine::{Engine, IMPATIENT, settled};
 
 const NAME: &str = "welcome";
 /// Tenants at work at once, in each process.
@@ -68,7 +68,7 @@ async fn a_tenant_with_one_step_does_not_wait_for_tenants_with_hundreds() {
     let busy = join_all(slugs.iter().map(|slug| open_tenant(&engine.store, slug))).await;
     let quiet = open_tenant(&engine.store, "quiet").await;
     join_all(busy.iter().map(|tenant| place_orders(tenant, STEPS))).await;
-    eventually("each busy tenant is at work", || async {
+    wait_until("each busy tenant is at work", || async {
         join_all(busy.iter().map(|tenant| pending(&owner, tenant.id()))).await.iter().all(|left| *left > 0)
     })
     .await;

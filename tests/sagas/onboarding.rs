@@ -11,10 +11,10 @@ use schemas::saga::instance_stream;
 use store::{LogFilter, TenantStore};
 use uuid::Uuid;
 
-use super::{Engine, register, settled, types};
-use crate::nats::{eventually, read_log, relayed};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::{read_log, relayed, wait_until};
+use crate::support::saga_engine::{Engine, register, settled, types};
 
 const ONBOARDING: &str = "customer_onboarding";
 const COMPLETE: [&str; 2] =
@@ -111,7 +111,7 @@ async fn a_crash_between_the_reaction_and_the_checkpoint_repeats_harmlessly() {
     lock.batch_execute("lock table saga_steps in exclusive mode").await.expect("locks");
     let user = register(&engine.executor, tenant.id(), 1, &[Role::Member]).await;
     let stream = instance_stream(ONBOARDING, user);
-    eventually("the reaction is recorded", || async { types(&tenant, &stream).await == COMPLETE[..1] }).await;
+    wait_until("the reaction is recorded", || async { types(&tenant, &stream).await == COMPLETE[..1] }).await;
     engine.abort().await;
     lock.rollback().await.expect("unlocks");
     assert_eq!(customers(&tenant).await.len(), 0);
@@ -157,7 +157,7 @@ async fn lost_database_connections_are_no_refusals() {
     };
     let registering = (0..100).map(|n| register(&engine.executor, tenant.id(), n, &[Role::Member]));
     let (users, ()) = futures::join!(futures::future::join_all(registering), cut);
-    eventually("the store answers again", || async { tenant.head().await.is_ok() }).await;
+    wait_until("the store answers again", || async { tenant.head().await.is_ok() }).await;
     settled(&database, &tenant, ONBOARDING).await;
     assert_one_customer_each(&tenant, &users).await;
     assert_eq!(engine.store.dead_letters(None, None, 10).await.expect("the dead letters read"), []);

@@ -10,10 +10,10 @@ use schemas::engine::{DecodeError, Email, Name};
 use schemas::saga::instance_stream;
 
 use super::rejected::place_order;
-use super::{Engine, settled, types};
-use crate::nats::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::relay::wait_until;
+use crate::support::saga_engine::{Engine, settled, types};
 
 const NAME: &str = "ordering";
 
@@ -54,7 +54,7 @@ async fn a_reaction_that_stands_counts_although_the_process_has_changed_since() 
     lock.batch_execute("lock table saga_steps in exclusive mode").await.expect("locks");
     let instance = place_order(&tenant).await;
     let stream = instance_stream(NAME, instance);
-    eventually("the reaction is recorded", || async { !types(&tenant, &stream).await.is_empty() }).await;
+    wait_until("the reaction is recorded", || async { !types(&tenant, &stream).await.is_empty() }).await;
     engine.abort().await;
     lock.rollback().await.expect("unlocks");
 

@@ -16,10 +16,10 @@ use schemas::saga::instance_stream;
 use store::{DeadLetter, DeadLetterStatus, ExpectedVersion, Store, StreamAppend, TenantStore};
 use uuid::Uuid;
 
-use super::{Engine, register, settled, types};
-use crate::nats::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::wait_until;
+use crate::support::saga_engine::{Engine, register, settled, types};
 
 const NAME: &str = "renaming";
 const STEP: &str = "rename";
@@ -60,7 +60,7 @@ async fn letter(store: &Store) -> Option<DeadLetter> {
 }
 
 async fn letter_in(store: &Store, status: DeadLetterStatus) -> DeadLetter {
-    eventually("a dead letter of that status", || async {
+    wait_until("a dead letter of that status", || async {
         letter(store).await.is_some_and(|letter| letter.status == status)
     })
     .await;
@@ -97,7 +97,7 @@ async fn a_step_refused_to_the_last_waits_in_the_dead_letters_until_its_cause_is
 
     // Another try while nothing is mended ends where the first did, with the whole history.
     assert_eq!(retry_dead_letter(&engine.store, dead.id).await.expect("retries"), RetryOutcome::Retrying);
-    eventually("it is refused again", || async {
+    wait_until("it is refused again", || async {
         letter(&engine.store)
             .await
             .is_some_and(|letter| letter.status == DeadLetterStatus::Open && letter.attempts == 6)

@@ -15,10 +15,10 @@ use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::rejected::place_order;
-use super::{Engine, settled, types};
-use crate::nats::eventually;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
+use crate::support::relay::wait_until;
+use crate::support::saga_engine::{Engine, settled, types};
 
 const NAME: &str = "payment";
 const REMINDER: &str = "reminder";
@@ -88,7 +88,7 @@ fn waiting(patience: Duration) -> Vec<Arc<dyn Process>> {
 
 /// Waits until the timer of an order is a row.
 async fn set(owner: &tokio_postgres::Client, order: Uuid) {
-    eventually("the timer is a row", || async {
+    wait_until("the timer is a row", || async {
         let sql = "select count(*) from saga_steps where instance = $1 and step = 'timer/reminder'";
         owner.query_one(sql, &[&order]).await.expect("counts").get::<_, i64>(0) == 1
     })
@@ -111,7 +111,7 @@ async fn a_timer_fires_once_whatever_is_repeated() {
     // The state is what the reactions before have made of it, in one batch as well.
     append(&tenant, order, &["test.order.placed.v1", "test.order.placed.v1"]).await;
     let stream = instance_stream(NAME, order);
-    eventually("three reactions", || async { types(&tenant, &stream).await.len() == 3 }).await;
+    wait_until("three reactions", || async { types(&tenant, &stream).await.len() == 3 }).await;
     set(&owner, order).await;
     move_clock(&owner).await;
     settled(&database, &tenant, NAME).await;
@@ -204,7 +204,7 @@ async fn a_timer_fires_behind_thousands_of_due_tenants_that_are_others_work() {
         member.maintain_membership(CancellationToken::new()).await;
     }));
     let mut tenants: Vec<TenantId> = (0..6_000).map(|_| TenantId(ids::random_id())).collect();
-    eventually("the work is shared", || async {
+    wait_until("the work is shared", || async {
         tenants.iter().any(|tenant| assignment.owns(*tenant))
             && tenants.iter().any(|tenant| !assignment.owns(*tenant))
     })

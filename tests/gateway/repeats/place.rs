@@ -8,7 +8,7 @@ use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::credentials::Integrator;
+use crate::support::integrator::Integrator;
 use crate::support::product::{PASSWORD, Product, Tenant, send};
 
 /// Who asks.

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use super::super::{caught_up, customers, eager, folded, keep, register, rename, silent};
 use crate::support::postgres::{Database, open_tenant};
+use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, rename, silent};
 use crate::support::wire::{Moment, Wire};
 use crate::support::{eventually, long};
 

@@ -1,5 +1,0 @@
-//! Several processes over one PostgreSQL and one NATS: they share the work, and others take over from those that die.
-
-mod serving;
-mod sharing;
-mod stopping;

@@ -1,0 +1,6 @@
+//! Webhooks at real endpoints.
+
+mod deliveries;
+mod fairness;
+mod recovery;
+mod tls;
