@@ -15,13 +15,13 @@ use serde_json::{Value, json};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::deployment::{Account, Answer, Deployment, Process};
+use crate::support::eventually;
 use crate::support::long;
 use crate::support::nats_cluster::{ANSWER, NODES, NatsCluster};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres_server::PostgresServer;
 use crate::support::product::PASSWORD;
 use crate::support::relay::wait_until;
-use crate::support::wait_until as eventually_some;
 
 /// What a stock client has seen: every content of each position.
 #[derive(Default)]
@@ -216,7 +216,7 @@ impl Scene {
         })
         .await;
         let followed = self.seen.ids.lock().expect("not poisoned").clone();
-        let held = eventually_some("the stream reads", || held(&self.cluster)).await;
+        let held = eventually("the stream reads", || held(&self.cluster)).await;
         for (position, seen) in held.iter().chain(&followed) {
             let same = seen.iter().all(|seen| seen == id(*position));
             assert!(same, "another content at {position}: {seen:?}");

@@ -15,7 +15,7 @@ use crate::support::long;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::relay::{
-    Relay, Seen, append_many, assert_holds_the_log, eventually, read_events, relayed,
+    Relay, Seen, append_many, assert_holds_the_log, read_events, relayed, wait_until,
 };
 use crate::support::wire::{Moment, NATS, NATS_ANSWERS, Wire};
 
@@ -127,14 +127,14 @@ impl Scene {
         let wire = Wire::start(self.database.port).await;
         wire.arm_kill(whose, point, moment);
         let process = self.process(wire).await;
-        eventually(&name, || async { process.wire.has_killed() || self.at_rest().await }).await;
+        wait_until(&name, || async { process.wire.has_killed() || self.at_rest().await }).await;
         let killed = process.wire.has_killed();
         process.end().await;
         if killed {
             self.assert_not_ahead(&name).await;
         }
         let relay = Relay::start(&self.direct, &self.server).await;
-        eventually(&format!("recovery from {name}"), || self.at_rest()).await;
+        wait_until(&format!("recovery from {name}"), || self.at_rest()).await;
         relay.abort().await;
         killed
     }
@@ -173,7 +173,7 @@ async fn killed_in_a_refill(whose: &str, moment: Moment) {
         let scene = Scene::begin().await;
         append_mixed(&scene.tenants[0], 9).await;
         let relay = Relay::start(&scene.direct, &scene.server).await;
-        eventually("the stream is complete", || scene.at_rest()).await;
+        wait_until("the stream is complete", || scene.at_rest()).await;
         relay.abort().await;
         let client = async_nats::connect(scene.server.url()).await.expect("a stock client connects");
         let stream = jetstream::new(client).get_stream("EVENTS").await.expect("the stream is there");

@@ -21,7 +21,7 @@ use crate::support::Product;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::relay::{
-    DEADLINE, Relay, append_many, connect, eventually, read_events, read_log, relayed,
+    DEADLINE, Relay, append_many, connect, read_events, read_log, relayed, wait_until,
 };
 
 fn slug() -> TenantSlug {
@@ -66,7 +66,7 @@ impl Forger {
             line.clear();
             assert_ne!(socket.read_line(&mut line).await.expect("the server answers"), 0, "closed");
         }
-        eventually("it is on the stream", || async { self.last_sequence().await > before }).await;
+        wait_until("it is on the stream", || async { self.last_sequence().await > before }).await;
     }
 
     async fn last_sequence(&self) -> u64 {
@@ -219,7 +219,7 @@ async fn followers_get_the_log_whatever_is_published_beside_it() {
     }
     relayed(&store).await;
     // What the follower lost with its connection comes with what is behind it.
-    eventually("the consumer has everything", || async {
+    wait_until("the consumer has everything", || async {
         append_many(&tenant, 1).await;
         let head = tenant.head().await.expect("a head");
         let soon = std::time::Duration::from_secs(1);
@@ -358,7 +358,7 @@ async fn is_published_although(take: impl Fn(&MessageKey, &RecordedEvent) -> Eve
     connect(server.url()).await.event_stream().await.expect("the stream is made");
     assert!(!Forger::at(&server).await.publish(take(&key, &log[1])).await.1, "it is the first of its id");
     let relay = Relay::start(&store, &server).await;
-    eventually("every event is on the stream as the relay publishes it", || async {
+    wait_until("every event is on the stream as the relay publishes it", || async {
         let seen = Box::pin(read_events(&server, "events.acme.>")).await;
         log.iter().all(|event| {
             seen.iter().any(|message| {
@@ -435,7 +435,7 @@ async fn a_forged_suspension_suspends_no_customer_and_is_counted() {
         let ack = context.publish_with_headers(subject, headers, r#"{"reason":"forged"}"#.into()).await;
         ack.expect("sent").await.expect("stored");
     }
-    eventually("the forgeries are counted", || async { rejected(product).await >= before + 3 }).await;
+    wait_until("the forgeries are counted", || async { rejected(product).await >= before + 3 }).await;
     // The next real events take these positions.
     tenant.register("grace@example.com", "Grace").await;
     let statuses = crate::support::eventually("both are customers", || async {

@@ -7,7 +7,7 @@ use store::{ExpectedVersion, StreamAppend, TenantStore};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::relay::{
-    Relay, append_many, assert_holds_the_log, eventually, read_events, read_log, relayed,
+    Relay, append_many, assert_holds_the_log, read_events, read_log, relayed, wait_until,
 };
 
 const ALL: &str = "events.>";
@@ -176,7 +176,7 @@ async fn an_event_that_the_server_refuses_holds_up_its_own_tenant_only_and_is_ne
         let progress = store.relay_progress().await.expect("the progress reads");
         progress.iter().find(|row| row.tenant == tenant.id()).map_or(0, |row| row.acked)
     };
-    eventually("the other tenant is relayed, and this one up to the refused event", || async {
+    wait_until("the other tenant is relayed, and this one up to the refused event", || async {
         (acked(&globex).await, acked(&acme).await) == (300, 4)
     })
     .await;
@@ -203,7 +203,7 @@ async fn a_wiped_stream_is_filled_again_under_a_new_generation() {
     server.kill();
     server.wipe();
     server.restart().await;
-    eventually("the generation is raised", || async {
+    wait_until("the generation is raised", || async {
         let progress = store.relay_progress().await.unwrap_or_default();
         progress.iter().any(|tenant| tenant.stream_epoch == 1)
     })

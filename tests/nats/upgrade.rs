@@ -9,7 +9,7 @@ use store::Store;
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::relay::{
-    Relay, Seen, append_many, assert_holds_the_log, connect, eventually, read_events, read_log, relayed,
+    Relay, Seen, append_many, assert_holds_the_log, connect, read_events, read_log, relayed, wait_until,
 };
 
 const MIGRATION: &str = include_str!("../../store/migrations/V24__authenticated_messages.sql");
@@ -61,7 +61,7 @@ async fn is_published_again(migrates: bool) {
         0
     );
     let relay = Relay::start(&store, &server).await;
-    eventually("everything is on the stream again", || async {
+    wait_until("everything is on the stream again", || async {
         with_mac(Box::pin(read_events(&server, "events.>")).await).len() >= 60
     })
     .await;

@@ -20,7 +20,7 @@ pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// Waits until the condition holds.
 pub async fn wait_until<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
-    support::wait_until(what, || {
+    support::eventually(what, || {
         let holds = condition();
         async { holds.await.then_some(()) }
     })
