@@ -19,7 +19,7 @@ pub fn raise_open_files(followers: usize) -> usize {
     }
     let granted = usize::try_from(granted).unwrap_or(usize::MAX);
     if connections_max_within(granted) < followers {
-        tracing::warn!(granted, followers, "the limit of open files is below `gateway.streams`");
+        tracing::warn!(granted, followers, "the limit of open files is below `gateway.max_streams`");
     }
     granted
 }

@@ -354,7 +354,7 @@ impl Product {
             port: database["port"].as_integer().unwrap_or(0) as u16,
             database: database["name"].as_str().unwrap_or_default().to_owned(),
             runtime_password: secret("database", "runtime_password_file")?.trim().to_owned(),
-            key: DeploymentKey::from_hex(secret("secrets", "key_file")?.trim())?,
+            key: DeploymentKey::from_hex(secret("secrets", "deployment_key_file")?.trim())?,
             keyring: None,
             append_workers: 1,
             pool_size: 2,

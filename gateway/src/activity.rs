@@ -19,6 +19,7 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::config::ActivityRetention;
 use crate::http::route::{AuditRule, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::state::Gateway;
@@ -42,15 +43,6 @@ const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// The longest action that is kept.
 const ACTION_BYTES_MAX: usize = 300;
-
-/// How long entries are kept.
-#[derive(Debug, Clone, Copy)]
-pub struct ActivityRetention {
-    /// For so long.
-    pub max_age: Duration,
-    /// So many of each tenant and kind.
-    pub max_per_kind: u64,
-}
 
 /// Takes entries. Cheap to clone.
 #[derive(Clone)]

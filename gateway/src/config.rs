@@ -4,8 +4,16 @@ use std::time::Duration;
 
 use nats::Issuer;
 
-use crate::activity::ActivityRetention;
 use crate::auth::HashingConfig;
+
+/// How long entries are kept.
+#[derive(Debug, Clone, Copy)]
+pub struct ActivityRetention {
+    /// For so long.
+    pub max_age: Duration,
+    /// So many of each tenant and kind.
+    pub max_per_kind: u64,
+}
 
 /// Settings of the gateway.
 #[derive(Debug, Clone)]

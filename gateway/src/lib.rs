@@ -1,6 +1,6 @@
 //! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
 //!
-//! Layout: `state` holds what all handlers of the public and the admin listener share; `router` lists the routes; `http` is what happens to every
+//! Layout: `state` holds what all handlers of the public and the admin listener share; `router` lists the routes, which `routes` puts together; `http` is what happens to every
 //! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
 //! `admin` those of the other two listeners; `metrics` is the catalogue of
 //! metrics; `activity` writes the activity log.
@@ -15,12 +15,12 @@ pub mod metrics;
 pub mod operations;
 pub mod rest;
 pub mod router;
+pub mod routes;
 pub mod server;
 pub mod state;
 pub mod streams;
 
-pub use activity::ActivityRetention;
-pub use config::GatewayConfig;
+pub use config::{ActivityRetention, GatewayConfig};
 pub use operations::{Operations, ReadinessCheck};
 pub use server::{ListenerSettings, TrustedProxies, serve};
 pub use state::{Gateway, GatewayError};

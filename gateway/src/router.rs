@@ -15,9 +15,10 @@ use crate::http::catch_panic::{catch_panic, request_timeout};
 use crate::http::compression;
 use crate::http::cors::{self, Cors};
 use crate::http::request_log::log_request;
-use crate::http::route::{AccessRule, AuditRule, AuthoritySource, Idempotency, Route, RouteTable, Routes};
+use crate::http::route::{AccessRule, AuditRule, AuthoritySource, Idempotency, Route, RouteTable};
 use crate::http::{ErrorCode, Problem};
 use crate::operations::Operations;
+use crate::routes::Routes;
 use crate::state::Gateway;
 use crate::{activity, admin, graphql, operations, rest, streams};
 

@@ -43,7 +43,7 @@ pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
         settings.secrets.deployment_key().ok().and_then(|key| DeploymentKey::from_hex(key.reveal()).err());
     let tokens =
         settings.identity.signing_key().ok().and_then(|key| SigningKey::from_pem(key.reveal()).err());
-    let deployment = deployment.map(|error| invalid("secrets.key", &error));
+    let deployment = deployment.map(|error| invalid("secrets.deployment_key", &error));
     deployment.into_iter().chain(tokens.map(|error| invalid("identity.signing_key", &error))).collect()
 }
 

@@ -69,12 +69,12 @@ fn every_missing_setting_is_named_with_what_makes_it() {
     let all = missing("gateway,relay,projections,sagas,sealer,webhooks");
     for (key, remedy) in [
         ("database.runtime_password", "annals init"),
-        ("secrets.key", "annals init"),
+        ("secrets.deployment_key", "annals init"),
         ("identity.signing_key", "annals init"),
         ("privacy.keys_folder", "a folder"),
         ("privacy.root_key", "annals init"),
         ("audit.signing_key", "annals init"),
-        ("audit.folder", "a folder"),
+        ("audit.state_folder", "a folder"),
     ] {
         let named = all.iter().find(|problem| problem.contains(&format!("`{key}` is not set")));
         assert!(named.is_some_and(|problem| problem.contains(remedy)), "{key}: {all:?}");

@@ -98,7 +98,7 @@ impl Site {
             database: self.setting("database", "name"),
             runtime_password: self.secret("database", "runtime_password"),
             keyring: Some(self.keyring()),
-            key: DeploymentKey::from_hex(&self.secret("secrets", "key")).expect("a key"),
+            key: DeploymentKey::from_hex(&self.secret("secrets", "deployment_key")).expect("a key"),
             append_workers: 1,
             pool_size: 4,
             tls: store::TlsConfig::default(),

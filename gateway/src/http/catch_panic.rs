@@ -68,14 +68,14 @@ mod tests {
 
     use super::*;
     use crate::http::request_log::log_request;
-    use crate::http::route::Routes;
+    use crate::http::route::RouteTable;
 
     #[tokio::test]
     async fn a_panic_is_an_internal_problem() {
         async fn panicking() -> &'static str {
             panic!("a bug")
         }
-        let observed = from_fn_with_state(Routes::default().build().1, log_request);
+        let observed = from_fn_with_state(RouteTable::default(), log_request);
         let router = Router::new().route("/panic", get(panicking)).layer(catch_panic()).layer(observed);
         let request = axum::http::Request::get("/panic").header("x-request-id", "p-1").body(Body::empty());
         let response = router.oneshot(request.expect("valid")).await.expect("infallible");

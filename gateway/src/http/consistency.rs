@@ -4,7 +4,7 @@
 use access::ErrorCode;
 use axum::http::{HeaderMap, HeaderName};
 use queries::WaitError;
-use store::TenantStore;
+use store::{Causes, TenantStore};
 
 use super::problem::Problem;
 
@@ -44,7 +44,7 @@ pub fn map_wait_error(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &
             (ErrorCode::ConsistencyTimeout, "the read model has not reached that position yet")
         }
         WaitError::Unavailable(error) => {
-            tracing::warn!(error = %store::Causes(&error), "a read could not wait for its position");
+            tracing::warn!(error = %Causes(&error), "a read could not wait for its position");
             (ErrorCode::Unavailable, "unavailable for the moment")
         }
     })

@@ -55,7 +55,7 @@ fn path_problem(rejection: PathRejection) -> Problem {
 
 #[cfg(test)]
 mod tests {
-    use super::super::route::Routes;
+    use super::super::route::RouteTable;
     use axum::Router;
     use axum::body::{Body, to_bytes};
     use axum::middleware::from_fn_with_state;
@@ -73,7 +73,7 @@ mod tests {
                 "/pairs/{a}/{b}",
                 get(|Path((a, b)): Path<(String, u64)>| async move { format!("{a} {b}") }),
             )
-            .layer(from_fn_with_state(Routes::default().build().1, log_request));
+            .layer(from_fn_with_state(RouteTable::default(), log_request));
         let request = axum::http::Request::get(path).body(Body::empty()).expect("valid");
         let response = router.oneshot(request).await.expect("infallible");
         let status = response.status().as_u16();

@@ -239,14 +239,14 @@ mod tests {
     use axum::routing::get;
     use tower::ServiceExt;
 
-    use super::super::route::Routes;
+    use super::super::route::RouteTable;
     use super::*;
 
     async fn ask(path: &str, id: Option<&str>) -> (Response<()>, String) {
         let router = Router::new()
             .route("/fine", get(|| async { "fine" }))
             .route("/problem", get(|| async { Problem::new(ErrorCode::EmailTaken) }))
-            .layer(from_fn_with_state(Routes::default().build().1, log_request));
+            .layer(from_fn_with_state(RouteTable::default(), log_request));
         let mut request = axum::http::Request::get(path);
         if let Some(id) = id {
             request = request.header(REQUEST_ID_HEADER, id);

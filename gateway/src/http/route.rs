@@ -6,14 +6,9 @@ use std::fmt::Write;
 use std::sync::Arc;
 
 use access::Permission;
-use axum::Router;
-use axum::handler::Handler;
 use axum::http::Method;
-use axum::routing::{MethodFilter, any, on};
 
 use store::requests::AnswerRetention;
-
-use crate::state::Gateway;
 
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -178,38 +173,6 @@ impl Route {
     }
 }
 
-/// Routes with their handlers, as they are put together.
-#[derive(Default)]
-pub struct Routes {
-    router: Router<Gateway>,
-    routes: Vec<Route>,
-}
-
-impl Routes {
-    /// Adds a route.
-    #[must_use]
-    pub fn add<H, T>(mut self, route: Route, handler: H) -> Self
-    where
-        H: Handler<T, Gateway>,
-        T: 'static,
-    {
-        let method = route.method.clone().map(MethodFilter::try_from);
-        let handler = match method {
-            Some(Ok(filter)) => on(filter, handler),
-            // Every method, or one that has no filter of its own.
-            _ => any(handler),
-        };
-        self.router = self.router.route(route.path, handler);
-        self.routes.push(route);
-        self
-    }
-
-    /// The router, and the table that its layers ask.
-    pub fn build(self) -> (Router<Gateway>, RouteTable) {
-        (self.router, RouteTable::new(self.routes))
-    }
-}
-
 /// Looks routes up by method and pattern. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct RouteTable {
@@ -217,7 +180,8 @@ pub struct RouteTable {
 }
 
 impl RouteTable {
-    fn new(routes: Vec<Route>) -> Self {
+    /// The table of these routes.
+    pub fn new(routes: Vec<Route>) -> Self {
         let mut by_path: HashMap<_, Vec<_>> = HashMap::new();
         for route in routes {
             by_path.entry(route.path).or_default().push(Arc::new(route));

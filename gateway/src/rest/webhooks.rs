@@ -24,8 +24,9 @@ use self::body::{WebhookChanges, webhook_json, webhook_json_with_secret};
 use super::pages::split_page;
 use crate::auth::Caller;
 use crate::http::idempotency::WriteTransaction;
-use crate::http::route::{AuditRule, AuthoritySource, Idempotency, Route, Routes};
+use crate::http::route::{AuditRule, AuthoritySource, Idempotency, Route};
 use crate::http::{Digits, ErrorCode, JsonBody, JsonFields, Path, Problem, Query, RequestContext};
+use crate::routes::Routes;
 use crate::state::Gateway;
 
 /// Webhooks of one tenant.

@@ -46,7 +46,7 @@ async fn half_open_connections_hold_up_nobody_and_are_closed() {
     let settings = [
         ("MAX_CONNECTIONS_PER_ADDRESS", "2000"),
         ("HEADER_TIMEOUT_SECONDS", "25"),
-        ("KEEP_ALIVE_SECONDS", "3"),
+        ("KEEP_ALIVE_TIMEOUT_SECONDS", "3"),
     ];
     let product = start(&settings);
     let resident = resident_kib(&product);

@@ -78,7 +78,7 @@ async fn a_trusted_proxy_brings_many_clients_and_says_who_they_are() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_of_the_network_is_asked_by_https_only() {
-    let product = start(&[("PUBLIC_HOST", "api.annals.example"), ("WEB_ORIGINS", "")]);
+    let product = start(&[("PUBLIC_HOST", "api.annals.example"), ("CORS_ALLOWED_ORIGINS", "")]);
     let answer = product.request(Method::GET, "/v1/auth/me").send().await.expect("it answers");
     assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
     assert_eq!(answer.headers()[HTTPS_ONLY], "max-age=31536000");

@@ -110,7 +110,7 @@ fn an_interrupted_run_is_completed_and_a_lost_key_is_not_replaced() {
     let check =
         run(&["--config", path.join("annals.toml").to_str().expect("a plain path"), "config", "check"]);
     assert_eq!(check.status.code(), Some(9));
-    assert!(text(&check.stdout).contains("`secrets.key`"), "{}", text(&check.stdout));
+    assert!(text(&check.stdout).contains("`secrets.deployment_key`"), "{}", text(&check.stdout));
 }
 
 #[test]
