@@ -133,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_an_actor_is_called_gives_no_right() {
-        // A service or user that names itself like a part of the product stays what its token says.
+        // The name of a service or user does not make it a part of the product.
         let service = Principal::Service { id: Uuid::from_u128(1), scopes: Vec::new() };
         assert!(!service.is_system() && !Principal::Anonymous.is_system());
         assert!(Principal::saga("customer_onboarding").is_system());

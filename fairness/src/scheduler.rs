@@ -253,7 +253,7 @@ mod tests {
             let limits = limits.effective();
             let mut held: HashMap<u8, usize> = HashMap::new();
             let mut queued: HashMap<u8, VecDeque<u32>> = HashMap::new();
-            // For each waiting key, who was served since it came to the head of nothing but its own queue.
+            // For each waiting key: the keys that were served before it since it could be served, with their counts.
             let mut passed: HashMap<u8, HashMap<u8, usize>> = HashMap::new();
             for (number, step) in steps.into_iter().enumerate() {
                 let number = number as u32;
@@ -291,7 +291,7 @@ mod tests {
                                     }
                                     let by = passed.entry(other).or_default();
                                     if !eligible.contains(&other) {
-                                        // Its turn starts anew when it may be served.
+                                        // It cannot be served now, so its count starts again.
                                         by.clear();
                                         continue;
                                     }

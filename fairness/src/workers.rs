@@ -45,7 +45,7 @@ impl<K: Key, C: Default + Send + 'static> Workers<K, C> {
     /// One that is dropped while it runs keeps its permit until the work ends, because it still uses the thread.
     ///
     /// # Errors
-    /// [`WorkError::Refused`] without a permit, [`WorkError::Stopped`] when the work panics.
+    /// [`WorkError::Refused`] without a permit, [`WorkError::Stopped`] when the work panics or the runtime shuts down.
     pub async fn run<T: Send + 'static>(
         &self,
         key: K,
@@ -86,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_runs_beside_the_async_workers_and_contexts_are_kept() {
-        // One async worker: it would stand still if the work ran on it.
+        // There is one async worker: the test would hang if the work ran on it.
         let workers = workers(1);
         let (release, blocked) = mpsc::channel::<()>();
         let mut busy = Box::pin(workers.run(1, move |_| blocked.recv().expect("released")));

@@ -174,7 +174,7 @@ mod tests {
         for id in 1..=10 {
             cache.insert(subject(id), Uuid::from_u128(100 + id), DataKey::generate(), begun + lease, None);
         }
-        // One that is loaded again lives on.
+        // A key that is loaded again gets a new lease.
         cache.insert(subject(1), Uuid::from_u128(101), DataKey::generate(), begun + lease * 200, None);
         assert!(cache.len() == 10 || begun.elapsed() >= lease);
         while cache.len() > 1 {

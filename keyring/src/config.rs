@@ -85,7 +85,8 @@ impl KeyStoreConfig {
     /// Opens the key store. A missing folder and file are created; a database must be migrated before.
     ///
     /// # Errors
-    /// [`KeyringError::Config`] when it cannot be used, or when a root key of its epochs is missing.
+    /// [`KeyringError::Config`] when it cannot be used, or when this process lacks a root key of its epochs.
+    /// [`KeyringError::Database`] when the database cannot be reached.
     pub async fn open(&self, roots: RootKeys, lease: Duration) -> Result<Keyring, KeyringError> {
         match self {
             Self::Folder(folder) => Keyring::open(folder, roots, lease),

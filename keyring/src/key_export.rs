@@ -242,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn who_holds_the_private_key_opens_and_who_was_erased_has_no_key() {
         let folder = tempfile::tempdir().expect("a folder");
-        // A lease that does not end: what is in memory must not count.
+        // The lease never ends, so the test fails if the export uses cached keys.
         let keyring =
             Keyring::open(folder.path(), RootKey::generate().into(), Duration::from_hours(1)).expect("opens");
         let mut payloads = Vec::new();
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(opened(3, payloads[3].0), json!({"name": "Person 3", "n": 1}));
         assert_eq!(opened(7, payloads[7].0), json!({"$erased": {"subject": Uuid::from_u128(7)}, "n": 1}));
         assert!(opened(3, payloads[4].0).get("$sealed").is_some(), "it was sealed for another event");
-        // A key that is missing is no key that was destroyed: its reader would take the person for erased.
+        // A missing key is not a destroyed key: without the error, the recipient would take the subject for erased.
         let elsewhere =
             keyring.export_keys(TenantId(Uuid::from_u128(6)), bytes(), &auditor.recipient()).await;
         assert!(matches!(elsewhere, Err(KeyringError::KeyMissing { .. })), "{elsewhere:?}");

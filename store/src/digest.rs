@@ -120,7 +120,7 @@ mod tests {
         for wrong in ["", "{", r#"{"a":1,"a":2}"#] {
             assert!(RequestDigest::new(&key, "a", "b").json(wrong.as_bytes()).is_err());
         }
-        // Bytes that are no JSON are never those of a canonical form.
+        // Bytes of a body that is not JSON never equal a canonical form.
         let broken = RequestDigest::new(&key, "a", "b").body(b"{").finish();
         assert_ne!(broken, RequestDigest::new(&key, "a", "b").body(b"{}").finish());
     }

@@ -147,7 +147,7 @@ mod tests {
         assert_ne!(mac, key.mac("a", &[b"x", b"yz"]));
         assert_ne!(mac, DeploymentKey::generate().mac("a", &[b"xy", b"z"]));
         assert!(!format!("{key:?}").contains("abab"));
-        // Stored digests depend on it.
+        // The value must not change, because stored digests depend on it.
         let known = "584139296aa3bc37";
         assert_eq!(&hex::encode(mac)[..known.len()], known);
         assert!(DeploymentKey::from_hex("abc").is_err());

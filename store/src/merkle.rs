@@ -11,7 +11,8 @@ use tokio_postgres::Row;
 use crate::pools::get;
 use crate::{Store, StoreError, TenantStore};
 
-/// Every 8th level of the tree is stored: a stored subtree has 256 children, which are leaves or stored subtrees.
+/// The number of tree levels between two stored levels, so a stored subtree has 2^8 = 256 children.
+/// Children are leaves or stored subtrees.
 const LEVEL_BITS: u8 = 8;
 
 /// Whether the root of this subtree is stored. Other roots are computed from stored ones.

@@ -196,7 +196,7 @@ mod tests {
             RUNTIME_ROLES.iter().map(|role| role_password("secret", role)).collect();
         assert_eq!(passwords.len(), RUNTIME_ROLES.len());
         assert!(!passwords.contains(&role_password("other", "annals_worker")));
-        // Processes of two releases have to agree.
+        // The value must not change, because processes of two releases must agree.
         let known = "7e64363be75616034ac1d518d29bf8e899274fcd6b8816bd0db0d8e263366ebd";
         assert_eq!(role_password("secret", "annals_worker"), known);
     }

@@ -170,7 +170,7 @@ mod tests {
         Keyring::open(folder.path(), roots.clone(), Duration::from_millis(50))
     }
 
-    /// Seals something for a subject; the key's id.
+    /// Seals a payload for a subject, and returns the id of the key.
     async fn sealed(keyring: &Keyring, subject: u128) -> Result<Uuid, KeyringError> {
         let stream = StreamName::new("crm.customer", Uuid::from_u128(subject));
         let payload = Bytes::from(json!({"$open": {"value": {"name": "Ada"}}}).to_string());
@@ -222,7 +222,7 @@ mod tests {
             rewrap(&path, &roots, |done, _| {
                 pages += 1;
                 if pages == 1 {
-                    // One that is wrapped anew, one that is not yet, and one that is made just now.
+                    // The first key is rewrapped already, the second not yet; a third one is created now.
                     for subject in [1, 450] {
                         let destroyed = handle.block_on(eraser.destroy(TENANT, Uuid::from_u128(subject)));
                         assert!(destroyed.expect("destroys").is_some());
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(interrupted.await.is_err(), pages > 0);
             if pages > 0 {
                 assert_eq!(root_states(&folder, &roots).len(), 2);
-                // Whoever is erased meanwhile leaves nothing of either form.
+                // A subject that is erased meanwhile leaves neither form of its key.
                 let subject = Uuid::from_u128(pages as u128);
                 open(&folder, &roots).expect("opens").destroy(TENANT, subject).await.expect("destroys");
                 rewrap(folder.path(), &roots, |_, _| ()).expect("is done");

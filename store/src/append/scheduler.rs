@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn those_whose_turn_did_not_come_are_the_first_of_the_next_flush() {
-        // Four fit one flush.
+        // A flush has space for four.
         let bytes = FLUSH_BYTES_MAX / 4;
         let mut waiting: VecDeque<PendingAppend> =
             (0..6).flat_map(|tenant| [pending(tenant, bytes), pending(tenant, bytes)]).collect();

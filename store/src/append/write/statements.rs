@@ -19,7 +19,7 @@ with wanted as (
     returning h.tenant_id, h.recorded_at
 )";
 
-/// Inserts events without subject keys, which are the most.
+/// Inserts events without subject keys, the most frequent kind.
 ///
 /// Every array in `unnest` costs PostgreSQL about 0.2 µs per row.
 /// So the time comes from the head, subject keys are not sent, and fixed-width arrays are read by subscript.
