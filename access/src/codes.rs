@@ -1,8 +1,8 @@
-//! The catalogue of error codes: one code for one fact, with its HTTP status, its form in GraphQL and its title.
+//! The catalogue of error codes, with HTTP status, GraphQL code and title.
 
 use std::fmt::Write;
 
-/// What one code says.
+/// The properties of one code.
 struct Entry {
     code: &'static str,
     status: u16,
@@ -12,7 +12,7 @@ struct Entry {
 
 macro_rules! error_codes {
     ($($variant:ident = $code:literal, $status:literal, $title:literal, $meaning:literal;)+) => {
-        /// Why a request or a command was refused: the stable code that clients act on.
+        /// The stable error code of a refused request or command. Clients act on it.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
         pub enum ErrorCode {
             $(#[doc = $meaning] $variant,)+

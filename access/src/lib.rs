@@ -1,7 +1,7 @@
-//! Authority in one place: who calls ([`Principal`]), what a caller may do ([`Permission`]), and how a refusal is named
-//! ([`ErrorCode`]).
+//! Access control: the caller ([`Principal`]), its rights ([`Permission`]), and the codes of refusals ([`ErrorCode`]).
 //!
-//! This crate does no I/O. The gateway makes principals of verified tokens; other parts of the product make their own.
+//! This crate does no I/O.
+//! The gateway makes principals from verified tokens. Other parts of the product make their own.
 
 mod codes;
 pub mod policy;

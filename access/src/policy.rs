@@ -1,5 +1,7 @@
-//! The policy: who may read what, and who may send which command. Routes, GraphQL fields and the executor ask here, before
-//! anything is loaded, so that a refusal tells nothing about what exists.
+//! The policy: the roles and scopes for each read and command.
+//!
+//! Routes, GraphQL fields and the executor check it before they load anything.
+//! So a refusal does not reveal what exists.
 
 use std::fmt;
 
@@ -9,32 +11,32 @@ use uuid::Uuid;
 
 use crate::Principal;
 
-/// Who holds a permission besides the roles and scopes that it names.
+/// The callers that hold a permission besides the named roles and scopes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Owner {
-    /// Only the named roles and scopes.
+    /// No others.
     None,
     /// The user that the command or row is about, unless its only role is auditor.
     Itself,
-    /// Every caller, signed in or not. The use case checks further.
+    /// Every caller, signed in or not. The use case checks more.
     Any,
 }
 
-/// What a caller needs for a read or a command.
+/// The roles and scopes that a read or a command needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Permission {
-    /// The name: a command's, or `<what>.read`.
+    /// The name: the name of a command, or `<what>.read`.
     pub name: &'static str,
-    /// A user with one of these roles holds it.
+    /// Users with one of these roles hold it.
     pub roles: &'static [Role],
-    /// A user or service with one of these scopes holds it.
+    /// Users and services with one of these scopes hold it.
     pub scopes: &'static [Scope],
-    /// Who else holds it.
+    /// The other callers that hold it.
     pub owner: Owner,
 }
 
 impl Permission {
-    /// Whether the caller holds the permission without being the owner of anything.
+    /// Whether the caller holds the permission by a role or scope, without ownership.
     pub fn is_held_by(&self, principal: &Principal) -> bool {
         principal.is_system()
             || self.owner == Owner::Any
@@ -42,14 +44,14 @@ impl Permission {
             || self.scopes.iter().any(|scope| principal.has_scope(scope))
     }
 
-    /// Whether the caller holds the permission for what belongs to the user `target`.
+    /// Whether the caller holds the permission for the data of the user `target`.
     pub fn permits(&self, principal: &Principal, target: Uuid) -> bool {
         self.is_held_by(principal) || self.owner == Owner::Itself && owns(principal, target)
     }
 }
 
 impl fmt::Display for Permission {
-    /// What a refused caller lacks: `tenant_admin or the scope crm:read`.
+    /// Formats what a refused caller lacks: `tenant_admin or the scope crm:read`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let roles = self.roles.iter().map(ToString::to_string);
         let scopes = self.scopes.iter().map(|scope| format!("the scope {scope}"));
@@ -75,54 +77,54 @@ const fn permission(
 
 use Role::{PlatformAdmin, TenantAdmin};
 
-/// Reads proofs, exports, the activity log and the past of read models.
+/// Read proofs, exports, the activity log and historical states of read models.
 pub const AUDIT_READ: Permission = permission("audit.read", &[TenantAdmin], &[Scope::AuditRead], Owner::None);
-/// Finds the position of a time: for those who read events or audit.
+/// Find the position of a time. For readers of events and for auditors.
 pub const POSITIONS_READ: Permission =
     permission("positions.read", &[TenantAdmin], &[Scope::EventsRead, Scope::AuditRead], Owner::None);
-/// Reads events, follows them, and reads event types.
+/// Read and follow events, and read event types.
 pub const EVENTS_READ: Permission =
     permission("events.read", &[TenantAdmin], &[Scope::EventsRead], Owner::None);
-/// Reads personal data in events.
+/// Read personal data in events.
 pub const PERSONAL_DATA_READ: Permission =
     permission("personal_data.read", &[TenantAdmin], &[Scope::PersonalDataRead], Owner::None);
-/// Reads users; a user reads itself.
+/// Read users. A user may read itself.
 pub const USERS_READ: Permission =
     permission("users.read", &[TenantAdmin], &[Scope::UsersRead], Owner::Itself);
-/// Adds users, gives roles, deactivates.
+/// Add users, change roles, deactivate users.
 pub const USERS_WRITE: Permission =
     permission("users.write", &[TenantAdmin, PlatformAdmin], &[Scope::UsersWrite], Owner::None);
-/// Reads customers; a user reads the customer that it is.
+/// Read customers. A user may read its own customer.
 pub const CUSTOMERS_READ: Permission =
     permission("customers.read", &[TenantAdmin], &[Scope::CrmRead], Owner::Itself);
-/// Runs one tenant: service tokens, webhooks, integrators' credentials, erasures.
+/// Administer a tenant: service tokens, webhooks, integrators' credentials, erasures.
 pub const TENANT_ADMINISTER: Permission = permission("tenant.administer", &[TenantAdmin], &[], Owner::None);
-/// Registers, suspends and resumes tenants. Held in the tenant `platform` alone.
+/// Register, suspend and resume tenants. Only held in the tenant `platform`.
 pub const TENANTS_WRITE: Permission =
     permission("tenants.write", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None);
 
-/// The commands that a caller may send. A command that is not listed is for parts of the product only.
+/// The permissions of commands. A command that is not listed is only for parts of the product.
 pub const COMMANDS: &[Permission] = &[
     permission("RegisterTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
     permission("SuspendTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
     permission("ResumeTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
-    // Who may register depends on the tenant and on the roles asked for: see the use case of registration.
+    // Registration also depends on the tenant and on the requested roles: see the use case of registration.
     permission("RegisterUser", &[], &[], Owner::Any),
     permission("ConfirmUserEmail", &[TenantAdmin], &[Scope::UsersWrite], Owner::None),
     permission("ChangeUserName", &[TenantAdmin], &[Scope::UsersWrite], Owner::Itself),
-    // Who may take and give which roles depends on more: see the use cases of administration.
+    // Changing roles depends on more rules: see the use cases of administration.
     permission("DeactivateUser", &[TenantAdmin], &[Scope::UsersWrite], Owner::None),
     permission("ChangeUserRoles", &[TenantAdmin, PlatformAdmin], &[Scope::UsersWrite], Owner::None),
     permission("RegisterCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("RenameCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("SuspendCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("CloseCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
-    // The category decides: see `Principal::may_register_types`.
+    // The category of the event type decides: see `Principal::may_register_types`.
     permission("RegisterEventType", &[], &[], Owner::Any),
     permission("IssueServiceToken", &[TenantAdmin], &[], Owner::None),
     permission("RevokeServiceToken", &[TenantAdmin], &[], Owner::None),
     permission("RequestErasure", &[TenantAdmin], &[], Owner::None),
-    // Sent by the erasure itself.
+    // Only sent by the erasure process.
     permission("RecordErasure", &[], &[], Owner::None),
     permission("EraseUser", &[], &[], Owner::None),
     permission("EraseCustomer", &[], &[], Owner::None),

@@ -1,4 +1,4 @@
-//! Who sends a command or reads.
+//! The caller of a command or a read.
 
 use schemas::engine::Actor;
 use schemas::identity::role::Role;
@@ -6,7 +6,7 @@ use schemas::identity::scope::Scope;
 use schemas::integration::names::ExternalCategory;
 use uuid::Uuid;
 
-/// A part of the product that acts by itself.
+/// A part of the product that acts without a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum SystemPart {
     /// A saga, by the name of its process.
@@ -15,10 +15,11 @@ pub enum SystemPart {
     Named(&'static str),
 }
 
-/// Who calls. The value is authority: only the code that has verified a token, or that is the product itself, makes one.
+/// The verified caller. The value grants rights.
+/// Only code that verified a token, or the product itself, may create one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Principal {
-    /// The product itself. It may send every command.
+    /// A part of the product. It may send every command.
     System(SystemPart),
     /// A signed-in user of the tenant.
     User {
@@ -29,11 +30,11 @@ pub enum Principal {
         /// The scopes of its roles.
         scopes: Vec<Scope>,
     },
-    /// A service of the tenant, with a token of its own. It has no roles.
+    /// A service of the tenant with its own token. It has no roles.
     Service {
-        /// The token's id, which no user has.
+        /// The id of the token; no user has the same id.
         id: Uuid,
-        /// What the token allows.
+        /// The scopes of the token.
         scopes: Vec<Scope>,
     },
     /// A signed-in operator of the platform, on the admin listener.
@@ -54,12 +55,12 @@ impl Principal {
         Self::User { id, roles, scopes }
     }
 
-    /// A part of the product, by its name.
+    /// A part of the product with this name.
     pub fn system(part: &'static str) -> Self {
         Self::System(SystemPart::Named(part))
     }
 
-    /// A saga, by the name of its process.
+    /// A saga with the name of its process.
     pub fn saga(process: impl Into<String>) -> Self {
         Self::System(SystemPart::Saga(process.into()))
     }
@@ -75,7 +76,7 @@ impl Principal {
         }
     }
 
-    /// The signed-in user, where the caller is one.
+    /// The id of the signed-in user, if the caller is one.
     pub fn user_id(&self) -> Option<Uuid> {
         match self {
             Self::User { id, .. } | Self::Operator { id } => Some(*id),
@@ -101,8 +102,8 @@ impl Principal {
         }
     }
 
-    /// Whether what the caller reads is recorded as an auditor's access: a user with the role, or a service whose token
-    /// reads proofs.
+    /// Whether reads of the caller are recorded as accesses of an auditor.
+    /// That holds for users with the role, and for services whose token reads proofs.
     pub fn is_auditor(&self) -> bool {
         match self {
             Self::User { roles, .. } => roles.contains(&Role::Auditor),
@@ -132,7 +133,7 @@ mod tests {
 
     #[test]
     fn what_an_actor_is_called_gives_no_right() {
-        // A service or user that names itself like a part of the product stays what its token says.
+        // The name of a service or user does not make it a part of the product.
         let service = Principal::Service { id: Uuid::from_u128(1), scopes: Vec::new() };
         assert!(!service.is_system() && !Principal::Anonymous.is_system());
         assert!(Principal::saga("customer_onboarding").is_system());

@@ -1,12 +1,12 @@
-//! An error with everything that led to it, for logs.
+//! Formats an error with its sources, for logs.
 
 use std::error::Error;
 use std::fmt;
 
 use crate::describe;
 
-/// An error and its sources as one line: for logs and operators, never for clients. Of an answer of PostgreSQL it shows what
-/// [`describe`] does, because the details of such an answer may hold values of rows.
+/// An error and its sources as one line, for logs and operators, never for clients.
+/// For an error of PostgreSQL it shows the text of [`describe`], because the details may have values of rows.
 pub struct Causes<'a>(pub &'a (dyn Error + 'static));
 
 impl fmt::Display for Causes<'_> {
@@ -21,7 +21,7 @@ impl fmt::Display for Causes<'_> {
             } else {
                 error.to_string()
             };
-            // Some libraries name the source in the error's own text as well.
+            // Some libraries include the text of the source in their own text.
             if line.ends_with(&text) {
                 continue;
             }

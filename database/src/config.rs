@@ -1,10 +1,10 @@
-//! Where a database is, how to sign in, and how the connection is protected.
+//! The settings of a connection: server, login and encryption.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-/// One login at one database.
+/// The settings of one login to one database.
 #[derive(Debug, Clone)]
 pub struct DatabaseConfig {
     /// Host name or address. Under [`TlsMode::VerifyFull`] the server's certificate must name it.
@@ -54,12 +54,12 @@ impl fmt::Debug for Password {
     }
 }
 
-/// How connections to a server are encrypted. The files are PEM; they are read when a [`Connector`](crate::Connector) is made.
+/// The encryption of connections. The files are PEM, and are read by [`Connector::new`](crate::Connector::new).
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TlsConfig {
     /// Whether to encrypt, and what to verify.
     pub mode: TlsMode,
-    /// The certificate authorities that are trusted; without it those of the system.
+    /// The trusted certificate authorities; `None` for those of the system.
     pub ca_file: Option<PathBuf>,
     /// The client's certificate chain, for servers that ask for one.
     pub certificate_file: Option<PathBuf>,
@@ -73,14 +73,15 @@ pub enum TlsMode {
     /// Plain text.
     #[default]
     Off,
-    /// Encrypts. With a CA file the server's certificate must come from one of its authorities (the host name is not compared);
-    /// without one any certificate is accepted. These are the rules of libpq's `sslmode=require`.
+    /// Encrypted. With a CA file, one of its authorities must have issued the server's certificate.
+    /// The host name is not compared. Without a CA file, any certificate is accepted.
+    /// These are the rules of libpq's `sslmode=require`.
     Require,
-    /// Encrypts; the server's certificate must come from a trusted authority and name the host.
+    /// Encrypted. A trusted authority must have issued the server's certificate, and it must name the host.
     VerifyFull,
 }
 
-/// A text that names no [`TlsMode`].
+/// The text is not a [`TlsMode`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("must be off, require or verify-full")]
 pub struct UnknownTlsMode;

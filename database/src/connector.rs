@@ -1,4 +1,4 @@
-//! Connecting with the product's TLS and time limits, listening, and cancelling statements.
+//! Connects with the product's TLS settings and timeouts, listens on channels, and cancels statements.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -15,13 +15,13 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{Causes, ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
 
-/// How long connecting may take, from the TCP handshake to the end of the sign-in.
+/// Timeout of a connection attempt, from the TCP handshake to the end of the login.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long a server may leave bytes unacknowledged, or keepalives unanswered, before its connection counts as broken. A host
-/// that is gone sends nothing, and TCP by itself would try for a quarter of an hour.
+/// Timeout of unacknowledged bytes and unanswered keepalives; afterwards the connection counts as broken.
+/// TCP alone would retry for about 15 minutes when a host disappears.
 const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Connects to one database as one role. Cheap to clone; the files of its TLS settings were read when it was made.
+/// Connects to one database as one role. Cheap to clone. [`Connector::new`] has read the TLS files.
 #[derive(Clone)]
 pub struct Connector {
     host: String,
@@ -34,17 +34,23 @@ pub struct Connector {
 pub struct Connection {
     /// The client.
     pub client: Client,
-    /// The task that moves bytes between the client and the server.
+    /// The task that drives the connection.
     pub driver: AbortOnDropHandle<()>,
 }
 
-/// Connects. For more than one connection make a [`Connector`] and keep it.
+/// Connects once. For several connections, use a [`Connector`].
+///
+/// # Errors
+/// [`ConnectError`] when the settings are invalid, or when the server cannot be reached or refuses the login.
 pub async fn connect(config: &DatabaseConfig) -> Result<Connection, ConnectError> {
     Connector::new(config)?.connect().await
 }
 
 impl Connector {
-    /// Reads the files of the TLS settings. Connects to nothing yet.
+    /// Reads the TLS files, without connecting.
+    ///
+    /// # Errors
+    /// [`TlsError`] when the TLS settings are invalid.
     pub fn new(database: &DatabaseConfig) -> Result<Self, TlsError> {
         let mut config = Config::new();
         config
@@ -67,7 +73,7 @@ impl Connector {
         Ok(Self { host: database.host.clone(), port: database.port, config, tls })
     }
 
-    /// The same login with these settings of the session besides its own.
+    /// The same login with additional session settings.
     #[must_use]
     pub fn with_options(&self, options: &str) -> Self {
         let mut with = self.clone();
@@ -76,7 +82,7 @@ impl Connector {
         with
     }
 
-    /// Another login at the same database.
+    /// Another login to the same database.
     #[must_use]
     pub fn with_login(&self, user: &str, password: &str, application_name: &str) -> Self {
         let mut with = self.clone();
@@ -84,9 +90,9 @@ impl Connector {
         with
     }
 
-    /// Connects.
+    /// Connects; takes at most [`CONNECT_TIMEOUT`].
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
-        // The timeout of the settings bounds the TCP handshake alone.
+        // The timeout of the settings covers the TCP handshake only.
         let connecting = Box::pin(self.config.connect(self.tls.clone()));
         let connected = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
         let (client, connection) = connected.map_err(|_| ConnectError::Timeout)??;
@@ -100,7 +106,7 @@ impl Connector {
         Ok(Connection { client, driver: AbortOnDropHandle::new(driver) })
     }
 
-    /// Connects and listens on a channel. The name of the channel is a plain identifier.
+    /// Connects and listens on a channel. `channel` must be a plain identifier.
     pub async fn listen(&self, channel: &str) -> Result<Listener, ConnectError> {
         let connecting = Box::pin(async {
             let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
@@ -120,19 +126,19 @@ impl Connector {
         tokio::time::timeout(CONNECT_TIMEOUT, connecting).await.map_err(|_| ConnectError::Timeout)?
     }
 
-    /// Asks the server to cancel the statement that a connection runs, and returns when the server has passed the request on:
-    /// a statement that is sent afterwards is not hit by it.
+    /// Cancels the running statement of a connection. It returns after the server has signalled the session.
+    /// So the cancellation does not hit a statement that is sent afterwards.
     pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
         let cancelling = Box::pin(async {
             let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;
-            // The client closes its side without reading. A second handle waits for the server's end of the connection,
-            // which it closes after it has signalled the session.
+            // The client closes its side without reading. The second handle waits for the server to close its side.
+            // The server does that after it has signalled the session.
             let stream = stream.into_std()?;
             let mut rest = TcpStream::from_std(stream.try_clone()?)?;
             let stream = TcpStream::from_std(stream)?;
             let Ok(tls) = MakeTlsConnect::<TcpStream>::make_tls_connect(&mut self.tls.clone(), &self.host);
             token.cancel_query_raw(stream, tls).await?;
-            // The end of a TLS connection that the server does not read to its end shows as a reset.
+            // With TLS, the end of the connection may appear as a reset.
             let mut bytes = [0; 256];
             while matches!(rest.read(&mut bytes).await, Ok(read) if read > 0) {}
             Ok(())
@@ -143,14 +149,14 @@ impl Connector {
 
 type Messages = Pin<Box<dyn Stream<Item = Result<AsyncMessage, tokio_postgres::Error>> + Send>>;
 
-/// The notifications of a channel. It ends when the connection ends.
+/// The notifications of a channel. The stream ends with the connection.
 pub struct Listener {
     _client: Client,
     messages: Messages,
     _gauge: ConnectionGauge,
 }
 
-/// An open connection in the metric `annals_database_connections`.
+/// Counts an open connection in the metric `annals_database_connections`.
 struct ConnectionGauge(metrics::Gauge);
 
 impl ConnectionGauge {

@@ -1,29 +1,29 @@
-//! What goes wrong between a client and PostgreSQL, and whether another attempt may help.
+//! Errors of connections to PostgreSQL, and whether a retry may help.
 
 use tokio_postgres::Error;
 use tokio_postgres::error::SqlState;
 
 use crate::TlsError;
 
-/// Why there is no connection.
+/// The reason why a connection failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The TLS settings cannot be used; another attempt does not help.
+    /// The TLS settings are invalid; a retry does not help.
     #[error("the TLS settings of the database cannot be used")]
     Tls(#[from] TlsError),
-    /// The server gave no answer within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
+    /// No answer from the server within [`CONNECT_TIMEOUT`](crate::CONNECT_TIMEOUT).
     #[error("the database does not answer")]
     Timeout,
     /// The network failed.
     #[error("the database cannot be reached")]
     Network(#[from] std::io::Error),
-    /// The server cannot be reached, is not the one that was expected, or refuses the login.
+    /// The server cannot be reached, has an unexpected identity, or refuses the login.
     #[error("the database cannot be connected to")]
     Postgres(#[from] Error),
 }
 
 impl ConnectError {
-    /// Whether another attempt may help.
+    /// Whether a retry may help.
     pub fn is_transient(&self) -> bool {
         match self {
             Self::Tls(_) => false,
@@ -33,9 +33,10 @@ impl ConnectError {
     }
 }
 
-/// Whether another attempt may help: the connection broke, or the server gave a reason of its own. These are the SQLSTATE
-/// classes 08 (connection), 53 (resources), 57 (operator intervention, cancel), 58 (system), 40 (rollback), and the states
-/// 25006 (a server in recovery) and 25P03 (a transaction that was idle for too long).
+/// Whether a retry may help: the connection broke, or the server had a problem of its own.
+///
+/// These are the SQLSTATE classes 08 (connection), 53 (resources), 57 (operator intervention), 58 (system) and
+/// 40 (rollback), and the states 25006 (read-only server) and 25P03 (idle transaction timeout).
 pub fn is_transient(error: &Error) -> bool {
     error.code().is_none_or(is_transient_state)
 }
@@ -45,8 +46,8 @@ fn is_transient_state(state: &SqlState) -> bool {
     matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
 }
 
-/// The server's own message with its SQLSTATE, or the client's with its cause: for logs and operators. It never holds
-/// parameters, but names of tables, columns and roles, so clients of the product must not get it.
+/// The server's message with its SQLSTATE, or the client's error with its cause. For logs and operators.
+/// It has no parameters, but names tables, columns and roles, so clients of the product must not get it.
 pub fn describe(error: &Error) -> String {
     if let Some(db) = error.as_db_error() {
         return format!("{} ({})", db.message(), db.code().code());

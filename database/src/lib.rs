@@ -1,8 +1,7 @@
-//! Connections to PostgreSQL. Every PostgreSQL client of the product connects through this crate, so that TLS, time limits
-//! and the way of reporting errors are the same for all.
+//! Connections to PostgreSQL. All clients of the product use this crate, so that TLS, timeouts and errors are the same.
 //!
-//! Layout: `config` says where a database is, `tls` builds the TLS client, `connector` connects and cancels statements,
-//! `pool` keeps connections for reuse, `error` classifies what went wrong, `causes` shows it in logs.
+//! `config` has the settings, `tls` builds the TLS client, `connector` connects and cancels statements, `pool` reuses
+//! connections, `error` classifies errors, and `causes` formats them for logs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), database::ConnectError> {

@@ -1,5 +1,7 @@
-//! A pool of connections of one login. It opens a connection when one is needed, closes it when it was idle for a while, and
-//! takes it back only when nothing runs on it and no transaction is open.
+//! A pool of connections of one login.
+//!
+//! It opens connections on demand and closes idle ones.
+//! A connection returns to the pool only without a running statement and without an open transaction.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -15,25 +17,25 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::{ConnectError, Connection, Connector};
 
-/// How long a caller waits for a connection that others use.
+/// Maximum wait for a connection of a full pool.
 pub const POOL_WAIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the rollback of an abandoned transaction may take until its connection is closed instead.
+/// Timeout of the rollback of an abandoned transaction; afterwards the connection is closed.
 const ROLLBACK_TIMEOUT: Duration = Duration::from_secs(2);
-/// Statements that a connection keeps prepared. At the limit all are closed.
+/// Maximum prepared statements per connection. At the maximum all are closed.
 const PREPARED_STATEMENTS_MAX: usize = 256;
 
-/// Why a pool has no connection to give.
+/// The reason why a pool returns no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum PoolError {
     /// All connections were in use for [`POOL_WAIT_TIMEOUT`].
     #[error("all connections to the database are in use")]
     Exhausted,
-    /// A new one cannot be opened.
+    /// A new connection failed.
     #[error(transparent)]
     Connect(#[from] ConnectError),
 }
 
-/// Connections of one login. Cheap to clone.
+/// A pool of connections of one login. Cheap to clone.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
 
@@ -42,7 +44,7 @@ struct Inner {
     permits: Arc<Semaphore>,
     size: usize,
     idle_timeout: Duration,
-    /// The one used last is at the end and is used next, so that those that are not needed become idle.
+    /// The last used connection is at the end and is used next, so that unneeded ones become idle.
     idle: Mutex<Vec<(Session, Instant)>>,
     sweeper: OnceLock<AbortOnDropHandle<()>>,
 }
@@ -53,7 +55,7 @@ struct Session {
 }
 
 impl Pool {
-    /// A pool of at most `size` connections, at least one. A connection that was idle for `idle_timeout` is closed.
+    /// A pool of at most `size` connections (at least 1). A connection that was idle for `idle_timeout` is closed.
     pub fn new(connector: Connector, size: usize, idle_timeout: Duration) -> Self {
         let size = size.max(1);
         Self(Arc::new(Inner {
@@ -66,12 +68,15 @@ impl Pool {
         }))
     }
 
-    /// How many connections it opens at most.
+    /// The maximum number of connections.
     pub fn size(&self) -> usize {
         self.0.size
     }
 
-    /// An idle connection, a new one, or the first that another caller gives back.
+    /// An idle connection, a new one, or the first one that another caller returns.
+    ///
+    /// # Errors
+    /// [`PoolError::Exhausted`] after [`POOL_WAIT_TIMEOUT`], [`PoolError::Connect`] when a new connection fails.
     pub async fn get(&self) -> Result<PooledConnection, PoolError> {
         let waiting = Arc::clone(&self.0.permits).acquire_owned();
         let permit = tokio::time::timeout(POOL_WAIT_TIMEOUT, waiting).await;
@@ -97,7 +102,7 @@ impl Pool {
     }
 }
 
-/// Closes connections that were idle for too long, as long as the pool exists.
+/// Closes idle connections, until the pool is dropped.
 async fn sweep(pool: Weak<Inner>) {
     loop {
         let Some(timeout) = pool.upgrade().map(|pool| pool.idle_timeout) else { return };
@@ -108,14 +113,15 @@ async fn sweep(pool: Weak<Inner>) {
     }
 }
 
-/// A connection in use. Dropped in the middle of a statement it cancels the statement, dropped in the middle of a transaction
-/// it rolls back, and only then it goes back to the pool.
+/// A pooled connection in use.
+///
+/// Dropping it cancels a running statement and rolls back an open transaction, before it returns to the pool.
 pub struct PooledConnection {
-    /// Taken when the connection is given back.
+    /// `None` after the drop.
     lease: Option<Lease>,
-    /// Dropped when the connection is given back, and not before.
+    /// Dropped when the connection has returned to the pool.
     companion: Option<Box<dyn Send + Sync>>,
-    /// Statements whose answer has not arrived. One that was dropped stays counted.
+    /// Statements without an answer yet. A dropped statement stays counted.
     running: AtomicU32,
     in_transaction: AtomicBool,
 }
@@ -123,26 +129,26 @@ pub struct PooledConnection {
 struct Lease {
     session: Session,
     pool: Arc<Inner>,
-    /// Given back after the session, so that a pool never has more connections than permits.
+    /// Dropped after the session, so that a pool never has more connections than permits.
     _permit: OwnedSemaphorePermit,
 }
 
 impl PooledConnection {
-    /// Keeps a value, such as a permit, until the connection is given back. That may be later than the drop of this.
+    /// Keeps a value, such as a permit, until the connection has returned to the pool, which may be after its drop.
     #[must_use]
     pub fn with_companion(mut self, companion: impl Send + Sync + 'static) -> Self {
         self.companion = Some(Box::new(companion));
         self
     }
 
-    /// All rows of a statement. It stays prepared on this connection.
+    /// Returns all rows of a statement, which stays prepared on this connection.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
         let session = self.session();
         self.run(async { session.connection.client.query(&session.prepare(sql).await?, parameters).await })
             .await
     }
 
-    /// The row of a statement that finds one at most.
+    /// Returns the only row of a statement, if any.
     pub async fn query_opt(
         &self,
         sql: &str,
@@ -155,7 +161,10 @@ impl PooledConnection {
         .await
     }
 
-    /// The row of a statement that finds exactly one.
+    /// Returns the only row of a statement.
+    ///
+    /// # Errors
+    /// Also when the statement finds no row or several.
     pub async fn query_one(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, Error> {
         let session = self.session();
         self.run(async {
@@ -164,25 +173,25 @@ impl PooledConnection {
         .await
     }
 
-    /// Runs a statement and returns how many rows it touched.
+    /// Executes a statement and returns the number of affected rows.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
         let session = self.session();
         self.run(async { session.connection.client.execute(&session.prepare(sql).await?, parameters).await })
             .await
     }
 
-    /// Runs statements without parameters.
+    /// Executes statements without parameters.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.run(self.session().connection.client.batch_execute(sql)).await
     }
 
-    /// Begins a transaction by these statements, of which `begin` is the first.
+    /// Begins a transaction. `sql` starts with `begin` and may have more statements.
     pub async fn begin(&self, sql: &str) -> Result<(), Error> {
         self.in_transaction.store(true, Ordering::Relaxed);
         self.batch_execute(sql).await
     }
 
-    /// Commits the transaction and gives the connection back.
+    /// Commits the transaction and returns the connection to the pool.
     pub async fn commit(self) -> Result<(), Error> {
         self.batch_execute("commit").await?;
         self.in_transaction.store(false, Ordering::Relaxed);
@@ -195,7 +204,7 @@ impl PooledConnection {
 
     async fn run<T>(&self, statement: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         self.running.fetch_add(1, Ordering::Relaxed);
-        // Boxed: callers' futures stay small.
+        // Boxed to keep the futures of callers small.
         let answer = Box::pin(statement).await;
         self.running.fetch_sub(1, Ordering::Relaxed);
         answer
@@ -211,7 +220,7 @@ impl Drop for PooledConnection {
             lease.release();
             return;
         }
-        // Where the runtime is gone nobody uses the connection again, and it is closed with the lease.
+        // Without a runtime, the connection is closed with the lease.
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
                 if lease.reset(running, open).await {
@@ -231,18 +240,18 @@ impl Lease {
         }
     }
 
-    /// Ends what runs on the connection. `false` where that is not certain: then the connection must be closed.
+    /// Ends what runs on the connection. Returns `false` when that is not certain: then the connection must be closed.
     async fn reset(&self, running: bool, in_transaction: bool) -> bool {
         let client = &self.session.connection.client;
         if running && self.pool.connector.cancel(&client.cancel_token()).await.is_err() {
             return false;
         }
-        // An empty statement is answered when everything before it has ended.
+        // The answer of an empty statement shows that everything before it has ended.
         let statement = if in_transaction { "rollback" } else { "" };
         for _ in 0..2 {
             match tokio::time::timeout(ROLLBACK_TIMEOUT, client.batch_execute(statement)).await {
                 Ok(Ok(())) => return true,
-                // The request to cancel came between two statements and hit this one.
+                // The cancellation came between two statements and hit this one.
                 Ok(Err(error)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {}
                 _ => return false,
             }
@@ -267,6 +276,6 @@ impl Session {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while holding one of these locks.
+    // Code that holds these locks does not panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

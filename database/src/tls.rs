@@ -1,4 +1,4 @@
-//! The TLS client: rustls with aws-lc-rs. Each mode verifies what its name says and nothing falls back to plain text.
+//! The TLS client: rustls with aws-lc-rs. No mode falls back to plain text.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,35 +13,35 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 
 use crate::{Causes, TlsConfig, TlsMode};
 
-/// TLS settings that cannot be used.
+/// Invalid TLS settings.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file cannot be read or is not PEM of the expected kind.
     #[error("{path} cannot be read as {what}")]
     File {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
-        /// What it must hold.
+        /// The expected content.
         what: &'static str,
-        /// The cause.
+        /// The error of the parser.
         #[source]
         source: pem::Error,
     },
-    /// A file of certificates without any.
+    /// A certificate file without certificates.
     #[error("{0} holds no certificate")]
     NoCertificate(PathBuf),
-    /// A certificate without its key, or a key without its certificate.
+    /// A client certificate without its key, or a key without its certificate.
     #[error("a client certificate and its key go together; set both or neither")]
     Incomplete,
-    /// No file of authorities is named, and the system has none.
+    /// No file of certificate authorities is configured, and the system has none.
     #[error("the system has no certificate authorities; name a file of them")]
     NoSystemAuthorities,
-    /// Certificate and key do not fit, or an authority is malformed.
+    /// The certificate does not match the key, or an authority is malformed.
     #[error("the certificates cannot be used")]
     Rustls(#[from] rustls::Error),
 }
 
-/// The client of these settings. Under [`TlsMode::Off`] nothing is read and the result is not used.
+/// The TLS client for these settings. With [`TlsMode::Off`] no file is read, and the result is not used.
 pub(crate) fn client(config: &TlsConfig) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder =
@@ -97,7 +97,7 @@ fn unreadable(path: &Path, what: &'static str) -> impl FnOnce(pem::Error) -> Tls
     move |source| TlsError::File { path: path.to_owned(), what, source }
 }
 
-/// Verifies the chain where authorities are named, and never the name: the mode `require`.
+/// The verifier of the mode `require`: checks the chain if authorities are configured, but not the host name.
 #[derive(Debug)]
 struct AnyServerName {
     authorities: Option<RootCertStore>,

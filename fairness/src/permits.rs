@@ -1,4 +1,4 @@
-//! A semaphore with fair turns between keys.
+//! A semaphore that serves keys round-robin.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,13 +8,13 @@ use tokio::sync::oneshot;
 use crate::Key;
 use crate::scheduler::{FairScheduler, Limits};
 
-/// Why there is no permit.
+/// The reason why no permit was granted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Refused {
-    /// As many requests as may wait are waiting already.
+    /// The queue of the key, or of all keys, is full.
     #[error("too many requests are waiting")]
     QueueFull,
-    /// No permit came up within the longest wait.
+    /// No permit was free within the maximum wait.
     #[error("no permit came up in time")]
     TimedOut,
 }
@@ -45,7 +45,7 @@ struct Waiter<K: Key> {
     reply: oneshot::Sender<Permit<K>>,
 }
 
-/// A permit in hand; given back when it is dropped.
+/// A held permit; dropping it releases it.
 #[must_use = "a permit is given back when it is dropped"]
 pub struct Permit<K: Key> {
     shared: Arc<Shared<K>>,
@@ -53,13 +53,16 @@ pub struct Permit<K: Key> {
 }
 
 impl<K: Key> Permits<K> {
-    /// All permits are free. A request waits for at most `wait`; `Duration::MAX` is without end.
+    /// Creates a semaphore with all permits free. `wait` is the maximum wait; `Duration::MAX` means no limit.
     pub fn new(limits: Limits, wait: Duration) -> Self {
         let state = State { scheduler: FairScheduler::new(limits), next_id: 0 };
         Self { shared: Arc::new(Shared { state: Mutex::new(state), wait }) }
     }
 
-    /// A permit for the key, when it is the key's turn. A request that is dropped leaves the queue.
+    /// Waits for a permit of the key, fairly between keys. Dropping the future removes the request from the queue.
+    ///
+    /// # Errors
+    /// [`Refused::QueueFull`] when too many requests wait, [`Refused::TimedOut`] after the maximum wait.
     pub async fn acquire(&self, key: K) -> Result<Permit<K>, Refused> {
         let (reply, granted) = oneshot::channel();
         let id = {
@@ -69,22 +72,22 @@ impl<K: Key> Permits<K> {
             state.scheduler.push(key.clone(), Waiter { id, reply }).map_err(|_| Refused::QueueFull)?;
             id
         };
-        // Before the first await, so that no way out of here leaves the request behind.
+        // Created before the first await, so that the request always leaves the queue.
         let _guard = QueueGuard { shared: &self.shared, key: &key, id };
         self.shared.grant();
         match tokio::time::timeout(self.shared.wait, granted).await {
             Ok(Ok(permit)) => Ok(permit),
-            // The waiter is dropped with this request alone.
+            // The sender is dropped only together with this request.
             Ok(Err(_)) | Err(_) => Err(Refused::TimedOut),
         }
     }
 
-    /// Requests that wait, of all keys.
+    /// The number of waiting requests of all keys.
     pub fn waiting(&self) -> usize {
         self.shared.lock().scheduler.waiting()
     }
 
-    /// Permits that the key holds.
+    /// The number of permits that the key holds.
     pub fn held(&self, key: &K) -> usize {
         self.shared.lock().scheduler.held(key)
     }
@@ -92,13 +95,13 @@ impl<K: Key> Permits<K> {
 
 impl<K: Key> Shared<K> {
     fn lock(&self) -> MutexGuard<'_, State<K>> {
-        // The turns are whole at each step, so a panic elsewhere spoils nothing.
+        // The state is consistent after each step, so a poisoned lock is harmless.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn grant(self: &Arc<Self>) {
         loop {
-            // The lock is given back before a permit is sent: one that its request does not want any more comes back here.
+            // Release the lock before sending: dropping an unwanted permit takes the lock again.
             let Some((key, waiter)) = ({ self.lock().scheduler.next() }) else { return };
             drop(waiter.reply.send(Permit { shared: Arc::clone(self), key }));
         }
@@ -118,7 +121,7 @@ impl<K: Key> std::fmt::Debug for Permit<K> {
     }
 }
 
-/// Takes a request out of the queue when it has ended, however it did.
+/// Removes a request from the queue when it ends in any way.
 struct QueueGuard<'a, K: Key> {
     shared: &'a Shared<K>,
     key: &'a K,

@@ -1,26 +1,26 @@
-//! The scheduling rule: which waiting request gets the next permit.
+//! The scheduling rule: selects the request that gets the next permit.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::Key;
 
-/// The bounds of a shared resource. Each is at least one in effect, except `reserved`.
+/// The limits of a shared resource. A value of 0 counts as 1, except for `reserved`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Permits in all.
+    /// The number of permits.
     pub permits: usize,
-    /// Permits that one key holds at most.
+    /// Maximum permits per key.
     pub permits_per_key: usize,
-    /// Permits that are given only to keys that hold none. Less than `permits`.
+    /// Permits reserved for keys that hold none; less than `permits`.
     pub reserved: usize,
-    /// Requests of one key that wait at most.
+    /// Maximum waiting requests per key.
     pub waiting: usize,
-    /// Requests of all keys that wait at most.
+    /// Maximum waiting requests of all keys.
     pub waiting_total: usize,
 }
 
 impl Limits {
-    /// Limits for short work on few permits: a key holds at most half of them, and one is reserved where there are several.
+    /// Limits for short work with few permits: half of them per key, and one reserved if there are several.
     pub fn half_per_key(permits: usize, waiting: usize) -> Self {
         let permits = permits.max(1);
         Self {
@@ -44,14 +44,14 @@ impl Limits {
     }
 }
 
-/// Requests by key, and the permits that keys hold. A key without requests and permits takes no memory.
+/// Requests by key, and the held permits per key. A key without both uses no memory.
 #[derive(Debug)]
 pub struct FairScheduler<K, T> {
     limits: Limits,
     free: usize,
     waiting: usize,
     keys: HashMap<K, State<T>>,
-    /// The keys with waiting requests, each once, in the order of their turns.
+    /// The keys with waiting requests, each once, in the order of service.
     order: VecDeque<K>,
 }
 
@@ -62,13 +62,13 @@ struct State<T> {
 }
 
 impl<K: Key, T> FairScheduler<K, T> {
-    /// All permits are free.
+    /// Creates a scheduler with all permits free.
     pub fn new(limits: Limits) -> Self {
         let limits = limits.effective();
         Self { limits, free: limits.permits, waiting: 0, keys: HashMap::new(), order: VecDeque::new() }
     }
 
-    /// Queues a request, or gives it back where the key, or all keys together, have as many as may wait.
+    /// Queues a request, or returns it as the error when the queue of the key or of all keys is full.
     pub fn push(&mut self, key: K, request: T) -> Result<(), T> {
         let state =
             self.keys.entry(key.clone()).or_insert_with(|| State { held: 0, waiting: VecDeque::new() });
@@ -84,9 +84,9 @@ impl<K: Key, T> FairScheduler<K, T> {
         Ok(())
     }
 
-    /// The next request that a permit may go to; it holds the permit from here on.
+    /// Selects the next request that gets a permit; the key holds the permit from then on.
     ///
-    /// A key that is passed over holds a permit itself, so at most as many keys are looked at as there are permits.
+    /// Every skipped key holds a permit, so the search checks at most as many keys as there are permits.
     #[expect(
         clippy::should_implement_trait,
         reason = "no iterator: what comes next depends on what is given back"
@@ -115,7 +115,7 @@ impl<K: Key, T> FairScheduler<K, T> {
         None
     }
 
-    /// Gives back a permit of the key.
+    /// Releases a permit of the key.
     pub fn release(&mut self, key: &K) {
         let Some(state) = self.keys.get_mut(key).filter(|state| state.held > 0) else { return };
         state.held -= 1;
@@ -135,17 +135,17 @@ impl<K: Key, T> FairScheduler<K, T> {
         }
     }
 
-    /// Permits that the key holds.
+    /// The number of permits that the key holds.
     pub fn held(&self, key: &K) -> usize {
         self.keys.get(key).map_or(0, |state| state.held)
     }
 
-    /// Requests that wait, of all keys.
+    /// The number of waiting requests of all keys.
     pub fn waiting(&self) -> usize {
         self.waiting
     }
 
-    /// Keys that are remembered.
+    /// The number of keys with requests or permits.
     pub fn keys(&self) -> usize {
         self.keys.len()
     }
@@ -253,7 +253,7 @@ mod tests {
             let limits = limits.effective();
             let mut held: HashMap<u8, usize> = HashMap::new();
             let mut queued: HashMap<u8, VecDeque<u32>> = HashMap::new();
-            // For each waiting key, who was served since it came to the head of nothing but its own queue.
+            // For each waiting key: the keys that were served before it since it could be served, with their counts.
             let mut passed: HashMap<u8, HashMap<u8, usize>> = HashMap::new();
             for (number, step) in steps.into_iter().enumerate() {
                 let number = number as u32;
@@ -291,7 +291,7 @@ mod tests {
                                     }
                                     let by = passed.entry(other).or_default();
                                     if !eligible.contains(&other) {
-                                        // Its turn starts anew when it may be served.
+                                        // It cannot be served now, so its count starts again.
                                         by.clear();
                                         continue;
                                     }

@@ -1,4 +1,4 @@
-//! Blocking work under fair permits: off the async workers, a bounded number at a time, a share for each key.
+//! Blocking work with fair permits: on blocking threads, with a limit in total and per key.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -7,10 +7,10 @@ use crate::Key;
 use crate::permits::{Permits, Refused};
 use crate::scheduler::Limits;
 
-/// Why work was not done.
+/// The reason why work was not done.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkError {
-    /// No permit for it.
+    /// No permit was granted.
     #[error(transparent)]
     Refused(#[from] Refused),
     /// The work panicked, or the runtime is shutting down.
@@ -18,8 +18,10 @@ pub enum WorkError {
     Stopped(#[source] tokio::task::JoinError),
 }
 
-/// Runs work on blocking threads. Each piece of work borrows a `C` that is kept for later pieces, such as memory that is
-/// expensive to allocate; there are at most as many as permits. Cheap to clone; the clones share the permits.
+/// Runs work on blocking threads. Cheap to clone; the clones share the permits.
+///
+/// Each piece of work borrows a context `C`, such as memory that is expensive to allocate. Contexts are reused.
+/// There are at most as many contexts as permits.
 pub struct Workers<K: Key, C = ()> {
     permits: Permits<K>,
     contexts: Arc<Mutex<Vec<C>>>,
@@ -32,13 +34,18 @@ impl<K: Key, C> Clone for Workers<K, C> {
 }
 
 impl<K: Key, C: Default + Send + 'static> Workers<K, C> {
-    /// Nothing runs yet; a request waits for at most `wait`.
+    /// Creates workers. `wait` is the maximum wait for a permit.
     pub fn new(limits: Limits, wait: Duration) -> Self {
         Self { permits: Permits::new(limits, wait), contexts: Arc::default() }
     }
 
-    /// Does the work when it is the key's turn. A request that is dropped while it waits is not done; one that is dropped
-    /// while it runs keeps its permit until the work has ended, because the thread is taken until then.
+    /// Runs the work when the key gets a permit.
+    ///
+    /// A request that is dropped while it waits is not executed.
+    /// One that is dropped while it runs keeps its permit until the work ends, because it still uses the thread.
+    ///
+    /// # Errors
+    /// [`WorkError::Refused`] without a permit, [`WorkError::Stopped`] when the work panics or the runtime shuts down.
     pub async fn run<T: Send + 'static>(
         &self,
         key: K,
@@ -48,7 +55,7 @@ impl<K: Key, C: Default + Send + 'static> Workers<K, C> {
         let contexts = Arc::clone(&self.contexts);
         let done = tokio::task::spawn_blocking(move || {
             let _permit = permit;
-            // A context that panicking work has left half written is dropped with it.
+            // If the work panics, its context is dropped, because it may be inconsistent.
             let mut context = { lock(&contexts).pop() }.unwrap_or_default();
             let done = work(&mut context);
             lock(&contexts).push(context);
@@ -57,7 +64,7 @@ impl<K: Key, C: Default + Send + 'static> Workers<K, C> {
         done.await.map_err(WorkError::Stopped)
     }
 
-    /// Requests that wait, of all keys.
+    /// The number of waiting requests of all keys.
     pub fn waiting(&self) -> usize {
         self.permits.waiting()
     }
@@ -79,7 +86,7 @@ mod tests {
 
     #[tokio::test]
     async fn work_runs_beside_the_async_workers_and_contexts_are_kept() {
-        // One async worker: it would stand still if the work ran on it.
+        // There is one async worker: the test would hang if the work ran on it.
         let workers = workers(1);
         let (release, blocked) = mpsc::channel::<()>();
         let mut busy = Box::pin(workers.run(1, move |_| blocked.recv().expect("released")));

@@ -1,5 +1,5 @@
-//! Keys in memory, each until its lease ends. A thread drops what has ended, so that a key leaves the memory of a process
-//! that does nothing as well.
+//! Cached keys, each until its lease ends.
+//! A thread drops expired keys, so that they also leave the memory of an idle process.
 
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap, HashSet};
@@ -13,14 +13,14 @@ use crate::KeyringError;
 use crate::crypto::DataKey;
 use crate::store::Subject;
 
-/// Keys in memory at most; beyond it all are dropped and loaded anew as they are needed.
+/// Maximum cached keys. At the maximum all are dropped, and loaded again when needed.
 const CACHE_CAPACITY: usize = 100_000;
-/// Streams noted for one key at most; beyond it they are noted again in the store, which changes nothing there.
+/// Maximum recorded streams per cached key. At the maximum they are dropped, and recorded in the store again.
 const STREAMS_PER_KEY_MAX: usize = 64;
-/// The shortest time between two sweeps: keys that end one after the other are dropped together.
+/// Minimum time between two sweeps, so that keys with similar expiry are dropped together.
 const SWEEP_INTERVAL_MIN: Duration = Duration::from_millis(20);
 
-/// The keys that a process holds.
+/// The cached keys of a process.
 pub(crate) struct Cache(Arc<Shared>);
 
 #[derive(Default)]
@@ -32,7 +32,7 @@ struct Shared {
 #[derive(Default)]
 struct State {
     keys: HashMap<Subject, CachedKey>,
-    /// When leases end, the earliest first. A key that was loaded again has an entry for each load.
+    /// The expiry of leases, earliest first. A key that was loaded several times has several entries.
     ends: BinaryHeap<Reverse<(Instant, Uuid, Uuid)>>,
     is_closed: bool,
 }
@@ -41,12 +41,12 @@ struct CachedKey {
     key: Uuid,
     data_key: DataKey,
     until: Instant,
-    /// The streams that are noted in the store to hold something of the subject.
+    /// The streams that the store has recorded for the subject.
     streams: HashSet<StreamName>,
 }
 
 impl Cache {
-    /// An empty cache and the thread that sweeps it. The thread ends with the cache.
+    /// Starts an empty cache with its sweep thread. The thread ends with the cache.
     pub(crate) fn start() -> Result<Self, KeyringError> {
         let shared = Arc::new(Shared::default());
         let swept = Arc::clone(&shared);
@@ -57,7 +57,7 @@ impl Cache {
         Ok(Self(shared))
     }
 
-    /// The key of a subject whose lease has not ended; for writing to `stream`, only where the store has noted that stream.
+    /// The cached key of a subject. With `stream`, only if the store has recorded that stream for the subject.
     pub(crate) fn get(&self, subject: Subject, stream: Option<&StreamName>) -> Option<(Uuid, DataKey)> {
         let state = self.0.lock();
         let cached = state.keys.get(&subject).filter(|cached| cached.until > Instant::now())?;
@@ -65,7 +65,7 @@ impl Cache {
         is_noted.then(|| (cached.key, cached.data_key.clone()))
     }
 
-    /// Keeps a key until its lease ends.
+    /// Caches a key until its lease ends.
     pub(crate) fn insert(
         &self,
         subject: Subject,
@@ -88,7 +88,7 @@ impl Cache {
             streams: HashSet::new(),
         });
         if cached.key != key {
-            // The store was put back to another state.
+            // Another key of the subject: the store was restored to another state.
             *cached = CachedKey { key, data_key, until, streams: HashSet::new() };
         }
         cached.until = cached.until.max(until);
@@ -102,7 +102,7 @@ impl Cache {
         }
     }
 
-    /// Drops the key of a subject.
+    /// Drops the cached key of a subject.
     pub(crate) fn remove(&self, subject: Subject) {
         self.0.lock().keys.remove(&subject);
     }
@@ -174,7 +174,7 @@ mod tests {
         for id in 1..=10 {
             cache.insert(subject(id), Uuid::from_u128(100 + id), DataKey::generate(), begun + lease, None);
         }
-        // One that is loaded again lives on.
+        // A key that is loaded again gets a new lease.
         cache.insert(subject(1), Uuid::from_u128(101), DataKey::generate(), begun + lease * 200, None);
         assert!(cache.len() == 10 || begun.elapsed() >= lease);
         while cache.len() > 1 {

@@ -1,4 +1,4 @@
-//! Where keys are kept, as settings name it.
+//! The location of the key store, as configured.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,10 +7,10 @@ use database::{DatabaseConfig, Password, TlsConfig};
 
 use crate::{Epoch, Keyring, KeyringError, RewrapResult, RootKeys, file, postgres};
 
-/// The role that the product works with, unless the URL names another.
+/// The default role, if the URL names none.
 const USER_DEFAULT: &str = "annals_keys";
 
-/// A PostgreSQL database that holds keys and nothing else.
+/// A PostgreSQL database for keys only.
 #[derive(Debug, Clone)]
 pub struct KeyDatabase {
     pub(crate) host: String,
@@ -22,7 +22,10 @@ pub struct KeyDatabase {
 }
 
 impl KeyDatabase {
-    /// The database of a URL, `postgres://[user@]host[:port]/database`, and the password of its role. Files of TLS come apart.
+    /// Parses `postgres://[user@]host[:port]/database`. Password and TLS settings are given apart.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when the URL has another form, parameters or a password.
     pub fn new(url: &str, password: &str, tls: TlsConfig) -> Result<Self, KeyringError> {
         let wrong = |problem: &str| KeyringError::Config(problem.to_owned());
         let has_scheme = ["postgres://", "postgresql://"].iter().any(|scheme| url.starts_with(scheme));
@@ -48,7 +51,7 @@ impl KeyDatabase {
         })
     }
 
-    /// How a role signs in.
+    /// The connection settings of a role.
     pub(crate) fn login(&self, user: &str, password: &str, options: &str) -> DatabaseConfig {
         DatabaseConfig {
             host: self.host.clone(),
@@ -69,17 +72,21 @@ impl std::fmt::Display for KeyDatabase {
     }
 }
 
-/// Where keys are kept.
+/// The location of the key store.
 #[derive(Debug, Clone)]
 pub enum KeyStoreConfig {
     /// A file in this folder, shared by the processes of one machine.
     Folder(PathBuf),
-    /// A database, shared by any machines.
+    /// A database, shared by processes of all machines.
     Database(KeyDatabase),
 }
 
 impl KeyStoreConfig {
-    /// Opens it. A folder and its file are made where they are missing; a database has to be migrated.
+    /// Opens the key store. A missing folder and file are created; a database must be migrated before.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when it cannot be used, or when this process lacks a root key of its epochs.
+    /// [`KeyringError::Database`] when the database cannot be reached.
     pub async fn open(&self, roots: RootKeys, lease: Duration) -> Result<Keyring, KeyringError> {
         match self {
             Self::Folder(folder) => Keyring::open(folder, roots, lease),
@@ -87,7 +94,7 @@ impl KeyStoreConfig {
         }
     }
 
-    /// Its epochs, oldest first; `None` where there is no store yet.
+    /// The epochs, oldest first; `None` when there is no key store yet.
     pub async fn epochs(&self, roots: &RootKeys) -> Result<Option<Vec<Epoch>>, KeyringError> {
         match self {
             Self::Folder(folder) => file::epochs(folder, roots),
@@ -95,8 +102,11 @@ impl KeyStoreConfig {
         }
     }
 
-    /// Wraps every key under the current root key, while processes use them, and ends the epochs before. `on_progress` is called with
-    /// how many are done, of how many. Where all are so already, nothing happens. What is interrupted is done by the next run.
+    /// Encrypts every data key with the current root key, and ends earlier epochs.
+    /// Processes may use the keys meanwhile.
+    ///
+    /// `on_progress` is called with the number of finished keys and of all keys.
+    /// It does nothing if all keys are up to date. An interrupted run is completed by the next one.
     pub async fn rewrap(
         &self,
         roots: &RootKeys,

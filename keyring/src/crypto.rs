@@ -1,4 +1,4 @@
-//! The ciphers: data keys wrapped under a key per tenant and epoch, and segments sealed under data keys.
+//! Encryption of data keys (with a key per tenant and epoch) and of segments (with data keys).
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,18 +13,18 @@ use crate::KeyringError;
 
 const KEY_BYTES: usize = 32;
 
-/// A key that segments are sealed under. Clones share one allocation, whose bytes are overwritten when the last is dropped.
-/// The bytes are written where they stay: moving an array would leave copies on the stack.
+/// A data key. Clones share one allocation, which is overwritten when the last one is dropped.
+/// The bytes are written in place, because moving an array would leave copies on the stack.
 #[derive(Clone)]
 pub(crate) struct DataKey(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 
 impl DataKey {
-    /// A new random key.
+    /// Generates a random key.
     pub(crate) fn generate() -> Self {
         Self::filled(|bytes| fill_random(bytes))
     }
 
-    /// A key of these bytes, or `None` where there are not 32 of them.
+    /// A key of these bytes, or `None` if they are not 32.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         (bytes.len() == KEY_BYTES).then(|| Self::filled(|key| key.copy_from_slice(bytes)))
     }
@@ -46,8 +46,8 @@ impl fmt::Debug for DataKey {
     }
 }
 
-/// The secret above all keys, from a file or the environment: 32 bytes. It wraps what the store of keys holds, so that the
-/// store alone opens nothing. Clones share one allocation.
+/// The root key: 32 bytes from a file or the environment. Clones share one allocation.
+/// It encrypts the data keys, so that the key store alone decrypts nothing.
 #[derive(Clone)]
 pub struct RootKey(Arc<Zeroizing<[u8; KEY_BYTES]>>);
 
@@ -58,12 +58,15 @@ impl fmt::Debug for RootKey {
 }
 
 impl RootKey {
-    /// A new random key.
+    /// Generates a random key.
     pub fn generate() -> Self {
         Self(DataKey::generate().0)
     }
 
-    /// A key from 64 hexadecimal digits, surrounding white space aside.
+    /// Parses 64 hexadecimal digits; surrounding white space is ignored.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when the text is anything else.
     pub fn from_hex(text: &str) -> Result<Self, KeyringError> {
         let mut key = Zeroizing::new([0; KEY_BYTES]);
         hex::decode_to_slice(text.trim(), &mut key[..])
@@ -76,7 +79,7 @@ impl RootKey {
         hex::encode(&self.0[..])
     }
 
-    /// Tells this root key from others and nothing else of it.
+    /// Identifies this root key, without revealing it.
     pub(crate) fn fingerprint(&self) -> Fingerprint {
         let tag = self.derive(b"annals-root-fingerprint/v1\0");
         tag.as_ref().try_into().expect("HMAC-SHA-256 gives 32 bytes")
@@ -102,10 +105,10 @@ impl RootKey {
     }
 }
 
-/// What tells root keys apart.
+/// Identifies a root key.
 pub(crate) type Fingerprint = [u8; 32];
 
-/// The root keys that a process has: the one that keys are to be wrapped under, and the one before it while some still are.
+/// The root keys of a process: the current one, and the previous one while data keys are still encrypted with it.
 #[derive(Debug, Clone)]
 pub struct RootKeys {
     current: (Fingerprint, RootKey),
@@ -113,18 +116,18 @@ pub struct RootKeys {
 }
 
 impl RootKeys {
-    /// `current` is to wrap all keys; what `previous` has wrapped is good until `rewrap` is through.
+    /// Data keys are to be encrypted with `current`. `previous` is needed until `rewrap` has finished.
     pub fn new(current: RootKey, previous: Option<RootKey>) -> Self {
         let known = |root: RootKey| (root.fingerprint(), root);
         Self { current: known(current), previous: previous.map(known) }
     }
 
-    /// The fingerprint of the root key that all keys are to be wrapped under.
+    /// The fingerprint of the current root key.
     pub(crate) fn current(&self) -> Fingerprint {
         self.current.0
     }
 
-    /// The root key with a fingerprint.
+    /// The root key with this fingerprint, if the process has it.
     pub(crate) fn find(&self, fingerprint: &Fingerprint) -> Option<&RootKey> {
         let known = [Some(&self.current), self.previous.as_ref()];
         known.into_iter().flatten().find(|(known, _)| known == fingerprint).map(|(_, root)| root)
@@ -137,10 +140,10 @@ impl From<RootKey> for RootKeys {
     }
 }
 
-/// Bytes of the nonce that something sealed begins with.
+/// The length of the nonce at the start of a ciphertext, in bytes.
 pub(crate) const NONCE_BYTES: usize = NONCE_LEN;
 
-/// What a wrapped key belongs to.
+/// The identity of an encrypted data key.
 #[derive(Clone, Copy)]
 pub(crate) struct KeyContext {
     pub(crate) tenant: TenantId,
@@ -180,15 +183,15 @@ fn cipher(key: &[u8]) -> LessSafeKey {
     LessSafeKey::new(UnboundKey::new(&AES_256_GCM, key).expect("the key has 32 bytes"))
 }
 
-/// The cipher under a key. It is freed by the library's own allocator, which overwrites what it frees.
+/// The cipher of a data key. Its library overwrites the memory of a cipher when it frees it.
 pub(crate) fn cipher_of(key: &DataKey) -> LessSafeKey {
     cipher(key.bytes())
 }
 
-/// Nonce, ciphertext and tag. Nonces are random: a key seals far fewer than the 2^32 messages that this allows.
+/// Encrypts: returns nonce, ciphertext and tag. Nonces are random, which is safe up to 2^32 messages per key.
 pub(crate) fn seal(key: &LessSafeKey, associated: &[u8], plain: &[u8]) -> Vec<u8> {
     let nonce: [u8; NONCE_LEN] = random();
-    // With room for the tag: growing would leave a copy of the plain bytes behind.
+    // Reserve space for the tag, because growing would leave a copy of the plain text in memory.
     let mut sealed = Vec::with_capacity(plain.len() + AES_256_GCM.tag_len());
     sealed.extend_from_slice(plain);
     key.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::from(associated), &mut sealed)
@@ -196,7 +199,7 @@ pub(crate) fn seal(key: &LessSafeKey, associated: &[u8], plain: &[u8]) -> Vec<u8
     [nonce.as_slice(), &sealed].concat()
 }
 
-/// What was sealed, or `None` where key, associated data or a byte is another.
+/// Decrypts. Returns `None` when the key, the associated data or a byte differs.
 pub(crate) fn open(key: &LessSafeKey, associated: &[u8], sealed: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
     let (nonce, rest) = sealed.split_at_checked(NONCE_LEN)?;
     let nonce = Nonce::try_assume_unique_for_key(nonce).ok()?;

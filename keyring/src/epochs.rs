@@ -1,39 +1,39 @@
-//! Epochs of a store of keys: each names, by its fingerprint, the root key that its keys are wrapped under. New keys are of
-//! the newest epoch; there are several only while keys are wrapped anew.
+//! Epochs of a key store. Each has the fingerprint of the root key that its data keys are encrypted with.
+//! New data keys belong to the newest epoch. There are several epochs only during a rewrap.
 
 use crate::crypto::{Fingerprint, RootKey};
 use crate::{KeyringError, RootKeys};
 
-/// An epoch, and how many keys are of it.
+/// An epoch and its number of keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Epoch {
-    /// Its number, from 1; none is used twice.
+    /// The number, from 1; never used twice.
     pub epoch: i64,
-    /// The beginning of the fingerprint of its root key, in hexadecimal.
+    /// The first 8 bytes of the root key's fingerprint, in hexadecimal.
     pub root: String,
-    /// Where that root key is.
+    /// Whether this process has the root key.
     pub root_state: RootKeyState,
-    /// Keys that are wrapped under it.
+    /// The number of data keys of this epoch.
     pub keys: u64,
 }
 
-/// What a root key of the store is to a process.
+/// How a root key of the store relates to the configured root keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RootKeyState {
-    /// The one that keys are to be wrapped under.
+    /// The current root key.
     Current,
-    /// The one before it.
+    /// The previous root key.
     Previous,
-    /// The process does not have it.
+    /// A root key that the process does not have.
     Unknown,
 }
 
-/// What a run of `rewrap` has come to.
+/// The result of a run of `rewrap`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RewrapResult {
-    /// The epoch that all keys are of now.
+    /// The epoch of all keys after the run.
     pub epoch: i64,
-    /// Keys that this run has wrapped anew.
+    /// The number of keys that the run encrypted again.
     pub keys: u64,
 }
 
@@ -48,7 +48,10 @@ impl Epoch {
     }
 }
 
-/// The root key with a fingerprint, where this process has it.
+/// The root key with this fingerprint.
+///
+/// # Errors
+/// [`KeyringError::Unavailable`] when this process does not have it.
 pub(crate) fn root_of<'a>(
     roots: &'a RootKeys,
     fingerprint: Option<&Fingerprint>,
@@ -61,7 +64,7 @@ pub(crate) fn root_of<'a>(
     })
 }
 
-/// Refuses a store some of whose keys this process could not unwrap.
+/// Fails when this process lacks a root key of these epochs.
 pub(crate) fn ensure_roots_known(
     roots: &RootKeys,
     epochs: impl IntoIterator<Item = Fingerprint>,
@@ -69,7 +72,7 @@ pub(crate) fn ensure_roots_known(
     epochs.into_iter().try_for_each(|root| root_of(roots, Some(&root)).map(drop))
 }
 
-/// The error of keys that do not unwrap, where there are any.
+/// Fails when any keys could not be decrypted.
 pub(crate) fn ensure_unwrapped(broken: &[uuid::Uuid]) -> Result<(), KeyringError> {
     let Some(first) = broken.first() else { return Ok(()) };
     let count = broken.len();

@@ -1,43 +1,43 @@
-//! What can go wrong with keys.
+//! Errors of the keyring.
 
 use uuid::Uuid;
 
 /// An error of the keyring.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyringError {
-    /// The subject was erased, or is being erased: nothing is sealed for it any more.
+    /// The subject is erased or about to be, so nothing is encrypted for it any more.
     #[error("the subject was erased")]
     SubjectErased,
-    /// Something is sealed under a key that the store neither has nor has destroyed: the store was lost, or went back to an
-    /// earlier state. An operator has to restore it; nothing is taken for erased meanwhile.
+    /// A segment is sealed with a key that is neither stored nor destroyed: the key store lost it.
+    /// An operator must restore the key store. Until then the subject does not count as erased.
     #[error(
         "the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys"
     )]
     KeyMissing {
-        /// Whose key it is.
+        /// The subject of the key.
         subject: Uuid,
-        /// The key's id.
+        /// The id of the key.
         key: Uuid,
     },
-    /// Too much is waiting already; trying again later may help.
+    /// A queue is full; a retry may help.
     #[error("too many requests are waiting for keys")]
     Overloaded,
-    /// The store of keys cannot be used; trying again later may help.
+    /// The key store cannot be used; a retry may help.
     #[error("keys are unavailable: {0}")]
     Unavailable(String),
-    /// The database of keys cannot be connected to, or did not execute a statement. What the server says stays in the source.
+    /// The key database cannot be reached, or failed to execute a statement. The source has the server's message.
     #[error("the database of keys is unavailable")]
     Database(#[source] database::ConnectError),
-    /// A setting is wrong.
+    /// A setting is invalid.
     #[error("{0}")]
     Config(String),
-    /// What is to be sealed is no JSON, or says nothing of its subject.
+    /// The payload is not JSON, or names no subject.
     #[error("the payload cannot be sealed: {0}")]
     Invalid(String),
 }
 
 impl KeyringError {
-    /// The error of a missing key, which also counts it.
+    /// Creates the error, and counts it in a metric.
     pub(crate) fn key_missing(subject: Uuid, key: Uuid) -> Self {
         metrics::counter!("annals_keys_missing_total").increment(1);
         Self::KeyMissing { subject, key }

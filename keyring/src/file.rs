@@ -1,7 +1,7 @@
-//! The file of keys. SQLite, because it overwrites what is deleted and several processes may share it.
+//! The key file. SQLite overwrites deleted data, and several processes can share the file.
 //!
-//! Two threads work on it, each with a connection of its own: one serves keys, the other one destroys them and searches the
-//! file for copies, which takes as long as reading the file does.
+//! Two threads with separate connections work on it: one serves keys.
+//! The other destroys keys and searches the file for copies, which takes as long as reading the whole file.
 
 mod bytes;
 mod maintenance;
@@ -23,20 +23,20 @@ use self::server::{KeyRequest, KeyServer};
 use crate::store::{KeyState, Subject};
 use crate::{Epoch, Erasure, KeyringError, RootKeys, StoredKey};
 
-/// Requests that wait for a thread; more are refused.
+/// Maximum queued requests per thread; more are refused.
 const QUEUE_CAPACITY: usize = 4_096;
 
 type Reply<T> = oneshot::Sender<Result<T, KeyringError>>;
 type Job = Box<dyn FnOnce(&mut Maintenance) + Send>;
 
-/// The way to the threads that work on the file.
+/// Sends requests to the threads of the key file.
 pub(crate) struct FileStore {
     server: SyncSender<KeyRequest>,
     maintenance: SyncSender<Job>,
 }
 
 impl FileStore {
-    /// Opens the file in the folder, making both where they are missing, and starts the threads. They end with this value.
+    /// Opens the file in the folder, creates both if missing, and starts the threads. They end with this value.
     pub(crate) fn open(folder: &Path, roots: RootKeys) -> Result<Self, KeyringError> {
         let config = |error: &dyn std::fmt::Display| schema::unusable(folder, error);
         let path = schema::prepare(folder)?;
@@ -59,7 +59,7 @@ impl FileStore {
         answer.await.map_err(|_| ended())?
     }
 
-    /// Runs something on the thread that keeps the file. It goes on where the caller does not wait for it any more.
+    /// Runs a job on the maintenance thread. It continues when the caller stops waiting.
     async fn run_maintenance<T: Send + 'static>(
         &self,
         job: impl FnOnce(&mut Maintenance) -> Result<T, KeyringError> + Send + 'static,
@@ -139,7 +139,7 @@ fn ended() -> KeyringError {
     KeyringError::Unavailable("the thread of keys has ended".to_owned())
 }
 
-/// The epochs of the file in a folder, oldest first; `None` where there is no file yet.
+/// The epochs of the file in a folder, oldest first; `None` when there is no file yet.
 pub(crate) fn epochs(folder: &Path, roots: &RootKeys) -> Result<Option<Vec<Epoch>>, KeyringError> {
     if !schema::path_in(folder).exists() {
         return Ok(None);

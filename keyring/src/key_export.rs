@@ -1,5 +1,5 @@
-//! Keys that leave the product: encrypted to somebody's public key, and what that person opens with them. What was handed
-//! over is beyond the reach of an erasure. The encryption is that of the age format, which other tools read.
+//! Exports data keys, encrypted to the public key of a recipient in the age format, and opens such exports.
+//! An erasure does not reach exported keys.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -21,36 +21,36 @@ use crate::crypto::DataKey;
 use crate::store::KeyState;
 use crate::{Keyring, KeyringError, payload};
 
-/// Keys of one encrypted piece.
+/// Maximum keys per encrypted part.
 const CHUNK_KEYS_MAX: usize = 1_000;
-/// Bytes that a key takes in the JSON of a piece, at most.
+/// Maximum bytes of a key in the JSON of a part.
 const KEY_JSON_BYTES_MAX: usize = 180;
-/// The encryption gathers this many bytes before it encrypts them, in a buffer that it frees as it is. White space behind the
-/// keys overwrites all of it.
+/// The encryption buffers 64 KiB, and does not clear that buffer when it frees it.
+/// So 64 KiB of white space after the keys overwrite it.
 static PADDING: [u8; 64 * 1024] = [b' '; 64 * 1024];
 
-/// The public key of somebody who gets keys: `age1...`.
+/// The public key of a recipient: `age1...`.
 #[derive(Clone)]
 pub struct Recipient(x25519::Recipient);
 
-/// The private key that opens what was encrypted to its recipient.
+/// The private key of a recipient.
 pub struct Identity(x25519::Identity);
 
-/// A key or a file of keys that is none.
+/// An invalid age key, or exported keys that do not decrypt.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum KeyExportError {
-    /// Not a public key.
+    /// Not an age public key.
     #[error("must be an age public key (age1...)")]
     Recipient,
-    /// Not a private key.
+    /// Not exactly one age private key.
     #[error("the file holds no single age private key (AGE-SECRET-KEY-1...)")]
     Identity,
-    /// Encrypted to somebody else, or changed.
+    /// Encrypted to another recipient, or damaged.
     #[error("the keys were encrypted to somebody else, or are damaged")]
     Undecryptable,
 }
 
-/// A data key as its recipient reads it.
+/// The JSON form of an exported key.
 #[derive(Deserialize)]
 struct ExportedKey {
     subject: Uuid,
@@ -58,7 +58,7 @@ struct ExportedKey {
     data_key: Zeroizing<String>,
 }
 
-/// Keys that were handed over, in memory.
+/// Exported keys, decrypted, in memory.
 #[derive(Default)]
 pub struct ExportedKeys(HashMap<(Uuid, Uuid), DataKey>);
 
@@ -95,12 +95,12 @@ impl fmt::Debug for ExportedKeys {
 }
 
 impl Identity {
-    /// A new random one.
+    /// Generates a random private key.
     pub fn generate() -> Self {
         Self(x25519::Identity::generate())
     }
 
-    /// The one in a file's text: one line, besides comments.
+    /// Parses the text of a key file: one line, besides comments.
     pub fn from_file_text(text: &str) -> Result<Self, KeyExportError> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         match (lines.next().map(str::parse), lines.next()) {
@@ -109,24 +109,24 @@ impl Identity {
         }
     }
 
-    /// The text of a file for it, as `age-keygen` writes it.
+    /// The text of a key file, in the form of `age-keygen`.
     pub fn to_file_text(&self) -> String {
         format!("# public key: {}\n{}\n", self.recipient(), self.0.to_string().expose_secret())
     }
 
-    /// Its public key.
+    /// The public key of this private key.
     pub fn recipient(&self) -> Recipient {
         Recipient(self.0.to_public())
     }
 }
 
 impl Keyring {
-    /// The keys of whatever is sealed in these payloads, encrypted in pieces of a bounded size. Who was erased, or is being
-    /// erased, has none.
+    /// Exports the keys of the sealed segments in these payloads, in encrypted parts of limited size.
+    /// Keys of subjects that are erased or about to be are left out.
     ///
     /// # Errors
-    /// [`KeyringError::KeyMissing`] where something is sealed under a key that is not there and was not destroyed: its reader
-    /// would take the subject for erased.
+    /// [`KeyringError::KeyMissing`] when a key is neither stored nor destroyed.
+    /// Without the error, its recipient would take the subject for erased.
     pub async fn export_keys(
         &self,
         tenant: TenantId,
@@ -144,7 +144,7 @@ impl Keyring {
         if subjects.is_empty() {
             return Ok(Vec::new());
         }
-        // Not from memory, where a key may be for a lease after its fence: what is handed over cannot be taken back.
+        // Do not use the cache, which may have a key for one lease after its fence; an export cannot be revoked.
         let begun = Instant::now();
         let mut states = self.load(subjects).await?;
         if begun.elapsed() > self.lease() {
@@ -165,7 +165,7 @@ impl Keyring {
 }
 
 fn encrypted(piece: &[(Uuid, Uuid, DataKey)], to: &Recipient) -> Result<Vec<u8>, KeyringError> {
-    // Never grown, so that no part of it is left elsewhere.
+    // The vector never grows, so that no copy of its content is left in memory.
     let mut text = Zeroizing::new(Vec::with_capacity(2 + piece.len() * KEY_JSON_BYTES_MAX));
     let room = text.capacity();
     for (index, (subject, key, data_key)) in piece.iter().enumerate() {
@@ -191,7 +191,7 @@ fn encrypted(piece: &[(Uuid, Uuid, DataKey)], to: &Recipient) -> Result<Vec<u8>,
 }
 
 impl ExportedKeys {
-    /// Takes in one encrypted piece.
+    /// Decrypts one encrypted part and adds its keys.
     pub fn add(&mut self, encrypted: &[u8], identity: &Identity) -> Result<(), KeyExportError> {
         let text =
             Zeroizing::new(age::decrypt(&identity.0, encrypted).map_err(|_| KeyExportError::Undecryptable)?);
@@ -205,13 +205,13 @@ impl ExportedKeys {
         Ok(())
     }
 
-    /// Lets go of all of them.
+    /// Drops all keys.
     pub fn clear(&mut self) {
         self.0.clear();
     }
 
-    /// A payload as those see it who may read personal data: open where its key is here, else marked as erased. What a key
-    /// does not open stays sealed.
+    /// Decrypts a payload as readers of personal data see it.
+    /// Segments without a key here are marked as erased. A segment that its key does not decrypt stays sealed.
     pub fn open(&self, event: Uuid, mut document: Value) -> Value {
         payload::replace(&mut document, SEALED, &mut |sealed| {
             let segment = payload::segment_of(sealed)?;
@@ -242,7 +242,7 @@ mod tests {
     #[tokio::test]
     async fn who_holds_the_private_key_opens_and_who_was_erased_has_no_key() {
         let folder = tempfile::tempdir().expect("a folder");
-        // A lease that does not end: what is in memory must not count.
+        // The lease never ends, so the test fails if the export uses cached keys.
         let keyring =
             Keyring::open(folder.path(), RootKey::generate().into(), Duration::from_hours(1)).expect("opens");
         let mut payloads = Vec::new();
@@ -270,7 +270,7 @@ mod tests {
         assert_eq!(opened(3, payloads[3].0), json!({"name": "Person 3", "n": 1}));
         assert_eq!(opened(7, payloads[7].0), json!({"$erased": {"subject": Uuid::from_u128(7)}, "n": 1}));
         assert!(opened(3, payloads[4].0).get("$sealed").is_some(), "it was sealed for another event");
-        // A key that is missing is no key that was destroyed: its reader would take the person for erased.
+        // A missing key is not a destroyed key: without the error, the recipient would take the subject for erased.
         let elsewhere =
             keyring.export_keys(TenantId(Uuid::from_u128(6)), bytes(), &auditor.recipient()).await;
         assert!(matches!(elsewhere, Err(KeyringError::KeyMissing { .. })), "{elsewhere:?}");

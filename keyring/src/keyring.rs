@@ -1,4 +1,4 @@
-//! Seals and opens, and forgets.
+//! Encrypts and decrypts segments, and destroys keys.
 
 use std::collections::{HashMap, HashSet};
 use std::path::Path;
@@ -18,35 +18,36 @@ use crate::postgres::PostgresStore;
 use crate::store::{KeyState, KeyStore, Subject};
 use crate::{Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey};
 
-/// How often keys are loaded for one payload or batch, where the lease ends before all are there.
+/// Maximum attempts to load the keys of a payload or batch, when leases end before all keys are loaded.
 const LOAD_ATTEMPTS_MAX: u32 = 20;
 
-/// The keys of a deployment's subjects. Cheap to clone.
+/// The data keys of the subjects of a deployment. Cheap to clone.
 #[derive(Clone)]
 pub struct Keyring(Arc<Inner>);
 
-/// A key that is loaded may be used until its lease ends, counted from when the load began. So a process that does not know
-/// of an erasure holds no copy of the key any more when one lease has passed since the fence.
+/// The lease of a loaded key starts when its load starts.
+/// So one lease after a fence, no process has the key any more, even without knowing of the erasure.
 struct Inner {
     store: KeyStore,
     lease: Duration,
     cache: Cache,
 }
 
-/// A payload as the log may have it.
+/// A payload without open personal data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedPayload {
-    /// Its bytes.
+    /// The payload, JSON.
     pub payload: Bytes,
-    /// The keys that parts of it are sealed under, ascending.
+    /// The ids of the keys of its sealed segments, ascending.
     pub keys: Vec<Uuid>,
 }
 
-/// Something in a payload that is sealed under a key which is neither in the store nor destroyed.
+/// A sealed segment whose key is neither stored nor destroyed.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct MissingKey {
+    /// The subject of the key.
     pub subject: Uuid,
+    /// The id of the missing key.
     pub key: Uuid,
 }
 
@@ -57,13 +58,19 @@ impl std::fmt::Debug for Keyring {
 }
 
 impl Keyring {
-    /// Opens the file of keys in a folder, making it where it is missing. `lease` is how long a key is kept in memory, and so
-    /// how long an erasure waits before it destroys one.
+    /// Opens the key file in a folder, and creates it if missing.
+    /// `lease` limits how long a key is cached, so an erasure waits that long before it destroys a key.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when the file cannot be used, or a root key of its epochs is missing.
     pub fn open(folder: &Path, roots: RootKeys, lease: Duration) -> Result<Self, KeyringError> {
         Self::with_store(KeyStore::File(FileStore::open(folder, roots)?), lease)
     }
 
-    /// Connects to a database of keys. It has to be migrated.
+    /// Connects to a key database, which must be migrated.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when a root key of its epochs is missing, [`KeyringError::Database`] when it fails.
     pub async fn connect(
         database: &KeyDatabase,
         roots: RootKeys,
@@ -76,13 +83,18 @@ impl Keyring {
         Ok(Self(Arc::new(Inner { store, lease, cache: Cache::start()? })))
     }
 
-    /// How long a key is kept in memory, at most.
+    /// The maximum time that a key is cached.
     pub fn lease(&self) -> Duration {
         self.0.lease
     }
 
-    /// Seals what the payload holds open, each part under the key of its subject. `event` is the id that the payload's event
-    /// will have.
+    /// Encrypts the open personal data of a payload, each part with the key of its subject.
+    /// `event` is the id of the event that will have the payload.
+    ///
+    /// # Errors
+    /// [`KeyringError::SubjectErased`] when a subject is erased.
+    /// [`KeyringError::Invalid`] when the payload is not JSON, or names no subject.
+    /// Also the errors of the key store.
     pub async fn seal(
         &self,
         tenant: TenantId,
@@ -124,11 +136,11 @@ impl Keyring {
         Ok(SealedPayload { payload, keys })
     }
 
-    /// Events with their sealed parts opened. Parts whose key was destroyed say so; parts that were not sealed for their event
-    /// stay sealed.
+    /// Decrypts the sealed segments of events.
+    /// Segments with a destroyed key are marked as erased. Segments that were sealed for another event stay sealed.
     ///
     /// # Errors
-    /// [`KeyringError::KeyMissing`] where something is sealed under a key that is not there and was not destroyed.
+    /// [`KeyringError::KeyMissing`] when a key is neither stored nor destroyed.
     pub async fn open_events(
         &self,
         tenant: TenantId,
@@ -154,7 +166,7 @@ impl Keyring {
         Ok(events)
     }
 
-    /// As [`Self::open_events`], for a part of an event's payload that is kept elsewhere.
+    /// As [`Self::open_events`], for a part of an event's payload that is stored elsewhere.
     pub async fn open_part(
         &self,
         tenant: TenantId,
@@ -167,36 +179,37 @@ impl Keyring {
         Ok(part)
     }
 
-    /// The streams that hold, or held, something of the subject.
+    /// The streams that have, or had, personal data of the subject.
     pub async fn streams(&self, tenant: TenantId, subject: Uuid) -> Result<Vec<StreamName>, KeyringError> {
         self.0.store.streams((tenant, subject)).await
     }
 
-    /// From now on no process loads a key of the subject, and none seals for it. One lease later none holds one.
+    /// Fences the subject: no process loads its key or encrypts for it any more.
+    /// One lease later, no process has the key in its cache.
     pub async fn fence(&self, tenant: TenantId, subject: Uuid) -> Result<(), KeyringError> {
         self.0.store.fence((tenant, subject)).await?;
         self.0.cache.remove((tenant, subject));
         Ok(())
     }
 
-    /// Destroys the key of a subject for ever. Returns its id, where there was one; a repeat returns the same.
+    /// Destroys the key of a subject permanently. Returns its id if there was one; a repeat returns the same.
     pub async fn destroy(&self, tenant: TenantId, subject: Uuid) -> Result<Option<Uuid>, KeyringError> {
         let key = self.0.store.destroy((tenant, subject)).await?;
         self.0.cache.remove((tenant, subject));
         Ok(key)
     }
 
-    /// Every subject that was fenced or erased.
+    /// All fenced and erased subjects.
     pub async fn erasures(&self) -> Result<Vec<Erasure>, KeyringError> {
         self.0.store.erasures().await
     }
 
-    /// Which of these ids belong to no key of the tenant and to none that was destroyed.
+    /// The ids among these that belong to no key and no tombstone of the tenant.
     pub async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
         self.0.store.unknown(tenant, keys).await
     }
 
-    /// Whatever in this payload is sealed under a key that is not there and was not destroyed. Keys in memory do not count.
+    /// The sealed segments of this payload whose key is neither stored nor destroyed. It does not use the cache.
     pub async fn missing_keys(
         &self,
         tenant: TenantId,
@@ -215,7 +228,7 @@ impl Keyring {
         Ok(missing.map(|segment| MissingKey { subject: segment.subject, key: segment.key }).collect())
     }
 
-    /// Keys that are not destroyed, in the order of tenants and subjects, behind `after`.
+    /// A page of the stored keys, ordered by tenant and subject, after `after`.
     pub async fn keys(
         &self,
         after: Option<(TenantId, Uuid)>,
@@ -224,17 +237,17 @@ impl Keyring {
         self.0.store.keys(after, limit).await
     }
 
-    /// The deployment that the store of keys belongs to, where it is marked.
+    /// The deployment that the key store is marked with, if any.
     pub async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
         self.0.store.deployment().await
     }
 
-    /// Marks a store of keys as this deployment's where it is not marked yet; returns whose it is.
+    /// Marks an unmarked key store with this deployment. Returns the deployment that it is marked with.
     pub async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
         self.0.store.mark(deployment).await
     }
 
-    /// What the store knows of these subjects by now, whatever is in memory.
+    /// Loads the keys of these subjects from the store, without the cache.
     pub(crate) async fn load(
         &self,
         subjects: HashSet<Subject>,
@@ -242,8 +255,8 @@ impl Keyring {
         self.0.store.load(subjects.into_iter().collect()).await
     }
 
-    /// The keys of these subjects; with a stream, those to seal what is written to it. No key is held while another one is
-    /// waited for, and none is returned whose lease has ended: what is slow is loaded again.
+    /// The keys of these subjects; with `stream`, for encrypting what is written to it.
+    /// No key is kept during a wait for another one, and none with an ended lease is returned: it is loaded again.
     async fn states(
         &self,
         wanted: HashSet<Subject>,
@@ -265,7 +278,7 @@ impl Keyring {
                 return Ok(states);
             }
             drop(states);
-            // A payload is about one subject, seldom two, so the keys to seal it come one after the other.
+            // A payload usually has one subject, so keys for encryption are loaded one after another.
             let batches = if stream.is_some() { absent.chunks(1) } else { absent.chunks(absent.len()) };
             for batch in batches {
                 let begun = Instant::now();

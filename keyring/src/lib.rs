@@ -1,8 +1,10 @@
-//! Personal data under a key per subject. Payloads are sealed before they are appended and opened where they are read;
-//! erasing a person destroys the key, and no byte of the log changes.
+//! Personal data, encrypted with one key per subject.
 //!
-//! Keys live in a store of their own, outside the data, write-ahead log and backups of the database of events: a file of this
-//! machine or a PostgreSQL database (`docs/personal-data.md`).
+//! Payloads are encrypted before they are appended, and decrypted when they are read.
+//! Destroying the key erases the person without changing the log.
+//!
+//! Keys are in a key store outside the data, write-ahead log and backups of the event database.
+//! It is a file of one machine or a PostgreSQL database (`docs/personal-data.md`).
 
 mod cache;
 mod config;

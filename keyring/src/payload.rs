@@ -1,4 +1,4 @@
-//! Walks through payloads: finds what is to be sealed or opened and puts the other form in its place.
+//! Finds the open and sealed parts of a payload, and replaces them.
 
 use base64::prelude::{BASE64_STANDARD, Engine as _};
 use schemas::engine::sealed::{ERASED, OPEN, SEALED, SealedSegment};
@@ -10,16 +10,15 @@ use crate::crypto::{self, DataKey, segment_associated_data};
 const ALGORITHM: &str = "A256GCM";
 const NONCE_BYTES: usize = 12;
 
-/// Whether a payload may hold the member: JSON escapes quotes inside of texts, so this finds every member of that name,
-/// and little else.
+/// Whether a payload may have the member. JSON escapes quotes in texts, so no member is missed.
 pub(crate) fn contains_member(payload: &[u8], member: &str) -> bool {
     let quote_identifier = format!("\"{member}\"");
     payload.contains(&b'$')
         && payload.windows(quote_identifier.len()).any(|window| window == quote_identifier.as_bytes())
 }
 
-/// Calls `replace` for each object that has the member, with the member's value, innermost last; what it returns takes the
-/// member's place. `None` leaves it.
+/// Calls `change` with the value of every `member` in the payload, outer objects first.
+/// The returned name and value replace the member; `None` keeps it.
 pub(crate) fn replace(
     payload: &mut Value,
     member: &str,
@@ -39,7 +38,7 @@ pub(crate) fn replace(
     }
 }
 
-/// The subjects of what is to be sealed. `None` stands for whoever has the id of the stream.
+/// The subjects of the open parts. `None` means the subject with the id of the stream.
 pub(crate) fn subjects(payload: &mut Value) -> Vec<Option<Uuid>> {
     let mut found = Vec::new();
     replace(payload, OPEN, &mut |open| {
@@ -55,7 +54,7 @@ pub(crate) fn subject_of(open: &Value) -> Option<Uuid> {
     open.get("subject").and_then(Value::as_str).and_then(|text| text.parse().ok())
 }
 
-/// The sealed segments that a payload holds.
+/// The sealed segments of a payload.
 pub(crate) fn segments(payload: &mut Value) -> Vec<SealedSegment> {
     let mut found = Vec::new();
     replace(payload, SEALED, &mut |sealed| {
@@ -69,7 +68,7 @@ pub(crate) fn segment_of(sealed: &Value) -> Option<SealedSegment> {
     serde_json::from_value(sealed.clone()).ok()
 }
 
-/// Seals the value under the key, for an event.
+/// Encrypts a value for an event.
 pub(crate) fn seal(value: &Value, event: Uuid, subject: Uuid, key: Uuid, data_key: &DataKey) -> Value {
     let plain = serde_json::to_vec(value).expect("JSON serialises");
     let sealed =
@@ -85,7 +84,7 @@ pub(crate) fn seal(value: &Value, event: Uuid, subject: Uuid, key: Uuid, data_ke
     serde_json::to_value(segment).expect("a segment serialises")
 }
 
-/// What a segment holds, or `None` where it was not sealed like that.
+/// Decrypts a segment, or returns `None` when it was not sealed with these parameters.
 pub(crate) fn open(segment: &SealedSegment, event: Uuid, data_key: &DataKey) -> Option<Value> {
     if segment.alg != ALGORITHM {
         return None;
@@ -97,7 +96,7 @@ pub(crate) fn open(segment: &SealedSegment, event: Uuid, data_key: &DataKey) -> 
     serde_json::from_slice(&plain).ok()
 }
 
-/// An opened segment as payloads hold it.
+/// The payload member for a decrypted segment.
 pub(crate) fn opened(subject: Uuid, value: Value) -> (&'static str, Value) {
     let mut open = Map::new();
     open.insert("subject".to_owned(), json!(subject));
@@ -105,7 +104,7 @@ pub(crate) fn opened(subject: Uuid, value: Value) -> (&'static str, Value) {
     (OPEN, Value::Object(open))
 }
 
-/// What stands in for a segment whose key was destroyed.
+/// The payload member for a segment whose key was destroyed.
 pub(crate) fn erased(subject: Uuid) -> (&'static str, Value) {
     (ERASED, json!({ "subject": subject }))
 }

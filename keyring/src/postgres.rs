@@ -1,7 +1,7 @@
-//! Keys in a PostgreSQL database of their own, for gateways on several machines.
+//! The key store in a PostgreSQL database, for processes on several machines.
 //!
-//! What a destroyed key leaves in the write-ahead log, in replicas and in backups is beyond the reach of this code
-//! (`docs/adr/0026`): it ends with their retention, or when its root key is retired.
+//! Copies of a destroyed key in the write-ahead log, replicas and backups are out of reach (`docs/adr/0026`).
+//! They end with their retention, or when the root key is retired.
 
 mod connections;
 mod migrate;
@@ -21,14 +21,14 @@ use crate::crypto::{DataKey, Fingerprint, KeyContext};
 use crate::store::{KeyState, Subject};
 use crate::{Epoch, Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey, epochs};
 
-/// Connections that serve keys.
+/// Maximum connections that serve keys.
 const SERVING_CONNECTIONS_MAX: usize = 4;
-/// Connections that destroy keys and list them, so that serving does not wait for that.
+/// Maximum connections that destroy and list keys, apart so that serving keys does not wait for them.
 const UPKEEP_CONNECTIONS_MAX: usize = 1;
-/// How often making a key is tried while other processes change the same row or begin an epoch.
+/// Maximum attempts to create a key while other processes change the same row or start an epoch.
 const CREATE_ATTEMPTS_MAX: u32 = 5;
 
-/// A database of keys.
+/// The key store in a database.
 pub(crate) struct PostgresStore {
     serving: Connections,
     maintenance: Connections,
@@ -36,7 +36,7 @@ pub(crate) struct PostgresStore {
 }
 
 impl PostgresStore {
-    /// Connects and makes sure that this process can unwrap all keys.
+    /// Connects, and checks that this process has the root keys of all epochs.
     pub(crate) async fn connect(database: &KeyDatabase, roots: RootKeys) -> Result<Self, KeyringError> {
         let store = Self {
             serving: Connections::new(database, SERVING_CONNECTIONS_MAX)?,
@@ -52,7 +52,7 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// The row of the subject is locked against fencing, so a key that is returned was not fenced before.
+    /// The subject's row is locked against fencing, so a returned key was not fenced before.
     pub(crate) async fn get_or_create(
         &self,
         (tenant, subject): Subject,
@@ -76,7 +76,7 @@ impl PostgresStore {
             .run(async |client| {
                 for _ in 0..CREATE_ATTEMPTS_MAX {
                     let (epoch, root) = newest_epoch(client).await?;
-                    // Without the newest root key, what is wrapped under the one before is still good.
+                    // Without the newest root key, existing keys of the previous one still work.
                     let root = epochs::root_of(&self.roots, Some(&root));
                     let key = ids::random_id();
                     let candidate = KeyContext { tenant, epoch, subject, key };
@@ -238,7 +238,7 @@ pub(crate) async fn epochs(database: &KeyDatabase, roots: &RootKeys) -> Result<V
     rows.iter().map(epoch).collect()
 }
 
-/// Runs a statement in one round trip: the types of its parameters come with it.
+/// Executes a statement in one round trip, by sending the parameter types along.
 async fn query<'a>(
     client: &Client,
     sql: &str,

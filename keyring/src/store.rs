@@ -1,4 +1,4 @@
-//! What a store of keys does, whichever it is: a file of this machine or a PostgreSQL database.
+//! The interface of the key stores: a file of one machine, or a PostgreSQL database.
 
 use std::collections::HashMap;
 
@@ -11,49 +11,54 @@ use crate::crypto::DataKey;
 use crate::file::FileStore;
 use crate::postgres::PostgresStore;
 
-/// Whose key it is.
+/// The subject of a key, with its tenant.
 pub(crate) type Subject = (TenantId, Uuid);
 
-/// What a store knows of a subject's key.
+/// The state of a subject's key.
 #[derive(Debug, Clone)]
 pub(crate) enum KeyState {
     Live(Uuid, DataKey),
-    /// Fenced or destroyed: the tombstone is there.
+    /// Fenced or destroyed: a tombstone exists.
     Erased,
     /// Neither a key nor a tombstone.
     Missing,
 }
 
-/// A subject whose key is destroyed, or is about to be.
+/// A subject whose key is destroyed or about to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct Erasure {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The subject.
     pub subject: Uuid,
-    /// Where there was one.
+    /// The id of its key, if it had one.
     pub key: Option<Uuid>,
+    /// Whether the key is destroyed; otherwise it is only fenced.
     pub is_destroyed: bool,
 }
 
-/// A key as a store lists it, without the key itself.
+/// A listed key, without the key bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct StoredKey {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The subject.
     pub subject: Uuid,
+    /// The id of the key.
     pub key: Uuid,
+    /// The time of creation.
     pub created_at: DateTime<Utc>,
-    /// The streams that may hold something that is sealed under it.
+    /// The streams that may have segments sealed with it.
     pub streams: Vec<StreamName>,
 }
 
-/// Where keys are kept.
+/// The key store.
 pub(crate) enum KeyStore {
     File(FileStore),
     Postgres(Box<PostgresStore>),
 }
 
-/// Calls the same method of whichever store it is. The futures are boxed, so that those of all callers stay small.
+/// Calls the same method of either key store. The futures are boxed to keep those of callers small.
 macro_rules! either {
     ($store:expr, $inner:ident => $call:expr) => {
         match $store {
@@ -64,8 +69,8 @@ macro_rules! either {
 }
 
 impl KeyStore {
-    /// The key of a subject, made where there is none, and the note that the stream holds something of it. A new key is durable
-    /// when this returns.
+    /// The key of a subject, created if missing. Records that the stream has data of the subject.
+    /// A new key is durable when this returns.
     pub(crate) async fn get_or_create(
         &self,
         subject: Subject,
@@ -81,7 +86,7 @@ impl KeyStore {
         either!(self, store => store.load(subjects))
     }
 
-    /// From its return on no key of the subject is given out, and none is made.
+    /// Fences the subject: after the return, no key of it is given out or created.
     pub(crate) async fn fence(&self, subject: Subject) -> Result<(), KeyringError> {
         either!(self, store => store.fence(subject))
     }
@@ -98,12 +103,12 @@ impl KeyStore {
         either!(self, store => store.erasures())
     }
 
-    /// Which of these ids belong to no key and no tombstone of the tenant.
+    /// The ids among these that belong to no key and no tombstone of the tenant.
     pub(crate) async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
         either!(self, store => store.unknown(tenant, keys))
     }
 
-    /// Keys that are not destroyed, in the order of tenants and subjects, behind `after`.
+    /// A page of the stored keys, ordered by tenant and subject, after `after`.
     pub(crate) async fn keys(
         &self,
         after: Option<Subject>,
@@ -112,12 +117,12 @@ impl KeyStore {
         either!(self, store => store.keys(after, limit))
     }
 
-    /// The deployment that the store belongs to, where it is marked.
+    /// The deployment that the store is marked with, if any.
     pub(crate) async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
         either!(self, store => store.deployment())
     }
 
-    /// Marks a store that is not marked yet; returns whose it is.
+    /// Marks an unmarked store. Returns the deployment that it is marked with.
     pub(crate) async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
         either!(self, store => store.mark(deployment))
     }

@@ -1,5 +1,6 @@
-//! The activity log: sign-ins, refusals, rejected commands, what auditors and operators looked at. Entries end after a
-//! while; what must last is an event.
+//! The activity log: sign-ins, refusals, rejected commands, and accesses of auditors and operators.
+//!
+//! Entries are kept for a limited time. Facts that must be kept are events instead.
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
@@ -8,28 +9,28 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantStore};
 
-/// The outcome of what was not refused.
+/// The outcome of an entry without a refusal.
 pub const ACCEPTED: &str = "accepted";
-/// Entries that one sweep removes at once.
+/// Maximum rows per delete statement.
 const BATCH_ROWS_MAX: i64 = 10_000;
 
-/// What sort of thing happened.
+/// The kind of an activity.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ActivityKind {
-    /// Somebody signed in, or tried to.
+    /// A sign-in, or an attempt.
     SignIn,
-    /// A request was refused: no token, a wrong one, too few rights.
+    /// A refused request: no token, an invalid token, or missing rights.
     Refusal,
     /// A command was rejected.
     RejectedCommand,
-    /// History, proofs or this log were read by somebody who audits.
+    /// An auditor read history, proofs or this log.
     AuditAccess,
-    /// An operator did something on the command line or over the admin listener.
+    /// An operator acted on the command line or on the admin listener.
     OperatorAccess,
-    /// A credential or a key was issued, exchanged, handed out or revoked.
+    /// A credential or a key was issued, exchanged, exported or revoked.
     CredentialChange,
-    /// A user was added or deactivated, roles were given or taken, or a tenant was registered.
+    /// A user was added or deactivated, roles changed, or a tenant was registered.
     RightsChange,
 }
 
@@ -58,51 +59,51 @@ impl ActivityKind {
         }
     }
 
-    /// The kind of this name.
+    /// Parses the name of a kind.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == text)
     }
 }
 
-/// One entry.
+/// One entry of the activity log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Activity {
-    /// UUIDv7: in the order of time.
+    /// UUIDv7, so ids are in the order of time.
     pub id: Uuid,
-    /// When.
+    /// The time.
     pub at: DateTime<Utc>,
-    /// What sort of thing.
+    /// The kind.
     pub kind: ActivityKind,
-    /// Who, as events name it: `user:<id>`, `service:<id>`, `anonymous`, or `operator:<name>`.
+    /// The actor, as in events: `user:<id>`, `service:<id>`, `anonymous` or `operator:<name>`.
     pub actor: String,
-    /// What was asked for: method and route, a command, an operator's command line.
+    /// The requested action: method and route, a command, or an operator's command line.
     pub action: String,
-    /// `accepted`, or the code of the refusal.
+    /// `accepted`, or the error code of the refusal.
     pub outcome: String,
-    /// How often; above 1 where entries like this one came too quickly to be kept one by one.
+    /// The number of occurrences; above 1 when too many like entries came at once and were combined.
     pub count: u64,
-    /// The request's id.
+    /// The id of the request.
     pub request_id: Option<String>,
-    /// Where the request came from.
+    /// The network address of the client.
     pub address: Option<String>,
 }
 
-/// Which entries to read.
+/// Selects entries of the activity log; `None` selects all.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct ActivityFilter {
-    /// Of this kind.
+    /// Only this kind.
     pub kind: Option<ActivityKind>,
-    /// Older than this entry.
+    /// Only entries older than this one.
     pub before: Option<Uuid>,
-    /// From this time on.
+    /// Only from this time on.
     pub since: Option<DateTime<Utc>>,
-    /// Up to this time.
+    /// Only up to this time.
     pub until: Option<DateTime<Utc>>,
 }
 
 impl Activity {
-    /// Whether the entry is kept by itself, however quickly entries come: accepted sign-ins, and changes of rights,
-    /// credentials and keys.
+    /// Whether the entry is always stored alone, even at a high rate.
+    /// These are accepted sign-ins, operator accesses, and changes of rights, credentials and keys.
     pub fn is_protected(&self) -> bool {
         match self.kind {
             ActivityKind::CredentialChange | ActivityKind::RightsChange | ActivityKind::OperatorAccess => {
@@ -115,7 +116,7 @@ impl Activity {
 }
 
 impl TenantStore {
-    /// Keeps entries of this tenant.
+    /// Stores entries of this tenant. Entries with a known id are ignored.
     pub async fn record_activities(&self, activities: &[Activity]) -> Result<(), StoreError> {
         let rows = serde_json::to_string(activities)
             .map_err(|error| StoreError::Corrupt(format!("an activity does not serialise: {error}")))?;
@@ -133,7 +134,7 @@ impl TenantStore {
         transaction.commit().await
     }
 
-    /// At most `limit` entries, the newest first.
+    /// The newest entries that match, at most `limit`, newest first.
     pub async fn activities(
         &self,
         filter: ActivityFilter,
@@ -171,12 +172,13 @@ impl TenantStore {
         rows.iter().map(read).collect()
     }
 
-    /// Removes entries that are older than `before`, and of each kind and outcome those beyond the newest `max`: anonymous
-    /// callers can make refusals without end, and must not displace what else is known. At most `BATCH_ROWS_MAX` go at once.
-    /// Returns how many went; as long as there are any, there may be more.
+    /// Removes entries older than `before`, and for each kind and outcome the entries beyond the newest `max`.
+    ///
+    /// The limit is per kind, because anonymous callers can cause any number of refusals.
+    /// Each call removes a bounded number of rows and returns it; call again until it returns 0.
     ///
     /// # Errors
-    /// [`StoreError`] where the database does not answer.
+    /// [`StoreError`] when the database does not answer.
     pub async fn expire_activities(&self, before: DateTime<Utc>, max: u64) -> Result<u64, StoreError> {
         let transaction = self.begin_worker_transaction().await?;
         let tenant = self.id().0;

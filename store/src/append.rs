@@ -1,7 +1,8 @@
-//! Appending: what callers hand in, what they get back, and the queue in front of the workers that write.
+//! Appending events: the request and receipt types, and the queue in front of the append workers.
 //!
-//! Concurrent appends of many tenants are coalesced into one flush (`worker`), checked in memory against what the last
-//! look-ups proved (`plan`, `lookup`) and written by one statement gated on the compare-and-swap of the heads (`write`).
+//! A worker combines concurrent appends of many tenants into one flush (`worker`).
+//! The flush is planned in memory from cached and looked-up state (`lookup`, `plan`).
+//! One statement writes it; the rows depend on the compare-and-swap of the heads (`write`).
 
 mod capacity;
 mod lookup;
@@ -22,47 +23,50 @@ use crate::{IdempotencyClaim, StoreError};
 pub(crate) use queue::Appender;
 pub(crate) use write::PAYLOAD_JSON;
 
-/// Most bytes of one event with its headers: NATS refuses messages above 1 MiB, and an event that can never be
-/// published must not exist.
+/// Maximum size of one event with its headers, in bytes.
+/// NATS rejects messages above 1 MiB, and every stored event must be publishable.
 pub const EVENT_BYTES_MAX: usize = 256 * 1024;
-/// Most events of one stream append.
+/// Maximum events per stream append.
 pub const EVENTS_MAX: usize = 256;
-/// Most bytes of one secret.
+/// Maximum size of one secret, in bytes.
 pub const SECRET_BYTES_MAX: usize = 16 * 1024;
-/// Most reservations, releases and secrets of one stream append.
+/// Maximum reservations, releases and secrets per stream append, together.
 const SIDE_WRITES_MAX: usize = 256;
-/// Most bytes of the name of a sort of reservation or secret.
+/// Maximum length of the kind of a reservation or secret, in bytes.
 const KIND_BYTES_MAX: usize = 64;
-/// What names, ids and header names add to an event's payload and metadata, at most.
+/// Maximum bytes that names, ids and header names add to the payload and metadata of an event.
 const HEADER_BYTES_ALLOWANCE: usize = 2 * 1024;
 
-/// What the writer believes about the stream.
+/// The version that the writer expects the stream to have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExpectedVersion {
-    /// Nothing.
+    /// Any version: no check.
     Any,
-    /// That it has no events yet.
+    /// The stream has no events.
     NoStream,
-    /// That its last event has this version.
+    /// The last event of the stream has this version.
     Exact(u64),
 }
 
-/// An event about to be recorded.
+/// An event to record.
 #[derive(Debug, Clone, PartialEq)]
 pub struct NewEvent {
-    /// The event's id where it came from outside; else one is made. No two events of a tenant share one: an id that is
-    /// taken is refused.
+    /// An id given by the client; `None` to generate one.
+    /// Ids are unique per tenant: an id that is already used is rejected.
     pub event_id: Option<Uuid>,
-    /// Its type, with the schema version.
+    /// The event type with its schema version.
     pub event_type: EventType,
-    /// JSON, stored exactly as it is.
+    /// JSON in UTF-8, stored byte for byte.
     pub payload: Bytes,
-    /// The keys that parts of the payload are sealed under.
+    /// The encryption keys of the sealed segments in the payload; at most 255.
     pub subject_keys: Vec<Uuid>,
 }
 
 impl NewEvent {
-    /// An event of the vocabulary.
+    /// Encodes an event of the schemas.
+    ///
+    /// # Errors
+    /// The error of serde when the payload cannot be serialised.
     pub fn encode<E: Event>(event: &E) -> Result<Self, serde_json::Error> {
         let event_type = EventType::parse(event.type_name()).expect("the vocabulary's type names are valid");
         Ok(Self { event_id: None, event_type, payload: event.encode()?.into(), subject_keys: Vec::new() })
@@ -72,26 +76,27 @@ impl NewEvent {
 /// A value that at most one stream of the tenant holds, such as an e-mail address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reservation {
-    /// What sort of value, such as `email`.
+    /// The kind of value, such as `email`.
     pub kind: &'static str,
     /// The value in its normalised form; only a keyed digest of it is stored.
     pub value: String,
 }
 
-/// A value that a stream holds, as it is stored: its sort and its keyed digest.
+/// A value that a stream holds, as it is stored: its kind and its keyed digest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ReservationDigest {
+    /// The kind of value, such as `email`.
     pub kind: &'static str,
+    /// The keyed digest of the value.
     pub digest: [u8; 32],
 }
 
-/// Something that belongs to a stream and must not stand in its events, such as a password hash.
+/// A value that belongs to a stream but not to its events, such as a password hash.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
-    /// What sort of secret, such as `password`.
+    /// The kind of secret, such as `password`.
     pub kind: &'static str,
-    /// Its value.
+    /// The value; at most [`SECRET_BYTES_MAX`] bytes.
     pub value: Bytes,
 }
 
@@ -101,59 +106,64 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// A tenant whose log is opened in the transaction of the append that registers it.
+/// A tenant to create in the same transaction as the append that registers it.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of TenantRegistered")]
 pub struct NewTenant {
+    /// The id of the new tenant.
     pub id: TenantId,
+    /// Its slug, unique in the deployment.
     pub slug: TenantSlug,
+    /// Its display name.
     pub name: String,
+    /// Its tier.
     pub tier: Tier,
+    /// How users can register: openly, by invitation or not at all.
     pub registration: Registration,
 }
 
-/// How a tenant stands from an append on.
+/// A change of a tenant's status, stored with an append.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantStatusChange {
-    /// Whose.
+    /// The tenant to change.
     pub tenant: TenantId,
-    /// Whether it is on hold.
+    /// Whether the tenant is suspended from now on.
     pub suspended: bool,
 }
 
-/// Events for one stream and what is written with them: all of it commits, or none.
+/// Events of one stream with the rows to write beside them. Either everything commits or nothing.
 #[derive(Debug, Clone)]
 pub struct StreamAppend {
-    /// The stream.
+    /// The stream to append to.
     pub stream: StreamName,
-    /// Checked against the stream's version at commit.
+    /// Compared with the stream's version at commit.
     pub expected: ExpectedVersion,
-    /// The log that the writer's belief rests on, where it rests on any: refused when the tenant has another by now.
+    /// The log that the writer read, if any. The append is rejected when the tenant has another log now.
     pub log: Option<LogId>,
-    /// At most [`EVENTS_MAX`] events; none where a command had no effect, and a claim keeps its receipt.
+    /// At most [`EVENTS_MAX`] events. Without events, `claim` is required and only a receipt is stored.
     pub events: Vec<NewEvent>,
-    /// Recorded with each of them.
+    /// Stored with each event.
     pub metadata: Metadata,
-    /// Leaves a receipt where given.
+    /// Stores a receipt under this key, if given.
     pub claim: Option<IdempotencyClaim>,
-    /// Taken with the append; refused when another stream holds one.
+    /// Reserved with the append. Rejected when another stream holds one of them.
     pub reservations: Vec<Reservation>,
-    /// Given back with the append.
+    /// Released with the append.
     pub releases: Vec<Reservation>,
-    /// Given back with the append where their values are not known any more: what [`TenantStore::reservations_of`] found.
+    /// Released with the append by digest, for values that are no longer known.
+    /// [`TenantStore::reservations_of`] finds the digests.
     ///
     /// [`TenantStore::reservations_of`]: crate::TenantStore::reservations_of
     pub digest_releases: Vec<ReservationDigest>,
-    /// Written, or overwritten, with the append.
+    /// Inserted or overwritten with the append.
     pub secrets: Vec<Secret>,
-    /// A tenant to open with the append; for the log of the tenant `platform`.
+    /// A tenant to create with the append; only in the log of the tenant `platform`.
     pub new_tenant: Option<NewTenant>,
-    /// A tenant that stands otherwise with the append; for the log of the tenant `platform`.
+    /// A status change to store with the append; only in the log of the tenant `platform`.
     pub tenant_status: Option<TenantStatusChange>,
 }
 
 impl StreamAppend {
-    /// Events and nothing else.
+    /// An append of events only.
     pub fn new(
         stream: StreamName,
         expected: ExpectedVersion,
@@ -176,7 +186,7 @@ impl StreamAppend {
         }
     }
 
-    /// The receipt of a command that had no effect at this version.
+    /// An append without events: it stores the receipt of a command that had no effect at this version.
     pub fn without_effect(
         stream: StreamName,
         expected: ExpectedVersion,
@@ -196,7 +206,8 @@ impl StreamAppend {
         lists.contains(&false) || self.new_tenant.is_some() || self.tenant_status.is_some()
     }
 
-    /// What PostgreSQL or NATS would refuse is refused here, before it can spoil a flush. Returns the size in bytes.
+    /// Rejects what PostgreSQL or NATS would reject later, because that would fail a whole flush.
+    /// Returns the size of the append in bytes.
     fn validate(&self, metadata: &[u8]) -> Result<usize, AppendError> {
         if self.events.len() > EVENTS_MAX {
             return Err(AppendError::Invalid(format!("an append has at most {EVENTS_MAX} events")));
@@ -240,69 +251,69 @@ impl StreamAppend {
     }
 }
 
-/// What an append did.
+/// The result of an append.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// The stream appended to.
+    /// The stream that was appended to.
     pub stream: StreamName,
-    /// The version of the last event appended; that of the stream where none was.
+    /// The version of the last appended event; without events, the version of the stream.
     pub version: u64,
-    /// The log that the positions belong to.
+    /// The log of the positions.
     pub log_id: LogId,
-    /// The position of the first event appended; that of the log's last event where none was.
+    /// The position of the first appended event; without events, the head of the log.
     pub first_position: u64,
-    /// The position of the last event appended; that of the log's last event where none was.
+    /// The position of the last appended event; without events, the head of the log.
     pub position: u64,
-    /// How many events.
+    /// The number of appended events.
     pub count: u32,
-    /// Whether this is the receipt of an earlier append with the same command id.
+    /// Whether this is the receipt of an earlier append with the same idempotency key.
     pub duplicate: bool,
 }
 
-/// Why an append did not happen.
+/// The reason why an append failed.
 #[derive(Debug, thiserror::Error)]
 pub enum AppendError {
-    /// The stream is not where the writer believed.
+    /// The stream does not have the expected version.
     #[error("the stream is at version {actual}")]
     VersionConflict {
-        /// Where it is; 0 when it has no events.
+        /// The version of the stream; 0 without events.
         actual: u64,
     },
-    /// The command id was used before for another command.
+    /// The idempotency key was used before for another command.
     #[error("the command id was used for another command")]
     CommandIdReused,
-    /// Another event of the tenant has an id that was given for one of these.
+    /// An event of the tenant already has a given event id.
     #[error("an event with the id {0} is recorded already")]
     EventIdTaken(Uuid),
-    /// Another stream holds a value that this append wants.
+    /// Another stream holds a value that the append reserves.
     #[error("the {kind} is taken")]
     Reserved {
-        /// What sort of value.
+        /// The kind of value.
         kind: String,
-        /// Who holds it.
+        /// The stream that holds it.
         holder: StreamName,
     },
-    /// An event is over the limit.
+    /// An event or a secret exceeds its size limit.
     #[error("an event of {bytes} bytes is over the limit of {limit}")]
     TooLarge {
-        /// Its size with headers.
+        /// Its size in bytes; for an event, with headers.
         bytes: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
     /// The append can never be stored.
     #[error("the append is invalid: {0}")]
     Invalid(String),
-    /// It holds personal data of somebody who was erased.
+    /// The append contains personal data of an erased subject.
     #[error("the person was erased")]
     SubjectErased,
-    /// No such tenant.
+    /// The tenant does not exist.
     #[error("the tenant is unknown")]
     TenantUnknown,
-    /// Too many appends are waiting; nothing was written.
+    /// The queue is full, or the append lost too many retries; nothing was written.
     #[error("too many appends are waiting")]
     Overloaded,
-    /// The database is away. Whether the append happened may be unknown; a repeat with the same command id is safe.
+    /// The database is unavailable. The append may have committed; a repeat with the same idempotency key is safe.
     #[error(transparent)]
     Unavailable(#[from] StoreError),
 }

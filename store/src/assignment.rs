@@ -1,8 +1,10 @@
-//! Sharing work among processes: each says once a second that it is there, and takes those tenants that rendezvous
-//! hashing gives it among the workers seen lately.
+//! Shares tenants among the workers of a workload.
 //!
-//! Nothing but pace rests on this. Two workers that both believe a tenant to be theirs are harmless, because every state
-//! change is a compare-and-swap; a tenant that nobody works for finds somebody within seconds.
+//! Each worker writes a heartbeat once a second. Rendezvous hashing assigns each tenant to one of the live workers.
+//!
+//! Assignment only affects throughput.
+//! Two workers on one tenant stay correct, because every write is a compare-and-swap.
+//! A tenant without a worker gets one within seconds.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,21 +18,25 @@ use uuid::Uuid;
 use crate::pools::{Pools, get};
 use crate::{Causes, StoreError};
 
-/// How often a worker says that it is there.
+/// Interval between heartbeats.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a worker counts that says no more.
+/// A worker without a heartbeat for this time is not counted any more.
 const HEARTBEAT_EXPIRY: Duration = Duration::from_secs(3);
-/// Bound on one heartbeat; there is another one soon.
+/// Timeout of one heartbeat; the next one follows soon.
 const HEARTBEAT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Work that is shared by tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names of the roles")]
 pub enum Workload {
+    /// Publishes events on JetStream.
     Relay,
+    /// Updates read models.
     Projections,
+    /// Runs sagas.
     Sagas,
+    /// Signs checkpoints.
     Sealer,
+    /// Delivers webhooks.
     Webhooks,
 }
 
@@ -46,7 +52,9 @@ impl Workload {
     }
 }
 
-/// This process's share of one sort of work. Cheap to clone. All of it, as long as nobody calls [`TenantAssignment::maintain_membership`].
+/// The tenants assigned to this process for one workload. Cheap to clone.
+///
+/// Without a call of [`TenantAssignment::maintain_membership`], all tenants are assigned to this process.
 #[derive(Clone)]
 pub struct TenantAssignment(Arc<Inner>);
 
@@ -59,11 +67,11 @@ struct Inner {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Membership {
-    /// Shares with nobody.
+    /// No other workers: all tenants are assigned to this process.
     Alone,
-    /// One of several; counts until then without another heartbeat.
+    /// One of several workers; `until` is the expiry of the last heartbeat.
     Among { others: Vec<Uuid>, until: Instant },
-    /// Has said goodbye.
+    /// The worker has left.
     Left,
 }
 
@@ -73,7 +81,7 @@ impl TenantAssignment {
         Self(Arc::new(Inner { workload, worker: ids::random_id(), pools, membership }))
     }
 
-    /// Whether the tenant is this process's to work for.
+    /// Whether the tenant is assigned to this process.
     pub fn owns(&self, tenant: TenantId) -> bool {
         match &*self.0.membership.borrow() {
             Membership::Alone => true,
@@ -85,13 +93,13 @@ impl TenantAssignment {
         }
     }
 
-    /// Wakes when tenants may have come to this process or gone from it.
+    /// Notifies when the assigned tenants may have changed.
     pub fn changes(&self) -> AssignmentChanges {
         AssignmentChanges(self.0.membership.subscribe())
     }
 
-    /// Takes part until cancelled, then says goodbye, so that others take over at once. Without a database for a few
-    /// seconds this process stands back: others may not know of it any more.
+    /// Sends heartbeats until cancelled, then leaves, so that other workers take over at once.
+    /// Without a database for a few seconds, no tenant is assigned to this process, because others may have taken over.
     pub async fn maintain_membership(&self, cancel: CancellationToken) {
         self.set_membership(Membership::Among {
             others: Vec::new(),
@@ -104,7 +112,7 @@ impl TenantAssignment {
                 () = cancel.cancelled() => break,
                 _ = heartbeats.tick() => {}
             }
-            // From before the heartbeat: others count from when it arrives.
+            // Count from before the heartbeat, because other workers count from its arrival.
             let until = Instant::now() + HEARTBEAT_EXPIRY;
             match tokio::time::timeout(HEARTBEAT_TIMEOUT, self.send_heartbeat()).await {
                 Ok(Ok(others)) => self.set_membership(Membership::Among { others, until }),
@@ -129,7 +137,7 @@ impl TenantAssignment {
                     Membership::Among { others: before, until },
                     Membership::Among { others, until: new_until },
                 ) => {
-                    // One that had stood back owns again.
+                    // A worker whose heartbeat had expired is assigned tenants again.
                     before != others || *until + HEARTBEAT_INTERVAL < *new_until
                 }
                 (before, now) => before != now,
@@ -139,7 +147,7 @@ impl TenantAssignment {
         });
     }
 
-    /// Says that this worker is there; returns the others that were seen lately, by the database's clock.
+    /// Stores a heartbeat and returns the other live workers. Times are those of the database.
     async fn send_heartbeat(&self) -> Result<Vec<Uuid>, StoreError> {
         let connection = get(&self.0.pools.worker).await?;
         let statement = "with beat as (
@@ -165,11 +173,11 @@ impl TenantAssignment {
     }
 }
 
-/// Wakes whoever works when its share has changed.
+/// Notifies a worker when its assigned tenants may have changed.
 pub struct AssignmentChanges(watch::Receiver<Membership>);
 
 impl AssignmentChanges {
-    /// Waits for the next change; for ever where there will be none.
+    /// Waits for the next change; never returns if there can be none.
     pub async fn next(&mut self) {
         if self.0.changed().await.is_err() {
             std::future::pending::<()>().await;
@@ -177,8 +185,8 @@ impl AssignmentChanges {
     }
 }
 
-/// Who ranks highest works for the tenant: all processes find the same one, and one that comes or goes moves no tenant
-/// between the others.
+/// The rank of a worker for a tenant; the highest rank gets the tenant.
+/// All processes compute the same ranks. A worker that joins or leaves moves no tenant between the others.
 fn rank(tenant: TenantId, worker: Uuid) -> (u64, Uuid) {
     let (tenant_high, tenant_low) = tenant.0.as_u64_pair();
     let (worker_high, worker_low) = worker.as_u64_pair();
@@ -188,7 +196,7 @@ fn rank(tenant: TenantId, worker: Uuid) -> (u64, Uuid) {
     (score, worker)
 }
 
-/// The finaliser of splitmix64. It must stay as it is: processes of two releases have to agree.
+/// The finaliser of splitmix64. It must not change, because processes of two releases must agree.
 fn mix(value: u64) -> u64 {
     let value = value.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);

@@ -1,5 +1,7 @@
-//! Checkpoints: how far a consumer of the log has come with a tenant. They move by compare-and-swap in the transaction of
-//! what they stand for, so the effect of an event happens once however often it is delivered.
+//! Checkpoints of consumers per tenant.
+//!
+//! A checkpoint moves by compare-and-swap in the transaction with the effect of the events.
+//! So each event takes effect once, even if it is delivered several times.
 
 use std::time::Duration;
 
@@ -8,16 +10,16 @@ use schemas::engine::{LogId, TenantId};
 use crate::pools::get;
 use crate::{Store, StoreError, TenantStore, TenantTransaction};
 
-/// How far a consumer has come.
+/// The progress of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// The log that the position belongs to.
+    /// The log of the position.
     pub log_id: LogId,
-    /// The last position finished.
+    /// The last processed position.
     pub position: u64,
 }
 
-/// How often a waiting reader looks for itself: another process may keep the projection.
+/// Poll interval of a waiting reader, because another process may run the projection.
 const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl TenantTransaction {
@@ -32,9 +34,10 @@ impl TenantTransaction {
         Ok(row.map(|row| Checkpoint { log_id: LogId(row.get(0)), position: row.get::<_, i64>(1) as u64 }))
     }
 
-    /// Moves a checkpoint of this log from one position to another. `false` when it does not stand at `from`, because
-    /// somebody else moved it, or when the tenant's log is another one or ends before `to`, because what was followed is
-    /// of a log that is no more: this transaction must not commit.
+    /// Moves a checkpoint of this log from one position to another, by compare-and-swap.
+    ///
+    /// Returns `false` when the checkpoint is not at `from`, or when the log is another one or ends before `to`.
+    /// Then the transaction must not commit.
     pub async fn move_checkpoint(
         &self,
         consumer: &str,
@@ -67,8 +70,9 @@ impl TenantTransaction {
 }
 
 impl TenantTransaction {
-    /// Whether a consumer's checkpoint is of another log than the tenant's, or beyond its end: what it has done is of facts
-    /// that are gone. Said when a move has failed.
+    /// Whether the checkpoint is of another log, or after the end of the log.
+    /// Then the consumer has processed lost events.
+    /// Ask after a failed move.
     pub async fn is_of_another_log(&self, consumer: &str) -> Result<bool, StoreError> {
         let Some(checkpoint) = self.checkpoint(consumer).await? else { return Ok(false) };
         let head = self.head().await?;
@@ -77,7 +81,7 @@ impl TenantTransaction {
 }
 
 impl TenantStore {
-    /// Waits until a consumer has reached a position of this log. `false` when it has not in time.
+    /// Waits until a consumer has reached a position of this log. Returns `false` after `timeout`.
     pub async fn wait_for_checkpoint(
         &self,
         consumer: &str,
@@ -86,7 +90,7 @@ impl TenantStore {
         timeout: Duration,
     ) -> Result<bool, StoreError> {
         let deadline = tokio::time::Instant::now() + timeout;
-        // Subscribed before the first look, so that a move in between wakes.
+        // Subscribe before the first read, so that a move in between is not missed.
         let mut moves = self.store().checkpoint_moves();
         loop {
             let transaction = self.begin().await?;
@@ -114,7 +118,7 @@ impl TenantStore {
 }
 
 impl Store {
-    /// The checkpoints of all tenants, of one consumer or of all: for lag.
+    /// The checkpoints of all tenants, of one consumer or of all. For the lag metrics.
     pub async fn checkpoints(
         &self,
         consumer: Option<&str>,

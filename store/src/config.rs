@@ -1,4 +1,4 @@
-//! What the store needs to know to reach PostgreSQL.
+//! The configuration of the store.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use keyring::Keyring;
 
 use crate::DeploymentKey;
 
-/// Where PostgreSQL is and how much of it to use.
+/// The connection to PostgreSQL and the limits of its use.
 #[derive(Clone)]
 pub struct StoreConfig {
     /// Host name or address.
@@ -19,17 +19,17 @@ pub struct StoreConfig {
     pub database: String,
     /// How connections are encrypted.
     pub tls: TlsConfig,
-    /// From which the passwords of the runtime roles (`annals_appender`, `annals_tenant`, ...) are derived.
+    /// The passwords of the runtime roles (`annals_appender`, `annals_tenant`, ...) are derived from it.
     pub runtime_password: String,
-    /// See [`DeploymentKey`].
+    /// The deployment key, see [`DeploymentKey`].
     pub key: DeploymentKey,
-    /// Seals and opens personal data. A process without one can neither write nor read it.
+    /// Encrypts and decrypts personal data. A process without it can neither write nor read personal data.
     pub keyring: Option<Keyring>,
-    /// Append lanes, of two connections each: one for each core of the database server is best; at least 1.
+    /// Append workers with two connections each; at least 1. Best is one per core of the database server.
     pub append_workers: usize,
-    /// Most connections that answer reads, and as many that keep read models, sagas and webhooks.
+    /// Maximum connections for reads, and the same number for read models, sagas and webhooks.
     pub pool_size: usize,
-    /// How long a connection is kept that nothing uses.
+    /// Idle connections are closed after this time.
     pub idle_timeout: Duration,
 }
 

@@ -1,4 +1,5 @@
-//! Consistency tokens: "read at least as far as this position of this log". Authenticated, so that nobody can make one.
+//! Consistency tokens: a read with a token sees at least that position.
+//! They are authenticated, so clients cannot make them.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,15 +11,15 @@ use crate::DeploymentKey;
 /// A position that a read must have reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ConsistencyToken {
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Which incarnation of it.
+    /// The log of the position.
     pub log_id: LogId,
     /// The position.
     pub position: u64,
 }
 
-/// A token that is not one of ours, or not this tenant's.
+/// The token is malformed, has a wrong tag, or belongs to another tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the consistency token is not valid here")]
 pub struct TokenError;
@@ -28,7 +29,7 @@ const TAG_BYTES: usize = 16;
 const MAC_LABEL: &str = "consistency-token";
 
 impl ConsistencyToken {
-    /// The token as text: log id, position and a tag over both and the tenant, in base64url.
+    /// Encodes log id, position and a tag over both and the tenant, in base64url.
     pub fn encode(&self, key: &DeploymentKey) -> String {
         let mut bytes = Vec::with_capacity(BODY_BYTES + TAG_BYTES);
         bytes.extend_from_slice(self.log_id.0.as_bytes());
@@ -38,7 +39,10 @@ impl ConsistencyToken {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The token of this tenant behind the text.
+    /// Decodes and verifies a token of this tenant.
+    ///
+    /// # Errors
+    /// [`TokenError`] when the token is malformed, or not made for this tenant with this key.
     pub fn decode(key: &DeploymentKey, tenant: TenantId, text: &str) -> Result<Self, TokenError> {
         let bytes = URL_SAFE_NO_PAD.decode(text).map_err(|_| TokenError)?;
         let is_ours = |(body, tag): (&[u8], &[u8])| {

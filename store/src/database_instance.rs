@@ -1,6 +1,7 @@
-//! Which life of which database server is on the other side, and whether it was examined: a database that was restored to
-//! an earlier point comes up in another life, and nothing is appended to that before it was compared with what others
-//! know of it.
+//! Detects a new database instance and verifies it before appends.
+//!
+//! A database that was restored to an earlier state starts as a new instance.
+//! Nothing is appended to it before its logs were compared with published events.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
@@ -12,29 +13,30 @@ use tokio_postgres::Row;
 use crate::pools::get;
 use crate::{Store, StoreError};
 
-/// How long an append waits for the examination, which goes on meanwhile; below what a request may take.
+/// Maximum wait of an append for the verification, below the timeout of a request.
+/// The verification continues meanwhile.
 const APPEND_VERIFICATION_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// What came of comparing the logs with what others know of them.
+/// The result of comparing the logs with published events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verification {
-    /// Logs that have lost events are replaced.
+    /// Finished; logs that lost events are replaced.
     Done,
-    /// Nobody could be asked, for this reason.
+    /// No source of published events could be asked, for this reason.
     Impossible(String),
-    /// The database itself did not answer, so it is to be examined again.
+    /// The database did not answer, so the verification must be repeated.
     Failed(String),
 }
 
-/// Compares the logs with what others know of them.
+/// Compares the logs with published events.
 pub type Verifier = Arc<dyn Fn() -> BoxFuture<'static, Verification> + Send + Sync>;
 
-/// One life of a database: from a start of its server to the end.
+/// One run of a database server, from start to end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DatabaseInstance(String);
 
 impl DatabaseInstance {
-    /// Finds it, in the one column of the one row.
+    /// Reads the instance: one row with one column.
     pub(crate) const QUERY: &str =
         "select pg_postmaster_start_time()::text || ' ' || oid::text from pg_database
                                         where datname = current_database()";
@@ -44,7 +46,7 @@ impl DatabaseInstance {
     }
 }
 
-/// Lets appends through to a life that was examined.
+/// Allows appends only to a verified database instance.
 #[derive(Default)]
 pub(crate) struct RestoreGuard {
     verifier: OnceLock<Verifier>,
@@ -58,8 +60,8 @@ struct State {
 }
 
 impl RestoreGuard {
-    /// Returns this life as soon as it may be appended to. Where the examiner can ask no other party it may be: an outage of
-    /// the broker does not keep facts from being kept.
+    /// Waits until appends to this instance are allowed, and returns it.
+    /// If no source could be asked, appends are allowed: an outage of the broker does not block writes.
     pub(crate) async fn check(
         &self,
         database_instance: DatabaseInstance,
@@ -88,7 +90,7 @@ impl RestoreGuard {
         Ok(database_instance)
     }
 
-    /// The examination of a life that is not admitted yet: one for all who wait.
+    /// The verification of an instance that is not verified yet, shared by all waiting callers.
     fn verification(
         &self,
         database_instance: &DatabaseInstance,
@@ -103,7 +105,7 @@ impl RestoreGuard {
             return Some(in_progress.clone());
         }
         let verifier = self.verifier.get()?;
-        // A task of its own: it goes on when those who wait for it give up.
+        // A separate task, so that it continues when the waiting callers give up.
         let task = tokio::spawn(verifier());
         let ended =
             task.map(|ended| ended.unwrap_or_else(|error| Verification::Impossible(error.to_string())));
@@ -113,11 +115,11 @@ impl RestoreGuard {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it.
+        // Code that holds the lock does not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// [`RestoreGuard::check`] with the patience of an append.
+    /// [`RestoreGuard::check`] with the timeout of an append.
     pub(crate) async fn check_append(
         &self,
         database_instance: DatabaseInstance,
@@ -127,19 +129,19 @@ impl RestoreGuard {
 }
 
 impl Store {
-    /// Says who examines a life of the database before anything is appended to it; to be called once, before the first
-    /// append. Without an examiner every life is good.
+    /// Sets the verifier of database instances. Call it once, before the first append.
+    /// Without a verifier, every instance is accepted.
     pub fn set_verifier(&self, verifier: Verifier) {
         drop(self.0.restore_guard.verifier.set(verifier));
     }
 
-    /// Waits until the database's present life is examined.
+    /// Waits until the current database instance is verified.
     pub async fn wait_until_verified(&self) -> Result<(), StoreError> {
         let row = get(&self.0.pools.worker).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
         self.0.restore_guard.check(DatabaseInstance::from_row(&row), None).await.map(drop)
     }
 
-    /// The database's present life.
+    /// The current database instance.
     pub async fn database_instance(&self) -> Result<DatabaseInstance, StoreError> {
         let row = get(&self.0.pools.relay).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
         Ok(DatabaseInstance::from_row(&row))

@@ -1,4 +1,4 @@
-//! Dead letters: what a projection or a saga could not handle, kept with its history until an operator decides.
+//! Dead letters: events or steps that a projection or a saga could not process, stored until an operator decides.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::TenantId;
@@ -9,17 +9,17 @@ use uuid::Uuid;
 use crate::pools::get;
 use crate::{Store, StoreError, TenantTransaction};
 
-/// Where a dead letter stands.
+/// The status of a dead letter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterStatus {
-    /// Waits for an operator.
+    /// Needs a decision of an operator.
     Open,
-    /// An operator asked for another try.
+    /// An operator requested a retry.
     Retrying,
-    /// The other try succeeded.
+    /// The retry succeeded.
     Resolved,
-    /// An operator decided to go on without it.
+    /// An operator discarded it.
     Discarded,
 }
 
@@ -45,34 +45,34 @@ impl DeadLetterStatus {
     }
 }
 
-/// Something that could not be handled.
+/// An event or step that could not be processed.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct DeadLetter {
-    /// UUIDv7, or derived from what failed, so that it is written once.
+    /// UUIDv7, or derived from the failed event or step, so that it is stored once.
     pub id: Uuid,
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The projection or saga, by the name of its checkpoint.
+    /// The checkpoint name of the projection or saga.
     pub consumer: String,
-    /// The position of the event in question.
+    /// The position of the event.
     pub position: u64,
-    /// That event's id.
+    /// The id of the event.
     pub event_id: Option<Uuid>,
-    /// A saga's step, or the event's type.
+    /// The step of a saga, or the event type.
     pub subject: String,
-    /// Stable.
+    /// A stable error code.
     pub error_code: String,
-    /// For people; holds no payload.
+    /// The error message, without payload.
     pub error: String,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// What happened at each try.
+    /// One entry per attempt.
     pub history: serde_json::Value,
-    /// Where it stands.
+    /// The status.
     pub status: DeadLetterStatus,
-    /// When it first failed.
+    /// The time of the first failure.
     pub first_at: DateTime<Utc>,
-    /// When it last failed.
+    /// The time of the last failure.
     pub last_at: DateTime<Utc>,
 }
 
@@ -99,7 +99,7 @@ fn letter_from(row: &Row) -> Result<DeadLetter, StoreError> {
 }
 
 impl TenantTransaction {
-    /// Writes a dead letter, or writes it anew under the same id. One that an operator has discarded stays so.
+    /// Inserts or replaces a dead letter. A discarded one stays as it is.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
         self.execute(
             "insert into dead_letters (tenant_id, dead_letter_id, consumer, position, event_id, subject, error_code,
@@ -129,7 +129,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Changes where a dead letter stands; `false` when there is none of this id.
+    /// Sets the status of a dead letter. Returns `false` when the id is unknown.
     pub async fn set_dead_letter_status(
         &self,
         id: Uuid,
@@ -144,7 +144,7 @@ impl TenantTransaction {
         Ok(changed == 1)
     }
 
-    /// Settles a dead letter as discarded; `false` where it does not stand as it was seen.
+    /// Discards a dead letter. Returns `false` when its status is not `seen` any more.
     pub async fn discard_dead_letter(&self, id: Uuid, seen: DeadLetterStatus) -> Result<bool, StoreError> {
         let changed = self
             .execute(
@@ -156,7 +156,7 @@ impl TenantTransaction {
         Ok(changed == 1)
     }
 
-    /// The newest dead letter of a consumer that is not settled: open or being retried.
+    /// The newest dead letter of a consumer that is open or being retried.
     pub async fn unsettled_dead_letter(&self, consumer: &str) -> Result<Option<DeadLetter>, StoreError> {
         let sql = format!(
             "select {COLUMNS} from dead_letters
@@ -168,7 +168,7 @@ impl TenantTransaction {
 }
 
 impl Store {
-    /// A page of dead letters, oldest first, of one tenant or of all: for operators.
+    /// A page of dead letters, oldest first, of one tenant or of all.
     pub async fn dead_letters(
         &self,
         tenant: Option<TenantId>,
@@ -186,7 +186,7 @@ impl Store {
         rows.iter().map(letter_from).collect()
     }
 
-    /// The dead letters of a consumer that are not settled, in all tenants: what stops it.
+    /// The open or retrying dead letters of a consumer, of all tenants: they block the consumer.
     pub async fn unsettled_dead_letters(&self, consumer: &str) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
         let sql = "select tenant_id, dead_letter_id from dead_letters
                    where consumer = $1 and status in ('open', 'retrying') order by dead_letter_id";
@@ -194,7 +194,7 @@ impl Store {
         Ok(rows.iter().map(|row| (TenantId(row.get(0)), row.get(1))).collect())
     }
 
-    /// One dead letter.
+    /// The dead letter with this id.
     pub async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
         let sql = format!("select {COLUMNS} from dead_letters where dead_letter_id = $1");
         get(&self.0.pools.worker).await?.query_opt(&sql, &[&id]).await?.as_ref().map(letter_from).transpose()

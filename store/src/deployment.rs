@@ -1,4 +1,4 @@
-//! One id for the database of events and the store of keys: neither is used with another deployment's.
+//! Checks that the database of events and the key store belong to the same deployment.
 
 use database::PooledConnection;
 use keyring::Keyring;
@@ -7,7 +7,10 @@ use uuid::Uuid;
 use crate::pools::{Pools, get};
 use crate::{Store, StoreError};
 
-/// Makes sure that the keys are this database's. A store of keys that nothing has used yet becomes it, once.
+/// Checks that the key store belongs to this database. An unused key store is marked with this deployment, once.
+///
+/// # Errors
+/// [`StoreError::Config`] when the key store belongs to another deployment, or is new while another one was in use.
 pub(crate) async fn ensure_keys_match(pools: &Pools, keyring: &Keyring) -> Result<(), StoreError> {
     let client = get(&pools.worker).await?;
     let row = client.query_one("select id, keys_marked from deployment", &[]).await?;
@@ -37,8 +40,8 @@ async fn note(client: &PooledConnection) -> Result<(), StoreError> {
 }
 
 impl Store {
-    /// Marks an unmarked store of keys as this deployment's, although another one was in use. False where it is another
-    /// deployment's.
+    /// Marks an unmarked key store as this deployment's, although another one was in use.
+    /// Returns `false` when it belongs to another deployment.
     pub async fn adopt_keys(&self, keyring: &Keyring) -> Result<bool, StoreError> {
         let client = get(&self.0.pools.worker).await?;
         let id: Uuid = client.query_one("select id from deployment", &[]).await?.get(0);

@@ -1,51 +1,51 @@
-//! The digest of a request: what tells a repeat from another request under the same key.
+//! The digest of a request. It distinguishes a repeat from another request with the same key.
 
 use schemas::engine::canonical::{self, CanonicalError};
 use serde::Serialize;
 
 use crate::DeploymentKey;
 
-/// Label of the MAC. The digests of commands without secrets are those of receipts before keys were derived.
+/// Label of the MAC. Digests of commands without secrets equal those of older receipts, from before keys were derived.
 const MAC_LABEL: &str = "command-digest";
-/// In front of a body that is not JSON: no canonical form begins so.
+/// Prefix of a body that is not JSON; no canonical form starts with it.
 const NON_JSON_MARKER: u8 = 0xff;
 
-/// Collects what a client sent: the name of a command or route, its target, its content and its secrets. Nothing that the
-/// product adds (times, hashes, ids that it makes) belongs to it.
+/// Collects what a client sent: the name of a command or route, its target, its content and its secrets.
 ///
-/// The digest is an HMAC under the deployment key over length-prefixed parts. A secret enters through a MAC of its own,
-/// so that no digest of a password without key is ever stored.
+/// Values that the product adds (times, hashes, generated ids) are not part of it.
+/// The digest is an HMAC with the deployment key over length-prefixed parts.
+/// A secret is added as a MAC of its own, so that no unkeyed digest of a password is stored.
 pub struct RequestDigest<'a> {
     key: &'a DeploymentKey,
     parts: Vec<Vec<u8>>,
 }
 
 impl<'a> RequestDigest<'a> {
-    /// Of a command or route with this name, on this target: the stream of a command, the path of a route.
+    /// Starts a digest of a command (target: its stream) or a route (target: its path).
     pub fn new(key: &'a DeploymentKey, name: &str, target: &str) -> Self {
         Self { key, parts: vec![name.as_bytes().to_vec(), target.as_bytes().to_vec()] }
     }
 
-    /// With typed content. Absent optional fields do not count.
+    /// Adds typed content. Absent optional fields are left out.
     ///
     /// # Errors
-    /// Where it does not serialise, or holds raw JSON that is ambiguous.
+    /// When the value does not serialise, or contains ambiguous raw JSON.
     pub fn value(mut self, value: &impl Serialize) -> Result<Self, CanonicalError> {
         self.parts.push(canonical::of_value(value)?);
         Ok(self)
     }
 
-    /// With JSON as it was sent.
+    /// Adds JSON as the client sent it.
     ///
     /// # Errors
-    /// Where it is no JSON or ambiguous.
+    /// When the text is not JSON, or is ambiguous.
     pub fn json(mut self, text: &[u8]) -> Result<Self, CanonicalError> {
         self.parts.push(canonical::of_text(text)?);
         Ok(self)
     }
 
-    /// With a body as it was sent, whatever it is: by its content where it is JSON, else by its bytes. So a request that
-    /// is refused later differs from the accepted one under the same key.
+    /// Adds a body as the client sent it: its content if it is JSON, else its bytes.
+    /// So a request that is rejected later still differs from an accepted one with the same key.
     #[must_use]
     pub fn body(mut self, body: &[u8]) -> Self {
         let part = canonical::of_text(body).unwrap_or_else(|_| [&[NON_JSON_MARKER], body].concat());
@@ -53,7 +53,7 @@ impl<'a> RequestDigest<'a> {
         self
     }
 
-    /// With a secret that the content leaves out, such as a password.
+    /// Adds a secret that is not part of the content, such as a password.
     #[must_use]
     pub fn secret(mut self, name: &str, value: &[u8]) -> Self {
         let mac = self.key.mac("request-secret", &[name.as_bytes(), value]);
@@ -62,7 +62,7 @@ impl<'a> RequestDigest<'a> {
         self
     }
 
-    /// The digest.
+    /// Returns the digest.
     pub fn finish(self) -> [u8; 32] {
         let parts: Vec<&[u8]> = self.parts.iter().map(Vec::as_slice).collect();
         self.key.mac(MAC_LABEL, &parts)
@@ -120,7 +120,7 @@ mod tests {
         for wrong in ["", "{", r#"{"a":1,"a":2}"#] {
             assert!(RequestDigest::new(&key, "a", "b").json(wrong.as_bytes()).is_err());
         }
-        // Bytes that are no JSON are never those of a canonical form.
+        // Bytes of a body that is not JSON never equal a canonical form.
         let broken = RequestDigest::new(&key, "a", "b").body(b"{").finish();
         assert_ne!(broken, RequestDigest::new(&key, "a", "b").body(b"{}").finish());
     }

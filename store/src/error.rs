@@ -1,7 +1,7 @@
-//! What can go wrong between the product and PostgreSQL.
+//! Errors of the store.
 //!
-//! What PostgreSQL says stays in the sources of an error: `Display` never shows it, because messages of errors reach clients
-//! and dead letters. Logs show the sources by [`Causes`](crate::Causes).
+//! `Display` never shows messages of PostgreSQL, because error messages reach clients and dead letters.
+//! They are in the sources of an error; logs show the sources with [`Causes`](crate::Causes).
 
 use std::fmt;
 
@@ -11,64 +11,63 @@ use schemas::engine::{InvalidValue, LogId};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
-/// An error of the store. Domain refusals of an append are [`AppendError`](crate::AppendError)s.
+/// An error of the store. Rejections of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
-    /// The store cannot do it at the moment, for a reason of the product's own; trying again later may help.
+    /// The store cannot do it now, for a reason of its own; a retry may help.
     #[error("the database is unavailable: {0}")]
     Unavailable(String),
-    /// PostgreSQL broke the connection off, or could not execute a statement for a reason of its own; trying again later may
-    /// help.
+    /// PostgreSQL closed the connection, or could not execute a statement for a reason of its own; a retry may help.
     #[error("the database is unavailable")]
     Interrupted(#[source] tokio_postgres::Error),
-    /// PostgreSQL cannot be connected to; trying again later may help.
+    /// No connection to PostgreSQL; a retry may help.
     #[error("the database is unavailable")]
     NotConnected(#[source] ConnectError),
-    /// Too much is waiting already; trying again later may help.
+    /// A queue is full; a retry may help.
     #[error("too many requests are waiting for the database")]
     Overloaded,
-    /// No such tenant.
+    /// The tenant does not exist.
     #[error("the tenant is unknown")]
     TenantUnknown,
-    /// The position named belongs to a log that this one has replaced.
+    /// The position belongs to a replaced log.
     #[error("the log was replaced; the tenant's log is now {current}")]
     LogReplaced {
-        /// The log that the tenant has now.
+        /// The current log of the tenant.
         current: LogId,
     },
-    /// Something is sealed under a key that is neither there nor destroyed. It is no erasure: an operator has to restore the
-    /// store of keys, and until then nothing is said of the subject.
+    /// A segment is sealed with a key that is neither stored nor destroyed. This is not an erasure.
+    /// An operator must restore the key store; until then the subject cannot be read.
     #[error(
         "the key {key} of the subject {subject} is missing, and it was not destroyed: restore the store of keys"
     )]
     KeyMissing {
-        /// Whose key it is.
+        /// The subject of the key.
         subject: Uuid,
-        /// The key's id.
+        /// The id of the key.
         key: Uuid,
     },
-    /// The keys of personal data cannot be used; trying again later may help.
+    /// The key store cannot be used; a retry may help.
     #[error("the keys of personal data are unavailable")]
     Keys(#[source] KeyringError),
-    /// A row does not hold what it must hold.
+    /// A stored row is invalid.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
-    /// PostgreSQL refused a statement.
+    /// PostgreSQL rejected a statement.
     #[error("the database refused a statement")]
     Database(#[source] tokio_postgres::Error),
-    /// A setting is wrong.
+    /// A setting is invalid.
     #[error("{0}")]
     Config(String),
-    /// The TLS settings cannot be used.
+    /// The TLS settings are invalid.
     #[error("the TLS settings of the database cannot be used")]
     Tls(#[source] database::TlsError),
-    /// The schema could not be brought up to date. For operators: the text is that of PostgreSQL.
+    /// The migration of the schema failed. The text is PostgreSQL's, for operators.
     #[error("migration failed: {0}")]
     Migration(String),
 }
 
 impl StoreError {
-    /// Whether trying again later may help.
+    /// Whether a retry may help.
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
@@ -81,8 +80,7 @@ impl StoreError {
         )
     }
 
-    /// Whether a parameter was at fault: a text with a NUL, or a time or number that PostgreSQL cannot hold. Such values come
-    /// from outside.
+    /// Whether a parameter of a client was invalid: a text with NUL, or a time or number outside PostgreSQL's range.
     pub fn is_invalid_parameter(&self) -> bool {
         let Self::Database(error) = self else { return false };
         error.code().is_some_and(|code| {

@@ -1,30 +1,32 @@
-//! Ids of the events that the product records, and how an id from outside is told from one of them.
+//! Ids of recorded events.
 //!
-//! No index says which ids are taken: it would cost every append a tenth. Ids that services choose are reserved beside
-//! their events, and ids of ours are recognised: each is a UUIDv7 (RFC 9562) that ends in a MAC of its tenant and its other
-//! bits. A service's id that verifies is one of ours, or could become one, and is refused; an id that does not verify can
-//! never be one of ours.
+//! An index of all ids would cost every append a tenth of its speed. Instead:
+//!
+//! - Ids that services choose are reserved beside their events.
+//! - Ids of the product are UUIDv7 (RFC 9562) that end in a MAC of the tenant and the other bits.
+//!
+//! A service's id with a valid MAC is or could become an id of the product, so it is rejected.
+//! An id without a valid MAC can never be an id of the product.
 //!
 //! | bits | content |
 //! | --- | --- |
 //! | 48 | milliseconds since 1970, as UUIDv7 has them |
 //! | 4 + 2 | version and variant |
-//! | 42 | a counter: random at the first id of a millisecond, then one more for each id (RFC 9562, section 6.2, method 1) |
+//! | 42 | a counter: starts at random in each millisecond, then grows by one (RFC 9562, section 6.2, method 1) |
 //! | 32 | the MAC |
 //!
-//! - Within a process no id comes twice: the counter only grows within a millisecond, and time never goes back.
-//! - Two processes that make `n` ids each in one millisecond meet in a counter with a chance of about `n / 2^40`. They would
-//!   have to do so for one tenant, whose appends are ordered by its head and rarely share a millisecond. The
-//!   42 bits of the `uuid` crate's own counter are the same; it has 32 random bits behind them, which the MAC takes.
-//! - A service's honest UUIDv7 verifies by chance once in 2^32 (four thousand million); then it is refused though it is
-//!   free. A shorter MAC would raise that, a longer one would take bits from the counter. Other versions of UUID never
-//!   verify.
-//! - Correctness does not rest on the MAC being hard to forge: a forged id is refused, which hurts its forger alone. So
-//!   32 bits are enough, and SipHash-2-4 (a keyed function for short inputs, some 20 ns) is used rather than HMAC-SHA-256
-//!   (some 300 ns), which would be noticed beside the 450 ns of hashing an event.
-//! - The tenant is part of the input, so that a service which copies events of one tenant to another may keep their ids.
+//! - Ids of one process are unique: the counter only grows within a millisecond, and time never decreases.
+//! - Two processes with `n` ids each in one millisecond collide with a probability of about `n / 2^40`.
+//!   Both would have to write to one tenant, and appends of a tenant rarely share a millisecond.
+//!   The `uuid` crate also has a counter of 42 bits, followed by 32 random bits; here the MAC takes their place.
+//! - A valid UUIDv7 of a service has a matching MAC by chance once in 2^32. It is then rejected although it is free.
+//!   A shorter MAC would increase that rate; a longer one would take bits from the counter.
+//!   Other versions of UUID never match.
+//! - The MAC need not resist forgery: a forged id is rejected, which only affects its sender. So 32 bits are enough.
+//!   SipHash-2-4 takes about 20 ns. HMAC-SHA-256 takes about 300 ns, which matters beside 450 ns to hash an event.
+//! - The tenant is part of the input, so a service that copies events to another tenant may keep their ids.
 //!
-//! Events recorded before ids were made this way have random ids; a service that gives one of those again is not refused.
+//! Older events have random ids. A service that gives one of those again is not rejected.
 
 use std::hash::Hasher;
 use std::sync::{Mutex, PoisonError};
@@ -37,18 +39,18 @@ use crate::DeploymentKey;
 
 const MAC_BITS: u32 = 32;
 const COUNTER_BITS: u32 = 42;
-/// The part of the counter that stands below the variant.
+/// The bits of the counter after the variant.
 const COUNTER_LOW_BITS: u32 = 30;
-/// Random start of the counter: one bit less, so that it has room to grow.
+/// The bits of the random start: one less, so that the counter can grow.
 const COUNTER_START_BITS: u32 = COUNTER_BITS - 1;
 
-/// Makes ids of events and recognises them. One for each store.
+/// Generates ids of events, and recognises them. One per store.
 pub(crate) struct EventIds {
     hasher: SipHasher24,
     last: Mutex<LastId>,
 }
 
-/// The id made last: its milliseconds and its counter.
+/// The last generated id: milliseconds since 1970, and counter.
 #[derive(Debug, Clone, Copy, Default)]
 struct LastId {
     millis: u64,
@@ -62,11 +64,11 @@ impl EventIds {
         Self { hasher: SipHasher24::new_with_key(key), last: Mutex::default() }
     }
 
-    /// A new id for an event of this tenant. Ids of one process grow.
+    /// Generates an id for an event of this tenant. Ids of one process increase.
     pub(crate) fn make(&self, tenant: TenantId) -> Uuid {
         let now = clock::now().timestamp_millis() as u64;
         let LastId { millis, counter } = {
-            // Nothing panics while holding it.
+            // Code that holds the lock does not panic.
             let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
             *last = last.next(now);
             *last
@@ -80,7 +82,7 @@ impl EventIds {
         Uuid::from_u128(unsigned | u128::from(self.mac(tenant, unsigned)))
     }
 
-    /// Whether an id is one that the product gives to events of this tenant.
+    /// Whether an id is one that the product generates for events of this tenant.
     pub(crate) fn is_own(&self, tenant: TenantId, id: Uuid) -> bool {
         let bits = id.as_u128();
         let is_v7 = bits >> 76 & 0xf == 7 && bits >> 62 & 0b11 == 0b10;
@@ -100,7 +102,7 @@ impl LastId {
         if now > self.millis {
             return Self { millis: now, counter: rand::random::<u64>() >> (64 - COUNTER_START_BITS) };
         }
-        // The clock shows the same millisecond, or went back.
+        // Same millisecond, or the clock went back.
         let counter = self.counter + 1;
         if counter >> COUNTER_BITS == 0 {
             Self { millis: self.millis, counter }

@@ -1,4 +1,4 @@
-//! Events with everything that their leaves commit to, for exports: bytes as stored, salts and leaf, nothing decoded.
+//! Events with everything that their leaves commit to, for exports: stored bytes, salts and leaf hash, not decoded.
 
 use bytes::Bytes;
 use schemas::engine::{StreamName, TypePattern};
@@ -9,43 +9,53 @@ use uuid::Uuid;
 use crate::read::{PageLimit, page_sql};
 use crate::{StoreError, TenantStore};
 
-/// A row of the log as it is stored, right or wrong.
+/// A row of the log as stored, not verified.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are the columns")]
 pub struct ExportRow {
+    /// The position in the log.
     pub position: u64,
+    /// The version in the stream.
     pub version: u64,
     /// Microseconds since 1970 in UTC.
     pub recorded_at: i64,
+    /// The id of the event.
     pub event_id: Uuid,
+    /// The schema version of the event type.
     pub schema_version: u32,
+    /// The encoding of the payload; 1 is JSON.
     pub payload_encoding: u8,
+    /// The name of the stream.
     pub stream: String,
+    /// The event type.
     pub event_type: String,
+    /// The payload as stored.
     pub payload: Bytes,
+    /// The metadata as stored, JSON.
     pub metadata: Bytes,
-    /// 16 bytes for the payload's commitment, 16 for the metadata's.
+    /// The salt of the payload's commitment, then the salt of the metadata's; 16 bytes each.
     pub salts: Bytes,
+    /// The encryption keys of sealed segments.
     pub subject_keys: Vec<Uuid>,
+    /// The leaf hash; 32 bytes.
     pub leaf_hash: Bytes,
 }
 
 impl ExportRow {
-    /// Whether its type matches one of the patterns.
+    /// Whether the event type matches one of the patterns.
     pub fn is_of(&self, types: &[TypePattern]) -> bool {
         types.iter().any(|pattern| pattern.matches(&self.event_type))
     }
 }
 
-/// Bytes of events after which a page ends: an export holds several copies of it.
+/// Maximum bytes of events per page, because an export holds several copies of a page.
 const PAGE_BYTES_MAX: usize = 512 * 1024;
 const COLUMNS: &str =
     "position, version, (extract(epoch from recorded_at) * 1000000)::int8, event_id, schema_version,
      payload_encoding, stream, type, payload, metadata, salts, subject_keys, leaf_hash";
 
 impl TenantStore {
-    /// At most `limit` rows behind position `after` up to position `to`, of one stream or of all. Large ones end a page early;
-    /// there is one where there is any.
+    /// Rows after position `after` up to `to`, at most `limit`, of one stream or of all.
+    /// Large events end a page early, but a page has at least one row if any exists.
     pub async fn export_rows(
         &self,
         after: u64,

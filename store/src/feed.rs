@@ -1,10 +1,12 @@
-//! Feeds a consumer of the log (a projection, a saga): contiguous batches of each tenant's events, right after the
-//! consumer's checkpoint, one batch of a tenant at a time.
+//! Feeds a consumer of the log, such as a projection or a saga.
 //!
-//! What is followed (JetStream) is a hint that carries the events along. It may lose, repeat or disorder everything:
-//! what lies at or below the checkpoint is dropped, what is missing is read from the log, and heads are compared
-//! periodically, so that a lost last message is noticed. The checkpoint itself is the consumer's to move, by
-//! compare-and-swap in the transaction that holds the batch's effect.
+//! It delivers contiguous batches of each tenant's events after the consumer's checkpoint.
+//! A tenant has at most one batch in progress.
+//!
+//! JetStream delivers the events early, but it may lose, repeat or reorder them:
+//! events at or below the checkpoint are dropped, and missing events are read from the log.
+//! Heads are compared with checkpoints periodically, so that a lost last message is detected.
+//! The consumer moves its checkpoint by compare-and-swap, in the transaction with the effect of the batch.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::Future;
@@ -29,58 +31,61 @@ use crate::assignment::AssignmentChanges;
 /// Events of one tenant with contiguous positions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Batch {
-    /// Whose they are.
+    /// The tenant of the events.
     pub tenant: TenantId,
-    /// The log that the positions belong to.
+    /// The log of the positions.
     pub log_id: LogId,
-    /// In position order. A consumer gets them with their personal data open.
+    /// In position order, with personal data decrypted if the consumer reads it.
     pub events: Vec<RecordedEvent>,
 }
 
-/// Somebody who handles a tenant's events in order and remembers how far it came.
+/// Processes the events of a tenant in order and stores a checkpoint.
 pub trait Consumer: Send + Sync + 'static {
-    /// The name of its checkpoint.
+    /// The name of the consumer's checkpoint.
     fn name(&self) -> &str;
 
-    /// Handles the events right after position `from` and moves the checkpoint from there in the same transaction.
+    /// Processes the events after position `from`, and moves the checkpoint in the same transaction.
+    ///
+    /// # Errors
+    /// Any [`StoreError`]; the batch is retried with backoff.
     fn handle(
         &self,
         from: u64,
         batch: Batch,
     ) -> impl Future<Output = Result<BatchOutcome, StoreError>> + Send;
 
-    /// Whether personal data is opened for it. One that reads ids alone goes on where a key is missing.
+    /// Whether the feed decrypts personal data. A consumer that returns `false` continues when a key is missing.
     fn reads_personal_data(&self) -> bool {
         true
     }
 
-    /// Whether an operator holds the tenant up: nothing is read for it until that is over. Asked before every turn.
+    /// Whether an operator has paused the tenant; if so, nothing is read for it. Checked before every batch.
     fn is_paused(&self, _tenant: TenantId) -> impl Future<Output = Result<bool, StoreError>> + Send {
         std::future::ready(Ok(false))
     }
 }
 
-/// What became of a batch.
+/// The outcome of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BatchOutcome {
-    /// The checkpoint stands at this position now.
+    /// The checkpoint is now at this position.
     Advanced(u64),
-    /// Somebody else had moved the checkpoint: nothing was done.
+    /// Another process had moved the checkpoint; nothing was changed.
     Conflict,
-    /// An event of the tenant stops this consumer, until somebody acts; asked again now and then.
+    /// An event blocks this consumer until an operator acts. The feed retries with backoff.
     Stopped,
 }
 
-/// How a consumer is fed.
+/// Settings of a feed.
 #[derive(Debug, Clone, Copy)]
 pub struct FeedSettings {
-    /// Events of a batch, at most.
+    /// Maximum events per batch.
     pub batch: usize,
-    /// Tenants handled at once.
+    /// Maximum tenants processed at once.
     pub max_concurrent_tenants: usize,
-    /// How often heads are compared with checkpoints.
+    /// Interval between comparisons of heads and checkpoints.
     pub compare_interval: Duration,
-    /// The sort of work that this is part of, where it is shared with other processes.
+    /// The workload that is shared with other processes; `None` to process all tenants.
     pub workload: Option<Workload>,
 }
 
@@ -95,16 +100,16 @@ impl Default for FeedSettings {
     }
 }
 
-/// Events held back for tenants whose turn has not come; what is beyond is read from the log again.
+/// Maximum events buffered over all tenants; events beyond are read from the log later.
 const FEED_BUFFER_EVENTS_MAX: usize = 20_000;
-/// The wait after another process has moved the checkpoint.
+/// Delay after another process has moved the checkpoint.
 const CONTENTION_DELAY: Duration = Duration::from_millis(50);
-/// The wait of a paused tenant until it is asked about again.
+/// Interval between checks of a paused tenant.
 const PAUSE_POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// First and longest wait after a failure.
+/// First and maximum delay after a failure.
 const BACKOFF_BOUNDS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
-/// Feeds the consumer until cancelled. Outages are waited out.
+/// Feeds the consumer until cancelled. Failures are retried with backoff.
 pub async fn run<C: Consumer>(
     store: Store,
     consumer: Arc<C>,
@@ -140,10 +145,10 @@ pub async fn run<C: Consumer>(
             Some(batch) = followed.next() => feed.offer(batch),
         }
     }
-    // What is under way is left: a batch is one transaction, so that is safe at any point.
+    // Batches in progress are dropped. Each is one transaction, so this is safe at any point.
 }
 
-/// The share of this process has changed.
+/// Waits until the tenants assigned to this process change.
 async fn wait_for_change(changes: &mut Option<AssignmentChanges>) {
     match changes {
         Some(changes) => changes.next().await,
@@ -157,11 +162,11 @@ enum FeedEvent {
     Compared(Result<(Vec<Head>, HashMap<TenantId, u64>), StoreError>),
 }
 
-/// What one turn of a tenant came to.
+/// The progress of one batch of a tenant.
 enum BatchProgress {
-    /// The checkpoint stands here.
+    /// The checkpoint is at this position of this log.
     At(LogId, u64),
-    /// Somebody else is at this tenant.
+    /// Another process works on this tenant.
     Conflict,
     Stopped,
     Paused,
@@ -182,7 +187,7 @@ struct Feed<C> {
 }
 
 impl<C: Consumer> Feed<C> {
-    /// Whether this process works for the tenant.
+    /// Whether the tenant is assigned to this process.
     fn owns(&self, tenant: TenantId) -> bool {
         self.assignment.as_ref().is_none_or(|assignment| assignment.owns(tenant))
     }
@@ -198,7 +203,7 @@ impl<C: Consumer> Feed<C> {
         self.queue(batch.tenant);
     }
 
-    /// Queues a tenant that has something to do and is neither at work nor waiting.
+    /// Queues a tenant that has work and is neither busy nor waiting.
     fn queue(&mut self, tenant: TenantId) {
         if self.cursors.get(&tenant).is_some_and(FeedCursor::is_due)
             && self.owns(tenant)
@@ -223,7 +228,7 @@ impl<C: Consumer> Feed<C> {
             self.busy += 1;
             let (store, consumer, limit) =
                 (self.store.clone(), Arc::clone(&self.consumer), self.settings.batch);
-            // A task of its own: tenants use all cores, and a panic is a failure of that tenant's turn alone.
+            // Each batch is a task: tenants use all cores, and a panic fails only the batch of its tenant.
             let prepared = AbortOnDropHandle::new(tokio::spawn(async move {
                 process_batch(&store, consumer.as_ref(), tenant, prepared, limit).await
             }));
@@ -267,7 +272,7 @@ impl<C: Consumer> Feed<C> {
                         cursor.end(log_id, checkpoint);
                         None
                     }
-                    // Another process is quicker: it shall go on undisturbed, as long as it does.
+                    // Another process is faster; leave the tenant to it while it makes progress.
                     Ok(BatchProgress::Conflict) => {
                         cursor.mark_conflict();
                         Some(CONTENTION_DELAY)
@@ -332,8 +337,7 @@ fn backoff(failures: u32) -> Duration {
     first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(longest)
 }
 
-/// One turn of a tenant: find the checkpoint where it is not known, take the followed events that fit or read the log,
-/// and hand them over.
+/// Processes one batch: reads the checkpoint if it is unknown, then takes buffered events or reads the log.
 async fn process_batch<C: Consumer>(
     store: &Store,
     consumer: &C,

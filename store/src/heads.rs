@@ -1,4 +1,4 @@
-//! The ends of the tenants' logs, for those who work across tenants.
+//! The heads of the logs, for code that works across tenants.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, TenantId};
@@ -8,16 +8,16 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::pools::{Pools, get};
 
-/// The end of one tenant's log.
+/// The head of one tenant's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Head {
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Which incarnation of it.
+    /// The current log of the tenant.
     pub log_id: LogId,
-    /// The position of its last event; 0 when it has none.
+    /// The position of the last event; 0 without events.
     pub position: u64,
-    /// When that event was recorded.
+    /// The time of that event.
     pub recorded_at: DateTime<Utc>,
 }
 

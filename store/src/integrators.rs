@@ -1,5 +1,6 @@
-//! The registry of integrators' credentials: what was issued to whom, and how far each integrator has acknowledged. NATS
-//! is brought in line with it by a keeper, which works over all tenants; `issuing` is what a tenant does.
+//! The registry of integrators' credentials, with the acknowledged position of each.
+//!
+//! The credential reconciler applies it to NATS, for all tenants. `issuing` has the operations of a tenant.
 
 mod issuing;
 
@@ -15,54 +16,54 @@ use crate::{Store, StoreError};
 
 pub use issuing::{IntegratorChange, IntegratorCommand, IntegratorOutcome, NewCredential, NewKey};
 
-/// Credentials that a tenant may have at a time.
+/// Maximum credentials per tenant that are not revoked.
 pub const CREDENTIALS_MAX: i64 = 100;
-/// Keys of a tenant that may be unexpired at a time, revoked ones included: each revoked one stands in the JWT of the
-/// integrators' account until it expires.
+/// Maximum unexpired keys per tenant, including revoked ones.
+/// Revoked keys are listed in the JWT of the integrators' account until they expire.
 pub const UNEXPIRED_KEYS_MAX: i64 = 200;
 
-/// Any number will do, as long as nobody else uses it.
+/// The id of an advisory lock; it must differ from the other lock ids.
 const KEYS_LOCK_ID: i64 = 0x414e_4e45_4447;
 
-/// How far an integrator has acknowledged, and on what that rests.
+/// The position that an integrator has acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AckedPosition {
-    /// The log that the position belongs to.
+    /// The log of the position.
     pub log_id: LogId,
-    /// Every event of the credential's types up to here is acknowledged.
+    /// Every event of the credential's types up to this position is acknowledged.
     pub position: u64,
-    /// The relay's generation when that was found; `None` before the first look.
+    /// The relay's stream epoch when it was found; `None` before the first observation.
     pub stream_epoch: Option<u32>,
-    /// Places of the stream below it may hold lower positions behind higher ones.
+    /// Below this stream position, a lower log position may follow a higher one.
     pub out_of_order_below: u64,
 }
 
-/// A credential as the registry has it.
+/// A credential in the registry.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntegratorCredential {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Its id.
+    /// The id.
     pub id: Uuid,
-    /// Its name; unique among those of the tenant that are not revoked.
+    /// The name; unique among the tenant's credentials that are not revoked.
     pub name: String,
-    /// Its consumer on `EVENTS`.
+    /// The name of its consumer on the stream `EVENTS`.
     pub consumer: String,
-    /// Patterns over event types; empty: all.
+    /// Patterns of event types; empty selects all.
     pub types: Vec<String>,
-    /// Since when.
+    /// The time of issue.
     pub created_at: DateTime<Utc>,
-    /// Since when not any more.
+    /// The time of revocation.
     pub revoked_at: Option<DateTime<Utc>>,
-    /// Raised by each change.
+    /// Grows with each change.
     pub revision: u64,
-    /// Whether NATS is as the registry says.
+    /// Whether NATS is up to date with the registry.
     pub applied: bool,
-    /// Which consumer of this name: another one starts at another place.
+    /// The number of the consumer under this name. It grows when the consumer restarts at another position.
     pub instance: u32,
-    /// How far it has come.
+    /// The acknowledged position.
     pub acked: AckedPosition,
-    /// When the last of its keys expires.
+    /// The expiry of its newest key.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -93,31 +94,31 @@ fn credential_from(row: &Row) -> IntegratorCredential {
     }
 }
 
-/// A user key that NATS must not accept.
+/// A user key that NATS must reject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RevokedKey {
     /// The public key.
     pub public_key: String,
-    /// When its JWT was issued.
+    /// The issue time of its JWT.
     pub issued_at: DateTime<Utc>,
 }
 
-/// The keys to keep out, read under a lock that one process holds at a time, so that an older list never replaces a newer
-/// one. Dropped without [`applied`](Self::applied), nothing is noted.
+/// The keys to reject, read under a lock of all processes, so that an older list never replaces a newer one.
+/// Dropped without [`applied`](Self::applied), it changes nothing.
 pub struct RevokedKeys {
     connection: PooledConnection,
-    /// What the keys include, by tenant, credential and revision.
+    /// The included changes: tenants, credentials and revisions.
     changes: (Vec<Uuid>, Vec<Uuid>, Vec<i64>),
     keys: Vec<RevokedKey>,
 }
 
 impl RevokedKeys {
-    /// The keys.
+    /// The keys to reject.
     pub fn keys(&self) -> &[RevokedKey] {
         &self.keys
     }
 
-    /// Notes that NATS knows all of it, and lets the next one in.
+    /// Records that NATS has these keys, and releases the lock.
     pub async fn applied(self) -> Result<(), StoreError> {
         let connection = self.connection;
         let (tenants, credentials, revisions) = self.changes;
@@ -136,19 +137,22 @@ impl RevokedKeys {
     }
 }
 
-/// What a keeper found about an integrator's place, as of one instance of the consumer.
+/// An observed acknowledged position, valid for one instance of the consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ObservedPosition {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The id of the credential.
     pub credential: Uuid,
+    /// The instance of the consumer.
     pub instance: u32,
+    /// The observed position.
     pub acked: AckedPosition,
 }
 
 impl Store {
-    /// The keys that NATS must not accept now: revoked, or of a revoked credential or a suspended tenant. `None` while
-    /// another process is at it.
+    /// The keys that NATS must reject now: revoked keys, and keys of revoked credentials or suspended tenants.
+    /// Returns `None` while another process holds the lock.
     pub async fn lock_revoked_keys(&self) -> Result<Option<RevokedKeys>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
         connection.begin("begin").await?;
@@ -158,7 +162,7 @@ impl Store {
             connection.commit().await?;
             return Ok(None);
         }
-        // Before the keys, so that these hold what the revisions stand for.
+        // Read the revisions before the keys, so that the keys include these revisions.
         let due = connection
             .query(
                 "select tenant_id, credential_id, revision from integrator_credentials where keys_applied < revision",
@@ -185,7 +189,7 @@ impl Store {
         Ok(Some(RevokedKeys { connection, changes, keys }))
     }
 
-    /// Whether any change waits for NATS: of the keys, and of the consumers.
+    /// Whether changes must be applied to NATS: of keys, and of consumers.
     pub async fn integrator_changes_due(&self) -> Result<(bool, bool), StoreError> {
         let connection = get(&self.0.pools.relay).await?;
         let statement = "select coalesce(bool_or(keys_applied < revision), false),
@@ -195,8 +199,8 @@ impl Store {
         Ok((row.get(0), row.get(1)))
     }
 
-    /// The credentials of all tenants with the tenants' slugs: those whose consumer has to be looked at, or all that are
-    /// not revoked as well.
+    /// The credentials of all tenants, with the tenants' slugs.
+    /// Returns those with unapplied changes of their consumer, and with `all` the others that are not revoked too.
     pub async fn integrator_credentials(
         &self,
         all: bool,
@@ -211,7 +215,7 @@ impl Store {
         rows.iter().map(|row| Ok((TenantSlug::parse(row.get(15))?, credential_from(row)))).collect()
     }
 
-    /// Notes that the consumer is as this revision says.
+    /// Records that the consumer of this revision is applied to NATS.
     pub async fn consumer_applied(&self, credential: &IntegratorCredential) -> Result<(), StoreError> {
         get(&self.0.pools.relay)
             .await?
@@ -224,7 +228,7 @@ impl Store {
         Ok(())
     }
 
-    /// Notes how far integrators have come; what belongs to another instance of the consumer is left out.
+    /// Stores acknowledged positions. Observations of another instance of the consumer are ignored.
     pub async fn record_acked_positions(&self, found: &[ObservedPosition]) -> Result<(), StoreError> {
         if found.is_empty() {
             return Ok(());
@@ -254,7 +258,8 @@ impl Store {
         Ok(())
     }
 
-    /// A time before which nothing behind `position` was recorded: that of the next event, else that of the last.
+    /// A lower bound of the recording time of events after `position`.
+    /// It is the time of the next event, or else of the head.
     pub async fn recorded_after(
         &self,
         tenant: TenantId,

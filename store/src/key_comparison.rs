@@ -1,5 +1,4 @@
-//! Compares the keys of personal data with the log, both ways: events whose key is gone without having been destroyed, and keys
-//! that no event names.
+//! Compares the key store with the log: events whose key is missing, and keys that no event uses.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -9,18 +8,21 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantStore};
 
-/// An event that cannot be read, because a key is missing.
+/// An event that cannot be read, because its key is missing.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the names say it")]
 pub struct EventWithoutKey {
+    /// The position of the event.
     pub position: u64,
+    /// The stream of the event.
     pub stream: String,
+    /// The subject of the key.
     pub subject: Uuid,
+    /// The id of the missing key.
     pub key: Uuid,
 }
 
 impl TenantStore {
-    /// The events behind position `after` up to position `to` whose key is neither there nor destroyed.
+    /// The events after position `after` up to `to` whose key is neither stored nor destroyed.
     pub async fn events_without_key(&self, after: u64, to: u64) -> Result<Vec<EventWithoutKey>, StoreError> {
         let Some(keyring) = self.store().keyring() else { return Ok(Vec::new()) };
         let (tenant, from, until) = (self.id().0, after as i64, to as i64);
@@ -59,7 +61,7 @@ impl TenantStore {
         transaction.commit().await?;
         let mut found = Vec::new();
         for row in rows {
-            // A subject that was fenced when its key was gone already is erased, although no tombstone names the key.
+            // A subject that was fenced after its key was lost counts as erased, although no tombstone has the key id.
             for missing in keyring.missing_keys(self.id(), row.get(2)).await? {
                 found.push(EventWithoutKey {
                     position: row.get::<_, i64>(0) as u64,
@@ -72,7 +74,7 @@ impl TenantStore {
         Ok(found)
     }
 
-    /// Whether an event of the streams that are noted with a key names it.
+    /// Whether an event uses the key. It checks the streams that are recorded with the key.
     pub async fn uses_key(&self, key: &StoredKey) -> Result<bool, StoreError> {
         let streams: Vec<&str> = key.streams.iter().map(StreamName::as_str).collect();
         let transaction = self.begin().await?;

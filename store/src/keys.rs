@@ -1,4 +1,4 @@
-//! The deployment key: one secret from which the keys of every keyed digest are derived.
+//! The deployment key: all keys of keyed digests are derived from it.
 
 use std::fmt;
 
@@ -8,8 +8,8 @@ use sha2::Sha256;
 
 use crate::StoreError;
 
-/// A 32-byte secret of the deployment, from a file or the environment. Losing it makes reservations, receipts and tokens
-/// unreadable; it never reaches logs or the database.
+/// A 32-byte secret of the deployment, from a file or the environment.
+/// Without it, reservations, receipts and tokens are unusable. It is never logged or stored in the database.
 #[derive(Clone)]
 pub struct DeploymentKey([u8; 32]);
 
@@ -20,12 +20,15 @@ impl fmt::Debug for DeploymentKey {
 }
 
 impl DeploymentKey {
-    /// A new random key.
+    /// Generates a random key.
     pub fn generate() -> Self {
         Self(rand::random())
     }
 
-    /// A key from 64 hexadecimal digits, surrounding white space aside.
+    /// Parses 64 hexadecimal digits; surrounding white space is ignored.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] when the text is anything else.
     pub fn from_hex(text: &str) -> Result<Self, StoreError> {
         let mut key = [0; 32];
         hex::decode_to_slice(text.trim(), &mut key)
@@ -43,19 +46,19 @@ impl DeploymentKey {
         self.sub_key(label).mac(parts.iter().copied())
     }
 
-    /// Whether `tag` is the [`mac`](Self::mac) of these parts, or its beginning of at least [`TAG_BYTES_MIN`] bytes. Takes the
-    /// same time wherever the two differ.
+    /// Whether `tag` is the [`mac`](Self::mac) of these parts, or a prefix of it with at least [`TAG_BYTES_MIN`] bytes.
+    /// The comparison takes constant time.
     pub fn verify(&self, label: &str, parts: &[&[u8]], tag: &[u8]) -> bool {
         self.sub_key(label).verifies(parts.iter().copied(), tag)
     }
 
-    /// The sub-key of `label`, for those that make many MACs.
+    /// The sub-key of `label`, for callers that compute many MACs.
     pub fn sub_key(&self, label: &str) -> MacKey {
         MacKey(new_mac(&new_mac(&self.0).chain_update(label.as_bytes()).finalize().into_bytes()))
     }
 }
 
-/// The shortest tag that is accepted in the place of a whole MAC.
+/// Minimum length of a truncated MAC, in bytes.
 pub const TAG_BYTES_MIN: usize = 16;
 
 /// A key of MACs, derived from the deployment key.
@@ -74,8 +77,8 @@ impl MacKey {
         self.mac_over(parts).finalize().into_bytes().into()
     }
 
-    /// Whether `tag` is the MAC over these parts, or its beginning of at least [`TAG_BYTES_MIN`] bytes. The comparison takes
-    /// the same time for every tag of a length.
+    /// Whether `tag` is the MAC of these parts, or a prefix of it with at least [`TAG_BYTES_MIN`] bytes.
+    /// The comparison takes constant time.
     pub fn verifies<'a>(&self, parts: impl IntoIterator<Item = &'a [u8]>, tag: &[u8]) -> bool {
         tag.len() >= TAG_BYTES_MIN && self.mac_over(parts).verify_truncated_left(tag).is_ok()
     }
@@ -90,14 +93,14 @@ impl MacKey {
     }
 }
 
-/// What was sealed does not open: it was changed, is of another place, or the deployment's key is another one.
+/// Decryption failed: the value was changed, belongs to another context, or was encrypted with another deployment key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open")]
 pub struct SealError;
 
 impl DeploymentKey {
-    /// Seals a value for one place, which `label` and `parts` name: AES-256-GCM under a key that is derived for just this
-    /// place, with a random nonce in front.
+    /// Encrypts a value for the context of `label` and `parts`, with AES-256-GCM and a key derived for this context.
+    /// Returns the random nonce followed by the ciphertext.
     pub fn seal(&self, label: &str, parts: &[&[u8]], value: &[u8]) -> Vec<u8> {
         let nonce: [u8; NONCE_LEN] = rand::random();
         let mut sealed = value.to_vec();
@@ -107,7 +110,10 @@ impl DeploymentKey {
         [&nonce[..], &sealed].concat()
     }
 
-    /// Opens what was sealed for this place.
+    /// Decrypts a value of this context.
+    ///
+    /// # Errors
+    /// [`SealError`] when it does not decrypt.
     pub fn open(&self, label: &str, parts: &[&[u8]], sealed: &[u8]) -> Result<Vec<u8>, SealError> {
         let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError)?;
         let mut value = sealed.to_vec();
@@ -141,7 +147,7 @@ mod tests {
         assert_ne!(mac, key.mac("a", &[b"x", b"yz"]));
         assert_ne!(mac, DeploymentKey::generate().mac("a", &[b"xy", b"z"]));
         assert!(!format!("{key:?}").contains("abab"));
-        // Stored digests depend on it.
+        // The value must not change, because stored digests depend on it.
         let known = "584139296aa3bc37";
         assert_eq!(&hex::encode(mac)[..known.len()], known);
         assert!(DeploymentKey::from_hex("abc").is_err());

@@ -1,13 +1,13 @@
-//! The PostgreSQL event store: one dense log per tenant.
+//! The PostgreSQL event store: one log without gaps per tenant.
 //!
-//! Layout: `append` writes (group commit, one flush for many tenants); `read` and `tail` stream a tenant's log;
-//! `tenants` is the directory; `checkpoints` and `dead_letters` serve the followers of the log; `feed` brings the log to
-//! such a follower in contiguous batches; `heads` tells who has moved; `logs` replaces a log whose database went back,
-//! which `database_instance` makes sure is noticed; `streams` reads
-//! single streams; `sealing` seals and opens personal data, `deployment` makes sure
-//! that its keys are this database's and `key_comparison` compares them with the logs; `tenant` is the handle through which everything of
-//! one tenant is reached. The raw connection pools stay private to this crate: the only way to a tenant's rows is a
-//! handle or a transaction made from one.
+//! - `append` writes events: one flush for appends of many tenants.
+//! - `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
+//! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
+//! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
+//! - `logs` replaces a log after a restore; `database_instance` detects the restore.
+//! - `sealing` encrypts and decrypts personal data; `deployment` and `key_comparison` check its keys.
+//!
+//! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
 pub mod activities;
 pub mod append;

@@ -1,5 +1,7 @@
-//! Replacing a tenant's log: after the database went back to an earlier state, positions that others hold name facts that
-//! are gone. What the log has kept goes on under a new log id (`docs/adr/0008`), so that none is taken for another.
+//! Replaces the log of a tenant after the database was restored to an earlier state.
+//!
+//! Positions that consumers hold may then refer to lost events.
+//! The kept events continue under a new log id (`docs/adr/0008`), so that old positions never match new events.
 
 mod cited_note;
 
@@ -17,68 +19,73 @@ use crate::pools::{DatabaseRole, Logins, get};
 use crate::signals::Signals;
 use crate::{NewEvent, Store, StoreError, TenantStore};
 
-/// A log that was replaced.
+/// A replaced log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReplacedLog {
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The log that ended.
+    /// The log id before.
     pub log_id: LogId,
-    /// The last position that the next log has kept.
+    /// The last position that the new log has kept.
     pub last_position: u64,
-    /// The log that came after.
+    /// The log id after.
     pub next_log_id: LogId,
-    /// The farthest position of the log that is known to have been told to others, where anything is known.
+    /// The last position of the old log that is known to have been published, if any is known.
     pub published_to: Option<u64>,
-    /// How many events of the log were signed, by the newest checkpoint that was known when it was replaced.
+    /// The number of signed events of the old log, by the newest known checkpoint.
     pub signed_to: Option<u64>,
-    /// Why, for people.
+    /// The reason, for operators.
     pub reason: String,
-    /// When.
+    /// The time of the replacement.
     pub replaced_at: DateTime<Utc>,
 }
 
-/// A log that is to be replaced.
+/// A request to replace a log.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the others are those of ReplacedLog")]
 pub struct Replacement {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The log to replace.
     pub log_id: LogId,
+    /// The last position that is known to have been published, if any is known.
     pub published_to: Option<u64>,
-    /// Replaced only if the log still ends before this position when its turn comes.
+    /// Replace only if the log still ends before this position when its head is locked.
     pub ends_before: Option<u64>,
-    /// Signed checkpoints of the log that are known from outside the database. The newest that holds is cited, of these and
-    /// the one in the database.
+    /// Signed checkpoints of the log from outside the database.
+    /// The replacement event cites the newest valid one of these and the stored one.
     pub checkpoints: Vec<String>,
 }
 
 impl Replacement {
-    /// Of this log, whatever it ends with and with nothing known of it from outside.
+    /// Replaces this log unconditionally, without knowledge from outside.
     pub fn of(tenant: TenantId, log_id: LogId) -> Self {
         Self { tenant, log_id, published_to: None, ends_before: None, checkpoints: Vec::new() }
     }
 }
 
-/// The farthest event of a log that others have been told of.
+/// The last event of a log that is known to have been published.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct PublishedEvent {
+    /// The slug of the tenant.
     pub slug: TenantSlug,
+    /// The log of the event.
     pub log_id: LogId,
+    /// The position of the event.
     pub position: u64,
+    /// The id of the event.
     pub event_id: Uuid,
 }
 
-/// Which log id the leaf of each position was computed with: events keep their leaves when the log goes on under another id.
+/// The log ids by position. The leaf of an event keeps the log id under which it was written, even after a replacement.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogIds {
     current: LogId,
-    /// Ids that were given up, with the last position of each, ascending.
+    /// Earlier log ids with their last positions, ascending.
     replaced: Vec<(u64, LogId)>,
 }
 
 impl LogIds {
-    /// The id under which the event at this position was written.
+    /// The log id under which the event at this position was written.
     pub fn at(&self, position: u64) -> LogId {
         let after = self.replaced.partition_point(|(last, _)| *last < position);
         self.replaced.get(after).map_or(self.current, |(_, log_id)| *log_id)
@@ -89,8 +96,8 @@ const COLUMNS: &str =
     "tenant_id, log_id, last_position, next_log_id, published_to, reason, replaced_at, signed_to";
 
 impl Store {
-    /// Replaces logs, each in a transaction of its own; returns those that were. A log stays as it is where it is not its
-    /// tenant's any more, or does not end as early as was said.
+    /// Replaces logs, each in its own transaction, and returns the replaced ones.
+    /// Skips a log that is not current any more, and one that does not end before `ends_before`.
     pub async fn replace_logs(
         &self,
         wanted: &[Replacement],
@@ -100,7 +107,7 @@ impl Store {
         replace_all(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, wanted, reason, actor).await
     }
 
-    /// Replaces the logs that end before a position at which somebody has seen an event of them.
+    /// Replaces the logs that end before a position at which an event was seen.
     pub async fn replace_logs_ending_before(
         &self,
         seen: impl Iterator<Item = (TenantId, LogId, u64)> + Send,
@@ -113,15 +120,15 @@ impl Store {
         replace_regressed_logs(&self.0.pools.logins, &self.0.signals, &self.0.event_ids, &behind).await
     }
 
-    /// Every log that was replaced, of all tenants, oldest first.
+    /// All replaced logs of all tenants, oldest first.
     pub async fn replaced_logs(&self) -> Result<Vec<ReplacedLog>, StoreError> {
         let statement = format!("select {COLUMNS} from replaced_logs order by replaced_at, tenant_id");
         let rows = get(&self.0.pools.worker).await?.query(&statement, &[]).await?;
         Ok(rows.iter().map(replaced_from).collect())
     }
 
-    /// Which of these events the logs do not hold, although they are of the logs that the tenants have now: the database
-    /// has lost them. Whatever was told to others before this is called was committed before, so it must be seen here.
+    /// Finds current logs that lack one of these published events, because the database has lost it.
+    /// Events are published only after their commit, so a healthy database has all of them.
     pub async fn find_lost_logs(&self, published: &[PublishedEvent]) -> Result<Vec<Replacement>, StoreError> {
         let slugs: Vec<&str> = published.iter().map(|event| event.slug.as_str()).collect();
         let logs: Vec<Uuid> = published.iter().map(|event| event.log_id.0).collect();
@@ -145,7 +152,7 @@ impl Store {
 }
 
 impl TenantStore {
-    /// Which log id was the tenant's at each position.
+    /// The log ids of the tenant by position.
     pub async fn log_ids(&self) -> Result<LogIds, StoreError> {
         let transaction = self.begin_snapshot().await?;
         let current = transaction.head().await?.log_id;
@@ -157,7 +164,7 @@ impl TenantStore {
         Ok(LogIds { current, replaced })
     }
 
-    /// The log of this tenant under this id, where it was replaced.
+    /// The replaced log of this tenant with this log id.
     pub async fn replaced_log(&self, log_id: LogId) -> Result<Option<ReplacedLog>, StoreError> {
         let statement = format!("select {COLUMNS} from replaced_logs where tenant_id = $1 and log_id = $2");
         let transaction = self.begin().await?;
@@ -186,8 +193,7 @@ impl SeenPositions {
         all
     }
 
-    /// Finds the heads that are below them: as a role that reads the heads of all tenants, with these
-    /// [parameters](Self::parameters).
+    /// Finds the heads below these positions. Needs a role that reads all heads, and [`parameters`](Self::parameters).
     pub(crate) const REGRESSED_HEADS: &str = "select h.tenant_id, h.log_id, w.position
          from unnest($1::uuid[], $2::uuid[], $3::int8[]) as w(tenant_id, log_id, position)
          join heads h on h.tenant_id = w.tenant_id and h.log_id = w.log_id and h.position < w.position
@@ -198,7 +204,7 @@ impl SeenPositions {
     }
 }
 
-/// Replaces the logs whose head is below a position at which this process has seen an event: the rows of
+/// Replaces the logs whose head is below a seen position. `behind` has the rows of
 /// [`SeenPositions::REGRESSED_HEADS`].
 pub(crate) async fn replace_regressed_logs(
     logins: &Logins,
@@ -244,7 +250,7 @@ async fn replace_all(
     Ok(replaced)
 }
 
-/// One log. The lock on the head keeps appends out; those that wait for it find another log id and are planned again.
+/// Replaces one log. The lock on the head blocks appends; they then find another log id and are planned again.
 async fn replace(
     client: &mut Client,
     wanted: &Replacement,
@@ -320,8 +326,8 @@ async fn replace(
             &[&tenant, &done.next_log_id.0, &(last + 1), &done.replaced_at, &event_id],
         )
         .await?;
-    // What a follower has done up to here is of facts that are kept. One that stands beyond stays with the old log: what
-    // it has taken in is void, and it says so.
+    // A checkpoint up to the kept position stays valid and moves to the new log.
+    // A later one stays at the old log: its consumer has processed lost events and must report that.
     transaction
         .execute(
             "update checkpoints set log_id = $3 where tenant_id = $1 and log_id = $2 and position <= $4",
@@ -332,7 +338,7 @@ async fn replace(
     Ok(Some(done))
 }
 
-/// Appends the fact that cites the old log, as the first event of the new one.
+/// Appends the event that cites the old log, as the first event of the new log.
 async fn append_replacement_event(
     transaction: &Transaction<'_>,
     event_id: Uuid,
@@ -351,7 +357,7 @@ async fn append_replacement_event(
     .expect("the fact serialises");
     let metadata =
         serde_json::to_vec(&Metadata::new(actor.clone(), ids::new_id())).expect("metadata serialise");
-    // Each replacement leaves one row and one event of this stream.
+    // Each replacement adds one row here and one event to this stream.
     let count = "select count(*) from replaced_logs where tenant_id = $1";
     let version = transaction.query_one(count, &[&done.tenant.0]).await?.get::<_, i64>(0) + 1;
     let stream = log::stream(done.tenant);

@@ -1,4 +1,4 @@
-//! The Merkle log's tables: leaves and subtrees for the sealer and for proofs, and the signed checkpoints.
+//! Tables of the Merkle trees: leaves and subtrees for the sealer and for proofs, and signed checkpoints.
 
 use std::collections::HashMap;
 
@@ -11,62 +11,71 @@ use tokio_postgres::Row;
 use crate::pools::get;
 use crate::{Store, StoreError, TenantStore};
 
-/// Leaves below one stored subtree of level 1, and subtrees of one level below one of the next, as a power of two.
+/// The number of tree levels between two stored levels, so a stored subtree has 2^8 = 256 children.
+/// Children are leaves or stored subtrees.
 const LEVEL_BITS: u8 = 8;
 
-/// Whether the root of such a subtree is kept. Others are folded from those below them.
+/// Whether the root of this subtree is stored. Other roots are computed from stored ones.
 pub fn is_stored(node: Node) -> bool {
     node.height > 0 && node.height.is_multiple_of(LEVEL_BITS)
 }
 
-/// A log with events that no signed checkpoint covers.
+/// A log with events after its last signed checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct UnsealedLog {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The slug of the tenant.
     pub slug: TenantSlug,
+    /// The current log.
     pub log_id: LogId,
+    /// The head of the log.
     pub head: u64,
 }
 
-/// What was signed last of a tenant's log.
+/// The last signed checkpoint of a tenant's log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SealedLog {
-    /// Which incarnation of the log.
+    /// The log that was signed.
     pub log_id: LogId,
-    /// How many events the checkpoint covers; 0 where none was signed.
+    /// The number of events that the checkpoint covers; 0 without a checkpoint.
     pub size: u64,
-    /// The signed note.
+    /// The signed note (C2SP).
     pub note: String,
-    /// The key that it verifies with, as signed notes write it.
+    /// The public key to verify the note, in the form of signed notes.
     pub verifier_key: String,
-    /// When.
+    /// The time of signing.
     pub sealed_at: DateTime<Utc>,
-    /// Why nothing more is signed, where the signer refuses.
+    /// The reason why the sealer refuses to sign more, if it does.
     pub refusal: Option<String>,
 }
 
-/// A checkpoint to keep, with the subtrees that its events completed.
+/// A signed checkpoint to store, with the subtrees that its events completed.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are those of SealedLog")]
 pub struct Seal {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The log that was signed.
     pub log_id: LogId,
+    /// The number of events that the checkpoint covers.
     pub size: u64,
+    /// The signed note (C2SP).
     pub note: String,
+    /// The public key to verify the note.
     pub verifier_key: String,
+    /// The completed subtrees with their roots.
     pub subtrees: Vec<(Node, Hash)>,
 }
 
 const SEALED_LOG_COLUMNS: &str = "log_id, size, note, verifier_key, sealed_at, refusal";
 
 impl Store {
-    /// Logs that have grown beyond their checkpoint or were replaced, for the sealer.
+    /// Logs with events after their last signed checkpoint, and replaced logs. For the sealer.
     pub async fn unsealed_logs(&self) -> Result<Vec<UnsealedLog>, StoreError> {
         self.logs_for_sealer(false).await
     }
 
-    /// Every log, for the sealer.
+    /// All logs. For the sealer.
     pub async fn logs_to_check(&self) -> Result<Vec<UnsealedLog>, StoreError> {
         self.logs_for_sealer(true).await
     }
@@ -94,26 +103,26 @@ impl Store {
         logs.collect()
     }
 
-    /// Where a log ends by now, for the sealer; `None` where it has another log id.
+    /// The head of a log; `None` when the tenant has another log. For the sealer.
     pub async fn end_of_log(&self, tenant: TenantId, log_id: LogId) -> Result<Option<u64>, StoreError> {
         let statement = "select position from heads where tenant_id = $1 and log_id = $2";
         let row = get(&self.0.pools.sealer).await?.query_opt(statement, &[&tenant.0, &log_id.0]).await?;
         Ok(row.map(|row| row.get::<_, i64>(0) as u64))
     }
 
-    /// What was signed last of a tenant's log, for the sealer.
+    /// The last signed checkpoint of a tenant's log. For the sealer.
     pub async fn sealed_log(&self, tenant: TenantId) -> Result<Option<SealedLog>, StoreError> {
         let statement = format!("select {SEALED_LOG_COLUMNS} from sealed_logs where tenant_id = $1");
         let row = get(&self.0.pools.sealer).await?.query_opt(&statement, &[&tenant.0]).await?;
         Ok(row.as_ref().map(sealed_from))
     }
 
-    /// The leaves behind position `after` up to position `to`, in order, for the sealer. Fewer than asked for where the
-    /// log has a hole, which it never has by itself: then those before it.
+    /// The leaves after position `after` up to `to`, in order. For the sealer.
+    /// It stops before a missing position. A healthy log has none, so fewer leaves than requested mean a gap.
     pub async fn leaves(&self, tenant: TenantId, after: u64, to: u64) -> Result<Vec<Hash>, StoreError> {
         let connection = get(&self.0.pools.sealer).await?;
-        // One value, because rows of their own cost more than what stands in them. The positions are in it, because an
-        // aggregate only ever happens to take its input in the order of a subquery.
+        // One value is cheaper than one row per leaf.
+        // It contains the positions, because the input order of an aggregate over a subquery is not guaranteed.
         let statement = "select coalesce(string_agg(int8send(position) || leaf_hash, ''::bytea), ''::bytea)
                  from (select position, leaf_hash from events
                        where tenant_id = $1 and position > $2 and position <= $3 order by position) as leaves";
@@ -124,7 +133,7 @@ impl Store {
         dense.map(|leaf| leaf.try_into().map_err(|error| StoreError::corrupt("a leaf", error))).collect()
     }
 
-    /// The roots of these subtrees, for the sealer; those are left out that are not there.
+    /// The roots of these subtrees; missing subtrees are left out. For the sealer.
     pub async fn subtrees(
         &self,
         tenant: TenantId,
@@ -134,7 +143,8 @@ impl Store {
         read_nodes(&connection, tenant, nodes).await
     }
 
-    /// Keeps a checkpoint and its subtrees together. `false` where a larger one of the same log is kept already.
+    /// Stores a checkpoint and its subtrees in one statement.
+    /// Returns `false` when a larger one of the same log is stored.
     pub async fn store_seal(&self, seal: &Seal) -> Result<bool, StoreError> {
         let levels: Vec<i16> =
             seal.subtrees.iter().map(|(node, _)| i16::from(node.height / LEVEL_BITS)).collect();
@@ -177,7 +187,7 @@ impl Store {
         Ok(row.get(0))
     }
 
-    /// Notes why the signer refuses to sign more of a log; what it signed before stays.
+    /// Stores the reason why the sealer refuses to sign more of a log. The last checkpoint is kept.
     pub async fn record_seal_refusal(&self, log: &UnsealedLog, why: &str) -> Result<(), StoreError> {
         get(&self.0.pools.sealer)
             .await?
@@ -194,7 +204,7 @@ impl Store {
 }
 
 impl TenantStore {
-    /// What was signed last of this tenant's log.
+    /// The last signed checkpoint of this tenant's log.
     pub async fn sealed_log(&self) -> Result<Option<SealedLog>, StoreError> {
         let transaction = self.begin().await?;
         let statement = format!("select {SEALED_LOG_COLUMNS} from sealed_logs where tenant_id = $1");
@@ -203,7 +213,7 @@ impl TenantStore {
         Ok(row.as_ref().map(sealed_from))
     }
 
-    /// The signed note over the first `size` events of a log; `None` where no checkpoint of that size was signed.
+    /// The signed note of the first `size` events of a log; `None` when no checkpoint of that size was signed.
     pub async fn signed_checkpoint(&self, log_id: LogId, size: u64) -> Result<Option<String>, StoreError> {
         let Ok(size) = i64::try_from(size) else { return Ok(None) };
         let transaction = self.begin().await?;
@@ -214,7 +224,7 @@ impl TenantStore {
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// The roots of these subtrees; those are left out that no checkpoint covers yet.
+    /// The roots of these subtrees; subtrees that no checkpoint covers yet are left out.
     pub async fn subtrees(&self, nodes: &[Node]) -> Result<HashMap<Node, Hash>, StoreError> {
         let transaction = self.begin().await?;
         let found = read_nodes(transaction.connection(), self.id(), nodes).await?;
@@ -223,8 +233,10 @@ impl TenantStore {
     }
 }
 
-/// The leaves below subtrees. The limit is above what any has, and tells the planner how little that is: it takes a range
-/// whose ends it does not know for a large part of the log, and would read all of it.
+/// Reads the leaves of subtrees.
+///
+/// The limit never cuts a result, because a subtree here has fewer leaves. It gives the planner an upper bound.
+/// Without it, the planner assumes a large part of the log for a range with unknown ends, and reads the whole log.
 pub const LEAVES_QUERY: &str = "select r.ordinal, e.leaf_hash
      from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
      cross join lateral (
@@ -232,7 +244,7 @@ pub const LEAVES_QUERY: &str = "select r.ordinal, e.leaf_hash
          where tenant_id = $1 and position > r.first and position <= r.last order by position limit 256
      ) e
      order by r.ordinal, e.position";
-/// The stored subtrees of a level below other subtrees, as above.
+/// Reads the stored subtrees of one level below other subtrees; the limit is for the planner, as above.
 pub const SUBTREES_QUERY: &str = "select r.ordinal, s.hash
      from unnest($2::int8[], $3::int8[]) with ordinality as r(first, last, ordinal)
      cross join lateral (
@@ -241,7 +253,7 @@ pub const SUBTREES_QUERY: &str = "select r.ordinal, s.hash
      ) s
      order by r.ordinal, s.index";
 
-/// Reads what each subtree is folded from: leaves, or stored subtrees of the level below, 128 at most.
+/// Computes the roots from leaves or from stored subtrees of the level below, at most 128 per root.
 async fn read_nodes(
     connection: &PooledConnection,
     tenant: TenantId,

@@ -1,5 +1,5 @@
-//! Brings a database up to date: roles, the store's tables and policies, read tables. Safe when several processes start
-//! at once: an advisory lock lets one work and the others find it done.
+//! Migrates a database: roles, tables, policies and read tables.
+//! Several processes may call it at once: an advisory lock lets one work, and the others find it done.
 
 use database::{Connection, DatabaseConfig, TlsConfig, describe};
 use tokio_postgres::Client;
@@ -11,33 +11,38 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// The login that owns the schema: a superuser or the database's owner with the right to create roles.
+/// The login that owns the schema: a superuser, or the owner of the database with the right to create roles.
 #[derive(Clone)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct OwnerConfig {
+    /// Host name or address.
     pub host: String,
+    /// TCP port.
     pub port: u16,
+    /// Database name.
     pub database: String,
+    /// The role.
     pub user: String,
+    /// The password of the role.
     pub password: String,
+    /// Encryption of the connection.
     pub tls: TlsConfig,
 }
 
-/// The table of a read model. Read tables are rebuilt, never migrated: another shape is another name. There are two of
-/// each, `name` and `name_b`: while one serves, a rebuild fills the other.
+/// The table of a read model. Read tables are rebuilt, never migrated: another shape gets another name.
+/// There are two of each, `name` and `name_b`: one is read while a rebuild fills the other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadTable {
-    /// The table's name, such as `customers_v1`.
+    /// The name of the table, such as `customers_v1`.
     pub name: &'static str,
     /// The column definitions without `tenant_id`.
     pub columns: &'static str,
-    /// The columns that, behind `tenant_id`, make the primary key.
+    /// The primary key, as the columns after `tenant_id`.
     pub key: &'static str,
-    /// Each index as a column list; `tenant_id` is put in front.
+    /// Each index as a list of columns; `tenant_id` is prepended.
     pub indexes: &'static [&'static str],
 }
 
-/// Any number will do, as long as nobody else uses it.
+/// The id of an advisory lock; it must differ from the other lock ids.
 const MIGRATION_LOCK_ID: i64 = 0x414e_4e41_4c53;
 
 pub(crate) const RUNTIME_ROLES: [&str; 8] = [
@@ -51,7 +56,10 @@ pub(crate) const RUNTIME_ROLES: [&str; 8] = [
     "annals_sealer",
 ];
 
-/// Creates what is missing and sets the runtime roles' passwords, which derive from `runtime_password`.
+/// Creates what is missing, and sets the passwords of the runtime roles, derived from `runtime_password`.
+///
+/// # Errors
+/// [`StoreError::Migration`] when a statement or migration fails.
 pub async fn run(
     owner: &OwnerConfig,
     runtime_password: &str,
@@ -60,7 +68,7 @@ pub async fn run(
     let mut connection = connect(owner).await?;
     let client = &mut connection.client;
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
-    // The lock goes with the connection, whatever happens below.
+    // The lock ends with the connection.
     create_roles(client, runtime_password).await?;
     client.batch_execute("set role annals_owner").await?;
     embedded::migrations::runner()
@@ -75,8 +83,8 @@ pub async fn run(
     open_platform(client).await
 }
 
-/// Writes the tables of read models anew, so that nothing is left of what stood in their rows before. Each is locked while that
-/// lasts; `written` hears of each when it is done.
+/// Rewrites the tables of read models with `vacuum full`, so that no old row versions remain on disk.
+/// Each table is locked meanwhile; `written` is called with its name afterwards.
 pub async fn compact(
     owner: &OwnerConfig,
     read_tables: &[ReadTable],
@@ -94,7 +102,7 @@ pub async fn compact(
     Ok(())
 }
 
-/// Opens the reserved tenant `platform`, whose log holds the platform's own facts.
+/// Creates the reserved tenant `platform`. Its log has the events of the platform itself.
 async fn open_platform(client: &Client) -> Result<(), StoreError> {
     let platform = schemas::engine::ids::PLATFORM.0;
     let log_id = schemas::engine::ids::random_id();
@@ -134,7 +142,7 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     }
     script.push_str("end $$;\n");
     for role in RUNTIME_ROLES {
-        // Hashed here, so that the password stands in no server log.
+        // Hash the password here, so that it does not appear in the server log.
         let password = role_password(runtime_password, role);
         let verifier = postgres_protocol::password::scram_sha_256(password.as_bytes());
         script.push_str("alter role ");
@@ -155,7 +163,7 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
          end $$;
          commit;",
     );
-    // Roles belong to the whole cluster, the lock to one database: another database's migration may be at the same rows.
+    // Roles belong to the cluster, the lock to one database: migrations of other databases may change the same roles.
     for _ in 0..20 {
         match client.batch_execute(&script).await {
             Ok(()) => return warn_of_temporary_tables(client).await,
@@ -170,8 +178,8 @@ async fn create_roles(client: &Client, runtime_password: &str) -> Result<(), Sto
     Err(StoreError::Migration("other migrations keep changing the same roles".to_owned()))
 }
 
-/// The right to make temporary tables belongs to the database: only its owner or a superuser takes it from PUBLIC, and
-/// PostgreSQL says nothing where another login tries.
+/// Warns when runtime roles may create temporary tables.
+/// Only the owner of the database or a superuser can revoke that right; for others PostgreSQL silently does nothing.
 async fn warn_of_temporary_tables(client: &Client) -> Result<(), StoreError> {
     let statement = "select has_database_privilege('annals_tenant', current_database(), 'temporary')";
     if client.query_one(statement, &[]).await?.get(0) {
@@ -180,8 +188,8 @@ async fn warn_of_temporary_tables(client: &Client) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Takes from the runtime roles what would lead past row-level security. Only a superuser may say so, even of a role that
-/// has neither; an owner that is none makes sure instead.
+/// SQL that removes superuser and `bypassrls` from the runtime roles, because both bypass row-level security.
+/// Only a superuser may run that; another owner gets an error if a role has one of them.
 fn limit_roles() -> String {
     let names = RUNTIME_ROLES.map(|name| format!("'{name}'")).join(", ");
     format!(
@@ -208,7 +216,7 @@ fn create_role(name: &str, login: &str) -> String {
 async fn create_read_table(client: &Client, table: &ReadTable, name: &str) -> Result<(), StoreError> {
     let ReadTable { columns, key, indexes, .. } = table;
     let exists = client.query_one("select to_regclass($1) is not null", &[&name]).await?.get::<_, bool>(0);
-    // Each time: the table may be older than the role.
+    // Every time, because the table may be older than the role.
     let scratch = format!("grant select on {name} to annals_scratch");
     if exists {
         return client.batch_execute(&scratch).await.map_err(failed);

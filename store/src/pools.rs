@@ -1,5 +1,4 @@
-//! The product's logins at PostgreSQL and the pools of their connections. Private to the store: outside of it nothing gets a
-//! raw connection.
+//! The database logins and connection pools. Private to the store: no other crate gets a raw connection.
 
 use std::time::Duration;
 
@@ -11,7 +10,8 @@ use sha2::Sha256;
 
 use crate::{StoreConfig, StoreError};
 
-/// The runtime roles. `migrations/V2__policies.sql` and its successors say what each may do, `docs/roles.md` lists it.
+/// The runtime roles. `migrations/V2__policies.sql` and later migrations grant their rights.
+/// `docs/roles.md` lists them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum DatabaseRole {
     Appender,
@@ -39,8 +39,8 @@ impl DatabaseRole {
     }
 }
 
-/// The password of a runtime role, derived from the one that the settings have: the password of one role signs in as no other,
-/// and tells nothing of the setting, which is random.
+/// The password of a runtime role, derived by HMAC from the runtime password of the settings.
+/// It works for this role only, and does not reveal the runtime password, which is random.
 pub fn role_password(runtime_password: &str, role: &str) -> String {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(runtime_password.as_bytes()).expect("HMAC takes keys of any length");
@@ -49,35 +49,36 @@ pub fn role_password(runtime_password: &str, role: &str) -> String {
     hex::encode(mac.finalize().into_bytes())
 }
 
-/// Statements are bounded, so that no wait is endless. Idle transactions are bounded more tightly, because a process that hangs
-/// in the middle of one holds locks that others wait for. The JIT compiler is off: PostgreSQL compiles the plan of a statement
-/// that it expects to take long, anew each time, and the estimate grows with the table, so that statements that read little
-/// of a large log would be compiled for longer than they run.
+/// Options of every session.
+///
+/// Statements have a timeout. The timeout of idle transactions is shorter, because they may hold locks.
+/// The JIT compiler is off: the estimated cost grows with the table.
+/// So the compilation of short reads of a large log would take longer than the reads.
 const SESSION_OPTIONS: &str =
     "-c statement_timeout=30s -c idle_in_transaction_session_timeout=10s -c jit=off";
 
-/// Connections of the pools that do not grow with `pool_size`. What they do is short.
+/// Sizes of the pools that do not grow with `pool_size`. Their transactions are short.
 const LOCK_CONNECTIONS_MAX: usize = 4;
 const WORKER_CONNECTIONS_MAX: usize = 3;
 const RELAY_CONNECTIONS_MAX: usize = 3;
 const SEALER_CONNECTIONS_MAX: usize = 2;
 
-/// How many connections of each database role a process opens at most, whatever it does. The replacement of a log and the
-/// work on a past state take one more each while they last.
+/// Maximum connections per database role and process.
+/// The replacement of a log and the work on a historical state each need one more while they run.
 pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static str, usize); 7] {
     [
         (DatabaseRole::Appender.name(), append_workers),
         (DatabaseRole::Lookup.name(), append_workers),
         (DatabaseRole::Tenant.name(), pool_size),
         (DatabaseRole::Projector.name(), pool_size + LOCK_CONNECTIONS_MAX),
-        // The pool, and one that listens.
+        // The pool, and one connection for LISTEN.
         (DatabaseRole::Worker.name(), WORKER_CONNECTIONS_MAX + 1),
         (DatabaseRole::Relay.name(), RELAY_CONNECTIONS_MAX),
         (DatabaseRole::Sealer.name(), SEALER_CONNECTIONS_MAX),
     ]
 }
 
-/// How to sign in as each of the roles.
+/// The logins of the roles.
 #[derive(Clone)]
 pub(crate) struct Logins {
     any: Connector,
@@ -107,19 +108,19 @@ impl Logins {
     }
 }
 
-/// A pool for work of tenants, which takes turns by tenant: one tenant's slow statements never hold every connection.
+/// A pool with a fair share per tenant: the slow statements of one tenant never use all connections.
 pub(crate) struct FairPool {
     pool: Pool,
     permits: Permits<TenantId>,
 }
 
-/// Transactions that wait for a connection at most: of one tenant, and of all.
+/// Maximum transactions that wait for a connection, per tenant and in total.
 const TENANT_WAITERS_MAX: usize = 256;
 const WAITERS_MAX: usize = 4_096;
 
 impl FairPool {
     fn new(pool: Pool) -> Self {
-        // A tenant may hold three quarters, and the last connection goes to a tenant that holds none.
+        // A tenant may use three quarters. The last free connection is reserved for tenants without one.
         let permits = pool.size();
         let limits = Limits {
             permits,
@@ -131,7 +132,7 @@ impl FairPool {
         Self { pool, permits: Permits::new(limits, POOL_WAIT_TIMEOUT) }
     }
 
-    /// A connection for a tenant, in its turn.
+    /// A connection for a tenant, after a fair wait.
     pub(crate) async fn get(&self, tenant: TenantId) -> Result<PooledConnection, StoreError> {
         let permit = self.permits.acquire(tenant).await.map_err(|_| StoreError::Overloaded)?;
         Ok(self.pool.get().await?.with_companion(permit))
@@ -142,8 +143,8 @@ pub(crate) struct Pools {
     pub(crate) logins: Logins,
     pub(crate) tenant: FairPool,
     pub(crate) projector: FairPool,
-    /// Of the projector. Whoever has a turn writes as the projector meanwhile, and must not wait for a connection that others
-    /// hold who have turns.
+    /// A separate pool of the projector for locks.
+    /// The holder of a lock also needs a projector connection, and must not wait for those of other lock holders.
     pub(crate) locks: FairPool,
     pub(crate) worker: Pool,
     pub(crate) relay: Pool,
@@ -168,16 +169,16 @@ impl Pools {
         })
     }
 
-    /// A pool of one connection that nothing else uses: what a session keeps is there in each of its transactions.
+    /// A pool of one connection for one user, so that temporary tables exist in each of its transactions.
     pub(crate) fn single(&self, role: DatabaseRole, options: &str) -> FairPool {
         FairPool::new(Pool::new(self.logins.of(role).with_options(options), 1, SINGLE_IDLE_TIMEOUT))
     }
 }
 
-/// The session of a single connection keeps something, so idleness does not end it.
+/// The session has temporary tables, so it is kept for long.
 const SINGLE_IDLE_TIMEOUT: Duration = Duration::from_hours(1);
 
-/// A pooled connection; its statements are prepared once and cached.
+/// A pooled connection with a cache of prepared statements.
 pub(crate) async fn get(pool: &Pool) -> Result<PooledConnection, StoreError> {
     Ok(pool.get().await?)
 }
@@ -195,7 +196,7 @@ mod tests {
             RUNTIME_ROLES.iter().map(|role| role_password("secret", role)).collect();
         assert_eq!(passwords.len(), RUNTIME_ROLES.len());
         assert!(!passwords.contains(&role_password("other", "annals_worker")));
-        // Processes of two releases have to agree.
+        // The value must not change, because processes of two releases must agree.
         let known = "7e64363be75616034ac1d518d29bf8e899274fcd6b8816bd0db0d8e263366ebd";
         assert_eq!(role_password("secret", "annals_worker"), known);
     }

@@ -1,5 +1,6 @@
-//! Reading a tenant's log: by stream, by page, to the head, or for ever. Pages are short transactions; because positions
-//! are dense, a page's bounds are known beforehand and nothing is missed between two.
+//! Reads a tenant's log: a stream, a page, up to the head, or as a tail without end.
+//!
+//! Each page is a short transaction. Positions have no gaps, so no event is missed between two pages.
 
 use std::fmt::Write as _;
 use std::str::FromStr;
@@ -14,27 +15,27 @@ use tokio_postgres::types::ToSql;
 
 use crate::{Head, Receipt, StoreError, TenantStore, TenantTransaction};
 
-/// Events in one page of a streaming read.
+/// Maximum events per page of a streaming read.
 const PAGE_EVENTS_MAX: usize = 500;
-/// Bytes of events after which every page ends, so that what a reader holds does not depend on how large events are.
+/// Maximum bytes of events per page, so that the memory of a reader does not depend on the size of events.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
-/// Most positions that one page scans for events that match a filter.
+/// Maximum positions that one page scans for events that match a filter.
 const PAGE_SCAN_POSITIONS_MAX: u64 = 20_000;
-/// How often a tail looks without having been woken.
+/// Poll interval of a tail without a notification.
 const TAIL_POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 pub(crate) const COLUMNS: &str = "position, version, recorded_at, event_id, stream, type, payload, metadata";
 
-/// Which events of a log to read.
+/// Selects events of a log.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LogFilter {
-    /// Types to read; empty reads all.
+    /// The event types; empty selects all.
     pub types: Vec<TypePattern>,
-    /// The streams to read.
+    /// The streams; `None` selects all.
     pub stream: Option<StreamFilter>,
 }
 
-/// A filter over streams.
+/// Selects streams.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StreamFilter {
     /// One stream.
@@ -46,10 +47,10 @@ pub enum StreamFilter {
 impl FromStr for StreamFilter {
     type Err = InvalidValue;
 
-    /// `<category>/<id>` or `<category>/*`.
+    /// Parses `<category>/<id>` or `<category>/*`.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
         if let Some(category) = text.strip_suffix("/*") {
-            // Checked as a stream of that category.
+            // Checks the category as part of a stream name.
             StreamName::parse(&format!("{category}/x"))?;
             return Ok(Self::Category(category.to_owned()));
         }
@@ -57,12 +58,12 @@ impl FromStr for StreamFilter {
     }
 }
 
-/// Where a piece of a log or of a stream ends: behind the event with which it has so many events or bytes.
+/// The limit of a page: it ends with the event that reaches one of the two numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PageLimit {
-    /// Events at most.
+    /// Maximum events.
     pub events: usize,
-    /// Bytes of payloads and metadata; the last event may go beyond.
+    /// Bytes of payloads and metadata; the last event may exceed it.
     pub bytes: usize,
 }
 
@@ -71,14 +72,14 @@ impl PageLimit {
         (self.events as i64, self.bytes as i64)
     }
 
-    /// Whether a piece of so many events and bytes ended by the limit, so that there may be more.
+    /// Whether a page with these numbers was ended by the limit, so that there may be more events.
     pub(crate) fn is_reached(self, events: usize, bytes: usize) -> bool {
         events >= self.events || bytes >= self.bytes
     }
 }
 
-/// The statement that reads a piece: at most $2 rows, up to the one with which their payloads and metadata have $3 bytes.
-/// Lengths are told without unpacking what is stored out of line.
+/// The statement that reads a page: at most $2 rows, up to the row that reaches $3 bytes of payload and metadata.
+/// `octet_length` does not decompress values that are stored out of line.
 pub(crate) fn page_sql(columns: &str, matching: &str, order: &str) -> String {
     let bytes = "octet_length(payload) + octet_length(metadata)";
     format!(
@@ -89,12 +90,12 @@ pub(crate) fn page_sql(columns: &str, matching: &str, order: &str) -> String {
     )
 }
 
-/// The bytes of a row's payload, at this column, and of its metadata behind it.
+/// The bytes of a row's payload, at this column, and of its metadata in the next column.
 pub(crate) fn stored_bytes(row: &Row, payload: usize) -> usize {
     row.get::<_, &[u8]>(payload).len() + row.get::<_, &[u8]>(payload + 1).len()
 }
 
-/// A piece of a stream from a version on, as [`COLUMNS`].
+/// A page of a stream from a version on, with the columns of [`COLUMNS`].
 pub(crate) async fn stream_rows(
     transaction: &TenantTransaction,
     stream: &StreamName,
@@ -111,19 +112,23 @@ pub(crate) async fn stream_rows(
 /// A page of a log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogPage {
-    /// The log read.
+    /// The log that was read.
     pub log_id: LogId,
-    /// The events that match, in position order.
+    /// The matching events, in position order.
     pub events: Vec<RecordedEvent>,
-    /// The last position looked at: where the next page starts behind.
+    /// The last scanned position; the next page starts after it.
     pub scanned_to: u64,
     /// The head at the time of reading.
     pub head: u64,
 }
 
 impl TenantStore {
-    /// A page of at most `limit` events, as stored, behind position `after`, up to `up_to` or the head. Few matches in a long log
-    /// end a page early, as do large events: `scanned_to` says how far it came.
+    /// A page of at most `limit` events, as stored, after position `after`, up to `up_to` or the head.
+    ///
+    /// A page may end early, because of few matches or large events: `scanned_to` is the last scanned position.
+    ///
+    /// # Errors
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn read_log_page(
         &self,
         after: u64,
@@ -135,7 +140,7 @@ impl TenantStore {
             .await
     }
 
-    /// The same, ending behind the event with which it has `bytes` as well.
+    /// The same with a limit of bytes too.
     pub async fn read_log_page_within(
         &self,
         after: u64,
@@ -146,7 +151,7 @@ impl TenantStore {
         let transaction = self.begin().await?;
         let head = transaction.head().await?;
         let end = up_to.map_or(head.position, |up_to| up_to.min(head.position));
-        // One stream is read by its own index, so the whole log may be in reach.
+        // One stream is read by its own index, so the range may cover the whole log.
         let exact = matches!(filter.stream, Some(StreamFilter::Exact(_)));
         let end = if exact { end } else { end.min(after.saturating_add(PAGE_SCAN_POSITIONS_MAX)) };
         let mut page =
@@ -188,12 +193,12 @@ impl TenantStore {
         Ok(page)
     }
 
-    /// The log, and the last position of it that was recorded by a time: 0 where none was. Times never decrease along
-    /// the positions, so it is found by halving.
+    /// The head, and the last position that was recorded at or before a time; 0 without one.
+    /// Times never decrease along positions, so it is a binary search.
     pub async fn position_at(&self, time: DateTime<Utc>) -> Result<(Head, u64), StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;
-        // Everything up to `by` was recorded by then, everything from `later` on was not.
+        // Events up to `by` were recorded by then; events from `later` on were not.
         let (mut by, mut later) = (0, head.position + 1);
         if head.recorded_at <= time {
             by = head.position;
@@ -213,7 +218,7 @@ impl TenantStore {
         Ok((head, by))
     }
 
-    /// The position of an event, by its place in its stream.
+    /// The position of an event, by stream and version.
     pub async fn position_of(&self, stream: &StreamName, version: u64) -> Result<Option<u64>, StoreError> {
         let transaction = self.begin().await?;
         let sql = "select position from events where tenant_id = $1 and stream = $2 and version = $3";
@@ -222,7 +227,7 @@ impl TenantStore {
         Ok(row.map(|row| row.get::<_, i64>(0) as u64))
     }
 
-    /// The names of streams whose categories begin like this, a page in their order, behind one of them.
+    /// A page of stream names whose category starts with `beginning`, in order, after `after`.
     pub async fn streams(
         &self,
         beginning: &str,
@@ -230,7 +235,7 @@ impl TenantStore {
         limit: u32,
     ) -> Result<Vec<StreamName>, StoreError> {
         let transaction = self.begin().await?;
-        // By their bytes, as the index has them: all that begin so stand before the beginning with the last code point.
+        // In byte order, like the index: every name with this prefix sorts before the prefix with the last code point.
         let end = format!("{beginning}\u{10FFFF}");
         let after = after.map_or(beginning, StreamName::as_str);
         let sql = "select stream from events
@@ -240,7 +245,7 @@ impl TenantStore {
         rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
     }
 
-    /// One stream from a version on, in order, with its personal data open.
+    /// The events of one stream from a version on, with personal data decrypted.
     pub fn read_stream(
         &self,
         stream: &StreamName,
@@ -249,7 +254,10 @@ impl TenantStore {
         self.read_stream_of(None, stream, from_version)
     }
 
-    /// The same for a reader whose version is of a log, where one is named: refused when the tenant has another by now.
+    /// The same for a reader with a known log.
+    ///
+    /// # Errors
+    /// [`StoreError::LogReplaced`] when the tenant has another log than `log`.
     pub fn read_stream_of(
         &self,
         log: Option<LogId>,
@@ -279,7 +287,7 @@ impl TenantStore {
         }
     }
 
-    /// The log behind `after`, up to the head as it is now.
+    /// The events after `after`, up to the current head.
     pub fn read_log(
         &self,
         after: u64,
@@ -300,8 +308,11 @@ impl TenantStore {
         }
     }
 
-    /// The log behind `after`, and then whatever comes. Ends only with an error, such as that the log is another one than
-    /// at the beginning, or than the one named.
+    /// The events after `after`, and then new events without end.
+    ///
+    /// # Errors
+    /// [`StoreError::LogReplaced`] when the log is not `log`, or is replaced meanwhile.
+    /// The stream ends only with an error.
     pub fn tail(
         &self,
         log: Option<LogId>,
@@ -313,7 +324,7 @@ impl TenantStore {
             let mut moved = handle.store().0.signals.watch_head(handle.id());
             let (mut at, mut log, mut end) = (after, log, 0);
             loop {
-                // Marked as seen before reading, so that a move during the read wakes at once.
+                // Mark as seen before reading, so that a move during the read is not missed.
                 moved.mark_unchanged();
                 let page = handle.read_log_page(at, None, PAGE_EVENTS_MAX, &filter).await?;
                 ensure_continuous(log, end, &page)?;
@@ -323,7 +334,7 @@ impl TenantStore {
                     yield event;
                 }
                 if at >= page.head {
-                    // A time-out is as good as a signal: either way the log is looked at.
+                    // After a timeout or a notification, read the log again.
                     drop(tokio::time::timeout(TAIL_POLL_INTERVAL, moved.changed()).await);
                 }
             }
@@ -338,7 +349,7 @@ fn ensure_same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreErro
     }
 }
 
-/// A page of the same log as before, which has not become shorter.
+/// Checks that a page is of the same log, and that the log has not become shorter.
 fn ensure_continuous(log: Option<LogId>, end: u64, page: &LogPage) -> Result<(), StoreError> {
     ensure_same_log(log, page.log_id)?;
     if page.head < end { Err(StoreError::LogReplaced { current: page.log_id }) } else { Ok(()) }

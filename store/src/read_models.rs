@@ -1,6 +1,6 @@
-//! Which of its two tables serves a read model of a tenant, who is rebuilding the other one, and what is paused.
+//! The state of read models per tenant: which of the two tables is read, a running rebuild, and pauses.
 //!
-//! Readers look the generation up in the snapshot in which they read the rows, so a switch is one instant for them.
+//! Readers look the generation up in the snapshot in which they read the rows, so a switch is atomic for them.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use crate::pools::get;
 use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
 
-/// Which generation each read model was at when a store last looked: what to try first, never an answer.
+/// Cached generations of read models. A cached value is a first guess and must be verified.
 pub(crate) struct Generations(Cache<(TenantId, &'static str), u64>);
 
 impl Default for Generations {
@@ -21,45 +21,45 @@ impl Default for Generations {
     }
 }
 
-/// How long a rebuild that says nothing is believed to be alive.
+/// The lease of a rebuild: without progress for this time, another rebuild may start.
 const REBUILD_LEASE: Duration = Duration::from_secs(15);
 
-/// A read model of a tenant, as operators see it. One that has no row is at generation 0 with nothing under way.
+/// The state of a read model of a tenant. Without a row, it is at generation 0, not paused and not rebuilt.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadModelState {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The name of its checkpoint, such as `customers.v1`.
+    /// The name of the projection's checkpoint, such as `customers.v1`.
     pub projection: String,
-    /// How often it has been switched.
+    /// How often the table was switched; even generations read the first table, odd ones the second.
     pub generation: u64,
     /// Whether it is paused for this tenant.
     pub paused: bool,
-    /// How far a rebuild is and where it has to get, where one is under way.
+    /// Position and target position of a running rebuild.
     pub rebuild: Option<(u64, u64)>,
 }
 
 impl ReadTable {
-    /// The table that a generation stands in.
+    /// The name of the table of a generation.
     pub fn at(&self, generation: u64) -> String {
         if generation.is_multiple_of(2) { self.name.to_owned() } else { format!("{}_b", self.name) }
     }
 }
 
 impl TenantStore {
-    /// The generation that a read model was at when this store last looked: what to try first.
+    /// The cached generation of a read model, or 0. Verify it in the transaction that reads.
     pub fn cached_generation(&self, projection: &'static str) -> u64 {
         self.store().0.generations.0.get(&(self.id(), projection)).unwrap_or(0)
     }
 
-    /// Notes what a look-up has found.
+    /// Caches the generation that a look-up found.
     pub fn cache_generation(&self, projection: &'static str, generation: u64) {
         self.store().0.generations.0.insert((self.id(), projection), generation);
     }
 }
 
 impl TenantTransaction {
-    /// The generation of a read model: which of its tables is read and kept.
+    /// The generation of a read model: it selects the table that is read and updated.
     pub async fn generation(&self, projection: &str) -> Result<u64, StoreError> {
         let row = self
             .query_opt(
@@ -81,7 +81,7 @@ impl TenantTransaction {
         Ok(row.map(|row| Checkpoint { log_id: LogId(row.get(0)), position: row.get::<_, i64>(1) as u64 }))
     }
 
-    /// Puts a checkpoint that is locked by this transaction onto another log.
+    /// Moves a checkpoint to another log. The transaction must have locked it.
     pub async fn replace_checkpoint(&self, consumer: &str, to: Checkpoint) -> Result<(), StoreError> {
         self.execute(
             "update checkpoints set log_id = $3, position = $4, updated_at = now()
@@ -92,7 +92,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Takes the rebuild of a read model. `false` while another rebuild of it is alive.
+    /// Starts the rebuild of a read model. Returns `false` while another rebuild has a valid lease.
     pub async fn claim_rebuild(&self, projection: &str, token: Uuid) -> Result<bool, StoreError> {
         let claimed = self
             .execute(
@@ -109,8 +109,8 @@ impl TenantTransaction {
         Ok(claimed == 1)
     }
 
-    /// Notes how far a rebuild is and that it is alive, and locks it until the transaction ends. `false` when it has been
-    /// given to somebody else: this transaction must not commit.
+    /// Stores the progress of a rebuild, renews its lease, and locks its row until the transaction ends.
+    /// Returns `false` when another rebuild has taken over: then the transaction must not commit.
     pub async fn advance_rebuild(
         &self,
         projection: &str,
@@ -148,7 +148,8 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Ends a rebuild: the other table is read and kept from the commit on. Returns the generation.
+    /// Switches to the rebuilt table and ends the rebuild. Returns the new generation.
+    /// Returns `None` when another rebuild has taken over.
     pub async fn switch_read_model(&self, projection: &str, token: Uuid) -> Result<Option<u64>, StoreError> {
         let row = self
             .query_opt(
@@ -163,7 +164,7 @@ impl TenantTransaction {
         Ok(row.map(|row| row.get::<_, i64>(0) as u64))
     }
 
-    /// Pauses a read model of this tenant, or lets it go on. `false` when it was so already.
+    /// Pauses or resumes a read model of this tenant. Returns `false` when nothing changed.
     pub async fn set_paused(&self, projection: &str, paused: bool) -> Result<bool, StoreError> {
         let changed = if paused {
             self.execute(
@@ -185,7 +186,7 @@ impl TenantTransaction {
 }
 
 impl Store {
-    /// Every read model of which there is something to say.
+    /// The state of every read model that has a row.
     pub async fn read_models(&self) -> Result<Vec<ReadModelState>, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
@@ -209,7 +210,7 @@ impl Store {
         Ok(rows.iter().map(state).collect())
     }
 
-    /// Whom a read model is paused for: `None` in the set stands for all.
+    /// The tenants that a read model is paused for; `None` in the set means all tenants.
     pub async fn paused_tenants(&self, projection: &str) -> Result<HashSet<Option<TenantId>>, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
@@ -222,7 +223,7 @@ impl Store {
         Ok(rows.iter().map(|row| row.get::<_, Option<Uuid>>(0).map(TenantId)).collect())
     }
 
-    /// Pauses a read model for all tenants, or lets it go on. `false` when it was so already.
+    /// Pauses or resumes a read model for all tenants. Returns `false` when nothing changed.
     pub async fn set_paused_for_all(&self, projection: &str, paused: bool) -> Result<bool, StoreError> {
         let sql = if paused {
             "insert into paused_projections (projection) values ($1) on conflict do nothing"

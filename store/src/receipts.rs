@@ -1,6 +1,7 @@
-//! Receipts: what was done under a key from outside, so that a repeat gets the first answer and nothing is done twice
-//! (`docs/adr/0027`). The appender writes those of commands, with their events; `requests` writes those of requests that
-//! append nothing. All of them share one table, so that one key serves one purpose.
+//! Receipts of appends and requests by idempotency key: a repeat gets the first answer (`docs/adr/0027`).
+//!
+//! The append worker writes receipts of commands with their events; `requests` writes those of requests without events.
+//! They share one table, so that a key is used for one purpose only.
 
 use std::sync::Weak;
 use std::time::Duration;
@@ -16,21 +17,21 @@ use crate::{Causes, Receipt, Store, StoreError, TenantStore, TenantTransaction};
 
 /// How long the receipt of a command without effect is kept.
 pub const WITHOUT_EFFECT_RETENTION: Duration = Duration::from_hours(24 * 30);
-/// Maximum receipts of a tenant that end. Beyond, the oldest are removed first.
+/// Maximum expiring receipts per tenant; beyond, the oldest are removed first.
 pub const EXPIRING_RECEIPTS_MAX: u64 = 100_000;
-/// How often a process looks for receipts that have ended.
+/// Interval between two removals of expired receipts.
 const SWEEP_INTERVAL: Duration = Duration::from_mins(10);
-/// Receipts removed in one statement.
+/// Maximum rows per delete statement.
 const REMOVAL_BATCH_MAX: i64 = 10_000;
 
-/// A key from outside that an append or a request is made under: it leaves a receipt, by which a repeat is recognised.
+/// The idempotency key of an append or a request. It leaves a receipt, which identifies a repeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IdempotencyClaim {
-    /// The receipt key. Unique for the tenant: it is derived from the key and the principal that sent it.
+    /// The receipt key, unique per tenant: derived from the idempotency key and the principal.
     pub key: Uuid,
-    /// What was sent, as [`RequestDigest`](crate::RequestDigest) makes it: the same key with another digest is refused.
+    /// The [`RequestDigest`](crate::RequestDigest) of the request. The same key with another digest is rejected.
     pub digest: [u8; 32],
-    /// The key as it was sent, under which receipts were kept before keys were derived.
+    /// The key as the client sent it. Older receipts are stored under it.
     pub plain_key: Option<Uuid>,
 }
 
@@ -40,13 +41,13 @@ impl IdempotencyClaim {
         Self { key, digest, plain_key: None }
     }
 
-    /// The keys under which a receipt may be found.
+    /// The keys under which a receipt may be stored.
     pub(crate) fn keys(&self) -> impl Iterator<Item = Uuid> {
         std::iter::once(self.key).chain(self.plain_key)
     }
 }
 
-/// How a receipt's key and digest were made.
+/// How the key of a receipt was made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ReceiptFormat {
     /// The key is the one that the client sent.
@@ -70,29 +71,29 @@ impl ReceiptFormat {
 pub(crate) struct StoredReceipt {
     pub(crate) format: ReceiptFormat,
     pub(crate) digest: [u8; 32],
-    /// What an append did; `None` for a request that appends nothing.
+    /// The result of an append; `None` for a request without events.
     pub(crate) receipt: Option<Receipt>,
 }
 
-/// What a key was used for before.
+/// The earlier use of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum KeyUse {
-    /// Nothing.
+    /// Not used.
     Unused,
-    /// The same command: this is what it did.
+    /// The same command, with its receipt.
     Repeat(Receipt),
-    /// Something else.
+    /// Another command or request.
     Other,
 }
 
 impl StoredReceipt {
-    /// Whether a receipt that was found under one of the claim's keys is of that key: the plain key of one principal may be
-    /// the receipt key of another.
+    /// Whether a receipt that was found under `found_under` belongs to the claim.
+    /// The plain key of one principal may equal the receipt key of another.
     pub(crate) fn is_of(&self, claim: &IdempotencyClaim, found_under: Uuid) -> bool {
         found_under == claim.key || self.format == ReceiptFormat::PlainKey
     }
 
-    /// What the receipt says of a claim to its key.
+    /// Compares the receipt with a claim to its key.
     pub(crate) fn key_use(&self, claim: &IdempotencyClaim) -> KeyUse {
         match &self.receipt {
             Some(receipt) if self.digest == claim.digest => KeyUse::Repeat(receipt.clone()),
@@ -100,7 +101,7 @@ impl StoredReceipt {
         }
     }
 
-    /// From [`COLUMNS`] starting at column `first`.
+    /// Reads [`COLUMNS`] starting at column `first`.
     pub(crate) fn from_row(row: &Row, first: usize) -> Result<Self, StoreError> {
         let digest: [u8; 32] = row
             .get::<_, &[u8]>(first)
@@ -115,11 +116,11 @@ impl StoredReceipt {
     }
 }
 
-/// Of `receipts r` and `heads h`. The stream is empty for a request that appends nothing.
+/// Columns of `receipts r` and `heads h`. The stream is empty for a request without events.
 pub(crate) const COLUMNS: &str =
     "r.digest, r.stream, r.version, r.first_position, r.count, h.log_id, r.format";
 
-/// The receipt of a claim's key.
+/// Finds the receipt of a claim.
 pub(crate) async fn find(
     transaction: &TenantTransaction,
     claim: &IdempotencyClaim,
@@ -144,7 +145,7 @@ pub(crate) async fn find(
 }
 
 impl TenantStore {
-    /// What the key of a claim was used for before.
+    /// The earlier use of a claim's key.
     pub async fn key_use(&self, claim: &IdempotencyClaim) -> Result<KeyUse, StoreError> {
         let transaction = self.begin().await?;
         let stored = find(&transaction, claim).await?;
@@ -152,8 +153,8 @@ impl TenantStore {
         Ok(stored.map_or(KeyUse::Unused, |stored| stored.key_use(claim)))
     }
 
-    /// Removes receipts and answers that have ended, and the oldest receipts beyond `receipts_max` of those that end.
-    /// Returns how many rows; as long as there are any, there may be more.
+    /// Removes expired receipts and answers, and the oldest expiring receipts beyond `receipts_max`.
+    /// Returns the number of removed rows; call it again until it returns 0.
     pub async fn expire_receipts(&self, receipts_max: u64) -> Result<u64, StoreError> {
         let transaction = self.begin_worker_transaction().await?;
         let tenant = self.id().0;
@@ -182,10 +183,10 @@ impl TenantStore {
     }
 }
 
-/// Removes receipts now and then, for as long as the store is held and has not stopped. Every process does; that two do so
-/// at once costs a look.
+/// Removes expired receipts periodically, until the store is stopped or dropped.
+/// Every process does this; concurrent removals are harmless.
 pub(crate) async fn sweep(store: Weak<Inner>, stop: CancellationToken) {
-    // Processes that start together do not look together.
+    // A random first pause, so that processes that start together do not all remove at once.
     let mut pause = SWEEP_INTERVAL.mul_f64(rand::random());
     loop {
         tokio::select! {
@@ -204,7 +205,7 @@ pub(crate) async fn sweep(store: Weak<Inner>, stop: CancellationToken) {
 }
 
 impl Store {
-    /// Removes the receipts and answers of all tenants that have ended.
+    /// Removes expired receipts and answers of all tenants.
     pub async fn expire_receipts(&self) -> Result<(), StoreError> {
         for tenant in self.tenants_with_expiring_receipts().await? {
             while self.tenant(tenant).expire_receipts(EXPIRING_RECEIPTS_MAX).await? > 0 {}
@@ -212,7 +213,7 @@ impl Store {
         Ok(())
     }
 
-    /// The tenants that have receipts which end: one step along the index for each of them.
+    /// The tenants with expiring receipts; a recursive query that reads one index entry per tenant.
     async fn tenants_with_expiring_receipts(&self) -> Result<Vec<TenantId>, StoreError> {
         let client = get(&self.0.pools.worker).await?;
         let rows = client

@@ -1,4 +1,4 @@
-//! What the relay needs: every tenant's log in position order, and how far it came with each.
+//! Rows of the relay: events of every tenant's log, and the relay's progress per tenant.
 
 use chrono::{DateTime, SubsecRound, Utc};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
@@ -8,68 +8,78 @@ use uuid::Uuid;
 use crate::pools::get;
 use crate::{Store, StoreError};
 
-/// How far the relay is with one tenant.
+/// The relay's progress for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayProgress {
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// The slug, which stands in subjects.
+    /// The slug, which is part of the subjects.
     pub slug: TenantSlug,
-    /// Which incarnation of the log.
+    /// The log of the positions.
     pub log_id: LogId,
-    /// Part of the message ids: raised for a refill, because an id seen lately is not stored again.
+    /// The stream epoch, part of the message ids. It grows for a republish:
+    /// JetStream drops messages with known ids.
     pub stream_epoch: u32,
-    /// Everything up to here is on JetStream.
+    /// Every position up to this one is on JetStream.
     pub acked: u64,
-    /// Whether the stream holds one filling of this generation, from its beginning on, with nothing filled in later.
+    /// Whether the stream has only messages of one stream epoch, from its beginning on, without later republishing.
     pub is_single_epoch: bool,
-    /// Where the log ends.
+    /// The head of the log.
     pub head: u64,
-    /// How many messages had left the stream, up to which loss nothing of this is missing; `None`: it is in doubt.
+    /// The number of messages removed from the stream at the last check. Up to `acked`, no loss was found until then.
+    /// `None`: the stream may lack messages and must be checked.
     pub removed: Option<u64>,
-    /// The message of this tenant that stands farthest in the stream.
+    /// The last acknowledged message of this tenant.
     pub acked_message: AckedMessage,
-    /// Up to this place of the stream a lower position may stand behind a higher one: sending was interrupted before it.
+    /// Up to this stream position, a lower log position may follow a higher one, because publishing was interrupted.
     pub out_of_order_until: u64,
 }
 
-/// Where in the stream a position of a log stands; sequence 0 where nothing does.
+/// A message on JetStream with its position in the log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct AckedMessage {
+    /// The stream position; 0 without a message.
     pub sequence: u64,
+    /// The position in the log.
     pub position: u64,
 }
 
 impl AckedMessage {
-    /// The mark that stands farther in the stream.
+    /// The message with the higher stream position.
     #[must_use]
     pub fn later(self, other: Self) -> Self {
         if other.sequence > self.sequence { other } else { self }
     }
 }
 
-/// A step forward, by compare-and-swap.
+/// A step of the relay's progress, stored by compare-and-swap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of RelayProgress")]
 pub struct RelayMove {
+    /// The tenant.
     pub tenant: TenantId,
+    /// The log of the positions.
     pub log_id: LogId,
+    /// The stream epoch of the published messages.
     pub stream_epoch: u32,
+    /// The expected old value of [`RelayProgress::acked`].
     pub from: u64,
+    /// The new value of [`RelayProgress::acked`].
     pub to: u64,
+    /// The number of messages removed from the stream so far.
     pub removed: u64,
+    /// The last acknowledged message of this step.
     pub acked_message: AckedMessage,
+    /// The new value of [`RelayProgress::out_of_order_until`].
     pub out_of_order_until: u64,
 }
 
 impl Store {
-    /// The progress of every tenant; one that was never relayed is at 0.
+    /// The progress of every tenant. A tenant that was never relayed is at 0.
     pub async fn relay_progress(&self) -> Result<Vec<RelayProgress>, StoreError> {
         self.progress_of(None).await
     }
 
-    /// The progress of one tenant; `None` where there is no such tenant.
+    /// The progress of one tenant; `None` when the tenant does not exist.
     pub async fn relay_progress_of(&self, tenant: TenantId) -> Result<Option<RelayProgress>, StoreError> {
         Ok(self.progress_of(Some(tenant)).await?.pop())
     }
@@ -90,8 +100,8 @@ impl Store {
         rows.iter().map(progress_from).collect()
     }
 
-    /// A page of a tenant's log in position order; nothing where the tenant has another log by now. Only for the relay:
-    /// everybody else reads through a tenant handle.
+    /// Events after position `after`, at most `limit`, in position order. Empty when the tenant has another log.
+    /// Only for the relay: other readers use a tenant handle.
     pub async fn relay_events(
         &self,
         tenant: TenantId,
@@ -111,8 +121,7 @@ impl Store {
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
     }
 
-    /// Events of a tenant's log at these positions, in position order; nothing where the tenant has another log by now.
-    /// Only for the relay.
+    /// The events at these positions, in position order. Empty when the tenant has another log. Only for the relay.
     pub async fn relay_events_at(
         &self,
         tenant: TenantId,
@@ -131,8 +140,8 @@ impl Store {
         rows.iter().map(|row| crate::read::event_from(row, 0, log_id)).collect()
     }
 
-    /// Moves the progress of several tenants; returns those that moved. One that did not was moved by another relay, or
-    /// a refill has begun.
+    /// Stores the progress of several tenants and returns the tenants that were updated.
+    /// The others were moved by another relay, or a republish has begun.
     pub async fn move_relay(&self, moves: &[RelayMove]) -> Result<Vec<TenantId>, StoreError> {
         let tenants: Vec<Uuid> = moves.iter().map(|moved| moved.tenant.0).collect();
         let logs: Vec<Uuid> = moves.iter().map(|moved| moved.log_id.0).collect();
@@ -185,21 +194,23 @@ impl Store {
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
-    /// When the stream that the progress speaks of was created.
+    /// The creation time of the stream that the progress refers to.
     pub async fn relay_stream_created(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
         let connection = get(&self.0.pools.relay).await?;
         let row = connection.query_opt("select created_at from relay_stream", &[]).await?;
         Ok(row.map(|row| row.get(0)))
     }
 
-    /// Compares the stream's creation time with that of last time. `false`: it is another stream, from which `removed`
-    /// messages have gone, so every generation was raised and everything is to be published again.
+    /// Compares the creation time of the stream with the stored one.
+    ///
+    /// Returns `false` for another stream, which has lost `removed` messages so far.
+    /// Then all stream epochs were raised and all progress was reset, so that everything is published again.
     pub async fn check_relay_stream(
         &self,
         created_at: DateTime<Utc>,
         removed: u64,
     ) -> Result<bool, StoreError> {
-        // PostgreSQL keeps microseconds, JetStream nanoseconds.
+        // PostgreSQL stores microseconds, JetStream nanoseconds.
         let created_at = created_at.trunc_subsecs(6);
         let transaction = get(&self.0.pools.relay).await?;
         transaction.begin("begin").await?;
@@ -226,8 +237,10 @@ impl Store {
         Ok(same.unwrap_or(true))
     }
 
-    /// The stream has gone back to an earlier state: raises every generation and puts every tenant in doubt. `farthest`
-    /// is the farthest mark that was read, so that of several relays that notice one acts.
+    /// Handles a stream that returned to an earlier state: raises all stream epochs and marks all tenants for a check.
+    ///
+    /// `farthest` is the highest last acknowledged stream position that was read.
+    /// Comparing it lets only one of several relays act; the others get `false`.
     pub async fn reset_after_stream_regression(&self, farthest: u64) -> Result<bool, StoreError> {
         let transaction = get(&self.0.pools.relay).await?;
         transaction.begin("begin").await?;
@@ -244,8 +257,8 @@ impl Store {
         Ok(raised > 0)
     }
 
-    /// Raises a tenant's generation for a refill, and sets back to where its prefix on the stream ends: what is beyond
-    /// `acked` is published again in the ordinary way. `None` when the progress is no longer as `before`.
+    /// Raises the stream epoch of a tenant and sets its progress to `acked`; later events are then published again.
+    /// Returns `None` when the progress differs from `before`.
     pub async fn begin_republish(
         &self,
         before: &RelayProgress,
@@ -264,7 +277,7 @@ impl Store {
         Ok(changed.then_some(next))
     }
 
-    /// Raises a tenant's generation where it still is this one, and puts it in doubt.
+    /// Raises the stream epoch of a tenant if it is still `stream_epoch`, and marks the tenant for a check.
     pub async fn bump_stream_epoch(
         &self,
         tenant: TenantId,
@@ -283,8 +296,8 @@ impl Store {
         Ok(())
     }
 
-    /// Notes that nothing up to `acked` is missing as of `removed` messages that left the stream. `false` when the
-    /// progress is no longer as `before`.
+    /// Records that no message up to `acked` was missing when the stream had removed `removed` messages.
+    /// Returns `false` when the progress differs from `before`.
     pub async fn end_republish(
         &self,
         before: &RelayProgress,

@@ -1,14 +1,14 @@
-//! Requests that append no event (webhooks, credentials, tickets) under a key from outside: the first one is carried out,
-//! those that come meanwhile wait for it, and a repeat gets the first answer (`docs/adr/0027`).
+//! Idempotent requests that append no event, such as requests for webhooks, credentials and tickets (`docs/adr/0027`).
 //!
+//! The first request with an idempotency key is executed. Concurrent ones wait for it. A repeat gets the same answer.
 //! ```text
-//! guard = tenant.lock_request(key, wait)     one request of a key at a time in this process
-//! guard.begin(claim)                         and among processes; finds what was answered before
-//! open.transaction()                        the request's own writes
-//! open.complete(answer)                     receipt, answer and writes commit together
+//! guard = tenant.lock_request(key, wait)     one request per key at a time in this process
+//! guard.begin(claim)                         and in all processes; finds an earlier answer
+//! open.transaction()                         the writes of the request
+//! open.complete(answer)                      commits receipt, answer and writes together
 //! ```
 //!
-//! A request that fails, panics or loses its process leaves nothing: its transaction ends, and with it the lock.
+//! A request that fails, panics or loses its process leaves nothing: its transaction ends, and its lock too.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -24,19 +24,19 @@ use uuid::Uuid;
 use crate::receipts::{self, IdempotencyClaim, WITHOUT_EFFECT_RETENTION};
 use crate::{StoreError, TenantStore, TenantTransaction};
 
-/// How long an answer that holds a secret is kept.
+/// How long an answer with a secret is kept.
 pub const SECRET_ANSWER_RETENTION: Duration = Duration::from_hours(24);
-/// Maximum requests that wait for one key in one process. Beyond, a request is refused as overloaded.
+/// Maximum requests that wait for one key in one process; beyond, a request fails as overloaded.
 const WAITERS_PER_KEY_MAX: usize = 64;
-/// Pause between two looks at a key that another process works on.
+/// Interval between attempts to lock a key that another process holds.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
-/// An answer as a client gets it.
+/// The answer to a request.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RequestAnswer {
     /// The HTTP status.
     pub http_status: u16,
-    /// The body; empty where there is none. It must hold no personal data: it is kept apart from the keys of people.
+    /// The body; may be empty. It must not contain personal data, because an erasure does not reach it.
     pub body: Bytes,
 }
 
@@ -46,21 +46,21 @@ impl std::fmt::Debug for RequestAnswer {
     }
 }
 
-/// How long receipt and answer of a request are kept.
+/// How long the receipt and the answer of a request are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AnswerRetention {
-    /// Both for ever.
+    /// Both permanently.
     Permanent,
-    /// Both for ever, but the answer holds a secret and is given for [`SECRET_ANSWER_RETENTION`] only.
+    /// The receipt permanently; the answer contains a secret and is kept for [`SECRET_ANSWER_RETENTION`].
     Secret,
-    /// Both for as long as a receipt of a command without effect: for requests that change nothing that lasts.
+    /// Both as long as the receipt of a command without effect. For requests without a lasting effect.
     Temporary,
-    /// As [`Temporary`](Self::Temporary), with an answer as under [`Secret`](Self::Secret).
+    /// The receipt as [`Temporary`](Self::Temporary), the answer as [`Secret`](Self::Secret).
     TemporarySecret,
 }
 
 impl AnswerRetention {
-    /// When the receipt ends, and when the answer does.
+    /// The expiry of the receipt and of the answer; `None` for never.
     fn ends(self, now: DateTime<Utc>) -> (Option<DateTime<Utc>>, Option<DateTime<Utc>>) {
         let (passing, secret) = (now + WITHOUT_EFFECT_RETENTION, now + SECRET_ANSWER_RETENTION);
         match self {
@@ -72,28 +72,28 @@ impl AnswerRetention {
     }
 }
 
-/// What a request finds under its key.
+/// What exists under the key of a request.
 pub enum RequestStart {
-    /// Nothing: it is to be carried out.
+    /// Nothing: execute the request.
     New(Box<OpenRequest>),
-    /// The same request: this was the answer.
+    /// The same request, with its answer.
     Repeat(RequestAnswer),
-    /// The same request, but its answer is not kept any more.
+    /// The same request, but its answer has expired.
     AnswerExpired,
     /// Another request or command.
     KeyReused,
 }
 
-/// How a request ended that was carried out.
+/// The outcome of an executed request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RequestEnd {
     /// Its writes, its receipt and its answer are committed.
     Completed,
-    /// A command took the key meanwhile. Nothing was written.
+    /// A command used the key meanwhile. Nothing was written.
     KeyReused,
 }
 
-/// One request at a time of one key, in this process. It ends with the value.
+/// Allows one request per key in this process, until it is dropped.
 pub struct RequestGuard {
     tenant: TenantStore,
     key: Uuid,
@@ -103,7 +103,7 @@ pub struct RequestGuard {
     guard: Option<OwnedMutexGuard<()>>,
 }
 
-/// A request that is being carried out.
+/// A request that is being executed.
 pub struct OpenRequest {
     transaction: TenantTransaction,
     tenant: TenantStore,
@@ -112,21 +112,21 @@ pub struct OpenRequest {
 
 type KeyLock = Arc<tokio::sync::Mutex<()>>;
 
-/// The keys at work in this process.
+/// The locks of keys in use in this process.
 #[derive(Default)]
 pub(crate) struct RequestLocks(Mutex<HashMap<(TenantId, Uuid), KeyLock>>);
 
 impl RequestLocks {
     fn keys(&self) -> MutexGuard<'_, HashMap<(TenantId, Uuid), KeyLock>> {
-        // Nothing panics while holding it.
+        // Code that holds the lock does not panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The lock of a key, or `None` where too many wait for it.
+    /// The lock of a key, or `None` when too many requests wait for it.
     fn of(&self, key: (TenantId, Uuid)) -> Option<KeyLock> {
         let mut keys = self.keys();
         let lock = keys.entry(key).or_default();
-        // One of the counts is the map's, one is the holder's.
+        // The map and the holder have one reference each.
         (Arc::strong_count(lock) < WAITERS_PER_KEY_MAX + 2).then(|| Arc::clone(lock))
     }
 
@@ -149,16 +149,16 @@ impl Drop for RequestGuard {
 }
 
 impl TenantStore {
-    /// Waits until no other request of this process works under the receipt key. All waiting of the request, here and in
-    /// [`RequestGuard::begin`], ends after `wait`.
+    /// Waits until no other request of this process uses the receipt key.
+    /// `wait` limits all waits of the request, here and in [`RequestGuard::begin`].
     ///
     /// # Errors
-    /// [`StoreError::Overloaded`] where too many wait already, [`StoreError::Unavailable`] when the time is over.
+    /// [`StoreError::Overloaded`] when too many requests wait, [`StoreError::Unavailable`] after `wait`.
     pub async fn lock_request(&self, key: Uuid, wait: Duration) -> Result<RequestGuard, StoreError> {
         let deadline = Instant::now() + wait;
         let locks = Arc::clone(&self.store().0.request_locks);
         let lock = locks.of((self.id(), key)).ok_or(StoreError::Overloaded)?;
-        // From here on a drop, even in the middle of waiting, gives the lock back.
+        // From here on, dropping the guard releases the lock, even during the wait.
         let mut request_guard = RequestGuard {
             tenant: self.clone(),
             key,
@@ -174,10 +174,10 @@ impl TenantStore {
 }
 
 impl RequestGuard {
-    /// Takes the key among all processes, and finds what was done under it before.
+    /// Locks the key over all processes, and looks for an earlier use of it.
     ///
     /// # Errors
-    /// [`StoreError::Unavailable`] where another process still works on the key when the time is over.
+    /// [`StoreError::Unavailable`] when another process still holds the key after the wait.
     pub async fn begin(&self, claim: IdempotencyClaim) -> Result<RequestStart, StoreError> {
         loop {
             let transaction = self.tenant.begin_worker_transaction().await?;
@@ -188,7 +188,7 @@ impl RequestGuard {
             if locked.is_some_and(|row| row.get(0)) {
                 return self.look_up(transaction, claim).await;
             }
-            // The connection is given back, so that waiting takes none from others.
+            // Return the connection to the pool during the pause.
             transaction.commit().await?;
             if Instant::now() + LOCK_POLL_INTERVAL > self.deadline {
                 return Err(still_in_progress());
@@ -242,15 +242,15 @@ impl TenantStore {
 }
 
 impl OpenRequest {
-    /// For what the request writes: it commits with the receipt.
+    /// The transaction for the writes of the request; it commits with the receipt.
     pub fn transaction(&self) -> &TenantTransaction {
         &self.transaction
     }
 
-    /// Commits the request's writes with its receipt and its answer.
+    /// Commits the writes of the request with its receipt and its answer.
     ///
     /// # Errors
-    /// Where the database does not answer. Whether the request took effect may be unknown then; a repeat is safe.
+    /// When the database does not answer. The request may have taken effect; a repeat is safe.
     pub async fn complete(
         self: Box<Self>,
         answer: &RequestAnswer,
@@ -287,7 +287,7 @@ impl OpenRequest {
 
 const SEAL_LABEL: &str = "request-answer";
 
-/// An answer opens for its own request alone.
+/// Binds an encrypted answer to its request.
 fn seal_context(tenant: TenantId, claim: &IdempotencyClaim) -> [Vec<u8>; 3] {
     [tenant.0.as_bytes().to_vec(), claim.key.as_bytes().to_vec(), claim.digest.to_vec()]
 }

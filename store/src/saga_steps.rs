@@ -1,5 +1,4 @@
-//! The work list of the sagas, looked at across tenants. The rows themselves are written and read by the sagas, one
-//! tenant at a time.
+//! Finds tenants with due saga steps. The sagas read and write the rows themselves, per tenant.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::TenantId;
@@ -8,8 +7,10 @@ use crate::pools::get;
 use crate::{Store, StoreError};
 
 impl Store {
-    /// Tenants that have steps of a saga whose time has come, longest waiting first. By tenant, so that one with many
-    /// steps does not hide the others. A page of at most `limit` behind `after`; with each, since when it waits.
+    /// Tenants with due steps of a saga, longest waiting first, each with the time since it waits.
+    ///
+    /// One row per tenant, so that a tenant with many steps does not hide the others.
+    /// A page of at most `limit` tenants after `after`.
     pub async fn tenants_with_due_saga_steps(
         &self,
         saga: &str,

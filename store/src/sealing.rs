@@ -1,4 +1,4 @@
-//! Personal data on its way into the log and out of it (`docs/personal-data.md`).
+//! Encryption and decryption of personal data in payloads (`docs/personal-data.md`).
 
 use keyring::{KeyringError, Recipient};
 use schemas::engine::RecordedEvent;
@@ -7,8 +7,11 @@ use schemas::engine::sealed::{self, OPEN};
 use crate::{AppendError, StoreError, StreamAppend, TenantStore};
 
 impl TenantStore {
-    /// Events as the product's own readers need them: personal data open, or marked as erased. A process without keys gets
-    /// them as they are stored.
+    /// Decrypts personal data, or marks it as erased. Without a keyring, events stay as stored.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyMissing`] when a key is neither stored nor destroyed.
+    /// [`StoreError::Keys`] when the key store fails.
     pub async fn open(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
         match self.store().keyring() {
             Some(keyring) => Ok(keyring.open_events(self.id(), events).await?),
@@ -16,7 +19,8 @@ impl TenantStore {
         }
     }
 
-    /// Events for readers outside who may read personal data: what is open stands among the payload's other fields.
+    /// Decrypts events for external readers that may read personal data.
+    /// Decrypted fields become ordinary fields of the payload.
     pub async fn open_for_readers(
         &self,
         events: Vec<RecordedEvent>,
@@ -31,8 +35,11 @@ impl TenantStore {
         Ok(events)
     }
 
-    /// The keys of whatever is sealed in these payloads, encrypted to somebody outside, as files of the age format. Who was
-    /// erased has none.
+    /// Exports the keys of the sealed segments in these payloads, encrypted to `to`, as age files.
+    /// Keys of erased subjects no longer exist and are left out.
+    ///
+    /// # Errors
+    /// [`StoreError::Config`] when this process has no keyring.
     pub async fn export_keys(
         &self,
         payloads: impl Iterator<Item = &[u8]>,
@@ -51,7 +58,7 @@ impl TenantStore {
                     StoreError::Config("this process has no keys for personal data".to_owned()).into()
                 );
             };
-            // The segment names its event, so the id cannot wait for the flush.
+            // The sealed segment contains the event id, so the id is needed before the flush.
             let event_id = *event.event_id.get_or_insert_with(|| self.store().0.event_ids.make(self.id()));
             let payload = std::mem::take(&mut event.payload);
             let sealed = keyring.seal(self.id(), &append.stream, event_id, payload).await?;
@@ -64,7 +71,7 @@ impl TenantStore {
 
 fn contains_open(payload: &[u8]) -> bool {
     let quoted = format!("\"{OPEN}\"");
-    // Few payloads have the sign at all, and this is asked of every append.
+    // Most payloads lack `$`, and every append is checked, so test that first.
     payload.contains(&b'$') && payload.windows(quoted.len()).any(|window| window == quoted.as_bytes())
 }
 

@@ -1,5 +1,6 @@
-//! Who has moved: signals within the process, and hints between processes. A signal is never the truth: whoever wakes
-//! reads the database, and everybody polls as well.
+//! Notifications of moved heads and checkpoints, within a process and between processes.
+//!
+//! They may be lost or stale, so receivers read the database, and also poll it.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,29 +15,29 @@ use uuid::Uuid;
 use crate::pools::{DatabaseRole, Pools, get};
 use crate::{Causes, StoreError};
 
-/// Most hints that a slow receiver may be behind before it is told to look for itself.
+/// Maximum unread notifications per receiver; beyond, the receiver lags and must read the heads itself.
 const HEAD_NOTIFICATIONS_MAX: usize = 4_096;
-/// How often the heads are compared with what is known, in case a hint was lost.
+/// Interval between comparisons of the heads, in case a notification was lost.
 const HEAD_POLL_INTERVAL: Duration = Duration::from_secs(1);
-/// How long hints to other processes are gathered.
+/// How long notifications to other processes are collected.
 const NOTIFY_DELAY: Duration = Duration::from_millis(10);
-/// Tenants in one NOTIFY, whose payload is below 8,000 bytes: an instance id and ids of 32 digits.
+/// Maximum tenants per NOTIFY: its payload must be below 8,000 bytes, and each id has 32 digits.
 const NOTIFY_TENANTS_MAX: usize = 200;
 const NOTIFY_CHANNEL: &str = "annals_heads";
 
-/// A checkpoint that moved.
+/// A moved checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CheckpointMove {
     /// The consumer, such as `customers.v1`.
     pub consumer: Arc<str>,
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Where it is now.
+    /// The new position.
     pub position: u64,
 }
 
 pub(crate) struct Signals {
-    /// Tells this process's hints from those of others.
+    /// Identifies the notifications of this process.
     instance: Uuid,
     heads: broadcast::Sender<TenantId>,
     checkpoints: broadcast::Sender<CheckpointMove>,
@@ -66,11 +67,11 @@ impl Signals {
     }
 
     pub(crate) fn checkpoint_moved(&self, moved: CheckpointMove) {
-        // Nobody listening is fine.
+        // There may be no receiver.
         drop(self.checkpoints.send(moved));
     }
 
-    /// An append of this process moved a head.
+    /// Notifies this process and others of a head that an append of this process moved.
     pub(crate) fn announce_head(&self, tenant: TenantId, position: u64) {
         self.head_moved(tenant, position);
         lock(&self.to_announce).insert(tenant);
@@ -82,7 +83,7 @@ impl Signals {
             let mut known = lock(&self.known);
             let entry = known.entry(tenant).or_insert_with(|| watch::Sender::new(0));
             entry.send_if_modified(|at| {
-                // A replaced log may start again below: any difference is a move.
+                // A replaced log may have a lower head, so every difference is a move.
                 let changed = *at != position;
                 *at = position;
                 changed
@@ -93,13 +94,13 @@ impl Signals {
         }
     }
 
-    /// Wakes when the tenant's head moves.
+    /// Notifies when the head of the tenant moves.
     pub(crate) fn watch_head(&self, tenant: TenantId) -> watch::Receiver<u64> {
         lock(&self.known).entry(tenant).or_insert_with(|| watch::Sender::new(0)).subscribe()
     }
 
-    /// Tells other processes which heads moved here, gathered, outside the append transactions: a NOTIFY inside would
-    /// take a lock on the whole instance at commit.
+    /// Sends collected notifications of moved heads to other processes.
+    /// NOTIFY is not part of the append transaction: there it would lock the whole server at commit.
     pub(crate) async fn announce(self: Arc<Self>, pools: Arc<Pools>, stop: CancellationToken) {
         loop {
             tokio::select! {
@@ -110,7 +111,7 @@ impl Signals {
             let tenants: Vec<TenantId> = lock(&self.to_announce).drain().collect();
             for some in tenants.chunks(NOTIFY_TENANTS_MAX) {
                 let payload: Vec<String> = some.iter().map(|tenant| tenant.0.simple().to_string()).collect();
-                // A lost hint costs the others one poll.
+                // After a lost notification, other processes see the head at their next poll.
                 if let Err(error) = notify(&pools, &format!("{} {}", self.instance, payload.join(","))).await
                 {
                     tracing::debug!(error = %Causes(&error), "a hint about moved heads was lost");
@@ -119,7 +120,7 @@ impl Signals {
         }
     }
 
-    /// Hears of other processes' appends, and compares the heads now and then.
+    /// Receives the notifications of other processes, and compares the heads periodically.
     pub(crate) async fn listen(self: Arc<Self>, pools: Arc<Pools>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             tokio::select! {
@@ -179,6 +180,6 @@ async fn notify(pools: &Pools, payload: &str) -> Result<(), StoreError> {
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    // Nothing panics while holding one of these locks; the data would be whole all the same.
+    // Code that holds these locks does not panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

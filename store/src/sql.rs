@@ -1,4 +1,4 @@
-//! The pieces of the PostgreSQL client that queries name: rows and parameters.
+//! Types of the PostgreSQL client for queries: rows and parameters.
 
 pub use tokio_postgres::Row;
 pub use tokio_postgres::types::ToSql;

@@ -1,4 +1,4 @@
-//! The store as the product holds it: one value, cheap to clone, from which tenant handles are made.
+//! The store of the product: cheap to clone, and the source of tenant handles.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,18 +22,18 @@ use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::TenantStatus;
 use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
 
-/// How long a directory entry is believed. A suspension is to take effect within five seconds.
+/// Maximum age of a cached directory entry. A suspension must take effect within five seconds.
 const DIRECTORY_TTL: Duration = Duration::from_secs(4);
 const DIRECTORY_CAPACITY: u64 = 10_000;
 
-/// Connections at the database server.
+/// Connections of the database server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Connections {
-    /// How many the server takes from roles that are no superusers.
+    /// Maximum connections for roles that are not superusers.
     pub max: usize,
-    /// How many are open, of whatever client.
+    /// Open connections of all clients.
     pub open: usize,
-    /// How many of them are the product's, to this database.
+    /// Open connections of the product to this database.
     pub by_annals: usize,
 }
 
@@ -58,7 +58,7 @@ pub(crate) struct Inner {
     tasks: TaskTracker,
 }
 
-/// A store that nobody holds any more needs no listener: its tasks end, and with them its connections.
+/// Dropping the last handle stops the background tasks, and so closes their connections.
 impl Drop for Inner {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -66,11 +66,13 @@ impl Drop for Inner {
 }
 
 impl Store {
-    /// Connects, and starts the append lanes and the signals. Fails when the database cannot be reached or is not
-    /// migrated.
+    /// Connects, and starts the append workers and the notifications.
+    ///
+    /// # Errors
+    /// When the database cannot be reached or is not migrated, or when the keyring belongs to another database.
     pub async fn connect(config: StoreConfig) -> Result<Self, StoreError> {
         let pools = Arc::new(Pools::new(&config)?);
-        // One look tells wrong passwords and missing tables before anything is served.
+        // One query detects wrong passwords and missing tables before the store is used.
         crate::heads::some(&pools, &[]).await?;
         if let Some(keyring) = &config.keyring {
             crate::deployment::ensure_keys_match(&pools, keyring).await?;
@@ -106,22 +108,22 @@ impl Store {
         Ok(Self(inner))
     }
 
-    /// The handle of one tenant: the only way to its rows. Whether the tenant exists shows when it is used.
+    /// The handle of one tenant: the only way to its rows. It does not check whether the tenant exists.
     pub fn tenant(&self, id: TenantId) -> TenantStore {
         TenantStore::new(self.clone(), id)
     }
 
-    /// The deployment's key, for digests and tokens.
+    /// The key of the deployment, for digests and tokens.
     pub fn key(&self) -> &DeploymentKey {
         &self.0.key
     }
 
-    /// The keys of personal data, where this process has them.
+    /// The keys of personal data, if this process has them.
     pub fn keyring(&self) -> Option<&Keyring> {
         self.0.config.keyring.as_ref()
     }
 
-    /// The directory's entry of a slug, or `None` for a slug that nobody has. Up to five seconds old.
+    /// The directory entry of a slug; `None` when no tenant has it. At most five seconds old.
     pub async fn tenant_by_slug(&self, slug: &TenantSlug) -> Result<Option<Arc<TenantRecord>>, StoreError> {
         if let Some(record) = self.0.by_slug.get(slug).await {
             return Ok(Some(record));
@@ -130,7 +132,7 @@ impl Store {
         Ok(self.cache_record(record).await)
     }
 
-    /// The directory's entry of a tenant. Up to five seconds old.
+    /// The directory entry of a tenant. At most five seconds old.
     pub async fn tenant_by_id(&self, id: TenantId) -> Result<Option<Arc<TenantRecord>>, StoreError> {
         if let Some(record) = self.0.by_id.get(&id).await {
             return Ok(Some(record));
@@ -146,7 +148,7 @@ impl Store {
         Some(record)
     }
 
-    /// A page of the directory in slug order, behind `after`.
+    /// A page of the directory in slug order, after `after`.
     pub async fn tenants(
         &self,
         after: Option<&TenantSlug>,
@@ -155,7 +157,7 @@ impl Store {
         crate::tenants::page(&self.0.pools, after, limit).await
     }
 
-    /// How these tenants stand by now, in one look whatever their number.
+    /// The current status of these tenants, read by one query.
     pub async fn tenant_statuses(&self, tenants: &[TenantId]) -> Result<Vec<TenantStatus>, StoreError> {
         let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0).collect();
         crate::tenants::tenant_statuses(&self.0.pools, &tenants).await
@@ -166,32 +168,35 @@ impl Store {
         crate::heads::all(&self.0.pools).await
     }
 
-    /// This process's share of the work of a sort.
+    /// The tenants assigned to this process for a workload.
     pub fn tenant_assignment(&self, workload: Workload) -> TenantAssignment {
         self.0.assignments[workload as usize].clone()
     }
 
-    /// Hints about tenants whose head has moved, in this process or another. Who lags behind compares the heads.
+    /// Notifications of moved heads, from all processes. A receiver that lags must compare the heads itself.
     pub fn head_moves(&self) -> broadcast::Receiver<TenantId> {
         self.0.signals.head_moves()
     }
 
-    /// Wakes when this tenant's head moves. What it shows is a hint: whoever wakes reads the log.
+    /// Notifies when the head of this tenant moves. The value may be stale: the receiver must read the log.
     pub fn watch_head(&self, tenant: TenantId) -> watch::Receiver<u64> {
         self.0.signals.watch_head(tenant)
     }
 
-    /// Hints about checkpoints that moved in this process.
+    /// Notifications of checkpoints that moved in this process.
     pub fn checkpoint_moves(&self) -> broadcast::Receiver<CheckpointMove> {
         self.0.signals.checkpoint_moves()
     }
 
-    /// Tells those who wait that a checkpoint has moved; for consumers, after their commit.
+    /// Notifies of a moved checkpoint. Consumers call it after their commit.
     pub fn announce_checkpoint(&self, consumer: &str, tenant: TenantId, position: u64) {
         self.0.signals.checkpoint_moved(CheckpointMove { consumer: consumer.into(), tenant, position });
     }
 
-    /// Whether the database answers and takes writes: a server in recovery takes none.
+    /// Checks that the database answers and accepts writes.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the server is read-only, such as a standby in recovery.
     pub async fn ping(&self) -> Result<(), StoreError> {
         let statement = "select current_setting('transaction_read_only')::boolean";
         let read_only: bool = get(&self.0.pools.worker).await?.query_one(statement, &[]).await?.get(0);
@@ -201,7 +206,7 @@ impl Store {
         Ok(())
     }
 
-    /// How many connections the database server has and takes.
+    /// Counts the connections of the database server, and its limit.
     pub async fn connections(&self) -> Result<Connections, StoreError> {
         let statement = "select current_setting('max_connections')::int8
                                 - current_setting('superuser_reserved_connections')::int8,
@@ -212,7 +217,7 @@ impl Store {
         Ok(Connections { max: count(0), open: count(1), by_annals: count(2) })
     }
 
-    /// Takes no more appends, writes those that wait, and stops the store's tasks.
+    /// Stops accepting appends, writes the queued ones, and stops the background tasks.
     pub async fn shutdown(&self) {
         self.0.appender.shutdown().await;
         self.0.stop.cancel();

@@ -1,4 +1,4 @@
-//! Tickets for event streams that have been used: a ticket is good for one use, in whichever gateway.
+//! Used tickets of event streams: each ticket works once, over all gateways.
 
 use std::time::Duration;
 
@@ -8,11 +8,11 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantStore};
 
-/// How long past its end a used ticket is remembered: the clocks of two gateways may differ by less.
+/// How long a used ticket is kept after its expiry. The clocks of two gateways may differ by less.
 const CLOCK_SKEW_MAX: Duration = Duration::from_mins(5);
 
 impl TenantStore {
-    /// Uses a ticket; `false` where it has been used before.
+    /// Uses a ticket. Returns `false` when it was used before.
     pub async fn use_stream_ticket(&self, id: Uuid, expires_at: DateTime<Utc>) -> Result<bool, StoreError> {
         let transaction = self.begin_worker_transaction().await?;
         let used = transaction

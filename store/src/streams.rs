@@ -1,4 +1,4 @@
-//! Single streams by pages and their versions.
+//! Pages and versions of single streams.
 
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 
@@ -12,12 +12,12 @@ pub struct StreamPage {
     pub log_id: LogId,
     /// The events, in order.
     pub events: Vec<RecordedEvent>,
-    /// The version of the stream's last event at the time of reading; 0 where it has none.
+    /// The version of the last event at the time of reading; 0 without events.
     pub version: u64,
 }
 
 impl TenantStore {
-    /// A piece of a stream from a version on, as stored.
+    /// A page of a stream from a version on, as stored.
     pub async fn read_stream_page(
         &self,
         stream: &StreamName,
@@ -37,7 +37,7 @@ impl TenantStore {
         })
     }
 
-    /// The version of a stream's last event; 0 where it has none.
+    /// The version of the last event of a stream; 0 without events.
     pub async fn stream_version(&self, stream: &StreamName) -> Result<u64, StoreError> {
         let transaction = self.begin().await?;
         let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;

@@ -1,7 +1,7 @@
-//! The tenant handle: everything of one tenant is reached through it, so a query without a tenant cannot be written.
+//! The tenant handle: the only way to the rows of a tenant, so a query without a tenant cannot be written.
 //!
-//! Row-level security stands below it: each transaction carries the tenant as a transaction-local setting, and the
-//! runtime roles see nothing without one.
+//! Row-level security is a second check: each transaction sets its tenant.
+//! Without that setting the runtime roles see no rows.
 //!
 //! ```compile_fail
 //! # async fn example(store: store::Store) {
@@ -39,20 +39,26 @@ impl TenantStore {
         Self { store, id }
     }
 
-    /// Whose handle it is.
+    /// The id of the tenant.
     pub fn id(&self) -> TenantId {
         self.id
     }
 
-    /// The store that it belongs to.
+    /// The store of the handle.
     pub fn store(&self) -> &Store {
         &self.store
     }
 
-    /// Appends events to one stream, with everything that goes with them, or refuses all of it. Returns when the events
-    /// are on disk. Dropping the future does not take an append back.
+    /// Appends events to one stream, with the rows that belong to them. Either everything commits or nothing.
     ///
-    /// Personal data that the payloads hold open is sealed first; none ever reaches the log in clear.
+    /// Returns after the commit is on disk. Dropping the future does not cancel the append.
+    /// Open personal data in the payloads is encrypted first; the log never contains it in clear text.
+    ///
+    /// # Errors
+    /// [`AppendError::VersionConflict`] when the stream has another version,
+    /// [`AppendError::Reserved`] when another stream holds a value,
+    /// [`AppendError::Overloaded`] when the queue is full.
+    /// After [`AppendError::Unavailable`] it may have committed; a repeat with the same idempotency key is safe.
     pub async fn append(&self, append: StreamAppend) -> Result<Receipt, AppendError> {
         let appender = &self.store.0.appender;
         let event_ids: Vec<Uuid> = append.events.iter().filter_map(|event| event.event_id).collect();
@@ -63,12 +69,15 @@ impl TenantStore {
         appender.append(self.id, append, &event_ids).await
     }
 
-    /// Appends to several streams; each succeeds or fails by itself. They share flushes where they can.
+    /// Appends to several streams. Each append succeeds or fails alone; they share flushes where possible.
     pub async fn append_all(&self, appends: Vec<StreamAppend>) -> Vec<Result<Receipt, AppendError>> {
         futures::future::join_all(appends.into_iter().map(|append| self.append(append))).await
     }
 
-    /// The end of the log.
+    /// The head of the log.
+    ///
+    /// # Errors
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn head(&self) -> Result<Head, StoreError> {
         let transaction = self.begin().await?;
         let head = transaction.head().await?;
@@ -76,7 +85,7 @@ impl TenantStore {
         Ok(head)
     }
 
-    /// The stream that holds a value, given in its normalised form.
+    /// The stream that holds a reserved value. `normalised` is the value in its normalised form.
     pub async fn reserved_by(&self, kind: &str, normalised: &str) -> Result<Option<StreamName>, StoreError> {
         let digest = reservation_digest(self.store.key(), self.id, kind, normalised);
         let transaction = self.begin().await?;
@@ -90,7 +99,7 @@ impl TenantStore {
         row.map(|row| Ok(StreamName::parse(row.get(0))?)).transpose()
     }
 
-    /// What a stream holds of a sort. For the erasure of a person, so it looks at all that the tenant holds of that sort.
+    /// The values of one kind that a stream holds, as digests. It scans all values of that kind of the tenant.
     pub async fn reservations_of(
         &self,
         stream: &StreamName,
@@ -113,7 +122,7 @@ impl TenantStore {
         rows.iter().map(digest_from).collect()
     }
 
-    /// A secret of a stream.
+    /// A secret of a stream, or `None` if the stream has none of this kind.
     pub async fn secret(&self, stream: &StreamName, kind: &str) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.begin().await?;
         let row = transaction
@@ -126,25 +135,31 @@ impl TenantStore {
         Ok(row.map(|row| Bytes::from(row.get::<_, Vec<u8>>(0))))
     }
 
-    /// A transaction that reads this tenant's rows and writes none.
+    /// Begins a read-only transaction on the rows of this tenant.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when too many transactions wait for a connection.
     pub async fn begin(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.tenant, self.id).await
     }
 
-    /// A transaction that reads this tenant's rows as they are at one instant, however many statements it takes.
+    /// Begins a read-only transaction with one snapshot for all its statements (`repeatable read`).
     pub async fn begin_snapshot(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin_at(&self.store.0.pools.tenant, self.id, "repeatable read").await
     }
 
-    /// A transaction that keeps what follows from this tenant's log (read models, checkpoints, saga steps, dead letters),
-    /// and its webhooks.
+    /// Begins a transaction that can write the rows derived from the log, and the webhooks of the tenant.
+    /// Derived rows are read models, checkpoints, saga steps and dead letters.
     pub async fn begin_worker_transaction(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
     }
 }
 
-/// A transaction that carries its tenant. Dropped without a commit it cancels the statement that it runs and is rolled back.
-/// Its connection is given back only when that has succeeded, and the tenant goes with the transaction.
+/// A transaction of one tenant.
+///
+/// Dropped without a commit, it cancels its running statement and rolls back.
+/// The connection returns to the pool only after the rollback has succeeded.
+/// The tenant setting ends with the transaction.
 pub struct TenantTransaction {
     tenant: TenantId,
     connection: PooledConnection,
@@ -167,24 +182,30 @@ impl TenantTransaction {
         &self.connection
     }
 
-    /// Whose transaction it is.
+    /// The tenant of the transaction.
     pub fn tenant(&self) -> TenantId {
         self.tenant
     }
 
-    /// The end of the log as this transaction sees it.
+    /// The head of the log as this transaction sees it.
+    ///
+    /// # Errors
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn head(&self) -> Result<Head, StoreError> {
         let statement = format!("select {} from heads where tenant_id = $1", crate::heads::COLUMNS);
         let row = self.query_opt(&statement, &[&self.tenant.0]).await?;
         row.as_ref().map(crate::heads::head_from).ok_or(StoreError::TenantUnknown)
     }
 
-    /// All rows of a statement. Statements are prepared once a connection, so their texts must be few.
+    /// Returns all rows of a statement. Each connection caches prepared statements by text, so use few different texts.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         Ok(self.connection.query(sql, parameters).await?)
     }
 
-    /// The row of a statement that finds one at most.
+    /// Returns the only row of a statement, if any.
+    ///
+    /// # Errors
+    /// Also when the statement finds more than one row.
     pub async fn query_opt(
         &self,
         sql: &str,
@@ -193,18 +214,18 @@ impl TenantTransaction {
         Ok(self.connection.query_opt(sql, parameters).await?)
     }
 
-    /// Runs a statement and returns how many rows it touched.
+    /// Executes a statement and returns the number of affected rows.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
         Ok(self.connection.execute(sql, parameters).await?)
     }
 
-    /// Makes it last and gives the connection back.
+    /// Commits, and returns the connection to the pool.
     pub async fn commit(self) -> Result<(), StoreError> {
         Ok(self.connection.commit().await?)
     }
 }
 
-/// The keyed digest under which a value is reserved: the table tells nothing of the value.
+/// The keyed digest of a reserved value, so that the table does not reveal the value.
 pub(crate) fn reservation_digest(key: &DeploymentKey, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
     key.mac("reservation", &[tenant.0.as_bytes(), kind.as_bytes(), value.as_bytes()])
 }

@@ -1,26 +1,26 @@
-//! Locks by tenant and name, which hold over all processes: exclusive, or shared by several holders.
+//! Locks by tenant and name, valid over all processes; exclusive or shared.
 
 use crate::{StoreError, TenantStore, TenantTransaction};
 
-/// A held lock. It ends with the value, or with the connection behind it.
+/// A held lock. It is released when it is dropped, or when its connection ends.
 pub struct TenantLock(TenantTransaction);
 
-/// How many may hold a lock at a time.
+/// The mode of a lock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LockMode {
-    /// One holder, and no shared ones beside it.
+    /// One holder, and no shared holders.
     Exclusive,
-    /// Any number of shared holders, and no exclusive one.
+    /// Any number of shared holders, and no exclusive holder.
     Shared,
 }
 
 impl TenantStore {
-    /// Takes the lock `what` of the tenant; `None` where another holder is in the way now.
+    /// Takes the lock `what` of the tenant, or returns `None` when another holder prevents it.
     ///
     /// # Errors
-    /// [`StoreError`] where the database does not answer.
+    /// When the database does not answer.
     pub async fn try_lock(&self, what: &str, mode: LockMode) -> Result<Option<TenantLock>, StoreError> {
-        // A connection for locks alone: the work of their holders needs a tenant's and a projector's besides.
+        // Locks have their own pool, because their holders need connections of the other pools too.
         let transaction = TenantTransaction::begin(&self.store().0.pools.locks, self.id()).await?;
         let name = format!("{what}/{}", self.id());
         let statement = match mode {
@@ -37,7 +37,7 @@ impl TenantStore {
 }
 
 impl TenantLock {
-    /// Gives the lock back.
+    /// Releases the lock.
     pub async fn end(self) -> Result<(), StoreError> {
         self.0.commit().await
     }

@@ -9,22 +9,22 @@ use uuid::Uuid;
 use crate::StoreError;
 use crate::pools::{Pools, get};
 
-/// A tenant as the directory knows it.
+/// A tenant in the directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TenantRecord {
-    /// Its internal id.
+    /// The internal id.
     pub id: TenantId,
-    /// Its public name.
+    /// The public name, unique in the deployment.
     pub slug: TenantSlug,
-    /// Its name for people.
+    /// The display name.
     pub name: String,
     /// Its tier.
     pub tier: Tier,
-    /// Who may register.
+    /// How users can register: openly, by invitation or not at all.
     pub registration: Registration,
-    /// Whether it is on hold; in public it then looks like an unknown one.
+    /// Whether the tenant is suspended. Clients get the same answer as for an unknown tenant.
     pub suspended: bool,
-    /// Since when its log is open.
+    /// The time at which its log was created.
     pub opened_at: DateTime<Utc>,
 }
 
@@ -57,16 +57,16 @@ pub(crate) async fn page(
     rows.iter().map(record_from).collect()
 }
 
-/// What followers of a tenant's log have to know while they wait.
+/// The status of a tenant, with the head of its log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantStatus {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Whether the tenant is on hold.
+    /// Whether the tenant is suspended.
     pub suspended: bool,
-    /// Which incarnation of its log there is.
+    /// The current log of the tenant.
     pub log_id: LogId,
-    /// The end of that log.
+    /// The head of that log.
     pub position: u64,
 }
 

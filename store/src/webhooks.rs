@@ -1,5 +1,5 @@
-//! The registry of webhooks: the endpoints of a tenant, how far each has come, and what commands on them answered.
-//! `delivery` is what the deliverers change.
+//! The registry of webhooks: the endpoints of a tenant with their positions.
+//! `delivery` has the writes of delivery runs.
 
 pub mod delivery;
 
@@ -11,12 +11,12 @@ use uuid::Uuid;
 
 use crate::{StoreError, TenantTransaction};
 
-/// In which order an endpoint gets its events.
+/// The order in which an endpoint gets its events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ordering {
-    /// One at a time; a failing delivery holds back what is behind it.
+    /// One at a time; a failed delivery blocks later events.
     InOrder,
-    /// Several at a time, as they come.
+    /// Several at a time, in any order.
     Parallel,
 }
 
@@ -29,57 +29,57 @@ impl Ordering {
         }
     }
 
-    /// The ordering of this name.
+    /// Parses the name of an ordering.
     pub fn parse(text: &str) -> Option<Self> {
         [Self::InOrder, Self::Parallel].into_iter().find(|ordering| ordering.as_str() == text)
     }
 }
 
-/// Why an endpoint gets nothing.
+/// The reason why an endpoint is disabled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Disabled {
-    /// Stable: `by_request`, `gone`, `failing`, `dead_letters` or `log_replaced`.
+    /// A stable code: `by_request`, `gone`, `failing`, `dead_letters` or `log_replaced`.
     pub reason: String,
-    /// Since when.
+    /// The time since it is disabled.
     pub at: DateTime<Utc>,
 }
 
 /// An endpoint of a tenant.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Webhook {
-    /// Its id.
+    /// The id.
     pub id: Uuid,
-    /// Where events are posted to.
+    /// The URL that events are posted to.
     pub url: String,
-    /// Patterns over event types, as they were given; none takes all.
+    /// Patterns of event types, as the client gave them; empty selects all.
     pub types: Vec<String>,
-    /// For people.
+    /// A description for people.
     pub description: String,
-    /// In which order.
+    /// The order of deliveries.
     pub ordering: Ordering,
-    /// Whether it gets personal data open.
+    /// Whether personal data is decrypted for it.
     pub personal_data: bool,
     /// `None` while it is active.
     pub disabled: Option<Disabled>,
-    /// The signing secret, sealed.
+    /// The encrypted signing secret.
     pub secret: Bytes,
-    /// The secret before, which signs besides until then.
+    /// The encrypted previous secret, which also signs until this time.
     pub old_secret: Option<(Bytes, DateTime<Utc>)>,
-    /// The log that the position belongs to.
+    /// The log of the position.
     pub log_id: LogId,
-    /// Everything up to here is delivered, noted as failed, or does not match.
+    /// Every event up to this position is delivered, stored as failed, or does not match.
     pub position: u64,
-    /// Raised by every change that makes deliveries under way stale.
+    /// Grows with every change that invalidates deliveries in progress.
     pub epoch: i64,
-    /// A failed delivery holds back what is behind it.
+    /// Whether failed deliveries block new ones.
     pub held: bool,
-    /// When the next failed delivery is due.
+    /// The time of the next retry.
     pub retry_at: Option<DateTime<Utc>>,
-    /// The first failure since the last success.
+    /// The time of the first failure since the last success.
     pub failing_since: Option<DateTime<Utc>>,
-    /// When it was registered.
+    /// The time of registration.
     pub created_at: DateTime<Utc>,
-    /// When somebody last changed it.
+    /// The time of the last change by a client.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -125,13 +125,13 @@ fn webhook_from(row: &Row) -> Result<Webhook, StoreError> {
 }
 
 impl TenantTransaction {
-    /// One webhook.
+    /// The webhook with this id.
     pub async fn webhook(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         let sql = format!("select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id = $2");
         self.query_opt(&sql, &[&self.tenant().0, &id]).await?.as_ref().map(webhook_from).transpose()
     }
 
-    /// One webhook that this transaction is going to change: nobody else does meanwhile.
+    /// The webhook with this id, locked until the transaction ends.
     pub async fn lock_webhook(&self, id: Uuid) -> Result<Option<Webhook>, StoreError> {
         let sql =
             format!("select {COLUMNS} from webhooks where tenant_id = $1 and webhook_id = $2 for update");
@@ -148,14 +148,14 @@ impl TenantTransaction {
         rows.iter().map(webhook_from).collect()
     }
 
-    /// How many webhooks the tenant has.
+    /// The number of webhooks of the tenant.
     pub async fn count_webhooks(&self) -> Result<u64, StoreError> {
         let row =
             self.query_opt("select count(*) from webhooks where tenant_id = $1", &[&self.tenant().0]).await?;
         Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
     }
 
-    /// Writes a webhook, new or changed, with everything but what follows from its failures.
+    /// Inserts or replaces a webhook; `held` and `retry_at` are computed from its failures.
     pub async fn put_webhook(&self, webhook: &Webhook) -> Result<(), StoreError> {
         let types = serde_json::json!(webhook.types).to_string();
         let (reason, disabled_at) = webhook.disabled.as_ref().map(|why| (&*why.reason, why.at)).unzip();
@@ -199,7 +199,7 @@ impl TenantTransaction {
         self.update_webhook_failures(webhook.id).await
     }
 
-    /// Removes a webhook with everything that is known of its deliveries.
+    /// Deletes a webhook with its attempts and failures.
     pub async fn delete_webhook(&self, id: Uuid) -> Result<(), StoreError> {
         for table in ["webhook_deliveries", "webhook_failures", "webhooks"] {
             let sql = format!("delete from {table} where tenant_id = $1 and webhook_id = $2");

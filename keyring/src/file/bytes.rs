@@ -1,4 +1,4 @@
-//! The bytes of the file of keys: nothing of what was taken out of it is left in them.
+//! Clears deleted keys from the bytes of the key file.
 
 use std::fs::File;
 use std::io::Read;
@@ -10,11 +10,11 @@ use rusqlite::Connection;
 use super::schema::BUSY_TIMEOUT;
 use crate::KeyringError;
 
-/// Between two attempts to empty the write-ahead log.
+/// Delay between two attempts to truncate the write-ahead log.
 const TRUNCATE_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// Readers in other processes hold it back for moments only, but one that was stopped does for as long as that lasts. An
-/// attempt that waited would hold off every writer meanwhile, so none does.
+/// Truncates the write-ahead log, with retries while readers of other processes use it.
+/// An attempt must not wait for readers, because it would block all writers meanwhile.
 pub(crate) fn truncate_write_ahead_log(connection: &Connection) -> Result<(), KeyringError> {
     connection.busy_timeout(Duration::ZERO)?;
     let emptied = try_truncate_write_ahead_log(connection);
@@ -36,13 +36,13 @@ fn try_truncate_write_ahead_log(connection: &Connection) -> Result<(), KeyringEr
     }
 }
 
-/// Writes the file anew from what its rows hold: no page keeps anything else afterwards.
+/// Rewrites the file, so that its pages contain current rows only.
 pub(crate) fn vacuum(connection: &Connection) -> Result<(), KeyringError> {
     connection.execute_batch("vacuum")?;
     truncate_write_ahead_log(connection)
 }
 
-/// Whether bytes of a length that are wanted are anywhere in the file or its write-ahead log.
+/// Whether the file or its write-ahead log contains `length` bytes for which `is_wanted` is true.
 pub(crate) fn contains(
     path: &Path,
     length: usize,
@@ -63,7 +63,7 @@ pub(crate) fn contains(
     Ok(false)
 }
 
-/// Whether such bytes stand in what is read, wherever they fall.
+/// Whether the input contains such bytes, also across chunk borders.
 fn contains_in(
     mut from: impl Read,
     length: usize,

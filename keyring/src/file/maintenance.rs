@@ -1,4 +1,4 @@
-//! The thread that keeps the file: destroys keys, makes sure that no copy of them is left, and lists what is there.
+//! The maintenance thread of the key file: destroys keys, checks that no copies are left, and lists keys.
 
 use std::path::PathBuf;
 
@@ -17,8 +17,8 @@ pub(super) struct Maintenance {
 }
 
 impl Maintenance {
-    /// Overwrites the wrapped key, takes it out of the file and makes sure that no copy of it is left: neither in a page's free
-    /// space nor in the write-ahead log. Other connections read and write meanwhile.
+    /// Overwrites the encrypted key, removes it, and checks that no copy is left in free pages or the write-ahead log.
+    /// Other connections read and write meanwhile.
     pub(super) fn destroy(&mut self, (tenant, subject): Subject) -> Result<Option<Uuid>, KeyringError> {
         let at = params![tenant.0.as_bytes(), subject.as_bytes()];
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -31,7 +31,7 @@ impl Maintenance {
             )
             .optional()?;
         if let Some((slot, _)) = &wrapped {
-            // Of the same length, so that it is overwritten where it is.
+            // The same length, so that SQLite overwrites it in place.
             transaction
                 .execute("update wrapped set bytes = zeroblob(length(bytes)) where slot = ?1", [slot])?;
         }
@@ -50,7 +50,7 @@ impl Maintenance {
         bytes::truncate_write_ahead_log(&self.connection)?;
         if let Some((_, wrapped)) = wrapped {
             let is_left = || bytes::contains(&self.path, wrapped.len(), |bytes| bytes == wrapped);
-            // Only a file that an earlier version has written may hold one.
+            // Only a file of an earlier version may have a copy.
             if is_left()? {
                 bytes::vacuum(&self.connection)?;
                 if is_left()? {

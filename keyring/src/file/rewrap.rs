@@ -1,8 +1,8 @@
-//! Wraps all keys anew under another root key, while processes use them.
+//! Encrypts all data keys with another root key, while processes use them.
 //!
-//! Each page is one transaction that no other writer can come into, so a key that is destroyed meanwhile is either rewrapped
-//! and then destroyed or gone. Earlier epochs end when nothing of what they wrapped is left in the file. Whatever is
-//! interrupted is done by the next run.
+//! Each page is one transaction with the write lock.
+//! So a key that is destroyed meanwhile is either already gone, or rewrapped first and destroyed afterwards.
+//! Earlier epochs end when the file has no bytes of their encrypted keys. The next run completes an interrupted one.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -15,10 +15,10 @@ use super::{bytes, schema};
 use crate::crypto::{Fingerprint, KeyContext, NONCE_BYTES};
 use crate::{KeyringError, RewrapResult, RootKeys, epochs};
 
-/// Keys of one transaction. Processes that make keys wait for it.
+/// Maximum keys per transaction, because processes that create keys wait for it.
 const PAGE_SIZE: u32 = 200;
 
-/// A key that is of an earlier epoch.
+/// A key of an earlier epoch.
 struct Row {
     context: KeyContext,
     slot: i64,
@@ -26,8 +26,8 @@ struct Row {
     root: Option<Fingerprint>,
 }
 
-/// Wraps every key in the folder under the current root key and ends the epochs before. `on_progress` hears how many are done, of
-/// how many. Where all are so already, nothing happens.
+/// Encrypts every data key in the folder with the current root key, and ends earlier epochs.
+/// `on_progress` is called with the number of finished keys and of all keys. Does nothing if all keys are up to date.
 pub(crate) fn rewrap(
     folder: &Path,
     roots: &RootKeys,
@@ -59,7 +59,7 @@ pub(crate) fn rewrap(
     let is_gone =
         |bytes: &[u8]| <[u8; NONCE_BYTES]>::try_from(bytes).is_ok_and(|nonce| gone.contains(&nonce));
     let is_left = || Ok::<_, KeyringError>(!gone.is_empty() && bytes::contains(&path, NONCE_BYTES, is_gone)?);
-    // Only a file that an earlier version has written may hold one.
+    // Only a file of an earlier version may have a copy.
     if is_left()? {
         bytes::vacuum(&connection)?;
         if is_left()? {
@@ -75,7 +75,7 @@ pub(crate) fn rewrap(
     Ok(RewrapResult { epoch, keys: done })
 }
 
-/// The newest epoch, begun where the newest one so far is another root key's.
+/// The epoch of the current root key, created if the newest epoch has another root key.
 fn begin(connection: &mut Connection, roots: &RootKeys) -> Result<i64, KeyringError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let (mut epoch, root) = schema::newest_epoch(&transaction)?;
@@ -87,8 +87,8 @@ fn begin(connection: &mut Connection, roots: &RootKeys) -> Result<i64, KeyringEr
     Ok(epoch)
 }
 
-/// Wraps the keys of a page anew. Returns behind which subject the next one starts. `gone` gets the nonces that nothing has
-/// any more, `broken` the ids of keys that do not unwrap.
+/// Encrypts a page of keys again. Returns the subject after which the next page starts.
+/// `gone` receives the nonces that are no longer used, `broken` the ids of keys that do not decrypt.
 fn page(
     connection: &mut Connection,
     roots: &RootKeys,
@@ -111,7 +111,7 @@ fn page(
         };
         let renewed = KeyContext { epoch, ..context };
         let current = epochs::root_of(roots, Some(&roots.current()))?;
-        // Of the same length, so that the earlier form is overwritten where it is.
+        // The same length, so that SQLite overwrites the earlier form in place.
         transaction
             .prepare_cached("update wrapped set bytes = ?1 where slot = ?2")?
             .execute(params![current.wrap(&renewed, &data_key), slot])?;
@@ -170,7 +170,7 @@ mod tests {
         Keyring::open(folder.path(), roots.clone(), Duration::from_millis(50))
     }
 
-    /// Seals something for a subject; the key's id.
+    /// Seals a payload for a subject, and returns the id of the key.
     async fn sealed(keyring: &Keyring, subject: u128) -> Result<Uuid, KeyringError> {
         let stream = StreamName::new("crm.customer", Uuid::from_u128(subject));
         let payload = Bytes::from(json!({"$open": {"value": {"name": "Ada"}}}).to_string());
@@ -222,7 +222,7 @@ mod tests {
             rewrap(&path, &roots, |done, _| {
                 pages += 1;
                 if pages == 1 {
-                    // One that is wrapped anew, one that is not yet, and one that is made just now.
+                    // The first key is rewrapped already, the second not yet; a third one is created now.
                     for subject in [1, 450] {
                         let destroyed = handle.block_on(eraser.destroy(TENANT, Uuid::from_u128(subject)));
                         assert!(destroyed.expect("destroys").is_some());
@@ -275,7 +275,7 @@ mod tests {
             assert_eq!(interrupted.await.is_err(), pages > 0);
             if pages > 0 {
                 assert_eq!(root_states(&folder, &roots).len(), 2);
-                // Whoever is erased meanwhile leaves nothing of either form.
+                // A subject that is erased meanwhile leaves neither form of its key.
                 let subject = Uuid::from_u128(pages as u128);
                 open(&folder, &roots).expect("opens").destroy(TENANT, subject).await.expect("destroys");
                 rewrap(folder.path(), &roots, |_, _| ()).expect("is done");

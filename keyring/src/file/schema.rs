@@ -1,4 +1,4 @@
-//! The file of keys: where it is, who may read it, and its tables.
+//! The key file: its path, its permissions and its tables.
 
 use std::fs::{DirBuilder, File, Metadata, Permissions};
 use std::io;
@@ -12,16 +12,16 @@ use super::bytes;
 use crate::crypto::Fingerprint;
 use crate::{KeyringError, RootKeys, epochs};
 
-/// How long another process is waited for.
+/// Maximum wait for another process.
 pub(crate) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
-/// Between two attempts where SQLite does not wait by itself.
+/// Delay between two attempts where SQLite does not wait by itself.
 const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(5);
 const FILE_NAME: &str = "keys.sqlite";
-/// The version of the tables below, in `user_version`. The first kept wrapped keys in the rows of `keys`.
+/// The version of the tables below, in `user_version`. Version 1 had the encrypted keys in the rows of `keys`.
 const SCHEMA_VERSION: i64 = 2;
 
-/// Wrapped keys have a table of their own, whose rows are added at its end, overwritten in place and never removed. So SQLite
-/// never moves one to another page, which would leave a copy behind where it was.
+/// Encrypted keys have a table of their own: its rows are appended, overwritten in place, and never removed.
+/// So SQLite never moves one to another page, which would leave a copy at the old place.
 const SCHEMA: &str = "
     create table if not exists epochs (epoch integer primary key, root blob not null);
     create table if not exists wrapped (slot integer primary key, bytes blob not null);
@@ -45,24 +45,24 @@ const VERSION_1_MIGRATION: &str = "
         select tenant, subject, id, epoch, row_number() over (order by tenant, subject), created_at from keys_before;
     drop table keys_before;";
 
-/// The file in a folder.
+/// The path of the key file in a folder.
 pub(crate) fn path_in(folder: &Path) -> PathBuf {
     folder.join(FILE_NAME)
 }
 
-/// The error of a file that cannot be used as it is.
+/// The error for a file that cannot be used.
 pub(crate) fn unusable(folder: &Path, error: &dyn std::fmt::Display) -> KeyringError {
     KeyringError::Config(format!("the file of keys in {} cannot be used: {error}", folder.display()))
 }
 
-/// Makes the folder and an empty file where they are missing. Both are for this process's account alone; what is open to others
-/// is closed to them.
+/// Creates the folder and an empty file if missing. Only the account of this process gets access to them.
+/// Existing permissions of others are removed.
 pub(crate) fn prepare(folder: &Path) -> Result<PathBuf, KeyringError> {
     let path = path_in(folder);
     let prepared = (|| {
         DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
         restrict_permissions(folder, 0o700)?;
-        // SQLite would make it readable for all, and gives the files beside it the rights of this one.
+        // SQLite would create it readable for all. Its other files get the permissions of this one.
         File::options().create(true).append(true).mode(0o600).open(&path)?;
         restrict_permissions(&path, 0o600)?;
         for beside in ["sqlite-wal", "sqlite-shm"] {
@@ -92,12 +92,12 @@ fn restrict_permissions(path: &Path, mode: u32) -> io::Result<()> {
     Ok(())
 }
 
-/// Opens the file, with its tables and its first epoch where it has none.
+/// Opens the file, and creates its tables and its first epoch if missing.
 pub(crate) fn connect(path: &Path, roots: &RootKeys) -> Result<Connection, KeyringError> {
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     enable_write_ahead_log(&connection)?;
-    // What is written anew passes through memory: nothing overwrites temporary files.
+    // Temporary data stays in memory, because temporary files would not be overwritten.
     connection
         .execute_batch("pragma synchronous = full; pragma secure_delete = on; pragma temp_store = memory;")?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -125,8 +125,8 @@ pub(crate) fn connect(path: &Path, roots: &RootKeys) -> Result<Connection, Keyri
     Ok(connection)
 }
 
-/// Of several processes that make the file at once one has its way and the others are told at once that the file is locked:
-/// SQLite does not wait where both hold what the other one needs.
+/// Enables the write-ahead log, with retries.
+/// When several processes create the file at once, SQLite fails with a lock error instead of waiting.
 fn enable_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
     let begun = Instant::now();
     loop {
@@ -142,7 +142,7 @@ fn enable_write_ahead_log(connection: &Connection) -> rusqlite::Result<()> {
     }
 }
 
-/// Files of the earliest version name their root key elsewhere.
+/// Files of version 1 have the fingerprint of their root key in the table `about`.
 fn begin_first_epoch(connection: &Connection, roots: &RootKeys) -> Result<(), KeyringError> {
     if connection.prepare("select 1 from epochs")?.exists([])? {
         return Ok(());
@@ -158,7 +158,6 @@ fn begin_first_epoch(connection: &Connection, roots: &RootKeys) -> Result<(), Ke
     Ok(connection.execute_batch("drop table if exists about")?)
 }
 
-/// Begins an epoch.
 pub(crate) fn begin_epoch(
     connection: &Connection,
     epoch: i64,
@@ -168,14 +167,14 @@ pub(crate) fn begin_epoch(
     Ok(())
 }
 
-/// The epoch that new keys are of.
+/// The newest epoch, for new keys.
 pub(crate) fn newest_epoch(connection: &Connection) -> Result<(i64, Fingerprint), KeyringError> {
     let mut statement =
         connection.prepare_cached("select epoch, root from epochs order by epoch desc limit 1")?;
     Ok(statement.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))?)
 }
 
-/// Refuses a file some of whose keys this process could not unwrap.
+/// Fails when this process lacks a root key of the file.
 pub(crate) fn ensure_roots_known(connection: &Connection, roots: &RootKeys) -> Result<(), KeyringError> {
     let mut statement = connection.prepare("select root from epochs")?;
     let known = statement.query_map([], |row| row.get::<_, Fingerprint>(0))?;

@@ -1,4 +1,4 @@
-//! The thread that serves keys. What waits is done together, so that many new keys share a flush to disk.
+//! The thread that serves keys. It combines queued requests, so that many new keys share one flush to disk.
 
 use std::collections::HashMap;
 use std::sync::mpsc::Receiver;
@@ -12,11 +12,11 @@ use crate::crypto::{DataKey, Fingerprint, KeyContext};
 use crate::store::{KeyState, Subject};
 use crate::{KeyringError, RootKeys, epochs};
 
-/// Requests done in one transaction.
+/// Maximum requests per transaction.
 const BATCH_SIZE_MAX: usize = 512;
 
 pub(super) enum KeyRequest {
-    /// The key of a subject, made where there is none, and the note that a stream holds something of it.
+    /// Get the key of a subject, created if missing, and record that the stream has data of the subject.
     GetOrCreate(Subject, StreamName, Reply<KeyState>),
     Load(Vec<Subject>, Reply<HashMap<Subject, KeyState>>),
     Fence(Subject, Reply<()>),
@@ -27,7 +27,7 @@ pub(super) struct KeyServer {
     pub(super) roots: RootKeys,
 }
 
-/// Answers that go out once what they say is on disk.
+/// Sends an answer after the transaction is on disk.
 type Completion = Box<dyn FnOnce(Option<&KeyringError>)>;
 
 impl KeyServer {
@@ -48,7 +48,7 @@ impl KeyServer {
         }
     }
 
-    /// One transaction for all of them; they are answered when it has reached the disk.
+    /// Executes all requests in one transaction, and answers them when it is on disk.
     fn write(&mut self, requests: Vec<KeyRequest>) {
         let mut answers: Vec<Completion> = Vec::new();
         let written = self.write_all(requests, &mut answers);
@@ -91,7 +91,7 @@ fn answer<T: 'static>(reply: Reply<T>, result: Result<T, KeyringError>) -> Compl
             Some(error) => Err(KeyringError::Unavailable(error.to_string())),
             None => result,
         };
-        // The caller may have gone.
+        // The caller may have stopped waiting.
         drop(reply.send(result));
     })
 }
@@ -159,7 +159,7 @@ fn get_or_create(
     Ok(known)
 }
 
-/// From its commit on no key of the subject is given out, and none is made.
+/// Fences the subject: after the commit, no key of it is given out or created.
 pub(super) fn fence(connection: &Connection, (tenant, subject): Subject) -> Result<(), KeyringError> {
     connection.execute(
         "insert or ignore into erasures (tenant, subject, key, fenced_at)

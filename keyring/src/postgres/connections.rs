@@ -1,4 +1,4 @@
-//! Connections to the database of keys: a few, opened as they are needed, and to a server that takes writes only.
+//! Connections to the key database: a few, opened on demand, only to a server that accepts writes.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use tokio_postgres::Client;
 
 use crate::{KeyDatabase, KeyringError};
 
-/// How long a caller waits for a connection until it is refused.
+/// Maximum wait for a connection.
 const CONNECTION_WAIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Callers that wait for a connection of one sort at a time; more are refused.
+/// Maximum waiting callers per kind of connection; more are refused.
 const CONNECTION_WAITERS_MAX: usize = 4_096;
-/// A connection that nothing has used for so long is closed when the next one is given back.
+/// A connection that was idle for this time is closed when the next one is returned.
 const IDLE_TIMEOUT: Duration = Duration::from_mins(1);
-/// Statements touch a few rows by their keys. What takes longer waits for a lock of a process that does not go on.
+/// Statements touch a few rows by their keys. A statement that takes longer waits for a lock of a process that hangs.
 const SESSION_OPTIONS: &str = "-c statement_timeout=5s -c idle_in_transaction_session_timeout=5s -c jit=off";
 
 pub(super) struct Connections {
@@ -26,7 +26,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Connects to nothing yet.
+    /// Creates the connection settings, without connecting.
     pub(super) fn new(database: &KeyDatabase, max: usize) -> Result<Self, KeyringError> {
         let login = database.login(&database.user, database.password.reveal(), SESSION_OPTIONS);
         let connector = Connector::new(&login).map_err(|error| KeyringError::Config(error.to_string()))?;
@@ -38,7 +38,7 @@ impl Connections {
         })
     }
 
-    /// Runs statements on a connection that nothing else uses meanwhile. One that has failed is not used again.
+    /// Runs statements on a connection of its own. A connection is not reused after an error.
     pub(super) async fn run<T>(
         &self,
         work: impl AsyncFnOnce(&mut Client) -> Result<T, KeyringError>,
@@ -72,8 +72,8 @@ impl Connections {
         idle.push((connection, now));
     }
 
-    /// Keys are read where they are destroyed: a standby may not know of that yet. What is committed is on disk, and on the disk
-    /// of a synchronous standby where there is one, whatever the server's default is.
+    /// Connects to a primary only, because a standby may still have keys that are destroyed.
+    /// A commit waits for the disk, and for a synchronous standby if there is one, whatever the server's default is.
     async fn connect(&self) -> Result<Connection, KeyringError> {
         let connection = self.connector.connect().await?;
         let sql = "select pg_is_in_recovery() or current_setting('transaction_read_only')::boolean,

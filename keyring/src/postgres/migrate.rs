@@ -1,4 +1,4 @@
-//! Brings a database of keys up to date: the role of the product and the tables. Safe when several processes start at once.
+//! Migrates the key database: the role of the product, and the tables. Several processes may call it at once.
 
 use database::Password;
 use tokio_postgres::Client;
@@ -9,28 +9,29 @@ mod embedded {
     refinery::embed_migrations!("migrations");
 }
 
-/// Any number will do, as long as nothing else uses it.
+/// The id of an advisory lock; it must differ from the other lock ids.
 const MIGRATION_LOCK_ID: i64 = 0x414e_4e41_4c53_4b45;
 
-/// How often the role is changed while another migration changes it.
+/// Maximum attempts to change the role while another migration changes it.
 const ROLE_ATTEMPTS_MAX: u32 = 20;
 
-/// The login that owns the tables: a superuser, or the database's owner with the right to create roles.
+/// The login that owns the tables: a superuser, or the owner of the database with the right to create roles.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct KeyDatabaseOwner {
+    /// The role.
     pub user: String,
+    /// The password of the role.
     pub password: Password,
 }
 
-/// Creates what is missing, sets the password of the product's role and gives it the rights that it needs: it makes and
-/// changes keys, and removes none.
+/// Creates what is missing, and sets the password and the rights of the product's role.
+/// The role may create and change keys, but not delete them.
 pub async fn migrate(database: &KeyDatabase, owner: &KeyDatabaseOwner) -> Result<(), KeyringError> {
     let login = database.login(&owner.user, owner.password.reveal(), "");
     let mut connection = database::connect(&login).await?;
     let client = &mut connection.client;
     client.execute("select pg_advisory_lock($1)", &[&MIGRATION_LOCK_ID]).await?;
-    // The lock goes with the connection, whatever happens below.
+    // The lock ends with the connection.
     embedded::migrations::runner()
         .run_async(client)
         .await
@@ -39,7 +40,7 @@ pub async fn migrate(database: &KeyDatabase, owner: &KeyDatabaseOwner) -> Result
 }
 
 async fn grant_privileges(client: &Client, database: &KeyDatabase) -> Result<(), KeyringError> {
-    // Hashed here, so that the password is in no server log.
+    // Hash the password here, so that it does not appear in the server log.
     let verifier = postgres_protocol::password::scram_sha_256(database.password.reveal().as_bytes());
     let (role, name) = (quote_identifier(&database.user), quote_identifier(&database.name));
     let script = format!(
@@ -56,7 +57,7 @@ async fn grant_privileges(client: &Client, database: &KeyDatabase) -> Result<(),
          grant select, insert on deployment to {role};
          commit;"
     );
-    // Roles belong to the whole server, the lock to one database: another database's migration may be at the same rows.
+    // Roles belong to the server, the lock to one database: migrations of other databases may change the same role.
     for _ in 0..ROLE_ATTEMPTS_MAX {
         match client.batch_execute(&script).await {
             Err(error)
@@ -70,7 +71,7 @@ async fn grant_privileges(client: &Client, database: &KeyDatabase) -> Result<(),
     Err(KeyringError::Unavailable("other migrations keep changing the same role".to_owned()))
 }
 
-/// An identifier as SQL takes it.
+/// Quotes an SQL identifier.
 fn quote_identifier(identifier: &str) -> String {
     format!("\"{}\"", identifier.replace('"', "\"\""))
 }

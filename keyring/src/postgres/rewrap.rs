@@ -1,7 +1,7 @@
-//! Wraps all keys anew under another root key, while processes use them.
+//! Encrypts all data keys with another root key, while processes use them.
 //!
-//! A key that another process makes meanwhile is of the newest epoch that the process knew. The reference from keys to epochs
-//! keeps an epoch for as long as a key is of it, so pages are read again until the earlier epochs can go.
+//! A process that does not know the new epoch yet creates keys of the earlier one.
+//! A foreign key from keys to epochs keeps that epoch, so pages are read again until the earlier epochs can be deleted.
 
 use schemas::engine::TenantId;
 use tokio_postgres::types::{ToSql, Type};
@@ -14,12 +14,13 @@ use crate::crypto::KeyContext;
 use crate::store::Subject;
 use crate::{KeyDatabase, KeyringError, RewrapResult, RootKeys, epochs};
 
-/// Keys of one statement.
+/// Maximum keys per statement.
 const PAGE_SIZE: i64 = 200;
-/// How often all is looked through, while other processes make keys of an earlier epoch.
+/// Maximum passes over all keys, while other processes create keys of an earlier epoch.
 const PASSES_MAX: u32 = 20;
 
-/// Wraps every key under the current root key and ends the epochs before. `on_progress` hears how many are done, of how many.
+/// Encrypts every data key with the current root key, and ends earlier epochs.
+/// `on_progress` is called with the number of finished keys and of all keys.
 pub(crate) async fn rewrap(
     database: &KeyDatabase,
     roots: &RootKeys,
@@ -55,7 +56,7 @@ fn number(number: &i64) -> (&(dyn ToSql + Sync), Type) {
     (number, Type::INT8)
 }
 
-/// The newest epoch, begun where the newest one so far is another root key's.
+/// The epoch of the current root key, created if the newest epoch has another root key.
 async fn begin(client: &Client, roots: &RootKeys) -> Result<i64, KeyringError> {
     let (mut epoch, root) = newest_epoch(client).await?;
     if root != roots.current() {
@@ -75,7 +76,7 @@ async fn ensure_newest_epoch(client: &Client, roots: &RootKeys, epoch: i64) -> R
     Err(KeyringError::Unavailable("keys are being wrapped under another root key".to_owned()))
 }
 
-/// Ends the epochs before this one; false where keys are of them again.
+/// Deletes the epochs before this one. Returns `false` when keys of them exist again.
 async fn end_earlier_epochs(client: &Client, epoch: i64) -> Result<bool, KeyringError> {
     let sql = "delete from epochs where epoch < $1 and not exists (select 1 from keys where keys.epoch < $1)";
     match client.query_typed(sql, &[number(&epoch)]).await {
@@ -86,8 +87,8 @@ async fn end_earlier_epochs(client: &Client, epoch: i64) -> Result<bool, Keyring
     Ok(left.is_empty())
 }
 
-/// Wraps the keys of a page anew. Returns behind which subject the next one starts. `broken` gets the ids of keys that do not
-/// unwrap.
+/// Encrypts a page of keys again. Returns the subject after which the next page starts.
+/// `broken` receives the ids of keys that do not decrypt.
 async fn page(
     client: &Client,
     roots: &RootKeys,

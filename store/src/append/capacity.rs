@@ -1,19 +1,21 @@
-//! Capacity of the queue of an append worker, shared by the worker's tenants.
+//! Capacity of the queue of an append worker, shared by the tenants of the worker.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use schemas::engine::TenantId;
 
-/// Appends and their bytes.
+/// A number of appends and their bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct QueueUsage {
     appends: usize,
     bytes: usize,
 }
 
-/// A queue's room. A tenant that has appends waiting gets more room only while at least as much stays free as it holds:
-/// alone it uses half of the queue, and a tenant that comes later finds room.
+/// The free capacity of a queue and the usage per tenant.
+///
+/// A tenant with queued appends gets more capacity only while the free capacity is at least as large as its usage.
+/// So a tenant alone can use half of the queue, and a later tenant still finds capacity.
 #[derive(Debug)]
 pub(super) struct QueueCapacity {
     state: Mutex<State>,
@@ -25,7 +27,7 @@ struct State {
     held: HashMap<TenantId, QueueUsage>,
 }
 
-/// The room of one append, given back when it is dropped.
+/// The capacity used by one append; dropping it returns the capacity.
 #[derive(Debug)]
 pub(super) struct QueuePermit {
     capacity: Arc<QueueCapacity>,
@@ -39,7 +41,7 @@ impl QueueCapacity {
         Arc::new(Self { state: Mutex::new(state) })
     }
 
-    /// Capacity for an append of the tenant, unless the queue or the tenant's part of it is full.
+    /// Reserves capacity for one append. Returns `None` when the queue or the tenant's share of it is full.
     pub(super) fn try_acquire(self: &Arc<Self>, tenant: TenantId, bytes: usize) -> Option<QueuePermit> {
         let mut state = self.lock();
         let free = QueueUsage {
@@ -57,7 +59,7 @@ impl QueueCapacity {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while holding it.
+        // Code that holds the lock does not panic, so a poisoned lock is still consistent.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

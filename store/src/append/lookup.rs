@@ -1,5 +1,5 @@
-//! The look-ups of a flush: heads, versions, receipts and reservations of many tenants in one volley, by a role that can
-//! read no payload.
+//! Look-ups of a flush: heads, versions, receipts and reservations of many tenants, pipelined in one round trip.
+//! The database role of the look-ups cannot read payloads.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use super::plan::{HeadView, ReservationKey};
 use crate::StoreError;
 use crate::receipts::{self, IdempotencyClaim, StoredReceipt};
 
-/// A connection with the look-up statements prepared.
+/// A connection with the prepared look-up statements.
 pub(super) struct Lookup {
     client: Client,
     _driver: AbortOnDropHandle<()>,
@@ -24,7 +24,7 @@ pub(super) struct Lookup {
     reservations: Statement,
 }
 
-/// What a flush does not know yet.
+/// The keys to look up, because the caches do not have them.
 #[derive(Default)]
 pub(super) struct LookupKeys {
     pub(super) heads: HashSet<TenantId>,
@@ -42,7 +42,7 @@ impl LookupKeys {
     }
 }
 
-/// What was found; what is absent does not exist.
+/// The rows found; a missing key has no row.
 #[derive(Default)]
 pub(super) struct LookupResult {
     pub(super) heads: HashMap<TenantId, HeadView>,
@@ -51,7 +51,7 @@ pub(super) struct LookupResult {
     pub(super) holders: HashMap<(TenantId, ReservationKey), StreamName>,
 }
 
-/// A head from a row of tenant, log, position, time and fence.
+/// Reads a head from the columns tenant, log, position, time and fence.
 pub(super) fn head_from(row: &tokio_postgres::Row) -> (TenantId, HeadView) {
     let view = HeadView {
         log_id: LogId(row.get(1)),
@@ -67,7 +67,7 @@ impl Lookup {
         let heads = client
             .prepare("select tenant_id, log_id, position, recorded_at, fence from heads where tenant_id = any($1::uuid[])")
             .await?;
-        // A scalar sub-select walks the unique index backwards once a stream, whatever the planner thinks of the table.
+        // The scalar sub-select reads one entry of the unique index per stream, whatever the planner estimates.
         let versions = client
             .prepare(
                 "select w.n, (select e.version from events e where e.tenant_id = w.tenant_id and e.stream = w.stream
@@ -94,9 +94,10 @@ impl Lookup {
         Ok(Self { client, _driver: driver, heads, versions, receipts, reservations })
     }
 
-    /// Looks everything up. The heads go first: what is read after them is at least as new, and the swap from them fails
-    /// when anything moved in between. The receipts go last: a command without one had none when the others were read, so
-    /// what they refuse is no repeat.
+    /// Looks up all keys. The order of the queries matters.
+    ///
+    /// Heads first: later results are at least as new, and the compare-and-swap fails if the head has moved since.
+    /// Receipts last: a command without a receipt had none when the other rows were read, so a rejection is no repeat.
     pub(super) async fn look_up(&self, keys: &LookupKeys) -> Result<LookupResult, StoreError> {
         let (heads, versions, holders, receipts) = futures::join!(
             self.look_up_heads(&keys.heads),
@@ -172,7 +173,7 @@ impl Lookup {
             .collect()
     }
 
-    /// Whether the log holds this event at this position.
+    /// Whether the log has this event at this position.
     pub(super) async fn contains_event(
         &self,
         tenant: TenantId,
@@ -184,7 +185,7 @@ impl Lookup {
         Ok(found.is_some())
     }
 
-    /// Whether the receipt that a flush planned at this time was to write is there.
+    /// Whether the receipt of a flush that was planned at `planned_at` exists.
     pub(super) async fn contains_receipt(
         &self,
         tenant: TenantId,

@@ -1,4 +1,4 @@
-//! Planning a flush: pure decisions over what is known of heads, versions, receipts and reservations. No I/O.
+//! Plans a flush from known heads, versions, receipts and reservations. Pure functions without I/O.
 
 use std::collections::{HashMap, HashSet};
 
@@ -13,33 +13,33 @@ use crate::StoreError;
 use crate::event_ids::EventIds;
 use crate::receipts::{KeyUse, StoredReceipt};
 
-/// The sort of reservation that an event id from outside is.
+/// The reservation kind of event ids that clients give.
 pub(super) const EVENT_ID_KIND: &str = "event_id";
 
 /// A reservation's key: kind and keyed digest.
 pub(super) type ReservationKey = (&'static str, [u8; 32]);
 
-/// What the worker knows of one tenant, true as long as the swap on its head wins.
+/// The cached head of a tenant. A successful compare-and-swap of the head proves that it was current.
 #[derive(Debug, Clone)]
 pub(super) struct HeadView {
     pub(super) log_id: LogId,
     pub(super) position: u64,
     pub(super) recorded_at: DateTime<Utc>,
-    /// Tells this head from another one at the same position.
+    /// Distinguishes this head from another one at the same position.
     pub(super) fence: Uuid,
 }
 
-/// What the planner sees of one tenant: the head, the versions of every stream of the flush, and what look-ups found.
+/// The planner's input for one tenant: its head, stream versions and looked-up rows.
 #[derive(Debug, Clone)]
 pub(super) struct TenantView {
     pub(super) head: HeadView,
     /// The version of every stream that the flush touches; 0 for a stream without events.
     pub(super) versions: HashMap<StreamName, u64>,
-    /// Streams whose version was looked up for this flush, not remembered.
+    /// Streams whose version was looked up for this flush, not taken from the cache.
     pub(super) fresh: HashSet<StreamName>,
-    /// Receipts found under the keys of the flush.
+    /// Receipts found under the idempotency keys of the flush.
     pub(super) receipts: HashMap<Uuid, StoredReceipt>,
-    /// Holders found for the reservations of the flush.
+    /// Streams that hold reservations of the flush.
     pub(super) holders: HashMap<ReservationKey, StreamName>,
 }
 
@@ -52,40 +52,41 @@ pub(super) struct EventRow {
     pub(super) schema_version: u32,
     pub(super) pending: usize,
     pub(super) event: usize,
-    /// The payload's salt, then the metadata's.
+    /// The salt of the payload, then the salt of the metadata; 16 bytes each.
     pub(super) salts: [u8; 32],
     pub(super) subject_keys: Vec<u8>,
     pub(super) leaf_hash: Hash,
 }
 
-/// What becomes of one pending append.
+/// The decision for one pending append.
 #[derive(Debug)]
 pub(super) enum Decision {
-    /// Written by this flush if its tenant's swap wins.
+    /// Write it. It counts only if the compare-and-swap of its tenant succeeds.
     Write(Receipt),
-    /// Settled without writing; where `requires_swap`, only if the tenant's swap wins, because it rests on what is remembered
-    /// or on what the flush itself writes. Otherwise it rests on what was looked up for this flush.
+    /// Answer without a write.
+    /// `requires_swap`: the answer depends on cached data or on this flush, so it counts only if the swap succeeds.
+    /// Otherwise it depends only on what was looked up for this flush.
     Answer { result: Result<Receipt, AppendError>, requires_swap: bool },
-    /// Goes into the next flush: it depends on an append of this one.
+    /// Plan it in the next flush, because it depends on an append of this flush.
     Defer,
-    /// What is remembered of the tenant may be stale: forget it, then try again.
+    /// The tenant's cache may be stale: drop it and plan again.
     Refresh,
 }
 
-/// A flush: a decision for each pending append and the rows to write.
+/// A planned flush: one decision per pending append, and the rows to write.
 pub(super) struct Plan {
     pub(super) decisions: Vec<Decision>,
     pub(super) rows: Vec<EventRow>,
-    /// When it was planned.
+    /// The time of planning, and the earliest `recorded_at` of its events.
     pub(super) planned_at: DateTime<Utc>,
-    /// Heads before and after, of every tenant that is written to.
+    /// The head before and after the flush, for each tenant with writes.
     pub(super) moves: HashMap<TenantId, (HeadView, HeadView)>,
-    /// The reservations of each pending append by index, as digests.
+    /// The reservations per pending append (by index), as digests.
     pub(super) reservations: Vec<Vec<ReservationKey>>,
     pub(super) releases: Vec<Vec<ReservationKey>>,
 }
 
-/// How reservations become keys: a keyed digest, so that the table tells nothing.
+/// Computes the keyed digest of a reservation, so that the table does not reveal the value.
 pub(super) type DigestFn<'a> = &'a dyn Fn(TenantId, &'static str, &str) -> [u8; 32];
 
 #[derive(Default)]
@@ -96,7 +97,7 @@ struct Overlay {
     released: HashSet<ReservationKey>,
 }
 
-/// Decides a flush in the order of arrival.
+/// Decides the appends of a flush in the order of arrival.
 pub(super) fn plan(
     batch: &[PendingAppend],
     view: &HashMap<TenantId, TenantView>,
@@ -118,7 +119,7 @@ pub(super) fn plan(
         released
     };
     let mut releases: Vec<_> = batch.iter().map(released).collect();
-    // Taken and given back in one append: taken is what remains.
+    // A value that one append both reserves and releases stays reserved.
     for (releases, reservations) in releases.iter_mut().zip(&reservations) {
         releases.retain(|key| !reservations.contains(key));
     }
@@ -170,7 +171,7 @@ fn decide(
     if let Some(log) = append.log
         && log != view.head.log_id
     {
-        // The head may be one that is remembered from before.
+        // The cached head may be of an older log.
         if pending.attempts == 0 {
             return Decision::Refresh;
         }
@@ -186,12 +187,12 @@ fn decide(
         ExpectedVersion::Exact(expected) => expected != actual,
     };
     if conflict {
-        // Versions only grow: whoever expects more than is remembered may know more than we do.
+        // Versions only grow. A writer that expects a higher version may know more than the cache.
         let ahead = matches!(append.expected, ExpectedVersion::Exact(expected) if expected > actual);
         if ahead && in_flush.is_none() && !view.fresh.contains(&append.stream) {
             return Decision::Refresh;
         }
-        // A remembered version is surely passed, but may not be the actual one any more.
+        // The cached version is a lower bound, but it may be lower than the actual version.
         let requires_swap = in_flush.is_some() || !view.fresh.contains(&append.stream);
         return Decision::Answer { result: Err(AppendError::VersionConflict { actual }), requires_swap };
     }
@@ -208,7 +209,7 @@ fn decide(
             return Decision::Answer { result: Err(error), requires_swap };
         }
     }
-    // What the stream holds already needs no second row.
+    // The stream already holds these values; a second row is not needed.
     plan.reservations[index].retain(|key| !view.holders.contains_key(key));
     for (id, digest) in &pending.event_ids {
         let key = (EVENT_ID_KIND, *digest);
@@ -237,7 +238,7 @@ fn write(
     let before = &view.head;
     let (_, head) = plan.moves.entry(pending.tenant).or_insert_with(|| (before.clone(), before.clone()));
     if append.events.is_empty() {
-        // The swap proves the version, and a further fence keeps out what was planned on the same head elsewhere.
+        // The swap proves the version. A new fence makes other plans on the same head fail.
         head.fence = ids::random_id();
         overlay.claims.extend(append.claim.map(|claim| claim.key));
         return Decision::Write(Receipt {

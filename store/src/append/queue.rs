@@ -20,38 +20,40 @@ use crate::pools::Pools;
 use crate::signals::Signals;
 use crate::{DeploymentKey, StoreConfig, StoreError};
 
-/// Most stream appends waiting in one worker.
+/// Maximum queued stream appends per worker.
 const QUEUE_APPENDS_MAX: usize = 8_192;
-/// Most bytes of the appends waiting in one worker: twice the largest append, so that one of these is never refused by its
-/// size alone, and few enough for all workers of a process to be full at once.
+/// Maximum bytes of the queued appends per worker.
+/// It is twice the largest append, so that size alone never causes a rejection.
+/// It is small enough that all queues of a process can be full at once.
 const QUEUE_BYTES_MAX: usize = 2 * super::EVENTS_MAX * super::EVENT_BYTES_MAX;
-/// Longest that a caller waits for an answer.
+/// Maximum wait of a caller for the result. Afterwards the outcome is unknown to the caller.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(15);
 
-/// One append on its way, with its caller.
+/// A queued append with the channel to its caller.
 pub(super) struct PendingAppend {
     pub(super) tenant: TenantId,
     pub(super) append: StreamAppend,
     pub(super) metadata: Bytes,
-    /// The ids that its events were given from outside, each with the digest that it is reserved by.
+    /// The event ids given by the client, each with its reservation digest.
     pub(super) event_ids: Vec<(Uuid, [u8; 32])>,
     pub(super) bytes: usize,
-    /// How often it went into a flush that did not settle it.
+    /// The number of flushes that did not decide it.
     pub(super) attempts: u32,
-    /// Whether it was refused by a remembered version that no swap has proved: the version is looked up next time.
+    /// Whether a cached version rejected it without proof: the next flush looks the version up.
     pub(super) needs_version_lookup: bool,
     pub(super) reply: oneshot::Sender<Result<Receipt, AppendError>>,
-    /// Its room in the queue, given back when it is settled.
+    /// Its capacity in the queue; dropped with the answer.
     pub(super) _permit: QueuePermit,
 }
 
-/// A worker as seen from its queue.
+/// The sending side of a worker's queue.
 struct WorkerHandle {
     sender: mpsc::UnboundedSender<PendingAppend>,
     capacity: Arc<QueueCapacity>,
 }
 
-/// The door to the append workers. Tenants are spread over workers by their id, so one process has one writer a tenant.
+/// Sends appends to the append workers.
+/// A tenant always maps to the same worker, so a process has one writer per tenant.
 pub(crate) struct Appender {
     key: DeploymentKey,
     event_ids: Arc<EventIds>,
@@ -72,7 +74,7 @@ impl Appender {
         let tasks = tokio_util::task::TaskTracker::new();
         let workers = (0..config.append_workers.max(1))
             .map(|_| {
-                // Unbounded by type, bounded by the room: a place is taken before anything is sent.
+                // The channel is unbounded, but the queue is not: every append first takes capacity.
                 let (sender, receiver) = mpsc::unbounded_channel();
                 let worker = AppendWorker::new(
                     config.key.clone(),
@@ -90,7 +92,10 @@ impl Appender {
         Self { key: config.key.clone(), event_ids: Arc::clone(event_ids), workers, stop, tasks }
     }
 
-    /// `event_ids` are those that came from outside with the events.
+    /// Queues an append and waits for its result. `event_ids` are the ids given by the client.
+    ///
+    /// # Errors
+    /// [`AppendError::Overloaded`] when the queue is full; [`StoreError::Unavailable`] after `APPEND_TIMEOUT`.
     pub(crate) async fn append(
         &self,
         tenant: TenantId,
@@ -123,27 +128,26 @@ impl Appender {
         }
     }
 
-    /// The first of these ids of events that cannot be given from outside: it is one that the product makes, or it comes
-    /// twice.
+    /// The first id that a client cannot use: an id of the form that the product generates, or a repeated id.
     pub(crate) fn first_unavailable(&self, tenant: TenantId, event_ids: &[Uuid]) -> Option<Uuid> {
         let mut seen = HashSet::new();
         event_ids.iter().copied().find(|id| self.event_ids.is_own(tenant, *id) || !seen.insert(*id))
     }
 
-    /// Takes no more appends, writes those that wait, and ends.
+    /// Stops accepting appends, writes the queued ones, and returns.
     pub(crate) async fn shutdown(&self) {
         self.stop.cancel();
         self.tasks.wait().await;
     }
 }
 
-/// An id that came with an event is reserved, as a value that no second event of the tenant may have.
+/// The digest that reserves a client's event id, so that no second event of the tenant can have it.
 fn event_id_digest(key: &DeploymentKey, tenant: TenantId, id: Uuid) -> [u8; 32] {
     crate::tenant::reservation_digest(key, tenant, EVENT_ID_KIND, &id.to_string())
 }
 
 fn worker_index(tenant: TenantId, workers: usize) -> usize {
-    // The id's last bytes are random (UUIDv7).
+    // The last bytes of the id are random (UUIDv7).
     (tenant.0.as_u128() as usize) % workers
 }
 

@@ -1,30 +1,30 @@
-//! What PostgreSQL's refusals mean for an append that stood alone in its flush.
+//! Classifies PostgreSQL errors of a flush and of a single append.
 
 use tokio_postgres::error::SqlState;
 
 use super::AppendError;
 use crate::StoreError;
 
-/// What to do with a lone append that was refused.
+/// The handling of a single append that PostgreSQL rejected.
 pub(super) enum AppendRejection {
-    /// Somebody else wrote first: look again.
+    /// Another process wrote first: look up and plan again.
     Retry,
-    /// It can never be stored.
+    /// The append can never be stored.
     Final(AppendError),
-    /// PostgreSQL is away or out of something.
+    /// PostgreSQL is unavailable or lacks resources.
     Unavailable(AppendError),
 }
 
-/// What PostgreSQL lacks or suffers itself.
+/// An error of the server, not of the appends in the flush.
 pub(super) enum FlushError {
-    /// A deadlock and the like: the same again may succeed at once.
+    /// Such as a deadlock: an immediate retry may succeed.
     Transient,
-    /// A full disk, a time limit, a shutdown, a server that takes no writes.
+    /// Such as a full disk, a statement timeout, a shutdown or a read-only server.
     Permanent,
 }
 
-/// Whether a flush was refused for the server's own trouble and not for what one of its appends holds: halving it would
-/// mend nothing.
+/// Returns the class of a server error, or `None` when an append may have caused the error.
+/// Splitting the flush does not help against a server error.
 pub(super) fn classify_flush_error(error: &tokio_postgres::Error) -> Option<FlushError> {
     match error.code().and_then(|state| state.code().get(..2)) {
         Some("40") => Some(FlushError::Transient),
@@ -37,16 +37,16 @@ pub(super) fn classify_append_error(error: &tokio_postgres::Error) -> AppendReje
     let state = error.code().cloned();
     match state {
         Some(SqlState::UNIQUE_VIOLATION) => {
-            // A slug is unique over all tenants, whatever the reservation says.
+            // Slugs are unique over all tenants, independent of reservations.
             if error.as_db_error().and_then(|db| db.table()) == Some("tenants") {
                 AppendRejection::Final(AppendError::Invalid("the tenant exists".to_owned()))
             } else {
                 AppendRejection::Retry
             }
         }
-        // 22 data exception, 23 integrity, 54 program limit exceeded: no retry will mend it.
+        // 22 data exception, 23 integrity violation, 54 program limit exceeded: a retry cannot succeed.
         Some(state) if matches!(&state.code()[..2], "22" | "23" | "54") => {
-            // What PostgreSQL says names tables and columns, and the reason reaches clients.
+            // The message of PostgreSQL names tables and columns. Clients read the reason, so it is only logged.
             tracing::warn!(cause = database::describe(error), "an append was refused by the database");
             AppendRejection::Final(AppendError::Invalid("the database cannot store a value of it".to_owned()))
         }

@@ -1,4 +1,4 @@
-//! Which of the waiting appends go into the next flush.
+//! Selects the appends of the next flush.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -6,12 +6,12 @@ use schemas::engine::TenantId;
 
 use super::queue::PendingAppend;
 
-/// Most events of one flush, a receipt without events counting as one, and most bytes.
+/// Maximum events per flush (an append without events counts as one), and maximum bytes.
 const FLUSH_ROWS_MAX: usize = 512;
 const FLUSH_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// Takes the next flush from what waits: everything when it fits, else turn by turn, so that a tenant with many
-/// appends waiting does not keep the others out. The order within a tenant stays.
+/// Takes the next flush from the queue: everything if it fits, else round-robin over the tenants.
+/// So a tenant with many queued appends does not delay the others. The order within a tenant is kept.
 pub(super) fn select_batch(waiting: &mut VecDeque<PendingAppend>) -> Vec<PendingAppend> {
     let rows: usize = waiting.iter().map(row_count).sum();
     let bytes: usize = waiting.iter().map(|pending| pending.bytes).sum();
@@ -28,7 +28,7 @@ pub(super) fn select_batch(waiting: &mut VecDeque<PendingAppend>) -> Vec<Pending
         by_tenant[slot].1.push_back(pending);
     }
     let (mut batch, mut rows, mut bytes) = (Vec::new(), 0, 0);
-    // The tenants that have had their turn in the round that was cut off.
+    // The number of tenants already served in the incomplete last round.
     let mut served = 0;
     'full: loop {
         let mut took = false;
@@ -48,7 +48,7 @@ pub(super) fn select_batch(waiting: &mut VecDeque<PendingAppend>) -> Vec<Pending
             break;
         }
     }
-    // They go behind those that are still waiting for theirs.
+    // The served tenants move to the end of the queue.
     by_tenant.rotate_left(served);
     *waiting = by_tenant.into_iter().flat_map(|(_, queue)| queue).collect();
     batch
@@ -97,7 +97,7 @@ mod tests {
 
     #[test]
     fn those_whose_turn_did_not_come_are_the_first_of_the_next_flush() {
-        // Four fit one flush.
+        // A flush has space for four.
         let bytes = FLUSH_BYTES_MAX / 4;
         let mut waiting: VecDeque<PendingAppend> =
             (0..6).flat_map(|tenant| [pending(tenant, bytes), pending(tenant, bytes)]).collect();

@@ -1,5 +1,4 @@
-//! A worker: one append connection, the caches of the tenants it writes, and the loop that gathers, plans and writes
-//! flushes.
+//! An append worker: one append connection, the caches of its tenants, and the loop that plans and writes flushes.
 
 mod preload;
 
@@ -31,49 +30,49 @@ use crate::pools::{Logins, Pools};
 use crate::signals::Signals;
 use crate::{Causes, DeploymentKey, IdempotencyClaim, StoreError};
 
-/// Most tenants remembered, and most stream versions of each.
+/// Maximum cached tenants, and maximum cached stream versions per tenant.
 const TENANT_CACHE_CAPACITY: usize = 4_096;
 const VERSION_CACHE_CAPACITY: usize = 65_536;
-/// How often an append may lose before its caller is told that the database is too busy.
+/// Maximum attempts of an append; beyond that it fails with [`AppendError::Overloaded`].
 const APPEND_ATTEMPTS_MAX: u32 = 64;
-/// How long the worker waits for any answer of PostgreSQL. Beyond, the connection is given up, and what was sent on it has an
-/// unknown outcome. The server's own limit lies below, so that a server that can still speak gives a definite answer.
+/// Maximum wait for an answer of PostgreSQL. Afterwards the connection is closed, and the outcome is unknown.
+/// The statement timeout of the server is shorter, so that a working server gives a definite answer first.
 const DATABASE_TIMEOUT: Duration = Duration::from_secs(4);
-/// How long an unknown outcome is pursued before the callers are told that it is unknown.
+/// Maximum time to resolve an unknown outcome. Afterwards the callers get [`AppendError::Unavailable`].
 const OUTCOME_RESOLUTION_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Flushes under way at once on one connection: PostgreSQL works on one while the next is made and sent. The second
-/// goes only when this many appends wait: below that, two small flushes are slower than one larger.
+/// Maximum flushes in flight on one connection: PostgreSQL executes one while the worker plans and sends the next.
+/// The second one needs this many queued appends: with fewer, one larger flush is faster than two small ones.
 const IN_FLIGHT_FLUSHES_MAX: usize = 2;
 const SECOND_FLUSH_APPENDS_MIN: usize = 48;
 
 struct TenantCache {
-    /// Where the log will end when everything under way has landed.
+    /// The expected head after all flushes in flight have committed.
     head: HeadView,
     versions: LruCache<StreamName, u64>,
 }
 
-/// A flush that has been answered.
+/// The result of a flush.
 struct FlushResult {
     batch: Vec<PendingAppend>,
     plan: Plan,
     written: WriteResult,
 }
 
-/// A flush under way.
+/// A flush that was sent and is not answered yet.
 struct InFlightFlush {
     answer: Pin<Box<dyn Future<Output = FlushResult> + Send>>,
-    /// What appends of a later flush must wait for, because look-ups cannot see it yet.
+    /// Keys that later appends must wait for, because look-ups do not see them before the commit.
     claims: HashSet<(TenantId, Uuid)>,
     reserved: HashSet<(TenantId, ReservationKey)>,
-    /// The tenants that it writes to.
+    /// The tenants with writes in the flush.
     tenants: Vec<TenantId>,
 }
 
 pub(super) struct AppendWorker {
     key: DeploymentKey,
     logins: Logins,
-    /// How long the connections are kept without an append.
+    /// Idle connections are closed after this time.
     idle_timeout: Duration,
     signals: Arc<Signals>,
     restore_guard: Arc<RestoreGuard>,
@@ -81,16 +80,16 @@ pub(super) struct AppendWorker {
     receiver: UnboundedReceiver<PendingAppend>,
     waiting: VecDeque<PendingAppend>,
     cache: LruCache<TenantId, TenantCache>,
-    /// Where logs ended when this worker last committed to them: a database that ends before has lost something.
+    /// The last positions that this worker committed. A head below them shows that the database lost events.
     committed: LruCache<TenantId, (LogId, u64)>,
-    /// The life of the database that the connections are to.
+    /// The database instance of the open connections.
     database_instance: Option<DatabaseInstance>,
     connections: Option<(Arc<Writer>, Lookup)>,
     in_flight: VecDeque<InFlightFlush>,
-    /// Tenants that another process writes to as well: their heads are locked before a flush is planned, because the swap
-    /// alone lets the quicker process win again and again.
+    /// Tenants that another process writes to as well. Their heads are locked before planning.
+    /// With the swap alone, the faster process could win every time.
     contended: HashSet<TenantId>,
-    /// Until when unknown outcomes are pursued, from the first one on until there is a connection again.
+    /// The deadline for unknown outcomes; set by the first one and cleared by a new connection.
     resolution_deadline: Option<Instant>,
 }
 
@@ -151,7 +150,7 @@ impl AppendWorker {
                 pending = self.receiver.recv() => match pending {
                     Some(pending) => self.waiting.push_back(pending),
                     None if self.in_flight.is_empty() && self.waiting.is_empty() => return,
-                    // Closed: what is under way still lands.
+                    // The queue is closed; the flushes in flight still complete.
                     None => self.complete_next().await,
                 },
                 () = stop.cancelled(), if !stopping => {
@@ -170,8 +169,8 @@ impl AppendWorker {
         }
     }
 
-    /// Plans a flush and sends it, those of contended tenants by themselves; `false` when nothing could be sent before
-    /// something lands.
+    /// Plans and sends a flush; contended tenants go in a flush of their own.
+    /// Returns `false` when nothing can be sent before a flush in flight completes.
     async fn begin(&mut self, mut batch: Vec<PendingAppend>) -> bool {
         let contended =
             batch.extract_if(.., |pending| self.contended.contains(&pending.tenant)).collect::<Vec<_>>();
@@ -205,12 +204,12 @@ impl AppendWorker {
         let begun = Instant::now();
         let mut preload = self.preload(&batch, locked).await;
         if matches!(preload, Err(PreloadError::Failed(_))) && begun.elapsed() < DATABASE_TIMEOUT / 5 {
-            // Nothing was sent that could be written, and a connection may have ended while nobody used it.
+            // Nothing was written yet. The connection may have ended while it was idle, so retry once.
             preload = self.preload(&batch, locked).await;
         }
         let preload = match preload {
             Ok(preload) => preload,
-            // Another process stands still with a head; it will be ended, or go on.
+            // Another process holds a head for too long. PostgreSQL ends its transaction, or it commits.
             Err(PreloadError::HeadLocked) => {
                 self.requeue_with_penalty(batch, 8);
                 return true;
@@ -259,7 +258,7 @@ impl AppendWorker {
             });
             FlushResult { batch, plan, written }
         });
-        // Polled once, so that it is sent before anything that is planned on top of it.
+        // The first poll sends the flush, before any flush that is planned on top of it.
         if let Poll::Ready(flush_result) = futures::poll!(&mut answer) {
             answer = Box::pin(std::future::ready(flush_result));
         }
@@ -271,7 +270,7 @@ impl AppendWorker {
         crate::tenant::reservation_digest(&self.key, tenant, kind, value)
     }
 
-    /// Whether an append depends on something under way that a look-up cannot see.
+    /// Whether an append depends on a flush in flight that look-ups do not see yet.
     fn waits_for_in_flight(&self, pending: &PendingAppend) -> bool {
         let append = &pending.append;
         let claimed = append.claim.is_some_and(|claim| {
@@ -291,7 +290,7 @@ impl AppendWorker {
             })
     }
 
-    /// Waits for the flush that was sent first.
+    /// Waits for the oldest flush in flight.
     async fn complete_next(&mut self) {
         if let Some(flush) = self.in_flight.front_mut() {
             let flush_result = (&mut flush.answer).await;
@@ -313,7 +312,7 @@ impl AppendWorker {
                     Some(FlushError::Permanent) => return reject_all(batch, &StoreError::from(error)),
                     None => {}
                 }
-                // What was sent on top of it lands first, so that the parts go alone.
+                // Later flushes complete first, so that each half is written alone.
                 while !self.in_flight.is_empty() {
                     Box::pin(self.complete_next()).await;
                 }
@@ -323,14 +322,15 @@ impl AppendWorker {
         }
     }
 
-    /// Forgets tenants whose flush failed. A flush on top of it names a fence that the head has never had, so it fails too.
+    /// Drops the caches of tenants whose flush failed.
+    /// Later flushes expect a fence that was never stored, so they fail too.
     fn evict<'a>(&mut self, tenants: impl Iterator<Item = &'a TenantId>) {
         for tenant in tenants {
             self.cache.pop(tenant);
         }
     }
 
-    /// Answers the callers and puts back what must go again.
+    /// Answers the callers and requeues the appends that are not decided.
     fn apply_result(&mut self, batch: Vec<PendingAppend>, plan: Plan, swapped: &HashSet<TenantId>) {
         let lost: Vec<TenantId> =
             plan.moves.keys().copied().filter(|tenant| !swapped.contains(tenant)).collect();
@@ -373,7 +373,7 @@ impl AppendWorker {
         self.requeue(again);
     }
 
-    /// Puts back what a hindrance has cost as much as this many lost swaps.
+    /// Requeues appends, and counts the failure as this many attempts.
     fn requeue_with_penalty(&mut self, mut batch: Vec<PendingAppend>, attempts: u32) {
         for pending in &mut batch {
             pending.attempts += attempts;
@@ -391,8 +391,7 @@ impl AppendWorker {
         }
     }
 
-    /// A flush that PostgreSQL refused is halved until the append at fault stands alone: one tenant's poison never fails
-    /// another's append.
+    /// Splits a rejected flush until the rejected append is alone, so that it cannot fail the appends of other tenants.
     async fn split(&mut self, mut batch: Vec<PendingAppend>, error: tokio_postgres::Error) {
         metrics::counter!("annals_append_flush_splits_total").increment(1);
         for pending in &batch {
@@ -423,7 +422,9 @@ impl AppendWorker {
         }
     }
 
-    /// The outcome is unknown: makes sure that the old transaction is over or can never win, then looks whether it happened.
+    /// Resolves an unknown outcome.
+    ///
+    /// It first makes sure that the old transaction has ended or can never commit, then reads what was written.
     async fn resolve_unknown_outcome(&mut self, batch: Vec<PendingAppend>, plan: Plan, error: &StoreError) {
         tracing::warn!(error = %Causes(error), "the outcome of a flush is unknown; looking it up");
         self.connections = None;
@@ -455,7 +456,7 @@ impl AppendWorker {
             let is_swapped = if let Some(row) = plan.rows.iter().find(|row| row.tenant == *tenant) {
                 lookup.contains_event(*tenant, row.position, row.event_id).await?
             } else {
-                // Nothing but receipts of commands without effect.
+                // The flush only wrote receipts of commands without effect.
                 let claim =
                     written_idempotency_claim(batch, plan, *tenant).expect("a moved tenant has a receipt");
                 lookup.contains_receipt(*tenant, claim, plan.planned_at).await?
@@ -468,7 +469,7 @@ impl AppendWorker {
     }
 }
 
-/// The claim of the first append of a tenant that the flush writes.
+/// The idempotency claim of the first append of a tenant that the flush writes.
 fn written_idempotency_claim<'a>(
     batch: &'a [PendingAppend],
     plan: &Plan,
@@ -480,14 +481,14 @@ fn written_idempotency_claim<'a>(
     pending.append.claim.as_ref()
 }
 
-/// No wait for PostgreSQL is endless.
+/// Limits every wait for PostgreSQL to `DATABASE_TIMEOUT`.
 async fn bounded<T>(answer: impl Future<Output = T>) -> Result<T, StoreError> {
     let answered = tokio::time::timeout(DATABASE_TIMEOUT, answer).await;
     answered.map_err(|_| StoreError::Unavailable("the database gives no answer".to_owned()))
 }
 
 fn answer(pending: PendingAppend, result: Result<Receipt, AppendError>) {
-    // A caller that has gone needs no answer; its events stand.
+    // A caller that has gone away gets no answer; its events stay committed.
     drop(pending.reply.send(result));
 }
 

@@ -1,4 +1,4 @@
-//! The write of a flush: one array statement, gated on the compare-and-swap of the heads, in one transaction.
+//! Writes a flush: one array statement in one transaction, conditional on the compare-and-swap of the heads.
 
 mod columns;
 mod statements;
@@ -27,7 +27,7 @@ use crate::StoreError;
 /// The payload encoding of the log: JSON in UTF-8.
 pub(crate) const PAYLOAD_JSON: u8 = 1;
 
-/// A connection of the appender role with the write statements prepared.
+/// A connection of the appender role with the prepared write statements.
 pub(super) struct Writer {
     client: Client,
     driver: AbortOnDropHandle<()>,
@@ -37,23 +37,23 @@ pub(super) struct Writer {
     events_only: Statement,
     with_side_writes: Statement,
     set_tenants: Statement,
-    /// The tenants that the connection may write to now: those of the last flush, in the form of the setting. The
-    /// connection is this worker's alone, so a session setting cannot reach anybody else's statements.
+    /// The value of `annals.tenants`: the tenants that the connection may write to, those of the last flush.
+    /// A session setting is safe, because only this worker uses the connection.
     tenants: Mutex<String>,
 }
 
-/// How a write ended.
+/// The outcome of a write.
 pub(super) enum WriteResult {
-    /// Committed for these tenants; the others lost their swap and nothing of them was written.
+    /// Committed for these tenants. The swap of the others failed, and none of their rows was written.
     Committed(HashSet<TenantId>),
-    /// PostgreSQL refused it; everything was rolled back.
+    /// PostgreSQL rejected it and rolled back everything.
     Rejected(tokio_postgres::Error),
-    /// The connection broke, or there was no answer in time: the transaction may have committed, or may yet.
+    /// The connection broke or timed out: the transaction may have committed or may still commit.
     Unknown(StoreError),
 }
 
 impl WriteResult {
-    /// What an error says of the transaction: that it was rolled back, unless the connection ended with it.
+    /// An error means a rollback, unless it ended the connection.
     fn failed(error: tokio_postgres::Error) -> Self {
         match error.as_db_error().and_then(DbError::parsed_severity) {
             Some(Severity::Error) => Self::Rejected(error),
@@ -91,13 +91,13 @@ impl Writer {
         self.client.is_closed()
     }
 
-    /// Ends the connection, whatever is under way on it.
+    /// Closes the connection, even with statements in flight.
     pub(super) fn abort(&self) {
         self.driver.abort();
     }
 
-    /// Begins a transaction that holds the heads of these tenants, and returns them. [`write`](Self::write) or
-    /// [`rollback`](Self::rollback) ends it.
+    /// Begins a transaction that locks the heads of these tenants, and returns the heads.
+    /// [`write`](Self::write) or [`rollback`](Self::rollback) ends the transaction.
     pub(super) async fn lock_heads(
         &self,
         tenants: &[Uuid],
@@ -113,14 +113,13 @@ impl Writer {
         Ok(heads?.iter().map(head_from).collect())
     }
 
-    /// Rolls a transaction back.
     pub(super) async fn rollback(&self) -> Result<(), tokio_postgres::Error> {
-        // The setting goes back with it.
+        // The rollback also restores the setting `annals.tenants`.
         lock(&self.tenants).clear();
         self.client.batch_execute("rollback").await
     }
 
-    /// Lets the connection write to these tenants, where it may not yet.
+    /// Sets the tenants that the connection may write to, if they differ from the last flush.
     async fn set_writable_tenants(&self, tenants: &[Uuid]) -> Result<(), tokio_postgres::Error> {
         let mut tenants = tenants.to_vec();
         tenants.sort_unstable();
@@ -131,8 +130,9 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes the plan's rows: one statement, so one transaction and one answer, or the end of the one that `locked` the
-    /// heads. When the flush is for other tenants than the one before, their setting goes ahead of it in the same volley.
+    /// Writes the rows of the plan in one statement.
+    /// With `locked`, it also commits the transaction that locked the heads.
+    /// If the tenants differ from the last flush, the setting goes first, in the same round trip.
     pub(super) async fn write(&self, batch: &[PendingAppend], plan: &Plan, locked: bool) -> WriteResult {
         let heads = Heads::of(plan);
         let events = Events::of(batch, plan);
@@ -145,10 +145,10 @@ impl Writer {
             .copied()
             .collect();
         let end = async {
-            // After a refusal this rolls back.
+            // After an error, `commit` rolls back.
             if locked { self.client.batch_execute("commit").await } else { Ok(()) }
         };
-        // Polled in this order, so sent in this order.
+        // The futures are polled in this order, so the statements are sent in this order.
         let (set, written, ended) = futures::join!(
             self.set_writable_tenants(&tenants),
             self.write_rows(&heads, &events, &side_writes),
@@ -162,7 +162,7 @@ impl Writer {
                 }
                 WriteResult::failed(error)
             }
-            // Without its setting, it is not known what the connection may write to.
+            // If the setting failed, the writable tenants of the connection are unknown.
             (Err(error), ..) | (.., Err(error)) => WriteResult::Unknown(error.into()),
         }
     }
@@ -248,8 +248,8 @@ impl Writer {
         Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
     }
 
-    /// Waits until no transaction of a lost connection holds the tenant's head, and changes its fence, so that nothing that
-    /// was sent before and has not begun can win either: what it wrote is visible then, or never will be.
+    /// Waits until no transaction of a lost connection holds the tenant's head, then changes the fence.
+    /// Afterwards an older flush has either committed or can never commit.
     pub(super) async fn fence(&self, tenant: TenantId) -> Result<(), tokio_postgres::Error> {
         *lock(&self.tenants) = tenant.to_string();
         let fence: Uuid = schemas::engine::ids::random_id();
@@ -263,6 +263,6 @@ impl Writer {
 }
 
 fn lock(tenants: &Mutex<String>) -> MutexGuard<'_, String> {
-    // Nothing panics while holding it.
+    // Code that holds the lock does not panic.
     tenants.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,24 +1,24 @@
-//! What a feed knows of one tenant: how far the consumer is, what is followed beyond that, whether it is at work.
+//! The state of a feed for one tenant: checkpoint, buffered events and whether a batch is in progress.
 
 use std::collections::VecDeque;
 
 use schemas::engine::{LogId, RecordedEvent};
 
-/// Followed events that one tenant may hold back.
+/// Maximum buffered events per tenant.
 const CURSOR_BUFFER_EVENTS_MAX: usize = 2_000;
 
 #[derive(Default)]
 pub(super) struct FeedCursor {
-    /// The consumer's checkpoint, where it is known.
+    /// The consumer's checkpoint, if known.
     checkpoint: Option<u64>,
-    /// The highest position heard of.
+    /// The highest known position of the log.
     head: u64,
     log_id: Option<LogId>,
-    /// Something of another log was followed: the store says which log the tenant has.
+    /// An event of another log was received: the log must be looked up in the store.
     needs_lookup: bool,
-    /// Contiguous events beyond the checkpoint and beyond what is at work.
+    /// Contiguous events after the checkpoint and after the batch in progress.
     buffer: VecDeque<RecordedEvent>,
-    /// The last of the followed events that are at work.
+    /// The position of the last event in the batch in progress.
     in_flight_to: Option<u64>,
     state: State,
     failures: u32,
@@ -32,7 +32,7 @@ enum State {
     Waiting,
 }
 
-/// What a tenant takes into its turn.
+/// The input of one batch.
 pub(super) struct CursorBatch {
     pub(super) checkpoint: Option<u64>,
     log_id: Option<LogId>,
@@ -40,7 +40,7 @@ pub(super) struct CursorBatch {
 }
 
 impl CursorBatch {
-    /// The followed events right after `from`, or `None` where they do not start there.
+    /// The buffered events after `from`, or `None` if they do not start at `from + 1`.
     pub(super) fn events_after(self, from: u64) -> Option<(LogId, Vec<RecordedEvent>)> {
         let mut events = self.events;
         events.retain(|event| event.position > from);
@@ -52,8 +52,8 @@ impl CursorBatch {
 }
 
 impl FeedCursor {
-    /// Takes followed events in as far as they continue what is there; `room` bounds how many. What is of another log than
-    /// the store has named leads to a look at the store: it may be a log that is no more.
+    /// Buffers events that continue the buffered ones; at most `room` of them.
+    /// Events of an unknown log cause a look-up in the store instead, because that log may have been replaced.
     pub(super) fn offer(&mut self, log_id: LogId, events: Vec<RecordedEvent>, room: usize) {
         if self.log_id != Some(log_id) {
             self.needs_lookup = true;
@@ -68,7 +68,7 @@ impl FeedCursor {
         }
     }
 
-    /// The position that continues what is held, where one is known: while the log is read, none is.
+    /// The next position to buffer, if known. It is unknown while the log is read.
     fn next(&self) -> Option<u64> {
         let end = match self.state {
             State::Busy => self.in_flight_to,
@@ -77,7 +77,7 @@ impl FeedCursor {
         self.buffer.back().map(|last| last.position).or(end).map(|last| last + 1)
     }
 
-    /// Forgets what was known: it belongs to a log, or to an end of it, that is no more.
+    /// Drops all state, because the log was replaced or ends before the known position.
     fn reset(&mut self, log_id: LogId) {
         self.buffer.clear();
         self.checkpoint = None;
@@ -85,16 +85,17 @@ impl FeedCursor {
         self.log_id = Some(log_id);
     }
 
-    /// Notes what the store says of head and checkpoint. True where what was known of the log is beyond its end.
+    /// Records head and checkpoint as read from the store.
+    /// Returns `true` if the log ends before the known checkpoint.
     pub(super) fn observe(&mut self, log_id: LogId, head: u64, checkpoint: u64) -> bool {
         let regressed = self.log_id == Some(log_id) && self.checkpoint.is_some_and(|known| known > head);
-        // A turn under way fails by itself: its checkpoint does not move.
+        // A batch in progress fails by itself: its checkpoint does not move.
         if regressed || self.log_id.is_some_and(|known| known != log_id) {
             self.reset(log_id);
         }
         self.log_id = Some(log_id);
         self.head = self.head.max(head);
-        // While a turn is under way the checkpoint is about to move: what was read may be old.
+        // A batch in progress is about to move the checkpoint, so the value read may be old.
         if self.state != State::Busy && self.checkpoint.is_none_or(|known| known < checkpoint) {
             self.set_checkpoint(Some(checkpoint));
         }
@@ -121,13 +122,13 @@ impl FeedCursor {
         CursorBatch { checkpoint: self.checkpoint, log_id: self.log_id, events }
     }
 
-    /// Ends a turn that left the checkpoint here, in the log that the store named.
+    /// Ends a batch with the checkpoint at this position of this log.
     pub(super) fn end(&mut self, log_id: LogId, checkpoint: u64) {
         if self.log_id != Some(log_id) {
             self.reset(log_id);
         }
         if self.checkpoint == Some(checkpoint) {
-            // Nothing was there to read although a higher position had been heard of.
+            // The log had no event after the checkpoint, so the known head was too high.
             self.head = checkpoint;
         }
         self.set_checkpoint(Some(checkpoint));
@@ -135,20 +136,20 @@ impl FeedCursor {
         self.state = State::Idle;
     }
 
-    /// Ends a turn whose checkpoint somebody else had moved: where it is has to be looked up, after a wait.
+    /// Ends a batch after a conflict: the checkpoint is looked up again after a delay.
     pub(super) fn mark_conflict(&mut self) {
         self.checkpoint = None;
         self.state = State::Waiting;
     }
 
-    /// Ends a turn that failed: its events are dropped, the log has them. Returns how many failed in a row.
+    /// Ends a failed batch and drops its events; the log has them. Returns the number of failures in a row.
     pub(super) fn fail(&mut self) -> u32 {
         self.failures += 1;
         self.pause();
         self.failures
     }
 
-    /// Ends a turn that was not taken because the tenant is held up; its events are dropped, the log has them.
+    /// Ends a batch that did not run because the tenant is paused. Drops its events; the log has them.
     pub(super) fn pause(&mut self) {
         self.state = State::Waiting;
         self.buffer.clear();

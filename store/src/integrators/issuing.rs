@@ -1,4 +1,4 @@
-//! What a tenant does with its integrators' credentials: issue, rotate, revoke, set back, list.
+//! Operations of a tenant on integrators' credentials: issue, rotate, revoke, reset, list.
 
 use std::time::Duration;
 
@@ -10,72 +10,80 @@ use uuid::Uuid;
 use super::{COLUMNS, CREDENTIALS_MAX, IntegratorCredential, UNEXPIRED_KEYS_MAX, credential_from};
 use crate::{StoreError, TenantStore, TenantTransaction};
 
-/// How often a waiting caller looks whether NATS has been brought in line.
+/// Poll interval of a caller that waits for a change on NATS.
 const APPLIED_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
-/// A key to be issued.
+/// A key to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct NewKey {
+    /// The id of the key.
     pub id: Uuid,
+    /// The public NATS user key.
     pub public_key: String,
+    /// The time of issue.
     pub issued_at: DateTime<Utc>,
+    /// The expiry.
     pub expires_at: DateTime<Utc>,
 }
 
-/// A credential to be issued.
+/// A credential to issue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct NewCredential {
+    /// The id of the credential.
     pub id: Uuid,
+    /// The name, unique in the tenant.
     pub name: String,
+    /// The name of the consumer on NATS.
     pub consumer: String,
+    /// Patterns of event types; empty selects all.
     pub types: Vec<String>,
-    /// The consumer starts behind this position of this log.
+    /// The consumer starts after this position.
     pub after: u64,
+    /// The log of the position.
     pub log_id: LogId,
+    /// The first key.
     pub key: NewKey,
 }
 
-/// The command id of a request and a digest of what it asks for.
+/// The idempotency key of a request, with a digest of its content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct IntegratorCommand {
-    /// The caller's id of it.
+    /// The idempotency key.
     pub id: Uuid,
-    /// The same for the same request only.
+    /// The digest; equal only for the same request.
     pub digest: [u8; 32],
 }
 
-/// What a request changed.
+/// The effect of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub struct IntegratorChange {
-    /// The credential as it is now.
+    /// The credential after the change.
     pub credential: IntegratorCredential,
-    /// The revision that the request made.
+    /// The revision made by the request.
     pub revision: u64,
-    /// The key that it issued.
+    /// The issued key, if any.
     pub key: Option<NewKey>,
 }
 
-/// What came of a request.
+/// The result of a request.
 #[derive(Debug, Clone, PartialEq)]
 pub enum IntegratorOutcome {
-    /// It was done, now or when it came first.
+    /// Done, now or at the first time.
     Done(Box<IntegratorChange>),
     /// Another credential has the name.
     NameTaken,
-    /// There is no credential of this name.
+    /// No credential has the name.
     NotFound,
-    /// The tenant has as many credentials or unexpired keys as it may.
+    /// The tenant has the maximum of credentials or unexpired keys.
     TooMany,
-    /// The command id came with another request before.
+    /// The idempotency key was used for another request.
     CommandIdReused,
 }
 
 use IntegratorOutcome::{CommandIdReused, Done, NameTaken, NotFound, TooMany};
 
 impl TenantStore {
-    /// What the request with this command id came to, where it came before.
+    /// The result of an earlier request with this idempotency key.
     pub async fn previous_integrator_command(
         &self,
         command: IntegratorCommand,
@@ -87,6 +95,9 @@ impl TenantStore {
     }
 
     /// Registers a credential with its first key.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the same command is being executed; retry it.
     pub async fn issue_credential(
         &self,
         new: &NewCredential,
@@ -127,7 +138,7 @@ impl TenantStore {
         finish(transaction, new.id, Some(&new.key), command).await
     }
 
-    /// Issues a further key for a credential; the earlier ones are good until `earlier_until`.
+    /// Issues another key for a credential. The earlier keys expire at `earlier_until`.
     pub async fn rotate_credential(
         &self,
         name: &str,
@@ -155,7 +166,7 @@ impl TenantStore {
         finish(transaction, id, Some(key), command).await
     }
 
-    /// Revokes a credential with all its keys; the name is free again.
+    /// Revokes a credential with all its keys. The name can be used again.
     pub async fn revoke_credential(
         &self,
         name: &str,
@@ -171,7 +182,7 @@ impl TenantStore {
         finish(transaction, id, None, command).await
     }
 
-    /// Has a credential's consumer start again behind a position.
+    /// Restarts the consumer of a credential after a position.
     pub async fn reset_credential(
         &self,
         name: &str,
@@ -197,7 +208,7 @@ impl TenantStore {
         finish(transaction, id, None, command).await
     }
 
-    /// The credential of a name that is not revoked.
+    /// The credential with this name that is not revoked.
     pub async fn credential(&self, name: &str) -> Result<Option<IntegratorCredential>, StoreError> {
         let transaction = self.begin().await?;
         let statement = format!(
@@ -209,7 +220,7 @@ impl TenantStore {
         Ok(row.as_ref().map(credential_from))
     }
 
-    /// A page of the credentials that are not revoked, by name, behind `after`.
+    /// A page of the credentials that are not revoked, by name, after `after`.
     pub async fn credentials(
         &self,
         after: &str,
@@ -225,7 +236,7 @@ impl TenantStore {
         Ok(rows.iter().map(credential_from).collect())
     }
 
-    /// Waits until NATS is as a change says. `false` when it is not in time.
+    /// Waits until a change is applied to NATS. Returns `false` after `timeout`.
     pub async fn wait_for_integrator(
         &self,
         change: &IntegratorChange,
@@ -243,7 +254,7 @@ impl TenantStore {
                 )
                 .await?;
             transaction.commit().await?;
-            // What was swept away was revoked long before.
+            // A credential without a row was revoked long ago and removed.
             if row.is_none_or(|row| row.get(0)) {
                 return Ok(true);
             }
@@ -254,11 +265,11 @@ impl TenantStore {
         }
     }
 
-    /// The last position that was recorded before a time; 0 when none was.
+    /// The last position that was recorded before a time; 0 without one.
     pub async fn position_before(&self, time: DateTime<Utc>) -> Result<(LogId, u64), StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;
-        // Times never go back along the log.
+        // Times never decrease along the log.
         let (mut below, mut above) = (0, head.position + 1);
         while above - below > 1 {
             let middle = below + (above - below) / 2;
@@ -285,7 +296,7 @@ fn key_from(row: &Row) -> NewKey {
     NewKey { id: row.get(0), public_key: row.get(1), issued_at: row.get(2), expires_at: row.get(3) }
 }
 
-/// What a repeated command id did the first time.
+/// The result of the first request with this idempotency key.
 async fn previous_result(
     transaction: &TenantTransaction,
     command: Option<IntegratorCommand>,
@@ -326,7 +337,7 @@ async fn by_id(transaction: &TenantTransaction, id: Uuid) -> Result<IntegratorCr
         .ok_or_else(|| StoreError::Corrupt("a credential is not there".to_owned()))
 }
 
-/// Raises the revision of the credential of a name, with a further change in SQL, and returns its id.
+/// Increments the revision of a credential, with a further change in SQL, and returns its id.
 async fn bump_revision(
     transaction: &TenantTransaction,
     name: &str,
@@ -373,7 +384,7 @@ async fn is_full(transaction: &TenantTransaction, max: i64) -> Result<bool, Stor
     Ok(row.is_some_and(|row| row.get(0)))
 }
 
-/// Removes what no repeat and no revocation needs any more.
+/// Removes rows that no repeat and no revocation needs any more.
 async fn sweep(transaction: &TenantTransaction) -> Result<(), StoreError> {
     for statement in [
         "delete from integrator_commands where tenant_id = $1 and done_at < now() - interval '100 days'",
@@ -388,7 +399,10 @@ async fn sweep(transaction: &TenantTransaction) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Notes the command and commits. Of two at once with the same id the second is told to come again.
+/// Stores the command and commits.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] for the second of two concurrent commands with one idempotency key.
 async fn finish(
     transaction: TenantTransaction,
     id: Uuid,
@@ -413,7 +427,7 @@ async fn finish(
             )
             .await?;
         if noted == 0 {
-            // Its twin was faster. What was done here is rolled back; a repeat finds the twin's answer.
+            // A concurrent repeat was faster. This transaction rolls back; a retry finds the stored result.
             return Err(StoreError::Unavailable("the same command is being executed".to_owned()));
         }
     }

@@ -1,24 +1,25 @@
-//! Which signed checkpoint the fact cites that a log was replaced: the newest that is known and holds.
+//! Selects the signed checkpoint that a replacement event cites: the newest valid one.
 
 use proofs::{Checkpoint, VerifierKey};
 use schemas::engine::LogId;
 
-/// A checkpoint that the database keeps, with the key that it was signed with.
+/// A checkpoint of the database, with the key to verify it.
 pub(super) struct StoredNote {
     pub(super) note: String,
     pub(super) verifier_key: String,
 }
 
-/// A signed note of the log, and how many events it covers.
+/// A signed note of the log, and the number of events it covers.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct CitedNote {
     pub(super) note: String,
     pub(super) size: u64,
 }
 
-/// The newest of what the database keeps and what others have brought. A note that names another log, or that the key kept
-/// in the database has not signed, is passed over: an older citation that holds is better. Where no key is kept, whoever
-/// reads the fact has to verify it.
+/// The newest valid note of the stored one and the supplied ones.
+///
+/// A note is skipped when it names another log, or when the stored key did not sign it.
+/// Without a stored key the signature is not checked here; readers of the event must verify it.
 pub(super) fn newest(log: LogId, kept: Option<StoredNote>, supplied: &[String]) -> Option<CitedNote> {
     let key = kept.as_ref().and_then(|kept| kept.verifier_key.parse().ok());
     let kept = kept.map(|kept| kept.note);

@@ -1,5 +1,4 @@
-//! What deliverers of webhooks find and change: who has something to do, failed deliveries, the log of attempts, and the
-//! position of each endpoint, which moves by compare-and-swap.
+//! Rows of webhook deliveries: due endpoints, failed deliveries, attempts, and positions that move by compare-and-swap.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::TenantId;
@@ -10,19 +9,19 @@ use super::Disabled;
 use crate::pools::get;
 use crate::{Store, StoreError, TenantTransaction};
 
-/// Failed deliveries that may wait for one endpoint; it gets nothing new while there are so many.
+/// Maximum pending failures per endpoint; at the maximum it gets no new events.
 const PENDING_FAILURES_MAX: i64 = 1_000;
-/// Attempts kept of each endpoint.
+/// Maximum attempts kept per endpoint.
 const ATTEMPTS_RETAINED_MAX: i64 = 1_000;
 
-/// An endpoint that may have something to do.
+/// An active endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DueWebhook {
-    /// Whose.
+    /// The tenant.
     pub tenant: TenantId,
-    /// Which.
+    /// The id of the webhook.
     pub webhook: Uuid,
-    /// Whether there is, by now: events behind its position, a failed delivery that is due, or another log.
+    /// Whether it has work: events after its position, a due retry, or another log.
     pub is_due: bool,
 }
 
@@ -31,46 +30,46 @@ pub struct DueWebhook {
 pub struct DeliveryAttempt {
     /// UUIDv7.
     pub id: Uuid,
-    /// The event's position.
+    /// The position of the event.
     pub position: u64,
-    /// Its id.
+    /// The id of the event.
     pub event_id: Uuid,
-    /// Its type.
+    /// The event type.
     pub event_type: String,
-    /// The how manieth attempt for this event, from 1.
+    /// The number of the attempt for this event, from 1.
     pub number: u32,
-    /// The status that the endpoint answered with, where it did.
+    /// The HTTP status of the answer, if there was one.
     pub http_status: Option<u16>,
-    /// Why it failed; `None` where it succeeded. A stable code.
+    /// The stable error code; `None` after a success.
     pub error: Option<String>,
-    /// How long it took.
+    /// The duration in milliseconds.
     pub millis: u32,
-    /// When it began.
+    /// The start of the attempt.
     pub at: DateTime<Utc>,
 }
 
-/// A delivery that failed.
+/// A failed delivery.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FailedDelivery {
-    /// The event's position.
+    /// The position of the event.
     pub position: u64,
-    /// Its id.
+    /// The id of the event.
     pub event_id: Uuid,
-    /// Its type.
+    /// The event type.
     pub event_type: String,
-    /// Whether it has been given up.
+    /// Whether it is a dead letter: it is not retried automatically.
     pub is_dead: bool,
-    /// Whether it is tried again by hand, and so holds nothing back.
+    /// Whether it is a manual retry, which does not block later events.
     pub is_manual_retry: bool,
-    /// How often it was tried.
+    /// The number of attempts.
     pub attempts: u32,
-    /// When it first failed.
+    /// The time of the first failure.
     pub first_at: DateTime<Utc>,
-    /// When it last failed.
+    /// The time of the last failure.
     pub last_at: DateTime<Utc>,
-    /// When it is tried again.
+    /// The time of the next attempt.
     pub next_attempt_at: DateTime<Utc>,
-    /// Why it last failed.
+    /// The error code of the last failure.
     pub error: String,
 }
 
@@ -92,20 +91,20 @@ fn failure_from(row: &Row) -> FailedDelivery {
     }
 }
 
-/// What a part of a turn came to, to be written at once.
+/// Results of a part of a delivery run, stored in one transaction.
 #[derive(Debug, Clone, Default)]
 pub struct DeliveryResults {
-    /// The attempts made.
+    /// The attempts.
     pub attempts: Vec<DeliveryAttempt>,
     /// Deliveries that failed, for the first time or again.
     pub failed: Vec<FailedDelivery>,
-    /// Positions of earlier failures that have been delivered.
+    /// Positions of earlier failures that are delivered now.
     pub resolved: Vec<u64>,
 }
 
 impl TenantTransaction {
-    /// Moves an endpoint from one position to another (or leaves it where it is) together with what happened. `false` when
-    /// it does not stand there any more, or was changed: this transaction must not commit.
+    /// Stores results, and moves the position of an endpoint from `from` to `to` (they may be equal).
+    /// Returns `false` when the endpoint is at another position or was changed: then the transaction must not commit.
     pub async fn record_deliveries(
         &self,
         webhook: Uuid,
@@ -214,7 +213,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Notes on the endpoint when its next failed delivery is due and whether they hold back what is behind them.
+    /// Updates the time of the next retry, and whether failures block new deliveries.
     pub(super) async fn update_webhook_failures(&self, webhook: Uuid) -> Result<(), StoreError> {
         self.execute(
             "update webhooks w
@@ -230,7 +229,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Failed deliveries whose time has come, longest waiting first.
+    /// Failed deliveries that are due, longest waiting first.
     pub async fn due_webhook_failures(
         &self,
         webhook: Uuid,
@@ -246,7 +245,7 @@ impl TenantTransaction {
         Ok(rows.iter().map(failure_from).collect())
     }
 
-    /// A page of deliveries that were given up, by position.
+    /// A page of the dead letters of an endpoint, by position.
     pub async fn dead_webhook_deliveries(
         &self,
         webhook: Uuid,
@@ -263,7 +262,7 @@ impl TenantTransaction {
         Ok(rows.iter().map(failure_from).collect())
     }
 
-    /// How many deliveries to an endpoint were given up and wait for somebody.
+    /// The number of dead letters of an endpoint.
     pub async fn count_dead_webhook_deliveries(&self, webhook: Uuid) -> Result<u64, StoreError> {
         let sql = "select count(*) from webhook_failures
                    where tenant_id = $1 and webhook_id = $2 and status = 'dead'";
@@ -271,7 +270,7 @@ impl TenantTransaction {
         Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
     }
 
-    /// Forgets deliveries that were given up, one or all; returns how many. The events stay in the log.
+    /// Deletes dead letters, one or all, and returns their number. The events stay in the log.
     pub async fn discard_dead_webhook_deliveries(
         &self,
         webhook: Uuid,
@@ -285,7 +284,7 @@ impl TenantTransaction {
         .await
     }
 
-    /// Has deliveries that were given up tried again, one or all; returns how many.
+    /// Retries dead letters, one or all, and returns their number.
     pub async fn retry_dead_webhook_deliveries(
         &self,
         webhook: Uuid,
@@ -304,7 +303,7 @@ impl TenantTransaction {
         Ok(retried)
     }
 
-    /// Forgets failures behind a position from which everything is delivered anew.
+    /// Deletes failures after a position, because everything after it is delivered again.
     pub async fn delete_webhook_failures(&self, webhook: Uuid, after: u64) -> Result<(), StoreError> {
         self.execute(
             "delete from webhook_failures where tenant_id = $1 and webhook_id = $2 and position > $3",
@@ -314,7 +313,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// A page of the attempts, newest first, before one of them.
+    /// A page of attempts, newest first, before `before`.
     pub async fn webhook_attempts(
         &self,
         webhook: Uuid,
@@ -342,7 +341,7 @@ impl TenantTransaction {
         Ok(rows.iter().map(attempt).collect())
     }
 
-    /// Forgets all but the newest attempts.
+    /// Deletes all but the newest attempts.
     pub async fn prune_webhook_attempts(&self, webhook: Uuid) -> Result<(), StoreError> {
         self.execute(
             "delete from webhook_deliveries
@@ -355,7 +354,7 @@ impl TenantTransaction {
         Ok(())
     }
 
-    /// Disables an endpoint that was not changed meanwhile; `false` where it was.
+    /// Disables an endpoint. Returns `false` when it was changed meanwhile.
     pub async fn disable_webhook(
         &self,
         webhook: Uuid,
@@ -374,7 +373,7 @@ impl TenantTransaction {
 }
 
 impl Store {
-    /// The active endpoints of all tenants that are not on hold.
+    /// The active endpoints of all tenants that are not suspended.
     pub async fn active_webhooks(&self, now: DateTime<Utc>) -> Result<Vec<DueWebhook>, StoreError> {
         let connection = get(&self.0.pools.worker).await?;
         let statement = "select w.tenant_id, w.webhook_id,

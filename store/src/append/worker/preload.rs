@@ -1,5 +1,5 @@
-//! What a worker learns before it plans a flush: from its caches, from one volley of look-ups, and with locks where another
-//! process writes to the same tenants.
+//! Loads the planner's input for a flush: from caches, and from look-ups in one round trip.
+//! Heads of contended tenants are locked first.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -20,15 +20,15 @@ use crate::database_instance::DatabaseInstance;
 use crate::logs::{SeenPositions, replace_regressed_logs};
 use crate::pools::DatabaseRole;
 
-/// Tuned for statements over arrays: their plans never depend on the values, and an empty table at the first plan must
-/// not fix a bad one.
+/// Options for statements over arrays. Generic plans: the plan never depends on the values.
+/// The other settings avoid a bad plan that was made while a table was empty.
 const APPENDER_OPTIONS: &str =
     "-c statement_timeout=3s -c plan_cache_mode=force_generic_plan -c synchronous_commit=on";
 const LOOKUP_OPTIONS: &str = "-c statement_timeout=3s -c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_mergejoin=off -c enable_hashjoin=off";
 
-/// Why a flush cannot be planned.
+/// The reason why a flush cannot be planned.
 pub(super) enum PreloadError {
-    /// Another process holds one for longer than anybody should.
+    /// Another process holds the lock of a head for longer than the lock timeout.
     HeadLocked,
     Failed(StoreError),
 }
@@ -40,8 +40,8 @@ impl<E: Into<StoreError>> From<E> for PreloadError {
 }
 
 impl AppendWorker {
-    /// What the planner needs, and the locks where the tenants are contended. A connection on which that failed is given up;
-    /// flushes under way keep theirs.
+    /// Loads the planner's input, and locks the heads if `locked`.
+    /// A failure closes the connection for new flushes; flushes in flight keep theirs.
     pub(super) async fn preload(
         &mut self,
         batch: &[PendingAppend],
@@ -60,7 +60,8 @@ impl AppendWorker {
         preloaded
     }
 
-    /// Begins a transaction that holds the heads of a batch. Whoever finds a head where this worker left it has it alone.
+    /// Begins a transaction that locks the heads of a batch.
+    /// A head with the cached fence shows that no other process wrote, so the tenant is no longer contended.
     async fn lock_heads(&mut self, batch: &[PendingAppend]) -> Result<(), PreloadError> {
         self.connect().await?;
         let (writer, _) = self.connections.as_ref().expect("just connected");
@@ -89,12 +90,12 @@ impl AppendWorker {
         self.cache.put(tenant, TenantCache { head, versions });
     }
 
-    /// What the planner needs: from the caches where they know, from one volley of look-ups where they do not.
+    /// Loads the views from the caches, and looks up the missing keys in one round trip.
     async fn load_views(
         &mut self,
         batch: &[PendingAppend],
     ) -> Result<HashMap<TenantId, TenantView>, StoreError> {
-        // First: a new connection drops the caches, from which the next lines tell what to look up.
+        // Connect first: a new connection clears the caches, and the caches decide what to look up.
         self.connect().await?;
         let mut keys = LookupKeys::default();
         for pending in batch {
@@ -103,7 +104,7 @@ impl AppendWorker {
             if cached.is_none() {
                 keys.heads.insert(tenant);
             }
-            // A look-up cannot see what is under way.
+            // Look-ups do not see flushes in flight.
             let needs_lookup = pending.needs_version_lookup
                 && !self.in_flight.iter().any(|flush| flush.tenants.contains(&tenant));
             if needs_lookup || !cached.is_some_and(|cache| cache.versions.contains(&pending.append.stream)) {
@@ -181,7 +182,7 @@ impl AppendWorker {
             return Ok(());
         }
         self.connections = None;
-        // Whatever was remembered may be of another server by now.
+        // The cached state may be of another server.
         self.cache.clear();
         let logins = &self.logins;
         let connecting = async {
@@ -198,7 +199,7 @@ impl AppendWorker {
         Ok(())
     }
 
-    /// Another life of the database may be an earlier state of it: nothing is appended before that is known.
+    /// A new database instance may be an older state of the database (a restore). No append runs before this check.
     async fn check_database_instance(&mut self, lookup: &Lookup) -> Result<(), StoreError> {
         let row = lookup.client().query_one(DatabaseInstance::QUERY, &[]).await?;
         let database_instance = self.restore_guard.check_append(DatabaseInstance::from_row(&row)).await?;

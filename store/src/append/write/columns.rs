@@ -1,4 +1,4 @@
-//! A flush as columns, one array for each column of each table that it writes.
+//! A flush as columns: one array for each column of each table that it writes.
 
 use std::collections::{HashMap, HashSet};
 
@@ -23,7 +23,7 @@ pub(super) struct Heads {
 }
 
 impl Heads {
-    /// The tenant of a flush for one, where its rows were written.
+    /// For a flush of one tenant: that tenant, if its rows were written.
     pub(super) fn swapped(&self, written: u64) -> HashSet<TenantId> {
         (written > 0).then(|| TenantId(self.tenants[0])).into_iter().collect()
     }
@@ -129,7 +129,7 @@ pub(super) struct ProvisionedTenants<'a> {
     pub(super) registrations: Vec<&'a str>,
     pub(super) logs: Vec<Uuid>,
     pub(super) times: Vec<DateTime<Utc>>,
-    /// The tenants whose log says so.
+    /// The tenants in whose log the registration is recorded.
     pub(super) source_tenants: Vec<Uuid>,
 }
 
@@ -137,12 +137,12 @@ pub(super) struct ProvisionedTenants<'a> {
 pub(super) struct TenantStatuses {
     pub(super) tenants: Vec<Uuid>,
     pub(super) suspended: Vec<bool>,
-    /// The tenants whose log says so.
+    /// The tenants in whose log the status change is recorded.
     pub(super) source_tenants: Vec<Uuid>,
 }
 
 impl TenantStatuses {
-    /// The last one of a flush is what remains.
+    /// Adds a status change. A later one of the same flush overwrites it.
     fn push(&mut self, tenant_status: TenantStatusChange, source_tenant: Uuid) {
         if let Some(known) = self.tenants.iter().position(|tenant| *tenant == tenant_status.tenant.0) {
             self.suspended[known] = tenant_status.suspended;
@@ -162,7 +162,7 @@ impl<'a> SideWrites<'a> {
             let Decision::Write(receipt) = decision else { continue };
             let append = &pending.append;
             let (tenant, stream) = (pending.tenant.0, append.stream.as_str());
-            // A command without effect leaves the log as it was, and so the time of its last event.
+            // A command without effect does not change the time of the head.
             let recorded_at =
                 if receipt.count == 0 { plan.planned_at } else { plan.moves[&pending.tenant].1.recorded_at };
             if let Some(claim) = &append.claim {
@@ -187,7 +187,7 @@ impl<'a> SideWrites<'a> {
                 }
             }
             for secret in &append.secrets {
-                // The last one of a flush is what remains.
+                // A later secret of the same flush overwrites an earlier one.
                 let known = secrets.insert((tenant, stream, secret.kind), side_writes.secrets.tenants.len());
                 if let Some(known) = known {
                     secrets.insert((tenant, stream, secret.kind), known);
