@@ -32,7 +32,7 @@ impl ResponseForPanic for PanicProblem {
     }
 }
 
-/// Stops a handler at its [`Deadline`], for `axum::middleware::from_fn`. `tower_http::timeout` is not used: it also
+/// Stops a handler at its deadline, for `axum::middleware::from_fn`. `tower_http::timeout` is not used: it also
 /// counts the time in which the client sends its body, so a slow client would get 503.
 pub async fn request_timeout(request: Request, next: Next) -> Response {
     let context = request.extensions().get::<RequestContext>();

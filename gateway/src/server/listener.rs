@@ -38,7 +38,7 @@ pub struct Accepted {
     pub permit: ConnectionPermit,
 }
 
-/// A log for warnings that clients can cause: at most one in [`WARNING_INTERVAL`].
+/// A log for warnings that clients can cause: at most one in `WARNING_INTERVAL`.
 pub fn warnings() -> RateLimitedLog {
     RateLimitedLog::new(1, WARNING_INTERVAL)
 }
