@@ -15,7 +15,7 @@ use unicode_normalization::UnicodeNormalization;
 
 const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
-/// Maximum length of a password in bytes. A longer one never matches; see [`Password::parse`].
+/// Maximum length of a password in bytes. A longer one never matches; see [`Password::for_sign_in`].
 const PASSWORD_BYTES_MAX: usize = 512;
 
 /// The cost of a hash, and the limits of the pool that computes hashes.

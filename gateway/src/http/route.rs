@@ -53,7 +53,7 @@ pub enum AuthoritySource {
     /// The caller's own events, locked until the write has committed. For effects that outlive the token or cannot be
     /// undone.
     LockedEvents,
-    /// The caller's own events, locked by the use case behind the handler.
+    /// The caller's own events, locked by the use case that the handler calls.
     UseCase,
 }
 

@@ -1,5 +1,5 @@
-//! The position of one client in a tenant's log. Events come from the ring. A client that lags behind the ring reads
-//! the log.
+//! The position of one client in a tenant's log. Events come from the ring. A client whose position
+//! is before the ring reads the log.
 
 use std::sync::Arc;
 use std::time::Duration;

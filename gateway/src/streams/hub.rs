@@ -22,8 +22,8 @@ const PAGE_SIZE: usize = 200;
 pub(super) const STATUS_POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// The pause after a failed read: the first one, and the maximum.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Maximum concurrent reads by followers that lag behind their ring. The limit leaves database connections for other
-/// requests.
+/// Maximum concurrent reads by followers whose position is before their ring. The limit leaves database connections
+/// for other requests.
 const CATCH_UP_READS_MAX: usize = 4;
 /// Maximum followers of one tenant that wait for such a read. Larger than the number of streams of a process.
 const CATCH_UP_READS_QUEUED_MAX: usize = 100_000;

@@ -1,5 +1,5 @@
 //! The newest events of one tenant, shared by its followers in this process. The ring has a fixed size. A follower that
-//! lags behind the ring reads the log until it has caught up.
+//! has a position before the ring reads the log until it has caught up.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
