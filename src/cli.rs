@@ -1,6 +1,7 @@
 //! The command line: `annals <noun> <verb>`. Data go to standard output, progress and logs to standard error.
 //!
-//! Layout: one file a subcommand; `failure` maps errors to exit codes, `output` prints rows, `password` asks for one.
+//! Layout: one file for each subcommand. `failure` maps errors to exit codes, `output` prints rows, `password` reads a
+//! new password.
 
 mod admin;
 mod audit;
@@ -50,13 +51,13 @@ pub struct Arguments {
 const EXIT_CODES: &str = "Exit codes: 0 ok, 1 failed, 2 usage, 3 not found, 4 denied, 5 conflict, 6 rejected, 7 timed out, \
                           8 unavailable, 9 check found problems.";
 
-/// What every subcommand takes.
+/// The options of every subcommand.
 #[derive(Debug, Args)]
 struct Global {
     /// The settings file [default: ./annals.toml, else the one of `annals dev`'s default data folder]
     #[arg(long, global = true, value_name = "FILE", env = "ANNALS_CONFIG")]
     config: Option<PathBuf>,
-    /// How data are printed
+    /// The format of the output
     #[arg(long, global = true, value_enum, default_value_t)]
     output: Output,
 }
@@ -97,7 +98,7 @@ enum Command {
     /// Credentials with which integrators read a tenant's events on NATS
     #[command(subcommand)]
     Credential(credential::Credential),
-    /// What sagas and projections gave up
+    /// Dead letters of sagas and projections
     #[command(subcommand)]
     Deadletter(deadletter::Deadletter),
     /// Proofs of a tenant's history
@@ -106,12 +107,12 @@ enum Command {
     /// Read models
     #[command(subcommand)]
     Projection(Box<projection::Projection>),
-    /// What sagas are doing
+    /// Instances of sagas
     #[command(subcommand)]
     Saga(saga::Saga),
 }
 
-/// Runs the command; a failure is told on standard error in one line.
+/// Runs the command. An error is printed on standard error as one line.
 pub async fn run(arguments: Arguments) -> ExitCode {
     match Box::pin(dispatch(arguments)).await {
         Ok(exit) => exit.into(),
@@ -125,13 +126,13 @@ pub async fn run(arguments: Arguments) -> ExitCode {
 async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Failure> {
     let output = global.output;
     let load = || Settings::load(global.config.as_deref()).map_err(Failure::usage);
-    // `serve` is a service and logs as configured; the other commands tell people what is wrong.
+    // `serve` and `dev` log as configured. For other commands only the error itself is useful.
     if !matches!(command, Command::Serve(_) | Command::Dev(_)) {
         logging::start("warn,nats=error", LogFormat::Text)?;
     }
     match command {
         Command::Dev(command) => Box::pin(command.run(global.config.as_deref())).await,
-        // Makes the settings file, so it needs none.
+        // Creates the settings file, so it needs none.
         Command::Init(command) => command.run(output),
         Command::Serve(command) => command.run(&load()?).await,
         Command::Migrate => migrate::run(&load()?).await,
@@ -143,7 +144,7 @@ async fn dispatch(Arguments { global, command }: Arguments) -> Result<Exit, Fail
         Command::Tenant(command) => command.run(&load()?, output).await,
         Command::Event(command) => Box::pin(command.run(load, output)).await,
         Command::Log(command) => command.run(&load()?, output).await,
-        // Makes what a settings file will name, so it needs none.
+        // Creates the keys that a settings file names, so it needs none.
         Command::Credential(credential::Credential::Setup(setup)) => setup.run(),
         Command::Credential(command) => command.run(&load()?, output).await,
         Command::Deadletter(command) => command.run(&load()?, output).await,

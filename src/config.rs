@@ -1,7 +1,8 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
-//! Layout: `sections` and `privacy` hold the structs, `secret` the values that never show, `names` the names that others see, `paths`
-//! where files and programs are looked for. This is the only module that reads environment variables.
+//! Layout: `sections` and `privacy` hold the structs. `secret` holds values that are never printed. `names` checks
+//! public names and lists renamed settings. `paths` finds files and programs. Only this module reads environment
+//! variables.
 
 mod names;
 pub mod paths;
@@ -23,10 +24,10 @@ pub use sections::{
     LogSettings, NatsSettings, SagaSettings, SecretsSettings, WebhooksSettings,
 };
 
-/// Every setting with its default; `config.default.toml`, embedded.
+/// `config.default.toml`: every setting with its default.
 pub const DEFAULTS: &str = include_str!("../config.default.toml");
 
-/// What differs under `annals dev`, everything else is as in production.
+/// The defaults that `annals dev` changes. All others are as in production.
 const DEVELOPMENT_PROFILE: &str = r#"
 [gateway]
 public_address = "127.0.0.1:8080"
@@ -40,7 +41,7 @@ max_connections_per_address = 6500
 format = "text"
 "#;
 
-/// Environment variables that start like this are settings.
+/// The prefix of environment variables that are settings.
 const ENVIRONMENT_PREFIX: &str = "ANNALS__";
 
 /// All settings.
@@ -57,40 +58,40 @@ pub struct Settings {
     pub identity: IdentitySettings,
     /// Deliveries to tenants' endpoints.
     pub webhooks: WebhooksSettings,
-    /// Retries of processes.
+    /// Retries of sagas.
     pub saga: SagaSettings,
     /// The activity log.
     pub activity: ActivitySettings,
-    /// The signer of checkpoints.
+    /// The sealer.
     pub audit: AuditSettings,
-    /// The keys of personal data.
+    /// The encryption keys of personal data.
     pub privacy: PrivacySettings,
     /// The deployment key.
     pub secrets: SecretsSettings,
     /// Logging.
     pub log: LogSettings,
-    /// The file that was read besides the defaults.
+    /// The settings file that was read, if any.
     #[serde(skip)]
     pub file: Option<PathBuf>,
 }
 
-/// What a process needs settings for, besides the database and the deployment key. It follows from its roles.
+/// The settings that a process needs in addition to the database and the deployment key. They follow from its roles.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct RequiredSettings {
-    /// Signs access tokens.
+    /// The key that signs access tokens.
     pub tokens: bool,
-    /// Signs checkpoints.
+    /// The key that signs checkpoints.
     pub checkpoints: bool,
-    /// Opens personal data.
+    /// The key store, to decrypt personal data.
     pub personal_data: bool,
 }
 
 impl RequiredSettings {
-    /// The needs of a process with every role.
+    /// The settings for a process with all roles.
     pub const ALL: Self = Self { tokens: true, checkpoints: true, personal_data: true };
 }
 
-/// Why settings cannot be used.
+/// Why settings are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
     /// The settings file cannot be read.
@@ -119,13 +120,13 @@ pub enum SettingsError {
         /// The file or the environment variable.
         origin: String,
     },
-    /// A value of the wrong type or form.
+    /// A value has the wrong type or format.
     #[error("{0}")]
     Value(#[from] ConfigError),
-    /// A setting that is needed and not set.
+    /// A required setting is not set.
     #[error("`{name}` is not set{remedy}", name = .0, remedy = remedy(.0))]
     Missing(&'static str),
-    /// A secret that is given both ways.
+    /// A secret and its file are both set.
     #[error("`{0}` and `{0}_file` are both set; give one of them")]
     Twice(&'static str),
     /// The file of a secret cannot be read.
@@ -139,24 +140,24 @@ pub enum SettingsError {
         #[source]
         source: std::io::Error,
     },
-    /// A value outside its bounds.
+    /// A value is out of bounds.
     #[error("`{key}` {problem}")]
     Invalid {
         /// The setting, as `section.key`.
         key: &'static str,
-        /// What is wrong with it.
+        /// The problem.
         problem: String,
     },
 }
 
 impl Settings {
-    /// The settings for every command but `dev`: `file` where one is named, else the one found in its usual places.
+    /// The settings of every command except `dev`. `file` is the settings file; `None`: search the usual places.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
         let file = file.map(Path::to_owned).or_else(paths::settings_file);
         Self::from_layers(None, file.as_deref(), paths::environment(ENVIRONMENT_PREFIX))
     }
 
-    /// The settings of `annals dev`: the development profile stands in for what a file and the environment leave open.
+    /// The settings of `annals dev`. The development profile supplies what the file and the environment do not set.
     pub fn load_development(file: Option<&Path>) -> Result<Self, SettingsError> {
         Self::from_layers(Some(DEVELOPMENT_PROFILE), file, paths::environment(ENVIRONMENT_PREFIX))
     }
@@ -196,7 +197,7 @@ impl Settings {
         Ok(settings)
     }
 
-    /// Everything that is wrong with these settings for a process with these needs.
+    /// All problems of these settings for a process with these requirements.
     pub fn problems(&self, required: RequiredSettings) -> Vec<SettingsError> {
         let mut problems = Vec::new();
         problems.extend(self.database.runtime_password().err());
@@ -266,7 +267,7 @@ fn is_known(known: &toml::Table, key: &str) -> bool {
     known.get(section).and_then(toml::Value::as_table).is_some_and(|table| table.contains_key(key))
 }
 
-/// Where the value of a setting that is needed comes from, for the error message.
+/// How to get a value for a required setting, for the error message.
 fn remedy(key: &str) -> &'static str {
     match key {
         "database.runtime_password" => "; `annals init` makes it, and `annals migrate` sets it",
@@ -288,7 +289,7 @@ fn remedy(key: &str) -> &'static str {
     }
 }
 
-/// The present name, or the setting with the nearest spelling, for the error message.
+/// The new name of a renamed setting, or the setting with the most similar name, for the error message.
 fn suggestion(key: &str) -> String {
     if let Some(name) = new_name(key) {
         return format!("; it is named `{name}` now");

@@ -1,5 +1,5 @@
-//! What `annals dev` puts into a fresh deployment: the tenant `demo`, its administrator, a platform administrator, and
-//! tokens of both. Whatever is there already stays.
+//! Prepares a fresh deployment for `annals dev`: the tenant `demo`, its administrator, a platform administrator, and
+//! tokens of both. What exists already is kept.
 
 use access::Principal;
 use std::net::SocketAddr;
@@ -23,23 +23,24 @@ pub const TENANT_SLUG: &str = "demo";
 
 /// The demo tenant's administrator.
 pub const ADMIN_EMAIL: &str = "admin@demo.example";
-/// Its password: known to everybody, as the tenant is a playground. The platform administrator's is random.
+/// The password of the demo tenant's administrator. It is public, because the tenant is for trying out. The platform
+/// administrator's password is random.
 pub const ADMIN_PASSWORD: &str = "try annals out";
-/// What is said where that password could be tried from other machines.
+/// The error when other machines could use that password.
 pub const KNOWN_PASSWORD_PROBLEM: &str = "must be a loopback address, because the administrator of the tenant `demo` has the \
     password that everybody knows; put the tenant on hold (`annals tenant suspend demo`) or keep the listener on 127.0.0.1";
 const PLATFORM_ADMIN_EMAIL: &str = "admin@platform.example";
 const TOKEN_LIFETIME: Duration = Duration::from_hours(12);
 
-/// What a developer needs to begin.
+/// What a developer needs to call the API.
 pub struct Demo {
     /// A token of the tenant's administrator.
     pub access_token: String,
-    /// A token of the platform administrator, good for both listeners.
+    /// A token of the platform administrator, valid for both listeners.
     pub admin_token: String,
 }
 
-/// Makes what is missing and issues the tokens.
+/// Creates what is missing and issues the tokens.
 pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result<Demo> {
     let (_, platform_password) = folder.secret("platform-admin.password", supervise::random_password)?;
     let demo = tenant(prepared).await.context("the demo tenant cannot be made")?;
@@ -62,13 +63,13 @@ pub async fn prepare(prepared: &Prepared, folder: &DataFolder) -> anyhow::Result
     Ok(Demo { access_token, admin_token })
 }
 
-/// Whether other machines may reach a listener on this address.
+/// Whether other machines can reach a listener on this address.
 pub fn is_exposed(address: SocketAddr) -> bool {
     !address.ip().to_canonical().is_loopback()
 }
 
-/// Whether somebody can sign in as the demo tenant's administrator with the password that everybody knows, or could if
-/// the tenant were not on hold.
+/// Whether the demo tenant's administrator can sign in with the public password, or could if the tenant were not
+/// suspended.
 pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyhow::Result<Option<Suspended>> {
     let store = executor.store();
     let slug = TenantSlug::parse(TENANT_SLUG).expect("a valid slug");
@@ -86,7 +87,7 @@ pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyho
     Ok(works.then_some(Suspended(record.suspended)))
 }
 
-/// Whether the demo tenant is on hold.
+/// Whether the demo tenant is suspended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suspended(pub bool);
 
@@ -112,7 +113,7 @@ async fn tenant(prepared: &Prepared) -> anyhow::Result<std::sync::Arc<TenantReco
     prepared.store().tenant_by_slug(&slug).await?.context("the tenant was registered and is not there")
 }
 
-/// A token of the user with this address, who is registered first where it is missing.
+/// A token of the user with this address. The user is registered first if it is missing.
 async fn token(
     prepared: &Prepared,
     tenant: &TenantRecord,

@@ -1,13 +1,14 @@
-//! What the operating system grants this process.
+//! Resource limits of the operating system.
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use store::Causes;
 
-/// Files for everything that is no public connection: PostgreSQL and NATS, the other listeners, webhooks, keys, logs.
+/// Files reserved for everything except public connections: PostgreSQL, NATS, the other listeners, webhooks, keys,
+/// logs.
 const FILES_RESERVED: usize = 500;
 
-/// Raises the soft limit of open files to the hard one and returns what is granted: each connection takes a file, and the
-/// usual soft limit is 1,024. Warns where even the hard limit is too low for so many followers of streams.
+/// Raises the soft limit of open files to the hard limit and returns it. Each connection takes a file, and the usual
+/// soft limit is 1,024. Logs a warning when the hard limit is too low for `followers` streams.
 pub fn raise_open_files(followers: usize) -> usize {
     let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return usize::MAX };
     let mut granted = hard;
@@ -24,24 +25,25 @@ pub fn raise_open_files(followers: usize) -> usize {
     granted
 }
 
-/// How many public connections leave enough files for everything else. Where there are few files, half of them.
+/// Maximum public connections that leave enough files for everything else; at least half of the files.
 pub fn connections_max_within(open_files_max: usize) -> usize {
     open_files_max.saturating_sub(FILES_RESERVED).max(open_files_max / 2).max(1)
 }
 
-/// Turns core files off for this process and for what it starts: they would hold keys of personal data that are erased since.
+/// Disables core files for this process and its children. A core file could contain encryption keys that are destroyed
+/// later.
 pub fn disable_core_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
-/// Keeps other processes of the same account from reading this one's memory, and the kernel from handing it to a program that
-/// takes core dumps through a pipe, whatever the limit of core files says.
+/// Prevents other processes of the same account from reading this process's memory. It also prevents the kernel from
+/// piping a core dump to a program, which the limit of core files does not cover.
 #[cfg(target_os = "linux")]
 pub fn disable_memory_dumps() -> nix::Result<()> {
     nix::sys::prctl::set_dumpable(false)
 }
 
-/// Linux alone knows this.
+/// Only Linux supports this.
 #[cfg(not(target_os = "linux"))]
 pub fn disable_memory_dumps() -> nix::Result<()> {
     Ok(())

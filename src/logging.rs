@@ -1,4 +1,4 @@
-//! Where log lines go: standard error, as JSON or as text. Standard output is for data.
+//! Logging to standard error, as JSON or as text. Standard output is for data.
 
 use std::io::IsTerminal;
 
@@ -7,7 +7,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::config::LogFormat;
 
-/// Starts logging; once a process.
+/// Starts logging. Call it once in a process.
 pub fn start(level: &str, format: LogFormat) -> anyhow::Result<()> {
     let filter = EnvFilter::try_new(level).context("log.level is no log filter")?;
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);

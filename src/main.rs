@@ -14,7 +14,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use mimalloc::MiMalloc;
 
-/// Gives memory back to the system when a burst is over, and is quicker than the system's (docs/adr/0030).
+/// The memory allocator. It returns memory to the system after a burst and is faster than the system's (docs/adr/0030).
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
         }
     };
     let exit = runtime.block_on(cli::run(arguments));
-    // What still runs has been told to stop; nobody waits for what did not listen.
+    // All tasks got the stop signal. Tasks that ignore it are not awaited.
     runtime.shutdown_background();
     exit
 }

@@ -4,19 +4,19 @@ use std::io;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Both signals, heard from when this is made on.
+/// Receives both signals from its creation on.
 pub struct StopSignal {
     interrupt: Signal,
     terminate: Signal,
 }
 
 impl StopSignal {
-    /// Starts listening.
+    /// Starts to receive signals.
     pub fn listen() -> io::Result<Self> {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
-    /// Waits until one comes; may be asked again for the next one.
+    /// Waits for the next signal. May be called again.
     pub async fn requested(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}

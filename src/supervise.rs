@@ -2,8 +2,8 @@
 //!
 //! Layout: `programs` finds the installed server programs, `trust` refuses those that other users can change, `account`
 //! chooses the user they run as, `folder` is the data folder with its lock and secrets, `process` starts and stops one
-//! server, `postgres` and `nats` say how each is set up and when it is ready. Servers are started on the main thread only: they are told to end with the thread that
-//! started them.
+//! server, `postgres` and `nats` configure each server and check its readiness. Servers are started only on the main
+//! thread, because they get a signal when the thread that started them ends.
 
 mod account;
 mod folder;
@@ -26,11 +26,11 @@ pub use trust::Untrusted;
 use nats::NatsServer;
 use postgres::PostgresServer;
 
-/// So many restarts within [`RESTART_WINDOW`] are taken for a server that cannot run.
+/// This many restarts within [`RESTART_WINDOW`] mean that the server cannot run.
 const RESTARTS_MAX: usize = 5;
 const RESTART_WINDOW: Duration = Duration::from_mins(1);
 
-/// Why private servers cannot be had. Every message is one sentence that says what to do.
+/// Why private servers cannot be started. Every message is one sentence that says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum SuperviseError {
     /// A server program is not installed.
@@ -38,32 +38,32 @@ pub enum SuperviseError {
     ProgramMissing {
         /// The program.
         what: &'static str,
-        /// What to do about it.
+        /// How to install it.
         remedy: String,
     },
-    /// Only versions are installed that are too old.
+    /// All installed versions are too old.
     #[error("{program} is version {found}, {wanted} or later is needed; {remedy}")]
     ProgramTooOld {
         /// The program found.
         program: PathBuf,
         /// Its version.
         found: String,
-        /// The oldest version that will do.
+        /// The oldest supported version.
         wanted: String,
-        /// What to do about it.
+        /// How to install it.
         remedy: String,
     },
-    /// A program that was named by flag or environment does not run.
+    /// A program that a flag or the environment names does not run.
     #[error("{program} cannot be used as {what}: {problem}")]
     ProgramUnusable {
         /// The program or folder.
         program: PathBuf,
-        /// What it should have been.
+        /// What it should be.
         what: &'static str,
-        /// What happened.
+        /// The problem.
         problem: String,
     },
-    /// A program that another user could replace.
+    /// Another user could replace the program.
     #[error(
         "the program {program} is not run: {problem}; run as that user, install it where only root and you may write, \
          or correct the owner and the permissions"
@@ -74,7 +74,7 @@ pub enum SuperviseError {
         /// What another user could change.
         problem: Untrusted,
     },
-    /// A data folder in which another user could put links.
+    /// Another user could put links into the data folder.
     #[error(
         "the data folder {folder} is not used: {problem}; choose another with --data-dir, or correct the owner and the \
          permissions"
@@ -85,17 +85,17 @@ pub enum SuperviseError {
         /// What another user could change.
         problem: Untrusted,
     },
-    /// PostgreSQL refuses to run as a user that the system does not know.
+    /// The password file has no entry for the user id, and PostgreSQL refuses to run.
     #[error(
         "user id {0} has no entry in the password file, which PostgreSQL needs; run as a user that has one"
     )]
     NoPasswordEntry(u32),
-    /// Root without an unprivileged user to run the servers as.
+    /// The process runs as root, and there is no unprivileged user for the servers.
     #[error(
         "PostgreSQL refuses to run as root, and there is neither a user postgres nor nobody to run it as"
     )]
     NoUnprivilegedUser,
-    /// No place for the data folder.
+    /// There is no default place for the data folder.
     #[error("there is no home folder to keep data in; name a folder with --data-dir, or use --ephemeral")]
     NoDefaultFolder,
     /// The user that the servers run as cannot reach the data folder.
@@ -107,18 +107,18 @@ pub enum SuperviseError {
         folder: PathBuf,
         /// The user of the servers.
         user: String,
-        /// The folder that keeps it out.
+        /// The folder that the user may not enter.
         barrier: PathBuf,
     },
-    /// Another `annals dev` holds the data folder.
+    /// Another `annals dev` has locked the data folder.
     #[error("another annals dev{} already runs on the data folder {folder}", describe_process(*.pid))]
     AlreadyRunning {
         /// The data folder.
         folder: PathBuf,
-        /// The other process, where it says.
+        /// The id of the other process, if its lock file contains it.
         pid: Option<u32>,
     },
-    /// The data were written by another major version of PostgreSQL.
+    /// Another major version of PostgreSQL wrote the data.
     #[error(
         "the data folder {folder} was made by PostgreSQL {made_by}, which is not installed; install it, or choose another folder with --data-dir"
     )]
@@ -128,27 +128,27 @@ pub enum SuperviseError {
         /// The major version that made it.
         made_by: u32,
     },
-    /// Files of the data folder.
+    /// A file operation in the data folder failed.
     #[error("{action} {path}: {source}")]
     File {
-        /// What was tried.
+        /// The operation.
         action: &'static str,
         /// The file or folder.
         path: PathBuf,
         /// The cause.
         source: std::io::Error,
     },
-    /// A server, or the program that prepares it, failed.
+    /// A server, or the program that prepares it, failed to start.
     #[error("{server} did not start: {problem}; its log is {log}")]
     Start {
         /// The server.
         server: &'static str,
-        /// What it said last.
+        /// Its last output.
         problem: String,
         /// Its log.
         log: PathBuf,
     },
-    /// A server that keeps ending.
+    /// A server ended again after each restart.
     #[error("{server} ended {RESTARTS_MAX} times within {} seconds; its log is {log}", RESTART_WINDOW.as_secs())]
     RestartLimit {
         /// The server.
@@ -156,10 +156,10 @@ pub enum SuperviseError {
         /// Its log.
         log: PathBuf,
     },
-    /// A key of NATS in the data folder was changed by hand.
+    /// A key of NATS in the data folder is malformed.
     #[error("a key of NATS in the data folder does not read: {0}")]
     NatsKey(#[from] ::nats::accounts::KeyError),
-    /// The fresh server does not answer as it should.
+    /// The fresh server does not answer as expected.
     #[error("the private PostgreSQL server cannot be prepared")]
     Database(#[from] database::ConnectError),
 }
@@ -174,18 +174,18 @@ impl SuperviseError {
     }
 }
 
-/// What [`Servers::start`] is asked for.
+/// The options of [`Servers::start`].
 #[derive(Debug, Clone, Default)]
 pub struct Options {
-    /// The folder of the PostgreSQL programs, where one is prescribed.
+    /// The folder of the PostgreSQL programs. `None`: search for it.
     pub postgres_bin: Option<PathBuf>,
-    /// The nats-server program, where one is prescribed.
+    /// The nats-server program. `None`: search for it.
     pub nats_server: Option<PathBuf>,
-    /// Any free ports, not the usual ones.
+    /// Use any free ports instead of the usual ones.
     pub random_ports: bool,
 }
 
-/// The files and the account with which the product uses the private NATS.
+/// Files and account with which the product connects to the private NATS.
 pub struct NatsFiles {
     /// The credentials file of the application's account.
     pub application: PathBuf,
@@ -200,7 +200,7 @@ pub struct NatsFiles {
 }
 
 impl NatsFiles {
-    /// Writes them anew from the keys in the folder.
+    /// Writes the files again from the keys in the folder.
     pub fn write(folder: &DataFolder) -> Result<Self, SuperviseError> {
         let keys = nats::keys(folder)?;
         let seed = |name: &str| folder.path().join("secrets").join(nats::key_file(name));
@@ -214,7 +214,7 @@ impl NatsFiles {
     }
 }
 
-/// Both servers, running.
+/// Both running servers.
 pub struct Servers {
     postgres: PostgresServer,
     nats: NatsServer,
@@ -222,7 +222,7 @@ pub struct Servers {
 }
 
 impl Servers {
-    /// Finds the programs, ends what an earlier run left behind, and starts both servers.
+    /// Finds the programs, stops servers of an earlier run, and starts both servers.
     pub async fn start(folder: &DataFolder, options: &Options) -> Result<Self, SuperviseError> {
         let programs = Programs::find(options, folder.postgres_major()?)?;
         let (postgres, nats) = tokio::join!(
@@ -253,7 +253,7 @@ impl Servers {
         format!("nats://127.0.0.1:{}", self.nats.port())
     }
 
-    /// Waits for a server to end and starts it again, on its port; returns only when it keeps ending.
+    /// Waits for a server to end and restarts it on its port. Returns only when the restart limit is reached.
     pub async fn keep_running(&mut self) -> SuperviseError {
         loop {
             let failed = tokio::select! {
@@ -288,13 +288,13 @@ impl Servers {
         Ok(())
     }
 
-    /// Stops both, NATS first, within three seconds even when they hang.
+    /// Stops NATS, then PostgreSQL, within three seconds even when they do not respond.
     pub async fn stop(&mut self) {
         self.nats.stop().await;
         self.postgres.stop().await;
     }
 
-    /// Ends both at once, the way a second Ctrl-C asks for.
+    /// Kills both at once, for a second Ctrl-C.
     pub fn kill(&mut self) {
         self.nats.kill();
         self.postgres.kill();

@@ -1,4 +1,4 @@
-//! The only place where all crates meet: builds their parts from the settings and runs the roles.
+//! Connects all crates: builds their parts from the settings and runs the roles.
 
 mod broker;
 mod keys;
@@ -33,10 +33,10 @@ use self::listeners::{Listener, Listeners};
 use crate::config::{KEYS_FOLDER_SETTING, RequiredSettings, Settings, SettingsError};
 use crate::demo::{self, Suspended};
 
-/// Aggregates that the executor keeps loaded.
+/// Maximum aggregates that the executor caches.
 const CACHED_AGGREGATES_MAX: u64 = 100_000;
 
-/// Brings the database up to date.
+/// Migrates the database to the present version.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     if let Some(keys) = &settings.privacy.key_database()? {
         let owner = settings.privacy.keys_owner()?;
@@ -48,7 +48,7 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
         .context("the database cannot be brought up to date")
 }
 
-/// Writes the tables of read models anew.
+/// Rewrites the tables of read models, so that no old row versions remain. `written` gets the name of each table.
 pub async fn compact(settings: &Settings, written: impl FnMut(&str)) -> anyhow::Result<()> {
     store::migrate::compact(&owner(settings)?, &projections::tables(), written)
         .await
@@ -67,7 +67,7 @@ fn owner(settings: &Settings) -> anyhow::Result<OwnerConfig> {
     })
 }
 
-/// The login of the role `annals_worker`, for a question that needs no store.
+/// The login of the role `annals_worker`, for queries that need no store.
 pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
     let (database, user) = (&settings.database, "annals_worker");
     let password = store::role_password(database.runtime_password()?.reveal(), user);
@@ -83,7 +83,7 @@ pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
     })
 }
 
-/// How many connections to PostgreSQL a process with these roles opens at most.
+/// Maximum connections to PostgreSQL of a process with these roles.
 pub fn connections_max(settings: &Settings, roles: &[ProcessRole]) -> usize {
     let (pool, lanes) = (settings.database.pool_size, settings.database.append_workers);
     let limits = store::connection_limits(pool, lanes).into_iter();
@@ -96,7 +96,7 @@ pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
     connect_with(settings, keyring(settings).await?).await
 }
 
-/// Connects to the store with these keys of personal data, or without any.
+/// Connects to the store with these encryption keys. Without keys, personal data stays encrypted.
 pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyhow::Result<Store> {
     let database = &settings.database;
     let config = StoreConfig {
@@ -143,7 +143,8 @@ impl ProcessRole {
     pub const ALL: [Self; 6] =
         [Self::Gateway, Self::Relay, Self::Projections, Self::Sagas, Self::Sealer, Self::Webhooks];
 
-    /// The database roles that it signs in as. As `annals_relay` every process compares the logs with JetStream when it starts.
+    /// The database roles that it logs in as. Every process needs `annals_relay`, because it compares the logs with
+    /// JetStream at its start.
     fn logins(self) -> &'static [&'static str] {
         match self {
             Self::Gateway | Self::Sagas => &[
@@ -162,7 +163,7 @@ impl ProcessRole {
         }
     }
 
-    /// What a process with these roles needs settings for.
+    /// The settings that a process with these roles needs.
     pub fn required_settings(roles: &[Self]) -> RequiredSettings {
         let has_role = |role: Self| roles.contains(&role);
         RequiredSettings {
@@ -174,14 +175,15 @@ impl ProcessRole {
         }
     }
 
-    /// The roles' names for a log line.
+    /// The names of the roles, for a log line.
     pub fn list(roles: &[Self]) -> String {
         let names = roles.iter().filter_map(|role| Some(role.to_possible_value()?.get_name().to_owned()));
         names.collect::<Vec<_>>().join(",")
     }
 }
 
-/// Everything connected and bound, nothing running yet: nobody is answered before what is needed is in place.
+/// A process that is connected and has bound its listeners, but runs no role yet. So no request is answered before
+/// everything is ready.
 pub struct Prepared {
     store: Store,
     executor: Executor,
@@ -200,9 +202,9 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Binds the listeners and connects to what the roles need.
+    /// Binds the listeners and connects to the servers that the roles need.
     pub async fn connect(settings: &Settings, roles: &[ProcessRole]) -> anyhow::Result<Self> {
-        // Before anything counts.
+        // Install the recorder before the first metric is counted.
         gateway::operations::recorder()?;
         let open_files_max = crate::limits::raise_open_files(settings.gateway.max_streams);
         let listeners =
@@ -214,7 +216,7 @@ impl Prepared {
         let executor = executor(&store);
         let follows = roles.iter().any(|role| !matches!(role, ProcessRole::Gateway | ProcessRole::Webhooks));
         let nats = if follows { Some(connect_nats(settings).await?) } else { None };
-        // Before anything is answered or followed: the database may have gone back to an earlier state.
+        // Check before anything is served or followed: the database may have been restored to an earlier state.
         store.wait_until_verified().await.context("the database cannot be examined")?;
         if settings.nats.allow_unauthenticated {
             tracing::warn!("nats.allow_unauthenticated is set, which is for development only");
@@ -272,12 +274,12 @@ impl Prepared {
         &self.executor
     }
 
-    /// The gateway, in a process with this role: tokens and passwords.
+    /// The gateway, if the process has this role. It issues tokens and hashes passwords.
     pub fn gateway(&self) -> Option<&Gateway> {
         self.gateway.as_ref()
     }
 
-    /// Starts the roles; listeners last.
+    /// Starts the roles, the listeners last.
     pub async fn start(mut self) -> anyhow::Result<Running> {
         let mut running = Running {
             addresses: self.listeners.addresses()?,
@@ -295,7 +297,7 @@ impl Prepared {
             self.start_webhooks(&mut running);
         }
         if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&ProcessRole::Gateway)) {
-            // Nobody is shown what was erased and came back with a backup.
+            // Repeat the erasures that a restore has undone before read models are served.
             let reapplied = sagas::erasure::reapply(&self.executor, keyring, &self.copies).await;
             reapplied.context("earlier erasures cannot be made sure of")?;
         }
@@ -408,12 +410,12 @@ impl Prepared {
     }
 }
 
-/// Roles that run. Every process has the operations listener, whatever its roles.
+/// Running roles. Every process has the operations listener.
 pub struct Running {
     store: Store,
     gateway: Option<Gateway>,
     addresses: Addresses,
-    /// Listeners first, so that nothing new comes in while the rest finishes.
+    /// Cancelled first, so that no new request arrives while the rest stops.
     stop_listeners: CancellationToken,
     stop_workers: CancellationToken,
     listeners: JoinSet<anyhow::Result<()>>,
@@ -421,12 +423,12 @@ pub struct Running {
 }
 
 impl Running {
-    /// Where the listeners are.
+    /// The addresses of the listeners.
     pub fn addresses(&self) -> Addresses {
         self.addresses
     }
 
-    /// Waits until a part ends, which none does by itself.
+    /// Waits until a part fails. No part ends by itself.
     pub async fn failed(&mut self) -> anyhow::Error {
         let ended = tokio::select! {
             Some(ended) = self.listeners.join_next() => ended,
@@ -440,11 +442,11 @@ impl Running {
         }
     }
 
-    /// Stops: the listeners when their requests are answered, then the workers, then the store.
+    /// Stops the listeners after their requests are answered, then the workers, then the store.
     pub async fn stop(&mut self) {
         self.stop_listeners.cancel();
         while self.listeners.join_next().await.is_some() {}
-        // Behind the last answer: what it came to is to be kept as well.
+        // After the last response, so that its activity is written too.
         if let Some(gateway) = &self.gateway {
             gateway.finish().await;
         }
@@ -454,7 +456,8 @@ impl Running {
     }
 }
 
-/// The gateway. Nobody else may sign in as the demo tenant's administrator with the password that everybody knows.
+/// Starts the gateway. It refuses to listen to other machines when the demo tenant's administrator has the public
+/// password.
 async fn start_gateway(
     settings: &Settings,
     executor: &Executor,

@@ -1,5 +1,5 @@
-//! Writes the activity log: watches what requests come to, thins out what comes too quickly, and keeps the rest in
-//! batches. A request never waits for it, and where the database is slow entries are lost before requests are.
+//! Writes the activity log. It records the outcome of requests, counts entries above a rate, and writes the others in
+//! batches. A request never waits for it. When the database is slow, entries are dropped and counted.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
@@ -24,27 +24,27 @@ use crate::http::route::{AuditRule, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// Entries that wait to be written. Protected entries have a queue of their own. More are counted and lost.
+/// Maximum queued entries; protected entries have a queue of the same size. Further ones are dropped and counted.
 const QUEUED_ENTRIES_MAX: usize = 10_000;
-/// Entries of one kind that a tenant may have in a window, from anonymous and from known callers, before they are only
+/// Maximum entries of one kind and tenant in a window, for anonymous and for known callers each. Further ones are only
 /// counted.
 const WINDOW_ENTRIES_MAX: u64 = 200;
-/// Callers whose counted entries are told apart in a window.
+/// Maximum callers that are counted separately in a window.
 const WINDOW_ACTORS_MAX: usize = 1_000;
-/// The window, at whose end what was only counted becomes one entry for each caller.
+/// The length of a window. At its end each caller's counted entries become one entry.
 const SAMPLING_WINDOW: Duration = Duration::from_secs(10);
-/// How often what has gathered is written.
+/// How often queued entries are written.
 const FLUSH_INTERVAL: Duration = Duration::from_millis(200);
-/// Entries written at once.
+/// Maximum entries in one write.
 const BATCH_ENTRIES_MAX: usize = 500;
-/// How often entries whose time is over are looked for.
+/// How often expired entries are deleted.
 const SWEEP_INTERVAL: Duration = Duration::from_hours(1);
-/// How long the end of the process waits for the last entries to be written.
+/// How long a stopping process waits for the last entries to be written.
 const FINAL_FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// The longest action that is kept.
+/// Maximum length of an action in bytes. A longer one is cut.
 const ACTION_BYTES_MAX: usize = 300;
 
-/// Takes entries. Cheap to clone.
+/// Accepts entries and writes them in the background. Cheap to clone.
 #[derive(Clone)]
 pub struct ActivityLog {
     entries: mpsc::Sender<(TenantId, Activity)>,
@@ -55,7 +55,7 @@ pub struct ActivityLog {
 }
 
 impl ActivityLog {
-    /// Starts the writer, which goes on until it is to [`finish`](Self::finish).
+    /// Starts the writer. It runs until [`finish`](Self::finish).
     pub fn start(store: Store, retention: ActivityRetention) -> Self {
         let (entries, sampled) = mpsc::channel(QUEUED_ENTRIES_MAX);
         let (protected, kept) = mpsc::channel(QUEUED_ENTRIES_MAX);
@@ -67,9 +67,9 @@ impl ActivityLog {
         Self { entries, protected, sampler, finish, writer }
     }
 
-    /// Keeps an entry, soon.
+    /// Queues an entry.
     pub fn record(&self, tenant: TenantId, activity: Activity) {
-        // What is only counted takes no place in the queue.
+        // Sampling comes before the queue, so entries that are only counted take no space in it.
         let queue = if activity.is_protected() { &self.protected } else { &self.entries };
         let activity = if activity.is_protected() {
             Some(activity)
@@ -80,13 +80,12 @@ impl ActivityLog {
         let Err(error) = queue.try_send((tenant, activity)) else { return };
         metrics::counter!("annals_activity_dropped_total").increment(1);
         if let TrySendError::Closed((tenant, activity)) = error {
-            // The counter ends with the process.
+            // The metric is lost when the process ends, so the entry is logged too.
             tracing::warn!(%tenant, actor = activity.actor, action = activity.action, "an activity came too late to be kept");
         }
     }
 
-    /// Writes what has been recorded, and takes nothing more: for the end of the process, when the last request has been
-    /// answered.
+    /// Writes the queued entries and stops. Called after the last request of a stopping process was answered.
     pub async fn finish(&self) {
         self.finish.cancel();
         if tokio::time::timeout(FINAL_FLUSH_TIMEOUT, self.writer.wait()).await.is_err() {
@@ -95,7 +94,7 @@ impl ActivityLog {
     }
 }
 
-/// An entry made now.
+/// An entry with the present time.
 pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -> Activity {
     Activity {
         id: ids::new_id(),
@@ -110,7 +109,7 @@ pub fn entry(kind: ActivityKind, actor: &Actor, action: String, outcome: &str) -
     }
 }
 
-/// The layer that sees what requests came to.
+/// The layer that records the outcome of each request.
 pub async fn layer(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let path = request.uri().path().to_owned();
     let context = request.extensions().get::<RequestContext>().cloned();
@@ -122,7 +121,7 @@ pub async fn layer(State(gateway): State<Gateway>, request: Request, next: Next)
     response
 }
 
-/// Keeps what a request came to. For what is said over a connection that has left HTTP, this is the handler's to do.
+/// Records the outcome of a request. Handlers that leave HTTP, such as WebSockets, call it themselves.
 pub fn record_request(
     gateway: &Gateway,
     context: &RequestContext,
@@ -131,7 +130,7 @@ pub fn record_request(
     address: Option<String>,
 ) {
     let Some(route) = context.route() else { return };
-    // What operators ask for is told in the platform's own log, unless it is about one tenant.
+    // Requests of operators are recorded in the platform's activity log, unless they are about one tenant.
     let operates = route.audit == AuditRule::Operator;
     let Some(tenant) = context.tenant().or(operates.then_some(PLATFORM)) else { return };
     let actor = context.principal().actor();
@@ -152,7 +151,8 @@ pub fn record_request(
     }
 }
 
-/// What the entry says. What was looked at, and whose credential it is, counts; of what was refused the pattern tells enough.
+/// The text of an entry. Accesses and changes need the real path and the subject. For other kinds the pattern of the
+/// route is enough.
 fn action(kind: ActivityKind, route: &Route, path: &str, subject: Option<&str>) -> String {
     use ActivityKind::{AuditAccess, CredentialChange, OperatorAccess, RightsChange};
     let method = route.method_name();
@@ -196,8 +196,8 @@ fn kind(audit: AuditRule, problem: Option<ErrorCode>, auditor: bool) -> Option<A
     }
 }
 
-/// What came too quickly, by tenant, kind and whether the caller is known: how many were kept in this window, and the sums of
-/// the others by actor, so that a caller cannot hide behind a crowd of requests.
+/// Counts entries above the rate by tenant, kind and whether the caller is known: the entries kept in this window, and
+/// a sum for each caller. So the counts name a caller that sends few requests among many.
 #[derive(Default)]
 struct ActivitySampler(HashMap<SampleKey, (u64, HashMap<String, Activity>)>);
 
@@ -209,7 +209,7 @@ struct SampleKey {
 }
 
 impl ActivitySampler {
-    /// The entry, unless it is only counted.
+    /// Returns the entry, or counts it and returns `None`.
     fn sample(&mut self, tenant: TenantId, activity: Activity) -> Option<Activity> {
         let anonymous = activity.actor == Actor::anonymous().as_str();
         let key = SampleKey { tenant, kind: activity.kind, anonymous };
@@ -218,7 +218,7 @@ impl ActivitySampler {
         if *kept <= WINDOW_ENTRIES_MAX {
             return Some(activity);
         }
-        // Beyond so many callers the rest is counted together.
+        // Callers beyond the maximum share one sum.
         let known = sums.len() < WINDOW_ACTORS_MAX || sums.contains_key(&activity.actor);
         let actor = if known { activity.actor.clone() } else { "others".to_owned() };
         let sum = sums.entry(actor.clone()).or_insert_with(|| Activity {
@@ -234,7 +234,7 @@ impl ActivitySampler {
         None
     }
 
-    /// The sums of the window that ends.
+    /// Ends the window and returns its sums as entries.
     fn take_summaries(&mut self) -> Vec<(TenantId, Activity)> {
         let window = std::mem::take(&mut self.0);
         let sums = window
@@ -245,11 +245,11 @@ impl ActivitySampler {
 }
 
 fn lock(sampler: &Mutex<ActivitySampler>) -> MutexGuard<'_, ActivitySampler> {
-    // Nothing panics while holding it.
+    // No code panics while it holds the lock.
     sampler.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the writer writes from.
+/// The inputs of the writer.
 struct Queues {
     sampled: mpsc::Receiver<(TenantId, Activity)>,
     kept: mpsc::Receiver<(TenantId, Activity)>,

@@ -1,5 +1,5 @@
-//! The admin listener: a status page without anybody's data, and a locked door where the admin API will be. Only hosts
-//! that name this machine are answered, so that no web site can reach it through a browser by rebinding its name.
+//! The admin listener: a status page without tenant data, and a placeholder for the admin API. Only host names of this
+//! machine are accepted, so that a web site cannot reach it by DNS rebinding.
 
 use axum::extract::Request;
 use axum::http::{HeaderValue, header};
@@ -11,7 +11,7 @@ use crate::http::{ErrorCode, Problem};
 
 const STATUS_PAGE_HTML: &str = include_str!("admin/status.html");
 
-/// `GET /`: what this is and where to look.
+/// `GET /`: names the product and its documentation.
 pub async fn status_page() -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
@@ -23,12 +23,12 @@ pub async fn status_page() -> Response {
     (headers, STATUS_PAGE_HTML).into_response()
 }
 
-/// `/admin/...`: for holders of a token of the audience `annals-operations`, who find nothing there yet.
+/// `/admin/...`: 404 for callers with a token of the audience `annals-operations`: the admin API does not exist yet.
 pub async fn not_found(_operator: Operator) -> Problem {
     Problem::new(ErrorCode::NotFound)
 }
 
-/// The layer that refuses other hosts.
+/// The layer that refuses other host names.
 pub async fn require_local_host(request: Request, next: Next) -> Response {
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     if host.is_some_and(is_local_host) {

@@ -1,4 +1,4 @@
-//! Who is asking: passwords, signing keys, access tokens, and the signed-in caller of a request.
+//! Authentication: passwords, signing keys, access tokens, and the caller of a request.
 
 pub mod caller;
 pub mod event_subscriber;

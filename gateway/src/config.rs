@@ -1,4 +1,4 @@
-//! What the gateway needs to know; the binary reads it from the configuration.
+//! Settings of the gateway. The binary reads them from the configuration.
 
 use std::time::Duration;
 
@@ -18,36 +18,36 @@ pub struct ActivityRetention {
 /// Settings of the gateway.
 #[derive(Debug, Clone)]
 pub struct GatewayConfig {
-    /// The host under which the public listener is known; `<tenant>.<public_host>` names a tenant. None: no subdomains.
+    /// The host name of the public listener; `<tenant>.<public_host>` names a tenant. None: no subdomains.
     pub public_host: Option<String>,
-    /// The issuer that access tokens name.
+    /// The claim `iss` of access tokens.
     pub issuer: String,
-    /// How long an access token is good for.
+    /// The lifetime of an access token.
     pub token_lifetime: Duration,
-    /// The cost of password hashes and the size of the pool that makes them.
+    /// The cost of password hashes and the size of the pool that computes them.
     pub hashing: HashingConfig,
-    /// Followers of event streams that this process serves at a time.
+    /// Maximum open event streams of this process. A further one gets 503.
     pub max_streams: usize,
-    /// How often an idle event stream shows that it is alive, so that both ends notice when the other has gone.
+    /// How often an idle event stream sends a heartbeat, so that both ends notice a broken connection.
     pub heartbeat_interval: Duration,
-    /// How long the activity log is kept.
+    /// How long the activity log is kept, and how much of it.
     pub activity_retention: ActivityRetention,
-    /// Who issues credentials for integrators. None: nobody does.
+    /// Issues credentials for integrators. None: the deployment has no credentials.
     pub credential_issuer: Option<Issuer>,
-    /// How long a client may take for what waits for it until its stream is closed.
+    /// How long a client may read nothing of the pending events. Then its stream is closed.
     pub slow_consumer_timeout: Duration,
-    /// Origins (`https://app.example.com`) besides the gateway's own whose pages may use it, with credentials.
+    /// Origins (`https://app.example.com`) in addition to the gateway's own whose pages may call it, with credentials.
     pub cors_allowed_origins: Vec<String>,
-    /// Webhooks may be plain HTTP and may lead to addresses that are not public.
+    /// Whether webhooks may use plain HTTP and private addresses.
     pub allow_private_webhooks: bool,
-    /// Dead letters with which a webhook stays disabled.
+    /// Maximum dead letters of a webhook. At the maximum the webhook is disabled.
     pub max_dead_letters_per_endpoint: u64,
-    /// A development profile: GraphiQL is served and GraphQL suggests names.
+    /// Development mode: serves GraphiQL, and GraphQL errors suggest names.
     pub development: bool,
 }
 
 impl Default for GatewayConfig {
-    /// The settings of `config.default.toml`.
+    /// The defaults in `config.default.toml`.
     fn default() -> Self {
         Self {
             public_host: Some("localhost".to_owned()),

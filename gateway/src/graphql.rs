@@ -1,5 +1,5 @@
-//! GraphQL: the core's queries and commands. One file an aggregate; `engine` holds what all share, `handler` is the way
-//! from HTTP to the schema and back.
+//! GraphQL: queries and commands of the core. One file for each aggregate. `engine` holds shared code; `handler`
+//! connects HTTP and the schema.
 
 pub mod crm;
 pub mod engine;
@@ -12,20 +12,20 @@ use async_graphql::{EmptySubscription, MergedObject, Schema};
 use crm::customer::{CustomerMutations, CustomerQueries};
 use identity::user::{UserMutations, UserQueries};
 
-/// Everything that can be read.
+/// All queries.
 #[derive(MergedObject, Default)]
 pub struct Query(UserQueries, CustomerQueries);
 
-/// Everything that can be done. Each mutation is one command and carries its name.
+/// All mutations. Each mutation is one command and has its name.
 #[derive(MergedObject, Default)]
 pub struct Mutation(CustomerMutations, UserMutations);
 
 /// The public schema.
 pub type ApiSchema = Schema<Query, Mutation, EmptySubscription>;
 
-/// Builds the schema. Outside development it suggests no names for misspelt ones, which costs time and gives names away.
+/// Builds the schema. Only in development it suggests names for misspelt ones: that costs time and reveals names.
 pub fn schema(dev: bool) -> ApiSchema {
-    // The guard has checked every document before; these limits only stand behind it, wide enough for introspection.
+    // The guard has checked every document before. These limits are a second check, wide enough for introspection.
     let builder = Schema::build(Query::default(), Mutation::default(), EmptySubscription)
         .limit_depth(32)
         .limit_recursive_depth(64)
@@ -33,16 +33,16 @@ pub fn schema(dev: bool) -> ApiSchema {
     if dev { builder.finish() } else { builder.disable_suggestions().finish() }
 }
 
-/// The schema as text, in the form in which it is committed as `gateway/schema.graphql`.
+/// The schema in SDL, as committed in `gateway/schema.graphql`.
 pub fn sdl() -> String {
     schema(false).sdl()
 }
 
-/// The read models behind a field at the root of a query, by the name of their checkpoints: what a consistency token
-/// waits for.
+/// The read models that a root field of a query reads, by the names of their checkpoints. A consistency token waits for
+/// them.
 fn read_models(field: &str) -> &'static [&'static str] {
     match field {
-        // A history is read from the log itself; waiting for the read model as well costs little and says the same.
+        // A history is read from the log. Waiting for the read model too is cheap and keeps the rule simple.
         "me" | "customer" | "customers" | "customerHistory" => crm::customer::READ_MODELS,
         "user" | "users" | "userHistory" => identity::user::READ_MODELS,
         _ => &[],

@@ -1,4 +1,4 @@
-//! What happens to every request before and after its handler: ids, log line, metrics, headers, errors, body checks.
+//! Layers and extractors around the handlers: ids, access log, metrics, headers, errors, checks of requests.
 
 pub mod accept;
 pub mod access_log;

@@ -1,9 +1,10 @@
-//! The one door in: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
+//! The public API: REST for identity and platform services, GraphQL for the core, event streams, probes and metrics.
 //!
-//! Layout: `state` holds what all handlers of the public and the admin listener share; `router` lists the routes, which `routes` puts together; `http` is what happens to every
-//! request; `auth` says who asks; `rest`, `graphql` and `streams` are the public listener's handlers, `operations` and
-//! `admin` those of the other two listeners; `metrics` is the catalogue of
-//! metrics; `activity` writes the activity log.
+//! Layout: `state` holds what the handlers of the public and the admin listener share. `router` lists the routes,
+//! and `routes` collects them.
+//! `http` has the layers around every request. `auth` authenticates callers. `rest`, `graphql` and `streams` are the
+//! handlers of the public listener, `operations` and `admin` those of the other two. `metrics` is the catalogue of
+//! metrics. `activity` writes the activity log.
 
 pub mod activity;
 pub mod admin;

@@ -1,18 +1,18 @@
-//! The catalogue of metrics: every metric of every role, with its labels and its meaning. `/metrics` shows the meanings, and
+//! The catalogue of metrics of all roles, with labels and meanings. `/metrics` shows the meanings, and
 //! `docs/metrics.md` is rendered from it.
 
 use std::fmt::Write;
 
 use metrics::{describe_counter, describe_gauge, describe_histogram};
 
-/// How a metric's values are read.
+/// The type of a metric.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MetricKind {
-    /// Grows until the process ends.
+    /// Only grows, until the process ends.
     Counter,
     /// Goes up and down.
     Gauge,
-    /// Counts values by size.
+    /// Counts values in buckets.
     Histogram,
 }
 
@@ -31,11 +31,11 @@ impl MetricKind {
 pub struct Metric {
     /// Its name in `/metrics`.
     pub name: &'static str,
-    /// How its values are read.
+    /// Its type.
     pub kind: MetricKind,
     /// The names of its labels.
     pub labels: &'static [&'static str],
-    /// What it counts.
+    /// What it measures.
     pub meaning: &'static str,
 }
 
@@ -51,7 +51,7 @@ const fn histogram(name: &'static str, labels: &'static [&'static str], meaning:
     Metric { name, kind: MetricKind::Histogram, labels, meaning }
 }
 
-/// Every metric, by name.
+/// All metrics, ordered by name.
 pub const METRICS: &[Metric] = &[
     counter("annals_accept_errors_total", &["listener"], "connections that the system could not hand over"),
     counter("annals_activity_dropped_total", &[], "entries of the activity log that could not be written"),
@@ -140,7 +140,7 @@ pub const METRICS: &[Metric] = &[
     counter("http_requests_total", &["method", "route", "status"], "HTTP requests"),
 ];
 
-/// Tells the recorder what each metric means.
+/// Registers the meanings with the recorder.
 pub(crate) fn describe() {
     for Metric { name, kind, meaning, .. } in METRICS {
         match kind {

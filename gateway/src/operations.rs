@@ -1,4 +1,4 @@
-//! The operations listener: is the process alive, can it serve, what has it counted. Holds nothing of any tenant.
+//! The operations listener: liveness, readiness and metrics. It has no tenant data.
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -13,17 +13,17 @@ use serde_json::json;
 use store::Store;
 use tokio_util::sync::CancellationToken;
 
-/// A probe that waits longer than this for the database says "not ready".
+/// Maximum wait of a readiness probe for the database. Then the probe answers "not ready".
 const PING_TIMEOUT: Duration = Duration::from_secs(2);
 const DURATION_BUCKETS_SECONDS: [f64; 12] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
-/// Something that must work for the process to be ready, such as the connection to NATS.
+/// A condition for readiness, such as the connection to NATS.
 #[derive(Clone)]
 pub struct ReadinessCheck {
     /// What is checked.
     pub name: &'static str,
-    /// Whether it works, answered at once.
+    /// Whether the condition holds. It must not block.
     pub check: Arc<dyn Fn() -> bool + Send + Sync>,
 }
 
@@ -38,8 +38,8 @@ impl From<BuildError> for MetricsError {
     }
 }
 
-/// The process's recorder of metrics, installed at the first call. Everything counted before is lost, so the binary may
-/// call this early.
+/// The process's metrics recorder, installed by the first call. Metrics recorded before that are lost, so the binary
+/// calls this early.
 pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
@@ -52,7 +52,7 @@ pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
     installed.clone().map_err(MetricsError)
 }
 
-/// What the operations listener answers from. Every process has one, whatever its roles. Cheap to clone.
+/// The state of the operations listener. Every process has one, in every role. Cheap to clone.
 #[derive(Clone)]
 pub struct Operations(Arc<OperationsState>);
 
@@ -64,7 +64,7 @@ struct OperationsState {
 }
 
 impl Operations {
-    /// Readiness is that of the store and of `checks`, until `stopping` is cancelled.
+    /// The process is ready when the store and all `checks` work and `stopping` is not cancelled.
     pub fn new(
         store: Store,
         checks: Vec<ReadinessCheck>,
@@ -75,12 +75,12 @@ impl Operations {
     }
 }
 
-/// `GET /livez`: the process runs.
+/// `GET /livez`: 200 while the process runs.
 pub async fn livez() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
-/// `GET /readyz`: 200 when the process can serve, 503 when it cannot or is about to stop.
+/// `GET /readyz`: 200 when the process can serve; 503 when it cannot or is stopping.
 pub async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
     let ping = tokio::time::timeout(PING_TIMEOUT, shared.store.ping()).await;
     let mut checks = serde_json::Map::new();
@@ -96,7 +96,7 @@ pub async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
     (status, Json(json!({ "status": word, "checks": checks }))).into_response()
 }
 
-/// `GET /metrics`: everything counted, in Prometheus' text format.
+/// `GET /metrics`: all metrics in the text format of Prometheus.
 pub async fn metrics(State(Operations(shared)): State<Operations>) -> Response {
     shared.metrics.run_upkeep();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");

@@ -1,4 +1,4 @@
-//! REST: identity, platform services, services in other processes, and the log by pages.
+//! REST: identity, platform services, external services, and pages of the log.
 
 pub mod activities;
 pub mod audit;

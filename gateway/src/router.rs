@@ -1,4 +1,4 @@
-//! The routes of the three listeners, each with what is known of it, and the layers around them.
+//! The routes of the three listeners with their properties, and the layers around them.
 
 use access::policy::{
     AUDIT_READ, EVENTS_READ, POSITIONS_READ, TENANT_ADMINISTER, TENANTS_WRITE, USERS_READ, USERS_WRITE,
@@ -53,8 +53,8 @@ impl Gateway {
             .with_state(self.clone())
     }
 
-    /// What every router ends with inside the layers that add headers: who may call, answers for what it does not know and
-    /// for what goes wrong.
+    /// The inner layers of every router: authorization, the activity log, panics, timeouts, and the fallbacks for
+    /// unknown paths and methods.
     fn with_layers(&self, router: Router<Gateway>) -> Router<Gateway> {
         router
             .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
@@ -67,8 +67,8 @@ impl Gateway {
 }
 
 impl Operations {
-    /// The routes of the operations listener: probes and metrics, nothing else. Everybody may call all of them, so no layer
-    /// asks who does, and nothing is known of a route.
+    /// The routes of the operations listener: probes and metrics. All callers may call them, so there is no
+    /// authorization and no table of routes.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/livez", get(operations::livez))
@@ -83,7 +83,7 @@ impl Operations {
     }
 }
 
-/// What is known of each route of the public listener.
+/// The table of the routes of the public listener.
 pub fn public_route_table() -> RouteTable {
     public_routes(true).build().1
 }
@@ -144,7 +144,7 @@ fn event_routes(routes: Routes) -> Routes {
         )
         .add(Route::get("/v1/event-types", &EVENTS_READ), rest::event_types::list)
         .add(Route::get("/v1/event-types/{type}", &EVENTS_READ), rest::event_types::show)
-        // The category decides who may register a type, and who may append to a stream.
+        // Rights depend on the category, so the handler checks who may register a type or append to a stream.
         .add(
             Route::public(PUT, "/v1/event-types/{type}")
                 .access(AccessRule::Token)

@@ -7,7 +7,7 @@ use axum::routing::{MethodFilter, any, on};
 use crate::http::route::{Route, RouteTable};
 use crate::state::Gateway;
 
-/// Routes with their handlers, as they are put together.
+/// Collects routes and their handlers.
 #[derive(Default)]
 pub struct Routes {
     router: Router<Gateway>,
@@ -25,7 +25,7 @@ impl Routes {
         let method = route.method.clone().map(MethodFilter::try_from);
         let handler = match method {
             Some(Ok(filter)) => on(filter, handler),
-            // Every method, or one that has no filter of its own.
+            // All methods, and methods without a filter of their own.
             _ => any(handler),
         };
         self.router = self.router.route(route.path, handler);
@@ -33,7 +33,7 @@ impl Routes {
         self
     }
 
-    /// The router, and the table that its layers ask.
+    /// The router, and the table of routes for its layers.
     pub fn build(self) -> (Router<Gateway>, RouteTable) {
         (self.router, RouteTable::new(self.routes))
     }

@@ -1,8 +1,9 @@
-//! Serves the three listeners: one loop with limits of connections, timeouts, and an end that waits for answers.
+//! Serves the three listeners: limits connections, applies timeouts, and waits for running requests before it stops.
 //!
-//! `listener` takes connections in, `limits` counts them, `connection` serves one, `phase` says what it is doing, `socket`
-//! wraps its bytes, `request` is what happens to each request around the router, `refusal` answers what is no HTTP,
-//! `refusal_log` counts and logs these, `rate_limited_log` bounds such lines, and `client` finds the client behind proxies.
+//! Layout: `listener` accepts connections, `limits` counts them, `connection` serves one, `phase` holds its state,
+//! `socket` wraps its bytes, `request` handles each request around the router, `refusal` answers invalid HTTP,
+//! `refusal_log` counts and logs refusals, `rate_limited_log` limits log lines, and `client` finds the client's
+//! address.
 
 pub mod client;
 mod connection;
@@ -32,29 +33,29 @@ use self::refusal_log::RefusalLog;
 pub use self::request::InFlightTracker;
 use self::request::RequestService;
 
-/// How long requests that are being answered may take after the call to stop.
+/// How long running requests may take after the stop signal. Then they are aborted.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(3);
-/// What is left to do when the last answer is complete: write it to its socket.
+/// Time to write the last response to its socket.
 const FINAL_FLUSH_DELAY: Duration = Duration::from_millis(100);
 
-/// What bounds a listener.
+/// The settings of a listener.
 #[derive(Debug, Clone)]
 pub struct ListenerSettings {
-    /// The listener in metrics and logs.
+    /// The listener's name in metrics and logs.
     pub name: &'static str,
-    /// Connections in all; one more is refused.
+    /// Maximum open connections. A further one gets 503.
     pub max_connections: usize,
-    /// Connections of one client address (IPv6: of one /64 network). Trusted proxies are exempt.
+    /// Maximum open connections of one client address (IPv6: of one /64 network). Trusted proxies are exempt.
     pub max_connections_per_address: usize,
-    /// From the opening of a connection, or the first byte of a request, to the end of the request's header fields.
+    /// Time limit for the header fields, from the opening of a connection or the first byte of a request.
     pub header_timeout: Duration,
-    /// From an answer to the first byte of the next request.
+    /// Time limit between a response and the first byte of the next request.
     pub keep_alive_timeout: Duration,
-    /// Whose `X-Forwarded-For` and `X-Forwarded-Proto` are believed.
+    /// Proxies whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted.
     pub trusted_proxies: TrustedProxies,
-    /// Clients reach the listener by HTTPS, whether or not a proxy says so: every answer has `Strict-Transport-Security`.
+    /// Whether clients always use HTTPS, even if no proxy reports it: every response has `Strict-Transport-Security`.
     pub always_https: bool,
-    /// File descriptors that are kept back for this listener, for when the process has none left.
+    /// File descriptors held in reserve for this listener, for when the process has none left.
     pub reserved_descriptors: usize,
 }
 
@@ -74,8 +75,8 @@ impl Default for ListenerSettings {
     }
 }
 
-/// Serves until `stopping` is cancelled; then takes no more connections, and returns when the requests under way are
-/// answered, after three seconds at the latest. No failure of a connection ends it.
+/// Serves until `stopping` is cancelled. Then it accepts no more connections and waits up to three seconds for running
+/// requests. Errors of a connection do not end it.
 pub async fn serve(
     listener: TcpListener,
     router: Router,
@@ -126,7 +127,7 @@ pub async fn serve(
             tokio::time::sleep(FINAL_FLUSH_DELAY).await;
         }
     };
-    // Connections without a request under way, such as one that waits for its client to close, are not waited for.
+    // Connections without a running request are not awaited.
     tokio::select! {
         () = answered => {}
         () = connections.wait() => {}

@@ -1,4 +1,4 @@
-//! What all handlers of the public and the admin listener share.
+//! The state that all handlers of the public and the admin listener share.
 
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -18,18 +18,17 @@ use crate::config::GatewayConfig;
 use crate::http::{ErrorCode, Problem};
 use crate::{graphql, streams};
 
-/// Sockets that may keep the gateway waiting for their first message, by address: an address that opens many leaves places
-/// to the others.
+/// Limits of WebSockets that have not authenticated yet. The limit by address leaves permits for other addresses.
 const HANDSHAKE_LIMITS: Limits =
     Limits { permits: 256, permits_per_key: 64, reserved: 64, waiting: 64, waiting_total: 1_024 };
 
-/// Pages of the past that are computed at a time, and those of one tenant that wait for it.
+/// Maximum concurrent reads of historical state, and maximum waiting reads of one tenant.
 const HISTORIC_READS_MAX: usize = 4;
 const HISTORIC_READS_WAITING_MAX: usize = 64;
-/// How long a page of the past waits for a permit.
+/// How long a read of historical state waits for a permit. Then it gets 503.
 const HISTORIC_READ_WAIT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Event streams by tenant: one tenant may open most of them, and the rest is for tenants that have none.
+/// Limits of event streams. One tenant may open most of them; a part is reserved for tenants that have none.
 fn stream_limits(streams: usize) -> Limits {
     Limits {
         permits: streams,
@@ -57,9 +56,9 @@ pub struct GatewayState {
     pub(crate) schema: graphql::ApiSchema,
     pub(crate) activities: ActivityLog,
     pub(crate) streams: Permits<TenantId>,
-    /// Sockets that have not said yet who they are.
+    /// WebSockets that have not authenticated yet.
     pub(crate) handshakes: Permits<IpAddr>,
-    /// Pages of the past that are being computed.
+    /// Reads of historical state that are running.
     pub(crate) historic_reads: Permits<TenantId>,
     pub(crate) hub: streams::Hub,
     pub(crate) stopping: CancellationToken,
@@ -68,7 +67,7 @@ pub struct GatewayState {
 /// Why the gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// The hashing pool does not start.
+    /// The pool for password hashes does not start.
     #[error(transparent)]
     Passwords(#[from] PasswordError),
 }
@@ -82,7 +81,7 @@ impl Deref for Gateway {
 }
 
 impl Gateway {
-    /// Starts the hashing pool and builds the GraphQL schema. When `stopping` is cancelled its streams end.
+    /// Starts the pool for password hashes and builds the GraphQL schema. Streams end when `stopping` is cancelled.
     pub fn new(
         config: GatewayConfig,
         key: SigningKey,
@@ -123,22 +122,25 @@ impl Gateway {
         Ok(Self(Arc::new(shared)))
     }
 
-    /// Issues and verifies access tokens, for whoever needs one without signing in over HTTP.
+    /// Issues and verifies access tokens. For code that needs a token without a login over HTTP.
     pub fn tokens(&self) -> &Tokens {
         &self.0.tokens
     }
 
-    /// Hashes passwords, for whoever registers users without HTTP.
+    /// Hashes passwords. For code that registers users without HTTP.
     pub fn passwords(&self) -> &Passwords {
         &self.0.passwords
     }
 
-    /// Writes what the activity log holds. For the end of the process, behind the last answer.
+    /// Writes the remaining entries of the activity log. Called by a stopping process after the last response.
     pub async fn finish(&self) {
         self.0.activities.finish().await;
     }
 
     /// A permit for one more event stream of a tenant in this process.
+    ///
+    /// # Errors
+    /// 503 when no permit becomes free in time.
     pub(crate) async fn stream_permit(&self, tenant: TenantId) -> Result<Permit<TenantId>, Problem> {
         let permit = self.0.streams.acquire(tenant).await;
         permit.map_err(|_full| Problem::new(ErrorCode::Unavailable).detail("too many streams are open"))

@@ -1,8 +1,8 @@
-//! Live streams of events over HTTP: server-sent events and WebSockets, fed from one reader a tenant.
+//! Live streams of events over HTTP: server-sent events and WebSockets. One reader for each tenant supplies them.
 //!
-//! Layout: `hub` keeps the readers, `ring` the newest events of a tenant in the form in which they are sent, `follower`
-//! is one client's place in the log, `session` a stream as both ways out see it, `disconnect` what ends one besides the client,
-//! and an export as well; `sse` and `websocket` are the two ways out.
+//! Layout: `hub` holds the readers. `ring` holds the newest encoded events of a tenant. `follower` is the position of
+//! one client in the log. `session` is a stream independent of its protocol. `disconnect` waits for what ends a stream
+//! or an export. `sse` and `websocket` are the two protocols.
 
 mod disconnect;
 mod disconnect_reason;

@@ -1,4 +1,4 @@
-//! `annals admin`: administrators, whom no administrator is needed for.
+//! `annals admin`: creates administrators without another administrator.
 
 use access::Principal;
 use clap::{Args, Subcommand};
@@ -52,7 +52,7 @@ struct AdminLine {
 }
 
 impl Admin {
-    /// Runs it. What the command line gets wrong is told before anything is connected to.
+    /// Runs it. Errors of the command line are reported before any connection is opened.
     pub async fn run(
         self,
         load: impl FnOnce() -> Result<Settings, Failure>,
@@ -80,7 +80,7 @@ impl Create {
         operator_audit::record_access(store, [record.id]).await?;
         let executor = wiring::executor(store);
         let context = CommandContext::new(record.id, Principal::system("cli"));
-        // One append makes the user, the reservation of the address and the password: all of it is there, or none.
+        // One append writes the user, the reservation of the address and the password, so none of them exists alone.
         let registered = register_user(&executor, &context, self.email, self.name, vec![role], hash).await;
         let registered = registered.map_err(|error| match error {
             ExecuteError::Reserved { .. } => Failure::new(

@@ -1,4 +1,4 @@
-//! `annals audit`: what an auditor does, over the API with a token or, to verify, with a file and a key alone.
+//! `annals audit`: commands for auditors. They use the API with a token; `verify` and `open` need only files and keys.
 
 mod export;
 mod open;
@@ -25,9 +25,9 @@ use super::{Exit, Failure, Output};
 /// `annals audit ...`
 #[derive(Debug, Subcommand)]
 pub enum Audit {
-    /// Print the public key of the log's checkpoints; compare it with one that came another way
+    /// Print the public key of the log's checkpoints; compare it with a copy from another source
     Key(Remote),
-    /// Print the newest signed checkpoint; keep it, later exports have to continue it
+    /// Print the newest signed checkpoint; keep it, because later exports must continue it
     Checkpoint(Remote),
     /// Prove that an event is in the log
     Prove(Prove),
@@ -37,7 +37,7 @@ pub enum Audit {
     Export(export::Export),
     /// Make a key pair for `export --keys-to` and `open`: writes the private key, prints the public one
     Keygen(open::Keygen),
-    /// Verify an export and print its events with personal data open, as far as its keys are there
+    /// Verify an export and print its events; personal data is decrypted if its key is in the file
     Open(open::Open),
     /// Write a page about a period: counts, actors, rights, refusals, and the proof
     Report(report::Report),
@@ -53,7 +53,7 @@ pub enum Audit {
 pub struct Prove {
     /// The event's position
     position: u64,
-    /// In the log of so many events [default: the newest sealed]
+    /// The size of the log to prove it for, in events [default: the newest sealed]
     #[arg(long, value_name = "N")]
     size: Option<u64>,
     #[command(flatten)]
@@ -81,13 +81,13 @@ pub struct Verify {
     /// The log's public key, as `annals audit key` prints it
     #[arg(long, value_name = "VKEY", value_parser = |text: &str| text.parse::<VerifierKey>())]
     key: VerifierKey,
-    /// An export of the same log made earlier: a changed event is named exactly
+    /// An earlier export of the same log: it identifies a changed event exactly
     #[arg(long, value_name = "FILE")]
     earlier: Option<PathBuf>,
-    /// The signer's own file of tiles: a changed event is named to 256 events
+    /// The signer's file of tiles: it narrows a changed event down to 256 events
     #[arg(long, value_name = "FILE")]
     tiles: Option<PathBuf>,
-    /// A checkpoint kept earlier, of this log or of one that it came after: the export has to continue it
+    /// An earlier checkpoint of this log or of one that it replaced: the export must continue it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
     /// Check the payloads against the schemas in the file as well; exit code 9 when one does not fit
@@ -134,13 +134,13 @@ async fn proof(
 ) -> Result<Exit, Failure> {
     let text = remote.text(path, parameters).await?;
     let proof: Value = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
-    // A proof is for programs: as a table its path would not read.
+    // A proof is for programs, and its path is not readable in a table.
     let output = if output == Output::Table { Output::Json } else { output };
     output.object(&[], &proof)?;
     Ok(Exit::Ok)
 }
 
-/// Verifies a file, with a progress bar; the file stands where it was read to.
+/// Verifies a file with a progress bar. Afterwards the file is at the position where reading ended.
 fn verify_file(
     path: &Path,
     key: &VerifierKey,
@@ -157,12 +157,12 @@ fn verify_file(
     Ok((file, verdict))
 }
 
-/// What stands behind the manifest of a file that was verified.
+/// The items after the manifest of a verified file.
 fn items(file: File) -> impl Iterator<Item = anyhow::Result<Item>> {
     BufReader::new(file).lines().skip(1).map(|line| Ok(Item::parse(&line?)?))
 }
 
-/// The outcome of a verification.
+/// The result of a verification.
 #[derive(Serialize)]
 struct VerificationResult {
     verdict: &'static str,
@@ -178,7 +178,7 @@ struct VerificationResult {
     keys_to: Option<String>,
     first_bad_position: Option<u64>,
     problem: Option<String>,
-    /// The logs that this one came after.
+    /// The earlier logs that this log replaced.
     replaced: Vec<Replaced>,
 }
 
@@ -279,7 +279,7 @@ impl VerificationResult {
     }
 }
 
-/// What a replacement means, for people.
+/// Describes a replacement in words.
 fn describe_replacement(replaced: &Replaced) -> String {
     let Replaced { position, old_log_id, kept_to, signed_to } = replaced;
     let told = format!(
@@ -297,7 +297,7 @@ fn read(path: &Path) -> anyhow::Result<String> {
     std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
 }
 
-/// The size that a signed checkpoint names, unverified.
+/// The size in a signed checkpoint. The signature is not checked.
 fn checkpoint_size(note: &str) -> anyhow::Result<u64> {
     Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
 }

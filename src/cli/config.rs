@@ -1,4 +1,4 @@
-//! `annals config`: what is wrong with the configuration.
+//! `annals config`: checks the configuration.
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
@@ -28,7 +28,7 @@ struct ProblemLine {
 }
 
 impl Check {
-    /// Prints every problem, or says that there is none.
+    /// Prints all problems, or that there are none.
     pub async fn run(self, settings: Result<Settings, Failure>, output: Output) -> Result<Exit, Failure> {
         let (source, problems) = match settings {
             Ok(settings) => {
@@ -47,7 +47,7 @@ impl Check {
     }
 }
 
-/// What keeps a process with these roles from starting with these settings.
+/// The problems that prevent a process with these roles from starting.
 pub async fn problems(settings: &Settings, roles: &[ProcessRole]) -> Vec<String> {
     let mut problems = settings.problems(ProcessRole::required_settings(roles));
     problems.extend(wiring::malformed_keys(settings));

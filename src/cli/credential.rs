@@ -1,4 +1,4 @@
-//! `annals credential`: what integrators are given to read a tenant's events on NATS.
+//! `annals credential`: credentials with which integrators read a tenant's events on NATS.
 
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -26,17 +26,17 @@ pub enum Credential {
     Create(Create),
     /// List a tenant's credentials
     Ls(TenantArgument),
-    /// Issue a new file for a credential; its consumer and place stay
+    /// Issue a new file for a credential; its consumer and position stay
     Rotate(Rotate),
-    /// Revoke a credential: its connections are cut and its consumer is removed
+    /// Revoke a credential: its connections are closed and its consumer is deleted
     Revoke(CredentialArgument),
-    /// Have a credential's consumer start again behind a position or at a time
+    /// Reset a credential's consumer to a position or a time
     Reset(Reset),
     /// Make the keys of a NATS in operator mode, and the settings of its server and of annals
     Setup(Setup),
 }
 
-/// Whose credentials.
+/// The tenant of the credentials.
 #[derive(Debug, Args)]
 pub struct TenantArgument {
     /// The tenant
@@ -62,10 +62,10 @@ pub struct Create {
     /// Only these event types: names or patterns such as crm.> [default: all]
     #[arg(long, value_delimiter = ',', value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
     types: Vec<TypePattern>,
-    /// Only what is behind this position of the log
+    /// Only events after this position of the log
     #[arg(long, default_value_t = 0, value_name = "POSITION")]
     after: u64,
-    /// How long the file is good for
+    /// How long the file is valid
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
     expires: u16,
 }
@@ -75,10 +75,10 @@ pub struct Create {
 pub struct Rotate {
     #[command(flatten)]
     named: CredentialArgument,
-    /// How long the new file is good for
+    /// How long the new file is valid
     #[arg(long, default_value_t = 90, value_name = "DAYS", value_parser = clap::value_parser!(u16).range(1..=90))]
     expires: u16,
-    /// How long earlier files stay good
+    /// How long earlier files stay valid
     #[arg(long, default_value_t = 0, value_name = "HOURS", value_parser = clap::value_parser!(u16).range(0..=168))]
     overlap: u16,
 }
@@ -89,10 +89,10 @@ pub struct Rotate {
 pub struct Reset {
     #[command(flatten)]
     named: CredentialArgument,
-    /// Start behind this position of the log
+    /// Start after this position of the log
     #[arg(long, value_name = "POSITION")]
     after: Option<u64>,
-    /// Start with what was recorded at this time or later (RFC 3339)
+    /// Start with events recorded at this time or later (RFC 3339)
     #[arg(long, value_name = "TIME")]
     time: Option<DateTime<Utc>>,
 }
@@ -213,8 +213,8 @@ async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, 
     Ok(Exit::Ok)
 }
 
-/// Prints what was issued. The file alone goes to standard output where nobody asked for JSON, so that it can be sent to
-/// where it belongs; what a client is told besides goes to standard error.
+/// Prints a new credential. Without JSON, standard output gets only the credentials file, so that it can be redirected
+/// into a file. The other values go to standard error.
 fn show(issued: &IssuedCredential, output: Output) -> Result<Exit, Failure> {
     let connection = &issued.connection;
     let expires_at = timestamp(issued.expires_at);
@@ -239,7 +239,7 @@ fn show(issued: &IssuedCredential, output: Output) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-/// Why a key was not made or does not read.
+/// Why a key was not generated or is malformed.
 struct SetupError(Failure);
 
 impl From<Failure> for SetupError {
@@ -255,7 +255,7 @@ impl From<KeyError> for SetupError {
 }
 
 impl Setup {
-    /// Writes everything. Runs without settings: it makes what they will name.
+    /// Writes all files. It needs no settings, because it creates what they name.
     pub fn run(self) -> Result<Exit, Failure> {
         let mut files = Files::open(&self.folder)?;
         let keys = OperatorKeys::load_or_create(|name, fresh| {

@@ -1,4 +1,4 @@
-//! `annals deadletter`: what sagas and projections gave up; asking them to try again or to go on without it.
+//! `annals deadletter`: dead letters of sagas and projections, which can be retried or discarded.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -24,7 +24,7 @@ pub enum Deadletter {
         /// Of this tenant only
         #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
         tenant: Option<TenantSlug>,
-        /// Those too that are resolved or discarded
+        /// Include resolved and discarded ones
         #[arg(long)]
         all: bool,
     },
@@ -33,12 +33,12 @@ pub enum Deadletter {
         /// Its id
         id: Uuid,
     },
-    /// Have one tried again
+    /// Retry one
     Retry {
         /// Its id
         id: Uuid,
     },
-    /// Go on without it: a read model passes the event over, a saga closes the step
+    /// Discard one: a read model skips the event, a saga closes the step
     Discard {
         /// Its id
         id: Uuid,
@@ -138,7 +138,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, all: bool, output: Outp
     Ok(Exit::Ok)
 }
 
-/// Tells the letter's tenant.
+/// Records the access in the activity log of the letter's tenant.
 async fn audit_letter_access(store: &Store, id: Uuid) -> Result<(), Failure> {
     let letter = store.dead_letter(id).await?.ok_or_else(|| not_found(id))?;
     operator_audit::record_access(store, [letter.tenant]).await
@@ -197,7 +197,7 @@ async fn show(store: &Store, id: Uuid, output: Output) -> Result<Exit, Failure> 
     text.push_str("history\n");
     for attempt in row.history.as_array().into_iter().flatten() {
         let part = |name: &str| attempt[name].as_str().unwrap_or_default().to_owned();
-        // Sagas tell a message, read models an error.
+        // Sagas set a message, projections an error.
         let message = part("message") + &part("error");
         writeln!(text, "  {}  {}  {message}", part("at"), part("code")).expect("writing to a string");
     }

@@ -1,4 +1,5 @@
-//! `annals dev`: everything on this machine, from nothing: private servers, migrations, a demo tenant, all roles.
+//! `annals dev`: runs everything on this machine without preparation: private servers, migrations, a demo tenant, all
+//! roles.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -18,7 +19,7 @@ use crate::supervise::{self, DataFolder, Servers, SuperviseError};
 use crate::wiring::{self, Prepared, ProcessRole, Running};
 use crate::{logging, signals};
 
-/// The roles finish what they are at within this time; the servers are stopped in what is left of five seconds.
+/// Time for the roles to finish their work. The servers get the rest of five seconds to stop.
 const ROLES_STOP_TIMEOUT: Duration = Duration::from_millis(1800);
 
 /// `annals dev ...`
@@ -48,7 +49,7 @@ pub struct Dev {
     stop_with_stdin: bool,
 }
 
-/// What `--json` prints: the contract of `annals dev`.
+/// The output of `--json`, which is the contract of `annals dev`.
 #[derive(Serialize)]
 struct Ready {
     gateway_url: String,
@@ -66,7 +67,7 @@ struct Ready {
 }
 
 impl Dev {
-    /// Runs until a signal. Must be awaited on the main thread: the servers end with the thread that starts them.
+    /// Runs until a signal. Await it on the main thread: the servers end with the thread that started them.
     pub async fn run(self, config: Option<&Path>) -> Result<Exit, Failure> {
         let mut settings = Settings::load_development(config)?;
         logging::start(&settings.log.level, settings.log.format)?;
@@ -86,7 +87,7 @@ impl Dev {
         };
         let started = tokio::select! {
             servers = Servers::start(&folder, &options) => servers.map_err(supervisor_failure),
-            // The servers that came up meanwhile end with this process.
+            // Servers that have started meanwhile end with this process.
             () = stop.requested() => return Ok(Exit::Ok),
         };
         let mut servers = match started {
@@ -97,7 +98,7 @@ impl Dev {
             }
         };
         let done = self.run_roles(&mut settings, &folder, &mut servers, &mut stop).await;
-        // Whoever asks a second time does not want to wait.
+        // A second request skips the graceful stop.
         let is_first_request = stop.count < 2;
         tokio::select! {
             () = servers.stop(), if is_first_request => {}
@@ -153,7 +154,7 @@ impl Dev {
     }
 }
 
-/// A signal, or the end of standard input where that counts as one.
+/// A signal, or the end of standard input with `--stop-with-stdin`.
 struct StopRequests {
     signals: signals::StopSignal,
     stdin_ended: Option<oneshot::Receiver<()>>,
@@ -164,7 +165,7 @@ impl StopRequests {
     fn listen(with_stdin: bool) -> io::Result<Self> {
         let stdin_ended = with_stdin.then(|| {
             let (ended, receiver) = oneshot::channel();
-            // A thread of its own: a read from standard input cannot be cancelled, so no task may wait for it.
+            // A thread of its own: a read from standard input cannot be cancelled, so it must not block a task.
             std::thread::spawn(move || {
                 let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
                 let _ = ended.send(());
@@ -189,7 +190,7 @@ impl StopRequests {
     }
 }
 
-/// Everybody knows the password of the demo tenant's administrator, so no other machine may reach the listener.
+/// Refuses addresses that other machines can reach, because the password of the demo tenant's administrator is public.
 fn reject_exposed_address(settings: &Settings) -> Result<(), Failure> {
     let address = settings.gateway.public_address;
     if !demo::is_exposed(address) {
@@ -201,7 +202,7 @@ fn reject_exposed_address(settings: &Settings) -> Result<(), Failure> {
     )))
 }
 
-/// A taken port is the one failure that another flag cures.
+/// Adds a hint to the error for a port in use, because another option solves it.
 fn with_port_hint(error: anyhow::Error) -> anyhow::Error {
     let taken = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>());
     if taken.into_iter().any(|cause| cause.kind() == io::ErrorKind::AddrInUse) {
@@ -210,12 +211,12 @@ fn with_port_hint(error: anyhow::Error) -> anyhow::Error {
     error
 }
 
-/// The sentences of the supervisor stand for themselves.
+/// The messages of the supervisor are complete, so they get no context.
 fn supervisor_failure(error: SuperviseError) -> Failure {
     Failure::new(Exit::Failed, error)
 }
 
-/// Points the settings at the private servers and at the folder's secrets.
+/// Sets the addresses of the private servers and the secrets of the folder in the settings.
 fn configure_for_servers(
     settings: &mut Settings,
     folder: &DataFolder,
@@ -274,7 +275,7 @@ fn configure_for_servers(
     }
 }
 
-/// Leaves an `annals.toml` with which the other commands reach these servers.
+/// Writes an `annals.toml` with which the other commands reach these servers.
 fn write_settings(settings: &Settings, folder: &DataFolder, running: &Running) -> Result<(), Failure> {
     let database = &settings.database;
     let addresses = running.addresses();

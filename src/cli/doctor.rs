@@ -1,4 +1,4 @@
-//! `annals doctor`: whether this process can reach what it needs, in the versions it needs.
+//! `annals doctor`: checks that this process reaches the servers that it needs, in supported versions.
 
 use serde::Serialize;
 
@@ -38,7 +38,7 @@ pub async fn run(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     Ok(if checks.iter().all(|check| check.ok) { Exit::Ok } else { Exit::CheckFailed })
 }
 
-/// One check that holds, or one for each problem.
+/// One line without problems, or one line for each problem.
 async fn configuration(settings: &Settings) -> Vec<CheckLine> {
     let name = "configuration";
     let problems = config::problems(settings, &ProcessRole::ALL).await;
@@ -49,7 +49,7 @@ async fn configuration(settings: &Settings) -> Vec<CheckLine> {
     problems.into_iter().map(|detail| CheckLine { name, ok: false, detail }).collect()
 }
 
-/// Signs in as one of the runtime roles and asks for version and durability.
+/// Logs in as one of the runtime roles and checks version and durability.
 async fn postgresql(settings: &Settings) -> Result<String, Failure> {
     let connection =
         database::connect(&wiring::worker_login(settings)?).await.map_err(anyhow::Error::from)?;
@@ -73,7 +73,7 @@ async fn postgresql(settings: &Settings) -> Result<String, Failure> {
     Ok(format!("version {version} at {}:{}, TLS {}", database.host, database.port, database.tls))
 }
 
-/// 15 of `15.18 (Debian 15.18-0+deb12u1)`, and of `15beta1`.
+/// The major version: 15 of `15.18 (Debian 15.18-0+deb12u1)` and of `15beta1`.
 fn major(version: &str) -> u32 {
     let digits = version.find(|c: char| !c.is_ascii_digit()).unwrap_or(version.len());
     version[..digits].parse().unwrap_or(0)
@@ -86,7 +86,7 @@ async fn schema(settings: &Settings) -> Result<String, Failure> {
     Ok(format!("{} tenants", tenants?.len()))
 }
 
-/// How many connections processes of this product open at most, and how many there are now.
+/// Maximum connections of the product's processes, and the present number.
 async fn connection_usage(settings: &Settings) -> Result<String, Failure> {
     let store = wiring::connect(settings).await?;
     let found = store.connections().await;

@@ -1,4 +1,4 @@
-//! `annals erasure`: a list of the erasures to keep elsewhere, and asking for those of such a list again.
+//! `annals erasure`: prints the list of erasures for a backup, and requests the erasures of such a list again.
 
 use access::Principal;
 use std::collections::HashMap;
@@ -16,19 +16,19 @@ use super::{Exit, Failure, Output, operator_audit, projection, tenant};
 use crate::config::Settings;
 use crate::wiring;
 
-/// Subjects of one look.
+/// Subjects read at a time.
 const PAGE_SIZE: u32 = 500;
 
 /// `annals erasure ...`
 #[derive(Debug, Subcommand)]
 pub enum Erasure {
-    /// List the erasures that were asked for; with `--output jsonl` it is a file for `repeat`
+    /// List the requested erasures; with `--output jsonl` the output is a file for `repeat`
     Ls {
         /// Of this tenant only
         #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
         tenant: Option<TenantSlug>,
     },
-    /// Ask for the erasures of a list again: after a restore. Those that are known change nothing
+    /// Request the erasures of a list again, after a restore. Known ones change nothing
     Repeat(Repeat),
 }
 
@@ -51,7 +51,7 @@ struct ErasureLine {
     status: &'static str,
 }
 
-/// What a list says of an erasure.
+/// The fields of a line in a list.
 #[derive(Deserialize)]
 struct ListEntry {
     tenant: Option<TenantSlug>,
@@ -144,7 +144,7 @@ async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result
     Ok(executed.map_err(Failure::rejected_command)?.state.status)
 }
 
-/// The whole list, before anything of it is asked for.
+/// Parses the whole list before the first erasure is requested.
 fn parse_list(text: &str, tenant: Option<&TenantSlug>) -> anyhow::Result<Vec<(TenantSlug, Uuid)>> {
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
     lines

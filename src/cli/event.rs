@@ -1,4 +1,4 @@
-//! `annals event`: follows and replays history, as CloudEvents or as lines for people, from the database or over the API.
+//! `annals event`: follows and replays events, as CloudEvents or as readable lines, from the database or over the API.
 
 mod follow;
 mod printer;
@@ -37,7 +37,7 @@ pub struct Tail {
     /// Types to show, with NATS wildcards: `crm.>`, `*.user.*.v1`
     #[arg(long = "type", value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
     types: Vec<TypePattern>,
-    /// Start behind this position [default: at the end]
+    /// Start after this position [default: at the end]
     #[arg(long, value_name = "N")]
     after: Option<u64>,
     #[command(flatten)]
@@ -62,27 +62,27 @@ pub struct Replay {
     /// The last position [default: the end of the log]
     #[arg(long, value_name = "N")]
     to: Option<u64>,
-    /// Only what was recorded after this time (RFC 3339)
+    /// Only events recorded after this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     after_time: Option<DateTime<Utc>>,
-    /// Only what was recorded by this time (RFC 3339)
+    /// Only events recorded by this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     as_of: Option<DateTime<Utc>>,
-    /// The log that the positions are of; refused when the tenant has another by now
+    /// The log id that the positions belong to; an error when the tenant's log has another id
     #[arg(long, value_name = "ID")]
     log: Option<Uuid>,
     #[command(flatten)]
     access: Access,
 }
 
-/// Where events come from.
+/// The source of events.
 enum EventBackend {
     Api(Api),
     Database(Store),
 }
 
 impl Event {
-    /// Runs it. Over the API no settings are needed.
+    /// Runs it. Over the API it needs no settings.
     pub async fn run(
         self,
         settings: impl Fn() -> Result<Settings, Failure>,

@@ -10,7 +10,7 @@ use store::StoreError;
 
 use crate::config::SettingsError;
 
-/// How a command ends, as the process's exit code.
+/// The result of a command as exit code of the process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {
     Ok = 0,
@@ -31,7 +31,7 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// A command that did not do its work.
+/// A failed command.
 #[derive(Debug)]
 pub struct Failure {
     /// The exit code.
@@ -40,17 +40,17 @@ pub struct Failure {
 }
 
 impl Failure {
-    /// A failure under an exit code.
+    /// A failure with an exit code.
     pub fn new(exit: Exit, cause: impl Into<anyhow::Error>) -> Self {
         Self { exit, cause: cause.into() }
     }
 
-    /// The command or the configuration cannot be used as given.
+    /// The command line or the configuration is invalid.
     pub fn usage(cause: impl Into<anyhow::Error>) -> Self {
         Self::new(Exit::Usage, cause)
     }
 
-    /// There is nothing under this name.
+    /// Nothing has this name.
     pub fn not_found(what: &str, name: impl fmt::Display) -> Self {
         Self::new(Exit::NotFound, anyhow::anyhow!("there is no {what} {name}"))
     }
@@ -67,7 +67,7 @@ impl Failure {
         Self::new(exit, error)
     }
 
-    /// A refused command.
+    /// A rejected command.
     pub fn rejected_command<R: std::error::Error + Send + Sync + 'static>(error: ExecuteError<R>) -> Self {
         let exit = match &error {
             ExecuteError::Rejected(_)
@@ -86,13 +86,13 @@ impl Failure {
     }
 }
 
-/// The message and its causes in one line.
+/// The message and its causes on one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.cause)?;
         let mut last = self.cause.to_string();
         for cause in self.cause.chain().skip(1) {
-            // Some messages hold that of their cause already.
+            // Some messages already contain the message of their cause.
             let cause = cause.to_string();
             if !last.contains(&cause) {
                 write!(f, ": {cause}")?;

@@ -1,6 +1,6 @@
-//! `annals init`: the keys and the settings file of a production deployment, made once and never overwritten.
+//! `annals init`: creates the keys and the settings file of a production deployment. It never overwrites a file.
 //!
-//! Layout: `files` makes what is missing, `settings` writes the settings file and the SQL that makes the database.
+//! Layout: `files` creates missing files; `settings` writes the settings file and the SQL that creates the database.
 
 mod files;
 mod settings;
@@ -65,8 +65,8 @@ fn deployment(text: &str) -> Result<String, String> {
     deployment_problem(text).map_or_else(|| Ok(text.to_owned()), |problem| Err(problem.to_owned()))
 }
 
-/// What a deployment cannot do without. The rest may be moved away when it has done its work: the owner's password, keys
-/// that are kept offline.
+/// The files that a deployment always needs. The others, such as the owner's password and offline keys, may be moved
+/// away after use.
 const REQUIRED_FILES: [&str; 5] = [
     "secrets/deployment.key",
     "secrets/root.key",
@@ -83,7 +83,7 @@ struct KeyFileLine {
 }
 
 impl Init {
-    /// Makes what is missing and says what to do next. Needs no settings: it makes them.
+    /// Creates missing files and prints the next steps. It needs no settings, because it creates them.
     pub fn run(self, output: Output) -> Result<Exit, Failure> {
         if let Some(file) = self.nats_credentials.as_deref() {
             let readable = std::fs::File::open(file).map(drop);
@@ -95,7 +95,7 @@ impl Init {
             })?;
         }
         let mut files = Files::open(&self.dir)?;
-        // The settings file is written last, so without it an earlier run was interrupted, or there was none.
+        // The settings file is written last. Without it, an earlier run was interrupted or there was none.
         let complete = files.has(settings::SETTINGS_FILE);
         files.read_only = complete;
         let layout = self.create_files(&mut files)?;
@@ -161,7 +161,7 @@ impl Init {
         Ok(layout)
     }
 
-    /// The keys of a NATS in operator mode and what its server and annals need of them; returns the public key of the
+    /// The keys of a NATS in operator mode and the files that its server and annals need. Returns the public key of the
     /// integrators' account.
     fn create_nats_files(&self, files: &mut Files) -> Result<String, Failure> {
         let offline = ["operator", "system", "application", "edge"];
@@ -170,7 +170,7 @@ impl Init {
                 if offline.contains(&name) { "a key of NATS; keep it offline" } else { "a key of NATS" };
             let kept =
                 files.secret(&format!("nats/{name}.seed"), purpose, || Ok(Secret::new(fresh.clone())))?;
-            // Where nothing is made, what is missing is only listed.
+            // In read-only mode, missing files are only listed.
             Ok::<_, NatsKeyError>(kept.map_or(fresh, |kept| kept.reveal().trim_end().to_owned()))
         })?;
         let creds = |text: String| move || Ok(Secret::new(text));
@@ -193,7 +193,7 @@ impl Init {
     }
 }
 
-/// Why a key of NATS was not made or does not read.
+/// Why a key of NATS was not generated or is malformed.
 struct NatsKeyError(Failure);
 
 impl From<Failure> for NatsKeyError {

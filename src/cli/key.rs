@@ -1,4 +1,4 @@
-//! `annals key`: under which root key the keys of personal data are wrapped, wrapping them under another one, and comparing
+//! `annals key`: lists the root keys that wrap the encryption keys, rewraps them under another root key, and compares
 //! them with the logs.
 
 use std::sync::Arc;
@@ -22,15 +22,15 @@ pub enum Key {
     Rewrap,
     /// Compare the keys with all logs: events whose key is missing (exit code 9), and keys that no event names
     Check,
-    /// Take a store of keys that is not marked as this deployment's although another one was in use: a copy from before it was
-    /// marked, or a new one where the keys are lost for good
+    /// Mark a key store as this deployment's although another one was in use: a copy from before the first mark, or a
+    /// new one because the keys are lost
     Adopt,
 }
 
 #[derive(Serialize)]
 struct RootKeyLine {
     epoch: i64,
-    /// The beginning of its fingerprint.
+    /// The first digits of its fingerprint.
     root: String,
     setting: &'static str,
     keys: u64,
@@ -49,14 +49,15 @@ impl From<Epoch> for RootKeyLine {
 
 const COLUMNS: [&str; 4] = ["epoch", "root", "setting", "keys"];
 
-/// What `check` has found.
+/// A problem that `check` found.
 #[derive(Serialize)]
 struct KeyCheckLine {
     tenant: String,
     problem: &'static str,
     subject: Uuid,
     key: Uuid,
-    /// The first event that cannot be read, and its stream; of a key without events, where it was to be used.
+    /// The first event that cannot be read, and its stream. For a key without events, the stream that it was created
+    /// for.
     position: Option<u64>,
     stream: String,
 }
@@ -64,7 +65,7 @@ struct KeyCheckLine {
 const CHECK_COLUMNS: [&str; 6] = ["tenant", "problem", "subject", "key", "position", "stream"];
 
 impl Key {
-    /// Runs it. `ls` and `rewrap` need the store of keys alone.
+    /// Runs it. `ls` and `rewrap` need only the key store.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
         let (store, roots) = wiring::keys(settings)?.ok_or(SettingsError::Missing(KEYS_FOLDER_SETTING))?;
         match self {
@@ -136,7 +137,8 @@ async fn adopt(settings: &Settings) -> Result<Exit, Failure> {
     Err(Failure::new(Exit::Conflict, anyhow::anyhow!("the store of keys is another deployment's")))
 }
 
-/// What is to be said of the keys before a process starts with these settings: how many there are, or why it could not use them.
+/// The state of the keys before a process starts with these settings: their number, or why the process could not use
+/// them.
 pub async fn root_key_status(settings: &Settings) -> Result<String, Failure> {
     let Some((store, roots)) = wiring::keys(settings)? else { return Ok("no place is set".to_owned()) };
     let epochs = store.epochs(&roots).await.map_err(anyhow::Error::from)?.unwrap_or_default();

@@ -1,4 +1,4 @@
-//! `annals log`: the tenants' logs under their ids, and replacing one after the database went back to an earlier state.
+//! `annals log`: lists the tenants' logs with their ids, and replaces a log after its database was restored.
 
 use clap::{Args, Subcommand};
 use schemas::engine::{Actor, LogId, TenantSlug, recorded::timestamp};
@@ -18,7 +18,8 @@ pub enum Log {
         #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
         tenant: Option<TenantSlug>,
     },
-    /// Go on under a new log id: after a restore, when positions that others hold may name facts that are gone
+    /// Replace a log: it continues under a new log id. For use after a restore, when clients may hold positions of lost
+    /// events
     Replace(Replace),
 }
 
@@ -32,7 +33,7 @@ pub struct Replace {
     /// Every tenant's log
     #[arg(long)]
     all: bool,
-    /// Why; recorded as a fact in the new log
+    /// The reason; it is recorded as an event in the new log
     #[arg(long, value_name = "TEXT")]
     reason: String,
 }
@@ -45,11 +46,11 @@ struct TenantLogLine {
     tenant: String,
     log_id: LogId,
     status: &'static str,
-    /// The last position; of a replaced log the last that the next one has kept.
+    /// The last position. For a replaced log, the last position that the next log kept.
     position: u64,
     next_log_id: Option<LogId>,
     published_to: Option<u64>,
-    /// The size of the checkpoint that the fact of the replacement cites.
+    /// The size of the signed checkpoint in the event that records the replacement.
     signed_to: Option<u64>,
     reason: Option<String>,
     replaced_at: Option<String>,
@@ -114,7 +115,7 @@ async fn list(store: &Store, tenant: Option<TenantSlug>, output: Output) -> Resu
         reason: None,
         replaced_at: None,
     }));
-    // Those of one tenant together, in the order in which they came.
+    // Rows of one tenant are grouped, in order of creation.
     rows.sort_by(|one, other| one.tenant.cmp(&other.tenant));
     output.rows(&COLUMNS, &rows)?;
     Ok(Exit::Ok)

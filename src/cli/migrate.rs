@@ -1,4 +1,4 @@
-//! `annals migrate`: brings the database up to date. Several may run at once.
+//! `annals migrate`: migrates the database. Concurrent runs are safe.
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use super::{Exit, Failure};
 use crate::config::Settings;
 use crate::wiring;
 
-/// Runs the migrations; a spinner shows where standard error is a terminal.
+/// Runs the migrations, with a spinner on a terminal.
 pub async fn run(settings: &Settings) -> Result<Exit, Failure> {
     let spinner = ProgressBar::new_spinner().with_message("bringing the database up to date");
     spinner.enable_steady_tick(Duration::from_millis(100));

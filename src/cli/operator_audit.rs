@@ -1,4 +1,4 @@
-//! What operators do on a tenant's data over the database is told in the tenant's activity log, before it is done.
+//! Records an operator's access over the database in the activity log of each tenant, before the access.
 
 use nix::unistd::{Uid, User, getuid};
 use schemas::engine::{Actor, TenantId, clock, ids};
@@ -6,10 +6,10 @@ use store::{Activity, ActivityKind, Store};
 
 use super::Failure;
 
-/// The longest command line that is kept.
+/// Maximum length of a recorded command line in bytes.
 const ACTION_BYTES_MAX: usize = 300;
 
-/// Tells the tenants that this command line touches their data; where that cannot be told, nothing is touched.
+/// Records this command line for the tenants. On an error the caller must not access their data.
 pub async fn record_access(
     store: &Store,
     tenants: impl IntoIterator<Item = TenantId>,
@@ -35,20 +35,21 @@ pub async fn record_access(
     Ok(())
 }
 
-/// Who runs the program, as the operating system knows it.
+/// The user that runs the program, as the operating system knows it.
 fn operator() -> String {
     let uid: Uid = getuid();
     User::from_uid(uid).ok().flatten().map_or_else(|| format!("uid-{uid}"), |user| user.name)
 }
 
-/// Arguments whose values are personal data. The activity log outlives an erasure, so it gets the arguments without them.
+/// Arguments whose values are personal data. Their values are not recorded, because the activity log outlives an
+/// erasure.
 const PERSONAL_ARGUMENTS: [&str; 3] = ["--email", "--admin", "--admin-name"];
 
-/// The command line. It holds no secrets: those stand in files.
+/// The command line to record. It contains no secrets, because they are passed in files.
 fn command_line(arguments: impl Iterator<Item = String>) -> String {
     let mut line = "annals".to_owned();
     let arguments: Vec<String> = arguments.collect();
-    // Of `annals admin` it is a person's name, elsewhere that of a thing.
+    // With `annals admin` it is a person's name, otherwise the name of a thing.
     let names_person = arguments.iter().any(|argument| argument == "admin");
     let is_personal = |name: &str| PERSONAL_ARGUMENTS.contains(&name) || (names_person && name == "--name");
     let mut personal = false;
@@ -61,7 +62,7 @@ fn command_line(arguments: impl Iterator<Item = String>) -> String {
             _ => argument.clone(),
         };
         personal = !personal && is_personal(&argument);
-        // What would not print in a list of entries.
+        // Control characters would break a list of entries.
         line.extend(argument.chars().map(|letter| if letter.is_control() { ' ' } else { letter }));
     }
     line.truncate(line.floor_char_boundary(ACTION_BYTES_MAX));

@@ -1,4 +1,4 @@
-//! Printing rows as a table for people, as one JSON array, or as one JSON object a line.
+//! Prints rows as a table, as one JSON array, or as one JSON object on each line.
 
 use std::io::{self, Write};
 
@@ -8,7 +8,7 @@ use comfy_table::{ContentArrangement, Table};
 use serde::Serialize;
 use serde_json::Value;
 
-/// How data are printed.
+/// The format of the output.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
 pub enum Output {
     /// Columns for people
@@ -34,7 +34,7 @@ impl Output {
         printed.and_then(|()| out.flush()).or_else(ignore_broken_pipe)
     }
 
-    /// Prints one object: a table of one row, or the object itself.
+    /// Prints one object: as a table of one row, or as the object itself.
     pub fn object<T: Serialize>(self, columns: &[&str], row: &T) -> io::Result<()> {
         match self {
             Self::Table => self.rows(columns, std::slice::from_ref(row)),
@@ -49,12 +49,12 @@ pub fn json_line<T: Serialize>(out: &mut impl Write, value: &T) -> io::Result<()
     writeln!(out)
 }
 
-/// Who reads only the beginning (`| head`) is no error.
+/// Ignores a closed pipe: a reader such as `| head` may stop early.
 pub fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
-/// A table for people.
+/// Formats rows as a table.
 pub fn table<T: Serialize>(columns: &[&str], rows: &[T]) -> io::Result<Table> {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);

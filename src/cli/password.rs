@@ -1,5 +1,5 @@
-//! A new password, from a file, from standard input or from a person at a terminal. Never from an argument: every user of
-//! the machine sees those.
+//! Reads a new password from a file, from standard input or from a terminal. An argument is not possible, because every
+//! user of the machine can see it.
 
 use std::io::{self, BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
@@ -12,10 +12,10 @@ use store::Causes;
 use super::{Exit, Failure};
 use crate::signals;
 
-/// More than any password takes.
+/// Maximum bytes that are read; passwords are shorter.
 const PASSWORD_BYTES_MAX: u64 = 4096;
 
-/// Where the password comes from.
+/// The source of the password.
 #[derive(Debug, Args)]
 pub struct PasswordSource {
     /// The file that holds the password, `-` for standard input [default: ask at the terminal]
@@ -24,7 +24,7 @@ pub struct PasswordSource {
 }
 
 impl PasswordSource {
-    /// Refuses a source that goes with an argument which is missing.
+    /// Refuses a source when the argument that needs it is missing.
     pub fn reject_without(&self, missing: &str) -> Result<(), Failure> {
         match self.password_file {
             Some(_) => Err(Failure::usage(anyhow::anyhow!("--password-file goes with {missing}"))),
@@ -59,7 +59,7 @@ fn unreadable(name: &str, error: &io::Error) -> Failure {
     Failure::usage(anyhow::anyhow!("the password cannot be read from {name}: {error}"))
 }
 
-/// The only line, without its end.
+/// The only line, without its line break.
 fn one_line(source: impl BufRead, name: &str) -> Result<String, Failure> {
     let mut text = String::new();
     source
@@ -73,7 +73,7 @@ fn one_line(source: impl BufRead, name: &str) -> Result<String, Failure> {
     Ok(line.to_owned())
 }
 
-/// Asks twice, without showing what is typed.
+/// Asks twice at the terminal, without echo.
 async fn prompt_twice() -> Result<Password, Failure> {
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(anyhow::anyhow!(
@@ -110,7 +110,7 @@ fn prompt(question: &str) -> Result<String, Failure> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// A terminal that shows line ends only; it is as before when this goes.
+/// A terminal without echo. The old mode is restored when this is dropped.
 struct EchoOff(Termios);
 
 impl EchoOff {
@@ -119,7 +119,7 @@ impl EchoOff {
         let mut hidden = before.clone();
         hidden.local_flags.remove(LocalFlags::ECHO);
         hidden.local_flags.insert(LocalFlags::ECHONL);
-        // What was typed before the question is no answer to it.
+        // Discard input that was typed before the question.
         tcsetattr(io::stdin(), SetArg::TCSAFLUSH, &hidden)?;
         Ok(Self(before))
     }

@@ -1,4 +1,4 @@
-//! Progress on standard error: a bar on a terminal, else a line now and then.
+//! Progress on standard error: a bar on a terminal, otherwise one line a second.
 
 use std::io::IsTerminal;
 use std::sync::Mutex;
@@ -6,25 +6,25 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-/// The progress of one piece of work.
+/// The progress of one task.
 pub struct ProgressReporter {
     name: String,
     unit: &'static str,
     bar: ProgressBar,
-    /// The highest position told, and when a line was printed last.
+    /// The highest position reported, and when the last line was printed.
     last_reported: Mutex<(u64, Option<Instant>)>,
 }
 
-/// How often a line is printed.
+/// Minimum interval between two lines.
 const LINE_INTERVAL: Duration = Duration::from_secs(1);
 
 impl ProgressReporter {
-    /// Work that ends at a known number of events; appends may move that along.
+    /// A task over a known number of events. Appends may raise the number.
     pub fn new(name: impl Into<String>, total: u64) -> Self {
         Self::with_unit(name, "events", total)
     }
 
-    /// Work that ends at a known number of something.
+    /// A task over a known number of units.
     pub fn with_unit(name: impl Into<String>, unit: &'static str, total: u64) -> Self {
         let name = name.into();
         let template = format!("{{msg}} [{{wide_bar}}] {{human_pos}}/{{human_len}} {unit} {{eta}}");
@@ -33,7 +33,7 @@ impl ProgressReporter {
         Self { name, unit, bar, last_reported: Mutex::new((0, None)) }
     }
 
-    /// Work on rows of which nobody knows the number.
+    /// A task over an unknown number of rows.
     pub fn rows(name: impl Into<String>) -> Self {
         let name = name.into();
         let style = ProgressStyle::with_template("{msg} {spinner} {human_pos} rows {per_sec}")
@@ -42,14 +42,14 @@ impl ProgressReporter {
         Self { name, unit: "rows", bar, last_reported: Mutex::new((0, None)) }
     }
 
-    /// Shows how far it is; what is not farther than before is ignored.
+    /// Shows the progress. A position that is not higher than before is ignored.
     pub fn at(&self, position: u64) {
         let mut last_reported = self.last_reported.lock().expect("nothing panics while telling");
         if position <= last_reported.0 {
             return;
         }
         last_reported.0 = position;
-        // Appends go on: the end moves along.
+        // Appends have moved the end of the log.
         if self.bar.length().is_some_and(|length| length < position) {
             self.bar.set_length(position);
         }
@@ -65,12 +65,12 @@ impl ProgressReporter {
         }
     }
 
-    /// Sets the number where it was not known at the beginning.
+    /// Sets the number when it becomes known.
     pub fn set_total(&self, total: u64) {
         self.bar.set_length(total);
     }
 
-    /// Takes the bar away.
+    /// Removes the bar.
     pub fn end(&self) {
         self.bar.finish_and_clear();
     }

@@ -1,5 +1,4 @@
-//! `annals projection`: how far the read models are, holding them up, building them anew,
-//! looking at them as they were.
+//! `annals projection`: lists read models, pauses and rebuilds them, and shows historical states.
 
 mod history;
 
@@ -23,7 +22,7 @@ use crate::{signals, wiring};
 pub enum Projection {
     /// List the read models of every tenant with their state and lag
     Ls,
-    /// Build a read model anew beside the one that serves, compare both, and switch; reads never stop
+    /// Rebuild a read model in its idle table, compare both tables, and switch; reads never stop
     Rebuild {
         #[command(flatten)]
         which: ReadModelArgument,
@@ -31,16 +30,16 @@ pub enum Projection {
         #[arg(long)]
         force: bool,
     },
-    /// Show a read model of a tenant as it was, folded anew from the log
+    /// Show a historical state of a tenant's read model, computed from the log
     Replay(history::Replay),
-    /// Show which rows of a read model of a tenant differ between two moments, or from those that serve
+    /// Show which rows of a tenant's read model differ between two moments, or from the present rows
     Diff(history::Diff),
-    /// Write the tables of all read models anew, so that no byte is left of rows as they were before, such as those of
-    /// people who were erased; each is locked meanwhile
+    /// Rewrite the tables of all read models, so that no old versions of rows remain, such as those of erased people;
+    /// each table is locked meanwhile
     Compact,
-    /// Hold a read model up: it stays readable as it is
+    /// Pause a read model: it stays readable but is not updated
     Pause(ReadModelArgument),
-    /// Let a paused read model go on
+    /// Resume a paused read model
     Resume(ReadModelArgument),
 }
 
@@ -98,7 +97,7 @@ impl ProjectionLine {
 struct RebuildLine {
     projection: &'static str,
     tenant: String,
-    /// `switched`, `differs`, `cancelled`, `busy` or `failed`.
+    /// One of `switched`, `differs`, `cancelled`, `busy` and `failed`.
     outcome: &'static str,
     position: Option<u64>,
     generation: Option<u64>,
@@ -133,7 +132,7 @@ impl Projection {
     }
 }
 
-/// Does something with the database.
+/// Runs the commands that need the database.
 async fn with_store(
     settings: impl Fn() -> Result<Settings, Failure>,
     work: impl AsyncFnOnce(&Store) -> Result<Exit, Failure>,
@@ -144,7 +143,7 @@ async fn with_store(
     done
 }
 
-/// Needs the database's owner, as `annals migrate` does.
+/// Needs the owner of the database, like `annals migrate`.
 async fn compact(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     #[derive(Serialize)]
     struct CompactedLine {
@@ -185,7 +184,7 @@ impl ReadModelArgument {
         }
     }
 
-    /// Once paused or going on, asking again changes nothing.
+    /// Pauses or resumes. A second call changes nothing.
     async fn set_paused(&self, store: &Store, paused: bool, output: Output) -> Result<Exit, Failure> {
         let checkpoint = self.checkpoint()?;
         let tenant = self.tenant(store).await?;
@@ -230,7 +229,7 @@ impl ReadModelArgument {
             () = stop.requested() => {
                 cancel.cancel();
                 eprintln!("cancelling; the version that serves stays");
-                // What was begun is taken back, unless somebody insists.
+                // Cancelling removes what was built. A second signal skips that.
                 tokio::select! {
                     done = work => done,
                     () = stop.requested() => return Err(Failure::new(Exit::Failed, RebuildError::Cancelled)),
@@ -306,7 +305,7 @@ fn slug(slugs: &HashMap<TenantId, TenantSlug>, tenant: TenantId) -> String {
     slugs.get(&tenant).map_or_else(|| tenant.to_string(), ToString::to_string)
 }
 
-/// The public names of tenants.
+/// The slugs of tenants.
 pub async fn slugs(
     store: &Store,
     tenants: impl Iterator<Item = TenantId>,

@@ -1,4 +1,4 @@
-//! The product's public API as a client uses it: for commands that take a token instead of access to the database.
+//! A client of the product's public API, for commands that use a token instead of the database.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::{Exit, Failure};
 
-/// Where the API is and who asks.
+/// The address of the API and the token.
 #[derive(Debug, Args)]
 pub struct Remote {
     /// The public address of the product
@@ -27,7 +27,7 @@ pub struct Remote {
     token_file: Option<PathBuf>,
 }
 
-/// The same for commands that work on the database, and over the API where a token is given.
+/// The same for commands that work on the database, and on the API when there is a token.
 #[derive(Debug, Args)]
 pub struct Access {
     /// The public address of the product, to ask it instead of the database [default: http://localhost:8080]
@@ -39,16 +39,16 @@ pub struct Access {
 }
 
 const DEFAULT_URL: &str = "http://localhost:8080";
-/// Time until the answer begins; a body may take longer.
+/// Maximum time until the response begins. Its body may take longer.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often something is asked for that the product refuses for the moment.
+/// Maximum attempts of a request that fails temporarily.
 const ATTEMPTS_MAX: u32 = 6;
-/// The first pause between two tries, where the answer names none; each further one is twice as long.
+/// The first pause between two attempts when the response has no `Retry-After`. It doubles with each attempt.
 const RETRY_DELAY_INITIAL: Duration = Duration::from_millis(500);
-/// The longest pause.
+/// Maximum pause between two attempts.
 const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
 
-/// The part of a problem (RFC 9457) that people need.
+/// The fields of a problem (RFC 9457) that are printed.
 #[derive(Deserialize)]
 struct Problem {
     title: String,
@@ -58,7 +58,7 @@ struct Problem {
     code: String,
 }
 
-/// The API under one token.
+/// The API with one token.
 pub struct Api {
     client: Client,
     url: Url,
@@ -66,17 +66,20 @@ pub struct Api {
     tenant: Option<TenantSlug>,
 }
 
-/// A request that was not granted.
+/// A failed request.
 struct RequestError {
     failure: Failure,
-    /// Whether asking again may help.
+    /// Whether a retry may succeed.
     is_retryable: bool,
-    /// The pause that the answer asks for.
+    /// The pause that the response requests.
     retry_after: Option<Duration>,
 }
 
 impl Access {
-    /// The API, where a token says to ask it. A tenant named besides must be that of the token.
+    /// The API, if a token was given.
+    ///
+    /// # Errors
+    /// `tenant` is not the tenant of the token.
     pub fn api(&self, tenant: Option<&TenantSlug>) -> Result<Option<Api>, Failure> {
         let Some(token_file) = &self.token_file else { return Ok(None) };
         let default = || DEFAULT_URL.parse().expect("the default is a URL");
@@ -88,7 +91,7 @@ impl Access {
 }
 
 impl Remote {
-    /// A client that holds the token.
+    /// Opens a client with the token.
     pub fn open(&self) -> Result<Api, Failure> {
         let file = self.token_file.as_ref().expect("the command line requires it");
         let token = std::fs::read_to_string(file)
@@ -102,7 +105,10 @@ impl Remote {
         Ok(Api { client, url: self.url.clone(), token: token.trim().to_owned(), tenant: None })
     }
 
-    /// Asks for a path with parameters. Refusals are failures with the exit code of their kind.
+    /// Requests a path with parameters.
+    ///
+    /// # Errors
+    /// A refusal, with the exit code of its kind.
     pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
         self.open()?.ask(path, parameters).await.map_err(|error| error.failure)
     }
@@ -116,7 +122,7 @@ impl Remote {
         answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
     }
 
-    /// Removes what is under a path.
+    /// Deletes the resource of a path.
     pub async fn delete(&self, path: &str) -> Result<(), Failure> {
         let api = self.open()?;
         let url = api.url.join(path).map_err(Failure::usage)?;
@@ -124,7 +130,7 @@ impl Remote {
         api.send(request).await.map(|_nothing| ()).map_err(|error| error.failure)
     }
 
-    /// The answer's text.
+    /// The response as text.
     pub async fn text(&self, path: &str, parameters: &[(&str, String)]) -> Result<String, Failure> {
         let answer = self.get(path, parameters).await?;
         answer.text().await.map_err(|error| Failure::new(Exit::Unavailable, error))
@@ -132,12 +138,12 @@ impl Remote {
 }
 
 impl Api {
-    /// Asks for a path; where the product refuses for the moment, or cannot be reached, a bounded number of times.
+    /// Requests a path. Temporary failures are retried up to the maximum of attempts.
     pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
         self.with_retries(async || self.ask(path, parameters).await).await
     }
 
-    /// The answer as JSON, asked for in the same way.
+    /// The response as JSON, with the same retries.
     pub async fn json<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -156,7 +162,7 @@ impl Api {
         read.map_err(|error| Failure::new(Exit::Failed, error))
     }
 
-    /// Where the log was at a time.
+    /// The position of the log at a time.
     pub async fn moment(&self, time: DateTime<Utc>) -> Result<LogPosition, Failure> {
         #[derive(Deserialize)]
         struct Body {
@@ -214,7 +220,7 @@ impl From<Failure> for RequestError {
     }
 }
 
-/// No answer, or one that broke off.
+/// The failure for a missing or incomplete response.
 pub fn transport_failure(error: reqwest::Error) -> Failure {
     let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
     Failure::new(exit, error)

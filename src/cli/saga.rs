@@ -1,4 +1,4 @@
-//! `annals saga`: where the instances of sagas stand, and what happened to one.
+//! `annals saga`: lists instances of sagas, and shows the history of one.
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -35,10 +35,10 @@ pub struct Ls {
     /// In this state only
     #[arg(long, value_parser = clap::builder::PossibleValuesParser::new(InstanceStatus::ALL.map(InstanceStatus::as_str)))]
     state: Option<String>,
-    /// At most so many
+    /// Maximum number of instances
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Behind this one, as the end of a page before has told it
+    /// Start after this instance, as printed at the end of the previous page
     #[arg(long, value_name = "TENANT/SAGA/ID")]
     after: Option<String>,
 }
@@ -48,10 +48,10 @@ pub struct Ls {
 pub struct Show {
     /// The instance's id
     id: Uuid,
-    /// Its tenant [default: whichever has it]
+    /// Its tenant [default: all tenants are searched]
     #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
     tenant: Option<TenantSlug>,
-    /// Its saga [default: whichever has it]
+    /// Its saga [default: all sagas are searched]
     #[arg(long, value_name = "NAME")]
     saga: Option<String>,
 }
@@ -66,7 +66,7 @@ struct SagaLine {
     saga: String,
     instance: Uuid,
     state: &'static str,
-    /// Where it stands, in the saga's own word.
+    /// The state of the instance, in the saga's own term.
     phase: String,
     step: Option<String>,
     next_due: Option<String>,
@@ -101,7 +101,7 @@ impl Saga {
     }
 }
 
-/// Tenants with their public names, in the order of these.
+/// Tenants with their slugs, ordered by slug.
 async fn tenants(
     store: &Store,
     only: Option<&TenantSlug>,
@@ -139,7 +139,7 @@ impl Ls {
                         continue;
                     }
                     if rows.len() == self.limit as usize {
-                        // There is this one at least behind the page.
+                        // There is at least this one more instance after the page.
                         if let Some(last) = last {
                             eprintln!("there are more: --after {last}");
                         }
@@ -160,7 +160,7 @@ impl Ls {
     }
 }
 
-/// Where a page starts: behind this stream of this tenant.
+/// Parses the cursor of a page: it starts after this stream of this tenant.
 fn parse_cursor(text: &str) -> Result<(TenantSlug, StreamName), Failure> {
     let wrong = || Failure::usage(anyhow::anyhow!("--after is TENANT/SAGA/ID, as a page before has told it"));
     let (slug, instance) = text.split_once('/').ok_or_else(wrong)?;

@@ -1,4 +1,4 @@
-//! `annals serve`: runs roles until it is told to stop.
+//! `annals serve`: runs roles until a stop signal.
 
 use clap::Args;
 

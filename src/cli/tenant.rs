@@ -1,4 +1,4 @@
-//! `annals tenant`: creates and lists tenants, puts them on hold and takes them off it.
+//! `annals tenant`: creates, lists, suspends and resumes tenants.
 
 use access::Principal;
 use bytes::Bytes;
@@ -25,9 +25,9 @@ pub enum Tenant {
     Create(Box<Create>),
     /// List the tenants
     Ls,
-    /// Put a tenant on hold: every door is closed to it within five seconds; nothing of it is lost
+    /// Suspend a tenant: within five seconds all of its requests are refused; its data is kept
     Suspend(Suspend),
-    /// Take a tenant off hold
+    /// Resume a suspended tenant
     Resume {
         /// Its public name
         #[arg(value_parser = |text: &str| TenantSlug::parse(text))]
@@ -41,7 +41,7 @@ pub struct Suspend {
     /// Its public name
     #[arg(value_parser = |text: &str| TenantSlug::parse(text))]
     slug: TenantSlug,
-    /// Why; recorded with the fact
+    /// The reason; it is recorded in the event
     #[arg(long, value_name = "TEXT", value_parser = |text: &str| Reason::parse(text))]
     reason: Option<Reason>,
 }
@@ -55,11 +55,11 @@ pub struct Create {
     /// Its name for people [default: the slug]
     #[arg(long, value_parser = |text: &str| Name::parse(text))]
     name: Option<Name>,
-    /// What it pays for; recorded, and without effect yet
+    /// The tier that the tenant pays for; it is recorded and has no effect yet
     #[arg(long, default_value = "free", value_parser = one_of(["free", "pro", "enterprise"]))]
     tier: String,
-    /// Who may register as a user. Invitations are not there yet: invitation is the same as closed, an administrator
-    /// adds users
+    /// Who may register as a user. Invitations do not exist yet: `invitation` means the same as `closed`, an
+    /// administrator adds users
     #[arg(long, default_value = "invitation", value_parser = one_of(["open", "invitation", "closed"]))]
     registration: String,
     /// The address of its first administrator, who is created with it
@@ -112,7 +112,7 @@ impl From<&TenantRecord> for TenantLine {
 impl Tenant {
     /// Runs it.
     pub async fn run(self, settings: &Settings, output: Output) -> Result<Exit, Failure> {
-        // Before anything is connected to: a person at a terminal may take a while.
+        // Read it before any connection is opened, because a person may take a while to type it.
         let hash = match &self {
             Self::Create(create) => create.password_hash(settings).await?,
             _ => None,
@@ -164,8 +164,8 @@ impl Create {
         let admin =
             admin.map(|(email, password_hash)| TenantAdmin { email, name: self.admin_name, password_hash });
         let executor = wiring::executor(store);
-        // The id follows from the slug, which is never used again: after a crash between the tenant and its
-        // administrator the same command finds the one and makes the other.
+        // The id is derived from the slug, which is never used again. After a crash between the tenant and its
+        // administrator, the same command finds the tenant and creates the administrator.
         let command_id = ids::derived_id(ids::PLATFORM.0, &format!("annals tenant create {slug}"));
         let context =
             CommandContext::new(ids::PLATFORM, Principal::system("cli")).with_command_id(command_id);
@@ -206,7 +206,8 @@ fn exists(slug: &TenantSlug) -> Failure {
     )
 }
 
-/// The demo tenant stays on hold where the gateway listens to other machines and everybody knows its password.
+/// Refuses to resume the demo tenant when other machines can reach the gateway and its administrator has the public
+/// password.
 async fn refuse_known_password(settings: &Settings, store: &Store, slug: &TenantSlug) -> Result<(), Failure> {
     if slug.as_str() != demo::TENANT_SLUG || !demo::is_exposed(settings.gateway.public_address) {
         return Ok(());

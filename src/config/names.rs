@@ -1,7 +1,7 @@
-//! The two names that others see: the host of the gateway and the deployment's name in checkpoints. Also the settings that
-//! had another name before.
+//! Checks the two public names: the gateway's host and the deployment's name in checkpoints. Also lists renamed
+//! settings.
 
-/// Settings that were renamed in version 0.2.0: the old name and the new one.
+/// Settings that were renamed in version 0.2.0: old name and new name.
 const RENAMED: [(&str, &str); 27] = [
     ("audit.folder", "audit.state_folder"),
     ("audit.previous_key", "audit.previous_signing_key"),
@@ -32,7 +32,7 @@ const RENAMED: [(&str, &str); 27] = [
     ("webhooks.timeout_seconds", "webhooks.request_timeout_seconds"),
 ];
 
-/// The present name of a setting that had the name `old` before.
+/// The new name of the setting `old`.
 pub fn new_name(old: &str) -> Option<&'static str> {
     RENAMED.iter().find(|(name, _)| *name == old).map(|(_, new)| *new)
 }
@@ -41,7 +41,7 @@ const HOST_LENGTH_MAX: usize = 253;
 const LABEL_LENGTH_MAX: usize = 63;
 const DEPLOYMENT_LENGTH_MAX: usize = 200;
 
-/// What is wrong with a host that clients see: it must be a domain name in lower case (RFC 1123), as `Host` carries it.
+/// The problem of a public host: it must be a domain name in lower case (RFC 1123), as in the header `Host`.
 pub fn host_problem(host: &str) -> Option<&'static str> {
     let label = |label: &str| {
         let inner = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '-';
@@ -53,12 +53,12 @@ pub fn host_problem(host: &str) -> Option<&'static str> {
     if host.len() > HOST_LENGTH_MAX || !host.split('.').all(label) {
         return Some("must be a domain name in lower case, without scheme and port, such as api.example.com");
     }
-    // The last label of a name is never a number, so that no name looks like an address.
+    // The last label must not be a number, so that no name looks like an IP address.
     let number = host.rsplit('.').next().is_some_and(|last| last.chars().all(|digit| digit.is_ascii_digit()));
     number.then_some("must be a domain name: tenants are subdomains of it, which an address has none of")
 }
 
-/// What is wrong with a deployment's name: it begins names of keys in signed notes (C2SP), which know neither spaces nor
+/// The problem of a deployment's name. Key names of signed notes (C2SP) start with it, so it may not contain spaces or
 /// plus signs.
 pub fn deployment_problem(name: &str) -> Option<&'static str> {
     let refused = |letter: char| letter.is_whitespace() || letter.is_control() || letter == '+';

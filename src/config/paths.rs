@@ -1,16 +1,17 @@
-//! Where settings files, data folders and programs are looked for.
+//! Finds settings files, data folders and programs.
 
 use std::env;
 use std::path::{Path, PathBuf};
 
-/// The environment variables that begin with `prefix`. Those that are not Unicode are left out: no setting can be.
+/// The environment variables that begin with `prefix`. Variables that are not Unicode are skipped, because no setting
+/// can be.
 pub fn environment(prefix: &str) -> impl Iterator<Item = (String, String)> {
     env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .filter(move |(name, _)| name.starts_with(prefix))
 }
 
-/// The settings file of a command that names none: `./annals.toml`, else the one that `annals dev` keeps in its default
+/// The settings file of a command without `--config`: `./annals.toml`, otherwise the one of `annals dev` in its default
 /// data folder.
 pub fn settings_file() -> Option<PathBuf> {
     let here = PathBuf::from("annals.toml");
@@ -20,8 +21,8 @@ pub fn settings_file() -> Option<PathBuf> {
     development_folder().map(|folder| folder.join("annals.toml")).filter(|file| file.is_file())
 }
 
-/// The default data folder of `annals dev`: `/var/lib/annals/dev` for root, whose home the servers' own user cannot
-/// search, else `annals/dev` in the user's data folder.
+/// The default data folder of `annals dev`. For root it is `/var/lib/annals/dev`, because the servers' user cannot
+/// enter root's home. Otherwise it is `annals/dev` in the user's data folder.
 pub fn development_folder() -> Option<PathBuf> {
     if nix::unistd::geteuid().is_root() {
         return Some(PathBuf::from("/var/lib/annals/dev"));
@@ -36,14 +37,14 @@ pub fn temporary_folder() -> PathBuf {
     env::temp_dir()
 }
 
-/// The folders of `PATH`. Those that depend on the current folder are left out.
+/// The absolute folders in `PATH`. Relative ones are skipped.
 pub fn search_path() -> Vec<PathBuf> {
     let path = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     let folders: Vec<PathBuf> = path;
     folders.into_iter().filter(|folder| folder.is_absolute()).collect()
 }
 
-/// The folder of this program, and `.tools/bin` of the project that it was built in.
+/// The folder of this program, and `.tools/bin` of the project that built it.
 pub fn tool_folders() -> Vec<PathBuf> {
     let Some(program) = env::current_exe().ok().and_then(|program| program.canonicalize().ok()) else {
         return Vec::new();

@@ -1,4 +1,4 @@
-//! `[privacy]`: where the keys of personal data are, and what wraps them.
+//! `[privacy]`: the key store and the root keys.
 
 use std::path::PathBuf;
 
@@ -8,7 +8,7 @@ use serde::Deserialize;
 use super::sections::{invalid, optional, path, secret, text};
 use super::{Secret, SettingsError};
 
-/// The setting that names the place of keys, where `privacy.keys_url` does not.
+/// The setting with the folder of the key store, used when `privacy.keys_url` is not set.
 pub const KEYS_FOLDER_SETTING: &str = "privacy.keys_folder";
 
 /// `[privacy]`
@@ -52,19 +52,19 @@ impl PrivacySettings {
         Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
     }
 
-    /// The key before it, where one is named.
+    /// The previous root key, if it is set.
     pub fn previous_root_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_root_key.as_ref(), self.previous_root_key_file.as_deref());
         optional(Secret::resolve("privacy.previous_root_key", key, file))
     }
 
-    /// The password of the role that the product uses in the database of keys.
+    /// The password of the product's role in the key database.
     fn keys_password(&self) -> Result<Secret, SettingsError> {
         let (password, file) = (self.keys_password.as_ref(), self.keys_password_file.as_deref());
         Secret::resolve("privacy.keys_password", password, file)
     }
 
-    /// Where keys are kept, where the settings name a place.
+    /// The key store. `None` when neither setting is set.
     pub fn key_store(&self) -> Result<Option<KeyStoreConfig>, SettingsError> {
         match (&self.keys_folder, self.key_database()?) {
             (Some(_), Some(_)) => Err(invalid(
@@ -76,7 +76,7 @@ impl PrivacySettings {
         }
     }
 
-    /// The database of keys, where the settings name one.
+    /// The key database. `None` when it is not set.
     pub fn key_database(&self) -> Result<Option<KeyDatabase>, SettingsError> {
         let Some(url) = &self.keys_url else { return Ok(None) };
         let tls = TlsConfig {
@@ -93,14 +93,14 @@ impl PrivacySettings {
             .map_err(|error| invalid("privacy.keys_url", &error.to_string()))
     }
 
-    /// The owner of the database of keys, needed for migrations only.
+    /// The owner of the key database. Only migrations need it.
     pub fn keys_owner(&self) -> Result<KeyDatabaseOwner, SettingsError> {
         let (password, file) = (self.keys_owner_password.as_ref(), self.keys_owner_password_file.as_deref());
         let password = Secret::resolve("privacy.keys_owner_password", password, file)?;
         Ok(KeyDatabaseOwner { user: self.keys_owner_user.clone(), password: password.reveal().into() })
     }
 
-    /// What a process lacks that opens personal data.
+    /// The missing settings of a process that decrypts personal data.
     pub(super) fn missing(&self) -> Vec<SettingsError> {
         let nowhere = self.keys_folder.is_none() && self.keys_url.is_none();
         let place = nowhere.then_some(SettingsError::Missing(KEYS_FOLDER_SETTING));

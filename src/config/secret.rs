@@ -1,4 +1,4 @@
-//! Secrets: values that show neither in logs nor in debug output, given as themselves or as the file that holds them.
+//! Secrets: values that are hidden in logs and debug output. A setting holds the value or the path of a file with it.
 
 use std::fmt;
 use std::path::Path;
@@ -7,23 +7,23 @@ use serde::Deserialize;
 
 use super::SettingsError;
 
-/// A text that is never printed.
+/// A text whose debug output is hidden.
 #[derive(Clone, Default, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(String);
 
 impl Secret {
-    /// A secret that was read or made elsewhere.
+    /// Wraps a value that was read or generated elsewhere.
     pub fn new(value: impl Into<String>) -> Self {
         Self(value.into())
     }
 
-    /// The text itself.
+    /// The text.
     pub fn reveal(&self) -> &str {
         &self.0
     }
 
-    /// The secret of a setting: its value, or the contents of its file without the line break at the end.
+    /// The value of a secret setting: the value itself, or the contents of its file without the final line break.
     pub(super) fn resolve(
         name: &'static str,
         value: Option<&Self>,

@@ -1,4 +1,4 @@
-//! The sections of the settings. `config.default.toml` says what each setting means; here stand their types and bounds.
+//! The sections of the settings with their types and bounds. `config.default.toml` describes each setting.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -38,7 +38,7 @@ pub struct DatabaseSettings {
 }
 
 impl DatabaseSettings {
-    /// How connections are encrypted.
+    /// The TLS settings of connections.
     pub fn tls(&self) -> Result<TlsConfig, SettingsError> {
         let mode = self
             .tls
@@ -58,7 +58,7 @@ impl DatabaseSettings {
             Err(problem) => return Some(problem),
         };
         let files = [&tls.ca_file, &tls.certificate_file, &tls.key_file];
-        // A file that is named says that TLS is wanted, so it must not go unused.
+        // A named file means that TLS is wanted, so it must not be ignored.
         if tls.mode == TlsMode::Off && files.iter().any(|file| file.is_some()) {
             return Some(invalid("database.tls", "is off, although files for TLS are set"));
         }
@@ -70,7 +70,7 @@ impl DatabaseSettings {
         })
     }
 
-    /// The password of the owner role, needed for migrations only.
+    /// The password of the owner role. Only migrations need it.
     pub fn owner_password(&self) -> Result<Secret, SettingsError> {
         Secret::resolve(
             "database.owner_password",
@@ -93,7 +93,7 @@ impl DatabaseSettings {
 #[derive(Debug, Clone, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct NatsSettings {
-    /// May hold a password, hence a secret.
+    /// A secret, because it may contain a password.
     pub url: Secret,
     #[serde(deserialize_with = "path")]
     pub credentials_file: Option<PathBuf>,
@@ -122,7 +122,7 @@ pub struct NatsSettings {
 }
 
 impl NatsSettings {
-    /// The seed that signs integrators' credentials, where this process issues any.
+    /// The seed that signs credentials of integrators. `None` when this process issues none.
     pub fn edge_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
         optional(Secret::resolve(
             "nats.edge_signing_seed",
@@ -131,7 +131,7 @@ impl NatsSettings {
         ))
     }
 
-    /// The seed that signs the integrators' account, where this process keeps it.
+    /// The seed that signs the integrators' account. `None` when this process does not update the account.
     pub fn operator_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
         optional(Secret::resolve(
             "nats.operator_signing_seed",
@@ -140,7 +140,7 @@ impl NatsSettings {
         ))
     }
 
-    /// What is wrong with the settings of integrators' credentials.
+    /// The problem of the settings for integrators' credentials.
     fn integrators_problem(&self) -> Option<SettingsError> {
         let (edge, operator) = match (self.edge_signing_seed(), self.operator_signing_seed()) {
             (Ok(edge), Ok(operator)) => (edge.is_some(), operator.is_some()),
@@ -157,7 +157,7 @@ impl NatsSettings {
         }
         match self.edge_account.is_some() {
             false if edge || operator => Some(SettingsError::Missing("nats.edge_account")),
-            // Whoever has the operator's seed pushes which keys sign for the account, so it has to know this one.
+            // A process with the operator's seed publishes the account's signing keys, so it must know this one.
             true if !edge => Some(SettingsError::Missing("nats.edge_signing_seed")),
             _ => None,
         }
@@ -242,7 +242,7 @@ impl GatewaySettings {
         }
         let is_origin = |text: &String| {
             let url = reqwest::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
-            // Browsers send an origin in this form; another one would never be met.
+            // Browsers send an origin in this form. Any other form would never match.
             url.is_some_and(|url| url.origin().ascii_serialization() == *text)
         };
         let wrong = self.cors_allowed_origins.iter().find(|text| !is_origin(text))?;
@@ -250,8 +250,8 @@ impl GatewaySettings {
         Some(invalid("gateway.cors_allowed_origins", &problem))
     }
 
-    /// Clients reach the public listener under a name of the network, which is by HTTPS, whether or not the proxy that ends
-    /// TLS says so.
+    /// Whether clients reach the public listener under a domain name. This is by HTTPS, even if the proxy that ends TLS
+    /// does not report it.
     pub fn is_behind_tls(&self) -> bool {
         let local = |host: &str| {
             host == "localhost" || host.ends_with(".localhost") || host.parse::<std::net::IpAddr>().is_ok()
@@ -259,7 +259,7 @@ impl GatewaySettings {
         self.public_host.as_deref().is_some_and(|host| !local(host))
     }
 
-    /// A listed origin on the visitor's own machine, although the gateway is known under another host.
+    /// A configured origin on the client's own machine, although the gateway has another public host.
     pub fn loopback_origin(&self) -> Option<&str> {
         let local = |host: &str| ["localhost", "127.0.0.1", "[::1]"].contains(&host);
         if self.public_host.as_deref().is_some_and(local) {
@@ -296,7 +296,7 @@ impl IdentitySettings {
         Secret::resolve("identity.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
     }
 
-    /// Hashes made at a time, with 0 resolved.
+    /// Hashes computed at a time. The setting 0 is resolved.
     pub fn hashing_threads(&self) -> usize {
         match self.argon2_threads {
             0 => std::thread::available_parallelism().map_or(1, |cores| cores.get() - 1).max(1),
@@ -305,7 +305,7 @@ impl IdentitySettings {
     }
 
     pub(super) fn problem(&self) -> Option<SettingsError> {
-        // RFC 9106: at least 8 KiB for each lane; one lane is used.
+        // RFC 9106 requires at least 8 KiB for each lane; one lane is used.
         if self.argon2_memory_kib < 8 {
             return Some(invalid("identity.argon2_memory_kib", "must be at least 8"));
         }
@@ -375,7 +375,7 @@ impl AuditSettings {
         Secret::resolve("audit.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
     }
 
-    /// The key before it, where one is named.
+    /// The previous key, if it is set.
     pub fn previous_signing_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_signing_key.as_ref(), self.previous_signing_key_file.as_deref());
         optional(Secret::resolve("audit.previous_signing_key", key, file))
@@ -385,7 +385,7 @@ impl AuditSettings {
         deployment_problem(&self.deployment).map(|problem| invalid("audit.deployment", problem))
     }
 
-    /// Where the signer remembers what it has signed.
+    /// The folder in which the signer stores what it has signed.
     pub fn state_folder(&self) -> Result<PathBuf, SettingsError> {
         self.state_folder.clone().ok_or(SettingsError::Missing("audit.state_folder"))
     }
@@ -424,17 +424,17 @@ impl LogSettings {
     }
 }
 
-/// How log lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
-    /// One JSON object a line.
+    /// One JSON object on each line.
     Json,
-    /// For people.
+    /// Text for reading at a terminal.
     Text,
 }
 
-/// A secret that need not be set.
+/// Turns a missing secret into `None`.
 pub(super) fn optional(resolved: Result<Secret, SettingsError>) -> Result<Option<Secret>, SettingsError> {
     match resolved {
         Ok(secret) => Ok(Some(secret)),

@@ -1,4 +1,4 @@
-//! How settings are read, and what is said about those that are wrong.
+//! How settings are read, and the errors for invalid ones.
 
 use super::*;
 

@@ -12,7 +12,7 @@ use super::SuperviseError;
 pub struct Account {
     /// The name in the password file.
     pub name: String,
-    /// The user and group to change to; `None` for the user this process runs as.
+    /// The ids of the user and the group to change to; `None` for the present user.
     pub change_to: Option<(u32, u32)>,
 }
 
@@ -31,7 +31,7 @@ impl Account {
         Ok(Self { name: user.name, change_to: Some((user.uid.as_raw(), user.gid.as_raw())) })
     }
 
-    /// Gives a folder, and never what a link at its place points to, to this account.
+    /// Changes the owner of a folder to this account. A link in its place is not followed.
     pub fn change_owner(&self, folder: &Path) -> Result<(), SuperviseError> {
         let Some((uid, gid)) = self.change_to else { return Ok(()) };
         let give = || {
@@ -43,7 +43,7 @@ impl Account {
         give().map_err(|e| SuperviseError::file("cannot change the owner of", folder, e))
     }
 
-    /// Lets this account enter `folder`, which stays ours.
+    /// Allows this account to enter `folder`; the owner does not change.
     pub fn grant_access(&self, folder: &Path) -> Result<(), SuperviseError> {
         if self.change_to.is_none() || self.may_enter(folder) {
             return Ok(());
@@ -53,7 +53,7 @@ impl Account {
         std::fs::set_permissions(folder, std::fs::Permissions::from_mode(mode | 0o011)).map_err(failed)
     }
 
-    /// The first folder on the way to `path` that this account may not enter. What is not there yet is no barrier.
+    /// The first folder on the path that this account may not enter. Folders that do not exist are skipped.
     pub fn barrier(&self, path: &Path) -> Option<PathBuf> {
         let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mut folders: Vec<&Path> = path.ancestors().skip(1).collect();

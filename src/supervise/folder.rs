@@ -1,4 +1,4 @@
-//! The data folder of `annals dev`: its lock, its secrets, its settings file, and the servers' own folders in it.
+//! The data folder of `annals dev`: its lock, its secrets, its settings file, and the folders of the servers.
 
 use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{Read, Seek, Write};
@@ -20,9 +20,9 @@ const TEMPORARY_PREFIX: &str = "annals-dev-";
 pub struct DataFolder {
     path: PathBuf,
     account: Account,
-    /// Held until the end: the lock goes with it.
+    /// Held until the process ends; the lock is released with it.
     _lock: File,
-    /// Deleted at the end.
+    /// A temporary folder, deleted at the end.
     temporary: Option<TempDir>,
 }
 
@@ -41,12 +41,12 @@ impl DataFolder {
         let untrusted = |problem| SuperviseError::UntrustedFolder { folder: path.clone(), problem };
         trust::parents(&path).map_err(untrusted)?;
         make_folder(&path)?;
-        // Without links: what is written below is written where it was checked.
+        // Resolve links first, so that files are written where the folder was checked.
         let path = trust::resolved(&path).map_err(untrusted)?;
         Self::locked(path, account, None)
     }
 
-    /// Makes a folder that is deleted at the end, and deletes those that killed processes left behind.
+    /// Creates a folder that is deleted at the end. Deletes such folders of processes that were killed.
     pub fn temporary() -> Result<Self, SuperviseError> {
         let parent = paths::temporary_folder();
         remove_stale_folders(&parent);
@@ -92,7 +92,7 @@ impl DataFolder {
         &self.account
     }
 
-    /// The PostgreSQL major version that made the data, where there are data.
+    /// The path and the PostgreSQL major version of existing data.
     pub(super) fn postgres_major(&self) -> Result<Option<(PathBuf, u32)>, SuperviseError> {
         let file = self.path.join("postgres/PG_VERSION");
         match read_file(&file) {
@@ -102,8 +102,8 @@ impl DataFolder {
         }
     }
 
-    /// The folder `name` in it, made for the servers' account where it is missing. This process writes nothing into it:
-    /// the account could have put links there.
+    /// The folder `name`, created for the servers' account if it is missing. This process writes nothing into it,
+    /// because the account could have put links there.
     pub(super) fn servers_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
         let path = self.path.join(name);
         make_folder(&path)?;
@@ -111,7 +111,7 @@ impl DataFolder {
         Ok(path)
     }
 
-    /// The folder `name` in it, which the servers' account may enter and only this user may write to.
+    /// The folder `name`, which the servers' account may enter and only this user may write to.
     pub(super) fn readable_folder(&self, name: &str) -> Result<PathBuf, SuperviseError> {
         let path = self.path.join(name);
         make_folder(&path)?;
@@ -119,7 +119,7 @@ impl DataFolder {
         Ok(path)
     }
 
-    /// The file of the secret `name`, made by `generate` where it is missing.
+    /// The file of the secret `name`. `generate` creates the secret if the file is missing.
     pub fn secret(
         &self,
         name: &str,
@@ -137,12 +137,12 @@ impl DataFolder {
         Ok((file, secret))
     }
 
-    /// Writes a file that only this user may read, in one step.
+    /// Writes a file that only this user may read, atomically.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
         self.replace_file(name, 0o600, |file| file.write_all(text.as_bytes()))
     }
 
-    /// Writes a file that belongs to the servers' account, in one step. It has its contents before it is given away.
+    /// Writes a file that the servers' account owns, atomically. The owner changes after the contents are written.
     pub(super) fn write_for_servers(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
         let owner = self.account.change_to;
         self.replace_file(name, 0o600, |file| {
@@ -154,13 +154,12 @@ impl DataFolder {
         })
     }
 
-    /// Copies a program to where the servers' account can run it and not change it.
+    /// Copies a program to a place where the servers' account can run but not change it.
     pub(super) fn copy_program(&self, name: &str, program: &Path) -> Result<PathBuf, SuperviseError> {
         self.replace_file(name, 0o755, |file| std::io::copy(&mut File::open(program)?, file).map(drop))
     }
 
-    /// Writes a new file beside and renames it, so that what was at its place before, a link or a half-written file, is
-    /// replaced and never written to.
+    /// Writes a new file and renames it. So a link or an incomplete file in its place is replaced and never written to.
     fn replace_file(
         &self,
         name: &str,
@@ -183,7 +182,7 @@ impl DataFolder {
         Ok(file)
     }
 
-    /// Deletes a temporary folder; another stays.
+    /// Deletes the folder if it is temporary.
     pub fn close(mut self) {
         if let Some(folder) = self.temporary.take()
             && let Err(error) = folder.close()
@@ -200,7 +199,7 @@ pub fn random_password() -> Secret {
     Secret::new(hex::encode(bytes))
 }
 
-/// Reads a small file. What a server's account may have put in its place, a link or a pipe, is not read.
+/// Reads a small file. A link or a pipe, which a server's account may have put in its place, is refused.
 pub(super) fn read_file(path: &Path) -> std::io::Result<String> {
     const FILE_BYTES_MAX: u64 = 64 * 1024;
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
@@ -213,7 +212,7 @@ pub(super) fn read_file(path: &Path) -> std::io::Result<String> {
     Ok(text)
 }
 
-/// Makes a folder that only this user may enter. Folders above it that are missing are made as usual.
+/// Creates a folder that only this user may enter. Missing parent folders get the usual permissions.
 fn make_folder(path: &Path) -> Result<(), SuperviseError> {
     let make = || {
         if let Some(parent) = path.parent() {
@@ -224,13 +223,13 @@ fn make_folder(path: &Path) -> Result<(), SuperviseError> {
     make().map_err(|e| SuperviseError::file("cannot make the folder", path, e))
 }
 
-/// Deletes temporary folders of this user whose process is gone: their lock can be had. Fresh ones are left alone, they
-/// may be about to be locked.
+/// Deletes temporary folders of this user whose process has ended: their lock is free. New folders are kept, because
+/// their process may be about to lock them.
 fn remove_stale_folders(parent: &Path) {
     let Ok(entries) = std::fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let named = entry.file_name().to_str().is_some_and(|name| name.starts_with(TEMPORARY_PREFIX));
-        // Of the entry itself, not of what a link points to.
+        // Check the entry itself, not the target of a link.
         let own = entry.metadata().is_ok_and(|it| it.is_dir() && it.uid() == geteuid().as_raw());
         if !named || !own {
             continue;
@@ -243,7 +242,7 @@ fn remove_stale_folders(parent: &Path) {
     }
 }
 
-/// Opens a lock file, and neither what a link at its place points to nor a pipe.
+/// Opens a lock file. Links and pipes in its place are refused.
 fn open_lock(path: &Path, options: &mut OpenOptions) -> std::io::Result<File> {
     let flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK;
     let file = options.custom_flags(flags.bits()).mode(0o600).open(path)?;

@@ -13,14 +13,14 @@ use super::process::{LaunchOptions, Process, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError};
 use crate::config::Secret;
 
-/// The port asked for first; not 4222, where a server of the system's own would be.
+/// The preferred port. Not 4222, which a NATS server of the system may use.
 const DEFAULT_PORT: u16 = 4223;
-/// JetStream reads its store before the server answers.
+/// Maximum time for a start: JetStream reads its store before the server answers.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(2);
 
 const STOP_SIGNALS: [(Signal, Duration); 1] = [(Signal::SIGTERM, Duration::from_millis(600))];
 
-/// The keys of the operator and its accounts, made where they are missing.
+/// The keys of the operator and its accounts. Missing ones are generated.
 pub(super) fn keys(folder: &DataFolder) -> Result<OperatorKeys, SuperviseError> {
     OperatorKeys::load_or_create(|name, fresh| {
         let (_, kept) = folder.secret(&key_file(name), || Secret::new(fresh))?;
@@ -33,7 +33,7 @@ pub(super) fn key_file(name: &str) -> String {
     format!("nats-{name}.seed")
 }
 
-/// nats-server, running.
+/// A running nats-server.
 pub(super) struct NatsServer {
     process: Process,
     port: u16,
@@ -99,7 +99,7 @@ impl NatsServer {
         self.process.ended().await
     }
 
-    /// Starts it again on its port.
+    /// Restarts it on its port.
     pub(super) async fn restart(&mut self) -> Result<(), SuperviseError> {
         self.process = launch(&self.program, &self.account, &self.settings, &self.folder, &self.log)?;
         self.ready().await
@@ -145,12 +145,12 @@ fn launch(
     })
 }
 
-/// A path as a value of the settings file, whose texts are those of JSON.
+/// A path as a value of the settings file, in JSON syntax.
 fn quoted(path: &Path) -> serde_json::Value {
     path.display().to_string().into()
 }
 
-/// Whether a NATS server with JetStream speaks first, as the protocol has it. It listens only once its store is read.
+/// Whether a NATS server with JetStream sends its greeting. It listens only after its store is read.
 async fn is_ready(port: u16) -> bool {
     let greeting = async {
         let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
@@ -162,8 +162,8 @@ async fn is_ready(port: u16) -> bool {
     timeout(Duration::from_secs(2), greeting).await.ok().flatten().unwrap_or(false)
 }
 
-/// A program that the servers' account can run: itself, or a copy in the data folder when it lies in a closed place
-/// such as root's home.
+/// A program that the servers' account can run: the program itself, or a copy in the data folder if its folder is
+/// closed, such as root's home.
 fn accessible_program(folder: &DataFolder, program: &Path) -> Result<PathBuf, SuperviseError> {
     if folder.account().barrier(program).is_none() {
         return Ok(program.to_owned());

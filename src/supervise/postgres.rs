@@ -1,4 +1,4 @@
-//! The private PostgreSQL server: made by initdb, listening on 127.0.0.1 only, as durable as one in production.
+//! The private PostgreSQL server: created with initdb, listens on 127.0.0.1 only, and is as durable as in production.
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -14,20 +14,20 @@ use super::process::{LaunchOptions, Process, command, end_stale, free_port};
 use super::{Account, DataFolder, Programs, SuperviseError, folder};
 use crate::config::Secret;
 
-/// The port asked for first.
+/// The preferred port.
 const DEFAULT_PORT: u16 = 5433;
-/// The superuser; owner of the database as well.
+/// The superuser, who also owns the database.
 pub const SUPERUSER: &str = "postgres";
 /// The product's database.
 pub const DATABASE: &str = "annals";
-/// A server that replays much log after a crash answers late.
+/// Maximum time for a start: after a crash the server first replays its write-ahead log.
 const STARTUP_TIMEOUT: Duration = Duration::from_mins(2);
 
-/// A fast shutdown, then an immediate one, which leaves the log to be replayed at the next start.
+/// A fast shutdown, then an immediate one. After an immediate one the next start replays the write-ahead log.
 const STOP_SIGNALS: [(Signal, Duration); 2] =
     [(Signal::SIGINT, Duration::from_millis(1800)), (Signal::SIGQUIT, Duration::from_millis(300))];
 
-/// PostgreSQL, running.
+/// A running PostgreSQL server.
 pub(super) struct PostgresServer {
     process: Process,
     port: u16,
@@ -39,7 +39,7 @@ pub(super) struct PostgresServer {
 }
 
 impl PostgresServer {
-    /// Makes the cluster where there is none, starts the server, makes the product's database.
+    /// Creates the cluster if there is none, starts the server and creates the product's database.
     pub(super) async fn start(
         folder: &DataFolder,
         programs: &Programs,
@@ -72,7 +72,7 @@ impl PostgresServer {
                     server.make_database().await?;
                     return Ok(server);
                 }
-                // Between finding a free port and taking it, somebody else may have.
+                // Another process may have taken the port since it was found free.
                 Err(_) if tries < 5 && server.process.output().contains("could not bind") => tries += 1,
                 Err(error) => return Err(error),
             }
@@ -91,7 +91,7 @@ impl PostgresServer {
         self.process.ended().await
     }
 
-    /// Starts it again on its port.
+    /// Restarts it on its port.
     pub(super) async fn restart(&mut self) -> Result<(), SuperviseError> {
         let deadline = Instant::now() + STARTUP_TIMEOUT;
         loop {
@@ -113,7 +113,7 @@ impl PostgresServer {
         self.process.stop(&STOP_SIGNALS).await;
     }
 
-    /// Immediate shutdown: the server ends its own children and replays its log at the next start.
+    /// Immediate shutdown: the server ends its child processes and replays its write-ahead log at the next start.
     pub(super) fn kill(&mut self) {
         self.process.send(Signal::SIGQUIT);
     }
@@ -165,7 +165,7 @@ fn launch(
     for setting in [
         &format!("port={port}"),
         "listen_addresses=127.0.0.1",
-        // No socket in the file system: its path may be too long or its folder closed to the server's user.
+        // No socket in the file system: its path may be too long, or the server's user may not enter its folder.
         "unix_socket_directories=",
         "max_connections=300",
         "fsync=on",
@@ -187,7 +187,7 @@ fn launch(
     })
 }
 
-/// Runs initdb in a folder beside and renames it: a cluster is there whole or not at all.
+/// Runs initdb in a temporary folder and renames it, so that a cluster is never incomplete.
 async fn initialise(
     folder: &DataFolder,
     programs: &Programs,

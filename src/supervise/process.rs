@@ -1,5 +1,5 @@
-//! One server process: started under its account with its output in a log file, told to end with this process where the
-//! system can do that, stopped by signal.
+//! One server process. It runs under its account, writes its output to a log file and is stopped by signals. Where the
+//! system supports it, it ends with this process.
 
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
@@ -17,20 +17,20 @@ use tokio::time::{Instant, sleep, timeout};
 use super::folder::read_file;
 use super::{Account, SuperviseError, programs};
 
-/// A longer log begins anew at the next start of its server.
+/// Maximum size of a log in bytes. A larger one is truncated at the next start of its server.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What to start.
+/// The options of a start.
 pub(super) struct LaunchOptions<'a> {
     /// The server's name in messages.
     pub name: &'static str,
     pub program: &'a Path,
     pub arguments: Vec<String>,
     pub account: &'a Account,
-    /// The folder it runs in.
+    /// The working directory.
     pub folder: &'a Path,
     pub log: &'a Path,
-    /// What it gets when this process dies.
+    /// The signal that it gets when this process dies.
     pub death_signal: Signal,
 }
 
@@ -43,7 +43,7 @@ pub(super) struct Process {
 }
 
 impl Process {
-    /// Starts it. To be called on the main thread: the death signal follows the starting thread.
+    /// Starts it. Call it on the main thread: the death signal is sent when the starting thread ends.
     pub(super) fn start(launch: &LaunchOptions<'_>) -> Result<Self, SuperviseError> {
         let open = |e| SuperviseError::file("cannot write", launch.log, e);
         let log = OpenOptions::new().create(true).append(true).mode(0o600).open(launch.log).map_err(open)?;
@@ -59,13 +59,13 @@ impl Process {
             .stdout(log.try_clone().map_err(open)?)
             .stderr(log)
             .process_group(0)
-            // Only a start that is given up leaves a child behind; all others are stopped and waited for.
+            // Only a failed start leaves a child process; all others are stopped and awaited.
             .kill_on_drop(true);
         let child = command.spawn().map_err(|e| SuperviseError::file("cannot run", launch.program, e))?;
         Ok(Self { child, name: launch.name, log: launch.log.to_owned(), log_start })
     }
 
-    /// Waits for its end.
+    /// Waits for its end and describes it.
     pub(super) async fn ended(&mut self) -> String {
         match self.child.wait().await {
             Ok(status) => describe_status(status),
@@ -78,7 +78,7 @@ impl Process {
         !matches!(self.child.try_wait(), Ok(None))
     }
 
-    /// What it logged since it was started.
+    /// Its output since its start.
     pub(super) fn output(&self) -> String {
         let read = || -> std::io::Result<String> {
             let mut file = File::open(&self.log)?;
@@ -90,7 +90,7 @@ impl Process {
         read().unwrap_or_default()
     }
 
-    /// The error for a server that did not come up.
+    /// The error for a server that did not start.
     pub(super) fn failure(&self) -> SuperviseError {
         let output = self.output();
         let telling = ["FATAL", "[FTL]", "PANIC", "nats-server:", "rror"];
@@ -99,8 +99,8 @@ impl Process {
         SuperviseError::Start { server: self.name, problem, log: self.log.clone() }
     }
 
-    /// Sends signals one after the other, each with the time it is given to work, until the server has ended; then
-    /// kills it.
+    /// Sends the signals one after the other, each with a time to take effect, until the server has ended. Then kills
+    /// it.
     pub(super) async fn stop(&mut self, signals: &[(Signal, Duration)]) {
         for (signal, wait) in signals {
             if self.send(*signal) && timeout(*wait, self.child.wait()).await.is_err() {
@@ -113,7 +113,7 @@ impl Process {
         let _ = timeout(Duration::from_millis(300), self.child.wait()).await;
     }
 
-    /// Sends a signal; false when it has ended already.
+    /// Sends a signal. False when the process has ended already.
     pub(super) fn send(&mut self, signal: Signal) -> bool {
         match self.child.id() {
             Some(pid) => kill(Pid::from_raw(pid as i32), signal).is_ok(),
@@ -144,7 +144,7 @@ pub(super) fn command(
     command
 }
 
-/// `setpriv` of util-linux, which can tie a process to the life of its parent; not every system has it.
+/// `setpriv` of util-linux sends a signal to a process when its parent ends. Not every system has it.
 fn setpriv() -> Option<&'static Path> {
     static SETPRIV: OnceLock<Option<PathBuf>> = OnceLock::new();
     let find = || {
@@ -163,8 +163,8 @@ fn describe_status(status: ExitStatus) -> String {
     status.to_string()
 }
 
-/// Ends a process that an earlier run left behind. `pid_file` begins with its process id; it is ours only when its
-/// command line names `mark`, a path of our data folder.
+/// Ends a process of an earlier run. `pid_file` starts with its process id. The process is ended only when its command
+/// line contains `mark`, a path in the data folder.
 pub(super) async fn end_stale(
     name: &'static str,
     pid_file: &Path,
@@ -210,7 +210,7 @@ fn is_ours(pid: i32, mark: &Path) -> bool {
     }
 }
 
-/// A free port on 127.0.0.1: the usual one where it is free and wanted.
+/// A free port on 127.0.0.1. It is `usual` if that port is free.
 pub(super) fn free_port(usual: Option<u16>) -> u16 {
     let port = |wanted: u16| {
         let listener = std::net::TcpListener::bind(("127.0.0.1", wanted)).ok()?;

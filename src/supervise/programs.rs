@@ -1,6 +1,6 @@
-//! Finding the installed server programs: where a flag or the environment says, then `PATH`, then beside this program
-//! and in `.tools/bin` of its own project, then the folders of the distributions, highest version first. A program that
-//! another user can change is not run, not even for its version.
+//! Finds the installed server programs. Order: flag or environment, `PATH`, the folder of this program, `.tools/bin` of
+//! its project, the folders of the distributions with the highest version first. A program that another user can change
+//! is not run, not even to read its version.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -25,7 +25,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The best installed programs; `made_by` is the PostgreSQL major version of the data that exist already.
+    /// The best installed programs. `made_by` is the PostgreSQL major version of existing data.
     pub fn find(options: &Options, made_by: Option<(PathBuf, u32)>) -> Result<Self, SuperviseError> {
         Ok(Self {
             postgres_bin: find_postgres(options.postgres_bin.as_deref(), made_by)?,
@@ -34,7 +34,7 @@ impl Programs {
     }
 }
 
-/// A program of `PATH` that only root and this user can change, without links on the way.
+/// A program in `PATH`, with links resolved, that only root and this user can change.
 pub(super) fn find_in_path(name: &str) -> Option<PathBuf> {
     paths::search_path()
         .into_iter()
@@ -43,7 +43,7 @@ pub(super) fn find_in_path(name: &str) -> Option<PathBuf> {
         .find_map(|program| trust::resolved(&program).ok())
 }
 
-/// The programs that may run, and the first one that may not.
+/// Usable programs, and the first one that is not trusted.
 #[derive(Default)]
 struct Candidates {
     accepted: Vec<(PathBuf, Version)>,
@@ -51,7 +51,7 @@ struct Candidates {
 }
 
 impl Candidates {
-    /// Adds what `versioned`, the program that is asked for its version, belongs to: `found`.
+    /// Adds `found` with the version of the program `versioned`.
     fn add(&mut self, found: PathBuf, versioned: &Path, programs: &[&Path]) {
         if let Some((program, problem)) =
             programs.iter().find_map(|it| Some((*it, trust::resolved(it).err()?)))
@@ -63,14 +63,14 @@ impl Candidates {
         }
     }
 
-    /// What to say when there is nothing else to choose from.
+    /// The error when there is no usable program.
     fn refusal(&self) -> Option<SuperviseError> {
         let (program, problem) = self.refused.clone()?;
         Some(SuperviseError::UntrustedProgram { program, problem })
     }
 }
 
-/// The path without links; a missing program is left to be told as one.
+/// Resolves links and checks the program. A missing program is reported later.
 fn refuse_untrusted(program: &Path) -> Result<PathBuf, SuperviseError> {
     if !program.exists() {
         return Ok(program.to_owned());
@@ -95,7 +95,7 @@ fn find_postgres(given: Option<&Path>, made_by: Option<(PathBuf, u32)>) -> Resul
         candidates.accepted.push((refuse_untrusted(folder)?, version));
     } else {
         let find_in_path = paths::search_path().into_iter().map(|folder| folder.join("postgres"));
-        // What stands in PATH is often a link; initdb lies beside the program itself.
+        // Entries of PATH are often links; initdb is in the folder of the program itself.
         let folders = find_in_path
             .filter_map(|program| Some(program.canonicalize().ok()?.parent()?.to_owned()))
             .chain(distribution_folders());
@@ -181,7 +181,7 @@ fn require_nats_version(program: PathBuf, version: Version, remedy: &str) -> Res
     })
 }
 
-/// Where distributions put PostgreSQL, highest major version first.
+/// The PostgreSQL folders of distributions, highest major version first.
 fn distribution_folders() -> Vec<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = Vec::new();
     for (parent, prefix) in [
@@ -203,14 +203,14 @@ fn distribution_folders() -> Vec<PathBuf> {
     found.into_iter().map(|(_, folder)| folder).collect()
 }
 
-/// Runs `program --version`.
+/// Runs `program --version` and parses the output.
 fn version_of(program: &Path) -> Result<Version, String> {
     let output = Command::new(program).arg("--version").output().map_err(|error| error.to_string())?;
     let text = String::from_utf8_lossy(&output.stdout);
     parse_version(&text).ok_or_else(|| format!("it does not tell its version ({})", text.trim()))
 }
 
-/// The first number with a dot in it, or the first number.
+/// The first number with a dot, otherwise the first number.
 fn parse_version(text: &str) -> Option<Version> {
     let word = text
         .split_whitespace()
@@ -241,7 +241,7 @@ mod tests {
         assert!(error.contains("/nowhere/nats-server"), "{error}");
     }
 
-    /// A program that tells the version 2.12 and notes beside itself that it ran.
+    /// A program that prints version 2.12 and writes a file when it runs.
     fn nats_server(mode: u32) -> (tempfile::TempDir, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
         let program = root.path().join("nats-server");

@@ -1,5 +1,5 @@
-//! Whether root and this user alone can change a path: asked of programs before they run and of folders before anything
-//! is written into them.
+//! Checks that only root and this user can change a path. Used for programs before they run, and for folders before
+//! files are written into them.
 
 use std::fmt;
 use std::fs::Metadata;
@@ -10,13 +10,13 @@ use nix::unistd::{Gid, Group, Uid, User, geteuid};
 
 const GROUP_WRITABLE: u32 = 0o020;
 const OTHERS_WRITABLE: u32 = 0o002;
-/// In a folder with this bit only the owner of an entry may rename or delete it.
+/// The sticky bit of a folder: only the owner of an entry may rename or delete it.
 const STICKY: u32 = 0o1000;
 
-/// Why a path is not used.
+/// Why a path is not trusted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Untrusted {
-    /// The file or folder on the way that others can change.
+    /// The file or folder of the path that other users can change.
     pub path: PathBuf,
     reason: UntrustedReason,
 }
@@ -41,7 +41,7 @@ impl fmt::Display for Untrusted {
 
 impl std::error::Error for Untrusted {}
 
-/// The path without links, when nothing on the way to it can be changed by a user other than root and this one.
+/// Resolves links and checks that only root and this user can change any part of the path.
 ///
 /// # Errors
 /// [`Untrusted`] names the first file or folder that another user owns or may write to. A folder with the sticky bit,
@@ -53,27 +53,27 @@ pub fn resolved(path: &Path) -> Result<PathBuf, Untrusted> {
     };
     let given = std::path::absolute(path).map_err(unreadable)?;
     let resolved = given.canonicalize().map_err(unreadable)?;
-    // Both: a link in a folder of another user may point elsewhere a moment later.
+    // Check the path before and after links are resolved: a link in another user's folder may change a moment later.
     check(&given, PathEnd::Exact)?;
     check(&resolved, PathEnd::Exact)?;
     Ok(resolved)
 }
 
-/// Whether entries made below the deepest folder of `path` that exists stay what they are made.
+/// Whether entries that are created below the deepest existing folder of `path` cannot be replaced by others.
 pub fn parents(path: &Path) -> Result<(), Untrusted> {
     match path.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) {
-        // What is made in a sticky folder is asked for its owner afterwards.
+        // In a sticky folder, the owner of a new entry is checked after its creation.
         Some(folder) => check(folder, PathEnd::Parent),
         None => Ok(()),
     }
 }
 
-/// What the last part of a checked path is.
+/// The role of the last part of a checked path.
 #[derive(Clone, Copy, PartialEq)]
 enum PathEnd {
     /// The file or folder that is used.
     Exact,
-    /// One more folder on the way.
+    /// A parent folder of it.
     Parent,
 }
 
@@ -105,8 +105,8 @@ fn others_may_write(metadata: &Metadata) -> bool {
             && !is_private_group(Gid::from_raw(metadata.gid()), Uid::from_raw(metadata.uid())))
 }
 
-/// Whether the group is the owner's alone, as systems with a group for each user make them: it has the owner's name,
-/// is the owner's primary group and lists no other member.
+/// Whether a group belongs to its owner alone, as on systems with a group for each user: it has the owner's name, is
+/// the owner's primary group and has no other member.
 fn is_private_group(group: Gid, owner: Uid) -> bool {
     let (Ok(Some(group)), Ok(Some(owner))) = (Group::from_gid(group), User::from_uid(owner)) else {
         return false;
@@ -129,7 +129,7 @@ mod tests {
 
     use super::*;
 
-    /// A program in two folders of ours.
+    /// A program in two folders of this user.
     fn program() -> (TempDir, PathBuf) {
         let root = tempfile::tempdir().expect("a temporary folder can be made");
         let folder = root.path().join("tools/bin");
@@ -164,7 +164,7 @@ mod tests {
             (0o757, "tools/bin/nats-server"),
             (0o777, "tools/bin"),
             (0o757, "tools"),
-            // The sticky bit protects what is in a folder, not the folder at the end of the path.
+            // The sticky bit protects entries of a folder, not the folder at the end of the path.
             (0o1777, "tools/bin/sub"),
         ] {
             let (root, program) = program();
@@ -222,7 +222,7 @@ mod tests {
         lchown(&link, Some(uid), Some(gid)).expect("root may");
         assert_eq!(resolved(&link).expect_err("another user made the link").path, link);
 
-        // A good link to a place that others can change.
+        // A trusted link to a path that others can change.
         let (_other, target) = self::program();
         lchown(target.parent().expect("a folder"), Some(uid), Some(gid)).expect("root may");
         let link = root.path().join("second");

@@ -1,5 +1,4 @@
-//! What is asked of NATS besides following it: which events the database has lost, what was signed, who was erased. And the
-//! parts that the accounts of integrators need.
+//! Queries on NATS: lost events, signed checkpoints, erasures. Also the parts for the credentials of integrators.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -15,14 +14,14 @@ use store::{Replacement, Store, StoreError, Verification, Verifier};
 
 use crate::config::{Settings, SettingsError};
 
-/// How often the examination asks JetStream, and the pause in between.
+/// Maximum attempts of the divergence check, and the pause between them.
 const EXAMINATION_ATTEMPTS_MAX: u32 = 3;
 const EXAMINATION_RETRY_DELAY: Duration = Duration::from_millis(250);
-/// How long it waits for a connection.
+/// How long a query waits for a connection.
 const CONNECT_TIMEOUT: Duration = Duration::from_millis(1_500);
 
-/// Compares the logs with JetStream, over a connection of its own: not every process has one. The store lives as long as
-/// the process, so the examiner may hold it.
+/// Compares the logs with JetStream over a connection of its own, because not every process has one. The store lives as
+/// long as the process, so the verifier may own a handle to it.
 pub(super) fn verifier(store: Store, config: NatsConfig) -> Verifier {
     Arc::new(move || {
         let (store, config) = (store.clone(), config.clone());
@@ -48,14 +47,14 @@ pub(super) fn verifier(store: Store, config: NatsConfig) -> Verifier {
     })
 }
 
-/// Connects to NATS for a question that can do without an answer.
+/// Connects to NATS for an optional query.
 async fn connect_once(config: NatsConfig) -> Result<Nats, NatsError> {
     let connected = tokio::time::timeout(CONNECT_TIMEOUT, Nats::connect(config)).await;
     connected.unwrap_or(Err(NatsError::Unreachable))
 }
 
-/// Gives each log the signed checkpoints of it that the signer's folder, where this machine has it, and JetStream know.
-/// Returns what could not be asked.
+/// Adds to each log its known checkpoints: from the signer's folder, if this machine has it, and from JetStream.
+/// Returns the errors of sources that could not be read.
 pub async fn collect_checkpoints(
     settings: &Settings,
     logs: &mut [Replacement],
@@ -78,10 +77,10 @@ pub async fn collect_checkpoints(
     unknown
 }
 
-/// How long a look at JetStream for lost erasures may take.
+/// Time limit for finding lost erasures in JetStream.
 const LOST_ERASURES_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Asks JetStream for erasures that the logs have lost, over a connection of its own: a gateway has none.
+/// Finds erasures in JetStream that the logs have lost. It uses a connection of its own, because a gateway has none.
 pub(super) fn copies(store: Store, config: NatsConfig) -> DerivedCopies {
     Arc::new(move || {
         let (store, config) = (store.clone(), config.clone());
@@ -99,7 +98,7 @@ pub(super) fn copies(store: Store, config: NatsConfig) -> DerivedCopies {
     })
 }
 
-/// Connects to NATS; where nothing answers the connection goes on trying.
+/// Connects to NATS. When the server does not answer, the connection retries in the background.
 pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
     Nats::connect(nats_config(settings)).await.context("NATS cannot be used")
 }
@@ -118,7 +117,7 @@ pub(super) fn nats_config(settings: &Settings) -> NatsConfig {
     }
 }
 
-/// Who issues credentials for integrators, where the settings have an account for them.
+/// The issuer of credentials for integrators. `None` when the settings have no account for them.
 pub fn issuer(settings: &Settings) -> anyhow::Result<Option<Issuer>> {
     let nats = &settings.nats;
     let (Some(account), Some(seed)) = (&nats.edge_account, nats.edge_signing_seed()?) else {
@@ -128,13 +127,16 @@ pub fn issuer(settings: &Settings) -> anyhow::Result<Option<Issuer>> {
     Ok(Some(Issuer::new(account, seed.reveal(), servers)?))
 }
 
-/// The credentials of integrators; an error where the settings have no account for them.
+/// The credentials of integrators.
+///
+/// # Errors
+/// The settings have no account for them.
 pub fn integrators(settings: &Settings, store: &Store) -> anyhow::Result<Integrators> {
     let issuer = issuer(settings)?.ok_or(SettingsError::Missing("nats.edge_account"))?;
     Ok(Integrators::new(store.clone(), issuer))
 }
 
-/// What keeps NATS in line with the registry of credentials, where this process has the keys for it.
+/// The settings of the credential reconciler. `None` when this process does not have the keys for it.
 pub(super) fn reconciler(settings: &Settings) -> anyhow::Result<Option<ReconcilerConfig>> {
     let nats = &settings.nats;
     let (Some(issuer), Some(operator), Some(system)) =

@@ -1,4 +1,4 @@
-//! Keys of personal data, keys of access tokens and the hashing of passwords, by the settings.
+//! Encryption keys, the key of access tokens, and password hashing, from the settings.
 
 use std::time::Duration;
 
@@ -9,15 +9,15 @@ use store::DeploymentKey;
 
 use crate::config::{Settings, SettingsError};
 
-/// The keys of personal data, where the settings name a place for them.
+/// The encryption keys. `None` when the settings name no key store.
 pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
     let Some((store, roots)) = keys(settings)? else { return Ok(None) };
     let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
     store.open(roots, lease).await.context("the keys of personal data cannot be used").map(Some)
 }
 
-/// Where the keys are and what wraps them, where the settings name a place. From now on no part of this process's memory is
-/// written to a core file.
+/// The key store and its root keys. `None` when the settings name no key store. Afterwards this process writes no core
+/// files.
 pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
     let privacy = &settings.privacy;
     let Some(store) = privacy.key_store()? else { return Ok(None) };
@@ -33,7 +33,7 @@ pub(super) fn signing_key(settings: &Settings) -> anyhow::Result<SigningKey> {
     Ok(SigningKey::from_pem(settings.identity.signing_key()?.reveal())?)
 }
 
-/// Keys that are set and are no keys.
+/// The errors of keys that are set and malformed.
 pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
     let invalid = |key, error: &dyn std::fmt::Display| SettingsError::Invalid {
         key,
@@ -47,7 +47,7 @@ pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
     deployment.into_iter().chain(tokens.map(|error| invalid("identity.signing_key", &error))).collect()
 }
 
-/// Hashes passwords as the gateway does, for commands that register users without one.
+/// Hashes passwords like the gateway, for commands that register users without one.
 pub fn passwords(settings: &Settings) -> anyhow::Result<Passwords> {
     Passwords::start(&hashing_config(settings)).context("passwords cannot be hashed")
 }

@@ -1,4 +1,4 @@
-//! The listeners of a process, by the settings: the operations listener in every process, the other two with a gateway.
+//! The listeners of a process. Every process has the operations listener; a gateway has all three.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -17,7 +17,7 @@ pub struct Addresses {
     pub admin: SocketAddr,
 }
 
-/// The listeners, bound before anything else so that a taken port is told at once.
+/// The listeners. They are bound before anything else, so that a port in use is reported at once.
 pub(super) struct Listeners {
     pub(super) public: Option<Listener>,
     pub(super) operations: Listener,
@@ -29,9 +29,9 @@ pub(super) struct Listener {
     pub(super) settings: ListenerSettings,
 }
 
-/// Connections of the operations listener and of the admin listener, each.
+/// Maximum connections of the operations listener and of the admin listener, each.
 const PRIVATE_CONNECTIONS_MAX: usize = 128;
-/// Descriptors that are kept for probes when the process has none left.
+/// File descriptors reserved for probes, for when the process has none left.
 const OPERATIONS_DESCRIPTORS_RESERVED: usize = 8;
 
 impl Listeners {
@@ -61,7 +61,7 @@ impl Listeners {
                 "`gateway.max_connections` is lowered to what the limit of open files allows"
             );
         }
-        // No proxy stands before these: their clients are machines of the same network.
+        // There is no proxy in front of these: their clients are machines of the same network.
         let private = |name| ListenerSettings {
             name,
             max_connections: PRIVATE_CONNECTIONS_MAX,

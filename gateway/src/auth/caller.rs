@@ -1,4 +1,4 @@
-//! The signed-in caller of a request: the token's claims, its tenant, and what it may do.
+//! The authenticated caller of a request: the claims of its token, its tenant and its rights.
 
 use std::sync::Arc;
 
@@ -18,10 +18,10 @@ use crate::http::tenancy;
 use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// A caller with a token for the public listener, in the tenant that the token names.
+/// A caller with a token for the public listener. Its tenant is the one in the token.
 #[derive(Clone)]
 pub struct Caller {
-    /// What the token says.
+    /// The claims of the token.
     pub claims: Arc<Claims>,
     /// The tenant's entry in the directory.
     pub record: Arc<TenantRecord>,
@@ -31,12 +31,12 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// Who calls, with the rights that the token says.
+    /// The principal, with the rights in the token.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
 
-    /// The user's id; a service's is that of its token, which no user has.
+    /// The user's id. For a service it is the id of its token, which no user has.
     pub fn user_id(&self) -> Uuid {
         self.claims.sub
     }
@@ -46,11 +46,14 @@ impl Caller {
         self.is_allowed_in_tenant(permission) && permission.is_held_by(&self.principal)
     }
 
-    /// Whether the caller holds the permission for what belongs to the user `owner`.
+    /// Whether the caller holds the permission for data that belongs to the user `owner`.
     pub fn has_permission_for(&self, permission: &Permission, owner: Uuid) -> bool {
         permission.permits(&self.principal, owner)
     }
 
+    /// Checks the permission.
+    ///
+    /// # Errors
     /// 403 unless the caller [`has_permission`](Self::has_permission).
     pub fn require_permission(&self, permission: &Permission) -> Result<(), Problem> {
         if self.has_permission(permission) {
@@ -60,12 +63,12 @@ impl Caller {
         }
     }
 
-    /// Tenants are administered from the tenant `platform` alone.
+    /// Tenants are administered only from the tenant `platform`.
     fn is_allowed_in_tenant(&self, permission: &Permission) -> bool {
         *permission != policy::TENANTS_WRITE || self.record.id == PLATFORM
     }
 
-    /// Confirms the permission by the caller's own events, until the value is released.
+    /// Checks the permission against the caller's own events. It stays valid until the returned value is dropped.
     pub async fn fresh_authority(
         &self,
         gateway: &Gateway,
@@ -74,12 +77,15 @@ impl Caller {
         Ok(FreshAuthority::acquire(&gateway.executor, self.record.id, &self.principal, permission).await?)
     }
 
-    /// When the token ends, and with it whatever was opened on its behalf.
+    /// When the token expires. Everything that was opened with it ends then.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.claims.expires_at()
     }
 
-    /// The holder of the token in the header `Authorization`, or of one that came another way.
+    /// Authenticates the caller by a token that was passed in, otherwise by the header `Authorization`.
+    ///
+    /// # Errors
+    /// 401 when the token is missing, invalid, expired or revoked.
     pub async fn authenticate(
         headers: &HeaderMap,
         token: Option<&str>,
@@ -91,7 +97,7 @@ impl Caller {
         let principal = claims.principal();
         request.set_principal(&principal);
         let record = gateway.store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
-        // A refusal is told to the tenant whose token it was.
+        // Set the tenant first, so that a refusal is recorded in the activity log of the token's tenant.
         if let Some(record) = &record {
             request.set_tenant(record);
         }
@@ -102,7 +108,7 @@ impl Caller {
         Ok(Self { claims, record, store, principal })
     }
 
-    /// The context of a command that this caller sends.
+    /// The context of a command of this caller.
     pub fn command_context(&self, request: &RequestContext, command_id: Option<Uuid>) -> CommandContext {
         CommandContext {
             tenant: self.record.id,
@@ -122,7 +128,7 @@ impl FromRequestParts<Gateway> for Caller {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        // The guard has looked already.
+        // The layer `authorize` has authenticated the caller already.
         if let Some(caller) = parts.extensions.get::<Arc<Self>>() {
             return Ok(Self::clone(caller));
         }
@@ -131,7 +137,7 @@ impl FromRequestParts<Gateway> for Caller {
     }
 }
 
-/// Somebody with a token for the admin listener.
+/// A caller with a token for the admin listener.
 pub struct Operator(pub Arc<Claims>);
 
 impl FromRequestParts<Gateway> for Operator {
@@ -154,7 +160,7 @@ fn verify_token(token: &str, gateway: &Gateway, audience: Audience) -> Result<Ar
     })
 }
 
-/// The token of `Authorization: Bearer <token>` (RFC 6750).
+/// The token in `Authorization: Bearer <token>` (RFC 6750).
 fn bearer_token(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut given = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (given.next(), given.next()) else {

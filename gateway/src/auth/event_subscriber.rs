@@ -1,4 +1,4 @@
-//! Somebody who may follow a tenant's events, whatever showed it: an access token or a ticket.
+//! A client that may follow a tenant's events, authenticated by an access token or a ticket.
 
 use std::sync::Arc;
 
@@ -20,16 +20,19 @@ use crate::state::Gateway;
 pub struct EventSubscriber {
     /// The tenant.
     pub record: Arc<TenantRecord>,
-    /// Whether personal data is read open.
+    /// Whether the client gets decrypted personal data.
     pub personal_data: bool,
-    /// When the right to read ends.
+    /// When the right to read expires.
     pub expires_at: DateTime<Utc>,
-    /// The token that showed it, which may be taken back.
+    /// The claims of the access token, which may be revoked. `None` for a ticket.
     pub claims: Option<Arc<Claims>>,
 }
 
 impl EventSubscriber {
-    /// The caller, who needs the scope of events.
+    /// A subscriber with an access token.
+    ///
+    /// # Errors
+    /// 403 without the permission to read events.
     pub fn from(caller: Caller) -> Result<Self, Problem> {
         caller.require_permission(&EVENTS_READ)?;
         Ok(Self {
@@ -40,7 +43,7 @@ impl EventSubscriber {
         })
     }
 
-    /// Whoever holds a ticket for this path, which is used up by this.
+    /// A subscriber with a ticket for this path. The ticket is used up.
     pub async fn with_ticket(
         ticket: &str,
         path: &str,
@@ -62,7 +65,7 @@ impl EventSubscriber {
         if !handle.use_stream_ticket(ticket.id, ticket.expires_at).await? {
             return Err(refused());
         }
-        // A ticket says nothing of roles, and what auditors read is recorded.
+        // A ticket contains no roles. The user is loaded, because what auditors read is recorded.
         let user = gateway.executor.load::<User>(record.id, ticket.user).await?;
         let roles = user.map(|(user, _)| user.roles).unwrap_or_default();
         request.set_principal(&Principal::user(ticket.user, roles));

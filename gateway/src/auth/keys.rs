@@ -1,4 +1,5 @@
-//! The key that signs access tokens: Ed25519 in a PKCS#8 PEM file, and its public half as a JSON Web Key Set.
+//! The Ed25519 key that signs access tokens. The private key is a PKCS#8 PEM file; the public key is published as a
+//! JSON Web Key Set.
 
 use aws_lc_rs::digest;
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};
@@ -10,15 +11,15 @@ use serde_json::{Value, json};
 /// Why a signing key cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
-    /// The text is no PEM file with an Ed25519 private key in PKCS#8.
+    /// The text is not a PEM file with an Ed25519 private key in PKCS#8.
     #[error("signing key is not an Ed25519 private key in PKCS#8 PEM")]
     Malformed,
-    /// The system's random numbers failed.
+    /// The system's random number generator failed.
     #[error("no new signing key can be made")]
     Generation,
 }
 
-/// A private key with what is known of it in public.
+/// A private key with its public key and key id.
 pub struct SigningKey {
     pub(super) private: EncodingKey,
     pub(super) public: DecodingKey,
@@ -27,10 +28,10 @@ pub struct SigningKey {
 }
 
 impl SigningKey {
-    /// A new key as the text of a PEM file. The caller keeps it where only it can read.
+    /// Generates a key as the text of a PEM file. The caller must store it in a place that no other user can read.
     pub fn generate_pem() -> Result<String, KeyError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Generation)?;
-        // Version 1 without the public half: what OpenSSL writes and everybody reads.
+        // PKCS#8 version 1 without the public key: OpenSSL writes it, and all programs read it.
         let document = pair.to_pkcs8v1().map_err(|_| KeyError::Generation)?;
         let encoded = STANDARD.encode(document.as_ref());
         let mut pem = String::from("-----BEGIN PRIVATE KEY-----\n");
@@ -45,12 +46,12 @@ impl SigningKey {
         Ok(pem)
     }
 
-    /// The key of a PEM file.
+    /// Reads a key from a PEM file.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let private = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| KeyError::Malformed)?;
         let pair = Ed25519KeyPair::from_pkcs8(private.as_bytes()).map_err(|_| KeyError::Malformed)?;
         let x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
-        // RFC 7638 with the members of RFC 8037, section 2, in lexical order.
+        // The thumbprint of RFC 7638 over the members of RFC 8037, section 2, in lexical order.
         let thumbprint = digest::digest(
             &digest::SHA256,
             format!(r#"{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}"#).as_bytes(),
@@ -63,7 +64,7 @@ impl SigningKey {
         })
     }
 
-    /// The JSON Web Key Set (RFC 7517) with which others verify tokens.
+    /// The JSON Web Key Set (RFC 7517) that other programs use to verify tokens.
     pub fn jwks(&self) -> Value {
         json!({
             "keys": [{

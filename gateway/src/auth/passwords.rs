@@ -1,4 +1,5 @@
-//! Passwords: their rule, and their Argon2id hashes (RFC 9106) as PHC strings, made on blocking threads that tenants share fairly.
+//! Passwords: the rule for new ones, and their Argon2id hashes (RFC 9106) as PHC strings. Hashes are computed on
+//! blocking threads that tenants share fairly.
 
 use std::fmt;
 use std::sync::Arc;
@@ -14,31 +15,34 @@ use unicode_normalization::UnicodeNormalization;
 
 const HASH_BYTES: usize = 32;
 const SALT_BYTES: usize = 16;
-/// Passwords longer than this many bytes are never right; see [`Password::parse`].
+/// Maximum length of a password in bytes. A longer one never matches; see [`Password::for_sign_in`].
 const PASSWORD_BYTES_MAX: usize = 512;
 
-/// What a hash costs and how many are made at a time.
+/// The cost of a hash, and the limits of the pool that computes hashes.
 #[derive(Debug, Clone)]
 pub struct HashingConfig {
     /// Work memory of one hash in KiB.
     pub memory_kib: u32,
-    /// Passes over that memory.
+    /// Passes over the memory.
     pub iterations: u32,
-    /// Hashes made at a time. With two and more, one tenant has at most half of them, and one is kept for tenants that have
-    /// none.
+    /// Hashes computed at a time, each on a thread. With two or more, one tenant uses at most half of them, and one is
+    /// reserved for tenants that use none.
     pub threads: usize,
-    /// Hashes of one tenant that wait at most; beyond that clients are told to come again.
+    /// Maximum queued hashes of one tenant. A further request gets 503.
     pub max_queued_per_tenant: usize,
-    /// How long a hash waits at most.
+    /// Maximum wait for a thread. A request that waits longer gets 503.
     pub max_wait: Duration,
 }
 
-/// A password that fits its rule: 8 to 128 characters, at most 512 bytes. Shows itself to nobody.
+/// A password of 8 to 128 characters and at most 512 bytes. Its debug output hides the text.
 #[derive(Clone)]
 pub struct Password(Arc<str>);
 
 impl Password {
     /// Checks the rule for new passwords.
+    ///
+    /// # Errors
+    /// `password_too_short` or `password_too_long`.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         if text.len() > PASSWORD_BYTES_MAX {
             return Err(InvalidValue::new("password_too_long", "must have at most 128 characters"));
@@ -54,8 +58,8 @@ impl Password {
         Ok(Self(text.into()))
     }
 
-    /// A password as somebody types it to sign in, where any text may be tried. What no rule ever let in is cut to
-    /// what is just too long, so that it costs what every other try costs and is never right.
+    /// A password that a user enters to sign in. Any text is accepted. A text that is too long for every rule is cut to
+    /// one byte above the maximum: it then costs as much as any other attempt and never matches.
     pub fn for_sign_in(text: &str) -> Self {
         let mut end = text.len().min(PASSWORD_BYTES_MAX + 1);
         while !text.is_char_boundary(end) {
@@ -65,7 +69,8 @@ impl Password {
     }
 }
 
-/// One form for all ways to type the same characters (NIST SP 800-63B, section 3.1.1.2).
+/// Normalises the text to NFKC, so that different encodings of the same characters match (NIST SP 800-63B, section
+/// 3.1.1.2).
 fn normalised(text: &str) -> String {
     text.nfkc().collect()
 }
@@ -76,21 +81,21 @@ impl fmt::Debug for Password {
     }
 }
 
-/// Why a password was not hashed or compared.
+/// Why a password was not hashed or verified.
 #[derive(Debug, thiserror::Error)]
 pub enum PasswordError {
-    /// Too many wait already, or none of the threads was free in time.
+    /// The queue is full, or no thread was free in time.
     #[error("password hashing is overloaded")]
     Overloaded(#[source] WorkError),
-    /// A hash that was stored is not one of ours.
+    /// A stored hash is not a PHC string of this product.
     #[error("stored password hash is malformed")]
     Malformed,
-    /// The cost that was configured is not possible.
+    /// Argon2 does not accept the configured cost.
     #[error("argon2 refuses its settings")]
     Settings(#[source] argon2::Error),
 }
 
-/// Hashes passwords and compares them with hashes.
+/// Hashes and verifies passwords.
 pub struct Passwords {
     workers: Workers<TenantId, Vec<Block>>,
     params: Params,
@@ -98,18 +103,18 @@ pub struct Passwords {
 }
 
 impl Passwords {
-    /// Checks the settings.
+    /// Checks the settings and starts the threads.
     pub fn start(config: &HashingConfig) -> Result<Self, PasswordError> {
         let params = Params::new(config.memory_kib, config.iterations, 1, Some(HASH_BYTES))
             .map_err(PasswordError::Settings)?;
         let workers =
             Workers::new(Limits::half_per_key(config.threads, config.max_queued_per_tenant), config.max_wait);
-        // A random output that no password leads to.
+        // A random hash that no password matches.
         let dummy_hash = encode(&params, &random::<SALT_BYTES>(), &random::<HASH_BYTES>())?.into();
         Ok(Self { workers, params, dummy_hash })
     }
 
-    /// The hash of a new password, with a new salt, as a PHC string. The tenant is the one that it is made for.
+    /// Hashes a new password with a new salt. Returns a PHC string. `tenant` is used for the fair queue.
     pub async fn hash(&self, tenant: TenantId, password: Password) -> Result<Bytes, PasswordError> {
         let params = self.params.clone();
         let hashed = self
@@ -123,8 +128,8 @@ impl Passwords {
         hashed.map_err(PasswordError::Overloaded)?.map(Bytes::from)
     }
 
-    /// Whether the password led to this hash. Without a hash (nobody has that e-mail address) the same work is done
-    /// for nothing, so that the answer takes as long and tells nothing.
+    /// Whether the password matches the hash. Without a hash (no user has the address) it verifies a dummy hash, so
+    /// that the response time does not reveal which addresses exist.
     pub async fn verify(
         &self,
         tenant: TenantId,
@@ -160,7 +165,7 @@ fn digest(
     salt: &[u8],
     memory: &mut Vec<Block>,
 ) -> Result<[u8; HASH_BYTES], PasswordError> {
-    // The memory is kept between hashes: asking the system for fresh pages each time costs a tenth of the whole.
+    // The memory is reused between hashes: new pages for each hash cost a tenth of its time.
     if memory.len() < params.block_count() {
         memory.resize(params.block_count(), Block::default());
     }
@@ -233,7 +238,7 @@ mod tests {
             assert!(cheap.verify(TENANT, password("correct horse"), Some(&hash)).await.expect("compared"));
             cheap.hash(TENANT, password("something else")).await.expect("hashed");
         }
-        // The library's own verifier agrees.
+        // The verifier of the argon2 library must agree.
         let text = std::str::from_utf8(&hash).expect("text");
         let parsed = PasswordHash::new(text).expect("a PHC string");
         argon2::PasswordVerifier::verify_password(&Argon2::default(), b"correct horse", &parsed)

@@ -1,5 +1,6 @@
-//! Whether a service's token still counts. Unlike a user's, it lives for months, so what its stream says is looked up:
-//! a revocation reaches every process within [`REVOCATION_CACHE_TTL`], and streams that are open within [`REVOCATION_POLL_INTERVAL`].
+//! Checks whether a service's token is revoked. Such a token is valid for months, so its stream is looked up. A
+//! revocation takes effect in every process within [`REVOCATION_CACHE_TTL`], and on open streams within
+//! [`REVOCATION_POLL_INTERVAL`].
 
 use std::time::Duration;
 
@@ -11,20 +12,20 @@ use uuid::Uuid;
 use super::tokens::Claims;
 use crate::http::{ErrorCode, Problem};
 
-/// How long it is believed that a token counts.
+/// How long a lookup is cached.
 const REVOCATION_CACHE_TTL: Duration = Duration::from_secs(2);
 const REVOCATION_CACHE_CAPACITY: u64 = 10_000;
-/// How often an open stream looks whether its token still counts.
+/// How often an open stream checks its token.
 const REVOCATION_POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks up service tokens.
+/// Looks up service tokens in the log.
 pub struct ServiceTokens {
     executor: Executor,
     valid_tokens: Cache<(TenantId, Uuid), ()>,
 }
 
 impl ServiceTokens {
-    /// Looks in the executor's store.
+    /// Uses the executor's store.
     pub fn new(executor: Executor) -> Self {
         let valid_tokens = Cache::builder()
             .max_capacity(REVOCATION_CACHE_CAPACITY)
@@ -33,7 +34,10 @@ impl ServiceTokens {
         Self { executor, valid_tokens }
     }
 
-    /// 401 where the claims are those of a service whose token was taken back. Claims of users pass.
+    /// Checks a service's token. Tokens of users always pass.
+    ///
+    /// # Errors
+    /// 401 when the token is revoked.
     pub async fn check(&self, claims: &Claims) -> Result<(), Problem> {
         let key = (claims.tid, claims.sub);
         if !claims.is_service() || self.valid_tokens.contains_key(&key) {
@@ -49,7 +53,7 @@ impl ServiceTokens {
         Ok(())
     }
 
-    /// Ends when the claims do not count any more, by a revocation; never for users.
+    /// Waits until the token is revoked. Never returns for users.
     pub async fn wait_until_revoked(&self, claims: &Claims) {
         if !claims.is_service() {
             return std::future::pending().await;
@@ -57,14 +61,15 @@ impl ServiceTokens {
         let mut polls = tokio::time::interval(REVOCATION_POLL_INTERVAL);
         loop {
             polls.tick().await;
-            // What cannot be looked up now may count; requests are refused meanwhile for another reason.
+            // A failed lookup does not end the stream: the token may be valid, and new requests fail with another
+            // error.
             if self.check(claims).await.is_err_and(|problem| problem.code() == ErrorCode::Unauthenticated) {
                 return;
             }
         }
     }
 
-    /// The next look is a look at the log.
+    /// Removes a token from the cache, so the next check reads the log.
     pub fn invalidate(&self, tenant: TenantId, id: Uuid) {
         self.valid_tokens.invalidate(&(tenant, id));
     }

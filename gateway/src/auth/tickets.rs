@@ -1,6 +1,6 @@
-//! Tickets for event streams: what a browser's `EventSource`, which can send no header, puts into the address in the
-//! place of a token. A ticket is good for one use, for one path and for thirty seconds. It is signed, so that any gateway
-//! of the deployment takes it, and its id is recorded when it is used.
+//! Tickets for event streams. A browser's `EventSource` cannot send a header, so it sends a ticket in the URL in place
+//! of a token. A ticket is valid once, for one path and for thirty seconds. It is signed, so every gateway of the
+//! deployment accepts it. Its id is recorded on use.
 
 use std::time::Duration;
 
@@ -11,38 +11,38 @@ use schemas::engine::{TenantId, clock, ids};
 use store::DeploymentKey;
 use uuid::Uuid;
 
-/// How long a ticket is good for.
+/// How long a ticket is valid.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
 
 const BODY_BYTES: usize = 3 * 16 + 2 * 8 + 1;
 const TAG_BYTES: usize = 32;
 const MAC_LABEL: &str = "stream-ticket";
 
-/// A ticket that has been read and not been used.
+/// A verified ticket that is not used yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// Its own id.
     pub id: Uuid,
-    /// Whose events.
+    /// The tenant whose events may be read.
     pub tenant: TenantId,
-    /// Who asked for it.
+    /// The user that requested it.
     pub user: Uuid,
-    /// Until when it may be used.
+    /// When the ticket expires.
     pub expires_at: DateTime<Utc>,
-    /// Until when the stream that it opens may go on: the end of the token that it was issued for.
+    /// When the stream that it opens must end: the expiry of the token that requested it.
     pub session_ends_at: DateTime<Utc>,
-    /// Whether the stream shows personal data open.
+    /// Whether the stream sends decrypted personal data.
     pub personal_data: bool,
 }
 
 impl Ticket {
-    /// A new ticket.
+    /// A new ticket, valid for [`TICKET_LIFETIME`].
     pub fn new(tenant: TenantId, user: Uuid, session_ends_at: DateTime<Utc>, personal_data: bool) -> Self {
         let expires_at = (clock::now() + TICKET_LIFETIME).min(session_ends_at);
         Self { id: ids::random_id(), tenant, user, expires_at, session_ends_at, personal_data }
     }
 
-    /// The ticket for a path, as text.
+    /// Encodes and signs the ticket for a path.
     pub fn encode(&self, key: &DeploymentKey, path: &str) -> String {
         let mut bytes = Vec::with_capacity(BODY_BYTES + TAG_BYTES);
         for id in [self.id, self.tenant.0, self.user] {
@@ -57,7 +57,7 @@ impl Ticket {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// The ticket behind the text, where it is one of ours for this path and in time.
+    /// Decodes a ticket. `None` when its signature or path is wrong or it has expired.
     pub fn verify(key: &DeploymentKey, path: &str, text: &str) -> Option<Self> {
         let bytes =
             URL_SAFE_NO_PAD.decode(text).ok().filter(|bytes| bytes.len() == BODY_BYTES + TAG_BYTES)?;

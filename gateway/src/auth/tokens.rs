@@ -1,7 +1,7 @@
-//! Access tokens: JWT (RFC 7519) signed with Ed25519, short-lived, verified without a database.
+//! Access tokens: JWTs (RFC 7519), signed with Ed25519, short-lived, verified without a database.
 //!
-//! A token says what was true when it was issued: a user who is deactivated, or whose roles change, keeps what the token
-//! says until it expires. The lifetime (15 minutes by default) bounds that; nobody signs in anew meanwhile.
+//! A token holds what was true when it was issued. When a user is deactivated or gets other roles, its tokens keep the
+//! old rights until they expire. The lifetime (15 minutes by default) limits that.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,13 +20,13 @@ use uuid::Uuid;
 
 use super::keys::SigningKey;
 
-/// Tokens verified a moment ago are known for at most so long.
+/// How long a verified token stays in the cache.
 const VERIFIED_TOKENS_TTL: Duration = Duration::from_mins(1);
 const VERIFIED_TOKENS_CAPACITY: u64 = 100_000;
-/// Far above what the product issues, far below what hurts to hash.
+/// Maximum length of a token in bytes. The product issues shorter ones, and hashing this much is cheap.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
-/// Which of the product's doors a token opens.
+/// The listener that a token is valid for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Audience {
     /// The public listener.
@@ -37,22 +37,29 @@ pub enum Audience {
     Operations,
 }
 
-/// What a token says: who, in which tenant, with which rights, for which doors.
+/// The content of a user's token.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are the claims")]
 pub struct Grant {
+    /// The user's id.
     pub user_id: Uuid,
+    /// The id of the user's tenant.
     pub tenant: TenantId,
+    /// The slug of the tenant.
     pub tenant_slug: TenantSlug,
+    /// The tier that the tenant pays for.
     pub tier: Tier,
+    /// The user's e-mail address.
     pub email: String,
+    /// The user's name.
     pub name: String,
+    /// The user's roles. The scopes follow from them.
     pub roles: Vec<Role>,
+    /// The listeners that the token is valid for.
     pub audiences: Vec<Audience>,
 }
 
 impl Grant {
-    /// The scopes that the roles bring, each once.
+    /// The scopes of all roles, sorted and without duplicates.
     pub fn scopes(&self) -> Vec<Scope> {
         let mut scopes: Vec<Scope> = self.roles.iter().flat_map(|role| role.scopes()).cloned().collect();
         scopes.sort_unstable();
@@ -61,57 +68,76 @@ impl Grant {
     }
 }
 
-/// What a service's token says. The token follows from it: the same grant gives the same token.
+/// The content of a service's token. The same grant always gives the same token.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are the claims")]
 pub struct ServiceGrant {
+    /// The id of the token and of its stream.
     pub id: Uuid,
+    /// The id of the tenant.
     pub tenant: TenantId,
+    /// The slug of the tenant.
     pub tenant_slug: TenantSlug,
+    /// The tier that the tenant pays for.
     pub tier: Tier,
+    /// The service's name.
     pub name: String,
+    /// The scopes of the service.
     pub scopes: Vec<Scope>,
+    /// When it was issued; the claim has whole seconds.
     pub issued_at: DateTime<Utc>,
+    /// When it expires; the claim has whole seconds.
     pub expires_at: DateTime<Utc>,
 }
 
-/// A token as it stands in a login's answer.
+/// A token as a login returns it.
 #[derive(Debug, Clone)]
 pub struct IssuedToken {
     /// The token itself.
     pub access_token: String,
-    /// How long it is good for.
+    /// Its lifetime.
     pub expires_in: Duration,
 }
 
-/// The claims of a token that has been verified.
+/// The claims of a verified token.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the claims are those of RFC 7519 and of the public contract")]
 pub struct Claims {
+    /// The issuer.
     pub iss: String,
+    /// The listeners that the token is valid for.
     pub aud: Vec<Audience>,
+    /// The id of the user or of the service's token.
     pub sub: Uuid,
+    /// The id of the tenant.
     pub tid: TenantId,
+    /// The slug of the tenant.
     pub tenant: TenantSlug,
+    /// The e-mail address; empty for a service.
     pub email: String,
+    /// The name of the user or the service.
     pub name: String,
+    /// The roles.
     pub roles: Vec<Role>,
+    /// The scopes that this version of the product knows.
     #[serde(deserialize_with = "known_scopes")]
     pub scopes: Vec<Scope>,
+    /// The tier that the tenant pays for.
     pub subscription_tier: Tier,
+    /// When it was issued, in seconds since the Unix epoch.
     pub iat: i64,
+    /// When it expires, in seconds since the Unix epoch.
     pub exp: i64,
+    /// The id of the token.
     pub jti: Uuid,
 }
 
 impl Claims {
-    /// Whether they are a service's or an auditor's token, which is issued for months and may be taken back; its id is
-    /// that of its stream. A user's has an id of its own.
+    /// Whether the token belongs to a service or an auditor. Such a token is valid for months and can be revoked. Its
+    /// id is the id of its stream.
     pub fn is_service(&self) -> bool {
         self.jti == self.sub
     }
 
-    /// Who calls with the token, and with which rights.
+    /// The caller with its rights.
     pub fn principal(&self) -> Principal {
         let scopes = self.scopes.clone();
         if self.is_service() {
@@ -121,36 +147,36 @@ impl Claims {
         }
     }
 
-    /// When the token ends.
+    /// When the token expires.
     pub fn expires_at(&self) -> DateTime<Utc> {
         DateTime::from_timestamp(self.exp, 0).unwrap_or(DateTime::<Utc>::MIN_UTC)
     }
 }
 
-/// The scopes that this program knows. A newer one may have issued others, which give no right here.
+/// Drops unknown scopes. A newer version of the product may have issued them; they give no rights here.
 fn known_scopes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Scope>, D::Error> {
     let names = Vec::<String>::deserialize(deserializer)?;
     Ok(names.iter().filter_map(|name| Scope::parse(name).ok()).collect())
 }
 
-/// Why a token is not accepted. Clients see one answer for all of these.
+/// Why a token is refused. Clients get the same answer for all reasons.
 #[derive(Debug, thiserror::Error)]
 pub enum TokenError {
-    /// Not one of ours, or changed on the way.
+    /// The signature or the format is wrong.
     #[error("token is not valid")]
     Invalid(#[source] jsonwebtoken::errors::Error),
-    /// Longer than any token of ours.
+    /// Longer than `TOKEN_BYTES_MAX`.
     #[error("token is too long")]
     TooLong,
-    /// Its time is over.
+    /// The token has expired.
     #[error("token has expired")]
     Expired,
-    /// It opens another door.
+    /// The token is for another listener.
     #[error("token is for another audience")]
     Audience,
 }
 
-/// Issues tokens and verifies them.
+/// Issues and verifies tokens.
 pub struct Tokens {
     key: SigningKey,
     issuer: String,
@@ -160,10 +186,10 @@ pub struct Tokens {
 }
 
 impl Tokens {
-    /// Tokens of this issuer, signed with this key, good for `lifetime`.
+    /// `issuer` is the claim `iss`; `lifetime` is the usual lifetime of a token.
     pub fn new(key: SigningKey, issuer: String, lifetime: Duration) -> Self {
-        // The algorithm is pinned: whatever the token's header says, anything but EdDSA is refused. Expiry and audience
-        // are checked below, on our own clock and also for tokens that the cache knows.
+        // The algorithm is fixed: a token whose header names another one than EdDSA is refused. Expiry and audience are
+        // checked in `verify`, because that check also covers cached tokens and uses the product's clock.
         let mut validation = Validation::new(Algorithm::EdDSA);
         validation.validate_exp = false;
         validation.validate_aud = false;
@@ -174,12 +200,12 @@ impl Tokens {
         Self { key, issuer, lifetime, validation, verified }
     }
 
-    /// A token with the usual lifetime.
+    /// Issues a token with the usual lifetime.
     pub fn issue(&self, grant: &Grant) -> Result<IssuedToken, TokenError> {
         self.issue_for(grant, self.lifetime)
     }
 
-    /// A token with a lifetime of its own, as `annals dev` prints one.
+    /// Issues a token with another lifetime, for example for `annals dev`.
     pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<IssuedToken, TokenError> {
         let now = clock::now().timestamp();
         let claims = Claims {
@@ -200,8 +226,8 @@ impl Tokens {
         Ok(IssuedToken { access_token: self.sign(&claims)?, expires_in: lifetime })
     }
 
-    /// A service's token, for the public listener. One that reads what auditors read is an auditor's, so that its accesses
-    /// are recorded.
+    /// Issues a service's token for the public listener. A token with scopes of auditors gets the role auditor, so that
+    /// its reads are recorded.
     pub fn issue_service(&self, grant: &ServiceGrant) -> Result<String, TokenError> {
         let audits = grant.scopes.contains(&Scope::AuditRead);
         self.sign(&Claims {
@@ -226,7 +252,10 @@ impl Tokens {
         jsonwebtoken::encode(&header, claims, &self.key.private).map_err(TokenError::Invalid)
     }
 
-    /// The claims of a token that is ours, unchanged, in time and for this door.
+    /// Verifies a token and returns its claims.
+    ///
+    /// # Errors
+    /// [`TokenError`] when the token is invalid, has expired or is for another audience.
     pub fn verify(&self, token: &str, audience: Audience) -> Result<Arc<Claims>, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
@@ -250,7 +279,7 @@ impl Tokens {
         Ok(claims)
     }
 
-    /// The public keys with which others verify tokens.
+    /// The public keys that other programs use to verify tokens.
     pub fn jwks(&self) -> serde_json::Value {
         self.key.jwks()
     }
@@ -365,7 +394,7 @@ mod tests {
         let token = tokens.issue(&grant()).expect("signed").access_token;
         let claims = tokens.verify(&token, Audience::Public).expect("ours");
 
-        // The public key taken for a shared secret is the classic forgery.
+        // The classic forgery signs with the public key as if it were a shared secret.
         let x = tokens.jwks()["keys"][0]["x"].as_str().expect("text").to_owned();
         let forged = jsonwebtoken::encode(
             &Header::new(Algorithm::HS256),

@@ -1,14 +1,15 @@
-//! Which of two media types a client prefers (RFC 9110, section 12.5.1).
+//! Chooses between two media types by the header `Accept` (RFC 9110, section 12.5.1).
 
 use axum::http::{HeaderMap, header};
 
-/// Whether the client names `first` and gives it no less weight than `second`. A type of weight 0 is not acceptable.
+/// Whether `Accept` lists `first` with a weight that is not below the weight of `second`. A type of weight 0 is not
+/// acceptable.
 pub fn prefers(headers: &HeaderMap, first: &str, second: &str) -> bool {
     let (first, second) = (weight(headers, first), weight(headers, second));
     first.is_some_and(|first| first > 0 && first >= second.unwrap_or(0))
 }
 
-/// The weight of a type that is named, in thousandths.
+/// The weight of `wanted` in thousandths. `None` when `Accept` does not list the type.
 fn weight(headers: &HeaderMap, wanted: &str) -> Option<u32> {
     let values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let ranges = values.flat_map(|value| value.split(','));

@@ -1,4 +1,5 @@
-//! The access log: one line for what a client asked for, and one in the same form for what was refused before it could ask.
+//! The access log: one line for each request. Connections and requests that are refused before routing get a line of
+//! the same form.
 
 use std::net::IpAddr;
 
@@ -7,34 +8,34 @@ use schemas::engine::RequestId;
 use tracing::Span;
 use uuid::Uuid;
 
-/// One line of the access log. What is not known is left out.
+/// One line of the access log. Unknown fields are omitted.
 #[derive(Default)]
 pub struct AccessLine<'a> {
-    /// The method that was asked for.
+    /// The request method.
     pub method: Option<&'a Method>,
     /// The path, without the query.
     pub path: Option<&'a str>,
-    /// The status of the answer.
+    /// The HTTP status of the response.
     pub status: u16,
-    /// How long the answer took, in microseconds.
+    /// The time until the handler returned the response, in microseconds.
     pub micros: Option<u64>,
-    /// Whose data the request is about.
+    /// The slug of the tenant of the request.
     pub tenant: Option<&'a str>,
-    /// Who called.
+    /// The id of the caller.
     pub user: Option<Uuid>,
-    /// What was refused before any handler.
+    /// Set when the request was refused before a handler ran.
     pub refused: Option<RefusalDetails>,
 }
 
-/// What a line says of a refusal besides.
+/// Extra fields of a line for a refusal.
 pub struct RefusalDetails {
     /// The listener that refused.
     pub listener: &'static str,
-    /// Why, in one word.
+    /// The reason as a label, such as a refusal's code.
     pub reason: &'static str,
     /// The client's address.
     pub address: IpAddr,
-    /// Refusals before this one that have no line.
+    /// The number of earlier refusals that were not logged, because the log is rate limited.
     pub left_out: u64,
 }
 
@@ -58,7 +59,7 @@ impl AccessLine<'_> {
     }
 }
 
-/// What the log lines of one request stand in.
+/// The tracing span that all log lines of one request belong to.
 pub fn request_span(id: &RequestId, traceparent: Option<&str>) -> Span {
     tracing::info_span!("request", request_id = %id, traceparent)
 }

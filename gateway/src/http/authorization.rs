@@ -1,5 +1,5 @@
-//! The layer that decides who may call: before the path, the query or the body are looked at, so that a refusal tells
-//! nothing of what exists or of what is wrong with the request.
+//! The layer that authenticates and authorizes callers. It runs before the path, the query and the body are checked. So
+//! a refusal does not reveal what exists or what is wrong with the request.
 
 use std::sync::Arc;
 
@@ -18,12 +18,12 @@ use super::tenancy::RequestTenant;
 use crate::auth::Caller;
 use crate::state::Gateway;
 
-/// The layer itself, for `axum::middleware::from_fn_with_state`.
+/// The layer, for `axum::middleware::from_fn_with_state`.
 pub async fn authorize(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
     let context = request.extensions().get::<RequestContext>().cloned();
     let route = context.as_ref().and_then(RequestContext::route);
     let (Some(context), Some(route)) = (context, route) else {
-        // No route: the fallbacks answer 404 and 405.
+        // The request has no route: the fallbacks answer 404 or 405.
         return next.run(request).await;
     };
     match authorize_request(&gateway, &context, &route, request).await {
@@ -60,7 +60,8 @@ async fn run_handler(
     execute_once(gateway, context, route, &tenant.store, &Principal::Anonymous, request, next).await
 }
 
-/// The request with its caller, where the route needs one, and what holds the caller's authority while it is answered.
+/// Adds the caller to the request when the route needs one. The second value holds the caller's authority until the
+/// request is answered.
 async fn authorize_request(
     gateway: &Gateway,
     context: &RequestContext,
@@ -80,13 +81,14 @@ async fn authorize_request(
     if let Some(permission) = permission
         && route.requires_fresh_authority()
     {
-        // A client that sends its body slowly must not hold a lock meanwhile.
+        // Read the body before the lock is taken, so that a slow client does not hold the lock.
         request = buffer_body(request).await?;
         let (tenant, principal) = (caller.record.id, caller.principal());
         if route.authority == AuthoritySource::LockedEvents {
             held = Some(FreshAuthority::acquire(&gateway.executor, tenant, principal, permission).await?);
         } else {
-            // The use case asks again, under its lock. This look comes before everything else that could be refused.
+            // This check runs first, so that a refusal comes before every other error. The use case checks again under
+            // its lock.
             let current = authority::current(&gateway.executor, tenant, principal).await?;
             if !permission.is_held_by(&current) {
                 return Err(AuthorityError::Forbidden.into());

@@ -1,5 +1,5 @@
-//! The layers that always answer: a panic and a handler that takes too long become problems. They stand inside the layers
-//! that add headers, so that these answers carry them as well.
+//! Layers that turn a panic and a timeout of a handler into problems. They are inside the layers that add headers, so
+//! these responses get the headers too.
 
 use std::any::Any;
 
@@ -14,12 +14,12 @@ use super::problem::Problem;
 use super::request_log::RequestContext;
 use super::route::ErrorFormat;
 
-/// Turns a panic of a handler into the problem `internal`. Its text goes to the log and not to the client.
+/// Turns a panic of a handler into the problem `internal`. The panic's text is logged and not sent to the client.
 pub fn catch_panic() -> CatchPanicLayer<PanicProblem> {
     CatchPanicLayer::custom(PanicProblem)
 }
 
-/// The answer to a panic.
+/// Builds the response to a panic.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicProblem;
 
@@ -32,13 +32,13 @@ impl ResponseForPanic for PanicProblem {
     }
 }
 
-/// Ends a handler whose time is up, for `axum::middleware::from_fn`. `tower_http::timeout` counts the time that the client
-/// takes to send its body as well, so that a slow client would be told that the server is unavailable.
+/// Stops a handler at its deadline, for `axum::middleware::from_fn`. `tower_http::timeout` is not used: it also
+/// counts the time in which the client sends its body, so a slow client would get 503.
 pub async fn request_timeout(request: Request, next: Next) -> Response {
     let context = request.extensions().get::<RequestContext>();
     let route = context.and_then(RequestContext::route);
     let graphql = route.is_some_and(|route| route.errors == ErrorFormat::Graphql);
-    // A stream's handler is done when the stream begins, so the deadline does not end streams.
+    // A stream's handler returns when the stream begins, so the deadline does not end streams.
     let (deadline, request) = Deadline::start(request);
     tokio::select! {
         answered = next.run(request) => answered,

@@ -1,5 +1,5 @@
-//! Read your writes over HTTP: a request names what it has seen by consistency tokens, and waits until the read models have
-//! reached that.
+//! Read your writes over HTTP. A request names positions by consistency tokens. It waits until the read models have
+//! processed them.
 
 use access::ErrorCode;
 use axum::http::{HeaderMap, HeaderName};
@@ -11,16 +11,18 @@ use super::problem::Problem;
 /// The header that carries a consistency token. It may be given several times.
 pub const CONSISTENCY_HEADER: HeaderName = HeaderName::from_static("x-consistency-token");
 
-/// The tokens in the headers.
+/// All consistency tokens in the headers.
 pub fn tokens(headers: &HeaderMap) -> impl Iterator<Item = String> {
     let values = headers.get_all(CONSISTENCY_HEADER).iter();
     values.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned())
 }
 
-/// Waits until the read models have reached the tokens of the headers, or without any the log's present head.
+/// Waits until the read models have processed the positions of the tokens. Without a token it waits for the present
+/// head of the log.
 ///
 /// # Errors
-/// `bad_request` for a token that is not valid here, `consistency_timeout` when the read models are too far behind.
+/// `bad_request` for a token that is not valid for this tenant; `consistency_timeout` when the read models lag for
+/// longer than the wait.
 pub async fn wait_for_read_models(
     tenant: &TenantStore,
     headers: &HeaderMap,
@@ -36,7 +38,7 @@ pub async fn wait_for_read_models(
     Ok(())
 }
 
-/// How a wait ended, for clients.
+/// Maps the result of a wait to an error code and a message for clients.
 pub fn map_wait_error(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &'static str)> {
     waited.map_err(|error| match error {
         WaitError::Invalid => (ErrorCode::BadRequest, "the consistency token is not valid here"),

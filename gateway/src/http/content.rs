@@ -1,4 +1,4 @@
-//! The body of a request: bounded, JSON by its content type, an object.
+//! Reads request bodies: limited in size, JSON by content type, one object.
 
 use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
@@ -12,13 +12,13 @@ use access::ErrorCode;
 
 use super::problem::Problem;
 
-/// The largest request body in bytes.
+/// Maximum size of a request body in bytes. A larger body gets 413.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
-/// Of a body that is too large so much is read and thrown away, because a client that is still writing when the
-/// connection closes never sees the answer.
+/// Maximum bytes of a too large body that are read and discarded. A client that is still sending when the connection
+/// closes never reads the response.
 const DISCARDED_BYTES_MAX: usize = 2 * 1024 * 1024;
 
-/// A JSON object as a request body, ready to be read field by field.
+/// A request body that is a JSON object.
 pub struct JsonBody(pub JsonFields);
 
 impl<S: Send + Sync> FromRequest<S> for JsonBody {
@@ -33,20 +33,26 @@ impl<S: Send + Sync> FromRequest<S> for JsonBody {
     }
 }
 
-/// The bytes of a body that claims to be JSON.
+/// The bytes of a body whose content type is JSON.
+///
+/// # Errors
+/// Another content type or content coding, and a body above [`BODY_BYTES_MAX`].
 pub async fn json_bytes(request: Request) -> Result<Bytes, Problem> {
     require_json(request.headers())?;
     read_body(request.into_body()).await
 }
 
-/// The request with its whole body in memory.
+/// Reads the whole body into memory and returns the request with it.
+///
+/// # Errors
+/// A body above [`BODY_BYTES_MAX`].
 pub async fn buffer_body(request: Request) -> Result<Request, Problem> {
     let (parts, body) = request.into_parts();
     let bytes = read_body(body).await?;
     Ok(Request::from_parts(parts, bytes.into()))
 }
 
-/// The whole body, where it is within the limit.
+/// Reads the whole body, up to [`BODY_BYTES_MAX`].
 async fn read_body(body: axum::body::Body) -> Result<Bytes, Problem> {
     let mut chunks = body.into_data_stream();
     let mut bytes = BytesMut::new();
@@ -70,7 +76,7 @@ async fn read_body(body: axum::body::Body) -> Result<Bytes, Problem> {
     Ok(bytes.freeze())
 }
 
-/// Whether the body claims to be JSON in UTF-8, as it is (RFC 9110, sections 8.3 and 8.4).
+/// Checks that the body is declared as JSON in UTF-8 without a content coding (RFC 9110, sections 8.3 and 8.4).
 fn require_json(headers: &HeaderMap) -> Result<(), Problem> {
     let unsupported = |detail: &'static str| Problem::new(ErrorCode::UnsupportedMediaType).detail(detail);
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();

@@ -1,5 +1,5 @@
-//! Which pages of other origins may read what the gateway answers (CORS, as the Fetch standard has it): those of the origins
-//! that are listed, and no others. What a page asks beforehand is answered here and reaches no handler.
+//! CORS (Fetch standard): only pages of the configured origins may read responses of the gateway. Preflight requests
+//! are answered here and reach no handler.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,10 +18,10 @@ use super::tenancy::TENANT_HEADER;
 use crate::config::GatewayConfig;
 use crate::rest::audit::POSITIONS_HEADER;
 
-/// How long a browser may remember what was allowed.
+/// How long a browser may cache a preflight response.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
-/// The listed origins and what their pages may do. Cheap to clone.
+/// The configured origins and the methods and headers that their pages may use. Cheap to clone.
 #[derive(Clone)]
 pub struct Cors {
     allowed_origins: Arc<[HeaderValue]>,
@@ -29,9 +29,9 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// For the origins that the settings list.
+    /// Uses the origins in the settings.
     pub fn new(config: &GatewayConfig) -> Self {
-        // Browsers write origins in lower case. What is no header is no origin either.
+        // Browsers send origins in lower case. A value that is not valid in a header cannot be an origin.
         let origin =
             |allowed_origins: &String| HeaderValue::from_str(&allowed_origins.to_ascii_lowercase()).ok();
         let allowed_origins: Vec<HeaderValue> =
@@ -74,7 +74,7 @@ impl Cors {
     }
 }
 
-/// The layer itself, for `axum::middleware::from_fn_with_state`.
+/// The layer, for `axum::middleware::from_fn_with_state`.
 pub async fn cors_layer(State(cors): State<Cors>, request: Request, next: Next) -> Response {
     let origin = request.headers().get(header::ORIGIN);
     if origin.is_some_and(|origin| cors.allowed_origins.contains(origin)) {
@@ -84,7 +84,7 @@ pub async fn cors_layer(State(cors): State<Cors>, request: Request, next: Next) 
         };
     }
     let mut response = next.run(request).await;
-    // A cache must not give this answer to a page that gets another one.
+    // The response depends on `Origin`, so a cache must keep one for each origin.
     response.headers_mut().append(header::VARY, HeaderValue::from_static("origin"));
     response
 }

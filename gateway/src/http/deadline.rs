@@ -1,5 +1,5 @@
-//! The bound on a request: a server that has lost its database answers in time that it has, instead of hanging with it.
-//! What a slow client takes to send its body is not counted against the handler.
+//! The time limits of a request. A server that has lost its database answers with an error within them. The time in
+//! which a client sends its body does not count for the handler's limit.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,14 +10,15 @@ use axum::body::{Body, Bytes, HttpBody};
 use axum::extract::Request;
 use tokio::time::Instant;
 
-/// The time of a handler in which the client is not waited for. Below the five seconds that clients are promised.
+/// Time limit of a handler without the time that it waits for the client. Clients are promised an answer within five
+/// seconds.
 const HANDLER_TIMEOUT: Duration = Duration::from_millis(4_500);
-/// The time of a handler, with everything.
+/// Time limit of a handler with the time that it waits for the client.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// The shortest nap between two looks at the time.
+/// Minimum pause between two checks of the time.
 const POLL_INTERVAL_MIN: Duration = Duration::from_millis(10);
 
-/// How long a request may take, and how much of that went by waiting for its client.
+/// Measures how long a request takes, and how much of that is waiting for the client.
 pub(super) struct Deadline {
     started: Instant,
     handler: Duration,
@@ -48,7 +49,7 @@ impl ClientWait {
 }
 
 impl Deadline {
-    /// Starts now, and watches the request's body.
+    /// Starts the clock now and measures the waits for the request's body.
     pub(super) fn start(request: Request) -> (Self, Request) {
         Self::with(request, HANDLER_TIMEOUT, REQUEST_TIMEOUT)
     }
@@ -62,7 +63,7 @@ impl Deadline {
         (deadline, request)
     }
 
-    /// Returns when the time is up.
+    /// Returns when one of the limits is reached.
     pub(super) async fn expired(&self) {
         loop {
             let elapsed = self.started.elapsed();
@@ -76,7 +77,7 @@ impl Deadline {
     }
 }
 
-/// A body that notes when its reader waits for the client.
+/// A body that measures how long its reader waits for the client.
 struct TimedBody {
     body: Body,
     client_wait: Arc<Mutex<ClientWait>>,
@@ -114,7 +115,7 @@ impl Drop for TimedBody {
 }
 
 fn lock(client_wait: &Mutex<ClientWait>) -> MutexGuard<'_, ClientWait> {
-    // Nothing panics while holding it.
+    // No code panics while it holds the lock.
     client_wait.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! How failures of the layers below look to REST clients: the one place where they become problems.
+//! Maps errors of the layers below to problems for REST clients. No other module does this.
 
 use commands::identity::authority::AuthorityError;
 use commands::{ExecuteError, Rejection};
@@ -43,7 +43,7 @@ impl<R: Rejection> From<ExecuteError<R>> for Problem {
             ExecuteError::Overloaded | ExecuteError::Unavailable(_) | ExecuteError::Internal { .. } => {
                 Self::new(code).cause(Cause::of(&error))
             }
-            // The holder of a value is another customer's business: it is not shown.
+            // The holder of the value may be another customer, so the response does not show it.
             ExecuteError::Reserved { .. }
             | ExecuteError::NotFound
             | ExecuteError::Forbidden
@@ -91,18 +91,18 @@ impl From<PasswordError> for Problem {
     }
 }
 
-/// A rejection that is the fault of one field, under a code of that field.
+/// A rejection that one field causes. The response lists the field with `code`.
 pub fn rejected_field(field: &str, code: &'static str, rejection: &impl Rejection) -> Problem {
     Problem::invalid(vec![FieldError::new(field, InvalidValue::new(code, rejection.to_string()))])
 }
 
-/// An error with its causes as one line, freed from the type of its rejections.
+/// An error and its causes as one line of text, without the type of the rejection.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Cause(String);
 
 impl Cause {
-    /// The whole chain.
+    /// Joins the error and all of its causes.
     pub fn of(error: &(dyn std::error::Error + 'static)) -> Self {
         Self(Causes(error).to_string())
     }

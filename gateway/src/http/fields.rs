@@ -1,5 +1,5 @@
-//! Reads a JSON object field by field and collects everything that is wrong with it, so that a client learns all of it
-//! at once: wrong types are 400, missing, unknown and invalid fields 422.
+//! Reads a JSON object field by field and collects all errors, so that a client gets them in one response. Wrong types
+//! are 400; missing, unknown and invalid fields are 422.
 
 use schemas::engine::InvalidValue;
 use serde_json::{Map, Value};
@@ -8,9 +8,9 @@ use access::ErrorCode;
 
 use super::problem::{FieldError, Problem};
 
-/// At most so many errors are listed; a hostile body must not make a huge answer.
+/// Maximum errors in a response. Further ones are omitted, so that a hostile body does not cause a huge response.
 const ERRORS_MAX: usize = 20;
-/// At most so many characters of a client's own field name are repeated to it.
+/// Maximum characters of a client's field name in an error.
 const FIELD_NAME_CHARS_MAX: usize = 64;
 
 /// A JSON object that is being read.
@@ -22,12 +22,12 @@ pub struct JsonFields {
 }
 
 impl JsonFields {
-    /// Starts to read an object.
+    /// Starts reading an object.
     pub fn new(values: Map<String, Value>) -> Self {
         Self { prefix: String::new(), values, errors: Vec::new(), type_errors: Vec::new() }
     }
 
-    /// A text that must be there and pass its check.
+    /// A required text, parsed by a function.
     pub fn required<T>(
         &mut self,
         name: &str,
@@ -37,7 +37,7 @@ impl JsonFields {
         self.optional(name, parse)
     }
 
-    /// A text that must pass its check where it is there; null is the same as absent.
+    /// An optional text, parsed by a function. `null` is the same as absent.
     pub fn optional<T>(
         &mut self,
         name: &str,
@@ -59,7 +59,7 @@ impl JsonFields {
         }
     }
 
-    /// A value of any type, for the caller to look into; null is the same as absent.
+    /// A value of any type. `null` is the same as absent.
     pub fn any(&mut self, name: &str, required: bool) -> Option<Value> {
         if required {
             self.check_present(name);
@@ -67,7 +67,7 @@ impl JsonFields {
         self.values.remove(name).filter(|value| !value.is_null())
     }
 
-    /// A whole number, not below zero.
+    /// An integer of 0 or more.
     pub fn whole_number(&mut self, name: &str, required: bool) -> Option<u64> {
         let value = self.any(name, required)?;
         let number = value.as_u64();
@@ -77,7 +77,7 @@ impl JsonFields {
         number
     }
 
-    /// Yes or no, where it is said.
+    /// An optional boolean.
     pub fn boolean(&mut self, name: &str) -> Option<bool> {
         let value = self.any(name, false)?;
         let answer = value.as_bool();
@@ -87,7 +87,7 @@ impl JsonFields {
         answer
     }
 
-    /// A list of texts that must be there and pass their check.
+    /// A required list of texts, each parsed by a function.
     pub fn texts<T>(
         &mut self,
         name: &str,
@@ -112,7 +112,7 @@ impl JsonFields {
         Some(parsed)
     }
 
-    /// A list of 1 to `max` objects that must be there. Give each back with [`merge`](Self::merge) when it is read.
+    /// A required list of 1 to `max` objects. Pass each object to [`merge`](Self::merge) after it is read.
     pub fn objects(&mut self, name: &str, max: usize) -> Option<Vec<Self>> {
         let Value::Array(list) = self.any(name, true)? else {
             self.add_type_error(name, "must be a list of objects");
@@ -136,7 +136,7 @@ impl JsonFields {
         Some(objects)
     }
 
-    /// A position, as a number or in decimal digits, as events have it; null is the same as absent.
+    /// An optional position, as a number or as decimal digits, as in events. `null` is the same as absent.
     pub fn position(&mut self, name: &str) -> Option<u64> {
         let number = match self.values.remove(name)? {
             Value::Null => return None,
@@ -144,7 +144,7 @@ impl JsonFields {
             Value::String(text) if text.bytes().all(|b| b.is_ascii_digit()) => text.parse().ok(),
             _ => None,
         };
-        // What PostgreSQL holds.
+        // PostgreSQL stores positions as signed 64-bit integers.
         let number = number.filter(|&number| i64::try_from(number).is_ok());
         if number.is_none() {
             self.add_type_error(name, "must be a whole number");
@@ -152,7 +152,7 @@ impl JsonFields {
         number
     }
 
-    /// A list of texts as [`texts`](Self::texts); empty where it is absent or null.
+    /// A list of texts like [`texts`](Self::texts). Empty when it is absent or `null`.
     pub fn optional_texts<T>(
         &mut self,
         name: &str,
@@ -165,17 +165,17 @@ impl JsonFields {
         self.texts(name, parse)
     }
 
-    /// Notes what is wrong with a field that was read.
+    /// Adds an error for a field.
     pub fn add_error(&mut self, name: &str, problem: InvalidValue) {
         self.errors.push(FieldError::new(self.path(name), problem));
     }
 
-    /// What has not been read yet.
+    /// The fields that are not read yet.
     pub fn values(&self) -> &Map<String, Value> {
         &self.values
     }
 
-    /// An object within this one. Give it back with [`merge`](Self::merge) when it is read.
+    /// A nested object. Pass it to [`merge`](Self::merge) after it is read.
     pub fn object(&mut self, name: &str) -> Option<Self> {
         match self.values.remove(name)? {
             Value::Null => None,
@@ -190,15 +190,18 @@ impl JsonFields {
         }
     }
 
-    /// Takes over what was wrong in an inner object.
+    /// Adds the errors of a nested object to this one.
     pub fn merge(&mut self, mut inner: Self) {
         inner.add_unknown_fields();
         self.errors.append(&mut inner.errors);
         self.type_errors.append(&mut inner.type_errors);
     }
 
-    /// Ends the reading: what `build` makes, unless anything was wrong. `build` may take every required field for
-    /// granted with `?`.
+    /// Ends reading: returns the value that `build` makes. Required fields are present when `build` runs, so it may use
+    /// `?` on them.
+    ///
+    /// # Errors
+    /// A problem with all collected errors; unknown fields are errors too.
     pub fn finish<T>(mut self, build: impl FnOnce() -> Option<T>) -> Result<T, Problem> {
         self.add_unknown_fields();
         if !self.type_errors.is_empty() {
@@ -221,7 +224,7 @@ impl JsonFields {
         }
     }
 
-    /// Notes that a field is of the wrong type.
+    /// Adds an error for a field of the wrong type.
     pub fn add_type_error(&mut self, name: &str, message: &str) {
         self.type_errors.push(FieldError::new(self.path(name), InvalidValue::new("type_invalid", message)));
     }

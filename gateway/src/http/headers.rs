@@ -1,4 +1,4 @@
-//! Response headers that every answer carries unless its handler chose otherwise.
+//! Security headers. Every response has them unless its handler set other values.
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, header};
 
@@ -10,18 +10,19 @@ const DEFAULT_HEADERS: [(HeaderName, &str); 5] = [
     (header::CACHE_CONTROL, "no-store"),
 ];
 
-/// Adds what is missing.
+/// Adds the headers that are missing.
 pub fn set_security_headers(headers: &mut HeaderMap) {
     for (name, value) in DEFAULT_HEADERS {
         headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
 }
 
-/// A year, as browsers' preload lists ask for. Without `includeSubDomains`: every tenant's subdomain is served by this
-/// gateway and sends its own, and what else is below the host is not ours to decide.
+/// One year in seconds, which browsers' preload lists require. Without `includeSubDomains`: this gateway serves the
+/// subdomains of the tenants, and each response sets the header. Other subdomains of the host may belong to other
+/// services.
 const HSTS_VALUE: &str = "max-age=31536000";
 
-/// Tells browsers to ask this host by HTTPS only (RFC 6797). For answers to clients that came by HTTPS.
+/// Makes browsers use HTTPS for this host (RFC 6797). For responses to clients that connected by HTTPS.
 pub fn set_hsts(headers: &mut HeaderMap) {
     headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS_VALUE));
 }

@@ -1,6 +1,5 @@
-//! The header `Idempotency-Key` of REST writes, and the one implementation of what it promises: a repeat gets the first
-//! answer, before everything but authentication and authority; requests at once under one key wait for the first
-//! (`docs/adr/0027`).
+//! The header `Idempotency-Key` of REST writes. A repeated request gets the stored first answer. Only authentication
+//! and authority are checked before. Concurrent requests with one key wait for the first one (`docs/adr/0027`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,14 +26,14 @@ use super::route::{Idempotency, Route};
 use crate::auth::Caller;
 use crate::state::Gateway;
 
-/// Carries the command id.
+/// The header that carries the command id.
 pub const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
-/// How long a request waits for the first one under its key. Below the bound on the whole request.
+/// How long a request waits for a concurrent request with the same key. Shorter than the handler's time limit.
 const CONCURRENT_REQUEST_WAIT_TIMEOUT: Duration = Duration::from_secs(4);
-/// The largest answer that is stored. No answer of a route that stores its answers comes near it.
+/// Maximum size of a stored answer in bytes. Answers of these routes are far smaller.
 const STORED_RESPONSE_BYTES_MAX: usize = 256 * 1024;
 
-/// The command id that a client chose, where it chose one.
+/// The command id that the client chose. `None` without the header.
 #[derive(Debug, Clone, Copy)]
 pub struct IdempotencyKey(pub Option<Uuid>);
 
@@ -48,7 +47,7 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
             (Some(key), None) => key.to_str().ok().and_then(|text| Uuid::parse_str(text.trim()).ok()),
             _ => None,
         };
-        // The nil UUID is what uninitialised clients send.
+        // Uninitialised clients send the nil UUID, so it is refused.
         match key {
             Some(key) if !key.is_nil() => Ok(Self(Some(key))),
             _ => Err(Problem::bad_request("Idempotency-Key must be one UUID")),
@@ -56,7 +55,10 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
     }
 }
 
-/// Answers a request of an idempotent route: anew, or as it was answered before.
+/// Runs an idempotent route: calls the handler, or returns the stored answer to an earlier request with the same key.
+///
+/// # Errors
+/// `command_id_reused` when the key was used for another request; `answer_expired` when the first answer is deleted.
 pub async fn execute_once(
     gateway: &Gateway,
     context: &RequestContext,
@@ -77,7 +79,7 @@ pub async fn execute_once(
     context.set_digest(digest);
     let refused = |error| Problem::from(ExecuteError::<UserRejection>::from(error));
     let claim = claim(principal, key, digest).map_err(refused)?;
-    // Requests of this process take turns from here to their answer. Those of others meet at the receipt.
+    // Requests with this key in this process run one after the other. Another process finds the receipt.
     let lock = tenant.lock_request(claim.key, CONCURRENT_REQUEST_WAIT_TIMEOUT).await?;
     let mut request = Request::from_parts(parts, bytes.into());
     let Idempotency::Stored(retention) = route.idempotency else {
@@ -94,7 +96,7 @@ pub async fn execute_once(
             let open = PendingRequest::new(open);
             request.extensions_mut().insert(open.clone());
             let answer = next.run(request).await;
-            // A handler that writes to the database took it, and has completed it.
+            // A handler that writes to the database has taken the request and completed it.
             let Some(open) = open.take().filter(|_| answer.status().is_success()) else { return Ok(answer) };
             let (parts, body) = answer.into_parts();
             let body = to_bytes(body, STORED_RESPONSE_BYTES_MAX).await.map_err(Problem::internal)?;
@@ -128,7 +130,7 @@ fn response(status: u16, body: Bytes) -> Response {
     (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }
 
-/// A request that is being carried out, on its way to the handler.
+/// The open transaction of a request, passed to the handler as a request extension.
 #[derive(Clone)]
 struct PendingRequest(Arc<Mutex<Option<Box<OpenRequest>>>>);
 
@@ -138,12 +140,12 @@ impl PendingRequest {
     }
 
     fn take(&self) -> Option<Box<OpenRequest>> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
-/// The transaction of a write that appends no event: what it writes commits together with its receipt and its answer.
+/// The transaction of a write that appends no event. The rows, the receipt and the answer commit together.
 pub struct WriteTransaction {
     open: Result<Box<OpenRequest>, TenantTransaction>,
     retention: AnswerRetention,
@@ -171,7 +173,7 @@ impl FromRequestParts<Gateway> for WriteTransaction {
 }
 
 impl WriteTransaction {
-    /// For the handler's own writes.
+    /// The transaction for the handler's own rows.
     pub fn transaction(&self) -> &TenantTransaction {
         match &self.open {
             Ok(open) => open.transaction(),
@@ -179,7 +181,7 @@ impl WriteTransaction {
         }
     }
 
-    /// Makes the write last, and its answer with it.
+    /// Commits the write and stores its answer.
     pub async fn answer(self, status: StatusCode, body: Option<Value>) -> Result<Response, Problem> {
         let body = Bytes::from(body.map(|body| body.to_string()).unwrap_or_default());
         match self.open {

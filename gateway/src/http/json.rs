@@ -1,6 +1,6 @@
-//! The one reader of JSON bodies: JSON as RFC 8259 has it, in which every name of an object is there once.
+//! The only parser of JSON bodies: RFC 8259, and every name occurs once in its object.
 //!
-//! Two members of one name are read differently by different readers, so what is checked might not be what is stored.
+//! Parsers treat duplicate names differently. So the value that is checked might not be the value that is stored.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -11,13 +11,13 @@ use serde_json::error::Category;
 
 use super::problem::Problem;
 
-/// What a refused object says. The reader of serde_json passes it on.
+/// The error message for a duplicate name. serde_json passes it through.
 const DUPLICATE_NAME_MESSAGE: &str = "a name is given twice in one object";
 
-/// Reads a whole body.
+/// Parses a whole body.
 ///
 /// # Errors
-/// 400, with the reason and its place, for what is not JSON and for names that are given twice at any depth.
+/// 400 with the reason and its line and column. Causes: invalid JSON, and duplicate names at any depth.
 pub fn read_json(bytes: &[u8]) -> Result<Value, Problem> {
     if std::str::from_utf8(bytes).is_err() {
         return Err(Problem::bad_request("the body is not JSON: it is not UTF-8"));
@@ -26,7 +26,7 @@ pub fn read_json(bytes: &[u8]) -> Result<Value, Problem> {
     serde_json::from_slice(bytes).map_err(|error| json_problem(&error))
 }
 
-/// The reason, which for errors of the text holds nothing of the input.
+/// The problem for a parse error. For syntax errors the message contains no part of the input.
 pub fn json_problem(error: &serde_json::Error) -> Problem {
     match error.classify() {
         Category::Syntax | Category::Eof => Problem::bad_request(format!("the body is not JSON: {error}")),

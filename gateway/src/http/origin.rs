@@ -1,11 +1,11 @@
-//! Which web pages may open a WebSocket: browsers send the `Origin` of the page, and ask nobody before they connect.
+//! Checks the `Origin` of WebSocket requests. Browsers send no preflight request before they open a WebSocket.
 
 use axum::http::{HeaderMap, header};
 
 use crate::config::GatewayConfig;
 
 impl GatewayConfig {
-    /// Whether the request comes from no web page, from one of the gateway's own hosts, or from a page of a listed origin.
+    /// Whether the request has no `Origin`, or its `Origin` is one of the gateway's own hosts or a configured origin.
     pub(crate) fn allows_origin(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::ORIGIN).iter();
         let origin = match (given.next(), given.next()) {

@@ -1,4 +1,4 @@
-//! The parameters of a path: what does not decode, or holds control characters, is a problem as everything else.
+//! Path parameters. A parameter that does not decode or holds control characters is answered with a problem.
 
 use axum::extract::path::ErrorKind;
 use axum::extract::rejection::{PathRejection, RawPathParamsRejection};
@@ -10,7 +10,7 @@ use access::ErrorCode;
 
 use super::problem::Problem;
 
-/// Path parameters, as axum's extractor of the same name gives them, with refusals as problems.
+/// Path parameters like axum's extractor of the same name, but rejections are problems.
 #[derive(Debug, Clone, Copy)]
 pub struct Path<T>(pub T);
 
@@ -18,8 +18,8 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
     type Rejection = Problem;
 
     /// # Errors
-    /// 400 where a parameter is not UTF-8 when it is decoded, or holds a control character (PostgreSQL keeps no NUL in a
-    /// text, and the others mislead readers of logs); 404 where it is not of the type that the handler takes.
+    /// 400 when a parameter is not UTF-8 after decoding or holds a control character: PostgreSQL stores no NUL, and the
+    /// others mislead readers of logs. 404 when it does not parse as the handler's type.
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         let raw =
             RawPathParams::from_request_parts(parts, state).await.map_err(|rejection| match rejection {
@@ -38,7 +38,7 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
 
 fn path_problem(rejection: PathRejection) -> Problem {
     match rejection {
-        // A route and its handler that disagree; no request can cause it.
+        // The route and its handler disagree. This is a bug that no request can cause.
         PathRejection::FailedToDeserializePathParams(failed)
             if matches!(
                 failed.kind(),
@@ -47,7 +47,7 @@ fn path_problem(rejection: PathRejection) -> Problem {
         {
             Problem::internal(failed)
         }
-        // A word where an id stands names nothing.
+        // An id that does not parse cannot exist.
         PathRejection::FailedToDeserializePathParams(_) => Problem::new(ErrorCode::NotFound),
         rejection => Problem::internal(rejection),
     }

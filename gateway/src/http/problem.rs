@@ -1,5 +1,6 @@
-//! Errors as clients see them: `application/problem+json` (RFC 9457) with a stable code. A [`Problem`] leaves its
-//! handler as a response extension; [`request_log`](super::request_log) writes the body, because only it knows the request id.
+//! Errors as clients get them: `application/problem+json` (RFC 9457) with a stable code. A handler returns a
+//! [`Problem`] as a response extension. [`request_log`](super::request_log) writes the body, because it has the request
+//! id.
 
 use std::borrow::Cow;
 use std::error::Error;
@@ -18,19 +19,19 @@ pub fn status_of(code: ErrorCode) -> StatusCode {
     StatusCode::from_u16(code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
 }
 
-/// What is wrong with one field of a request.
+/// The error of one field of a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct FieldError {
-    /// The field's name; nested ones with dots.
+    /// The field's name. Nested names are joined with dots.
     pub field: String,
-    /// Stable, in snake case.
+    /// A stable code in snake case.
     pub code: &'static str,
-    /// For people.
+    /// A message in English.
     pub message: String,
 }
 
 impl FieldError {
-    /// What is wrong with `field`.
+    /// An error of `field`.
     pub fn new(field: impl Into<String>, problem: InvalidValue) -> Self {
         Self { field: field.into(), code: problem.code, message: problem.message }
     }
@@ -53,7 +54,7 @@ struct ProblemParts {
 }
 
 impl Problem {
-    /// A failure with nothing to say beyond its code.
+    /// A problem that has only a code.
     pub fn new(code: ErrorCode) -> Self {
         Self(Box::new(ProblemParts {
             code,
@@ -67,41 +68,41 @@ impl Problem {
         }))
     }
 
-    /// A malformed request, with a sentence that says why.
+    /// A malformed request: 400 with a sentence that gives the reason.
     pub fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ErrorCode::BadRequest).detail(detail)
     }
 
-    /// Values that break their rules.
+    /// Invalid values: 422 with an error for each field.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let mut problem = Self::new(ErrorCode::Invalid).detail("some fields are not valid");
         problem.0.errors = errors;
         problem
     }
 
-    /// One value that breaks its rule.
+    /// One invalid value: 422.
     pub fn invalid_field(field: &str, problem: InvalidValue) -> Self {
         Self::invalid(vec![FieldError::new(field, problem)])
     }
 
-    /// A fault of ours. The cause goes to the log, never to the client.
+    /// An internal error: 500. The cause is logged and not sent to the client.
     pub fn internal(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::new(ErrorCode::Internal).cause(cause)
     }
 
-    /// Something we depend on is not there, or there is too much to do: the client may come again.
+    /// A dependency is down or the server is overloaded: 503. The client may retry.
     pub fn unavailable(cause: impl Error + Send + Sync + 'static) -> Self {
         Self::new(ErrorCode::Unavailable).cause(cause)
     }
 
-    /// Adds a sentence for people.
+    /// Adds a sentence for the client's developers.
     #[must_use]
     pub fn detail(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
         self.0.detail = Some(detail.into());
         self
     }
 
-    /// Adds what the log should know.
+    /// Adds a cause that is logged.
     #[must_use]
     pub fn cause(mut self, cause: impl Error + Send + Sync + 'static) -> Self {
         self.0.cause = Some(Arc::new(cause));
@@ -115,28 +116,28 @@ impl Problem {
         self
     }
 
-    /// Adds the version that an expected version missed.
+    /// Adds the actual version of the stream, for a version conflict.
     #[must_use]
     pub fn actual_version(mut self, version: u64) -> Self {
         self.0.actual_version = Some(version);
         self
     }
 
-    /// Says that a token was given and refused (RFC 6750), in contrast to none given.
+    /// Marks that a token was sent and is invalid (RFC 6750). Without the mark the client sent no token.
     #[must_use]
     pub fn with_rejected_token(mut self) -> Self {
         self.0.token_given = true;
         self
     }
 
-    /// The answer goes to a GraphQL client: `errors` takes GraphQL's shape.
+    /// Marks that the response goes to a GraphQL client, so `errors` takes the shape of GraphQL.
     #[must_use]
     pub fn for_graphql(mut self) -> Self {
         self.0.for_graphql = true;
         self
     }
 
-    /// The methods that the route does take (RFC 9110, section 15.5.6).
+    /// Adds the methods that the route supports, for `Allow` (RFC 9110, section 15.5.6).
     #[must_use]
     pub fn allow(mut self, methods: HeaderValue) -> Self {
         self.0.allow = Some(methods);
@@ -148,22 +149,22 @@ impl Problem {
         self.0.code
     }
 
-    /// What is wrong with which fields.
+    /// The errors of single fields.
     pub fn field_errors(&self) -> &[FieldError] {
         &self.0.errors
     }
 
-    /// What the log should know, where there is something.
+    /// The cause to log, if there is one.
     pub fn logged_cause(&self) -> Option<&(dyn Error + Send + Sync + 'static)> {
         self.0.cause.as_deref()
     }
 
-    /// The sentence for people.
+    /// The sentence for the client's developers.
     pub fn message(&self) -> &str {
         self.0.detail.as_deref().unwrap_or(self.0.code.title())
     }
 
-    /// The response, complete with the id of the request.
+    /// The response with its body and the request id.
     pub fn render(&self, request_id: &RequestId) -> Response {
         let code = self.0.code;
         let (name, status, title) = (code.as_str(), status_of(code), code.title());

@@ -1,4 +1,4 @@
-//! The one extractor for query strings: every parameter is known, given once, and of its form.
+//! The extractor for query strings. Every parameter must be known, occur once and be well formed.
 
 use access::ErrorCode;
 use axum::extract::FromRequestParts;
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 
-/// The parameters of a request. Unknown ones are refused where `T` denies unknown fields.
+/// The parameters of a request. Unknown parameters are refused when `T` denies unknown fields.
 #[derive(Debug)]
 pub struct Query<T>(pub T);
 
@@ -22,7 +22,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 }
 
 impl<T: DeserializeOwned> Query<T> {
-    /// The parameters of an address.
+    /// Parses the query of a URI.
     ///
     /// # Errors
     /// 400 where a parameter is missing, unknown, repeated or malformed.
@@ -32,7 +32,7 @@ impl<T: DeserializeOwned> Query<T> {
                 .detail("a parameter is missing, unknown, repeated or malformed")
         };
         let pairs = pairs(uri)?;
-        // What is not UTF-8 decodes to the replacement character.
+        // Bytes that are not UTF-8 decode to the replacement character.
         let unreadable = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
         if pairs.iter().any(|(_, value)| value.chars().any(unreadable)) {
             return Err(malformed());
@@ -41,29 +41,29 @@ impl<T: DeserializeOwned> Query<T> {
     }
 }
 
-/// The parameters of an address, as they come.
+/// The parameters of a URI as name and value, in order.
 pub fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     axum::extract::Query::try_from_uri(uri)
         .map(|pairs| pairs.0)
         .map_err(|_| Problem::bad_request("the query string does not decode"))
 }
 
-/// A whole number in decimal digits, without a sign: what a parser of numbers takes besides is not taken here.
+/// An integer in decimal digits. A sign, which Rust's parser accepts, is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Digits(pub u64);
 
 impl Digits {
-    /// The number, where it is one and PostgreSQL can hold it.
+    /// Parses digits. `None` when the text is not a number or PostgreSQL's `bigint` cannot hold it.
     pub fn parse(text: &str) -> Option<Self> {
         let digits = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let number = digits.then(|| text.parse().ok()).flatten();
         number.filter(|&number: &u64| i64::try_from(number).is_ok()).map(Self)
     }
 
-    /// The number between 1 and `max`, or `default` where none is given.
+    /// The number, which must be 1 to `max`. Returns `default` when there is none.
     ///
     /// # Errors
-    /// 400 for anything else.
+    /// 400 for a number out of bounds.
     pub fn limit(given: Option<Self>, default: usize, max: usize) -> Result<usize, Problem> {
         let limit = given.map_or(default as u64, |limit| limit.0);
         if (1..=max as u64).contains(&limit) {

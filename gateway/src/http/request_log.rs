@@ -1,5 +1,5 @@
-//! The outermost layer: gives the request its id and its span, turns problems into bodies, sets the response headers,
-//! counts, and writes one line to the access log.
+//! The outermost layer of a request. It creates the request id and the span, writes the bodies of problems, sets
+//! response headers, records metrics and writes the access log.
 
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
@@ -24,12 +24,13 @@ use access::ErrorCode;
 
 use super::problem::Problem;
 
-/// Carries the request's id, in both directions.
+/// The header with the request id, in requests and responses.
 pub const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 /// Carries the W3C Trace Context of a request.
 pub const TRACEPARENT_HEADER: HeaderName = HeaderName::from_static("traceparent");
 
-/// What a request is known by. Handlers learn the id from it; the extractors note tenant and user in it for the log.
+/// What is known about a request. Handlers read the request id from it. Extractors set tenant and principal for the
+/// log.
 #[derive(Clone)]
 pub struct RequestContext(Arc<RequestRecord>);
 
@@ -42,12 +43,12 @@ struct RequestRecord {
     audit: OnceLock<AuditRule>,
     digest: OnceLock<[u8; 32]>,
     subject: OnceLock<String>,
-    /// Commands that were rejected, with the code.
+    /// Rejected commands: name and error code.
     rejections: Mutex<Vec<(String, ErrorCode)>>,
 }
 
 impl RequestContext {
-    /// The client's id and trace where they are well formed, else a new id and no trace.
+    /// Takes id and trace from the headers when they are well formed. Otherwise it creates an id and has no trace.
     pub fn from_headers(headers: &HeaderMap, route: Option<Arc<Route>>) -> Self {
         let text = |name: &HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         Self(Arc::new(RequestRecord {
@@ -68,17 +69,17 @@ impl RequestContext {
         &self.0.id
     }
 
-    /// W3C Trace Context of the request, where it brought one.
+    /// W3C Trace Context of the request, if it has one.
     pub fn traceparent(&self) -> Option<&str> {
         self.0.traceparent.as_deref()
     }
 
-    /// Notes whose data the request is about; the first note stays.
+    /// Sets the tenant. Later calls have no effect.
     pub fn set_tenant(&self, tenant: &TenantRecord) {
         self.0.tenant.get_or_init(|| (tenant.id, tenant.slug.clone()));
     }
 
-    /// Whose data the request is about.
+    /// The tenant of the request.
     pub fn tenant(&self) -> Option<TenantId> {
         self.0.tenant.get().map(|(id, _)| *id)
     }
@@ -88,52 +89,52 @@ impl RequestContext {
         self.0.route.clone()
     }
 
-    /// Notes who calls; the first note stays.
+    /// Sets the caller. Later calls have no effect.
     pub fn set_principal(&self, principal: &Principal) {
         self.0.principal.get_or_init(|| principal.clone());
     }
 
-    /// Who calls, as far as it is known.
+    /// The caller; anonymous until it is set.
     pub fn principal(&self) -> &Principal {
         self.0.principal.get().unwrap_or(&Principal::Anonymous)
     }
 
-    /// Notes the digest of what the client sent, for requests under an idempotency key.
+    /// Sets the digest of the request, for requests with an idempotency key.
     pub fn set_digest(&self, digest: [u8; 32]) {
         self.0.digest.get_or_init(|| digest);
     }
 
-    /// The digest of what the client sent, for requests under an idempotency key.
+    /// The digest of the request, for requests with an idempotency key.
     pub fn digest(&self) -> Option<[u8; 32]> {
         self.0.digest.get().copied()
     }
 
-    /// Notes that the activity log says something else of this request than of its route.
+    /// Overrides the route's rule for the activity log.
     pub fn set_audit(&self, audit: AuditRule) {
         self.0.audit.get_or_init(|| audit);
     }
 
-    /// What the activity log says of this request in particular.
+    /// The rule for the activity log that overrides the route's.
     pub fn audit(&self) -> Option<AuditRule> {
         self.0.audit.get().copied()
     }
 
-    /// Notes what the request is about beyond its path, for the activity log; the first note stays.
+    /// Sets what the request is about in addition to its path, for the activity log. Later calls have no effect.
     pub fn set_subject(&self, subject: impl Into<String>) {
         self.0.subject.get_or_init(|| subject.into());
     }
 
-    /// What the request is about beyond its path.
+    /// What the request is about in addition to its path.
     pub fn subject(&self) -> Option<&str> {
         self.0.subject.get().map(String::as_str)
     }
 
-    /// Notes a command that was rejected.
+    /// Adds a rejected command.
     pub fn add_rejection(&self, command: &str, code: ErrorCode) {
         self.lock_rejections().push((command.to_owned(), code));
     }
 
-    /// Takes the commands that were rejected.
+    /// Removes and returns the rejected commands.
     pub fn take_rejections(&self) -> Vec<(String, ErrorCode)> {
         std::mem::take(&mut self.lock_rejections())
     }
@@ -155,7 +156,7 @@ impl<S: Sync> FromRequestParts<S> for RequestContext {
     }
 }
 
-/// The layer itself, for `axum::middleware::from_fn_with_state`.
+/// The layer, for `axum::middleware::from_fn_with_state`.
 pub async fn log_request(State(routes): State<RouteTable>, mut request: Request, next: Next) -> Response {
     let started = Instant::now();
     let pattern = request.extensions().get::<MatchedPath>();
@@ -173,7 +174,7 @@ pub async fn log_request(State(routes): State<RouteTable>, mut request: Request,
     let mut response = next.run(request).instrument(span.clone()).await;
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         span.in_scope(|| log_cause(&problem));
-        // What a router layer added, such as `Allow`, stays.
+        // Keep headers that a router layer added, such as `Allow`.
         let added = std::mem::take(response.headers_mut());
         response = problem.render(context.id());
         for (name, value) in &added {
@@ -221,7 +222,7 @@ fn log_cause(problem: &Problem) {
 }
 
 fn count(method: &Method, route: &Arc<str>, status: u16, seconds: f64) {
-    // Methods are free text in HTTP; a label must not be.
+    // A client can send any text as method. A label must have few values.
     let method = match method.as_str() {
         known @ ("GET" | "POST" | "PUT" | "PATCH" | "DELETE" | "HEAD" | "OPTIONS") => known.to_owned(),
         _ => "OTHER".to_owned(),

@@ -1,5 +1,5 @@
-//! What is known of each route beside its handler: who may call it, what the activity log says of it, whether it is
-//! idempotent. The layers read it here; none of them knows a path.
+//! The properties of each route beside its handler: who may call it, how the activity log records it, whether it is
+//! idempotent. Layers read them here and contain no paths.
 
 use std::collections::HashMap;
 use std::fmt::Write;
@@ -13,85 +13,86 @@ use store::requests::AnswerRetention;
 /// Who may call a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessRule {
-    /// Every caller. A tenant is named where the handler asks for one.
+    /// Every caller. The handler decides whether the request must name a tenant.
     Public,
-    /// Every caller with an access token. What it may do is decided for each field or aggregate.
+    /// Every caller with an access token. Further checks are made for each field or aggregate.
     Token,
     /// A caller with an access token and this permission.
     Permission(&'static Permission),
-    /// The handler decides, because the credential comes another way than in the header `Authorization`.
+    /// The handler checks the credential, because it is not in the header `Authorization`.
     Handler,
 }
 
-/// What the activity log says of a request beside refusals, which it always tells.
+/// How the activity log records a request. Refusals are always recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditRule {
-    /// Nothing, unless the caller is an auditor.
+    /// Not recorded, unless the caller is an auditor.
     Auditors,
     /// A sign-in, accepted or refused.
     SignIn,
-    /// An access to what only auditors and administrators read.
+    /// A read that only auditors and administrators may do.
     Access,
     /// A credential was issued, exchanged or revoked.
     CredentialChange,
-    /// A user was added or deactivated, roles were given or taken, or a tenant was registered.
+    /// A user was added or deactivated, roles were changed, or a tenant was registered.
     RightsChange,
-    /// What an operator of the platform asked for.
+    /// A request of an operator of the platform.
     Operator,
 }
 
-/// What the right to call a route rests on.
+/// The source of the rights that a route checks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuthoritySource {
-    /// What the token says.
+    /// The token.
     Token,
-    /// The caller's own events, held until the write has committed. For what outlives the token, or cannot be undone.
+    /// The caller's own events, locked until the write has committed. For effects that outlive the token or cannot be
+    /// undone.
     LockedEvents,
-    /// The same, where the use case behind the handler holds it.
+    /// The caller's own events, locked by the use case that the handler calls.
     UseCase,
 }
 
-/// How a repeat under an `Idempotency-Key` gets the first answer (`docs/adr/0027`).
+/// How a repeated `Idempotency-Key` gets the first answer (`docs/adr/0027`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Idempotency {
-    /// The route takes no key.
+    /// The route accepts no key.
     None,
-    /// The handler rebuilds the answer at the version of the receipt.
+    /// The handler rebuilds the answer from the stream at the version in the receipt.
     Rebuilt,
-    /// The answer is stored, sealed, with the receipt.
+    /// The answer is stored encrypted with the receipt.
     Stored(AnswerRetention),
 }
 
-/// How a route says that something went wrong.
+/// The format of error responses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorFormat {
     /// `application/problem+json` with field errors.
     Rest,
-    /// The same, with `errors` in the shape of GraphQL.
+    /// `application/problem+json` with `errors` in the shape of GraphQL.
     Graphql,
 }
 
 /// One method of one path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
-    /// The method, `None` for every one. `GET` serves `HEAD` as well.
+    /// The method; `None` for all methods. `GET` serves `HEAD` too.
     pub method: Option<Method>,
-    /// The path's pattern.
+    /// The pattern of the path.
     pub path: &'static str,
     /// Who may call it.
     pub access: AccessRule,
-    /// What the activity log says.
+    /// How the activity log records it.
     pub audit: AuditRule,
-    /// How it answers errors.
+    /// The format of its errors.
     pub errors: ErrorFormat,
-    /// How a repeat gets the first answer.
+    /// How a repeated request gets the first answer.
     pub idempotency: Idempotency,
-    /// What the right to call it rests on.
+    /// The source of the rights that it checks.
     pub authority: AuthoritySource,
 }
 
 impl Route {
-    /// A method of a path that every caller may use.
+    /// A route that every caller may call.
     pub fn public(method: Method, path: &'static str) -> Self {
         Self {
             method: Some(method),
@@ -104,17 +105,17 @@ impl Route {
         }
     }
 
-    /// Every method of a path.
+    /// A route for all methods of a path.
     pub fn any(path: &'static str) -> Self {
         Self { method: None, ..Self::public(Method::GET, path) }
     }
 
-    /// `GET`, for callers with the permission.
+    /// `GET` for callers with the permission.
     pub fn get(path: &'static str, permission: &'static Permission) -> Self {
         Self::public(Method::GET, path).access(AccessRule::Permission(permission))
     }
 
-    /// A write for callers with the permission, under an idempotency key where they send one.
+    /// A write for callers with the permission. It accepts an idempotency key.
     pub fn write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
         Self {
             idempotency: Idempotency::Rebuilt,
@@ -122,58 +123,58 @@ impl Route {
         }
     }
 
-    /// The method's name, `*` for every one.
+    /// The method's name; `*` for all methods.
     pub fn method_name(&self) -> &str {
         self.method.as_ref().map_or("*", Method::as_str)
     }
 
-    /// Whether it changes nothing.
+    /// Whether its method changes nothing.
     pub fn is_read_only(&self) -> bool {
         self.method == Some(Method::GET)
     }
 
-    /// The same route for other callers.
+    /// Returns the route with another access rule.
     #[must_use]
     pub fn access(self, access: AccessRule) -> Self {
         Self { access, ..self }
     }
 
-    /// The same route with another entry in the activity log.
+    /// Returns the route with another audit rule.
     #[must_use]
     pub fn with_audit(self, audit: AuditRule) -> Self {
         Self { audit, ..self }
     }
 
-    /// The same route with another way to repeat the first answer.
+    /// Returns the route with another rule for idempotency.
     #[must_use]
     pub fn idempotency(self, idempotency: Idempotency) -> Self {
         Self { idempotency, ..self }
     }
 
-    /// Whether it takes an `Idempotency-Key`.
+    /// Whether it accepts an `Idempotency-Key`.
     pub fn is_idempotent(&self) -> bool {
         self.idempotency != Idempotency::None
     }
 
-    /// The same route with another foundation of the right to call it.
+    /// Returns the route with another source of rights.
     #[must_use]
     pub fn authority(self, authority: AuthoritySource) -> Self {
         Self { authority, ..self }
     }
 
-    /// Whether the caller's own events are asked, and not only its token.
+    /// Whether the caller's own events are checked in addition to its token.
     pub fn requires_fresh_authority(&self) -> bool {
         self.authority != AuthoritySource::Token
     }
 
-    /// The same route with errors in the shape of GraphQL.
+    /// Returns the route with errors in the shape of GraphQL.
     #[must_use]
     pub fn graphql(self) -> Self {
         Self { errors: ErrorFormat::Graphql, ..self }
     }
 }
 
-/// Looks routes up by method and pattern. Cheap to clone.
+/// Finds routes by method and pattern. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct RouteTable {
     by_path: Arc<HashMap<&'static str, Vec<Arc<Route>>>>,
@@ -189,7 +190,7 @@ impl RouteTable {
         Self { by_path: Arc::new(by_path) }
     }
 
-    /// The route of a request whose path matched `pattern`; `None` where it does not take the method.
+    /// The route for `method` and the matched `pattern`; `None` when the path does not support the method.
     pub fn find(&self, method: &Method, pattern: &str) -> Option<Arc<Route>> {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         self.by_path
@@ -199,7 +200,7 @@ impl RouteTable {
             .cloned()
     }
 
-    /// Every route, by path.
+    /// All routes, ordered by path.
     pub fn all(&self) -> Vec<Arc<Route>> {
         let mut all: Vec<_> = self.by_path.values().flatten().cloned().collect();
         all.sort_by(|a, b| (a.path, a.method_name()).cmp(&(b.path, b.method_name())));

@@ -1,5 +1,5 @@
-//! Which tenant a request is about. Callers who are not signed in name it, with `X-Tenant-ID` or a subdomain; for those
-//! who are, the token says it. Whatever is named besides must agree. Unknown and suspended tenants answer alike.
+//! Finds the tenant of a request. Anonymous callers name it with `X-Tenant-ID` or a subdomain. Signed-in callers have
+//! it in their token. All names in a request must agree. Unknown and suspended tenants get the same answer.
 
 use std::sync::Arc;
 
@@ -15,10 +15,10 @@ use access::ErrorCode;
 use super::problem::Problem;
 use crate::state::Gateway;
 
-/// Names the tenant where no token does.
+/// The header that names the tenant when there is no token.
 pub const TENANT_HEADER: HeaderName = HeaderName::from_static("x-tenant-id");
 
-/// The tenant that a caller who is not signed in named.
+/// The tenant that an anonymous caller named.
 pub struct RequestTenant {
     /// Its entry in the directory.
     pub record: Arc<TenantRecord>,
@@ -45,7 +45,10 @@ impl FromRequestParts<Gateway> for RequestTenant {
     }
 }
 
-/// The tenant that header and subdomain name, where one does; 403 where they disagree.
+/// The tenant in the header or the subdomain.
+///
+/// # Errors
+/// 403 when header and subdomain disagree.
 pub fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
     let mut requested_tenant: Option<String> = None;
     let in_headers = headers.get_all(TENANT_HEADER).iter();
@@ -61,7 +64,10 @@ pub fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Resul
     Ok(requested_tenant)
 }
 
-/// The tenant of a token, unless the request names another one besides.
+/// Checks that the request names no other tenant than its token.
+///
+/// # Errors
+/// `tenant_mismatch` when it does.
 pub fn check_tenant(
     headers: &HeaderMap,
     public_host: Option<&str>,
@@ -75,7 +81,7 @@ pub fn check_tenant(
     }
 }
 
-/// `<slug>` where the host is `<slug>.<public host>`.
+/// The slug, when the host is `<slug>.<public host>`.
 fn subdomain(headers: &HeaderMap, public_host: Option<&str>) -> Option<String> {
     let base = public_host?.trim_matches('.').to_ascii_lowercase();
     let host = headers.get(header::HOST)?.to_str().ok()?.to_ascii_lowercase();

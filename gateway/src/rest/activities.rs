@@ -16,7 +16,7 @@ use crate::http::{Digits, Problem, Query};
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
 
-/// The parameters. `before` is the `next_before` of the page before this one.
+/// The parameters. `before` is the `next_before` of the previous page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ActivitiesQuery {
@@ -29,7 +29,7 @@ pub struct ActivitiesQuery {
     limit: Option<Digits>,
 }
 
-/// Answers one page.
+/// Returns one page.
 pub async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Result<Json<Value>, Problem> {
     let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let kind = match query.kind.as_deref().map(ActivityKind::parse) {

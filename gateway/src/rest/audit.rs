@@ -25,28 +25,28 @@ use crate::http::{Digits, ErrorCode, Path, Problem, Query, RequestContext};
 use crate::state::Gateway;
 use crate::streams::{DisconnectReason, read_access_ended};
 
-/// Carries the span of positions that an export holds.
+/// The response header with the first and the last position of an export.
 pub const POSITIONS_HEADER: HeaderName = HeaderName::from_static("annals-positions");
 
-/// `GET /v1/audit/key`: the public key of the log's checkpoints, as signed notes write it.
+/// `GET /v1/audit/key`: the public key of the log's signed checkpoints, in the format of signed notes.
 pub async fn key(caller: Caller) -> Result<Response, Problem> {
     let sealed = proof::newest(&caller.store).await?;
     Ok(text(sealed.verifier_key + "\n"))
 }
 
-/// `GET /v1/audit/checkpoint`: the newest signed note.
+/// `GET /v1/audit/checkpoint`: the newest signed checkpoint.
 pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
     Ok(text(proof::newest(&caller.store).await?.note))
 }
 
-/// The parameters of a proof that an event is in the log.
+/// The parameters of an inclusion proof.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofQuery {
     size: Option<Digits>,
 }
 
-/// `GET /v1/audit/proofs/{position}`.
+/// `GET /v1/audit/proofs/{position}`: proves that the event is in the log.
 pub async fn proof(
     caller: Caller,
     Path(at): Path<String>,
@@ -59,7 +59,7 @@ pub async fn proof(
     Ok(Json(proof::inclusion(&caller.store, at, query.size.map(|size| size.0)).await?))
 }
 
-/// The parameters of a proof that a shorter log is the beginning of a longer one.
+/// The parameters of a consistency proof.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ConsistencyQuery {
@@ -67,7 +67,7 @@ pub struct ConsistencyQuery {
     to: Option<Digits>,
 }
 
-/// `GET /v1/audit/consistency`.
+/// `GET /v1/audit/consistency`: proves that a shorter log is the beginning of a longer one.
 pub async fn consistency(
     caller: Caller,
     Query(query): Query<ConsistencyQuery>,
@@ -75,9 +75,11 @@ pub async fn consistency(
     Ok(Json(proof::consistency(&caller.store, query.from.0, query.to.map(|to| to.0)).await?))
 }
 
-/// The parameters of an export. `withhold` names types whose payloads stay out; `earlier` names sizes, separated by
-/// commas, that the file is to prove to be the beginning of its log; `keys_to` is the public key of who gets the keys of
-/// the sealed parts.
+/// The parameters of an export.
+///
+/// - `withhold`: types whose payloads are left out.
+/// - `earlier`: sizes, separated by commas. The file proves that a log of that size is its beginning.
+/// - `keys_to`: the public key of the recipient of the encryption keys.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ExportQuery {
@@ -111,9 +113,9 @@ impl ExportQuery {
     }
 }
 
-/// `GET /v1/audit/export`: the file, as it is written. Whatever goes wrong or ends the right to read breaks the connection
-/// off, behind a line that says why, and a file that breaks off does not verify. Keys are for those who may read personal
-/// data as well, and to whom they were handed is told in the activity log.
+/// `GET /v1/audit/export`: streams the file while it is written. An error, or the end of the right to read, ends the
+/// response with a line that holds the code, and closes the connection. Such a file does not verify. Encryption keys
+/// need the right to read personal data. The activity log records their recipient.
 pub async fn export(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -123,7 +125,7 @@ pub async fn export(
     let export = query.read()?;
     if let Some(keys_to) = &export.keys_to {
         caller.require_permission(&PERSONAL_DATA_READ)?;
-        // Keys that were handed out cannot be taken back.
+        // Exported keys cannot be revoked, so the rights are checked against the caller's own events.
         let current = authority::current(&gateway.executor, caller.record.id, caller.principal()).await?;
         if !PERSONAL_DATA_READ.is_held_by(&current) {
             return Err(AuthorityError::Forbidden.into());
@@ -134,7 +136,7 @@ pub async fn export(
     let slug = caller.record.slug.clone();
     let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
-    // Looks on while a slow client keeps the lines waiting.
+    // Checks the right to read even while a slow client blocks the lines.
     let ends = AbortOnDropHandle::new(tokio::spawn(read_access_ended(gateway, caller, prepared.log_id())));
     let ends = ends.map(|ended| ended.unwrap_or(DisconnectReason::Internal));
     let lines = export::write(prepared)
@@ -149,7 +151,7 @@ pub async fn export(
     Ok(response)
 }
 
-/// The lines, until something ends them.
+/// The lines, until `ends` completes.
 fn until(
     lines: impl Stream<Item = Result<Bytes, DisconnectReason>> + Send + 'static,
     ends: impl Future<Output = DisconnectReason> + Send + 'static,
@@ -169,7 +171,7 @@ fn until(
             }
         };
         yield Ok(Bytes::from(format!("{{\"closed\":\"{}\"}}\n", reason.as_str())));
-        // What was yielded is sent while nothing more is ready; an error right behind it would take it along.
+        // The bytes above are sent when the stream is pending. An error right after them would discard them.
         tokio::task::yield_now().await;
         yield Err(std::io::Error::other(reason.as_str()));
     }

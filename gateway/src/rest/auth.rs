@@ -1,4 +1,4 @@
-//! Registration, login and "who am I".
+//! Registration, login and the signed-in user.
 
 use access::Principal;
 use axum::Json;
@@ -20,7 +20,7 @@ use crate::auth::{Audience, Caller, Grant, Password};
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Problem, RequestContext, RequestTenant};
 use crate::state::Gateway;
 
-/// `POST /v1/auth/register`: somebody becomes a member of a tenant with open registration.
+/// `POST /v1/auth/register`: creates a user of a tenant with open registration.
 pub async fn register(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -41,7 +41,7 @@ pub async fn register(
         ..CommandContext::new(tenant.record.id, Principal::Anonymous)
     };
     let roles = vec![Role::Member];
-    // A repeat gets the first answer, whatever would be answered by now, and costs no hash.
+    // A repeated request returns the first answer, even if the rules have changed since. It costs no hash.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
     let id = new_aggregate_id(&context, User::CATEGORY);
     if let Some(earlier) = gateway.executor.previous_result::<User>(&context, id, command).await? {
@@ -50,8 +50,8 @@ pub async fn register(
     if tenant.record.registration != Registration::Open {
         return Err(Problem::new(ErrorCode::Forbidden).detail("this tenant takes no registrations"));
     }
-    // The append settles who gets the address; looking first saves a hash for nothing. Held by this very user, it was
-    // taken a moment ago by a repeat of this request, whose answer the append finds.
+    // The append decides who gets the address. This check only saves a hash. If the holder is this user, a repeat of
+    // this request registered it just now, and the append finds that answer.
     let holder = tenant.store.reserved_by(EMAIL, &email.normalised()).await?;
     if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
         return Err(Problem::new(ErrorCode::EmailTaken));
@@ -66,8 +66,8 @@ fn registered(executed: &CommandResult<User>, tenant: &TenantRecord) -> (StatusC
     (StatusCode::CREATED, Json(json!({ "user": user, "consistency_token": executed.consistency_token })))
 }
 
-/// `POST /v1/auth/login`: an access token for e-mail and password. An unknown address, a wrong password and a user who
-/// may not sign in get the same answer after the same work.
+/// `POST /v1/auth/login`: an access token for e-mail and password. An unknown address, a wrong password and a
+/// deactivated user get the same answer after the same work.
 pub async fn login(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -78,7 +78,8 @@ pub async fn login(
     let password = body.required("password", |text| Ok(Password::for_sign_in(text)));
     let (email, password) = body.finish(|| Some((email?, password?)))?;
 
-    // What is no address was never registered. Nobody's secret is looked up as somebody's is, for the same effort.
+    // For an unknown address, the secret of the nil id is looked up. So the response time does not reveal which
+    // addresses exist.
     let holder = match Email::parse(&email) {
         Ok(email) => tenant.store.reserved_by(EMAIL, &email.normalised()).await?,
         Err(_) => None,
@@ -123,7 +124,7 @@ async fn active_user(gateway: &Gateway, tenant: TenantId, id: Uuid) -> Result<Op
 }
 
 fn grant(user_id: Uuid, user: User, tenant: &TenantRecord) -> Grant {
-    // Who runs the platform also gets through the door of the admin listener; nobody else does.
+    // Only platform administrators get a token that is also valid for the admin listener.
     let operates = tenant.id == PLATFORM && user.roles.contains(&Role::PlatformAdmin);
     let audiences =
         if operates { vec![Audience::Public, Audience::Operations] } else { vec![Audience::Public] };
@@ -139,7 +140,7 @@ fn grant(user_id: Uuid, user: User, tenant: &TenantRecord) -> Grant {
     }
 }
 
-/// `GET /v1/auth/me`: who the token's holder is by now, and what the token allows.
+/// `GET /v1/auth/me`: the present data of the user, and the rights of the token.
 pub async fn me(State(gateway): State<Gateway>, caller: Caller) -> Result<Json<Value>, Problem> {
     let id = caller.user_id();
     let Some(user) = active_user(&gateway, caller.record.id, id).await? else {

@@ -1,9 +1,9 @@
-//! `GET /asyncapi.json`: how events leave the product.
+//! `GET /asyncapi.json`: the contract of the published events.
 
 use axum::http::header;
 use axum::response::IntoResponse;
 
-/// The document as it is committed.
+/// The committed document.
 pub async fn asyncapi() -> impl IntoResponse {
     ([(header::CONTENT_TYPE, "application/json")], schemas::contracts::ASYNCAPI)
 }

@@ -1,4 +1,4 @@
-//! `/v1/integrations/credentials`: a tenant's administrators give integrators access to the tenant's events on NATS.
+//! `/v1/integrations/credentials`: administrators of a tenant give integrators access to its events on NATS.
 
 use axum::Json;
 use axum::extract::State;
@@ -21,10 +21,10 @@ use crate::state::Gateway;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
-/// A week is enough to exchange a file anywhere.
+/// Maximum hours that an old file stays valid after a rotation. A week is enough to replace a file.
 const ROTATION_OVERLAP_HOURS_MAX: u64 = 7 * 24;
 
-/// A credential as it is listed: nothing of it is secret.
+/// A credential in a list. It holds no secrets.
 #[derive(Debug, Serialize)]
 struct CredentialBody {
     name: String,
@@ -50,7 +50,7 @@ impl From<IntegratorCredential> for CredentialBody {
     }
 }
 
-/// Where a page begins and how long it is.
+/// The parameters of a list.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct CredentialsQuery {
@@ -59,7 +59,7 @@ struct CredentialsQuery {
     limit: Option<Digits>,
 }
 
-/// Issues a credential: 201 with everything that a stock client needs.
+/// Issues a credential: 201 with everything that a standard NATS client needs.
 pub async fn create(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -74,7 +74,7 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
-/// Lists the credentials by name.
+/// Lists the credentials, ordered by name.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     integrators(&gateway)?;
     let Query(page) = Query::<CredentialsQuery>::read(&uri)?;
@@ -96,7 +96,7 @@ pub async fn show(
     Ok(Json(CredentialResponse(credential.into())))
 }
 
-/// Revokes a credential: its connections are cut when the answer comes.
+/// Revokes a credential. Its connections are closed before the response is sent.
 pub async fn revoke(
     State(gateway): State<Gateway>,
     caller: Caller,
@@ -107,7 +107,7 @@ pub async fn revoke(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Has the consumer start again behind a position or at a time.
+/// Resets the consumer of a credential to a position or a time.
 pub async fn reset(
     State(gateway): State<Gateway>,
     caller: Caller,
@@ -123,7 +123,7 @@ pub async fn reset(
     Ok(Json(CredentialResponse(answer)))
 }
 
-/// Issues a further file for a credential: 201 as for a new one. Earlier files are good for `overlap_hours` more.
+/// Issues another file for a credential: 201 as for a new one. Earlier files stay valid for `overlap_hours`.
 pub async fn rotate(
     State(gateway): State<Gateway>,
     caller: Caller,
@@ -143,12 +143,12 @@ pub async fn rotate(
     Ok((StatusCode::CREATED, Json(issued_body(&issued))))
 }
 
-/// A credential as an answer.
+/// A credential in a response.
 #[derive(Debug, Serialize)]
 #[serde(transparent)]
 pub struct CredentialResponse(CredentialBody);
 
-/// The key of the caller, which no other principal has.
+/// The receipt key. It is derived from the idempotency key and the principal, so callers cannot share keys.
 fn receipt_key(caller: &Caller, IdempotencyKey(key): IdempotencyKey) -> Option<Uuid> {
     key.map(|key| commands::receipt_key(caller.principal(), key))
 }
@@ -159,7 +159,10 @@ fn issued_body(issued: &IssuedCredential) -> Value {
     body
 }
 
-/// What serves the request, where the caller may and a deployment has it.
+/// The service for credentials.
+///
+/// # Errors
+/// 503 when the deployment has none.
 fn integrators(gateway: &Gateway) -> Result<&Integrators, Problem> {
     gateway.integrators.as_ref().ok_or_else(|| {
         Problem::new(ErrorCode::Unavailable)

@@ -1,4 +1,4 @@
-//! `/v1/erasures`: the erasure of a person, asked for by tenant administrators.
+//! `/v1/erasures`: tenant administrators request the erasure of a person.
 
 use axum::Json;
 use axum::extract::State;
@@ -20,8 +20,8 @@ use crate::http::failures::rejected_field;
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// `POST /v1/erasures` `{user_id | customer_id, reason?}`: the erasure goes on by itself; where it stands is asked for by its
-/// subject. Asking again changes nothing.
+/// `POST /v1/erasures` `{user_id | customer_id, reason?}`: 202. The erasure continues in the background; its progress
+/// is found under its subject. A second request changes nothing.
 pub async fn request(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -58,7 +58,7 @@ pub async fn request(
     accepted(&caller.store, &executed).await
 }
 
-/// The erasure as it was when it was asked for, also where a repeat is answered later.
+/// The erasure as of the request. A repeated request gets the same answer.
 async fn accepted(
     store: &TenantStore,
     executed: &CommandResult<Subject>,
@@ -69,8 +69,8 @@ async fn accepted(
     Ok((StatusCode::ACCEPTED, Json(erasure)))
 }
 
-/// `GET /v1/erasures`: by pages, in an order that is stable and means nothing. What it tells is enough to ask for all of
-/// them again, so it is worth keeping elsewhere.
+/// `GET /v1/erasures`: pages in a stable order without meaning. The list is enough to request all erasures again after
+/// a restore, so operators should keep a copy elsewhere.
 pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
@@ -81,14 +81,14 @@ pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     Ok(Json(json!({ "erasures": erasures, "next_after": next_after })))
 }
 
-/// `GET /v1/erasures/{subject}`: where it stands. When it is done, `position` is that of the event whose proof is the
-/// certificate.
+/// `GET /v1/erasures/{subject}`: the progress. When the erasure is done, `position` is the position of the event that
+/// records it. The proof of that event is the certificate.
 pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
     let subject: Uuid = subject.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
     progress(&caller.store, subject, u64::MAX).await?.map(Json).ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-/// How far the erasure had come at a version of the subject's own stream, which is short, so it is read.
+/// The progress of the erasure at a version of the subject's stream. The stream is short, so all of it is read.
 async fn progress(store: &TenantStore, subject: Uuid, version: u64) -> Result<Option<Value>, Problem> {
     let stream = StreamName::new(Subject::CATEGORY, subject);
     let events = store.read_stream(&stream, 1);

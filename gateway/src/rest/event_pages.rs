@@ -1,5 +1,4 @@
-//! Pages of events as they are sent: a piece at a time, so that what a page takes in memory does not depend on how large
-//! its events are.
+//! Streams a page of events in chunks, so that its memory does not depend on the size of its events.
 
 use access::policy::PERSONAL_DATA_READ;
 use std::future::Future;
@@ -15,37 +14,40 @@ use crate::auth::Caller;
 use crate::http::Problem;
 use crate::http::failures::Cause;
 
-/// Bytes of events in a page, as they are sent; a single event may be larger.
+/// Maximum bytes of events in a page. A single event may be larger.
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
-/// Bytes of events that are read, opened and written at a time.
+/// Maximum bytes of events that are read, decrypted and written at a time.
 const CHUNK_BYTES_MAX: usize = 256 * 1024;
 
-/// Where the events of a page come from.
+/// Supplies the events of a page.
 pub trait EventSource: Send + 'static {
-    /// The next events of the page, as they are stored. They must be of the log that the page began with.
+    /// The next events of the page, as stored. All must belong to the log of the first read.
     fn read(&mut self, limit: PageLimit) -> impl Future<Output = Result<Vec<RecordedEvent>, Problem>> + Send;
 
-    /// Whether events of this page may follow the last one that was read.
+    /// Whether the page has more events after the last one read.
     fn has_more_after(&self, last: &RecordedEvent) -> bool;
 
-    /// The members of the body before its events, as an object; asked for behind the first read.
+    /// The fields of the body before the events, as an object. Called after the first read.
     fn leading_fields(&self) -> Value;
 
-    /// The members behind its events. Where the page ended before the last event that was read, the last one that is in it.
+    /// The fields after the events. `truncated_after` is the last event in the page when it ends before the last event
+    /// read.
     fn trailing_fields(&self, truncated_after: Option<EventLocation>) -> Value;
 }
 
-/// Where an event stands.
+/// The numbers of an event.
 #[derive(Debug, Clone, Copy)]
 pub struct EventLocation {
-    /// In the log.
+    /// Its position in the log.
     pub position: u64,
-    /// In its stream.
+    /// Its version in its stream.
     pub version: u64,
 }
 
-/// Answers a page of at most `limit` events. Whatever goes wrong while its first piece is read is a problem as usual;
-/// behind that it breaks the connection off.
+/// Streams a page of at most `limit` events.
+///
+/// # Errors
+/// Errors of the first chunk. A later error closes the connection before the body is complete.
 pub async fn respond<S: EventSource>(caller: Caller, limit: usize, source: S) -> Result<Response, Problem> {
     let mut page = EventPage {
         caller,
@@ -80,7 +82,7 @@ pub async fn respond<S: EventSource>(caller: Caller, limit: usize, source: S) ->
     Ok(([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))], body).into_response())
 }
 
-/// A page that is being written.
+/// The state of a page while it is written.
 struct EventPage<S> {
     caller: Caller,
     source: S,

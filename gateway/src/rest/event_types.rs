@@ -1,4 +1,4 @@
-//! `/v1/event-types`: the types of events that services outside the product record, with the schemas of their data.
+//! `/v1/event-types`: the types of external events, with the schemas of their data.
 
 use axum::Json;
 use axum::extract::{Request, State};
@@ -18,7 +18,7 @@ use crate::http::json::{json_problem, read_json};
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonFields, Path, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// `PUT /v1/event-types/{type}`: registers a version of a fact, or widens one.
+/// `PUT /v1/event-types/{type}`: registers a version of a type, or widens its schema.
 pub async fn put(
     State(gateway): State<Gateway>,
     context: RequestContext,
@@ -32,7 +32,7 @@ pub async fn put(
     let context = caller.command_context(&context, key.0);
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
     let executed = gateway.external_events.register_type(&context, command).await.map_err(to_problem)?;
-    // By what the command itself recorded, so that a repeat is told the same.
+    // Depends only on the events of the command, so a repeated request gets the same answer.
     let created = executed.count > 0 && executed.state.last_is_registration;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
     let CommandResult { state, consistency_token, .. } = executed;
@@ -40,7 +40,7 @@ pub async fn put(
     Ok((status, Json(PutBody { event_type, consistency_token })))
 }
 
-/// The schema as it was sent: its numbers may be beyond what a [`Value`] holds.
+/// The schema as the client sent it. Its numbers may exceed what a [`Value`] can hold.
 #[derive(Deserialize)]
 struct RawBody {
     schema: Option<JsonText>,
@@ -58,7 +58,7 @@ fn read(bytes: &Bytes) -> Result<(JsonText, Option<Notes>), Problem> {
     Ok((schema, description))
 }
 
-/// The answer of `PUT`. Serialised directly, so that the schema keeps the text that was sent.
+/// The answer of `PUT`. It is serialized directly, so that the schema keeps the client's text.
 #[derive(Debug, Serialize)]
 pub struct PutBody {
     event_type: EventTypeBody,
@@ -95,8 +95,7 @@ pub async fn show(
     Ok(Json(ShowBody { event_type: event_type.ok_or(Problem::new(ErrorCode::NotFound))? }))
 }
 
-/// `GET /v1/event-types`: facts by pages, each with its versions and without their schemas, in an order that is stable
-/// and means nothing.
+/// `GET /v1/event-types`: pages of types with their versions and without schemas, in a stable order without meaning.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (ids, next_after) = page.ids::<EventFamily>(&caller.store).await?;
@@ -129,7 +128,10 @@ impl EventTypeBody {
     }
 }
 
-/// A name of a service's own, or 403 where it is the product's.
+/// Parses a name of an external type or category.
+///
+/// # Errors
+/// 403 for a name of the product; 422 for an invalid one.
 pub fn parse_external_name<T>(
     field: &str,
     text: &str,
@@ -144,7 +146,7 @@ pub fn parse_external_name<T>(
     })
 }
 
-/// 403 for the product's own names.
+/// The problem for an invalid name: 403 for a name of the product.
 pub fn reserved_name_problem(error: &InvalidValue) -> Problem {
     Problem::new(ErrorCode::ReservedContext).detail(format!("the name {}", error.message))
 }

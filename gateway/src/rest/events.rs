@@ -14,21 +14,25 @@ use crate::state::Gateway;
 
 const PAGE_SIZE_DEFAULT: u64 = 100;
 const PAGE_SIZE_MAX: u64 = 1_000;
-/// Far more patterns than anybody needs, few enough to match quickly.
+/// Maximum patterns of a request. More than clients need, and few enough to match quickly.
 const PATTERNS_MAX: usize = 50;
 
-/// What a reader of events asks for.
+/// The parameters of a request for events.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are the parameters of the public contract")]
 pub struct EventsQuery {
+    /// Only events after this position.
     pub after: u64,
+    /// Maximum events of a page.
     pub limit: u64,
+    /// The events to return.
     pub filter: LogFilter,
+    /// The log id that `after` belongs to. `None`: the present log.
     pub log: Option<LogId>,
+    /// The ticket in place of an access token.
     pub ticket: Option<String>,
 }
 
-/// Answers one page. `next_after` is the last position looked at, whether or not an event there matched.
+/// Returns one page. `next_after` is the last position that was checked, even if that event did not match.
 pub async fn page(State(_gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
     let EventsQuery { after, limit, filter, log, .. } = EventsQuery::for_page(&uri)?;
     let store = caller.store.clone();
@@ -40,10 +44,10 @@ pub async fn page(State(_gateway): State<Gateway>, caller: Caller, uri: Uri) -> 
 struct LogSource {
     store: TenantStore,
     filter: LogFilter,
-    /// The log that the reader means.
+    /// The log id that the client named.
     requested_log: Option<LogId>,
     scanned_to: u64,
-    /// The log and its end when the page began.
+    /// The log id and its head when the page began.
     read: Option<(LogId, u64)>,
 }
 
@@ -62,7 +66,7 @@ impl EventSource for LogSource {
     }
 
     fn has_more_after(&self, last: &RecordedEvent) -> bool {
-        // A piece that ended by its limit was looked at up to its last event.
+        // A chunk that reached its limit was checked up to its last event.
         self.scanned_to == last.position && self.read.is_some_and(|(_, head)| last.position < head)
     }
 
@@ -76,8 +80,11 @@ impl EventSource for LogSource {
     }
 }
 
-/// 410 where the reader's position belongs to another log than the tenant has now. A log that was never known gets the
-/// same answer: a database that goes back forgets the logs that it made since.
+/// Checks that the client's position belongs to the tenant's present log.
+///
+/// # Errors
+/// 410 when the client named another log id. Unknown ids get the same answer: a restored database does not contain the
+/// logs that were created after the backup.
 pub async fn check_log_id(
     tenant: &TenantStore,
     requested_log: Option<LogId>,
@@ -96,7 +103,7 @@ pub async fn check_log_id(
     Err(Problem::new(ErrorCode::LogReplaced).detail(detail))
 }
 
-/// A position in decimal digits.
+/// Parses a position in decimal digits.
 pub fn position(text: &str) -> Option<u64> {
     Digits::parse(text).map(|digits| digits.0)
 }

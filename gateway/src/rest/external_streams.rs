@@ -1,4 +1,4 @@
-//! `/v1/streams/{category}/{id}/events`: services record events in streams of their own and read streams.
+//! `/v1/streams/{category}/{id}/events`: external services append to their streams and read streams.
 
 use access::policy::EVENTS_READ;
 use axum::Json;
@@ -29,7 +29,7 @@ use crate::state::Gateway;
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: u64 = 1_000;
 
-/// `POST`: appends all of the events, or none.
+/// `POST`: appends all events or none.
 pub async fn append(
     State(gateway): State<Gateway>,
     context: RequestContext,
@@ -57,14 +57,15 @@ pub async fn append(
     ))
 }
 
-/// `GET`: a stream by pages. A stream without events is empty, not missing: its keeper starts from there.
+/// `GET`: a page of a stream. A stream without events is returned as empty and not as 404, so that a service can start
+/// it.
 pub async fn page(
     State(_gateway): State<Gateway>,
     caller: Caller,
     Path((category, id)): Path<(String, String)>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    // Who may append to a category must be able to load what it keeps there.
+    // A service that may append to a category may also read its streams.
     let appends = ExternalCategory::parse(&category).is_ok_and(|own| caller.principal().may_append(&own));
     if !appends {
         caller.require_permission(&EVENTS_READ)?;
@@ -81,9 +82,9 @@ pub async fn page(
 struct StreamSource {
     store: TenantStore,
     stream: StreamName,
-    /// The version at which the next piece begins.
+    /// The version at which the next chunk starts.
     next: u64,
-    /// The log and the stream's version when the page began.
+    /// The log id and the stream's version when the page began.
     read: Option<(LogId, u64)>,
 }
 
@@ -133,7 +134,7 @@ fn parse_range(uri: &Uri) -> Result<(u64, usize), Problem> {
     if wrong.is_empty() { Ok((from, max)) } else { Err(Problem::invalid(wrong)) }
 }
 
-/// The data of the events as they came: their bytes are what is stored.
+/// The data of the events as received. The same bytes are stored.
 #[derive(Deserialize)]
 struct RawBody<'a> {
     #[serde(borrow)]

@@ -1,4 +1,4 @@
-//! `GET /.well-known/jwks.json`: the public keys with which others verify access tokens.
+//! `GET /.well-known/jwks.json`: the public keys that other programs use to verify access tokens.
 
 use axum::Json;
 use axum::extract::State;
@@ -7,7 +7,7 @@ use axum::response::IntoResponse;
 
 use crate::state::Gateway;
 
-/// The key set. It may be kept for five minutes.
+/// The key set. Clients may cache it for five minutes.
 pub async fn keys(State(gateway): State<Gateway>) -> impl IntoResponse {
     let kept = HeaderValue::from_static("public, max-age=300");
     ([(header::CACHE_CONTROL, kept)], Json(gateway.tokens.jwks()))

@@ -1,4 +1,5 @@
-//! Pages of lists that are folded from the log: `?limit=&after=`, where `after` is the `next_after` of the page before.
+//! Pages of lists whose rows are loaded from streams: `?limit=&after=`. `after` is the `next_after` of the previous
+//! page.
 
 use axum::http::Uri;
 use commands::Decider;
@@ -12,7 +13,7 @@ use crate::http::{FieldError, Problem, query};
 const PAGE_SIZE_DEFAULT: u64 = 20;
 const PAGE_SIZE_MAX: u64 = 100;
 
-/// Which page is asked for.
+/// The parameters of a page.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PageQuery {
     limit: usize,
@@ -20,7 +21,7 @@ pub struct PageQuery {
 }
 
 impl PageQuery {
-    /// The parameters of a list.
+    /// Parses the parameters of a list.
     pub fn read(uri: &Uri) -> Result<Self, Problem> {
         let unique_pairs = unique_pairs(uri)?;
         let mut query = Self { limit: PAGE_SIZE_DEFAULT as usize, after: None };
@@ -44,7 +45,7 @@ impl PageQuery {
         if wrong.is_empty() { Ok(query) } else { Err(Problem::invalid(wrong)) }
     }
 
-    /// Rows of the page.
+    /// Maximum rows of the page.
     pub fn limit(&self) -> usize {
         self.limit
     }
@@ -54,7 +55,7 @@ impl PageQuery {
         self.after
     }
 
-    /// The ids of the page's aggregates, and where the next page starts.
+    /// The ids of the page's aggregates, and the cursor of the next page.
     pub async fn ids<A: Decider>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
         let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));
         let prefix = format!("{}/", A::CATEGORY);
@@ -64,8 +65,8 @@ impl PageQuery {
     }
 }
 
-/// The rows of a page and where the next one starts: `rows` is what was found when one more than `limit` was asked for, so
-/// that a list that ends with the page says so.
+/// Splits rows into a page and the cursor of the next page. Callers query `limit + 1` rows, so a list that ends with
+/// the page has no cursor.
 pub fn split_page<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
     let more = rows.len() > limit;
     rows.truncate(limit);
@@ -73,7 +74,10 @@ pub fn split_page<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C
     (rows, next)
 }
 
-/// The parameters of a query string; each may be given once.
+/// The parameters of a query string.
+///
+/// # Errors
+/// A problem when a parameter occurs twice.
 pub fn unique_pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     let unique_pairs = query::pairs(uri)?;
     for (index, (name, _)) in unique_pairs.iter().enumerate() {
@@ -84,7 +88,7 @@ pub fn unique_pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     Ok(unique_pairs)
 }
 
-/// A limit from 1 to `max`.
+/// Parses a limit from 1 to `max`.
 pub fn limit(text: &str, max: u64) -> Result<usize, InvalidValue> {
     match position(text) {
         Some(limit) if (1..=max).contains(&limit) => Ok(limit as usize),
@@ -92,7 +96,7 @@ pub fn limit(text: &str, max: u64) -> Result<usize, InvalidValue> {
     }
 }
 
-/// A parameter that the request does not take.
+/// The error for an unknown parameter.
 pub fn unknown_parameter(name: &str) -> FieldError {
     let shown: String = name.chars().take(64).collect();
     FieldError::new(shown, InvalidValue::new("unknown_field", "is not a parameter of this request"))

@@ -1,4 +1,4 @@
-//! `/v1/audit/read-models`: whole read models as they were, and what became of them, for auditors.
+//! `/v1/audit/read-models`: historical states of read models and their changes, for auditors.
 
 use access::policy::{CUSTOMERS_READ, USERS_READ};
 
@@ -18,10 +18,10 @@ use crate::http::{Digits, ErrorCode, Path, Problem, Query};
 use crate::state::Gateway;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
-/// Rows, or events looked through, of one page.
+/// Maximum rows of a page, or maximum events that a page of changes reads.
 const PAGE_SIZE_MAX: usize = 500;
 
-/// The parameter of a question where the log was.
+/// The parameter of `GET /v1/audit/position`.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct PositionQuery {
@@ -29,7 +29,7 @@ pub struct PositionQuery {
     time: Option<DateTime<Utc>>,
 }
 
-/// Where the log was at a time.
+/// The position of the log at a time.
 #[derive(Debug, Serialize)]
 pub struct PositionBody {
     log_id: LogId,
@@ -37,7 +37,7 @@ pub struct PositionBody {
     head: u64,
 }
 
-/// `GET /v1/audit/position?time=`: the last position that was recorded by then.
+/// `GET /v1/audit/position?time=`: the last position that was recorded at or before the time.
 pub async fn position(
     caller: Caller,
     Query(query): Query<PositionQuery>,
@@ -47,7 +47,7 @@ pub async fn position(
     Ok(Json(PositionBody { log_id: head.log_id, position, head: head.position }))
 }
 
-/// The parameters of a page of rows. `after` is the `next_after` of the page before.
+/// The parameters of a page of rows. `after` is the `next_after` of the previous page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RowsQuery {
@@ -57,7 +57,7 @@ pub struct RowsQuery {
     limit: Option<Digits>,
 }
 
-/// `GET /v1/audit/read-models/{name}`: rows as they were when the log ended at a position.
+/// `GET /v1/audit/read-models/{name}`: the rows when the log ended at a position.
 pub async fn rows(
     State(gateway): State<Gateway>,
     caller: Caller,
@@ -71,7 +71,7 @@ pub async fn rows(
     Ok(Json(whole::rows(&caller.store, checkpoint, log, number(query.at), query.after, limit).await?))
 }
 
-/// The parameters of a page of changes. `after` is the `next_after` of the page before.
+/// The parameters of a page of changes. `after` is the `next_after` of the previous page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChangesQuery {
@@ -82,7 +82,7 @@ pub struct ChangesQuery {
     limit: Option<Digits>,
 }
 
-/// `GET /v1/audit/read-models/{name}/changes`: what became of rows between two positions.
+/// `GET /v1/audit/read-models/{name}/changes`: the rows that changed between two positions.
 pub async fn changes(
     State(gateway): State<Gateway>,
     caller: Caller,
@@ -100,7 +100,10 @@ pub async fn changes(
     Ok(Json(whole::changes(&caller.store, checkpoint, log, between, number(query.after), limit).await?))
 }
 
-/// The read model of this name, for those who may look back and may see it as it is.
+/// The checkpoint name of a read model.
+///
+/// # Errors
+/// 404 for an unknown name; 403 when the caller may not read the read model itself.
 fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
     let model = ReadModel::find(name);
     let model =
@@ -116,14 +119,17 @@ fn number(given: Option<Digits>) -> Option<u64> {
     given.map(|digits| digits.0)
 }
 
-/// The tenant's log; 410 where another one is meant.
+/// The tenant's log id.
+///
+/// # Errors
+/// 410 when the client named another one.
 async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
     let current = caller.store.head().await?.log_id;
     check_log_id(&caller.store, named.map(LogId), current).await?;
     Ok(current)
 }
 
-/// A permit among the few pages that are computed at a time: they must leave the database to other requests.
+/// A permit for one of the few concurrent historical reads. The limit leaves the database to other requests.
 async fn permit(gateway: &Gateway, caller: &Caller) -> Result<Permit<TenantId>, Problem> {
     let permit = gateway.historic_reads.acquire(caller.record.id).await;
     permit.map_err(|_| {

@@ -1,4 +1,4 @@
-//! `/v1/service-tokens`: tokens for services, given and taken back by tenant administrators.
+//! `/v1/service-tokens`: tenant administrators issue and revoke tokens of services.
 
 use axum::Json;
 use axum::extract::State;
@@ -18,8 +18,8 @@ use crate::http::failures::rejected_field;
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// `POST /v1/service-tokens`: the token stands in this answer, and in that to a repeat under the same key; it is stored
-/// nowhere.
+/// `POST /v1/service-tokens`: the response holds the token, as does the response to a repeat with the same key. The
+/// token is not stored.
 pub async fn issue(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -29,7 +29,7 @@ pub async fn issue(
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let name = body.required("name", Name::parse);
     let scopes = body.texts("scopes", ServiceScope::parse);
-    // A token ends after so many days, or at a time.
+    // A token has a lifetime in days or a time of expiry.
     let by_time = body.values().get("expires_at").is_some_and(|given| !given.is_null());
     let expires_at = body.optional("expires_at", parse_time);
     let expires_days = body.whole_number("expires_days", !by_time);
@@ -65,7 +65,7 @@ pub async fn issue(
     ))
 }
 
-/// `GET /v1/service-tokens`: by pages, in the order in which they were issued where no key named them.
+/// `GET /v1/service-tokens`: pages in order of issue. Tokens issued with an idempotency key have no such order.
 pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (ids, next_after) = page.ids::<ServiceToken>(&caller.store).await?;
@@ -78,7 +78,7 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
     Ok(Json(json!({ "service_tokens": tokens, "next_after": next_after })))
 }
 
-/// `DELETE /v1/service-tokens/{id}`: takes a token back. Doing so again changes nothing.
+/// `DELETE /v1/service-tokens/{id}`: revokes a token. A second request changes nothing.
 pub async fn revoke(
     State(gateway): State<Gateway>,
     request: RequestContext,

@@ -1,4 +1,4 @@
-//! `POST /v1/stream-tickets`: a ticket with which a browser's `EventSource` opens a stream of events once.
+//! `POST /v1/stream-tickets`: a ticket that opens one event stream in a browser's `EventSource`.
 
 use access::policy::PERSONAL_DATA_READ;
 use axum::Json;
@@ -12,17 +12,17 @@ use crate::auth::tickets::{TICKET_LIFETIME, Ticket};
 use crate::http::{ErrorCode, JsonBody, Problem};
 use crate::state::Gateway;
 
-/// The paths that take tickets.
+/// The paths that accept tickets.
 const TICKET_PATHS: [&str; 1] = ["/v1/events/stream"];
 
-/// Issues a ticket for a path to somebody who may read events.
+/// Issues a ticket for a path.
 pub async fn issue(
     State(gateway): State<Gateway>,
     caller: Caller,
     JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     if caller.claims.is_service() {
-        // A service's token may be taken back at any time, and a ticket knows nothing of that.
+        // A service's token can be revoked at any time, and a ticket is not checked against revocations.
         return Err(Problem::new(ErrorCode::Forbidden).detail("a service sends its token"));
     }
     let path = body.required("path", |path| {

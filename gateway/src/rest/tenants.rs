@@ -1,4 +1,4 @@
-//! `POST /v1/tenants`: a platform administrator brings a tenant to the platform.
+//! `POST /v1/tenants`: a platform administrator creates a tenant.
 
 use axum::Json;
 use axum::extract::State;
@@ -23,7 +23,7 @@ struct NewAdmin {
     password: Password,
 }
 
-/// Creates the tenant and, where asked for, its first administrator.
+/// Creates the tenant and, if the request has one, its first administrator.
 pub async fn create(
     State(gateway): State<Gateway>,
     request: RequestContext,

@@ -1,4 +1,4 @@
-//! `/v1/users`: users for a tenant's administrators, and what a user looks like over REST.
+//! `/v1/users`: user administration of a tenant, and the JSON form of a user.
 
 use axum::Json;
 use axum::extract::State;
@@ -26,7 +26,7 @@ use crate::http::failures::rejected_field;
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
 use crate::state::Gateway;
 
-/// A user, as registration answers.
+/// A user in the response to a registration.
 #[derive(Debug, Serialize)]
 pub struct UserBody {
     id: Uuid,
@@ -37,7 +37,7 @@ pub struct UserBody {
 }
 
 impl UserBody {
-    /// The user `id` of the tenant, as its events have made it.
+    /// The user `id` of the tenant, with the state of its stream.
     pub fn new(id: Uuid, tenant: &TenantSlug, user: &User) -> Self {
         Self {
             id,
@@ -49,20 +49,26 @@ impl UserBody {
     }
 }
 
-/// A signed-in user, as login and `me` answer.
+/// A signed-in user in the responses of login and `me`.
 #[derive(Debug, Serialize)]
-#[expect(missing_docs, reason = "the fields are those of the public contract")]
 pub struct SignedInBody {
+    /// The user's id.
     pub id: Uuid,
+    /// The slug of the tenant.
     pub tenant_id: TenantSlug,
+    /// The e-mail address.
     pub email: String,
+    /// The name.
     pub name: String,
+    /// The roles.
     pub roles: Vec<Role>,
+    /// The scopes of the roles.
     pub scopes: Vec<Scope>,
+    /// The tier that the tenant pays for.
     pub subscription_tier: Tier,
 }
 
-/// A user with where it stands, as administrators and auditors see it.
+/// A user with its status, for administrators and auditors.
 #[derive(Debug, Serialize)]
 struct UserStatusBody {
     #[serde(flatten)]
@@ -82,11 +88,11 @@ impl UserStatusBody {
     }
 }
 
-/// `GET /v1/users`: by pages, in the order of the ids. The rows are those of GraphQL's `users`, which filters and sorts as
-/// well. The list holds at least what was recorded before the request, or before the consistency token that it names.
+/// `GET /v1/users`: pages in order of id. The rows are those of GraphQL's `users`, which also filters and sorts. The
+/// list contains at least what was recorded before the request, or before the consistency token in it.
 ///
 /// # Errors
-/// `consistency_timeout` when the read model is further behind than the wait is long.
+/// `consistency_timeout` when the read model lags for longer than the wait.
 pub async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     consistency::wait_for_read_models(&caller.store, &headers, &[USERS]).await?;
@@ -107,7 +113,7 @@ pub async fn show(
     Ok(Json(json!({ "user": UserStatusBody::new(id, &caller.record.slug, &user, version) })))
 }
 
-/// `POST /v1/users`: an administrator adds a user; without a password it cannot sign in.
+/// `POST /v1/users`: adds a user. A user without a password cannot sign in.
 pub async fn add(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -123,7 +129,8 @@ pub async fn add(
 
     let context = caller.command_context(&request, key.0);
     let id = new_aggregate_id(&context, User::CATEGORY);
-    // As for registration: a repeat gets the first answer, and a hash is made for nobody who cannot be added.
+    // As for registration: a repeated request gets the first answer, and no hash is computed for a request that will be
+    // refused.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
     let repeated =
         gateway.executor.previous_result::<User>(&context, id, command).await.map_err(to_problem)?;
@@ -143,7 +150,7 @@ pub async fn add(
     Ok((StatusCode::CREATED, user_response(&executed, &caller)))
 }
 
-/// `PUT /v1/users/{id}/roles`: these and no others. Access tokens that the user holds keep theirs until they end.
+/// `PUT /v1/users/{id}/roles`: replaces all roles. Access tokens keep the old roles until they expire.
 pub async fn put_roles(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -160,13 +167,13 @@ pub async fn put_roles(
     Ok(user_response(&executed, &caller))
 }
 
-/// What a `PATCH` asks for.
+/// The change that a `PATCH` requests.
 enum UserChange {
     Name(ChangeUserName),
     Deactivation(DeactivateUser),
 }
 
-/// `PATCH /v1/users/{id}`: another `name`, or `"status": "deactivated"` with a `reason`.
+/// `PATCH /v1/users/{id}`: a new `name`, or `"status": "deactivated"` with a `reason`.
 pub async fn change(
     State(gateway): State<Gateway>,
     request: RequestContext,

@@ -1,6 +1,6 @@
-//! `/v1/webhooks`: the endpoints to which a tenant has its events delivered. For its administrators.
+//! `/v1/webhooks`: endpoints that receive a tenant's events, managed by its administrators.
 //!
-//! Layout: `body` reads and shows webhooks, `deliveries` is what became of events.
+//! Layout: `body` parses and shows webhooks; `deliveries` has attempts and dead letters.
 
 mod body;
 mod deliveries;
@@ -29,9 +29,9 @@ use crate::http::{Digits, ErrorCode, JsonBody, JsonFields, Path, Problem, Query,
 use crate::routes::Routes;
 use crate::state::Gateway;
 
-/// Webhooks of one tenant.
+/// Maximum webhooks of one tenant.
 const WEBHOOKS_PER_TENANT_MAX: u64 = 100;
-/// How long the secret before a rotation still signs.
+/// How long the old secret still signs after a rotation.
 const SECRET_ROTATION_OVERLAP: std::time::Duration = std::time::Duration::from_hours(24);
 
 /// The routes.
@@ -143,7 +143,7 @@ async fn register(
     write.answer(StatusCode::CREATED, Some(webhook_json_with_secret(&webhook, &secret))).await
 }
 
-/// A position that is not beyond the end of the log.
+/// Checks that a position is not beyond the head of the log.
 fn check_position(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem> {
     if after.is_some_and(|after| after > head) {
         let problem = InvalidValue::new("position_beyond_head", format!("the log ends at {head}"));
@@ -180,15 +180,15 @@ async fn change(
     write.answer(StatusCode::OK, Some(webhook_json(&webhook))).await
 }
 
-/// Writes a changed webhook; deliveries under way are stale by that.
+/// Writes a changed webhook. Its epoch grows, so running deliveries become stale.
 async fn save_webhook(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result<(), Problem> {
     webhook.epoch += 1;
     webhook.updated_at = clock::now();
     Ok(transaction.put_webhook(webhook).await?)
 }
 
-/// Makes a webhook active again; where its log was replaced, from where the new one departs from it, as far as that is
-/// known, else from the end of the new one.
+/// Enables a webhook again. If its log was replaced, it continues after the last position that both logs share. If that
+/// is unknown, it continues at the head of the new log.
 async fn enable_webhook(
     gateway: &Gateway,
     handle: &TenantStore,

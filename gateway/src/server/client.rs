@@ -1,4 +1,4 @@
-//! The client of a request: the peer of its connection, or the address that a trusted proxy reports.
+//! Finds the client of a request: the peer of its connection, or the address that a trusted proxy reports.
 
 use std::net::{IpAddr, Ipv6Addr};
 
@@ -8,12 +8,12 @@ use ipnet::IpNet;
 const FORWARDED_FOR_HEADER: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO_HEADER: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// The address of the client, as an extension of every request. Behind trusted proxies it is the address that they
-/// report, so limits and logs name the client and not the proxy.
+/// The client's address, as an extension of every request. With trusted proxies it is the address that they report, so
+/// limits and logs name the client and not the proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClientAddress(pub IpAddr);
 
-/// The networks of the proxies whose `X-Forwarded-*` headers are believed.
+/// The networks of the proxies whose `X-Forwarded-*` headers are trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TrustedProxies(Vec<IpNet>);
 
@@ -23,7 +23,7 @@ pub struct TrustedProxies(Vec<IpNet>);
 pub struct InvalidNetwork(String);
 
 impl TrustedProxies {
-    /// Reads addresses and networks in CIDR notation.
+    /// Parses addresses and networks in CIDR notation.
     pub fn parse<T: AsRef<str>>(networks: &[T]) -> Result<Self, InvalidNetwork> {
         let network = |text: &T| {
             let text = text.as_ref();
@@ -33,14 +33,15 @@ impl TrustedProxies {
         networks.iter().map(network).collect::<Result<_, _>>().map(Self)
     }
 
-    /// Whether an address is a proxy of ours.
+    /// Whether an address belongs to a trusted proxy.
     pub fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.0.iter().any(|network| network.contains(&address))
     }
 
-    /// The client behind a connection. `X-Forwarded-For` is read from the right, because each proxy appends the peer that
-    /// it saw: the first address that is no proxy of ours is the client, and what stands left of it is a mere claim.
+    /// The client of a connection. `X-Forwarded-For` is read from the right, because each proxy appends the address of
+    /// its peer. The first address that is not a trusted proxy is the client. Addresses to the left of it are not
+    /// verified.
     pub(super) fn client(&self, peer: IpAddr, headers: &HeaderMap) -> ClientAddress {
         let mut client = peer.to_canonical();
         for value in headers.get_all(FORWARDED_FOR_HEADER).iter().rev() {
@@ -48,7 +49,7 @@ impl TrustedProxies {
                 if !self.contains(client) {
                     return ClientAddress(client);
                 }
-                // What is no address cannot be followed further: the last proxy that is known stands for the client.
+                // The entry is not an address, so the last known proxy is used as the client.
                 let Some(before) = hop_address(hop.trim()) else { return ClientAddress(client) };
                 client = before;
             }
@@ -56,7 +57,7 @@ impl TrustedProxies {
         ClientAddress(client)
     }
 
-    /// Whether a trusted proxy says that the client came by HTTPS.
+    /// Whether a trusted proxy reports that the client used HTTPS.
     pub(super) fn is_https(&self, peer: IpAddr, headers: &HeaderMap) -> bool {
         let last = headers.get_all(FORWARDED_PROTO_HEADER).iter().next_back();
         let scheme = last.and_then(|value| value.to_str().ok()).and_then(|value| value.rsplit(',').next());
@@ -64,7 +65,7 @@ impl TrustedProxies {
     }
 }
 
-/// An address, with or without a port.
+/// Parses an address with or without a port.
 fn hop_address(text: &str) -> Option<IpAddr> {
     let bracketed =
         text.strip_prefix('[').and_then(|rest| rest.split_once(']')).map(|(address, _port)| address);

@@ -1,4 +1,4 @@
-//! One connection from its opening to its end: HTTP/1.1 with bounds on its buffers and on the time without a request.
+//! Serves one HTTP/1.1 connection. Its buffers and its time without a request are limited.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -19,13 +19,13 @@ use super::phase::{ConnectionPhase, Timeouts};
 use super::request::RequestService;
 use super::socket::Socket;
 
-/// The request line and header fields of a request, and what is read or written at a time.
+/// Maximum bytes of a request line with its header fields, and of each read and write buffer.
 const BUFFER_BYTES_MAX: usize = 32 * 1024;
-/// How long a client may take nothing of what is sent to it. Above what a stream's own limit is set to, so that a client
-/// that comes back in between still learns why its stream ended.
+/// How long a client may read nothing; then the connection is closed. Longer than the timeout of streams, so that a
+/// slow client can still read why its stream ended.
 const WRITE_IDLE_TIMEOUT: Duration = Duration::from_mins(1);
 
-/// Serves a connection until it ends. After `stopping` it takes no further request.
+/// Serves a connection until it ends. After `stopping` is cancelled it accepts no further request.
 pub async fn serve_connection(
     stream: TcpStream,
     peer: SocketAddr,
@@ -33,7 +33,7 @@ pub async fn serve_connection(
     requests: Arc<RequestService>,
     stopping: CancellationToken,
 ) {
-    // Small answers must not wait for more. A connection that refuses the option still works.
+    // Small responses are sent at once. A connection on which this option fails still works.
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(error = %Causes(&error), "no TCP_NODELAY");
     }
@@ -53,7 +53,7 @@ pub async fn serve_connection(
         })
     };
     let mut http = http1::Builder::new();
-    // The library's timeout for a head counts the time between requests as well: the watchdog tells them apart.
+    // hyper's header timeout also counts the time between requests, so it is off. The watchdog distinguishes the two.
     http.header_read_timeout(None).max_buf_size(BUFFER_BYTES_MAX).max_header_size(BUFFER_BYTES_MAX);
     let mut connection = pin!(http.serve_connection(TokioIo::new(socket), service).with_upgrades());
     let mut watchdog = Watchdog { phase: &phase, sleep: None };
@@ -68,7 +68,7 @@ pub async fn serve_connection(
         if polled.is_ready() || watchdog.poll(context).is_pending() {
             return polled.map(Some);
         }
-        // The socket says at the next read that nothing more comes.
+        // The next read of the socket returns end of file.
         phase.expire();
         Poll::Ready(match connection.as_mut().poll(context) {
             Poll::Ready(ended) => Some(ended),
@@ -80,8 +80,8 @@ pub async fn serve_connection(
     }
 }
 
-/// Wakes the connection when its time is up. It looks at the phase whenever the connection moves, so nothing has to tell
-/// it.
+/// Wakes the connection at its deadline. It reads the phase each time the connection is polled, so it needs no
+/// notification.
 struct Watchdog<'a> {
     phase: &'a ConnectionPhase,
     sleep: Option<Pin<Box<Sleep>>>,
@@ -92,7 +92,8 @@ impl Watchdog<'_> {
         loop {
             let Some(deadline) = self.phase.deadline() else { return Poll::Pending };
             let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
-            // A later deadline is looked at when the earlier one has passed: most connections move before.
+            // A later deadline is applied only when the earlier one has passed. Most connections make progress before
+            // it.
             if deadline < sleep.deadline() {
                 sleep.as_mut().reset(deadline);
             }

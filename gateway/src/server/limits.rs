@@ -1,4 +1,5 @@
-//! How many connections a listener holds: in all, and of one client address, so that one address cannot take all.
+//! Limits the connections of a listener: in total, and for each client address, so that one address cannot use all of
+//! them.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -6,12 +7,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::client::TrustedProxies;
 
-/// Counts the connections of one listener.
+/// Counts the open connections of one listener.
 pub struct ConnectionLimits {
     listener: &'static str,
     total_max: usize,
     per_address_max: usize,
-    /// Exempt from the limit by address: a proxy brings the connections of all of its clients.
+    /// Trusted proxies are exempt from the limit by address, because they carry the connections of many clients.
     proxies: TrustedProxies,
     open: Mutex<OpenConnections>,
 }
@@ -25,14 +26,14 @@ struct OpenConnections {
 /// Why a connection is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ConnectionRefusal {
-    /// The address holds as many as one address may.
+    /// The client address has reached its limit.
     Address,
-    /// The listener holds as many as it may.
+    /// The listener has reached its limit.
     Total,
 }
 
 impl ConnectionRefusal {
-    /// The reason as a label of metrics.
+    /// The reason as a metric label.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Address => "address",
@@ -41,15 +42,15 @@ impl ConnectionRefusal {
     }
 }
 
-/// A connection that is counted for as long as this lives.
+/// Counts as one open connection until it is dropped.
 pub struct ConnectionPermit {
     limits: Arc<ConnectionLimits>,
-    /// None where the address is not counted.
+    /// `None` for a trusted proxy.
     address: Option<IpAddr>,
 }
 
 impl ConnectionLimits {
-    /// Starts to count.
+    /// Creates a counter with no open connections.
     pub fn new(
         listener: &'static str,
         total_max: usize,
@@ -59,8 +60,8 @@ impl ConnectionLimits {
         Arc::new(Self { listener, total_max, per_address_max, proxies, open: Mutex::default() })
     }
 
-    /// Counts a connection in, or says why not. The address's own limit is asked first: who is at it does not learn
-    /// whether the listener is full.
+    /// Counts a connection, or returns the limit that is reached. The limit by address is checked first, so a client at
+    /// its limit does not learn whether the listener is full.
     pub fn acquire(self: &Arc<Self>, peer: IpAddr) -> Result<ConnectionPermit, ConnectionRefusal> {
         let address = (!self.proxies.contains(peer)).then(|| counted_address(peer));
         let mut open = self.open();
@@ -80,7 +81,7 @@ impl ConnectionLimits {
     }
 
     fn open(&self) -> MutexGuard<'_, OpenConnections> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -101,7 +102,8 @@ impl Drop for ConnectionPermit {
     }
 }
 
-/// What an address is counted as: an IPv6 client has a whole /64 network to choose addresses from.
+/// The key by which an address is counted. An IPv6 client can choose addresses in a /64 network, so the network is
+/// counted.
 pub(crate) fn counted_address(peer: IpAddr) -> IpAddr {
     match peer.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),

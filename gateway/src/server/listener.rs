@@ -1,4 +1,4 @@
-//! Accepting connections: never ends by an error, and bounds what it takes in.
+//! Accepts connections within limits. Errors never end the loop.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -16,13 +16,13 @@ use super::rate_limited_log::RateLimitedLog;
 use super::refusal::RequestRefusal;
 use super::refusal_log::RefusalLog;
 
-/// The wait after an accept that failed for want of something, doubled up to the longest while it goes on failing.
+/// The pause after `accept` fails for lack of resources. It doubles with each failure up to `BACKOFF_MAX`.
 const BACKOFF_INITIAL: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
-/// How often at most the log warns of failed accepts and of limits that are reached.
+/// Minimum interval between warnings about failed accepts and reached limits.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// Takes connections from a socket.
+/// Accepts connections from a socket.
 pub struct Acceptor {
     pub name: &'static str,
     pub listener: TcpListener,
@@ -31,20 +31,20 @@ pub struct Acceptor {
     pub refusal_log: Arc<RefusalLog>,
 }
 
-/// A connection that was taken in.
+/// An accepted connection.
 pub struct Accepted {
     pub stream: TcpStream,
     pub peer: SocketAddr,
     pub permit: ConnectionPermit,
 }
 
-/// Warnings that clients can cause: the first at once, the others now and then.
+/// A log for warnings that clients can cause: at most one in `WARNING_INTERVAL`.
 pub fn warnings() -> RateLimitedLog {
     RateLimitedLog::new(1, WARNING_INTERVAL)
 }
 
 impl Acceptor {
-    /// The next connection within the limits; `None` when it is time to stop.
+    /// The next connection within the limits. `None` after the stop signal.
     pub async fn next(
         &self,
         warnings: &mut RateLimitedLog,
@@ -63,7 +63,8 @@ impl Acceptor {
                     if let Some(left_out) = warnings.acquire() {
                         tracing::error!(listener = self.name, error = %Causes(&error), left_out, "a connection cannot be accepted");
                     }
-                    // A connection that ended while it waited is no reason to wait, nor is one for which there is a reserve.
+                    // No pause when the connection ended before it was accepted, or when the reserve has freed a
+                    // descriptor.
                     if is_connection_error(&error) || self.reserve.release() {
                         continue;
                     }
@@ -101,30 +102,30 @@ fn is_connection_error(error: &io::Error) -> bool {
     matches!(error.kind(), ConnectionAborted | ConnectionRefused | ConnectionReset | Interrupted)
 }
 
-/// Says why and closes. A client that is already sending may see a reset instead: waiting for it would take what the limit
-/// spares.
+/// Sends the reason and closes. A client that is still sending may get a reset instead: waiting for it would use the
+/// resources that the limit protects.
 fn refuse(stream: TcpStream, answer: &[u8]) {
     if let Ok(mut stream) = stream.into_std() {
-        // Without blocking: an empty send buffer takes all of it.
+        // The write does not block: an empty send buffer takes all of it.
         drop(stream.write(answer));
     }
 }
 
-/// File descriptors that are held only to be given up for a connection when the process has none left.
+/// File descriptors held in reserve. One is closed to accept a connection when the process has no other left.
 pub struct DescriptorReserve {
     size: usize,
     files: Mutex<Vec<File>>,
 }
 
 impl DescriptorReserve {
-    /// Takes them.
+    /// Opens `size` descriptors.
     pub fn new(size: usize) -> Arc<Self> {
         let reserve = Arc::new(Self { size, files: Mutex::default() });
         reserve.refill();
         reserve
     }
 
-    /// Takes again what was given up, as far as there is any.
+    /// Opens as many descriptors as were given up, if the process has some again.
     pub fn refill(&self) {
         let mut files = self.files();
         while files.len() < self.size
@@ -134,13 +135,13 @@ impl DescriptorReserve {
         }
     }
 
-    /// Gives one up, where there is one.
+    /// Closes one descriptor. False when none is left.
     fn release(&self) -> bool {
         self.files().pop().is_some()
     }
 
     fn files(&self) -> MutexGuard<'_, Vec<File>> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         self.files.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,16 +1,17 @@
-//! What a connection is doing, and until when it may: its socket, its requests and its watchdog share this.
+//! The phase of a connection and its deadline. The connection's socket, requests and watchdog share it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long a connection may be without a complete request.
+/// Time limits of a connection without a complete request.
 #[derive(Debug, Clone, Copy)]
 pub struct Timeouts {
-    /// From the first byte of a request, or from the opening of the connection, to the end of its header fields.
+    /// From the first byte of a request, or the opening of the connection, to the end of the header fields. Then 408 is
+    /// sent.
     pub header: Duration,
-    /// From an answer to the first byte of the next request.
+    /// From a response to the first byte of the next request. Then the connection is closed.
     pub keep_alive_timeout: Duration,
 }
 
@@ -23,32 +24,32 @@ pub struct ConnectionPhase {
 struct PhaseState {
     phase: Phase,
     since: Instant,
-    /// The time is up; the socket ends the connection at the next read.
+    /// Set after the deadline; the socket then ends the connection at the next read.
     expired: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
-    /// No byte has come yet.
+    /// No byte was received yet.
     Opened,
-    /// A part of a request's head has come.
+    /// A part of a request head was received.
     Head,
     /// A request is being answered.
     Answering,
-    /// The last answer is complete.
+    /// The last response is complete.
     Idle,
-    /// The connection does not speak HTTP any more.
+    /// The connection was upgraded from HTTP to another protocol.
     Upgraded,
 }
 
 impl ConnectionPhase {
-    /// The phase of a connection that was opened just now.
+    /// The phase of a new connection.
     pub fn new(timeouts: Timeouts) -> Self {
         let state = PhaseState { phase: Phase::Opened, since: Instant::now(), expired: false };
         Self { timeouts, state: Mutex::new(state) }
     }
 
-    /// When the connection ends unless something happens on it.
+    /// The time at which the connection ends if its phase does not change. `None` when there is no limit.
     pub fn deadline(&self) -> Option<Instant> {
         let state = self.state();
         match state.phase {
@@ -58,23 +59,23 @@ impl ConnectionPhase {
         }
     }
 
-    /// Bytes of the client came.
+    /// Bytes of the client were received.
     pub fn received(&self) {
         let mut state = self.state();
         match state.phase {
-            // The time of a head begins with the connection, or with its first byte on one that was idle.
+            // The time for a head starts with the connection, or with the first byte after an idle phase.
             Phase::Opened => state.phase = Phase::Head,
             Phase::Idle => (state.phase, state.since) = (Phase::Head, Instant::now()),
             Phase::Head | Phase::Answering | Phase::Upgraded => {}
         }
     }
 
-    /// A request has come.
+    /// A request head is complete.
     pub fn answering(&self) {
         self.state().phase = Phase::Answering;
     }
 
-    /// The last of an answer has been taken.
+    /// The response was written completely.
     pub fn answered(&self) {
         let mut state = self.state();
         if state.phase == Phase::Answering {
@@ -82,29 +83,29 @@ impl ConnectionPhase {
         }
     }
 
-    /// The connection is given to another protocol.
+    /// The connection was upgraded to another protocol.
     pub fn upgraded(&self) {
         self.state().phase = Phase::Upgraded;
     }
 
-    /// Whether what is written now is no answer to a request that was understood.
+    /// Whether bytes that are written now belong to no parsed request.
     pub fn is_between_requests(&self) -> bool {
         matches!(self.state().phase, Phase::Opened | Phase::Head | Phase::Idle)
     }
 
-    /// Notes that the time is up.
+    /// Marks the deadline as passed.
     pub fn expire(&self) {
         self.state().expired = true;
     }
 
-    /// Whether the time is up, and if so whether in the middle of a request's head.
+    /// `Some` after the deadline: whether it passed in the middle of a request head.
     pub fn expired(&self) -> Option<bool> {
         let state = self.state();
         state.expired.then_some(state.phase == Phase::Head)
     }
 
     fn state(&self) -> MutexGuard<'_, PhaseState> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

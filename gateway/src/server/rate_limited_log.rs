@@ -1,10 +1,10 @@
-//! Bounds lines of a log that a client could cause at will.
+//! Limits log lines that clients could cause in any number.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// So many lines in a time; the others are counted.
+/// Allows a number of lines in each interval and counts the others.
 pub struct RateLimitedLog {
     lines_max: u32,
     interval: Duration,
@@ -14,12 +14,12 @@ pub struct RateLimitedLog {
 }
 
 impl RateLimitedLog {
-    /// The first lines may be written at once.
+    /// At most `lines_max` lines in each `interval`. The first ones may be written at once.
     pub fn new(lines_max: u32, interval: Duration) -> Self {
         Self { lines_max, interval, since: Instant::now(), lines: 0, left_out: 0 }
     }
 
-    /// Asks for a line. With leave to write it comes the number of lines that were left out before it.
+    /// Asks to write a line. `Some` allows it and holds the number of lines that were suppressed before it.
     pub fn acquire(&mut self) -> Option<u64> {
         let now = Instant::now();
         if now >= self.since + self.interval {

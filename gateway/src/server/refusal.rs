@@ -1,4 +1,4 @@
-//! Requests that are refused before a handler sees them: what is wrong with them as HTTP, as problems (RFC 9457).
+//! Requests that are refused before they reach a handler: invalid HTTP, answered with problems (RFC 9457).
 
 use access::ErrorCode;
 use axum::body::{Body, Bytes};
@@ -12,7 +12,7 @@ use crate::http::problem::status_of;
 
 const REQUEST_ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 
-/// A request, or a connection, that is refused.
+/// The refusal of a request or a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RequestRefusal {
     code: ErrorCode,
@@ -20,7 +20,7 @@ pub struct RequestRefusal {
 }
 
 impl RequestRefusal {
-    /// Not HTTP/1.1 as RFC 9112 has it.
+    /// Not valid HTTP/1.1 (RFC 9112).
     pub const MALFORMED: Self = Self::bad_request(
         "the request is not well-formed HTTP/1.1: its request line, a header field or its framing",
     );
@@ -45,7 +45,7 @@ impl RequestRefusal {
         Self { code: ErrorCode::BadRequest, detail }
     }
 
-    /// The refusal of an HTTP library that answers by itself, by the status that it chose.
+    /// The refusal that matches the status of a response that hyper wrote by itself.
     pub fn of_status(status: &[u8]) -> Option<Self> {
         match status {
             b"400" => Some(Self::MALFORMED),
@@ -55,7 +55,7 @@ impl RequestRefusal {
         }
     }
 
-    /// The answer; the connection ends with it.
+    /// The response. The connection closes after it.
     pub fn response(self, id: &RequestId) -> Response {
         let mut response = Response::new(Body::from(self.body(id)));
         *response.status_mut() = self.status();
@@ -63,7 +63,7 @@ impl RequestRefusal {
         response
     }
 
-    /// The answer as it is written to a connection whose request was never understood.
+    /// The response as bytes, for a connection whose request was not parsed.
     pub fn to_bytes(self, id: &RequestId) -> Bytes {
         let body = self.body(id);
         let status = self.status();
@@ -87,7 +87,7 @@ impl RequestRefusal {
         self.code
     }
 
-    /// The status, which is that of the code.
+    /// The HTTP status of the code.
     pub fn status(self) -> StatusCode {
         status_of(self.code)
     }

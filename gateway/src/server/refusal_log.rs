@@ -1,5 +1,5 @@
-//! What a listener refuses before a handler sees it: each refusal is counted, and has a line in the access log up to a bound,
-//! because whoever is refused costs next to nothing and could fill the log.
+//! Counts and logs what a listener refuses before a handler runs. Refused clients cost almost nothing and could fill
+//! the log, so the lines in the access log are limited.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use super::rate_limited_log::RateLimitedLog;
 use super::refusal::RequestRefusal;
 use crate::http::access_log::{AccessLine, RefusalDetails, request_span};
 
-/// Lines of one listener in a second.
+/// Maximum log lines of one listener in a second.
 const LINES_PER_SECOND_MAX: u32 = 20;
 
 /// The refusals of one listener.
@@ -23,7 +23,7 @@ pub struct RefusalLog {
 }
 
 impl RefusalLog {
-    /// Nothing is refused yet.
+    /// A log without refusals yet.
     pub fn new(listener: &'static str) -> Arc<Self> {
         Arc::new(Self {
             listener,
@@ -31,7 +31,7 @@ impl RefusalLog {
         })
     }
 
-    /// Notes a connection that is refused at a limit. The id is that of the answer.
+    /// Records a connection that was refused at a limit. `id` is the request id in the response.
     pub fn record_connection(
         &self,
         reason: ConnectionRefusal,
@@ -45,12 +45,12 @@ impl RefusalLog {
         self.log(AccessLine::default(), answer, reason, peer, id);
     }
 
-    /// Notes a request that was not understood, or did not arrive in time.
+    /// Records a request that was not parsed or did not arrive in time.
     pub fn record_unparsed(&self, refusal: RequestRefusal, peer: IpAddr, id: &RequestId) {
         self.record_request(AccessLine::default(), refusal, peer, id);
     }
 
-    /// Notes a request that was understood and is not answered as HTTP has it.
+    /// Records a parsed request that breaks a rule of HTTP.
     pub fn record_parsed(
         &self,
         method: &Method,
@@ -78,7 +78,7 @@ impl RefusalLog {
         client: IpAddr,
         id: &RequestId,
     ) {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         let suppressed_before = self.log.lock().unwrap_or_else(PoisonError::into_inner).acquire();
         let Some(left_out) = suppressed_before else { return };
         let address = counted_address(client);

@@ -1,5 +1,5 @@
-//! One request of a connection: what must be true of it as HTTP, what handlers learn of its connection, and what
-//! becomes of a body that no handler read.
+//! One request of a connection: checks it against the rules of HTTP, adds extensions about its connection, and discards
+//! the rest of a body that no handler read.
 
 use std::convert::Infallible;
 use std::net::{Ipv6Addr, SocketAddr};
@@ -28,35 +28,36 @@ use super::refusal_log::RefusalLog;
 use crate::http;
 use crate::http::RequestContext;
 
-/// How much of a body that no handler read is read and thrown away, so that the connection can be used again.
+/// Maximum bytes of an unread body that are discarded, so that the connection can be used again. Above it the
+/// connection is closed.
 const DISCARDED_BYTES_MAX: usize = 64 * 1024;
-/// How long that may take.
+/// Maximum time for discarding an unread body.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// What the requests of a listener share.
+/// Shared by all requests of a listener.
 pub struct RequestService {
     pub refusal_log: Arc<RefusalLog>,
     pub router: Router,
     pub proxies: TrustedProxies,
-    /// Every answer says that the host is to be asked by HTTPS only.
+    /// Whether every response has `Strict-Transport-Security`.
     pub always_https: bool,
     pub in_flight: TaskTracker,
 }
 
-/// What a handler takes a token of whose work outlives its answer, such as a WebSocket: the process waits for it as for
-/// requests under way.
+/// Gives handlers a token for work that outlives the response, such as a WebSocket. A stopping process waits for it as
+/// for running requests.
 #[derive(Clone)]
 pub struct InFlightTracker(TaskTracker);
 
 impl InFlightTracker {
-    /// Under way for as long as the token lives.
+    /// A token. The work counts as running until it is dropped.
     pub fn token(&self) -> TaskTrackerToken {
         self.0.token()
     }
 }
 
 impl RequestService {
-    /// Answers a request. It counts as under way until the last of its answer has been taken.
+    /// Answers a request. The request counts as running until the response was written completely.
     pub async fn answer(
         &self,
         mut request: Request<Incoming>,
@@ -99,7 +100,7 @@ impl RequestService {
         let extensions = request.extensions_mut();
         extensions.insert(InFlightTracker(self.in_flight.clone()));
         extensions.insert(client);
-        // Handlers that ask for the other end mean the client, not the proxy before it.
+        // Handlers that read `ConnectInfo` need the client, not the proxy in front of the gateway.
         extensions.insert(ConnectInfo(SocketAddr::new(client.0, peer.port())));
         let mut response = match self.router.clone().oneshot(request).await {
             Ok(response) => response,
@@ -107,7 +108,8 @@ impl RequestService {
         };
         let keep_alive = match unread.take() {
             None => true,
-            // Reading it would ask a client that expects `100 Continue` to send what nobody wants.
+            // The body was not read. Reading it now would make a client that expects `100 Continue` send data that is
+            // not used.
             Some(UnreadBody::Dropped(body)) => may_discard && discard(body).await,
             Some(UnreadBody::Broken) => false,
         };
@@ -118,8 +120,8 @@ impl RequestService {
     }
 }
 
-/// The host that is asked for (RFC 9112, section 3.2): one valid `Host`, and in place of it the authority of an
-/// absolute target.
+/// Checks the host of a request (RFC 9112, section 3.2): exactly one valid `Host`. The authority of an absolute target
+/// replaces it.
 fn check_host(request: &mut Request<Incoming>) -> Result<(), RequestRefusal> {
     let authority = request.uri().authority().filter(|_| request.uri().scheme().is_some()).cloned();
     let required = request.version() >= Version::HTTP_11;
@@ -146,21 +148,21 @@ fn host_of(headers: &HeaderMap, required: bool) -> Result<(), RequestRefusal> {
     }
 }
 
-/// `uri-host [ ":" port ]` (RFC 9110, section 7.2), with a host (section 4.2.1) and without a user. A name has the
-/// characters that names of the network have: a comma would be two hosts that somebody joined.
+/// Checks `uri-host [ ":" port ]` (RFC 9110, section 7.2): it has a host (section 4.2.1) and no user. Only characters
+/// of DNS names are allowed: a comma would mean two hosts that a proxy joined.
 fn is_host(value: &HeaderValue) -> bool {
     let Ok(authority) = Authority::try_from(value.as_bytes()) else { return false };
     let (host, text) = (authority.host(), authority.as_str());
     let is_name = !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~".contains(&b));
     let literal = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     let is_literal = literal.is_some_and(|literal| literal.parse::<Ipv6Addr>().is_ok());
-    // What follows the host; a user before it would be a part of the text as well.
+    // The text after the host. If the text began with a user, the prefix does not match.
     let port = text.strip_prefix(host).unwrap_or("invalid");
     let port_is_valid = port.is_empty() || port == ":" || authority.port_u16().is_some();
     (is_name || is_literal) && port_is_valid
 }
 
-/// Reads the rest of a body and throws it away; false where that would take too much.
+/// Reads and discards the rest of a body. False when it exceeds the limits.
 async fn discard(body: Incoming) -> bool {
     let reading = async {
         let mut frames = pin!(Body::new(body).into_data_stream());
@@ -174,15 +176,15 @@ async fn discard(body: Incoming) -> bool {
     tokio::time::timeout(DISCARD_TIMEOUT, reading).await.unwrap_or(false)
 }
 
-/// A body without an end.
+/// A body that was not read to its end.
 enum UnreadBody {
-    /// It was dropped before.
+    /// The handler dropped it.
     Dropped(Incoming),
-    /// It cannot be read, such as one whose chunks are malformed: where the next request begins is not known.
+    /// It cannot be read, for example because its chunks are malformed. So the start of the next request is unknown.
     Broken,
 }
 
-/// Where a body comes back to when it is not read to its end.
+/// Receives a body that was not read to its end.
 #[derive(Clone, Default)]
 struct UnreadBodySlot(Arc<Mutex<Option<UnreadBody>>>);
 
@@ -196,12 +198,12 @@ impl UnreadBodySlot {
     }
 
     fn slot(&self) -> MutexGuard<'_, Option<UnreadBody>> {
-        // Nothing panics while holding it.
+        // No code panics while it holds the lock.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// The body of a request as handlers get it.
+/// The request body that handlers get.
 struct RequestBody {
     body: Option<Incoming>,
     unread: UnreadBodySlot,
@@ -243,7 +245,7 @@ impl Drop for RequestBody {
     }
 }
 
-/// Ends the answering when it is dropped.
+/// Marks the response as finished when it is dropped.
 struct ResponseInProgress {
     _in_flight: TaskTrackerToken,
     phase: Arc<ConnectionPhase>,
@@ -255,7 +257,7 @@ impl Drop for ResponseInProgress {
     }
 }
 
-/// The body of an answer.
+/// The body of a response.
 struct ResponseBody {
     body: Body,
     _answering: ResponseInProgress,

@@ -1,5 +1,5 @@
-//! The socket of a connection, with what the HTTP library leaves out: it fails when its client takes nothing for too
-//! long, answers with a problem where the library answers with an empty body, and closes without losing the last answer.
+//! The socket of a connection. It adds three things to hyper: a timeout for clients that read nothing, problems in
+//! place of hyper's empty error responses, and a close that does not lose the last response.
 
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
@@ -18,12 +18,12 @@ use super::phase::ConnectionPhase;
 use super::refusal::RequestRefusal;
 use super::refusal_log::RefusalLog;
 
-/// How long a closed connection goes on reading what its client still sends. Closing a socket with unread bytes resets the
-/// connection, and the client may lose the answer (RFC 9112, section 9.6).
+/// How long a closing connection still reads what its client sends. Closing a socket with unread bytes resets the
+/// connection, and the client may lose the response (RFC 9112, section 9.6).
 const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
-/// How much is read in that time.
+/// Maximum bytes that are read in that time.
 const LINGER_BYTES_MAX: usize = 1024 * 1024;
-/// The length of the date of an answer (RFC 9110, section 5.6.7).
+/// Length of the `Date` header's value in bytes (RFC 9110, section 5.6.7).
 const DATE_BYTES: usize = 29;
 
 /// A connection's socket.
@@ -33,9 +33,9 @@ pub struct Socket {
     phase: Arc<ConnectionPhase>,
     refusal_log: Arc<RefusalLog>,
     write_idle_timeout: Duration,
-    /// Runs while the client takes nothing of what is there for it.
+    /// The timer that runs while the client reads nothing of the pending bytes.
     write_idle: Option<Pin<Box<Sleep>>>,
-    /// What is written instead of what the HTTP library wrote.
+    /// Written in place of hyper's own response.
     replacement: Option<Bytes>,
     linger: Option<Linger>,
     received_end: bool,
@@ -68,7 +68,7 @@ impl Socket {
         }
     }
 
-    /// Fails a write that has been waiting for too long.
+    /// Returns an error when a write has been pending for longer than the timeout.
     fn apply_write_timeout(
         &mut self,
         context: &mut Context<'_>,
@@ -88,7 +88,7 @@ impl Socket {
         self.apply_write_timeout(context, written)
     }
 
-    /// Writes the problem that stands for the library's own answer, which is what `bytes` end with.
+    /// Writes a problem in place of hyper's own response at the end of `bytes`.
     fn write_refusal(
         &mut self,
         context: &mut Context<'_>,
@@ -116,19 +116,19 @@ impl Socket {
         Poll::Ready(Ok(bytes.len()))
     }
 
-    /// The library's own answer to what it did not understand, where `bytes` end with one. Answers of handlers carry more
-    /// header fields; and nothing of theirs is written between requests but the rest of the last one.
+    /// Finds hyper's own response to an invalid request at the end of `bytes`. Responses of handlers have more header
+    /// fields. Between requests, only the rest of the last response can come before it.
     fn refusal_in(&self, bytes: &[u8]) -> Option<(usize, RequestRefusal)> {
         if self.phase.is_between_requests() { library_refusal(bytes) } else { None }
     }
 }
 
-/// Where the answer that hyper gives to a parse error begins, and what it is.
+/// Where hyper's response to a parse error begins, and the refusal for it.
 fn library_refusal(bytes: &[u8]) -> Option<(usize, RequestRefusal)> {
     let date = bytes.strip_suffix(b"\r\n\r\n")?;
     let head = date.get(..date.len().checked_sub(DATE_BYTES)?)?;
     let head = head.strip_suffix(b"\r\nconnection: close\r\ncontent-length: 0\r\ndate: ")?;
-    // What stands before it is the rest of an earlier answer.
+    // Bytes before it are the rest of an earlier response.
     let start = head.windows(9).rposition(|text| text == b"HTTP/1.1 ")?;
     if head[start..].contains(&b'\r') {
         return None;
@@ -147,10 +147,10 @@ impl AsyncRead for Socket {
             if within_head {
                 let (refusal, id) = (RequestRefusal::HEADER_TIMEOUT, RequestId::generate());
                 self.refusal_log.record_unparsed(refusal, self.peer, &id);
-                // As much as the socket takes at once, which is all of it: nothing else waits to be written.
+                // The socket takes all bytes at once, because no other write is pending.
                 let _ = Pin::new(&mut self.stream).poll_write(context, &refusal.to_bytes(&id));
             }
-            // The end of what is read ends the connection.
+            // An end of file ends the connection.
             return Poll::Ready(Ok(()));
         }
         let before = buffer.filled().len();
@@ -181,7 +181,7 @@ impl AsyncWrite for Socket {
         context: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        // The library queues an answer of its own behind nothing but other heads, in one slice.
+        // hyper queues its own response only after other heads, in one slice.
         if let [only] = slices
             && let Some(refusal) = self.refusal_in(only)
         {

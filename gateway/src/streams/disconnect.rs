@@ -1,5 +1,5 @@
-//! What ends an answer that goes on: the end of the process or of the right to read, and for those who follow no reader of
-//! the hub, the hold of the tenant or another log.
+//! Conditions that end a stream or an export: the process stops, or the right to read ends. For exports, which have no
+//! hub reader, also the suspension of the tenant and the replacement of its log.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::hub::STATUS_POLL_INTERVAL;
 use crate::auth::{Caller, Claims};
 use crate::state::Gateway;
 
-/// Ends when the process does, or the right to read: by its time, or because the token that showed it was taken back.
+/// Waits until the process stops or the right to read ends. The right ends when the token expires or is revoked.
 pub async fn authorization_ended(
     gateway: Gateway,
     expires_at: DateTime<Utc>,
@@ -34,7 +34,7 @@ pub async fn authorization_ended(
     }
 }
 
-/// Ends when the caller may not read this log any further, which is counted.
+/// Waits until the caller may not read this log any longer. The end is counted in the metrics.
 pub async fn read_access_ended(gateway: Gateway, caller: Caller, log_id: LogId) -> DisconnectReason {
     let (store, tenant) = (gateway.store.clone(), caller.record.id);
     let authorization = authorization_ended(gateway, caller.expires_at(), Some(caller.claims));
@@ -46,7 +46,7 @@ pub async fn read_access_ended(gateway: Gateway, caller: Caller, log_id: LogId) 
     reason
 }
 
-/// Ends when the tenant is on hold or its log is another one.
+/// Waits until the tenant is suspended or its log is replaced.
 async fn log_access_ended(store: &Store, tenant: TenantId, log_id: LogId) -> DisconnectReason {
     let mut polls = tokio::time::interval_at(Instant::now() + STATUS_POLL_INTERVAL, STATUS_POLL_INTERVAL);
     polls.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,21 +1,21 @@
-//! Why a stream ends without its client having left: the stable codes that clients act on.
+//! The reasons for which the server ends a stream: stable codes for clients.
 
-/// Why a stream is closed.
+/// Why the server closes a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DisconnectReason {
-    /// The client took what waited for it too slowly.
+    /// The client read too slowly.
     SlowConsumer,
-    /// The token that the stream was opened with has expired.
+    /// The access token has expired.
     TokenExpired,
-    /// The token was taken back.
+    /// The token was revoked.
     TokenRevoked,
-    /// The tenant is on hold.
+    /// The tenant is suspended.
     TenantUnknown,
-    /// The tenant's log is another one: positions of the old one mean nothing in it.
+    /// The tenant's log was replaced. Positions of the old log are not valid in the new one.
     LogReplaced,
-    /// This process stops; another one goes on.
+    /// This process stops. The client can connect to another one.
     Stopping,
-    /// A fault of ours.
+    /// An internal error.
     Internal,
 }
 
@@ -33,7 +33,8 @@ impl DisconnectReason {
         }
     }
 
-    /// The close code of a WebSocket (RFC 6455, section 7.4): registered ones where they fit, else 4000 and the HTTP status.
+    /// The close code of a WebSocket (RFC 6455, section 7.4): a registered one where it fits, otherwise 4000 plus the
+    /// HTTP status.
     pub fn websocket(self) -> u16 {
         match self {
             Self::SlowConsumer => 1013,
@@ -45,7 +46,7 @@ impl DisconnectReason {
         }
     }
 
-    /// Whether the position that the stream had reached is of use to whoever comes back.
+    /// Whether the client can resume from the position that the stream has reached.
     pub fn resumes(self) -> bool {
         self != Self::LogReplaced
     }

@@ -1,4 +1,5 @@
-//! One client's place in a tenant's log: it takes what the ring holds, and reads the log where it is behind the ring.
+//! The position of one client in a tenant's log. Events come from the ring. A client whose position
+//! is before the ring reads the log.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,9 +15,9 @@ use super::disconnect_reason::DisconnectReason;
 use super::frame::{Frame, FrameError};
 use super::ring::{Ring, RingRead};
 
-/// Events of one read.
+/// Maximum events of one read.
 const PAGE_SIZE: usize = 64;
-/// The wait until an outage is looked at again.
+/// The pause before a failed read is retried.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
 /// A follower of one tenant's log.
@@ -28,11 +29,11 @@ pub struct StreamFollower {
     filter: LogFilter,
     at: u64,
     catch_up_permits: Permits<TenantId>,
-    /// A read under way, kept so that [`next`](Self::next) may be dropped at any point.
+    /// A running read. It is stored here, so that the future of [`next`](Self::next) may be dropped at any point.
     reading: Option<AbortOnDropHandle<Result<CatchUpPage, FrameError>>>,
 }
 
-/// A page of the log, ready to be sent.
+/// Encoded events of one page of the log.
 struct CatchUpPage {
     log_id: LogId,
     frames: Vec<Arc<Frame>>,
@@ -52,30 +53,30 @@ impl StreamFollower {
         Self { ring, head_updates, handle, slug, filter, at: after, catch_up_permits, reading: None }
     }
 
-    /// The log that is followed.
+    /// The id of the log.
     pub fn log_id(&self) -> LogId {
         self.ring.log_id
     }
 
-    /// The end of the log, as far as it has been seen here.
+    /// The last position of the log that this follower has seen.
     pub fn end(&self) -> u64 {
         self.ring.end()
     }
 
-    /// Everything up to and with this position has been given out or does not match.
+    /// The last position that was returned or filtered out.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// What comes next, in position order. May be dropped and called again.
+    /// The next events, in order of position. Cancel-safe.
     pub async fn next(&mut self) -> Result<Vec<Arc<Frame>>, DisconnectReason> {
         loop {
-            // Marked as seen before looking, so that a move in between wakes at once.
+            // Mark the value as seen before reading, so that a change in between wakes this future at once.
             self.head_updates.mark_unchanged();
             let found = match self.ring.read_after(self.at, &self.filter) {
                 RingRead::Closed(reason) => return Err(reason),
                 RingRead::UpToDate => {
-                    // The sender lives as long as the ring, which is held here.
+                    // The ring owns the sender and is held here, so the sender is alive.
                     drop(self.head_updates.changed().await);
                     continue;
                 }
@@ -88,19 +89,19 @@ impl StreamFollower {
             if !found.is_empty() {
                 return Ok(found);
             }
-            // A long log without a match must not keep the others of this thread waiting.
+            // Yield, so that a long log without a match does not block other tasks of this thread.
             tokio::task::yield_now().await;
         }
     }
 
-    /// A page of the log, up to where the ring begins.
+    /// Reads a page of the log, at most up to the start of the ring.
     async fn read(&mut self, up_to: u64) -> Result<Vec<Arc<Frame>>, DisconnectReason> {
         let (after, handle, filter) = (self.at, self.handle.clone(), self.filter.clone());
         let slug = self.slug.clone();
         let catch_up_permits = self.catch_up_permits.clone();
         let reading = self.reading.get_or_insert_with(|| {
             AbortOnDropHandle::new(tokio::spawn(async move {
-                // A queue that is full bounds nothing more here: each stream has one read at a time.
+                // A full queue is ignored: each stream has at most one read at a time anyway.
                 let _permit = catch_up_permits.acquire(handle.id()).await.ok();
                 metrics::counter!("annals_event_stream_reads_total", "source" => "consumer").increment(1);
                 let page = handle.read_log_page(after, Some(up_to), PAGE_SIZE, &filter).await?;

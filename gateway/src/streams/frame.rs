@@ -1,4 +1,4 @@
-//! An event in the forms in which streams send it, made once for all followers.
+//! Events encoded for streams. Each event is encoded once for all followers.
 
 use std::sync::Arc;
 
@@ -8,32 +8,32 @@ use schemas::engine::{DecodeError, Event, EventType, RecordedEvent, StreamName, 
 use schemas::privacy::subject::SubjectEvent;
 use store::{LogFilter, StoreError, StreamFilter, TenantStore};
 
-/// An event's bytes as both ways out send it.
+/// The bytes of an event for both protocols.
 #[derive(Debug)]
 pub struct EncodedFrame {
-    /// `id:` and `data:` of a server-sent event.
+    /// For server-sent events: the lines `id:` and `data:`.
     pub sse: Bytes,
-    /// `{"type":"event","event":{...}}`
+    /// For WebSockets: `{"type":"event","event":{...}}`.
     pub message: Utf8Bytes,
 }
 
-/// One event, ready to be sent.
+/// One encoded event.
 #[derive(Debug)]
 pub struct Frame {
-    /// Its position.
+    /// The event's position in the log.
     pub position: u64,
-    /// As it is stored.
+    /// The event as stored, with its personal data encrypted.
     stored: EncodedFrame,
-    /// With its personal data open, where it has any.
+    /// The event with its personal data decrypted, if it has any.
     opened: Option<EncodedFrame>,
-    /// Whether it tells of an erasure: what was opened before it must not be kept.
+    /// Whether the event records an erasure. Events that were decrypted before must then be discarded.
     pub is_erasure: bool,
     event_type: EventType,
     stream: StreamName,
 }
 
 impl Frame {
-    /// Events of a tenant, in the order given.
+    /// Encodes events of a tenant, in the given order.
     pub async fn from_events(
         tenant: &TenantStore,
         slug: &TenantSlug,
@@ -44,7 +44,7 @@ impl Frame {
         Ok(frames.collect::<Result<_, _>>()?)
     }
 
-    /// The event as it is stored and as it is with its personal data open.
+    /// Encodes an event as stored, and with its personal data decrypted.
     fn of(
         stored: &RecordedEvent,
         opened: &RecordedEvent,
@@ -62,18 +62,18 @@ impl Frame {
         }))
     }
 
-    /// What a follower is sent, who may read personal data or not.
+    /// The encoded event for a follower that may or may not read personal data.
     pub fn encoded(&self, personal_data: bool) -> &EncodedFrame {
         self.opened.as_ref().filter(|_| personal_data).unwrap_or(&self.stored)
     }
 
-    /// What it takes in memory, roughly.
+    /// Approximate size in memory, in bytes.
     pub fn size(&self) -> usize {
         let opened = self.opened.as_ref().map_or(0, EncodedFrame::size);
         self.stored.size() + opened + size_of::<Self>()
     }
 
-    /// Whether a follower with this filter gets it.
+    /// Whether the event passes a follower's filter.
     pub fn matches(&self, filter: &LogFilter) -> bool {
         let of_type = filter.types.is_empty()
             || filter.types.iter().any(|pattern| pattern.matches(self.event_type.as_str()));
@@ -86,13 +86,13 @@ impl Frame {
     }
 }
 
-/// Why events cannot be made ready.
+/// Why events cannot be encoded.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
-    /// A stored event is no JSON.
+    /// A stored event is not valid JSON.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// Keys are not to be had for the moment, or something stored does not read.
+    /// Encryption keys are unavailable, or stored data cannot be read.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
@@ -102,8 +102,8 @@ impl EncodedFrame {
         let encoded = serde_json::to_string(&event.to_cloud_event(tenant)?);
         let encoded = encoded
             .map_err(|source| DecodeError { event_type: event.event_type.to_string(), source })?
-            // Between the tokens of stored JSON, where alone they can stand, line breaks mean nothing; to server-sent events
-            // they do.
+            // In stored JSON, line breaks occur only between tokens, where they have no meaning. In server-sent events
+            // they would end the line.
             .replace(['\n', '\r'], " ");
         Ok(Self {
             sse: format!("id: {}\ndata: {encoded}\n\n", event.position).into(),
@@ -127,7 +127,7 @@ pub mod testing {
         fact.rsplit_once('.').map_or(fact, |(category, _)| category)
     }
 
-    /// An event at a position.
+    /// A frame at a position.
     pub fn frame(position: u64, event_type: &str, payload: &str) -> Arc<Frame> {
         let event = RecordedEvent {
             log_id: LogId(ids::random_id()),

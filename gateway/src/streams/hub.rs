@@ -1,5 +1,5 @@
-//! The readers behind all streams of this process: one for each tenant that has followers, however many they are. One look
-//! at the directory every two seconds tells all of them who was suspended and whose log was replaced.
+//! One log reader for each tenant that has followers in this process. Every two seconds one query on the directory
+//! finds tenants that are suspended or whose log was replaced.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -16,15 +16,16 @@ use super::follower::StreamFollower;
 use super::frame::{Frame, FrameError};
 use super::ring::{Budget, Ring};
 
-/// Events of one read.
+/// Maximum events of one read.
 const PAGE_SIZE: usize = 200;
-/// How often the directory is looked at.
+/// The interval between queries on the directory.
 pub(super) const STATUS_POLL_INTERVAL: Duration = Duration::from_secs(2);
-/// The wait after a failed read: first and longest.
+/// The pause after a failed read: the first one, and the maximum.
 const RETRY_BACKOFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
-/// Reads at a time by followers that have fallen out of their ring, so that they leave connections to everybody else.
+/// Maximum concurrent reads by followers whose position is before their ring. The limit leaves database connections
+/// for other requests.
 const CATCH_UP_READS_MAX: usize = 4;
-/// Followers of one tenant that wait for such a read. Above the number of streams of a process.
+/// Maximum followers of one tenant that wait for such a read. Larger than the number of streams of a process.
 const CATCH_UP_READS_QUEUED_MAX: usize = 100_000;
 
 /// The readers of this process. Cheap to clone.
@@ -40,7 +41,7 @@ struct HubState {
 }
 
 impl Hub {
-    /// No readers yet. They and their followers end when `stopping` is cancelled.
+    /// A hub without readers. Readers and followers end when `stopping` is cancelled.
     pub fn new(store: Store, stopping: CancellationToken) -> Self {
         let limits = Limits::half_per_key(CATCH_UP_READS_MAX, CATCH_UP_READS_QUEUED_MAX);
         let catch_up_permits = Permits::new(limits, Duration::MAX);
@@ -48,7 +49,7 @@ impl Hub {
         Self(Arc::new(HubState { store, rings, budget, catch_up_permits, stopping }))
     }
 
-    /// A follower of the tenant's log behind `after`; the first of a tenant starts its reader.
+    /// A follower of the tenant's log after the position `after`. The first follower of a tenant starts its reader.
     pub async fn follow(
         &self,
         record: &TenantRecord,
@@ -71,7 +72,7 @@ impl Hub {
         if let Some(ring) = self.open_ring(handle.id()) {
             return Ok(ring);
         }
-        // Before the head is read: a move in between wakes the reader.
+        // Subscribe before the head is read, so that a change in between wakes the reader.
         let moved = self.0.store.watch_head(handle.id());
         let head = handle.head().await?;
         let mut rings = lock(&self.0.rings);
@@ -102,7 +103,7 @@ impl Hub {
         lock(&self.0.rings).get(&tenant).and_then(Weak::upgrade).filter(|ring| !ring.is_closed())
     }
 
-    /// Looks after the rings until there are none.
+    /// Checks the status of followed tenants until no ring is left.
     async fn poll_tenants(self) {
         let mut polls = tokio::time::interval_at(
             tokio::time::Instant::now() + STATUS_POLL_INTERVAL,
@@ -137,7 +138,7 @@ impl Hub {
     }
 }
 
-/// Closes the streams of a tenant that is on hold or whose log is another one, and wakes a reader that was not told.
+/// Closes the streams of a tenant that is suspended or has another log. Wakes a reader that missed a notification.
 fn apply_tenant_status(status: &TenantStatus, followed: &HashMap<TenantId, Arc<Ring>>) {
     let Some(ring) = followed.get(&status.tenant) else { return };
     if status.suspended {
@@ -204,7 +205,7 @@ impl RingReader {
         }
     }
 
-    /// Waits until there may be something to read, or for the given time.
+    /// Waits for `wait`, or without it until the log may have new events.
     async fn pause(
         &self,
         wait: Option<Duration>,
@@ -231,6 +232,6 @@ fn backoff_after(failures: u32) -> Duration {
 }
 
 fn lock<T>(rings: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing panics while holding it.
+    // No code panics while it holds the lock.
     rings.lock().unwrap_or_else(PoisonError::into_inner)
 }

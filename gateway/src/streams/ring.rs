@@ -1,5 +1,5 @@
-//! The newest events of one tenant, shared by all of its followers in this process. The ring is bounded: a follower that
-//! falls out of it reads the log by itself until it has caught up.
+//! The newest events of one tenant, shared by its followers in this process. The ring has a fixed size. A follower that
+//! has a position before the ring reads the log until it has caught up.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,27 +13,27 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::disconnect_reason::DisconnectReason;
 use super::frame::Frame;
 
-/// Events kept of one tenant.
+/// Maximum events in a ring.
 const RING_EVENTS_MAX: usize = 4_096;
-/// Bytes kept of one tenant.
+/// Maximum bytes in a ring.
 const RING_BYTES_MAX: usize = 8 * 1024 * 1024;
-/// Bytes kept of all tenants together; above it, each keeps only a little.
+/// Maximum bytes in all rings together. Above it, each ring keeps only a few events.
 const ALL_RINGS_BYTES_MAX: usize = 128 * 1024 * 1024;
 const CROWDED_RING_BYTES_MAX: usize = 64 * 1024;
-/// Events and bytes that a follower takes at a time.
+/// Maximum events and bytes that a follower takes at a time.
 const BATCH_EVENTS_MAX: usize = 64;
 const BATCH_BYTES_MAX: usize = 256 * 1024;
-/// Events that a follower looks at in one go for those that match its filter.
+/// Maximum events that a follower checks against its filter at a time.
 const SCANNED_EVENTS_MAX: usize = 1_024;
 
-/// What the rings of all tenants hold, in bytes.
+/// The bytes in the rings of all tenants.
 pub type Budget = Arc<AtomicUsize>;
 
 /// The newest events of one tenant.
 pub struct Ring {
-    /// The log that the positions belong to.
+    /// The id of the log that the positions belong to.
     pub log_id: LogId,
-    /// Asks the reader to look at the log.
+    /// Wakes the reader of the log.
     pub wake_reader: Arc<Notify>,
     buffer: Mutex<RingBuffer>,
     head: watch::Sender<u64>,
@@ -54,7 +54,7 @@ impl RingBuffer {
         self.start + self.frames.len() as u64
     }
 
-    /// Lets go of every frame: one may hold, open, what was erased. Returns their bytes.
+    /// Removes all frames, because a frame may hold decrypted data that is erased now. Returns the freed bytes.
     fn discard_all(&mut self) -> usize {
         self.start = self.end();
         self.frames.clear();
@@ -62,26 +62,26 @@ impl RingBuffer {
     }
 }
 
-/// What a follower finds behind its position.
+/// The result of reading a ring after a position.
 #[derive(Debug)]
 pub enum RingRead {
-    /// What matches, up to and with `scanned_to`.
+    /// Events that match the filter, up to and including `scanned_to`.
     Frames {
-        /// In position order.
+        /// In order of position.
         frames: Vec<Arc<Frame>>,
-        /// The last position looked at.
+        /// The last position that was checked against the filter.
         scanned_to: u64,
     },
-    /// The ring begins behind this position: what is before stands in the log alone.
+    /// The position is before the ring. Events up to and including this one must be read from the log.
     BeforeStart(u64),
-    /// Nothing yet.
+    /// No new events.
     UpToDate,
     /// The stream ends.
     Closed(DisconnectReason),
 }
 
 impl Ring {
-    /// An empty ring behind the end of the log; its reader stops with `stop`, when the last follower has gone.
+    /// An empty ring at the end of the log. `stop` is cancelled when the ring is dropped, which stops its reader.
     pub fn new(log_id: LogId, end: u64, budget: Budget, stop: CancellationToken) -> Self {
         let buffer = RingBuffer { start: end, frames: VecDeque::new(), bytes: 0, closed: None };
         let head = watch::Sender::new(end);
@@ -89,7 +89,7 @@ impl Ring {
         Self { log_id, wake_reader, buffer, head, budget, _reader: stop.drop_guard() }
     }
 
-    /// Adds the events right behind the end.
+    /// Adds the events that follow the end.
     pub fn push(&self, frames: Vec<Arc<Frame>>) {
         let end = {
             let mut buffer = lock(&self.buffer);
@@ -122,22 +122,22 @@ impl Ring {
         self.head.send_modify(|_| ());
     }
 
-    /// Whether it was closed.
+    /// Whether the ring is closed.
     pub fn is_closed(&self) -> bool {
         lock(&self.buffer).closed.is_some()
     }
 
-    /// The last position that it has seen.
+    /// The last position that was added.
     pub fn end(&self) -> u64 {
         lock(&self.buffer).end()
     }
 
-    /// Wakes when there is something new.
+    /// Receives each new end of the ring.
     pub fn head_updates(&self) -> watch::Receiver<u64> {
         self.head.subscribe()
     }
 
-    /// What there is behind `after`.
+    /// The events after `after` that match the filter.
     pub fn read_after(&self, after: u64, filter: &LogFilter) -> RingRead {
         let buffer = lock(&self.buffer);
         if let Some(reason) = buffer.closed {
@@ -171,7 +171,7 @@ impl Drop for Ring {
 }
 
 fn lock(buffer: &Mutex<RingBuffer>) -> MutexGuard<'_, RingBuffer> {
-    // Nothing panics while holding it.
+    // No code panics while it holds the lock.
     buffer.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

@@ -1,4 +1,4 @@
-//! A stream as both ways out see it: the next events, a heartbeat when there were none for a while, and its end.
+//! A stream independent of its protocol: the next events, a heartbeat when it is idle, and its end.
 
 use std::sync::Arc;
 
@@ -15,17 +15,17 @@ use super::frame::Frame;
 use crate::auth::EventSubscriber;
 use crate::state::Gateway;
 
-/// What a stream does next.
+/// What a stream sends next.
 pub enum SessionEvent {
-    /// Sends these.
+    /// Events.
     Frames(Vec<Arc<Frame>>),
-    /// Shows that it is alive.
+    /// A heartbeat, because the stream was idle.
     Heartbeat,
-    /// Ends.
+    /// The end, with its reason.
     Closed(DisconnectReason),
 }
 
-/// An open stream in the metrics.
+/// Counts one open stream in the metrics until it is dropped.
 struct OpenStreamGauge(&'static str);
 
 impl OpenStreamGauge {
@@ -41,9 +41,9 @@ impl Drop for OpenStreamGauge {
     }
 }
 
-/// One open stream. It takes its place among the streams of this process until it is dropped.
+/// One open stream. It holds a permit for a stream of this process until it is dropped.
 pub struct Session {
-    /// Whether personal data is sent open.
+    /// Whether personal data is sent decrypted.
     pub personal_data: bool,
     follower: StreamFollower,
     authorization_ended: BoxFuture<'static, DisconnectReason>,
@@ -53,7 +53,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream that ends when the token does, or the process.
+    /// A stream that ends when the token ends or the process stops.
     pub fn new(
         transport: &'static str,
         follower: StreamFollower,
@@ -70,18 +70,18 @@ impl Session {
         Self { personal_data, follower, authorization_ended, heartbeat, open, _permit: permit }
     }
 
-    /// Everything up to and with this position has been given out or does not match.
+    /// The last position that was returned or filtered out.
     pub fn at(&self) -> u64 {
         self.follower.at()
     }
 
-    /// Counts why it ends.
+    /// Counts the reason for its end.
     pub fn count_closed(&self, reason: DisconnectReason) {
         metrics::counter!("annals_event_streams_closed_total", "transport" => self.open.0, "code" => reason.as_str())
             .increment(1);
     }
 
-    /// The next step. May be dropped and called again.
+    /// The next event to send. Cancel-safe.
     pub async fn next(&mut self) -> SessionEvent {
         tokio::select! {
             biased;

@@ -1,5 +1,5 @@
-//! `GET /v1/events/stream`: a tenant's events as server-sent events. The id of each is its position, so that a client
-//! that comes back with `Last-Event-ID` goes on where it stopped.
+//! `GET /v1/events/stream`: a tenant's events as server-sent events. The id of each is its position. A client that
+//! reconnects with `Last-Event-ID` resumes there.
 
 use std::convert::Infallible;
 use std::time::Duration;
@@ -20,8 +20,8 @@ use crate::http::{ErrorCode, FieldError, Problem, RequestContext};
 use crate::rest::events::{EventsQuery, check_log_id};
 use crate::state::Gateway;
 
-/// Follows the log: what is behind `after` (or `Last-Event-ID`), then whatever comes, until the client leaves, its token
-/// expires, or the process stops. Whatever else ends a stream is said in a comment, behind an id to resume from.
+/// Follows the log after `after` or `Last-Event-ID`, until the client leaves, its token expires or the process stops.
+/// The server writes other reasons as a comment after an id to resume from.
 pub async fn follow(
     State(gateway): State<Gateway>,
     request: RequestContext,
@@ -42,7 +42,7 @@ pub async fn follow(
     let handle = gateway.store.tenant(subscriber.record.id);
     check_log_id(&handle, query.log, follower.log_id()).await?;
     if resumed.is_some_and(|resumed| resumed > follower.end()) {
-        // It was sent once, so it is a position of another log.
+        // `Last-Event-ID` was sent by this server, so a position beyond the head belongs to another log.
         let detail =
             format!("Last-Event-ID is beyond the end of the log, which is now {}", follower.log_id());
         return Err(Problem::new(ErrorCode::LogReplaced).detail(detail));
@@ -53,7 +53,7 @@ pub async fn follow(
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
-        // Asks proxies in front not to collect the stream into larger pieces.
+        // Asks proxies not to buffer the stream.
         (header::HeaderName::from_static("x-accel-buffering"), "no"),
     ] {
         response.headers_mut().insert(name, HeaderValue::from_static(value));
@@ -61,13 +61,13 @@ pub async fn follow(
     Ok(response)
 }
 
-/// The body: taken from piece by piece as the client has room, so that nothing but one piece waits for a slow one.
+/// The body. It produces the next piece when the client has room, so at most one piece is buffered for a slow client.
 fn events(
     mut session: Session,
     slow_consumer_timeout: Duration,
 ) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
     stream! {
-        // A comment at once tells the client, and whatever stands between, that the stream is open.
+        // The comment shows the client and proxies at once that the stream is open.
         yield Ok(Bytes::from_static(b": open\n\n"));
         let mut last_sent = session.at();
         loop {
@@ -100,8 +100,8 @@ fn events(
     }
 }
 
-/// A comment; with an id where a filter has passed over events since the last one, so that a client that comes back does
-/// not have them looked through again. Without data the id is no event.
+/// A comment. After filtered events it comes with an id, so that a client that reconnects does not have them scanned
+/// again. An id without data is not an event.
 fn heartbeat(last_sent: &mut u64, at: u64) -> Bytes {
     if *last_sent == at {
         return Bytes::from_static(b": heartbeat\n\n");
@@ -118,7 +118,7 @@ fn closing_comment(reason: DisconnectReason, at: u64) -> Bytes {
 }
 
 fn last_event_id(headers: &HeaderMap) -> Result<Option<u64>, Problem> {
-    // An empty id is what a client sends that has seen none (WHATWG HTML, section 9.2.3).
+    // A client that has received no id sends an empty one (WHATWG HTML, section 9.2.3).
     let Some(given) = headers.get("last-event-id").filter(|given| !given.is_empty()) else { return Ok(None) };
     let position = given.to_str().ok().and_then(crate::rest::events::position);
     position.map(Some).ok_or_else(|| {

@@ -1,5 +1,5 @@
-//! `GET /v1/events/ws`: a tenant's events over a WebSocket, one JSON message each. The access token comes in the header
-//! `Authorization` or in the first message, never in the address.
+//! `GET /v1/events/ws`: a tenant's events over a WebSocket, one JSON message each. The access token is sent in the
+//! header `Authorization` or in the first message, never in the URL.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,15 +25,15 @@ use crate::server::InFlightTracker;
 use crate::server::limits::counted_address;
 use crate::state::Gateway;
 
-/// How long a client may take to say who it is.
+/// Time limit for the first message with the token. Then the socket is closed.
 const AUTHENTICATION_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a client that is being closed has to take what was sent before.
+/// How long the server waits for a client that is being closed to read pending messages.
 const CLOSE_HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
-/// Heartbeats that may stay without an answer until the client counts as too slow.
+/// Maximum pings without a pong. One more closes the stream as too slow.
 const UNANSWERED_PINGS_MAX: u32 = 2;
-/// The largest message that a client sends: one with a token.
+/// Maximum size of a client's message in bytes. The largest one holds a token.
 const MESSAGE_BYTES_MAX: usize = 16 * 1024;
-/// A connection has buffers of its own, and there are thousands.
+/// Read buffer of one connection in bytes. It is small, because there are thousands of connections.
 const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
@@ -43,11 +43,11 @@ enum FirstMessage {
     Auth { token: String },
 }
 
-/// Why a socket is closed before it follows anything.
+/// Why a socket is closed before it follows a log.
 struct SocketRefusal {
     code: &'static str,
     websocket: u16,
-    /// The answer that HTTP would have got.
+    /// The code of the problem that an HTTP request would get.
     problem: Option<ErrorCode>,
 }
 
@@ -60,12 +60,12 @@ impl SocketRefusal {
 impl From<Problem> for SocketRefusal {
     fn from(problem: Problem) -> Self {
         let code = problem.code();
-        // As for a stream's own reasons: 4000 and the HTTP status.
+        // 4000 plus the HTTP status, as for the reasons of streams.
         Self { problem: Some(code), ..Self::new(code.as_str(), 4000 + code.status()) }
     }
 }
 
-/// Opens a WebSocket that follows the log behind `after`.
+/// Opens a WebSocket that follows the log after the position `after`.
 pub async fn follow(
     State(gateway): State<Gateway>,
     Extension(in_flight): Extension<InFlightTracker>,
@@ -136,7 +136,7 @@ async fn open_session(caller: Caller, query: EventsQuery, gateway: &Gateway) -> 
     Ok(Session::new("websocket", follower, &subscriber, gateway, permit))
 }
 
-/// Waits for the first message; `None` where the client has left.
+/// Waits for the first message. `None` when the client has left.
 async fn authenticate(
     socket: &mut WebSocket,
     _permit: Permit<IpAddr>,
@@ -171,7 +171,7 @@ async fn receive_first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
     }
 }
 
-/// Sends until the client leaves or is closed.
+/// Sends events until the client leaves or the stream is closed.
 async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
     let slow_consumer_timeout = gateway.config.slow_consumer_timeout;
     let opened = json!({"type": "open", "after": session.at().to_string()}).to_string();
@@ -221,7 +221,7 @@ async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
     close(&mut socket, &message.to_string(), reason.as_str(), reason.websocket()).await;
 }
 
-/// Hands events to the connection and notes how far it came, so that the resume point is right wherever this is dropped.
+/// Sends events and records the last position sent, so that the resume point is correct if this future is dropped.
 async fn send(
     socket: &mut WebSocket,
     frames: Vec<Arc<Frame>>,
@@ -235,17 +235,17 @@ async fn send(
     socket.flush().await
 }
 
-/// The last message, the close frame, and a moment for both to arrive.
+/// Sends the last message and the close frame, and waits for the client's close frame.
 async fn close(socket: &mut WebSocket, message: &str, reason: &'static str, code: u16) {
     let close_handshake = async {
         let close = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
         if socket.send(Message::Text(message.into())).await.is_ok()
             && socket.send(Message::Close(Some(close))).await.is_ok()
         {
-            // The client's own close frame ends the connection in order; what it sends before is of no interest.
+            // The client's close frame ends the connection. Messages before it are ignored.
             while let Some(Ok(_)) = socket.recv().await {}
         }
     };
-    // Whoever does not take it in this time is left alone.
+    // A client that does not answer within this time is disconnected.
     drop(tokio::time::timeout(CLOSE_HANDSHAKE_TIMEOUT, close_handshake).await);
 }

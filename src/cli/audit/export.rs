@@ -1,4 +1,5 @@
-//! `annals audit export`: writes a history, or a part of it, as it comes. A file stands under its name when it is whole.
+//! `annals audit export`: writes a history or a part of it while it is received. The file gets its name when it is
+//! complete.
 
 use std::fs::Permissions;
 use std::io::{self, IsTerminal, Write};
@@ -18,7 +19,7 @@ use super::super::{Exit, Failure};
 use super::{checkpoint_size, read};
 use crate::signals;
 
-/// The end of a file that is looked at: its last line is far shorter.
+/// Bytes at the end of a file that are searched for the last line, which is far shorter.
 const TAIL_BYTES: usize = 256;
 
 /// `annals audit export ...`
@@ -33,24 +34,24 @@ pub struct Export {
     /// One stream only: `<category>/<id>`
     #[arg(long)]
     stream: Option<String>,
-    /// Types whose payload and metadata stay out, with NATS wildcards
+    /// Types whose payload and metadata are left out, with NATS wildcards
     #[arg(long, value_name = "PATTERN")]
     withhold: Vec<String>,
-    /// A checkpoint kept earlier, which the file is to prove to be the beginning of its log
+    /// An earlier checkpoint; the file proves that the log continues it
     #[arg(long, value_name = "FILE")]
     since: Vec<PathBuf>,
-    /// Add the keys of the sealed personal data, encrypted to this public key: the holder of the file and of the private
-    /// key reads them for ever, also of people who are erased later. Needs the scope pii:read
+    /// Add the keys of personal data, encrypted to this public key. The holder of the file and the private key can read
+    /// the data for ever, also of people who are erased later. Needs the scope pii:read
     #[arg(long, value_name = "AGE1...")]
     keys_to: Option<Recipient>,
-    /// The file to write, which is there once it is whole [default: standard output]
+    /// The file to write; it appears when it is complete [default: standard output]
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     #[command(flatten)]
     remote: Remote,
 }
 
-/// What the server writes in the place of the rest of a file.
+/// The line that the server writes when it ends an export early.
 #[derive(Deserialize)]
 struct ClosedLine {
     closed: String,
@@ -76,7 +77,7 @@ impl Export {
             Some(path) => {
                 let unwritable = || format!("{} cannot be written", path.display());
                 let mut file = temporary_file_beside(path).with_context(unwritable)?;
-                // Otherwise Ctrl-C would leave what there is of the file.
+                // Handle Ctrl-C, so that the temporary file is deleted.
                 let mut stop = signals::StopSignal::listen()?;
                 tokio::select! {
                     () = stop.requested() => return Err(Failure::new(Exit::Failed, anyhow!("interrupted"))),
@@ -91,14 +92,17 @@ impl Export {
     }
 }
 
-/// A file in the folder of another one, which is gone unless it takes the other's place.
+/// A temporary file in the folder of `path`. It is deleted unless it is renamed.
 fn temporary_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    // What the process's mask leaves of it, as for any file.
+    // The process's umask applies, as for any file.
     tempfile::Builder::new().permissions(Permissions::from_mode(0o666)).tempfile_in(folder)
 }
 
-/// Writes an export as it comes, with a progress bar. Fails unless it comes to its end.
+/// Receives an export with a progress bar.
+///
+/// # Errors
+/// The export is incomplete.
 pub(super) async fn download(
     remote: &Remote,
     parameters: &[(&str, String)],
@@ -128,7 +132,7 @@ pub(super) async fn download(
     Ok(())
 }
 
-/// What the last line says of why there are no more.
+/// The reason in the last line when the server ended the export early.
 fn closed(tail: &[u8]) -> Option<Failure> {
     let ClosedLine { closed } = serde_json::from_slice(last_line(tail)).ok()?;
     let (exit, why) = match closed.as_str() {
@@ -148,7 +152,7 @@ fn last_line(tail: &[u8]) -> &[u8] {
 }
 
 fn progress_bar(positions: u64) -> ProgressBar {
-    // Lines for a pipe of their own would only be in the way.
+    // Progress lines in a pipe are not useful.
     if !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }

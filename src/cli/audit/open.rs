@@ -1,4 +1,5 @@
-//! `annals audit open` and `keygen`: an auditor reads, offline, what an export holds sealed, with a private key of its own.
+//! `annals audit open` and `keygen`: an auditor decrypts personal data in an export, offline, with a private key of its
+//! own.
 
 use std::fs::OpenOptions;
 use std::io::{BufWriter, Seek, Write};
@@ -43,7 +44,7 @@ pub struct Keygen {
     out: PathBuf,
 }
 
-/// An event, open.
+/// An event with its personal data decrypted.
 #[derive(Serialize)]
 struct OpenedEvent<'a> {
     position: u64,
@@ -55,13 +56,13 @@ struct OpenedEvent<'a> {
     recorded_at: String,
     data: Option<Value>,
     metadata: Option<Value>,
-    /// Why there are no data.
+    /// Why the data is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     absent: Option<Absent>,
 }
 
 impl Open {
-    /// Verifies the file, then prints its events, one JSON object a line.
+    /// Verifies the file, then prints its events, one JSON object on each line.
     pub fn run(self) -> Result<Exit, Failure> {
         let text = read(&self.identity_file).map_err(Failure::usage)?;
         let identity = Identity::from_file_text(&text)
@@ -133,7 +134,7 @@ fn open_event<'a>(line: &'a Line, keys: &ExportedKeys) -> anyhow::Result<OpenedE
 }
 
 impl Keygen {
-    /// Writes a new private key for its owner's eyes and prints the public one.
+    /// Writes a new private key that only its owner can read, and prints the public key.
     pub fn run(self) -> Result<Exit, Failure> {
         let identity = Identity::generate();
         let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&self.out);

@@ -1,4 +1,4 @@
-//! `annals audit report`: a period of a tenant's history on a page for people, drawn from an export that was verified.
+//! `annals audit report`: an HTML page about a period of a tenant's history, from a verified export.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -22,11 +22,11 @@ use super::super::{Exit, Failure};
 use super::export::download;
 use super::items;
 
-/// Refusals that the page shows one by one.
+/// Maximum refusals that the page lists.
 const REFUSALS_PRINTED_MAX: usize = 200;
-/// Entries of the activity log on a page of the API.
+/// Entries of the activity log in a page of the API.
 const PAGE_SIZE: usize = 1_000;
-/// Entries of the activity log that are read for one report, at most.
+/// Maximum entries of the activity log in one report.
 const ENTRIES_MAX: usize = 50_000;
 
 /// `annals audit report ...`
@@ -38,7 +38,7 @@ pub struct Report {
     /// The beginning of the period (RFC 3339)
     #[arg(long, value_name = "TIME")]
     from: DateTime<Utc>,
-    /// The end of the period (RFC 3339); rights are told as of then
+    /// The end of the period (RFC 3339); the page shows the rights at this time
     #[arg(long, value_name = "TIME")]
     to: DateTime<Utc>,
     /// The page to write
@@ -48,7 +48,7 @@ pub struct Report {
     remote: Remote,
 }
 
-/// What the period's events come to.
+/// The totals of the period.
 #[derive(Default)]
 struct PeriodSummary {
     events: u64,
@@ -60,7 +60,7 @@ struct PeriodSummary {
     absent: u64,
 }
 
-/// A user as of the period's end.
+/// A user at the end of the period.
 struct User {
     name: String,
     roles: Vec<String>,
@@ -80,7 +80,7 @@ struct Activity {
 }
 
 impl Report {
-    /// Exports, verifies, draws.
+    /// Exports, verifies and writes the page.
     pub async fn run(self) -> Result<Exit, Failure> {
         if self.from > self.to {
             return Err(Failure::usage(anyhow::anyhow!("the period ends before it begins")));
@@ -130,7 +130,7 @@ impl Report {
         Ok(summary)
     }
 
-    /// The period's entries, the newest first.
+    /// The activity log's entries of the period, newest first.
     async fn activities(&self) -> Result<Vec<Activity>, Failure> {
         #[derive(Deserialize)]
         struct Page {

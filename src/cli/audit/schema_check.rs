@@ -1,4 +1,4 @@
-//! Whether the payloads of an export keep to the schemas that it carries.
+//! Checks the payloads of an export against the schemas in it.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -11,11 +11,11 @@ use schemas::engine::{Json, JsonText};
 
 use super::items;
 
-/// Misfits that are told one by one.
+/// Maximum mismatches that are printed.
 const MISMATCHES_PRINTED_MAX: u64 = 20;
 
-/// Checks every payload that is in the file and whose type has a schema there; returns how many do not fit, and tells the
-/// first of them on standard error.
+/// Checks all payloads in the file whose type has a schema there. Returns the number of mismatches and prints the first
+/// ones on standard error.
 pub(super) fn count_mismatches(file: File) -> anyhow::Result<u64> {
     let (mut schemas, mut mismatches) = (HashMap::<String, CompiledSchema>::new(), 0);
     for item in items(file) {

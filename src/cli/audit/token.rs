@@ -1,4 +1,4 @@
-//! `annals audit token`: what a tenant administrator gives an auditor: a token that reads, in one tenant, for a limited time.
+//! `annals audit token`: tokens for auditors. Such a token is read-only, for one tenant and for a limited time.
 
 use std::io::{self, Write};
 
@@ -17,11 +17,11 @@ use super::super::{Exit, Failure, Output};
 /// `annals audit token ...`
 #[derive(Debug, Subcommand)]
 pub enum Token {
-    /// Issue a token; as a table, standard output gets the token alone, which is shown this once
+    /// Issue a token; as a table, standard output gets only the token, which cannot be shown again
     Create(Create),
     /// List the tenant's tokens for auditors
     Ls(Remote),
-    /// Take a token back: it is refused within seconds, and streams that it opened end
+    /// Revoke a token: it is refused within seconds, and streams that it opened end
     Revoke {
         /// Its id
         id: Uuid,
@@ -33,13 +33,13 @@ pub enum Token {
 /// `annals audit token create ...`
 #[derive(Debug, Args)]
 pub struct Create {
-    /// Who gets it
+    /// The name of its holder
     #[arg(long)]
     name: String,
-    /// How long it is good for
+    /// How long it is valid
     #[arg(long, default_value_t = 30, value_name = "DAYS", conflicts_with = "expires_at", value_parser = clap::value_parser!(u16).range(1..=30))]
     days: u16,
-    /// When it ends (RFC 3339)
+    /// When it expires (RFC 3339)
     #[arg(long, value_name = "TIME")]
     expires_at: Option<DateTime<Utc>>,
     /// Let the holder read personal data in events, and get the keys to them (`annals audit export --keys-to`)

@@ -1,4 +1,4 @@
-//! `annals event tail`: events as they come, of a tenant or of all, from the database or from the API's stream.
+//! `annals event tail`: prints new events of one tenant or of all, from the database or from the API's stream.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -14,14 +14,14 @@ use super::source;
 use crate::cli::remote::{Api, transport_failure};
 use crate::cli::{Exit, Failure, operator_audit, tenant};
 
-/// How often a stream that ends without a single event is opened again in a row.
+/// Maximum streams in a row that end without an event. Then following fails.
 const EMPTY_STREAMS_MAX: u32 = 5;
-/// The pause before a stream is opened again.
+/// The pause before a stream is reopened.
 const RECONNECT_DELAY: Duration = Duration::from_secs(1);
-/// The longest line of a stream: an event has 256 KiB, and its attributes.
+/// Maximum length of a line in bytes. An event has at most 256 KiB plus its attributes.
 const LINE_BYTES_MAX: usize = 2 << 20;
 
-/// Follows a tenant's log, or everybody's, in the database.
+/// Follows the log of one tenant or of all in the database.
 pub async fn in_database(
     store: &Store,
     slug: Option<TenantSlug>,
@@ -55,13 +55,13 @@ pub async fn in_database(
     Ok(())
 }
 
-/// Follows every tenant from its head on, and tenants that are opened meanwhile from their beginning.
+/// Follows the logs of all tenants from their heads, and of new tenants from their first event.
 async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> Result<(), PrintError> {
     const PAGE_SIZE: usize = 500;
     let mut head_updates = store.head_moves();
     let mut positions: HashMap<TenantId, u64> =
         store.heads().await?.into_iter().map(|head| (head.tenant, head.position)).collect();
-    // Only those whose events are shown.
+    // Only tenants whose events are printed get an entry in their activity log.
     let mut audited: HashSet<TenantId> = HashSet::new();
     loop {
         for head in store.heads().await? {
@@ -83,7 +83,7 @@ async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> 
                 *position = page.scanned_to;
             }
         }
-        // A hint may be missing when another process appends: look once a second in any case.
+        // A notification may be missing when another process appends, so poll once a second.
         match tokio::time::timeout(Duration::from_secs(1), head_updates.recv()).await {
             Ok(Err(RecvError::Closed)) => return Ok(()),
             Ok(Ok(_) | Err(RecvError::Lagged(_))) | Err(_) => {}
@@ -91,7 +91,7 @@ async fn follow_all(store: &Store, filter: LogFilter, printer: &mut Printer) -> 
     }
 }
 
-/// Follows the log of the token's tenant over server-sent events. A stream that ends is opened again where it stopped.
+/// Follows the log of the token's tenant over server-sent events. A stream that ends is resumed at its last position.
 pub async fn over_api(
     api: &Api,
     types: &[TypePattern],
@@ -122,11 +122,11 @@ pub async fn over_api(
     }
 }
 
-/// A stream of server-sent events and where it has come to.
+/// A stream of server-sent events with its position.
 struct Stream {
     log: LogId,
     at: u64,
-    /// The event that is being received: it counts from the empty line on that ends it.
+    /// The id of the event that is being received. It is valid from the empty line that ends the event.
     id: Option<u64>,
     data: Option<String>,
 }
@@ -164,7 +164,7 @@ impl Stream {
             if let Some(data) = self.data.take() {
                 printer.print(&PrintableEvent::from_api(&data)?)?;
             }
-            // Without data it is a place that a filter has passed over.
+            // An id without data is a position that the filter has skipped.
             self.at = self.id.take().unwrap_or(self.at);
         } else if line.starts_with(": closed log_replaced") {
             let detail =

@@ -1,4 +1,4 @@
-//! Events on standard output: CloudEvents by the line, or a few words on each for people.
+//! Prints events on standard output: as CloudEvents, one on each line, or as a short readable line.
 
 use std::io::{self, BufWriter, Stdout, Write};
 
@@ -12,13 +12,13 @@ use crate::cli::{Failure, Output};
 
 /// An event to print.
 pub struct PrintableEvent {
-    /// Its place in the log.
+    /// Its position in the log.
     pub position: u64,
     /// The CloudEvent.
     json: String,
 }
 
-/// What people are shown of an event.
+/// The fields of an event in a readable line.
 #[derive(Deserialize)]
 struct EventSummary {
     time: String,
@@ -43,14 +43,14 @@ impl<E: Into<Failure>> From<E> for PrintError {
 }
 
 impl PrintableEvent {
-    /// An event of the database.
+    /// An event from the database.
     pub fn from_record(event: &RecordedEvent, record: &TenantRecord) -> Result<Self, Failure> {
         let json = event.to_cloud_event(&record.slug).map_err(anyhow::Error::from)?;
         let json = serde_json::to_string(&json).map_err(anyhow::Error::from)?;
         Ok(Self { position: event.position, json: one_line(&json) })
     }
 
-    /// An event as the API has sent it.
+    /// An event from the API.
     pub fn from_api(json: &str) -> Result<Self, Failure> {
         #[derive(Deserialize)]
         struct PositionField {
@@ -62,12 +62,12 @@ impl PrintableEvent {
     }
 }
 
-/// A payload keeps the line breaks that its writer put between its tokens; within strings JSON has none.
+/// Removes line breaks between the tokens of a payload. JSON has none within strings.
 fn one_line(json: &str) -> String {
     json.replace(['\n', '\r'], " ")
 }
 
-/// Writes events.
+/// Prints events.
 pub struct Printer {
     output: Output,
     out: BufWriter<Stdout>,
@@ -79,7 +79,8 @@ impl Printer {
         Self { output, out: BufWriter::new(io::stdout()) }
     }
 
-    /// Writes one event. As JSON it is one object a line in either form: a stream has no end to close an array at.
+    /// Prints one event. Both JSON formats print one object on each line: a stream has no end at which an array could
+    /// close.
     pub fn print(&mut self, event: &PrintableEvent) -> Result<(), PrintError> {
         let out = &mut self.out;
         let written = match self.output {
@@ -94,7 +95,7 @@ impl Printer {
         written.map_err(print_error)
     }
 
-    /// Shows what was written: a follower reads along.
+    /// Flushes the output, so that a follower shows each event at once.
     pub fn flush(&mut self) -> Result<(), PrintError> {
         self.out.flush().map_err(print_error)
     }

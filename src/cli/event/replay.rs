@@ -1,4 +1,5 @@
-//! `annals event replay`: a tenant's history between two bounds, page by page. What ends early says where it stopped.
+//! `annals event replay`: prints a tenant's events between two bounds, page by page. If it ends early, it prints where
+//! to resume.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -11,7 +12,7 @@ use super::source::Source;
 use crate::cli::progress::ProgressReporter;
 use crate::cli::{Exit, Failure};
 
-/// How far a replay has come, for whoever wants to go on there.
+/// The position that a replay has reached, to resume there.
 #[derive(Default)]
 pub struct ResumePosition(Mutex<Option<(LogId, u64)>>);
 
@@ -20,7 +21,7 @@ impl ResumePosition {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some((log, position));
     }
 
-    /// Says where to go on, where anything was read.
+    /// Prints where to resume, if anything was read.
     pub fn print_hint(&self) {
         if let Some((log, position)) = *self.0.lock().unwrap_or_else(PoisonError::into_inner) {
             eprintln!("stopped behind position {position}; go on with --from {} --log {log}", position + 1);
@@ -29,7 +30,7 @@ impl ResumePosition {
 }
 
 impl Replay {
-    /// Prints everything between the bounds.
+    /// Prints all events between the bounds.
     pub async fn run(
         &self,
         source: &Source<'_>,
@@ -53,7 +54,7 @@ impl Replay {
             let page = source.page(self, log, after).await?;
             log = Some(page.log);
             resume.set(page.log, after);
-            // What is appended from here on is not waited for.
+            // Events that are appended later are not printed.
             let end = last.unwrap_or(u64::MAX).min(page.head);
             last = Some(end);
             let bar = progress
@@ -79,7 +80,7 @@ impl Replay {
     }
 }
 
-/// Times are told in the log that the tenant has; positions of another one do not go with them.
+/// Times refer to the tenant's present log, so they cannot be combined with positions of another one.
 fn check_log_id(expected: &mut Option<LogId>, current: LogId) -> Result<(), Failure> {
     match expected.replace(current) {
         Some(expected) if expected != current => Err(Failure::new(

@@ -1,4 +1,4 @@
-//! Where a replay's events come from: the database, or the API.
+//! The source of a replay: the database or the API.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -15,10 +15,10 @@ use super::printer::PrintableEvent;
 use crate::cli::remote::Api;
 use crate::cli::{Exit, Failure};
 
-/// Events on a page.
+/// Events in a page.
 const PAGE_SIZE: usize = 500;
 
-/// A filter over streams and the text that it was given as.
+/// A filter on streams, and its text.
 #[derive(Debug, Clone)]
 pub struct StreamArgument {
     text: String,
@@ -33,24 +33,24 @@ impl FromStr for StreamArgument {
     }
 }
 
-/// Where events come from.
+/// The source of events.
 pub enum Source<'a> {
     Database(TenantStore, Arc<TenantRecord>),
     Api(&'a Api),
 }
 
-/// Events behind a position.
+/// Events after a position.
 pub struct EventPage {
     pub log: LogId,
     pub events: Vec<PrintableEvent>,
-    /// The last position looked at.
+    /// The last position that was checked.
     pub next_after: u64,
-    /// The end of the log.
+    /// The head of the log.
     pub head: u64,
 }
 
 impl Source<'_> {
-    /// A page behind a position, of a log where one is named.
+    /// A page of events after a position. `log` is the expected log id, if any.
     pub async fn page(&self, replay: &Replay, log: Option<LogId>, after: u64) -> Result<EventPage, Failure> {
         match self {
             Self::Database(tenant, record) => {
@@ -79,7 +79,7 @@ impl Source<'_> {
         }
     }
 
-    /// Where the log was at a time.
+    /// The position of the log at a time.
     pub async fn moment(&self, time: DateTime<Utc>) -> Result<LogPosition, Failure> {
         match self {
             Self::Database(tenant, _) => Ok(projections::log_position_at(tenant, Some(time)).await?),

@@ -1,4 +1,4 @@
-//! Files that are made once: whole or not at all, readable by this user alone, never written over.
+//! Files that are created once: complete or not at all, readable by this user only, never overwritten.
 
 use std::fs::{DirBuilder, OpenOptions};
 use std::io::{self, Write};
@@ -11,34 +11,34 @@ use crate::cli::{Exit, Failure};
 use crate::config::Secret;
 use crate::supervise::trust;
 
-/// All rights of other users.
+/// The permission bits of other users.
 const OTHER_USERS_MODE: u32 = 0o077;
 
-/// What became of a file.
+/// The state of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum FileState {
-    /// It was missing and was made.
+    /// It was missing and was created.
     Made,
-    /// It was there and is as it was.
+    /// It existed and was not changed.
     Kept,
-    /// It is not there, and nothing was made.
+    /// It is missing and was not created.
     Missing,
 }
 
-/// The folder and what was found or made in it.
+/// The folder, and the files found or created in it.
 pub struct Files {
     folder: PathBuf,
-    /// Lists what is there and makes nothing.
+    /// If true, files are listed and none is created.
     pub read_only: bool,
     entries: Vec<(PathBuf, &'static str, FileState)>,
 }
 
 impl Files {
-    /// Opens the folder, which is made where it is missing.
+    /// Opens the folder and creates it if it is missing.
     ///
     /// # Errors
-    /// A folder that another user could write to is refused, as is one that this user cannot make.
+    /// Another user can write to the folder, or this user cannot create it.
     pub fn open(folder: &Path) -> Result<Self, Failure> {
         let given = std::path::absolute(folder).map_err(|error| file_failure("cannot use", folder, error))?;
         let untrusted =
@@ -53,13 +53,12 @@ impl Files {
         &self.folder
     }
 
-    /// Whether there is an entry of this name.
+    /// Whether the folder has an entry of this name.
     pub fn has(&self, name: &str) -> bool {
         self.folder.join(name).symlink_metadata().is_ok()
     }
 
-    /// The contents of the file `name`, which `generate` makes where it is missing. `None` where it is missing and
-    /// nothing is to be made.
+    /// The contents of the file `name`. `generate` creates a missing one. `None` when it is missing in read-only mode.
     pub fn secret(
         &mut self,
         name: &str,
@@ -77,7 +76,7 @@ impl Files {
                 self.create_private_folder(&file)?;
                 match create_file(&file, &format!("{}\n", secret.reveal().trim_end())) {
                     Ok(()) => Some((secret, FileState::Made)),
-                    // Another run was quicker, or a link points nowhere.
+                    // Another run created the file first, or it is a broken link.
                     Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                         let text = std::fs::read_to_string(&file).map_err(unreadable)?;
                         Some((Secret::new(text.trim_end()), FileState::Kept))
@@ -91,19 +90,19 @@ impl Files {
         Ok(found.map(|(secret, _)| secret))
     }
 
-    /// Writes the file `name` anew, in one step. A link at its place is replaced and not followed.
+    /// Replaces the file `name` atomically. A link in its place is replaced and not followed.
     pub fn replace(&self, name: &str, text: &str) -> Result<(), Failure> {
         let file = self.folder.join(name);
         write_beside(&file, text, |partial| std::fs::rename(partial, &file))
             .map_err(|error| file_failure("cannot write", &file, error))
     }
 
-    /// What was asked for, in that order.
+    /// The requested files in order.
     pub fn into_entries(self) -> Vec<(PathBuf, &'static str, FileState)> {
         self.entries
     }
 
-    /// Makes the folder of a file below the own one; only this user may enter it.
+    /// Creates the parent folder of a file. Only this user may enter it.
     fn create_private_folder(&self, file: &Path) -> Result<(), Failure> {
         let Some(folder) = file.parent().filter(|folder| *folder != self.folder) else { return Ok(()) };
         make_folder(folder).map_err(|error| file_failure("cannot make the folder", folder, error))?;
@@ -124,17 +123,17 @@ fn make_folder(folder: &Path) -> io::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)
 }
 
-/// Writes a file that only this user may read. It has its name when it is whole, and not when the name is taken.
+/// Creates a file that only this user may read. It gets its name when it is complete. Fails when the name exists.
 fn create_file(file: &Path, text: &str) -> io::Result<()> {
     write_beside(file, text, |partial| {
-        // Unlike a rename this fails where the name is taken.
+        // Unlike a rename, a hard link fails when the name exists.
         let linked = std::fs::hard_link(partial, file);
         std::fs::remove_file(partial)?;
         linked
     })
 }
 
-/// Writes a new file in the same folder and has `publish` give it its name.
+/// Writes a temporary file in the same folder; `publish` gives it its name.
 fn write_beside(file: &Path, text: &str, publish: impl FnOnce(&Path) -> io::Result<()>) -> io::Result<()> {
     let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let partial = file.with_file_name(format!(".{name}.{}.new", std::process::id()));
@@ -144,12 +143,12 @@ fn write_beside(file: &Path, text: &str, publish: impl FnOnce(&Path) -> io::Resu
         target.sync_all()
     })();
     if let Err(error) = written {
-        // What is there, if anything, is of no use; the first error says why.
+        // The temporary file is useless, and the first error gives the reason.
         drop(std::fs::remove_file(&partial));
         return Err(error);
     }
     publish(&partial)?;
-    // The names, too, outlast a loss of power.
+    // Sync the folder too, so that the name survives a loss of power.
     match file.parent() {
         Some(folder) => std::fs::File::open(folder)?.sync_all(),
         None => Ok(()),

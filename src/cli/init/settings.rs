@@ -1,4 +1,4 @@
-//! The settings file of a new deployment, the SQL that makes its database, and what its operator is told to do next.
+//! The settings file of a new deployment, the SQL that creates its database, and the next steps for its operator.
 
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
@@ -6,10 +6,10 @@ use std::path::{Path, PathBuf};
 use postgres_protocol::password::scram_sha_256;
 use reqwest::Url;
 
-/// The settings file in the folder of a deployment.
+/// The name of the settings file.
 pub(super) const SETTINGS_FILE: &str = "annals.toml";
 
-/// Where PostgreSQL is and what its owner and database are called.
+/// The address of PostgreSQL, and the names of the database and its owner.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Database {
     host: String,
@@ -22,18 +22,18 @@ pub(super) struct Database {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Servers(String);
 
-/// How annals signs in to NATS.
+/// How annals authenticates to NATS.
 pub(super) enum Credentials {
-    /// With a file that the operator has.
+    /// With an existing credentials file.
     Existing(PathBuf),
-    /// With the application's file in the folder `nats`.
+    /// With the generated file of the application in the folder `nats`.
     Generated {
         /// The public key of the integrators' account.
         edge_account: String,
     },
 }
 
-/// Reads `postgres://owner@host:port/name`.
+/// Parses `postgres://owner@host:port/name`.
 pub(super) fn database(text: &str) -> Result<Database, String> {
     let url = Url::parse(text).map_err(|error| error.to_string())?;
     if !["postgres", "postgresql"].contains(&url.scheme()) {
@@ -69,14 +69,14 @@ pub(super) fn database(text: &str) -> Result<Database, String> {
     Ok(database)
 }
 
-/// Names that need no quotes in SQL.
+/// Whether a name needs no quotes in SQL.
 fn is_identifier(word: &str) -> bool {
     let begins = word.starts_with(|first: char| first.is_ascii_lowercase() || first == '_');
     let rest = |letter: char| letter.is_ascii_lowercase() || letter.is_ascii_digit() || letter == '_';
     begins && word.len() <= 63 && word.chars().all(rest)
 }
 
-/// Reads `nats://host:port,...`.
+/// Parses `nats://host:port,...`.
 pub(super) fn servers(text: &str) -> Result<Servers, String> {
     for address in text.split(',') {
         let url = Url::parse(address.trim()).map_err(|error| error.to_string())?;
@@ -95,7 +95,8 @@ pub(super) fn servers(text: &str) -> Result<Servers, String> {
 }
 
 impl Database {
-    /// The SQL that a superuser runs once. The password goes to the server as a verifier, so that no log holds it.
+    /// The SQL that a superuser runs once. It contains a verifier of the password, so that no log contains the password
+    /// itself.
     pub(super) fn create_sql(&self, password: &str) -> String {
         let Self { name, owner, .. } = self;
         let verifier = scram_sha_256(password.as_bytes());
@@ -107,7 +108,7 @@ impl Database {
     }
 }
 
-/// Everything that the settings file says.
+/// The values of the settings file.
 pub(super) struct Layout {
     pub folder: PathBuf,
     pub host: String,
@@ -118,7 +119,7 @@ pub(super) struct Layout {
 }
 
 impl Layout {
-    /// Where the settings file is.
+    /// The path of the settings file.
     pub(super) fn settings_file(&self) -> PathBuf {
         self.folder.join(SETTINGS_FILE)
     }
@@ -229,7 +230,7 @@ impl Layout {
         }
     }
 
-    /// What is left to do by hand, in order.
+    /// The manual steps that remain, in order.
     pub(super) fn next_steps(&self) -> String {
         let (settings, folder) = (self.settings_file(), self.folder.display().to_string());
         let annals = format!("annals --config {}", settings.display());
@@ -276,7 +277,7 @@ impl Layout {
     }
 }
 
-/// A text as a value of TOML.
+/// A text as a TOML string.
 fn toml_string(text: &str) -> String {
     toml::Value::from(text).to_string()
 }

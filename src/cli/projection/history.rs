@@ -1,4 +1,4 @@
-//! `annals projection replay` and `diff`: a whole read model as it was, and what became of it, from the database or over
+//! `annals projection replay` and `diff`: a historical state of a read model and its changes, from the database or over
 //! the API.
 
 use std::io::{self, BufWriter, Stdout, Write};
@@ -20,10 +20,10 @@ use crate::cli::remote::{Access, Api};
 use crate::cli::{Exit, Failure, Output, operator_audit, tenant};
 use crate::config::Settings;
 
-/// Rows, or events looked through, on a page of the API.
+/// Rows in a page of the API, or events that a page of changes reads.
 const PAGE_SIZE: usize = 500;
 
-/// Of what a past state is shown.
+/// The read model whose historical state is shown.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
     /// The read model: `customers` or `customers.v1`
@@ -31,7 +31,7 @@ pub struct HistoryArguments {
     /// The tenant [over the API: that of the token]
     #[arg(long, value_parser = |text: &str| TenantSlug::parse(text), required_unless_present = "token_file")]
     tenant: Option<TenantSlug>,
-    /// The log that the positions are of; refused when the tenant has another by now
+    /// The log id that the positions belong to; an error when the tenant's log has another id
     #[arg(long, value_name = "ID")]
     log: Option<Uuid>,
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub struct HistoryArguments {
 pub struct Replay {
     #[command(flatten)]
     of: HistoryArguments,
-    /// As it was when the log ended at this position [default: the end of the log]
+    /// The state at this position of the log [default: the end of the log]
     #[arg(long, value_name = "N", conflicts_with = "as_of")]
     at: Option<u64>,
-    /// As what had been recorded by this time makes it (RFC 3339)
+    /// The state at this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     as_of: Option<DateTime<Utc>>,
 }
@@ -56,27 +56,27 @@ pub struct Replay {
 pub struct Diff {
     #[command(flatten)]
     of: HistoryArguments,
-    /// From the state when the log ended at this position
+    /// From the state at this position of the log
     #[arg(long, value_name = "N", conflicts_with = "after_time",
           required_unless_present_any = ["after_time", "serving"])]
     from: Option<u64>,
-    /// From the state that what had been recorded by this time makes (RFC 3339)
+    /// From the state at this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     after_time: Option<DateTime<Utc>>,
-    /// To the state when the log ended at this position [default: the end of the log]
+    /// To the state at this position of the log [default: the end of the log]
     #[arg(long, value_name = "N", conflicts_with = "as_of")]
     to: Option<u64>,
-    /// To the state that what had been recorded by this time makes (RFC 3339)
+    /// To the state at this time (RFC 3339)
     #[arg(long, value_name = "TIME")]
     as_of: Option<DateTime<Utc>>,
-    /// To the rows that serve. Without --from: from the log up to the position at which they stand; exit code 9 when
-    /// they differ
+    /// To the present rows of the read model. Without --from: compare them with the state at their checkpoint; exit
+    /// code 9 when they differ
     #[arg(long, conflicts_with_all = ["to", "as_of", "token_file"])]
     serving: bool,
 }
 
 impl HistoryArguments {
-    /// Shows it over the API where a token is given, else in the database.
+    /// Uses the API if a token was given, otherwise the database.
     async fn run_on(
         &self,
         settings: impl Fn() -> Result<Settings, Failure>,
@@ -97,7 +97,10 @@ impl HistoryArguments {
         .await
     }
 
-    /// The log that is meant, given the one that the tenant has.
+    /// The expected log id: the one that was given, otherwise `current`.
+    ///
+    /// # Errors
+    /// The given id is not `current`.
     fn log(&self, current: LogId) -> Result<LogId, Failure> {
         match self.log.map(LogId) {
             Some(named) if named != current => {
@@ -108,7 +111,7 @@ impl HistoryArguments {
         }
     }
 
-    /// Positions from positions and times, each at most one of both; and the log that they are of.
+    /// Resolves positions and times to positions, and returns the log id. Each moment has at most one of both.
     async fn moments<const N: usize>(
         &self,
         tenant: &TenantStore,
@@ -125,7 +128,8 @@ impl HistoryArguments {
         Ok((log.expect("at least one moment is asked for"), positions))
     }
 
-    /// A position for the API: given, or found by time; with the log that times are told in.
+    /// A position for the API: the given one, or the position at the given time. `log` becomes the log id that the time
+    /// refers to.
     async fn position(
         &self,
         api: &Api,
@@ -332,11 +336,11 @@ fn failure(error: HistoricStateError) -> Failure {
     }
 }
 
-/// Rows printed by pages.
+/// Prints rows page by page.
 struct RowPrinter {
     output: Output,
     out: BufWriter<Stdout>,
-    /// How many there were.
+    /// The number of rows.
     count: u64,
 }
 
@@ -345,7 +349,7 @@ impl RowPrinter {
         Self { output, out: BufWriter::new(io::stdout()), count: 0 }
     }
 
-    /// Prints rows; a table begins anew with each page. `false` when nobody reads any more.
+    /// Prints rows; each page starts a new table. `false` when the reader has closed the pipe.
     fn page(&mut self, rows: Vec<Value>) -> io::Result<bool> {
         let mut columns: Vec<&str> = rows
             .first()
@@ -355,7 +359,7 @@ impl RowPrinter {
         self.print(&columns, &rows)
     }
 
-    /// Prints what differs: as a table in words.
+    /// Prints changes. A table shows them in words.
     fn changes<T: serde::Serialize>(&mut self, changes: Vec<T>) -> io::Result<bool> {
         let mut rows = changes.iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
         if self.output == Output::Table {

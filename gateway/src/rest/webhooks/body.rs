@@ -1,16 +1,16 @@
-//! Webhooks as clients send and see them.
+//! The JSON form of webhooks.
 
 use schemas::engine::TypePattern;
 use schemas::engine::recorded::timestamp;
 
 use super::{InvalidValue, JsonFields, Ordering, Problem, SigningSecret, Value, Webhook, json};
 
-/// Longest description in characters.
+/// Maximum length of a description in characters.
 const DESCRIPTION_CHARS_MAX: usize = 200;
-/// Patterns of one webhook.
+/// Maximum patterns of one webhook.
 const PATTERNS_MAX: usize = 50;
 
-/// What a client says about a webhook.
+/// The fields that a client sends.
 #[derive(Debug, Default)]
 pub(super) struct WebhookChanges {
     pub(super) url: Option<String>,
@@ -23,14 +23,14 @@ pub(super) struct WebhookChanges {
 }
 
 impl WebhookChanges {
-    /// Of a webhook to be registered: the address is needed.
+    /// Parses a new webhook. Its address is required.
     pub(super) fn for_new(mut body: JsonFields, allow_private_addresses: bool) -> Result<Self, Problem> {
         let url = body.required("url", |text| parse_url(text, allow_private_addresses));
         let changes = Self { url, after: body.position("after"), ..Self::common_fields(&mut body) };
         body.finish(|| Some(changes))
     }
 
-    /// Of one that is known.
+    /// Parses changes of an existing webhook.
     pub(super) fn for_existing(mut body: JsonFields, allow_private_addresses: bool) -> Result<Self, Problem> {
         let url = body.optional("url", |text| parse_url(text, allow_private_addresses));
         let enabled = body.optional("status", |status| match status {
@@ -75,7 +75,7 @@ fn parse_url(text: &str, allow_private_addresses: bool) -> Result<String, Invali
     webhooks::endpoint::parse(text, allow_private_addresses).map(|url| url.to_string())
 }
 
-/// A webhook as its administrators see it: without its secret.
+/// A webhook without its secret.
 pub(super) fn webhook_json(webhook: &Webhook) -> Value {
     let time = |time: Option<_>| time.map(timestamp);
     json!({
@@ -97,7 +97,7 @@ pub(super) fn webhook_json(webhook: &Webhook) -> Value {
     })
 }
 
-/// The one time that the secret is shown.
+/// A webhook with its new secret, which is shown only in this response.
 pub(super) fn webhook_json_with_secret(webhook: &Webhook, secret: &SigningSecret) -> Value {
     let mut webhook_json = webhook_json(webhook);
     webhook_json["secret"] = secret.reveal().into();

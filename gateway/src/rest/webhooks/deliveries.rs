@@ -1,5 +1,4 @@
-//! What became of a webhook's events: the newest attempts, and deliveries that were given up, which are tried again or
-//! discarded.
+//! The deliveries of a webhook: the newest attempts, and dead letters that can be retried or discarded.
 
 use schemas::engine::recorded::timestamp;
 use store::webhooks::delivery::{DeliveryAttempt, FailedDelivery};
@@ -40,7 +39,7 @@ pub(super) async fn attempts(
     Ok(Json(json!({ "deliveries": attempts.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
-/// `GET /v1/webhooks/{id}/dead-letters`: the deliveries that were given up, by position.
+/// `GET /v1/webhooks/{id}/dead-letters`: the dead letters, ordered by position.
 pub(super) async fn dead_letters(
     caller: Caller,
     Path(id): Path<String>,
@@ -67,12 +66,12 @@ pub(super) async fn dead_letters(
     Ok(Json(json!({ "dead_letters": dead.iter().map(shown).collect::<Vec<_>>(), "next_after": next })))
 }
 
-/// `POST /v1/webhooks/{id}/dead-letters/retry`: all of them are tried again.
+/// `POST /v1/webhooks/{id}/dead-letters/retry`: retries all dead letters.
 pub(super) async fn retry_all(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
     resolve_dead_letters(write, DeadLetterAction::Retry, &id, None).await
 }
 
-/// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: one of them is.
+/// `POST /v1/webhooks/{id}/dead-letters/{position}/retry`: retries one dead letter.
 pub(super) async fn retry_one(
     write: WriteTransaction,
     Path((id, at)): Path<(String, String)>,
@@ -81,7 +80,7 @@ pub(super) async fn retry_one(
     resolve_dead_letters(write, DeadLetterAction::Retry, &id, Some(at)).await
 }
 
-/// `DELETE /v1/webhooks/{id}/dead-letters`: all of them are discarded.
+/// `DELETE /v1/webhooks/{id}/dead-letters`: discards all dead letters.
 pub(super) async fn discard_all(
     write: WriteTransaction,
     Path(id): Path<String>,
@@ -89,7 +88,7 @@ pub(super) async fn discard_all(
     resolve_dead_letters(write, DeadLetterAction::Discard, &id, None).await
 }
 
-/// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: one of them is.
+/// `DELETE /v1/webhooks/{id}/dead-letters/{position}`: discards one dead letter.
 pub(super) async fn discard_one(
     write: WriteTransaction,
     Path((id, at)): Path<(String, String)>,
@@ -98,14 +97,14 @@ pub(super) async fn discard_one(
     resolve_dead_letters(write, DeadLetterAction::Discard, &id, Some(at)).await
 }
 
-/// What becomes of dead letters.
+/// What to do with dead letters.
 #[derive(Debug, Clone, Copy)]
 enum DeadLetterAction {
     Retry,
     Discard,
 }
 
-/// All dead letters, or the one at a position.
+/// Retries or discards all dead letters, or the one at a position.
 async fn resolve_dead_letters(
     write: WriteTransaction,
     action: DeadLetterAction,
