@@ -1,5 +1,5 @@
-//! Where in the stream a consumer starts that is to go on behind a position. Too early repeats messages, too late would lose
-//! them, so whatever cannot be relied on is looked through from an earlier place.
+//! Finds the stream position at which a consumer starts, to continue after a log position.
+//! A start too early repeats messages; a start too late loses them. In doubt the search starts earlier.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -16,17 +16,20 @@ use crate::relay::stored_message::message_from;
 use crate::relay::stream_reader::read;
 use crate::{Nats, NatsError};
 
-/// Clocks of the product and of NATS differ by less.
+/// Maximum difference between the clocks of the product and of NATS.
 const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::hours(1);
-/// How long messages are looked through for the exact place.
+/// Maximum time to search for the exact stream position.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Positions before the wanted one that are looked through one by one. Within one filling of the stream nothing is out of
-/// order by so much: a page is under way at a time, and a relay that dies leaves few that it has not noted.
+/// Positions before the wanted one that are scanned one by one.
+/// Within one stream epoch, positions are out of order by less than this: one page is in flight at a time, and a relay
+/// that dies leaves few pages that it has not recorded.
 const DISORDER_MAX: u64 = 10_000;
 
-/// The first place whose message is behind a position. All messages before it are of positions up to there, or come again
-/// behind it, so a consumer that starts at it misses nothing; where the exact place is not found in time, an earlier one
-/// is answered. The relay must have passed the position.
+/// The first stream position whose message is after `position`.
+/// Each message before it has a position up to `position`, or is published again later, so a consumer that starts there
+/// misses nothing.
+/// If the exact stream position is not found in time, an earlier one is returned.
+/// The relay must have published `position`.
 pub(super) async fn start_after(
     store: &Store,
     nats: &Nats,
@@ -34,7 +37,7 @@ pub(super) async fn start_after(
     position: u64,
 ) -> Result<u64, NatsError> {
     let key = &MessageKey::of(store.key());
-    // Read before the messages are, so that whatever comes later is behind it.
+    // The end is read before the messages, so that later messages are after it.
     let end = nats.event_stream().await?.state.last_sequence;
     let target = position.saturating_sub(DISORDER_MAX);
     if relay.is_single_epoch
@@ -51,18 +54,18 @@ fn subject(relay: &RelayProgress) -> String {
     format!("{SUBJECT_ROOT}.{}.>", relay.slug)
 }
 
-/// A message of the filling.
+/// A message of the current log and stream epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NearbyMessage {
     sequence: u64,
     position: u64,
 }
 
-/// The tenant's first message from a place on.
+/// The tenant's first message at or after a stream position.
 enum Probe {
     Nothing,
     Found(NearbyMessage),
-    /// One that is not of the filling: of a log or a generation before it, or not the relay's.
+    /// The message belongs to an earlier log or stream epoch, or the relay did not publish it.
     ForeignMessage,
 }
 
@@ -83,7 +86,7 @@ fn is_of_epoch(key: &MessageKey, relay: &RelayProgress, published: &EventHeaders
     published.log == relay.log_id && published.is_of_epoch(key, relay.stream_epoch)
 }
 
-/// Halves the stream until a message at or a little before a position is met.
+/// Binary search for a message at or shortly before a log position.
 struct BinarySearch {
     target: u64,
     low: Option<NearbyMessage>,
@@ -91,19 +94,19 @@ struct BinarySearch {
 }
 
 impl BinarySearch {
-    /// Of a stream up to `end`.
+    /// Searches a stream whose last stream position is `end`.
     fn new(end: u64, target: u64) -> Self {
         Self { target, low: None, high: end + 1 }
     }
 
-    /// The place to look at next; `None` at the end.
+    /// The next stream position to probe; `None` at the end.
     fn next(&self) -> Option<u64> {
         let from = self.low.map_or(1, |low| low.sequence + 1);
         let found = self.low.is_some_and(|low| low.position + DISORDER_MAX >= self.target);
         (from < self.high && !found).then(|| from + (self.high - from) / 2)
     }
 
-    /// Takes in what stands there.
+    /// Applies the message found at `place`.
     fn take(&mut self, place: u64, found: Option<NearbyMessage>) {
         match found.filter(|found| found.sequence < self.high && found.position <= self.target) {
             Some(found) => self.low = Some(found),
@@ -112,7 +115,9 @@ impl BinarySearch {
     }
 }
 
-/// A message at or a little before the position `target`; `None` where there is none, or where something else is in the way.
+/// A message at or shortly before the position `target`. `None` if there is none, or if a foreign message interrupts
+/// the
+/// search.
 async fn bisect(
     nats: &Nats,
     key: &MessageKey,
@@ -132,7 +137,7 @@ async fn bisect(
     Ok(bisection.low)
 }
 
-/// What is met from a near place on, up to the first message behind the position.
+/// The messages from a nearby stream position to the first one after the wanted log position.
 struct NearbyScan {
     near: u64,
     position: u64,
@@ -156,8 +161,9 @@ impl NearbyScan {
         ControlFlow::Continue(())
     }
 
-    /// The place to start at, `last` where nothing is behind the position; `None` where more than a page is missing at each
-    /// end of what is before it, so that the near place was no part of the row but a stray repeat.
+    /// The stream position at which to start; `last` if no message is after the wanted position.
+    /// `None` if more than one page is missing at each end of the scanned range: then the search began at a stray
+    /// duplicate.
     fn start(&self, last: u64) -> Option<u64> {
         let wanted = self.position - self.near + 1;
         let in_a_row = self.seen.count() + 2 * PAGE_SIZE_MAX as u64 >= wanted;
@@ -181,7 +187,7 @@ async fn scan_nearby(
         match published {
             _ if late => ControlFlow::Break(()),
             Some(published) if is_of_epoch(key, relay, &published) => scan.take(sequence, published.position),
-            // It comes again within the filling.
+            // It is published again within the stream epoch.
             _ => ControlFlow::Continue(()),
         }
     })
@@ -189,7 +195,7 @@ async fn scan_nearby(
     Ok(scan.start(end + 1).filter(|_| !late))
 }
 
-/// Looks through everything that can be behind the position.
+/// Scans all messages that can be after the position.
 async fn scan_all(
     store: &Store,
     nats: &Nats,
@@ -198,7 +204,7 @@ async fn scan_all(
     position: u64,
     end: u64,
 ) -> Result<u64, NatsError> {
-    // A message is stored after its event was recorded, however often it is published.
+    // A message is stored in the stream after its event was recorded, even if it is published again.
     let policy = match store.recorded_after(relay.tenant, position).await? {
         Some(recorded) => DeliverPolicy::ByStartTime { start_time: recorded - CLOCK_SKEW_MAX },
         None => DeliverPolicy::All,
@@ -206,7 +212,7 @@ async fn scan_all(
     let give_up = Instant::now() + SEARCH_TIMEOUT;
     let mut start = end + 1;
     read(nats, key, policy, subject(relay), end, |sequence, published| {
-        // What is not the relay's is no event, so a consumer that starts behind it misses none.
+        // A message that the relay did not publish is no event, so a consumer that starts after it misses nothing.
         let behind = published.is_some_and(|found| found.log != relay.log_id || found.position > position);
         if behind || Instant::now() >= give_up {
             start = sequence;
