@@ -13,7 +13,7 @@ use crate::engine::projection::Projection;
 /// The customers of a tenant.
 pub struct Customers;
 
-/// A customer as lists and look-ups show it.
+/// A customer in lists and look-ups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the contract's `Customer`")]
 pub struct CustomerRow {
@@ -104,7 +104,7 @@ impl Projection for Customers {
     }
 }
 
-/// A customer of whom nothing personal is known, as after an erasure.
+/// A customer without personal data, as after an erasure.
 fn anonymised_row(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
     CustomerRow {
         id,

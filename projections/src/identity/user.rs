@@ -1,4 +1,4 @@
-//! The read model of users. Signing in never reads it: that goes by reservation and secret.
+//! The read model of users. Sign-in does not read it; it uses the reservation and the secret.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{Event, RecordedEvent};
@@ -14,7 +14,7 @@ use crate::engine::projection::Projection;
 /// The users of a tenant.
 pub struct Users;
 
-/// A user as lists and look-ups show it.
+/// A user in lists and look-ups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[expect(missing_docs, reason = "the fields are those of the contract's `User`")]
 pub struct UserRow {
@@ -96,7 +96,7 @@ impl Projection for Users {
     }
 }
 
-/// A user of whom nothing personal is known, as after an erasure.
+/// A user without personal data, as after an erasure.
 fn anonymised_row(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
     UserRow {
         id,
