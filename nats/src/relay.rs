@@ -69,10 +69,10 @@ const BACKOFF_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration
 /// How long a stopping relay waits for its pages and moves in flight.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Publishes until `cancel` is cancelled. Outages do not end it.
+/// Publishes until `cancel` is cancelled.
 ///
 /// # Errors
-/// Errors mean misconfiguration; an operator must fix it. The caller retries them, because the fix needs no restart.
+/// None at present. Outages and misconfigurations are logged and retried, because a fix needs no restart.
 pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<(), NatsError> {
     let mut notifications = store.head_moves();
     let mut connections = nats.connections();
