@@ -262,8 +262,9 @@ fn header_value(text: String) -> HeaderValue {
     text.parse().expect("header values hold no line breaks")
 }
 
-/// Percent-encoding of header values as the CloudEvents HTTP binding (section 3.1.3.2) says and the NATS binding adopts:
-/// everything but printable ASCII, and space, quote and percent sign.
+/// Percent-encodes a header value as section 3.1.3.2 of the CloudEvents HTTP binding says, which the NATS binding
+/// adopts.
+/// Encoded are space, quote, percent sign, and everything that is not printable ASCII.
 fn percent_encode(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());
