@@ -188,7 +188,7 @@ impl Sealer {
 
     /// Continues a log that has fewer events than were signed, under another log id.
     async fn replace(&self, log: &UnsealedLog, signed: u64, note: String) -> Result<(), AuditError> {
-        // The relay's check comes first: JetStream may hold events after the checkpoint.
+        // The divergence check comes first: JetStream may hold events after the checkpoint.
         self.store.wait_until_verified().await?;
         let lost = Replacement {
             published_to: Some(signed),

@@ -230,7 +230,7 @@ mod tests {
 
     use super::*;
 
-    /// The positions of one tenant by place, from place 1 on; 0 where another tenant's message stands.
+    /// The log positions of one tenant by stream position, from 1; 0 is a message of another tenant.
     type Stream = Vec<u64>;
 
     fn next(stream: &Stream, sequence: u64) -> Option<NearbyMessage> {
@@ -239,7 +239,7 @@ mod tests {
         ours.next().map(|(index, position)| NearbyMessage { sequence: index as u64 + 1, position: *position })
     }
 
-    /// What the search near the place answers for a stream, as with NATS; `None`: everything is looked through.
+    /// The result of the search in a model of the stream; `None` means that all messages must be scanned.
     fn searched(stream: &Stream, position: u64) -> Option<u64> {
         let end = stream.len() as u64;
         let mut bisection = BinarySearch::new(end, position.saturating_sub(DISORDER_MAX));
@@ -260,7 +260,7 @@ mod tests {
         stream.iter().take_while(|at| **at <= position).count() as u64 + 1
     }
 
-    /// The positions above this one of which no copy stands at a place or behind it.
+    /// The positions above `position` that have no copy at or after the stream position `start`.
     fn lost(stream: &Stream, position: u64, start: u64) -> Vec<u64> {
         let mut kept: Vec<u64> = stream.iter().skip(start as usize - 1).copied().collect();
         kept.sort_unstable();
@@ -276,14 +276,14 @@ mod tests {
     fn in_an_undisturbed_filling_the_place_is_exact() {
         let stream: Stream = (1..=50_000).flat_map(|position| [0, position]).collect();
         for position in [10_002, 20_000, 49_999, 50_000] {
-            // Each stands behind another tenant's message.
+            // Each message follows one of another tenant.
             assert_eq!(searched(&stream, position), Some(((position + 1) * 2).min(100_001)));
         }
     }
 
     #[test]
     fn a_stray_repeat_is_not_taken_for_the_place() {
-        // A page that a relay sends which was stopped long ago: wherever halving meets it, it leads too far.
+        // A late page of a stopped relay. If the binary search meets it, it would continue too far along the stream.
         let mut stream: Stream = (1..=40_000).collect();
         let at = 30_000;
         stream.splice(at..at, page(5_000));
@@ -292,7 +292,7 @@ mod tests {
                 assert_eq!(lost(&stream, position, start), [0; 0], "behind {position}");
             }
         }
-        // Met on purpose.
+        // Here the search begins at the stray page.
         let mut scan = NearbyScan::new(NearbyMessage { sequence: at as u64 + 1, position: 5_000 }, 16_000);
         let _ = page(5_000).try_for_each(|position| scan.take(position, position));
         let _ = scan.take(30_251, 30_001);
@@ -302,7 +302,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Pages are interrupted: an end of them is stored, then they are sent again, whole or what is missing of them.
+        /// Pages are interrupted: the end of a page is stored, then all of it or the missing part is sent again.
         #[test]
         fn nothing_is_lost_and_little_repeated_however_pages_are_interrupted(
             pages in proptest::collection::vec((0_u64..6, 0..PAGE_SIZE_MAX as u64, any::<bool>(), 0_usize..3), 45..90),
@@ -322,7 +322,7 @@ mod tests {
             let last = pages.len() as u64 * PAGE_SIZE_MAX as u64;
             let position = DISORDER_MAX + 1 + ((last - DISORDER_MAX - 1) as f64 * place) as u64;
             let near = searched(&stream, position);
-            // Of an interrupted first page nothing may stand at or before the place where the search begins.
+            // If the first page is interrupted, no message may be at or before the start of the search.
             prop_assert!(near.is_some() || position <= DISORDER_MAX + PAGE_SIZE_MAX as u64, "{} was not found", position);
             let start = near.unwrap_or_else(|| looked_through(&stream, position));
             prop_assert_eq!(lost(&stream, position, start), Vec::<u64>::new());

@@ -81,10 +81,10 @@ impl MessageKey {
         format!("{MAC_VERSION}.{}.{payload_tag}.{tag}", self.0.id)
     }
 
-    /// Whether the relay wrote these headers for this subject, and this payload where it is there.
+    /// Verifies that the relay wrote these headers for this subject, and for this payload if one is given.
     ///
     /// # Errors
-    /// What is wrong with the header.
+    /// [`MessageError`] if the MAC is missing, has an unknown key, or does not match.
     pub(super) fn verify(
         &self,
         subject: &str,

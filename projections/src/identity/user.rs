@@ -16,17 +16,24 @@ pub struct Users;
 
 /// A user in lists and look-ups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the contract's `User`")]
 pub struct UserRow {
+    /// The id of the user.
     pub id: Uuid,
+    /// E-mail address; empty after an erasure.
     pub email: String,
-    /// The address in the form under which it is looked up.
+    /// The key under which the address is looked up.
     pub email_key: String,
+    /// Name; empty after an erasure.
     pub name: String,
+    /// Roles in order of rank.
     pub roles: Vec<Role>,
+    /// Status of the user.
     pub status: UserStatus,
+    /// The version of the user's stream.
     pub version: u64,
+    /// When the user was registered.
     pub registered_at: DateTime<Utc>,
+    /// When the user was last changed.
     pub updated_at: DateTime<Utc>,
 }
 
