@@ -25,8 +25,7 @@ pub enum AuditError {
     #[error("the signer refuses: {0}")]
     Rejected(String),
     /// The log has fewer events than were signed, and its events are the signed ones as far as the signer knows: the
-    /// database
-    /// was restored to an earlier state.
+    /// database was restored to an earlier state.
     #[error("{signed} events were signed, the log has {head}: the database went back")]
     RolledBack {
         /// Number of signed events.

@@ -113,8 +113,7 @@ async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, Audit
 }
 
 /// The file, a few events at a time. The content of the database is written unchanged, even if it is wrong; the
-/// verifier
-/// detects that.
+/// verifier detects that.
 pub fn write(prepared: PreparedExport) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
     async_stream::try_stream! {
         let PreparedExport { tenant, log_ids, manifest, stream, withhold, keys_to, size } = prepared;

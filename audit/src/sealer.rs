@@ -106,8 +106,7 @@ impl Sealer {
         let mut short = Vec::new();
         if self.checked_instance.as_ref() != Some(&database_instance) {
             // The database may have been restored to a state in which all events were sealed. Such a log has not grown,
-            // so it is
-            // looked for here.
+            // so it is looked for here.
             short = self.shortened_logs().await?;
             short.retain(|log| !logs.contains(log));
         }
@@ -310,8 +309,7 @@ impl Sealer {
     }
 
     /// The remaining events of a restored log must be the signed ones, as far as the signer knows: complete tiles, and
-    /// the
-    /// first events up to the size of each known checkpoint.
+    /// the first events up to the size of each known checkpoint.
     async fn compare_remaining(
         &self,
         log: &UnsealedLog,

@@ -149,8 +149,7 @@ impl Signer {
             file.sync_data()?;
         }
         // Other processes may use the same folder, also with the same process id on other machines. So the unfinished
-        // file needs a
-        // unique name.
+        // file needs a unique name.
         let partial = self.file(log, &format!("checkpoint.{}", ids::random_id().simple()));
         let mut file = private().create(true).write(true).truncate(true).open(&partial)?;
         file.write_all(note.as_bytes())?;

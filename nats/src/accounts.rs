@@ -5,8 +5,7 @@
 //! - `EDGE` is for integrators and has no streams. It imports three services of `APP` and nothing else.
 //!
 //! Integrators have their own account because a client of an account with streams can make JetStream publish to any
-//! subject
-//! of the account: it chooses the reply subject.
+//! subject of the account: it chooses the reply subject.
 
 mod jwt;
 
@@ -25,8 +24,7 @@ use crate::connection::STREAM;
 pub const API_PREFIX: &str = "JS.app.API";
 
 /// Maximum connections of all integrators. Above it the server refuses with `maximum account active connections
-/// exceeded`,
-/// so integrators cannot use up the connections of the server.
+/// exceeded`, so integrators cannot use up the connections of the server.
 pub const EDGE_CONNECTIONS_MAX: i64 = 4_096;
 /// Maximum subscriptions of all integrators.
 const EDGE_SUBSCRIPTIONS_MAX: i64 = 65_536;
@@ -120,8 +118,7 @@ impl OperatorKeys {
     }
 
     /// The server's settings for this operator. `folder` is the directory of the accounts' JWTs. `EDGE` is not
-    /// included: the
-    /// product pushes it with its revocations.
+    /// included: the product pushes it with its revocations.
     pub fn server_settings(&self, folder: &Path) -> String {
         let operator = Claims::new(
             &self.operator,
@@ -217,8 +214,7 @@ pub fn application_account() -> Value {
 }
 
 /// The claims of `EDGE`: no JetStream, the imports, and the revocations. `revocations` maps a user's key to a time in
-/// Unix
-/// seconds; JWTs issued up to it are invalid.
+/// Unix seconds; JWTs issued up to it are invalid.
 pub fn edge_account(
     application: &str,
     signing_keys: &[String],

@@ -60,8 +60,7 @@ pub fn has_credentials(url: &str, credentials_file: Option<&Path>) -> bool {
 }
 
 /// The PEM files for TLS. If one is set, or an address starts with `tls://`, TLS is required. Otherwise it is used if
-/// the
-/// server requires it. The server's certificate must be from a trusted authority and match the host name.
+/// the server requires it. The server's certificate must be from a trusted authority and match the host name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NatsTls {
     /// The trusted certificate authorities; by default those of the system.
@@ -102,8 +101,7 @@ pub struct Nats {
 
 impl Nats {
     /// Connects, checks the server and creates the stream. If no server answers within `CONNECT_TIMEOUT`, it logs a
-    /// warning
-    /// and returns; the client keeps connecting in the background.
+    /// warning and returns; the client keeps connecting in the background.
     ///
     /// # Errors
     /// [`NatsError`] if a server answers but cannot be used: too old, without JetStream, or with other settings of the
@@ -199,16 +197,14 @@ impl Nats {
     }
 
     /// Another connection with the same settings. A message with headers that the client cannot parse ends its
-    /// connection, so a
-    /// push consumer uses its own connection.
+    /// connection, so a push consumer uses its own connection.
     pub(crate) async fn connect_again(&self) -> Result<Self, NatsError> {
         Self::connect((*self.config).clone()).await
     }
 
     /// Checks the server's version and the settings of `EVENTS`, and creates the stream if it is missing.
     /// A process sets the number of replicas once. If two processes have different settings, the process that started
-    /// last
-    /// wins.
+    /// last wins.
     ///
     /// # Errors
     /// [`NatsError`] if NATS is unreachable, or if the server or the stream cannot be used.

@@ -49,8 +49,7 @@ pub use self::divergence_check::check_divergence;
 const IN_FLIGHT_EVENTS_MAX: usize = 1_000;
 /// Maximum events of one page of one tenant. A small page shares the connection fairly between tenants.
 /// A tenant has one page in flight. So if a position is in the stream, at most the last `PAGE_SIZE_MAX` positions
-/// before
-/// it can be missing, even after an interruption.
+/// before it can be missing, even after an interruption.
 pub(crate) const PAGE_SIZE_MAX: usize = 250;
 /// Maximum pages in flight.
 const CONCURRENT_PAGES_MAX: usize = 32;
@@ -272,8 +271,7 @@ impl Relay {
     }
 
     /// Raises the stream epoch of a tenant, because JetStream drops its messages as duplicates of messages that it no
-    /// longer
-    /// holds.
+    /// longer holds.
     fn bump_epoch(&mut self, tenant: TenantId) {
         let Some(tenant_relay) = self.tenants.get(&tenant) else { return };
         let (store, log, stream_epoch) =

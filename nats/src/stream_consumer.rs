@@ -164,8 +164,7 @@ fn api_error(error: &(dyn std::error::Error + 'static)) -> NatsError {
 }
 
 /// Decodes messages, groups them by tenant and sends the batches. Messages that the relay did not publish are counted
-/// and
-/// dropped.
+/// and dropped.
 async fn dispatch(
     store: &Store,
     key: &MessageKey,

@@ -1,6 +1,5 @@
 //! The engine of all read models: folds batches, generates SQL, runs projections on `store::feed`, rebuilds the idle
-//! table,
-//! and computes historical states in scratch tables.
+//! table, and computes historical states in scratch tables.
 
 pub mod change;
 pub mod error;

@@ -3,8 +3,7 @@
 //! - One folder for each bounded context, one file for each read model: its row, its table, its fold.
 //! - `read_models` is the registry of read models.
 //! - `engine` applies events (batches, checkpoints, events that cannot be applied), and generates SQL from the columns
-//!   of
-//!   a table.
+//!   of a table.
 //! - `store::feed` delivers the events, whatever their source does.
 
 pub mod crm;

@@ -1,6 +1,5 @@
 //! The registry of read models. Code that depends on a read model uses it: an unknown name is an error, and a new read
-//! model
-//! does not compile until every function here handles it.
+//! model does not compile until every function here handles it.
 
 use store::ReadTable;
 

@@ -1,8 +1,7 @@
 //! The export file: a history, or a part of it, that verifies offline. `docs/audit-format.md` describes it.
 //!
 //! Each line is one JSON object: first a manifest, then the events in position order with the schemas of their types
-//! and
-//! keys, then an end.
+//! and keys, then an end.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;

@@ -32,8 +32,7 @@ pub enum FrameError {
 }
 
 /// `SHA-256(label || salt || u64 length || bytes)`. It commits to the stored bytes without revealing them, so a payload
-/// can
-/// be destroyed and the leaf still verifies.
+/// can be destroyed and the leaf still verifies.
 pub fn commitment(kind: CommitmentKind, salt: &Salt, bytes: &[u8]) -> Hash {
     let label: &[u8] = match kind {
         CommitmentKind::Payload => b"annals-payload/v1\0",

@@ -1,6 +1,5 @@
 //! Event frames, leaf hashes, Merkle trees and the offline verifier. The crate has no server dependency, so that
-//! verifiers
-//! can use it. `docs/audit-format.md` describes the format.
+//! verifiers can use it. `docs/audit-format.md` describes the format.
 //!
 //! Hashing follows RFC 6962: a leaf is `SHA-256(0x00 || entry)`. Integers are big-endian, `len16(x)` is a two-byte
 //! length followed by the bytes, labels end with a zero byte.

@@ -1,7 +1,7 @@
 //! The Merkle tree of RFC 6962 over a log's leaves: its root, the subtrees of a proof, and the verification of proofs.
 //!
-//! A *span* is a range of leaf indices from 0. A *node* is the root of a perfect subtree: `(height, index)` covers
-//! `1 << height` leaves, from leaf `index << height`.
+//! A *span* is a range of leaf indices from 0. A *node* is the root of a perfect subtree: `(height, index)` covers `1
+//! << height` leaves, from leaf `index << height`.
 
 use std::collections::HashMap;
 
@@ -141,8 +141,7 @@ pub fn fold(hashes: impl IntoIterator<Item = Hash>) -> Hash {
 }
 
 /// The subtrees whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf to the root (`PATH`
-/// of
-/// RFC 6962, section 2.1.1). `None` if there is no such leaf.
+/// of RFC 6962, section 2.1.1). `None` if there is no such leaf.
 pub fn inclusion(index: u64, size: u64) -> Option<Vec<Span>> {
     if index >= size {
         return None;
@@ -164,8 +163,7 @@ pub fn inclusion(index: u64, size: u64) -> Option<Vec<Span>> {
 }
 
 /// The subtrees whose hashes prove that the tree of `to` leaves continues the tree of `from` leaves (`PROOF` of RFC
-/// 6962,
-/// section 2.1.2). `None` unless `0 < from <= to`.
+/// 6962, section 2.1.2). `None` unless `0 < from <= to`.
 pub fn consistency(from: u64, to: u64) -> Option<Vec<Span>> {
     if from == 0 || from > to {
         return None;
@@ -222,8 +220,7 @@ pub fn verify_inclusion(index: u64, size: u64, leaf: &Hash, path: &[Hash], root:
 }
 
 /// Whether the path proves that the tree of `to` leaves with root `to_root` continues the tree of `from` leaves with
-/// root
-/// `from_root` (RFC 9162, section 2.1.4.2). Every tree continues the empty one.
+/// root `from_root` (RFC 9162, section 2.1.4.2). Every tree continues the empty one.
 pub fn verify_consistency(from: u64, from_root: &Hash, to: u64, to_root: &Hash, path: &[Hash]) -> bool {
     if from > to {
         return false;

@@ -31,8 +31,7 @@ pub struct Known {
     /// Leaves by position, from an earlier export of the same log. With them a changed event is named exactly.
     pub leaves: BTreeMap<u64, Hash>,
     /// The roots of the log's tiles of 256 leaves, as the signer stores them. With them a changed event is narrowed to
-    /// its
-    /// tile.
+    /// its tile.
     pub tiles: Vec<Hash>,
     /// Earlier checkpoints signed by the same key. The file must prove that it continues them.
     /// They may belong to a log that the file's log replaced, if the file contains the replacement.

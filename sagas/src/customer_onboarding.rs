@@ -1,6 +1,5 @@
 //! A user who registers as a member becomes a customer. Administrators do not: they run the business. The platform's
-//! own
-//! tenant has no customers.
+//! own tenant has no customers.
 
 use commands::AnyCommand;
 use schemas::crm::customer::RegisterCustomer;

@@ -228,8 +228,7 @@ async fn request_erasure(executor: &Executor, tenant: TenantId, subject: Uuid) -
 }
 
 /// Destroys keys again after the key store has lost tombstones: a standby that took over, or a restored copy, may have
-/// keys
-/// that were destroyed since.
+/// keys that were destroyed since.
 async fn destroy_restored_keys(
     executor: &Executor,
     keyring: &Keyring,

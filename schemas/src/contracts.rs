@@ -1,6 +1,5 @@
 //! The published contracts of events: a JSON Schema for each released type, and the AsyncAPI document. Both are
-//! generated
-//! from the vocabulary and committed (`schemas/json/`, `schemas/asyncapi.json`); tests compare them.
+//! generated from the vocabulary and committed (`schemas/json/`, `schemas/asyncapi.json`); tests compare them.
 
 mod asyncapi;
 

@@ -1,6 +1,5 @@
 //! Tests the vocabulary with `schemas/samples/`: one JSON payload for each released event version. Each must always
-//! decode,
-//! and encode to the same JSON.
+//! decode, and encode to the same JSON.
 
 use std::collections::BTreeSet;
 use std::fs;

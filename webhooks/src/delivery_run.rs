@@ -1,6 +1,5 @@
 //! A delivery run for one endpoint: first the failed deliveries that are due, then new events. It ends when nothing is
-//! left,
-//! or after a limited time, so that other endpoints are served.
+//! left, or after a limited time, so that other endpoints are served.
 
 use std::time::Duration;
 
@@ -305,8 +304,7 @@ impl DeliveryRun<'_> {
     }
 
     /// Stores the results and moves the endpoint's position. Returns `false` if the endpoint was changed meanwhile, or
-    /// is
-    /// disabled because it has the maximum number of dead letters.
+    /// is disabled because it has the maximum number of dead letters.
     async fn settle(&mut self, to: u64, settlement: DeliveryResults) -> Result<bool, DeliveryRunError> {
         let transaction = self.handle.begin_worker_transaction().await?;
         let (id, epoch, from) = (self.webhook.id, self.webhook.epoch, self.webhook.position);

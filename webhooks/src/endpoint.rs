@@ -1,8 +1,7 @@
 //! Checks where events may be delivered to. A tenant chooses the address, so it must not lead into the product's
 //! network.
 //! The resolver below returns only public addresses, and the client connects to what it returns. So a later change of
-//! the
-//! name's DNS records cannot bypass the check.
+//! the name's DNS records cannot bypass the check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

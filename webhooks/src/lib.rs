@@ -1,6 +1,5 @@
 //! Delivers tenants' events to their endpoints: signed by Standard Webhooks, at least once, in order if requested, and
-//! only
-//! to public addresses.
+//! only to public addresses.
 //!
 //! - `endpoint` checks the address of an endpoint.
 //! - `secret` encrypts secrets and signs messages.

@@ -1,6 +1,5 @@
 //! Finds endpoints with work: those with new events (from a notification or a poll of the heads), and those with a
-//! failed
-//! delivery that is due. A tenant's endpoints are assigned to one process at a time.
+//! failed delivery that is due. A tenant's endpoints are assigned to one process at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -30,6 +29,9 @@ const FAULT_BACKOFF: Duration = Duration::from_secs(2);
 type EndpointKey = (TenantId, Uuid);
 
 /// Delivers until cancelled; outages are retried. A delivery interrupted at the end is repeated later.
+///
+/// # Errors
+/// [`SenderError`] if the HTTP client cannot be created.
 pub async fn run(
     store: Store,
     settings: WebhookSettings,

@@ -32,8 +32,7 @@ pub struct WebhookSettings {
 
 impl WebhookSettings {
     /// The shares of tenants: each has its own maximum, and a quarter is reserved for tenants without a running
-    /// request. So
-    /// tenants with slow endpoints do not delay the others.
+    /// request. So tenants with slow endpoints do not delay the others.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             permits: self.requests,
@@ -51,8 +50,8 @@ impl WebhookSettings {
     }
 
     /// The wait after `attempts` failed attempts: random between half of the full wait and all of it, so that
-    /// deliveries which
-    /// failed together are not retried together. It is longer if the endpoint asked for that, up to `max_delay`.
+    /// deliveries which failed together are not retried together. It is longer if the endpoint asked for that, up to
+    /// `max_delay`.
     pub fn wait(&self, attempts: u32, asked: Option<Duration>) -> Duration {
         let wait = self.full(attempts).mul_f64(rand::random_range(0.5..=1.0));
         asked.map_or(wait, |asked| asked.min(self.max_delay).max(wait))

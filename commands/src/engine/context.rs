@@ -15,8 +15,7 @@ pub struct CommandContext {
     /// The client's idempotency key; a repeat with it is recognised. Without one a new id is made.
     pub command_id: Option<Uuid>,
     /// The digest of the whole request, if a repeat is recognised by the request and not by its command. The request
-    /// may
-    /// contain more than the command, such as its route and a password.
+    /// may contain more than the command, such as its route and a password.
     pub request_digest: Option<[u8; 32]>,
     /// The version of the aggregate that the caller expects.
     pub expected_version: Option<u64>,

@@ -106,8 +106,7 @@ impl Executor {
     }
 
     /// Executes a command on the aggregate `id`. `extras` are written with its events; they are not part of the digest
-    /// that
-    /// recognises a repeat.
+    /// that recognises a repeat.
     ///
     /// # Errors
     /// [`ExecuteError`]; after [`ExecuteError::Unavailable`] a repeat with the same command id is safe.
@@ -149,8 +148,7 @@ impl Executor {
     }
 
     /// The first answer to the context's request, if it was executed before. It executes nothing and needs no command,
-    /// so it
-    /// can run before every check that could reject the request.
+    /// so it can run before every check that could reject the request.
     ///
     /// # Errors
     /// [`ExecuteError::CommandIdReused`] if the key was used for another request.
@@ -195,8 +193,7 @@ impl Executor {
             Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
             Ok(settled @ (DecisionOutcome::Appended(..) | DecisionOutcome::Duplicate(_))) => settled,
             // Nothing was appended. If this command was executed before, the first answer is returned, even if the
-            // rules or the
-            // version would reject it now.
+            // rules or the version would reject it now.
             unsettled => match request.previous_receipt().await? {
                 Some(receipt) => request.duplicate(receipt)?,
                 None => unsettled?,

@@ -41,8 +41,7 @@ pub fn claim(caller: &Principal, key: Uuid, digest: [u8; 32]) -> Result<Idempote
 }
 
 /// The id of an aggregate that a command creates. It is derived from the receipt key, so a repeat names the same
-/// aggregate
-/// and another principal's command does not. Without a key it is a new id.
+/// aggregate and another principal's command does not. Without a key it is a new id.
 pub fn new_aggregate_id(context: &CommandContext, category: &str) -> Uuid {
     match context.command_id {
         Some(key) => ids::derived_id(receipt_key(&context.caller, key), category),

@@ -49,6 +49,9 @@ fn check_roles_allowed(context: &CommandContext, roles: &[Role]) -> Result<(), E
 }
 
 /// Adds a user on behalf of an administrator. Without a password the user cannot sign in.
+///
+/// # Errors
+/// [`ExecuteError::Forbidden`] if the caller lacks the permission, [`ExecuteError::Rejected`] by the rules of a user.
 pub async fn add_user(
     executor: &Executor,
     context: &CommandContext,
@@ -71,6 +74,9 @@ pub async fn add_user(
 }
 
 /// Replaces the roles of a user.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`UserRejection::SelfAdminChange`] if an administrator removes its own role.
 pub async fn change_roles(
     executor: &Executor,
     context: &CommandContext,
@@ -91,6 +97,9 @@ pub async fn change_roles(
 }
 
 /// Stops a user from signing in.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`UserRejection::SelfAdminChange`] if an administrator deactivates itself.
 pub async fn deactivate(
     executor: &Executor,
     context: &CommandContext,
@@ -106,6 +115,9 @@ pub async fn deactivate(
 
 /// Requests the erasure of a subject. An administrator is rejected until another administrator has removed its role.
 /// After the request the subject cannot become an administrator.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`SubjectRejection::SubjectIsAdmin`] if the subject is an administrator.
 pub async fn request_erasure(
     executor: &Executor,
     context: &CommandContext,
@@ -156,6 +168,9 @@ async fn execute_exclusively(
 
 /// Suspends a tenant: its log is kept, and all access to it is refused. The event is recorded in the log of the tenant
 /// `platform`, whatever the context's tenant is.
+///
+/// # Errors
+/// [`ExecuteError`] if the caller lacks the permission or the tenant does not exist.
 pub async fn suspend_tenant(
     executor: &Executor,
     context: &CommandContext,
@@ -166,6 +181,9 @@ pub async fn suspend_tenant(
 }
 
 /// Ends the suspension of a tenant.
+///
+/// # Errors
+/// [`ExecuteError`] if the caller lacks the permission or the tenant does not exist.
 pub async fn resume_tenant(
     executor: &Executor,
     context: &CommandContext,

@@ -1,6 +1,5 @@
 //! Fresh authority: a write that cannot be undone or that outlives a token is authorised by the caller's own events,
-//! not by
-//! its token.
+//! not by its token.
 //!
 //! A token stays valid for minutes after its user was demoted or deactivated.
 //! So such a write holds the tenant's administration lock in shared mode, from reading the caller's events to its
@@ -104,8 +103,7 @@ impl FreshAuthority {
 }
 
 /// The caller with the rights that its own events give it. A missing or deactivated user has none; a service has none
-/// if
-/// its token was revoked or has expired.
+/// if its token was revoked or has expired.
 ///
 /// # Errors
 /// [`StoreError`] if the events cannot be read.
@@ -145,8 +143,8 @@ async fn lock(
     let handle = executor.store().tenant(tenant);
     for _ in 0..LOCK_ATTEMPTS_MAX {
         // A lock holds a connection, and its holder needs another one for its write. With too many locks, all writes
-        // would wait
-        // for a connection. A failed attempt returns its permit, so that one tenant does not block the others.
+        // would wait for a connection. A failed attempt returns its permit, so that one tenant does not block the
+        // others.
         if let Ok(permit) = executor.authority_permits().try_acquire_owned()
             && let Some(lock) = handle.try_lock(LOCK_NAME, mode).await?
         {

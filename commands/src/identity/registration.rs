@@ -19,11 +19,14 @@ use crate::engine::idempotency::new_aggregate_id;
 use crate::engine::outcome::{CommandResult, ExecuteError};
 
 /// Registers a user. `password_hash` is a PHC string, stored as a secret of the user's stream. Without one the user
-/// cannot
-/// sign in.
+/// cannot sign in.
 ///
 /// An anonymous caller may register if the tenant's registration is open, and gets only the role of a member.
 /// Other callers need the scope `users:write`, or must be platform administrators.
+///
+/// # Errors
+/// [`ExecuteError::Forbidden`] if the caller may not register a user with these roles,
+/// [`ExecuteError::Rejected`] by the rules of a user.
 pub async fn register_user(
     executor: &Executor,
     context: &CommandContext,
@@ -100,6 +103,9 @@ pub enum RegisterTenantError {
 /// Registers a tenant, opens its log, and registers its first administrator in it. The event is recorded in the log of
 /// the
 /// tenant `platform`, whatever the context's tenant is.
+///
+/// # Errors
+/// [`RegisterTenantError::Admin`] if only the administrator is missing; a repeat completes it.
 pub async fn register_tenant(
     executor: &Executor,
     context: &CommandContext,

@@ -1,6 +1,5 @@
 //! The rules of external event types. One aggregate holds all versions of an event type, so that versions are
-//! consecutive
-//! even with concurrent registrations.
+//! consecutive even with concurrent registrations.
 
 use std::sync::Arc;
 
@@ -24,8 +23,7 @@ use crate::identity::authority::FreshAuthority;
 /// Maximum versions of an event type.
 pub const VERSIONS_MAX: usize = 100;
 /// Maximum bytes of all schemas and descriptions ever recorded for an event type. Each load of the aggregate reads all
-/// of
-/// them.
+/// of them.
 pub const FAMILY_BYTES_MAX: usize = 1024 * 1024;
 
 crate::commands! {
@@ -184,8 +182,7 @@ impl Decider for EventFamily {
 }
 
 /// Registers a version of an event type, or widens one. It compiles and compares schemas, which takes processor time,
-/// so it
-/// does not run on the async workers.
+/// so it does not run on the async workers.
 pub(super) async fn register(
     executor: &Executor,
     context: &CommandContext,

@@ -118,8 +118,7 @@ type CompiledSchemas = Cache<(TenantId, ExternalType, u64), CompiledSchema>;
 
 /// Records events of services and registers their types. Cheap to clone.
 /// The clones share one bounded cache of compiled schemas and the threads that use them. Schemas are programs of
-/// tenants, so
-/// they never run on the async workers.
+/// tenants, so they never run on the async workers.
 #[derive(Clone)]
 pub struct ExternalEvents {
     executor: Executor,
@@ -162,8 +161,11 @@ impl ExternalEvents {
     }
 
     /// Registers a version of an event type, or widens one. The caller must be a tenant administrator or have the
-    /// category's
-    /// scope.
+    /// category's scope.
+    ///
+    /// # Errors
+    /// [`ExecuteError::Forbidden`] without the permission, [`ExecuteError::Overloaded`] if the queue is full, and
+    /// [`ExecuteError::Rejected`] for an invalid or incompatible schema.
     pub async fn register_type(
         &self,
         context: &CommandContext,

@@ -1,7 +1,6 @@
 //! JSON Schemas of tenants: the supported part of JSON Schema 2020-12, and checking data with it.
 //! The product runs a schema as a program of a tenant. So its size, references, patterns and work are limited before it
-//! is
-//! stored, and each check has a budget. Numbers are compared by their exact value.
+//! is stored, and each check has a budget. Numbers are compared by their exact value.
 //!
 //! - `expansion` resolves references.
 //! - `compiling` makes the checks, `patterns` the automata.

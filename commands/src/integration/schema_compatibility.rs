@@ -6,8 +6,7 @@
 //! - Limits may loosen, enumerated values may be added, required names may be removed, an assertion may be removed.
 //! - Inner schemas are compared recursively.
 //! - A property may be added only if the old schema rejected it, or if its schema accepts any value: earlier data may
-//!   have
-//!   any value under that name.
+//!   have any value under that name.
 //! - Everything else must stay the same.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -57,8 +56,7 @@ impl Comparison {
         };
         let mut names: BTreeSet<&str> = new.keys().map(|name| &**name).collect();
         // Loosening one keyword may narrow another that depends on it. So dependent keywords are compared even if the
-        // new schema
-        // lacks them.
+        // new schema lacks them.
         names.extend(["properties", "additionalProperties", "items", "prefixItems"]);
         for name in ["patternProperties", "contains", "minContains", "maxContains", "if", "then", "else"] {
             if old.contains_key(name) {

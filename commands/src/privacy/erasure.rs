@@ -42,8 +42,7 @@ pub async fn subject_of_customer(
 
 /// Erases the subject in the aggregate of a stream, and deletes what it holds outside the log (reservations, secrets).
 /// Returns the position after which it is erased. `None` if the aggregate has no erase command: then all its personal
-/// data
-/// is in encrypted parts of its events. A repeat under the same context changes nothing.
+/// data is in encrypted parts of its events. A repeat under the same context changes nothing.
 ///
 /// # Errors
 /// The store failed, or the aggregate rejected the erasure.

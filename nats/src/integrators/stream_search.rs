@@ -116,8 +116,7 @@ impl BinarySearch {
 }
 
 /// A message at or shortly before the position `target`. `None` if there is none, or if a foreign message interrupts
-/// the
-/// search.
+/// the search.
 async fn bisect(
     nats: &Nats,
     key: &MessageKey,

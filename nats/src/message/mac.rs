@@ -1,11 +1,9 @@
 //! The MAC of a message (ADR 25). Every client with permission for `events.>` can publish any message there. A message
-//! is
-//! accepted only if its MAC was made with the deployment key.
+//! is accepted only if its MAC was made with the deployment key.
 //!
 //! The header holds two tags. The first covers the payload. The second covers the subject, all other headers and the
-//! first
-//! tag. So a reader of the headers can verify them without the payload, and a reader of the whole message can verify
-//! both.
+//! first tag. So a reader of the headers can verify them without the payload, and a reader of the whole message can
+//! verify both.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -66,8 +64,7 @@ impl MessageKey {
 
     /// The id by which JetStream recognises a duplicate.
     /// The stream epoch is raised before a republish: JetStream acknowledges an id that it saw within the duplicate
-    /// window
-    /// without storing the message, even if the first message is lost.
+    /// window without storing the message, even if the first message is lost.
     /// The id is a MAC, so that another client cannot use it first and suppress the event.
     pub fn message_id(&self, log: LogId, position: u64, stream_epoch: u32) -> String {
         let parts = [log.0.as_bytes().as_slice(), &position.to_be_bytes(), &stream_epoch.to_be_bytes()];
@@ -132,8 +129,7 @@ impl MessageKey {
 }
 
 /// The bytes that the tag of a message covers, each part prefixed by its length. Headers are ordered by name; the
-/// values of
-/// one name keep their order.
+/// values of one name keep their order.
 fn covered_bytes(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
     let mut named: Vec<(&[u8], &Vec<HeaderValue>)> = Vec::with_capacity(headers.len());
     for (name, values) in headers.iter() {

@@ -1,6 +1,5 @@
 //! Republishes one tenant's events: compares the stream with the acknowledged positions, and publishes exactly the
-//! missing
-//! events, in order, under message ids of a raised stream epoch.
+//! missing events, in order, under message ids of a raised stream epoch.
 //!
 //! The tenant's ordinary publishing is paused meanwhile.
 //! Until PostgreSQL stores that the republish has ended, the tenant stays suspected.

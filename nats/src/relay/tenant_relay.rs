@@ -1,6 +1,5 @@
 //! The relay's state for one tenant: the positions acknowledged by JetStream, the part of them that PostgreSQL stores,
-//! and
-//! whether a page is in flight.
+//! and whether a page is in flight.
 
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{AckedMessage, RelayMove, RelayProgress};

@@ -12,8 +12,7 @@ use super::error::ProjectionError;
 /// A read model as a fold over rows.
 ///
 /// `Row` serialises to an object whose fields are the columns of the table. Rows are sent to and from PostgreSQL in
-/// this
-/// form.
+/// this form.
 pub trait Projection: Send + Sync + 'static {
     /// One row.
     type Row: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync;

@@ -3,11 +3,9 @@
 //! The projection and the readers continue meanwhile.
 //!
 //! The idle table has its own position (`read_models.rebuild_position`), which never exceeds the checkpoint of the
-//! serving
-//! table.
+//! serving table.
 //! At the switch both have the same position and the checkpoint is locked. The switch does not change the checkpoint,
-//! so
-//! readers that wait for a position are not affected.
+//! so readers that wait for a position are not affected.
 
 use std::collections::HashSet;
 
@@ -341,8 +339,7 @@ impl<P: Projection> Rebuild<'_, P> {
     }
 
     /// Compares the versions in one snapshot. Rows that the serving version has changed beyond the common position are
-    /// compared
-    /// at the switch.
+    /// compared at the switch.
     async fn compare(&mut self) -> Result<Differences, RebuildError> {
         let transaction = self.tenant.begin_snapshot().await?;
         let serving = transaction.checkpoint(&self.name).await?.map_or(0, |at| at.position);

@@ -1,6 +1,5 @@
 //! A historical state of a whole read model, computed in scratch tables: filled from the log up to a position, listed
-//! by
-//! pages, and compared with a later state or with the serving rows.
+//! by pages, and compared with a later state or with the serving rows.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, RecordedEvent};

@@ -1,6 +1,5 @@
 //! Updates one read model. Each batch is folded in memory and written with its checkpoint in one transaction, so an
-//! event
-//! takes effect once, even if it is delivered twice or several processes run the projection.
+//! event takes effect once, even if it is delivered twice or several processes run the projection.
 //!
 //! An event that cannot be applied becomes a dead letter and stops the read model for its tenant only.
 //! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
@@ -118,8 +117,7 @@ impl<P: Projection> ProjectionRunner<P> {
     }
 
     /// Handles a checkpoint that is not the expected one: another process moved it, the batch is of a replaced log, or
-    /// the
-    /// batch was already written.
+    /// the batch was already written.
     async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
         if transaction.is_of_another_log(&self.name).await? {
             tracing::error!(

@@ -1,6 +1,5 @@
 //! The two tables of a read model: loads and saves rows in the table of a generation, clears the other one, and
-//! compares
-//! both.
+//! compares both.
 
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
@@ -28,8 +27,7 @@ pub(crate) struct Tables<P> {
 }
 
 /// A row that differs between the serving version and the rebuilt one. It contains no values, because rows hold
-/// personal
-/// data.
+/// personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// The row's key.

@@ -87,8 +87,7 @@ impl StepRunner {
     ) -> Result<AttemptOutcome, StoreError> {
         let last = row.attempts + 1 >= self.settings.retry.max_attempts;
         // A crash may have come after the decision to compensate and before the rows were written. The recorded
-        // decision is used
-        // again.
+        // decision is used again.
         if last
             && let Some(compensations) = self.instance(tenant, row).await?.compensations_for(&row.step)
             && let Some(rows) = compensation_rows(row, compensations)

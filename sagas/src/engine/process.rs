@@ -38,15 +38,13 @@ impl Trigger<'_> {
 }
 
 /// A saga: which events concern it and how it reacts. It is synchronous and has no clock or randomness, so that a
-/// repeated
-/// call returns the same reaction.
+/// repeated call returns the same reaction.
 pub trait Process: Send + Sync + 'static {
     /// The name, a valid token of an event type, such as `customer_onboarding`.
     fn name(&self) -> &'static str;
 
     /// The instance that an event concerns, if the reaction depends on what the instance has done so far. Its stream is
-    /// then
-    /// read.
+    /// then read.
     /// Events in the instances' own streams, such as a fired timer, are passed here too.
     fn route(&self, _event: &RecordedEvent) -> Result<Option<Uuid>, DecodeError> {
         Ok(None)

@@ -102,8 +102,7 @@ impl Consumer for Reactor {
 
 impl Reactor {
     /// Handles a checkpoint that is not the expected one: another process moved it, the batch is of a replaced log, or
-    /// the
-    /// batch was already processed.
+    /// the batch was already processed.
     async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
         if transaction.is_of_another_log(&self.consumer).await? {
             tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(),
@@ -130,8 +129,7 @@ type ReactionOutcome<'a> = (&'a RecordedEvent, Result<FollowUps, Unprocessable>)
 const REACTION_ATTEMPTS_MAX: usize = 10;
 
 /// Reacts to events and records the reactions. The rows follow from the recorded reaction: if one was recorded earlier,
-/// it
-/// is used, not the one computed now.
+/// it is used, not the one computed now.
 pub(super) async fn react_all<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
@@ -299,8 +297,7 @@ fn reaction_append(
         subject_keys: Vec::new(),
     };
     // The digest covers the trigger and not the reaction. So a repeat is recognised even if a new version of the saga
-    // would
-    // react differently.
+    // would react differently.
     let digest =
         tenant.store().key().mac("saga-reaction", &[process.name().as_bytes(), trigger.event_id.as_bytes()]);
     StreamAppend {

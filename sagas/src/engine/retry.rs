@@ -29,8 +29,7 @@ impl RetrySettings {
     }
 
     /// The wait after `attempts` rejections: random between half of the full wait and all of it, so that steps which
-    /// failed
-    /// together are not retried together.
+    /// failed together are not retried together.
     pub fn wait(&self, attempts: u32) -> Duration {
         self.full(attempts).mul_f64(rand::random_range(0.5..=1.0))
     }

@@ -1,6 +1,5 @@
 //! The rows of `saga_steps`: what is still to do. They follow from the reactions in the log. A row is deleted when its
-//! step
-//! has taken effect.
+//! step has taken effect.
 
 use std::time::Duration;
 

@@ -137,8 +137,7 @@ impl StepRunner {
     }
 
     /// Tenants with due steps. If a read ends early, the next one continues after it, so that tenants with old steps do
-    /// not
-    /// hide the others.
+    /// not hide the others.
     async fn due(&self, after: &mut Option<(DateTime<Utc>, TenantId)>) -> Result<Vec<TenantId>, StoreError> {
         let (store, now) = (self.executor.store(), clock::now());
         let assignment = store.tenant_assignment(Workload::Sagas);
@@ -278,8 +277,7 @@ impl StepRunner {
 
     /// Compensates a step that took effect while its instance was compensating.
     /// The stream already holds the step's completion. So the list of compensations either includes it, or it comes
-    /// after
-    /// the list and is compensated here.
+    /// after the list and is compensated here.
     async fn compensate_if_late(
         &self,
         tenant: TenantId,

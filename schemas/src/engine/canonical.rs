@@ -51,8 +51,7 @@ pub fn of_text(text: &[u8]) -> Result<Vec<u8>, CanonicalError> {
 }
 
 /// The canonical form of a typed value as JSON. An absent optional field (`None`) is left out, so that a field of a
-/// later
-/// version does not change the result. A null inside JSON data is kept.
+/// later version does not change the result. A null inside JSON data is kept.
 ///
 /// # Errors
 /// [`CanonicalError`] if the value cannot be serialised.

@@ -1,6 +1,5 @@
 //! JSON whose numbers keep their exact value. `serde_json::Value` rounds numbers beyond 64 bits to doubles, so it must
-//! not
-//! be used for JSON Schemas of tenants or for the data checked with them.
+//! not be used for JSON Schemas of tenants or for the data checked with them.
 
 mod number;
 

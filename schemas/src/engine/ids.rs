@@ -45,8 +45,7 @@ pub fn random_id() -> Uuid {
 }
 
 /// An id derived from another id and a label (UUIDv5). Equal inputs give the same id, so that a step repeated after a
-/// crash
-/// has the id of its first attempt.
+/// crash has the id of its first attempt.
 pub fn derived_id(parent: Uuid, label: &str) -> Uuid {
     Uuid::new_v5(&parent, label.as_bytes())
 }

@@ -8,8 +8,7 @@ use uuid::Uuid;
 use super::ids;
 
 /// The actor: `user:<id>`, `service:<id>`, `saga:<name>`, `system:<part>` or `anonymous`. It is never a name or an
-/// address,
-/// because metadata contains no personal data.
+/// address, because metadata contains no personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Actor(String);

@@ -70,29 +70,41 @@ impl RecordedEvent {
 
 /// An event as CloudEvents 1.0 JSON (structured mode), in the attribute order that people read.
 #[derive(Debug, Clone, Serialize)]
-#[expect(
-    missing_docs,
-    reason = "the attributes are those of the CloudEvents specification and of RecordedEvent"
-)]
 pub struct CloudEvent {
+    /// `1.0`.
     pub specversion: &'static str,
+    /// The event's id.
     pub id: Uuid,
+    /// The tenant as a URI reference.
     pub source: String,
+    /// The event type with its schema version.
     #[serde(rename = "type")]
     pub event_type: EventType,
+    /// The stream.
     pub subject: StreamName,
+    /// When it was recorded (RFC 3339, UTC, microseconds).
     pub time: String,
+    /// The media type of `data`.
     pub datacontenttype: &'static str,
+    /// The payload.
     pub data: Box<RawValue>,
+    /// The tenant's slug.
     pub tenantid: TenantSlug,
+    /// The log of the position.
     pub logid: LogId,
+    /// The position in the log, as decimal text.
     pub position: String,
+    /// The version in the stream, as decimal text.
     pub streamversion: String,
+    /// Shared by all events and commands that one outside request caused.
     pub correlationid: Uuid,
+    /// The event that caused the command, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub causationid: Option<Uuid>,
+    /// The request with the command, if any.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requestid: Option<RequestId>,
+    /// The actor.
     pub actor: Actor,
 }
 

@@ -143,8 +143,7 @@ pub fn reserved(document: &Value) -> Option<&'static str> {
 }
 
 /// Converts a decrypted payload into the form for readers: the fields of each segment move into the object that
-/// contains
-/// it.
+/// contains it.
 pub fn spread(payload: &mut Value) {
     match payload {
         Value::Array(items) => items.iter_mut().for_each(spread),

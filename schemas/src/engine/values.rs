@@ -101,8 +101,7 @@ impl Email {
     }
 
     /// The key under which an address is unique. Addresses that differ only in case or spelling have the same key,
-    /// although
-    /// RFC 5321 allows such addresses to be different.
+    /// although RFC 5321 allows such addresses to be different.
     pub fn normalised(&self) -> String {
         email_key(&self.0)
     }

@@ -1,6 +1,5 @@
 //! A user: a person who signs in to one tenant. Passwords are not part of events or commands: the store holds their
-//! hashes
-//! as secrets.
+//! hashes as secrets.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

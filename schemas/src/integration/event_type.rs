@@ -1,6 +1,5 @@
 //! The event types of services. One stream holds all versions of an event type; its id is derived from the name without
-//! the
-//! version.
+//! the version.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,6 +1,5 @@
 //! Tokens of services. A service acts in a tenant without being a user. The token itself is never stored: it is derived
-//! from
-//! the recorded event and the deployment's signing key.
+//! from the recorded event and the deployment's signing key.
 
 use std::fmt;
 

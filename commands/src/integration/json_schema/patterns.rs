@@ -1,6 +1,5 @@
 //! Patterns: ECMA-262 expressions as automata. Look-around and back-references are not supported, so a search takes
-//! linear
-//! time.
+//! linear time.
 
 use std::collections::HashMap;
 

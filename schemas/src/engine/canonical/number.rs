@@ -4,8 +4,7 @@
 /// ten.
 const PLAIN_DIGITS_MAX: usize = 40;
 /// Maximum digits of an exponent that is normalised. A longer exponent is kept as written: two spellings of such a
-/// number
-/// are different, which is harmless, because no program can use it.
+/// number are different, which is harmless, because no program can use it.
 const EXPONENT_DIGITS_MAX: usize = 17;
 
 /// Writes the canonical form of a valid JSON number: its digits without leading and trailing zeros, and a power of ten.
