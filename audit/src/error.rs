@@ -1,4 +1,4 @@
-//! What can go wrong with proofs and exports.
+//! Errors of proofs and exports.
 
 use proofs::{FrameError, NoteError};
 use store::StoreError;
@@ -6,31 +6,31 @@ use store::StoreError;
 /// An error of the audit.
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
-    /// No signed checkpoint covers what was asked for yet; waiting a few seconds may help.
+    /// No signed checkpoint covers the request yet; a retry after a few seconds may succeed.
     #[error("no signed checkpoint covers this yet: {0} events are sealed")]
     NotSealed(u64),
-    /// The bounds do not fit the log.
+    /// The bounds are not valid for the log.
     #[error("{0}")]
     Bounds(&'static str),
-    /// A position or a size that the log does not have: waiting does not help.
+    /// The log does not have this position or size; a retry does not help.
     #[error("the log ends at position {head}")]
     BeyondHead {
-        /// Its end.
+        /// The head of the log.
         head: u64,
     },
-    /// What the database holds does not fit together: a row or a subtree is missing.
+    /// The database is inconsistent: a row or a subtree is missing.
     #[error("the stored history is damaged: {0}")]
     Damaged(String),
-    /// The signer refuses: what the database holds does not extend what was signed before.
+    /// The signer refuses to sign, because the log in the database does not extend what was signed before.
     #[error("the signer refuses: {0}")]
     Rejected(String),
-    /// The log has fewer events than were signed, and those that it has are the ones that were signed, as far as the signer
-    /// knows: the database went back to an earlier state.
+    /// The log has fewer events than were signed, and its events are the signed ones as far as the signer knows: the
+    /// database was restored to an earlier state.
     #[error("{signed} events were signed, the log has {head}: the database went back")]
     RolledBack {
-        /// How many were signed.
+        /// Number of signed events.
         signed: u64,
-        /// How many there are.
+        /// Number of events in the log.
         head: u64,
         /// The signed note.
         note: String,
@@ -56,7 +56,7 @@ pub enum AuditError {
 }
 
 impl AuditError {
-    /// Whether trying again later may help.
+    /// Whether a retry may succeed.
     pub fn is_unavailable(&self) -> bool {
         matches!(self, Self::Store(error) if error.is_unavailable())
     }

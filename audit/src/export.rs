@@ -1,4 +1,4 @@
-//! Writes export files: what `proofs::verify` checks without the product.
+//! Writes export files, which `proofs::verify` verifies offline.
 
 use std::collections::HashSet;
 
@@ -13,29 +13,29 @@ use store::{ExportRow, KeyRecipient, LogIds, TenantStore};
 use crate::AuditError;
 use crate::{proof, schemas};
 
-/// Events that are read at once.
+/// Maximum events of one read.
 const PAGE_SIZE_MAX: usize = 500;
-/// Earlier sizes that one file proves to be the beginning of its log.
+/// Maximum earlier sizes for which one file holds a proof.
 pub const EARLIER_SIZES_MAX: usize = 100;
 
-/// Which part of a history to export.
+/// The part of a history to export.
 #[derive(Debug, Clone, Default)]
 pub struct Export {
-    /// The first position; the beginning where it is not given.
+    /// The first position; by default 1.
     pub from: Option<u64>,
-    /// The last position; the newest sealed one where it is not given.
+    /// The last position; by default the newest sealed one.
     pub to: Option<u64>,
-    /// One stream only, with a path for each event.
+    /// Only this stream, with a path for each event.
     pub stream: Option<StreamName>,
-    /// Events of these types go without payload and metadata.
+    /// Events of these types are exported without payload and metadata.
     pub withhold: Vec<TypePattern>,
-    /// Sizes of earlier checkpoints that the file is to prove to be the beginning of its log.
+    /// Sizes of earlier checkpoints; the file proves that its log continues them.
     pub earlier: Vec<u64>,
-    /// Who gets the keys of the sealed parts, encrypted; without it the file holds none.
+    /// The recipient to whom the keys of encrypted parts are encrypted; without it the file holds no keys.
     pub keys_to: Option<KeyRecipient>,
 }
 
-/// An export that is ready to be written: nothing that was asked for is impossible.
+/// A checked export that is ready to be written.
 pub struct PreparedExport {
     tenant: TenantStore,
     log_ids: LogIds,
@@ -47,18 +47,21 @@ pub struct PreparedExport {
 }
 
 impl PreparedExport {
-    /// How many positions the file spans.
+    /// Number of positions in the range of the file.
     pub fn span(&self) -> u64 {
         self.manifest.to + 1 - self.manifest.from
     }
 
-    /// The log that it is of.
+    /// The log of the export.
     pub fn log_id(&self) -> LogId {
         LogId(self.manifest.log_id)
     }
 }
 
-/// Reads what the file begins with.
+/// Checks the request and reads the manifest.
+///
+/// # Errors
+/// [`AuditError`] if the range is not sealed or does not exist.
 pub async fn prepare(
     tenant: TenantStore,
     slug: &TenantSlug,
@@ -109,8 +112,8 @@ async fn subtrees(tenant: &TenantStore, span: Span) -> Result<Vec<Base64>, Audit
     Ok(proof::hashes(tenant, &spans).await?.into_iter().map(Base64::from).collect())
 }
 
-/// The file, some events at a time. What the database holds is written as it is, also where it is wrong: finding that
-/// out is the verifier's part.
+/// The file, a few events at a time. The content of the database is written unchanged, even if it is wrong; the
+/// verifier detects that.
 pub fn write(prepared: PreparedExport) -> impl Stream<Item = Result<Bytes, AuditError>> + Send + 'static {
     async_stream::try_stream! {
         let PreparedExport { tenant, log_ids, manifest, stream, withhold, keys_to, size } = prepared;
@@ -121,7 +124,7 @@ pub fn write(prepared: PreparedExport) -> impl Stream<Item = Result<Bytes, Audit
             let rows = tenant.export_rows(at, to, stream.as_ref(), PAGE_SIZE_MAX).await?;
             let Some(last) = rows.last() else { break };
             at = last.position;
-            // The paths of a page in one read: they share most of their subtrees.
+            // The paths of a page are read at once: they share most of their subtrees.
             let path = |row: &ExportRow| tree::inclusion(row.position - 1, size).unwrap_or_default();
             let paths: Vec<Vec<Span>> = rows.iter().filter(|_| stream.is_some()).map(path).collect();
             let mut hashes = proof::hashes(&tenant, &paths.concat()).await?.into_iter();

@@ -1,8 +1,11 @@
-//! Proving a tenant's history: the sealer extends the Merkle log of each tenant and signs checkpoints; `prove` answers
-//! with proofs and `export` writes a history that verifies without the product.
+//! Proofs of a tenant's history: the sealer extends the Merkle tree of each log and signs checkpoints.
 //!
-//! Layout: `signer` holds the key and remembers outside PostgreSQL what was signed; `sealer` is the role; `prove` and
-//! `export` read, `schemas` finds what an export says of the types in it. What they promise stands in `docs/audit-format.md`, what checks it in the crate `proofs`.
+//! - `signer` holds the key, and stores outside PostgreSQL what was signed.
+//! - `sealer` is the role.
+//! - `proof` answers with proofs.
+//! - `export` writes a history that verifies offline; `schemas` finds the schemas of its types.
+//!
+//! `docs/audit-format.md` describes the guarantees. The crate `proofs` verifies them.
 
 mod error;
 pub mod export;

@@ -1,5 +1,5 @@
-//! Inclusion and consistency proofs from what the database holds. They are not checked here: whoever asks does that,
-//! against a checkpoint that the database cannot forge.
+//! Inclusion and consistency proofs from the database. They are not verified here: the caller verifies them against a
+//! checkpoint, which the database cannot forge.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,39 +10,48 @@ use store::{ExportRow, SealedLog, TenantStore};
 
 use crate::AuditError;
 
-/// That an event is in the log. Hashes and entry in base64, the path from the leaf towards the root.
+/// A proof that an event is in the log. Hashes and entry are in base64.
 #[derive(Debug, Clone, Serialize)]
-#[expect(missing_docs, reason = "the fields are those of the public contract")]
 pub struct InclusionProof {
+    /// The position of the event.
     pub position: u64,
+    /// The size of the log that the proof is for, in events.
     pub size: u64,
+    /// The entry.
     pub entry: String,
+    /// The hash of the entry.
     pub leaf_hash: String,
+    /// The hashes from the leaf to the root.
     pub path: Vec<String>,
-    /// The signed note over that size; `None` where no checkpoint of that size was signed.
+    /// The signed checkpoint of that size; `None` if that size was not signed.
     pub checkpoint: Option<String>,
 }
 
-/// That a log of `from` events is the beginning of that of `to` events.
+/// A proof that the log of `to` events continues the log of `from` events.
 #[derive(Debug, Clone, Serialize)]
-#[expect(missing_docs, reason = "the fields are those of the public contract")]
 pub struct ConsistencyProof {
+    /// The smaller size, in events.
     pub from: u64,
+    /// The larger size, in events.
     pub to: u64,
+    /// The hashes of the proof, in base64.
     pub path: Vec<String>,
 }
 
 /// The newest checkpoint of a log.
+///
+/// # Errors
+/// [`AuditError::NotSealed`] if the log has no checkpoint yet.
 pub async fn newest(tenant: &TenantStore) -> Result<SealedLog, AuditError> {
     covering(tenant, 0).await
 }
 
-/// The newest checkpoint of a log, which must cover so many events.
+/// The newest checkpoint of a log. It must cover at least `events` events.
 ///
 /// # Errors
-/// [`AuditError::BeyondHead`] when the log has fewer events, [`AuditError::NotSealed`] when no checkpoint covers them yet.
+/// [`AuditError::BeyondHead`] if the log has fewer events, [`AuditError::NotSealed`] if no checkpoint covers them yet.
 pub(crate) async fn covering(tenant: &TenantStore, events: u64) -> Result<SealedLog, AuditError> {
-    // The checkpoint first: it covers no more than a head that is read behind it.
+    // The checkpoint is read before the head, so it never covers more than the head.
     let sealed = tenant.sealed_log().await?;
     let head = tenant.head().await?;
     if events > head.position {
@@ -55,7 +64,10 @@ pub(crate) async fn covering(tenant: &TenantStore, events: u64) -> Result<Sealed
     }
 }
 
-/// Proves an event to be in the log of `size` events, the newest sealed size where none is named.
+/// Proves that an event is in the log of `size` events; by default the newest sealed size.
+///
+/// # Errors
+/// [`AuditError::BeyondHead`] or [`AuditError::NotSealed`] if no checkpoint covers the position or the size.
 pub async fn inclusion(
     tenant: &TenantStore,
     position: u64,
@@ -85,8 +97,10 @@ pub async fn inclusion(
     })
 }
 
-/// Proves that the log of `from` events is the beginning of that of `to` events, the newest sealed size where none is
-/// named.
+/// Proves that the log of `to` events continues the log of `from` events; by default `to` is the newest sealed size.
+///
+/// # Errors
+/// [`AuditError::Bounds`] if the sizes are not valid, [`AuditError::NotSealed`] if no checkpoint covers them yet.
 pub async fn consistency(
     tenant: &TenantStore,
     from: u64,
@@ -103,7 +117,10 @@ async fn path(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<String>, Audit
     Ok(hashes(tenant, spans).await?.iter().map(|hash| STANDARD.encode(hash)).collect())
 }
 
-/// The hashes of these subtrees, in their order.
+/// The hashes of these subtrees, in order.
+///
+/// # Errors
+/// [`AuditError::Damaged`] if a subtree is missing in the database.
 pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, AuditError> {
     if spans.is_empty() {
         return Ok(Vec::new());
@@ -116,7 +133,10 @@ pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, A
     spans.iter().map(|span| span.hash(&found).ok_or_else(missing)).collect()
 }
 
-/// The entry that a stored row makes under the log id that it was written under, whatever its stored leaf says.
+/// The entry of a stored row under the log id that it was written under. The stored leaf is not used.
+///
+/// # Errors
+/// [`AuditError`] if the row is damaged or cannot be framed.
 pub fn entry(row: &ExportRow, log_id: LogId) -> Result<Vec<u8>, AuditError> {
     let (payload_salt, metadata_salt) = salts(row)?;
     let frame = Frame {
@@ -136,6 +156,9 @@ pub fn entry(row: &ExportRow, log_id: LogId) -> Result<Vec<u8>, AuditError> {
 }
 
 /// The salts of payload and metadata.
+///
+/// # Errors
+/// [`AuditError::Damaged`] if the stored salts have the wrong length.
 pub fn salts(row: &ExportRow) -> Result<(Salt, Salt), AuditError> {
     let damaged = || AuditError::Damaged(format!("the salts at position {} are not 32 bytes", row.position));
     let salts: &[u8; 32] = row.salts.as_ref().try_into().map_err(|_| damaged())?;

@@ -1,5 +1,5 @@
-//! The schemas of event types as an export carries them: the product's own, and those that services registered in the
-//! tenant's log.
+//! The schemas of event types in an export: those of the product, and those that services registered in the tenant's
+//! log.
 
 use ::schemas::contracts;
 use ::schemas::engine::StreamName;
@@ -8,13 +8,13 @@ use ::schemas::integration::names::ExternalType;
 use proofs::export::{REGISTRATION_EVENT_TYPES, Registration, TypeSchema};
 use store::{StoreError, TenantStore};
 
-/// The category of the streams that hold registrations.
+/// The category of the streams of registrations.
 const CATEGORY: &str = "integration.event_type";
-/// Registrations that are read at once.
+/// Maximum registrations of one read.
 const PAGE_SIZE_MAX: usize = 100;
 
-/// The schema of a type as of a position, where there is one. Of a registered type it is the last one: each accepts what
-/// those before it accepted.
+/// The schema of a type as of a position, if any. For a registered type it is the last one, because each schema accepts
+/// what the earlier ones accepted.
 pub(crate) async fn of_type(
     tenant: &TenantStore,
     event_type: &str,
@@ -34,7 +34,7 @@ pub(crate) async fn of_type(
         let Some(end) = rows.last() else { return Ok(last) };
         at = end.position;
         for row in rows.iter().filter(|row| REGISTRATION_EVENT_TYPES.contains(&row.event_type.as_str())) {
-            // What does not read is no schema; the verifier says what is wrong with the event.
+            // An invalid registration gives no schema; the verifier reports the event.
             let Some(registration) = Registration::parse(&row.payload) else { continue };
             if registration.event_type == event_type {
                 let Registration { event_type, schema } = registration;

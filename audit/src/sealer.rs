@@ -1,9 +1,11 @@
-//! The role `sealer`: every few seconds it extends the Merkle logs that have grown and signs a checkpoint of each.
+//! The role `sealer`: every few seconds it extends the Merkle trees of logs that have grown, and signs a checkpoint of
+//! each.
 //!
-//! Before it continues a log it rebuilds the tree's right edge from the database and compares it with everything that
-//! was ever signed and is still known: the signer's own memory, the checkpoint in the database, the last one on
-//! JetStream. A log that does not extend all of them is signed no more: where the database went back to an earlier state
-//! it is replaced (`docs/adr/0023`), otherwise refused, loudly, until an operator replaces it.
+//! Before it continues a log, it rebuilds the frontier of the tree from the database. It compares it with all known
+//! checkpoints: the signer's own record, the checkpoint in the database, the last one on JetStream.
+//! A log that does not extend all of them is not signed any more.
+//! If the database was restored to an earlier state, the log is replaced (`docs/adr/0023`).
+//! Otherwise it is refused with an error until an operator replaces it.
 
 mod known_checkpoint;
 
@@ -23,22 +25,22 @@ use self::known_checkpoint::{KnownCheckpoint, compare, find_rollback};
 use crate::signer::TILE_HEIGHT;
 use crate::{AuditError, Signer};
 
-/// Leaves read at once.
+/// Maximum leaves of one read.
 const CHUNK_LEAVES: u64 = 16_384;
-/// Leaves of one log that are sealed before others have their turn.
+/// Maximum leaves of one log that are sealed in a round, so that the other logs are sealed too.
 const LEAVES_PER_ROUND_MAX: u64 = 50 * CHUNK_LEAVES;
-/// Logs that are sealed at once.
+/// Maximum logs that are sealed at once.
 const CONCURRENT_LOGS_MAX: usize = 3;
-/// The rest of a log that was refused: looking at it again may mean reading all of it.
+/// The pause before a refused log is checked again. A check may read the whole log.
 const REJECTED_LOG_RETRY_INTERVAL: Duration = Duration::from_mins(1);
-/// Logs whose right edge is kept in memory; the others are rebuilt when they grow.
+/// Maximum logs whose frontier is cached; that of another log is rebuilt when it grows.
 const OPEN_LOGS_MAX: usize = 100_000;
 
-/// A log whose right edge is known.
+/// A log with a known frontier.
 struct OpenLog {
     log_id: LogId,
     frontier: Frontier,
-    /// The last leaf: random enough to tell that the database went back and grew again.
+    /// The last leaf. Its randomness shows a database that was restored and has grown again.
     last: Hash,
 }
 
@@ -54,13 +56,13 @@ struct Sealer {
     signer: Arc<Signer>,
     assignment: TenantAssignment,
     open: HashMap<TenantId, OpenLog>,
-    /// Refused logs, and when they were looked at.
+    /// Refused logs, with the time of the last check.
     rejected: HashMap<(TenantId, LogId), Instant>,
-    /// The life of the database in which every log was looked at.
+    /// The database instance in which every log was checked.
     checked_instance: Option<DatabaseInstance>,
 }
 
-/// Seals until cancelled. Outages are waited out.
+/// Seals until cancelled. Outages are retried.
 pub async fn run(
     store: Store,
     nats: Option<Nats>,
@@ -86,7 +88,7 @@ pub async fn run(
             _ = rounds.tick() => {}
         }
         tokio::select! {
-            // A log is sealed by one statement, so that leaving in the middle is safe.
+            // A log is sealed by one statement, so an interruption is safe.
             () = cancel.cancelled() => return,
             done = sealer.round() => {
                 if let Err(error) = done {
@@ -103,7 +105,8 @@ impl Sealer {
         let logs = self.store.unsealed_logs().await?;
         let mut short = Vec::new();
         if self.checked_instance.as_ref() != Some(&database_instance) {
-            // It may have gone back to a moment at which everything was signed: such a log does not show by growing.
+            // The database may have been restored to a state in which all events were sealed. Such a log has not grown,
+            // so it is looked for here.
             short = self.shortened_logs().await?;
             short.retain(|log| !logs.contains(log));
         }
@@ -145,7 +148,7 @@ impl Sealer {
             self.reject(&log, &why).await?;
         }
         for (log, sealed) in open {
-            // Those too of logs that this one has replaced.
+            // Logs that this one has replaced are removed too.
             self.rejected.retain(|(tenant, _), _| *tenant != log.tenant);
             if self.open.len() < OPEN_LOGS_MAX {
                 self.open.insert(log.tenant, sealed);
@@ -158,7 +161,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Logs that have fewer events than the signer's folder remembers to be signed, by the first look.
+    /// Logs that have fewer events than the signer's folder says. It is a cheap first check.
     async fn shortened_logs(&self) -> Result<Vec<UnsealedLog>, AuditError> {
         let mut logs = self.store.logs_to_check().await?;
         let signer = Arc::clone(&self.signer);
@@ -166,7 +169,7 @@ impl Sealer {
             logs.retain(|log| match signer.last_signed(log.log_id) {
                 Ok(None) => false,
                 Ok(Some(note)) => Checkpoint::parse(&note).map_or(true, |signed| signed.size > log.head),
-                // What is wrong is said when its turn comes.
+                // The error is reported when the log is sealed.
                 Err(_) => true,
             });
             Ok(logs)
@@ -174,7 +177,7 @@ impl Sealer {
         .await
     }
 
-    /// Says it once for each log, and keeps it beside the last good checkpoint.
+    /// Logs a refusal once for each log, and stores it with the last good checkpoint.
     async fn reject(&mut self, log: &UnsealedLog, why: &str) -> Result<(), AuditError> {
         if self.rejected.insert((log.tenant, log.log_id), Instant::now()).is_none() {
             tracing::error!(tenant = %log.slug, log = %log.log_id, why, "the signer refuses to sign this log");
@@ -182,9 +185,9 @@ impl Sealer {
         Ok(self.store.record_seal_refusal(log, why).await?)
     }
 
-    /// Lets a log that has fewer events than were signed go on under another id.
+    /// Continues a log that has fewer events than were signed, under another log id.
     async fn replace(&self, log: &UnsealedLog, signed: u64, note: String) -> Result<(), AuditError> {
-        // Who knows more comes first: JetStream may hold events behind the checkpoint.
+        // The divergence check comes first: JetStream may hold events after the checkpoint.
         self.store.wait_until_verified().await?;
         let lost = Replacement {
             published_to: Some(signed),
@@ -212,7 +215,8 @@ impl Sealer {
                 self.open(&mut log, &mut known_checkpoints).await?
             }
         };
-        // As far as the farthest witness in any case: nothing smaller is signed, and nothing is passed uncompared.
+        // At least up to the largest known checkpoint: a smaller tree is not signed, and each known checkpoint is
+        // compared.
         let farthest = known_checkpoints.iter().map(|seen| seen.checkpoint.size).max().unwrap_or(0);
         let target = log.head.min(farthest.max(open.frontier.size() + LEAVES_PER_ROUND_MAX));
         let mut subtrees = Vec::new();
@@ -249,7 +253,7 @@ impl Sealer {
     ) -> Result<(), AuditError> {
         let size = open.frontier.size();
         let to = target.min(size + CHUNK_LEAVES);
-        // One leaf more than needed: the last one known has to be there still.
+        // One leaf more than needed: the last known leaf must be unchanged.
         let mut leaves = self.store.leaves(log.tenant, size.saturating_sub(1), to).await?.into_iter();
         if size > 0 && leaves.next() != Some(open.last) {
             return Err(AuditError::Rejected(format!(
@@ -272,7 +276,7 @@ impl Sealer {
         Ok(())
     }
 
-    /// Rebuilds the right edge as the database has it, and gathers what it has to agree with.
+    /// Rebuilds the frontier from the database, and collects the known checkpoints.
     async fn open(
         &self,
         log: &mut UnsealedLog,
@@ -285,7 +289,8 @@ impl Sealer {
         known_checkpoints.extend(kept);
         known_checkpoints.extend(self.signer_checkpoint(log.log_id).await?);
         known_checkpoints.extend(self.published_checkpoint(log).await);
-        // Read behind the witnesses: another sealer may have signed what was appended since this round began.
+        // The end is read after the known checkpoints: another sealer may have signed events appended since this round
+        // began.
         let end = self.store.end_of_log(log.tenant, log.log_id).await?;
         log.head = end.ok_or(AuditError::Bounds("the log was replaced meanwhile"))?;
         if let Some(went_back) = find_rollback(log, known_checkpoints) {
@@ -303,8 +308,8 @@ impl Sealer {
         Ok(OpenLog { log_id: log.log_id, frontier, last: last.first().copied().unwrap_or_default() })
     }
 
-    /// What a log that went back has left has to be what was signed, as far as the signer knows: whole tiles, and the
-    /// first events of each size that a checkpoint is known of.
+    /// The remaining events of a restored log must be the signed ones, as far as the signer knows: complete tiles, and
+    /// the first events up to the size of each known checkpoint.
     async fn compare_remaining(
         &self,
         log: &UnsealedLog,
@@ -329,13 +334,13 @@ impl Sealer {
         Ok(())
     }
 
-    /// What this process itself has sealed.
+    /// The checkpoint that this process has sealed.
     fn checkpoint_in_memory(&self, open: &OpenLog) -> KnownCheckpoint {
         let (origin, size) = (self.signer.origin(open.log_id), open.frontier.size());
         KnownCheckpoint { checkpoint: Checkpoint { origin, size, root: open.frontier.root() }, note: None }
     }
 
-    /// The checkpoint in the database, which only this signer's keys can have made.
+    /// The checkpoint in the database. Only this signer's keys can have signed it.
     fn stored_checkpoint(&self, log_id: LogId, note: String) -> Result<KnownCheckpoint, AuditError> {
         match self.signer.verify_own(log_id, &note) {
             Ok(checkpoint) => Ok(KnownCheckpoint { checkpoint, note: Some(note) }),
@@ -346,8 +351,9 @@ impl Sealer {
         }
     }
 
-    /// What the signer's folder remembers. It counts whoever has signed it, but is evidence only where this signer has: the
-    /// folder may be of another deployment.
+    /// The checkpoint in the signer's folder. It counts with any signature, but it is evidence only if this signer
+    /// signed it:
+    /// the folder may be of another deployment.
     async fn signer_checkpoint(&self, log_id: LogId) -> Result<Option<KnownCheckpoint>, AuditError> {
         let signer = Arc::clone(&self.signer);
         let Some(note) = run_blocking(move || signer.last_signed(log_id)).await? else { return Ok(None) };
@@ -356,7 +362,7 @@ impl Sealer {
         Ok(Some(KnownCheckpoint { checkpoint, note: is_own.then_some(note) }))
     }
 
-    /// The last checkpoint of this log that followers were given. Without NATS there is one witness less.
+    /// The last checkpoint of this log on JetStream. Without NATS there is one known checkpoint less.
     async fn published_checkpoint(&self, log: &UnsealedLog) -> Option<KnownCheckpoint> {
         let nats = self.nats.as_ref()?;
         match nats::checkpoints::last(nats, &log.slug).await {
@@ -372,7 +378,7 @@ impl Sealer {
         }
     }
 
-    /// Followers get the next one where this one does not arrive.
+    /// Consumers that miss this checkpoint get the next one.
     async fn publish(&self, slug: &TenantSlug, note: &str) {
         let Some(nats) = &self.nats else { return };
         if let Err(error) = nats::checkpoints::publish(nats, slug, note).await {

@@ -1,5 +1,5 @@
-//! The signer: the private key, and what it has signed, kept in a folder outside PostgreSQL and its backups. A signature
-//! leaves only when that memory is on disk, so that a database that went back, or was rewritten, is noticed.
+//! The signer: the private key, and a record of what it has signed, in a folder outside PostgreSQL and its backups.
+//! A signature is returned only after the record is on disk, so that a restored or rewritten database is detected.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -11,19 +11,19 @@ use schemas::engine::{LogId, ids};
 
 use crate::AuditError;
 
-/// The height of the subtrees whose roots the signer keeps for itself: 256 leaves.
+/// The height of the subtrees (tiles) whose roots the signer stores: 256 leaves.
 pub const TILE_HEIGHT: u8 = 8;
 
-/// How a signer is set up.
+/// Settings of a signer.
 #[derive(Clone)]
 pub struct SignerConfig {
-    /// The deployment's name, which begins the origin of each log.
+    /// The deployment's name, the first part of the origin of each log.
     pub deployment: String,
     /// The Ed25519 private key, as PKCS #8 PEM.
     pub key: String,
-    /// The key before this one: signs beside it while verifiers change over.
+    /// The previous key. It signs too while verifiers change to the new key.
     pub previous_signing_key: Option<String>,
-    /// Where the signer remembers what it has signed.
+    /// The folder of the record of signed checkpoints.
     pub folder: PathBuf,
 }
 
@@ -36,7 +36,10 @@ pub struct Signer {
 }
 
 impl Signer {
-    /// Reads the keys and makes the folder where it is missing.
+    /// Reads the keys, and creates the folder if it is missing.
+    ///
+    /// # Errors
+    /// [`AuditError::Note`] if a key or the name is invalid, [`AuditError::Folder`] if the folder cannot be used.
     pub fn open(config: &SignerConfig) -> Result<Self, AuditError> {
         let signer = Self {
             deployment: config.deployment.clone(),
@@ -48,7 +51,7 @@ impl Signer {
                 .transpose()?,
             folder: config.folder.clone(),
         };
-        // A name that signed notes do not allow is told at once.
+        // An invalid name is reported at the start.
         signer.key.verifier_key(&signer.deployment)?;
         DirBuilder::new()
             .recursive(true)
@@ -58,17 +61,23 @@ impl Signer {
         Ok(signer)
     }
 
-    /// The origin of a log's checkpoints, which is also the name that they are signed under.
+    /// The origin of a log's checkpoints, which is also the name of the signing key.
     pub fn origin(&self, log: LogId) -> String {
         format!("{}/tlog/{}", self.deployment, log.0.simple())
     }
 
     /// The public key of a log's checkpoints.
+    ///
+    /// # Errors
+    /// [`AuditError::Note`] if the deployment's name is not allowed.
     pub fn verifier_key(&self, log: LogId) -> Result<VerifierKey, AuditError> {
         Ok(self.key.verifier_key(&self.origin(log))?)
     }
 
-    /// The checkpoint in a note, where one of this signer's keys has signed it for this log.
+    /// The checkpoint of a note that one of this signer's keys has signed for this log.
+    ///
+    /// # Errors
+    /// [`AuditError::Note`] if no valid signature is found or the note is malformed.
     pub fn verify_own(&self, log: LogId, note: &str) -> Result<Checkpoint, AuditError> {
         let origin = self.origin(log);
         let text = match (self.verifier_key(log)?.verify(note), &self.previous_signing_key) {
@@ -86,11 +95,17 @@ impl Signer {
     }
 
     /// The newest checkpoint of a log that was signed with this folder, as a signed note.
+    ///
+    /// # Errors
+    /// [`AuditError::Folder`] if the folder cannot be read.
     pub fn last_signed(&self, log: LogId) -> Result<Option<String>, AuditError> {
         last_signed_in(&self.folder, log)
     }
 
-    /// The roots of a log's whole tiles that were signed with this folder.
+    /// The roots of a log's complete tiles that were signed with this folder.
+    ///
+    /// # Errors
+    /// [`AuditError::Folder`] if the folder cannot be read.
     pub fn signed_tiles(&self, log: LogId) -> Result<Vec<Hash>, AuditError> {
         match std::fs::read(self.tiles(log)) {
             Ok(bytes) => Ok(bytes.as_chunks().0.to_vec()),
@@ -99,7 +114,10 @@ impl Signer {
         }
     }
 
-    /// Signs, and hands the note out when it and the tiles that it completes are on disk. Blocks.
+    /// Signs, and returns the note after it and the completed tiles are on disk. Blocks.
+    ///
+    /// # Errors
+    /// [`AuditError`] if the record cannot be written, or if a larger tree was signed meanwhile.
     pub fn sign(
         &self,
         log: LogId,
@@ -108,7 +126,7 @@ impl Signer {
     ) -> Result<String, AuditError> {
         let before = self.last_signed(log)?.map(|note| Checkpoint::parse(&note)).transpose()?;
         if before.is_some_and(|before| before.size > checkpoint.size) {
-            // Another process was faster; the next round finds what it signed.
+            // Another process signed first; the next round reads what it signed.
             return Err(AuditError::Bounds("a larger tree was signed meanwhile"));
         }
         let origin = self.origin(log);
@@ -130,8 +148,8 @@ impl Signer {
             }
             file.sync_data()?;
         }
-        // Others may hold the same folder, also under the same process id on other machines: their unfinished file must
-        // not be this one's.
+        // Other processes may use the same folder, also with the same process id on other machines. So the unfinished
+        // file needs a unique name.
         let partial = self.file(log, &format!("checkpoint.{}", ids::random_id().simple()));
         let mut file = private().create(true).write(true).truncate(true).open(&partial)?;
         file.write_all(note.as_bytes())?;
@@ -140,7 +158,7 @@ impl Signer {
         File::open(&self.folder)?.sync_all()
     }
 
-    /// The file that holds the roots of a log's whole tiles, 32 bytes each.
+    /// The file with the roots of a log's complete tiles, 32 bytes each.
     pub fn tiles(&self, log: LogId) -> PathBuf {
         self.file(log, "tiles")
     }
@@ -154,7 +172,10 @@ impl Signer {
     }
 }
 
-/// The newest checkpoint of a log that a signer with this folder has signed, as a signed note.
+/// The newest checkpoint of a log that was signed with this folder, as a signed note.
+///
+/// # Errors
+/// [`AuditError::Folder`] if the folder cannot be read.
 pub fn last_signed_in(folder: &Path, log: LogId) -> Result<Option<String>, AuditError> {
     match std::fs::read_to_string(file_in(folder, log, "checkpoint")) {
         Ok(note) => Ok(Some(note)),

@@ -1,4 +1,4 @@
-//! A command of any aggregate as data: what a saga writes down first and sends later.
+//! A command of any aggregate as data. A saga records it first and sends it later.
 
 use access::ErrorCode;
 use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer, SuspendCustomer};
@@ -13,7 +13,7 @@ use crate::engine::executor::Executor;
 use crate::engine::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
 use crate::{Customer, User};
 
-/// A command and the aggregate that it is for.
+/// A command with the aggregate that it is for.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "name")]
 #[expect(missing_docs, reason = "each variant is a command's name, its target and the command itself")]
@@ -27,35 +27,43 @@ pub enum AnyCommand {
     DeactivateUser { id: Uuid, command: DeactivateUser },
 }
 
-/// What a dispatched command did.
+/// Result of a dispatched command.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of Executed")]
 pub struct Dispatched {
+    /// Whether it was executed now or earlier.
     pub outcome: ExecutionOutcome,
+    /// The command id.
     pub command_id: Uuid,
+    /// The id of the aggregate.
     pub id: Uuid,
+    /// The version after the command.
     pub version: u64,
+    /// The position of the command's last event; the log's head if it had no effect.
     pub position: u64,
+    /// The log of the position.
     pub log_id: LogId,
 }
 
-/// Why a dispatched command did nothing.
+/// Why a dispatched command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum DispatchError {
-    /// The same command would be refused again, as long as nothing else changes.
+    /// A retry would be rejected again unless something else changes.
     #[error("{message} ({})", code.as_str())]
     Rejected {
-        /// The code of the catalogue.
+        /// The error code.
         code: ErrorCode,
-        /// For people.
+        /// A message for people.
         message: String,
     },
-    /// The same command may succeed later.
+    /// A retry may succeed.
     #[error("the command could not be executed now")]
     Retryable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
 /// Executes the command.
+///
+/// # Errors
+/// [`DispatchError`] says whether a retry may succeed.
 pub async fn dispatch(
     executor: &Executor,
     context: &CommandContext,

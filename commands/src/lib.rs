@@ -1,8 +1,10 @@
-//! The rules of every aggregate and the executor that runs them.
+//! The rules of every aggregate, and the executor that runs them.
 //!
-//! Layout: one folder a bounded context, one file an aggregate (state, `apply`, `decide`, rejections and their tests);
-//! `engine` holds what all share: load, decide, append, retry, idempotency, the adapter to cqrs-es; `permissions` is the
-//! table of who may send what; `any_command` is a command of any aggregate as data, for those who send them later.
+//! - One folder for each bounded context, one file for each aggregate: state, `apply`, `decide`, rejections and tests.
+//! - `engine` is shared: load, decide, append, retry, idempotency, the adapter to cqrs-es.
+//! - `any_command` is a command of any aggregate as data, to be sent later.
+//!
+//! `access::policy` says which caller may send which command.
 
 pub mod any_command;
 pub mod crm;

@@ -1,4 +1,4 @@
-//! Privacy: the rules of subjects, and the use case that forgets one in a stream.
+//! Privacy: the rules of subjects, and the use case that erases one in a stream.
 
 pub mod erasure;
 pub mod subject;

@@ -1,8 +1,11 @@
-//! NATS in operator mode: which accounts there are, what they may exchange, and the keys behind them (ADR 16).
+//! NATS in operator mode: the accounts, what they export and import, and their keys (ADR 16).
 //!
-//! `SYS` is the server's own account. `APP` holds the streams and is the product's. `EDGE` holds nothing and is for
-//! integrators: it reaches three services of `APP` and no more, because whoever is in an account with streams can make
-//! JetStream publish anywhere in it by a reply subject of his choice.
+//! - `SYS` is the server's own account.
+//! - `APP` is the product's account and holds the streams.
+//! - `EDGE` is for integrators and has no streams. It imports three services of `APP` and nothing else.
+//!
+//! Integrators have their own account because a client of an account with streams can make JetStream publish to any
+//! subject of the account: it chooses the reply subject.
 
 mod jwt;
 
@@ -17,25 +20,28 @@ pub use jwt::{Claims, credentials_file};
 
 use crate::connection::STREAM;
 
-/// Where integrators find JetStream's API: the local name under which `EDGE` imports it.
+/// The prefix of JetStream's API for integrators: the local name under which `EDGE` imports it.
 pub const API_PREFIX: &str = "JS.app.API";
 
-/// Connections of all integrators together. Beyond it the server refuses further ones with `maximum account active
-/// connections exceeded`, so that integrators cannot use up the connections of the server.
+/// Maximum connections of all integrators. Above it the server refuses with `maximum account active connections
+/// exceeded`, so integrators cannot use up the connections of the server.
 pub const EDGE_CONNECTIONS_MAX: i64 = 4_096;
-/// Subscriptions of all integrators together.
+/// Maximum subscriptions of all integrators.
 const EDGE_SUBSCRIPTIONS_MAX: i64 = 65_536;
-/// Subscriptions of one connection of an integrator: a client has one for each consumer that it pulls from.
+/// Maximum subscriptions of one connection of an integrator. A client has one for each consumer that it pulls from.
 pub const EDGE_USER_SUBSCRIPTIONS_MAX: i64 = 200;
-/// Bytes of a message that an integrator publishes. It asks for messages and acknowledges them, which takes fewer than 1,000.
+/// Maximum bytes of a message that an integrator publishes. Requests and acknowledgements have fewer than 1,000.
 pub const EDGE_PAYLOAD_BYTES_MAX: i64 = 4_096;
 
-/// A key or a JWT that does not read.
+/// A key or a JWT cannot be parsed: the name of the value, and what it should be.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not {1}")]
 pub struct KeyError(pub &'static str, pub &'static str);
 
-/// Reads the seed of a key of a kind.
+/// Parses the seed of a key of the given kind.
+///
+/// # Errors
+/// [`KeyError`] if the text is not such a seed.
 pub fn seed(name: &'static str, text: &str, kind: KeyPairType) -> Result<KeyPair, KeyError> {
     let key = KeyPair::from_seed(text.trim()).ok().filter(|key| key.key_pair_type() == kind);
     key.ok_or(KeyError(
@@ -49,6 +55,9 @@ pub fn seed(name: &'static str, text: &str, kind: KeyPairType) -> Result<KeyPair
 }
 
 /// Checks an account's public key.
+///
+/// # Errors
+/// [`KeyError`] if the text is not the public key of an account.
 pub fn account_key(name: &'static str, text: &str) -> Result<String, KeyError> {
     let key = KeyPair::from_public_key(text.trim()).ok();
     match key {
@@ -57,7 +66,7 @@ pub fn account_key(name: &'static str, text: &str) -> Result<String, KeyError> {
     }
 }
 
-/// Everything that a NATS of one's own in operator mode needs: what `annals dev` and `annals credential setup` make.
+/// The keys of a NATS in operator mode, as `annals dev` and `annals credential setup` create them.
 pub struct OperatorKeys {
     operator: KeyPair,
     operator_signing: KeyPair,
@@ -70,8 +79,10 @@ pub struct OperatorKeys {
 }
 
 impl OperatorKeys {
-    /// Takes each key's seed from `keep`, which is given the key's name and a fresh seed and answers with the one that
-    /// is kept.
+    /// Loads or creates all keys. `keep` gets the name of each key and a new seed, and returns the stored seed.
+    ///
+    /// # Errors
+    /// The error of `keep`, or [`KeyError`] if a stored seed is invalid.
     pub fn load_or_create<E: From<KeyError>>(
         mut keep: impl FnMut(&'static str, String) -> Result<String, E>,
     ) -> Result<Self, E> {
@@ -106,8 +117,8 @@ impl OperatorKeys {
         own_user(&self.system, &self.system_user, "annals")
     }
 
-    /// The server's settings for this operator. `folder` is where the server keeps the accounts' JWTs. `EDGE` is missing
-    /// on purpose: the product pushes it, with its revocations.
+    /// The server's settings for this operator. `folder` is the directory of the accounts' JWTs. `EDGE` is not
+    /// included: the product pushes it with its revocations.
     pub fn server_settings(&self, folder: &Path) -> String {
         let operator = Claims::new(
             &self.operator,
@@ -147,7 +158,7 @@ fn system_account() -> Value {
     json!({"type": "account", "version": 2, "limits": limits(0)})
 }
 
-/// Bounds of an account; `leaf` is how many leaf nodes it may have.
+/// Limits of an account. `leaf` is the maximum number of leaf nodes.
 fn limits(leaf: i64) -> Value {
     json!({
         "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1,
@@ -155,7 +166,7 @@ fn limits(leaf: i64) -> Value {
     })
 }
 
-/// Bounds of `EDGE`, without leaf nodes. `data` stays open: servers enforce no limit of it.
+/// Limits of `EDGE`, without leaf nodes. `data` has no limit, because servers do not enforce it.
 fn edge_limits() -> Value {
     let mut limits = limits(0);
     let bounds = [
@@ -171,7 +182,7 @@ fn edge_limits() -> Value {
     limits
 }
 
-/// What `EDGE` takes from `APP`: the subject there, and the local one.
+/// The services that `EDGE` imports from `APP`: name, subject in `APP`, local subject.
 fn services() -> [(&'static str, String, String); 3] {
     let api = |call: &str, prefix: &str| format!("{prefix}.CONSUMER.{call}.{STREAM}.*");
     let acks = format!("$JS.ACK.{STREAM}.*.>");
@@ -189,7 +200,7 @@ pub fn application_account() -> Value {
         .map(|(name, subject, _)| {
             let mut export = json!({"name": name, "subject": subject, "type": "service"});
             if name == "next" {
-                // One request, many answers.
+                // One request gets many responses.
                 export["response_type"] = "Stream".into();
             }
             export
@@ -202,8 +213,8 @@ pub fn application_account() -> Value {
     json!({"type": "account", "version": 2, "exports": exports, "limits": limits})
 }
 
-/// The claims of `EDGE`: no JetStream, the imports, and who is kept out. `revocations` has the keys of users with the time
-/// up to which their JWTs do not count.
+/// The claims of `EDGE`: no JetStream, the imports, and the revocations. `revocations` maps a user's key to a time in
+/// Unix seconds; JWTs issued up to it are invalid.
 pub fn edge_account(
     application: &str,
     signing_keys: &[String],
@@ -226,7 +237,7 @@ pub fn edge_account(
     })
 }
 
-/// What a user of `EDGE` may do: pull from one consumer, look at it, acknowledge, and receive in one inbox.
+/// The permissions of a user of `EDGE`: pull from one consumer, read its state, acknowledge, and receive in one inbox.
 pub fn edge_user(account: &str, consumer: &str, inbox_prefix: &str) -> Value {
     json!({
         "type": "user", "version": 2, "issuer_account": account,
@@ -237,24 +248,24 @@ pub fn edge_user(account: &str, consumer: &str, inbox_prefix: &str) -> Value {
         ]},
         "sub": {"allow": [format!("{inbox_prefix}.>")]},
         "subs": EDGE_USER_SUBSCRIPTIONS_MAX, "data": -1, "payload": EDGE_PAYLOAD_BYTES_MAX,
-        // No leaf nodes, no MQTT.
+        // Leaf nodes and MQTT are not allowed.
         "allowed_connection_types": ["STANDARD", "WEBSOCKET"],
     })
 }
 
 impl OperatorKeys {
-    /// The seed with which accounts are signed; in a settings file it is `nats.operator_signing_seed`.
+    /// The seed of the key that signs accounts; the setting `nats.operator_signing_seed`.
     pub fn operator_signing_seed(&self) -> String {
         self.operator_signing.seed().expect("kept keys have seeds")
     }
 
-    /// The seed with which integrators' credentials are signed; in a settings file it is `nats.edge_signing_seed`.
+    /// The seed of the key that signs integrators' credentials; the setting `nats.edge_signing_seed`.
     pub fn edge_signing_seed(&self) -> String {
         self.edge_signing.seed().expect("kept keys have seeds")
     }
 }
 
-/// The account that a credentials file belongs to.
+/// The account of a credentials file; `None` if the text has no valid JWT.
 pub fn account_of_credentials(text: &str) -> Option<String> {
     let token =
         text.lines().map(str::trim).find(|line| line.split('.').count() == 3 && line.starts_with("ey"))?;
@@ -263,7 +274,7 @@ pub fn account_of_credentials(text: &str) -> Option<String> {
     Some(account.map_or(claims.iss, str::to_owned))
 }
 
-/// A random id for the claims that are no one's but ours: the server tells two JWTs apart by it.
+/// A random JWT id. The server distinguishes two JWTs by it.
 fn token_id() -> String {
     ids::random_id().simple().to_string()
 }

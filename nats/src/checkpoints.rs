@@ -1,4 +1,5 @@
-//! Signed checkpoints of the tenants' Merkle logs on `checkpoints.<tenant>`, so that followers keep them.
+//! Publishes the signed checkpoints of the tenants' logs on `checkpoints.<tenant>`, so that other parties can store
+//! them.
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishErrorKind};
@@ -9,14 +10,17 @@ use store::Replacement;
 use crate::connection::describe;
 use crate::{Nats, NatsError};
 
-/// The stream that holds them.
+/// The stream of checkpoints.
 pub const STREAM: &str = "CHECKPOINTS";
-/// The first token of their subjects.
+/// The first token of the subjects.
 pub const SUBJECT_ROOT: &str = "checkpoints";
-/// Checkpoints of a tenant that are kept: half an hour of a busy one.
+/// Checkpoints retained for each tenant: about half an hour of a busy tenant.
 const CHECKPOINTS_RETAINED: i64 = 1_000;
 
 /// Publishes a tenant's newest checkpoint.
+///
+/// # Errors
+/// [`NatsError`] if NATS is unreachable or rejects the message.
 pub async fn publish(nats: &Nats, tenant: &TenantSlug, note: &str) -> Result<(), NatsError> {
     if !nats.is_connected() {
         return Err(NatsError::Unreachable);
@@ -27,7 +31,7 @@ pub async fn publish(nats: &Nats, tenant: &TenantSlug, note: &str) -> Result<(),
         Err(error) => Err(error),
     };
     let sent = match send().await {
-        // Nobody takes it: the stream is not there yet, or no more.
+        // The stream does not exist.
         Err(error) if error.kind() == PublishErrorKind::StreamNotFound => {
             stream(nats).await?;
             send().await
@@ -37,7 +41,10 @@ pub async fn publish(nats: &Nats, tenant: &TenantSlug, note: &str) -> Result<(),
     sent.map_err(|error| NatsError::JetStream(describe(&error)))
 }
 
-/// The checkpoint of a tenant that was published last.
+/// The last published checkpoint of a tenant.
+///
+/// # Errors
+/// [`NatsError`] if NATS is unreachable or the stream cannot be read.
 pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, NatsError> {
     if !nats.is_connected() {
         return Err(NatsError::Unreachable);
@@ -50,8 +57,8 @@ pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, Na
     }
 }
 
-/// Gives each log the checkpoint that was published last under its tenant's name, for its replacement to cite. The store
-/// judges whether that holds. Where JetStream does not answer, the rest goes without.
+/// Adds to each replacement the checkpoint that was last published for its tenant. The store verifies it.
+/// If JetStream does not answer, the remaining replacements get no checkpoint.
 pub async fn attach_checkpoints(
     nats: &Nats,
     replacements: &mut [Replacement],
@@ -65,7 +72,7 @@ pub async fn attach_checkpoints(
     Ok(())
 }
 
-/// The stream, made where it is missing.
+/// The stream; it is created if it is missing.
 async fn stream(nats: &Nats) -> Result<Stream, NatsError> {
     let missing = match nats.jetstream().get_stream(STREAM).await {
         Ok(stream) => return Ok(stream),

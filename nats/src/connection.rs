@@ -1,5 +1,5 @@
-//! The connection and the stream `EVENTS`. The client reconnects for ever by itself; whoever needs the stream asks
-//! [`Nats::event_stream`] for it, which checks server and settings each time.
+//! The connection to NATS and the stream `EVENTS`. The client reconnects without limit.
+//! [`Nats::event_stream`] returns the stream; it checks the server and the stream's settings on each call.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -18,60 +18,61 @@ use tokio::sync::watch;
 use crate::NatsError;
 use crate::message::SUBJECT_ROOT;
 
-/// The stream that holds every tenant's events.
+/// The stream with the events of every tenant.
 pub const STREAM: &str = "EVENTS";
-/// How long JetStream remembers message ids. A relay that repeats a publication does so well within it.
+/// How long JetStream recognises message ids. A relay repeats a publication well within this time.
 pub const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// Servers below it ignore settings that the product relies on.
+/// Older servers ignore settings that the product needs.
 const REQUIRED_VERSION: (u64, u64) = (2, 12);
 const REQUIRED_VERSION_TEXT: &str = "2.12";
-/// How long `connect` waits for a server before it goes on without one.
+/// How long `connect` waits for a server before it returns without one.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bound on JetStream requests and on publish acknowledgements.
+/// Timeout of JetStream requests and of publish acknowledgements.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Bound on the look at the stream. A cluster that is electing a leader says nothing, and who asks again finds it soon
+/// Timeout of a request for the stream's state. A cluster does not answer while it elects a leader; a retry succeeds
+/// soon
 /// after the election.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(1);
-/// Acknowledgements that may be awaited at once: above what the relay ever has in flight.
+/// Maximum outstanding acknowledgements; more than the relay ever has in flight.
 const ACKS_IN_FLIGHT_MAX: usize = 2_000;
 
-/// Where NATS is and how to sign in.
+/// Address and sign-in of NATS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsConfig {
-    /// One address or several, separated by commas: `nats://127.0.0.1:4222`.
+    /// One address, or several separated by commas: `nats://127.0.0.1:4222`.
     pub url: String,
-    /// A credentials file (`.creds`), where the server asks for one.
+    /// A credentials file (`.creds`), if the server needs one.
     pub credentials_file: Option<PathBuf>,
-    /// How the connection is encrypted.
+    /// TLS settings of the connection.
     pub tls: NatsTls,
-    /// How many servers of a cluster keep the stream: 1 or 3.
+    /// The number of replicas of the stream in a cluster: 1 or 3.
     pub replicas: usize,
-    /// A server that lets in clients without credentials will do. For development.
+    /// Accepts a server that allows clients without credentials. For development.
     pub allow_unauthenticated: bool,
 }
 
-/// Whether there is something to sign in with: a credentials file, or a user or a token in each address.
+/// Whether the settings have credentials: a file, or a user or token in each address.
 pub fn has_credentials(url: &str, credentials_file: Option<&Path>) -> bool {
     let has_user =
         |part: &str| part.trim().parse::<ServerAddr>().is_ok_and(|address| address.username().is_some());
     credentials_file.is_some() || url.split(',').all(has_user)
 }
 
-/// The PEM files of TLS. One that is set demands TLS, as an address with `tls://` does. Otherwise TLS is used where the server
-/// demands it. The server's certificate must always come from a trusted authority and name the host.
+/// The PEM files for TLS. If one is set, or an address starts with `tls://`, TLS is required. Otherwise it is used if
+/// the server requires it. The server's certificate must be from a trusted authority and match the host name.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NatsTls {
-    /// The certificate authorities that are trusted; without it those of the system.
+    /// The trusted certificate authorities; by default those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The client's certificate chain, for servers that ask for one.
+    /// The client's certificate chain, if the server needs one.
     pub certificate_file: Option<PathBuf>,
     /// The private key of the client's certificate.
     pub key_file: Option<PathBuf>,
 }
 
 impl NatsConfig {
-    /// Options with this TLS. Where one address demands it, servers that the cluster names must speak it as well.
+    /// Client options with this TLS. If one address requires TLS, the other servers of the cluster must support it too.
     pub(crate) fn connect_options(&self) -> ConnectOptions {
         let NatsTls { ca_file, certificate_file, key_file } = self.tls.clone();
         let is_tls = |address: &str| address.trim().starts_with("tls://");
@@ -87,21 +88,24 @@ impl NatsConfig {
     }
 }
 
-/// A connection to NATS that outlives outages. Cheap to clone.
+/// A connection to NATS that reconnects after outages. Cheap to clone.
 #[derive(Clone)]
 pub struct Nats {
     client: Client,
     jetstream: Context,
     connections: Arc<watch::Receiver<u64>>,
     config: Arc<NatsConfig>,
-    /// The stream has had that number of replicas.
+    /// The number of replicas has been set.
     replicas_set: Arc<AtomicBool>,
 }
 
 impl Nats {
-    /// Connects, checks the server and sets the stream up. Where no server answers within a few seconds it says so and
-    /// returns all the same: the client goes on trying in the background. A server that answers but cannot serve (too
-    /// old, without JetStream, stream set up otherwise) is an error.
+    /// Connects, checks the server and creates the stream. If no server answers within `CONNECT_TIMEOUT`, it logs a
+    /// warning and returns; the client keeps connecting in the background.
+    ///
+    /// # Errors
+    /// [`NatsError`] if a server answers but cannot be used: too old, without JetStream, or with other settings of the
+    /// stream.
     pub async fn connect(config: NatsConfig) -> Result<Self, NatsError> {
         let addresses = addresses(&config.url)?;
         if !config.allow_unauthenticated && !has_credentials(&config.url, config.credentials_file.as_deref())
@@ -122,7 +126,7 @@ impl Nats {
                 match &event {
                     Event::Connected => counter.send_modify(|count| *count += 1),
                     Event::Disconnected => tracing::warn!("the connection to NATS is lost"),
-                    // These two are texts without sources.
+                    // These two are texts without a source error.
                     Event::ClientError(problem) => tracing::warn!(%problem, "NATS client error"),
                     Event::ServerError(problem) => tracing::warn!(%problem, "NATS server error"),
                     _ => {}
@@ -156,23 +160,23 @@ impl Nats {
 
     async fn wait_for_stream(&self) -> Result<(), NatsError> {
         let mut connections = self.connections();
-        // Fails only when the client is gone, and this handle keeps it alive.
+        // This fails only if the client is dropped, and `self` holds it.
         let _ = connections.wait_for(|count| *count > 0).await;
         loop {
             match self.event_stream().await {
-                // JetStream takes a moment longer to come up than the server's port.
+                // JetStream starts a moment later than the server's port.
                 Err(error) if error.is_unavailable() => tokio::time::sleep(Duration::from_millis(50)).await,
                 result => return result.map(|_| ()),
             }
         }
     }
 
-    /// Whether the connection stands now.
+    /// Whether the client is connected now.
     pub fn is_connected(&self) -> bool {
         self.client.connection_state() == State::Connected
     }
 
-    /// Counts how often the connection was made; changes with each reconnection.
+    /// The number of connections made so far; it changes with each reconnection.
     pub fn connections(&self) -> watch::Receiver<u64> {
         (*self.connections).clone()
     }
@@ -187,19 +191,23 @@ impl Nats {
         &self.client
     }
 
-    /// How many servers of a cluster keep each stream.
+    /// The number of replicas of each stream.
     pub(crate) fn replicas(&self) -> usize {
         self.config.replicas
     }
 
-    /// Another connection with the same settings. A message with headers that the client does not read ends the connection
-    /// that it comes by, so what is pushed to a client has one of its own.
+    /// Another connection with the same settings. A message with headers that the client cannot parse ends its
+    /// connection, so a push consumer uses its own connection.
     pub(crate) async fn connect_again(&self) -> Result<Self, NatsError> {
         Self::connect((*self.config).clone()).await
     }
 
-    /// Checks the server's version and that `EVENTS` stands as needed, creating it where it is missing. The number of its
-    /// replicas is set once: of two processes that are told different numbers the one that started last prevails.
+    /// Checks the server's version and the settings of `EVENTS`, and creates the stream if it is missing.
+    /// A process sets the number of replicas once. If two processes have different settings, the process that started
+    /// last wins.
+    ///
+    /// # Errors
+    /// [`NatsError`] if NATS is unreachable, or if the server or the stream cannot be used.
     pub async fn event_stream(&self) -> Result<Info, NatsError> {
         if !self.is_connected() {
             return Err(NatsError::Unreachable);
@@ -247,7 +255,7 @@ impl Nats {
         if self.replicas_set.load(Ordering::Relaxed) {
             return Ok(found);
         }
-        // A server that stands alone would take any number and keep one copy.
+        // A server without a cluster accepts any number of replicas and stores one copy.
         let is_of_cluster = found.cluster.as_ref().is_some_and(|cluster| cluster.name.is_some());
         if self.config.replicas > 1 && !is_of_cluster {
             return Err(NatsError::NoCluster { replicas: self.config.replicas });
@@ -334,7 +342,7 @@ fn check_version(version: &str) -> Result<(), NatsError> {
     }
 }
 
-/// A server that does not know a setting leaves it out of its answer instead of refusing it.
+/// A server leaves an unknown setting out of its response instead of rejecting it.
 fn compare_echo(wanted: &Config, echoed: &Config) -> Result<(), NatsError> {
     let limits = |config: &Config| (config.max_bytes, config.max_messages, config.max_messages_per_subject);
     let settings = [
@@ -352,7 +360,8 @@ fn compare_echo(wanted: &Config, echoed: &Config) -> Result<(), NatsError> {
     }
 }
 
-/// What correctness rests on. Limits of age and size are the operator's choice; they are named in the log only.
+/// Checks the settings that correctness depends on. Limits of age and size are the operator's choice; they are only
+/// logged.
 fn check_stream(config: &Config) -> Result<(), NatsError> {
     let subject = format!("{SUBJECT_ROOT}.>");
     if config.subjects != [subject.clone()] {
@@ -380,7 +389,7 @@ fn differs(difference: String) -> NatsError {
     NatsError::StreamDiffers { stream: STREAM, difference }
 }
 
-/// An error with its cause: the client's own messages often name the kind alone.
+/// An error with its cause, because the client's messages often contain only the kind.
 pub(crate) fn describe(error: &(dyn std::error::Error + 'static)) -> String {
     match error.source() {
         Some(cause) => format!("{error}: {cause}"),

@@ -1,5 +1,4 @@
-//! Erasures that JetStream tells of and the logs do not: a database that was restored may have lost them, and the copy
-//! has them still.
+//! Finds erasures that JetStream has and the logs do not. A restored database may have lost them.
 
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -14,11 +13,14 @@ use crate::message::{MessageKey, SUBJECT_ROOT};
 use crate::relay::stream_reader;
 use crate::{Nats, NatsError};
 
-/// Logs that the database knows: whose each is, and up to which position the tenant's present log has its events.
+/// Known logs, with the tenant and the last position up to which the tenant's current log has the events.
 type Logs = HashMap<LogId, (TenantId, u64)>;
 
-/// The subjects whose erasure stands on the stream in an event that no log has. Some may be known to a log all the same, by
-/// a later event.
+/// The subjects with an erasure event in the stream that no log has. A log may still contain the erasure as a later
+/// event.
+///
+/// # Errors
+/// [`NatsError`] if the stream or the database cannot be read.
 pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, Uuid)>, NatsError> {
     let stream = nats.event_stream().await?;
     if stream.state.messages == 0 {
@@ -40,7 +42,7 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
     .await?;
     let mut subjects = HashSet::new();
     for (slug, log, subject) in lost {
-        // A log that the database has forgotten is known by the slug alone.
+        // The tenant of a log that is not in the database is found by slug.
         let tenant = match logs.get(&log) {
             Some((tenant, _)) => Some(*tenant),
             None => store.tenant_by_slug(&slug).await?.map(|record| record.id),
@@ -57,7 +59,7 @@ async fn logs(store: &Store) -> Result<Logs, NatsError> {
     let next: HashMap<LogId, _> = replaced.iter().map(|log| (log.log_id, log)).collect();
     for log in &replaced {
         let (mut kept_to, mut behind) = (log.last_position, log.next_log_id);
-        // What a log has kept, a later one may have lost.
+        // A later replacement may have lost events that an earlier one kept.
         for _ in 0..next.len() {
             let Some(later) = next.get(&behind) else { break };
             (kept_to, behind) = (kept_to.min(later.last_position), later.next_log_id);

@@ -1,10 +1,13 @@
-//! Integrators' credentials: each reads one tenant's events from one consumer of `EVENTS`, from an account that holds
-//! nothing (ADR 16).
+//! Integrators' credentials. Each credential reads the events of one tenant from one consumer of `EVENTS`, through an
+//! account that holds no streams of its own (ADR 16).
 //!
-//! Layout: `issuer` makes the text of a credentials file; `issuing` is what tenants do with credentials, which changes the
-//! registry in PostgreSQL alone; `keeper` brings NATS in line with the registry: `system` pushes who is kept out,
-//! `consumers` makes and removes consumers, `place` says what acknowledged places come to as positions, `search` where in
-//! the stream a consumer starts.
+//! - `issuer` makes the text of a credentials file.
+//! - `issuing` creates, rotates and revokes credentials; it changes only the registry in PostgreSQL.
+//! - `reconciler` applies the registry to NATS.
+//! - `system_account` pushes the list of revoked keys to the servers.
+//! - `consumers` creates and removes consumers.
+//! - `stream_position` converts acknowledged stream positions to log positions.
+//! - `stream_search` finds the stream position at which a consumer starts.
 
 mod consumers;
 mod issuer;

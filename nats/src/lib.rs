@@ -1,11 +1,14 @@
-//! NATS JetStream: the fast and public copy of every tenant's log. PostgreSQL is the truth; the copy may lose everything
-//! and is filled again.
+//! NATS JetStream: the fast and public copy of every tenant's log. PostgreSQL holds the log itself. If the copy loses
+//! events, they are published again.
 //!
-//! Layout: `connection` connects and sets the stream up; `message` maps events to messages and back; `relay` publishes
-//! the log; `follow` reads the stream for the product's own followers; `erasures` finds those
-//! that a restored database has lost; `checkpoints` publishes what the sealer signs;
-//! `accounts` says who may do what on a NATS in operator mode, and `integrators` issues and keeps the credentials of
-//! those outside.
+//! - `connection` connects and creates the stream.
+//! - `message` converts events to messages and back.
+//! - `relay` publishes the log.
+//! - `stream_consumer` reads the stream for the product's own consumers.
+//! - `erasures` finds erasures that a restored database has lost.
+//! - `checkpoints` publishes signed checkpoints.
+//! - `accounts` defines accounts and permissions of a NATS in operator mode.
+//! - `integrators` issues and reconciles the credentials of integrators.
 
 pub mod accounts;
 pub mod checkpoints;

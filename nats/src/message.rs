@@ -1,6 +1,6 @@
-//! The message of an event: CloudEvents 1.0 in the binary mode of the NATS protocol binding. The body is the stored
-//! payload, byte for byte; everything else stands in headers, enough to rebuild the recorded event. A MAC (`mac`) says that
-//! the message is the relay's.
+//! The message of an event: CloudEvents 1.0 in the binary mode of the NATS protocol binding.
+//! The body is the stored payload, byte for byte. The headers hold the rest, enough to rebuild the recorded event.
+//! A MAC (`mac`) proves that the relay wrote the message.
 
 mod mac;
 
@@ -36,34 +36,34 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Why a message is not one of the relay's.
+/// Why a message is not accepted as one of the relay's.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// A header is missing.
     #[error("header {0} is missing")]
     Missing(&'static str),
-    /// A header does not hold what its name says.
+    /// A header has an invalid value.
     #[error("header {0} does not read")]
     Invalid(&'static str),
-    /// The subject is not that of the tenant and type in the headers.
+    /// The subject does not match the tenant and type in the headers.
     #[error("the subject does not match the headers")]
     SubjectDiffers,
-    /// There is no MAC.
+    /// The message has no MAC.
     #[error("there is no MAC")]
     NoMac,
-    /// The MAC is of a version or a key that is not known.
+    /// The MAC has an unknown version or key.
     #[error("the MAC is of an unknown version or key")]
     UnknownKey,
-    /// The MAC is not that of the message.
+    /// The MAC does not match the message.
     #[error("the MAC is not that of the message")]
     MacDiffers,
-    /// The headers are not in the form of NATS.
+    /// The headers are not in the format of NATS.
     #[error("the headers do not read")]
     Malformed,
 }
 
 impl MessageError {
-    /// The reason as a label of metrics.
+    /// The value of the metric label `reason`.
     pub(crate) fn reason(&self) -> &'static str {
         match self {
             Self::Missing(_) | Self::Invalid(_) | Self::SubjectDiffers => "unreadable",
@@ -75,12 +75,12 @@ impl MessageError {
     }
 }
 
-/// A message as it goes to JetStream.
+/// A message to publish on JetStream.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EventMessage {
     /// `events.<tenant>.<type>`
     pub subject: String,
-    /// The CloudEvents attributes and what NATS and tracing need.
+    /// The CloudEvents attributes, and headers for NATS and tracing.
     pub headers: HeaderMap,
     /// The payload as stored.
     pub payload: Bytes,
@@ -91,7 +91,7 @@ pub fn subject(tenant: &TenantSlug, event_type: &EventType) -> String {
     format!("{SUBJECT_ROOT}.{tenant}.{event_type}")
 }
 
-/// Which event a message is of, by its headers alone.
+/// The event of a message, from its headers alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EventHeaders {
     pub(crate) tenant: TenantSlug,
@@ -103,10 +103,10 @@ pub(crate) struct EventHeaders {
 }
 
 impl EventHeaders {
-    /// Reads the headers of a message of the relay. The payload need not be the one that was published.
+    /// Parses the headers of a message of the relay. It does not check the payload.
     ///
     /// # Errors
-    /// The message is not the relay's.
+    /// [`MessageError`] if the relay did not write the headers.
     pub(crate) fn read(key: &MessageKey, subject: &str, headers: &HeaderMap) -> Result<Self, MessageError> {
         key.verify(subject, headers, None)?;
         let fields = Fields(headers);
@@ -120,13 +120,13 @@ impl EventHeaders {
         })
     }
 
-    /// Whether it was sent in this generation.
+    /// Whether it was published in this stream epoch.
     pub(crate) fn is_of_epoch(&self, key: &MessageKey, stream_epoch: u32) -> bool {
         self.message_id == key.message_id(self.log, self.position, stream_epoch)
     }
 }
 
-/// Whether a stored message is this event's, whole, sent in this generation.
+/// Whether a stored message is this event, complete, and published in this stream epoch.
 pub(crate) fn is_message_of(
     key: &MessageKey,
     found: &StoredMessage,
@@ -136,7 +136,7 @@ pub(crate) fn is_message_of(
 ) -> bool {
     let sent = encode(key, tenant, event, stream_epoch).headers;
     found.headers.as_ref().is_ok_and(|headers| {
-        // The same MAC over what is there: it is the same message.
+        // An equal MAC that matches the stored bytes means an equal message.
         headers.get(mac::MAC) == sent.get(mac::MAC)
             && key.verify(&found.subject, headers, Some(&found.payload)).is_ok()
     })
@@ -182,10 +182,10 @@ pub fn encode(
     EventMessage { subject, headers, payload: event.payload.clone() }
 }
 
-/// The event of a message of the relay, and the tenant whose log it belongs to.
+/// Decodes a message of the relay into its event and its tenant.
 ///
 /// # Errors
-/// The message is not the relay's.
+/// [`MessageError`] if the relay did not write the message.
 pub fn decode(
     key: &MessageKey,
     subject_found: &str,
@@ -258,12 +258,13 @@ impl<'a> Fields<'a> {
 }
 
 fn header_value(text: String) -> HeaderValue {
-    // Every value is made of names and ids that are checked where they are made, or percent-encoded just before.
+    // Every value consists of checked names and ids, or was percent-encoded before.
     text.parse().expect("header values hold no line breaks")
 }
 
-/// Percent-encoding of header values as the CloudEvents HTTP binding (section 3.1.3.2) says and the NATS binding adopts:
-/// everything but printable ASCII, and space, quote and percent sign.
+/// Percent-encodes a header value as section 3.1.3.2 of the CloudEvents HTTP binding says, which the NATS binding
+/// adopts.
+/// Encoded are space, quote, percent sign, and everything that is not printable ASCII.
 fn percent_encode(text: &str) -> String {
     use std::fmt::Write;
     let mut encoded = String::with_capacity(text.len());

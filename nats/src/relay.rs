@@ -1,12 +1,15 @@
-//! The relay: publishes every tenant's log to JetStream, in position order per tenant, and remembers in PostgreSQL how
-//! far the contiguous acknowledged prefix reaches.
+//! The relay publishes every tenant's log to JetStream, in position order per tenant.
+//! It stores in PostgreSQL the end of the contiguous acknowledged prefix of each log.
 //!
-//! One page of a tenant is under way at a time, pages of many tenants at once. What was not acknowledged is published
-//! again under the same message id, which JetStream recognises within its duplicate window. Two relays at once publish
-//! the same ids and move the progress by compare-and-swap, so they are wasteful and harmless. Outages are waited out.
+//! Each tenant has at most one page in flight; pages of many tenants are in flight at once.
+//! Events that were not acknowledged are published again under the same message id.
+//! JetStream recognises the id within its duplicate window.
+//! Two relays on one tenant publish the same ids and move the progress by compare-and-swap.
+//! This is correct, but wasteful. Outages are retried.
 //!
-//! JetStream may lose anything. `check` finds out that something is gone, `refill` what, tenant by tenant. The database may
-//! go back to an earlier state: `evidence` finds that out.
+//! JetStream may lose any message. `stream_check` detects a loss; `republish` finds and publishes what is missing, one
+//! tenant at a time.
+//! The database may be restored to an earlier state; `divergence_check` detects that.
 
 mod divergence_check;
 mod page;
@@ -42,30 +45,33 @@ use crate::{Nats, NatsError};
 
 pub use self::divergence_check::check_divergence;
 
-/// Events published and not yet acknowledged, in all.
+/// Maximum events of all tenants that are published and not yet acknowledged.
 const IN_FLIGHT_EVENTS_MAX: usize = 1_000;
-/// Events of one page of one tenant: its fair share while others wait. One page at a time is under way, so a position that is
-/// on the stream has all before it there but the last of these, whatever was interrupted.
+/// Maximum events of one page of one tenant. A small page shares the connection fairly between tenants.
+/// A tenant has one page in flight. So if a position is in the stream, at most the last `PAGE_SIZE_MAX` positions
+/// before it can be missing, even after an interruption.
 pub(crate) const PAGE_SIZE_MAX: usize = 250;
-/// Pages under way at once.
+/// Maximum pages in flight.
 const CONCURRENT_PAGES_MAX: usize = 32;
-/// Pages being read at once; the relay's pool is small and shared with its other statements.
+/// Maximum pages read at once. The relay's pool is small, and its other statements use it too.
 const CONCURRENT_READS_MAX: usize = 2;
-/// Tenants in one move of the progress.
+/// Maximum tenants in one statement that moves the progress.
 const MOVES_BATCH_SIZE_MAX: usize = 200;
-/// How often progress and heads are read in case a hint was lost.
+/// How often progress and heads are read, in case a notification was lost.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// How often the stream is looked at without cause: a loss is noticed within this time.
+/// How often the stream is checked without a cause. A loss is noticed within this time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Tenants compared and refilled at once.
+/// Maximum tenants that are compared and republished at once.
 const CONCURRENT_REPUBLISHES_MAX: usize = 2;
 /// First and longest wait after a failure.
 const BACKOFF_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
-/// How long a relay that stops waits for what it has in flight.
+/// How long a stopping relay waits for its pages and moves in flight.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Publishes until cancelled. Never ends for an outage; an error is a set-up that nobody but an operator can mend, and
-/// even that is waited out, because mending it needs no restart.
+/// Publishes until `cancel` is cancelled.
+///
+/// # Errors
+/// None at present. Outages and misconfigurations are logged and retried, because a fix needs no restart.
 pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<(), NatsError> {
     let mut notifications = store.head_moves();
     let mut connections = nats.connections();
@@ -94,12 +100,12 @@ pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<
     Ok(())
 }
 
-/// The tenant whose head has moved, or `None` where hints were lost.
+/// The tenant whose head has moved, or `None` if notifications were lost.
 async fn next_notification(notifications: &mut broadcast::Receiver<TenantId>) -> Option<TenantId> {
     match notifications.recv().await {
         Ok(tenant) => Some(tenant),
         Err(broadcast::error::RecvError::Lagged(_)) => None,
-        // The store is shutting down; the poll goes on until the relay is told to stop.
+        // The store is shutting down. The relay keeps polling until it is cancelled.
         Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
     }
 }
@@ -131,11 +137,11 @@ struct Relay {
     refresh_again: bool,
     moving: bool,
     stream: StreamCheck,
-    /// Messages that had left the stream when it was looked at last.
+    /// Messages that had left the stream at the last check.
     removed: u64,
-    /// The life of the database that was compared with the stream.
+    /// The database instance that was compared with the stream.
     checked_instance: Option<DatabaseInstance>,
-    /// The farthest message that was acknowledged here.
+    /// The acknowledged message of this process with the highest stream position.
     farthest: Option<LastAckedMessage>,
     suspected: VecDeque<TenantId>,
     republishing: HashSet<TenantId>,
@@ -143,13 +149,13 @@ struct Relay {
     move_failures: u32,
 }
 
-/// What is known of the stream on the other side.
+/// State of the stream check.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum StreamCheck {
-    /// Something happened: nothing is published before it was looked at.
+    /// A check is needed. Nothing is published before it ends.
     Due,
     Running,
-    /// As above, and doubted again meanwhile.
+    /// A check is running, and another reason for a check came up meanwhile.
     RunningSuspected,
     Good,
 }
@@ -210,7 +216,7 @@ impl Relay {
         let (store, nats, key) = (self.store.clone(), self.nats.clone(), self.key.clone());
         let (in_flight, reads) = (Arc::clone(&self.in_flight), Arc::clone(&self.reads));
         let wanted = page.clone();
-        // A task of its own: pages use all cores, and a panic fails one page alone.
+        // Each page runs in its own task, so that pages use all cores and a panic fails only one page.
         let publishing = AbortOnDropHandle::new(tokio::spawn(async move {
             page::publish(&store, &nats, &key, &in_flight, &reads, tenant, &wanted).await
         }));
@@ -221,7 +227,7 @@ impl Relay {
         self.work.push(ended.boxed());
     }
 
-    /// Starts what fits of the refills that are due. A tenant with a page under way finishes that first.
+    /// Starts due republishes up to the limit. A tenant with a page in flight finishes that page first.
     fn start_republishing(&mut self) {
         let mut waiting = VecDeque::new();
         while self.republishing.len() + waiting.len() < CONCURRENT_REPUBLISHES_MAX
@@ -264,7 +270,8 @@ impl Relay {
         self.refresh();
     }
 
-    /// Raises the generation of a tenant whose message ids JetStream takes for repeats of what it no longer holds.
+    /// Raises the stream epoch of a tenant, because JetStream drops its messages as duplicates of messages that it no
+    /// longer holds.
     fn bump_epoch(&mut self, tenant: TenantId) {
         let Some(tenant_relay) = self.tenants.get(&tenant) else { return };
         let (store, log, stream_epoch) =
@@ -288,7 +295,7 @@ impl Relay {
                 tenant_relay.notify();
                 self.queue(tenant);
             }
-            // Hints were lost, or the tenant is new.
+            // Notifications were lost, or the tenant is new.
             None => self.refresh(),
         }
     }
@@ -487,7 +494,7 @@ impl Relay {
             Ok(StreamCheckResult { removed, database_instance, suspected, epochs_bumped }) => {
                 self.check_failures = 0;
                 if self.checked_instance.as_ref() != Some(&database_instance) {
-                    // What is known of heads may be of another life.
+                    // The known heads may belong to another database instance.
                     self.refresh();
                     self.checked_instance = Some(database_instance);
                 }
@@ -499,7 +506,7 @@ impl Relay {
                     self.stream = StreamCheck::Due;
                 }
                 if epochs_bumped || !suspected.is_empty() {
-                    // The message that it speaks of may be among the lost.
+                    // The message may be among the lost ones.
                     self.farthest = None;
                 }
                 for tenant in std::mem::take(&mut self.suspected) {
@@ -519,14 +526,14 @@ impl Relay {
                 if self.check_failures == 1 || !error.is_unavailable() {
                     tracing::warn!(error = %Causes(&error), "the relay waits for JetStream");
                 }
-                // Stays `Running`, so that nothing is published until the next look.
+                // The state stays `Running`, so that nothing is published until the next check.
                 self.stream = StreamCheck::Running;
                 self.work.push(tokio::time::sleep(wait).map(|()| TaskOutcome::CheckAgain).boxed());
             }
         }
     }
 
-    /// Waits for what is in flight, within bounds, and stores how far it came.
+    /// Waits up to `SHUTDOWN_DRAIN_TIMEOUT` for work in flight, and stores the progress.
     async fn stop(mut self) {
         let drain = async {
             while self.pages > 0 || self.moving {
@@ -542,12 +549,12 @@ impl Relay {
                 }
             }
         };
-        // Whatever is not stored in time is published again by the next relay, under the same ids.
+        // The next relay publishes again what is not stored in time, under the same ids.
         drop(tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, drain).await);
     }
 }
 
-/// The wait after so many failures in a row; none after none.
+/// The wait after `failures` failures in a row; zero after none.
 fn backoff(failures: u32) -> Duration {
     let (first, longest) = BACKOFF_RANGE;
     match failures.checked_sub(1) {

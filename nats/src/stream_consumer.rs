@@ -1,6 +1,7 @@
-//! Follows `EVENTS` for the product's own consumers: one JetStream consumer a process, handed on to any number of
-//! followers. It starts with what is new and promises nothing: whoever follows keeps a contiguous mark and reads what is
-//! missing from the log (`store::feed` does).
+//! Reads `EVENTS` for the product's own consumers: one JetStream consumer for each process, shared by all its
+//! subscribers.
+//! It starts with new messages and guarantees no completeness. A subscriber tracks its contiguous position and reads
+//! missing events from the log (`store::feed` does).
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -20,26 +21,26 @@ use crate::connection::{STREAM, describe};
 use crate::message::{MessageKey, decode};
 use crate::{Nats, NatsError};
 
-/// Batches that a slow follower may be behind before it loses some and reads the log instead.
+/// Maximum batches that a slow subscriber may lag. Then it loses batches and reads the log instead.
 const BACKLOG_BATCHES_MAX: usize = 256;
-/// Messages taken together where they are there already.
+/// Maximum messages handled together if they have already arrived.
 const CHUNK_SIZE_MAX: usize = 256;
-/// The server speaks at least this often, so that a dead consumer is noticed.
+/// The server sends a heartbeat at least this often, so that a dead consumer is detected.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 const REQUEST_EXPIRY: Duration = Duration::from_secs(20);
-/// The server forgets the consumer this long after the process has gone.
+/// The server deletes the consumer this long after the process has stopped.
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
 /// First and longest wait after a failure.
 const BACKOFF_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// The process's follower of `EVENTS`. Cheap to clone.
+/// The process's consumer of `EVENTS`. Cheap to clone.
 #[derive(Clone)]
 pub struct StreamConsumer {
     batches: broadcast::Sender<Arc<Batch>>,
 }
 
 impl StreamConsumer {
-    /// Starts following, until cancelled. Outages are waited out.
+    /// Starts reading, until cancelled. Outages are retried.
     pub fn start(store: Store, nats: Nats, cancel: CancellationToken) -> Self {
         let batches = broadcast::Sender::new(BACKLOG_BATCHES_MAX);
         let follower = Self { batches: batches.clone() };
@@ -52,7 +53,7 @@ impl StreamConsumer {
         follower
     }
 
-    /// What comes from now on. Ends when the follower is cancelled and every handle to it is gone.
+    /// The batches from now on. The stream ends when the consumer is cancelled and every clone is dropped.
     pub fn batches(&self) -> impl Stream<Item = Batch> + Send + 'static + use<> {
         futures::stream::unfold(self.batches.subscribe(), |mut receiver| async {
             loop {
@@ -93,9 +94,10 @@ async fn consume_forever(store: &Store, nats: &Nats, batches: &broadcast::Sender
     }
 }
 
-/// Makes a consumer and hands its messages on until it fails. Not `OrderedConfig`: made anew before its first message it
-/// would start from the beginning of the stream, and after a wipe it would wait for a sequence that is far away. Starting
-/// with what is new is right in every case, because followers fill gaps from the log.
+/// Creates a consumer and passes its messages on until it fails.
+/// `OrderedConfig` is not used: recreated before its first message it would start from the beginning of the stream, and
+/// after a purge it would wait for a distant sequence.
+/// Starting with new messages is always correct, because subscribers read missing events from the log.
 async fn consume(
     store: &Store,
     nats: &Nats,
@@ -131,7 +133,7 @@ async fn consume(
     loop {
         let chunk = tokio::select! {
             chunk = chunks.next() => chunk,
-            // The server may have forgotten the consumer, and would not say so.
+            // The server may have deleted the consumer without a notice.
             Ok(()) = connections.changed() => return Ok(()),
         };
         let Some(chunk) = chunk else { return Ok(()) };
@@ -149,7 +151,7 @@ async fn consume(
             dispatch(store, key, read, batches).await;
         }
         match failed {
-            // One missed heartbeat is a hiccup, two in a row are a dead consumer.
+            // One missed heartbeat is tolerated; after two in a row the consumer is dead.
             Some(error) if error.kind() == MessagesErrorKind::MissingHeartbeat && !silent => silent = true,
             Some(error) => return Err(NatsError::JetStream(describe(&error))),
             None => {}
@@ -161,7 +163,8 @@ fn api_error(error: &(dyn std::error::Error + 'static)) -> NatsError {
     NatsError::JetStream(describe(error))
 }
 
-/// Decodes, gathers by tenant and sends. What is not the relay's is counted and dropped: the log has the truth.
+/// Decodes messages, groups them by tenant and sends the batches. Messages that the relay did not publish are counted
+/// and dropped.
 async fn dispatch(
     store: &Store,
     key: &MessageKey,
@@ -198,7 +201,7 @@ async fn dispatch(
         }
     }
     for batch in gathered {
-        // Nobody following is fine.
+        // An error means that there is no subscriber, which is allowed.
         drop(batches.send(Arc::new(batch)));
     }
 }
@@ -210,7 +213,7 @@ async fn find_tenant(store: &Store, slug: &TenantSlug) -> Option<TenantId> {
             tracing::warn!(%slug, "EVENTS holds events of an unknown tenant; they are skipped");
             None
         }
-        // The database is away: whoever follows finds these events in the log later.
+        // The database is not available. Subscribers read these events from the log later.
         Err(error) => {
             tracing::debug!(error = %Causes(&error), "a tenant cannot be looked up");
             None

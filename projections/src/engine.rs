@@ -1,5 +1,5 @@
-//! What keeps every read model: the fold over a batch, its SQL, the keeper that `store::feed` feeds, the rebuild
-//! beside the table that serves, and past states in scratch tables.
+//! The engine of all read models: folds batches, generates SQL, runs projections on `store::feed`, rebuilds the idle
+//! table, and computes historical states in scratch tables.
 
 pub mod change;
 pub mod error;

@@ -1,9 +1,10 @@
-//! Read models as folds over rows, and the engine that keeps them.
+//! Read models as folds over rows, and the engine that updates them.
 //!
-//! Layout: one folder a bounded context, one file a read model (its row, its table, its fold); `read_models` is the registry
-//! of them all; `engine` holds the keeper
-//! (batches, checkpoints, events that cannot be applied) and the SQL that is generated from a table's columns. What
-//! feeds the keeper, whatever the source of events does, is `store::feed`.
+//! - One folder for each bounded context, one file for each read model: its row, its table, its fold.
+//! - `read_models` is the registry of read models.
+//! - `engine` applies events (batches, checkpoints, events that cannot be applied), and generates SQL from the columns
+//!   of a table.
+//! - `store::feed` delivers the events, whatever their source does.
 
 pub mod crm;
 pub mod engine;
@@ -34,21 +35,21 @@ pub use identity::user::{UserRow, Users};
 pub use read_models::{CHECKPOINTS, CUSTOMERS, ReadModel, ReadModelVisitor, USERS};
 pub use store::feed::Batch;
 
-/// The tables of all read models, for the migration to create.
+/// The tables of all read models; the migration creates them.
 pub fn tables() -> Vec<ReadTable> {
     ReadModel::ALL.iter().map(|model| model.table()).collect()
 }
 
-/// The checkpoint of the read model that an operator means: `customers` or `customers.v1`.
+/// The checkpoint for a name that an operator gives: `customers` or `customers.v1`.
 pub fn find(name: &str) -> Option<&'static str> {
     ReadModel::find(name).map(ReadModel::checkpoint)
 }
 
-/// Tenants rebuilt at once.
+/// Maximum tenants that are rebuilt at once.
 const CONCURRENT_REBUILDS_MAX: usize = 3;
 
-/// Rebuilds the read model of this checkpoint, tenant by tenant; what happens to one does not concern the others.
-/// `progress` is told the sums over all tenants.
+/// Rebuilds the read model of this checkpoint for each tenant. A failure for one tenant does not affect the others.
+/// `progress` receives the sums over all tenants.
 pub async fn rebuild(
     store: &Store,
     checkpoint: &str,
@@ -92,8 +93,10 @@ impl<'a> ReadModelVisitor for Rebuild<'a> {
     }
 }
 
-/// Works out a past state of the read model of this checkpoint. `log`: which log the positions are of; refused when the
-/// tenant has another.
+/// Computes a historical state of the read model of this checkpoint. `log` is the log of the positions.
+///
+/// # Errors
+/// [`HistoricStateError`], also if the tenant has another log.
 pub async fn replay(
     tenant: &TenantStore,
     checkpoint: &str,
@@ -122,8 +125,8 @@ impl<'a> ReadModelVisitor for Replay<'a> {
     }
 }
 
-/// Keeps every read model up to date until cancelled. `followed` is called once for each read model; what it gives makes
-/// them quick, and what that loses, repeats or disorders is put right from the log.
+/// Updates every read model until cancelled. `followed` is called once for each read model.
+/// The batches that it returns only reduce latency: lost, repeated or disordered ones are corrected from the log.
 pub async fn run_all<S>(
     store: Store,
     followed: impl Fn() -> S,
@@ -155,7 +158,7 @@ impl<S: Stream<Item = Batch> + Send + 'static> ReadModelVisitor for Run<S> {
     }
 }
 
-/// Keeps one read model up to date until cancelled.
+/// Updates one read model until cancelled.
 pub async fn run<P: Projection>(
     store: Store,
     followed: impl Stream<Item = Batch> + Send,

@@ -1,5 +1,5 @@
-//! The registry of read models. Whatever depends on which read model is meant goes through it: a name that it does not know
-//! is an error, and a new read model does not compile before it says everything for itself.
+//! The registry of read models. Code that depends on a read model uses it: an unknown name is an error, and a new read
+//! model does not compile until every function here handles it.
 
 use store::ReadTable;
 
@@ -14,26 +14,27 @@ pub const CHECKPOINTS: &[&str] = &[CUSTOMERS, USERS];
 
 /// A read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[expect(missing_docs, reason = "the names say what they are")]
 pub enum ReadModel {
+    /// The customers of a tenant.
     Customers,
+    /// The users of a tenant.
     Users,
 }
 
-/// Work on a read model that is known when the program runs only.
+/// A function over read models, for code that knows the read model only at run time.
 pub trait ReadModelVisitor {
-    /// What it comes to.
+    /// The result.
     type Output;
 
-    /// Does it.
+    /// Calls the function for the read model `P`.
     fn of<P: Projection>(self) -> Self::Output;
 }
 
 impl ReadModel {
-    /// All of them.
+    /// All read models.
     pub const ALL: &[Self] = &[Self::Customers, Self::Users];
 
-    /// The read model that is named by its checkpoint, or by that without its version: `customers.v1` or `customers`.
+    /// The read model with this checkpoint, with or without version: `customers.v1` or `customers`.
     pub fn find(name: &str) -> Option<Self> {
         let is_meant = |model: &&Self| {
             let checkpoint = model.checkpoint();
@@ -42,7 +43,7 @@ impl ReadModel {
         Self::ALL.iter().find(is_meant).copied()
     }
 
-    /// Does something with it.
+    /// Calls the visitor for this read model.
     pub fn with<W: ReadModelVisitor>(self, work: W) -> W::Output {
         match self {
             Self::Customers => work.of::<Customers>(),
@@ -58,7 +59,7 @@ impl ReadModel {
         }
     }
 
-    /// The scope that reads its rows.
+    /// The scope that a reader of its rows needs.
     pub fn scope(self) -> &'static str {
         struct Scope;
         impl ReadModelVisitor for Scope {

@@ -1,6 +1,7 @@
-//! The export file: a history, or a part of it, that verifies without the product. One JSON object a line: a manifest,
-//! the events in position order, among them the schemas of their types and keys, an end. `docs/audit-format.md` describes
-//! it.
+//! The export file: a history, or a part of it, that verifies offline. `docs/audit-format.md` describes it.
+//!
+//! Each line is one JSON object: first a manifest, then the events in position order with the schemas of their types
+//! and keys, then an end.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -11,16 +12,16 @@ use uuid::Uuid;
 use crate::frame::Hash;
 use crate::json::{Json, JsonError, Members};
 
-/// The name of this form of the file.
+/// The name of the file format.
 pub const FORMAT: &str = "annals-export/v1";
-/// The types of the events with which services register the schemas of their types, and replace them by wider ones.
+/// The event types that register a schema of a service, or replace it by a wider one.
 pub const REGISTRATION_EVENT_TYPES: [&str; 2] =
     ["integration.event_type.registered.v1", "integration.event_type.widened.v1"];
 
-/// The largest number in a file: a position is a 64-bit number with a sign in the store.
+/// Maximum integer in a file. The store keeps a position as a signed 64-bit number.
 pub const INTEGER_MAX: u64 = i64::MAX as u64;
 
-/// Bytes, in base64.
+/// Bytes, written in base64.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Base64(pub Vec<u8>);
 
@@ -36,65 +37,66 @@ impl From<Hash> for Base64 {
     }
 }
 
-/// What the file holds, and what it is checked against.
+/// The first line: what the file contains, and what it is verified against.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Manifest {
     /// [`FORMAT`].
     pub format: String,
     /// The tenant's public name.
     pub tenant: String,
-    /// The log that the checkpoint speaks of.
+    /// The log of the checkpoint.
     pub log_id: Uuid,
     /// The first position.
     pub from: u64,
     /// The last position.
     pub to: u64,
-    /// The one stream that the file holds, with a path for each event; without it the file holds every event of the
-    /// range, and `before` and `after` complete the tree.
+    /// The only stream in the file; each event then has a path. Without it the file holds every event of the range, and
+    /// `before` and `after` complete the tree.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
-    /// The signed note.
+    /// The signed checkpoint, a signed note.
     pub checkpoint: String,
     /// The perfect subtrees over the events before `from`, from left to right.
     pub before: Vec<Base64>,
-    /// The perfect subtrees over the events behind `to`, from left to right, each as large as its place allows.
+    /// The perfect subtrees over the events after `to`, from left to right, each as large as possible.
     pub after: Vec<Base64>,
-    /// Proofs that earlier sizes were the beginning of this log.
+    /// Proofs that the log continues earlier sizes.
     pub consistency: Vec<Consistency>,
-    /// Who can read the keys that the file holds: a public key of the age format. Without it there are none.
+    /// The public key (age format) to which the keys in the file are encrypted. Without it the file holds no keys.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub keys_to: Option<String>,
     /// When the file was made (RFC 3339).
     pub exported_at: String,
 }
 
-/// A proof that the log of `from` events was the beginning of the checkpoint's.
+/// A proof that the log of the checkpoint continues the log of `from` events.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-#[expect(missing_docs, reason = "said above")]
 pub struct Consistency {
+    /// Number of events of the earlier log.
     pub from: u64,
+    /// The hashes of the proof.
     pub path: Vec<Base64>,
 }
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Line {
-    /// Its place in the log.
+    /// Its position in the log.
     pub position: u64,
-    /// The entry as its row makes it.
+    /// The entry, computed from the stored row.
     pub entry: Base64,
-    /// The leaf as the log keeps it.
+    /// The leaf that the log stores.
     pub leaf: Base64,
-    /// What the entry's payload commitment binds.
+    /// The bytes of the entry's payload commitment.
     pub payload: Part,
-    /// What the entry's metadata commitment binds.
+    /// The bytes of the entry's metadata commitment.
     pub metadata: Part,
-    /// In a file of one stream: the path from the leaf towards the root.
+    /// In a file of one stream: the path from the leaf to the root.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub path: Option<Vec<Base64>>,
 }
 
-/// Bytes with their salt, or why they are not here. Their leaf verifies either way.
+/// Bytes with their salt, or the reason why they are absent. The leaf verifies in both cases.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(untagged)]
 #[expect(missing_docs, reason = "said above")]
@@ -107,13 +109,13 @@ pub enum Part {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Absent {
-    /// They were destroyed; nobody has them.
+    /// They were destroyed.
     Redacted,
-    /// Whoever made the file left them out.
+    /// The exporter left them out.
     Withheld,
 }
 
-/// The schema of a type's payloads. It stands before the first event of the type, once.
+/// The schema of a type's payloads. It occurs once, before the first event of the type.
 #[derive(Debug, Clone, Serialize)]
 pub struct TypeSchema {
     /// The type.
@@ -121,62 +123,70 @@ pub struct TypeSchema {
     pub event_type: String,
     /// The JSON Schema (2020-12), an object.
     pub schema: Box<RawValue>,
-    /// Of a type of the product's own: the version of the product that wrote the file. Nothing signed binds the schema.
+    /// For a type of the product: the version of the product that wrote the file. The schema is not covered by a
+    /// signature.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub product: Option<String>,
-    /// Of a type that a service registered: the position of the event that holds the schema.
+    /// For a type of a service: the position of the event that holds the schema.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub registered_at: Option<u64>,
 }
 
-/// What the payload of a registering event says.
+/// The payload of a registration event.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields are those of TypeSchema")]
 pub struct Registration {
+    /// The type.
     pub event_type: String,
+    /// The JSON Schema (2020-12).
     pub schema: Box<RawValue>,
 }
 
-/// Keys for the sealed parts of the events behind it, up to the next such lines. Several in a row hold together.
+/// Keys for the encrypted parts of the following events, up to the next such lines. Consecutive lines belong together.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Keys {
-    /// A file of the age format, for the manifest's `keys_to`.
+    /// A file in the age format, encrypted to the manifest's `keys_to`.
     pub keys: Base64,
 }
 
 /// The last line.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct End {
-    /// How many events the file holds.
+    /// Number of events in the file.
     pub events: u64,
 }
 
-/// A line behind the manifest. Its members tell which kind it is; there are no others.
+/// A line after the manifest. Its members identify its kind; other members are not allowed.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "said above")]
 pub enum Item {
+    /// An event.
     Event(Line),
+    /// The schema of a type.
     Schema(TypeSchema),
+    /// Keys for encrypted parts.
     Keys(Keys),
+    /// The last line.
     End(End),
 }
 
-/// Why a line is not one of an export.
+/// Why a line is not valid in an export.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FormatError {
-    /// It is not JSON as exports have it.
+    /// It is not JSON that exports allow.
     #[error(transparent)]
     Json(#[from] JsonError),
-    /// It has not the members of any kind of line.
+    /// Its members are those of no kind of line.
     #[error("the line has not exactly the members of {0}")]
     Members(&'static str),
-    /// A member is not of its type.
+    /// A member has the wrong type.
     #[error("{0} is not of its type")]
     Type(&'static str),
 }
 
 impl Manifest {
-    /// Reads the first line.
+    /// Parses the first line.
+    ///
+    /// # Errors
+    /// [`FormatError`] if the line is not a manifest.
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         let mut fields = Fields::of("a manifest", Json::parse(text)?)?;
         let manifest = Self {
@@ -198,7 +208,10 @@ impl Manifest {
 }
 
 impl Item {
-    /// Reads a line behind the first.
+    /// Parses a line after the first.
+    ///
+    /// # Errors
+    /// [`FormatError`] if the line is of no known kind.
     pub fn parse(text: &str) -> Result<Self, FormatError> {
         let Json::Object(members) = Json::parse(text)? else { return Err(FormatError::Members("any kind")) };
         let (events, schema, keys) = ("an event", "a schema", "keys");
@@ -236,7 +249,7 @@ impl Item {
 }
 
 impl Registration {
-    /// Reads a payload; `None` where it does not name a type and its schema.
+    /// Parses a payload; `None` if it does not name a type and its schema.
     pub fn parse(payload: &[u8]) -> Option<Self> {
         let json = Json::parse(std::str::from_utf8(payload).ok()?).ok()?;
         let mut fields = Fields::of("a registration", json).ok()?;
@@ -245,13 +258,13 @@ impl Registration {
     }
 }
 
-/// The members of an object that have not been read yet.
+/// The members of an object that are not parsed yet.
 struct Fields<'a> {
     what: &'static str,
     members: Members<'a>,
 }
 
-/// Reads a value that is of its type.
+/// Converts a value; `None` if it has the wrong type.
 type Read<'a, T> = fn(Json<'a>) -> Option<T>;
 
 impl<'a> Fields<'a> {
@@ -271,7 +284,7 @@ impl<'a> Fields<'a> {
         read(value).map(Some).ok_or(FormatError::Type(name))
     }
 
-    /// What was read, where that was all.
+    /// Returns `read` if no members are left.
     fn end<T>(self, read: T) -> Result<T, FormatError> {
         if self.members.is_empty() { Ok(read) } else { Err(FormatError::Members(self.what)) }
     }
@@ -281,7 +294,7 @@ fn text_of(value: Json<'_>) -> Option<String> {
     if let Json::Text(text) = value { Some(text.into_owned()) } else { None }
 }
 
-/// A whole number from 0 that a position can be, without a sign, a fraction or an exponent.
+/// An integer from 0 to [`INTEGER_MAX`], written without sign, fraction or exponent.
 fn whole(value: Json<'_>) -> Option<u64> {
     let Json::Number(text) = value else { return None };
     let number: u64 = text.parse().ok()?;
@@ -294,7 +307,7 @@ fn id(value: Json<'_>) -> Option<Uuid> {
     Uuid::try_parse(&text).ok().filter(|id| id.to_string() == text)
 }
 
-/// Standard base64: one text for each sequence of bytes.
+/// Standard base64 in its canonical form.
 fn bytes(value: Json<'_>) -> Option<Base64> {
     let Json::Text(text) = value else { return None };
     STANDARD.decode(text.as_bytes()).ok().map(Base64)

@@ -1,9 +1,9 @@
-//! The binary frame of an event: the entry that the Merkle log of a tenant is built from.
+//! The binary frame of an event, which is an entry of the tenant's Merkle log.
 
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-/// What an entry begins with.
+/// The first bytes of an entry.
 const DOMAIN_LABEL: &[u8] = b"annals-event/v1\0";
 
 /// A SHA-256 digest.
@@ -11,7 +11,7 @@ pub type Hash = [u8; 32];
 /// The random salt of a commitment.
 pub type Salt = [u8; 16];
 
-/// What a commitment binds.
+/// The part of an event that a commitment covers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CommitmentKind {
     /// The payload as stored.
@@ -23,16 +23,16 @@ pub enum CommitmentKind {
 /// Why an event cannot be framed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FrameError {
-    /// A name is longer than its two-byte length can say.
+    /// A name is longer than 65,535 bytes, the maximum of its two-byte length.
     #[error("{0} is longer than 65,535 bytes")]
     NameTooLong(&'static str),
-    /// More subject keys than their one-byte count can say.
+    /// The event has more than 255 subject keys, the maximum of their one-byte count.
     #[error("an event has at most 255 subject keys")]
     TooManySubjectKeys,
 }
 
-/// `SHA-256(label || salt || u64 length || bytes)`: binds the stored bytes and tells nothing about them, so that a
-/// payload can be destroyed while the leaf still verifies.
+/// `SHA-256(label || salt || u64 length || bytes)`. It commits to the stored bytes without revealing them, so a payload
+/// can be destroyed and the leaf still verifies.
 pub fn commitment(kind: CommitmentKind, salt: &Salt, bytes: &[u8]) -> Hash {
     let label: &[u8] = match kind {
         CommitmentKind::Payload => b"annals-payload/v1\0",
@@ -55,7 +55,7 @@ pub struct Frame<'a> {
     pub event_id: Uuid,
     /// `<context>.<aggregate>/<id>`.
     pub stream: &'a str,
-    /// Place in the stream, from 1.
+    /// Its version in the stream, from 1.
     pub version: u64,
     /// The type, with the schema version.
     pub event_type: &'a str,
@@ -63,18 +63,21 @@ pub struct Frame<'a> {
     pub schema_version: u32,
     /// Microseconds since 1970 in UTC.
     pub recorded_at: i64,
-    /// How the payload is encoded; 1 is JSON in UTF-8.
+    /// The encoding of the payload; 1 is JSON in UTF-8.
     pub payload_encoding: u8,
     /// See [`commitment`].
     pub payload_commitment: Hash,
     /// See [`commitment`].
     pub metadata_commitment: Hash,
-    /// The keys that parts of the payload are sealed under, ascending.
+    /// The ids of the keys that encrypt parts of the payload, ascending.
     pub subject_keys: &'a [Uuid],
 }
 
 impl Frame<'_> {
-    /// The entry as bytes.
+    /// Encodes the entry.
+    ///
+    /// # Errors
+    /// [`FrameError`] if a name is too long or there are too many subject keys.
     pub fn encode(&self) -> Result<Vec<u8>, FrameError> {
         let mut entry = Vec::with_capacity(192 + self.stream.len() + self.event_type.len());
         entry.extend_from_slice(DOMAIN_LABEL);
@@ -98,25 +101,35 @@ impl Frame<'_> {
     }
 }
 
-/// An entry as it reads back.
+/// A decoded entry.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of Frame")]
 pub struct Entry<'a> {
+    /// The log of the event.
     pub log_id: Uuid,
+    /// The event's id.
     pub event_id: Uuid,
+    /// `<context>.<aggregate>/<id>`.
     pub stream: &'a str,
+    /// The version in the stream, from 1.
     pub version: u64,
+    /// The type with its schema version.
     pub event_type: &'a str,
+    /// The schema version as a number.
     pub schema_version: u32,
+    /// Microseconds since 1970 in UTC.
     pub recorded_at: i64,
+    /// The encoding of the payload; 1 is JSON in UTF-8.
     pub payload_encoding: u8,
+    /// The [`commitment`] to the payload.
     pub payload_commitment: Hash,
+    /// The [`commitment`] to the metadata.
     pub metadata_commitment: Hash,
+    /// The ids of the keys that encrypt parts of the payload.
     pub subject_keys: Vec<Uuid>,
 }
 
 impl<'a> Entry<'a> {
-    /// Reads an entry; `None` where the bytes are not exactly one.
+    /// Decodes an entry; `None` if the bytes are not exactly one entry.
     pub fn decode(entry: &'a [u8]) -> Option<Self> {
         let mut rest = entry.strip_prefix(DOMAIN_LABEL)?;
         let read = Self {

@@ -1,15 +1,15 @@
-//! The one reader of JSON in exports: it takes what `docs/audit-format.md` allows and nothing else, so that verifiers in
-//! other languages can take exactly the same files.
+//! The JSON parser for exports. It accepts exactly what `docs/audit-format.md` allows, so that verifiers in other
+//! languages can accept exactly the same files.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-/// How deep arrays and objects may be nested.
+/// Maximum nesting of arrays and objects.
 const DEPTH_MAX: usize = 128;
-/// Digits of a number's exponent: with more of them exact values could not be compared in a 64-bit exponent.
+/// Maximum digits of a number's exponent, so that exact values can be compared with a 64-bit exponent.
 const EXPONENT_DIGITS_MAX: usize = 9;
 
-/// What is wrong with a text, and the byte at which it was found.
+/// A syntax error and its byte offset.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("{problem} at byte {at}")]
 pub struct JsonError {
@@ -17,7 +17,7 @@ pub struct JsonError {
     problem: &'static str,
 }
 
-/// A value. Numbers keep their text, because no number type holds all of them.
+/// A JSON value. Numbers keep their text, because no number type holds all of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Json<'a> {
     /// `null`.
@@ -38,7 +38,10 @@ pub enum Json<'a> {
 pub type Members<'a> = BTreeMap<Cow<'a, str>, Json<'a>>;
 
 impl<'a> Json<'a> {
-    /// Reads a text that is one value.
+    /// Parses a text that is one value.
+    ///
+    /// # Errors
+    /// [`JsonError`] with the byte offset of the problem.
     pub fn parse(text: &'a str) -> Result<Self, JsonError> {
         let mut reader = Reader { text, at: 0 };
         let value = reader.value(DEPTH_MAX)?;
@@ -46,14 +49,15 @@ impl<'a> Json<'a> {
         if reader.at == text.len() { Ok(value) } else { Err(reader.error("there is more behind the value")) }
     }
 
-    /// The value as JSON on one line, its numbers as they were written.
+    /// The value as JSON on one line. Numbers keep their text.
     pub fn write(&self) -> String {
         let mut text = String::new();
         self.write_with(&mut text, &|number| number.to_owned());
         text
     }
 
-    /// The same text for values that are equal: members in one order, numbers by their exact value.
+    /// Canonical JSON: equal values give the same text. Members are sorted, and numbers are written by their exact
+    /// value.
     pub fn canonical(&self) -> String {
         let mut text = String::new();
         self.write_with(&mut text, &exact);
@@ -92,7 +96,7 @@ fn write_text(text: &mut String, value: &str) {
     text.push_str(&serde_json::to_string(value).expect("a string serialises"));
 }
 
-/// A number's sign, its digits without zeros at either end, and the power of ten that they are multiplied with.
+/// A number's sign, its digits without leading and trailing zeros, and its power of ten.
 fn exact(number: &str) -> String {
     let (mantissa, exponent) = number.split_once(['e', 'E']).unwrap_or((number, "0"));
     let exponent: i64 = exponent.parse().expect("the reader has checked the exponent");

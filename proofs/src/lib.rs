@@ -1,5 +1,5 @@
-//! Event frames and leaf hashes: what a tenant's history is proved with. No I/O and no server dependency, so that
-//! verifiers can use it. The format is written down in `docs/audit-format.md`.
+//! Event frames, leaf hashes, Merkle trees and the offline verifier. The crate has no server dependency, so that
+//! verifiers can use it. `docs/audit-format.md` describes the format.
 //!
 //! Hashing follows RFC 6962: a leaf is `SHA-256(0x00 || entry)`. Integers are big-endian, `len16(x)` is a two-byte
 //! length followed by the bytes, labels end with a zero byte.

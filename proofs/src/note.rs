@@ -1,4 +1,4 @@
-//! Signed notes and the checkpoints written as such: C2SP signed-note and tlog-checkpoint, with Ed25519.
+//! Signed notes and checkpoints: C2SP signed-note and tlog-checkpoint, with Ed25519.
 
 use std::fmt;
 use std::str::FromStr;
@@ -14,36 +14,36 @@ use crate::frame::Hash;
 
 /// The signature type of Ed25519 in key ids and keys.
 const ED25519: u8 = 1;
-/// Longest note that is looked at.
+/// Maximum bytes of a note.
 const NOTE_BYTES_MAX: usize = 64 * 1024;
 
-/// Why a note or a key is not believed.
+/// Why a note or a key is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NoteError {
-    /// No verifier key: `name+hash+base64`.
+    /// Not a verifier key: `name+hash+base64`.
     #[error("not a verifier key of the form name+hash+base64 for Ed25519")]
     VerifierKey,
-    /// No private key.
+    /// Not a private key.
     #[error("not an Ed25519 private key in PKCS #8 PEM")]
     SigningKey,
-    /// A name that signed notes do not allow.
+    /// The name is not allowed in signed notes.
     #[error("a key's name must not be empty or contain spaces or plus signs")]
     Name,
-    /// The text is no signed note.
+    /// The text is not a signed note.
     #[error("not a signed note: {0}")]
     Malformed(&'static str),
-    /// None of the signatures is by a known key.
+    /// No signature is by a known key.
     #[error("no signature by the key {0}")]
     Unsigned(String),
-    /// A signature by a known key does not fit the text.
+    /// A signature by a known key is wrong for the text.
     #[error("the signature by {0} is wrong")]
     WrongSignature(String),
-    /// The note's text is no checkpoint.
+    /// The note's text is not a checkpoint.
     #[error("not a checkpoint: {0}")]
     Checkpoint(&'static str),
 }
 
-/// A public key with its name, as signed notes know them.
+/// A public key with its name, as in signed notes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifierKey {
     name: String,
@@ -51,12 +51,15 @@ pub struct VerifierKey {
 }
 
 impl VerifierKey {
-    /// The name that signatures carry.
+    /// The name in its signatures.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The same public key under another name.
+    /// The same public key with another name.
+    ///
+    /// # Errors
+    /// [`NoteError::Name`] if the name is not allowed.
     pub fn under(&self, name: &str) -> Result<Self, NoteError> {
         Ok(Self { name: checked_name(name)?.to_owned(), key: self.key })
     }
@@ -71,7 +74,10 @@ impl VerifierKey {
         [digest[0], digest[1], digest[2], digest[3]]
     }
 
-    /// The text of a note that this key has signed.
+    /// Verifies a note and returns its text.
+    ///
+    /// # Errors
+    /// [`NoteError`] if the note is malformed, or has no valid signature by this key.
     pub fn verify<'a>(&self, note: &'a str) -> Result<&'a str, NoteError> {
         let (text, signatures) = split(note)?;
         for line in signatures.lines() {
@@ -121,21 +127,30 @@ impl FromStr for VerifierKey {
     }
 }
 
-/// A private key. Signs under any name: the name that a log signs under is its origin.
+/// A private key. It signs under any name; a log signs under its origin.
 pub struct NoteSigner(SigningKey);
 
 impl NoteSigner {
-    /// The key of a PKCS #8 PEM file, as `openssl genpkey -algorithm ed25519` writes it.
+    /// Reads a PKCS #8 PEM file, as `openssl genpkey -algorithm ed25519` writes it.
+    ///
+    /// # Errors
+    /// [`NoteError::SigningKey`] if the text is not such a key.
     pub fn from_pem(pem: &str) -> Result<Self, NoteError> {
         SigningKey::from_pkcs8_pem(pem.trim()).map(Self).map_err(|_| NoteError::SigningKey)
     }
 
-    /// The public half under a name.
+    /// The public key with a name.
+    ///
+    /// # Errors
+    /// [`NoteError::Name`] if the name is not allowed.
     pub fn verifier_key(&self, name: &str) -> Result<VerifierKey, NoteError> {
         Ok(VerifierKey { name: checked_name(name)?.to_owned(), key: self.0.verifying_key() })
     }
 
-    /// Puts a signature under a text or, where the text is a signed note already, adds one to it.
+    /// Signs a text, or adds a signature to a signed note.
+    ///
+    /// # Errors
+    /// [`NoteError`] if the name or the note is invalid.
     pub fn sign(&self, name: &str, note: &str) -> Result<String, NoteError> {
         let key = self.verifier_key(name)?;
         let (text, signatures) = match split(note) {
@@ -149,30 +164,36 @@ impl NoteSigner {
     }
 }
 
-/// What a tree of a log looked like: origin, number of leaves and root (C2SP tlog-checkpoint, without extensions).
+/// A state of a log's tree: origin, number of leaves and root (C2SP tlog-checkpoint, without extensions).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint {
-    /// Which log: `<deployment>/tlog/<log id in hexadecimal>`.
+    /// The log: `<deployment>/tlog/<log id in hexadecimal>`.
     pub origin: String,
-    /// How many leaves.
+    /// Number of leaves.
     pub size: u64,
-    /// The root of the tree over them.
+    /// The root of the tree.
     pub root: Hash,
 }
 
 impl Checkpoint {
-    /// The log that its origin names; `None` where the origin is of another form.
+    /// The log id in its origin; `None` if the origin has another form.
     pub fn log_id(&self) -> Option<Uuid> {
         let (_, id) = self.origin.rsplit_once("/tlog/")?;
         Uuid::try_parse(id).ok().filter(|log| log.simple().to_string() == id)
     }
 
-    /// The checkpoint in a signed note, whoever has signed it.
+    /// The checkpoint of a signed note, without verification of the signatures.
+    ///
+    /// # Errors
+    /// [`NoteError`] if the note or the checkpoint is malformed.
     pub fn unverified(note: &str) -> Result<Self, NoteError> {
         Self::parse(split(note)?.0)
     }
 
-    /// The checkpoint in a note's text.
+    /// Parses the text of a note.
+    ///
+    /// # Errors
+    /// [`NoteError::Checkpoint`] if the text is not a checkpoint.
     pub fn parse(text: &str) -> Result<Self, NoteError> {
         let mut lines = text.lines();
         let origin = lines.next().filter(|origin| !origin.is_empty());
@@ -194,7 +215,7 @@ impl fmt::Display for Checkpoint {
     }
 }
 
-/// Text, which ends with a line feed, and signatures.
+/// Splits a note into its text, which ends with a line feed, and its signatures.
 fn split(note: &str) -> Result<(&str, &str), NoteError> {
     if note.len() > NOTE_BYTES_MAX {
         return Err(NoteError::Malformed("it is too long"));

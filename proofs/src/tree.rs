@@ -1,7 +1,7 @@
-//! The Merkle tree of RFC 6962 over a log's leaves: its root, which subtrees make up a proof, and how proofs are checked.
+//! The Merkle tree of RFC 6962 over a log's leaves: its root, the subtrees of a proof, and the verification of proofs.
 //!
-//! A *span* is a range of leaf indices from 0. A *node* is the root of a perfect subtree: `(height, index)` covers the
-//! leaves from `index << height` on, `1 << height` of them.
+//! A *span* is a range of leaf indices from 0. A *node* is the root of a perfect subtree: `(height, index)` covers `1
+//! << height` leaves, from leaf `index << height`.
 
 use std::collections::HashMap;
 
@@ -23,11 +23,12 @@ pub fn empty_root() -> Hash {
     Sha256::digest([]).into()
 }
 
-/// The root of a perfect subtree by its height and its place among those of that height.
+/// The root of a perfect subtree.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[expect(missing_docs, reason = "said above")]
 pub struct Node {
+    /// The height; a leaf has height 0.
     pub height: u8,
+    /// The index among the subtrees of this height, from 0.
     pub index: u64,
 }
 
@@ -40,14 +41,15 @@ impl Node {
 
 /// A range of leaf indices, `start` included, `end` not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[expect(missing_docs, reason = "said above")]
 pub struct Span {
+    /// The first leaf.
     pub start: u64,
+    /// The leaf after the last.
     pub end: u64,
 }
 
 impl Span {
-    /// The perfect subtrees that cover it, from left to right, each as large as its place allows.
+    /// The perfect subtrees that cover the span, from left to right, each as large as possible.
     pub fn nodes(self) -> Vec<Node> {
         let (mut nodes, mut at) = (Vec::new(), self.start);
         while at < self.end {
@@ -59,15 +61,14 @@ impl Span {
         nodes
     }
 
-    /// The hash of the subtree over these leaves, from the hashes of its [`Span::nodes`]; `None` where one is missing.
+    /// The hash of the subtree over the span, from the hashes of its [`Span::nodes`]; `None` if one is missing.
     pub fn hash(self, nodes: &HashMap<Node, Hash>) -> Option<Hash> {
         let hashes: Option<Vec<Hash>> = self.nodes().iter().map(|node| nodes.get(node).copied()).collect();
         hashes?.into_iter().rev().reduce(|right, left| node_hash(&left, &right))
     }
 }
 
-/// What a log of some size looks like from the right: the perfect subtrees that it consists of, the largest first.
-/// Enough to add leaves and to say the root.
+/// The perfect subtrees of a log of some size, the largest first. They suffice to add leaves and to compute the root.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frontier {
     size: u64,
@@ -75,12 +76,12 @@ pub struct Frontier {
 }
 
 impl Frontier {
-    /// The frontier of a log with so many leaves. `None` where the number of peaks does not fit.
+    /// The frontier of a log with `size` leaves. `None` if the number of peaks does not match the size.
     pub fn new(size: u64, peaks: Vec<Hash>) -> Option<Self> {
         (peaks.len() as u32 == size.count_ones()).then_some(Self { size, peaks })
     }
 
-    /// How many leaves there are.
+    /// Number of leaves.
     pub fn size(&self) -> u64 {
         self.size
     }
@@ -90,7 +91,7 @@ impl Frontier {
         &self.peaks
     }
 
-    /// Adds a leaf and hands over every subtree that it completes, itself left out.
+    /// Adds a leaf and passes every subtree that it completes, except itself, to `complete`.
     pub fn push(&mut self, leaf: Hash, mut complete: impl FnMut(Node, Hash)) {
         let (mut hash, mut height) = (leaf, 0);
         while self.size >> height & 1 == 1 {
@@ -103,7 +104,7 @@ impl Frontier {
         self.size += 1;
     }
 
-    /// Adds a perfect subtree of whole leaves at once. `false` where it does not fit in this place.
+    /// Adds a perfect subtree at once. Returns `false` if a subtree of this height is not possible at this size.
     pub fn push_subtree(&mut self, height: u8, hash: Hash) -> bool {
         if height > 62 || (self.size != 0 && self.size.trailing_zeros() < u32::from(height)) {
             return false;
@@ -130,7 +131,7 @@ impl Frontier {
     }
 }
 
-/// The root over subtrees of one size that stand side by side.
+/// The root over consecutive subtrees of the same size.
 pub fn fold(hashes: impl IntoIterator<Item = Hash>) -> Hash {
     let mut frontier = Frontier::default();
     for hash in hashes {
@@ -139,8 +140,8 @@ pub fn fold(hashes: impl IntoIterator<Item = Hash>) -> Hash {
     frontier.root()
 }
 
-/// The subtrees whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf towards the root
-/// (`PATH` of RFC 6962, section 2.1.1). `None` where there is no such leaf.
+/// The subtrees whose hashes prove that leaf `index` is in a tree of `size` leaves, from the leaf to the root (`PATH`
+/// of RFC 6962, section 2.1.1). `None` if there is no such leaf.
 pub fn inclusion(index: u64, size: u64) -> Option<Vec<Span>> {
     if index >= size {
         return None;
@@ -161,8 +162,8 @@ pub fn inclusion(index: u64, size: u64) -> Option<Vec<Span>> {
     Some(path)
 }
 
-/// The subtrees whose hashes prove that the tree of `from` leaves is the beginning of the tree of `to` leaves (`PROOF`
-/// of RFC 6962, section 2.1.2). `None` unless `0 < from <= to`.
+/// The subtrees whose hashes prove that the tree of `to` leaves continues the tree of `from` leaves (`PROOF` of RFC
+/// 6962, section 2.1.2). `None` unless `0 < from <= to`.
 pub fn consistency(from: u64, to: u64) -> Option<Vec<Span>> {
     if from == 0 || from > to {
         return None;
@@ -187,12 +188,12 @@ pub fn consistency(from: u64, to: u64) -> Option<Vec<Span>> {
     Some(path)
 }
 
-/// The largest power of two that is smaller.
+/// The largest power of two below `leaves`.
 fn split(leaves: u64) -> u64 {
     1 << (leaves - 1).ilog2()
 }
 
-/// Whether the path proves that `leaf` stands at `index` of the tree of `size` leaves with this root (RFC 9162, section
+/// Whether the path proves that `leaf` is at `index` of the tree of `size` leaves with this root (RFC 9162, section
 /// 2.1.3.2).
 pub fn verify_inclusion(index: u64, size: u64, leaf: &Hash, path: &[Hash], root: &Hash) -> bool {
     if index >= size {
@@ -218,8 +219,8 @@ pub fn verify_inclusion(index: u64, size: u64, leaf: &Hash, path: &[Hash], root:
     last == 0 && hash == *root
 }
 
-/// Whether the path proves that the tree of `from` leaves with root `from_root` is the beginning of that of `to` leaves
-/// with root `to_root` (RFC 9162, section 2.1.4.2). Every tree begins with the empty one.
+/// Whether the path proves that the tree of `to` leaves with root `to_root` continues the tree of `from` leaves with
+/// root `from_root` (RFC 9162, section 2.1.4.2). Every tree continues the empty one.
 pub fn verify_consistency(from: u64, from_root: &Hash, to: u64, to_root: &Hash, path: &[Hash]) -> bool {
     if from > to {
         return false;
@@ -235,7 +236,7 @@ pub fn verify_consistency(from: u64, from_root: &Hash, to: u64, to_root: &Hash, 
         at >>= 1;
         last >>= 1;
     }
-    // A tree of a power of two is itself the first subtree of the path.
+    // If `from` is a power of two, its root is the first subtree of the path.
     let mut steps = path.iter();
     let first = if from.is_power_of_two() { Some(from_root) } else { steps.next() };
     let Some(first) = first else { return false };

@@ -1,5 +1,5 @@
-//! The offline verifier: an export file and a public key are enough to say whether the history is the one that was
-//! signed, and where it is not as exactly as the file allows.
+//! The offline verifier. With an export file and a public key it checks whether the history is the signed one.
+//! If not, it reports the position as exactly as the file allows.
 
 mod replaced;
 mod schemas;
@@ -18,60 +18,63 @@ use crate::frame::{CommitmentKind, Entry, Hash, commitment, leaf_hash};
 use crate::note::{Checkpoint, NoteError, VerifierKey};
 use crate::tree::{self, Frontier, Node, Span};
 
-/// The longest line that is read: an event of 256 KiB in base64 with room to spare.
+/// Maximum bytes of a line. An event of 256 KiB in base64 is far below it.
 const LINE_BYTES_MAX: usize = 4 << 20;
-/// How a file of the age format begins.
+/// The first bytes of a file in the age format.
 const AGE_HEADER: &[u8] = b"age-encryption.org/v1\n";
-/// The height of the subtrees whose roots the signer keeps.
+/// The height of the subtrees (tiles) whose roots the signer stores.
 const TILE_HEIGHT: u8 = 8;
 
-/// What else is known of the log.
+/// Further knowledge of the log, beyond the file.
 #[derive(Debug, Clone, Default)]
 pub struct Known {
-    /// Leaves by position, from an earlier export of the same log: a changed event is named exactly.
+    /// Leaves by position, from an earlier export of the same log. With them a changed event is named exactly.
     pub leaves: BTreeMap<u64, Hash>,
-    /// The roots of the log's tiles of 256 leaves, as the signer keeps them: a changed event is named to its tile.
+    /// The roots of the log's tiles of 256 leaves, as the signer stores them. With them a changed event is narrowed to
+    /// its tile.
     pub tiles: Vec<Hash>,
-    /// Checkpoints seen before, signed by the same key: the file must prove that it continues them. They may be of a log that
-    /// the file's log came after, where the file tells of that.
+    /// Earlier checkpoints signed by the same key. The file must prove that it continues them.
+    /// They may belong to a log that the file's log replaced, if the file contains the replacement.
     pub checkpoints: Vec<String>,
 }
 
-/// What was verified.
+/// Result of a successful verification.
 #[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields are those of the manifest and counts")]
 pub struct Report {
+    /// The manifest of the file.
     pub manifest: Manifest,
+    /// The signed checkpoint of the manifest.
     pub checkpoint: Checkpoint,
+    /// Number of events in the file.
     pub events: u64,
-    /// Events with parts that were destroyed.
+    /// Number of events with destroyed parts.
     pub redacted: u64,
-    /// Events with parts that were left out of the file.
+    /// Number of events with parts that the exporter left out.
     pub withheld: u64,
-    /// Types whose schemas are in the file.
+    /// Number of types whose schemas are in the file.
     pub schemas: u64,
-    /// The logs that this one came after, as far as the file tells.
+    /// The logs that this one replaced, as far as the file shows.
     pub replaced: Vec<Replaced>,
 }
 
-/// What is wrong.
+/// Why a file does not verify.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The file does not read.
+    /// The file cannot be read.
     #[error("the file does not read: {0}")]
     Unreadable(#[from] std::io::Error),
-    /// The file is no export.
+    /// The file is not an export.
     #[error("line {line} is not what an export has there: {problem}")]
     Malformed {
-        /// The line, from 1.
+        /// The line number, from 1.
         line: u64,
         /// What is wrong with it.
         problem: String,
     },
-    /// The checkpoint was not signed by the key, or speaks of another log.
+    /// The checkpoint is not signed by the key, or is of another log.
     #[error("the checkpoint does not hold: {0}")]
     Checkpoint(String),
-    /// An event is not the one that was signed.
+    /// An event differs from the signed one.
     #[error("position {position}: {problem}")]
     Position {
         /// The position.
@@ -79,7 +82,7 @@ pub enum VerifyError {
         /// What is wrong with it.
         problem: &'static str,
     },
-    /// One event of a tile is not the one that was signed.
+    /// One event of a tile differs from the signed one.
     #[error("positions {from} to {to}: the events are not those that were signed")]
     Range {
         /// The first position of the tile.
@@ -87,7 +90,7 @@ pub enum VerifyError {
         /// The last one.
         to: u64,
     },
-    /// The events do not make the signed root, and nothing says which of them is wrong.
+    /// The events do not give the signed root, and it is unknown which event is wrong.
     #[error("positions {from} to {to}: the events do not make the signed root")]
     Root {
         /// The first position of the file.
@@ -95,7 +98,7 @@ pub enum VerifyError {
         /// The last one.
         to: u64,
     },
-    /// The schema of a type is not the one that was registered, or not where it belongs.
+    /// The schema of a type differs from the registered one, or is in the wrong place.
     #[error("the schema of {event_type}: {problem}")]
     Schema {
         /// The type.
@@ -111,7 +114,7 @@ pub enum VerifyError {
         /// What is wrong.
         problem: &'static str,
     },
-    /// An earlier checkpoint is of a log that was replaced, and covers events that were not kept.
+    /// An earlier checkpoint is of a replaced log, and covers events that were not kept.
     #[error(
         "the checkpoint of {from} events cannot be continued: its log {log} was replaced at position {position}, because the \
          database went back; up to position {kept_to} the log went on, and positions {next} to {from} that were signed are \
@@ -122,12 +125,12 @@ pub enum VerifyError {
         from: u64,
         /// Its log.
         log: Uuid,
-        /// Where the file tells that the log was replaced.
+        /// The position of the replacement event.
         position: u64,
         /// The last position that was kept.
         kept_to: u64,
     },
-    /// An earlier checkpoint is of a log of which the file tells nothing.
+    /// An earlier checkpoint is of a log that the file does not mention.
     #[error(
         "the checkpoint of {from} events is of the log {origin}, and the file does not tell that this one came after it"
     )]
@@ -140,7 +143,7 @@ pub enum VerifyError {
 }
 
 impl VerifyError {
-    /// The first position that is known to be wrong.
+    /// The first position that is certainly or possibly wrong, if known.
     pub fn first_bad_position(&self) -> Option<u64> {
         match self {
             Self::Position { position, .. } => Some(*position),
@@ -158,6 +161,9 @@ impl From<NoteError> for VerifyError {
 }
 
 /// Verifies an export.
+///
+/// # Errors
+/// [`VerifyError`] says what differs, and at which position if known.
 pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<Report, VerifyError> {
     let mut lines = Lines { reader, number: 0 };
     let manifest = lines.parse(Manifest::parse)?;
@@ -214,7 +220,10 @@ pub fn verify(reader: impl BufRead, key: &VerifierKey, known: &Known) -> Result<
     Ok(Report { manifest, checkpoint, events, redacted, withheld, schemas, replaced })
 }
 
-/// The leaves of an export that was verified before, by position: see [`Known::leaves`].
+/// The leaves of a verified export by position, for [`Known::leaves`].
+///
+/// # Errors
+/// [`VerifyError::Malformed`] if the file is not an export.
 pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> {
     let mut lines = Lines { reader, number: 0 };
     let _manifest = lines.parse(Manifest::parse)?;
@@ -228,7 +237,7 @@ pub fn leaves(reader: impl BufRead) -> Result<BTreeMap<u64, Hash>, VerifyError> 
     }
 }
 
-/// Whether a checkpoint that was seen before is one of the beginning of the file's log.
+/// Checks whether an earlier checkpoint covers the beginning of the file's log.
 fn continues(manifest: &Manifest, checkpoint: &Checkpoint, earlier: &Checkpoint) -> Result<(), VerifyError> {
     let from = earlier.size;
     if from > checkpoint.size {
@@ -370,7 +379,7 @@ impl<'a> ExportVerifier<'a> {
     }
 }
 
-/// Whether the bytes are those committed to; the inner value says why there are none.
+/// Checks the bytes against their commitment. The inner value is the reason for absent bytes.
 #[expect(
     clippy::option_option,
     reason = "the outer one says whether it fits, the inner one why it is absent"

@@ -1,5 +1,5 @@
-//! Whoever registers with a business as a member becomes its customer. Administrators do not: they run the business. The
-//! platform's own tenant has no customers.
+//! A user who registers as a member becomes a customer. Administrators do not: they run the business. The platform's
+//! own tenant has no customers.
 
 use commands::AnyCommand;
 use schemas::crm::customer::RegisterCustomer;
@@ -29,7 +29,7 @@ impl Process for CustomerOnboarding {
         else {
             return Ok(None);
         };
-        // Nobody becomes a customer who was erased before the saga came to it.
+        // A user who was erased before the saga reacts does not become a customer.
         let (true, Some(details)) = (user.roles.contains(&Role::Member), user.details.open()) else {
             return Ok(None);
         };

@@ -1,7 +1,11 @@
-//! What runs the processes. For each event that concerns a process: its reaction is appended to the instance's stream
-//! under a command id derived from process and event; then, in one transaction, the steps that it wants become rows and
-//! the checkpoint moves; then the steps are taken from the rows. Ids of commands and targets derive from instance and
-//! step, so whatever is repeated after a crash is recognised as the repeat that it is.
+//! The saga engine. It handles each event that concerns a saga in three steps:
+//!
+//! 1. It appends the reaction to the instance's stream, under a command id derived from saga and event.
+//! 2. In one transaction it writes the steps of the reaction to `saga_steps` and moves the checkpoint.
+//! 3. It reads the steps from the table and sends their commands.
+//!
+//! Ids of commands and targets are derived from instance and step, so work repeated after a crash is recognised as a
+//! duplicate.
 
 mod attempt;
 pub mod dead_letters;

@@ -1,5 +1,12 @@
-//! The erasure of a subject: fence, wait until no process holds its key, destroy the key, forget what stands beside the log,
-//! record it. Each step may be repeated, so a crash anywhere costs time alone (`docs/personal-data.md`).
+//! Erases subjects, in this order:
+//!
+//! 1. Fence the key.
+//! 2. Wait until no process holds it.
+//! 3. Destroy it.
+//! 4. Delete the subject's personal data outside the log.
+//! 5. Record the erasure.
+//!
+//! Each step can be repeated, so a crash only delays the erasure (`docs/personal-data.md`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -23,20 +30,20 @@ use uuid::Uuid;
 
 /// The name of the erasure's checkpoint.
 const CONSUMER_NAME: &str = "erasure";
-/// How long read models are waited for, until the erasure is tried again.
+/// Maximum wait for the read models. Afterwards the erasure is retried.
 const READ_MODEL_WAIT_TIMEOUT: Duration = Duration::from_secs(30);
-/// How often they are looked at.
+/// How often the read models are checked.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// Added to the lease, for a load that began just before the fence was on disk.
+/// Added to the key lease, for a load that began just before the fence was on disk.
 const LEASE_MARGIN: Duration = Duration::from_millis(200);
-/// How often what was erased is compared with what the logs say: a database may have gone back to an earlier state.
+/// How often the tombstones are compared with the logs, because a database may have been restored to an earlier state.
 const COMPARISON_INTERVAL: Duration = Duration::from_secs(20);
-/// How long a process waits before it serves, for erasures that a restored database knows nothing of.
+/// How long a starting process waits for erasures that a restored database does not know.
 const REAPPLY_TIMEOUT: Duration = Duration::from_mins(2);
-/// Streams of one look.
+/// Maximum streams of one read.
 const PAGE_SIZE_MAX: u32 = 500;
 
-/// Asks copies of the logs whose erasure they tell of and the logs do not, within a bounded time.
+/// Asks copies of the logs for erasures that the copies have and the logs do not. It ends within a bounded time.
 pub type DerivedCopies =
     Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(TenantId, Uuid)>, StoreError>> + Send + Sync>;
 
@@ -45,20 +52,21 @@ pub type DerivedCopies =
 struct ErasureWorker {
     executor: Executor,
     keyring: Keyring,
-    /// Checkpoints of the read models, which must have come past what was forgotten.
+    /// Checkpoints of the read models. They must have passed the deletion before the erasure is recorded.
     read_models: Vec<String>,
 }
 
-/// An erasure that was asked for.
+/// A requested erasure.
 struct ErasureRequest {
     subject: Uuid,
     event: Uuid,
-    /// Of the event that asked.
+    /// Metadata of the requesting event.
     metadata: Metadata,
 }
 
-/// Carries out erasures as they are asked for, until cancelled. `read_models` names the checkpoints of all read models that
-/// show personal data, `copies` is asked when this begins, until it has answered, and when a log was replaced.
+/// Erases subjects on request, until cancelled.
+/// `read_models` names the checkpoints of all read models with personal data.
+/// `copies` is called at the start until it has answered, and after a log was replaced.
 pub async fn run(
     executor: Executor,
     keyring: Keyring,
@@ -95,10 +103,14 @@ async fn compare(executor: Executor, keyring: Keyring, copies: DerivedCopies, ca
     }
 }
 
-/// Makes what was erased stay so when the database, the file of keys or both come from a backup: keys of subjects that the
-/// logs call erased are destroyed again, and erasures that a log does not know of any more are asked for again. Returns when
-/// these are done, so that nobody is served before. Where the copies cannot be asked, that is told and left to
-/// [`run`].
+/// Repeats erasures after the database, the key file or both were restored from a backup.
+/// Keys of subjects that the logs call erased are destroyed again.
+/// Erasures that a log has lost are requested again.
+/// Returns when these are done, so that the process serves no request before.
+/// If the copies cannot be asked, a warning is logged and [`run`] asks them later.
+///
+/// # Errors
+/// [`StoreError`] if the database or the key store fails.
 pub async fn reapply(
     executor: &Executor,
     keyring: &Keyring,
@@ -138,16 +150,16 @@ async fn is_erased(executor: &Executor, tenant: TenantId, subject: Uuid) -> Resu
     Ok(loaded.is_some_and(|(loaded, _)| loaded.status == ErasureStatus::Erased))
 }
 
-/// The logs, by their ids, in which erasures were looked for: one that lost events goes on under another id, and what is
-/// erased since stands in the log first.
+/// The log ids in which lost erasures were already looked for.
+/// A log that lost events continues under another id; later erasures are in the log before they are anywhere else.
 #[derive(Default)]
 struct ComparedLogs {
     keys: HashMap<TenantId, LogId>,
-    /// `None` before the copies have answered.
+    /// `None` until the copies have answered.
     copies: Option<HashMap<TenantId, LogId>>,
 }
 
-/// Asks for erasures that a log does not know of and the file of keys or a copy of the logs does.
+/// Requests erasures that the key store or a copy of the logs has and the log does not.
 async fn request_missing_erasures(
     executor: &Executor,
     keyring: &Keyring,
@@ -167,7 +179,7 @@ async fn request_missing_erasures(
         }
     }
     compared.keys.clone_from(&logs);
-    // A tenant that is new has lost nothing.
+    // A new tenant has lost nothing.
     let is_replaced =
         |(tenant, log): (&TenantId, &LogId)| logs.get(tenant).is_some_and(|current| current != log);
     if compared.copies.as_ref().is_some_and(|known| !known.iter().any(is_replaced)) {
@@ -181,7 +193,7 @@ async fn request_missing_erasures(
         }
     };
     for (tenant, subject) in lost {
-        // A slug may have been another tenant's: whom this one never knew is not its subject.
+        // Another tenant may have used the slug before: ignore subjects that this tenant never had.
         if logs.contains_key(&tenant)
             && is_known(executor, keyring, tenant, subject).await?
             && request_erasure(executor, tenant, subject).await?
@@ -204,7 +216,7 @@ async fn is_known(
         || subject_of_customer(executor, tenant, subject).await?.is_some())
 }
 
-/// Asks for an erasure on behalf of the product; false where the log knows of it.
+/// Requests an erasure as the product. Returns `false` if the log already has it.
 async fn request_erasure(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<bool, StoreError> {
     if executor.load::<Subject>(tenant, subject).await?.is_some() {
         return Ok(false);
@@ -215,8 +227,8 @@ async fn request_erasure(executor: &Executor, tenant: TenantId, subject: Uuid) -
     asked.map(|_| true).map_err(unavailable)
 }
 
-/// Destroys keys again when the store of keys has lost tombstones: a standby that took over, or a copy that was put back, may
-/// have keys that were destroyed since.
+/// Destroys keys again after the key store has lost tombstones: a standby that took over, or a restored copy, may have
+/// keys that were destroyed since.
 async fn destroy_restored_keys(
     executor: &Executor,
     keyring: &Keyring,
@@ -267,7 +279,7 @@ impl Consumer for ErasureWorker {
         CONSUMER_NAME
     }
 
-    /// Erasing is the way out where the key of a person is lost for good, so it must not wait for that key.
+    /// An erasure must also work if the key of the subject is lost, so it must not need that key.
     fn reads_personal_data(&self) -> bool {
         false
     }
@@ -303,7 +315,7 @@ impl ErasureWorker {
     async fn erase(&self, tenant: &TenantStore, requests: &[ErasureRequest]) -> Result<(), StoreError> {
         let id = tenant.id();
         try_join_all(requests.iter().map(|request| self.keyring.fence(id, request.subject))).await?;
-        // Whoever loaded a key before the fence has none after this.
+        // After this wait no process holds a key that it loaded before the fence.
         sleep(self.keyring.lease() + LEASE_MARGIN).await;
         for request in requests {
             if is_erased(&self.executor, id, request.subject).await? {
@@ -343,7 +355,7 @@ impl ErasureWorker {
         Ok(())
     }
 
-    /// Waits until every read model has come to a position.
+    /// Waits until every read model has reached a position.
     async fn wait_for_read_models(&self, tenant: &TenantStore, position: u64) -> Result<(), StoreError> {
         let begun = Instant::now();
         loop {

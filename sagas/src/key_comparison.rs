@@ -1,5 +1,6 @@
-//! Compares the keys of personal data with the logs now and then, both ways. A key that is missing tells that the store of keys
-//! was lost or went back to an earlier state; one that no event names tells the same of the database of events.
+//! Periodically compares the encryption keys of personal data with the logs, in both directions.
+//! A missing key means that the key store was lost or restored to an earlier state.
+//! A key that no event uses means the same of the event database.
 
 use std::time::Duration;
 
@@ -10,37 +11,37 @@ use store::{Causes, EventWithoutKey, Store, StoreError, Workload};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-/// How often everything is compared.
+/// How often all keys are compared.
 const COMPARISON_INTERVAL: Duration = Duration::from_hours(6);
-/// Wait before a comparison that could not be made is tried again.
+/// Wait after a failed comparison.
 const RETRY_INTERVAL: Duration = Duration::from_mins(1);
-/// Between two pages, so that a comparison leaves the database to those who wait for it.
+/// Pause between two pages, so that a comparison does not slow down other database work.
 const PAGE_PAUSE: Duration = Duration::from_millis(20);
 /// Positions of one page of a log.
 const LOG_PAGE_SIZE: u64 = 5_000;
 /// Keys of one page of the store.
 const KEY_PAGE_SIZE: u32 = 500;
-/// A key is made before the event that is sealed under it is appended, so a younger one may still have none.
+/// Minimum age of an unused key. A key is made before the first event that it encrypts, so a younger key may be unused.
 const UNUSED_AGE_MIN: TimeDelta = TimeDelta::minutes(10);
-/// Findings that a comparison returns; more are counted only.
+/// Maximum findings of each kind that a comparison returns; more are only counted.
 const FINDINGS_MAX: usize = 1_000;
-/// Findings that are logged one by one.
+/// Maximum findings that are logged individually.
 const LOGGED_MAX: usize = 20;
 
-/// What a comparison has found.
+/// Result of a comparison.
 #[derive(Debug, Default)]
 pub struct KeyComparison {
-    /// The first event of each key that is missing, at most a thousand.
+    /// The first event of each missing key, at most 1000.
     pub missing: Vec<(TenantId, EventWithoutKey)>,
-    /// Keys that are missing, in all.
+    /// The number of missing keys.
     pub missing_count: u64,
-    /// Keys that no event names, at most a thousand.
+    /// Keys that no event uses, at most 1000.
     pub unused: Vec<StoredKey>,
-    /// Keys that no event names, in all.
+    /// The number of keys that no event uses.
     pub unused_count: u64,
 }
 
-/// Compares until cancelled, what this process owns of the tenants.
+/// Compares the tenants of this process until cancelled.
 pub(crate) async fn run(store: Store, cancel: CancellationToken) {
     let assignment = store.tenant_assignment(Workload::Sagas);
     loop {
@@ -83,7 +84,10 @@ fn report(compared: &KeyComparison) {
     );
 }
 
-/// Compares the keys and the logs of those tenants.
+/// Compares the keys and the logs of the tenants for which `owns` is true.
+///
+/// # Errors
+/// [`StoreError`] if the database or the key store fails.
 pub async fn compare(store: &Store, owns: impl Fn(TenantId) -> bool) -> Result<KeyComparison, StoreError> {
     let mut compared = KeyComparison::default();
     let Some(keyring) = store.keyring() else { return Ok(compared) };

@@ -1,8 +1,10 @@
-//! Processes that turn events into commands.
+//! Sagas: processes that turn events into commands.
 //!
-//! Layout: one file a process (which events concern it, what it wants done); `engine` records each reaction in the
-//! tenant's log before any command is sent, and sends the commands until they took effect or stand in the dead letters. `erasure`
-//! carries out the erasure of people, which is more than commands; `key_comparison` compares their keys with the logs.
+//! - One file for each saga: which events concern it and how it reacts.
+//! - `engine` records each reaction in the tenant's log before it sends a command. It sends each command until it takes
+//!   effect or becomes a dead letter.
+//! - `erasure` erases subjects, which needs more than commands.
+//! - `key_comparison` compares the encryption keys with the logs.
 
 pub mod customer_onboarding;
 pub mod engine;
@@ -20,7 +22,7 @@ pub use engine::runner::{SagaError, SagaSettings, run};
 
 use std::sync::Arc;
 
-/// The product's processes.
+/// The sagas of the product.
 pub fn processes() -> Vec<Arc<dyn Process>> {
     vec![Arc::new(customer_onboarding::CustomerOnboarding)]
 }

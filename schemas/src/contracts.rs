@@ -1,4 +1,4 @@
-//! What others are told about the events: a JSON Schema for each type ever released and the AsyncAPI document. Both are
+//! The published contracts of events: a JSON Schema for each released type, and the AsyncAPI document. Both are
 //! generated from the vocabulary and committed (`schemas/json/`, `schemas/asyncapi.json`); tests compare them.
 
 mod asyncapi;
@@ -28,17 +28,17 @@ pub use asyncapi::document;
 /// The committed AsyncAPI document, as the gateway serves it.
 pub const ASYNCAPI: &str = include_str!("../asyncapi.json");
 
-/// The processes whose facts have been released.
+/// The sagas whose events have been released.
 pub const PROCESSES: &[&str] = &["customer_onboarding"];
 
-/// The JSON Schema (2020-12) of what is written for `T`. It stands alone: nothing in it refers to elsewhere.
+/// The JSON Schema (2020-12) of the serialised form of `T`. It is self-contained: it has no references.
 pub fn schema_of<T: JsonSchema>() -> Schema {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.inline_subschemas = true;
     settings.into_generator().into_root_schema_for::<T>()
 }
 
-/// Every event type ever released, with the schema of its payload, in order of name.
+/// Every released event type with the schema of its payload, ordered by name.
 pub fn vocabulary() -> Vec<(String, Value)> {
     let mut types: Vec<(String, Schema)> = Vec::new();
     let enums = [
@@ -69,7 +69,7 @@ pub fn vocabulary() -> Vec<(String, Value)> {
     types.into_iter().map(|(name, schema)| (name, schema.to_value())).collect()
 }
 
-/// The schema of a released type's payload.
+/// The schema of a released type's payload; `None` for other types.
 pub fn schema(event_type: &str) -> Option<&'static Map<String, Value>> {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| vocabulary().into_iter().collect());
     SCHEMAS.get(event_type)?.as_object()
@@ -96,7 +96,7 @@ mod tests {
         text
     }
 
-    /// As for the GraphQL schema: what has changed is written beside what is committed, for review.
+    /// Changed text is written next to the committed file for review, as for the GraphQL schema.
     fn compare(committed: &Path, current: &str) -> Option<String> {
         if fs::read_to_string(committed).is_ok_and(|text| text == current) {
             return None;
@@ -152,7 +152,7 @@ mod tests {
         }
     }
 
-    /// With personal data open, sealed and erased.
+    /// The sample with its personal data decrypted, encrypted and erased.
     fn as_readers_get_it(sample: Value) -> Vec<Value> {
         let subject = "0198c0de-0000-7000-8000-000000000001";
         let segment =

@@ -1,4 +1,4 @@
-//! What every context shares: ids, names, value objects, metadata, the event and command traits.
+//! Shared by all contexts: ids, names, value objects, metadata, the event and command traits.
 
 pub mod canonical;
 pub mod clock;

@@ -1,7 +1,6 @@
-//! The vocabulary of Annals: what is said (events, commands, value objects) and the envelope it travels in.
+//! The vocabulary of Annals: events, commands, value objects, and the envelope of events. The crate does no I/O.
 //!
-//! Layout: `engine` holds what every context shares; then one folder a bounded context, one file an aggregate.
-//! This crate does no I/O and knows no database.
+//! `engine` is shared by all contexts. Each bounded context has a folder, each aggregate a file.
 
 pub mod contracts;
 pub mod crm;

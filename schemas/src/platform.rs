@@ -1,3 +1,3 @@
-//! The bounded context `platform`: what happens to the keeping of facts itself.
+//! The bounded context `platform`: events about the logs themselves.
 
 pub mod log;

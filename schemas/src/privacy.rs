@@ -1,3 +1,3 @@
-//! The bounded context `privacy`: the people whom personal data is about, and their erasure.
+//! The bounded context `privacy`: the subjects of personal data, and their erasure.
 
 pub mod subject;

@@ -1,5 +1,5 @@
-//! The facts that every saga instance records in its stream `saga.<process>/<instance>`. The engine writes them under
-//! `saga.<process>.<fact>.v1`; the process is known only while running, so they have no event enum.
+//! The events that every saga instance records in its stream `saga.<saga>/<instance>`. The engine writes them under the
+//! types `saga.<saga>.<fact>.v1`. The saga is known only at run time, so there is no event enum.
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
@@ -101,7 +101,7 @@ pub struct SagaCompensationStarted {
     pub steps: Vec<SagaStep>,
 }
 
-/// What saga instances record, as the last part of the type's name.
+/// The kinds of events of saga instances: the last part of the type's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SagaFact {
     /// [`SagaReacted`]
@@ -119,7 +119,7 @@ pub enum SagaFact {
 }
 
 impl SagaFact {
-    /// Every fact.
+    /// All kinds.
     pub const ALL: [Self; 6] = [
         Self::Reacted,
         Self::StepCompleted,
@@ -140,12 +140,15 @@ impl SagaFact {
         }
     }
 
-    /// The event type of this fact for a process, such as `saga.customer_onboarding.reacted.v1`.
+    /// The event type of this kind for a saga, such as `saga.customer_onboarding.reacted.v1`.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the name of the saga is not a valid token.
     pub fn event_type(self, process: &str) -> Result<EventType, InvalidValue> {
         EventType::parse(&format!("saga.{process}.{}.v1", self.name()))
     }
 
-    /// The fact that a type stands for in a process; `None` for types of others.
+    /// The kind of an event type of a saga; `None` for types of other sagas or aggregates.
     pub fn of(event_type: &EventType, process: &str) -> Option<Self> {
         let name = event_type.as_str().strip_prefix("saga.")?.strip_prefix(process)?;
         let name = name.strip_prefix('.')?.strip_suffix(".v1")?;
@@ -153,7 +156,7 @@ impl SagaFact {
     }
 }
 
-/// The stream of one instance of a process.
+/// The stream of one instance of a saga.
 pub fn instance_stream(process: &str, instance: Uuid) -> StreamName {
     StreamName::new(&format!("saga.{process}"), instance)
 }

@@ -1,5 +1,5 @@
-//! Holds `schemas/samples/` to the vocabulary: one JSON payload per event version ever released, which must decode for
-//! ever and come out again as it went in.
+//! Tests the vocabulary with `schemas/samples/`: one JSON payload for each released event version. Each must always
+//! decode, and encode to the same JSON.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -22,10 +22,10 @@ use crate::saga::{
     SagaTimer,
 };
 
-/// How many enums `vocabulary` names.
+/// The number of enums in `vocabulary`.
 const EVENT_ENUMS_COUNT: usize = 7;
 
-/// A type, and what decodes its payload and encodes it again.
+/// A type, with a function that decodes its payload and encodes it again.
 type Entry = (String, Box<dyn Fn(&[u8]) -> Vec<u8>>);
 
 fn vocabulary() -> Vec<Entry> {

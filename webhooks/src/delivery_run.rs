@@ -1,5 +1,5 @@
-//! A turn for one endpoint: first the failed deliveries that are due, then what is new, until there is nothing left or the
-//! turn has lasted long enough for others to come up.
+//! A delivery run for one endpoint: first the failed deliveries that are due, then new events. It ends when nothing is
+//! left, or after a limited time, so that other endpoints are served.
 
 use std::time::Duration;
 
@@ -16,23 +16,23 @@ use crate::secret::{SealError, SigningSecret};
 use crate::sender::{EndpointResponse, Sender, WebhookMessage};
 use crate::settings::WebhookSettings;
 
-/// Events of one read.
+/// Maximum events of one read.
 const PAGE_SIZE_MAX: usize = 50;
-/// How long a turn lasts before others come up.
+/// Maximum duration of a run.
 const RUN_DURATION_MAX: Duration = Duration::from_secs(5);
-/// How long deliveries in order go on until they are settled: what a crash repeats.
+/// How long deliveries in order continue before their results are stored. A crash repeats at most these.
 const SETTLEMENT_INTERVAL: Duration = Duration::from_millis(200);
-/// Turns between two looks at how many attempts are kept.
+/// Runs between two prunings of stored attempts.
 const PRUNE_INTERVAL_RUNS: u32 = 20;
 
-/// Whether a turn has left something to do.
+/// Whether a run has left work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum RemainingWork {
     More,
     Nothing,
 }
 
-/// Why a turn was given up; there is another one soon.
+/// Why a run was ended early; another run follows soon.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DeliveryRunError {
     #[error(transparent)]
@@ -45,7 +45,7 @@ pub(crate) enum DeliveryRunError {
     Refused(#[from] Refused),
 }
 
-/// What all turns share.
+/// Shared by all runs.
 pub(crate) struct Deliverer {
     store: Store,
     sender: Sender,
@@ -54,7 +54,7 @@ pub(crate) struct Deliverer {
     runs: std::sync::atomic::AtomicU32,
 }
 
-/// An endpoint at work.
+/// A run of one endpoint.
 struct DeliveryRun<'a> {
     deliverer: &'a Deliverer,
     handle: TenantStore,
@@ -63,7 +63,7 @@ struct DeliveryRun<'a> {
     secrets: Vec<SigningSecret>,
 }
 
-/// An attempt, with what the endpoint said.
+/// An attempt with the endpoint's response.
 struct CompletedAttempt {
     attempt: DeliveryAttempt,
     response: EndpointResponse,
@@ -75,7 +75,7 @@ impl Deliverer {
         Self { store, sender, settings, requests, runs: 0.into() }
     }
 
-    /// Works for an endpoint for a while.
+    /// Delivers to an endpoint for a limited time.
     pub(crate) async fn run_deliveries(
         &self,
         tenant: TenantId,
@@ -137,7 +137,7 @@ impl Deliverer {
 }
 
 impl DeliveryRun<'_> {
-    /// Delivers what is behind the endpoint's position. Whether there may be more to do at once.
+    /// Delivers the events after the endpoint's position. Returns whether more may be left.
     async fn deliver_new(&mut self) -> Result<bool, DeliveryRunError> {
         if self.webhook.held {
             return Ok(false);
@@ -154,13 +154,13 @@ impl DeliveryRun<'_> {
             Ordering::Parallel => self.deliver_in_parallel(&events).await?,
         };
         if goes_on && self.webhook.position < page.scanned_to {
-            // What did not match.
+            // No event matched the filter.
             return self.settle(page.scanned_to, DeliveryResults::default()).await;
         }
         Ok(goes_on && page.scanned_to > from)
     }
 
-    /// Personal data open where the endpoint may have it, and sealed, as it is stored, where not.
+    /// Decrypts personal data if the endpoint may receive it. Otherwise it stays encrypted as stored.
     async fn readable_events(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, StoreError> {
         if self.webhook.personal_data { self.handle.open_for_readers(events).await } else { Ok(events) }
     }
@@ -179,7 +179,7 @@ impl DeliveryRun<'_> {
                 settled = Instant::now();
             }
             if failed {
-                // What is behind waits until this one is through, or given up.
+                // Later events wait until this one is delivered or becomes a dead letter.
                 self.disable_if_failing(gone).await?;
                 return Ok(false);
             }
@@ -208,7 +208,7 @@ impl DeliveryRun<'_> {
         Ok(true)
     }
 
-    /// Tries failed deliveries again.
+    /// Retries failed deliveries.
     async fn redeliver(&mut self, due: Vec<FailedDelivery>) -> Result<bool, DeliveryRunError> {
         let everything = LogFilter::default();
         let attempts = due.iter().map(|failure| async {
@@ -234,7 +234,7 @@ impl DeliveryRun<'_> {
         if settled && failed { self.disable_if_failing(gone).await } else { Ok(settled) }
     }
 
-    /// One request, within the bounds of the tenant and of the process.
+    /// Sends one request, within the limits of the tenant and of the process.
     async fn attempt(
         &self,
         event: &RecordedEvent,
@@ -268,7 +268,7 @@ impl DeliveryRun<'_> {
         Ok(CompletedAttempt { attempt, response })
     }
 
-    /// Adds an attempt to what is to be settled; whether the endpoint said that it is gone.
+    /// Adds an attempt to the results to store. Returns whether the endpoint responded that it is gone.
     fn record_attempt(
         &self,
         completed: CompletedAttempt,
@@ -303,15 +303,15 @@ impl DeliveryRun<'_> {
         response.is_gone()
     }
 
-    /// Moves the endpoint's position with what happened; `false` where it was changed meanwhile, or is disabled because it
-    /// has as many dead letters as it may have.
+    /// Stores the results and moves the endpoint's position. Returns `false` if the endpoint was changed meanwhile, or
+    /// is disabled because it has the maximum number of dead letters.
     async fn settle(&mut self, to: u64, settlement: DeliveryResults) -> Result<bool, DeliveryRunError> {
         let transaction = self.handle.begin_worker_transaction().await?;
         let (id, epoch, from) = (self.webhook.id, self.webhook.epoch, self.webhook.position);
         if !transaction.record_deliveries(id, epoch, (from, to), &settlement).await? {
             return Ok(false);
         }
-        // With the dead letters themselves, so that no end of this process comes in between.
+        // In the same transaction as the dead letters, so that a crash cannot come between.
         let full = settlement.failed.iter().any(|failure| failure.is_dead)
             && transaction.count_dead_webhook_deliveries(id).await?
                 >= self.deliverer.settings.max_dead_letters_per_endpoint;
@@ -321,7 +321,7 @@ impl DeliveryRun<'_> {
         Ok(!disabled)
     }
 
-    /// After a failure: disables an endpoint that is gone or has failed for too long. Whether it goes on.
+    /// After a failure: disables an endpoint that is gone or has failed for too long. Returns whether to continue.
     async fn disable_if_failing(&mut self, gone: bool) -> Result<bool, DeliveryRunError> {
         if gone {
             return self.disable("gone").await;
@@ -344,7 +344,7 @@ impl DeliveryRun<'_> {
         Ok(false)
     }
 
-    /// Disables the endpoint unless somebody changed it meanwhile; whether it was.
+    /// Disables the endpoint unless it was changed meanwhile. Returns whether it was disabled.
     async fn disable_in(
         &self,
         transaction: &TenantTransaction,

@@ -1,6 +1,7 @@
-//! Where events may be delivered to. A tenant names the address, so it must not lead into the network that the product
-//! stands in: names are resolved by the resolver below, which hands out public addresses alone, so that what is checked is
-//! what is connected to, however a name answers the next time.
+//! Checks where events may be delivered to. A tenant chooses the address, so it must not lead into the product's
+//! network.
+//! The resolver below returns only public addresses, and the client connects to what it returns. So a later change of
+//! the name's DNS records cannot bypass the check.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
@@ -8,10 +9,13 @@ use reqwest::Url;
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use schemas::engine::InvalidValue;
 
-/// Longest address in bytes.
+/// Maximum bytes of a URL.
 const URL_BYTES_MAX: usize = 2_048;
 
-/// An address that may be delivered to, as far as its text tells.
+/// Parses and checks the URL of an endpoint. Names are checked when they are resolved.
+///
+/// # Errors
+/// [`InvalidValue`] with the code `url_invalid`.
 pub fn parse(text: &str, allow_private_addresses: bool) -> Result<Url, InvalidValue> {
     let invalid = |why: &str| Err(InvalidValue::new("url_invalid", why.to_owned()));
     if text.len() > URL_BYTES_MAX {
@@ -35,12 +39,12 @@ pub fn parse(text: &str, allow_private_addresses: bool) -> Result<Url, InvalidVa
     Ok(url)
 }
 
-/// The address of a URL that names one in the place of a host. Such a URL is never resolved.
+/// The IP address of a URL that has one instead of a name. Such a URL is never resolved.
 pub(crate) fn literal(url: &Url) -> Option<IpAddr> {
     url.host_str()?.trim_start_matches('[').trim_end_matches(']').parse().ok()
 }
 
-/// A name led to no public address.
+/// A name has no public address.
 #[derive(Debug, thiserror::Error)]
 #[error("the address is not public")]
 pub(crate) struct NotPublic;
@@ -55,7 +59,7 @@ impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
         let allow_private_addresses = self.allow_private_addresses;
         Box::pin(async move {
-            // The port is replaced by that of the URL.
+            // The client replaces the port by that of the URL.
             let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
             let found: Vec<SocketAddr> =
                 found.filter(|address| allow_private_addresses || is_public(address.ip())).collect();
@@ -67,8 +71,8 @@ impl Resolve for Resolver {
     }
 }
 
-/// Whether an address is one of the public internet (IANA's special-purpose registries), and no metadata service that
-/// hides among those.
+/// Whether an address is public by IANA's special-purpose registries, and not the address of a cloud's metadata
+/// service.
 pub(crate) fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),

@@ -1,8 +1,13 @@
-//! Delivers tenants' events to the endpoints that they name: signed after Standard Webhooks, at least once, in order where
-//! that is asked for, and to public addresses only.
+//! Delivers tenants' events to their endpoints: signed by Standard Webhooks, at least once, in order if requested, and
+//! only to public addresses.
 //!
-//! Layout: `endpoint` says which addresses are delivered to, `secret` seals and signs, `sender` makes one request, `turn`
-//! works for one endpoint for a while, `runner` finds out whose turn it is. The registry itself is the store's.
+//! - `endpoint` checks the address of an endpoint.
+//! - `secret` encrypts secrets and signs messages.
+//! - `sender` sends one request.
+//! - `delivery_run` delivers to one endpoint for a limited time.
+//! - `runner` finds the endpoints with work.
+//!
+//! The registry of webhooks is in the store.
 
 mod delivery_run;
 pub mod endpoint;

@@ -1,5 +1,5 @@
-//! Finds out whose turn it is: endpoints with something new (a hint or a look at the heads says so) and endpoints with a
-//! failed delivery that is due. A tenant's endpoints belong to one process at a time, as all shared work does.
+//! Finds endpoints with work: those with new events (from a notification or a poll of the heads), and those with a
+//! failed delivery that is due. A tenant's endpoints are assigned to one process at a time.
 
 use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
@@ -20,15 +20,18 @@ use crate::delivery_run::{Deliverer, RemainingWork};
 use crate::sender::{Sender, SenderError};
 use crate::settings::WebhookSettings;
 
-/// How often the endpoints are looked at.
+/// How often the endpoints are polled.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
 
-/// How long an endpoint rests after a fault of ours.
+/// The pause of an endpoint after an internal error.
 const FAULT_BACKOFF: Duration = Duration::from_secs(2);
 
 type EndpointKey = (TenantId, Uuid);
 
-/// Delivers until cancelled; outages are waited out. What is under way at the end is delivered again later.
+/// Delivers until cancelled; outages are retried. A delivery interrupted at the end is repeated later.
+///
+/// # Errors
+/// [`SenderError`] if the HTTP client cannot be created.
 pub async fn run(
     store: Store,
     settings: WebhookSettings,
@@ -58,12 +61,12 @@ pub async fn run(
             },
             notification = notifications.recv() => match notification {
                 Ok(tenant) => runner.notify(tenant),
-                // The next look finds what was missed.
+                // The next poll finds the missed notifications.
                 Err(RecvError::Lagged(_)) => {}
                 Err(RecvError::Closed) => return Ok(()),
             },
             Some(finish) = runner.runs.join_next() => {
-                // A turn catches its own panics, and nobody aborts one.
+                // A run catches its own panics and is never aborted.
                 if let Ok((key, next)) = finish {
                     runner.finish(key, next);
                 }
@@ -75,12 +78,13 @@ pub async fn run(
 struct Runner {
     deliverer: Arc<Deliverer>,
     assignment: TenantAssignment,
-    /// The active endpoints, as of the last look.
+    /// The active endpoints at the last poll.
     known: HashMap<TenantId, Vec<Uuid>>,
-    /// A turn of a hanging endpoint lasts for its whole timeout, so no tenant has more turns than requests at a time.
+    /// A run of a hanging endpoint lasts for its whole timeout. So a tenant has at most as many runs as concurrent
+    /// requests.
     ready: FairScheduler<TenantId, Uuid>,
     queued: HashSet<EndpointKey>,
-    /// Endpoints at work, and whether something has come up for them meanwhile.
+    /// Running endpoints, and whether new work was found for them meanwhile.
     running: HashMap<EndpointKey, bool>,
     runs: JoinSet<(EndpointKey, RemainingWork)>,
 }
@@ -109,7 +113,7 @@ impl Runner {
         if let Some(again) = self.running.get_mut(&key) {
             *again = true;
         } else if self.queued.insert(key) && self.ready.push(key.0, key.1).is_err() {
-            // The next look queues it.
+            // The next poll queues it.
             self.queued.remove(&key);
         }
     }

@@ -1,5 +1,5 @@
-//! Signing secrets: `whsec_` and 32 random bytes in base64, as Standard Webhooks has them, sealed while they are kept;
-//! and the signatures made with them.
+//! Signing secrets of Standard Webhooks (`whsec_` and 32 random bytes in base64), their encryption in the database, and
+//! signatures.
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use base64::Engine as _;
@@ -10,7 +10,7 @@ use sha2::Sha256;
 use store::DeploymentKey;
 use uuid::Uuid;
 
-/// What a secret starts with.
+/// The prefix of a secret.
 const PREFIX: &str = "whsec_";
 
 /// A signing secret. Its `Debug` does not show it.
@@ -23,28 +23,31 @@ impl std::fmt::Debug for SigningSecret {
     }
 }
 
-/// What was sealed does not open: it was changed, is of another place, or the deployment's key is another one.
+/// A value cannot be decrypted: it was changed, belongs to another place, or the deployment key is another one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a sealed value does not open")]
 pub struct SealError;
 
 impl SigningSecret {
-    /// A new secret.
+    /// A new random secret.
     pub fn generate() -> Self {
         Self(rand::random())
     }
 
-    /// The secret as the owner of the endpoint gets it.
+    /// The text form for the owner of the endpoint.
     pub fn reveal(&self) -> String {
         format!("{PREFIX}{}", STANDARD.encode(self.0))
     }
 
-    /// The secret as it is kept, for one webhook of one tenant.
+    /// Encrypts the secret for storage, for one webhook of one tenant.
     pub fn seal(&self, key: &DeploymentKey, tenant: TenantId, webhook: Uuid) -> Vec<u8> {
         seal(key, tenant, webhook, &self.0)
     }
 
-    /// A secret as it was kept.
+    /// Decrypts a stored secret.
+    ///
+    /// # Errors
+    /// [`SealError`] if the value is not a secret of this webhook.
     pub fn open(
         key: &DeploymentKey,
         tenant: TenantId,
@@ -63,8 +66,9 @@ impl SigningSecret {
     }
 }
 
-/// Seals a value for one place of one tenant: AES-256-GCM under a key that is derived from the deployment's for just this
-/// place, with a random nonce in front.
+/// Encrypts a value for one place of one tenant: AES-256-GCM under a key derived from the deployment key for this
+/// place.
+/// The result begins with a random nonce.
 pub fn seal(key: &DeploymentKey, tenant: TenantId, place: Uuid, value: &[u8]) -> Vec<u8> {
     let nonce: [u8; NONCE_LEN] = rand::random();
     let mut sealed = value.to_vec();
@@ -74,7 +78,10 @@ pub fn seal(key: &DeploymentKey, tenant: TenantId, place: Uuid, value: &[u8]) ->
     [&nonce[..], &sealed].concat()
 }
 
-/// Opens what was sealed for this place.
+/// Decrypts a value of this place.
+///
+/// # Errors
+/// [`SealError`] if the value was changed or is of another place.
 pub fn open(key: &DeploymentKey, tenant: TenantId, place: Uuid, sealed: &[u8]) -> Result<Vec<u8>, SealError> {
     let (nonce, sealed) = sealed.split_first_chunk::<NONCE_LEN>().ok_or(SealError)?;
     let mut value = sealed.to_vec();

@@ -1,4 +1,4 @@
-//! One request to an endpoint, and what it came to.
+//! Sends one request to an endpoint.
 
 use std::time::Duration;
 
@@ -12,34 +12,34 @@ use crate::endpoint::{NotPublic, Resolver, is_public, literal};
 use crate::secret::SigningSecret;
 use crate::settings::WebhookSettings;
 
-/// What is read of an answer, so that the connection can be used again.
+/// Maximum bytes read of a response, so that the connection can be reused.
 const RESPONSE_READ_BYTES_MAX: usize = 16 * 1024;
 
-/// Why nothing can be sent at all.
+/// Why the sender cannot be created.
 #[derive(Debug, thiserror::Error)]
 #[error("the HTTP client for webhooks cannot be made")]
 pub struct SenderError(#[source] reqwest::Error);
 
-/// One event on its way to one endpoint.
+/// One event for one endpoint.
 pub(crate) struct WebhookMessage {
-    /// The same for each attempt.
+    /// The same id for each attempt.
     pub(crate) id: String,
     /// The CloudEvent as JSON.
     pub(crate) body: Bytes,
 }
 
-/// What a request came to.
+/// Result of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct EndpointResponse {
     pub(crate) http_status: Option<u16>,
-    /// A stable code; `None` where it was delivered. Never what the endpoint said, and never its address.
+    /// A stable error code; `None` if it was delivered. It never contains the endpoint's response or address.
     pub(crate) error: Option<String>,
-    /// When the endpoint wants to be asked again.
+    /// The delay that the endpoint asked for before a retry.
     pub(crate) retry_after: Option<Duration>,
 }
 
 impl EndpointResponse {
-    /// Whether the endpoint said that it is no more.
+    /// Whether the endpoint responded 410 Gone.
     pub(crate) fn is_gone(&self) -> bool {
         self.http_status == Some(StatusCode::GONE.as_u16())
     }
@@ -62,7 +62,7 @@ impl Sender {
         let client = Client::builder()
             .user_agent(concat!("annals/", env!("CARGO_PKG_VERSION")))
             .https_only(!allow_private_addresses)
-            // A redirect would lead past the endpoint that was registered, and a proxy past the resolver.
+            // A redirect would bypass the check of the endpoint, and a proxy would bypass the resolver.
             .redirect(Policy::none())
             .no_proxy()
             .dns_resolver(Resolver { allow_private_addresses })
@@ -74,7 +74,7 @@ impl Sender {
         Ok(Self { client, allow_private_addresses })
     }
 
-    /// Posts a message, signed with each of the secrets.
+    /// Posts a message, with a signature by each of the secrets.
     pub(crate) async fn send(
         &self,
         url: &str,
@@ -82,7 +82,7 @@ impl Sender {
         secrets: &[SigningSecret],
     ) -> EndpointResponse {
         let Ok(url) = Url::parse(url) else { return EndpointResponse::failed("url_invalid") };
-        // An address in the place of a name is connected to without being resolved.
+        // An IP address in the URL is not resolved, so it is checked here.
         if !self.allow_private_addresses && literal(&url).is_some_and(|address| !is_public(address)) {
             return EndpointResponse::failed("address_refused");
         }

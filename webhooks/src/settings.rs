@@ -1,38 +1,38 @@
-//! How events are delivered; the binary reads it from the configuration.
+//! Settings of the deliveries; the binary reads them from the configuration.
 
 use std::time::Duration;
 
 use fairness::Limits;
 
-/// Endpoints of one tenant that wait for a turn; those beyond are found by the next look.
+/// Maximum queued endpoints of one tenant; the next poll finds the rest.
 const QUEUED_REQUESTS_MAX: usize = 10_000;
 
 /// Settings of the deliveries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WebhookSettings {
-    /// Endpoints may be plain HTTP and may stand at addresses that are not public. For development.
+    /// Allows plain HTTP and addresses that are not public. For development.
     pub allow_private_addresses: bool,
-    /// How long an endpoint may take to answer.
+    /// Timeout of a request.
     pub timeout: Duration,
-    /// Requests at a time of one tenant.
+    /// Maximum concurrent requests of one tenant.
     pub max_concurrent_requests_per_tenant: usize,
-    /// Requests at a time in all.
+    /// Maximum concurrent requests of all tenants.
     pub requests: usize,
     /// The wait after the first failure; it doubles with every further one.
     pub initial_delay: Duration,
-    /// The longest wait.
+    /// The maximum wait.
     pub max_delay: Duration,
-    /// How long a delivery is tried until it is given up.
+    /// How long a delivery is retried before it becomes a dead letter.
     pub retry_for: Duration,
-    /// After how long of nothing but failures an endpoint is disabled.
+    /// An endpoint that has only failed for this long is disabled.
     pub disable_after: Duration,
-    /// Deliveries to one endpoint that may have been given up and wait for somebody; with so many it is disabled.
+    /// Maximum dead letters of one endpoint. At the maximum the endpoint is disabled.
     pub max_dead_letters_per_endpoint: u64,
 }
 
 impl WebhookSettings {
-    /// How tenants share the requests: each up to its own number, and a quarter is kept for tenants that have none under
-    /// way, so that tenants whose endpoints hang do not hold up the others.
+    /// The shares of tenants: each has its own maximum, and a quarter is reserved for tenants without a running
+    /// request. So tenants with slow endpoints do not delay the others.
     pub(crate) fn limits(&self) -> Limits {
         Limits {
             permits: self.requests,
@@ -43,14 +43,15 @@ impl WebhookSettings {
         }
     }
 
-    /// The wait after so many failed attempts, without jitter.
+    /// The wait after `attempts` failed attempts, without jitter.
     fn full(&self, attempts: u32) -> Duration {
         let grown = 2_u32.saturating_pow(attempts.saturating_sub(1).min(31));
         self.initial_delay.saturating_mul(grown).min(self.max_delay)
     }
 
-    /// The wait after so many failed attempts: between half of the full wait and all of it, so that deliveries which failed
-    /// together do not come back together; longer where the endpoint asked for that, up to the longest.
+    /// The wait after `attempts` failed attempts: random between half of the full wait and all of it, so that
+    /// deliveries which failed together are not retried together. It is longer if the endpoint asked for that, up to
+    /// `max_delay`.
     pub fn wait(&self, attempts: u32, asked: Option<Duration>) -> Duration {
         let wait = self.full(attempts).mul_f64(rand::random_range(0.5..=1.0));
         asked.map_or(wait, |asked| asked.min(self.max_delay).max(wait))

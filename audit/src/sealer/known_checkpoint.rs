@@ -1,18 +1,18 @@
-//! What is known to have been signed of a log, and what it says of the log as the database has it.
+//! Checkpoints of a log that were signed earlier, and their comparison with the log in the database.
 
 use proofs::{Checkpoint, Frontier};
 use store::UnsealedLog;
 
 use crate::AuditError;
 
-/// A checkpoint that was signed before.
+/// A checkpoint that was signed earlier.
 pub(super) struct KnownCheckpoint {
     pub(super) checkpoint: Checkpoint,
-    /// The signed note, where it is there and this signer's: evidence that others can verify.
+    /// The signed note, if it exists and this signer signed it. Third parties can verify it.
     pub(super) note: Option<String>,
 }
 
-/// That more events were signed than there are, where that is so.
+/// A rollback, if more events were signed than the log has.
 pub(super) fn find_rollback(log: &UnsealedLog, known_checkpoints: &[KnownCheckpoint]) -> Option<AuditError> {
     let head = log.head;
     let beyond = || known_checkpoints.iter().filter(|seen| seen.checkpoint.size > head);
@@ -26,7 +26,7 @@ pub(super) fn find_rollback(log: &UnsealedLog, known_checkpoints: &[KnownCheckpo
     })
 }
 
-/// Whether the first events are those that were signed, where a checkpoint of so many is known.
+/// Checks that the first events are the signed ones, if a known checkpoint has this size.
 pub(super) fn compare(frontier: &Frontier, known_checkpoints: &[KnownCheckpoint]) -> Result<(), AuditError> {
     let size = frontier.size();
     let mut same = known_checkpoints.iter().filter(|seen| seen.checkpoint.size == size);

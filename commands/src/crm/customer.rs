@@ -13,23 +13,23 @@ use uuid::Uuid;
 use crate::engine::decider::{Decider, Rejection};
 
 crate::commands! {
-    /// What can be asked of a customer.
+    /// The commands of a customer.
     pub enum CustomerCommand {
         creates Register(RegisterCustomer);
         changes Rename(RenameCustomer), Suspend(SuspendCustomer), Close(CloseCustomer), Erase(EraseCustomer);
     }
 }
 
-/// Why a customer command was refused.
+/// Why a customer command was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CustomerRejection {
-    /// The id is taken by a customer.
+    /// A customer with this id exists.
     #[error("the customer is registered already")]
     AlreadyRegistered,
-    /// There is no such customer.
+    /// The customer does not exist.
     #[error("there is no such customer")]
     NotRegistered,
-    /// Business with the customer has ended for good.
+    /// The customer is closed, which is final.
     #[error("the customer is closed")]
     Closed,
 }
@@ -44,19 +44,24 @@ impl Rejection for CustomerRejection {
     }
 }
 
-/// A customer as its events have made it.
+/// A customer, folded from its events.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of CustomerRegistered")]
 pub struct Customer {
     /// False before the first event.
     pub registered: bool,
-    /// Whether its subject was erased: who it was is not known any more.
+    /// Whether the subject was erased, so that its personal data is lost.
     pub erased: bool,
+    /// The user that the customer is, if any.
     pub user_id: Option<Uuid>,
+    /// Name; empty after an erasure.
     pub name: String,
+    /// E-mail address; empty after an erasure.
     pub email: String,
+    /// Company, if given.
     pub company: Option<String>,
+    /// Notes, if given.
     pub notes: Option<String>,
+    /// Status of the customer.
     pub status: CustomerStatus,
 }
 

@@ -1,36 +1,36 @@
-//! Who sends a command, on whose behalf, and under which ids.
+//! The context of a command: its caller, its tenant and its ids.
 
 use access::Principal;
 use schemas::engine::{Metadata, RequestId, TenantId};
 use store::{NewTenant, ReservationDigest, Secret, TenantStatusChange};
 use uuid::Uuid;
 
-/// Everything about a command but the command.
+/// Everything about a request except the command itself.
 #[derive(Debug, Clone, PartialEq)]
 pub struct CommandContext {
-    /// Whose log it goes to.
+    /// The tenant whose log records the events.
     pub tenant: TenantId,
-    /// Who sends it. The edge has checked the token, and that its tenant is the context's.
+    /// The verified caller. The API has checked the token, and that its tenant is this tenant.
     pub caller: Principal,
-    /// The id under which a repeat is recognised, where it came from outside; else a fresh one is made.
+    /// The client's idempotency key; a repeat with it is recognised. Without one a new id is made.
     pub command_id: Option<Uuid>,
-    /// The digest of the request that carries the command, where a repeat is recognised by the whole request: it holds more
-    /// than its command, such as its route and a password.
+    /// The digest of the whole request, if a repeat is recognised by the request and not by its command. The request
+    /// may contain more than the command, such as its route and a password.
     pub request_digest: Option<[u8; 32]>,
-    /// The version that the caller believes the aggregate to be at.
+    /// The version of the aggregate that the caller expects.
     pub expected_version: Option<u64>,
-    /// The request that carries the command.
+    /// The id of the HTTP request.
     pub request_id: Option<RequestId>,
     /// W3C Trace Context of the request.
     pub traceparent: Option<String>,
-    /// Shared by everything that one outside request sets off; the command id where absent.
+    /// Shared by all events and commands that one outside request causes; the command id if absent.
     pub correlation_id: Option<Uuid>,
-    /// The event that led to the command.
+    /// The event that caused the command.
     pub causation_id: Option<Uuid>,
 }
 
 impl CommandContext {
-    /// A context with a tenant and a caller and nothing else.
+    /// A context with a tenant and a caller; all other fields are empty.
     pub fn new(tenant: TenantId, caller: Principal) -> Self {
         Self {
             tenant,
@@ -45,19 +45,19 @@ impl CommandContext {
         }
     }
 
-    /// The same context under a command id from outside.
+    /// The same context with a command id from a client.
     #[must_use]
     pub fn with_command_id(self, command_id: Uuid) -> Self {
         Self { command_id: Some(command_id), ..self }
     }
 
-    /// The same context with a version that the caller expects.
+    /// The same context with an expected version.
     #[must_use]
     pub fn with_expected_version(self, version: u64) -> Self {
         Self { expected_version: Some(version), ..self }
     }
 
-    /// What is recorded beside the events of this command.
+    /// The metadata of the events of this command.
     pub(crate) fn metadata(&self, command_id: Uuid) -> Metadata {
         Metadata {
             actor: self.caller.actor(),
@@ -70,15 +70,15 @@ impl CommandContext {
     }
 }
 
-/// What is written in the same transaction as a command's events without standing in them.
+/// Writes in the same transaction as a command's events that are not part of the events.
 #[derive(Debug, Clone, Default)]
 pub struct CommandSideEffects {
     /// Secrets of the aggregate's stream.
     pub secrets: Vec<Secret>,
-    /// A tenant whose log opens with the events.
+    /// A tenant to create; the events open its log.
     pub new_tenant: Option<NewTenant>,
-    /// What the aggregate's stream held and gives back.
+    /// Reservations of the aggregate's stream to release.
     pub digest_releases: Vec<ReservationDigest>,
-    /// A tenant that stands otherwise with the events.
+    /// A change of a tenant's status.
     pub tenant_status: Option<TenantStatusChange>,
 }

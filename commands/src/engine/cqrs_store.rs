@@ -31,16 +31,16 @@ type Cause = Box<dyn Error + Send + Sync>;
 
 /// A `cqrs_es::EventStore` over one tenant's log. Expected versions are checked at commit, as in every append.
 ///
-/// Of the metadata that `execute_with_metadata` hands in, `actor`, `command_id`, `correlation_id`, `causation_id`,
-/// `request_id` and `traceparent` are recorded where well formed; the log keeps nothing else beside the facts, because
-/// free text would be personal data that cannot be erased.
+/// Of the metadata passed to `execute_with_metadata`, only `actor`, `command_id`, `correlation_id`, `causation_id`,
+/// `request_id` and `traceparent` are recorded, if they are well formed.
+/// Other metadata is dropped: free text could be personal data that cannot be erased.
 pub struct TenantEventStore<A: Aggregate> {
     tenant: TenantStore,
     category: String,
     codec: Codec<A::Event>,
 }
 
-/// How one kind of event is written and read.
+/// Encoder and decoder of one kind of event.
 struct Codec<E> {
     encode: fn(&str, &E) -> Result<NewEvent, Cause>,
     decode: fn(&RecordedEvent) -> Result<E, Cause>,
@@ -78,7 +78,7 @@ impl<A: Decider> Aggregate for CqrsAggregate<A> {
 }
 
 impl<A: Decider> TenantEventStore<CqrsAggregate<A>> {
-    /// For an aggregate of the product: its streams are those that the executor writes, reservations included.
+    /// For an aggregate of the product. It writes the same streams as the executor, with reservations.
     pub fn new(tenant: TenantStore) -> Self {
         let codec = Codec {
             encode: |_, event| Ok(NewEvent::encode(event)?),
@@ -91,8 +91,8 @@ impl<A: Decider> TenantEventStore<CqrsAggregate<A>> {
 }
 
 impl<A: Aggregate> TenantEventStore<A> {
-    /// For an aggregate that knows nothing of Annals. `category` is `<context>.<aggregate>`; an event is stored as its
-    /// serde form, under the type `<category>.<event type in snake case>.v<major version>`.
+    /// For an aggregate that does not depend on Annals. `category` is `<context>.<aggregate>`.
+    /// An event is stored in its serde form, under the type `<category>.<event type in snake case>.v<major version>`.
     pub fn foreign(tenant: TenantStore, category: &str) -> Self {
         let codec = Codec {
             encode: encode_foreign::<A::Event>,
@@ -125,7 +125,7 @@ impl<A: Aggregate> TenantEventStore<A> {
     }
 }
 
-/// An aggregate, and what its commit must be checked against.
+/// An aggregate with the version that its commit expects.
 pub struct TenantAggregateContext<A> {
     aggregate_id: String,
     aggregate: A,
@@ -204,7 +204,7 @@ fn encode_foreign<E: DomainEvent>(category: &str, event: &E) -> Result<NewEvent,
     })
 }
 
-/// `CustomerNameAdded` as `customer_name_added`; what is no letter or digit becomes an underscore.
+/// Converts `CustomerNameAdded` to `customer_name_added`. Characters other than letters and digits become underscores.
 fn snake_case(text: &str) -> String {
     let mut snake = String::with_capacity(text.len() + 4);
     for c in text.chars() {

@@ -1,4 +1,4 @@
-//! What an aggregate's rules look like to the executor, and the macro that writes a command enum.
+//! The interface of an aggregate's rules (`Decider`), and the macro that writes a command enum.
 
 use access::ErrorCode;
 use schemas::engine::Event;
@@ -6,57 +6,61 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Reservation;
 
-/// A domain "no": stable code for machines, `Display` for people.
+/// Why the rules reject a command: a stable code for programs, `Display` for people.
 pub trait Rejection: std::error::Error + Send + Sync + 'static {
-    /// Its code in the catalogue.
+    /// The error code.
     fn code(&self) -> ErrorCode;
 }
 
-/// The commands of one aggregate: an enum with one command struct a variant, written by [`commands!`](crate::commands).
+/// The commands of one aggregate: an enum with one variant for each command struct, written by
+/// [`commands!`](crate::commands).
 pub trait CommandSet: Serialize + Clone + Send + Sync + 'static {
     /// Every command of the set, by name.
     const NAMES: &'static [&'static str];
 
     /// The command's name, such as `RegisterCustomer`.
     fn name(&self) -> &'static str;
-    /// Whether it brings the aggregate into being.
+    /// Whether the command creates the aggregate.
     fn creates(&self) -> bool;
 }
 
-/// The rules of one kind of aggregate: its state, what an event makes of it, and what a command makes happen. The functions
-/// are synchronous and see nothing but their arguments. [`CqrsAggregate`](crate::CqrsAggregate) makes a cqrs-es aggregate of
-/// it.
+/// The rules of one kind of aggregate: its state, how events change the state, and which events a command produces.
+/// The functions are synchronous and depend only on their arguments.
+/// [`CqrsAggregate`](crate::CqrsAggregate) makes a cqrs-es aggregate of it.
 pub trait Decider: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// What can be asked of it.
+    /// The commands of the aggregate.
     type Command: CommandSet;
-    /// What happens to it.
+    /// The events of the aggregate.
     type Event: Event;
-    /// Why a command is refused.
+    /// Why a command is rejected.
     type Error: Rejection;
 
     /// `<context>.<aggregate>`, the category of its streams.
     const CATEGORY: &'static str = <Self::Event as Event>::CATEGORY;
 
-    /// The rule: what happens when this is asked of an aggregate in this state. No events: nothing to do.
+    /// The events that the command produces in this state; empty if there is nothing to do.
+    ///
+    /// # Errors
+    /// The reason if the rules reject the command.
     fn decide(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
 
-    /// What the event makes of the state.
+    /// Applies an event to the state.
     fn apply(&mut self, event: Self::Event);
 
     /// False before the first event.
     fn exists(&self) -> bool;
 
-    /// About how many bytes of memory a state takes, where that may be much: states are kept within a limit.
+    /// Approximate memory of the state in bytes, beyond a small constant. The cache of states is limited by it.
     fn bytes(&self) -> usize {
         0
     }
 
-    /// What must be unique in the tenant from this event on.
+    /// The values that must be unique in the tenant from this event on.
     fn reservations(_event: &Self::Event) -> Vec<Reservation> {
         Vec::new()
     }
 
-    /// What this event frees for others.
+    /// The reservations that this event releases.
     fn releases(_event: &Self::Event) -> Vec<Reservation> {
         Vec::new()
     }
@@ -66,13 +70,13 @@ pub trait Decider: Default + Clone + Serialize + DeserializeOwned + Send + Sync 
         command.name()
     }
 
-    /// Whether the command brings the aggregate into being, so that its stream must not exist.
+    /// Whether the command creates the aggregate, so that its stream must not exist.
     fn creates(command: &Self::Command) -> bool {
         command.creates()
     }
 }
 
-/// Writes the enum of an aggregate's commands: `creates` names the one that brings it into being, `changes` the rest.
+/// Writes the enum of an aggregate's commands: `creates` names the creating command, `changes` the others.
 #[macro_export]
 macro_rules! commands {
     (

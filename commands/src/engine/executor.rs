@@ -1,4 +1,5 @@
-//! The executor: authorise, load, decide, append, answer. On a conflict it loads and decides again.
+//! The executor: authorises a command, loads the aggregate, decides, appends and answers. On a conflict it loads and
+//! decides again.
 
 use std::any::Any;
 use std::sync::Arc;
@@ -19,14 +20,14 @@ use super::idempotency::claim;
 use super::loading::LoadedAggregate;
 use super::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
 
-/// How often a command without an expected version is decided anew before its caller hears of the conflict. Commands
-/// on one aggregate take turns within a process, so only other processes can come between.
+/// Maximum retries after a conflict of a command without an expected version. Afterwards the caller gets the conflict.
+/// Within a process the commands on one aggregate are serialised, so only another process can cause a conflict.
 const CONFLICT_RETRIES_MAX: u32 = 10;
 
-/// Administration locks that a process holds at a time. Each holds a connection.
+/// Maximum administration locks that a process holds. Each holds a database connection.
 const AUTHORITY_LOCKS_MAX: usize = 4;
 
-/// The last state seen of one aggregate, and the turn of those who change it.
+/// The cached state of one aggregate. Its mutex serialises the commands on the aggregate.
 type AggregateSlot<A> = Mutex<Option<LoadedAggregate<A>>>;
 
 /// Runs commands. Cheap to clone; the clones share one bounded cache of aggregates.
@@ -37,17 +38,17 @@ pub struct Executor {
     authority_permits: Arc<Semaphore>,
 }
 
-/// A slot in the cache, and the aggregates that it counts for.
+/// A slot of the cache, with its weight.
 #[derive(Clone)]
 struct Cached {
     slot: Arc<dyn Any + Send + Sync>,
     weight: u32,
 }
 
-/// State bytes that count as one aggregate of the cache.
+/// State bytes that count as one aggregate in the cache.
 const AGGREGATE_BYTES: usize = 1024;
 
-/// One command on its way through the executor.
+/// A command that is being executed.
 struct PreparedCommand<'a, A: Decider> {
     context: &'a CommandContext,
     tenant: TenantStore,
@@ -59,7 +60,7 @@ struct PreparedCommand<'a, A: Decider> {
     side_effects: CommandSideEffects,
 }
 
-/// What became of a command that met no error.
+/// Result of a command without an error.
 enum DecisionOutcome<A> {
     Appended(Receipt, A),
     Duplicate(Receipt),
@@ -67,7 +68,7 @@ enum DecisionOutcome<A> {
 }
 
 impl Executor {
-    /// An executor that keeps at most `cache_capacity` aggregates in memory; a large one counts as several.
+    /// An executor that caches at most `cache_capacity` aggregates; a large one counts as several.
     pub fn new(store: Store, cache_capacity: u64) -> Self {
         let slots =
             Cache::builder().max_capacity(cache_capacity).weigher(|_, cached: &Cached| cached.weight).build();
@@ -75,7 +76,7 @@ impl Executor {
         Self { store, slots, authority_permits }
     }
 
-    /// Permits for holding a tenant's administration lock.
+    /// Permits for holding an administration lock.
     pub(crate) fn authority_permits(&self) -> Arc<Semaphore> {
         Arc::clone(&self.authority_permits)
     }
@@ -85,7 +86,10 @@ impl Executor {
         &self.store
     }
 
-    /// The aggregate and its version, or `None` where there is none.
+    /// The aggregate and its version, or `None` if it does not exist.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the stream cannot be read.
     pub async fn load<A: Decider>(&self, tenant: TenantId, id: Uuid) -> Result<Option<(A, u64)>, StoreError> {
         let tenant = self.store.tenant(tenant);
         let stream = StreamName::new(A::CATEGORY, id);
@@ -101,8 +105,11 @@ impl Executor {
         Ok(Some((loaded.state, loaded.version)))
     }
 
-    /// Executes a command on the aggregate `id`. `extras` are written with its events and do not count for recognising
-    /// a repeat.
+    /// Executes a command on the aggregate `id`. `extras` are written with its events; they are not part of the digest
+    /// that recognises a repeat.
+    ///
+    /// # Errors
+    /// [`ExecuteError`]; after [`ExecuteError::Unavailable`] a repeat with the same command id is safe.
     pub async fn execute<A: Decider>(
         &self,
         context: &CommandContext,
@@ -122,8 +129,11 @@ impl Executor {
         result
     }
 
-    /// The answer of the first time, where this very command was executed before under the context's command id. Nothing
-    /// is executed: for use cases that would spend something on a command before executing it, such as a password hash.
+    /// The first answer to this command, if it was executed before under the context's command id. It executes nothing.
+    /// Use it before an expensive preparation of a command, such as a password hash.
+    ///
+    /// # Errors
+    /// [`ExecuteError::CommandIdReused`] if the command id was used for another command.
     pub async fn previous_result<A: Decider>(
         &self,
         context: &CommandContext,
@@ -137,11 +147,11 @@ impl Executor {
         }
     }
 
-    /// The first answer to the very request of the context, where it was carried out before. Nothing is executed, and the
-    /// command need not be known: this comes before everything that the request could be refused for.
+    /// The first answer to the context's request, if it was executed before. It executes nothing and needs no command,
+    /// so it can run before every check that could reject the request.
     ///
     /// # Errors
-    /// [`ExecuteError::CommandIdReused`] where another request came under the key.
+    /// [`ExecuteError::CommandIdReused`] if the key was used for another request.
     pub async fn previous_request_result<A: Decider>(
         &self,
         context: &CommandContext,
@@ -182,8 +192,8 @@ impl Executor {
         let settled = match self.decide_and_append(&request).await {
             Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
             Ok(settled @ (DecisionOutcome::Appended(..) | DecisionOutcome::Duplicate(_))) => settled,
-            // Nothing was appended. Where this very command was executed before, the answer is that of the first time,
-            // whatever the rule or the version would say by now.
+            // Nothing was appended. If this command was executed before, the first answer is returned, even if the
+            // rules or the version would reject it now.
             unsettled => match request.previous_receipt().await? {
                 Some(receipt) => request.duplicate(receipt)?,
                 None => unsettled?,
@@ -192,7 +202,7 @@ impl Executor {
         self.build_result(&request, settled).await
     }
 
-    /// The command with everything about it, unless its caller may not send it.
+    /// Prepares a command, unless its caller lacks the permission.
     fn request<'a, A: Decider>(
         &self,
         context: &'a CommandContext,
@@ -229,7 +239,7 @@ impl Executor {
         })
     }
 
-    /// Decides and appends, in turn with the other commands on the same aggregate in this process.
+    /// Decides and appends. Other commands on the same aggregate in this process wait.
     async fn decide_and_append<A: Decider>(
         &self,
         request: &PreparedCommand<'_, A>,
@@ -243,11 +253,11 @@ impl Executor {
                 *slot = Some(loaded.clone());
                 return Ok(DecisionOutcome::NoEffect(loaded));
             }
-            // A command without effect leaves its receipt at the version on which that was decided.
+            // A command without effect stores its receipt at the version on which it was decided.
             match request.append(loaded.version, loaded.log_id, &events).await {
                 Ok(receipt) if receipt.duplicate => return request.duplicate(receipt),
                 Ok(receipt) => {
-                    // Only now: a state that was never committed must not be seen.
+                    // The state changes only after the append: an uncommitted state must not be visible.
                     let mut state = loaded.state;
                     for event in events {
                         state.apply(event);
@@ -265,7 +275,7 @@ impl Executor {
                     retries += 1;
                     metrics::counter!("annals_command_conflicts_total").increment(1);
                 }
-                // It was decided on a log that is no more.
+                // The decision was made on a replaced log.
                 Err(ExecuteError::Unavailable(StoreError::LogReplaced { .. }))
                     if retries < CONFLICT_RETRIES_MAX =>
                 {
@@ -325,11 +335,11 @@ impl Executor {
     fn slot<A: Decider>(&self, tenant: TenantId, stream: &StreamName) -> Arc<AggregateSlot<A>> {
         let new = || Cached { slot: Arc::new(AggregateSlot::<A>::default()), weight: 1 };
         let cached = self.slots.get_with((tenant, stream.clone()), new);
-        // A category belongs to one aggregate type; were it not so, the command would run uncached.
+        // A category belongs to one aggregate type; otherwise the command would run without the cache.
         cached.slot.downcast::<AggregateSlot<A>>().unwrap_or_default()
     }
 
-    /// Counts a slot for the memory that its state takes.
+    /// Sets the weight of a slot to the memory of its state.
     fn update_weight<A: Decider>(
         &self,
         tenant: TenantId,
@@ -350,9 +360,9 @@ impl Executor {
 }
 
 impl<A: Decider> PreparedCommand<'_, A> {
-    /// Runs the rule, first on what is in memory. That may be behind the log, which only an append would notice: so
-    /// whenever the answer is anything but events, the rule runs again on the log's own state. A command that creates is
-    /// tried on nothing at first; where that was wrong, it is decided on what is there.
+    /// Decides first on the cached state. That state may lag, which only an append would detect.
+    /// So if the result is anything but events, it decides again on the state from the log.
+    /// A creating command is first decided on an empty state, and again if the stream exists.
     async fn decide(
         &self,
         cached: Option<LoadedAggregate<A>>,
@@ -414,7 +424,7 @@ impl<A: Decider> PreparedCommand<'_, A> {
         self.tenant.append(append).await.map_err(AppendError::into)
     }
 
-    /// The receipt of this very command, where it was executed before.
+    /// The receipt of this command, if it was executed before.
     async fn previous_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
         let Some(claim) = &self.claim else { return Ok(None) };
         match self.tenant.key_use(claim).await? {
@@ -424,7 +434,7 @@ impl<A: Decider> PreparedCommand<'_, A> {
         }
     }
 
-    /// The first answer again. What one request did to another aggregate is no answer for this one.
+    /// The first answer again. A receipt of another aggregate is an error.
     fn duplicate(&self, receipt: Receipt) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
         if receipt.stream == self.stream {
             Ok(DecisionOutcome::Duplicate(receipt))
@@ -434,7 +444,7 @@ impl<A: Decider> PreparedCommand<'_, A> {
     }
 }
 
-/// The keyed digest that tells a repeat from another command under the same key: over name, target and the command itself.
+/// The keyed digest over name, target and command. It distinguishes a repeat from another command under the same key.
 fn digest(
     key: &DeploymentKey,
     name: &str,

@@ -1,8 +1,10 @@
-//! Keys from outside: whose they are, and what is derived from them.
+//! Idempotency keys of clients, and the receipt keys derived from them.
 //!
-//! A key belongs to a tenant and a principal: a user or a service, whatever token it holds; callers who are not signed in
-//! share one. Two principals that choose the same key do not meet. The receipt is found under the receipt key, which is
-//! derived from both; events name the key itself as their command id.
+//! A key belongs to a tenant and a principal: a user or a service, with any token. All anonymous callers share one
+//! principal.
+//! Two principals may use the same key independently.
+//! The receipt is stored under the receipt key, which is derived from both. Events record the client's key as command
+//! id.
 
 use access::Principal;
 use schemas::engine::ids;
@@ -11,10 +13,10 @@ use uuid::Uuid;
 
 use super::context::CommandContext;
 
-/// The key under which the receipt of a principal's command is kept.
+/// The key of the receipt of a principal's command.
 ///
-/// The product's own parts derive their command ids from what they react to, so these are unique already, and receipts from
-/// before keys were derived are found again.
+/// For parts of the product it is the command id itself: these ids are already derived from the triggering event and
+/// unique. Receipts from before receipt keys existed are also found this way.
 pub fn receipt_key(caller: &Principal, key: Uuid) -> Uuid {
     if caller.is_system() {
         key
@@ -23,10 +25,10 @@ pub fn receipt_key(caller: &Principal, key: Uuid) -> Uuid {
     }
 }
 
-/// The claim of a principal to its key, for what has this digest.
+/// The claim of a principal to its key, for the request with this digest.
 ///
 /// # Errors
-/// [`AppendError::Invalid`] for the nil UUID, which clients send that forgot to make one.
+/// [`AppendError::Invalid`] for the nil UUID, because clients send it by mistake.
 pub fn claim(caller: &Principal, key: Uuid, digest: [u8; 32]) -> Result<IdempotencyClaim, AppendError> {
     if key.is_nil() {
         return Err(AppendError::Invalid("the nil UUID is no command id".to_owned()));
@@ -38,8 +40,8 @@ pub fn claim(caller: &Principal, key: Uuid, digest: [u8; 32]) -> Result<Idempote
     })
 }
 
-/// The id of an aggregate that a command is to create: derived from the receipt key, so that a repeat names the same
-/// aggregate and another principal's command does not; a fresh one where the caller gave no key.
+/// The id of an aggregate that a command creates. It is derived from the receipt key, so a repeat names the same
+/// aggregate and another principal's command does not. Without a key it is a new id.
 pub fn new_aggregate_id(context: &CommandContext, category: &str) -> Uuid {
     match context.command_id {
         Some(key) => ids::derived_id(receipt_key(&context.caller, key), category),

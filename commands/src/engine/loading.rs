@@ -1,4 +1,4 @@
-//! Folding a stream into an aggregate.
+//! Folds a stream into an aggregate.
 
 use futures::{TryStreamExt, pin_mut};
 use schemas::engine::{Event, LogId, RecordedEvent, StreamName};
@@ -7,17 +7,17 @@ use store::{StoreError, TenantStore};
 use super::decider::Decider;
 use super::outcome::LoadError;
 
-/// An aggregate and the version that it stands at; 0 before the first event.
+/// An aggregate with its version; 0 before the first event.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LoadedAggregate<A> {
     pub(crate) state: A,
     pub(crate) version: u64,
-    /// The log that both are of, where there was an event.
+    /// The log of the state, if it has any event.
     pub(crate) log_id: Option<LogId>,
 }
 
 impl<A: Decider> LoadedAggregate<A> {
-    /// Folds what the stream holds beyond the version reached, up to and including `last` where given.
+    /// Folds the events after the current version, up to and including `last` if given.
     pub(crate) async fn catch_up(
         &mut self,
         tenant: &TenantStore,
@@ -25,7 +25,7 @@ impl<A: Decider> LoadedAggregate<A> {
         last: Option<u64>,
     ) -> Result<(), LoadError> {
         match self.fold(tenant, stream, last).await {
-            // What was known is of a log that is no more.
+            // The cached state is of a replaced log.
             Err(LoadError::Store(StoreError::LogReplaced { .. })) => {
                 *self = Self::default();
                 self.fold(tenant, stream, last).await
@@ -54,7 +54,7 @@ impl<A: Decider> LoadedAggregate<A> {
     }
 }
 
-/// The event as `E`; a type that `E` does not know is an error, because skipping it would give a wrong state.
+/// Decodes the event. An unknown type is an error, because skipping the event would give a wrong state.
 pub(crate) fn decode<E: Event>(recorded: &RecordedEvent) -> Result<E, LoadError> {
     recorded.decode::<E>()?.ok_or_else(|| LoadError::UnknownType(recorded.event_type.to_string()))
 }

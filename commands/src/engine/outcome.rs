@@ -1,4 +1,4 @@
-//! What executing a command answers.
+//! Results of executing a command.
 
 use access::ErrorCode;
 use schemas::engine::{DecodeError, LogId, StreamName};
@@ -7,12 +7,12 @@ use uuid::Uuid;
 
 use super::decider::Rejection;
 
-/// Whether the command did its work now or had done it before.
+/// Whether the command was executed now or earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ExecutionOutcome {
-    /// It took effect now, or had no effect to take.
+    /// It was executed now, possibly without effect.
     Applied,
-    /// The same command id did this before; nothing happened now.
+    /// It was executed earlier under the same command id; nothing happened now.
     Duplicate,
 }
 
@@ -21,19 +21,19 @@ pub enum ExecutionOutcome {
 pub struct CommandResult<A> {
     /// Applied or duplicate.
     pub outcome: ExecutionOutcome,
-    /// The caller's command id, or the one that was made.
+    /// The caller's command id, or the generated one.
     pub command_id: Uuid,
-    /// The aggregate.
+    /// The id of the aggregate.
     pub id: Uuid,
-    /// The version behind the command; unchanged where it had no effect.
+    /// The version after the command; unchanged if it had no effect.
     pub version: u64,
-    /// The position of the command's last event; the log's head where it had no effect.
+    /// The position of the command's last event; the log's head if it had no effect.
     pub position: u64,
-    /// The log that the position belongs to.
+    /// The log of the position.
     pub log_id: LogId,
-    /// How many events the command recorded, now or the first time; 0 where it had no effect.
+    /// The number of events that the command recorded, now or the first time; 0 if it had no effect.
     pub count: u32,
-    /// Hand it to a read that is to see this command's effect.
+    /// A read with this token sees the command's effect.
     pub consistency_token: String,
     /// The aggregate at `version`.
     pub state: A,
@@ -42,13 +42,13 @@ pub struct CommandResult<A> {
 /// Why a command was not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum ExecuteError<R> {
-    /// The rule said no.
+    /// The rules of the aggregate rejected it.
     #[error("{0}")]
     Rejected(R),
     /// The aggregate is not at the version that the caller expects.
     #[error("the aggregate is at version {actual}")]
     VersionConflict {
-        /// Where it is.
+        /// The current version.
         actual: u64,
     },
     /// The command id was used before for another command.
@@ -57,44 +57,44 @@ pub enum ExecuteError<R> {
     /// Another aggregate of the tenant holds a value that must be unique.
     #[error("the {kind} is taken")]
     Reserved {
-        /// What sort of value, such as `email`.
+        /// The kind of value, such as `email`.
         kind: String,
-        /// Who holds it. Not for the caller's eyes.
+        /// The stream that holds it. It must not be shown to the caller.
         holder: StreamName,
     },
     /// There is no such aggregate.
     #[error("there is nothing under this id")]
     NotFound,
-    /// The caller may not send this command.
+    /// The caller lacks the permission for this command.
     #[error("the caller may not do this")]
     Forbidden,
-    /// The event that the command leads to is over the limit.
+    /// An event of the command is larger than the limit.
     #[error("an event of {bytes} bytes is over the limit of {limit}")]
     TooLarge {
-        /// Its size with headers.
+        /// Its size with headers, in bytes.
         bytes: usize,
-        /// The limit.
+        /// The limit in bytes.
         limit: usize,
     },
-    /// What the command leads to can never be stored.
+    /// The events of the command cannot be stored; a retry would fail too.
     #[error("{0}")]
     Invalid(String),
-    /// It would record personal data of somebody who was erased.
+    /// The command would record personal data of an erased subject.
     #[error("the person was erased")]
     SubjectErased,
-    /// No such tenant.
+    /// The tenant does not exist.
     #[error("the tenant is unknown")]
     TenantUnknown,
-    /// Too much is waiting; nothing was written.
+    /// The queue is full; nothing was written.
     #[error("too many commands are waiting")]
     Overloaded,
-    /// The database is away. Whether the command took effect may be unknown; a repeat with the same command id is safe.
+    /// The database is not available. The command may have taken effect; a repeat with the same command id is safe.
     #[error("the store is unavailable")]
     Unavailable(#[source] StoreError),
-    /// A fault of ours: stored data that does not read, an event that does not encode.
+    /// An internal error: stored data that cannot be parsed, or an event that cannot be encoded.
     #[error("internal error: {context}")]
     Internal {
-        /// What was being done.
+        /// The operation that failed.
         context: &'static str,
         /// The cause.
         #[source]
@@ -102,7 +102,7 @@ pub enum ExecuteError<R> {
     },
 }
 
-/// The code for a value of this kind that another stream of the tenant holds.
+/// The error code for a reserved value of this kind.
 pub fn reserved_value_code(kind: &str) -> ErrorCode {
     match kind {
         crate::identity::tenant::SLUG => ErrorCode::SlugTaken,
@@ -112,7 +112,7 @@ pub fn reserved_value_code(kind: &str) -> ErrorCode {
 }
 
 impl<R: Rejection> ExecuteError<R> {
-    /// The code of the catalogue, for every outside: REST, GraphQL, dead letters, the command line.
+    /// The error code, for REST, GraphQL, dead letters and the command line.
     pub fn code(&self) -> ErrorCode {
         match self {
             Self::Rejected(rejection) => rejection.code(),
@@ -133,7 +133,7 @@ impl<R: Rejection> ExecuteError<R> {
 }
 
 impl<R> ExecuteError<R> {
-    /// Whether sending the same command again later may help.
+    /// Whether a retry of the same command may succeed.
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::VersionConflict { .. } | Self::Overloaded | Self::Unavailable(_))
     }
@@ -145,7 +145,7 @@ impl<R> ExecuteError<R> {
         Self::Internal { context, cause: cause.into() }
     }
 
-    /// The outcome's name in metrics.
+    /// The value of the outcome's metric label.
     pub(crate) fn label(&self) -> &'static str {
         match self {
             Self::Rejected(_) => "rejected",
@@ -170,7 +170,7 @@ impl<R> From<StoreError> for ExecuteError<R> {
         match error {
             StoreError::TenantUnknown => Self::TenantUnknown,
             StoreError::Overloaded => Self::Overloaded,
-            // Whoever comes again finds the log as it is.
+            // After a replaced log, a retry reads the current log.
             error if error.is_unavailable() || matches!(error, StoreError::LogReplaced { .. }) => {
                 Self::Unavailable(error)
             }
@@ -184,7 +184,7 @@ impl<R> From<AppendError> for ExecuteError<R> {
         match error {
             AppendError::VersionConflict { actual } => Self::VersionConflict { actual },
             AppendError::CommandIdReused => Self::CommandIdReused,
-            // Commands leave the ids of their events to the store.
+            // The store generates the ids of commands' events, so they are never taken.
             error @ AppendError::EventIdTaken(_) => Self::internal("appending", error),
             AppendError::Reserved { kind, holder } => Self::Reserved { kind, holder },
             AppendError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
@@ -200,13 +200,13 @@ impl<R> From<AppendError> for ExecuteError<R> {
 /// Why an aggregate could not be loaded.
 #[derive(Debug, thiserror::Error)]
 pub enum LoadError {
-    /// The store did not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// A stored event does not read.
+    /// A stored event cannot be parsed.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// A stored event is of a type that this program does not know.
+    /// This version of the program does not know the type of a stored event.
     #[error("the type {0} is unknown to this version of the program")]
     UnknownType(String),
 }

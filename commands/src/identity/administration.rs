@@ -1,8 +1,13 @@
-//! The use cases of administration: users and their roles, erasures, tenants on hold.
+//! The use cases of administration: users and their roles, erasures, suspension of tenants.
 //!
-//! One administrator always remains. That is a fact about all users, and a rule sees one. So an administrator cannot take
-//! the role from itself, the caller's own role is read from its events, and changes of who administers happen one at a
-//! time for each tenant (see [`authority`](super::authority)). A person that is about to be erased is not given the role.
+//! A tenant always keeps at least one administrator. The rules of one user cannot check that, so three checks ensure
+//! it:
+//!
+//! - An administrator cannot remove its own role.
+//! - The caller's role is read from its own events.
+//! - Changes of the administrators of a tenant are serialised by a lock (see [`authority`](super::authority)).
+//!
+//! A user whose erasure was requested cannot become an administrator.
 
 use access::Principal;
 use bytes::Bytes;
@@ -26,7 +31,7 @@ use crate::privacy::subject::{Subject, SubjectRejection};
 
 type UserResult = Result<CommandResult<User>, ExecuteError<UserRejection>>;
 
-/// The role that runs a tenant.
+/// The administrator role of a tenant.
 fn admin_role(tenant: TenantId) -> Role {
     if tenant == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin }
 }
@@ -35,7 +40,7 @@ fn has_active_role(user: &User, role: Role) -> bool {
     user.status != UserStatus::Deactivated && user.roles.contains(&role)
 }
 
-/// Refuses roles that the tenant does not have.
+/// Rejects roles that the tenant does not have.
 fn check_roles_allowed(context: &CommandContext, roles: &[Role]) -> Result<(), ExecuteError<UserRejection>> {
     if roles.contains(&Role::PlatformAdmin) && context.tenant != ids::PLATFORM {
         return Err(ExecuteError::Rejected(UserRejection::RoleNotAllowed(Role::PlatformAdmin)));
@@ -43,7 +48,10 @@ fn check_roles_allowed(context: &CommandContext, roles: &[Role]) -> Result<(), E
     Ok(())
 }
 
-/// Adds a user on behalf of an administrator; without a password the user cannot sign in.
+/// Adds a user on behalf of an administrator. Without a password the user cannot sign in.
+///
+/// # Errors
+/// [`ExecuteError::Forbidden`] if the caller lacks the permission, [`ExecuteError::Rejected`] by the rules of a user.
 pub async fn add_user(
     executor: &Executor,
     context: &CommandContext,
@@ -65,7 +73,10 @@ pub async fn add_user(
     done
 }
 
-/// Gives a user these roles and no others.
+/// Replaces the roles of a user.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`UserRejection::SelfAdminChange`] if an administrator removes its own role.
 pub async fn change_roles(
     executor: &Executor,
     context: &CommandContext,
@@ -86,6 +97,9 @@ pub async fn change_roles(
 }
 
 /// Stops a user from signing in.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`UserRejection::SelfAdminChange`] if an administrator deactivates itself.
 pub async fn deactivate(
     executor: &Executor,
     context: &CommandContext,
@@ -99,8 +113,11 @@ pub async fn deactivate(
     execute_exclusively(executor, context, id, command).await
 }
 
-/// Asks for the erasure of a subject. Whoever runs the tenant is refused before another administrator has taken the role;
-/// from then on the subject cannot be given it.
+/// Requests the erasure of a subject. An administrator is rejected until another administrator has removed its role.
+/// After the request the subject cannot become an administrator.
+///
+/// # Errors
+/// [`ExecuteError::Rejected`] with [`SubjectRejection::SubjectIsAdmin`] if the subject is an administrator.
 pub async fn request_erasure(
     executor: &Executor,
     context: &CommandContext,
@@ -117,7 +134,7 @@ pub async fn request_erasure(
     done
 }
 
-/// Gives a user roles among which is the one that runs the tenant.
+/// Gives a user roles that include the administrator role.
 async fn grant_admin(
     executor: &Executor,
     context: &CommandContext,
@@ -133,7 +150,7 @@ async fn grant_admin(
     done
 }
 
-/// Executes what may leave the tenant with an administrator less.
+/// Executes a command that may remove an administrator.
 async fn execute_exclusively(
     executor: &Executor,
     context: &CommandContext,
@@ -149,8 +166,11 @@ async fn execute_exclusively(
     done
 }
 
-/// Puts a tenant on hold: its log stays, and every door is closed to it. The fact stands in the log of the tenant
+/// Suspends a tenant: its log is kept, and all access to it is refused. The event is recorded in the log of the tenant
 /// `platform`, whatever the context's tenant is.
+///
+/// # Errors
+/// [`ExecuteError`] if the caller lacks the permission or the tenant does not exist.
 pub async fn suspend_tenant(
     executor: &Executor,
     context: &CommandContext,
@@ -160,7 +180,10 @@ pub async fn suspend_tenant(
     set_tenant_status(executor, context, TenantStatusChange { tenant, suspended: true }, command.into()).await
 }
 
-/// Ends a tenant's hold.
+/// Ends the suspension of a tenant.
+///
+/// # Errors
+/// [`ExecuteError`] if the caller lacks the permission or the tenant does not exist.
 pub async fn resume_tenant(
     executor: &Executor,
     context: &CommandContext,
@@ -175,7 +198,7 @@ pub async fn resume_tenant(
     .await
 }
 
-/// The directory follows in the transaction of the fact.
+/// The tenant's status is changed in the transaction of the event.
 async fn set_tenant_status(
     executor: &Executor,
     context: &CommandContext,
@@ -188,7 +211,7 @@ async fn set_tenant_status(
     executor.execute(&context, tenant_status.tenant.0, command, side_effects).await
 }
 
-/// Locks the tenant's administration, alone. The caller must hold the role that runs the tenant by its own events.
+/// Takes the tenant's administration lock exclusively. The caller must be an administrator by its own events.
 async fn lock_authority(
     executor: &Executor,
     context: &CommandContext,

@@ -1,9 +1,10 @@
-//! Authority that is asked anew: whatever outlives a token, or cannot be undone, is decided on the caller's own events and
-//! not on what its token says.
+//! Fresh authority: a write that cannot be undone or that outlives a token is authorised by the caller's own events,
+//! not by its token.
 //!
-//! A token is good for minutes after its holder was demoted or deactivated. So such a write holds the tenant's
-//! administration lock, shared, from the look at the caller's events until it has committed. Taking a role away holds the
-//! same lock alone. Therefore a write either commits before the demotion, or sees it.
+//! A token stays valid for minutes after its user was demoted or deactivated.
+//! So such a write holds the tenant's administration lock in shared mode, from reading the caller's events to its
+//! commit.
+//! A demotion holds the same lock exclusively. Therefore a write either commits before the demotion, or sees it.
 
 use std::time::Duration;
 
@@ -19,15 +20,16 @@ use crate::engine::executor::Executor;
 use crate::engine::outcome::ExecuteError;
 use crate::integration::service_token::ServiceToken;
 
-/// The lock that writes with fresh authority share, and that changes of authority hold alone.
+/// The lock that writes with fresh authority share, and that changes of authority hold exclusively.
 const LOCK_NAME: &str = "administration";
-/// How often a held lock is asked for before the caller is told to come again.
+/// Maximum attempts to take the lock. Afterwards the caller gets [`AuthorityError::Busy`].
 const LOCK_ATTEMPTS_MAX: u32 = 40;
 const LOCK_RETRY_INTERVAL: Duration = Duration::from_millis(25);
 
-/// Proof that the caller holds its right by its own events. The right stays until the value ends.
+/// Proof that the caller has the permission by its own events. The permission cannot be removed while the value exists.
 ///
-/// End it with [`release`](Self::release) when the write has committed. Dropped, it ends with its connection.
+/// Call [`release`](Self::release) when the write has committed. If the value is dropped, the lock ends with its
+/// connection.
 pub struct FreshAuthority {
     tenant: TenantId,
     principal: Principal,
@@ -35,25 +37,25 @@ pub struct FreshAuthority {
     _permit: OwnedSemaphorePermit,
 }
 
-/// Why authority was not given.
+/// Why fresh authority was not confirmed.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
-    /// By its own events the caller may not do this.
+    /// The caller's events do not give it the permission.
     #[error("the caller may not do this")]
     Forbidden,
-    /// Another write of the tenant's administration took too long.
+    /// The administration lock was not free in time.
     #[error("the tenant's administration is busy")]
     Busy,
-    /// The store did not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl FreshAuthority {
-    /// Confirms a permission for a write that no other write excludes.
+    /// Confirms a permission for a write that runs concurrently with other such writes.
     ///
     /// # Errors
-    /// [`AuthorityError::Forbidden`] where the caller does not hold the permission any more.
+    /// [`AuthorityError::Forbidden`] if the caller does not have the permission any more.
     pub async fn acquire(
         executor: &Executor,
         tenant: TenantId,
@@ -64,10 +66,10 @@ impl FreshAuthority {
         Self::confirm(executor, tenant, principal, LockMode::Shared, is_permitted).await
     }
 
-    /// Confirms whatever `holds` asks of the caller as its events say it is now.
+    /// Confirms the condition `is_permitted` on the caller's current roles and scopes.
     ///
     /// # Errors
-    /// As [`hold`](Self::hold).
+    /// As [`acquire`](Self::acquire).
     pub async fn confirm(
         executor: &Executor,
         tenant: TenantId,
@@ -84,7 +86,7 @@ impl FreshAuthority {
         }
     }
 
-    /// The caller as its events say it is now.
+    /// The caller with its current roles and scopes.
     pub fn principal(&self) -> &Principal {
         &self.principal
     }
@@ -94,17 +96,17 @@ impl FreshAuthority {
         self.tenant
     }
 
-    /// Lets go. Where the database does not answer, the lock ends with its connection.
+    /// Releases the lock. If the database does not answer, the lock ends with its connection.
     pub async fn release(self) {
         drop(self.lock.end().await);
     }
 }
 
-/// The caller with the rights that its own events give it. A user that is gone or deactivated has none, and neither has a
-/// service whose token was revoked or has ended.
+/// The caller with the rights that its own events give it. A missing or deactivated user has none; a service has none
+/// if its token was revoked or has expired.
 ///
 /// # Errors
-/// [`StoreError`] where the events cannot be read.
+/// [`StoreError`] if the events cannot be read.
 pub async fn current(
     executor: &Executor,
     tenant: TenantId,
@@ -140,8 +142,9 @@ async fn lock(
 ) -> Result<(TenantLock, OwnedSemaphorePermit), AuthorityError> {
     let handle = executor.store().tenant(tenant);
     for _ in 0..LOCK_ATTEMPTS_MAX {
-        // A lock holds a connection, and its holder needs another one for its write: with too many held at a time, all
-        // would wait for each other. An attempt that fails gives its permit back, so that no tenant keeps the others out.
+        // A lock holds a connection, and its holder needs another one for its write. With too many locks, all writes
+        // would wait for a connection. A failed attempt returns its permit, so that one tenant does not block the
+        // others.
         if let Ok(permit) = executor.authority_permits().try_acquire_owned()
             && let Some(lock) = handle.try_lock(LOCK_NAME, mode).await?
         {

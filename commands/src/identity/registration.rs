@@ -18,11 +18,15 @@ use crate::engine::executor::Executor;
 use crate::engine::idempotency::new_aggregate_id;
 use crate::engine::outcome::{CommandResult, ExecuteError};
 
-/// Registers a user; `password_hash` is a PHC string and becomes a secret of the user's stream. Without one the user
+/// Registers a user. `password_hash` is a PHC string, stored as a secret of the user's stream. Without one the user
 /// cannot sign in.
 ///
-/// Somebody not signed in may do so where the tenant's registration is open, and becomes a plain member. Others need the
-/// scope `users:write`, or to be a platform administrator.
+/// An anonymous caller may register if the tenant's registration is open, and gets only the role of a member.
+/// Other callers need the scope `users:write`, or must be platform administrators.
+///
+/// # Errors
+/// [`ExecuteError::Forbidden`] if the caller may not register a user with these roles,
+/// [`ExecuteError::Rejected`] by the rules of a user.
 pub async fn register_user(
     executor: &Executor,
     context: &CommandContext,
@@ -67,21 +71,21 @@ fn can_register(caller: &Principal, open: bool, roles: &[Role]) -> bool {
 
 /// The first administrator of a new tenant.
 #[derive(Debug, Clone)]
-#[expect(
-    missing_docs,
-    reason = "the fields are those of RegisterUser, and the password's hash as a PHC string"
-)]
 pub struct TenantAdmin {
+    /// E-mail address for sign-in.
     pub email: Email,
+    /// Name of the person.
     pub name: Name,
+    /// Hash of the password, a PHC string.
     pub password_hash: Bytes,
 }
 
-/// A registered tenant and its administrator, where one was asked for.
+/// A registered tenant, with its administrator if one was requested.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct RegisteredTenant {
+    /// Result for the tenant.
     pub tenant: CommandResult<Tenant>,
+    /// Result for its administrator.
     pub admin: Option<CommandResult<User>>,
 }
 
@@ -91,13 +95,17 @@ pub enum RegisterTenantError {
     /// The tenant was not registered.
     #[error(transparent)]
     Tenant(ExecuteError<TenantRejection>),
-    /// The tenant is registered, its administrator is not. A repeat with the same command id completes it.
+    /// The tenant is registered, but its administrator is not. A repeat with the same command id completes it.
     #[error(transparent)]
     Admin(ExecuteError<UserRejection>),
 }
 
-/// Registers a tenant, opens its log, and registers its first administrator in it. The fact stands in the log of the
+/// Registers a tenant, opens its log, and registers its first administrator in it. The event is recorded in the log of
+/// the
 /// tenant `platform`, whatever the context's tenant is.
+///
+/// # Errors
+/// [`RegisterTenantError::Admin`] if only the administrator is missing; a repeat completes it.
 pub async fn register_tenant(
     executor: &Executor,
     context: &CommandContext,

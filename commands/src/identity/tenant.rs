@@ -1,4 +1,4 @@
-//! The rules of a tenant. Its facts stand in the log of the tenant `platform`; registering opens a log of its own.
+//! The rules of a tenant. Its events are in the log of the tenant `platform`; registration opens the tenant's own log.
 
 use access::ErrorCode;
 use schemas::identity::tenant::{
@@ -10,33 +10,33 @@ use store::Reservation;
 
 use crate::engine::decider::{Decider, Rejection};
 
-/// The kind of the reservation that a slug is.
+/// The kind of the reservation of a slug.
 pub const SLUG: &str = "slug";
 
-/// Slugs that no tenant gets: they are parts of the product or likely subdomains of a deployment.
+/// Slugs that no tenant may use: they are parts of the product or likely subdomains of a deployment.
 pub const RESERVED_SLUGS: &[&str] = &["platform", "www", "api", "admin", "app", "static"];
 
 crate::commands! {
-    /// What can be asked of a tenant.
+    /// The commands of a tenant.
     pub enum TenantCommand {
         creates Register(RegisterTenant);
         changes Suspend(SuspendTenant), Resume(ResumeTenant);
     }
 }
 
-/// Why a tenant command was refused.
+/// Why a tenant command was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TenantRejection {
-    /// The id is taken by a tenant.
+    /// A tenant with this id exists.
     #[error("the tenant is registered already")]
     AlreadyRegistered,
-    /// The slug is one of the product's own words.
+    /// The slug is in [`RESERVED_SLUGS`].
     #[error("the slug is reserved")]
     SlugReserved,
-    /// Not an ISO 3166-1 alpha-2 code.
+    /// The country is not an ISO 3166-1 alpha-2 code.
     #[error("the country must be two upper-case letters (ISO 3166-1 alpha-2)")]
     CountryInvalid,
-    /// There is no such tenant.
+    /// The tenant does not exist.
     #[error("there is no such tenant")]
     NotRegistered,
 }
@@ -52,20 +52,26 @@ impl Rejection for TenantRejection {
     }
 }
 
-/// A tenant as its events have made it.
+/// A tenant, folded from its events.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of TenantRegistered")]
 pub struct Tenant {
     /// False before the first event.
     pub registered: bool,
+    /// Unique name in URLs and subjects.
     pub slug: String,
+    /// Display name.
     pub name: String,
+    /// Tier of the tenant.
     pub tier: Tier,
+    /// Whether anonymous callers may register users.
     pub registration: Registration,
+    /// Legal organisation, if given.
     pub organisation: Option<String>,
+    /// Part of the organisation, if given.
     pub business_unit: Option<String>,
+    /// ISO 3166-1 alpha-2 code, if given.
     pub country: Option<String>,
-    /// Whether it is on hold.
+    /// Whether it is suspended.
     #[serde(default)]
     pub suspended: bool,
 }

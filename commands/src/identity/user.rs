@@ -1,5 +1,5 @@
-//! The rules of a user. The e-mail address is unique in the tenant: registering reserves it, and only the erasure of the
-//! person frees it.
+//! The rules of a user. The e-mail address is unique in the tenant: registration reserves it, and only erasure releases
+//! it.
 
 use access::ErrorCode;
 use schemas::engine::Sealed;
@@ -14,13 +14,13 @@ use store::Reservation;
 
 use crate::engine::decider::{Decider, Rejection};
 
-/// The kind of the reservation that an e-mail address is.
+/// The kind of the reservation of an e-mail address.
 pub const EMAIL: &str = "email";
-/// The kind of the secret that holds a password's hash, a PHC string.
+/// The kind of the secret with a password's hash, a PHC string.
 pub const PASSWORD: &str = "password";
 
 crate::commands! {
-    /// What can be asked of a user.
+    /// The commands of a user.
     pub enum UserCommand {
         creates Register(RegisterUser);
         changes ConfirmEmail(ConfirmUserEmail), ChangeName(ChangeUserName), Deactivate(DeactivateUser),
@@ -28,28 +28,28 @@ crate::commands! {
     }
 }
 
-/// Why a user command was refused.
+/// Why a user command was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum UserRejection {
-    /// The id is taken by a user.
+    /// A user with this id exists.
     #[error("the user is registered already")]
     AlreadyRegistered,
-    /// There is no such user.
+    /// The user does not exist.
     #[error("there is no such user")]
     NotRegistered,
-    /// The user may not sign in any more.
+    /// The user is deactivated and cannot sign in.
     #[error("the user is deactivated")]
     Deactivated,
-    /// Who the user was is not known any more, or will not be soon.
+    /// The user was erased, or its erasure was requested.
     #[error("the user was erased, or is about to be")]
     Erased,
-    /// A user without a role could do nothing.
+    /// The list of roles is empty.
     #[error("a user needs at least one role")]
     RolesEmpty,
     /// The role does not exist in this tenant.
     #[error("the role {0} cannot be given in this tenant")]
     RoleNotAllowed(Role),
-    /// Whoever administers goes by another administrator's hand, so that one always remains.
+    /// An administrator can only be removed by another administrator, so that one always remains.
     #[error("another administrator has to do this")]
     SelfAdminChange,
 }
@@ -68,17 +68,20 @@ impl Rejection for UserRejection {
     }
 }
 
-/// A user as its events have made it.
+/// A user, folded from its events.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of UserRegistered")]
 pub struct User {
     /// False before the first event.
     pub registered: bool,
-    /// Whether it was erased: who it was is not known any more.
+    /// Whether the user was erased, so that its personal data is lost.
     pub erased: bool,
+    /// E-mail address; empty after an erasure.
     pub email: String,
+    /// Name; empty after an erasure.
     pub name: String,
+    /// Roles, each once, in order of rank.
     pub roles: Vec<Role>,
+    /// Whether the user is active.
     pub status: UserStatus,
 }
 
@@ -174,7 +177,7 @@ impl Decider for User {
     }
 }
 
-/// Each role once, in order of rank.
+/// Removes duplicates and sorts by rank.
 fn ranked(mut roles: Vec<Role>) -> Vec<Role> {
     roles.sort_unstable();
     roles.dedup();

@@ -1,5 +1,5 @@
-//! The rules of external event types. One aggregate holds all versions of a fact, so that the next version follows the
-//! last one however many register at once.
+//! The rules of external event types. One aggregate holds all versions of an event type, so that versions are
+//! consecutive even with concurrent registrations.
 
 use std::sync::Arc;
 
@@ -20,44 +20,45 @@ use crate::engine::executor::Executor;
 use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::identity::authority::FreshAuthority;
 
-/// The most versions of a fact.
+/// Maximum versions of an event type.
 pub const VERSIONS_MAX: usize = 100;
-/// Maximum bytes of all schemas and descriptions ever recorded for a fact. Each load of the fact reads all of them.
+/// Maximum bytes of all schemas and descriptions ever recorded for an event type. Each load of the aggregate reads all
+/// of them.
 pub const FAMILY_BYTES_MAX: usize = 1024 * 1024;
 
 crate::commands! {
-    /// What can be asked of the versions of a fact.
+    /// The commands of an event type.
     pub enum EventTypeCommand {
         creates Register(RegisterEventType);
     }
 }
 
-/// Why an event type was refused.
+/// Why a registration was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EventTypeRejection {
-    /// The versions of a fact are 1, 2, 3, ...
+    /// Versions are consecutive from 1.
     #[error("the next version of this fact is v{next}")]
     VersionGap {
         /// The version that may be registered.
         next: u32,
     },
-    /// The schema refuses something that it accepted before.
+    /// The schema rejects data that it accepted before.
     #[error("the schema is narrower than before at {at}; register v{next}")]
     Incompatible {
-        /// Where, as a path into the schema.
+        /// The path to the keyword in the schema.
         at: String,
         /// The version to register instead.
         next: u32,
     },
-    /// The fact has as many versions as it may have.
+    /// The event type has [`VERSIONS_MAX`] versions.
     #[error("a fact has at most {VERSIONS_MAX} versions")]
     VersionsExceeded,
-    /// So many schemas were recorded for the fact that there is no room for this one.
+    /// The recorded schemas and this one exceed [`FAMILY_BYTES_MAX`].
     #[error(
         "the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes"
     )]
     BytesExceeded,
-    /// The schema is none that can be kept.
+    /// The schema is invalid or exceeds a limit.
     #[error("the schema cannot be used: {0}")]
     Schema(InvalidSchema),
 }
@@ -72,28 +73,30 @@ impl Rejection for EventTypeRejection {
     }
 }
 
-/// One version of a fact.
+/// One version of an event type.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of EventTypeRegistered")]
 pub struct EventTypeVersion {
+    /// The type with its version.
     pub event_type: String,
+    /// The schema of the payload.
     pub schema: JsonText,
+    /// The description, if given.
     pub description: Option<Notes>,
 }
 
-/// The versions of a fact as its events have made them. Cheap to clone.
+/// The versions of an event type, folded from its events. Cheap to clone.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct EventFamily {
-    /// In order: version n stands at n - 1.
+    /// In ascending order: version n has index n - 1.
     pub versions: Vec<Arc<EventTypeVersion>>,
-    /// Bytes of all schemas and descriptions that were recorded, those that were widened included.
+    /// Bytes of all recorded schemas and descriptions, including those that were replaced by wider ones.
     pub recorded_bytes: usize,
-    /// Whether the last event brought a version, in contrast to one that widened a version.
+    /// Whether the last event registered a version; false if it widened one.
     pub last_is_registration: bool,
 }
 
 impl EventFamily {
-    /// A version of the fact.
+    /// The version with this number, if it exists.
     pub fn version(&self, number: u32) -> Option<&Arc<EventTypeVersion>> {
         self.versions.get(usize::try_from(number).ok()?.checked_sub(1)?)
     }
@@ -152,7 +155,7 @@ impl Decider for EventFamily {
                 description,
             })]);
         };
-        // By value: how members are ordered and numbers written does not make it another schema.
+        // Schemas are compared by value: the order of members and the notation of numbers do not matter.
         let is_same = known.schema == schema || known.schema.json() == schema.json();
         if is_same && known.description == description {
             return Ok(Vec::new());
@@ -173,13 +176,13 @@ impl Decider for EventFamily {
     }
 
     fn bytes(&self) -> usize {
-        // What was widened is not kept.
+        // A widened schema replaces the earlier one.
         self.recorded_bytes
     }
 }
 
-/// Registers a version of a fact, or widens one. Compiling the schema and comparing it with what it was take processor
-/// time, so this does not run on the async workers.
+/// Registers a version of an event type, or widens one. It compiles and compares schemas, which takes processor time,
+/// so it does not run on the async workers.
 pub(super) async fn register(
     executor: &Executor,
     context: &CommandContext,
@@ -191,7 +194,7 @@ pub(super) async fn register(
     }
     json_schema::compile(&command.schema)
         .map_err(|error| ExecuteError::Rejected(EventTypeRejection::Schema(error)))?;
-    // A type is registered for good.
+    // A registration cannot be undone, so it needs fresh authority.
     let category = command.event_type.category();
     let may = |current: &Principal| current.may_register_types(&category);
     let authority =
@@ -201,7 +204,10 @@ pub(super) async fn register(
     done
 }
 
-/// The versions of a type's fact and the version of their stream, where the fact is registered.
+/// The versions of an event type and the version of their stream, if any is registered.
+///
+/// # Errors
+/// The stream cannot be read.
 pub async fn find(
     executor: &Executor,
     tenant: schemas::engine::TenantId,

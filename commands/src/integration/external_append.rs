@@ -1,4 +1,4 @@
-//! Recording events of services outside the product: authorise, recognise a repeat, check names and data, append.
+//! Records events of services: checks the permission, recognises a repeat, checks names and data, and appends.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -26,90 +26,99 @@ use crate::engine::executor::Executor;
 use crate::engine::idempotency::claim;
 use crate::engine::outcome::{CommandResult, ExecuteError};
 
-/// The most events of one request.
+/// Maximum events of one request.
 pub const EVENTS_MAX: usize = 100;
 const COMMAND_NAME: &str = "AppendEvents";
-/// Bytes of compiled schemas that are kept.
+/// Maximum bytes of cached compiled schemas.
 const COMPILED_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const COMPILED_IDLE_TTL: Duration = Duration::from_mins(10);
-/// Requests of one tenant that wait for a thread to check their data, and how long.
+/// Maximum requests of one tenant that wait for a thread to check their data, and their maximum wait.
 const QUEUED_CHECKS_MAX: usize = 128;
 const CHECK_WAIT_TIMEOUT: Duration = Duration::from_secs(3);
-/// Threads that register schemas, and requests of one tenant that wait for one.
+/// Threads that register schemas, and maximum requests of one tenant that wait for one.
 const REGISTRATION_THREADS: usize = 2;
 const QUEUED_REGISTRATIONS_MAX: usize = 16;
 
-/// An event that a service wants recorded.
+/// An event to record for a service.
 #[derive(Debug, Clone)]
 pub struct ExternalEvent {
-    /// The event's id, where the service chose one.
+    /// The event's id, if the service chose one.
     pub id: Option<Uuid>,
     /// Its registered type.
     pub event_type: ExternalType,
-    /// Its data as they came; they are stored so.
+    /// Its data as received; they are stored unchanged.
     pub data: Bytes,
-    /// The same, read.
+    /// The parsed data.
     pub value: Value,
 }
 
-/// What a service wants appended.
+/// A request of a service to append events.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct ExternalAppend {
+    /// The category of the stream.
     pub category: ExternalCategory,
+    /// The stream to append to.
     pub stream: StreamName,
+    /// The expected version of the stream.
     pub expected: ExpectedVersion,
+    /// The events, 1 to [`EVENTS_MAX`].
     pub events: Vec<ExternalEvent>,
 }
 
-/// What was appended, now or by the first request under the same command id.
+/// The result of an append, now or by the first request under the same command id.
 #[derive(Debug, Clone, PartialEq, Eq)]
-#[expect(missing_docs, reason = "the fields are those of a receipt")]
 pub struct ExternalReceipt {
+    /// The stream.
     pub stream: StreamName,
+    /// The version of the last event.
     pub version: u64,
+    /// The position of the last event.
     pub position: u64,
+    /// The number of events.
     pub count: u32,
+    /// The log of the position.
     pub log_id: LogId,
+    /// A read with this token sees the events.
     pub consistency_token: String,
 }
 
-/// What is wrong with one value of a request.
+/// An invalid value of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidField {
-    /// The path to it, with dots.
+    /// The path to the value, separated by dots.
     pub field: String,
-    /// Stable, in snake case.
+    /// A stable code in snake case.
     pub code: &'static str,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
 /// Why events were not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum ExternalAppendError {
-    /// The caller may not append to this category.
+    /// The caller lacks the permission for this category.
     #[error("the caller may not append to this category")]
     Forbidden,
-    /// Names or data are not valid.
+    /// Names or data are invalid.
     #[error("some events are not valid")]
     Invalid(Vec<InvalidField>),
-    /// An event with this id is recorded already.
+    /// An event with this id exists.
     #[error("an event with the id {0} is recorded already")]
     EventIdTaken(Uuid),
-    /// The store refused.
+    /// The store rejected the append.
     #[error(transparent)]
     Append(#[from] AppendError),
-    /// The store did not answer.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// By tenant, type and the version of the stream that holds the type's schema: an entry is never out of date.
+/// Keyed by tenant, type and the version of the stream that holds the type's schema, so an entry never becomes stale.
 type CompiledSchemas = Cache<(TenantId, ExternalType, u64), CompiledSchema>;
 
-/// Records events of services and registers their types. Cheap to clone; the clones share one bounded cache of compiled
-/// schemas and the threads that use them: schemas are tenants' programs and never run on the async workers.
+/// Records events of services and registers their types. Cheap to clone.
+/// The clones share one bounded cache of compiled schemas and the threads that use them. Schemas are programs of
+/// tenants, so they never run on the async workers.
 #[derive(Clone)]
 pub struct ExternalEvents {
     executor: Executor,
@@ -125,7 +134,7 @@ enum TypeSchema {
     Registered(Arc<EventTypeVersion>, (TenantId, ExternalType, u64)),
 }
 
-/// Data of one event that are to be checked.
+/// Data of one event to check.
 struct UncheckedEvent {
     index: usize,
     data: Bytes,
@@ -133,7 +142,7 @@ struct UncheckedEvent {
 }
 
 impl ExternalEvents {
-    /// Records through the executor's store.
+    /// Creates the use cases on the executor's store.
     pub fn new(executor: Executor) -> Self {
         let compiled = Cache::builder()
             .max_capacity(COMPILED_BYTES_MAX)
@@ -151,7 +160,12 @@ impl ExternalEvents {
         }
     }
 
-    /// Registers a version of a fact, or widens one. For tenant administrators and holders of the category's scope.
+    /// Registers a version of an event type, or widens one. The caller must be a tenant administrator or have the
+    /// category's scope.
+    ///
+    /// # Errors
+    /// [`ExecuteError::Forbidden`] without the permission, [`ExecuteError::Overloaded`] if the queue is full, and
+    /// [`ExecuteError::Rejected`] for an invalid or incompatible schema.
     pub async fn register_type(
         &self,
         context: &CommandContext,
@@ -171,10 +185,10 @@ impl ExternalEvents {
         })?
     }
 
-    /// The receipt of the very request of the context, where it was carried out before.
+    /// The receipt of the context's request, if it was executed before.
     ///
     /// # Errors
-    /// [`AppendError::CommandIdReused`] where another request came under the key.
+    /// [`AppendError::CommandIdReused`] if the key was used for another request.
     pub async fn previous_receipt(
         &self,
         context: &CommandContext,
@@ -188,7 +202,10 @@ impl ExternalEvents {
         }
     }
 
-    /// Appends all of the events, or none.
+    /// Appends all events, or none.
+    ///
+    /// # Errors
+    /// [`ExternalAppendError::Invalid`] names every invalid value.
     pub async fn append(
         &self,
         context: &CommandContext,
@@ -228,7 +245,7 @@ impl ExternalEvents {
             Some(key) => Some(claim(&context.caller, key, self.digest(context, &request)?)?),
             None => None,
         };
-        // A repeat gets the first answer, whatever would be answered by now.
+        // A repeat gets the first answer, even if it would be rejected now.
         if let Some(claim) = &claim {
             match tenant.key_use(claim).await? {
                 KeyUse::Unused => {}
@@ -260,7 +277,7 @@ impl ExternalEvents {
         })
     }
 
-    /// Everything that is wrong with the events: their types, and their data by the types' schemas.
+    /// All invalid types of the events, and all data that their schemas reject.
     async fn invalid_fields(
         &self,
         tenant: TenantId,
@@ -324,7 +341,7 @@ impl ExternalEvents {
         }))
     }
 
-    /// Of the request where it is known, else of what is to be appended, with the data as they were sent.
+    /// The digest of the whole request if known, otherwise of the append, with the data as received.
     fn digest(
         &self,
         context: &CommandContext,
@@ -357,7 +374,7 @@ impl ExternalEvents {
     }
 }
 
-/// An event as its digest covers it.
+/// An event in the form that the digest covers.
 #[derive(Serialize)]
 struct SentEvent<'a> {
     data: &'a RawValue,
@@ -366,7 +383,7 @@ struct SentEvent<'a> {
     event_type: &'a ExternalType,
 }
 
-/// Checks data against their schemas within the budget of one request; what is wrong, by the number of the event.
+/// Checks data against their schemas within the budget of one request. Returns the errors with the index of the event.
 fn check(known: &CompiledSchemas, unchecked: Vec<UncheckedEvent>) -> Vec<(usize, InvalidField)> {
     let mut budget = Budget::new();
     let mut wrong = Vec::new();
@@ -388,7 +405,7 @@ fn check(known: &CompiledSchemas, unchecked: Vec<UncheckedEvent>) -> Vec<(usize,
                     wrong.push((index, InvalidField::of_event(index, &field, error.code, &error.message)));
                 }
             }
-            // It was registered when the limits were wider.
+            // The schema was registered when the limits were higher.
             (Err(error), _) => {
                 let message = format!("has a schema that is beyond today's limits: {error}");
                 wrong.push((index, InvalidField::of_event(index, "type", "schema_invalid", &message)));

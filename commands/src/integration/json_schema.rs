@@ -1,8 +1,10 @@
-//! JSON Schemas that tenants hand in: what of JSON Schema 2020-12 they may use, and checking data against them. A schema
-//! is a program that the product runs for a tenant, so its size, its references, its patterns and the work that it makes
-//! are bounded before it is kept, and the work of each check has a budget. Numbers are compared by their exact value.
+//! JSON Schemas of tenants: the supported part of JSON Schema 2020-12, and checking data with it.
+//! The product runs a schema as a program of a tenant. So its size, references, patterns and work are limited before it
+//! is stored, and each check has a budget. Numbers are compared by their exact value.
 //!
-//! Layout: `expansion` writes references out, `compiling` makes the checks, `patterns` the automata, `checking` runs them.
+//! - `expansion` resolves references.
+//! - `compiling` makes the checks, `patterns` the automata.
+//! - `checking` runs them.
 
 mod checking;
 mod compiling;
@@ -18,51 +20,54 @@ pub use expansion::expand;
 
 use compiling::Program;
 
-/// The largest schema in bytes, as compact JSON.
+/// Maximum bytes of a schema, as compact JSON.
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
-/// The largest schema in bytes once references are written out.
+/// Maximum bytes of a schema after its references are resolved.
 pub const EXPANDED_BYTES_MAX: usize = 256 * 1024;
-/// The most subschemas once references are written out.
+/// Maximum subschemas after references are resolved.
 const SUBSCHEMAS_MAX: usize = 2_000;
-/// The most patterns, each of which becomes an automaton.
+/// Maximum patterns; each one becomes an automaton.
 const PATTERNS_MAX: usize = 50;
 const PATTERN_CHARS_MAX: usize = 500;
-/// The largest automaton of a pattern in bytes, and of all patterns of a schema, each counted wherever it is used.
+/// Maximum bytes of the automaton of a pattern, and of all patterns of a schema, counted once for each use.
 const PATTERN_BYTES_MAX: usize = 256 * 1024;
 const PATTERNS_BYTES_MAX: usize = 1024 * 1024;
 const DEPTH_MAX: usize = 32;
 const MESSAGE_CHARS_MAX: usize = 200;
 
-/// Why a schema is not taken.
+/// Why a schema is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidSchema {
-    /// Where, with dots; empty for the schema as a whole.
+    /// The path to the keyword, separated by dots; empty for the whole schema.
     pub at: String,
-    /// For people.
+    /// A message for people.
     pub message: String,
 }
 
-/// A schema ready to check data. Cheap to clone.
+/// A compiled schema. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct CompiledSchema {
     program: Arc<Program>,
 }
 
-/// The schema ready to check data, where it can be used at all. Takes milliseconds of processor time.
+/// Compiles a schema. It takes milliseconds of processor time.
+///
+/// # Errors
+/// [`InvalidSchema`] if the schema exceeds a limit or uses an unsupported keyword.
 pub fn compile(schema: &JsonText) -> Result<CompiledSchema, InvalidSchema> {
     let program = compiling::program(expand(schema)?)?;
     Ok(CompiledSchema { program: Arc::new(program) })
 }
 
 impl CompiledSchema {
-    /// What is wrong with an event's data; nothing where they are valid. Takes from the budget what it costs, and ends
-    /// with an error when the budget is spent.
+    /// The errors in an event's data; empty if they are valid. The cost is taken from the budget; if the budget is
+    /// exhausted, the last error says so.
     pub fn check(&self, data: &Json, budget: &mut Budget) -> Vec<InvalidData> {
         checking::check(&self.program, data, budget)
     }
 
-    /// About how many bytes of memory it takes.
+    /// Its approximate memory in bytes.
     pub fn bytes(&self) -> usize {
         self.program.bytes
     }

@@ -1,29 +1,35 @@
-//! Whether a schema accepts everything that another one accepted. The rule is sound and conservative: what it allows is
-//! always right, and a change that it cannot follow needs a new version although it might be harmless.
+//! Checks whether a schema accepts everything that another one accepted. The check is sound and conservative: it never
+//! allows an incompatible change, but it may reject a harmless one, which then needs a new version.
 //!
-//! It compares keyword by keyword, on schemas without references and annotations ([`expand`](super::json_schema::expand)):
-//! limits may loosen, listed values may become more, required names may become fewer, an assertion may go; what holds
-//! inner schemas is compared inside. A property may be added only where the old schema refused it, or with a schema that
-//! accepts anything, because data with another value under that name were valid before. Everything else must stay.
+//! It compares schemas without references and annotations ([`expand`](super::json_schema::expand)), keyword by keyword:
+//!
+//! - Limits may loosen, enumerated values may be added, required names may be removed, an assertion may be removed.
+//! - Inner schemas are compared recursively.
+//! - A property may be added only if the old schema rejected it, or if its schema accepts any value: earlier data may
+//!   have any value under that name.
+//! - Everything else must stay the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use schemas::engine::Json;
 
-/// The keywords of a schema, and schemas by name.
+/// The keywords of a schema, or schemas by name.
 type Map = BTreeMap<Box<str>, Json>;
 
 const ANY_SCHEMA: Json = Json::Bool(true);
-/// Limits from below and from above.
+/// Keywords that are lower and upper limits.
 const LOWER_BOUND_KEYWORDS: [&str; 5] =
     ["minimum", "exclusiveMinimum", "minLength", "minItems", "minProperties"];
 const UPPER_BOUND_KEYWORDS: [&str; 5] =
     ["maximum", "exclusiveMaximum", "maxLength", "maxItems", "maxProperties"];
 
-/// What a comparison may cost in bytes of the schemas looked at: alternatives are compared each with each.
+/// Maximum bytes of schemas that one comparison visits. Each alternative is compared with each other one.
 const COMPARED_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Ok where `new` accepts all that `old` accepts; else the path to a keyword at which it does not, or may not.
+/// Checks that `new` accepts everything that `old` accepts.
+///
+/// # Errors
+/// The path to a keyword at which it does not, or may not.
 pub fn check_compatibility(old: &Json, new: &Json) -> Result<(), String> {
     Comparison { work: 0 }.find_incompatibility(old, new).map_or(Ok(()), Err)
 }
@@ -33,7 +39,7 @@ struct Comparison {
 }
 
 impl Comparison {
-    /// The path to a keyword at which `new` refuses what `old` accepted, or may refuse it.
+    /// The path to a keyword at which `new` rejects, or may reject, what `old` accepted.
     fn find_incompatibility(&mut self, old: &Json, new: &Json) -> Option<String> {
         self.work = self.work.saturating_add(old.size()).saturating_add(new.size());
         if self.work > COMPARED_BYTES_MAX {
@@ -49,7 +55,8 @@ impl Comparison {
             _ => return Some("false".to_owned()),
         };
         let mut names: BTreeSet<&str> = new.keys().map(|name| &**name).collect();
-        // Loosening what others are tied to may narrow those: they are looked at although the new schema lacks them.
+        // Loosening one keyword may narrow another that depends on it. So dependent keywords are compared even if the
+        // new schema lacks them.
         names.extend(["properties", "additionalProperties", "items", "prefixItems"]);
         for name in ["patternProperties", "contains", "minContains", "maxContains", "if", "then", "else"] {
             if old.contains_key(name) {
@@ -64,7 +71,7 @@ impl Comparison {
         let here = || Some(name.to_owned());
         match (name, before, now) {
             ("properties", ..) => self.properties(old, new),
-            // Compared with the properties.
+            // These are compared together with the properties.
             ("additionalProperties" | "patternProperties", ..) => None,
             ("items", ..) => within(
                 "items",
@@ -121,7 +128,7 @@ impl Comparison {
         if old.get("patternProperties") != new.get("patternProperties") {
             return Some("patternProperties".to_owned());
         }
-        // Which names a pattern means is not looked into: with patterns the named properties stay the same.
+        // The names that a pattern matches are not computed: with patterns, the named properties must stay the same.
         let same_names = old_named.keys().eq(new_named.keys());
         if old.contains_key("patternProperties") && !same_names {
             return Some("properties".to_owned());
@@ -163,7 +170,7 @@ fn accepts_anything(schema: &Json) -> bool {
     *schema == ANY_SCHEMA || schema.as_object().is_some_and(Map::is_empty)
 }
 
-/// One value or the values of a list.
+/// The values of a list, or a single value.
 fn listed(value: &Json) -> &[Json] {
     value.as_array().unwrap_or(std::slice::from_ref(value))
 }

@@ -11,37 +11,37 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::decider::{Decider, Rejection};
 
-/// The longest life of a token in days.
+/// Maximum lifetime of a token in days.
 pub const DAYS_MAX: u32 = 365;
-/// The longest life of an auditor's token in days.
+/// Maximum lifetime of an auditor's token in days.
 pub const AUDITOR_DAYS_MAX: u32 = 30;
-/// The most scopes of a token.
+/// Maximum scopes of a token.
 pub const SCOPES_MAX: usize = 20;
 
 crate::commands! {
-    /// What can be asked of a service token.
+    /// The commands of a service token.
     pub enum ServiceTokenCommand {
         creates Issue(IssueServiceToken);
         changes Revoke(RevokeServiceToken);
     }
 }
 
-/// Why a service token command was refused.
+/// Why a service token command was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ServiceTokenRejection {
-    /// The id is taken by a token.
+    /// A token with this id exists.
     #[error("the token is issued already")]
     AlreadyIssued,
-    /// There is no such token.
+    /// The token does not exist.
     #[error("there is no such token")]
     NotIssued,
-    /// A token without rights, or with too many.
+    /// A token needs 1 to [`SCOPES_MAX`] scopes.
     #[error("a token has 1 to {SCOPES_MAX} scopes")]
     Scopes,
-    /// A token that never begins, or hardly ever ends.
+    /// The expiry is in the past or too late.
     #[error("a token ends within {DAYS_MAX} days, one with audit:read within {AUDITOR_DAYS_MAX}")]
     Days,
-    /// Who audits changes nothing.
+    /// An auditor's token must not have a scope that allows changes.
     #[error("a token with audit:read has no scope that changes anything")]
     AuditorReadOnly,
 }
@@ -58,17 +58,20 @@ impl Rejection for ServiceTokenRejection {
     }
 }
 
-/// A service token as its events have made it.
+/// A service token, folded from its events.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of ServiceTokenIssued")]
 pub struct ServiceToken {
     /// False before the first event.
     pub issued: bool,
+    /// Name of the token, for people.
     pub name: String,
+    /// Scopes of the token.
     pub scopes: Vec<ServiceScope>,
+    /// When it was issued, in whole seconds.
     pub issued_at: DateTime<Utc>,
+    /// When it expires, in whole seconds.
     pub expires_at: DateTime<Utc>,
-    /// Whether it was taken back.
+    /// Whether it was revoked.
     pub revoked: bool,
 }
 
@@ -122,7 +125,7 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
         return Err(ServiceTokenRejection::AuditorReadOnly);
     }
     let days_max = if audits { AUDITOR_DAYS_MAX } else { DAYS_MAX };
-    // Tokens count in whole seconds.
+    // Tokens have whole seconds.
     let issued_at = new.now.trunc_subsecs(0);
     let days = |days: u32| issued_at + Days::new(u64::from(days));
     let expires_at = match (new.expires_days, new.expires_at) {

@@ -1,4 +1,4 @@
-//! The use cases of an erasure: who is meant, and how one of the subject's streams forgets them.
+//! The use cases of an erasure: finds the subject, and erases it in one of its streams.
 
 use bytes::Bytes;
 use schemas::crm::customer::EraseCustomer;
@@ -14,7 +14,10 @@ use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::identity::user::{EMAIL, PASSWORD};
 use crate::{Customer, User};
 
-/// The subject of a user's personal data: itself. `None` where there is no such user.
+/// The subject of a user's personal data, which is the user. `None` if the user does not exist.
+///
+/// # Errors
+/// The store failed.
 pub async fn subject_of_user(
     executor: &Executor,
     tenant: TenantId,
@@ -23,8 +26,11 @@ pub async fn subject_of_user(
     Ok(executor.load::<User>(tenant, user).await?.map(|_| user))
 }
 
-/// The subject of a customer's personal data: the user who the customer is, else the customer. `None` where there is no
-/// such customer.
+/// The subject of a customer's personal data: the user that the customer is, otherwise the customer. `None` if the
+/// customer does not exist.
+///
+/// # Errors
+/// The store failed.
 pub async fn subject_of_customer(
     executor: &Executor,
     tenant: TenantId,
@@ -34,23 +40,26 @@ pub async fn subject_of_customer(
     Ok(loaded.map(|(loaded, _)| loaded.user_id.unwrap_or(customer)))
 }
 
-/// Makes the aggregate of a stream forget its subject, with what it holds beside the log (reservations, secrets). Returns the
-/// position behind which that is so, or `None` where the stream's aggregate has nothing to forget: sealed parts of its
-/// events are all that it has. A repeat under the same context changes nothing.
+/// Erases the subject in the aggregate of a stream, and deletes what it holds outside the log (reservations, secrets).
+/// Returns the position after which it is erased. `None` if the aggregate has no erase command: then all its personal
+/// data is in encrypted parts of its events. A repeat under the same context changes nothing.
+///
+/// # Errors
+/// The store failed, or the aggregate rejected the erasure.
 pub async fn erase_stream(
     executor: &Executor,
     context: &CommandContext,
     stream: &StreamName,
 ) -> Result<Option<u64>, StoreError> {
     let Some(id) = stream.uuid() else { return Ok(None) };
-    // Each stream's own, so that a repeat is recognised.
+    // Each stream gets its own id, so that a repeat is recognised.
     let command_id = context.command_id.map(|command_id| ids::derived_id(command_id, stream.as_str()));
     let context = CommandContext { command_id, ..context.clone() };
     match stream.category() {
         User::CATEGORY => {
             let tenant = executor.store().tenant(context.tenant);
             let side_effects = CommandSideEffects {
-                // Overwritten, for secrets are never deleted; nothing matches an empty hash.
+                // The secret is overwritten, because secrets are never deleted. No password matches an empty hash.
                 secrets: vec![Secret { kind: PASSWORD, value: Bytes::new() }],
                 digest_releases: tenant.reservations_of(stream, EMAIL).await?,
                 ..CommandSideEffects::default()
@@ -69,7 +78,7 @@ fn erased_position<A: Decider>(
 ) -> Result<Option<u64>, StoreError> {
     match executed {
         Ok(executed) => Ok(Some(executed.position)),
-        // The stream was noted for an append that never came.
+        // The stream was registered for an append that never happened.
         Err(ExecuteError::NotFound) => Ok(None),
         Err(ExecuteError::Rejected(rejection)) => Err(StoreError::Corrupt(format!(
             "a stream does not forget its subject: {}",

@@ -1,4 +1,4 @@
-//! The rules of a subject whose erasure was asked for.
+//! The rules of a subject whose erasure was requested.
 
 use access::ErrorCode;
 use schemas::privacy::subject::{
@@ -9,20 +9,20 @@ use serde::{Deserialize, Serialize};
 use crate::engine::decider::{Decider, Rejection};
 
 crate::commands! {
-    /// What can be asked about a subject.
+    /// The commands of a subject.
     pub enum SubjectCommand {
         creates Request(RequestErasure);
         changes Record(RecordErasure);
     }
 }
 
-/// Why a subject command was refused.
+/// Why a subject command was rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SubjectRejection {
-    /// Nobody asked for the erasure.
+    /// The erasure was not requested.
     #[error("the erasure was not asked for")]
     NotRequested,
-    /// Nobody would be left who runs the tenant, perhaps.
+    /// The subject is an administrator, perhaps the last one.
     #[error("administers the tenant: another administrator has to take the role first")]
     SubjectIsAdmin,
 }
@@ -36,12 +36,12 @@ impl Rejection for SubjectRejection {
     }
 }
 
-/// A subject as its events have made it.
+/// A subject, folded from its events.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Subject {
     /// False before the first event.
     pub requested: bool,
-    /// Where its erasure stands.
+    /// The state of its erasure.
     pub status: ErasureStatus,
 }
 

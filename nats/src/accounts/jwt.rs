@@ -1,4 +1,4 @@
-//! NATS JWTs: JSON claims under an Ed25519 signature of an nkey, and credentials files that hold one with its key.
+//! NATS JWTs (JSON claims signed by an nkey with Ed25519), and credentials files with a JWT and its key.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
@@ -10,29 +10,29 @@ use super::{now, token_id};
 
 const HEADER: &str = r#"{"typ":"JWT","alg":"ed25519-nkey"}"#;
 
-/// The claims of an operator, an account or a user, as NATS has them (version 2).
+/// The claims of an operator, an account or a user in NATS's format (version 2).
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Claims {
-    /// Which JWT it is. A resolver that holds one with this id does not take it again.
+    /// The id of the JWT. A resolver that holds a JWT with this id does not accept it again.
     pub jti: String,
     /// When it was issued, in Unix seconds.
     pub iat: i64,
-    /// Until when it is good; `None`: for ever.
+    /// When it expires, in Unix seconds; `None` means never.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exp: Option<i64>,
-    /// The public key of who signs.
+    /// The public key of the issuer.
     pub iss: String,
-    /// The public key that it is about.
+    /// The public key of the subject.
     pub sub: String,
-    /// For people.
+    /// A name for people.
     #[serde(default)]
     pub name: String,
-    /// What it grants.
+    /// The granted permissions.
     pub nats: Value,
 }
 
 impl Claims {
-    /// Claims about `sub`, issued now by `issuer`, without an end.
+    /// Claims about `sub`, issued now by `issuer`, without an expiry.
     pub fn new(issuer: &KeyPair, sub: String, name: &str, nats: Value) -> Self {
         Self {
             jti: token_id(),
@@ -45,7 +45,7 @@ impl Claims {
         }
     }
 
-    /// The JWT. `issuer` is the key that `iss` names.
+    /// Signs the JWT. `issuer` must be the key named in `iss`.
     pub fn sign(&self, issuer: &KeyPair) -> String {
         let claims = serde_json::to_vec(self).expect("claims are JSON");
         let signed = format!("{}.{}", BASE64.encode(HEADER), BASE64.encode(claims));
@@ -53,14 +53,14 @@ impl Claims {
         format!("{signed}.{}", BASE64.encode(signature))
     }
 
-    /// The claims of a JWT from a source that has checked its signature.
+    /// Parses a JWT without verification of its signature. The source of the JWT must have verified it.
     pub fn read(token: &str) -> Option<Self> {
         let claims = token.trim().split('.').nth(1)?;
         serde_json::from_slice(&BASE64.decode(claims).ok()?).ok()
     }
 }
 
-/// The text of a credentials file (`.creds`), which NATS clients take as it is.
+/// The text of a credentials file (`.creds`) for NATS clients.
 pub fn credentials_file(token: &str, user: &KeyPair) -> String {
     let seed = user.seed().expect("the user's key has its seed");
     format!(

@@ -1,4 +1,5 @@
-//! The consumers of integrators: made and removed as the registry says, and what they have acknowledged noted there.
+//! Creates and removes the consumers of integrators as the registry says, and stores their acknowledged positions
+//! there.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,15 +20,15 @@ use crate::relay::PAGE_SIZE_MAX;
 use crate::relay::stream_reader::{api_error, handle};
 use crate::{Nats, NatsError};
 
-/// Says which instance of a credential's consumer it is, and that it is one.
+/// Metadata key of a consumer: it marks a consumer of an integrator, and holds the instance number.
 const INSTANCE_KEY: &str = "annals-instance";
-/// A message that was not acknowledged by then is delivered again.
+/// A message that is not acknowledged within this time is delivered again.
 const ACK_WAIT: Duration = Duration::from_secs(30);
-/// Bounds of one client: messages that wait for its acknowledgement, messages of one request, requests that wait.
+/// Limits of one client: messages without acknowledgement, messages of one request, waiting requests.
 const ACK_PENDING_MAX: i64 = 20_000;
 const BATCH_SIZE_MAX: i64 = 5_000;
 const WAITING_REQUESTS_MAX: i64 = 128;
-/// Consumers worked on at a time.
+/// Maximum consumers that are changed at once.
 const CONCURRENCY_MAX: usize = 4;
 
 pub(super) struct ConsumerReconciler {
@@ -35,7 +36,7 @@ pub(super) struct ConsumerReconciler {
     nats: Nats,
     key: MessageKey,
     assignment: TenantAssignment,
-    /// The acknowledged places that were looked up already, by credential.
+    /// The acknowledged stream positions that were already looked up, by credential.
     looked_up: HashMap<Uuid, (u32, u64)>,
 }
 
@@ -44,10 +45,10 @@ impl ConsumerReconciler {
         Self { key: MessageKey::of(store.key()), store, nats, assignment, looked_up: HashMap::new() }
     }
 
-    /// Brings consumers in line with the registry: all of them, or those of changed credentials.
+    /// Applies the registry to all consumers (`all`), or to those of changed credentials.
     pub(super) async fn reconcile(&mut self, all: bool) -> Result<(), NatsError> {
         let stream = handle(&self.nats).await?;
-        // Listed before the registry is read: what is listed was registered before.
+        // Consumers are listed before the registry is read, so every listed consumer was registered before.
         let mut listed = if all { list(&stream).await? } else { HashMap::new() };
         let credentials = self.store.integrator_credentials(all).await?;
         if credentials.is_empty() && listed.is_empty() {
@@ -71,7 +72,7 @@ impl ConsumerReconciler {
                 reconcile_one(store, nats, &stream, stream_state, slug, credential, seen.as_ref());
             reconciling.push(reconciling_one.boxed());
         }
-        // One that fails holds up no other.
+        // A consumer that fails does not delay the others.
         let results: Vec<_> =
             futures::stream::iter(reconciling).buffer_unordered(CONCURRENCY_MAX).collect().await;
         if all {
@@ -90,7 +91,7 @@ impl ConsumerReconciler {
     }
 }
 
-/// Makes a consumer what the registry says and notes it there, where that is possible now.
+/// Makes a consumer as the registry says and records that in the registry, if it is possible now.
 async fn reconcile_one(
     store: &Store,
     nats: &Nats,
@@ -107,7 +108,7 @@ async fn reconcile_one(
     Ok(())
 }
 
-/// Whether the consumer is as it should be, now or by what is done here.
+/// Creates or updates the consumer. Returns whether it is now as the registry says.
 async fn ensure_consumer(
     store: &Store,
     nats: &Nats,
@@ -145,7 +146,7 @@ struct ConsumerStart {
     acked: AckedPosition,
 }
 
-/// Where the consumer starts: behind what is acknowledged. `None` while the stream is still being filled up to there.
+/// Where the consumer starts: after the acknowledged position. `None` while the relay has not published up to there.
 async fn start(
     store: &Store,
     nats: &Nats,
@@ -156,8 +157,9 @@ async fn start(
     let log_id = progress.map_or(credential.acked.log_id, |progress| progress.log_id);
     let position = if log_id == credential.acked.log_id { credential.acked.position } else { 0 };
     let stream_epoch = progress.map(|progress| progress.stream_epoch);
-    // Refills put lower positions behind higher ones, unless it was the whole stream that was filled: until all that is
-    // there now is acknowledged, a place tells nothing.
+    // A republish puts lower positions after higher ones, unless the whole stream was republished.
+    // Then an acknowledged stream position has no meaning until every message that is now in the stream is
+    // acknowledged.
     let republished = progress.is_some_and(|progress| !progress.is_single_epoch);
     let out_of_order_below = if republished { stream_state.last_sequence() } else { 0 };
     let acked = AckedPosition { log_id, position, stream_epoch, out_of_order_below };
@@ -194,7 +196,7 @@ fn config(slug: &TenantSlug, credential: &IntegratorCredential, deliver_policy: 
     }
 }
 
-/// The instance that a consumer says it is; `None` for consumers of other kinds.
+/// The instance number of a consumer; `None` for consumers that are not of integrators.
 fn instance(info: &Info) -> Option<u32> {
     info.config.metadata.get(INSTANCE_KEY)?.parse().ok()
 }
@@ -224,7 +226,7 @@ async fn delete(stream: &Stream<()>, consumer: &str) -> Result<(), NatsError> {
     }
 }
 
-/// What the consumers' acknowledgements come to, as positions; what has not changed is left out.
+/// The log positions that the consumers have acknowledged; unchanged ones are omitted.
 async fn find_acked_positions(
     nats: &Nats,
     key: &MessageKey,
@@ -243,7 +245,7 @@ async fn find_acked_positions(
         }
         let position = position_at(nats, key, slug, progress, floor).await?;
         let in_order = position.is_none_or(|position| StreamState::is_in_order(progress, floor, position));
-        // In disorder a lower position may come later, but none that is lower by more than a page.
+        // Out of order, a lower position may come later, but it is lower by at most one page.
         let position = position
             .map(|position| if in_order { position } else { position.saturating_sub(PAGE_SIZE_MAX as u64) });
         let settled = stream_state.is_settled(progress).then_some(stream_state.last_sequence());

@@ -1,4 +1,4 @@
-//! Makes what an integrator is given: a credentials file and what a client has to be told besides.
+//! Makes what an integrator receives: a credentials file and the settings of its client.
 
 use std::fmt;
 use std::sync::Arc;
@@ -12,14 +12,14 @@ use uuid::Uuid;
 use crate::accounts::{API_PREFIX, Claims, KeyError, account_key, credentials_file, edge_user, seed};
 use crate::connection::{STREAM, without_password};
 
-/// What a stock client needs to read from its consumer.
+/// The settings that a standard NATS client needs to read from its consumer.
 #[derive(Clone, PartialEq, Eq, Serialize)]
 pub struct IntegratorConnection {
     /// The credential's name.
     pub name: String,
-    /// Where NATS is.
+    /// The addresses of the NATS servers.
     pub servers: Vec<String>,
-    /// The stream.
+    /// The name of the stream.
     pub stream: &'static str,
     /// The durable consumer to pull from.
     pub consumer: String,
@@ -54,8 +54,11 @@ impl fmt::Debug for Issuer {
 }
 
 impl Issuer {
-    /// An issuer for `EDGE` with the seed of a key that signs for it. `servers` are addresses, separated by commas, that
-    /// integrators are told; passwords in them are left out.
+    /// An issuer for the account `EDGE`, with the seed of a key that signs for it.
+    /// `servers` are comma-separated addresses for integrators; passwords in them are removed.
+    ///
+    /// # Errors
+    /// [`KeyError`] if the account or the seed is not a valid key.
     pub fn new(account: &str, signing_seed: &str, servers: &str) -> Result<Self, KeyError> {
         let account = account_key("nats.edge_account", account)?;
         let key = seed("nats.edge_signing_seed", signing_seed, KeyPairType::Account)?;
@@ -68,14 +71,14 @@ impl Issuer {
         &self.0.account
     }
 
-    /// The public keys that sign for `EDGE` besides its own.
+    /// The public keys that sign for `EDGE`, without its own key.
     pub(super) fn signing_keys(&self) -> Vec<String> {
         let key = self.0.key.public_key();
         if key == self.0.account { Vec::new() } else { vec![key] }
     }
 
-    /// The connection of a key of a credential. The same key gives the same text at any time: what is secret in it follows
-    /// from the deployment key, so that it need not be kept.
+    /// The connection for one key of a credential.
+    /// The same key always gives the same text: its secret is derived from the deployment key and is not stored.
     pub(super) fn connection(
         &self,
         deployment: &DeploymentKey,

@@ -1,5 +1,7 @@
-//! What tenants do with their integrators' credentials. Everything here changes the registry alone and then waits for the
-//! keeper to bring NATS in line, so that it works from any process and loses nothing where NATS is away.
+//! Creates, rotates, revokes and resets integrators' credentials.
+//! Each function changes only the registry in PostgreSQL, and then waits for the credential reconciler to apply it to
+//! NATS.
+//! So it works in any process, and a NATS outage loses no change.
 
 use std::time::Duration;
 
@@ -13,11 +15,11 @@ use uuid::Uuid;
 
 use super::issuer::{IntegratorConnection, Issuer, public_key};
 
-/// The longest that a credential may be good for.
+/// Maximum lifetime of a key.
 pub const LIFETIME_MAX: TimeDelta = TimeDelta::days(90);
-/// Far more patterns than anybody needs.
+/// Maximum type patterns of one credential.
 const PATTERNS_MAX: usize = 20;
-/// How long a caller waits for NATS to be brought in line.
+/// How long a caller waits until NATS has applied a change.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why a request about credentials fails.
@@ -34,13 +36,13 @@ pub enum IntegratorError {
     /// Another credential of the tenant has the name.
     #[error("there is a credential of this name")]
     NameTaken,
-    /// There is no credential of this name.
+    /// The tenant has no credential of this name.
     #[error("there is no credential of this name")]
     NotFound,
-    /// The command id came with another request before.
+    /// The command id was used before with another request.
     #[error("the command id came with another request before")]
     CommandIdReused,
-    /// The registry has it, NATS has not: it follows by itself.
+    /// The change is in the registry and not yet in NATS. The reconciler applies it later.
     #[error("it is recorded and not in effect yet: NATS is away or the role relay does not run")]
     NotInEffect,
     /// The store failed.
@@ -52,16 +54,16 @@ fn invalid(field: &'static str, code: &'static str, message: impl Into<String>) 
     IntegratorError::Invalid { field, problem: InvalidValue::new(code, message) }
 }
 
-/// A credential that is asked for.
+/// A request for a new credential.
 #[derive(Debug, Clone)]
 pub struct NewIntegrator {
     /// `[a-z][a-z0-9-]{0,30}`, unique in the tenant.
     pub name: String,
-    /// Patterns over event types; empty: all.
+    /// Patterns of event types; empty means all types.
     pub types: Vec<TypePattern>,
-    /// The consumer starts behind this position.
+    /// The consumer starts after this position.
     pub after: u64,
-    /// How long the key is good for.
+    /// How long the key is valid.
     pub lifetime: TimeDelta,
 }
 
@@ -70,11 +72,11 @@ pub struct NewIntegrator {
 pub struct IssuedCredential {
     /// The credential.
     pub credential: IntegratorCredential,
-    /// What the integrator is given.
+    /// What the integrator receives.
     pub connection: IntegratorConnection,
-    /// When it ends.
+    /// When the key expires.
     pub expires_at: DateTime<Utc>,
-    /// Whether NATS is ready for it; else it will be as soon as it is back.
+    /// Whether NATS has applied it. If not, the reconciler applies it as soon as NATS is available.
     pub in_effect: bool,
 }
 
@@ -86,12 +88,15 @@ pub struct Integrators {
 }
 
 impl Integrators {
-    /// Over the registry of a store.
+    /// Creates the service for the registry of `store`.
     pub fn new(store: Store, issuer: Issuer) -> Self {
         Self { store, issuer }
     }
 
-    /// Issues a credential and has its consumer made.
+    /// Issues a credential and waits for its consumer.
+    ///
+    /// # Errors
+    /// [`IntegratorError::Invalid`], [`IntegratorError::NameTaken`], or [`IntegratorError::CommandIdReused`].
     pub async fn create(
         &self,
         tenant: &TenantRecord,
@@ -126,7 +131,10 @@ impl Integrators {
         self.issued(change).await
     }
 
-    /// Issues a further key for a credential; earlier ones are good for `overlap` more.
+    /// Issues a further key for a credential. The earlier keys expire after `overlap`.
+    ///
+    /// # Errors
+    /// [`IntegratorError::NotFound`], [`IntegratorError::Invalid`], or [`IntegratorError::CommandIdReused`].
     pub async fn rotate(
         &self,
         tenant: &TenantRecord,
@@ -145,7 +153,10 @@ impl Integrators {
         self.issued(change).await
     }
 
-    /// Revokes a credential: its connections are cut, its consumer is removed.
+    /// Revokes a credential: closes its connections and removes its consumer.
+    ///
+    /// # Errors
+    /// [`IntegratorError::NotFound`], or [`IntegratorError::NotInEffect`] if NATS has not applied it in time.
     pub async fn revoke(
         &self,
         tenant: &TenantRecord,
@@ -163,7 +174,10 @@ impl Integrators {
         }
     }
 
-    /// Has a credential's consumer start again behind a position.
+    /// Restarts a credential's consumer after a position or at a time.
+    ///
+    /// # Errors
+    /// [`IntegratorError::NotFound`], or [`IntegratorError::NotInEffect`] if NATS has not applied it in time.
     pub async fn reset(
         &self,
         tenant: &TenantRecord,
@@ -233,12 +247,12 @@ impl Integrators {
     }
 }
 
-/// Where a consumer is to start again.
+/// Where a consumer restarts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ResetPoint {
-    /// Behind a position.
+    /// After a position.
     Position(u64),
-    /// With the first event recorded at or after a time.
+    /// At the first event recorded at or after a time.
     Time(DateTime<Utc>),
 }
 
@@ -261,7 +275,7 @@ fn check_name(name: &str) -> Result<(), IntegratorError> {
     if well_formed { Ok(()) } else { Err(invalid("name", "name_invalid", "must match [a-z][a-z0-9-]{0,30}")) }
 }
 
-/// JetStream takes no patterns that overlap.
+/// Checks the number of patterns, and that none overlap: JetStream rejects overlapping filters.
 fn check_types(types: &[TypePattern]) -> Result<(), IntegratorError> {
     if types.len() > PATTERNS_MAX {
         return Err(invalid("types", "too_many", format!("may have at most {PATTERNS_MAX} patterns")));

@@ -1,5 +1,5 @@
-//! The keeper: brings NATS in line with the registry of credentials, at once after a change and from time to time in any
-//! case, because NATS may lose everything.
+//! The credential reconciler applies the registry of credentials to NATS.
+//! It runs after each change, and periodically because NATS may lose its state.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -13,27 +13,30 @@ use super::consumers::ConsumerReconciler;
 use super::system_account::{SystemAccount, SystemError};
 use crate::{Nats, NatsConfig, NatsError};
 
-/// How often the registry is read for changes. The issuer of a credential waits for it.
+/// How often the registry is read for changes. The caller that issues a credential waits for it.
 const POLL_INTERVAL: Duration = Duration::from_millis(100);
-/// How often everything is compared, places of integrators noted and suspended tenants found.
+/// How often all credentials are compared, acknowledged positions stored, and suspended tenants found.
 const FULL_RECONCILE_INTERVAL: Duration = Duration::from_secs(2);
 /// Wait after a failure.
 const RETRY_DELAY: Duration = Duration::from_millis(500);
 
-/// What the keeper needs besides the product's own connection.
+/// Settings of the reconciler, beyond the product's own connection.
 pub struct ReconcilerConfig {
-    /// The product's own way to NATS.
+    /// Settings of the product's own connection to NATS.
     pub nats: NatsConfig,
     /// The credentials file of a user of the system account.
     pub system_credentials: PathBuf,
     /// The seed of a key that signs accounts.
     pub operator_seed: String,
-    /// Who signs for the integrators' account.
+    /// Signs for the integrators' account.
     pub issuer: Issuer,
 }
 
-/// Keeps until cancelled. Several keepers are harmless: one at a time pushes keys, consumers are shared out by tenant.
-/// Outages are waited out.
+/// Reconciles until `cancel` is cancelled. Outages are retried.
+/// Several reconcilers may run: one at a time pushes keys, and consumers are divided between them by tenant.
+///
+/// # Errors
+/// [`SystemError`] if the settings of the system account or a key are invalid. Outages are not errors.
 pub async fn reconcile(
     store: Store,
     nats: Nats,
@@ -83,7 +86,7 @@ async fn reconcile_consumers(store: &Store, nats: &Nats, consumers: &mut Consume
     }
 }
 
-/// When to look, and whether at changes only or at everything.
+/// Decides when to reconcile, and whether only changes or everything.
 struct ReconcileSchedule {
     ticks: tokio::time::Interval,
     connections: tokio::sync::watch::Receiver<u64>,
@@ -100,7 +103,7 @@ impl ReconcileSchedule {
 
     async fn next(&mut self) -> bool {
         self.ticks.tick().await;
-        // The server may be another one than before, which knows nothing.
+        // The client may now be connected to another server, which may have no state.
         let reconnected = self.connections.has_changed().unwrap_or(false);
         self.connections.mark_unchanged();
         let all = reconnected || Instant::now() >= self.compare_at;

@@ -1,5 +1,5 @@
-//! Between positions of a tenant's log and places of the stream. Positions last; places change whenever the stream is
-//! filled again.
+//! Converts between log positions and stream positions of a tenant.
+//! Log positions never change; stream positions change whenever events are republished.
 
 use std::collections::HashMap;
 
@@ -13,19 +13,19 @@ use crate::relay::stream_check::has_retention_limits;
 use crate::relay::stream_reader::removed_count;
 use crate::{Nats, NatsError};
 
-/// How the stream stands to the logs.
+/// The state of the stream, compared with the logs.
 pub(super) struct StreamState {
     tenants: HashMap<TenantId, RelayProgress>,
     removed: u64,
     last_sequence: u64,
-    /// Events leave the stream because somebody wants that.
+    /// The stream has retention limits.
     limited: bool,
-    /// The relay's progress speaks of this stream and of no earlier one.
+    /// The relay's stored progress is about this stream, not about one that was deleted.
     is_current: bool,
 }
 
 impl StreamState {
-    /// Reads the stream first: what is found lost there later shows in what the relay has noted.
+    /// Reads the stream before the progress, so that a later loss shows in the relay's progress.
     pub(super) async fn read(store: &Store, nats: &Nats) -> Result<Self, NatsError> {
         let stream = nats.event_stream().await?;
         let created = store.relay_stream_created().await?;
@@ -47,20 +47,21 @@ impl StreamState {
         self.last_sequence
     }
 
-    /// Whether all lower positions stand before the message at this place. Not so among pages that were interrupted and
-    /// sent again (`out_of_order_until`), and not beyond what is noted as sent, because such a page may be under way.
+    /// Whether all lower positions precede the message at this stream position.
+    /// False in the range where interrupted pages were sent again (`out_of_order_until`).
+    /// False also above the acknowledged position, because such a page may be in flight.
     pub(super) fn is_in_order(progress: &RelayProgress, place: u64, position: u64) -> bool {
         place >= progress.out_of_order_until && position <= progress.acked
     }
 
-    /// Whether the stream holds everything of the tenant that it is believed to hold.
+    /// Whether the stream holds every event of the tenant that the relay's progress says it holds.
     pub(super) fn is_settled(&self, progress: &RelayProgress) -> bool {
         self.is_current && (self.limited || progress.acked == 0 || progress.removed == Some(self.removed))
     }
 }
 
-/// The position of the message at a place, where it is one of this tenant's log. In a stream of one filling it is one of
-/// that filling: what was still on its way to the stream before tells nothing of what stands before it.
+/// The log position of the message at a stream position, if the message belongs to this tenant's log.
+/// If the stream holds a single stream epoch, messages of an earlier epoch are ignored: their order says nothing.
 pub(super) async fn position_at(
     nats: &Nats,
     key: &MessageKey,
@@ -74,12 +75,15 @@ pub(super) async fn position_at(
     Ok(of_it.map(|found| found.position))
 }
 
-/// What is acknowledged now; `None`: as before. `settled` is the end of the stream where it holds everything it should,
-/// `floor` the place up to which the consumer's messages are acknowledged, `position` the position there.
+/// The new acknowledged position; `None` if it did not change.
+/// `settled` is the end of the stream if the stream is complete.
+/// `floor` is the stream position up to which the consumer's messages are acknowledged; `position` is the log position
+/// there.
 ///
-/// Where positions follow places the position of the floor tells ([`StreamState::is_in_order`]). A refill of a stream that was
-/// not made anew puts lower positions behind higher ones; then nothing is taken for acknowledged before everything is that was there when the refill
-/// was through.
+/// If positions are in order ([`StreamState::is_in_order`]), `position` is the answer.
+/// A republish into an existing stream puts lower positions after higher ones.
+/// Then nothing counts as acknowledged until every message is acknowledged that was in the stream when the republish
+/// ended.
 pub(super) fn next_acked(
     before: AckedPosition,
     relay: &RelayProgress,

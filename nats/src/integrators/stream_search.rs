@@ -1,5 +1,5 @@
-//! Where in the stream a consumer starts that is to go on behind a position. Too early repeats messages, too late would lose
-//! them, so whatever cannot be relied on is looked through from an earlier place.
+//! Finds the stream position at which a consumer starts, to continue after a log position.
+//! A start too early repeats messages; a start too late loses them. In doubt the search starts earlier.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -16,17 +16,20 @@ use crate::relay::stored_message::message_from;
 use crate::relay::stream_reader::read;
 use crate::{Nats, NatsError};
 
-/// Clocks of the product and of NATS differ by less.
+/// Maximum difference between the clocks of the product and of NATS.
 const CLOCK_SKEW_MAX: TimeDelta = TimeDelta::hours(1);
-/// How long messages are looked through for the exact place.
+/// Maximum time to search for the exact stream position.
 const SEARCH_TIMEOUT: Duration = Duration::from_secs(10);
-/// Positions before the wanted one that are looked through one by one. Within one filling of the stream nothing is out of
-/// order by so much: a page is under way at a time, and a relay that dies leaves few that it has not noted.
+/// Positions before the wanted one that are scanned one by one.
+/// Within one stream epoch, positions are out of order by less than this: one page is in flight at a time, and a relay
+/// that dies leaves few pages that it has not recorded.
 const DISORDER_MAX: u64 = 10_000;
 
-/// The first place whose message is behind a position. All messages before it are of positions up to there, or come again
-/// behind it, so a consumer that starts at it misses nothing; where the exact place is not found in time, an earlier one
-/// is answered. The relay must have passed the position.
+/// The first stream position whose message is after `position`.
+/// Each message before it has a position up to `position`, or is published again later, so a consumer that starts there
+/// misses nothing.
+/// If the exact stream position is not found in time, an earlier one is returned.
+/// The relay must have published `position`.
 pub(super) async fn start_after(
     store: &Store,
     nats: &Nats,
@@ -34,7 +37,7 @@ pub(super) async fn start_after(
     position: u64,
 ) -> Result<u64, NatsError> {
     let key = &MessageKey::of(store.key());
-    // Read before the messages are, so that whatever comes later is behind it.
+    // The end is read before the messages, so that later messages are after it.
     let end = nats.event_stream().await?.state.last_sequence;
     let target = position.saturating_sub(DISORDER_MAX);
     if relay.is_single_epoch
@@ -51,18 +54,18 @@ fn subject(relay: &RelayProgress) -> String {
     format!("{SUBJECT_ROOT}.{}.>", relay.slug)
 }
 
-/// A message of the filling.
+/// A message of the current log and stream epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct NearbyMessage {
     sequence: u64,
     position: u64,
 }
 
-/// The tenant's first message from a place on.
+/// The tenant's first message at or after a stream position.
 enum Probe {
     Nothing,
     Found(NearbyMessage),
-    /// One that is not of the filling: of a log or a generation before it, or not the relay's.
+    /// The message belongs to an earlier log or stream epoch, or the relay did not publish it.
     ForeignMessage,
 }
 
@@ -83,7 +86,7 @@ fn is_of_epoch(key: &MessageKey, relay: &RelayProgress, published: &EventHeaders
     published.log == relay.log_id && published.is_of_epoch(key, relay.stream_epoch)
 }
 
-/// Halves the stream until a message at or a little before a position is met.
+/// Binary search for a message at or shortly before a log position.
 struct BinarySearch {
     target: u64,
     low: Option<NearbyMessage>,
@@ -91,19 +94,19 @@ struct BinarySearch {
 }
 
 impl BinarySearch {
-    /// Of a stream up to `end`.
+    /// Searches a stream whose last stream position is `end`.
     fn new(end: u64, target: u64) -> Self {
         Self { target, low: None, high: end + 1 }
     }
 
-    /// The place to look at next; `None` at the end.
+    /// The next stream position to probe; `None` at the end.
     fn next(&self) -> Option<u64> {
         let from = self.low.map_or(1, |low| low.sequence + 1);
         let found = self.low.is_some_and(|low| low.position + DISORDER_MAX >= self.target);
         (from < self.high && !found).then(|| from + (self.high - from) / 2)
     }
 
-    /// Takes in what stands there.
+    /// Applies the message found at `place`.
     fn take(&mut self, place: u64, found: Option<NearbyMessage>) {
         match found.filter(|found| found.sequence < self.high && found.position <= self.target) {
             Some(found) => self.low = Some(found),
@@ -112,7 +115,8 @@ impl BinarySearch {
     }
 }
 
-/// A message at or a little before the position `target`; `None` where there is none, or where something else is in the way.
+/// A message at or shortly before the position `target`. `None` if there is none, or if a foreign message interrupts
+/// the search.
 async fn bisect(
     nats: &Nats,
     key: &MessageKey,
@@ -132,7 +136,7 @@ async fn bisect(
     Ok(bisection.low)
 }
 
-/// What is met from a near place on, up to the first message behind the position.
+/// The messages from a nearby stream position to the first one after the wanted log position.
 struct NearbyScan {
     near: u64,
     position: u64,
@@ -156,8 +160,9 @@ impl NearbyScan {
         ControlFlow::Continue(())
     }
 
-    /// The place to start at, `last` where nothing is behind the position; `None` where more than a page is missing at each
-    /// end of what is before it, so that the near place was no part of the row but a stray repeat.
+    /// The stream position at which to start; `last` if no message is after the wanted position.
+    /// `None` if more than one page is missing at each end of the scanned range: then the search began at a stray
+    /// duplicate.
     fn start(&self, last: u64) -> Option<u64> {
         let wanted = self.position - self.near + 1;
         let in_a_row = self.seen.count() + 2 * PAGE_SIZE_MAX as u64 >= wanted;
@@ -181,7 +186,7 @@ async fn scan_nearby(
         match published {
             _ if late => ControlFlow::Break(()),
             Some(published) if is_of_epoch(key, relay, &published) => scan.take(sequence, published.position),
-            // It comes again within the filling.
+            // It is published again within the stream epoch.
             _ => ControlFlow::Continue(()),
         }
     })
@@ -189,7 +194,7 @@ async fn scan_nearby(
     Ok(scan.start(end + 1).filter(|_| !late))
 }
 
-/// Looks through everything that can be behind the position.
+/// Scans all messages that can be after the position.
 async fn scan_all(
     store: &Store,
     nats: &Nats,
@@ -198,7 +203,7 @@ async fn scan_all(
     position: u64,
     end: u64,
 ) -> Result<u64, NatsError> {
-    // A message is stored after its event was recorded, however often it is published.
+    // A message is stored in the stream after its event was recorded, even if it is published again.
     let policy = match store.recorded_after(relay.tenant, position).await? {
         Some(recorded) => DeliverPolicy::ByStartTime { start_time: recorded - CLOCK_SKEW_MAX },
         None => DeliverPolicy::All,
@@ -206,7 +211,7 @@ async fn scan_all(
     let give_up = Instant::now() + SEARCH_TIMEOUT;
     let mut start = end + 1;
     read(nats, key, policy, subject(relay), end, |sequence, published| {
-        // What is not the relay's is no event, so a consumer that starts behind it misses none.
+        // A message that the relay did not publish is no event, so a consumer that starts after it misses nothing.
         let behind = published.is_some_and(|found| found.log != relay.log_id || found.position > position);
         if behind || Instant::now() >= give_up {
             start = sequence;
@@ -224,7 +229,7 @@ mod tests {
 
     use super::*;
 
-    /// The positions of one tenant by place, from place 1 on; 0 where another tenant's message stands.
+    /// The log positions of one tenant by stream position, from 1; 0 is a message of another tenant.
     type Stream = Vec<u64>;
 
     fn next(stream: &Stream, sequence: u64) -> Option<NearbyMessage> {
@@ -233,7 +238,7 @@ mod tests {
         ours.next().map(|(index, position)| NearbyMessage { sequence: index as u64 + 1, position: *position })
     }
 
-    /// What the search near the place answers for a stream, as with NATS; `None`: everything is looked through.
+    /// The result of the search in a model of the stream; `None` means that all messages must be scanned.
     fn searched(stream: &Stream, position: u64) -> Option<u64> {
         let end = stream.len() as u64;
         let mut bisection = BinarySearch::new(end, position.saturating_sub(DISORDER_MAX));
@@ -254,7 +259,7 @@ mod tests {
         stream.iter().take_while(|at| **at <= position).count() as u64 + 1
     }
 
-    /// The positions above this one of which no copy stands at a place or behind it.
+    /// The positions above `position` that have no copy at or after the stream position `start`.
     fn lost(stream: &Stream, position: u64, start: u64) -> Vec<u64> {
         let mut kept: Vec<u64> = stream.iter().skip(start as usize - 1).copied().collect();
         kept.sort_unstable();
@@ -270,14 +275,14 @@ mod tests {
     fn in_an_undisturbed_filling_the_place_is_exact() {
         let stream: Stream = (1..=50_000).flat_map(|position| [0, position]).collect();
         for position in [10_002, 20_000, 49_999, 50_000] {
-            // Each stands behind another tenant's message.
+            // Each message follows one of another tenant.
             assert_eq!(searched(&stream, position), Some(((position + 1) * 2).min(100_001)));
         }
     }
 
     #[test]
     fn a_stray_repeat_is_not_taken_for_the_place() {
-        // A page that a relay sends which was stopped long ago: wherever halving meets it, it leads too far.
+        // A late page of a stopped relay. If the binary search meets it, it would continue too far along the stream.
         let mut stream: Stream = (1..=40_000).collect();
         let at = 30_000;
         stream.splice(at..at, page(5_000));
@@ -286,7 +291,7 @@ mod tests {
                 assert_eq!(lost(&stream, position, start), [0; 0], "behind {position}");
             }
         }
-        // Met on purpose.
+        // Here the search begins at the stray page.
         let mut scan = NearbyScan::new(NearbyMessage { sequence: at as u64 + 1, position: 5_000 }, 16_000);
         let _ = page(5_000).try_for_each(|position| scan.take(position, position));
         let _ = scan.take(30_251, 30_001);
@@ -296,7 +301,7 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
-        /// Pages are interrupted: an end of them is stored, then they are sent again, whole or what is missing of them.
+        /// Pages are interrupted: the end of a page is stored, then all of it or the missing part is sent again.
         #[test]
         fn nothing_is_lost_and_little_repeated_however_pages_are_interrupted(
             pages in proptest::collection::vec((0_u64..6, 0..PAGE_SIZE_MAX as u64, any::<bool>(), 0_usize..3), 45..90),
@@ -316,7 +321,7 @@ mod tests {
             let last = pages.len() as u64 * PAGE_SIZE_MAX as u64;
             let position = DISORDER_MAX + 1 + ((last - DISORDER_MAX - 1) as f64 * place) as u64;
             let near = searched(&stream, position);
-            // Of an interrupted first page nothing may stand at or before the place where the search begins.
+            // If the first page is interrupted, no message may be at or before the start of the search.
             prop_assert!(near.is_some() || position <= DISORDER_MAX + PAGE_SIZE_MAX as u64, "{} was not found", position);
             let start = near.unwrap_or_else(|| looked_through(&stream, position));
             prop_assert_eq!(lost(&stream, position, start), Vec::<u64>::new());

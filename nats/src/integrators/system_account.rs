@@ -1,4 +1,4 @@
-//! The system account: which JWT the servers have for the integrators' account, and pushing another one.
+//! The connection to NATS's system account: reads and pushes the JWT of the integrators' account.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,10 +16,10 @@ use crate::{NatsConfig, NatsError};
 
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// A JWT so large that servers with the usual `max_payload` of 1 MiB will soon refuse it.
+/// Size of a JWT at which a warning is logged. Servers with the usual `max_payload` of 1 MiB will soon reject it.
 const JWT_SIZE_WARNING_BYTES: usize = 512 * 1024;
 
-/// The connection to the system account, and what the integrators' account has to be.
+/// The connection to the system account, and the wanted state of the integrators' account.
 pub(super) struct SystemAccount {
     client: Client,
     operator: KeyPair,
@@ -28,7 +28,8 @@ pub(super) struct SystemAccount {
 }
 
 impl SystemAccount {
-    /// Connects, in the background where nothing answers. `application` is the product's own way to NATS.
+    /// Connects; retries in the background if no server answers. `application` holds the settings of the product's
+    /// connection.
     pub(super) async fn connect(
         application: &NatsConfig,
         credentials: &Path,
@@ -59,8 +60,8 @@ impl SystemAccount {
         Ok(Self { client, operator, issuer, application: application_account })
     }
 
-    /// Brings the servers' JWT of the integrators' account in line: the services it reaches, who signs for it, and the keys
-    /// that are kept out. Connections of these are cut.
+    /// Updates the servers' JWT of the integrators' account: its services, its signing keys, and the revoked keys.
+    /// The servers close the connections of revoked keys.
     pub(super) async fn deny(&self, keys: &[RevokedKey]) -> Result<(), NatsError> {
         let account = self.issuer.account();
         let found = self.request(format!("$SYS.REQ.ACCOUNT.{account}.CLAIMS.LOOKUP"), String::new()).await?;
@@ -72,7 +73,7 @@ impl SystemAccount {
             return Ok(());
         }
         let mut claims = Claims::new(&self.operator, account.to_owned(), "EDGE", nats);
-        // A resolver keeps what it has when it is younger, as with a clock that went back.
+        // A resolver keeps its JWT if that is newer. A clock that went back must not make this one older.
         claims.iat = claims.iat.max(found.map_or(0, |found| found.iat));
         let token = claims.sign(&self.operator);
         if token.len() > JWT_SIZE_WARNING_BYTES {
@@ -95,13 +96,13 @@ impl SystemAccount {
     }
 }
 
-/// Why the keeper does not start.
+/// Why the reconciler does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum SystemError {
-    /// NATS or its settings.
+    /// NATS or its settings failed.
     #[error(transparent)]
     Nats(#[from] NatsError),
-    /// A key.
+    /// A key is invalid.
     #[error(transparent)]
     Key(#[from] KeyError),
 }

@@ -1,9 +1,9 @@
-//! The MAC of a message (ADR 25): whoever may publish on `events.>` can write anything there, and what is read back is
-//! believed only if it was written under the deployment key.
+//! The MAC of a message (ADR 25). Every client with permission for `events.>` can publish any message there. A message
+//! is accepted only if its MAC was made with the deployment key.
 //!
-//! The header holds two tags. The first covers the payload; the second covers the subject, all other headers and the first
-//! tag. So a reader of headers alone knows that the event was published, and a reader of the whole message that the payload
-//! is the one that was published.
+//! The header holds two tags. The first covers the payload. The second covers the subject, all other headers and the
+//! first tag. So a reader of the headers can verify them without the payload, and a reader of the whole message can
+//! verify both.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -19,11 +19,11 @@ use super::MessageError;
 /// `v1.<key id>.<tag of the payload>.<tag of the message>`
 pub(crate) const MAC: HeaderName = HeaderName::from_static("annals-mac");
 const MAC_VERSION: &str = "v1";
-/// Bytes of a tag: as many as RFC 2104 asks for.
+/// Bytes of a tag, the minimum by RFC 2104.
 const TAG_BYTES: usize = 16;
-/// Headers of this kind are the server's: it adds some of them on the way. The message id is the relay's.
+/// Headers with this prefix belong to the server, which adds some. Only the message id is set by the relay.
 const SERVER_HEADER_PREFIX: &str = "Nats-";
-/// Refused messages are logged once in so long, with their number.
+/// How often rejected messages are logged, with their number.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Signs the messages of a deployment and verifies them. Cheap to clone.
@@ -51,7 +51,7 @@ impl std::fmt::Debug for MessageKey {
 }
 
 impl MessageKey {
-    /// The key that follows from the deployment key.
+    /// The key derived from the deployment key.
     pub fn of(deployment: &DeploymentKey) -> Self {
         Self(Arc::new(Keys {
             id: hex::encode(&deployment.mac("message key id", &[])[..4]),
@@ -62,9 +62,10 @@ impl MessageKey {
         }))
     }
 
-    /// The id under which JetStream recognises a repeat. The generation is raised before a refill, because an id that was
-    /// seen within the duplicate window is acknowledged and not stored, also when its message is gone. It cannot be guessed:
-    /// a client that used it first would have the event acknowledged and not stored.
+    /// The id by which JetStream recognises a duplicate.
+    /// The stream epoch is raised before a republish: JetStream acknowledges an id that it saw within the duplicate
+    /// window without storing the message, even if the first message is lost.
+    /// The id is a MAC, so that another client cannot use it first and suppress the event.
     pub fn message_id(&self, log: LogId, position: u64, stream_epoch: u32) -> String {
         let parts = [log.0.as_bytes().as_slice(), &position.to_be_bytes(), &stream_epoch.to_be_bytes()];
         encoded(self.0.message_ids.mac(parts))
@@ -77,10 +78,10 @@ impl MessageKey {
         format!("{MAC_VERSION}.{}.{payload_tag}.{tag}", self.0.id)
     }
 
-    /// Whether the relay wrote these headers for this subject, and this payload where it is there.
+    /// Verifies that the relay wrote these headers for this subject, and for this payload if one is given.
     ///
     /// # Errors
-    /// What is wrong with the header.
+    /// [`MessageError`] if the MAC is missing, has an unknown key, or does not match.
     pub(super) fn verify(
         &self,
         subject: &str,
@@ -112,10 +113,10 @@ impl MessageKey {
         }
     }
 
-    /// Counts a message that is dropped, and logs it unless another one was logged lately.
+    /// Counts a dropped message, and logs it at most once per `REPORT_INTERVAL`.
     pub(crate) fn reject(&self, subject: &str, sequence: Option<u64>, error: &MessageError) {
         metrics::counter!("annals_broker_messages_rejected_total", "reason" => error.reason()).increment(1);
-        // Nothing panics while holding it.
+        // The code that holds the lock cannot panic.
         let mut reports = self.0.reports.lock().unwrap_or_else(PoisonError::into_inner);
         reports.unreported += 1;
         if reports.last.is_some_and(|last| last.elapsed() < REPORT_INTERVAL) {
@@ -127,8 +128,8 @@ impl MessageKey {
     }
 }
 
-/// What the tag of a message covers, each part behind its length. Headers stand in the order of their names, and the values of
-/// one name in theirs.
+/// The bytes that the tag of a message covers, each part prefixed by its length. Headers are ordered by name; the
+/// values of one name keep their order.
 fn covered_bytes(subject: &str, headers: &HeaderMap, payload_tag: &str) -> Vec<u8> {
     let mut named: Vec<(&[u8], &Vec<HeaderValue>)> = Vec::with_capacity(headers.len());
     for (name, values) in headers.iter() {

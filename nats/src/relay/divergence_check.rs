@@ -1,7 +1,9 @@
-//! What the stream knows of the logs, against what the database knows of them: where the stream holds an event that the
-//! log does not, the database went back to an earlier state, and the log is replaced before anything else is published.
+//! Compares the stream with the logs in the database.
+//! If the stream holds an event that the log does not have, the database was restored to an earlier state.
+//! The log is then replaced before anything else is published.
 //!
-//! The stream is read first and the database afterwards: what was published had been committed, so it must be there.
+//! The stream is read first and the database afterwards. An event is published only after its commit, so it must be
+//! found.
 
 use std::collections::HashMap;
 use std::ops::ControlFlow;
@@ -15,11 +17,17 @@ use super::stream_reader;
 use crate::message::{self, MessageKey, SUBJECT_ROOT};
 use crate::{Nats, NatsError, checkpoints};
 
-/// Compares, and replaces the logs that have lost events. Returns how many there were.
+/// Compares stream and database, and replaces the logs that have lost events. Returns the number of replaced logs.
 ///
-/// Whatever stands in the stream up to the farthest mark that the database remembers was committed before that mark was,
-/// so the database holds it, whatever state it went back to. What is compared is what stands beyond: next to nothing in
-/// normal running. Where the mark does not stand in the stream, everything is compared. Only messages of the relay count.
+/// The database stores the stream position of the last acknowledged message of each log.
+/// Every event up to the highest of these stream positions was committed before the position was stored, so the
+/// database holds it, whatever state was restored.
+/// Only the messages after that stream position are compared; normally these are few.
+/// If the stream has another message at that stream position, all messages are compared.
+/// Messages that the relay did not publish are ignored.
+///
+/// # Errors
+/// [`NatsError`] if the stream or the database cannot be read.
 pub async fn check_divergence(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
     let key = MessageKey::of(store.key());
     let progress = store.relay_progress().await?;

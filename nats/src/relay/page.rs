@@ -1,4 +1,4 @@
-//! One page of one tenant: read it from the log, publish it, wait for the acknowledgements in order.
+//! Publishes one page of one tenant: reads it from the log, publishes it, and waits for the acknowledgements in order.
 
 use std::future::IntoFuture;
 
@@ -12,7 +12,7 @@ use crate::connection::{STREAM, describe};
 use crate::message::{EventMessage, MessageKey, encode, is_message_of};
 use crate::{Nats, NatsError};
 
-/// Acknowledged repeats that are looked up at once.
+/// Maximum concurrent lookups of messages that were acknowledged as duplicates.
 const CONCURRENT_LOOKUPS_MAX: usize = 32;
 
 /// What to publish.
@@ -23,26 +23,26 @@ pub(super) struct RelayPage {
     pub(super) stream_epoch: u32,
     pub(super) after: u64,
     pub(super) limit: usize,
-    /// Messages that had left the stream when this was begun.
+    /// Messages that had left the stream when this page was begun.
     pub(super) removed: u64,
 }
 
-/// What came of it.
+/// Result of publishing a page.
 #[derive(Debug)]
 pub(super) struct PageResult {
-    /// Everything up to here is acknowledged; the page's `after` where nothing is.
+    /// All positions up to this one are acknowledged. It equals the page's `after` if none is.
     pub(super) acked_to: u64,
-    /// The farthest place in the stream that was acknowledged.
+    /// The acknowledged message with the highest stream position.
     pub(super) acked_message: AckedMessage,
-    /// Whether the log had as much as the page could take.
+    /// Whether the log had at least as many events as the page could take.
     pub(super) full: bool,
-    /// Whether the stream had any of it already.
+    /// Whether the stream already held one of the events.
     pub(super) repeated: bool,
     pub(super) failure: Option<PublishError>,
 }
 
 impl PageResult {
-    /// A page whose task has ended before its time.
+    /// The result of a page whose task was cancelled or panicked.
     pub(super) fn aborted(page: &RelayPage, error: &tokio::task::JoinError) -> Self {
         let failure = PublishError::Aborted(error.to_string());
         Self::failed(page, failure)
@@ -66,7 +66,7 @@ pub(super) enum PublishError {
     Log(#[from] StoreError),
     #[error("JetStream did not take an event: {0}")]
     JetStream(String),
-    /// Its id is taken, and what is stored under it is gone or somebody else's.
+    /// JetStream reports a duplicate, but the stored message is gone or is not this event.
     #[error("JetStream took position {0} for a repeat of a message that it does not hold")]
     Suppressed(u64),
     #[error("the page was given up: {0}")]
@@ -85,7 +85,7 @@ impl PublishError {
     }
 }
 
-/// Publishes a page. Takes its share of what may be in flight before reading, so that memory is bounded as well.
+/// Publishes a page. It takes its permits for events in flight before it reads, so that memory is bounded too.
 pub(super) async fn publish(
     store: &Store,
     nats: &Nats,
@@ -113,18 +113,18 @@ pub(super) async fn publish(
     PageResult { acked_to, acked_message, full, repeated, failure }
 }
 
-/// What became of events that were sent.
+/// Result of sending events.
 pub(super) struct SendResult {
-    /// How many are on the stream for certain, from the first on.
+    /// How many of the events, from the first, are certainly in the stream.
     pub(super) acked: usize,
-    /// The one of these that stands farthest.
+    /// The acknowledged message with the highest stream position.
     pub(super) acked_message: AckedMessage,
-    /// Whether the stream had any of these already.
+    /// Whether the stream already held one of the events.
     pub(super) repeated: bool,
     pub(super) failure: Option<PublishError>,
 }
 
-/// Publishes events in order and waits until each is on the stream.
+/// Publishes events in order and waits until each one is acknowledged.
 pub(super) async fn send(
     nats: &Nats,
     key: &MessageKey,
@@ -153,7 +153,7 @@ pub(super) async fn send(
         let ack = tokio::select! {
             biased;
             ack = ack.into_future() => ack,
-            // What was to come by the connection before does not come any more.
+            // Acknowledgements of the lost connection never arrive.
             Ok(()) = connections.changed() => {
                 failure = Some(PublishError::JetStream("the connection was lost".to_owned()));
                 break;
@@ -171,7 +171,7 @@ pub(super) async fn send(
             }
         }
     }
-    // A repeat is acknowledged also when the message that it repeats is gone, or is another client's under the same id.
+    // JetStream also acknowledges a duplicate if the first message is gone, or if another client used the same id.
     let repeats: Vec<_> = events
         .iter()
         .zip(&places)

@@ -1,12 +1,12 @@
-//! Positions of a log as ranges: what a tenant's part of the stream holds, in little memory however long it is.
+//! A set of log positions, stored as ranges. It needs little memory even for a long log.
 
-/// Ascending ranges that do not touch each other, ends included.
+/// Ascending ranges that do not touch; both ends are included.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct PositionRanges(Vec<(u64, u64)>);
 
 impl PositionRanges {
     pub(crate) fn insert(&mut self, position: u64) {
-        // In normal running positions come in order.
+        // Positions normally arrive in order.
         if let Some(last) = self.0.last_mut()
             && last.0 <= position
         {
@@ -34,7 +34,7 @@ impl PositionRanges {
         }
     }
 
-    /// What of 1 to `upto` is not here.
+    /// The positions from 1 to `upto` that are not in the set.
     pub(super) fn missing(&self, upto: u64) -> Self {
         let mut missing = Vec::new();
         let mut next = 1;
@@ -54,12 +54,12 @@ impl PositionRanges {
         self.0.is_empty()
     }
 
-    /// How many positions these are.
+    /// The number of positions.
     pub(crate) fn count(&self) -> u64 {
         self.0.iter().map(|(from, to)| to - from + 1).sum()
     }
 
-    /// The first position where these are one range that ends at `end`.
+    /// The first position, if the set is one range that ends at `end`.
     pub(super) fn tail_up_to(&self, end: u64) -> Option<u64> {
         match self.0.as_slice() {
             [(from, to)] if *to == end => Some(*from),
@@ -67,7 +67,7 @@ impl PositionRanges {
         }
     }
 
-    /// Every position in order.
+    /// All positions in ascending order.
     pub(super) fn positions(&self) -> impl Iterator<Item = u64> + Send + '_ {
         self.0.iter().flat_map(|(from, to)| *from..=*to)
     }

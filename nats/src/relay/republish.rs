@@ -1,8 +1,9 @@
-//! Refills one tenant's part of the stream: compares what it holds with what was acknowledged, and publishes exactly what
-//! is missing, in order, under message ids of a raised generation.
+//! Republishes one tenant's events: compares the stream with the acknowledged positions, and publishes exactly the
+//! missing events, in order, under message ids of a raised stream epoch.
 //!
-//! The tenant's ordinary publishing rests meanwhile. Until the end is noted in PostgreSQL the tenant stays in doubt, so a
-//! relay that dies in between is followed by another comparison.
+//! The tenant's ordinary publishing is paused meanwhile.
+//! Until PostgreSQL stores that the republish has ended, the tenant stays suspected.
+//! So if a relay stops in between, the next one compares again.
 
 use std::time::Duration;
 
@@ -16,11 +17,11 @@ use super::{PAGE_SIZE_MAX, stream_reader};
 use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
-/// How often a part is tried before the tenant has to wait for the next look.
+/// How often a republish is attempted. Afterwards the tenant waits for the next stream check.
 const ATTEMPTS_MAX: u32 = 4;
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 
-/// Why a refill ended early.
+/// Why a republish ended early.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RepublishError {
     #[error(transparent)]
@@ -35,7 +36,7 @@ pub(super) enum RepublishError {
     Aborted(#[from] tokio::task::JoinError),
 }
 
-/// Compares and refills. Returns how many events were missing.
+/// Compares and republishes. Returns how many events were missing.
 pub(super) async fn republish(
     store: &Store,
     nats: &Nats,
@@ -65,7 +66,7 @@ pub(super) async fn republish(
     }
     tracing::warn!(%tenant, missing = count, "events have left the stream; they are published again");
     if let Some(first) = missing.tail_up_to(before.acked) {
-        // What is missing at the end goes the ordinary way, which remembers how far it came.
+        // If only the end is missing, ordinary publishing sends it, because it stores its progress.
         let raised = store.begin_republish(&before, first - 1).await?.ok_or(RepublishError::Superseded)?;
         return finish(store.end_republish(&raised, removed, content.last).await?, count);
     }
@@ -78,7 +79,7 @@ fn finish(noted: bool, count: u64) -> Result<u64, RepublishError> {
     if noted { Ok(count) } else { Err(RepublishError::Superseded) }
 }
 
-/// Publishes these positions; returns where the last of them stands.
+/// Publishes these positions. Returns the stream position of the last one.
 async fn publish(
     store: &Store,
     nats: &Nats,

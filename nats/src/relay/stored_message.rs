@@ -1,5 +1,6 @@
-//! Single messages of the stream, whatever stands in them. A client gives up its connection at headers that are not in the
-//! form of NATS, and takes a status among them for the server's word; the server stores both.
+//! Reads single messages of the stream, including malformed ones.
+//! The NATS client drops its connection on malformed headers, and takes a status header for one of the server.
+//! The server stores both kinds of message.
 
 use std::str::FromStr;
 
@@ -22,13 +23,13 @@ use crate::{Nats, NatsError};
 pub(crate) struct StoredMessage {
     pub(crate) sequence: u64,
     pub(crate) subject: String,
-    /// An error where they are not in the form of NATS.
+    /// An error if the headers are not in the format of NATS.
     pub(crate) headers: Result<HeaderMap, MessageError>,
     pub(crate) payload: Bytes,
 }
 
 impl StoredMessage {
-    /// The event that it is of; what is not the relay's is counted.
+    /// The headers of the event, or `None` for a message that the relay did not publish. Such messages are counted.
     pub(crate) fn published(&self, key: &MessageKey) -> Option<EventHeaders> {
         let headers = self.headers.as_ref().map_err(Clone::clone);
         match headers.and_then(|headers| EventHeaders::read(key, &self.subject, headers)) {
@@ -41,12 +42,12 @@ impl StoredMessage {
     }
 }
 
-/// The message at a place of the stream, as the stream's leader knows it; `None` where there is none.
+/// The message at a stream position, read from the stream's leader; `None` if there is none.
 pub(crate) async fn message_at(nats: &Nats, sequence: u64) -> Result<Option<StoredMessage>, NatsError> {
     get(nats, &json!({"seq": sequence})).await
 }
 
-/// The first message at a place of the stream or behind it whose subject matches.
+/// The first message at or after a stream position whose subject matches.
 pub(crate) async fn message_from(
     nats: &Nats,
     sequence: u64,
@@ -60,7 +61,7 @@ struct GetMessageResponse {
     message: RawMessage,
 }
 
-/// A message in the words of JetStream's API, bytes in base64.
+/// A message as JetStream's API returns it; bytes are base64.
 #[derive(Deserialize)]
 struct RawMessage {
     subject: String,
@@ -91,7 +92,7 @@ async fn get(nats: &Nats, wanted: &Value) -> Result<Option<StoredMessage>, NatsE
     Ok(Some(StoredMessage { sequence: raw.seq, subject: raw.subject, headers, payload }))
 }
 
-/// Headers as NATS has them (ADR-4 of its architecture), without a status: no event has one.
+/// Parses headers in the format of NATS (ADR-4 of its architecture). A status is rejected: no event has one.
 fn headers(block: &[u8]) -> Option<HeaderMap> {
     let mut lines = std::str::from_utf8(block).ok()?.split("\r\n");
     if lines.next() != Some("NATS/1.0") {

@@ -1,8 +1,11 @@
-//! Whether the stream is still what was filled: the cheap look that finds out about every loss.
+//! The cheap check that detects every loss of messages in the stream.
 //!
-//! Three things tell: the stream's creation time (it was made anew), the number of messages that have left it (something
-//! was removed), and the message at the farthest place that was acknowledged (it went back to an earlier state, as after
-//! a backup was put in its place). Which tenants are concerned is for `refill` to find out.
+//! It compares three values:
+//! - the creation time of the stream: it changes if the stream was created again;
+//! - the number of messages that have left the stream: it grows if messages were removed;
+//! - the last acknowledged message: it is missing or different if the stream was restored from a backup.
+//!
+//! `republish` then finds out which events of a suspected tenant are missing.
 
 use std::time::Duration;
 
@@ -15,24 +18,24 @@ use super::{divergence_check, stream_reader};
 use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
-/// Looks before it is believed that the stream went back: a new leader of a cluster may need a moment.
+/// Checks before a rollback of the stream is assumed. A new leader of a cluster may need a moment.
 const ROLLBACK_CHECKS: u32 = 3;
 const ROLLBACK_CHECK_INTERVAL: Duration = Duration::from_millis(300);
 
-/// What the look came to.
+/// Result of a check.
 #[derive(Debug)]
 pub(super) struct StreamCheckResult {
     /// Messages that have left the stream.
     pub(super) removed: u64,
-    /// The life of the database whose logs the stream was compared with.
+    /// The database instance whose logs were compared with the stream.
     pub(super) database_instance: DatabaseInstance,
-    /// Tenants whose messages may be among them, those that lack most first.
+    /// Tenants that may have lost messages; those that lack most come first.
     pub(super) suspected: Vec<TenantId>,
-    /// Every generation was raised: what is known of progress is void.
+    /// All stream epochs were raised, so progress in memory is invalid.
     pub(super) epochs_bumped: bool,
 }
 
-/// A message that was acknowledged, whether or not that is stored.
+/// An acknowledged message; the acknowledgement may not be stored yet.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct LastAckedMessage {
     pub(super) log: LogId,
@@ -62,9 +65,11 @@ enum MessagePresence {
     Different,
 }
 
-/// Looks at the stream, creating it where it is missing. `remembered` is the farthest message acknowledged to this
-/// process, `acked` how far it has published each log, `examined` the life of the database that was compared with the
-/// stream. Another life is compared first: it may be of an earlier state, whose positions must not be published twice.
+/// Checks the stream, and creates it if it is missing.
+/// `remembered` is the last message that was acknowledged to this process, `acked` the acknowledged position of each
+/// log.
+/// `examined` is the database instance that was last compared with the stream.
+/// A different instance is compared first: it may be an earlier state, and its positions must not be published twice.
 pub(super) async fn check(
     store: &Store,
     nats: &Nats,
@@ -110,7 +115,7 @@ impl CheckFindings {
 
 enum StreamInspection {
     Consistent(CheckFindings),
-    /// What was acknowledged does not stand where it stood. `stored` is the farthest mark that was read.
+    /// The last acknowledged message is missing. `stored` is the highest stream position in the database.
     RolledBack {
         removed: u64,
         stored: u64,
@@ -123,7 +128,7 @@ async fn inspect(
     key: &MessageKey,
     remembered: Option<LastAckedMessage>,
 ) -> Result<StreamInspection, NatsError> {
-    // Read before the stream is, so that nothing acknowledged here can be younger than what is found there.
+    // The progress is read before the stream, so that no acknowledged message is newer than the state of the stream.
     let progress = store.relay_progress().await?;
     let stream = nats.event_stream().await?;
     let removed = stream_reader::removed_count(&stream);
@@ -136,7 +141,7 @@ async fn inspect(
         return good(Vec::new(), true);
     }
     if has_retention_limits(&stream.config) {
-        // Events leave it because somebody wants that.
+        // The stream has retention limits, so messages leave it as configured.
         return good(Vec::new(), false);
     }
     let suspected: Vec<&RelayProgress> =
@@ -148,7 +153,7 @@ async fn inspect(
     if let Some(last_acked) = farthest.filter(|last_acked| last_acked.acked_message.sequence > 0) {
         let rolled_back = match last_acked.presence(nats, key).await? {
             MessagePresence::Present => false,
-            // One of those that were removed, which are looked for anyway.
+            // It is one of the removed messages; the suspected tenants are compared anyway.
             MessagePresence::Absent if last_acked.acked_message.sequence <= stream.state.last_sequence => {
                 suspected.is_empty()
             }
@@ -177,7 +182,7 @@ async fn sorted_by_missing(nats: &Nats, rows: Vec<&RelayProgress>) -> Vec<Tenant
     rows.into_iter().map(|row| row.tenant).collect()
 }
 
-/// Whether events leave the stream because somebody wants that.
+/// Whether the stream is configured to drop messages.
 pub(crate) fn has_retention_limits(config: &Config) -> bool {
     config.max_age > Duration::ZERO
         || config.max_bytes > 0

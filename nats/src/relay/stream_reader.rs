@@ -1,4 +1,4 @@
-//! Looks at the copy on JetStream: which message stands where, and what is there of one tenant.
+//! Reads the stream: its messages, and the positions that it holds of one tenant.
 
 use std::ops::ControlFlow;
 use std::time::Duration;
@@ -17,19 +17,19 @@ use crate::connection::{STREAM, describe};
 use crate::message::{EventHeaders, MessageKey, SUBJECT_ROOT};
 use crate::{Nats, NatsError};
 
-/// Messages asked for at a time.
+/// Maximum messages of one request.
 const BATCH_SIZE_MAX: usize = 2_000;
-/// The server says at least this often that it is there.
+/// The server sends a heartbeat at least this often.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
 const REQUEST_EXPIRY: Duration = Duration::from_secs(20);
 const INACTIVE_THRESHOLD: Duration = Duration::from_secs(30);
-/// How long a message that is there may take.
+/// Maximum wait for an existing message.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(4);
-/// Messages read one by one after an interruption, before a consumer is tried again.
+/// Messages that are read one by one after an interruption, before a consumer is tried again.
 const DIRECT_READS_MAX: usize = 256;
 
-/// How many messages have left the stream since it was made, one by one, by a purge or in any other way. It stays as it
-/// is while messages come, so that whatever is removed shows.
+/// How many messages have left the stream since its creation, by removal, purge or otherwise.
+/// New messages do not change it, so every removal is visible.
 pub(crate) fn removed_count(stream: &Info) -> u64 {
     stream.state.last_sequence.saturating_sub(stream.state.messages)
 }
@@ -38,7 +38,7 @@ pub(crate) fn removed_count(stream: &Info) -> u64 {
 #[derive(Debug, Default)]
 pub(super) struct TenantContent {
     pub(super) positions: PositionRanges,
-    /// The last message.
+    /// The message with the highest stream position.
     pub(super) last: AckedMessage,
 }
 
@@ -51,7 +51,7 @@ pub(crate) fn api_error(error: &(dyn std::error::Error + 'static)) -> NatsError 
     NatsError::JetStream(describe(error))
 }
 
-/// Reads the headers of everything that the stream holds of one tenant, up to a sequence.
+/// Reads the headers of all messages of one tenant, up to a stream position.
 pub(super) async fn read_tenant_content(
     nats: &Nats,
     key: &MessageKey,
@@ -72,9 +72,10 @@ pub(super) async fn read_tenant_content(
     Ok(content)
 }
 
-/// Reads the headers of messages up to a sequence, or until it is told to break off. Messages that are not the relay's are
-/// shown as `None`; such a message may also end the client's connection or look like the end of the consumer, so after an
-/// interruption the next ones are read one by one.
+/// Reads the headers of messages up to a stream position, or until `each` breaks.
+/// A message that the relay did not publish is passed as `None`.
+/// Such a message may also end the client's connection or look like the end of the consumer.
+/// So after an interruption the next messages are read one by one.
 pub(crate) async fn read(
     nats: &Nats,
     key: &MessageKey,
@@ -114,13 +115,13 @@ struct StreamReader {
     policy: DeliverPolicy,
     filter: String,
     last_sequence: u64,
-    /// The place up to which everything was shown; `None` before the first place is known.
+    /// The last stream position that was read; `None` before the first is known.
     seen: Option<u64>,
     ended: bool,
 }
 
 impl StreamReader {
-    /// Reads on with a consumer until the end or an interruption.
+    /// Continues with a consumer until the end or an interruption.
     async fn consume(
         &mut self,
         nats: &Nats,
@@ -156,7 +157,7 @@ impl StreamReader {
                         return Err(NatsError::JetStream("the connection was lost".to_owned()));
                     }
                 };
-                // The client keeps messages with some statuses to itself.
+                // The client does not pass on messages with some statuses.
                 let message =
                     message.map_err(|_elapsed| NatsError::JetStream("no message came".to_owned()))?;
                 let Some(message) = message else { break };
@@ -164,7 +165,7 @@ impl StreamReader {
                 let info = message.info().map_err(|error| NatsError::JetStream(error.to_string()))?;
                 delivered += 1;
                 if info.consumer_sequence != delivered {
-                    // What the connection before had under way is not sent again.
+                    // The server does not send again what the lost connection had in flight.
                     return Err(NatsError::JetStream("messages were lost on the way".to_owned()));
                 }
                 let sequence = info.stream_sequence;
@@ -173,12 +174,12 @@ impl StreamReader {
                 self.ended = !goes_on || info.pending == 0 || sequence >= self.last_sequence;
             }
         }
-        // The server forgets it by itself as well.
+        // If this fails, the server removes the consumer after `INACTIVE_THRESHOLD`.
         drop(stream.delete_consumer(&consumer.cached_info().name).await);
         Ok(())
     }
 
-    /// Reads on past what no consumer gets past.
+    /// Reads messages one by one, to get past those that interrupt a consumer.
     async fn read_directly(
         &mut self,
         nats: &Nats,

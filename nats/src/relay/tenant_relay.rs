@@ -1,5 +1,5 @@
-//! What the relay knows of one tenant: how far JetStream has acknowledged, how far PostgreSQL has been told, whether a
-//! page is under way.
+//! The relay's state for one tenant: the positions acknowledged by JetStream, the part of them that PostgreSQL stores,
+//! and whether a page is in flight.
 
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{AckedMessage, RelayMove, RelayProgress};
@@ -13,29 +13,29 @@ pub(super) struct TenantRelay {
     slug: TenantSlug,
     log_id: LogId,
     stream_epoch: u32,
-    /// Where the log ended when last looked at.
+    /// The last known head of the log.
     head: u64,
-    /// The contiguous prefix that JetStream has acknowledged.
+    /// End of the contiguous prefix that JetStream has acknowledged.
     acked: u64,
-    /// The part of it that is stored.
+    /// End of the part of that prefix that PostgreSQL stores.
     stored: u64,
-    /// The farthest place in the stream among what is not stored yet.
+    /// The message with the highest stream position among those not stored yet.
     acked_message: AckedMessage,
-    /// A page that begins before this position repeats an interrupted one.
+    /// A page that begins before this position repeats an interrupted page.
     resend_until: u64,
-    /// The farthest place of pages that were sent before, in part: what was queued when the connection broke is sent by the
-    /// next one, so their end may stand in the stream before their beginning.
+    /// End of the stream range in which positions may be out of order, because a page was sent twice.
+    /// A new connection sends what was queued when the old one broke, so the end of a page may precede its beginning.
     out_of_order_until: u64,
-    /// Messages that had left the stream before the oldest page of what is not stored was begun.
+    /// Messages that had left the stream when the oldest page that is not stored was begun.
     removed: Option<u64>,
     state: TenantRelayState,
-    /// The head has moved since the page under way was begun.
+    /// The head has moved since the page in flight was begun.
     notified: bool,
-    /// A move of the progress is under way or listed.
+    /// A move of the progress is running or queued.
     moving: bool,
-    /// Somebody else moved the progress: what the store says counts.
+    /// Another process moved the progress. The state must be read from the store again.
     invalidated: bool,
-    /// A refill is wanted: nothing is begun before.
+    /// A republish is wanted. No page is begun before it.
     paused: bool,
     failures: u32,
 }
@@ -46,7 +46,7 @@ enum TenantRelayState {
     Queued,
     Busy,
     Waiting,
-    /// Its part of the stream is being compared and refilled.
+    /// The tenant's events are being compared and republished.
     Republishing,
 }
 
@@ -84,7 +84,7 @@ impl TenantRelay {
         self.stream_epoch
     }
 
-    /// A refill is wanted; true where it may start now, because nothing is under way and everything is stored.
+    /// Requests a republish. Returns true if it may start now: nothing is in flight and everything is stored.
     pub(super) fn pause(&mut self) -> bool {
         self.paused = true;
         let quiet = self.state == TenantRelayState::Idle
@@ -97,24 +97,24 @@ impl TenantRelay {
         quiet
     }
 
-    /// No refill is wanted any more.
+    /// Cancels the request for a republish.
     pub(super) fn unpause(&mut self) {
         self.paused = false;
     }
 
-    /// A refill has ended: what the store says counts.
+    /// Ends a republish. The state must be read from the store again.
     pub(super) fn republish_finished(&mut self) {
         self.paused = false;
         self.state = TenantRelayState::Idle;
         self.invalidate();
     }
 
-    /// The head has moved, how far is not said.
+    /// The head has moved, to an unknown position.
     pub(super) fn notify(&mut self) {
         self.notified = true;
     }
 
-    /// Whether the tenant is to be queued now; from then on it counts as queued.
+    /// Returns whether the tenant must be queued now, and marks it as queued.
     pub(super) fn enqueue(&mut self) -> bool {
         let due = self.state == TenantRelayState::Idle
             && !self.invalidated
@@ -126,7 +126,8 @@ impl TenantRelay {
         due
     }
 
-    /// The next page; `removed` messages have left the stream by now.
+    /// The next page, or `None` if there is nothing to publish. `removed` is the number of messages that have left the
+    /// stream.
     pub(super) fn begin(&mut self, limit: usize, removed: u64) -> Option<RelayPage> {
         if self.invalidated || self.paused {
             self.state = TenantRelayState::Idle;
@@ -144,12 +145,12 @@ impl TenantRelay {
         })
     }
 
-    /// Its turn has come, but the tenant is another process's by now.
+    /// Removes the tenant from the queue, because it is now assigned to another process.
     pub(super) fn skip(&mut self) {
         self.state = TenantRelayState::Idle;
     }
 
-    /// Takes a page's acknowledgements in; true where there is progress to store that is not listed yet.
+    /// Records a page's acknowledgements. Returns true if a move of the progress must be queued.
     pub(super) fn acked(&mut self, page: &RelayPage, published: &PageResult) -> bool {
         let &PageResult { acked_to, acked_message, repeated, .. } = published;
         let same_log = (page.log_id, page.stream_epoch) == (self.log_id, self.stream_epoch);
@@ -166,14 +167,14 @@ impl TenantRelay {
         !std::mem::replace(&mut self.moving, true)
     }
 
-    /// Ends a page; `full` where the log had at least as much as the page took.
+    /// Ends a page. `full` means that the log had at least as many events as the page took.
     pub(super) fn end(&mut self, full: bool) {
         self.state = TenantRelayState::Idle;
         self.failures = 0;
         if full {
             self.notified = true;
         } else {
-            // The log ended here at the time of reading.
+            // The log ended here when it was read.
             self.head = self.head.min(self.acked);
         }
     }
@@ -192,7 +193,7 @@ impl TenantRelay {
         }
     }
 
-    /// The move that stores what is acknowledged by now.
+    /// The move that stores the acknowledged position.
     pub(super) fn next_move(&mut self, tenant: TenantId) -> Option<RelayMove> {
         if self.invalidated || self.stored >= self.acked {
             self.moving = false;
@@ -210,11 +211,11 @@ impl TenantRelay {
         })
     }
 
-    /// A move succeeded; true where there is more to store already.
+    /// Records a successful move. Returns true if there is more to store.
     pub(super) fn stored(&mut self, moved: &RelayMove) -> bool {
         let same_log = (moved.log_id, moved.stream_epoch) == (self.log_id, self.stream_epoch);
         if self.invalidated || !same_log {
-            // What the store said meanwhile counts more than a move of what was before.
+            // The progress that was read meanwhile replaces the result of this move.
             return false;
         }
         self.stored = self.stored.max(moved.to);
@@ -225,7 +226,7 @@ impl TenantRelay {
         self.moving
     }
 
-    /// A move failed for an outage; true where it is to be listed again.
+    /// A move failed because of an outage. Returns true if it must be queued again.
     pub(super) fn move_failed(&mut self) -> bool {
         self.moving = !self.invalidated;
         self.moving
@@ -236,11 +237,11 @@ impl TenantRelay {
         self.moving = false;
     }
 
-    /// Takes in what the store says of head and progress.
+    /// Applies head and progress as the store holds them.
     pub(super) fn apply_progress(&mut self, progress: &RelayProgress) {
         let same_log = (progress.log_id, progress.stream_epoch) == (self.log_id, self.stream_epoch);
         if self.invalidated || !same_log {
-            // A page under way belongs to what was before: its acknowledgements are dropped by `acked`.
+            // A page in flight belongs to the old state; `acked` drops its acknowledgements.
             if self.state == TenantRelayState::Busy {
                 self.invalidated = true;
             } else {
@@ -251,7 +252,7 @@ impl TenantRelay {
         }
         self.head = self.head.max(progress.head);
         if progress.acked > self.acked {
-            // Another relay is ahead.
+            // Another relay has progressed further.
             self.acked = progress.acked;
             self.stored = progress.acked;
         }

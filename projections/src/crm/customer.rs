@@ -13,21 +13,30 @@ use crate::engine::projection::Projection;
 /// The customers of a tenant.
 pub struct Customers;
 
-/// A customer as lists and look-ups show it.
+/// A customer in lists and look-ups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the contract's `Customer`")]
 pub struct CustomerRow {
+    /// The id of the customer.
     pub id: Uuid,
+    /// The user that the customer is, if any.
     pub user_id: Option<Uuid>,
+    /// Name; empty after an erasure.
     pub name: String,
+    /// E-mail address; empty after an erasure.
     pub email: String,
-    /// The address in the form under which it is looked up.
+    /// The key under which the address is looked up.
     pub email_key: String,
+    /// Company, if given.
     pub company: Option<String>,
+    /// Notes, if given.
     pub notes: Option<String>,
+    /// Status of the customer.
     pub status: CustomerStatus,
+    /// The version of the customer's stream.
     pub version: u64,
+    /// When the customer was registered.
     pub registered_at: DateTime<Utc>,
+    /// When the customer was last changed.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -104,7 +113,7 @@ impl Projection for Customers {
     }
 }
 
-/// A customer of whom nothing personal is known, as after an erasure.
+/// A customer without personal data, as after an erasure.
 fn anonymised_row(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
     CustomerRow {
         id,

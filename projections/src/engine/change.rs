@@ -1,4 +1,4 @@
-//! What became of a row between two moments.
+//! The difference between two states of a row.
 
 use std::collections::BTreeMap;
 
@@ -6,30 +6,30 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-/// A row that is not the same at two moments.
+/// A row that differs between two states.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RowChange {
     /// The row's key.
     pub id: Uuid,
     /// `added`, `removed` or `changed`.
     pub kind: &'static str,
-    /// The fields that differ; all of them where the row is there at one moment only.
+    /// The fields that differ; all fields if the row exists in one state only.
     pub fields: BTreeMap<String, FieldChange>,
 }
 
-/// A field at both moments.
+/// A field in both states.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct FieldChange {
-    /// Absent where the row was added.
+    /// Absent if the row was added.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<Value>,
-    /// Absent where the row was removed.
+    /// Absent if the row was removed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<Value>,
 }
 
 impl RowChange {
-    /// How a row differs between two moments; `None` where it does not.
+    /// The difference between two states of a row; `None` if they are equal.
     pub fn between(id: Uuid, before: Option<&Value>, after: Option<&Value>) -> Option<Self> {
         let kind = match (before, after) {
             (None, None) => return None,

@@ -1,39 +1,39 @@
-//! Why an event cannot be applied, or a batch not be written.
+//! Why an event cannot be applied, or why a batch cannot be written.
 
 use schemas::engine::DecodeError;
 use store::StoreError;
 
-/// Why an event cannot be applied, or a batch not be written.
+/// Why an event cannot be applied, or why a batch cannot be written.
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectionError {
-    /// The payload does not read.
+    /// The payload cannot be parsed.
     #[error(transparent)]
     Decode(#[from] DecodeError),
     /// This version of the program does not know the event's type.
     #[error("the type {0} is unknown to this version of the program")]
     UnknownType(String),
-    /// The event cannot follow what came before it.
+    /// The event is not possible in the state before it.
     #[error("{event_type} cannot apply: {reason}")]
     OutOfSequence {
         /// The event's type.
         event_type: String,
-        /// What is wrong.
+        /// The reason.
         reason: &'static str,
     },
-    /// A row does not read from, or write to, its table.
+    /// A row cannot be converted from or to its table.
     #[error("a row does not fit its table")]
     Row(#[source] serde_json::Error),
-    /// The store did not do its part.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
 impl ProjectionError {
-    /// Whether an event is at fault, and not the database: it would fail again, however often it is tried.
+    /// Whether the event is the cause and not the database. A retry would then fail again.
     pub fn is_poison(&self) -> bool {
         match self {
             Self::Decode(_) | Self::UnknownType(_) | Self::OutOfSequence { .. } | Self::Row(_) => true,
-            // Classes 22 (data exception) and 23 (integrity constraint): the value is refused, not the service.
+            // Classes 22 (data exception) and 23 (integrity constraint): PostgreSQL rejects the value, but works.
             Self::Store(StoreError::Database(error)) => {
                 error.code().is_some_and(|state| matches!(&state.code()[..2], "22" | "23"))
             }
@@ -41,7 +41,7 @@ impl ProjectionError {
         }
     }
 
-    /// Stable, in screaming snake case, for dead letters.
+    /// A stable code in screaming snake case, for dead letters.
     pub fn code(&self) -> &'static str {
         match self {
             Self::Decode(_) => "PAYLOAD_INVALID",
@@ -53,7 +53,7 @@ impl ProjectionError {
         }
     }
 
-    /// What is wrong, for operators, without a value out of the payload: causes name only where they stand.
+    /// A message for operators. It contains no value of the payload, only the place of the error.
     pub fn describe(&self) -> String {
         match self {
             Self::Decode(DecodeError { source: cause, .. }) | Self::Row(cause) => {

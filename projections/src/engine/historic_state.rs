@@ -1,5 +1,5 @@
-//! What a read model was: the events of the past as folds take them, and the rows that they come to. Whatever shows a
-//! past state reads its events here, so that there is one place where it is seen to that they are of one log and open.
+//! Historical states: reads earlier events and folds them into rows.
+//! All code that shows a historical state reads its events here, so the checks of log and decryption are in one place.
 
 use std::marker::PhantomData;
 
@@ -10,38 +10,38 @@ use store::{DeadLetterStatus, LogFilter, LogPage, StoreError, StreamFilter, Tena
 use super::error::ProjectionError;
 use super::projection::{Projection, checkpoint_name};
 
-/// Events of a stream that are made ready at once.
+/// Maximum events of a stream that are decrypted at once.
 const CHUNK_SIZE_MAX: usize = 500;
 
-/// Why a past state cannot be shown.
+/// Why a historical state cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum HistoricStateError {
     /// No read model has this name.
     #[error("there is no read model {0}")]
     Unknown(String),
-    /// The log has not come so far: nobody knows what will stand there.
+    /// The position is after the head of the log.
     #[error("the log ends at position {head}")]
     Beyond {
-        /// Its end.
+        /// The head of the log.
         head: u64,
     },
-    /// The rows that serve are not of the log that the tenant has now.
+    /// The serving rows belong to a replaced log.
     #[error("the rows that serve are of a log that was replaced; rebuild the read model")]
     OtherLog,
-    /// An event cannot be applied and nobody has discarded it.
+    /// An event cannot be applied, and no operator has discarded it.
     #[error("the event at position {position} cannot be applied: {}", source.describe())]
     Poison {
-        /// Where it stands.
+        /// The position of the event.
         position: u64,
-        /// What is wrong.
+        /// The reason.
         source: ProjectionError,
     },
-    /// The store did not do its part, or the log was replaced meanwhile.
+    /// The store failed, or the log was replaced meanwhile.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// The past of the read model `P` of a tenant, in one log.
+/// Historical states of the read model `P` of a tenant, in one log.
 pub struct HistoricState<'a, P> {
     tenant: &'a TenantStore,
     log: LogId,
@@ -50,7 +50,7 @@ pub struct HistoricState<'a, P> {
 }
 
 impl<'a, P: Projection> HistoricState<'a, P> {
-    /// The past as this log tells it. What is read when the tenant has another log by then is refused.
+    /// Historical states in this log. Reads fail if the tenant has another log by then.
     pub fn new(tenant: &'a TenantStore, log: LogId) -> Self {
         Self { tenant, log, consumer: checkpoint_name::<P>(), projection: PhantomData }
     }
@@ -60,7 +60,10 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         self.log
     }
 
-    /// A page of the events that concern the read model.
+    /// A page of the events of the read model's streams.
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the store fails or the log was replaced.
     pub async fn page(&self, after: u64, up_to: u64, limit: usize) -> Result<LogPage, HistoricStateError> {
         let stream = Some(StreamFilter::Category(P::CATEGORY.to_owned()));
         let filter = LogFilter { types: Vec::new(), stream };
@@ -72,7 +75,7 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         Ok(page)
     }
 
-    /// All that is read of the past comes through here.
+    /// Checks that all events are of this log. All reads use it.
     fn of_this_log(&self, events: Vec<RecordedEvent>) -> Result<Vec<RecordedEvent>, HistoricStateError> {
         match events.iter().find(|event| event.log_id != self.log) {
             Some(event) => Err(StoreError::LogReplaced { current: event.log_id }.into()),
@@ -80,7 +83,10 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         }
     }
 
-    /// The rows that a stream has made by each of these positions, in ascending order, and how many events were read.
+    /// The row of a stream as of each of these positions (ascending), and the number of events read.
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the store fails, the log was replaced, or an event cannot be applied.
     pub async fn rows_at<const N: usize>(
         &self,
         stream: &StreamName,
@@ -92,7 +98,7 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         let pages = events.ready_chunks(CHUNK_SIZE_MAX);
         pin_mut!(pages);
         'log: while let Some(events) = pages.next().await {
-            // A stream comes with its personal data open.
+            // Reading a stream decrypts its personal data.
             let events = self.of_this_log(events.into_iter().collect::<Result<_, _>>()?)?;
             for event in &events {
                 while shown < N && event.position > positions[shown] {
@@ -116,7 +122,7 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         Ok((rows, read))
     }
 
-    /// Goes on without an event that cannot be applied where an operator has decided so, as the rows that serve do.
+    /// Skips an event that cannot be applied if an operator has discarded it, as the serving rows do.
     pub(crate) async fn skip_if_discarded(
         &self,
         event: &RecordedEvent,

@@ -1,4 +1,4 @@
-//! How far each read model is behind each tenant's log, and what holds it up.
+//! The lag of each read model for each tenant, and the reason if it does not advance.
 
 use std::collections::HashMap;
 
@@ -9,14 +9,14 @@ use uuid::Uuid;
 
 use crate::CHECKPOINTS;
 
-/// How far a read model is with a tenant.
+/// The state of a read model for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ProjectionLag {
-    /// The read model, by the name of its checkpoint.
+    /// The name of its checkpoint.
     pub projection: String,
-    /// Whose log.
+    /// The tenant.
     pub tenant: TenantId,
-    /// What it does.
+    /// What it does now.
     pub state: ProjectionState,
     /// The last position applied.
     pub position: u64,
@@ -24,32 +24,35 @@ pub struct ProjectionLag {
     pub head: u64,
 }
 
-/// What a read model of a tenant does.
+/// What a read model does for a tenant.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub enum ProjectionState {
-    /// It follows the log.
+    /// It applies new events.
     Live,
-    /// It follows the log, and is built anew beside.
+    /// It applies new events, and is being rebuilt.
     Rebuilding {
-        /// How far the new version is.
+        /// The position that the new version has reached.
         position: u64,
-        /// Where it has to get.
+        /// The position that it must reach.
         target: u64,
     },
-    /// An operator holds it up.
+    /// An operator has paused it.
     Paused,
-    /// An event holds it up.
+    /// An event that cannot be applied stops it.
     Stopped {
-        /// The dead letter about it.
+        /// The dead letter of the event.
         dead_letter: Uuid,
     },
-    /// It belongs to a log that is no more; it has to be rebuilt.
+    /// It belongs to a replaced log and must be rebuilt.
     OtherLog,
 }
 
-/// Every read model with every tenant.
+/// The state of every read model for every tenant.
+///
+/// # Errors
+/// [`StoreError`] if the database fails.
 pub async fn lag(store: &Store) -> Result<Vec<ProjectionLag>, StoreError> {
-    // Checkpoints first: read the other way round, one could stand beyond its head.
+    // Checkpoints are read before heads; otherwise a checkpoint could exceed its head.
     let checkpoints: HashMap<_, _> = store
         .checkpoints(None)
         .await?

@@ -1,4 +1,4 @@
-//! What a read model is to the engine: a fold over rows, and the table that the rows stand in.
+//! The interface of a read model (`Projection`): a fold over rows, and the table that holds the rows.
 
 use std::collections::HashMap;
 
@@ -11,27 +11,31 @@ use super::error::ProjectionError;
 
 /// A read model as a fold over rows.
 ///
-/// `Row` serialises to an object whose fields are the table's columns; that is how it travels to and from PostgreSQL.
+/// `Row` serialises to an object whose fields are the columns of the table. Rows are sent to and from PostgreSQL in
+/// this form.
 pub trait Projection: Send + Sync + 'static {
-    /// One record.
+    /// One row.
     type Row: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync;
 
     /// The read model's name, such as `customers`.
     const NAME: &'static str;
-    /// Raised with every change of fold or table; a new version is another table and another checkpoint.
+    /// Raised with every change of fold or table. A new version has its own table and checkpoint.
     const VERSION: u32;
-    /// Where the rows stand. The key is the column `id`.
+    /// The table of the rows. The key is the column `id`.
     const TABLE: ReadTable;
 
-    /// The scope that reads the rows.
+    /// The scope that a reader of the rows needs.
     const SCOPE: &'static str;
-    /// The category of the streams that rows are made from: a row by the stream of its own id, and by no other.
+    /// The category of the streams that the rows are folded from. Each row is folded from the stream with the row's id.
     const CATEGORY: &'static str;
 
-    /// The row that the event is about, or `None` where it is about none of this read model.
+    /// The key of the row that the event changes, or `None` if the event does not concern the read model.
     fn key(event: &RecordedEvent) -> Option<Uuid>;
 
-    /// The row behind the event; `None` where there is to be none.
+    /// The row after the event; `None` if the event deletes it.
+    ///
+    /// # Errors
+    /// [`ProjectionError`] if the event cannot be applied.
     fn apply(row: Option<Self::Row>, event: &RecordedEvent) -> Result<Option<Self::Row>, ProjectionError>;
 }
 
@@ -40,13 +44,13 @@ pub fn checkpoint_name<P: Projection>() -> String {
     format!("{}.v{}", P::NAME, P::VERSION)
 }
 
-/// Rows by key: as they stand in the table, then as the events leave them.
+/// Rows by key: as loaded from the table, and as the events leave them.
 pub(crate) struct Fold<P: Projection> {
     loaded: HashMap<Uuid, P::Row>,
     folded: HashMap<Uuid, Option<P::Row>>,
 }
 
-/// What a batch changes in the table.
+/// The changes of a batch to the table.
 pub(crate) struct Changes<R> {
     pub(crate) upserts: Vec<R>,
     pub(crate) deletes: Vec<Uuid>,
@@ -81,7 +85,10 @@ impl<P: Projection> Fold<P> {
     }
 }
 
-/// The row that events, in order, make of nothing.
+/// Folds events, in order, into a row.
+///
+/// # Errors
+/// [`ProjectionError`] if an event cannot be applied.
 pub fn fold<'a, P: Projection>(
     events: impl IntoIterator<Item = &'a RecordedEvent>,
 ) -> Result<Option<P::Row>, ProjectionError> {

@@ -1,9 +1,11 @@
-//! Rebuilds a read model of a tenant: its other table is filled from the log, compared with the one that serves, and
-//! switched in. The keeper and the readers go on all the while.
+//! Rebuilds a read model of a tenant: fills its idle table from the log, compares it with the serving table, and
+//! switches.
+//! The projection and the readers continue meanwhile.
 //!
-//! The table in the making has a position of its own (`read_models.rebuild_position`) and never runs ahead of the
-//! checkpoint of the one that serves. At the switch both stand at the same position and the checkpoint is locked, so it
-//! stays what it is and who waits for it notices nothing.
+//! The idle table has its own position (`read_models.rebuild_position`), which never exceeds the checkpoint of the
+//! serving table.
+//! At the switch both have the same position and the checkpoint is locked. The switch does not change the checkpoint,
+//! so readers that wait for a position are not affected.
 
 use std::collections::HashSet;
 
@@ -17,9 +19,9 @@ use super::error::ProjectionError;
 use super::projection::{Fold, Projection, checkpoint_name};
 use super::table::{Differences, Tables};
 
-/// Events of one write.
+/// Maximum events of one write.
 const BATCH_SIZE_MAX: usize = 2_000;
-/// Events that may be missing at the switch, which holds the keeper up while they are written.
+/// Maximum events that may be missing at the switch. The projection is blocked while they are written.
 const SWITCH_LAG_MAX: u64 = 500;
 
 /// Why a read model was not rebuilt.
@@ -28,47 +30,50 @@ pub enum RebuildError {
     /// No read model has this name.
     #[error("there is no read model {0}")]
     Unknown(String),
-    /// It was cancelled; the old version serves as before.
+    /// The rebuild was cancelled; the old version still serves.
     #[error("cancelled")]
     Cancelled,
-    /// Somebody else is at it.
+    /// Another process rebuilds the read model.
     #[error("it is being rebuilt already")]
     Busy,
-    /// The tenant's log was replaced meanwhile.
+    /// The tenant's log was replaced during the rebuild.
     #[error("the log was replaced meanwhile")]
     LogReplaced,
-    /// An event cannot be applied and nobody has discarded it.
+    /// An event cannot be applied, and no operator has discarded it.
     #[error("the event at position {position} cannot be applied: {}", source.describe())]
     Poison {
-        /// Where it stands.
+        /// The position of the event.
         position: u64,
-        /// What is wrong.
+        /// The reason.
         source: ProjectionError,
     },
-    /// The store did not do its part.
+    /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-/// What a rebuild came to.
+/// Result of a rebuild.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct RebuildReport {
-    /// Whether the new version serves.
+    /// Whether the new version serves now.
     pub switched: bool,
-    /// The position up to which it was built.
+    /// The position up to which the new version was built.
     pub position: u64,
-    /// How often the read model has been switched.
+    /// How often the read model has been switched. An even number means that the first table serves.
     pub generation: u64,
-    /// Whether both versions could be compared: not where the old one belongs to another log.
+    /// Whether the versions were compared; false if the old one belongs to another log.
     pub compared: bool,
-    /// How they differ.
+    /// The differences between the versions.
     pub differences: Differences,
 }
 
-/// Hears how far a rebuild is: the position and the one that it has to reach.
+/// Callback for progress: the current position and the target position.
 pub type OnProgress<'a> = &'a (dyn Fn(u64, u64) + Send + Sync);
 
-/// Rebuilds the read model `P` of a tenant. With `force` it is switched although the versions differ.
+/// Rebuilds the read model `P` of a tenant. With `force` it switches even if the versions differ.
+///
+/// # Errors
+/// [`RebuildError`]; the old version still serves then.
 pub async fn rebuild<P: Projection>(
     store: &Store,
     tenant: &TenantStore,
@@ -105,11 +110,11 @@ struct Rebuild<'a, P> {
     tenant: &'a TenantStore,
     name: String,
     tables: Tables<P>,
-    /// Fences the writes: they need a claim that is still ours.
+    /// Fences the writes: each one checks that this claim is still valid.
     token: Uuid,
-    /// The generation that serves.
+    /// The generation of the serving table.
     generation: u64,
-    /// Everything up to here is in the new table.
+    /// The new table contains all events up to this position.
     at: u64,
     log_id: Option<LogId>,
     /// Keys whose rows may have changed since the comparison.
@@ -118,17 +123,17 @@ struct Rebuild<'a, P> {
     cancel: &'a CancellationToken,
 }
 
-/// The versions as seen in one look.
+/// Positions of both versions, read at the same time.
 struct RebuildProgress {
-    /// The one that serves, where it belongs to the log as it is now.
+    /// The checkpoint of the serving version, if it belongs to the current log.
     serving: Option<Checkpoint>,
-    /// How far the new one has to get.
+    /// The position that the new version must reach.
     target: u64,
 }
 
 enum SwitchOutcome {
     Switched(Box<RebuildReport>),
-    /// More has happened than may be made up for under the lock.
+    /// Too many events were missing to write them under the lock.
     Lagging,
 }
 
@@ -172,7 +177,7 @@ impl<P: Projection> Rebuild<'_, P> {
         RebuildReport { switched: false, position, generation, compared: true, differences }
     }
 
-    /// Removes the tenant's rows from the table that does not serve.
+    /// Deletes the tenant's rows from the idle table.
     async fn clear_table(&self, cancellable: bool) -> Result<(), RebuildError> {
         let mut behind = None;
         loop {
@@ -201,7 +206,7 @@ impl<P: Projection> Rebuild<'_, P> {
 
     async fn abandon(&self) -> Result<(), RebuildError> {
         match self.clear_table(false).await {
-            // The table is somebody else's by now.
+            // Another process has taken the table over.
             Err(RebuildError::Busy) => return Ok(()),
             other => other?,
         }
@@ -234,7 +239,7 @@ impl<P: Projection> Rebuild<'_, P> {
         Ok(page)
     }
 
-    /// Builds up to a position. While one page is written the next one is read.
+    /// Builds up to a position. The next page is read while one is written.
     async fn catch_up(&mut self, target: u64) -> Result<(), RebuildError> {
         (self.progress)(self.at, target);
         if self.at >= target {
@@ -261,7 +266,7 @@ impl<P: Projection> Rebuild<'_, P> {
         }
     }
 
-    /// Writes a page, in parts where the event at fault has to be found.
+    /// Writes a page, in smaller parts if the event that fails must be found.
     async fn write_page(&self, events: &[RecordedEvent], target: u64) -> Result<(), RebuildError> {
         let mut skipped = HashSet::new();
         let mut rest = events;
@@ -295,7 +300,7 @@ impl<P: Projection> Rebuild<'_, P> {
         Ok(letter.is_some_and(|letter| letter.status == DeadLetterStatus::Discarded))
     }
 
-    /// Writes some events into the new table. The inner error: which event cannot be applied, where that is known.
+    /// Writes events into the new table. The inner error says which event cannot be applied, if that is known.
     async fn write(
         &self,
         events: &[RecordedEvent],
@@ -333,8 +338,8 @@ impl<P: Projection> Rebuild<'_, P> {
         }
     }
 
-    /// Compares the versions in one snapshot, where they agree in position: the rows that the one in service has changed
-    /// beyond that are compared at the switch.
+    /// Compares the versions in one snapshot. Rows that the serving version has changed beyond the common position are
+    /// compared at the switch.
     async fn compare(&mut self) -> Result<Differences, RebuildError> {
         let transaction = self.tenant.begin_snapshot().await?;
         let serving = transaction.checkpoint(&self.name).await?.map_or(0, |at| at.position);
@@ -353,7 +358,7 @@ impl<P: Projection> Rebuild<'_, P> {
         differences.ok_or(RebuildError::Cancelled)
     }
 
-    /// The switch. From the lock on the checkpoint to the commit the keeper of this tenant waits.
+    /// Switches the tables. The projection of this tenant waits from the lock on the checkpoint until the commit.
     async fn switch(
         &mut self,
         compared: Option<&Differences>,
@@ -364,7 +369,7 @@ impl<P: Projection> Rebuild<'_, P> {
         let transaction = self.tenant.begin_worker_transaction().await?;
         self.renew_claim(&transaction, self.at, self.at).await?;
         if transaction.lock_checkpoint(&self.name).await?.is_none() {
-            // Nobody has begun: a row to lock is needed all the same.
+            // The projection has no checkpoint yet, and the switch needs a row to lock.
             transaction.move_checkpoint(&self.name, log_id, 0, 0).await?;
         }
         let Some(checkpoint) = transaction.lock_checkpoint(&self.name).await? else {
@@ -378,7 +383,7 @@ impl<P: Projection> Rebuild<'_, P> {
             if checkpoint.position > self.at {
                 let events = self.page(self.at, checkpoint.position).await?.events;
                 self.changed.extend(events.iter().filter_map(P::key));
-                // What is at fault is dealt with outside the lock.
+                // An event that fails is handled without the lock.
                 if self.fold(&transaction, &events, &HashSet::new()).await?.is_err() {
                     return Ok(SwitchOutcome::Lagging);
                 }
@@ -390,10 +395,10 @@ impl<P: Projection> Rebuild<'_, P> {
             }
             checkpoint.position
         } else if checkpoint.log_id == log_id {
-            // It came to this log only now.
+            // The projection has reached this log only now.
             return Ok(SwitchOutcome::Lagging);
         } else {
-            // The old version is of a log that is no more: nothing keeps it, and there is nothing to compare.
+            // The old version belongs to a replaced log: no projection updates it, and there is nothing to compare.
             let at = Checkpoint { log_id, position: self.at };
             transaction.replace_checkpoint(&self.name, at).await?;
             self.at

@@ -1,5 +1,5 @@
-//! A whole read model as it was, worked out in scratch tables: filled from the log up to a position, shown by pages, and
-//! compared with a later state or with the rows that serve.
+//! A historical state of a whole read model, computed in scratch tables: filled from the log up to a position, listed
+//! by pages, and compared with a later state or with the serving rows.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, RecordedEvent};
@@ -15,48 +15,51 @@ use super::rebuild::OnProgress;
 use super::sql::{copy_sql, page_sql};
 use super::table::{Tables, corrupt};
 
-/// Events of one write.
+/// Maximum events of one write.
 const BATCH_SIZE_MAX: usize = 2_000;
-/// Rows on a page.
+/// Maximum rows of a page.
 const PAGE_SIZE_MAX: i64 = 1_000;
-/// The tables: the state asked for, and the one that it is compared with.
+/// The scratch tables: the requested state, and the state that it is compared with.
 const HISTORIC_TABLE: &str = "pg_temp.past";
 const LATER_TABLE: &str = "pg_temp.later";
 
-/// What to work out.
+/// What to compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ReplayTarget {
-    /// The rows when the log ended at this position.
+    /// The rows as of this position.
     At(u64),
-    /// What differs between two positions.
+    /// The differences between two positions.
     Between(u64, u64),
-    /// What differs between a position and the rows that serve. `None`: the very position at which they stand, so that
-    /// any difference is a fault.
+    /// The differences between a position and the serving rows.
+    /// `None` takes the checkpoint of the serving rows, so that any difference is an error.
     Serving(Option<u64>),
 }
 
-/// A place in a tenant's log.
+/// A position in a tenant's log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LogPosition {
     /// The log.
     pub log: LogId,
     /// The position.
     pub position: u64,
-    /// The log's end when it was looked for.
+    /// The head of the log when it was read.
     pub head: u64,
 }
 
-/// A read model as it was, for as long as this is kept.
+/// A historical state of a read model. Its tables exist as long as this value.
 pub struct HistoricReadModel {
     scratch: Scratch,
     tables: Box<dyn RowReader>,
     /// The position of the state.
     pub at: u64,
-    /// The position of the state that it is compared with, where one is.
+    /// The position of the state that it is compared with, if any.
     pub compared_with: Option<u64>,
 }
 
-/// Where the log of a tenant was at a time; without one, where it is.
+/// The position of a tenant's log at a time, or its head if `time` is `None`.
+///
+/// # Errors
+/// [`StoreError`] if the log cannot be read.
 pub async fn log_position_at(
     tenant: &TenantStore,
     time: Option<DateTime<Utc>>,
@@ -69,7 +72,7 @@ pub async fn log_position_at(
     Ok(LogPosition { log: head.log_id, position, head: head.position })
 }
 
-/// Works out a past state of the read model `P`. `log`: which log the positions are of.
+/// Computes a historical state of the read model `P`. `log` is the log of the positions.
 pub(crate) async fn replay<P: Projection>(
     tenant: &TenantStore,
     log: LogId,
@@ -124,7 +127,7 @@ struct ReplayBuild<'a, P> {
 }
 
 impl<P: Projection> ReplayBuild<'_, P> {
-    /// Brings a table from one position to another. While one page is written the next one is read.
+    /// Advances a table from one position to another. The next page is read while one is written.
     async fn fill(&self, table: u64, from: u64, to: u64) -> Result<(), HistoricStateError> {
         (self.progress)(from, to);
         let mut at = from;
@@ -155,7 +158,7 @@ impl<P: Projection> ReplayBuild<'_, P> {
         }
     }
 
-    /// Writes events, in halves where the one at fault has to be found.
+    /// Writes events, in halves if the event that fails must be found.
     async fn write(&self, table: u64, events: &[RecordedEvent]) -> Result<(), HistoricStateError> {
         let mut parts = vec![events];
         while let Some(part) = parts.pop() {
@@ -170,7 +173,7 @@ impl<P: Projection> ReplayBuild<'_, P> {
         Ok(())
     }
 
-    /// The inner error: PostgreSQL refuses what the events come to.
+    /// The inner error: PostgreSQL rejects the resulting rows.
     async fn write_part(
         &self,
         table: u64,
@@ -193,14 +196,14 @@ impl<P: Projection> ReplayBuild<'_, P> {
         }
     }
 
-    /// Copies all rows of a table into the later one.
+    /// Copies all rows of a table into the later table.
     async fn copy(&self, from: &str) -> Result<(), HistoricStateError> {
         let transaction = self.scratch.begin().await?;
         transaction.execute(&copy_sql(from, LATER_TABLE), &[&transaction.tenant().0]).await?;
         Ok(transaction.commit().await?)
     }
 
-    /// Copies the rows that serve, in one snapshot with the position at which they stand.
+    /// Copies the serving rows in one snapshot with their checkpoint. Returns its position.
     async fn copy_serving(&self) -> Result<u64, HistoricStateError> {
         let name = checkpoint_name::<P>();
         let transaction = self.scratch.begin_snapshot().await?;
@@ -216,9 +219,9 @@ impl<P: Projection> ReplayBuild<'_, P> {
     }
 }
 
-/// What showing needs to know of a read model.
+/// Reads the rows of one read model.
 trait RowReader: Send + Sync {
-    /// A row of the table, as the read model's own type writes it.
+    /// Parses a row of the table and serialises it as the read model's own type does.
     fn row(&self, text: &str) -> Result<Value, StoreError>;
 }
 
@@ -230,7 +233,10 @@ impl<P: Projection> RowReader for Tables<P> {
 }
 
 impl HistoricReadModel {
-    /// A page of rows, in the order of their keys, behind one of them. An empty page is the end.
+    /// A page of rows in the order of their keys, after the key `behind`. An empty page is the end.
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the rows cannot be read.
     pub async fn rows(&self, behind: Option<Uuid>) -> Result<Vec<(Uuid, Value)>, HistoricStateError> {
         let transaction = self.scratch.begin().await?;
         let low = behind.unwrap_or_default();
@@ -241,7 +247,10 @@ impl HistoricReadModel {
         Ok(rows.collect::<Result<_, StoreError>>()?)
     }
 
-    /// What differs among the next keys behind one, and the key behind which to go on; `None` at the end.
+    /// The differences among the next keys after `behind`, and the key to continue after; `None` at the end.
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the rows cannot be read.
     pub async fn changes(
         &self,
         behind: Option<Uuid>,

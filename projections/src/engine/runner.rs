@@ -1,8 +1,8 @@
-//! Keeps one read model: each batch is folded in memory and written with its checkpoint in one transaction, so that an
-//! event takes effect once, whoever delivers it and however many keepers there are.
+//! Updates one read model. Each batch is folded in memory and written with its checkpoint in one transaction, so an
+//! event takes effect once, even if it is delivered twice or several processes run the projection.
 //!
-//! An event that cannot be applied becomes a dead letter and stops its tenant, and no other, in this read model. The
-//! tenant goes on when an operator has the event tried again (`retrying`) or decides to do without it (`discarded`).
+//! An event that cannot be applied becomes a dead letter and stops the read model for its tenant only.
+//! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -19,23 +19,23 @@ use super::error::ProjectionError;
 use super::projection::{Fold, Projection, checkpoint_name};
 use super::table::Tables;
 
-/// Keeps the read model `P`.
+/// Runs the projection of the read model `P`.
 pub struct ProjectionRunner<P> {
     store: Store,
     name: String,
     tables: Tables<P>,
-    /// Tenants whose standing is known: stopped by a dead letter, or free.
+    /// Cached by tenant: the dead letter that stops it, or `None` if it runs.
     stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
-    /// Whom the read model is paused for, and when that was read. `None` in the set stands for all tenants.
+    /// Tenants for which the read model is paused, and when that was read. `None` in the set means all tenants.
     paused: Mutex<Option<(Instant, HashSet<Option<TenantId>>)>>,
 }
 
-/// How long it is believed who is paused.
+/// How long the cached set of paused tenants is used.
 const PAUSE_CACHE_TTL: Duration = Duration::from_millis(250);
 
 /// Why a batch was not written.
 enum BatchFailure {
-    /// The event at this index cannot be applied. `None`: the database refused what all of them came to.
+    /// The event at this index cannot be applied. `None`: the database rejected the result of the whole batch.
     Poison(Option<usize>, ProjectionError),
     Store(StoreError),
 }
@@ -46,17 +46,17 @@ impl From<StoreError> for BatchFailure {
     }
 }
 
-/// What to do differently while writing a batch.
+/// Options of one write.
 #[derive(Clone, Copy, Default)]
 struct WriteOptions {
-    /// Settles this dead letter with the batch.
+    /// Resolves this dead letter together with the batch.
     resolve: Option<Uuid>,
-    /// Goes on without the event at this position.
+    /// Skips the event at this position.
     skip: Option<u64>,
 }
 
 impl<P: Projection> ProjectionRunner<P> {
-    /// A keeper over the store.
+    /// Creates the runner of the projection.
     pub fn new(store: Store) -> Self {
         Self {
             store,
@@ -67,7 +67,7 @@ impl<P: Projection> ProjectionRunner<P> {
         }
     }
 
-    /// Writes what the events come to and moves the checkpoint behind the last of them.
+    /// Writes the changes of the events and moves the checkpoint to the last of them.
     async fn write(
         &self,
         tenant: &TenantStore,
@@ -78,11 +78,11 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Result<BatchOutcome, BatchFailure> {
         let to = from + events.len() as u64;
         let transaction = tenant.begin_worker_transaction().await?;
-        // First of all: it locks the checkpoint, so that what is read below cannot be newer than `from`.
+        // This comes first: it locks the checkpoint, so that the rows read below cannot be newer than `from`.
         if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
             return self.checkpoint_conflict(&transaction).await.map_err(BatchFailure::Store);
         }
-        // The lock on the checkpoint also keeps the generation where it is, so both may be asked for at once.
+        // The lock on the checkpoint also fixes the generation, so generation and rows are read concurrently.
         let guess = tenant.cached_generation(P::TABLE.name);
         let (generation, loaded) = futures::try_join!(
             transaction.generation(&self.name),
@@ -116,8 +116,8 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(BatchOutcome::Advanced(to))
     }
 
-    /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
-    /// written is.
+    /// Handles a checkpoint that is not the expected one: another process moved it, the batch is of a replaced log, or
+    /// the batch was already written.
     async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
         if transaction.is_of_another_log(&self.name).await? {
             tracing::error!(
@@ -129,7 +129,7 @@ impl<P: Projection> ProjectionRunner<P> {
         Ok(BatchOutcome::Conflict)
     }
 
-    /// Writes events up to the one that cannot be applied; that one alone goes to the dead letters.
+    /// Writes the events before the first one that cannot be applied. That event becomes a dead letter.
     async fn write_applicable(
         &self,
         tenant: &TenantStore,
@@ -139,7 +139,7 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Result<BatchOutcome, StoreError> {
         let mut count = batch.events.len();
         loop {
-            // A retried dead letter is about the first event. It is settled when that one has been written.
+            // A retried dead letter is about the first event. It is resolved when that event has been written.
             let options = WriteOptions { resolve, skip: None };
             match self.write(tenant, batch.log_id, from, &batch.events[..count], options).await {
                 Ok(handled) => return Ok(handled),
@@ -151,13 +151,13 @@ impl<P: Projection> ProjectionRunner<P> {
                     return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
                 }
                 Err(BatchFailure::Poison(Some(index), _)) => count = index,
-                // Halved until the guilty one stands alone; what is before it gets written on the way.
+                // The batch is halved until the failing event is alone. Events before it are written on the way.
                 Err(BatchFailure::Poison(None, _)) => count /= 2,
             }
         }
     }
 
-    /// Notes that an event cannot be applied. Returns `Stopped`, or goes on without it where an operator decided so.
+    /// Records an event that cannot be applied. Returns `Stopped`, or skips the event if an operator has discarded it.
     async fn record_poison(
         &self,
         tenant: &TenantStore,
@@ -168,7 +168,7 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Result<BatchOutcome, StoreError> {
         let id = ids::derived_id(event.event_id, &self.name);
         let transaction = tenant.begin_worker_transaction().await?;
-        // Takes the checkpoint's lock without moving it, so that of two keepers one writes the letter.
+        // This locks the checkpoint without moving it, so that only one of two processes writes the dead letter.
         if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
             return self.checkpoint_conflict(&transaction).await;
         }
@@ -241,7 +241,7 @@ impl<P: Projection> ProjectionRunner<P> {
         self.stopped_tenants.lock().unwrap_or_else(PoisonError::into_inner).insert(tenant, stopped_by);
     }
 
-    /// The dead letter that stops the tenant, where one does.
+    /// The dead letter that stops the tenant, if any.
     async fn stopped_by(&self, tenant: &TenantStore) -> Result<Option<DeadLetter>, StoreError> {
         let known =
             self.stopped_tenants.lock().unwrap_or_else(PoisonError::into_inner).get(&tenant.id()).copied();

@@ -1,11 +1,12 @@
-//! The SQL of a read model, generated from its table. Rows travel as JSON, so that one statement loads or writes any
+//! The SQL of a read model, generated from its table. Rows are passed as JSON, so that one statement loads or writes
+//! any
 //! number of rows of any type.
 
 use std::fmt::Write;
 
 use store::ReadTable;
 
-/// The three statements that keep one of a read model's tables. Parameter 1 is the tenant in each.
+/// The three statements for one table of a read model. Parameter 1 is the tenant.
 pub(crate) struct Statements {
     /// Parameter 2: the keys.
     pub(crate) load: String,
@@ -52,7 +53,7 @@ pub(crate) enum Bounds {
     Keys,
     /// Parameters 2 and 3: the key before the first and the last one.
     Range {
-        /// The first parameter does not count.
+        /// The first parameter is ignored.
         from_start: bool,
     },
 }
@@ -61,7 +62,7 @@ pub(crate) enum Bounds {
 pub(crate) fn compare_sql(tables: [&str; 2], bounds: Bounds) -> String {
     let condition = match bounds {
         Bounds::Keys => "id = any($2::uuid[])",
-        // The parameter is named all the same, so that there are always as many.
+        // The parameter is mentioned so that every statement has the same number of them.
         Bounds::Range { from_start: true } => "$2::uuid is not null and id <= $3::uuid",
         Bounds::Range { from_start: false } => "id > $2::uuid and id <= $3::uuid",
     };
@@ -74,7 +75,7 @@ pub(crate) fn compare_sql(tables: [&str; 2], bounds: Bounds) -> String {
     )
 }
 
-/// So many rows (parameter 3) behind a key (parameter 2), with their keys, in the order of these.
+/// Selects `$3` rows after key `$2`, with their keys, ordered by key.
 pub(crate) fn page_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
@@ -88,7 +89,7 @@ pub(crate) fn copy_sql(from: &str, to: &str) -> String {
     format!("insert into {to} select * from {from} where tenant_id = $1")
 }
 
-/// The key that stands so many rows (parameter 3) behind another (parameter 2).
+/// Selects the `$3`-th key after key `$2`.
 pub(crate) fn nth_key_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
@@ -96,7 +97,7 @@ pub(crate) fn nth_key_sql(table: &str, behind: bool) -> String {
     )
 }
 
-/// Removes so many rows (parameter 3) behind a key (parameter 2) and answers with the last of their keys.
+/// Deletes `$3` rows after key `$2` and returns the last deleted key.
 pub(crate) fn delete_sql(table: &str, behind: bool) -> String {
     let condition = if behind { "id > $2::uuid" } else { "$2::uuid is not null" };
     format!(
@@ -106,7 +107,7 @@ pub(crate) fn delete_sql(table: &str, behind: bool) -> String {
     )
 }
 
-/// The first word of each column definition. Commas inside parentheses belong to a type.
+/// The column names of the definitions. Commas inside parentheses belong to a type.
 fn column_names(definitions: &str) -> Vec<&str> {
     let mut names = Vec::new();
     let mut depth = 0_u32;

@@ -1,5 +1,5 @@
-//! The two tables of a read model: rows loaded and saved in whichever of them a generation stands in, the other one
-//! emptied, both compared.
+//! The two tables of a read model: loads and saves rows in the table of a generation, clears the other one, and
+//! compares both.
 
 use std::collections::{HashMap, HashSet};
 use std::marker::PhantomData;
@@ -14,9 +14,9 @@ use super::error::ProjectionError;
 use super::projection::{Changes, Projection};
 use super::sql::{Bounds, Statements, compare_sql, delete_sql, nth_key_sql};
 
-/// Rows looked at in one statement of a comparison or of an emptying.
+/// Maximum rows that one statement compares or deletes.
 const CHUNK_ROWS_MAX: i64 = 10_000;
-/// Differences that are told one by one.
+/// Maximum differences that are listed individually.
 const DIFFERENCES_LISTED_MAX: usize = 20;
 
 /// The tables of the read model `P`.
@@ -26,7 +26,7 @@ pub(crate) struct Tables<P> {
     projection: PhantomData<P>,
 }
 
-/// A row that differs between the version that serves and the one that was built beside it. No value is told: rows hold
+/// A row that differs between the serving version and the rebuilt one. It contains no values, because rows hold
 /// personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Difference {
@@ -38,12 +38,12 @@ pub struct Difference {
     pub columns: Vec<String>,
 }
 
-/// How two versions differ.
+/// The differences between two versions.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Differences {
-    /// How many rows do.
+    /// The number of rows that differ.
     pub count: u64,
-    /// The first of them.
+    /// The first of them, at most 20.
     pub shown: Vec<Difference>,
 }
 
@@ -55,7 +55,7 @@ impl Differences {
         }
     }
 
-    /// Both together.
+    /// The union of two results.
     pub(crate) fn merge(mut self, other: Self) -> Self {
         self.count += other.count;
         self.shown.extend(other.shown);
@@ -65,18 +65,18 @@ impl Differences {
 }
 
 impl<P: Projection> Tables<P> {
-    /// The two that serve in turns.
+    /// The two tables that serve alternately.
     pub(crate) fn new() -> Self {
         Self::named([0, 1].map(|generation| P::TABLE.at(generation)))
     }
 
-    /// Any two of the same shape.
+    /// Any two tables of the same shape.
     pub(crate) fn named(names: [String; 2]) -> Self {
         let statements = [&names[0], &names[1]].map(|name| Statements::of(&P::TABLE, name));
         Self { names, statements, projection: PhantomData }
     }
 
-    /// The table of a generation and the other one.
+    /// The table of a generation, then the other one.
     fn both(&self, generation: u64) -> [&str; 2] {
         let [even, odd] = &self.names;
         if generation.is_multiple_of(2) { [even, odd] } else { [odd, even] }
@@ -86,7 +86,7 @@ impl<P: Projection> Tables<P> {
         &self.statements[usize::from(!generation.is_multiple_of(2))]
     }
 
-    /// The rows that the events touch.
+    /// Loads the rows that the events concern.
     pub(crate) async fn load(
         &self,
         transaction: &TenantTransaction,
@@ -108,7 +108,7 @@ impl<P: Projection> Tables<P> {
         rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect()
     }
 
-    /// Writes what a fold has changed.
+    /// Writes the changes of a fold.
     pub(crate) async fn save(
         &self,
         transaction: &TenantTransaction,
@@ -127,7 +127,7 @@ impl<P: Projection> Tables<P> {
         Ok(())
     }
 
-    /// Removes some of the tenant's rows. Returns the key behind which to go on, `None` when there are no more.
+    /// Deletes some of the tenant's rows. Returns the key to continue after; `None` if no rows are left.
     pub(crate) async fn clear_chunk(
         &self,
         transaction: &TenantTransaction,
@@ -141,7 +141,7 @@ impl<P: Projection> Tables<P> {
         Ok(row.and_then(|row| row.get(0)))
     }
 
-    /// Compares the rows of some keys.
+    /// Compares the rows of the given keys.
     pub(crate) async fn compare_keys(
         &self,
         transaction: &TenantTransaction,
@@ -160,8 +160,8 @@ impl<P: Projection> Tables<P> {
         Ok(differences)
     }
 
-    /// Compares all rows, but for those of the keys left out, chunk by chunk. The transaction must read one snapshot.
-    /// `None` when `go_on` says so before the end.
+    /// Compares all rows, chunk by chunk, except those of the excluded keys. The transaction must read one snapshot.
+    /// Returns `None` if `go_on` ended it early.
     pub(crate) async fn compare_all(
         &self,
         transaction: &TenantTransaction,
@@ -187,11 +187,12 @@ impl<P: Projection> Tables<P> {
     }
 }
 
-/// A row that differs: its key, and the row in either table as JSON.
+/// A row that differs: its key, and both versions as JSON.
 pub(crate) type RowPair = (Uuid, Option<String>, Option<String>);
 
-/// The rows that differ among the next keys of two tables behind one, and the key behind which to go on; `None` at the
-/// end. Neither table is looked at for more than so many rows.
+/// The rows that differ among the next keys of two tables after `behind`, and the key to continue after; `None` at the
+/// end.
+/// It reads at most a limited number of rows of each table.
 pub(crate) async fn compare_some(
     transaction: &TenantTransaction,
     tables: [&str; 2],
@@ -212,7 +213,7 @@ pub(crate) async fn compare_some(
     Ok((rows.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect(), end))
 }
 
-/// What two versions of a row say.
+/// The difference between two versions of a row.
 fn difference((id, old, new): RowPair) -> Result<Difference, StoreError> {
     let read = |text: Option<String>| -> Result<Option<Value>, StoreError> {
         text.map(|text| serde_json::from_str(&text).map_err(|error| corrupt("a comparison", &error)))

@@ -1,4 +1,4 @@
-//! Recorded events out of thin air, for the tests of folds.
+//! Recorded events without a store, for tests of folds.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -10,7 +10,7 @@ pub(crate) fn at(n: u64) -> DateTime<Utc> {
     DateTime::from_timestamp(1_700_000_000 + n as i64, 0).expect("a valid time")
 }
 
-/// The events of one aggregate as if they were all that the log holds.
+/// The events of one aggregate, as if the log held no others.
 pub(crate) fn recorded<E: Event>(id: Uuid, events: &[E]) -> Vec<RecordedEvent> {
     let recorded = |(event, position): (&E, u64)| RecordedEvent {
         log_id: LogId(Uuid::from_u128(1)),

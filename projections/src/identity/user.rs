@@ -1,4 +1,4 @@
-//! The read model of users. Signing in never reads it: that goes by reservation and secret.
+//! The read model of users. Sign-in does not read it; it uses the reservation and the secret.
 
 use chrono::{DateTime, Utc};
 use schemas::engine::{Event, RecordedEvent};
@@ -14,19 +14,26 @@ use crate::engine::projection::Projection;
 /// The users of a tenant.
 pub struct Users;
 
-/// A user as lists and look-ups show it.
+/// A user in lists and look-ups.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[expect(missing_docs, reason = "the fields are those of the contract's `User`")]
 pub struct UserRow {
+    /// The id of the user.
     pub id: Uuid,
+    /// E-mail address; empty after an erasure.
     pub email: String,
-    /// The address in the form under which it is looked up.
+    /// The key under which the address is looked up.
     pub email_key: String,
+    /// Name; empty after an erasure.
     pub name: String,
+    /// Roles in order of rank.
     pub roles: Vec<Role>,
+    /// Status of the user.
     pub status: UserStatus,
+    /// The version of the user's stream.
     pub version: u64,
+    /// When the user was registered.
     pub registered_at: DateTime<Utc>,
+    /// When the user was last changed.
     pub updated_at: DateTime<Utc>,
 }
 
@@ -96,7 +103,7 @@ impl Projection for Users {
     }
 }
 
-/// A user of whom nothing personal is known, as after an erasure.
+/// A user without personal data, as after an erasure.
 fn anonymised_row(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
     UserRow {
         id,

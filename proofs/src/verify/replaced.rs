@@ -1,5 +1,4 @@
-//! Logs that were replaced because their database went back: what an export tells of that, and what becomes of the
-//! checkpoints of a log that is no more.
+//! Replaced logs: the replacements that an export contains, and the checkpoints of the replaced logs.
 
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -11,20 +10,20 @@ use crate::note::{Checkpoint, NoteError, VerifierKey};
 
 const EVENT_TYPE: &str = "platform.log.replaced.v1";
 
-/// That a log was replaced, as the log that came after tells it.
+/// A replacement of a log, as the new log records it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Replaced {
-    /// Where it tells: the first position that is its own.
+    /// The position of the replacement event, the first one of the new log.
     pub position: u64,
-    /// The log that ended.
+    /// The replaced log.
     pub old_log_id: Uuid,
-    /// The last position that both have in common.
+    /// The last position that both logs have in common.
     pub kept_to: u64,
-    /// Up to where the old log was signed, where the fact cites a checkpoint that the verifying key's owner has signed.
+    /// The size up to which the old log was signed, if the event cites a checkpoint signed with the verified key.
     pub signed_to: Option<u64>,
 }
 
-/// What the event's payload says.
+/// The payload of the replacement event.
 #[derive(Deserialize)]
 struct ReplacementEvent {
     old_log_id: Uuid,
@@ -33,7 +32,7 @@ struct ReplacementEvent {
     checkpoint: Option<String>,
 }
 
-/// What an event tells, where it is the first of a log that came after another.
+/// The replacement in an event, if it is the first event of a log that replaced another.
 pub(super) fn read_replacement(
     position: u64,
     entry: &Entry<'_>,
@@ -58,14 +57,14 @@ pub(super) fn read_replacement(
     })
 }
 
-/// The checkpoint in a note that the owner of the key has signed, whichever log it is of: each log signs under its own
-/// name, with one key pair.
+/// The checkpoint of a note that the key has signed, for any log. Each log signs under its own name with the same key
+/// pair.
 pub(super) fn signed(note: &str, key: &VerifierKey) -> Result<Checkpoint, NoteError> {
     let origin = Checkpoint::unverified(note)?.origin;
     Checkpoint::parse(key.under(&origin)?.verify(note)?)
 }
 
-/// Whether the file's log continues a checkpoint of a log that it came after.
+/// Checks whether the file's log continues a checkpoint of a replaced log.
 pub(super) fn continues_older(
     manifest: &Manifest,
     checkpoint: &Checkpoint,

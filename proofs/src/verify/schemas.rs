@@ -1,5 +1,5 @@
-//! What can be said of the schemas of a file: that each stands where it belongs, and that a registered one is the one in
-//! the log, where the file holds the event that it names.
+//! Checks the schemas of a file: each is in its place, and a registered schema equals the one in the log, if the file
+//! contains the registration event.
 
 use std::collections::{BTreeMap, HashSet};
 
@@ -11,13 +11,13 @@ use crate::export::{Manifest, Part, REGISTRATION_EVENT_TYPES, Registration, Type
 use crate::frame::Hash;
 use crate::json::Json;
 
-/// What was seen so far. It grows with types and their registrations, not with events.
+/// Schemas and registrations read so far. The size depends on the number of types, not of events.
 #[derive(Default)]
 pub(super) struct Schemas {
     occurred: HashSet<String>,
-    /// By type: the position that holds the schema and its digest, where a service registered it.
+    /// By type: for a registered schema its position in the log and its digest, otherwise `None`.
     described: BTreeMap<String, Option<(u64, Hash)>>,
-    /// By position: the digest of what a registering event says; `None` where its payload is absent.
+    /// By position: the digest of a registration event; `None` if its payload is absent.
     registered: BTreeMap<u64, Option<Hash>>,
 }
 
@@ -58,7 +58,7 @@ impl Schemas {
         }
     }
 
-    /// How many types have a schema, once all events are there and verified.
+    /// The number of types with a schema, after all events are verified.
     pub(super) fn end(&self, manifest: &Manifest, size: u64) -> Result<u64, VerifyError> {
         for (event_type, source) in &self.described {
             let problem = match source {
@@ -83,7 +83,7 @@ impl Schemas {
     }
 }
 
-/// The same for the same type and an equal schema.
+/// A digest that is equal for the same type and an equal schema.
 fn digest(event_type: &str, schema: &RawValue) -> Hash {
     let schema = Json::parse(schema.get()).expect("it was read before").canonical();
     let mut hasher = Sha256::new();

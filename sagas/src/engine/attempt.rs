@@ -1,4 +1,4 @@
-//! One try of one step: what its row says is done, and what that came to.
+//! One attempt of one step: does what its row says and returns the outcome.
 
 use access::Principal;
 use commands::{AnyCommand, CommandContext, DispatchError, dispatch};
@@ -12,21 +12,21 @@ use super::react::{FollowUps, react_all};
 use super::rows::{NewStep, StepAction, StepPayload, StepRow};
 use super::step_runner::StepRunner;
 
-/// What became of a step in hand.
+/// Outcome of a claimed step.
 pub(super) enum AttemptOutcome {
-    /// Its command took effect, now or before; or nothing was to be done.
+    /// The command took effect, now or earlier; or there was nothing to do.
     Completed(FollowUps),
-    /// Its time has come, in the instance as it is at this version.
+    /// The timer is due. The number is the version of the instance that was read.
     TimerDue(SagaTimer, u64),
-    /// It is wanted no more, and the log says so already.
+    /// The step is not wanted any more, and the log already says so.
     Superseded,
-    /// It was refused to the last, and its instance takes back what it has done.
+    /// The step was rejected in its last attempt, and the instance compensates its completed steps.
     RetriesExhausted {
         code: String,
         compensations: Vec<SagaStep>,
-        /// The row of the first of them.
+        /// The row of the first compensation.
         rows: Vec<NewStep>,
-        /// The instance as it was seen; `None` where this was recorded before.
+        /// The version of the instance that was read; `None` if the start of the compensation was recorded earlier.
         version: Option<u64>,
     },
     RejectedStep {
@@ -52,7 +52,7 @@ impl StepRunner {
                 other => other,
             }),
             StepAction::Discard { work, .. } => Ok(match work.as_ref() {
-                // What was to be taken back behind it is taken back all the same.
+                // The later compensations are still sent.
                 StepAction::Undo { then, .. } => completed(row, then),
                 _ => AttemptOutcome::Completed(FollowUps::default()),
             }),
@@ -78,7 +78,7 @@ impl StepRunner {
         }
     }
 
-    /// Sends a step; the last refusal makes an instance that can do so take back what it has done.
+    /// Sends a step. If its last attempt is rejected, an instance with compensations starts to compensate.
     async fn send_or_compensate(
         &self,
         tenant: TenantId,
@@ -86,7 +86,8 @@ impl StepRunner {
         command: &AnyCommand,
     ) -> Result<AttemptOutcome, StoreError> {
         let last = row.attempts + 1 >= self.settings.retry.max_attempts;
-        // A crash may have come between the decision to give up and the rows. What is decided is not decided anew.
+        // A crash may have come after the decision to compensate and before the rows were written. The recorded
+        // decision is used again.
         if last
             && let Some(compensations) = self.instance(tenant, row).await?.compensations_for(&row.step)
             && let Some(rows) = compensation_rows(row, compensations)
@@ -121,7 +122,8 @@ impl StepRunner {
     async fn send_recorded(&self, tenant: TenantId, row: &StepRow) -> Result<AttemptOutcome, StoreError> {
         let recorded = self.instance(tenant, row).await?.command(row.trigger_event, &row.step);
         let Some(recorded) = recorded else {
-            // The command may have taken effect before its outcome was recorded, and the person may be erased since.
+            // The command may have taken effect before its outcome was recorded, and the subject may have been erased
+            // since.
             let key = command_id(self.saga(), row.instance, &row.step);
             if self.tenant(tenant).key_use(&IdempotencyClaim::new(key, [0; 32])).await? != KeyUse::Unused {
                 return Ok(AttemptOutcome::Completed(FollowUps::default()));
@@ -174,7 +176,7 @@ impl StepRunner {
     }
 }
 
-/// Done, and the next of what is to be taken back.
+/// The outcome of a completed compensation: the next one follows.
 fn completed(row: &StepRow, then: &[(String, AnyCommand)]) -> AttemptOutcome {
     AttemptOutcome::Completed(FollowUps {
         rows: compensation_row(row, then).into_iter().collect(),
@@ -182,7 +184,7 @@ fn completed(row: &StepRow, then: &[(String, AnyCommand)]) -> AttemptOutcome {
     })
 }
 
-/// The row that takes steps back, one after the other. `None` where a command does not read.
+/// The row that sends the compensations one after the other. `None` if a command cannot be parsed.
 pub(super) fn compensation_rows(row: &StepRow, compensations: &[SagaStep]) -> Option<Vec<NewStep>> {
     let commands: Result<Vec<_>, serde_json::Error> = compensations
         .iter()

@@ -1,5 +1,4 @@
-//! Dead letters: what an operator sees of a step that was refused to the last, how it gets another try, and how the
-//! others go on without it.
+//! Retrying and discarding of dead letters of sagas and projections.
 
 use schemas::engine::clock;
 use store::{DeadLetterStatus, Store, StoreError};
@@ -7,19 +6,22 @@ use uuid::Uuid;
 
 use super::rows;
 
-/// What asking for another try came to.
+/// Result of a request for a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RetryOutcome {
-    /// It is being tried again, from now on or already.
+    /// It is being retried, from now on or already.
     Retrying,
-    /// It was settled before; nothing is tried.
+    /// It was resolved or discarded earlier; nothing is retried.
     Settled(DeadLetterStatus),
     /// There is no such dead letter.
     NotFound,
 }
 
-/// Gives what stands in a dead letter another try. A saga's step becomes pending again, with all its attempts before it;
-/// a projection looks at the letter's status by itself. The letter is resolved when the other try succeeds.
+/// Retries a dead letter. A step of a saga becomes pending again with all its attempts; a projection polls the status.
+/// The dead letter is resolved when the retry succeeds.
+///
+/// # Errors
+/// [`StoreError`] if the database fails.
 pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, StoreError> {
     let Some(letter) = store.dead_letter(id).await? else { return Ok(RetryOutcome::NotFound) };
     match letter.status {
@@ -30,7 +32,7 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
         DeadLetterStatus::Open => {}
     }
     let transaction = store.tenant(letter.tenant).begin_worker_transaction().await?;
-    // Of two who ask at once one goes on.
+    // Of two concurrent requests, one proceeds.
     let ours = transaction
         .execute(
             "update dead_letters set status = $3 where tenant_id = $1 and dead_letter_id = $2 and status = $4",
@@ -49,7 +51,7 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
         let now = clock::now();
         let requeued = rows::requeue(&transaction, id, now).await?;
         if let (false, Some(event)) = (requeued, letter.event_id) {
-            // No step stands behind the letter: the reaction itself failed, so that is what is tried again.
+            // The dead letter has no step: the reaction failed, so the reaction is retried.
             rows::insert_reaction(&transaction, process, event, letter.position, id, now).await?;
         }
     }
@@ -57,33 +59,36 @@ pub async fn retry_dead_letter(store: &Store, id: Uuid) -> Result<RetryOutcome, 
     Ok(RetryOutcome::Retrying)
 }
 
-/// What asking to go on without it came to.
+/// Result of a request to discard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DiscardOutcome {
     /// It is discarded, from now on or already.
     Discarded,
-    /// It was resolved before, or is a step that is being tried again.
+    /// It was resolved earlier, or it is a step that is being retried.
     Settled(DeadLetterStatus),
     /// There is no such dead letter.
     NotFound,
 }
 
-/// Goes on without what stands in a dead letter. A projection passes the event over; a saga's step is closed, which the
-/// instance's stream tells as `step_discarded` as soon as the sagas run.
+/// Discards a dead letter. A projection skips the event. A step of a saga is closed, and the running saga records
+/// `step_discarded` in the instance's stream.
+///
+/// # Errors
+/// [`StoreError`] if the database fails.
 pub async fn discard_dead_letter(store: &Store, id: Uuid) -> Result<DiscardOutcome, StoreError> {
     loop {
         let Some(letter) = store.dead_letter(id).await? else { return Ok(DiscardOutcome::NotFound) };
         let of_saga = letter.consumer.starts_with("saga.");
         match letter.status {
             DeadLetterStatus::Discarded => return Ok(DiscardOutcome::Discarded),
-            // A step in hand may take effect at any moment.
+            // The step may take effect at any moment.
             DeadLetterStatus::Retrying if of_saga => return Ok(DiscardOutcome::Settled(letter.status)),
             DeadLetterStatus::Resolved => return Ok(DiscardOutcome::Settled(letter.status)),
             DeadLetterStatus::Open | DeadLetterStatus::Retrying => {}
         }
         let transaction = store.tenant(letter.tenant).begin_worker_transaction().await?;
         if !transaction.discard_dead_letter(id, letter.status).await? {
-            // Somebody else has decided meanwhile.
+            // Another request has changed the status meanwhile.
             continue;
         }
         if of_saga {

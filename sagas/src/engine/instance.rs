@@ -1,4 +1,4 @@
-//! A saga instance as the fold of its stream: where it stands, what became of its steps and timers.
+//! A saga instance, folded from its stream: its state, its steps and its timers.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -17,52 +17,52 @@ use uuid::Uuid;
 
 use super::process::compensation_label;
 
-/// What became of a step.
+/// State of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StepState {
-    /// It is wanted and has not taken effect yet.
+    /// It is wanted and has not taken effect.
     Pending,
     /// Its command took effect.
     Completed,
-    /// It stands in the dead letters.
+    /// It is a dead letter.
     Failed,
-    /// An operator went on without it.
+    /// An operator discarded it.
     Discarded,
-    /// It was refused to the last, and what was done before is taken back.
+    /// It was rejected in its last attempt, and the completed steps are compensated.
     RetriesExhausted,
 }
 
-/// What became of a timer.
+/// State of a timer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TimerState {
-    /// Its time comes then.
+    /// It fires at this time.
     Set(DateTime<Utc>),
-    /// Its time has come.
+    /// It has fired.
     Fired,
-    /// A later reaction wants it no more.
+    /// A later reaction cancelled it.
     Cancelled,
 }
 
-/// An instance as its stream makes it. A new one is the default.
+/// An instance, folded from its stream. A new one is the default.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Instance {
-    /// The stream's version.
+    /// The version of its stream.
     pub version: u64,
-    /// Where it stands, in the word of its last reaction; empty before the first.
+    /// Its state after the last reaction; empty before the first.
     pub state: String,
-    /// What its reactions have kept, the last first to be seen.
+    /// The data of the last reaction that stored any.
     pub data: Option<serde_json::Value>,
-    /// What became of its steps, by label.
+    /// State of its steps, by label.
     pub steps: BTreeMap<String, StepState>,
-    /// What became of its timers, by label.
+    /// State of its timers, by label.
     pub timers: BTreeMap<String, TimerState>,
-    /// Its reactions, by the event that set them off.
+    /// Its reactions, by the id of the event that triggered them.
     reactions: HashMap<Uuid, SagaReacted>,
-    /// The commands that take steps back, by the step's label.
+    /// Compensating commands, by the label of the step.
     compensations: HashMap<String, serde_json::Value>,
-    /// Steps in the order in which they took effect.
+    /// Labels of steps in the order in which they took effect.
     completed: Vec<String>,
-    /// What is taken back, by the step that led to it.
+    /// Compensations that were started, by the step whose failure started them.
     compensated: BTreeMap<String, Vec<SagaStep>>,
 }
 
@@ -78,7 +78,7 @@ impl Instance {
         Ok(instance)
     }
 
-    /// Folds the facts of an instance.
+    /// Folds the events of an instance.
     pub(super) fn folded(process: &str, facts: &[RecordedEvent]) -> Result<Self, StoreError> {
         let mut instance = Self::default();
         for fact in facts {
@@ -150,38 +150,38 @@ impl Instance {
         self.reactions.insert(reacted.trigger_event, reacted);
     }
 
-    /// Whether it takes back what it has done.
+    /// Whether it compensates its completed steps.
     pub fn is_compensating(&self) -> bool {
         !self.compensated.is_empty()
     }
 
-    /// The reaction to an event, where there was one.
+    /// The recorded reaction to an event, if any.
     pub(super) fn reaction_to(&self, event: Uuid) -> Option<&SagaReacted> {
         self.reactions.get(&event)
     }
 
-    /// The command of a step as the reaction to an event recorded it; `None` where it cannot be opened.
+    /// The command of a step as the reaction to an event recorded it; `None` if it cannot be decrypted.
     pub(super) fn command(&self, trigger: Uuid, step: &str) -> Option<Value> {
         let steps = &self.reaction_to(trigger)?.steps;
         open_value(steps.iter().find(|wanted| wanted.step == step)?.command.clone())
     }
 
-    /// Whether any of its steps can be taken back.
+    /// Whether any of its steps has a compensation.
     pub(super) fn can_compensate(&self) -> bool {
         !self.compensations.is_empty()
     }
 
-    /// What was decided to be taken back because of a step.
+    /// The compensations that the failure of a step started.
     pub(super) fn compensations_for(&self, step: &str) -> Option<&[SagaStep]> {
         self.compensated.get(step).map(Vec::as_slice)
     }
 
-    /// The commands that take back everything done so far, the last first.
+    /// The compensations of all completed steps, the last step first.
     pub(super) fn all_compensations(&self) -> Vec<SagaStep> {
         self.completed.iter().rev().filter_map(|step| self.compensation_for(step)).collect()
     }
 
-    /// The command that takes a step back, where it can be and nobody has said so yet.
+    /// The compensation of a step, if it has one that was not started yet.
     pub(super) fn compensation_for(&self, step: &str) -> Option<SagaStep> {
         let label = compensation_label(step);
         let command = self.compensations.get(step)?.clone();
@@ -190,12 +190,12 @@ impl Instance {
     }
 }
 
-/// Whether a recorded value is somebody's personal data.
+/// Whether a recorded value is encrypted personal data.
 pub(super) fn is_personal_data(value: &Value) -> bool {
     [OPEN, SEALED, ERASED].iter().any(|member| value.get(member).is_some())
 }
 
-/// A recorded value, unless its subject was erased.
+/// A recorded value; `None` if its subject was erased.
 pub(super) fn open_value(value: Value) -> Option<Value> {
     if !is_personal_data(&value) {
         return Some(value);
@@ -203,7 +203,7 @@ pub(super) fn open_value(value: Value) -> Option<Value> {
     serde_json::from_value::<Sealed<Value>>(value).ok()?.open()
 }
 
-/// Reads a fact.
+/// Parses the payload of a saga's own event.
 pub(super) fn read<T: DeserializeOwned>(event: &RecordedEvent) -> Result<T, StoreError> {
     serde_json::from_slice(&event.payload).map_err(|error| {
         StoreError::Corrupt(format!("{} at version {} does not read: {error}", event.stream, event.version))

@@ -1,5 +1,5 @@
-//! What operators see of saga instances: where each stands, and everything that happened to one. The stream of an
-//! instance tells what happened, its rows what still has to be done.
+//! Saga instances as operators see them: a list with states, and the history of one.
+//! The stream of an instance holds what happened; its rows hold what is still to do.
 
 use chrono::{DateTime, Utc};
 use futures::{StreamExt, TryStreamExt, stream};
@@ -14,31 +14,31 @@ use super::instance::{Instance, StepState, TimerState, open_value};
 use super::process::command_id;
 use super::rows::{self, PendingStep};
 
-/// The beginning of the categories of instances' streams.
+/// Prefix of the stream categories of instances.
 const CATEGORY_PREFIX: &str = "saga.";
-/// Streams read at once.
+/// Maximum streams read at once.
 const CONCURRENT_READS_MAX: usize = 4;
 
-/// Whether an instance still has something to do.
+/// Status of an instance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InstanceStatus {
     /// Its commands are being sent.
     Working,
-    /// It waits for a timer and for nothing else.
+    /// It waits only for a timer.
     Waiting,
-    /// A step of it stands in the dead letters.
+    /// One of its steps is a dead letter.
     Stopped,
-    /// It takes back what it has done.
+    /// It compensates its completed steps.
     Compensating,
-    /// Nothing is left to do for it.
+    /// It has nothing left to do.
     Done,
 }
 
 impl InstanceStatus {
-    /// All of them.
+    /// All statuses.
     pub const ALL: [Self; 5] = [Self::Working, Self::Waiting, Self::Stopped, Self::Compensating, Self::Done];
 
-    /// As operators read it.
+    /// The name that operators see.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Working => "working",
@@ -67,27 +67,27 @@ impl InstanceStatus {
     }
 }
 
-/// Where an instance stands.
+/// Summary of one instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceSummary {
-    /// The process.
+    /// The name of the saga.
     pub saga: String,
-    /// The instance.
+    /// The id of the instance.
     pub instance: Uuid,
-    /// Whether it has something to do.
+    /// Its status.
     pub status: InstanceStatus,
-    /// Where it stands, in the process's own word.
+    /// Its state, in the saga's own word.
     pub phase: String,
-    /// The step or timer that comes next, or the one that stopped it.
+    /// The next step or timer, or the step that stopped it.
     pub step: Option<String>,
-    /// When that is tried next.
+    /// When that step is attempted next.
     pub next_due: Option<DateTime<Utc>>,
-    /// When it came to stand there.
+    /// When it reached this state.
     pub since: DateTime<Utc>,
 }
 
 impl InstanceSummary {
-    /// Its stream, which also says where the next page of a list starts.
+    /// Its stream, which is also the cursor of the next page of a list.
     pub fn stream(&self) -> StreamName {
         instance_stream(&self.saga, self.instance)
     }
@@ -106,41 +106,44 @@ impl InstanceSummary {
     }
 }
 
-/// A command that an instance wants or has wanted.
+/// A command of an instance, with its outcome.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StepOutcome {
     /// The step's label.
     pub step: String,
-    /// The command, with its name, as it is sent; null where it is about somebody who was erased.
+    /// The command with its name, as it is sent; null if its subject was erased.
     pub command: serde_json::Value,
-    /// The id that it is sent under.
+    /// The command id.
     pub command_id: Uuid,
-    /// What became of it.
+    /// The state of the step.
     pub state: StepState,
-    /// How often it was refused, as far as that is told.
+    /// The number of rejected attempts that are recorded.
     pub attempts: u32,
-    /// The code of the last refusal.
+    /// The error code of the last rejection.
     pub last_error: Option<String>,
-    /// When it is tried next.
+    /// When it is attempted next.
     pub next_due: Option<DateTime<Utc>>,
 }
 
-/// Everything that happened to an instance.
+/// The history of an instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct InstanceHistory {
-    /// Where it stands.
+    /// Its summary.
     pub summary: InstanceSummary,
-    /// Its facts, in order.
+    /// The events of its stream, in order.
     pub facts: Vec<RecordedEvent>,
-    /// Its commands, in the order in which they were wanted.
+    /// Its commands, in the order of the reactions.
     pub steps: Vec<StepOutcome>,
     /// Its timers, by label.
     pub timers: Vec<(String, TimerState)>,
-    /// What it left in the dead letters.
+    /// Its dead letters.
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// A page of a tenant's instances, by saga and id, behind a stream.
+/// A page of a tenant's instances, by saga and id, after the stream `after`.
+///
+/// # Errors
+/// [`StoreError`] if the database fails or a stored event cannot be parsed.
 pub async fn list_instances(
     tenant: &TenantStore,
     after: Option<&StreamName>,
@@ -164,7 +167,10 @@ pub async fn list_instances(
     stream::iter(summaries).buffered(CONCURRENT_READS_MAX).try_collect().await
 }
 
-/// Everything that happened to an instance; `None` where there is no such instance.
+/// The history of an instance; `None` if it does not exist.
+///
+/// # Errors
+/// [`StoreError`] if the database fails or a stored event cannot be parsed.
 pub async fn show_instance(
     tenant: &TenantStore,
     saga: &str,
@@ -207,7 +213,7 @@ pub async fn show_instance(
         StepOutcome {
             command_id: command_id(saga, id, &step),
             state: instance.steps.get(&step).copied().unwrap_or(StepState::Pending),
-            // The row counts from the last time that an operator had it tried again, the letter from the beginning.
+            // The row counts attempts since an operator's last retry; the dead letter counts all.
             attempts: letter.map_or(0, |letter| letter.attempts).max(row.map_or(0, |row| row.attempts)),
             last_error: row
                 .and_then(|row| row.last_error.clone())

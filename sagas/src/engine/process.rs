@@ -1,4 +1,4 @@
-//! What a process says, and the ids that follow from it.
+//! The interface of a saga (`Process`), and the ids derived from it.
 
 use std::time::Duration;
 
@@ -9,19 +9,22 @@ use uuid::Uuid;
 
 use super::instance::Instance;
 
-/// An event that a process looks at.
+/// An event for which a saga is called.
 #[derive(Debug, Clone, Copy)]
 pub struct Trigger<'a> {
-    /// Whose log it stands in.
+    /// The tenant whose log holds the event.
     pub tenant: TenantId,
     /// The event.
     pub event: &'a RecordedEvent,
-    /// The instance that [`Process::route`] named, as it stands before the reaction; a new one where it named none.
+    /// The instance that [`Process::route`] returned, before the reaction; a new instance if it returned `None`.
     pub instance: &'a Instance,
 }
 
 impl Trigger<'_> {
-    /// The label of the process's own timer whose time has come, where the event says that.
+    /// The label of the saga's own timer if this event says that it fired.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the payload cannot be parsed.
     pub fn fired_timer(&self, process: &str) -> Result<Option<String>, DecodeError> {
         if SagaFact::of(&self.event.event_type, process) != Some(SagaFact::TimerFired) {
             return Ok(None);
@@ -34,64 +37,65 @@ impl Trigger<'_> {
     }
 }
 
-/// A process: which events concern it and what it wants done then. Synchronous and without clock or randomness, so that
-/// a repeat wants the same.
+/// A saga: which events concern it and how it reacts. It is synchronous and has no clock or randomness, so that a
+/// repeated call returns the same reaction.
 pub trait Process: Send + Sync + 'static {
-    /// Its name, a valid token of an event type: `customer_onboarding`.
+    /// The name, a valid token of an event type, such as `customer_onboarding`.
     fn name(&self) -> &'static str;
 
-    /// The instance that an event concerns, for processes that look at what the instance has done so far: its stream is
-    /// read then. The facts in the instances' own streams, such as a timer that has fired, come by here as well.
+    /// The instance that an event concerns, if the reaction depends on what the instance has done so far. Its stream is
+    /// then read.
+    /// Events in the instances' own streams, such as a fired timer, are passed here too.
     fn route(&self, _event: &RecordedEvent) -> Result<Option<Uuid>, DecodeError> {
         Ok(None)
     }
 
-    /// The reaction to an event, or `None` where the event does not concern it.
+    /// The reaction to an event, or `None` if the event does not concern the saga.
     fn react(&self, trigger: Trigger<'_>) -> Result<Option<Reaction>, DecodeError>;
 }
 
-/// What an event leads to in one instance of a process.
+/// What one instance of a saga wants after an event.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reaction {
-    /// The instance; derived from what the process is about, never random.
+    /// The instance. Its id is derived from what the saga is about, never random.
     pub instance: Uuid,
-    /// Where the instance stands afterwards, in a word.
+    /// The state of the instance afterwards, in one word.
     pub state: &'static str,
-    /// The commands it wants.
+    /// The commands to send.
     pub steps: Vec<Step>,
-    /// The timers it sets.
+    /// The timers to set.
     pub timers: Vec<Timer>,
-    /// The labels of timers that it wants no more.
+    /// The labels of timers to cancel.
     pub cancelled_timers: Vec<&'static str>,
-    /// What later reactions shall see; `None` leaves what is there.
+    /// Data for later reactions; `None` keeps the earlier data.
     pub data: Option<serde_json::Value>,
-    /// Whose personal data stands in the commands and the data, where there is any: they are sealed under that subject's key.
-    /// Compensations name what they take back by ids alone and stay in clear.
+    /// The subject of the personal data in the commands and the data, if there is any. They are encrypted with its key.
+    /// Compensations contain only ids and are not encrypted.
     pub subject: Option<Uuid>,
 }
 
 impl Reaction {
-    /// A reaction that wants nothing yet.
+    /// A reaction without steps and timers.
     pub fn new(instance: Uuid, state: &'static str) -> Self {
         let (steps, timers, cancelled_timers) = (Vec::new(), Vec::new(), Vec::new());
         Self { instance, state, steps, timers, cancelled_timers, data: None, subject: None }
     }
 
-    /// Says whose personal data stands in the commands and the data.
+    /// Sets the subject of the personal data in the commands and the data.
     #[must_use]
     pub fn with_subject(mut self, subject: Uuid) -> Self {
         self.subject = Some(subject);
         self
     }
 
-    /// Wants a command sent.
+    /// Adds a command to send.
     #[must_use]
     pub fn step(mut self, label: &'static str, command: AnyCommand) -> Self {
         self.steps.push(Step { label, command, compensation: None });
         self
     }
 
-    /// Wants a command sent, and says which one takes it back, should a step of the instance fail for good.
+    /// Adds a command to send, and its compensation. The compensation is sent if a step of the instance fails for good.
     #[must_use]
     pub fn step_with_compensation(
         mut self,
@@ -103,21 +107,21 @@ impl Reaction {
         self
     }
 
-    /// Sets a timer; when its time has come `timer_fired` is recorded in the instance's stream.
+    /// Sets a timer. When it is due, `timer_fired` is recorded in the instance's stream.
     #[must_use]
     pub fn timer(mut self, label: &'static str, after: Duration) -> Self {
         self.timers.push(Timer { label, after });
         self
     }
 
-    /// Wants a timer no more. One whose time has come stays fired.
+    /// Cancels a timer. A timer that has fired stays fired.
     #[must_use]
     pub fn cancel_timer(mut self, label: &'static str) -> Self {
         self.cancelled_timers.push(label);
         self
     }
 
-    /// Keeps something for later reactions.
+    /// Stores data for later reactions.
     #[must_use]
     pub fn with_data(mut self, data: serde_json::Value) -> Self {
         self.data = Some(data);
@@ -125,55 +129,55 @@ impl Reaction {
     }
 }
 
-/// One command that an instance wants.
+/// One command of an instance.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Unique within the instance; no slash.
+    /// Unique within the instance; contains no slash.
     pub label: &'static str,
     /// The command.
     pub command: AnyCommand,
-    /// The command that takes it back.
+    /// The command that undoes this one.
     pub compensation: Option<AnyCommand>,
 }
 
-/// A timer that an instance sets. Its label is set once: what is to come again is another timer.
+/// A timer that an instance sets. A label is set once; a repeated timer needs another label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timer {
-    /// Unique within the instance; no slash.
+    /// Unique within the instance; contains no slash.
     pub label: &'static str,
-    /// How long after the event that sets it.
+    /// The time between the event and the firing.
     pub after: Duration,
 }
 
-/// The id of the aggregate that a step brings into being.
+/// The id of the aggregate that a step creates.
 pub fn target_id(process: &str, instance: Uuid, step: &str) -> Uuid {
     ids::derived_id(instance, &format!("saga.{process}/{step}/target"))
 }
 
-/// The id under which a step's command is sent, however often.
+/// The id of a step's command. It is the same for every attempt.
 pub fn command_id(process: &str, instance: Uuid, step: &str) -> Uuid {
     ids::derived_id(instance, &format!("saga.{process}/{step}"))
 }
 
-/// The id under which the reaction to an event is recorded.
+/// The command id under which the reaction to an event is recorded.
 pub(super) fn reaction_id(process: &str, trigger_event: Uuid) -> Uuid {
     ids::derived_id(trigger_event, &format!("saga.{process}/reaction"))
 }
 
-/// The label of the step that takes another one back.
+/// The label of the compensation of a step.
 pub(super) fn compensation_label(step: &str) -> String {
     format!("undo/{step}")
 }
 
-/// How the labels of timers' rows begin.
+/// Prefix of the labels of timer rows.
 pub(super) const TIMER_PREFIX: &str = "timer/";
 
-/// The label of the row of a timer.
+/// The label of a timer's row.
 pub(super) fn timer_label(timer: &str) -> String {
     format!("{TIMER_PREFIX}{timer}")
 }
 
-/// The name of a process's checkpoint, and of the consumer in its dead letters.
+/// The name of a saga's checkpoint, and of the consumer in its dead letters.
 pub fn consumer_name(process: &str) -> String {
     format!("saga.{process}")
 }

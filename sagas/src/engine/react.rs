@@ -1,4 +1,4 @@
-//! Reactions: appended to the instances' streams first, then, with the checkpoint, turned into rows of steps.
+//! Reactions: appended to the instances' streams first, then turned into rows of steps together with the checkpoint.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -25,16 +25,16 @@ use super::process::{
 };
 use super::rows::{self, NewStep, StepAction, StepPayload};
 
-/// Reacts to a tenant's events, batch by batch.
+/// Reacts to the events of a tenant, batch by batch.
 pub(super) struct Reactor {
     store: Store,
     process: Arc<dyn Process>,
     consumer: String,
-    /// Tells the step runner whose steps are new; a lost hint costs one poll.
+    /// Notifies the step runner of tenants with new steps. A lost notification costs one poll interval.
     notifications: mpsc::Sender<TenantId>,
 }
 
-/// A reaction that could not be recorded, and never can be as things stand.
+/// A reaction that cannot be recorded; retries would fail too.
 pub(super) struct Unprocessable {
     pub(super) code: String,
     pub(super) message: String,
@@ -93,7 +93,7 @@ impl Consumer for Reactor {
         }
         transaction.commit().await?;
         if !steps.is_empty() {
-            // Where the channel is full the step runner looks for itself soon.
+            // If the channel is full, the step runner polls soon.
             let _ = self.notifications.try_send(batch.tenant);
         }
         Ok(BatchOutcome::Advanced(to))
@@ -101,8 +101,8 @@ impl Consumer for Reactor {
 }
 
 impl Reactor {
-    /// The checkpoint was not where it should be: somebody else moved it, the batch is of a log that is no more, or what was
-    /// done is.
+    /// Handles a checkpoint that is not the expected one: another process moved it, the batch is of a replaced log, or
+    /// the batch was already processed.
     async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {
         if transaction.is_of_another_log(&self.consumer).await? {
             tracing::error!(consumer = self.consumer, tenant = %transaction.tenant(),
@@ -113,23 +113,23 @@ impl Reactor {
     }
 }
 
-/// What a reaction leads to.
+/// The rows that follow from a reaction.
 #[derive(Debug, Default)]
 pub(super) struct FollowUps {
-    /// Steps and timers.
+    /// Rows of steps and timers.
     pub(super) rows: Vec<NewStep>,
-    /// Rows of timers that are wanted no more.
+    /// Rows of cancelled timers.
     pub(super) cancelled: Vec<(Uuid, String)>,
 }
 
-/// An event and what became of it.
+/// An event and the result of its reaction.
 type ReactionOutcome<'a> = (&'a RecordedEvent, Result<FollowUps, Unprocessable>);
 
-/// How often a reaction that rests on an instance's state is decided anew because the instance has moved on meanwhile.
+/// Attempts of a reaction that depends on an instance's state. An attempt fails if the instance changed meanwhile.
 const REACTION_ATTEMPTS_MAX: usize = 10;
 
-/// Reacts to events and records the reactions. What follows comes from what is recorded: where a reaction stood already,
-/// it counts and not the one computed now.
+/// Reacts to events and records the reactions. The rows follow from the recorded reaction: if one was recorded earlier,
+/// it is used, not the one computed now.
 pub(super) async fn react_all<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
@@ -154,7 +154,8 @@ pub(super) async fn react_all<'a>(
     Ok(outcomes)
 }
 
-/// How many events may be reacted to at once: each instance whose state counts once, because a reaction changes it.
+/// How many events can be handled in one round. An instance whose state matters occurs once, because a reaction changes
+/// it.
 fn independent_prefix(process: &dyn Process, events: &[RecordedEvent]) -> usize {
     let mut seen = HashSet::new();
     let again = |event: &RecordedEvent| {
@@ -163,8 +164,8 @@ fn independent_prefix(process: &dyn Process, events: &[RecordedEvent]) -> usize 
     events.iter().position(again).unwrap_or(events.len())
 }
 
-/// One round, appended all at once so that the reactions share a commit. Returns the events whose instance has moved on
-/// since it was read.
+/// One round, appended at once so that the reactions share a commit. Returns the events whose instance changed after it
+/// was read.
 async fn react_batch<'a>(
     tenant: &TenantStore,
     process: &dyn Process,
@@ -231,7 +232,7 @@ async fn react_batch<'a>(
     Ok(again)
 }
 
-/// The instance that a process wants to see for an event.
+/// The instance that a saga needs to see for an event.
 async fn instance_of(
     tenant: &TenantStore,
     process: &dyn Process,
@@ -295,13 +296,13 @@ fn reaction_append(
         payload: serde_json::to_vec(reacted).expect("a reaction serialises").into(),
         subject_keys: Vec::new(),
     };
-    // The digest covers the cause and not the reaction: a repeat that would react otherwise, because the process has
-    // changed meanwhile, is a repeat all the same.
+    // The digest covers the trigger and not the reaction. So a repeat is recognised even if a new version of the saga
+    // would react differently.
     let digest =
         tenant.store().key().mac("saga-reaction", &[process.name().as_bytes(), trigger.event_id.as_bytes()]);
     StreamAppend {
         claim: Some(IdempotencyClaim::new(command_id, digest)),
-        // A fact that is gone sets nothing off.
+        // An event of a replaced log triggers nothing.
         log: Some(trigger.log_id),
         ..StreamAppend::new(
             instance_stream(process.name(), instance),
@@ -328,7 +329,8 @@ fn metadata(
     }
 }
 
-/// The rows that follow from a recorded reaction. Where the instance has gone on since, only what it still waits for.
+/// The rows that follow from a recorded reaction. If the instance has progressed since, only those that it still waits
+/// for.
 fn follow_ups(
     trigger: &RecordedEvent,
     instance: Uuid,
@@ -377,7 +379,7 @@ fn follow_ups(
     Ok(follow_ups)
 }
 
-/// What the refusal of an append means: an outage is an error, anything else is for the dead letters.
+/// Maps a failed append: an outage is an error; all other failures go to the dead letters.
 fn unprocessable(error: AppendError) -> Result<Unprocessable, StoreError> {
     let message = error.to_string();
     let code = match error {
@@ -385,7 +387,7 @@ fn unprocessable(error: AppendError) -> Result<Unprocessable, StoreError> {
         AppendError::Overloaded => return Err(StoreError::Overloaded),
         AppendError::TenantUnknown => return Err(StoreError::TenantUnknown),
         AppendError::SubjectErased => ErrorCode::SubjectErased,
-        // Dealt with before; a reaction that expects no version cannot meet it.
+        // Handled earlier; a reaction without an expected version has no conflict.
         AppendError::VersionConflict { .. } => return Err(StoreError::Unavailable(message)),
         AppendError::CommandIdReused => ErrorCode::CommandIdReused,
         AppendError::Reserved { kind, .. } => commands::reserved_value_code(&kind),
@@ -396,7 +398,7 @@ fn unprocessable(error: AppendError) -> Result<Unprocessable, StoreError> {
     Ok(Unprocessable { code: code.graphql(), message })
 }
 
-/// The dead letter of an event that could not be reacted to. Its id derives from the event, so it is written once.
+/// The dead letter of an event whose reaction failed. Its id is derived from the event, so it is written once.
 fn dead_letter(
     tenant: TenantId,
     consumer: &str,

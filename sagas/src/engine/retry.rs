@@ -1,17 +1,17 @@
-//! When a refused step is tried again.
+//! The backoff of rejected steps.
 
 use std::time::Duration;
 
-/// How often and how soon.
+/// Number of attempts, and the waits between them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RetrySettings {
-    /// The wait after the first refusal.
+    /// The wait after the first rejection.
     pub first: Duration,
-    /// By how much each wait is longer than the one before.
+    /// Each wait is this many times the wait before it.
     pub factor: u32,
-    /// The longest wait.
+    /// The maximum wait.
     pub cap: Duration,
-    /// Refusals until the step stands in the dead letters.
+    /// Rejections after which the step becomes a dead letter.
     pub max_attempts: u32,
 }
 
@@ -22,14 +22,14 @@ impl Default for RetrySettings {
 }
 
 impl RetrySettings {
-    /// The wait after so many refusals, without jitter.
+    /// The wait after `attempts` rejections, without jitter.
     fn full(&self, attempts: u32) -> Duration {
         let grown = self.factor.saturating_pow(attempts.saturating_sub(1).min(31));
         self.first.saturating_mul(grown).min(self.cap)
     }
 
-    /// The wait after so many refusals: between half of the full wait and all of it, so that steps which failed together
-    /// do not come back together.
+    /// The wait after `attempts` rejections: random between half of the full wait and all of it, so that steps which
+    /// failed together are not retried together.
     pub fn wait(&self, attempts: u32) -> Duration {
         self.full(attempts).mul_f64(rand::random_range(0.5..=1.0))
     }

@@ -1,5 +1,5 @@
-//! The rows of `saga_steps`: what still has to be done. They follow from the reactions in the log and live only until
-//! the step took effect.
+//! The rows of `saga_steps`: what is still to do. They follow from the reactions in the log. A row is deleted when its
+//! step has taken effect.
 
 use std::time::Duration;
 
@@ -15,28 +15,28 @@ use uuid::Uuid;
 
 use super::process::TIMER_PREFIX;
 
-/// Refusals that a row remembers; older ones are dropped.
+/// Maximum rejections that a row stores; older ones are dropped.
 const FAILURE_HISTORY_MAX: usize = 100;
 
-/// What a step does, as its row keeps it.
+/// The work of a step, as its row stores it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum StepAction {
     /// Sends a command.
     Send { command: AnyCommand },
-    /// Sends the command that the reaction recorded: it holds personal data, which rows do not.
+    /// Sends the command that the reaction recorded. It contains personal data, which rows must not contain.
     SendRecorded,
-    /// Reacts to the trigger, which could not be done when it came.
+    /// Retries the reaction to the trigger, which failed.
     React,
-    /// Records that a timer's time has come.
+    /// Records that a timer has fired.
     Timer { timer: SagaTimer },
-    /// Takes a step back, and then others.
+    /// Sends a compensation, and then others.
     Undo { command: AnyCommand, then: Vec<(String, AnyCommand)> },
-    /// Records that an operator went on without this work.
+    /// Records that an operator discarded this work.
     Discard { work: Box<StepAction>, dead_letter: Uuid },
 }
 
-/// What a row says of its step besides the keys.
+/// The `payload` column of a row.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct StepPayload {
     pub(super) work: StepAction,
@@ -46,12 +46,12 @@ pub(super) struct StepPayload {
     /// The request that led to the trigger.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) request_id: Option<RequestId>,
-    /// Whether its instance can take it back.
+    /// Whether the step has a compensation.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) can_be_undone: bool,
 }
 
-/// A step to be written.
+/// A step to insert.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct NewStep {
     pub(super) instance: Uuid,
@@ -59,11 +59,11 @@ pub(super) struct NewStep {
     pub(super) trigger_event: Uuid,
     pub(super) correlation_id: Uuid,
     pub(super) payload: StepPayload,
-    /// At once, where there is none.
+    /// `None` means due at once.
     pub(super) due: Option<DateTime<Utc>>,
 }
 
-/// A step taken in hand.
+/// A claimed step.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct StepRow {
     pub(super) instance: Uuid,
@@ -76,7 +76,7 @@ pub(super) struct StepRow {
     pub(super) dead_letter_id: Option<Uuid>,
 }
 
-/// One refusal of a step.
+/// One rejection of a step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct StepFailure {
     pub(super) at: String,
@@ -98,7 +98,7 @@ fn read<T: for<'a> Deserialize<'a>>(text: &str, what: &str) -> Result<T, StoreEr
     serde_json::from_str(text).map_err(|error| StoreError::Corrupt(format!("saga step, {what}: {error}")))
 }
 
-/// Writes steps that are not there yet; `now` is when those without a time of their own are due.
+/// Inserts steps that do not exist yet. Steps without a due time are due at `now`.
 pub(super) async fn insert(
     transaction: &TenantTransaction,
     saga: &str,
@@ -128,10 +128,11 @@ pub(super) async fn insert(
     Ok(())
 }
 
-// Sets of rows are reached by their place (ctid), found row by row through an index: left to itself the planner, which
-// has seen the table empty, joins all steps of the tenant with each that is wanted.
+// The statements reach sets of rows by their physical location (ctid), which an index finds row by row.
+// Otherwise the planner, whose statistics say that the table is empty, joins all steps of the tenant with each wanted
+// one.
 
-/// Takes due steps in hand: until the lease is over nobody else sees them as due.
+/// Claims due steps. Until the lease expires, other workers do not see them as due.
 pub(super) async fn claim(
     transaction: &TenantTransaction,
     saga: &str,
@@ -185,7 +186,7 @@ impl PendingStep {
     }
 }
 
-/// What is still to be done for these instances, of whichever saga.
+/// The rows of these instances, of all sagas.
 pub(super) async fn pending_steps(
     transaction: &TenantTransaction,
     instances: &[Uuid],
@@ -206,7 +207,7 @@ pub(super) async fn pending_steps(
     Ok(rows.iter().map(pending_steps).collect())
 }
 
-/// Removes steps that are done, and timers that are wanted no more.
+/// Deletes completed steps and cancelled timers.
 pub(super) async fn delete(
     transaction: &TenantTransaction,
     saga: &str,
@@ -231,7 +232,8 @@ pub(super) async fn delete(
     Ok(())
 }
 
-/// Notes a refusal; `dead` names the dead letter where it was the last. `false` when the row has changed meanwhile.
+/// Records a rejection. `dead` is the dead letter if it was the last attempt. Returns `false` if the row changed
+/// meanwhile.
 pub(super) async fn record_rejection(
     transaction: &TenantTransaction,
     saga: &str,
@@ -262,7 +264,7 @@ pub(super) async fn record_rejection(
     Ok(changed == 1)
 }
 
-/// A row after a refusal.
+/// A row after a rejection.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct RejectedStep {
     pub(super) attempts: u32,
@@ -272,7 +274,7 @@ pub(super) struct RejectedStep {
 }
 
 impl StepRow {
-    /// The history with one more refusal.
+    /// The history with one more rejection.
     pub(super) fn failures_with(&self, failure: StepFailure) -> Vec<StepFailure> {
         let mut history = self.history.clone();
         history.push(failure);
@@ -282,7 +284,7 @@ impl StepRow {
     }
 }
 
-/// Puts a step off after an outage; no attempt is counted.
+/// Postpones a step after an outage; no attempt is counted.
 pub(super) async fn defer(
     transaction: &TenantTransaction,
     saga: &str,
@@ -299,7 +301,7 @@ pub(super) async fn defer(
     Ok(())
 }
 
-/// Makes the dead step of a dead letter pending again, with all its attempts before it. `false` where none is dead.
+/// Makes the dead step of a dead letter pending again, with all its attempts. Returns `false` if there is no dead step.
 pub(super) async fn requeue(
     transaction: &TenantTransaction,
     dead_letter: Uuid,
@@ -315,7 +317,7 @@ pub(super) async fn requeue(
     Ok(changed == 1)
 }
 
-/// Has the dead step of a dead letter closed: the step runner records that. A reaction that failed leaves nothing behind.
+/// Marks the dead step of a dead letter as discarded; the step runner records it. A failed reaction leaves no row.
 pub(super) async fn discard(
     transaction: &TenantTransaction,
     dead_letter: Uuid,
@@ -347,7 +349,7 @@ pub(super) async fn discard(
     Ok(())
 }
 
-/// Writes the step that reacts to a trigger once more, for the dead letter of a reaction that failed.
+/// Inserts the step that retries a reaction, for the dead letter of a failed reaction.
 pub(super) async fn insert_reaction(
     transaction: &TenantTransaction,
     saga: &str,

@@ -1,4 +1,4 @@
-//! Runs processes: for each, a feed of events to react to and a runner of the steps that follow.
+//! Runs sagas: for each one a feed of events to react to, and a runner of its steps.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,17 +18,17 @@ use super::react::Reactor;
 use super::retry::RetrySettings;
 use super::step_runner::StepRunner;
 
-/// Hints about new steps that may wait for the step runner.
+/// Maximum queued notifications about new steps.
 const NOTIFICATIONS_MAX: usize = 256;
 
-/// How processes are run.
+/// Settings of the saga engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SagaSettings {
-    /// When refused steps are tried again.
+    /// Attempts and waits of rejected steps.
     pub retry: RetrySettings,
-    /// Commands of one process sent at once, in all tenants.
+    /// Maximum commands of one saga that are sent at once, over all tenants.
     pub max_concurrent_steps: usize,
-    /// How often due steps are looked for.
+    /// How often due steps are polled.
     pub poll: Duration,
 }
 
@@ -38,7 +38,7 @@ impl Default for SagaSettings {
     }
 }
 
-/// Why processes could not be run.
+/// Why sagas could not be run.
 #[derive(Debug, thiserror::Error)]
 pub enum SagaError {
     /// A process's name is not a token of an event type.
@@ -46,16 +46,19 @@ pub enum SagaError {
     Name {
         /// The name.
         name: &'static str,
-        /// What is wrong with the event types that it leads to.
+        /// What is wrong with the event types derived from the name.
         #[source]
         source: InvalidValue,
     },
-    /// A part of the engine has ended by a panic.
+    /// A task of the engine panicked.
     #[error("the saga engine has stopped")]
     Stopped(#[from] tokio::task::JoinError),
 }
 
-/// Runs the processes until cancelled; `followed` gives each a stream of followed batches. Outages are waited out.
+/// Runs the sagas until cancelled. `followed` returns a new stream of batches for each saga. Outages are retried.
+///
+/// # Errors
+/// [`SagaError::Name`] if a name is invalid, [`SagaError::Stopped`] if a task panics.
 pub async fn run<S>(
     executor: Executor,
     processes: Vec<Arc<dyn Process>>,

@@ -1,4 +1,4 @@
-//! The facts that steps leave in the streams of their instances, each under an id of its own, so that one is there once.
+//! The events about steps in the streams of their instances. Each has its own idempotency id, so it is recorded once.
 
 use schemas::engine::{Metadata, ids};
 use schemas::saga::{
@@ -12,7 +12,7 @@ use uuid::Uuid;
 use super::process::{actor, command_id};
 use super::rows::{RejectedStep, StepRow};
 
-/// Writes the facts of one process.
+/// Builds the appends of one saga.
 pub(super) struct SagaLog<'a> {
     pub(super) saga: &'static str,
     pub(super) key: &'a DeploymentKey,
@@ -28,7 +28,7 @@ impl SagaLog<'_> {
         self.append(row, SagaFact::StepCompleted, "completed", &completed)
     }
 
-    /// Where the refusal was the last.
+    /// The append for a step that failed for good; `None` while attempts are left.
     pub(super) fn failed(&self, row: &StepRow, rejected: &RejectedStep) -> Option<StreamAppend> {
         let failed = SagaStepFailed {
             step: row.step.clone(),
@@ -37,7 +37,7 @@ impl SagaLog<'_> {
             code: rejected.history.last().map(|failure| failure.code.clone()).unwrap_or_default(),
             dead_letter: rejected.dead_letter?,
         };
-        // It may be revived and fail again, which is another fact.
+        // After a retry the step may fail again, which is a separate event.
         let label = format!("failed/{}", rejected.history.len());
         Some(self.append(row, SagaFact::StepFailed, &label, &failed))
     }
@@ -48,13 +48,13 @@ impl SagaLog<'_> {
         self.append(row, SagaFact::StepDiscarded, "discarded", &discarded)
     }
 
-    /// Only while the instance is as it was seen: it may have cancelled the timer since.
+    /// Expects the version that was read: the instance may have cancelled the timer since.
     pub(super) fn fired(&self, row: &StepRow, timer: &SagaTimer, version: u64) -> StreamAppend {
         let append = self.append(row, SagaFact::TimerFired, "fired", timer);
         StreamAppend { expected: ExpectedVersion::Exact(version), ..append }
     }
 
-    /// Only while the instance is as it was seen: the steps are those that had taken effect by then.
+    /// Expects the version that was read: `steps` are those that had taken effect by then.
     pub(super) fn compensation_started(
         &self,
         row: &StepRow,

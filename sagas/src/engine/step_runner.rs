@@ -1,5 +1,6 @@
-//! Steps: taken in hand from their rows, their commands sent, the result recorded in the instance's stream and then in the
-//! rows. Many at once, each tenant for itself; a step that waits or fails holds nobody up.
+//! Runs steps: claims their rows, sends their commands, records the result in the instance's stream and then in the
+//! rows.
+//! Tenants and steps run concurrently; a step that waits or fails delays no other step.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,31 +28,31 @@ use super::runner::SagaSettings;
 use super::saga_log::SagaLog;
 use super::tenant_queue::TenantQueue;
 
-/// Steps of one tenant taken in hand at a time.
+/// Maximum steps of one tenant that are claimed at once.
 const CLAIM_SIZE_MAX: usize = 64;
-/// Tenants at work at once.
+/// Maximum tenants that are handled at once.
 const CONCURRENT_TENANTS_MAX: usize = 8;
-/// How long a tenant takes steps in hand until others have their turn; it is queued again behind them.
+/// How long a tenant may claim steps. Afterwards it is queued again, after the other tenants.
 const TENANT_TIME_SLICE: Duration = Duration::from_millis(500);
-/// Due tenants read at a time; most of them may be other processes'.
+/// Due tenants per read. Most of them may be assigned to other processes.
 const DUE_TENANTS_PAGE_SIZE: u32 = 1_000;
-/// Own tenants that are enough for one look: there is another one soon.
+/// Maximum tenants of this process per poll. The rest is found at the next poll.
 const OWN_TENANTS_PER_POLL: usize = 200;
-/// How long a claimed step belongs to its worker. After a crash they are taken up again when it is over.
+/// How long a claimed step belongs to its worker. After a crash, another worker claims it when the lease has expired.
 const STEP_LEASE: Duration = Duration::from_secs(5);
-/// How long a runner that stops waits for the steps in hand.
+/// How long a stopping runner waits for claimed steps.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
-/// The longest wait of a step, or of the look for steps, after an outage.
+/// Maximum wait of a step, or of the poll for steps, after an outage.
 const OUTAGE_DELAY_MAX: Duration = Duration::from_secs(5);
 
-/// Takes the steps of one process.
+/// Runs the steps of one saga.
 pub(super) struct StepRunner {
     pub(super) executor: Executor,
     pub(super) process: Arc<dyn Process>,
     pub(super) settings: SagaSettings,
-    /// Commands being sent, in all tenants.
+    /// One permit for each command being sent, over all tenants.
     pub(super) permits: Permits<TenantId>,
-    /// Outages in a row, by tenant.
+    /// Consecutive outages by tenant.
     outages: Mutex<HashMap<TenantId, u32>>,
 }
 
@@ -61,7 +62,7 @@ impl StepRunner {
             permits: settings.max_concurrent_steps,
             permits_per_key: settings.max_concurrent_steps.div_ceil(2),
             reserved: CONCURRENT_TENANTS_MAX.min(settings.max_concurrent_steps / 2),
-            // Bounded by the steps in hand.
+            // The number of claimed steps is the limit.
             waiting: usize::MAX,
             waiting_total: usize::MAX,
         };
@@ -77,8 +78,8 @@ impl StepRunner {
         self.executor.store().tenant(id)
     }
 
-    /// Takes steps as they come due, until cancelled. Then it finishes what is in hand, within bounds; leaving in the
-    /// middle is safe, but such steps are taken up again only when their lease is over.
+    /// Runs due steps until `cancel` is cancelled. Then it waits up to `SHUTDOWN_DRAIN_TIMEOUT` for claimed steps.
+    /// An interrupted step is safe; it is claimed again when its lease has expired.
     pub(super) async fn run(
         self: Arc<Self>,
         mut notifications: mpsc::Receiver<TenantId>,
@@ -135,8 +136,8 @@ impl StepRunner {
         drop(tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, finish).await);
     }
 
-    /// Tenants with due steps. A look that ends early goes on at the next one where it ended, so that tenants with old
-    /// steps do not hide the others.
+    /// Tenants with due steps. If a read ends early, the next one continues after it, so that tenants with old steps do
+    /// not hide the others.
     async fn due(&self, after: &mut Option<(DateTime<Utc>, TenantId)>) -> Result<Vec<TenantId>, StoreError> {
         let (store, now) = (self.executor.store(), clock::now());
         let assignment = store.tenant_assignment(Workload::Sagas);
@@ -157,9 +158,9 @@ impl StepRunner {
         self.settings.retry.wait(failures).min(OUTAGE_DELAY_MAX)
     }
 
-    /// Takes a tenant's due steps until there are no more or its turn is over, and says whether there may be more. New ones
-    /// join while others are in hand, so that one that takes its time holds no other up; those that end together are
-    /// recorded together.
+    /// Runs a tenant's due steps until none are left or its time slice is over. Returns whether there may be more.
+    /// New steps are claimed while others run, so a slow step delays no other.
+    /// Steps that end at the same time are recorded together.
     async fn run_tenant(
         self: Arc<Self>,
         tenant: TenantId,
@@ -216,7 +217,7 @@ impl StepRunner {
         SagaLog { saga: self.saga(), key: self.executor.store().key() }
     }
 
-    /// Records what became of steps: first in the instances' streams, then in the rows. Returns whether steps follow.
+    /// Records outcomes of steps: first in the instances' streams, then in the rows. Returns whether more steps follow.
     async fn record_outcomes(
         &self,
         tenant: TenantId,
@@ -225,7 +226,7 @@ impl StepRunner {
         let now = clock::now();
         let mut results = Vec::new();
         let mut facts: Vec<(usize, StreamAppend)> = Vec::new();
-        // Steps that took effect and can be taken back.
+        // Steps that took effect and have a compensation.
         let mut completed = Vec::new();
         for (row, outcome) in chunk {
             if let (AttemptOutcome::Completed(_), StepAction::Send { .. }, true) =
@@ -258,7 +259,7 @@ impl StepRunner {
             .any(|(_, results)| matches!(results, StepResult::Completed(follow_ups) if !follow_ups.rows.is_empty())))
     }
 
-    /// Appends facts; a step whose fact is not in the log is taken up again.
+    /// Appends events. A step whose event was not recorded is retried.
     async fn record(
         &self,
         tenant: TenantId,
@@ -274,8 +275,9 @@ impl StepRunner {
         }
     }
 
-    /// A step that took effect while its instance was taking everything back is taken back as well. Its completion is in
-    /// the stream by now, so it is either in the list of what is taken back or behind it.
+    /// Compensates a step that took effect while its instance was compensating.
+    /// The stream already holds the step's completion. So the list of compensations either includes it, or it comes
+    /// after the list and is compensated here.
     async fn compensate_if_late(
         &self,
         tenant: TenantId,
@@ -296,7 +298,7 @@ impl StepRunner {
         Ok(Some(self.saga_log().compensation_started(row, String::new(), compensations, instance.version)))
     }
 
-    /// What an outcome means for the step, and the fact to record in the instance's stream, where there is one.
+    /// What an outcome means for the step, and the event to record in the instance's stream, if any.
     fn classify(
         &self,
         row: &StepRow,
@@ -306,7 +308,7 @@ impl StepRunner {
         match outcome {
             AttemptOutcome::Completed(follow_ups) => {
                 let fact = match &row.payload.work {
-                    // The reaction is the fact.
+                    // The recorded reaction is the event.
                     StepAction::React => None,
                     StepAction::Discard { dead_letter, .. } => {
                         Some(self.saga_log().discarded(row, *dead_letter))
@@ -364,7 +366,7 @@ impl StepRunner {
             removed.push((row.instance, &row.step));
             removed.extend(follows.cancelled.iter().map(|(instance, row)| (*instance, row.as_str())));
             follow_ups.extend_from_slice(&follows.rows);
-            // One that was discarded stays so.
+            // A discarded dead letter stays discarded.
             if let (Some(dead_letter), false) =
                 (row.dead_letter_id, matches!(row.payload.work, StepAction::Discard { .. }))
             {
@@ -416,7 +418,7 @@ impl StepRunner {
         }
     }
 
-    /// Counts an outage of a tenant and returns how many came in a row.
+    /// Counts an outage of a tenant and returns the number of consecutive ones.
     fn count_outage(&self, tenant: TenantId) -> u32 {
         let mut outages = self.outages.lock().unwrap_or_else(PoisonError::into_inner);
         let count = outages.entry(tenant).or_default();
@@ -424,7 +426,7 @@ impl StepRunner {
         *count
     }
 
-    /// What every log line about a step carries.
+    /// The span with the fields of every log line about a step.
     fn span(&self, tenant: TenantId, row: &StepRow) -> Span {
         let request_id = row.payload.request_id.as_ref().map(tracing::field::display);
         tracing::info_span!(
@@ -455,9 +457,9 @@ impl StepRunner {
     }
 }
 
-/// What is written of a step.
+/// What is written to the row of a step.
 enum StepResult {
-    /// It is over; what follows from it.
+    /// The step is over; these rows follow.
     Completed(FollowUps),
     RejectedStep(RejectedStep),
     Deferred(String),

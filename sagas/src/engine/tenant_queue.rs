@@ -1,4 +1,4 @@
-//! Whose steps are to be taken next.
+//! The queue of tenants with due steps.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -7,12 +7,12 @@ use futures::FutureExt;
 use schemas::engine::TenantId;
 use tokio::sync::Notify;
 
-/// Tenants whose steps are to be taken, each at most once at a time.
+/// Tenants with due steps. Each tenant is queued at most once.
 #[derive(Default)]
 pub(super) struct TenantQueue {
     waiting: VecDeque<TenantId>,
     queued: HashSet<TenantId>,
-    /// At work, and how to tell them that there is more.
+    /// Tenants that a worker handles now, and how to notify the worker of more steps.
     active: HashMap<TenantId, Arc<Notify>>,
 }
 
@@ -34,7 +34,7 @@ impl TenantQueue {
     }
 
     pub(super) fn finish(&mut self, tenant: TenantId) {
-        // A hint that came as the work ended was not heard.
+        // The worker ended before it received this notification.
         let has_pending_wakeup =
             self.active.remove(&tenant).is_some_and(|wakeup| wakeup.notified().now_or_never().is_some());
         if has_pending_wakeup {

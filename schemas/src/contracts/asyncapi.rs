@@ -1,10 +1,10 @@
-//! The AsyncAPI 3.0 document: every way in which events reach others, and what they look like on each.
+//! The AsyncAPI 3.0 document: every channel on which events are delivered, and their form on each.
 
 use serde_json::{Map, Value, json};
 
 use super::vocabulary;
 
-/// Ways on which an event is one JSON object (CloudEvents, structured mode): name, address, protocol, what it is.
+/// Channels on which an event is one JSON object (CloudEvents, structured mode): name, address, protocol, description.
 const STRUCTURED: [(&str, Option<&str>, &str, &str); 4] = [
     (
         "sse",
@@ -27,7 +27,7 @@ const STRUCTURED: [(&str, Option<&str>, &str, &str); 4] = [
     ),
 ];
 
-/// The document.
+/// Builds the document.
 pub fn document() -> Value {
     let types = vocabulary();
     let (mut channels, mut operations) = (Map::new(), Map::new());
@@ -187,7 +187,7 @@ fn external(binary: bool) -> Value {
     }
 }
 
-/// The attributes of an event by name, with the schema of each and whether it is always there.
+/// The attributes of an event: name, schema, and whether it is always present.
 fn attributes() -> Vec<(&'static str, Value, bool)> {
     let uuid = |what: &str| json!({ "type": "string", "format": "uuid", "description": what });
     let digits = |what: &str| json!({ "type": "string", "pattern": "^[1-9][0-9]*$", "description": what });

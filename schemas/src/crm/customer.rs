@@ -1,4 +1,4 @@
-//! A customer: somebody whom a tenant does business with.
+//! A customer: a person or a company that the tenant does business with.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -6,21 +6,21 @@ use uuid::Uuid;
 
 use crate::engine::{Command, Email, Name, Notes, Reason, Sealed};
 
-/// Where a customer stands.
+/// Status of a customer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum CustomerStatus {
-    /// In business.
+    /// The tenant does business with the customer.
     #[default]
     Active,
-    /// On hold.
+    /// Business is suspended.
     Suspended,
-    /// For ever gone.
+    /// Business has ended; this is final.
     Closed,
 }
 
 impl CustomerStatus {
-    /// The status's name in tables.
+    /// The name of the status in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Active => "active",

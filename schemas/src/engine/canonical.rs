@@ -1,9 +1,11 @@
-//! JSON in its canonical form: the same bytes for the same content, however it was written.
+//! Canonical JSON: the same bytes for the same content.
 //!
-//! Members are sorted by the bytes of their names, strings are unescaped and escaped anew, white space goes, and numbers
-//! are compared by their exact value: `1.0`, `1` and `10e-1` are one number, `100000000000000000001` and
-//! `100000000000000000002` are two. Nothing passes through a floating-point number on the way. A name that occurs twice in
-//! one object has no agreed meaning, so it is an error.
+//! - Members are sorted by the bytes of their names.
+//! - Strings are unescaped and escaped again.
+//! - Whitespace is removed.
+//! - Numbers are compared by their exact value: `1.0`, `1` and `10e-1` are equal, `100000000000000000001` and
+//!   `100000000000000000002` are different. Floating-point numbers are never used.
+//! - A name that occurs twice in an object is an error, because its meaning is not defined.
 
 mod number;
 mod ser;
@@ -19,13 +21,13 @@ pub enum CanonicalError {
     /// It is not JSON.
     #[error("not JSON at byte {0}")]
     Invalid(usize),
-    /// An object holds the same name twice.
+    /// An object has two members with the same name.
     #[error("the member {0:?} occurs twice")]
     DuplicateMember(String),
     /// It is nested more deeply than [`DEPTH_MAX`].
     #[error("nested more than {DEPTH_MAX} levels deep")]
     TooDeep,
-    /// A value does not serialise.
+    /// A value cannot be serialised.
     #[error("{0}")]
     Unserialisable(String),
 }
@@ -37,6 +39,9 @@ impl serde::ser::Error for CanonicalError {
 }
 
 /// The canonical form of a JSON text.
+///
+/// # Errors
+/// [`CanonicalError`] if the text is not JSON, has a duplicate member or is nested too deeply.
 pub fn of_text(text: &[u8]) -> Result<Vec<u8>, CanonicalError> {
     let mut reader = Reader { text, at: 0, depth: 0 };
     let mut canonical = Vec::with_capacity(text.len());
@@ -45,13 +50,16 @@ pub fn of_text(text: &[u8]) -> Result<Vec<u8>, CanonicalError> {
     if reader.at == text.len() { Ok(canonical) } else { Err(reader.invalid()) }
 }
 
-/// The canonical form of a typed value as JSON. An absent optional field (`None`) is left out, so that a field that a
-/// later version adds changes nothing; a null inside JSON data is content and stays.
+/// The canonical form of a typed value as JSON. An absent optional field (`None`) is left out, so that a field of a
+/// later version does not change the result. A null inside JSON data is kept.
+///
+/// # Errors
+/// [`CanonicalError`] if the value cannot be serialised.
 pub fn of_value(value: &impl serde::Serialize) -> Result<Vec<u8>, CanonicalError> {
     ser::canonical(value)
 }
 
-/// Reads a text once, from left to right.
+/// Parses a text in one pass.
 struct Reader<'a> {
     text: &'a [u8],
     at: usize,
@@ -73,7 +81,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Passes over `byte`, white space in front of it aside.
+    /// Skips whitespace and consumes `byte` if it is next.
     fn take(&mut self, byte: u8) -> bool {
         self.skip_space();
         let found = self.peek() == Some(byte);
@@ -174,7 +182,7 @@ impl<'a> Reader<'a> {
             }
         }
         self.at += 1;
-        // Escapes, surrogates, control characters and UTF-8 are judged by the library.
+        // The library checks escapes, surrogates, control characters and UTF-8.
         serde_json::from_slice(&self.text[start..self.at]).map_err(|_| CanonicalError::Invalid(start))
     }
 
@@ -186,7 +194,7 @@ impl<'a> Reader<'a> {
         if self.at > start { Ok(()) } else { Err(self.invalid()) }
     }
 
-    /// A number as it is written (RFC 8259, section 6).
+    /// Parses a number and returns its text (RFC 8259, section 6).
     fn number(&mut self) -> Result<&'a str, CanonicalError> {
         let start = self.at;
         self.at += usize::from(self.peek() == Some(b'-'));
@@ -217,7 +225,7 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The members of an object, names and canonical values.
+/// The members of an object: names and canonical values.
 #[derive(Default)]
 struct Members(Vec<(String, Vec<u8>)>);
 

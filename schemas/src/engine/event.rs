@@ -1,19 +1,20 @@
-//! What every event enum has, and the one macro that writes it.
+//! The trait of all event enums, and the macro that writes one.
 
 use cqrs_es::DomainEvent;
 
-/// A payload that does not fit its type.
+/// A payload that does not match its type.
 #[derive(Debug, thiserror::Error)]
 #[error("payload of {event_type} does not decode")]
 pub struct DecodeError {
-    /// The type that the payload claimed.
+    /// The type of the payload.
     pub event_type: String,
     /// What is wrong with it.
     #[source]
     pub source: serde_json::Error,
 }
 
-/// The events of one aggregate: an enum with one payload struct a variant, written by [`events!`](crate::events).
+/// The events of one aggregate: an enum with one variant for each payload struct, written by
+/// [`events!`](crate::events).
 pub trait Event: DomainEvent {
     /// `<context>.<aggregate>`.
     const CATEGORY: &'static str;
@@ -25,12 +26,18 @@ pub trait Event: DomainEvent {
     /// The full type name, such as `crm.customer.registered.v1`.
     fn type_name(&self) -> &'static str;
     /// The payload as JSON, without the type.
+    ///
+    /// # Errors
+    /// The payload cannot be serialised.
     fn encode(&self) -> Result<Vec<u8>, serde_json::Error>;
-    /// The event of this type, or `None` where the type is not one of this aggregate's.
+    /// Decodes a payload; `None` if the type is not of this aggregate.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the payload does not match the type.
     fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, DecodeError>;
 }
 
-/// Writes an event enum: the variants, their type names, and the codec between them and stored payloads.
+/// Writes an event enum: its variants, their type names, and the codec of their payloads.
 #[macro_export]
 macro_rules! events {
     (

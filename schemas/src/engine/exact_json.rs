@@ -1,5 +1,5 @@
-//! JSON whose numbers keep their exact value. `serde_json::Value` rounds numbers beyond 64 bits to doubles, so neither
-//! what tenants send as JSON Schemas nor the data checked against them may go through it.
+//! JSON whose numbers keep their exact value. `serde_json::Value` rounds numbers beyond 64 bits to doubles, so it must
+//! not be used for JSON Schemas of tenants or for the data checked with them.
 
 mod number;
 
@@ -14,24 +14,24 @@ use serde_json::value::RawValue;
 
 pub use number::Number;
 
-/// Maximum nesting, as `serde_json` has it.
+/// Maximum nesting, the same as in `serde_json`.
 const DEPTH_MAX: usize = 128;
 
-/// JSON as it was sent, without the whitespace between its tokens: numbers, strings and the order of members are kept.
-/// Cheap to clone.
+/// JSON as received, without whitespace between tokens. Numbers, strings and the order of members are kept. Cheap to
+/// clone.
 #[derive(Clone, PartialEq, Eq)]
 pub struct JsonText(Arc<str>);
 
-/// Text that is not JSON, or not within the limits.
+/// The text is not JSON, or exceeds a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum NotJson {
-    /// The grammar does not allow it.
+    /// It does not follow the grammar of JSON.
     #[error("is not JSON")]
     Malformed,
-    /// Two members of an object have one name.
+    /// Two members of an object have the same name.
     #[error("has an object with two members of one name")]
     NameRepeated,
-    /// Nested more deeply than 128 levels.
+    /// It is nested more deeply than 128 levels.
     #[error("is nested too deeply")]
     TooDeep,
     /// An exponent has more than 15 digits.
@@ -39,7 +39,7 @@ pub enum NotJson {
     ExponentOutOfRange,
 }
 
-/// A JSON value. Equality and order go by value: `1`, `1.0` and `10e-1` are one number.
+/// A JSON value. Equality and order are by value: `1`, `1.0` and `10e-1` are the same number.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 #[expect(missing_docs, reason = "the kinds of JSON")]
 pub enum Json {
@@ -52,7 +52,10 @@ pub enum Json {
 }
 
 impl JsonText {
-    /// Checks that the text is one JSON value and drops the whitespace between tokens.
+    /// Checks that the text is one JSON value, and removes the whitespace between tokens.
+    ///
+    /// # Errors
+    /// [`NotJson`] if it is not, or if it exceeds a limit.
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         Json::parse(text)?;
         let mut compact = String::with_capacity(text.len());
@@ -124,7 +127,10 @@ impl JsonSchema for JsonText {
 }
 
 impl Json {
-    /// Reads one JSON value (RFC 8259).
+    /// Parses one JSON value (RFC 8259).
+    ///
+    /// # Errors
+    /// [`NotJson`] if the text is not JSON, or if it exceeds a limit.
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         let mut reader = Reader { text, at: 0 };
         let value = reader.value(0)?;
@@ -132,32 +138,32 @@ impl Json {
         if reader.at == text.len() { Ok(value) } else { Err(NotJson::Malformed) }
     }
 
-    /// The member of an object.
+    /// The member of an object; `None` for other values.
     pub fn get(&self, name: &str) -> Option<&Json> {
         self.as_object()?.get(name)
     }
 
-    /// The members of an object.
+    /// The members, if it is an object.
     pub fn as_object(&self) -> Option<&BTreeMap<Box<str>, Json>> {
         if let Self::Object(members) = self { Some(members) } else { None }
     }
 
-    /// The values of an array.
+    /// The values, if it is an array.
     pub fn as_array(&self) -> Option<&[Json]> {
         if let Self::Array(values) = self { Some(values) } else { None }
     }
 
-    /// A string.
+    /// The string, if it is one.
     pub fn as_str(&self) -> Option<&str> {
         if let Self::String(text) = self { Some(text) } else { None }
     }
 
-    /// A number.
+    /// The number, if it is one.
     pub fn as_number(&self) -> Option<&Number> {
         if let Self::Number(number) = self { Some(number) } else { None }
     }
 
-    /// About the bytes of its text, and at least the number of its values.
+    /// Approximate bytes of its text; at least the number of its values.
     pub fn size(&self) -> usize {
         match self {
             Self::Null | Self::Bool(_) => 4,
@@ -187,7 +193,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// The next byte that is no whitespace, consumed.
+    /// Consumes the next byte that is not whitespace.
     fn token(&mut self) -> Result<u8, NotJson> {
         self.skip_whitespace();
         let byte = self.peek().ok_or(NotJson::Malformed)?;

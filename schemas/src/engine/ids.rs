@@ -1,4 +1,4 @@
-//! Identifiers and the one place where new ones are made.
+//! Identifiers, and the only place that generates new ones.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-/// A tenant's internal id. In public a tenant is named by its slug.
+/// A tenant's internal id. Public interfaces use the slug instead.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct TenantId(pub Uuid);
@@ -17,7 +17,7 @@ pub struct TenantId(pub Uuid);
 #[serde(transparent)]
 pub struct LogId(pub Uuid);
 
-/// The id of the reserved tenant `platform`, whose log holds the platform's own facts.
+/// The id of the reserved tenant `platform`, whose log holds the events of the platform itself.
 pub const PLATFORM: TenantId = TenantId(Uuid::from_u128(0x0000_0000_0000_7000_8000_0000_0000_0001));
 
 impl fmt::Display for TenantId {
@@ -38,14 +38,14 @@ pub fn new_id() -> Uuid {
     Uuid::now_v7()
 }
 
-/// A new random id (UUIDv4), for what must not tell when it was made.
+/// A new random id (UUIDv4), for ids that must not reveal their time of creation.
 #[expect(clippy::disallowed_methods, reason = "this is the one home of new ids")]
 pub fn random_id() -> Uuid {
     Uuid::new_v4()
 }
 
-/// An id derived from another one and a label (UUIDv5): the same inputs give the same id, so that a step repeated
-/// after a crash repeats under its first name.
+/// An id derived from another id and a label (UUIDv5). Equal inputs give the same id, so that a step repeated after a
+/// crash has the id of its first attempt.
 pub fn derived_id(parent: Uuid, label: &str) -> Uuid {
     Uuid::new_v5(&parent, label.as_bytes())
 }

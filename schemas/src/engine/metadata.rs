@@ -1,4 +1,4 @@
-//! What is recorded beside the facts of an event: who asked, under which ids, on whose behalf.
+//! The metadata of an event: the actor, and the ids of command, request and cause.
 
 use std::fmt;
 
@@ -7,8 +7,8 @@ use uuid::Uuid;
 
 use super::ids;
 
-/// Who acted: `user:<id>`, `service:<id>`, `saga:<name>`, `system:<part>` or `anonymous`. Never a name or an address: metadata holds no
-/// personal data.
+/// The actor: `user:<id>`, `service:<id>`, `saga:<name>`, `system:<part>` or `anonymous`. It is never a name or an
+/// address, because metadata contains no personal data.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Actor(String);
@@ -24,22 +24,22 @@ impl Actor {
         Self(format!("service:{id}"))
     }
 
-    /// A saga, by the name of its process.
+    /// A saga, by its name.
     pub fn saga(name: &str) -> Self {
         Self(format!("saga:{name}"))
     }
 
-    /// A part of the product acting by itself, such as `cli`.
+    /// A part of the product, such as `cli`.
     pub fn system(part: &str) -> Self {
         Self(format!("system:{part}"))
     }
 
-    /// Somebody not signed in, for example while registering.
+    /// A caller that is not signed in, for example at registration.
     pub fn anonymous() -> Self {
         Self("anonymous".to_owned())
     }
 
-    /// An actor as it was recorded.
+    /// An actor from stored metadata; it is not checked.
     pub fn recorded(text: impl Into<String>) -> Self {
         Self(text.into())
     }
@@ -62,7 +62,7 @@ impl fmt::Display for Actor {
 pub struct RequestId(String);
 
 impl RequestId {
-    /// The given id where it is well formed, else `None`: the caller makes a new one.
+    /// The given id if it is well formed, otherwise `None`.
     pub fn parse(text: &str) -> Option<Self> {
         let well_formed = (1..=64).contains(&text.len())
             && text.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-'));
@@ -86,19 +86,19 @@ impl fmt::Display for RequestId {
     }
 }
 
-/// The metadata of every event, stored as JSON bytes beside the payload.
+/// The metadata of an event, stored as JSON bytes with the payload.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metadata {
-    /// Who acted.
+    /// The actor.
     pub actor: Actor,
-    /// The command that led to the event.
+    /// The command that produced the event.
     pub command_id: Uuid,
-    /// Shared by everything that one outside request set off.
+    /// Shared by all events and commands that one outside request caused.
     pub correlation_id: Uuid,
-    /// The event that led to the command, where one did.
+    /// The event that caused the command, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub causation_id: Option<Uuid>,
-    /// The request that carried the command, where one did.
+    /// The request with the command, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_id: Option<RequestId>,
     /// W3C Trace Context of the request.
@@ -107,7 +107,7 @@ pub struct Metadata {
 }
 
 impl Metadata {
-    /// Metadata of a command that nothing else set off.
+    /// Metadata of a command without a cause.
     pub fn new(actor: Actor, command_id: Uuid) -> Self {
         Self {
             actor,
@@ -120,7 +120,7 @@ impl Metadata {
     }
 }
 
-/// The given W3C traceparent (version 00) where it is well formed.
+/// The given W3C traceparent (version 00) if it is well formed.
 pub fn parse_traceparent(text: &str) -> Option<String> {
     let hex = |part: &str, length: usize| {
         part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))

@@ -1,4 +1,4 @@
-//! Names with rules: tenant slugs, streams, event types and patterns over event types.
+//! Validated names: tenant slugs, streams, event types and patterns of event types.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use uuid::Uuid;
 
 use super::values::InvalidValue;
 
-/// Longest stream name in bytes; it is a NATS header and part of a unique key.
+/// Maximum bytes of a stream name. It is a NATS header and part of a unique key.
 pub const STREAM_NAME_MAX: usize = 200;
-/// Longest event type in bytes; it is a NATS subject.
+/// Maximum bytes of an event type. It is part of a NATS subject.
 pub const EVENT_TYPE_MAX: usize = 120;
 
 macro_rules! text_name {
@@ -63,7 +63,10 @@ pub struct TenantSlug(Arc<str>);
 text_name!(TenantSlug);
 
 impl TenantSlug {
-    /// Checks the slug's form.
+    /// Checks the form of a slug.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let well_formed = (2..=31).contains(&text.len())
             && text.starts_with(|c: char| c.is_ascii_lowercase())
@@ -91,6 +94,9 @@ impl StreamName {
     }
 
     /// Checks a stream name: a category of dot-separated tokens, a slash, an id of `[A-Za-z0-9_-]`.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let well_formed = text.len() <= STREAM_NAME_MAX
             && text.split_once('/').is_some_and(|(category, id)| {
@@ -116,7 +122,7 @@ impl StreamName {
         self.0.split_once('/').map_or("", |(_, id)| id)
     }
 
-    /// The aggregate's id, where it is a UUID, as it is for all of the product's own aggregates.
+    /// The aggregate's id if it is a UUID, as for all of the product's own aggregates.
     pub fn uuid(&self) -> Option<Uuid> {
         self.id().parse().ok()
     }
@@ -131,7 +137,10 @@ pub struct EventType(Arc<str>);
 text_name!(EventType);
 
 impl EventType {
-    /// Checks a type name.
+    /// Checks the form of a type name.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let tokens = text.split('.').count();
         let version = text.rsplit_once(".v").and_then(|(_, version)| version.parse::<u32>().ok());
@@ -142,13 +151,13 @@ impl EventType {
         }
     }
 
-    /// The schema version: the number behind the last `.v`.
+    /// The schema version: the number after the last `.v`.
     pub fn schema_version(&self) -> u32 {
         self.0.rsplit_once(".v").and_then(|(_, version)| version.parse().ok()).unwrap_or(1)
     }
 }
 
-/// A pattern over event types with the wildcards of NATS subjects: `*` stands for one token, a final `>` for one or
+/// A pattern of event types with the wildcards of NATS subjects: `*` matches one token, a final `>` matches one or
 /// more.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TypePattern(Vec<String>);
@@ -182,7 +191,7 @@ impl TypePattern {
                 .map(|token| match token.as_str() {
                     "*" => "[^.]+",
                     ">" => ".+",
-                    // Letters, digits, `_` and `-` stand for themselves.
+                    // These words contain only letters, digits, `_` and `-`, which need no escape.
                     word => word,
                 })
                 .collect();
@@ -208,7 +217,7 @@ impl TypePattern {
 }
 
 impl TypePattern {
-    /// Whether some event type may match both.
+    /// Whether an event type can match both patterns.
     pub fn overlaps(&self, other: &Self) -> bool {
         let mut tokens = self.0.iter().map(String::as_str);
         let mut others = other.0.iter().map(String::as_str);

@@ -1,5 +1,6 @@
-//! Personal data inside payloads. In the log it is a sealed segment, `{"$sealed": {...}}`, under a key of the person that
-//! it is about; in memory it is [`Sealed`]. Crate `keyring` turns one form into the other.
+//! Personal data in payloads. In the log it is a sealed segment, `{"$sealed": {...}}`, encrypted with a key of its
+//! subject.
+//! In memory it is [`Sealed`]. The crate `keyring` converts between the two.
 
 use std::borrow::Cow;
 
@@ -10,21 +11,22 @@ use uuid::Uuid;
 
 /// The member of a stored payload that holds a sealed segment.
 pub const SEALED: &str = "$sealed";
-/// The member that holds what a segment holds, before it is sealed and after it was opened.
+/// The member with the content of a segment, before encryption and after decryption.
 pub const OPEN: &str = "$open";
-/// The member that stands where a segment cannot be opened any more, because its key was destroyed.
+/// The member in place of a segment that cannot be decrypted, because its key was destroyed.
 pub const ERASED: &str = "$erased";
 
-/// Personal data of one person (the *subject*), or what is left of it when the subject was erased. Rules and folds are
-/// total over both. Flattened into a payload, its fields stand beside the payload's others.
+/// Personal data of one person (the *subject*), or the mark that the subject was erased. Rules and folds must handle
+/// both.
+/// In a payload it is flattened: its fields are next to the other fields.
 ///
-/// A segment that nobody has opened does not decode: a reader without the key fails, and never takes a person for erased.
+/// An encrypted segment does not decode. So a reader without the key fails, and never takes the subject for erased.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Sealed<T> {
-    /// What it says.
+    /// The data are readable.
     #[serde(rename = "$open")]
     Open {
-        /// Whom it is about; `None` is who has the id of the event's stream.
+        /// The subject; `None` means the id of the event's stream.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         subject: Option<Uuid>,
         /// The personal data.
@@ -33,18 +35,18 @@ pub enum Sealed<T> {
     /// The subject's key was destroyed.
     #[serde(rename = "$erased")]
     Erased {
-        /// Whom it was about.
+        /// The subject.
         subject: Uuid,
     },
 }
 
 impl<T> Sealed<T> {
-    /// Personal data of whoever has the id of the event's stream.
+    /// Personal data whose subject is the id of the event's stream.
     pub fn own(value: T) -> Self {
         Self::Open { subject: None, value }
     }
 
-    /// Personal data of a subject, `None` being who has the id of the event's stream.
+    /// Personal data of a subject; `None` means the id of the event's stream.
     pub fn of(subject: Option<Uuid>, value: T) -> Self {
         Self::Open { subject, value }
     }
@@ -65,7 +67,7 @@ impl<T> Sealed<T> {
         }
     }
 
-    /// Whom it is about; `None` is who has the id of the event's stream.
+    /// The subject; `None` means the id of the event's stream.
     pub fn subject(&self) -> Option<Uuid> {
         match self {
             Self::Open { subject, .. } => *subject,
@@ -91,7 +93,7 @@ pub struct SealedSegment {
     pub ct: String,
 }
 
-/// What others see: the fields themselves where they may read personal data, else the segment, else that it is gone.
+/// The schema for readers: the fields themselves, or an encrypted segment, or the mark of an erasure.
 impl<T: JsonSchema> JsonSchema for Sealed<T> {
     fn schema_name() -> Cow<'static, str> {
         format!("Sealed_{}", T::schema_name()).into()
@@ -128,7 +130,7 @@ impl<T: JsonSchema> JsonSchema for Sealed<T> {
     }
 }
 
-/// The first member in a document of a name that is kept for sealed parts.
+/// The first member in a document whose name is reserved for sealed segments.
 pub fn reserved(document: &Value) -> Option<&'static str> {
     match document {
         Value::Array(items) => items.iter().find_map(reserved),
@@ -140,8 +142,8 @@ pub fn reserved(document: &Value) -> Option<&'static str> {
     }
 }
 
-/// An opened payload as readers get it: the fields of each opened segment stand beside those of the object that it is
-/// part of.
+/// Converts a decrypted payload into the form for readers: the fields of each segment move into the object that
+/// contains it.
 pub fn spread(payload: &mut Value) {
     match payload {
         Value::Array(items) => items.iter_mut().for_each(spread),

@@ -1,13 +1,13 @@
-//! Text that people write: its visible characters, and the form under which two spellings of the same are equal.
+//! Text of people: its visible characters, and a key under which equivalent spellings are equal.
 
 use caseless::default_case_fold_str;
 use unicode_normalization::UnicodeNormalization;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-/// Letters and symbols that fonts draw as nothing: fillers of Hangul, and the blank pattern of Braille.
+/// Letters and symbols that fonts draw as blank: fillers of Hangul, and the blank pattern of Braille.
 const BLANK_CHARS: [char; 5] = ['\u{115f}', '\u{1160}', '\u{2800}', '\u{3164}', '\u{ffa0}'];
 
-/// Whether a reader sees the character.
+/// Whether the character is visible to a reader.
 pub fn is_visible(character: char) -> bool {
     let group = character.general_category_group();
     let drawn = matches!(
@@ -20,14 +20,14 @@ pub fn is_visible(character: char) -> bool {
     drawn && !BLANK_CHARS.contains(&character)
 }
 
-/// The key under which text is looked up: compatibility forms and case do not count (Unicode Standard, section 3.13,
-/// toNFKC_Casefold without the removal of invisible characters, which callers refuse).
+/// The key under which text is looked up. Compatibility forms and case are ignored (Unicode Standard, section 3.13,
+/// toNFKC_Casefold, but invisible characters are kept, because callers reject them).
 pub fn lookup_key(text: &str) -> String {
     let compatible: String = text.nfkc().collect();
     default_case_fold_str(&compatible).nfkc().collect()
 }
 
-/// The key of an e-mail address. Its domain is compared as UTS 46 maps it, so that punycode and letters are the same.
+/// The key of an e-mail address. Its domain is mapped by UTS 46, so that punycode and letters are equal.
 pub fn email_key(text: &str) -> String {
     let text = text.trim();
     let Some((local, domain)) = text.rsplit_once('@') else { return lookup_key(text) };

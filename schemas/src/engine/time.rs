@@ -1,4 +1,4 @@
-//! Times from outside.
+//! Parses times of clients.
 
 use chrono::{DateTime, Datelike, Utc};
 use serde::de::Error;
@@ -6,17 +6,17 @@ use serde::{Deserialize, Deserializer};
 
 use super::InvalidValue;
 
-/// Reads a time as RFC 3339 writes it, with a year from 0000 to 9999.
+/// Parses an RFC 3339 time with a year from 0000 to 9999.
 ///
 /// # Errors
-/// `time_invalid` for everything else, years that other parsers take with a sign included.
+/// `time_invalid` for any other text, also for years with a sign, which some parsers accept.
 pub fn parse_time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
     let invalid = || InvalidValue::new("time_invalid", "must be a time as in RFC 3339");
     let time = DateTime::parse_from_rfc3339(text).map_err(|_| invalid())?.with_timezone(&Utc);
     if (0..=9999).contains(&time.year()) { Ok(time) } else { Err(invalid()) }
 }
 
-/// The same for `#[serde(deserialize_with)]` on an optional field.
+/// Parses an optional field; for `#[serde(deserialize_with)]`.
 pub fn deserialize_time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<DateTime<Utc>>, D::Error> {

@@ -1,4 +1,4 @@
-//! Value objects: text that has passed its check. What they hold can be trusted by rules and folds.
+//! Value objects: text that has been validated, so rules and folds need no further checks.
 
 use std::fmt;
 use std::sync::Arc;
@@ -10,18 +10,18 @@ use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
 use super::text::{email_key, is_visible};
 
-/// Why a value was refused: a stable code and a sentence for people.
+/// Why a value is invalid: a stable code, and a message for people.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{message}")]
 pub struct InvalidValue {
-    /// Stable, in snake case.
+    /// A stable code in snake case.
     pub code: &'static str,
-    /// For people, in lower case, without a full stop.
+    /// A message for people, in lower case, without a full stop.
     pub message: String,
 }
 
 impl InvalidValue {
-    /// A refusal.
+    /// Creates an error.
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
         Self { code, message: message.into() }
     }
@@ -85,7 +85,10 @@ text_value! {
 }
 
 impl Email {
-    /// Checks the form; no mail is sent.
+    /// Checks the form of the address. No e-mail is sent.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         let options = Options::default().with_required_tld().without_display_text().without_domain_literal();
@@ -97,8 +100,8 @@ impl Email {
         }
     }
 
-    /// The form under which an address is unique. Two people never share an address that differs in case or spelling
-    /// alone, although RFC 5321 would allow it.
+    /// The key under which an address is unique. Addresses that differ only in case or spelling have the same key,
+    /// although RFC 5321 allows such addresses to be different.
     pub fn normalised(&self) -> String {
         email_key(&self.0)
     }
@@ -106,6 +109,9 @@ impl Email {
 
 impl Name {
     /// Checks length and characters.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the text is empty, too long or has a character that is not allowed.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let text = text.trim();
         if text.is_empty() {
@@ -120,6 +126,9 @@ impl Name {
 
 impl Notes {
     /// Checks length and characters.
+    ///
+    /// # Errors
+    /// `notes_invalid` if the text is too long or has a character that is not allowed.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         bounded(text, 10_000, "notes_invalid", true).map(Self)
     }
@@ -127,12 +136,15 @@ impl Notes {
 
 impl Reason {
     /// Checks length and characters.
+    ///
+    /// # Errors
+    /// `reason_invalid` if the text is too long or has a character that is not allowed.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         bounded(text.trim(), 500, "reason_invalid", false).map(Self)
     }
 }
 
-/// Addresses hold no invisible characters: with them one address could be written in many ways.
+/// Invisible characters are not allowed in addresses: with them one address could be written in many ways.
 fn is_visible_or_mark(character: char) -> bool {
     is_visible(character) || character.general_category_group() == GeneralCategoryGroup::Mark
 }

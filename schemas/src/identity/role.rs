@@ -29,14 +29,17 @@ impl Role {
     pub const ALL: [Self; 5] =
         [Self::Member, Self::TenantAdmin, Self::Auditor, Self::PlatformAdmin, Self::Integrator];
 
-    /// The role of this name.
+    /// Parses the name of a role.
+    ///
+    /// # Errors
+    /// `role_invalid` for any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
             InvalidValue::new("role_invalid", "must be member, tenant_admin, auditor or integrator")
         })
     }
 
-    /// The role's name in tokens and answers.
+    /// The name of the role in tokens and responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Member => "member",

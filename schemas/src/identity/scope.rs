@@ -1,4 +1,4 @@
-//! Scopes: what a token may do, by name.
+//! Scopes: the named permissions of a token.
 
 use std::fmt;
 
@@ -37,7 +37,7 @@ pub enum Scope {
     UsersWrite,
 }
 
-/// The scopes that have no category.
+/// The scopes without a category.
 const PLAIN_SCOPES: [Scope; 9] = [
     Scope::AuditRead,
     Scope::CrmRead,
@@ -53,10 +53,10 @@ const EVENTS_APPEND: &str = "events:append:";
 const EVENT_TYPES_WRITE: &str = "event_types:write:";
 
 impl Scope {
-    /// The scope of this name.
+    /// Parses the name of a scope.
     ///
     /// # Errors
-    /// `scope_invalid` for an unknown name and for a category that breaks its rules.
+    /// `scope_invalid` for an unknown name or an invalid category.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let category = |text: &str| {
             ExternalCategory::parse(text)

@@ -1,4 +1,4 @@
-//! A tenant: one business on the platform. Its facts stand in the log of the reserved tenant `platform`.
+//! A tenant: one business on the platform. Its events are in the log of the reserved tenant `platform`.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -30,7 +30,7 @@ pub enum Registration {
 }
 
 impl Tier {
-    /// The tier's name in tokens, tables and answers.
+    /// The name of the tier in tokens, tables and responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Free => "free",
@@ -41,7 +41,7 @@ impl Tier {
 }
 
 impl Registration {
-    /// The policy's name in tables and answers.
+    /// The name of the policy in tables and responses.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Open => "open",

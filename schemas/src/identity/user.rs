@@ -1,5 +1,5 @@
-//! A user: somebody who signs in to one tenant. Passwords never stand in events or commands: their hashes are secrets
-//! of the store.
+//! A user: a person who signs in to one tenant. Passwords are not part of events or commands: the store holds their
+//! hashes as secrets.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,21 +7,21 @@ use serde::{Deserialize, Serialize};
 use super::role::Role;
 use crate::engine::{Command, Email, Name, Reason, Sealed};
 
-/// Where a user stands.
+/// Status of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum UserStatus {
-    /// Registered; the e-mail address is not confirmed. May sign in. Nothing confirms addresses yet.
+    /// Registered; the e-mail address is not confirmed. The user may sign in. Nothing confirms addresses yet.
     #[default]
     Unconfirmed,
     /// The e-mail address is confirmed.
     Active,
-    /// May not sign in.
+    /// The user may not sign in.
     Deactivated,
 }
 
 impl UserStatus {
-    /// The status's name in tables.
+    /// The name of the status in tables.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unconfirmed => "unconfirmed",

@@ -1,5 +1,5 @@
-//! The event types of services outside the product. One stream holds all versions of a fact: its stream's id derives from
-//! the name without the version.
+//! The event types of services. One stream holds all versions of an event type; its id is derived from the name without
+//! the version.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use uuid::Uuid;
 use super::names::ExternalType;
 use crate::engine::{Command, EventType, JsonText, Notes, ids};
 
-/// The parent of the ids of event types.
+/// The namespace UUID of the ids of event types.
 const NAMESPACE: Uuid = Uuid::from_u128(0x6f1c_7a52_0d7b_5c0e_9a53_6b1e_0f6d_2c41);
 
-/// The id of the aggregate that holds all versions of a fact.
+/// The id of the aggregate that holds all versions of an event type. `family` is the name without the version.
 pub fn family_id(family: &str) -> Uuid {
     ids::derived_id(NAMESPACE, family)
 }

@@ -1,4 +1,4 @@
-//! Names that services outside the product may use: everything of theirs starts with `ext.<service>.`.
+//! Names of services. Each begins with `ext.<service>.`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -7,27 +7,30 @@ use serde::{Deserialize, Serialize};
 
 use crate::engine::{EventType, InvalidValue};
 
-/// The code of names that belong to the product.
+/// The error code for names that belong to the product.
 pub const RESERVED_CONTEXT: &str = "reserved_context";
 /// The first token of every external name.
 const EXTERNAL_CONTEXT: &str = "ext";
-/// Names that no service takes, because people would read the product in them.
+/// Names that no service may use, because they suggest the product.
 const PRODUCT_CONTEXTS: &[&str] =
     &["annals", "audit", "crm", "events", "ext", "identity", "integration", "platform", "saga"];
 const TOKEN_MAX: usize = 40;
 
-/// A category of streams that a service keeps: `ext.<service>.<aggregate>`.
+/// A category of streams of a service: `ext.<service>.<aggregate>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ExternalCategory(String);
 
-/// A type of event that a service records: `ext.<service>.<aggregate>.<fact>.v<n>`.
+/// An event type of a service: `ext.<service>.<aggregate>.<fact>.v<n>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct ExternalType(EventType);
 
 impl ExternalCategory {
-    /// Checks a category. The product's own are refused under the code [`RESERVED_CONTEXT`].
+    /// Checks a category.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid; the code is [`RESERVED_CONTEXT`] for a category of the product.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let tokens: Vec<&str> = text.split('.').collect();
         external(&tokens)?;
@@ -48,7 +51,10 @@ impl ExternalCategory {
 }
 
 impl ExternalType {
-    /// Checks a type. The product's own are refused under the code [`RESERVED_CONTEXT`].
+    /// Checks a type.
+    ///
+    /// # Errors
+    /// [`InvalidValue`] if the form is invalid; the code is [`RESERVED_CONTEXT`] for a type of the product.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
         let tokens: Vec<&str> = text.split('.').collect();
         external(&tokens)?;
@@ -60,7 +66,7 @@ impl ExternalType {
         };
         let [_, _, _, _, version] = tokens[..] else { return Err(invalid()) };
         let number: Option<u32> = version.strip_prefix('v').and_then(|number| number.parse().ok());
-        // One spelling for each version: no `v01`.
+        // Each version has one spelling; `v01` is rejected.
         let canonical = number.is_some_and(|number| number > 0 && format!("v{number}") == version);
         if !canonical || !tokens[..4].iter().all(|token| is_token(token)) {
             return Err(invalid());
@@ -74,7 +80,7 @@ impl ExternalType {
         ExternalCategory(family.rsplit_once('.').map_or(family, |(category, _)| category).to_owned())
     }
 
-    /// The name without the version: what all versions of a fact share.
+    /// The name without the version.
     pub fn family(&self) -> &str {
         self.as_str().rsplit_once('.').map_or("", |(family, _)| family)
     }
@@ -84,7 +90,7 @@ impl ExternalType {
         self.0.schema_version()
     }
 
-    /// The name as any event type.
+    /// The same name as an [`EventType`].
     pub fn event_type(&self) -> &EventType {
         &self.0
     }
@@ -95,7 +101,7 @@ impl ExternalType {
     }
 }
 
-/// Refuses what belongs to the product.
+/// Rejects names that belong to the product.
 fn external(tokens: &[&str]) -> Result<(), InvalidValue> {
     let service = tokens.get(1).copied().unwrap_or_default();
     if tokens.first() != Some(&EXTERNAL_CONTEXT) || PRODUCT_CONTEXTS.contains(&service) {

@@ -1,5 +1,5 @@
-//! Tokens of services: who may act in a tenant without being a user. The token itself is never stored: it follows from
-//! what is recorded here and the deployment's signing key.
+//! Tokens of services. A service acts in a tenant without being a user. The token itself is never stored: it is derived
+//! from the recorded event and the deployment's signing key.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::engine::{Command, InvalidValue, Name};
 use crate::identity::scope::Scope;
 
-/// The scopes of an auditor's token that is issued as such.
+/// The default scopes of an auditor's token.
 pub const AUDITOR_SCOPES: &[Scope] = &[Scope::AuditRead, Scope::CrmRead, Scope::EventsRead, Scope::UsersRead];
 
 /// A scope that a service may hold. None of them changes who may do what.

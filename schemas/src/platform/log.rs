@@ -1,4 +1,4 @@
-//! A tenant's log as a thing of its own: the fact that it was replaced, because the database went back to an earlier state.
+//! Events about a tenant's log itself: its replacement after the database was restored to an earlier state.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

@@ -1,5 +1,6 @@
-//! A subject: a person whom personal data is about. Its id is that of the user, or of the customer where there is no user.
-//! A stream exists only for subjects whose erasure was asked for.
+//! A subject: a person that personal data is about. Its id is that of the user, or that of the customer if there is no
+//! user.
+//! A stream exists only for subjects whose erasure was requested.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -7,14 +8,14 @@ use uuid::Uuid;
 
 use crate::engine::{Command, Reason, StreamName};
 
-/// Where an erasure stands.
+/// State of an erasure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ErasureStatus {
-    /// It was asked for and goes on by itself.
+    /// It was requested and is in progress.
     #[default]
     Requested,
-    /// The key is destroyed and nothing else is left.
+    /// The key is destroyed, and the personal data outside the log is deleted.
     Erased,
 }
 

@@ -1,4 +1,4 @@
-//! Runs the checks of a schema over data, within a budget.
+//! Checks data with a compiled schema, within a budget.
 
 use schemas::engine::Json;
 
@@ -6,27 +6,27 @@ use super::MESSAGE_CHARS_MAX;
 use super::compiling::{Check, Program, Range, Schema};
 use super::patterns::Searches;
 
-/// The most errors that are told of one event.
+/// Maximum errors reported for one event.
 const ERRORS_MAX: usize = 20;
-/// What all checks of one request may cost, in steps of an automaton: about a second of one processor at worst.
+/// Budget of all checks of one request, in steps of an automaton: at most about a second of one processor.
 const REQUEST_STEPS_MAX: u64 = 128 * 1024 * 1024;
-/// What it costs to look at one value, in the same unit.
+/// Cost of visiting one value, in steps.
 const VALUE_STEPS: u64 = 16;
 
-/// What the checks of one request may still cost.
+/// The remaining budget of one request.
 #[derive(Debug)]
 pub struct Budget {
     steps: u64,
 }
 
-/// What is wrong with one value of an event's data.
+/// An invalid value in an event's data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InvalidData {
-    /// The path to it, with dots; empty for the data as a whole.
+    /// The path to the value, separated by dots; empty for the whole data.
     pub at: String,
-    /// Stable, in snake case.
+    /// A stable code in snake case.
     pub code: &'static str,
-    /// For people; never the value itself.
+    /// A message for people. It never contains the value.
     pub message: String,
 }
 
@@ -77,7 +77,7 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    /// Whether the data are valid. What is wrong is noted where it is to be told; else the first fault ends the check.
+    /// Whether the data are valid. If `told`, errors are recorded; otherwise the first error ends the check.
     fn schema(&mut self, schema: &'a Schema, data: &'a Json, told: bool) -> Result<bool, BudgetExhausted> {
         self.budget.take(VALUE_STEPS)?;
         let checks = match schema {
@@ -299,7 +299,7 @@ impl<'a> Run<'a> {
                     };
                     self.place.pop();
                     if is_refused {
-                        // It is the object that is wrong.
+                        // The error is reported for the object.
                         valid = self.fault(told, &format!("the member {name} is not allowed"));
                     }
                     if !valid && (!told || self.errors.len() >= ERRORS_MAX) {
@@ -312,7 +312,7 @@ impl<'a> Run<'a> {
         Ok(valid)
     }
 
-    /// Whether the name of a member keeps to a schema.
+    /// Whether the name of a member is valid by a schema.
     fn name(&mut self, schema: &Schema, name: &str) -> Result<bool, BudgetExhausted> {
         self.budget.take(VALUE_STEPS + name.len() as u64)?;
         let name = Json::String(name.into());
@@ -323,7 +323,7 @@ impl<'a> Run<'a> {
             place: Vec::new(),
             errors: Vec::new(),
         };
-        // Kept from name to name.
+        // The search caches are reused for the next name.
         std::mem::swap(&mut names.searches, &mut self.searches);
         let valid = names.schema(schema, &name, false);
         let searches = names.searches;
@@ -336,7 +336,7 @@ impl<'a> Run<'a> {
         Ok(self.program.patterns.matches(number, text, &mut self.searches))
     }
 
-    /// Takes what a binary search of the data among so many values costs, or its share of sorting them.
+    /// Charges a binary search of the data among `among` values, or its share of sorting them.
     fn compare(&mut self, data: &Json, among: usize) -> Result<(), BudgetExhausted> {
         let rounds = u64::from(usize::BITS - among.leading_zeros());
         self.budget.take(data.size() as u64 * (1 + rounds))
@@ -351,7 +351,7 @@ impl<'a> Run<'a> {
             }
     }
 
-    /// Notes what is wrong where it is told; `false`, for the caller to hand on.
+    /// Records an error if `told`. Always returns `false`, as the result of the check.
     fn fault(&mut self, told: bool, message: &str) -> bool {
         if told && self.errors.len() < ERRORS_MAX {
             let steps = self.place.iter().map(|step| match step {

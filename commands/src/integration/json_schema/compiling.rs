@@ -1,4 +1,4 @@
-//! Makes checks of the keywords of an expanded schema.
+//! Compiles the keywords of an expanded schema into checks.
 
 use std::collections::BTreeMap;
 
@@ -8,19 +8,19 @@ use schemas::engine::exact_json::Number;
 use super::patterns::Patterns;
 use super::{InvalidSchema, invalid, path};
 
-/// Bytes of memory for each byte of an expanded schema, about.
+/// Approximate bytes of memory for each byte of an expanded schema.
 const MEMORY_BYTES_PER_SOURCE_BYTE: usize = 16;
-/// The most significant digits of a divisor, so that remainders are exact in 128 bits.
+/// Maximum significant digits of a divisor, so that remainders are exact in 128 bits.
 const DIVISOR_DIGITS_MAX: usize = 18;
 
 const TYPES: [&str; 7] = ["null", "boolean", "integer", "number", "string", "array", "object"];
 
-/// A schema as it is run.
+/// A compiled schema.
 #[derive(Debug)]
 pub(super) struct Program {
     pub(super) root: Schema,
     pub(super) patterns: Patterns,
-    /// About how many bytes of memory it takes.
+    /// Its approximate memory in bytes.
     pub(super) bytes: usize,
 }
 
@@ -30,11 +30,11 @@ pub(super) enum Schema {
     All(Vec<Check>),
 }
 
-/// The types that a keyword lists, a bit for each.
+/// A set of types, one bit for each.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Types(u8);
 
-/// Counts from and to, both included.
+/// Minimum and maximum of a count, both included.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Range {
     pub(super) least: usize,
@@ -44,7 +44,7 @@ pub(super) struct Range {
 #[derive(Debug)]
 pub(super) enum Check {
     Types(Types),
-    /// In rising order.
+    /// In ascending order.
     Enum(Vec<Json>),
     Const(Json),
     Minimum {
@@ -101,7 +101,7 @@ struct Compiler {
     patterns: Patterns,
 }
 
-/// The keywords of a schema that are not taken yet.
+/// The keywords of a schema that are not compiled yet.
 struct Keywords<'a> {
     rest: BTreeMap<Box<str>, Json>,
     at: &'a str,
@@ -342,7 +342,7 @@ impl Types {
         self.0 & kinds != 0
     }
 
-    /// The types for people.
+    /// The names of the types, for messages.
     pub(super) fn names(self) -> String {
         let listed = TYPES.iter().enumerate().filter(|(bit, _)| self.0 & (1 << bit) != 0);
         listed.map(|(_, name)| *name).collect::<Vec<_>>().join(" or ")

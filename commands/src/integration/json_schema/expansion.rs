@@ -1,4 +1,4 @@
-//! Writes references out and drops annotations, within limits.
+//! Resolves references and removes annotations, within limits.
 
 use std::collections::BTreeMap;
 
@@ -10,8 +10,8 @@ use super::{
 };
 
 pub(super) const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";
-/// Keywords that say nothing about which data are valid, and the kind of their values. A format is one of them, as
-/// 2020-12 has it by default.
+/// Keywords that do not affect validity, with the type of their values. `format` is one of them, as in 2020-12 by
+/// default.
 const ANNOTATION_KEYWORDS: [(&str, Kind); 12] = [
     ("title", Kind::Text),
     ("description", Kind::Text),
@@ -26,7 +26,7 @@ const ANNOTATION_KEYWORDS: [(&str, Kind); 12] = [
     ("contentSchema", Kind::Schema),
     ("default", Kind::Any),
 ];
-/// Keywords that are not taken: names and references beyond the schema, and what depends on how others were evaluated.
+/// Unsupported keywords: names, references to other documents, and keywords that depend on the evaluation of others.
 const UNSUPPORTED_KEYWORDS: [&str; 10] = [
     "$id",
     "$anchor",
@@ -39,12 +39,12 @@ const UNSUPPORTED_KEYWORDS: [&str; 10] = [
     "unevaluatedProperties",
     "unevaluatedItems",
 ];
-/// Keywords that hold one schema.
+/// Keywords with one schema as value.
 const SUBSCHEMA_KEYWORDS: [&str; 8] =
     ["not", "if", "then", "else", "items", "contains", "additionalProperties", "propertyNames"];
-/// Keywords that hold a list of schemas.
+/// Keywords with a list of schemas.
 const SUBSCHEMA_LIST_KEYWORDS: [&str; 4] = ["allOf", "anyOf", "oneOf", "prefixItems"];
-/// Keywords that hold schemas by name.
+/// Keywords with schemas by name.
 const NAMED_SUBSCHEMA_KEYWORDS: [&str; 3] = ["properties", "patternProperties", "dependentSchemas"];
 
 #[derive(Clone, Copy)]
@@ -69,7 +69,10 @@ impl Kind {
     }
 }
 
-/// An equivalent schema without references and annotations, where it keeps to the limits.
+/// An equivalent schema without references and annotations.
+///
+/// # Errors
+/// [`InvalidSchema`] if the schema exceeds a limit or uses an unsupported keyword.
 pub fn expand(schema: &JsonText) -> Result<Json, InvalidSchema> {
     if schema.as_str().len() > SCHEMA_BYTES_MAX {
         return Err(invalid("", format!("a schema has at most {SCHEMA_BYTES_MAX} bytes")));
@@ -98,7 +101,7 @@ pub fn expand(schema: &JsonText) -> Result<Json, InvalidSchema> {
 
 struct Expansion<'a> {
     definitions: Option<&'a BTreeMap<Box<str>, Json>>,
-    /// The definitions within which we are, so that a circle is noticed.
+    /// The definitions that are being expanded, to detect a cycle.
     open: Vec<String>,
     subschemas: usize,
     bytes: usize,
@@ -186,7 +189,7 @@ impl Expansion<'_> {
         if let (Json::String(pattern), "pattern") = (value, name) {
             self.pattern(pattern, at)?;
         }
-        // Before it is copied.
+        // The size is checked before the copy.
         self.count_size(value.size(), at)?;
         Ok(value.clone())
     }

@@ -1,4 +1,5 @@
-//! Patterns: ECMA-262 expressions as automata, without look-around and back-references, so that a search takes linear time.
+//! Patterns: ECMA-262 expressions as automata. Look-around and back-references are not supported, so a search takes
+//! linear time.
 
 use std::collections::HashMap;
 
@@ -9,17 +10,17 @@ use regex_automata::{Input, nfa::thompson};
 
 use super::{InvalidSchema, PATTERN_BYTES_MAX, PATTERNS_BYTES_MAX, invalid};
 
-/// Bytes of an automaton for each step that it may take on one byte of text, at least.
+/// Minimum bytes of an automaton for each step that it may take on one byte of text.
 const BYTES_PER_STEP: usize = 16;
-/// What a search may keep of the automaton's deterministic form. It is dropped after the check.
+/// Maximum bytes of the deterministic form that a search caches. It is dropped after the check.
 const SEARCH_BYTES_MAX: usize = 128 * 1024;
 
-/// The automata of a schema, each pattern once.
+/// The automata of a schema; each pattern is compiled once.
 #[derive(Debug, Default)]
 pub(super) struct Patterns {
     known: HashMap<String, usize>,
     automata: Vec<Automaton>,
-    /// Bytes of the automata, each counted wherever its pattern is used.
+    /// Bytes of the automata, counted once for each use of a pattern.
     used: usize,
 }
 
@@ -29,12 +30,12 @@ struct Automaton {
     bytes: usize,
 }
 
-/// What searches of one check remember, by pattern.
+/// The search caches of one check, by pattern.
 #[derive(Default)]
 pub(super) struct Searches(Vec<Option<Cache>>);
 
 impl Patterns {
-    /// The number of the pattern, which is compiled where it is new.
+    /// The number of the pattern; a new pattern is compiled.
     pub(super) fn add(&mut self, pattern: &str, at: &str) -> Result<usize, InvalidSchema> {
         let number = if let Some(number) = self.known.get(pattern) {
             *number
@@ -52,7 +53,7 @@ impl Patterns {
         Ok(number)
     }
 
-    /// Steps that a search of a text of this length takes at most.
+    /// Maximum steps of a search in a text of this length.
     pub(super) fn cost(&self, number: usize, bytes: usize) -> u64 {
         (self.automata[number].bytes / BYTES_PER_STEP) as u64 * (bytes as u64 + 1)
     }
@@ -66,7 +67,7 @@ impl Patterns {
         regex.search_half_with(cache, &Input::new(text).earliest(true)).is_some()
     }
 
-    /// About how many bytes of memory they take.
+    /// Their approximate memory in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.automata.iter().map(|automaton| automaton.bytes.max(automaton.regex.memory_usage())).sum()
     }

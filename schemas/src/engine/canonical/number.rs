@@ -1,13 +1,13 @@
-//! Numbers by their exact value.
+//! Canonical numbers, by their exact value.
 
-/// Longest number written out in digits; beyond, and for fractions, the digits are followed by a power of ten.
+/// Maximum digits of a number that is written out. Longer numbers and fractions are written as digits with a power of
+/// ten.
 const PLAIN_DIGITS_MAX: usize = 40;
-/// Longest exponent, in digits, that is added to. A longer one is kept as it is written: its number means nothing to any
-/// program, and two spellings of it count as two numbers.
+/// Maximum digits of an exponent that is normalised. A longer exponent is kept as written: two spellings of such a
+/// number are different, which is harmless, because no program can use it.
 const EXPONENT_DIGITS_MAX: usize = 17;
 
-/// Writes the canonical form of a number that is valid JSON: the digits without zeros at either end, and the power of ten
-/// that they are multiplied with.
+/// Writes the canonical form of a valid JSON number: its digits without leading and trailing zeros, and a power of ten.
 pub(super) fn write(number: &str, out: &mut Vec<u8>) {
     let (sign, unsigned) = match number.strip_prefix('-') {
         Some(rest) => ("-", rest),

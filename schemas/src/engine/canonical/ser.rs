@@ -1,4 +1,4 @@
-//! The canonical form of typed values: a `serde` serializer.
+//! A `serde` serializer for the canonical form of typed values.
 
 use serde::Serialize;
 use serde::ser::{
@@ -8,7 +8,7 @@ use serde::ser::{
 
 use super::{CanonicalError, Members, number, of_text, write_string};
 
-/// What a [`serde_json::value::RawValue`] calls itself when it is serialised.
+/// The struct name under which [`serde_json::value::RawValue`] is serialised.
 const RAW_VALUE: &str = "$serde_json::private::RawValue";
 
 pub(super) fn canonical(value: &impl Serialize) -> Result<Vec<u8>, CanonicalError> {
@@ -19,7 +19,7 @@ pub(super) fn canonical(value: &impl Serialize) -> Result<Vec<u8>, CanonicalErro
     Ok(out)
 }
 
-/// Whether a value was written, or is an absent optional one.
+/// Whether a value was written, or is an absent optional value.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Written {
     Present,
@@ -28,11 +28,11 @@ enum Written {
 
 struct Writer<'a>(&'a mut Vec<u8>);
 
-/// An object or an array under construction.
+/// An unfinished object or array.
 struct Compound<'a> {
     out: &'a mut Vec<u8>,
     content: Content,
-    /// Whether it is the value of an enum's variant, whose object is still open.
+    /// Whether it is the value of an enum's variant, whose object must be closed after it.
     in_variant: bool,
 }
 
@@ -57,7 +57,7 @@ impl<'a> Writer<'a> {
         if !number.is_finite() {
             return Err(CanonicalError::custom("a number is finite"));
         }
-        // Rust writes floats without exponent, so this is a number of JSON.
+        // Rust formats floats without an exponent, so the text is a JSON number.
         Ok(self.number(number))
     }
 
@@ -95,7 +95,7 @@ impl Compound<'_> {
         match &mut self.content {
             Content::Object { members, .. } if present => members.0.push((name, written)),
             Content::Raw => {
-                // What was written is the text as a string.
+                // The written value is the text as a JSON string.
                 let text: String = serde_json::from_slice(&written).map_err(CanonicalError::custom)?;
                 self.out.extend_from_slice(&of_text(text.as_bytes())?);
             }
@@ -201,7 +201,7 @@ impl<'a> Serializer for Writer<'a> {
         value.serialize(self)
     }
 
-    /// The null of JSON data.
+    /// A null in JSON data is content, not an absent field.
     fn serialize_unit(self) -> Result<Written, CanonicalError> {
         Ok(self.put("null"))
     }
@@ -290,7 +290,7 @@ impl<'a> Serializer for Writer<'a> {
     }
 }
 
-/// The traits of arrays differ in the name of their method alone.
+/// The traits for arrays differ only in the name of the method.
 macro_rules! array {
     ($interface:ident, $method:ident) => {
         impl $interface for Compound<'_> {
@@ -313,7 +313,7 @@ array!(SerializeTuple, serialize_element);
 array!(SerializeTupleStruct, serialize_field);
 array!(SerializeTupleVariant, serialize_field);
 
-/// So do those of structs.
+/// The traits for structs differ only in their name.
 macro_rules! object {
     ($interface:ident) => {
         impl $interface for Compound<'_> {
@@ -344,7 +344,7 @@ impl SerializeMap for Compound<'_> {
 
     fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), CanonicalError> {
         let written = canonical(&key)?;
-        // A key of JSON is a string, whatever its type is.
+        // A key of a JSON object is a string, even if its Rust type is not.
         let text = serde_json::from_slice(&written).or_else(|_| String::from_utf8(written));
         if let Content::Object { name, .. } = &mut self.content {
             *name = Some(text.map_err(CanonicalError::custom)?);

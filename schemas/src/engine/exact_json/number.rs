@@ -12,13 +12,16 @@ const EXPONENT_DIGITS_MAX: usize = 15;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Number {
     is_negative: bool,
-    /// Without zeros at either end; empty for zero.
+    /// Without leading and trailing zeros; empty for zero.
     digits: Box<[u8]>,
     exponent: i64,
 }
 
 impl Number {
-    /// Reads a number as JSON writes it.
+    /// Parses a JSON number.
+    ///
+    /// # Errors
+    /// [`NotJson`] if the text is not a number, or its exponent is too long.
     pub fn parse(text: &str) -> Result<Self, NotJson> {
         let (is_negative, text) = text.strip_prefix('-').map_or((false, text), |rest| (true, rest));
         let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
@@ -53,17 +56,17 @@ impl Number {
         self.digits.is_empty()
     }
 
-    /// Whether it is below zero.
+    /// Whether it is less than zero.
     pub fn is_negative(&self) -> bool {
         self.is_negative
     }
 
-    /// Whether nothing stands behind its decimal point.
+    /// Whether it has no fractional part.
     pub fn is_integer(&self) -> bool {
         self.exponent >= self.digits.len() as i64
     }
 
-    /// Its value where it is a whole number that is not negative; what is too large becomes the largest.
+    /// Its value if it is a non-negative integer; larger values are clamped to `usize::MAX`.
     pub fn to_count(&self) -> Option<usize> {
         if self.is_negative || !self.is_integer() {
             return None;
@@ -80,18 +83,19 @@ impl Number {
         )
     }
 
-    /// Significant digits.
+    /// Number of significant digits.
     pub fn digits(&self) -> usize {
         self.digits.len()
     }
 
-    /// Whether it is a whole multiple of the divisor, which is above zero and has at most 18 significant digits.
+    /// Whether it is an integral multiple of the divisor, which must be positive with at most 18 significant digits.
     pub fn is_multiple_of(&self, divisor: &Number) -> bool {
         if self.is_zero() {
             return true;
         }
         let scale = |number: &Number| number.exponent - number.digits.len() as i64;
-        // In lowest terms neither ends in a zero: below the divisor's scale nothing but zero is a multiple.
+        // Neither number has trailing zeros. So if its scale is below the divisor's, it is not a multiple, unless it is
+        // zero.
         let Ok(mut shift) = u64::try_from(scale(self) - scale(divisor)) else { return false };
         let modulus = divisor.digits.iter().fold(0u128, |value, digit| value * 10 + u128::from(digit - b'0'));
         if modulus == 0 {
@@ -99,7 +103,7 @@ impl Number {
         }
         let mut rest =
             self.digits.iter().fold(0u128, |value, digit| (value * 10 + u128::from(digit - b'0')) % modulus);
-        // times 10^shift, by squaring.
+        // Multiplies by 10^shift with repeated squaring.
         let mut power = 10 % modulus;
         while shift > 0 {
             if shift % 2 == 1 {
