@@ -3,14 +3,15 @@
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-long check bench bootstrap
+.PHONY: help run test test-long check bench bootstrap release-baseline
 
 help: ## print the targets
 	@echo "make run     start everything on this machine: PostgreSQL, NATS, all roles (ARGS=\"--ephemeral --random-ports --json\")"
 	@echo "make test    run every test, on real servers"
 	@echo "make test-long  the long forms of tests: 200 faults, every crash point (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
-	@echo "make check   formatting, lints, licences and bans of dependencies"
+	@echo "make check   formatting, lints, names, compatibility with the last release, licences and bans of dependencies"
 	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\": parts of it)"
+	@echo "make release-baseline VERSION=x.y.z  make what outsiders use now the state that later changes are compared with"
 	@echo "make help    print this"
 
 run: bootstrap
@@ -25,9 +26,13 @@ test-long: bootstrap
 check:
 	cargo fmt --all -- --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo run --quiet --package checks -- compatibility
 	cargo run --quiet --package checks -- names
 	cargo run --quiet --package checks -- limits
 	@scripts/deny
+
+release-baseline:
+	cargo run --quiet --package checks -- baseline $(VERSION)
 
 bench: bootstrap
 	cargo build --release --bin annals --target-dir bench/target

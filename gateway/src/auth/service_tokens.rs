@@ -1,6 +1,6 @@
 //! Checks whether a service's token is revoked. Such a token is valid for months, so its stream is looked up. A
-//! revocation takes effect in every process within [`REVOCATION_CACHE_TTL`], and on open streams within
-//! [`REVOCATION_POLL_INTERVAL`].
+//! revocation takes effect in every process within `REVOCATION_CACHE_TTL`, and on open streams within
+//! `REVOCATION_POLL_INTERVAL`.
 
 use std::time::Duration;
 

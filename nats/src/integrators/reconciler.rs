@@ -36,7 +36,7 @@ pub struct ReconcilerConfig {
 /// Several reconcilers may run: one at a time pushes keys, and consumers are divided between them by tenant.
 ///
 /// # Errors
-/// [`SystemError`] if the settings of the system account or a key are invalid. Outages are not errors.
+/// `SystemError` if the settings of the system account or a key are invalid. Outages are not errors.
 pub async fn reconcile(
     store: Store,
     nats: Nats,
