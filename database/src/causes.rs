@@ -3,7 +3,7 @@
 use std::error::Error;
 use std::fmt;
 
-use crate::describe;
+use tokio_postgres::Error as PostgresError;
 
 /// An error and its sources as one line, for logs and operators, never for clients.
 /// For an error of PostgreSQL it shows the text of [`describe`], because the details may have values of rows.
@@ -15,7 +15,7 @@ impl fmt::Display for Causes<'_> {
         let mut next = Some(self.0);
         while let Some(error) = next {
             next = error.source();
-            let text = if let Some(error) = error.downcast_ref::<tokio_postgres::Error>() {
+            let text = if let Some(error) = error.downcast_ref::<PostgresError>() {
                 next = None;
                 describe(error)
             } else {
@@ -32,6 +32,16 @@ impl fmt::Display for Causes<'_> {
         }
         f.write_str(&line)
     }
+}
+
+/// The server's message with its SQLSTATE, or the client's error with its cause. For logs and operators.
+/// It has no parameters, but names tables, columns and roles, so clients of the product must not get it.
+pub fn describe(error: &PostgresError) -> String {
+    if let Some(db) = error.as_db_error() {
+        return format!("{} ({})", db.message(), db.code().code());
+    }
+    let cause = error.source().map(ToString::to_string);
+    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
 }
 
 #[cfg(test)]

@@ -46,16 +46,6 @@ fn is_transient_state(state: &SqlState) -> bool {
     matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
 }
 
-/// The server's message with its SQLSTATE, or the client's error with its cause. For logs and operators.
-/// It has no parameters, but names tables, columns and roles, so clients of the product must not get it.
-pub fn describe(error: &Error) -> String {
-    if let Some(db) = error.as_db_error() {
-        return format!("{} ({})", db.message(), db.code().code());
-    }
-    let cause = std::error::Error::source(error).map(ToString::to_string);
-    cause.map_or_else(|| error.to_string(), |cause| format!("{error}: {cause}"))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -28,9 +28,9 @@ mod error;
 mod pool;
 mod tls;
 
-pub use causes::Causes;
+pub use causes::{Causes, describe};
 pub use config::{DatabaseConfig, Password, TlsConfig, TlsMode, UnknownTlsMode};
 pub use connector::{CONNECT_TIMEOUT, Connection, Connector, Listener, connect};
-pub use error::{ConnectError, describe, is_transient};
+pub use error::{ConnectError, is_transient};
 pub use pool::{POOL_WAIT_TIMEOUT, Pool, PoolError, PooledConnection};
 pub use tls::TlsError;

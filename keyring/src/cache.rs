@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::KeyringError;
 use crate::crypto::DataKey;
-use crate::store::Subject;
+use crate::key::Subject;
 
 /// Maximum cached keys. At the maximum all are dropped, and loaded again when needed.
 const CACHE_CAPACITY: usize = 100_000;

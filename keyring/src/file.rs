@@ -19,14 +19,13 @@ use uuid::Uuid;
 
 use self::maintenance::Maintenance;
 pub(crate) use self::rewrap::rewrap;
-use self::server::{KeyRequest, KeyServer};
-use crate::store::{KeyState, Subject};
+use self::server::{KeyRequest, KeyServer, Reply};
+use crate::key::{KeyState, Subject};
 use crate::{Epoch, Erasure, KeyringError, RootKeys, StoredKey};
 
 /// Maximum queued requests per thread; more are refused.
 const QUEUE_CAPACITY: usize = 4_096;
 
-type Reply<T> = oneshot::Sender<Result<T, KeyringError>>;
 type Job = Box<dyn FnOnce(&mut Maintenance) + Send>;
 
 /// Sends requests to the threads of the key file.

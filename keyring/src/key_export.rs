@@ -18,7 +18,7 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use crate::crypto::DataKey;
-use crate::store::KeyState;
+use crate::key::KeyState;
 use crate::{Keyring, KeyringError, payload};
 
 /// Maximum keys per encrypted part.

@@ -13,9 +13,10 @@ use uuid::Uuid;
 
 use crate::cache::Cache;
 use crate::file::FileStore;
+use crate::key::{KeyState, Subject};
 use crate::payload;
 use crate::postgres::PostgresStore;
-use crate::store::{KeyState, KeyStore, Subject};
+use crate::store::KeyStore;
 use crate::{Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey};
 
 /// Maximum attempts to load the keys of a payload or batch, when leases end before all keys are loaded.

@@ -18,7 +18,7 @@ use self::connections::Connections;
 pub use self::migrate::{KeyDatabaseOwner, migrate};
 pub(crate) use self::rewrap::rewrap;
 use crate::crypto::{DataKey, Fingerprint, KeyContext};
-use crate::store::{KeyState, Subject};
+use crate::key::{KeyState, Subject};
 use crate::{Epoch, Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey, epochs};
 
 /// Maximum connections that serve keys.

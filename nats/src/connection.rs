@@ -16,8 +16,9 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use tokio::sync::watch;
 
 use crate::NatsError;
-use crate::message::SUBJECT_ROOT;
 
+/// The first token of every event's subject.
+pub const SUBJECT_ROOT: &str = "events";
 /// The stream with the events of every tenant.
 pub const STREAM: &str = "EVENTS";
 /// How long JetStream recognises message ids. A relay repeats a publication well within this time.

@@ -9,7 +9,8 @@ use schemas::privacy::subject::SubjectEvent;
 use store::Store;
 use uuid::Uuid;
 
-use crate::message::{MessageKey, SUBJECT_ROOT};
+use crate::connection::SUBJECT_ROOT;
+use crate::message::MessageKey;
 use crate::relay::stream_reader;
 use crate::{Nats, NatsError};
 

@@ -2,6 +2,7 @@
 //! The body is the stored payload, byte for byte. The headers hold the rest, enough to rebuild the recorded event.
 //! A MAC (`mac`) proves that the relay wrote the message.
 
+mod error;
 mod mac;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
@@ -11,11 +12,10 @@ use schemas::engine::recorded::timestamp;
 use schemas::engine::{Actor, EventType, LogId, Metadata, RecordedEvent, RequestId, StreamName, TenantSlug};
 use uuid::Uuid;
 
+pub use self::error::MessageError;
 pub use self::mac::MessageKey;
+use crate::connection::SUBJECT_ROOT;
 use crate::relay::stored_message::StoredMessage;
-
-/// The first token of every event's subject.
-pub const SUBJECT_ROOT: &str = "events";
 
 const SPECVERSION: HeaderName = HeaderName::from_static("ce-specversion");
 const ID: HeaderName = HeaderName::from_static("ce-id");
@@ -35,45 +35,6 @@ const ACTOR: HeaderName = HeaderName::from_static("ce-actor");
 const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// Why a message is not accepted as one of the relay's.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum MessageError {
-    /// A header is missing.
-    #[error("header {0} is missing")]
-    Missing(&'static str),
-    /// A header has an invalid value.
-    #[error("header {0} does not read")]
-    Invalid(&'static str),
-    /// The subject does not match the tenant and type in the headers.
-    #[error("the subject does not match the headers")]
-    SubjectDiffers,
-    /// The message has no MAC.
-    #[error("there is no MAC")]
-    NoMac,
-    /// The MAC has an unknown version or key.
-    #[error("the MAC is of an unknown version or key")]
-    UnknownKey,
-    /// The MAC does not match the message.
-    #[error("the MAC is not that of the message")]
-    MacDiffers,
-    /// The headers are not in the format of NATS.
-    #[error("the headers do not read")]
-    Malformed,
-}
-
-impl MessageError {
-    /// The value of the metric label `reason`.
-    pub(crate) fn reason(&self) -> &'static str {
-        match self {
-            Self::Missing(_) | Self::Invalid(_) | Self::SubjectDiffers => "unreadable",
-            Self::NoMac => "no_mac",
-            Self::UnknownKey => "unknown_key",
-            Self::MacDiffers => "mac_differs",
-            Self::Malformed => "malformed",
-        }
-    }
-}
 
 /// A message to publish on JetStream.
 #[derive(Debug, Clone, PartialEq)]

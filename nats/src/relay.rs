@@ -12,7 +12,7 @@
 //! The database may be restored to an earlier state; `divergence_check` detects that.
 
 mod divergence_check;
-mod page;
+pub(crate) mod page;
 pub(crate) mod position_ranges;
 mod republish;
 pub(crate) mod stored_message;
@@ -36,7 +36,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use self::page::{PageResult, PublishError, RelayPage};
+use self::page::{PAGE_SIZE_MAX, PageResult, PublishError, RelayPage};
 use self::republish::RepublishError;
 use self::stream_check::{LastAckedMessage, StreamCheckResult};
 use self::tenant_relay::TenantRelay;
@@ -47,10 +47,6 @@ pub use self::divergence_check::check_divergence;
 
 /// Maximum events of all tenants that are published and not yet acknowledged.
 const IN_FLIGHT_EVENTS_MAX: usize = 1_000;
-/// Maximum events of one page of one tenant. A small page shares the connection fairly between tenants.
-/// A tenant has one page in flight. So if a position is in the stream, at most the last `PAGE_SIZE_MAX` positions
-/// before it can be missing, even after an interruption.
-pub(crate) const PAGE_SIZE_MAX: usize = 250;
 /// Maximum pages in flight.
 const CONCURRENT_PAGES_MAX: usize = 32;
 /// Maximum pages read at once. The relay's pool is small, and its other statements use it too.

@@ -17,5 +17,6 @@ pub mod retry;
 mod rows;
 pub mod runner;
 mod saga_log;
+pub mod settings;
 mod step_runner;
 mod tenant_queue;

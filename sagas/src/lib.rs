@@ -18,7 +18,8 @@ pub use engine::instances::{
 };
 pub use engine::process::{Process, Reaction, Step, Timer, Trigger};
 pub use engine::retry::RetrySettings;
-pub use engine::runner::{SagaError, SagaSettings, run};
+pub use engine::runner::{SagaError, run};
+pub use engine::settings::SagaSettings;
 
 use std::sync::Arc;
 

@@ -8,7 +8,7 @@ use schemas::engine::{StreamName, TenantId, clock};
 use uuid::Uuid;
 
 use super::{bytes, server};
-use crate::store::Subject;
+use crate::key::Subject;
 use crate::{Erasure, KeyringError, StoredKey};
 
 pub(super) struct Maintenance {

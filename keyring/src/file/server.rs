@@ -5,12 +5,16 @@ use std::sync::mpsc::Receiver;
 
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use schemas::engine::{StreamName, clock, ids};
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use super::{Reply, schema};
+use super::schema;
 use crate::crypto::{DataKey, Fingerprint, KeyContext};
-use crate::store::{KeyState, Subject};
+use crate::key::{KeyState, Subject};
 use crate::{KeyringError, RootKeys, epochs};
+
+/// The channel for the answer to a request.
+pub(super) type Reply<T> = oneshot::Sender<Result<T, KeyringError>>;
 
 /// Maximum requests per transaction.
 const BATCH_SIZE_MAX: usize = 512;

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::connections::Connections;
 use super::{begin_first_epoch, fingerprint, newest_epoch, query, roots_of};
 use crate::crypto::KeyContext;
-use crate::store::Subject;
+use crate::key::Subject;
 use crate::{KeyDatabase, KeyringError, RewrapResult, RootKeys, epochs};
 
 /// Maximum keys per statement.

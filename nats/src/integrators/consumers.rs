@@ -15,9 +15,11 @@ use uuid::Uuid;
 
 use super::stream_position::{StreamState, next_acked, position_at};
 use super::stream_search::start_after;
-use crate::message::{MessageKey, SUBJECT_ROOT};
-use crate::relay::PAGE_SIZE_MAX;
-use crate::relay::stream_reader::{api_error, handle};
+use crate::connection::SUBJECT_ROOT;
+use crate::message::MessageKey;
+use crate::relay::page::PAGE_SIZE_MAX;
+use crate::relay::stored_message::api_error;
+use crate::relay::stream_reader::handle;
 use crate::{Nats, NatsError};
 
 /// Metadata key of a consumer: it marks a consumer of an integrator, and holds the instance number.

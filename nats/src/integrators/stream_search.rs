@@ -9,8 +9,9 @@ use chrono::TimeDelta;
 use store::{RelayProgress, Store};
 use tokio::time::Instant;
 
-use crate::message::{EventHeaders, MessageKey, SUBJECT_ROOT};
-use crate::relay::PAGE_SIZE_MAX;
+use crate::connection::SUBJECT_ROOT;
+use crate::message::{EventHeaders, MessageKey};
+use crate::relay::page::PAGE_SIZE_MAX;
 use crate::relay::position_ranges::PositionRanges;
 use crate::relay::stored_message::message_from;
 use crate::relay::stream_reader::read;

@@ -14,7 +14,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD as BASE64;
 use schemas::engine::LogId;
 use store::{Causes, DeploymentKey, MacKey};
 
-use super::MessageError;
+use super::error::MessageError;
 
 /// `v1.<key id>.<tag of the payload>.<tag of the message>`
 pub(crate) const MAC: HeaderName = HeaderName::from_static("annals-mac");

@@ -14,7 +14,8 @@ use store::{Causes, PublishedEvent, Replacement, Store};
 
 use super::stream_check::LastAckedMessage;
 use super::stream_reader;
-use crate::message::{self, MessageKey, SUBJECT_ROOT};
+use crate::connection::SUBJECT_ROOT;
+use crate::message::{self, MessageKey};
 use crate::{Nats, NatsError, checkpoints};
 
 /// Compares stream and database, and replaces the logs that have lost events. Returns the number of replaced logs.

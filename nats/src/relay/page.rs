@@ -12,6 +12,11 @@ use crate::connection::{STREAM, describe};
 use crate::message::{EventMessage, MessageKey, encode, is_message_of};
 use crate::{Nats, NatsError};
 
+/// Maximum events of one page of one tenant. A small page shares the connection fairly between tenants.
+/// A tenant has one page in flight. So if a position is in the stream, at most the last `PAGE_SIZE_MAX` positions
+/// before it can be missing, even after an interruption.
+pub(crate) const PAGE_SIZE_MAX: usize = 250;
+
 /// Maximum concurrent lookups of messages that were acknowledged as duplicates.
 const CONCURRENT_LOOKUPS_MAX: usize = 32;
 

@@ -11,9 +11,9 @@ use schemas::engine::TenantId;
 use store::{AckedMessage, RelayProgress, Store, StoreError};
 use tokio::sync::Semaphore;
 
-use super::page::{PublishError, send};
+use super::page::{PAGE_SIZE_MAX, PublishError, send};
 use super::position_ranges::PositionRanges;
-use super::{PAGE_SIZE_MAX, stream_reader};
+use super::stream_reader;
 use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 

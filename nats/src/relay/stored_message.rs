@@ -13,8 +13,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::stream_reader::api_error;
-use crate::connection::STREAM;
+use crate::connection::{STREAM, describe};
 use crate::message::{EventHeaders, MessageError, MessageKey};
 use crate::{Nats, NatsError};
 
@@ -104,6 +103,10 @@ fn headers(block: &[u8]) -> Option<HeaderMap> {
         headers.append(HeaderName::from_str(name).ok()?, HeaderValue::from_str(value.trim()).ok()?);
     }
     Some(headers)
+}
+
+pub(crate) fn api_error(error: &(dyn std::error::Error + 'static)) -> NatsError {
+    NatsError::JetStream(describe(error))
 }
 
 #[cfg(test)]

@@ -12,9 +12,10 @@ use schemas::engine::{LogId, TenantSlug};
 use store::{AckedMessage, Causes};
 
 use super::position_ranges::PositionRanges;
-use super::stored_message::message_from;
-use crate::connection::{STREAM, describe};
-use crate::message::{EventHeaders, MessageKey, SUBJECT_ROOT};
+use super::stored_message::{api_error, message_from};
+use crate::connection::STREAM;
+use crate::connection::SUBJECT_ROOT;
+use crate::message::{EventHeaders, MessageKey};
 use crate::{Nats, NatsError};
 
 /// Maximum messages of one request.
@@ -45,10 +46,6 @@ pub(super) struct TenantContent {
 pub(crate) fn handle(nats: &Nats) -> impl Future<Output = Result<Stream<()>, NatsError>> {
     let context = nats.jetstream().clone();
     async move { context.get_stream_no_info(STREAM).await.map_err(|error| api_error(&error)) }
-}
-
-pub(crate) fn api_error(error: &(dyn std::error::Error + 'static)) -> NatsError {
-    NatsError::JetStream(describe(error))
 }
 
 /// Reads the headers of all messages of one tenant, up to a stream position.

@@ -4,8 +4,7 @@
 use schemas::engine::{LogId, TenantId, TenantSlug};
 use store::{AckedMessage, RelayMove, RelayProgress};
 
-use super::PAGE_SIZE_MAX;
-use super::page::{PageResult, RelayPage};
+use super::page::{PAGE_SIZE_MAX, PageResult, RelayPage};
 
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent marks on a tenant, each with its own time")]

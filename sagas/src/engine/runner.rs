@@ -1,7 +1,6 @@
 //! Runs sagas: for each one a feed of events to react to, and a runner of its steps.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use commands::Executor;
 use futures::Stream;
@@ -15,28 +14,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::process::Process;
 use super::react::Reactor;
-use super::retry::RetrySettings;
+use super::settings::SagaSettings;
 use super::step_runner::StepRunner;
 
 /// Maximum queued notifications about new steps.
 const NOTIFICATIONS_MAX: usize = 256;
-
-/// Settings of the saga engine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SagaSettings {
-    /// Attempts and waits of rejected steps.
-    pub retry: RetrySettings,
-    /// Maximum commands of one saga that are sent at once, over all tenants.
-    pub max_concurrent_steps: usize,
-    /// How often due steps are polled.
-    pub poll: Duration,
-}
-
-impl Default for SagaSettings {
-    fn default() -> Self {
-        Self { retry: RetrySettings::default(), max_concurrent_steps: 64, poll: Duration::from_millis(200) }
-    }
-}
 
 /// Why sagas could not be run.
 #[derive(Debug, thiserror::Error)]

@@ -24,8 +24,8 @@ use super::attempt::{AttemptOutcome, compensation_rows};
 use super::process::{Process, command_id, consumer_name};
 use super::react::FollowUps;
 use super::rows::{self, NewStep, RejectedStep, StepAction, StepFailure, StepRow};
-use super::runner::SagaSettings;
 use super::saga_log::SagaLog;
+use super::settings::SagaSettings;
 use super::tenant_queue::TenantQueue;
 
 /// Maximum steps of one tenant that are claimed at once.
