@@ -3,21 +3,22 @@
 mod broker;
 mod keys;
 mod listeners;
+mod parts;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use audit::{Signer, SignerConfig};
+use audit::Signer;
 use clap::ValueEnum;
 use commands::Executor;
 use database::DatabaseConfig;
-use gateway::{ActivityRetention, Gateway, GatewayConfig, Operations, ReadinessCheck};
+use gateway::{Gateway, Operations, ReadinessCheck};
 use keyring::Keyring;
 use nats::integrators::{ReconcilerConfig, reconcile};
-use nats::{Issuer, Nats, StreamConsumer};
+use nats::{Nats, StreamConsumer};
+use sagas::SagaSettings;
 use sagas::erasure::DerivedCopies;
-use sagas::{RetrySettings, SagaSettings};
 use store::feed::FeedSettings;
 use store::{DeploymentKey, OwnerConfig, Store, StoreConfig, Workload};
 use tokio::task::JoinSet;
@@ -26,10 +27,11 @@ use webhooks::WebhookSettings;
 
 pub use self::broker::{collect_checkpoints, connect_nats, integrators};
 use self::broker::{copies, issuer, nats_config, reconciler, verifier};
-use self::keys::{hashing_config, signing_key};
+use self::keys::signing_key;
 pub use self::keys::{keyring, keys, malformed_keys, passwords};
 pub use self::listeners::Addresses;
 use self::listeners::{Listener, Listeners};
+use self::parts::{gateway_config, saga_settings, signer, webhook_settings};
 use crate::config::{KEYS_FOLDER_SETTING, RequiredSettings, Settings, SettingsError};
 use crate::demo::{self, Suspended};
 
@@ -473,67 +475,7 @@ async fn start_gateway(
     Ok(gateway)
 }
 
-/// The signer of checkpoints.
-fn signer(settings: &Settings) -> anyhow::Result<Signer> {
-    let audit = &settings.audit;
-    let config = SignerConfig {
-        deployment: audit.deployment.clone(),
-        key: audit.signing_key()?.reveal().to_owned(),
-        previous_signing_key: audit.previous_signing_key()?.map(|key| key.reveal().to_owned()),
-        folder: audit.state_folder()?,
-    };
-    Signer::open(&config).context("the role sealer")
-}
-
 fn nats_readiness_check(nats: &Nats) -> ReadinessCheck {
     let nats = nats.clone();
     ReadinessCheck { name: "nats", check: Arc::new(move || nats.is_connected()) }
-}
-
-fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> GatewayConfig {
-    let (gateway, identity) = (&settings.gateway, &settings.identity);
-    GatewayConfig {
-        public_host: gateway.public_host.clone(),
-        issuer: identity.issuer.clone(),
-        token_lifetime: Duration::from_secs(u64::from(identity.access_token_lifetime_seconds)),
-        hashing: hashing_config(settings),
-        max_streams: gateway.max_streams,
-        heartbeat_interval: Duration::from_secs(gateway.heartbeat_interval_seconds),
-        activity_retention: ActivityRetention {
-            max_age: Duration::from_hours(24) * settings.activity.retention_days,
-            max_per_kind: settings.activity.max_entries_per_kind,
-        },
-        credential_issuer: issuer,
-        slow_consumer_timeout: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
-        cors_allowed_origins: gateway.cors_allowed_origins.clone(),
-        allow_private_webhooks: settings.webhooks.allow_private_addresses,
-        max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
-        development: gateway.graphiql,
-    }
-}
-
-fn saga_settings(settings: &Settings) -> SagaSettings {
-    let saga = &settings.saga;
-    let retry = RetrySettings {
-        first: Duration::from_millis(saga.initial_delay_ms),
-        cap: Duration::from_millis(saga.max_delay_ms),
-        max_attempts: saga.max_attempts,
-        ..RetrySettings::default()
-    };
-    SagaSettings { retry, ..SagaSettings::default() }
-}
-
-fn webhook_settings(settings: &Settings) -> WebhookSettings {
-    let webhooks = &settings.webhooks;
-    WebhookSettings {
-        allow_private_addresses: webhooks.allow_private_addresses,
-        timeout: Duration::from_secs(webhooks.request_timeout_seconds),
-        max_concurrent_requests_per_tenant: webhooks.max_concurrent_requests_per_tenant,
-        requests: webhooks.max_concurrent_requests,
-        initial_delay: Duration::from_millis(webhooks.initial_delay_ms),
-        max_delay: Duration::from_millis(webhooks.max_delay_ms),
-        retry_for: Duration::from_secs(webhooks.max_retry_seconds),
-        disable_after: Duration::from_secs(webhooks.disable_after_seconds),
-        max_dead_letters_per_endpoint: webhooks.max_dead_letters_per_endpoint,
-    }
 }

@@ -26,7 +26,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
 ];
 
 /// Lines at which a file has become two.
-const LINES: usize = 600;
+const LINES: usize = 500;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))

@@ -7,3 +7,4 @@ pub mod executor;
 pub mod idempotency;
 pub mod loading;
 pub mod outcome;
+mod prepared;

@@ -11,12 +11,14 @@
 //! tenant at a time.
 //! The database may be restored to an earlier state; `divergence_check` detects that.
 
+mod backoff;
 mod divergence_check;
 pub(crate) mod page;
 pub(crate) mod position_ranges;
 mod republish;
 pub(crate) mod stored_message;
 pub(crate) mod stream_check;
+mod stream_checks;
 pub(crate) mod stream_reader;
 mod tenant_relay;
 
@@ -36,6 +38,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::backoff::backoff;
 use self::page::{PAGE_SIZE_MAX, PageResult, PublishError, RelayPage};
 use self::republish::RepublishError;
 use self::stream_check::{LastAckedMessage, StreamCheckResult};
@@ -59,8 +62,6 @@ const POLL_INTERVAL: Duration = Duration::from_millis(500);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum tenants that are compared and republished at once.
 const CONCURRENT_REPUBLISHES_MAX: usize = 2;
-/// First and longest wait after a failure.
-const BACKOFF_RANGE: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 /// How long a stopping relay waits for its pages and moves in flight.
 const SHUTDOWN_DRAIN_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -311,30 +312,6 @@ impl Relay {
         self.work.push(async move { TaskOutcome::Progress(store.relay_progress().await) }.boxed());
     }
 
-    fn suspect(&mut self) {
-        self.stream = match self.stream {
-            StreamCheck::Running | StreamCheck::RunningSuspected => StreamCheck::RunningSuspected,
-            StreamCheck::Due | StreamCheck::Good => StreamCheck::Due,
-        };
-    }
-
-    fn check_stream(&mut self) {
-        self.stream = StreamCheck::Running;
-        let (store, nats, farthest) = (self.store.clone(), self.nats.clone(), self.farthest);
-        let (key, checked_instance) = (self.key.clone(), self.checked_instance.clone());
-        let acked = self
-            .tenants
-            .iter()
-            .map(|(tenant, tenant_relay)| (*tenant, tenant_relay.log_id(), tenant_relay.acked_to()))
-            .collect();
-        let check = async move {
-            TaskOutcome::Checked(
-                stream_check::check(&store, &nats, &key, farthest, checked_instance, acked).await,
-            )
-        };
-        self.work.push(check.boxed());
-    }
-
     fn move_progress(&mut self) {
         let count = self.dirty.len().min(MOVES_BATCH_SIZE_MAX);
         let moves: Vec<RelayMove> = self
@@ -484,51 +461,6 @@ impl Relay {
         }
     }
 
-    fn stream_checked(&mut self, result: Result<StreamCheckResult, NatsError>) {
-        let doubted = self.stream == StreamCheck::RunningSuspected;
-        match result {
-            Ok(StreamCheckResult { removed, database_instance, suspected, epochs_bumped }) => {
-                self.check_failures = 0;
-                if self.checked_instance.as_ref() != Some(&database_instance) {
-                    // The known heads may belong to another database instance.
-                    self.refresh();
-                    self.checked_instance = Some(database_instance);
-                }
-                self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
-                self.removed = removed;
-                if epochs_bumped {
-                    self.tenants.values_mut().for_each(TenantRelay::invalidate);
-                    self.refresh();
-                    self.stream = StreamCheck::Due;
-                }
-                if epochs_bumped || !suspected.is_empty() {
-                    // The message may be among the lost ones.
-                    self.farthest = None;
-                }
-                for tenant in std::mem::take(&mut self.suspected) {
-                    if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
-                        tenant_relay.unpause();
-                    }
-                    self.queue(tenant);
-                }
-                self.suspected = suspected
-                    .into_iter()
-                    .filter(|tenant| self.assignment.owns(*tenant) && !self.republishing.contains(tenant))
-                    .collect();
-            }
-            Err(error) => {
-                self.check_failures += 1;
-                let wait = backoff(self.check_failures);
-                if self.check_failures == 1 || !error.is_unavailable() {
-                    tracing::warn!(error = %Causes(&error), "the relay waits for JetStream");
-                }
-                // The state stays `Running`, so that nothing is published until the next check.
-                self.stream = StreamCheck::Running;
-                self.work.push(tokio::time::sleep(wait).map(|()| TaskOutcome::CheckAgain).boxed());
-            }
-        }
-    }
-
     /// Waits up to `SHUTDOWN_DRAIN_TIMEOUT` for work in flight, and stores the progress.
     async fn stop(mut self) {
         let drain = async {
@@ -547,27 +479,5 @@ impl Relay {
         };
         // The next relay publishes again what is not stored in time, under the same ids.
         drop(tokio::time::timeout(SHUTDOWN_DRAIN_TIMEOUT, drain).await);
-    }
-}
-
-/// The wait after `failures` failures in a row; zero after none.
-fn backoff(failures: u32) -> Duration {
-    let (first, longest) = BACKOFF_RANGE;
-    match failures.checked_sub(1) {
-        Some(doublings) => first.saturating_mul(2u32.saturating_pow(doublings.min(10))).min(longest),
-        None => Duration::ZERO,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn waits_grow_up_to_a_bound() {
-        assert_eq!(backoff(0), Duration::ZERO);
-        assert_eq!(backoff(1), Duration::from_millis(50));
-        assert_eq!(backoff(3), Duration::from_millis(200));
-        assert_eq!(backoff(60), Duration::from_secs(5));
     }
 }

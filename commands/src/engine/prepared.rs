@@ -1,0 +1,185 @@
+//! A command on its way: it is decided on a state, and its events are appended.
+
+use schemas::engine::canonical::CanonicalError;
+use schemas::engine::{LogId, Metadata, StreamName};
+use store::{
+    AppendError, DeploymentKey, ExpectedVersion, IdempotencyClaim, KeyUse, NewEvent, Receipt, RequestDigest,
+    StreamAppend, TenantStore,
+};
+use uuid::Uuid;
+
+use super::context::{CommandContext, CommandSideEffects};
+use super::decider::Decider;
+use super::loading::LoadedAggregate;
+use super::outcome::ExecuteError;
+
+/// A command that is being executed.
+pub(super) struct PreparedCommand<'a, A: Decider> {
+    pub(super) context: &'a CommandContext,
+    pub(super) tenant: TenantStore,
+    pub(super) id: Uuid,
+    pub(super) stream: StreamName,
+    pub(super) command: A::Command,
+    pub(super) metadata: Metadata,
+    pub(super) claim: Option<IdempotencyClaim>,
+    pub(super) side_effects: CommandSideEffects,
+}
+
+/// Result of a command without an error.
+pub(super) enum DecisionOutcome<A> {
+    Appended(Receipt, A),
+    Duplicate(Receipt),
+    NoEffect(LoadedAggregate<A>),
+}
+
+impl<A: Decider> PreparedCommand<'_, A> {
+    /// Decides first on the cached state. That state may lag, which only an append would detect.
+    /// So if the result is anything but events, it decides again on the state from the log.
+    /// A creating command is first decided on an empty state, and again if the stream exists.
+    pub(super) async fn decide(
+        &self,
+        cached: Option<LoadedAggregate<A>>,
+        first: bool,
+    ) -> Result<(LoadedAggregate<A>, Vec<A::Event>), ExecuteError<A::Error>> {
+        let creates = A::creates(&self.command);
+        if cached.is_some() || (creates && first) {
+            let loaded = cached.clone().unwrap_or_default();
+            if let Ok(events) = self.decide_on(&loaded)
+                && !events.is_empty()
+            {
+                return Ok((loaded, events));
+            }
+        }
+        let mut loaded = cached.unwrap_or_default();
+        loaded.catch_up(&self.tenant, &self.stream, None).await?;
+        let events = self.decide_on(&loaded)?;
+        Ok((loaded, events))
+    }
+
+    pub(super) fn decide_on(
+        &self,
+        loaded: &LoadedAggregate<A>,
+    ) -> Result<Vec<A::Event>, ExecuteError<A::Error>> {
+        if !loaded.state.exists() && !A::creates(&self.command) {
+            return Err(ExecuteError::NotFound);
+        }
+        if self.context.expected_version.is_some_and(|expected| expected != loaded.version) {
+            return Err(ExecuteError::VersionConflict { actual: loaded.version });
+        }
+        loaded.state.decide(self.command.clone()).map_err(ExecuteError::Rejected)
+    }
+
+    pub(super) async fn append(
+        &self,
+        version: u64,
+        log: Option<LogId>,
+        events: &[A::Event],
+    ) -> Result<Receipt, ExecuteError<A::Error>> {
+        let encoded: Vec<NewEvent> = events
+            .iter()
+            .map(NewEvent::encode)
+            .collect::<Result<_, _>>()
+            .map_err(|error| ExecuteError::internal("encoding an event", error))?;
+        let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
+        if let Some(claim) = self.claim.filter(|_| events.is_empty()) {
+            let append =
+                StreamAppend::without_effect(self.stream.clone(), expected, claim, self.metadata.clone());
+            return Ok(self.tenant.append(StreamAppend { log, ..append }).await?);
+        }
+        let append = StreamAppend {
+            log,
+            claim: self.claim,
+            reservations: events.iter().flat_map(A::reservations).collect(),
+            releases: events.iter().flat_map(A::releases).collect(),
+            secrets: self.side_effects.secrets.clone(),
+            digest_releases: self.side_effects.digest_releases.clone(),
+            new_tenant: self.side_effects.new_tenant.clone(),
+            tenant_status: self.side_effects.tenant_status,
+            ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
+        };
+        self.tenant.append(append).await.map_err(AppendError::into)
+    }
+
+    /// The receipt of this command, if it was executed before.
+    pub(super) async fn previous_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
+        let Some(claim) = &self.claim else { return Ok(None) };
+        match self.tenant.key_use(claim).await? {
+            KeyUse::Unused => Ok(None),
+            KeyUse::Repeat(receipt) => Ok(Some(receipt)),
+            KeyUse::Other => Err(ExecuteError::CommandIdReused),
+        }
+    }
+
+    /// The first answer again. A receipt of another aggregate is an error.
+    pub(super) fn duplicate(&self, receipt: Receipt) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
+        if receipt.stream == self.stream {
+            Ok(DecisionOutcome::Duplicate(receipt))
+        } else {
+            Err(ExecuteError::CommandIdReused)
+        }
+    }
+}
+
+/// The keyed digest over name, target and command. It distinguishes a repeat from another command under the same key.
+pub(super) fn digest(
+    key: &DeploymentKey,
+    name: &str,
+    stream: &StreamName,
+    command: &impl serde::Serialize,
+) -> Result<[u8; 32], CanonicalError> {
+    Ok(RequestDigest::new(key, name, stream.as_str()).value(command)?.finish())
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::crm::customer::{RegisterCustomer, SuspendCustomer};
+    use schemas::engine::{Email, Name, Reason};
+
+    use super::*;
+
+    fn register(name: &str) -> RegisterCustomer {
+        RegisterCustomer {
+            user_id: None,
+            name: Name::parse(name).expect("a valid name"),
+            email: Email::parse("ada@example.com").expect("a valid address"),
+            company: None,
+            notes: None,
+        }
+    }
+
+    fn stream(id: u128) -> StreamName {
+        StreamName::new("crm.customer", Uuid::from_u128(id))
+    }
+
+    #[test]
+    fn a_digest_tells_key_name_target_and_content_apart() {
+        let key = DeploymentKey::generate();
+        let of = |key: &DeploymentKey, name: &str, id: u128, command: &RegisterCustomer| {
+            digest(key, name, &stream(id), command).expect("a command serialises")
+        };
+        let first = of(&key, "RegisterCustomer", 1, &register("Ada"));
+        assert_eq!(first, of(&key, "RegisterCustomer", 1, &register("Ada")));
+        assert_ne!(first, of(&key, "RegisterCustomer", 1, &register("Bo")));
+        assert_ne!(first, of(&key, "RegisterCustomer", 2, &register("Ada")));
+        assert_ne!(first, of(&key, "RenameCustomer", 1, &register("Ada")));
+        assert_ne!(first, of(&DeploymentKey::generate(), "RegisterCustomer", 1, &register("Ada")));
+    }
+
+    #[test]
+    fn an_absent_field_does_not_count_in_a_digest() {
+        #[derive(serde::Serialize)]
+        struct Suspend {
+            reason: Option<Reason>,
+            introduced_later: Option<u32>,
+        }
+        let key = DeploymentKey::generate();
+        let of =
+            |command: &Suspend| digest(&key, "SuspendCustomer", &stream(1), command).expect("serialises");
+        let reason = || Some(Reason::parse("arrears").expect("a valid reason"));
+        let today = SuspendCustomer { reason: reason() };
+        let today = digest(&key, "SuspendCustomer", &stream(1), &today).expect("serialises");
+        assert_eq!(of(&Suspend { reason: reason(), introduced_later: None }), today);
+        assert_ne!(of(&Suspend { reason: reason(), introduced_later: Some(1) }), today);
+        assert_ne!(of(&Suspend { reason: None, introduced_later: None }), today);
+    }
+}
