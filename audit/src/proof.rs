@@ -6,9 +6,10 @@ use base64::engine::general_purpose::STANDARD;
 use proofs::{CommitmentKind, Frame, Hash, Salt, Span, commitment, leaf_hash, tree};
 use schemas::engine::LogId;
 use serde::Serialize;
-use store::{ExportRow, SealedLog, TenantStore};
+use store::{ExportRow, TenantStore};
 
 use crate::AuditError;
+use crate::merkle::{self, SealedLog};
 
 /// A proof that an event is in the log. Hashes and entry are in base64.
 #[derive(Debug, Clone, Serialize)]
@@ -52,7 +53,7 @@ pub async fn newest(tenant: &TenantStore) -> Result<SealedLog, AuditError> {
 /// [`AuditError::BeyondHead`] if the log has fewer events, [`AuditError::NotSealed`] if no checkpoint covers them yet.
 pub(crate) async fn covering(tenant: &TenantStore, events: u64) -> Result<SealedLog, AuditError> {
     // The checkpoint is read before the head, so it never covers more than the head.
-    let sealed = tenant.sealed_log().await?;
+    let sealed = merkle::sealed_log(tenant).await?;
     let head = tenant.head().await?;
     if events > head.position {
         return Err(AuditError::BeyondHead { head: head.position });
@@ -85,7 +86,7 @@ pub async fn inclusion(
     let entry = entry(&row, tenant.log_ids().await?.at(position))?;
     let checkpoint = match size {
         size if size == sealed.size => Some(sealed.note),
-        size => tenant.signed_checkpoint(sealed.log_id, size).await?,
+        size => merkle::signed_checkpoint(tenant, sealed.log_id, size).await?,
     };
     Ok(InclusionProof {
         position,
@@ -128,7 +129,7 @@ pub async fn hashes(tenant: &TenantStore, spans: &[Span]) -> Result<Vec<Hash>, A
     let mut nodes: Vec<_> = spans.iter().flat_map(|span| span.nodes()).collect();
     nodes.sort_unstable();
     nodes.dedup();
-    let found = tenant.subtrees(&nodes).await?;
+    let found = merkle::subtrees(tenant, &nodes).await?;
     let missing = || AuditError::Damaged("leaves or subtrees are missing".to_owned());
     spans.iter().map(|span| span.hash(&found).ok_or_else(missing)).collect()
 }

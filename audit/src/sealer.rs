@@ -8,6 +8,7 @@
 //! Otherwise it is refused with an error until an operator replaces it.
 
 mod known_checkpoint;
+mod rows;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -17,11 +18,13 @@ use futures::StreamExt;
 use nats::Nats;
 use proofs::{Checkpoint, Frontier, Hash, Node, Span};
 use schemas::engine::{Actor, LogId, TenantId, TenantSlug};
-use store::{Causes, DatabaseInstance, Replacement, Seal, Store, TenantAssignment, UnsealedLog, Workload};
+use store::{Causes, DatabaseInstance, Replacement, Store, TenantAssignment, Workload};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use self::known_checkpoint::{KnownCheckpoint, compare, find_rollback};
+use self::rows::{Seal, UnsealedLog};
+use crate::merkle::is_stored;
 use crate::signer::TILE_HEIGHT;
 use crate::{AuditError, Signer};
 
@@ -102,7 +105,7 @@ pub async fn run(
 impl Sealer {
     async fn round(&mut self) -> Result<(), AuditError> {
         let database_instance = self.store.database_instance().await?;
-        let logs = self.store.unsealed_logs().await?;
+        let logs = rows::unsealed_logs(&self.store).await?;
         let mut short = Vec::new();
         if self.checked_instance.as_ref() != Some(&database_instance) {
             // The database may have been restored to a state in which all events were sealed. Such a log has not grown,
@@ -163,7 +166,7 @@ impl Sealer {
 
     /// Logs that have fewer events than the signer's folder says. It is a cheap first check.
     async fn shortened_logs(&self) -> Result<Vec<UnsealedLog>, AuditError> {
-        let mut logs = self.store.logs_to_check().await?;
+        let mut logs = rows::logs_to_check(&self.store).await?;
         let signer = Arc::clone(&self.signer);
         run_blocking(move || {
             logs.retain(|log| match signer.last_signed(log.log_id) {
@@ -182,7 +185,7 @@ impl Sealer {
         if self.rejected.insert((log.tenant, log.log_id), Instant::now()).is_none() {
             tracing::error!(tenant = %log.slug, log = %log.log_id, why, "the signer refuses to sign this log");
         }
-        Ok(self.store.record_seal_refusal(log, why).await?)
+        Ok(rows::record_seal_refusal(&self.store, log, why).await?)
     }
 
     /// Continues a log that has fewer events than were signed, under another log id.
@@ -236,7 +239,7 @@ impl Sealer {
             verifier_key: self.signer.verifier_key(log_id)?.to_string(),
             subtrees,
         };
-        self.store.store_seal(&seal).await?;
+        rows::store_seal(&self.store, &seal).await?;
         metrics::counter!("annals_sealer_checkpoints_total").increment(1);
         self.publish(&log.slug, &seal.note).await;
         Ok(open)
@@ -254,7 +257,7 @@ impl Sealer {
         let size = open.frontier.size();
         let to = target.min(size + CHUNK_LEAVES);
         // One leaf more than needed: the last known leaf must be unchanged.
-        let mut leaves = self.store.leaves(log.tenant, size.saturating_sub(1), to).await?.into_iter();
+        let mut leaves = rows::leaves(&self.store, log.tenant, size.saturating_sub(1), to).await?.into_iter();
         if size > 0 && leaves.next() != Some(open.last) {
             return Err(AuditError::Rejected(format!(
                 "the leaf at position {size} is not the one that was sealed"
@@ -265,7 +268,7 @@ impl Sealer {
         }
         for leaf in leaves {
             open.frontier.push(leaf, |node, hash| {
-                if store::merkle::is_stored(node) {
+                if is_stored(node) {
                     subtrees.push((node, hash));
                 }
             });
@@ -282,7 +285,7 @@ impl Sealer {
         log: &mut UnsealedLog,
         known_checkpoints: &mut Vec<KnownCheckpoint>,
     ) -> Result<OpenLog, AuditError> {
-        let kept = self.store.sealed_log(log.tenant).await?;
+        let kept = rows::sealed_log(&self.store, log.tenant).await?;
         let kept = kept.filter(|kept| kept.log_id == log.log_id && kept.size > 0);
         let kept = kept.map(|kept| self.stored_checkpoint(log.log_id, kept.note)).transpose()?;
         let size = kept.as_ref().map_or(0, |kept| kept.checkpoint.size);
@@ -291,20 +294,20 @@ impl Sealer {
         known_checkpoints.extend(self.published_checkpoint(log).await);
         // The end is read after the known checkpoints: another sealer may have signed events appended since this round
         // began.
-        let end = self.store.end_of_log(log.tenant, log.log_id).await?;
+        let end = rows::end_of_log(&self.store, log.tenant, log.log_id).await?;
         log.head = end.ok_or(AuditError::Bounds("the log was replaced meanwhile"))?;
         if let Some(went_back) = find_rollback(log, known_checkpoints) {
             self.compare_remaining(log, known_checkpoints).await?;
             return Err(went_back);
         }
         let nodes = Span { start: 0, end: size }.nodes();
-        let hashes = self.store.subtrees(log.tenant, &nodes).await?;
+        let hashes = rows::subtrees(&self.store, log.tenant, &nodes).await?;
         let peaks = nodes.iter().map(|node| hashes.get(node).copied()).collect::<Option<Vec<_>>>();
         let frontier = peaks.and_then(|peaks| Frontier::new(size, peaks));
         let frontier = frontier
             .ok_or_else(|| AuditError::Rejected(format!("subtrees below position {size} are missing")))?;
         compare(&frontier, known_checkpoints)?;
-        let last = self.store.leaves(log.tenant, size.saturating_sub(1), size).await?;
+        let last = rows::leaves(&self.store, log.tenant, size.saturating_sub(1), size).await?;
         Ok(OpenLog { log_id: log.log_id, frontier, last: last.first().copied().unwrap_or_default() })
     }
 

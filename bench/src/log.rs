@@ -99,7 +99,7 @@ impl BigLog {
 
     /// Up to where it is sealed.
     pub async fn sealed(&self) -> anyhow::Result<u64> {
-        Ok(self.store.sealed_log(self.tenant).await?.map_or(0, |sealed| sealed.size))
+        Ok(audit::merkle::sealed_log(&self.store.tenant(self.tenant)).await?.map_or(0, |sealed| sealed.size))
     }
 }
 

@@ -1,7 +1,8 @@
 //! Connections to PostgreSQL. All clients of the product use this crate, so that TLS, timeouts and errors are the same.
 //!
 //! `config` has the settings, `tls` builds the TLS client, `connector` connects and cancels statements, `pool` reuses
-//! connections, `error` classifies errors, and `causes` formats them for logs.
+//! connections, `named_sql` names the parameters of statements, `error` classifies errors, and `causes` formats them for
+//! logs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), database::ConnectError> {
@@ -25,6 +26,7 @@ mod causes;
 mod config;
 mod connector;
 mod error;
+mod named_sql;
 mod pool;
 mod tls;
 
@@ -32,5 +34,6 @@ pub use causes::{Causes, describe};
 pub use config::{DatabaseConfig, Password, TlsConfig, TlsMode, UnknownTlsMode};
 pub use connector::{CONNECT_TIMEOUT, Connection, Connector, Listener, connect};
 pub use error::{ConnectError, is_transient};
+pub use named_sql::{NamedSql, Parameter};
 pub use pool::{POOL_WAIT_TIMEOUT, Pool, PoolError, PooledConnection};
 pub use tls::TlsError;

@@ -15,6 +15,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{Error, Row, Statement};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::named_sql::{NamedSql, Parameter};
 use crate::{ConnectError, Connection, Connector};
 
 /// Maximum wait for a connection of a full pool.
@@ -178,6 +179,28 @@ impl PooledConnection {
         let session = self.session();
         self.run(async { session.connection.client.execute(&session.prepare(sql).await?, parameters).await })
             .await
+    }
+
+    /// As [`query`](Self::query), with named parameters: `:name` in the text.
+    pub async fn query_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
+        let sql = NamedSql::parse(sql);
+        self.query(&sql.text, &sql.bind(parameters)).await
+    }
+
+    /// As [`query_opt`](Self::query_opt), with named parameters.
+    pub async fn query_opt_named(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Option<Row>, Error> {
+        let sql = NamedSql::parse(sql);
+        self.query_opt(&sql.text, &sql.bind(parameters)).await
+    }
+
+    /// As [`execute`](Self::execute), with named parameters.
+    pub async fn execute_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
+        let sql = NamedSql::parse(sql);
+        self.execute(&sql.text, &sql.bind(parameters)).await
     }
 
     /// Executes statements without parameters.

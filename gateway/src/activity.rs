@@ -6,13 +6,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use activity::{ACCEPTED, Activity, ActivityKind};
 use axum::extract::{ConnectInfo, Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Actor, TenantId, clock, ids};
-use store::activities::ACCEPTED;
-use store::{Activity, ActivityKind, Causes, Store};
+use store::{Causes, Store};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::{Instant, MissedTickBehavior};
@@ -307,7 +307,7 @@ async fn write(store: Store, mut queues: Queues, retention: ActivityRetention, c
 
 async fn flush(store: &Store, waiting: &mut HashMap<TenantId, Vec<Activity>>) {
     for (tenant, activities) in waiting.drain() {
-        if let Err(error) = store.tenant(tenant).record_activities(&activities).await {
+        if let Err(error) = activity::record(&store.tenant(tenant), &activities).await {
             metrics::counter!("annals_activity_dropped_total").increment(activities.len() as u64);
             tracing::warn!(error = %Causes(&error), lost = activities.len(), "activities could not be kept");
         }
@@ -319,7 +319,7 @@ async fn sweep(store: &Store, retention: ActivityRetention) {
     let Ok(heads) = store.heads().await else { return };
     for head in heads {
         loop {
-            match store.tenant(head.tenant).expire_activities(before, retention.max_per_kind).await {
+            match activity::expire(&store.tenant(head.tenant), before, retention.max_per_kind).await {
                 Ok(1..) => {}
                 Ok(0) => break,
                 Err(error) => {

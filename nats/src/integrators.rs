@@ -2,7 +2,8 @@
 //! account that holds no streams of its own (ADR 16).
 //!
 //! - `issuer` makes the text of a credentials file.
-//! - `issuing` creates, rotates and revokes credentials; it changes only the registry in PostgreSQL.
+//! - `registry` has the rows of credentials and keys.
+//! - `issuing` creates, rotates and revokes credentials; it changes only the registry.
 //! - `reconciler` applies the registry to NATS.
 //! - `system_account` pushes the list of revoked keys to the servers.
 //! - `consumers` creates and removes consumers.
@@ -13,6 +14,7 @@ mod consumers;
 mod issuer;
 mod issuing;
 mod reconciler;
+pub mod registry;
 mod stream_position;
 mod stream_search;
 mod system_account;

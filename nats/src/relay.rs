@@ -15,6 +15,7 @@ mod backoff;
 mod divergence_check;
 pub(crate) mod page;
 pub(crate) mod position_ranges;
+pub mod progress;
 mod republish;
 pub(crate) mod stored_message;
 pub(crate) mod stream_check;
@@ -30,9 +31,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::TenantId;
-use store::{
-    Causes, DatabaseInstance, RelayMove, RelayProgress, Store, StoreError, TenantAssignment, Workload,
-};
+use store::{Causes, DatabaseInstance, Store, StoreError, TenantAssignment, Workload};
 use tokio::sync::{Semaphore, broadcast};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +39,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::backoff::backoff;
 use self::page::{PAGE_SIZE_MAX, PageResult, PublishError, RelayPage};
+use self::progress::{RelayMove, RelayProgress};
 use self::republish::RepublishError;
 use self::stream_check::{LastAckedMessage, StreamCheckResult};
 use self::tenant_relay::TenantRelay;
@@ -277,7 +277,7 @@ impl Relay {
             async move {
                 TaskOutcome::EpochBumped {
                     tenant,
-                    result: store.bump_stream_epoch(tenant, log, stream_epoch).await,
+                    result: progress::bump_stream_epoch(&store, tenant, log, stream_epoch).await,
                 }
             }
             .boxed(),
@@ -309,7 +309,7 @@ impl Relay {
             return;
         }
         let store = self.store.clone();
-        self.work.push(async move { TaskOutcome::Progress(store.relay_progress().await) }.boxed());
+        self.work.push(async move { TaskOutcome::Progress(progress::all(&store).await) }.boxed());
     }
 
     fn move_progress(&mut self) {
@@ -329,7 +329,7 @@ impl Relay {
         self.work.push(
             async move {
                 tokio::time::sleep(wait).await;
-                let result = store.move_relay(&moves).await;
+                let result = progress::advance(&store, &moves).await;
                 TaskOutcome::Moved { moves, result }
             }
             .boxed(),

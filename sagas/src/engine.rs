@@ -9,6 +9,7 @@
 
 mod attempt;
 pub mod dead_letters;
+mod due_tenants;
 pub mod instance;
 pub mod instances;
 pub mod process;

@@ -6,12 +6,13 @@ use std::path::PathBuf;
 use chrono::{DateTime, TimeDelta, Utc};
 use clap::{ArgGroup, Args, Subcommand};
 use nats::accounts::{KeyError, OperatorKeys};
+use nats::integrators::registry::{self, IntegratorCredential};
 use nats::integrators::{Integrators, IssuedCredential, NewIntegrator, ResetPoint};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{TenantSlug, TypePattern};
 use serde::Serialize;
 use serde_json::json;
-use store::{IntegratorCredential, Store, TenantRecord};
+use store::{Store, TenantRecord};
 
 use super::init::Files;
 use super::output::{ignore_broken_pipe, json_line};
@@ -202,7 +203,7 @@ async fn list(store: &Store, slug: &TenantSlug, output: Output) -> Result<Exit, 
     let mut rows: Vec<CredentialLine> = Vec::new();
     loop {
         let after = rows.last().map(|row| row.name.clone()).unwrap_or_default();
-        let page = handle.credentials(&after, PAGE_SIZE).await?;
+        let page = registry::commands::page(&handle, &after, PAGE_SIZE).await?;
         let full = page.len() == PAGE_SIZE as usize;
         rows.extend(page.into_iter().map(CredentialLine::from));
         if !full {

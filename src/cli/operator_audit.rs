@@ -1,8 +1,9 @@
 //! Records an operator's access over the database in the activity log of each tenant, before the access.
 
+use activity::{Activity, ActivityKind};
 use nix::unistd::{Uid, User, getuid};
 use schemas::engine::{Actor, TenantId, clock, ids};
-use store::{Activity, ActivityKind, Store};
+use store::Store;
 
 use super::Failure;
 
@@ -30,7 +31,7 @@ pub async fn record_access(
             request_id: None,
             address: None,
         };
-        store.tenant(tenant).record_activities(&[activity]).await?;
+        activity::record(&store.tenant(tenant), &[activity]).await?;
     }
     Ok(())
 }

@@ -95,7 +95,8 @@ impl StoreError {
         })
     }
 
-    pub(crate) fn corrupt(what: &str, cause: impl fmt::Display) -> Self {
+    /// A stored value that cannot be read. `what` names it.
+    pub fn corrupt(what: &str, cause: impl fmt::Display) -> Self {
         Self::Corrupt(format!("{what}: {cause}"))
     }
 }

@@ -9,12 +9,12 @@
 //!
 //! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
-pub mod activities;
 pub mod append;
 pub mod assignment;
 pub mod checkpoints;
 pub mod config;
 pub mod consistency;
+pub mod cross_tenant;
 pub mod database_instance;
 pub mod dead_letters;
 mod deployment;
@@ -24,32 +24,26 @@ mod event_ids;
 pub mod export_rows;
 pub mod feed;
 pub mod heads;
-pub mod integrators;
 mod key_comparison;
 pub mod keys;
 pub mod logs;
-pub mod merkle;
 pub mod migrate;
 mod pools;
 pub mod read;
 pub mod read_models;
 pub mod receipts;
-pub mod relay;
+mod relay_events;
 pub mod requests;
-pub mod saga_steps;
 pub mod scratch;
 mod sealing;
 pub mod signals;
 pub mod sql;
 mod store;
-pub mod stream_tickets;
 pub mod streams;
 pub mod tenant;
 pub mod tenant_lock;
 pub mod tenants;
-pub mod webhooks;
 
-pub use activities::{Activity, ActivityKind};
 pub use append::{
     AppendError, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, ReservationDigest, Secret,
     StreamAppend, TenantStatusChange,
@@ -58,6 +52,7 @@ pub use assignment::{TenantAssignment, Workload};
 pub use checkpoints::Checkpoint;
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};
+pub use cross_tenant::CrossTenantRole;
 pub use database::{Causes, TlsConfig, TlsMode};
 pub use database_instance::{DatabaseInstance, Verification, Verifier};
 pub use dead_letters::{DeadLetter, DeadLetterStatus};
@@ -65,21 +60,15 @@ pub use digest::RequestDigest;
 pub use error::StoreError;
 pub use export_rows::ExportRow;
 pub use heads::Head;
-pub use integrators::{
-    AckedPosition, IntegratorChange, IntegratorCommand, IntegratorCredential, IntegratorOutcome,
-    NewCredential, NewKey, ObservedPosition, RevokedKey,
-};
 pub use key_comparison::EventWithoutKey;
 pub use keyring::Recipient as KeyRecipient;
 pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, PublishedEvent, ReplacedLog, Replacement};
-pub use merkle::{Seal, SealedLog, UnsealedLog};
 pub use migrate::{OwnerConfig, ReadTable};
 pub use pools::{connection_limits, role_password};
 pub use read::{LogFilter, LogPage, PageLimit, StreamFilter};
 pub use read_models::ReadModelState;
 pub use receipts::{IdempotencyClaim, KeyUse};
-pub use relay::{AckedMessage, RelayMove, RelayProgress};
 pub use requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestGuard, RequestStart};
 pub use scratch::Scratch;
 pub use store::{Connections, Store};

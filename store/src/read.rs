@@ -123,6 +123,30 @@ pub struct LogPage {
 }
 
 impl TenantStore {
+    /// The last position that was recorded before a time; 0 without one.
+    pub async fn position_before(&self, time: DateTime<Utc>) -> Result<(LogId, u64), StoreError> {
+        let transaction = self.begin_snapshot().await?;
+        let head = transaction.head().await?;
+        // Times never decrease along the log.
+        let (mut below, mut above) = (0, head.position + 1);
+        while above - below > 1 {
+            let middle = below + (above - below) / 2;
+            let row = transaction
+                .query_opt(
+                    "select recorded_at < $3 from events where tenant_id = $1 and position = $2",
+                    &[&self.id().0, &(middle as i64), &time],
+                )
+                .await?;
+            if row.is_some_and(|row| row.get(0)) {
+                below = middle;
+            } else {
+                above = middle;
+            }
+        }
+        transaction.commit().await?;
+        Ok((head.log_id, below))
+    }
+
     /// A page of at most `limit` events, as stored, after position `after`, up to `up_to` or the head.
     ///
     /// A page may end early, because of few matches or large events: `scanned_to` is the last scanned position.

@@ -17,7 +17,7 @@
 //! ```
 
 use bytes::Bytes;
-use database::PooledConnection;
+use database::{Parameter, PooledConnection};
 use schemas::engine::{StreamName, TenantId};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -217,6 +217,25 @@ impl TenantTransaction {
     /// Executes a statement and returns the number of affected rows.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
         Ok(self.connection.execute(sql, parameters).await?)
+    }
+
+    /// As [`query`](Self::query), with named parameters: `:name` in the text.
+    pub async fn query_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
+        Ok(self.connection.query_named(sql, parameters).await?)
+    }
+
+    /// As [`query_opt`](Self::query_opt), with named parameters.
+    pub async fn query_opt_named(
+        &self,
+        sql: &str,
+        parameters: &[Parameter<'_>],
+    ) -> Result<Option<Row>, StoreError> {
+        Ok(self.connection.query_opt_named(sql, parameters).await?)
+    }
+
+    /// As [`execute`](Self::execute), with named parameters.
+    pub async fn execute_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, StoreError> {
+        Ok(self.connection.execute_named(sql, parameters).await?)
     }
 
     /// Commits, and returns the connection to the pool.

@@ -1,11 +1,10 @@
 //! The activity log: what is told in it, to whom, and that it ends.
 
+use ::activity::{Activity, ActivityFilter, ActivityKind};
 use chrono::Days;
 use reqwest::{Method, StatusCode};
 use schemas::engine::{Actor, clock, ids};
 use serde_json::{Value, json};
-use store::activities::ActivityFilter;
-use store::{Activity, ActivityKind};
 
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
@@ -104,11 +103,11 @@ async fn old_entries_and_those_beyond_the_quota_end() {
         address: None,
     };
     let entries: Vec<Activity> = [100, 95, 50, 40, 30, 20].map(at).to_vec();
-    tenant.record_activities(&entries).await.expect("recorded");
-    tenant.record_activities(&entries).await.expect("a repeat does nothing");
-    let removed = tenant.expire_activities(clock::now() - Days::new(90), 3).await.expect("removes");
+    ::activity::record(&tenant, &entries).await.expect("recorded");
+    ::activity::record(&tenant, &entries).await.expect("a repeat does nothing");
+    let removed = ::activity::expire(&tenant, clock::now() - Days::new(90), 3).await.expect("removes");
     assert_eq!(removed, 3);
-    let left = tenant.activities(ActivityFilter::default(), 10).await.expect("reads");
+    let left = ::activity::page(&tenant, ActivityFilter::default(), 10).await.expect("reads");
     let left: Vec<&str> = left.iter().map(|entry| entry.action.as_str()).collect();
     assert_eq!(left, ["20 days ago", "30 days ago", "40 days ago"]);
 }
@@ -136,10 +135,10 @@ async fn anonymous_refusals_displace_nothing_else() {
     ];
     entries.extend((0..20).map(|_| entry(ActivityKind::Refusal, "unauthenticated", "a refusal")));
     entries.extend((0..20).map(|_| entry(ActivityKind::SignIn, "invalid_credentials", "a guess")));
-    tenant.record_activities(&entries).await.expect("recorded");
-    let removed = tenant.expire_activities(clock::now() - Days::new(90), 3).await.expect("removes");
+    ::activity::record(&tenant, &entries).await.expect("recorded");
+    let removed = ::activity::expire(&tenant, clock::now() - Days::new(90), 3).await.expect("removes");
     assert_eq!(removed, 34);
-    let left = tenant.activities(ActivityFilter::default(), 100).await.expect("reads");
+    let left = ::activity::page(&tenant, ActivityFilter::default(), 100).await.expect("reads");
     for kept in ["a sign-in", "a credential", "a role"] {
         assert!(left.iter().any(|entry| entry.action == kept), "{kept}");
     }

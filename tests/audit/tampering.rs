@@ -170,7 +170,7 @@ async fn the_signer_refuses_a_log_that_went_back_and_has_grown_again() {
     let sealed = Sealed::with(300).await;
     sealed.seal().await;
     let tenant = sealed.tenant.id();
-    let note = sealed.tenant.sealed_log().await.expect("reads").expect("sealed").note;
+    let note = ::audit::merkle::sealed_log(&sealed.tenant).await.expect("reads").expect("sealed").note;
     let administrator = sealed.database.connect("postgres").await;
     let rollback = format!(
         "delete from events where tenant_id = '{tenant}' and position > 280;

@@ -4,9 +4,10 @@
 use std::collections::BTreeSet;
 
 use async_nats::jetstream;
+use nats::relay::progress::RelayProgress;
 use nats::{Nats, NatsConfig};
 use schemas::engine::StreamName;
-use store::{ExpectedVersion, RelayProgress, Store, StreamAppend, TenantStore};
+use store::{ExpectedVersion, Store, StreamAppend, TenantStore};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -77,7 +78,7 @@ impl Scene {
     }
 
     async fn progress(&self) -> Vec<RelayProgress> {
-        self.direct.relay_progress().await.expect("the progress reads")
+        nats::relay::progress::all(&self.direct).await.expect("the progress reads")
     }
 
     /// How many messages have left the stream; `None` while there is no stream.

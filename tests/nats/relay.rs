@@ -173,7 +173,7 @@ async fn an_event_that_the_server_refuses_holds_up_its_own_tenant_only_and_is_ne
     append_many(&globex, 300).await;
 
     let acked = async |tenant: &TenantStore| {
-        let progress = store.relay_progress().await.expect("the progress reads");
+        let progress = nats::relay::progress::all(&store).await.expect("the progress reads");
         progress.iter().find(|row| row.tenant == tenant.id()).map_or(0, |row| row.acked)
     };
     wait_until("the other tenant is relayed, and this one up to the refused event", || async {
@@ -204,7 +204,7 @@ async fn a_wiped_stream_is_filled_again_under_a_new_generation() {
     server.wipe();
     server.restart().await;
     wait_until("the generation is raised", || async {
-        let progress = store.relay_progress().await.unwrap_or_default();
+        let progress = nats::relay::progress::all(&store).await.unwrap_or_default();
         progress.iter().any(|tenant| tenant.stream_epoch == 1)
     })
     .await;

@@ -107,7 +107,7 @@ impl Scene {
             let Some(stream) = stream(&self.server).await else { return false };
             let state = &stream.cached_info().state;
             let removed = state.last_sequence - state.messages;
-            let progress = self.store.relay_progress().await.unwrap_or_default();
+            let progress = nats::relay::progress::all(&self.store).await.unwrap_or_default();
             progress
                 .iter()
                 .all(|row| row.acked == row.head && (row.acked == 0 || row.removed == Some(removed)))
@@ -249,7 +249,7 @@ async fn a_server_that_went_back_to_a_backup_is_refilled() {
     append_many(&scene.globex, 200).await;
     append_many(&scene.acme, 200).await;
     wait_until("the younger events are on the stream", || async {
-        let progress = scene.store.relay_progress().await.unwrap_or_default();
+        let progress = nats::relay::progress::all(&scene.store).await.unwrap_or_default();
         progress.iter().any(|row| row.tenant == scene.globex.id() && row.acked == 500)
     })
     .await;

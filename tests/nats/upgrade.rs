@@ -69,7 +69,7 @@ async fn is_published_again(migrates: bool) {
     relay.stop().await;
 
     let seen = with_mac(Box::pin(read_events(&server, "events.>")).await);
-    let progress = store.relay_progress().await.expect("the progress reads");
+    let progress = nats::relay::progress::all(&store).await.expect("the progress reads");
     for slug in ["acme", "globex"] {
         let slug = TenantSlug::parse(slug).expect("a slug");
         let record = store.tenant_by_slug(&slug).await.expect("reads").expect("it is there");

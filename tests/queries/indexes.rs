@@ -74,8 +74,8 @@ async fn what_a_proof_is_folded_from_is_read_by_an_index_however_large_the_log_i
         tenant.id()
     );
     superuser.batch_execute(&insert).await.expect("inserts");
-    let leaves = store::merkle::LEAVES_QUERY;
-    let subtrees = store::merkle::SUBTREES_QUERY.replace("$4", "1");
+    let leaves = audit::merkle::LEAVES_QUERY;
+    let subtrees = audit::merkle::SUBTREES_QUERY.replace("$4", "1");
     for (sql, index) in [(leaves, "events_pkey"), (&subtrees, "subtrees_pkey")] {
         let sql = sql
             .replace("$1", &format!("'{}'", tenant.id()))

@@ -68,7 +68,7 @@ impl Relay {
 /// Waits until the relay has stored that everything in the logs is on JetStream.
 pub async fn relayed(store: &Store) {
     wait_until("every log is relayed", || async {
-        let progress = store.relay_progress().await.unwrap_or_default();
+        let progress = nats::relay::progress::all(store).await.unwrap_or_default();
         !progress.is_empty() && progress.iter().all(|tenant| tenant.acked == tenant.head)
     })
     .await;

@@ -73,7 +73,7 @@ impl Sealed {
     pub async fn sealed(&self) {
         eventually("everything is sealed", || async {
             let head = self.tenant.head().await.expect("a head").position;
-            let sealed = self.tenant.sealed_log().await.expect("reads")?;
+            let sealed = audit::merkle::sealed_log(&self.tenant).await.expect("reads")?;
             (sealed.size == head && sealed.refusal.is_none()).then_some(())
         })
         .await;
@@ -82,8 +82,10 @@ impl Sealed {
     /// Seals until the signer refuses; returns why.
     pub async fn refusal(&self) -> String {
         let _sealer = self.sealer();
-        eventually("the signer refuses", || async { self.tenant.sealed_log().await.expect("reads")?.refusal })
-            .await
+        eventually("the signer refuses", || async {
+            audit::merkle::sealed_log(&self.tenant).await.expect("reads")?.refusal
+        })
+        .await
     }
 
     pub async fn export(&self, export: Export) -> Vec<u8> {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use fairness::{Permits, Refused};
 use futures::future::join_all;
 use schemas::engine::{RecordedEvent, TenantId, TenantSlug, clock, ids};
-use store::webhooks::delivery::{DeliveryAttempt, DeliveryResults, FailedDelivery};
-use store::webhooks::{Disabled, Ordering, Webhook};
 use store::{LogFilter, Store, StoreError, TenantStore, TenantTransaction};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::attempts::{self, DeliveryAttempt};
+use crate::failures::{self, DeliveryResults, FailedDelivery};
+use crate::registry::{self, Disabled, DisabledReason, Ordering, Webhook};
 use crate::secret::{SealError, SigningSecret};
 use crate::sender::{EndpointResponse, Sender, WebhookMessage};
 use crate::settings::WebhookSettings;
@@ -88,14 +89,14 @@ impl Deliverer {
         let begun = Instant::now();
         while begun.elapsed() < RUN_DURATION_MAX {
             let transaction = handle.begin_worker_transaction().await?;
-            let Some(webhook) = transaction.webhook(webhook).await? else {
+            let Some(webhook) = registry::find(&transaction, webhook).await? else {
                 return Ok(RemainingWork::Nothing);
             };
             if webhook.disabled.is_some() {
                 return Ok(RemainingWork::Nothing);
             }
             let width = self.settings.max_concurrent_requests_per_tenant as u32;
-            let due = transaction.due_webhook_failures(webhook.id, clock::now(), width).await?;
+            let due = failures::due(&transaction, webhook.id, clock::now(), width).await?;
             transaction.commit().await?;
             let mut run = DeliveryRun {
                 deliverer: self,
@@ -131,7 +132,7 @@ impl Deliverer {
             return Ok(());
         }
         let transaction = handle.begin_worker_transaction().await?;
-        transaction.prune_webhook_attempts(webhook).await?;
+        attempts::prune(&transaction, webhook).await?;
         transaction.commit().await
     }
 }
@@ -146,7 +147,7 @@ impl DeliveryRun<'_> {
         let from = self.webhook.position;
         let page = self.handle.read_log_page(from, None, PAGE_SIZE_MAX, &filter).await?;
         if page.log_id != self.webhook.log_id || page.head < from {
-            return self.disable("log_replaced").await;
+            return self.disable(DisabledReason::LogReplaced).await;
         }
         let events = self.readable_events(page.events).await?;
         let goes_on = match self.webhook.ordering {
@@ -226,7 +227,7 @@ impl DeliveryRun<'_> {
         let mut settlement = DeliveryResults::default();
         let mut gone = false;
         for (failure, completed) in due.into_iter().zip(completed) {
-            let Some(completed) = completed else { return self.disable("log_replaced").await };
+            let Some(completed) = completed else { return self.disable(DisabledReason::LogReplaced).await };
             gone |= self.record_attempt(completed, Some(failure), &mut settlement);
         }
         let failed = !settlement.failed.is_empty();
@@ -308,14 +309,14 @@ impl DeliveryRun<'_> {
     async fn settle(&mut self, to: u64, settlement: DeliveryResults) -> Result<bool, DeliveryRunError> {
         let transaction = self.handle.begin_worker_transaction().await?;
         let (id, epoch, from) = (self.webhook.id, self.webhook.epoch, self.webhook.position);
-        if !transaction.record_deliveries(id, epoch, (from, to), &settlement).await? {
+        if !failures::record(&transaction, id, epoch, (from, to), &settlement).await? {
             return Ok(false);
         }
         // In the same transaction as the dead letters, so that a crash cannot come between.
         let full = settlement.failed.iter().any(|failure| failure.is_dead)
-            && transaction.count_dead_webhook_deliveries(id).await?
+            && failures::count_dead(&transaction, id).await?
                 >= self.deliverer.settings.max_dead_letters_per_endpoint;
-        let disabled = full && self.disable_in(&transaction, "dead_letters").await?;
+        let disabled = full && self.disable_in(&transaction, DisabledReason::DeadLetters).await?;
         transaction.commit().await?;
         self.webhook.position = to;
         Ok(!disabled)
@@ -324,20 +325,20 @@ impl DeliveryRun<'_> {
     /// After a failure: disables an endpoint that is gone or has failed for too long. Returns whether to continue.
     async fn disable_if_failing(&mut self, gone: bool) -> Result<bool, DeliveryRunError> {
         if gone {
-            return self.disable("gone").await;
+            return self.disable(DisabledReason::Gone).await;
         }
         let transaction = self.handle.begin_worker_transaction().await?;
-        let webhook = transaction.webhook(self.webhook.id).await?;
+        let webhook = registry::find(&transaction, self.webhook.id).await?;
         transaction.commit().await?;
         let failing = webhook.and_then(|webhook| webhook.failing_since);
         let failing = failing.and_then(|since| (clock::now() - since).to_std().ok()).unwrap_or_default();
         if failing >= self.deliverer.settings.disable_after {
-            return self.disable("failing").await;
+            return self.disable(DisabledReason::Failing).await;
         }
         Ok(true)
     }
 
-    async fn disable(&self, reason: &'static str) -> Result<bool, DeliveryRunError> {
+    async fn disable(&self, reason: DisabledReason) -> Result<bool, DeliveryRunError> {
         let transaction = self.handle.begin_worker_transaction().await?;
         self.disable_in(&transaction, reason).await?;
         transaction.commit().await?;
@@ -348,11 +349,12 @@ impl DeliveryRun<'_> {
     async fn disable_in(
         &self,
         transaction: &TenantTransaction,
-        reason: &'static str,
+        reason: DisabledReason,
     ) -> Result<bool, DeliveryRunError> {
-        let why = Disabled { reason: reason.to_owned(), at: clock::now() };
-        let disabled = transaction.disable_webhook(self.webhook.id, self.webhook.epoch, &why).await?;
+        let why = Disabled { reason, at: clock::now() };
+        let disabled = registry::disable(transaction, self.webhook.id, self.webhook.epoch, why).await?;
         if disabled {
+            let reason = reason.as_str();
             tracing::warn!(tenant = %self.handle.id(), webhook = %self.webhook.id, reason, "a webhook was disabled");
             metrics::counter!("annals_webhooks_disabled_total", "reason" => reason).increment(1);
         }

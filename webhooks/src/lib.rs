@@ -6,16 +6,19 @@
 //! - `sender` sends one request.
 //! - `delivery_run` delivers to one endpoint for a limited time.
 //! - `runner` finds the endpoints with work.
-//!
-//! The registry of webhooks is in the store.
+//! - `registry` has the rows of endpoints, `attempts` and `failures` those of deliveries.
 
+pub mod attempts;
 mod delivery_run;
 pub mod endpoint;
+pub mod failures;
+pub mod registry;
 mod runner;
 pub mod secret;
 mod sender;
 mod settings;
 
+pub use registry::{Disabled, DisabledReason, Ordering, Webhook};
 pub use runner::run;
 pub use sender::SenderError;
 pub use settings::WebhookSettings;

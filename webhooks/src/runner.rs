@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::delivery_run::{Deliverer, RemainingWork};
+use crate::registry::{self, ActiveWebhook};
 use crate::sender::{Sender, SenderError};
 use crate::settings::WebhookSettings;
 
@@ -55,7 +56,7 @@ pub async fn run(
         runner.start_ready();
         tokio::select! {
             () = cancel.cancelled() => return Ok(()),
-            _ = polls.tick() => match store.active_webhooks(clock::now()).await {
+            _ = polls.tick() => match registry::active(&store, clock::now()).await {
                 Ok(active) => runner.queue_due(active),
                 Err(error) => tracing::warn!(error = %Causes(&error), "the webhooks cannot be looked at"),
             },
@@ -90,7 +91,7 @@ struct Runner {
 }
 
 impl Runner {
-    fn queue_due(&mut self, active: Vec<store::webhooks::delivery::DueWebhook>) {
+    fn queue_due(&mut self, active: Vec<ActiveWebhook>) {
         self.known.clear();
         for endpoint in active {
             self.known.entry(endpoint.tenant).or_default().push(endpoint.webhook);

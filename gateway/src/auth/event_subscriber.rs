@@ -62,7 +62,7 @@ impl EventSubscriber {
         tenancy::check_tenant(headers, gateway.config.public_host.as_deref(), &record.slug)?;
         request.set_tenant(&record);
         let handle = gateway.store.tenant(record.id);
-        if !handle.use_stream_ticket(ticket.id, ticket.expires_at).await? {
+        if !ticket.redeem(&handle).await? {
             return Err(refused());
         }
         // A ticket contains no roles. The user is loaded, because what auditors read is recorded.

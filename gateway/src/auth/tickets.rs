@@ -8,11 +8,13 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use chrono::{DateTime, Utc};
 use schemas::engine::{TenantId, clock, ids};
-use store::DeploymentKey;
+use store::{DeploymentKey, StoreError, TenantStore};
 use uuid::Uuid;
 
 /// How long a ticket is valid.
 pub const TICKET_LIFETIME: Duration = Duration::from_secs(30);
+/// How long a used ticket is kept after its expiry. The clocks of two gateways may differ by less.
+const CLOCK_SKEW_MAX: Duration = Duration::from_mins(5);
 
 const BODY_BYTES: usize = 3 * 16 + 2 * 8 + 1;
 const TAG_BYTES: usize = 32;
@@ -79,6 +81,29 @@ impl Ticket {
             personal_data: body[BODY_BYTES - 1] == 1,
         };
         (clock::now() < ticket.expires_at).then_some(ticket)
+    }
+
+    /// Uses the ticket. Returns `false` when it was used before, on this or on another gateway.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. The ticket may be used.
+    pub async fn redeem(&self, tenant: &TenantStore) -> Result<bool, StoreError> {
+        let transaction = tenant.begin_worker_transaction().await?;
+        let used = transaction
+            .execute(
+                "insert into stream_tickets (tenant_id, ticket_id, expires_at) values ($1, $2, $3)
+                 on conflict do nothing",
+                &[&tenant.id().0, &self.id, &self.expires_at],
+            )
+            .await?;
+        transaction
+            .execute(
+                "delete from stream_tickets where tenant_id = $1 and expires_at < $2",
+                &[&tenant.id().0, &(clock::now() - CLOCK_SKEW_MAX)],
+            )
+            .await?;
+        transaction.commit().await?;
+        Ok(used == 1)
     }
 }
 

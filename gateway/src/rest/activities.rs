@@ -1,12 +1,11 @@
 //! `GET /v1/activities`: a tenant's activity log, the newest entries first.
 
+use activity::{Activity, ActivityFilter, ActivityKind};
 use axum::Json;
 use chrono::{DateTime, Utc};
 use schemas::engine::time::deserialize_time;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use store::activities::ActivityFilter;
-use store::{Activity, ActivityKind};
 use uuid::Uuid;
 
 use super::pages::split_page;
@@ -37,7 +36,7 @@ pub async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Resul
         given => given.flatten(),
     };
     let filter = ActivityFilter { kind, before: query.before, since: query.since, until: query.until };
-    let activities: Vec<Activity> = caller.store.activities(filter, limit + 1).await?;
+    let activities: Vec<Activity> = activity::page(&caller.store, filter, limit + 1).await?;
     let (activities, next) = split_page(activities, limit, |activity| activity.id);
     Ok(Json(json!({ "activities": activities, "next_before": next })))
 }

@@ -4,12 +4,12 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
 use chrono::TimeDelta;
+use nats::integrators::registry::{self, IntegratorCredential};
 use nats::integrators::{Integrators, IssuedCredential, LIFETIME_MAX, NewIntegrator, ResetPoint};
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use store::IntegratorCredential;
 use uuid::Uuid;
 
 use super::pages::split_page;
@@ -79,7 +79,7 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
     integrators(&gateway)?;
     let Query(page) = Query::<CredentialsQuery>::read(&uri)?;
     let limit = Digits::limit(page.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
-    let credentials = caller.store.credentials(&page.after, limit as u32 + 1).await?;
+    let credentials = registry::commands::page(&caller.store, &page.after, limit as u32 + 1).await?;
     let (credentials, next_after) = split_page(credentials, limit, |credential| credential.name.clone());
     let credentials: Vec<CredentialBody> = credentials.into_iter().map(Into::into).collect();
     Ok(Json(json!({"credentials": credentials, "next_after": next_after})))
@@ -92,7 +92,8 @@ pub async fn show(
     Path(name): Path<String>,
 ) -> Result<Json<CredentialResponse>, Problem> {
     integrators(&gateway)?;
-    let credential = caller.store.credential(&name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let credential =
+        registry::commands::find(&caller.store, &name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(CredentialResponse(credential.into())))
 }
 

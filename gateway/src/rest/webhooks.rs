@@ -15,10 +15,10 @@ use schemas::engine::{InvalidValue, clock, ids};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use store::requests::AnswerRetention;
-use store::webhooks::{Disabled, Ordering, Webhook};
 use store::{TenantStore, TenantTransaction};
 use uuid::Uuid;
 use webhooks::secret::SigningSecret;
+use webhooks::{Disabled, DisabledReason, Ordering, Webhook, failures, registry};
 
 use self::body::{WebhookChanges, webhook_json, webhook_json_with_secret};
 use super::pages::split_page;
@@ -84,13 +84,13 @@ fn parse_id(text: &str) -> Result<Uuid, Problem> {
 }
 
 async fn load_for_update(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
-    transaction.lock_webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))
+    registry::lock(transaction, id).await?.ok_or(Problem::new(ErrorCode::NotFound))
 }
 
 async fn list(caller: Caller, Query(query): Query<WebhooksPageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
     let limit = query.limit()?;
     let transaction = caller.store.begin().await?;
-    let webhooks = transaction.webhooks(query.after, limit as u32 + 1).await?;
+    let webhooks = registry::page(&transaction, query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let (webhooks, next) = split_page(webhooks, limit, |webhook| webhook.id);
     Ok(Json(json!({ "webhooks": webhooks.iter().map(webhook_json).collect::<Vec<_>>(), "next_after": next })))
@@ -98,7 +98,7 @@ async fn list(caller: Caller, Query(query): Query<WebhooksPageQuery<Uuid>>) -> R
 
 async fn show(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Problem> {
     let transaction = caller.store.begin().await?;
-    let webhook = transaction.webhook(parse_id(&id)?).await?;
+    let webhook = registry::find(&transaction, parse_id(&id)?).await?;
     transaction.commit().await?;
     Ok(Json(webhook_json(&webhook.ok_or(Problem::new(ErrorCode::NotFound))?)))
 }
@@ -112,7 +112,7 @@ async fn register(
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
     let registered = WebhookChanges::for_new(body, gateway.config.allow_private_webhooks)?;
-    if transaction.count_webhooks().await? >= WEBHOOKS_PER_TENANT_MAX {
+    if registry::count(transaction).await? >= WEBHOOKS_PER_TENANT_MAX {
         return Err(Problem::new(ErrorCode::Invalid)
             .detail(format!("a tenant may have at most {WEBHOOKS_PER_TENANT_MAX} webhooks")));
     }
@@ -138,7 +138,7 @@ async fn register(
         created_at: now,
         updated_at: now,
     };
-    transaction.put_webhook(&webhook).await?;
+    registry::put(transaction, &webhook).await?;
     request.set_subject(id.to_string());
     write.answer(StatusCode::CREATED, Some(webhook_json_with_secret(&webhook, &secret))).await
 }
@@ -172,7 +172,7 @@ async fn change(
             enable_webhook(&gateway, &caller.store, transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
-            webhook.disabled = Some(Disabled { reason: "by_request".to_owned(), at: clock::now() });
+            webhook.disabled = Some(Disabled { reason: DisabledReason::ByRequest, at: clock::now() });
         }
         _ => {}
     }
@@ -184,7 +184,7 @@ async fn change(
 async fn save_webhook(transaction: &TenantTransaction, webhook: &mut Webhook) -> Result<(), Problem> {
     webhook.epoch += 1;
     webhook.updated_at = clock::now();
-    Ok(transaction.put_webhook(webhook).await?)
+    Ok(registry::put(transaction, webhook).await?)
 }
 
 /// Enables a webhook again. If its log was replaced, it continues after the last position that both logs share. If that
@@ -204,9 +204,9 @@ async fn enable_webhook(
         let kept = replaced.map(|replaced| replaced.last_position);
         webhook.log_id = head.log_id;
         webhook.position = kept.map_or(head.position, |kept| webhook.position.min(kept));
-        transaction.delete_webhook_failures(webhook.id, kept.unwrap_or(0)).await?;
+        failures::delete_after(transaction, webhook.id, kept.unwrap_or(0)).await?;
     }
-    let dead = transaction.count_dead_webhook_deliveries(webhook.id).await?;
+    let dead = failures::count_dead(transaction, webhook.id).await?;
     if dead >= gateway.config.max_dead_letters_per_endpoint {
         let detail = format!("{dead} dead letters wait: retry, discard or replay them first");
         return Err(Problem::new(ErrorCode::Invalid).detail(detail));
@@ -217,7 +217,7 @@ async fn enable_webhook(
 async fn remove(write: WriteTransaction, Path(id): Path<String>) -> Result<Response, Problem> {
     let transaction = write.transaction();
     let webhook = load_for_update(transaction, parse_id(&id)?).await?;
-    transaction.delete_webhook(webhook.id).await?;
+    registry::delete(transaction, webhook.id).await?;
     write.answer(StatusCode::NO_CONTENT, None).await
 }
 
@@ -252,7 +252,7 @@ async fn replay(
     let head = transaction.head().await?;
     check_position(Some(after), head.position)?;
     let discard_up_to = if head.log_id == webhook.log_id { after } else { 0 };
-    transaction.delete_webhook_failures(webhook.id, discard_up_to).await?;
+    failures::delete_after(transaction, webhook.id, discard_up_to).await?;
     (webhook.log_id, webhook.position) = (head.log_id, after);
     save_webhook(transaction, &mut webhook).await?;
     write.answer(StatusCode::ACCEPTED, Some(webhook_json(&webhook))).await

@@ -10,14 +10,16 @@ use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::Stream;
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{TenantId, TenantSlug};
-use store::{AckedPosition, IntegratorCredential, ObservedPosition, RelayProgress, Store, TenantAssignment};
+use store::{Store, TenantAssignment};
 use uuid::Uuid;
 
+use super::registry::{self, AckedPosition, IntegratorCredential, ObservedPosition};
 use super::stream_position::{StreamState, next_acked, position_at};
 use super::stream_search::start_after;
 use crate::connection::SUBJECT_ROOT;
 use crate::message::MessageKey;
 use crate::relay::page::PAGE_SIZE_MAX;
+use crate::relay::progress::RelayProgress;
 use crate::relay::stored_message::api_error;
 use crate::relay::stream_reader::handle;
 use crate::{Nats, NatsError};
@@ -52,7 +54,7 @@ impl ConsumerReconciler {
         let stream = handle(&self.nats).await?;
         // Consumers are listed before the registry is read, so every listed consumer was registered before.
         let mut listed = if all { list(&stream).await? } else { HashMap::new() };
-        let credentials = self.store.integrator_credentials(all).await?;
+        let credentials = registry::credentials(&self.store, all).await?;
         if credentials.is_empty() && listed.is_empty() {
             return Ok(());
         }
@@ -87,7 +89,7 @@ impl ConsumerReconciler {
                 work.iter().filter_map(|(slug, credential, seen)| Some((*slug, *credential, seen.as_ref()?)));
             let found =
                 find_acked_positions(nats, &self.key, stream_state, &mut self.looked_up, seen).await?;
-            self.store.record_acked_positions(&found).await?;
+            registry::record_acked_positions(&self.store, &found).await?;
         }
         results.into_iter().collect()
     }
@@ -105,7 +107,7 @@ async fn reconcile_one(
 ) -> Result<(), NatsError> {
     let is_applied = ensure_consumer(store, nats, stream, stream_state, slug, credential, seen).await?;
     if is_applied && !credential.applied {
-        store.consumer_applied(credential).await?;
+        registry::set_consumer_applied(store, credential).await?;
     }
     Ok(())
 }
@@ -136,9 +138,11 @@ async fn ensure_consumer(
         .await
         .map_err(|error| api_error(&error))?;
     let (tenant, id, instance) = (credential.tenant, credential.id, credential.instance);
-    store
-        .record_acked_positions(&[ObservedPosition { tenant, credential: id, instance, acked: start.acked }])
-        .await?;
+    registry::record_acked_positions(
+        store,
+        &[ObservedPosition { tenant, credential: id, instance, acked: start.acked }],
+    )
+    .await?;
     tracing::info!(consumer = credential.consumer, after = start.acked.position, "a consumer was made");
     Ok(true)
 }

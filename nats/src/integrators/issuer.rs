@@ -6,9 +6,11 @@ use std::sync::Arc;
 use nkeys::{KeyPair, KeyPairType};
 use schemas::engine::TenantId;
 use serde::Serialize;
-use store::{DeploymentKey, IntegratorCredential, NewKey};
+use store::DeploymentKey;
 use uuid::Uuid;
 
+use super::registry::IntegratorCredential;
+use super::registry::commands::NewKey;
 use crate::accounts::{API_PREFIX, Claims, KeyError, account_key, credentials_file, edge_user, seed};
 use crate::connection::{STREAM, without_password};
 

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemas::engine::{InvalidValue, TypePattern, clock, ids};
-use store::{
-    IntegratorChange, IntegratorCommand, IntegratorCredential, IntegratorOutcome, NewCredential, NewKey,
-    Store, StoreError, TenantRecord,
-};
+use store::{Store, StoreError, TenantRecord};
 use uuid::Uuid;
 
 use super::issuer::{IntegratorConnection, Issuer, public_key};
+use super::registry::IntegratorCredential;
+use super::registry::commands::{
+    self, IntegratorChange, IntegratorCommand, IntegratorOutcome, NewCredential, NewKey,
+};
 
 /// Maximum lifetime of a key.
 pub const LIFETIME_MAX: TimeDelta = TimeDelta::days(90);
@@ -126,7 +127,7 @@ impl Integrators {
             log_id: head.log_id,
             key,
         };
-        let change = into_change(handle.issue_credential(&new, command).await?)?;
+        let change = into_change(commands::issue(&handle, &new, command).await?)?;
         tracing::info!(tenant = %tenant.slug, name = new.name, "a credential was issued");
         self.issued(change).await
     }
@@ -147,7 +148,7 @@ impl Integrators {
         let command = self.command(command_id, "rotate", &[name, &seconds(lifetime), &seconds(overlap)]);
         let key = self.new_key(tenant, lifetime)?;
         let until = key.issued_at + overlap;
-        let outcome = self.store.tenant(tenant.id).rotate_credential(name, &key, until, command).await?;
+        let outcome = commands::rotate(&self.store.tenant(tenant.id), name, &key, until, command).await?;
         let change = into_change(outcome)?;
         tracing::info!(tenant = %tenant.slug, name, "a credential was rotated");
         self.issued(change).await
@@ -165,9 +166,9 @@ impl Integrators {
     ) -> Result<(), IntegratorError> {
         let handle = self.store.tenant(tenant.id);
         let command = self.command(command_id, "revoke", &[name]);
-        let change = into_change(handle.revoke_credential(name, command).await?)?;
+        let change = into_change(commands::revoke(&handle, name, command).await?)?;
         tracing::info!(tenant = %tenant.slug, name, "a credential was revoked");
-        if handle.wait_for_integrator(&change, APPLY_TIMEOUT).await? {
+        if commands::wait_until_applied(&handle, &change, APPLY_TIMEOUT).await? {
             Ok(())
         } else {
             Err(IntegratorError::NotInEffect)
@@ -202,10 +203,10 @@ impl Integrators {
                     (head.log_id, position)
                 }
             };
-            into_change(handle.reset_credential(name, log_id, position, command).await?)?
+            into_change(commands::reset(&handle, name, log_id, position, command).await?)?
         };
         tracing::info!(tenant = %tenant.slug, name, "a credential was set back");
-        if handle.wait_for_integrator(&change, APPLY_TIMEOUT).await? {
+        if commands::wait_until_applied(&handle, &change, APPLY_TIMEOUT).await? {
             Ok(change.credential)
         } else {
             Err(IntegratorError::NotInEffect)
@@ -218,7 +219,7 @@ impl Integrators {
         command: Option<IntegratorCommand>,
     ) -> Result<Option<IntegratorChange>, IntegratorError> {
         let Some(command) = command else { return Ok(None) };
-        self.store.tenant(tenant.id).previous_integrator_command(command).await?.map(into_change).transpose()
+        commands::previous(&self.store.tenant(tenant.id), command).await?.map(into_change).transpose()
     }
 
     async fn issued(&self, change: IntegratorChange) -> Result<IssuedCredential, IntegratorError> {
@@ -227,7 +228,7 @@ impl Integrators {
         let connection = self.issuer.connection(self.store.key(), &change.credential, key);
         let expires_at = key.expires_at;
         let handle = self.store.tenant(change.credential.tenant);
-        let in_effect = handle.wait_for_integrator(&change, APPLY_TIMEOUT).await?;
+        let in_effect = commands::wait_until_applied(&handle, &change, APPLY_TIMEOUT).await?;
         Ok(IssuedCredential { credential: change.credential, connection, expires_at, in_effect })
     }
 

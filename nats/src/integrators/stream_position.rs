@@ -5,9 +5,11 @@ use std::collections::HashMap;
 
 use chrono::SubsecRound;
 use schemas::engine::{TenantId, TenantSlug};
-use store::{AckedPosition, RelayProgress, Store};
+use store::Store;
 
+use super::registry::AckedPosition;
 use crate::message::MessageKey;
+use crate::relay::progress::{self, RelayProgress};
 use crate::relay::stored_message::message_at;
 use crate::relay::stream_check::has_retention_limits;
 use crate::relay::stream_reader::removed_count;
@@ -28,8 +30,8 @@ impl StreamState {
     /// Reads the stream before the progress, so that a later loss shows in the relay's progress.
     pub(super) async fn read(store: &Store, nats: &Nats) -> Result<Self, NatsError> {
         let stream = nats.event_stream().await?;
-        let created = store.relay_stream_created().await?;
-        let progress = store.relay_progress().await?;
+        let created = progress::stream_created(store).await?;
+        let progress = progress::all(store).await?;
         Ok(Self {
             tenants: progress.into_iter().map(|progress| (progress.tenant, progress)).collect(),
             removed: removed_count(&stream),
@@ -115,8 +117,8 @@ pub(super) fn next_acked(
 
 #[cfg(test)]
 mod tests {
+    use crate::relay::progress::AckedMessage;
     use schemas::engine::LogId;
-    use store::AckedMessage;
 
     use super::*;
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::DeliverPolicy;
 use chrono::TimeDelta;
-use store::{RelayProgress, Store};
+use store::Store;
 use tokio::time::Instant;
 
+use super::registry;
 use crate::connection::SUBJECT_ROOT;
 use crate::message::{EventHeaders, MessageKey};
 use crate::relay::page::PAGE_SIZE_MAX;
 use crate::relay::position_ranges::PositionRanges;
+use crate::relay::progress::RelayProgress;
 use crate::relay::stored_message::message_from;
 use crate::relay::stream_reader::read;
 use crate::{Nats, NatsError};
@@ -205,7 +207,7 @@ async fn scan_all(
     end: u64,
 ) -> Result<u64, NatsError> {
     // A message is stored in the stream after its event was recorded, even if it is published again.
-    let policy = match store.recorded_after(relay.tenant, position).await? {
+    let policy = match registry::recorded_after(store, relay.tenant, position).await? {
         Some(recorded) => DeliverPolicy::ByStartTime { start_time: recorded - CLOCK_SKEW_MAX },
         None => DeliverPolicy::All,
     };

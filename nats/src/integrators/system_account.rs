@@ -7,9 +7,9 @@ use std::time::Duration;
 use async_nats::Client;
 use nkeys::{KeyPair, KeyPairType};
 use serde_json::Value;
-use store::RevokedKey;
 
 use super::Issuer;
+use super::registry::RevokedKey;
 use crate::accounts::{Claims, KeyError, account_of_credentials, edge_account, seed};
 use crate::connection::{addresses, describe};
 use crate::{NatsConfig, NatsError};

@@ -12,6 +12,7 @@ use async_nats::jetstream::consumer::DeliverPolicy;
 use schemas::engine::{Actor, LogId, TenantSlug};
 use store::{Causes, PublishedEvent, Replacement, Store};
 
+use super::progress;
 use super::stream_check::LastAckedMessage;
 use super::stream_reader;
 use crate::connection::SUBJECT_ROOT;
@@ -31,7 +32,7 @@ use crate::{Nats, NatsError, checkpoints};
 /// [`NatsError`] if the stream or the database cannot be read.
 pub async fn check_divergence(store: &Store, nats: &Nats) -> Result<usize, NatsError> {
     let key = MessageKey::of(store.key());
-    let progress = store.relay_progress().await?;
+    let progress = progress::all(store).await?;
     let stream = nats.event_stream().await?;
     let farthest = progress.iter().max_by_key(|row| row.acked_message.sequence);
     let farthest = farthest.map(|row| LastAckedMessage { log: row.log_id, acked_message: row.acked_message });

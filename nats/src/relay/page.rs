@@ -4,9 +4,10 @@ use std::future::IntoFuture;
 
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
-use store::{AckedMessage, Causes, Store, StoreError};
+use store::{Causes, Store, StoreError};
 use tokio::sync::Semaphore;
 
+use super::progress::AckedMessage;
 use super::stored_message::message_at;
 use crate::connection::{STREAM, describe};
 use crate::message::{EventMessage, MessageKey, encode, is_message_of};

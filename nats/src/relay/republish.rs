@@ -8,11 +8,12 @@
 use std::time::Duration;
 
 use schemas::engine::TenantId;
-use store::{AckedMessage, RelayProgress, Store, StoreError};
+use store::{Store, StoreError};
 use tokio::sync::Semaphore;
 
 use super::page::{PAGE_SIZE_MAX, PublishError, send};
 use super::position_ranges::PositionRanges;
+use super::progress::{self, AckedMessage, RelayProgress};
 use super::stream_reader;
 use crate::message::MessageKey;
 use crate::{Nats, NatsError};
@@ -44,7 +45,7 @@ pub(super) async fn republish(
     in_flight: &Semaphore,
     tenant: TenantId,
 ) -> Result<u64, RepublishError> {
-    let Some(before) = store.relay_progress_of(tenant).await? else { return Ok(0) };
+    let Some(before) = progress::of(store, tenant).await? else { return Ok(0) };
     let stream = nats.event_stream().await?;
     let removed = stream_reader::removed_count(&stream);
     if before.acked == 0 || before.removed == Some(removed) {
@@ -62,17 +63,19 @@ pub(super) async fn republish(
     let count = missing.count();
     metrics::counter!("annals_relay_republished_total").increment(count);
     if missing.is_empty() {
-        return finish(store.end_republish(&before, removed, content.last).await?, 0);
+        return finish(progress::end_republish(store, &before, removed, content.last).await?, 0);
     }
     tracing::warn!(%tenant, missing = count, "events have left the stream; they are published again");
     if let Some(first) = missing.tail_up_to(before.acked) {
         // If only the end is missing, ordinary publishing sends it, because it stores its progress.
-        let raised = store.begin_republish(&before, first - 1).await?.ok_or(RepublishError::Superseded)?;
-        return finish(store.end_republish(&raised, removed, content.last).await?, count);
+        let raised =
+            progress::begin_republish(store, &before, first - 1).await?.ok_or(RepublishError::Superseded)?;
+        return finish(progress::end_republish(store, &raised, removed, content.last).await?, count);
     }
-    let raised = store.begin_republish(&before, before.acked).await?.ok_or(RepublishError::Superseded)?;
+    let raised =
+        progress::begin_republish(store, &before, before.acked).await?.ok_or(RepublishError::Superseded)?;
     let acked_message = publish(store, nats, key, in_flight, &raised, &missing).await?;
-    finish(store.end_republish(&raised, removed, content.last.later(acked_message)).await?, count)
+    finish(progress::end_republish(store, &raised, removed, content.last.later(acked_message)).await?, count)
 }
 
 fn finish(noted: bool, count: u64) -> Result<u64, RepublishError> {

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Config;
 use schemas::engine::{LogId, TenantId};
-use store::{AckedMessage, DatabaseInstance, RelayProgress, Store};
+use store::{DatabaseInstance, Store};
 
+use super::progress::{self, AckedMessage, RelayProgress};
 use super::stored_message::message_at;
 use super::{divergence_check, stream_reader};
 use crate::message::MessageKey;
@@ -93,7 +94,7 @@ pub(super) async fn check(
         StreamInspection::Consistent(found) => Ok(found.verdict(database_instance)),
         StreamInspection::RolledBack { removed, stored } => {
             tracing::warn!("EVENTS has gone back to an earlier state: what it lacks is published again");
-            store.reset_after_stream_regression(stored).await?;
+            progress::reset_after_stream_regression(store, stored).await?;
             let found = CheckFindings { removed, suspected: Vec::new(), epochs_bumped: true };
             Ok(found.verdict(database_instance))
         }
@@ -129,14 +130,14 @@ async fn inspect(
     remembered: Option<LastAckedMessage>,
 ) -> Result<StreamInspection, NatsError> {
     // The progress is read before the stream, so that no acknowledged message is newer than the state of the stream.
-    let progress = store.relay_progress().await?;
+    let progress = progress::all(store).await?;
     let stream = nats.event_stream().await?;
     let removed = stream_reader::removed_count(&stream);
     let good = |suspected, epochs_bumped| {
         Ok(StreamInspection::Consistent(CheckFindings { removed, suspected, epochs_bumped }))
     };
     let created = chrono::SubsecRound::trunc_subsecs(stream.created, 6);
-    if !store.check_relay_stream(created, removed).await? {
+    if !progress::check_stream(store, created, removed).await? {
         tracing::warn!("EVENTS is another stream than before: every log is published again");
         return good(Vec::new(), true);
     }

@@ -9,9 +9,10 @@ use async_nats::jetstream::stream::{Info, Stream};
 use async_nats::{HeaderMap, jetstream};
 use futures::StreamExt;
 use schemas::engine::{LogId, TenantSlug};
-use store::{AckedMessage, Causes};
+use store::Causes;
 
 use super::position_ranges::PositionRanges;
+use super::progress::AckedMessage;
 use super::stored_message::{api_error, message_from};
 use crate::connection::STREAM;
 use crate::connection::SUBJECT_ROOT;

@@ -1,10 +1,9 @@
 //! The relay's state for one tenant: the positions acknowledged by JetStream, the part of them that PostgreSQL stores,
 //! and whether a page is in flight.
 
-use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::{AckedMessage, RelayMove, RelayProgress};
-
 use super::page::{PAGE_SIZE_MAX, PageResult, RelayPage};
+use super::progress::{AckedMessage, RelayMove, RelayProgress};
+use schemas::engine::{LogId, TenantId, TenantSlug};
 
 #[derive(Debug)]
 #[expect(clippy::struct_excessive_bools, reason = "independent marks on a tenant, each with its own time")]

@@ -21,6 +21,7 @@ use tracing::{Instrument, Span};
 use uuid::Uuid;
 
 use super::attempt::{AttemptOutcome, compensation_rows};
+use super::due_tenants;
 use super::process::{Process, command_id, consumer_name};
 use super::react::FollowUps;
 use super::rows::{self, NewStep, RejectedStep, StepAction, StepFailure, StepRow};
@@ -144,7 +145,7 @@ impl StepRunner {
         let mut ours = Vec::new();
         loop {
             let page =
-                store.tenants_with_due_saga_steps(self.saga(), now, *after, DUE_TENANTS_PAGE_SIZE).await?;
+                due_tenants::with_due_steps(store, self.saga(), now, *after, DUE_TENANTS_PAGE_SIZE).await?;
             let is_last = page.len() < DUE_TENANTS_PAGE_SIZE as usize;
             *after = page.last().copied().filter(|_| !is_last);
             ours.extend(page.into_iter().map(|(_, tenant)| tenant).filter(|tenant| assignment.owns(*tenant)));

@@ -1,6 +1,7 @@
 //! Writes a flush: one array statement in one transaction, conditional on the compare-and-swap of the heads.
 
 mod columns;
+mod parameters;
 mod statements;
 
 use std::collections::{HashMap, HashSet};
@@ -14,7 +15,8 @@ use tokio_postgres::{Client, Statement};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use self::columns::{Events, Heads, SideWrites};
+use self::columns::Flush;
+use self::parameters::FlushStatement;
 use self::statements::{
     EVENTS_INSERT, EVENTS_WITH_KEYS_INSERT, HEADS_LOCK, HEADS_SWAP, LOCKING_BEGIN, SIDE_WRITES,
     SINGLE_EVENT_FLUSH, SINGLE_TENANT_FLUSH, SWAPPED_TENANTS,
@@ -32,10 +34,10 @@ pub(super) struct Writer {
     client: Client,
     driver: AbortOnDropHandle<()>,
     lock: Statement,
-    single_event: Statement,
-    single_tenant: Statement,
-    events_only: Statement,
-    with_side_writes: Statement,
+    single_event: FlushStatement,
+    single_tenant: FlushStatement,
+    events_only: FlushStatement,
+    with_side_writes: FlushStatement,
     set_tenants: Statement,
     /// The value of `annals.tenants`: the tenants that the connection may write to, those of the last flush.
     /// A session setting is safe, because only this worker uses the connection.
@@ -67,12 +69,12 @@ impl Writer {
         Connection { client, driver }: Connection,
     ) -> Result<Self, tokio_postgres::Error> {
         let lock = client.prepare(HEADS_LOCK).await?;
-        let single_event = client.prepare(SINGLE_EVENT_FLUSH).await?;
-        let single_tenant = client.prepare(SINGLE_TENANT_FLUSH).await?;
-        let events_only = client.prepare(&format!("{HEADS_SWAP}{EVENTS_INSERT}{SWAPPED_TENANTS}")).await?;
-        let with_side_writes = client
-            .prepare(&format!("{HEADS_SWAP}{EVENTS_WITH_KEYS_INSERT}{SIDE_WRITES}{SWAPPED_TENANTS}"))
-            .await?;
+        let single_event = FlushStatement::prepare(&client, SINGLE_EVENT_FLUSH).await?;
+        let single_tenant = FlushStatement::prepare(&client, SINGLE_TENANT_FLUSH).await?;
+        let events_only = format!("{HEADS_SWAP}{EVENTS_INSERT}{SWAPPED_TENANTS}");
+        let events_only = FlushStatement::prepare(&client, &events_only).await?;
+        let with_side_writes = format!("{HEADS_SWAP}{EVENTS_WITH_KEYS_INSERT}{SIDE_WRITES}{SWAPPED_TENANTS}");
+        let with_side_writes = FlushStatement::prepare(&client, &with_side_writes).await?;
         let set_tenants = client.prepare("select set_config('annals.tenants', $1, false)").await?;
         Ok(Self {
             client,
@@ -134,26 +136,15 @@ impl Writer {
     /// With `locked`, it also commits the transaction that locked the heads.
     /// If the tenants differ from the last flush, the setting goes first, in the same round trip.
     pub(super) async fn write(&self, batch: &[PendingAppend], plan: &Plan, locked: bool) -> WriteResult {
-        let heads = Heads::of(plan);
-        let events = Events::of(batch, plan);
-        let side_writes = SideWrites::of(batch, plan);
-        let tenants: Vec<Uuid> = heads
-            .tenants
-            .iter()
-            .chain(&side_writes.provisioned.tenants)
-            .chain(&side_writes.tenant_statuses.tenants)
-            .copied()
-            .collect();
+        let flush = Flush::of(batch, plan);
+        let tenants = flush.tenants();
         let end = async {
             // After an error, `commit` rolls back.
             if locked { self.client.batch_execute("commit").await } else { Ok(()) }
         };
         // The futures are polled in this order, so the statements are sent in this order.
-        let (set, written, ended) = futures::join!(
-            self.set_writable_tenants(&tenants),
-            self.write_rows(&heads, &events, &side_writes),
-            end
-        );
+        let (set, written, ended) =
+            futures::join!(self.set_writable_tenants(&tenants), self.write_rows(&flush), end);
         match (set, written, ended) {
             (Ok(()), Ok(swapped), Ok(())) => WriteResult::Committed(swapped),
             (Ok(()), Err(error), Ok(())) => {
@@ -167,85 +158,22 @@ impl Writer {
         }
     }
 
-    async fn write_rows(
-        &self,
-        heads: &Heads,
-        events: &Events<'_>,
-        side_writes: &SideWrites<'_>,
-    ) -> Result<HashSet<TenantId>, tokio_postgres::Error> {
-        if events.ids.len() == 1 && side_writes.is_empty() {
-            let parameters: [&(dyn ToSql + Sync); 15] = [
-                &heads.tenants[0],
-                &heads.logs[0],
-                &events.positions[0],
-                &events.versions[0],
-                &heads.recorded_at[0],
-                &events.ids[0],
-                &events.schema_versions[0],
-                &events.streams[0],
-                &events.types[0],
-                &events.payloads[0],
-                &events.metadata[0],
-                &events.salts[0],
-                &events.subject_keys[0],
-                &events.leaf_hashes[0],
-                &heads.old_fences[0],
-            ];
-            let written = self.client.execute(&self.single_event, &parameters).await?;
-            return Ok(heads.swapped(written));
+    async fn write_rows(&self, flush: &Flush<'_>) -> Result<HashSet<TenantId>, tokio_postgres::Error> {
+        if !flush.side_writes.is_empty() {
+            return self.with_side_writes.query(&self.client, flush).await;
         }
-        let keyless = events.subject_keys.iter().all(|keys| keys.is_empty());
-        if heads.tenants.len() == 1 && side_writes.is_empty() && keyless {
-            let parameters: [&(dyn ToSql + Sync); 16] = [
-                &heads.tenants[0],
-                &heads.logs[0],
-                &heads.old[0],
-                &heads.new[0],
-                &heads.recorded_at[0],
-                &events.versions,
-                &events.ids,
-                &events.schema_versions,
-                &events.streams,
-                &events.types,
-                &events.payloads,
-                &events.metadata,
-                &events.salts,
-                &events.leaf_hashes,
-                &heads.old_fences[0],
-                &heads.new_fences[0],
-            ];
-            let written = self.client.execute(&self.single_tenant, &parameters).await?;
-            return Ok(heads.swapped(written));
+        if flush.events.ids.len() == 1 {
+            let written = self.single_event.execute(&self.client, flush).await?;
+            return Ok(flush.heads.swapped(written));
         }
-        let mut parameters: Vec<&(dyn ToSql + Sync)> = vec![
-            &heads.tenants,
-            &heads.logs,
-            &heads.old,
-            &heads.new,
-            &heads.recorded_at,
-            &heads.old_fences,
-            &heads.new_fences,
-            &events.tenants,
-            &events.positions,
-            &events.versions,
-            &events.ids,
-            &events.schema_versions,
-            &events.streams,
-            &events.types,
-            &events.payloads,
-            &events.metadata,
-            &events.salts,
-            &events.leaf_hashes,
-        ];
-        let statement = if side_writes.is_empty() && keyless {
-            &self.events_only
-        } else {
-            parameters.push(&events.subject_keys);
-            parameters.extend(side_writes.parameters());
-            &self.with_side_writes
-        };
-        let rows = self.client.query(statement, &parameters).await?;
-        Ok(rows.iter().map(|row| TenantId(row.get(0))).collect())
+        if !flush.is_keyless() {
+            return self.with_side_writes.query(&self.client, flush).await;
+        }
+        if flush.heads.tenants.len() == 1 {
+            let written = self.single_tenant.execute(&self.client, flush).await?;
+            return Ok(flush.heads.swapped(written));
+        }
+        self.events_only.query(&self.client, flush).await
     }
 
     /// Waits until no transaction of a lost connection holds the tenant's head, then changes the fence.

@@ -86,7 +86,7 @@ pub(super) fn webhook_json(webhook: &Webhook) -> Value {
         "ordering": webhook.ordering.as_str(),
         "personal_data": webhook.personal_data,
         "status": if webhook.disabled.is_some() { "disabled" } else { "active" },
-        "disabled_reason": webhook.disabled.as_ref().map(|why| &why.reason),
+        "disabled_reason": webhook.disabled.as_ref().map(|why| why.reason.as_str()),
         "disabled_at": time(webhook.disabled.as_ref().map(|why| why.at)),
         "log_id": webhook.log_id,
         "position": webhook.position,

@@ -1,9 +1,12 @@
 //! The deliveries of a webhook: the newest attempts, and dead letters that can be retried or discarded.
 
 use schemas::engine::recorded::timestamp;
-use store::webhooks::delivery::{DeliveryAttempt, FailedDelivery};
+use webhooks::attempts::{self, DeliveryAttempt};
+use webhooks::failures::{self, FailedDelivery};
 
 use super::super::pages::split_page;
+use webhooks::registry;
+
 use super::{
     Caller, Digits, ErrorCode, Json, Path, Problem, Query, Response, StatusCode, Uuid, Value,
     WebhooksPageQuery, WriteTransaction, clock, json, load_for_update, parse_id,
@@ -18,8 +21,8 @@ pub(super) async fn attempts(
 ) -> Result<Json<Value>, Problem> {
     let (id, limit) = (parse_id(&id)?, query.limit()?);
     let transaction = caller.store.begin_snapshot().await?;
-    transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let attempts = transaction.webhook_attempts(id, query.after, limit as u32 + 1).await?;
+    registry::find(&transaction, id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let attempts = attempts::page(&transaction, id, query.after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |attempt: &DeliveryAttempt| {
         json!({
@@ -48,8 +51,8 @@ pub(super) async fn dead_letters(
     let (id, limit) = (parse_id(&id)?, query.limit()?);
     let after = query.after.map_or(0, |after| after.0);
     let transaction = caller.store.begin_snapshot().await?;
-    transaction.webhook(id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let dead = transaction.dead_webhook_deliveries(id, after, limit as u32 + 1).await?;
+    registry::find(&transaction, id).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let dead = failures::dead(&transaction, id, after, limit as u32 + 1).await?;
     transaction.commit().await?;
     let shown = |letter: &FailedDelivery| {
         json!({
@@ -114,10 +117,8 @@ async fn resolve_dead_letters(
     let transaction = write.transaction();
     let webhook = load_for_update(transaction, parse_id(id)?).await?;
     let resolved = match action {
-        DeadLetterAction::Retry => {
-            transaction.retry_dead_webhook_deliveries(webhook.id, at, clock::now()).await?
-        }
-        DeadLetterAction::Discard => transaction.discard_dead_webhook_deliveries(webhook.id, at).await?,
+        DeadLetterAction::Retry => failures::retry_dead(transaction, webhook.id, at, clock::now()).await?,
+        DeadLetterAction::Discard => failures::discard_dead(transaction, webhook.id, at).await?,
     };
     if at.is_some() && resolved == 0 {
         return Err(Problem::new(ErrorCode::NotFound));

@@ -1,15 +1,43 @@
-//! A flush as columns: one array for each column of each table that it writes.
+//! A flush as columns: one array for each column of each table that it writes, and the parameters by their names.
 
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use schemas::engine::TenantId;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::super::TenantStatusChange;
 use super::super::plan::{Decision, Plan};
 use super::super::queue::PendingAppend;
+
+/// The rows of a flush.
+pub(super) struct Flush<'a> {
+    pub(super) heads: Heads,
+    pub(super) events: Events<'a>,
+    pub(super) side_writes: SideWrites<'a>,
+}
+
+impl<'a> Flush<'a> {
+    pub(super) fn of(batch: &'a [PendingAppend], plan: &'a Plan) -> Self {
+        Self {
+            heads: Heads::of(plan),
+            events: Events::of(batch, plan),
+            side_writes: SideWrites::of(batch, plan),
+        }
+    }
+
+    /// The tenants that the flush writes to.
+    pub(super) fn tenants(&self) -> Vec<Uuid> {
+        let SideWrites { provisioned, tenant_statuses, .. } = &self.side_writes;
+        let all = [&self.heads.tenants, &provisioned.tenants, &tenant_statuses.tenants];
+        all.into_iter().flatten().copied().collect()
+    }
+
+    /// Whether no event has personal data.
+    pub(super) fn is_keyless(&self) -> bool {
+        self.events.subject_keys.iter().all(|keys| keys.is_empty())
+    }
+}
 
 #[derive(Default)]
 pub(super) struct Heads {
@@ -223,42 +251,5 @@ impl<'a> SideWrites<'a> {
             && self.secrets.tenants.is_empty()
             && self.provisioned.tenants.is_empty()
             && self.tenant_statuses.tenants.is_empty()
-    }
-
-    pub(super) fn parameters(&self) -> [&(dyn ToSql + Sync); 31] {
-        let Self { receipts, released, reserved, secrets, provisioned, tenant_statuses } = self;
-        [
-            &receipts.tenants,
-            &receipts.keys,
-            &receipts.digests,
-            &receipts.streams,
-            &receipts.versions,
-            &receipts.first_positions,
-            &receipts.counts,
-            &receipts.recorded_at,
-            &released.tenants,
-            &released.kinds,
-            &released.hashes,
-            &released.streams,
-            &reserved.tenants,
-            &reserved.kinds,
-            &reserved.hashes,
-            &reserved.streams,
-            &secrets.tenants,
-            &secrets.streams,
-            &secrets.kinds,
-            &secrets.values,
-            &provisioned.tenants,
-            &provisioned.slugs,
-            &provisioned.names,
-            &provisioned.tiers,
-            &provisioned.registrations,
-            &provisioned.logs,
-            &provisioned.times,
-            &provisioned.source_tenants,
-            &tenant_statuses.tenants,
-            &tenant_statuses.suspended,
-            &tenant_statuses.source_tenants,
-        ]
     }
 }

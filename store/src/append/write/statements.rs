@@ -1,10 +1,10 @@
-//! The SQL statements of a flush.
+//! The SQL statements of a flush. `columns` has the values of the named parameters.
 
 /// The compare-and-swap of the heads, in tenant order.
 /// Heads that another process has locked are skipped and planned again, so that flushes never deadlock.
 pub(super) const HEADS_SWAP: &str = "
 with wanted as (
-    select * from unnest($1::uuid[], $2::uuid[], $3::int8[], $4::int8[], $5::timestamptz[], $6::uuid[], $7::uuid[])
+    select * from unnest(:tenants::uuid[], :logs::uuid[], :old_positions::int8[], :new_positions::int8[], :recorded_at::timestamptz[], :old_fences::uuid[], :new_fences::uuid[])
         as w(tenant_id, log_id, old_position, new_position, recorded_at, old_fence, new_fence)
 ), locked as materialized (
     select h.tenant_id
@@ -27,22 +27,22 @@ with wanted as (
 pub(super) const EVENTS_INSERT: &str = ", written as (
     insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream,
                         type, payload, metadata, salts, subject_keys, leaf_hash)
-    select s.tenant_id, ($9::int8[])[e.n], ($10::int8[])[e.n], s.recorded_at, ($11::uuid[])[e.n], ($12::int4[])[e.n], 1,
+    select s.tenant_id, (:positions::int8[])[e.n], (:versions::int8[])[e.n], s.recorded_at, (:event_ids::uuid[])[e.n], (:schema_versions::int4[])[e.n], 1,
            e.stream, e.type, e.payload, e.metadata, e.salts, '', e.leaf_hash
-    from unnest($13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[])
+    from unnest(:streams::text[], :types::text[], :payloads::bytea[], :metadata::bytea[], :salts::bytea[], :leaf_hashes::bytea[])
         with ordinality as e(stream, type, payload, metadata, salts, leaf_hash, n)
-    join swapped s on s.tenant_id = ($8::uuid[])[e.n]
+    join swapped s on s.tenant_id = (:event_tenants::uuid[])[e.n]
 )";
 
 /// Inserts events with or without subject keys.
 pub(super) const EVENTS_WITH_KEYS_INSERT: &str = ", written as (
     insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream,
                         type, payload, metadata, salts, subject_keys, leaf_hash)
-    select s.tenant_id, ($9::int8[])[e.n], ($10::int8[])[e.n], s.recorded_at, ($11::uuid[])[e.n], ($12::int4[])[e.n], 1,
+    select s.tenant_id, (:positions::int8[])[e.n], (:versions::int8[])[e.n], s.recorded_at, (:event_ids::uuid[])[e.n], (:schema_versions::int4[])[e.n], 1,
            e.stream, e.type, e.payload, e.metadata, e.salts, e.subject_keys, e.leaf_hash
-    from unnest($13::text[], $14::text[], $15::bytea[], $16::bytea[], $17::bytea[], $18::bytea[], $19::bytea[])
+    from unnest(:streams::text[], :types::text[], :payloads::bytea[], :metadata::bytea[], :salts::bytea[], :leaf_hashes::bytea[], :subject_keys::bytea[])
         with ordinality as e(stream, type, payload, metadata, salts, leaf_hash, subject_keys, n)
-    join swapped s on s.tenant_id = ($8::uuid[])[e.n]
+    join swapped s on s.tenant_id = (:event_tenants::uuid[])[e.n]
 )";
 
 /// Writes receipts, reservations, secrets and tenants, if any append of the flush has them.
@@ -54,45 +54,45 @@ pub(super) const SIDE_WRITES: &str = ", receipted as (
     insert into receipts (tenant_id, command_id, digest, stream, version, first_position, count, recorded_at, expires_at,
                           format)
     select r.*, case when r.count = 0 then r.recorded_at + interval '30 days' end, 2
-    from unnest($20::uuid[], $21::uuid[], $22::bytea[], $23::text[], $24::int8[], $25::int8[], $26::int4[],
-                           $27::timestamptz[])
+    from unnest(:receipt_tenants::uuid[], :receipt_keys::uuid[], :receipt_digests::bytea[], :receipt_streams::text[], :receipt_versions::int8[], :receipt_first_positions::int8[], :receipt_counts::int4[],
+                           :receipt_recorded_at::timestamptz[])
         as r(tenant_id, command_id, digest, stream, version, first_position, count, recorded_at)
     where r.tenant_id in (select tenant_id from swapped)
 ), released as (
-    delete from reservations d using unnest($28::uuid[], $29::text[], $30::bytea[], $31::text[])
+    delete from reservations d using unnest(:released_tenants::uuid[], :released_kinds::text[], :released_hashes::bytea[], :released_streams::text[])
         as r(tenant_id, kind, value_hash, stream)
     where d.tenant_id = r.tenant_id and d.kind = r.kind and d.value_hash = r.value_hash and d.stream = r.stream
       and d.tenant_id in (select tenant_id from swapped)
 ), reserved as (
     insert into reservations (tenant_id, kind, value_hash, stream)
-    select r.* from unnest($32::uuid[], $33::text[], $34::bytea[], $35::text[])
+    select r.* from unnest(:reserved_tenants::uuid[], :reserved_kinds::text[], :reserved_hashes::bytea[], :reserved_streams::text[])
         as r(tenant_id, kind, value_hash, stream)
     where r.tenant_id in (select tenant_id from swapped)
 ), changed as (
     update secrets o set value = s.value
-    from unnest($36::uuid[], $37::text[], $38::text[], $39::bytea[]) as s(tenant_id, stream, kind, value)
+    from unnest(:secret_tenants::uuid[], :secret_streams::text[], :secret_kinds::text[], :secret_values::bytea[]) as s(tenant_id, stream, kind, value)
     where o.tenant_id = s.tenant_id and o.stream = s.stream and o.kind = s.kind
       and s.tenant_id in (select tenant_id from swapped)
 ), hidden as (
     insert into secrets (tenant_id, stream, kind, value)
-    select s.* from unnest($36::uuid[], $37::text[], $38::text[], $39::bytea[]) as s(tenant_id, stream, kind, value)
+    select s.* from unnest(:secret_tenants::uuid[], :secret_streams::text[], :secret_kinds::text[], :secret_values::bytea[]) as s(tenant_id, stream, kind, value)
     where s.tenant_id in (select tenant_id from swapped)
       and not exists (select from secrets o
                       where o.tenant_id = s.tenant_id and o.stream = s.stream and o.kind = s.kind)
 ), opened as (
     insert into tenants (tenant_id, slug, name, tier, registration, opened_at)
     select t.tenant_id, t.slug, t.name, t.tier, t.registration, t.opened_at
-    from unnest($40::uuid[], $41::text[], $42::text[], $43::text[], $44::text[], $46::timestamptz[], $47::uuid[])
+    from unnest(:new_tenants::uuid[], :new_tenant_slugs::text[], :new_tenant_names::text[], :new_tenant_tiers::text[], :new_tenant_registrations::text[], :new_tenant_times::timestamptz[], :new_tenant_sources::uuid[])
         as t(tenant_id, slug, name, tier, registration, opened_at, opener)
     where t.opener in (select tenant_id from swapped)
 ), headed as (
     insert into heads (tenant_id, log_id, position, recorded_at)
     select t.tenant_id, t.log_id, 0, t.opened_at
-    from unnest($40::uuid[], $45::uuid[], $46::timestamptz[], $47::uuid[]) as t(tenant_id, log_id, opened_at, opener)
+    from unnest(:new_tenants::uuid[], :new_tenant_logs::uuid[], :new_tenant_times::timestamptz[], :new_tenant_sources::uuid[]) as t(tenant_id, log_id, opened_at, opener)
     where t.opener in (select tenant_id from swapped)
 ), stood as (
     update tenants t set suspended = s.suspended
-    from unnest($48::uuid[], $49::boolean[], $50::uuid[]) as s(tenant_id, suspended, sayer)
+    from unnest(:status_tenants::uuid[], :status_suspended::boolean[], :status_sources::uuid[]) as s(tenant_id, suspended, sayer)
     where t.tenant_id = s.tenant_id and s.sayer in (select tenant_id from swapped)
 )";
 
@@ -102,29 +102,29 @@ pub(super) const SWAPPED_TENANTS: &str = " select tenant_id from swapped";
 /// It needs no joins, and the positions follow from the row numbers.
 pub(super) const SINGLE_TENANT_FLUSH: &str = "
 with swapped as (
-    update heads set position = $4::int8, recorded_at = $5, fence = $16
-    where tenant_id = $1 and log_id = $2 and position = $3::int8 and fence = $15
+    update heads set position = :new_position::int8, recorded_at = :time, fence = :new_fence
+    where tenant_id = :tenant and log_id = :log and position = :old_position::int8 and fence = :old_fence
     returning tenant_id
 )
 insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream, type,
                     payload, metadata, salts, subject_keys, leaf_hash)
-select s.tenant_id, $3::int8 + e.n, ($6::int8[])[e.n], $5::timestamptz, ($7::uuid[])[e.n], ($8::int4[])[e.n], 1,
+select s.tenant_id, :old_position::int8 + e.n, (:versions::int8[])[e.n], :time::timestamptz, (:event_ids::uuid[])[e.n], (:schema_versions::int4[])[e.n], 1,
        e.stream, e.type, e.payload, e.metadata, e.salts, '', e.leaf_hash
-from swapped s, unnest($9::text[], $10::text[], $11::bytea[], $12::bytea[], $13::bytea[], $14::bytea[])
+from swapped s, unnest(:streams::text[], :types::text[], :payloads::bytea[], :metadata::bytea[], :salts::bytea[], :leaf_hashes::bytea[])
     with ordinality as e(stream, type, payload, metadata, salts, leaf_hash, n)";
 
 /// A flush of one event of one tenant only, the case of a single writer.
 /// Without arrays it costs PostgreSQL half as much.
 pub(super) const SINGLE_EVENT_FLUSH: &str = "
 with swapped as (
-    update heads set position = $3::int8, recorded_at = $5, fence = $6
-    where tenant_id = $1 and log_id = $2 and position = $3::int8 - 1 and fence = $15
+    update heads set position = :position::int8, recorded_at = :time, fence = :event_id
+    where tenant_id = :tenant and log_id = :log and position = :position::int8 - 1 and fence = :old_fence
     returning tenant_id
 )
 insert into events (tenant_id, position, version, recorded_at, event_id, schema_version, payload_encoding, stream, type,
                     payload, metadata, salts, subject_keys, leaf_hash)
-select $1::uuid, $3::int8, $4::int8, $5::timestamptz, $6::uuid, $7::int4, 1, $8::text, $9::text, $10::bytea,
-       $11::bytea, $12::bytea, $13::bytea, $14::bytea
+select :tenant::uuid, :position::int8, :version::int8, :time::timestamptz, :event_id::uuid, :schema_version::int4, 1, :stream::text, :type::text, :payload::bytea,
+       :event_metadata::bytea, :event_salts::bytea, :event_subject_keys::bytea, :leaf_hash::bytea
 from swapped";
 
 /// Locks the heads of contended tenants in tenant order, until the end of the transaction.
