@@ -10,8 +10,7 @@ use futures::FutureExt;
 use futures::future::{BoxFuture, Shared};
 use tokio_postgres::Row;
 
-use crate::pools::get;
-use crate::{Store, StoreError};
+use crate::StoreError;
 
 /// Maximum wait of an append for the verification, below the timeout of a request.
 /// The verification continues meanwhile.
@@ -49,7 +48,7 @@ impl DatabaseInstance {
 /// Allows appends only to a verified database instance.
 #[derive(Default)]
 pub(crate) struct RestoreGuard {
-    verifier: OnceLock<Verifier>,
+    pub(crate) verifier: OnceLock<Verifier>,
     state: Mutex<State>,
 }
 
@@ -125,26 +124,6 @@ impl RestoreGuard {
         database_instance: DatabaseInstance,
     ) -> Result<DatabaseInstance, StoreError> {
         self.check(database_instance, Some(APPEND_VERIFICATION_TIMEOUT)).await
-    }
-}
-
-impl Store {
-    /// Sets the verifier of database instances. Call it once, before the first append.
-    /// Without a verifier, every instance is accepted.
-    pub fn set_verifier(&self, verifier: Verifier) {
-        drop(self.0.restore_guard.verifier.set(verifier));
-    }
-
-    /// Waits until the current database instance is verified.
-    pub async fn wait_until_verified(&self) -> Result<(), StoreError> {
-        let row = get(&self.0.pools.worker).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
-        self.0.restore_guard.check(DatabaseInstance::from_row(&row), None).await.map(drop)
-    }
-
-    /// The current database instance.
-    pub async fn database_instance(&self) -> Result<DatabaseInstance, StoreError> {
-        let row = get(&self.0.pools.relay).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
-        Ok(DatabaseInstance::from_row(&row))
     }
 }
 

@@ -4,8 +4,8 @@ use database::PooledConnection;
 use keyring::Keyring;
 use uuid::Uuid;
 
+use crate::StoreError;
 use crate::pools::{Pools, get};
-use crate::{Store, StoreError};
 
 /// Checks that the key store belongs to this database. An unused key store is marked with this deployment, once.
 ///
@@ -39,16 +39,14 @@ async fn note(client: &PooledConnection) -> Result<(), StoreError> {
     Ok(())
 }
 
-impl Store {
-    /// Marks an unmarked key store as this deployment's, although another one was in use.
-    /// Returns `false` when it belongs to another deployment.
-    pub async fn adopt_keys(&self, keyring: &Keyring) -> Result<bool, StoreError> {
-        let client = get(&self.0.pools.worker).await?;
-        let id: Uuid = client.query_one("select id from deployment", &[]).await?.get(0);
-        if keyring.mark(id).await? != id {
-            return Ok(false);
-        }
-        note(&client).await?;
-        Ok(true)
+/// Marks an unmarked key store as this deployment's, although another one was in use.
+/// Returns `false` when it belongs to another deployment.
+pub(crate) async fn adopt_keys(pools: &Pools, keyring: &Keyring) -> Result<bool, StoreError> {
+    let client = get(&pools.worker).await?;
+    let id: Uuid = client.query_one("select id from deployment", &[]).await?.get(0);
+    if keyring.mark(id).await? != id {
+        return Ok(false);
     }
+    note(&client).await?;
+    Ok(true)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use hmac::{Hmac, KeyInit, Mac};
+use schemas::engine::TenantId;
 use sha2::Sha256;
 
 use crate::StoreError;
@@ -20,6 +21,11 @@ impl fmt::Debug for DeploymentKey {
 }
 
 impl DeploymentKey {
+    /// The keyed digest of a reserved value, so that the table does not reveal the value.
+    pub(crate) fn reservation_digest(&self, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
+        self.mac("reservation", &[tenant.0.as_bytes(), kind.as_bytes(), value.as_bytes()])
+    }
+
     /// Generates a random key.
     pub fn generate() -> Self {
         Self(rand::random())

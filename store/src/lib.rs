@@ -23,6 +23,7 @@ pub mod error;
 mod event_ids;
 pub mod export_rows;
 pub mod feed;
+mod generations;
 pub mod heads;
 mod key_comparison;
 pub mod keys;
@@ -31,18 +32,23 @@ pub mod migrate;
 mod pools;
 pub mod read;
 pub mod read_models;
+mod receipt_sweep;
 pub mod receipts;
 mod relay_events;
+mod request_locks;
 pub mod requests;
 pub mod scratch;
 mod sealing;
 pub mod signals;
 pub mod sql;
 mod store;
+mod stored_receipt;
 pub mod streams;
 pub mod tenant;
 pub mod tenant_lock;
 pub mod tenants;
+mod transaction;
+mod verification;
 
 pub use append::{
     AppendError, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, ReservationDigest, Secret,
@@ -68,11 +74,13 @@ pub use migrate::{OwnerConfig, ReadTable};
 pub use pools::{connection_limits, role_password};
 pub use read::{LogFilter, LogPage, PageLimit, StreamFilter};
 pub use read_models::ReadModelState;
-pub use receipts::{IdempotencyClaim, KeyUse};
+
 pub use requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestGuard, RequestStart};
 pub use scratch::Scratch;
 pub use store::{Connections, Store};
+pub use stored_receipt::{IdempotencyClaim, KeyUse, WITHOUT_EFFECT_RETENTION};
 pub use streams::StreamPage;
-pub use tenant::{TenantStore, TenantTransaction};
+pub use tenant::TenantStore;
 pub use tenant_lock::{LockMode, TenantLock};
 pub use tenants::{TenantRecord, TenantStatus};
+pub use transaction::TenantTransaction;

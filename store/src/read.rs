@@ -13,7 +13,7 @@ use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName,
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Head, Receipt, StoreError, TenantStore, TenantTransaction};
+use crate::{Head, StoreError, TenantStore, TenantTransaction};
 
 /// Maximum events per page of a streaming read.
 const PAGE_EVENTS_MAX: usize = 500;
@@ -394,20 +394,5 @@ pub(crate) fn event_from(row: &Row, first: usize, log_id: LogId) -> Result<Recor
         event_type: EventType::parse(row.get(first + 5))?,
         payload: Bytes::copy_from_slice(row.get(first + 6)),
         metadata,
-    })
-}
-
-/// A receipt from `stream, version, first_position, count, log_id` starting at column `first`.
-pub(crate) fn receipt_from(row: &Row, first: usize) -> Result<Receipt, StoreError> {
-    let first_position = row.get::<_, i64>(first + 2) as u64;
-    let count = row.get::<_, i32>(first + 3) as u32;
-    Ok(Receipt {
-        stream: StreamName::parse(row.get(first))?,
-        version: row.get::<_, i64>(first + 1) as u64,
-        log_id: LogId(row.get(first + 4)),
-        first_position,
-        position: first_position + u64::from(count).saturating_sub(1),
-        count,
-        duplicate: true,
     })
 }

@@ -5,21 +5,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use moka::sync::Cache;
 use schemas::engine::{LogId, TenantId, ids};
 use uuid::Uuid;
 
 use crate::pools::get;
 use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
-
-/// Cached generations of read models. A cached value is a first guess and must be verified.
-pub(crate) struct Generations(Cache<(TenantId, &'static str), u64>);
-
-impl Default for Generations {
-    fn default() -> Self {
-        Self(Cache::new(100_000))
-    }
-}
 
 /// The lease of a rebuild: without progress for this time, another rebuild may start.
 const REBUILD_LEASE: Duration = Duration::from_secs(15);

@@ -10,8 +10,7 @@
 //!
 //! A request that fails, panics or loses its process leaves nothing: its transaction ends, and its lock too.
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -21,13 +20,13 @@ use tokio::sync::OwnedMutexGuard;
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use crate::receipts::{self, IdempotencyClaim, WITHOUT_EFFECT_RETENTION};
+use crate::receipts;
+use crate::request_locks::{KeyLock, RequestLocks};
+use crate::stored_receipt::{IdempotencyClaim, WITHOUT_EFFECT_RETENTION};
 use crate::{StoreError, TenantStore, TenantTransaction};
 
 /// How long an answer with a secret is kept.
 pub const SECRET_ANSWER_RETENTION: Duration = Duration::from_hours(24);
-/// Maximum requests that wait for one key in one process; beyond, a request fails as overloaded.
-const WAITERS_PER_KEY_MAX: usize = 64;
 /// Interval between attempts to lock a key that another process holds.
 const LOCK_POLL_INTERVAL: Duration = Duration::from_millis(25);
 
@@ -108,35 +107,6 @@ pub struct OpenRequest {
     transaction: TenantTransaction,
     tenant: TenantStore,
     claim: IdempotencyClaim,
-}
-
-type KeyLock = Arc<tokio::sync::Mutex<()>>;
-
-/// The locks of keys in use in this process.
-#[derive(Default)]
-pub(crate) struct RequestLocks(Mutex<HashMap<(TenantId, Uuid), KeyLock>>);
-
-impl RequestLocks {
-    fn keys(&self) -> MutexGuard<'_, HashMap<(TenantId, Uuid), KeyLock>> {
-        // Code that holds the lock does not panic.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The lock of a key, or `None` when too many requests wait for it.
-    fn of(&self, key: (TenantId, Uuid)) -> Option<KeyLock> {
-        let mut keys = self.keys();
-        let lock = keys.entry(key).or_default();
-        // The map and the holder have one reference each.
-        (Arc::strong_count(lock) < WAITERS_PER_KEY_MAX + 2).then(|| Arc::clone(lock))
-    }
-
-    fn release(&self, key: (TenantId, Uuid), lock: KeyLock) {
-        let mut keys = self.keys();
-        drop(lock);
-        if keys.get(&key).is_some_and(|lock| Arc::strong_count(lock) == 1) {
-            keys.remove(&key);
-        }
-    }
 }
 
 impl Drop for RequestGuard {

@@ -14,13 +14,13 @@ use crate::append::Appender;
 use crate::assignment::{TenantAssignment, Workload};
 use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
+use crate::generations::Generations;
 use crate::pools::{Pools, get};
-use crate::read_models::Generations;
-use crate::receipts;
-use crate::requests::RequestLocks;
+use crate::receipt_sweep;
+use crate::request_locks::RequestLocks;
 use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::TenantStatus;
-use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord, TenantStore};
+use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord};
 
 /// Maximum age of a cached directory entry. A suspension must take effect within five seconds.
 const DIRECTORY_TTL: Duration = Duration::from_secs(4);
@@ -104,18 +104,22 @@ impl Store {
             stop: stop.clone(),
             tasks: tasks.clone(),
         });
-        tasks.spawn(receipts::sweep(Arc::downgrade(&inner), stop));
+        tasks.spawn(receipt_sweep::sweep(Arc::downgrade(&inner.pools), stop));
         Ok(Self(inner))
-    }
-
-    /// The handle of one tenant: the only way to its rows. It does not check whether the tenant exists.
-    pub fn tenant(&self, id: TenantId) -> TenantStore {
-        TenantStore::new(self.clone(), id)
     }
 
     /// The key of the deployment, for digests and tokens.
     pub fn key(&self) -> &DeploymentKey {
         &self.0.key
+    }
+
+    /// Marks an unmarked key store as this deployment's, although another one was in use.
+    /// Returns `false` when it belongs to another deployment.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database or the key store does not answer.
+    pub async fn adopt_keys(&self, keyring: &Keyring) -> Result<bool, StoreError> {
+        crate::deployment::adopt_keys(&self.0.pools, keyring).await
     }
 
     /// The keys of personal data, if this process has them.

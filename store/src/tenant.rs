@@ -17,15 +17,13 @@
 //! ```
 
 use bytes::Bytes;
-use database::{Parameter, PooledConnection};
 use schemas::engine::{StreamName, TenantId};
 use tokio_postgres::Row;
-use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use crate::append::AppendError;
-use crate::pools::FairPool;
-use crate::{DeploymentKey, Head, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
+use crate::transaction::TenantTransaction;
+use crate::{Head, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
 #[derive(Clone)]
@@ -34,11 +32,14 @@ pub struct TenantStore {
     id: TenantId,
 }
 
-impl TenantStore {
-    pub(crate) fn new(store: Store, id: TenantId) -> Self {
-        Self { store, id }
+impl Store {
+    /// The handle of one tenant: the only way to its rows. It does not check whether the tenant exists.
+    pub fn tenant(&self, id: TenantId) -> TenantStore {
+        TenantStore { store: self.clone(), id }
     }
+}
 
+impl TenantStore {
     /// The id of the tenant.
     pub fn id(&self) -> TenantId {
         self.id
@@ -87,7 +88,7 @@ impl TenantStore {
 
     /// The stream that holds a reserved value. `normalised` is the value in its normalised form.
     pub async fn reserved_by(&self, kind: &str, normalised: &str) -> Result<Option<StreamName>, StoreError> {
-        let digest = reservation_digest(self.store.key(), self.id, kind, normalised);
+        let digest = self.store.key().reservation_digest(self.id, kind, normalised);
         let transaction = self.begin().await?;
         let row = transaction
             .query_opt(
@@ -153,98 +154,4 @@ impl TenantStore {
     pub async fn begin_worker_transaction(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
     }
-}
-
-/// A transaction of one tenant.
-///
-/// Dropped without a commit, it cancels its running statement and rolls back.
-/// The connection returns to the pool only after the rollback has succeeded.
-/// The tenant setting ends with the transaction.
-pub struct TenantTransaction {
-    tenant: TenantId,
-    connection: PooledConnection,
-}
-
-impl TenantTransaction {
-    pub(crate) async fn begin(pool: &FairPool, tenant: TenantId) -> Result<Self, StoreError> {
-        Self::begin_at(pool, tenant, "read committed").await
-    }
-
-    pub(crate) async fn begin_at(pool: &FairPool, tenant: TenantId, level: &str) -> Result<Self, StoreError> {
-        let connection = pool.get(tenant).await?;
-        let begin =
-            format!("begin isolation level {level}; select set_config('annals.tenant', '{tenant}', true)");
-        connection.begin(&begin).await?;
-        Ok(Self { tenant, connection })
-    }
-
-    pub(crate) fn connection(&self) -> &PooledConnection {
-        &self.connection
-    }
-
-    /// The tenant of the transaction.
-    pub fn tenant(&self) -> TenantId {
-        self.tenant
-    }
-
-    /// The head of the log as this transaction sees it.
-    ///
-    /// # Errors
-    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
-    pub async fn head(&self) -> Result<Head, StoreError> {
-        let statement = format!("select {} from heads where tenant_id = $1", crate::heads::COLUMNS);
-        let row = self.query_opt(&statement, &[&self.tenant.0]).await?;
-        row.as_ref().map(crate::heads::head_from).ok_or(StoreError::TenantUnknown)
-    }
-
-    /// Returns all rows of a statement. Each connection caches prepared statements by text, so use few different texts.
-    pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
-        Ok(self.connection.query(sql, parameters).await?)
-    }
-
-    /// Returns the only row of a statement, if any.
-    ///
-    /// # Errors
-    /// Also when the statement finds more than one row.
-    pub async fn query_opt(
-        &self,
-        sql: &str,
-        parameters: &[&(dyn ToSql + Sync)],
-    ) -> Result<Option<Row>, StoreError> {
-        Ok(self.connection.query_opt(sql, parameters).await?)
-    }
-
-    /// Executes a statement and returns the number of affected rows.
-    pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
-        Ok(self.connection.execute(sql, parameters).await?)
-    }
-
-    /// As [`query`](Self::query), with named parameters: `:name` in the text.
-    pub async fn query_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
-        Ok(self.connection.query_named(sql, parameters).await?)
-    }
-
-    /// As [`query_opt`](Self::query_opt), with named parameters.
-    pub async fn query_opt_named(
-        &self,
-        sql: &str,
-        parameters: &[Parameter<'_>],
-    ) -> Result<Option<Row>, StoreError> {
-        Ok(self.connection.query_opt_named(sql, parameters).await?)
-    }
-
-    /// As [`execute`](Self::execute), with named parameters.
-    pub async fn execute_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, StoreError> {
-        Ok(self.connection.execute_named(sql, parameters).await?)
-    }
-
-    /// Commits, and returns the connection to the pool.
-    pub async fn commit(self) -> Result<(), StoreError> {
-        Ok(self.connection.commit().await?)
-    }
-}
-
-/// The keyed digest of a reserved value, so that the table does not reveal the value.
-pub(crate) fn reservation_digest(key: &DeploymentKey, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
-    key.mac("reservation", &[tenant.0.as_bytes(), kind.as_bytes(), value.as_bytes()])
 }

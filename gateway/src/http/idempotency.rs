@@ -14,7 +14,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use commands::{ExecuteError, UserRejection, claim};
 use serde_json::Value;
-use store::receipts::KeyUse;
+use store::KeyUse;
 use store::requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestStart};
 use store::{RequestDigest, TenantStore, TenantTransaction};
 use uuid::Uuid;

@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::plan::{HeadView, ReservationKey};
 use crate::StoreError;
-use crate::receipts::{self, IdempotencyClaim, StoredReceipt};
+use crate::stored_receipt::{self, IdempotencyClaim, StoredReceipt};
 
 /// A connection with the prepared look-up statements.
 pub(super) struct Lookup {
@@ -80,7 +80,7 @@ impl Lookup {
                 "select r.tenant_id, r.command_id, {} from unnest($1::uuid[], $2::uuid[]) as w(tenant_id, command_id)
                  join receipts r on r.tenant_id = w.tenant_id and r.command_id = w.command_id
                  join heads h on h.tenant_id = r.tenant_id",
-                receipts::COLUMNS
+                stored_receipt::COLUMNS
             ))
             .await?;
         let reservations = client

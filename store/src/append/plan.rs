@@ -7,14 +7,13 @@ use proofs::{CommitmentKind, Frame, Hash, Salt, commitment, leaf_hash};
 use schemas::engine::{LogId, StreamName, TenantId, ids};
 use uuid::Uuid;
 
-use super::queue::PendingAppend;
-use super::{AppendError, ExpectedVersion, Receipt};
+use super::error::AppendError;
+use super::pending::{EVENT_ID_KIND, PendingAppend};
+use super::receipt::Receipt;
+use super::request::{ExpectedVersion, Reservation};
 use crate::StoreError;
 use crate::event_ids::EventIds;
-use crate::receipts::{KeyUse, StoredReceipt};
-
-/// The reservation kind of event ids that clients give.
-pub(super) const EVENT_ID_KIND: &str = "event_id";
+use crate::stored_receipt::{KeyUse, StoredReceipt};
 
 /// A reservation's key: kind and keyed digest.
 pub(super) type ReservationKey = (&'static str, [u8; 32]);
@@ -105,7 +104,7 @@ pub(super) fn plan(
     event_ids: &EventIds,
     digest: DigestFn<'_>,
 ) -> Plan {
-    let keys = |pending: &PendingAppend, reservations: &[super::Reservation]| -> Vec<ReservationKey> {
+    let keys = |pending: &PendingAppend, reservations: &[Reservation]| -> Vec<ReservationKey> {
         let mut keys: Vec<_> =
             reservations.iter().map(|r| (r.kind, digest(pending.tenant, r.kind, &r.value))).collect();
         keys.sort_unstable();
@@ -270,7 +269,7 @@ fn write(
             event_type: event.event_type.as_str(),
             schema_version: event.event_type.schema_version(),
             recorded_at: recorded_at.timestamp_micros(),
-            payload_encoding: super::write::PAYLOAD_JSON,
+            payload_encoding: super::request::PAYLOAD_JSON,
             payload_commitment: commitment(CommitmentKind::Payload, payload_salt, &event.payload),
             metadata_commitment: commitment(CommitmentKind::Metadata, metadata_salt, &pending.metadata),
             subject_keys: &keys,

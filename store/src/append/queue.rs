@@ -4,16 +4,17 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use schemas::engine::TenantId;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use super::capacity::{QueueCapacity, QueuePermit};
-use super::plan::EVENT_ID_KIND;
+use super::capacity::QueueCapacity;
+use super::error::AppendError;
+use super::pending::{EVENT_ID_KIND, PendingAppend};
+use super::receipt::Receipt;
+use super::request::{EVENT_BYTES_MAX, EVENTS_MAX, StreamAppend};
 use super::worker::AppendWorker;
-use super::{AppendError, Receipt, StreamAppend};
 use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
 use crate::pools::Pools;
@@ -25,26 +26,9 @@ const QUEUE_APPENDS_MAX: usize = 8_192;
 /// Maximum bytes of the queued appends per worker.
 /// It is twice the largest append, so that size alone never causes a rejection.
 /// It is small enough that all queues of a process can be full at once.
-const QUEUE_BYTES_MAX: usize = 2 * super::EVENTS_MAX * super::EVENT_BYTES_MAX;
+const QUEUE_BYTES_MAX: usize = 2 * EVENTS_MAX * EVENT_BYTES_MAX;
 /// Maximum wait of a caller for the result. Afterwards the outcome is unknown to the caller.
 const APPEND_TIMEOUT: Duration = Duration::from_secs(15);
-
-/// A queued append with the channel to its caller.
-pub(super) struct PendingAppend {
-    pub(super) tenant: TenantId,
-    pub(super) append: StreamAppend,
-    pub(super) metadata: Bytes,
-    /// The event ids given by the client, each with its reservation digest.
-    pub(super) event_ids: Vec<(Uuid, [u8; 32])>,
-    pub(super) bytes: usize,
-    /// The number of flushes that did not decide it.
-    pub(super) attempts: u32,
-    /// Whether a cached version rejected it without proof: the next flush looks the version up.
-    pub(super) needs_version_lookup: bool,
-    pub(super) reply: oneshot::Sender<Result<Receipt, AppendError>>,
-    /// Its capacity in the queue; dropped with the answer.
-    pub(super) _permit: QueuePermit,
-}
 
 /// The sending side of a worker's queue.
 struct WorkerHandle {
@@ -143,7 +127,7 @@ impl Appender {
 
 /// The digest that reserves a client's event id, so that no second event of the tenant can have it.
 fn event_id_digest(key: &DeploymentKey, tenant: TenantId, id: Uuid) -> [u8; 32] {
-    crate::tenant::reservation_digest(key, tenant, EVENT_ID_KIND, &id.to_string())
+    key.reservation_digest(tenant, EVENT_ID_KIND, &id.to_string())
 }
 
 fn worker_index(tenant: TenantId, workers: usize) -> usize {

@@ -2,7 +2,7 @@
 
 use tokio_postgres::error::SqlState;
 
-use super::AppendError;
+use super::error::AppendError;
 use crate::StoreError;
 
 /// The handling of a single append that PostgreSQL rejected.

@@ -4,7 +4,7 @@ use std::collections::{HashMap, VecDeque};
 
 use schemas::engine::TenantId;
 
-use super::queue::PendingAppend;
+use super::pending::PendingAppend;
 
 /// Maximum events per flush (an append without events counts as one), and maximum bytes.
 const FLUSH_ROWS_MAX: usize = 512;

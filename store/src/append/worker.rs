@@ -18,13 +18,14 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use self::preload::PreloadError;
+use super::error::AppendError;
 use super::lookup::Lookup;
-use super::plan::{Decision, EVENT_ID_KIND, HeadView, Plan, ReservationKey, plan};
-use super::queue::PendingAppend;
+use super::pending::{EVENT_ID_KIND, PendingAppend};
+use super::plan::{Decision, HeadView, Plan, ReservationKey, plan};
+use super::receipt::Receipt;
 use super::rejection::{FlushError, classify_flush_error};
 use super::scheduler::select_batch;
 use super::write::{WriteResult, Writer};
-use super::{AppendError, Receipt};
 use crate::database_instance::{DatabaseInstance, RestoreGuard};
 use crate::event_ids::EventIds;
 use crate::pools::{Logins, Pools};
@@ -268,7 +269,7 @@ impl AppendWorker {
     }
 
     fn digest(&self, tenant: TenantId, kind: &str, value: &str) -> [u8; 32] {
-        crate::tenant::reservation_digest(&self.key, tenant, kind, value)
+        self.key.reservation_digest(tenant, kind, value)
     }
 
     /// Whether an append depends on a flush in flight that look-ups do not see yet.

@@ -22,12 +22,9 @@ use self::statements::{
     SINGLE_EVENT_FLUSH, SINGLE_TENANT_FLUSH, SWAPPED_TENANTS,
 };
 use super::lookup::head_from;
+use super::pending::PendingAppend;
 use super::plan::{HeadView, Plan};
-use super::queue::PendingAppend;
 use crate::StoreError;
-
-/// The payload encoding of the log: JSON in UTF-8.
-pub(crate) const PAYLOAD_JSON: u8 = 1;
 
 /// A connection of the appender role with the prepared write statements.
 pub(super) struct Writer {

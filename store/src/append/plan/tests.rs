@@ -6,7 +6,7 @@ use tokio::sync::oneshot;
 use super::super::capacity::QueueCapacity;
 use super::super::{NewEvent, Reservation, StreamAppend};
 use super::*;
-use crate::receipts::ReceiptFormat;
+use crate::stored_receipt::ReceiptFormat;
 use crate::{DeploymentKey, IdempotencyClaim};
 
 struct Given {

@@ -11,13 +11,13 @@ use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use super::super::lookup::{Lookup, LookupKeys, LookupResult};
-use super::super::plan::{EVENT_ID_KIND, HeadView, TenantView};
-use super::super::queue::PendingAppend;
+use super::super::pending::{EVENT_ID_KIND, PendingAppend};
+use super::super::plan::{HeadView, TenantView};
 use super::super::write::Writer;
 use super::{AppendWorker, TenantCache, VERSION_CACHE_CAPACITY, bounded};
 use crate::StoreError;
 use crate::database_instance::DatabaseInstance;
-use crate::logs::{SeenPositions, replace_regressed_logs};
+use crate::logs::regression::{SeenPositions, replace_regressed_logs};
 use crate::pools::DatabaseRole;
 
 /// Options for statements over arrays. Generic plans: the plan never depends on the values.
@@ -116,12 +116,7 @@ impl AppendWorker {
             let event_ids = pending.event_ids.iter().map(|(_, digest)| (tenant, (EVENT_ID_KIND, *digest)));
             keys.reservations.extend(event_ids);
             for reservation in &pending.append.reservations {
-                let digest = crate::tenant::reservation_digest(
-                    &self.key,
-                    tenant,
-                    reservation.kind,
-                    &reservation.value,
-                );
+                let digest = self.key.reservation_digest(tenant, reservation.kind, &reservation.value);
                 keys.reservations.insert((tenant, (reservation.kind, digest)));
             }
         }

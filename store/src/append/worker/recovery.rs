@@ -6,11 +6,12 @@ use std::time::Duration;
 use schemas::engine::TenantId;
 use tokio::time::Instant;
 
+use super::super::pending::PendingAppend;
 use super::super::plan::{Decision, Plan};
-use super::super::queue::PendingAppend;
 use super::super::rejection::{AppendRejection, classify_append_error};
 use super::{AppendWorker, OUTCOME_RESOLUTION_TIMEOUT, answer, bounded, reject_all};
-use crate::{Causes, IdempotencyClaim, StoreError};
+use crate::stored_receipt::IdempotencyClaim;
+use crate::{Causes, StoreError};
 
 impl AppendWorker {
     /// Splits a rejected flush until the rejected append is alone, so that it cannot fail the appends of other tenants.

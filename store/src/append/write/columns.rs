@@ -6,9 +6,9 @@ use chrono::{DateTime, Utc};
 use schemas::engine::TenantId;
 use uuid::Uuid;
 
-use super::super::TenantStatusChange;
+use super::super::pending::PendingAppend;
 use super::super::plan::{Decision, Plan};
-use super::super::queue::PendingAppend;
+use super::super::request::TenantStatusChange;
 
 /// The rows of a flush.
 pub(super) struct Flush<'a> {
