@@ -21,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
-use crate::systems::payload;
+use crate::payload::payload;
 use crate::usage::{memory_mib, processor_seconds, rounded};
 
 const FOLLOWERS: usize = 500;

@@ -5,8 +5,8 @@ use std::time::Instant;
 
 use hdrhistogram::Histogram;
 
+use crate::settings::{MEASURE, STREAMS, WARM_UP};
 use crate::systems::{System, SystemName};
-use crate::{MEASURE, STREAMS, WARM_UP};
 
 /// One system in one round.
 pub struct Measured {

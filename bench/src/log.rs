@@ -9,8 +9,8 @@ use schemas::engine::{LogId, TenantId, ids};
 use store::{Store, StoreConfig};
 use uuid::Uuid;
 
+use crate::payload::payload;
 use crate::server::Server;
-use crate::systems::payload;
 
 const DATABASE: &str = "proofs";
 const EVENT_TYPE: &str = "crm.customer.registered.v1";

@@ -11,15 +11,16 @@
 mod fanout;
 mod load;
 mod log;
+mod payload;
 mod personal;
 mod report;
 mod seal;
 mod server;
+mod settings;
 mod systems;
 mod usage;
 
 use std::path::Path;
-use std::time::Duration;
 
 use anyhow::bail;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -27,15 +28,8 @@ use serde_json::{Value, json};
 
 use crate::load::Measured;
 use crate::server::Server;
+use crate::settings::{CONCURRENCY, ROUNDS};
 use crate::systems::{SystemName, Systems};
-
-/// Writers at a time.
-const CONCURRENCY: [usize; 3] = [1, 16, 128];
-/// Streams written to, shared out among the writers.
-const STREAMS: usize = 1_000;
-const ROUNDS: usize = 3;
-const WARM_UP: Duration = Duration::from_millis(700);
-const MEASURE: Duration = Duration::from_secs(3);
 
 const PARTS: [&str; 4] = ["append", "personal", "seal", "fanout"];
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results.json");

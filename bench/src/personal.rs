@@ -13,10 +13,10 @@ use serde_json::json;
 use store::{ExpectedVersion, NewEvent, Store, StoreConfig, StreamAppend};
 
 use crate::load::{self, Pace};
+use crate::payload::payload;
 use crate::report::median;
 use crate::server::Server;
-use crate::systems::payload;
-use crate::{ROUNDS, STREAMS};
+use crate::settings::{ROUNDS, STREAMS};
 
 const DATABASE: &str = "personal";
 const CONCURRENCY: [usize; 3] = [1, 16, 128];

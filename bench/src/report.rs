@@ -8,8 +8,8 @@ use serde_json::{Map, Value};
 
 use crate::load::Measured;
 use crate::server::SETTINGS;
+use crate::settings::{CONCURRENCY, MEASURE, ROUNDS, STREAMS};
 use crate::systems::{PEER_POOL, SystemName};
-use crate::{CONCURRENCY, MEASURE, ROUNDS, STREAMS};
 
 #[derive(Serialize)]
 pub struct Report {

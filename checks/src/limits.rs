@@ -6,7 +6,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{product_folders, sources};
+use crate::folders::{product_folders, sources};
 
 /// The ends of names of limits.
 const SUFFIXES: [&str; 7] = ["_MAX", "_MIN", "_TIMEOUT", "_INTERVAL", "_RETENTION", "_LIFETIME", "_LEASE"];

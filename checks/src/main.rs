@@ -5,6 +5,7 @@
 //! - `checks names`: words and names that the style forbids (`names`).
 //! - `checks limits [--write]`: `docs/limits.md` lists every limit of the source (`limits`).
 
+mod folders;
 mod limits;
 mod names;
 mod surface;
@@ -50,31 +51,4 @@ fn run(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
 fn root() -> anyhow::Result<PathBuf> {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("the crate is in the repository")?;
     Ok(root.to_owned())
-}
-
-/// The Rust sources below `folder`, in order.
-fn sources(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let mut found = Vec::new();
-    let mut folders = vec![folder.to_owned()];
-    while let Some(folder) = folders.pop() {
-        for entry in std::fs::read_dir(&folder).with_context(|| folder.display().to_string())? {
-            let path = entry?.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "rs") {
-                found.push(path);
-            }
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-/// The folders of the product's own sources: one for each crate of the workspace, and the binary's.
-fn product_folders(root: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    let manifest: toml::Table = std::fs::read_to_string(root.join("Cargo.toml"))?.parse()?;
-    let members = manifest["workspace"]["members"].as_array().context("members is a list")?;
-    let members = members.iter().filter_map(toml::Value::as_str).filter(|member| *member != "checks");
-    let folders = members.map(|member| root.join(member).join("src"));
-    Ok(folders.chain([root.join("src")]).collect())
 }

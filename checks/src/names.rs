@@ -9,7 +9,7 @@ use std::path::Path;
 
 use anyhow::Context;
 
-use crate::{product_folders, sources};
+use crate::folders::{product_folders, sources};
 
 /// Names of constants and types that may not come back.
 const BANNED_NAMES: [&str; 34] = [

@@ -6,12 +6,12 @@ mod asyncapi;
 use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
-use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, Schema};
+use schemars::Schema;
 use serde_json::{Map, Value};
 
 use crate::crm::customer::CustomerEvent;
 use crate::engine::Event;
+use crate::engine::json_schema::schema_of;
 use crate::identity::tenant::TenantEvent;
 use crate::identity::user::UserEvent;
 use crate::integration::event_type::EventTypeEvent;
@@ -30,13 +30,6 @@ pub const ASYNCAPI: &str = include_str!("../asyncapi.json");
 
 /// The sagas whose events have been released.
 pub const PROCESSES: &[&str] = &["customer_onboarding"];
-
-/// The JSON Schema (2020-12) of the serialised form of `T`. It is self-contained: it has no references.
-pub fn schema_of<T: JsonSchema>() -> Schema {
-    let mut settings = SchemaSettings::draft2020_12().for_serialize();
-    settings.inline_subschemas = true;
-    settings.into_generator().into_root_schema_for::<T>()
-}
 
 /// Every released event type with the schema of its payload, ordered by name.
 pub fn vocabulary() -> Vec<(String, Value)> {

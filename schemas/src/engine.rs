@@ -6,6 +6,7 @@ pub mod command;
 pub mod event;
 pub mod exact_json;
 pub mod ids;
+pub mod json_schema;
 pub mod metadata;
 pub mod names;
 pub mod recorded;

@@ -1,7 +1,7 @@
 //! Checkpoints of a log that were signed earlier, and their comparison with the log in the database.
 
-use proofs::{Checkpoint, Frontier};
 use super::rows::UnsealedLog;
+use proofs::{Checkpoint, Frontier};
 
 use crate::AuditError;
 

@@ -2,10 +2,11 @@
 //! hashes, dense positions; in one variant also a receipt for a command id from outside.
 
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantId, ids};
-use store::{IdempotencyClaim, ExpectedVersion, LogFilter, NewEvent, Store, StoreConfig, StreamAppend};
+use store::{ExpectedVersion, IdempotencyClaim, LogFilter, NewEvent, Store, StoreConfig, StreamAppend};
 
+use crate::payload::payload;
 use crate::server::Server;
-use crate::{STREAMS, systems::payload};
+use crate::settings::STREAMS;
 
 pub struct Deployment {
     config: StoreConfig,

@@ -3,7 +3,7 @@
 
 use tokio_postgres::{Client, NoTls, Statement};
 
-use crate::systems::payload;
+use crate::payload::payload;
 
 pub struct BareInsert {
     connections: Vec<(Client, Statement)>,

@@ -7,7 +7,7 @@ use postgres_es::PostgresEventRepository;
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgPoolOptions;
 
-use crate::systems::payload;
+use crate::payload::payload;
 
 type Pool = sqlx::Pool<sqlx::Postgres>;
 

@@ -3,7 +3,7 @@
 use async_graphql_parser::parse_schema;
 use async_graphql_parser::types::{FieldDefinition, InputValueDefinition, TypeKind, TypeSystemDefinition};
 
-use super::{Items, Promise};
+use super::items::{Items, Promise};
 
 /// The items of the schema.
 pub fn items(_file: &str, text: &str) -> anyhow::Result<Items> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{Items, Promise};
+use super::items::{Items, Promise};
 
 /// Channels, operations and messages of the AsyncAPI document.
 pub fn asyncapi(_file: &str, text: &str) -> anyhow::Result<Items> {

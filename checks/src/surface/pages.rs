@@ -2,7 +2,7 @@
 
 use anyhow::ensure;
 
-use super::{Items, Promise};
+use super::items::{Items, Promise};
 
 /// The cells of the table rows whose first cell that is code is a name.
 fn rows(text: &str) -> impl Iterator<Item = Vec<String>> {

@@ -2,7 +2,7 @@
 
 use anyhow::Context;
 
-use super::{Items, Promise};
+use super::items::{Items, Promise};
 
 /// The items of `config.default.toml`.
 pub fn items(_file: &str, text: &str) -> anyhow::Result<Items> {

@@ -5,10 +5,13 @@
 //! - `expansion` resolves references.
 //! - `compiling` makes the checks, `patterns` the automata.
 //! - `checking` runs them.
+//! - `limits` and `error` are shared by all.
 
 mod checking;
 mod compiling;
+mod error;
 mod expansion;
+mod limits;
 mod patterns;
 
 use std::sync::Arc;
@@ -16,34 +19,11 @@ use std::sync::Arc;
 use schemas::engine::{Json, JsonText};
 
 pub use checking::{Budget, InvalidData};
+pub use error::InvalidSchema;
 pub use expansion::expand;
+pub use limits::{EXPANDED_BYTES_MAX, SCHEMA_BYTES_MAX};
 
 use compiling::Program;
-
-/// Maximum bytes of a schema, as compact JSON.
-pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
-/// Maximum bytes of a schema after its references are resolved.
-pub const EXPANDED_BYTES_MAX: usize = 256 * 1024;
-/// Maximum subschemas after references are resolved.
-const SUBSCHEMAS_MAX: usize = 2_000;
-/// Maximum patterns; each one becomes an automaton.
-const PATTERNS_MAX: usize = 50;
-const PATTERN_CHARS_MAX: usize = 500;
-/// Maximum bytes of the automaton of a pattern, and of all patterns of a schema, counted once for each use.
-const PATTERN_BYTES_MAX: usize = 256 * 1024;
-const PATTERNS_BYTES_MAX: usize = 1024 * 1024;
-const DEPTH_MAX: usize = 32;
-const MESSAGE_CHARS_MAX: usize = 200;
-
-/// Why a schema is rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct InvalidSchema {
-    /// The path to the keyword, separated by dots; empty for the whole schema.
-    pub at: String,
-    /// A message for people.
-    pub message: String,
-}
 
 /// A compiled schema. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -71,16 +51,6 @@ impl CompiledSchema {
     pub fn bytes(&self) -> usize {
         self.program.bytes
     }
-}
-
-fn invalid(at: &str, message: impl Into<String>) -> InvalidSchema {
-    let message: String = message.into();
-    InvalidSchema { at: at.to_owned(), message: message.chars().take(MESSAGE_CHARS_MAX).collect() }
-}
-
-fn path(at: &str, name: &str) -> String {
-    let name: String = name.chars().take(64).collect();
-    if at.is_empty() { name } else { format!("{at}.{name}") }
 }
 
 #[cfg(test)]

@@ -61,10 +61,10 @@ async fn reconcile_keys(store: &Store, nats: &Nats, system: &SystemAccount) {
     loop {
         let all = schedule.next().await;
         let done = async {
-            if !all && !registry::changes_due(&store).await?.0 {
+            if !all && !registry::changes_due(store).await?.0 {
                 return Ok(());
             }
-            let Some(cut) = registry::lock_revoked_keys(&store).await? else { return Ok(()) };
+            let Some(cut) = registry::lock_revoked_keys(store).await? else { return Ok(()) };
             system.deny(cut.keys()).await?;
             cut.applied().await?;
             Ok(())
@@ -78,7 +78,7 @@ async fn reconcile_consumers(store: &Store, nats: &Nats, consumers: &mut Consume
     loop {
         let all = schedule.next().await;
         let done = async {
-            if all || registry::changes_due(&store).await?.1 {
+            if all || registry::changes_due(store).await?.1 {
                 consumers.reconcile(all).await?;
             }
             Ok(())

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, HashSet};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::VerifyError;
+use super::error::VerifyError;
 use crate::export::{Manifest, Part, REGISTRATION_EVENT_TYPES, Registration, TypeSchema};
 use crate::frame::Hash;
 use crate::json::Json;

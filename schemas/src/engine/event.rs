@@ -68,7 +68,7 @@ macro_rules! events {
             const TYPES: &'static [&'static str] = &[$( concat!($category, ".", $fact) ),+];
 
             fn schemas() -> Vec<(&'static str, schemars::Schema)> {
-                vec![$( (concat!($category, ".", $fact), $crate::contracts::schema_of::<$payload>()) ),+]
+                vec![$( (concat!($category, ".", $fact), $crate::engine::json_schema::schema_of::<$payload>()) ),+]
             }
 
             fn type_name(&self) -> &'static str {

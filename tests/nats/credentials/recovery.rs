@@ -84,7 +84,7 @@ impl Site {
 
     async fn noted(&self, tenant: &TenantStore, name: &str, position: u64) {
         eventually("the acknowledged place is noted", || async {
-            let credential = nats::integrators::registry::commands::find(&tenant, name).await.ok()??;
+            let credential = nats::integrators::registry::commands::find(tenant, name).await.ok()??;
             (credential.acked.position == position).then_some(())
         })
         .await;

@@ -2,8 +2,8 @@
 
 use schemas::engine::Json;
 
-use super::MESSAGE_CHARS_MAX;
 use super::compiling::{Check, Program, Range, Schema};
+use super::limits::MESSAGE_CHARS_MAX;
 use super::patterns::Searches;
 
 /// Maximum errors reported for one event.

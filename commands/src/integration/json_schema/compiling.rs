@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use schemas::engine::Json;
 use schemas::engine::exact_json::Number;
 
+use super::error::{InvalidSchema, invalid, path};
 use super::patterns::Patterns;
-use super::{InvalidSchema, invalid, path};
 
 /// Approximate bytes of memory for each byte of an expanded schema.
 const MEMORY_BYTES_PER_SOURCE_BYTE: usize = 16;

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use schemas::engine::{Json, JsonText};
 
-use super::{
-    DEPTH_MAX, EXPANDED_BYTES_MAX, InvalidSchema, PATTERN_CHARS_MAX, PATTERNS_MAX, SCHEMA_BYTES_MAX,
-    SUBSCHEMAS_MAX, invalid, path,
+use super::error::{InvalidSchema, invalid, path};
+use super::limits::{
+    DEPTH_MAX, EXPANDED_BYTES_MAX, PATTERN_CHARS_MAX, PATTERNS_MAX, SCHEMA_BYTES_MAX, SUBSCHEMAS_MAX,
 };
 
 pub(super) const DRAFT: &str = "https://json-schema.org/draft/2020-12/schema";

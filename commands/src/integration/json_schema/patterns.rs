@@ -8,7 +8,8 @@ use regex_automata::nfa::thompson::{NFA, WhichCaptures};
 use regex_automata::util::syntax;
 use regex_automata::{Input, nfa::thompson};
 
-use super::{InvalidSchema, PATTERN_BYTES_MAX, PATTERNS_BYTES_MAX, invalid};
+use super::error::{InvalidSchema, invalid};
+use super::limits::{PATTERN_BYTES_MAX, PATTERNS_BYTES_MAX};
 
 /// Minimum bytes of an automaton for each step that it may take on one byte of text.
 const BYTES_PER_STEP: usize = 16;
