@@ -11,7 +11,7 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::checker;
+use crate::support::{checker, long};
 use crate::support::process::send;
 use crate::support::product::{PASSWORD, Tenant};
 use crate::support::{Product, eventually, folder};
@@ -104,15 +104,28 @@ async fn assert_whole(tenants: &[Tenant<'_>], acknowledged: Acknowledged, users:
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn ten_thousand_registrations_by_64_clients_leave_everything_whole() {
+async fn two_thousand_registrations_by_64_clients_leave_everything_whole() {
+    registrations_leave_everything_whole(2_000).await;
+}
+
+/// The same for long: each registration costs a password hash of some tens of milliseconds.
+#[tokio::test(flavor = "multi_thread")]
+async fn long_ten_thousand_registrations_by_64_clients_leave_everything_whole() {
+    if !long::is_wanted() {
+        return;
+    }
+    registrations_leave_everything_whole(10_000).await;
+}
+
+async fn registrations_leave_everything_whole(count: usize) {
     let _turn = TURN.lock().await;
     let product = Product::start(&["--ephemeral"]);
     let tenants = [product.tenant().await, product.tenant().await, product.tenant().await];
     let slugs = tenants.each_ref().map(|tenant| tenant.slug.clone());
-    let wishes = wishes(&slugs, 10_000);
+    let wishes = wishes(&slugs, count);
     let acknowledged = Acknowledged::default();
     register_all(product.annals.text("gateway_url"), &wishes, &acknowledged).await;
-    assert_whole(&tenants, acknowledged, 10_000).await;
+    assert_whole(&tenants, acknowledged, count).await;
 }
 
 /// SIGKILL in the middle, twice, with a restart on the same data: what was acknowledged is there, and what was not is

@@ -5,7 +5,7 @@ use futures::TryStreamExt;
 use schemas::engine::{StreamName, ids};
 use store::{ExpectedVersion, IdempotencyClaim, Store, StreamAppend};
 
-use crate::support::eventually;
+use crate::support::{eventually, long};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::wire::{Moment, Wire};
 
@@ -24,7 +24,7 @@ async fn every_message_of(role: &str, moment: Moment, anew: bool, events: usize)
     let (tenant, observed) = (store.tenant(id), direct.tenant(id));
     let superuser = database.connect("postgres").await;
     let (mut total, mut uncut) = (0, 0);
-    for message in 1..=MESSAGES {
+    for message in long::points(2).take_while(|message| *message <= MESSAGES) {
         let (stream, command_id) = (StreamName::new("crm.customer", ids::new_id()), ids::new_id());
         let append = || StreamAppend {
             claim: Some(IdempotencyClaim::new(command_id, [7; 32])),

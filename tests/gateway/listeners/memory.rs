@@ -9,7 +9,7 @@ use crate::support::eventually;
 use crate::support::raw_http::start;
 use crate::support::services::{ACCOUNT, OPENED, Service, customer_schema};
 
-const EVENTS: usize = 1_000;
+const EVENTS: usize = 400;
 const EVENT_BYTES: usize = 60_000;
 const PAGE_BYTES_MAX: usize = 4 * 1024 * 1024;
 
