@@ -11,10 +11,10 @@ use reqwest::{Client, StatusCode};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use crate::support::{checker, long};
 use crate::support::process::send;
 use crate::support::product::{PASSWORD, Tenant};
 use crate::support::{Product, eventually, folder};
+use crate::support::{checker, long};
 
 const CLIENTS: usize = 64;
 

@@ -5,9 +5,9 @@ use futures::TryStreamExt;
 use schemas::engine::{StreamName, ids};
 use store::{ExpectedVersion, IdempotencyClaim, Store, StreamAppend};
 
-use crate::support::{eventually, long};
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::wire::{Moment, Wire};
+use crate::support::{eventually, long};
 
 /// More than an append ever sends, a new connection with everything that is prepared on it included.
 const MESSAGES: u32 = 60;

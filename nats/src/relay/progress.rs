@@ -121,8 +121,8 @@ pub(crate) async fn advance(store: &Store, moves: &[RelayMove]) -> Result<Vec<Te
     let disordered: Vec<i64> = numbers(|moved| moved.out_of_order_until);
     let connection = connection(store).await?;
     let statement = "with wanted as (
-                 select * from unnest($1::uuid[], $2::uuid[], $3::int4[], $4::int8[], $5::int8[], $6::int8[],
-                                      $7::int8[], $8::int8[], $9::int8[])
+                 select * from unnest(:tenants::uuid[], :logs::uuid[], :generations::int4[], :from::int8[], :to::int8[],
+                                      :removed::int8[], :sequences::int8[], :positions::int8[], :disordered::int8[])
                      as w(tenant_id, log_id, generation, acked_before, acked, removed, mark_sequence, mark_position,
                           disordered_to)
              )
