@@ -47,6 +47,7 @@ use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
 pub use self::divergence_check::check_divergence;
+pub use self::stream_reader::read_category;
 
 /// Maximum events of all tenants that are published and not yet acknowledged.
 const IN_FLIGHT_EVENTS_MAX: usize = 1_000;

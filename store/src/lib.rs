@@ -5,7 +5,7 @@
 //! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
 //! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
 //! - `logs` replaces a log after a restore; `database_instance` detects the restore.
-//! - `sealing` encrypts and decrypts personal data; `deployment` and `key_comparison` check its keys.
+//! - `sealing` encrypts and decrypts personal data; `deployment` checks whose key store it is.
 //!
 //! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
@@ -25,7 +25,6 @@ pub mod export_rows;
 pub mod feed;
 pub mod heads;
 pub mod integrators;
-mod key_comparison;
 pub mod keys;
 pub mod logs;
 pub mod merkle;
@@ -69,7 +68,6 @@ pub use integrators::{
     AckedPosition, IntegratorChange, IntegratorCommand, IntegratorCredential, IntegratorOutcome,
     NewCredential, NewKey, ObservedPosition, RevokedKey,
 };
-pub use key_comparison::EventWithoutKey;
 pub use keyring::Recipient as KeyRecipient;
 pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, PublishedEvent, ReplacedLog, Replacement};
