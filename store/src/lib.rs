@@ -4,6 +4,7 @@
 //! - `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
 //! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
 //! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
+//! - `invariants` lists the rules that always hold, and reports violations.
 //! - `logs` replaces a log after a restore; `database_instance` detects the restore.
 //! - `sealing` encrypts and decrypts personal data; `deployment` checks whose key store it is.
 //!
@@ -25,6 +26,7 @@ pub mod export_rows;
 pub mod feed;
 pub mod heads;
 pub mod integrators;
+pub mod invariants;
 pub mod keys;
 pub mod logs;
 pub mod merkle;
@@ -68,6 +70,7 @@ pub use integrators::{
     AckedPosition, IntegratorChange, IntegratorCommand, IntegratorCredential, IntegratorOutcome,
     NewCredential, NewKey, ObservedPosition, RevokedKey,
 };
+pub use invariants::{Invariant, VIOLATION_RETRY_INTERVAL};
 pub use keyring::Recipient as KeyRecipient;
 pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, PublishedEvent, ReplacedLog, Replacement};

@@ -14,6 +14,7 @@ use crate::append::Appender;
 use crate::assignment::{TenantAssignment, Workload};
 use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
+use crate::invariants::ReportedViolations;
 use crate::pools::{Pools, get};
 use crate::read_models::Generations;
 use crate::receipts;
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
+    pub(crate) violations: ReportedViolations,
     assignments: [TenantAssignment; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
@@ -98,6 +100,7 @@ impl Store {
             appender,
             event_ids,
             request_locks: Arc::default(),
+            violations: ReportedViolations::default(),
             assignments,
             by_slug: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),

@@ -25,7 +25,7 @@ use uuid::Uuid;
 
 use crate::append::AppendError;
 use crate::pools::FairPool;
-use crate::{DeploymentKey, Head, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
+use crate::{DeploymentKey, Head, Invariant, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
 #[derive(Clone)]
@@ -42,6 +42,11 @@ impl TenantStore {
     /// The id of the tenant.
     pub fn id(&self) -> TenantId {
         self.id
+    }
+
+    /// Reports a violation at a position of the log, and returns it as an error.
+    pub fn violation(&self, invariant: Invariant, position: u64) -> StoreError {
+        self.store.violation(self.id, invariant, position)
     }
 
     /// The store of the handle.
@@ -66,7 +71,12 @@ impl TenantStore {
             return Err(AppendError::EventIdTaken(taken));
         }
         let append = self.seal(append).await?;
-        appender.append(self.id, append, &event_ids).await
+        let appended = appender.append(self.id, append, &event_ids).await;
+        if let Err(AppendError::Unavailable(StoreError::InvariantViolated { invariant, position })) = appended
+        {
+            return Err(self.violation(invariant, position).into());
+        }
+        appended
     }
 
     /// Appends to several streams. Each append succeeds or fails alone; they share flushes where possible.
