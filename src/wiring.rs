@@ -17,8 +17,8 @@ use gateway::{Gateway, Operations, ReadinessCheck};
 use keyring::Keyring;
 use nats::integrators::{ReconcilerConfig, reconcile};
 use nats::{Nats, StreamConsumer};
+use privacy::DerivedCopies;
 use sagas::SagaSettings;
-use sagas::erasure::DerivedCopies;
 use store::feed::FeedSettings;
 use store::{DeploymentKey, OwnerConfig, Store, StoreConfig, Workload};
 use tokio::task::JoinSet;
@@ -300,7 +300,7 @@ impl Prepared {
         }
         if let Some(keyring) = self.store.keyring().filter(|_| self.roles.contains(&ProcessRole::Gateway)) {
             // Repeat the erasures that a restore has undone before read models are served.
-            let reapplied = sagas::erasure::reapply(&self.executor, keyring, &self.copies).await;
+            let reapplied = privacy::reapply(&self.executor, keyring, &self.copies).await;
             reapplied.context("earlier erasures cannot be made sure of")?;
         }
         self.start_listeners(&mut running);
@@ -343,8 +343,7 @@ impl Prepared {
                     let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
                     let stop = running.stop_workers.clone();
                     running.workers.spawn(async move {
-                        sagas::erasure::run(executor, keyring, read_models, copies, follower.batches(), stop)
-                            .await;
+                        privacy::run(executor, keyring, read_models, copies, follower.batches(), stop).await;
                         Ok(())
                     });
                 }

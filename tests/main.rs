@@ -13,6 +13,7 @@ mod faults;
 mod gateway;
 mod keyring;
 mod nats;
+mod privacy;
 mod projections;
 mod queries;
 mod sagas;

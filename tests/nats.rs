@@ -5,6 +5,7 @@ mod connection;
 mod crash_points;
 mod credentials;
 mod forgery;
+mod invariants;
 mod relay;
 mod republish;
 mod stream_consumer;

@@ -3,6 +3,7 @@
 mod compensation;
 mod crash_points;
 mod fairness;
+mod invariants;
 mod onboarding;
 mod recorded;
 mod rejected;

@@ -3,6 +3,7 @@
 mod append;
 mod crash_points;
 mod flushes;
+mod invariants;
 mod isolation;
 mod limits;
 mod read;

@@ -33,6 +33,7 @@ pub mod rows;
 pub mod saga_engine;
 pub mod sealed_site;
 pub mod services;
+pub mod violations;
 pub mod webhook_receiver;
 pub mod wire;
 

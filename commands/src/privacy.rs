@@ -1,4 +1,3 @@
-//! Privacy: the rules of subjects, and the use case that erases one in a stream.
+//! Privacy: the rules of subjects.
 
-pub mod erasure;
 pub mod subject;

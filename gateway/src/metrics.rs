@@ -104,6 +104,11 @@ pub const METRICS: &[Metric] = &[
     gauge("annals_event_streams_open", &["transport"], "open event streams"),
     counter("annals_exports_closed_total", &["code"], "exports that ended early, and why"),
     counter("annals_http_refusals_total", &["listener", "status"], "requests refused before any handler"),
+    counter(
+        "annals_invariant_violations_total",
+        &["invariant"],
+        "rules that must always hold and that stored data of a tenant broke",
+    ),
     gauge("annals_keys_destroyed", &[], "tombstones of destroyed keys"),
     gauge(
         "annals_keys_missing",

@@ -5,7 +5,6 @@
 //! - `message` converts events to messages and back.
 //! - `relay` publishes the log.
 //! - `stream_consumer` reads the stream for the product's own consumers.
-//! - `erasures` finds erasures that a restored database has lost.
 //! - `checkpoints` publishes signed checkpoints.
 //! - `accounts` defines accounts and permissions of a NATS in operator mode.
 //! - `integrators` issues and reconciles the credentials of integrators.
@@ -13,7 +12,6 @@
 pub mod accounts;
 pub mod checkpoints;
 pub mod connection;
-mod erasures;
 mod error;
 pub mod integrators;
 pub mod message;
@@ -21,7 +19,6 @@ pub mod relay;
 pub mod stream_consumer;
 
 pub use connection::{Nats, NatsConfig, NatsTls, has_credentials};
-pub use erasures::lost_erasures;
 pub use error::NatsError;
 pub use integrators::{IntegratorError, Integrators, Issuer};
 pub use stream_consumer::StreamConsumer;

@@ -54,12 +54,17 @@ pub fn subject(tenant: &TenantSlug, event_type: &EventType) -> String {
 
 /// The event of a message, from its headers alone.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct EventHeaders {
-    pub(crate) tenant: TenantSlug,
-    pub(crate) log: LogId,
-    pub(crate) position: u64,
-    pub(crate) event_id: Uuid,
-    pub(crate) stream: StreamName,
+pub struct EventHeaders {
+    /// The slug of the tenant when the event was published.
+    pub tenant: TenantSlug,
+    /// The log of the event.
+    pub log: LogId,
+    /// The position in that log.
+    pub position: u64,
+    /// The id of the event.
+    pub event_id: Uuid,
+    /// The stream of the event.
+    pub stream: StreamName,
     message_id: String,
 }
 

@@ -22,6 +22,7 @@ pub(crate) mod stream_check;
 mod stream_checks;
 pub(crate) mod stream_reader;
 mod tenant_relay;
+mod violations;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -47,6 +48,7 @@ use crate::message::MessageKey;
 use crate::{Nats, NatsError};
 
 pub use self::divergence_check::check_divergence;
+pub use self::stream_reader::read_category;
 
 /// Maximum events of all tenants that are published and not yet acknowledged.
 const IN_FLIGHT_EVENTS_MAX: usize = 1_000;
@@ -144,6 +146,8 @@ struct Relay {
     republishing: HashSet<TenantId>,
     check_failures: u32,
     move_failures: u32,
+    /// Acknowledged positions that were beyond the head. They are not used, even if the head has passed them since.
+    refused: HashMap<TenantId, u64>,
 }
 
 /// State of the stream check.
@@ -182,6 +186,7 @@ impl Relay {
             republishing: HashSet::new(),
             check_failures: 0,
             move_failures: 0,
+            refused: HashMap::new(),
         }
     }
 
@@ -231,6 +236,10 @@ impl Relay {
             && let Some(tenant) = self.suspected.pop_front()
         {
             let Some(tenant_relay) = self.tenants.get_mut(&tenant) else { continue };
+            // The next check suspects a stopped tenant again.
+            if tenant_relay.is_stopped() {
+                continue;
+            }
             if !tenant_relay.pause() {
                 waiting.push_back(tenant);
                 continue;
@@ -253,16 +262,21 @@ impl Relay {
 
     fn republish_finished(&mut self, tenant: TenantId, result: Result<u64, RepublishError>) {
         self.republishing.remove(&tenant);
+        let is_violated = result.as_ref().is_err_and(RepublishError::is_violation);
         match result {
             Ok(0) => tracing::debug!(%tenant, "nothing is missing on the stream"),
             Ok(events) => tracing::info!(%tenant, events, "the stream was refilled"),
             Err(RepublishError::Superseded) => {}
+            Err(_) if is_violated => {}
             Err(error) => {
                 tracing::warn!(%tenant, error = %Causes(&error), "a refill was interrupted; it is taken up again");
             }
         }
         if let Some(tenant_relay) = self.tenants.get_mut(&tenant) {
             tenant_relay.republish_finished();
+        }
+        if is_violated {
+            self.stop_tenant(tenant);
         }
         self.refresh();
     }
@@ -383,6 +397,7 @@ impl Relay {
                 tenant_relay.end(published.full);
                 self.queue(tenant);
             }
+            Some(error) if error.is_violation() => self.stop_tenant(tenant),
             Some(error) => {
                 let wait = backoff(tenant_relay.fail());
                 tracing::warn!(%tenant, error = %Causes(&error), retry_in_ms = wait.as_millis(), "publishing was interrupted");
@@ -404,7 +419,7 @@ impl Relay {
         match result {
             Ok(progress) => {
                 let mut lag = 0;
-                for row in progress {
+                for row in self.within_heads(progress) {
                     let tenant = row.tenant;
                     lag += row.head.saturating_sub(row.acked);
                     match self.tenants.get_mut(&tenant) {

@@ -3,13 +3,9 @@
 //! - One file for each saga: which events concern it and how it reacts.
 //! - `engine` records each reaction in the tenant's log before it sends a command. It sends each command until it takes
 //!   effect or becomes a dead letter.
-//! - `erasure` erases subjects, which needs more than commands.
-//! - `key_comparison` compares the encryption keys with the logs.
 
 pub mod customer_onboarding;
 pub mod engine;
-pub mod erasure;
-pub mod key_comparison;
 
 pub use engine::dead_letters::{DiscardOutcome, RetryOutcome, discard_dead_letter, retry_dead_letter};
 pub use engine::instance::{Instance, StepState, TimerState};

@@ -1,13 +1,12 @@
 //! `annals erasure`: prints the list of erasures for a backup, and requests the erasures of such a list again.
 
-use access::Principal;
 use std::collections::HashMap;
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
-use commands::{CommandContext, CommandSideEffects, Decider, Executor, Subject};
+use commands::{Decider, Subject};
 use schemas::engine::{StreamName, TenantId, TenantSlug};
-use schemas::privacy::subject::{ErasureStatus, RequestErasure};
+use schemas::privacy::subject::ErasureStatus;
 use serde::{Deserialize, Serialize};
 use store::Store;
 use uuid::Uuid;
@@ -124,7 +123,8 @@ impl Repeat {
         let mut unknown = false;
         for (slug, subject) in &listed {
             let status = if let Some(tenant) = tenants[slug] {
-                status_name(request(&executor, tenant, *subject).await?)
+                let requested = privacy::request_as_system(&executor, tenant, *subject, "cli").await;
+                status_name(requested.map_err(Failure::rejected_command)?.state.status)
             } else {
                 unknown = true;
                 "tenant_unknown"
@@ -134,14 +134,6 @@ impl Repeat {
         output.rows(&COLUMNS, &rows)?;
         Ok(if unknown { Exit::CheckFailed } else { Exit::Ok })
     }
-}
-
-async fn request(executor: &Executor, tenant: TenantId, subject: Uuid) -> Result<ErasureStatus, Failure> {
-    let context = CommandContext::new(tenant, Principal::system("cli"));
-    let command = RequestErasure { reason: None };
-    let executed =
-        executor.execute::<Subject>(&context, subject, command, CommandSideEffects::default()).await;
-    Ok(executed.map_err(Failure::rejected_command)?.state.status)
 }
 
 /// Parses the whole list before the first erasure is requested.

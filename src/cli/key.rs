@@ -97,7 +97,7 @@ async fn check(settings: &Settings, output: Output) -> Result<Exit, Failure> {
     let store = wiring::connect(settings).await?;
     let tenants = store.heads().await?;
     operator_audit::record_access(&store, tenants.iter().map(|head| head.tenant)).await?;
-    let compared = sagas::key_comparison::compare(&store, |_| true).await;
+    let compared = privacy::compare_keys(&store, |_| true).await;
     let slugs = projection::slugs(&store, tenants.iter().map(|head| head.tenant)).await?;
     store.shutdown().await;
     let compared = compared?;

@@ -8,7 +8,7 @@ use anyhow::Context;
 use futures::FutureExt;
 use nats::integrators::ReconcilerConfig;
 use nats::{Integrators, Issuer, Nats, NatsConfig, NatsError, NatsTls};
-use sagas::erasure::DerivedCopies;
+use privacy::DerivedCopies;
 use schemas::engine::{TenantId, TenantSlug};
 use store::{Replacement, Store, StoreError, Verification, Verifier};
 
@@ -88,7 +88,7 @@ pub(super) fn copies(store: Store, config: NatsConfig) -> DerivedCopies {
             let unavailable = |reason: String| StoreError::Unavailable(reason);
             let nats = connect_once(config).await.map_err(|error| unavailable(error.to_string()))?;
             let looked =
-                tokio::time::timeout(LOST_ERASURES_TIMEOUT, nats::lost_erasures(&store, &nats)).await;
+                tokio::time::timeout(LOST_ERASURES_TIMEOUT, privacy::lost_erasures(&store, &nats)).await;
             match looked.map_err(|_| unavailable("JetStream takes too long".to_owned()))? {
                 Err(NatsError::Store(error)) => Err(error),
                 looked => looked.map_err(|error| unavailable(error.to_string())),

@@ -70,13 +70,11 @@ impl TenantTransaction {
 }
 
 impl TenantTransaction {
-    /// Whether the checkpoint is of another log, or after the end of the log.
-    /// Then the consumer has processed lost events.
+    /// Whether the checkpoint is of another log. Then the consumer has processed lost events.
     /// Ask after a failed move.
     pub async fn is_of_another_log(&self, consumer: &str) -> Result<bool, StoreError> {
         let Some(checkpoint) = self.checkpoint(consumer).await? else { return Ok(false) };
-        let head = self.head().await?;
-        Ok(checkpoint.log_id != head.log_id || checkpoint.position > head.position)
+        Ok(checkpoint.log_id != self.head().await?.log_id)
     }
 }
 

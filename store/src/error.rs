@@ -11,6 +11,8 @@ use schemas::engine::{InvalidValue, LogId};
 use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
+use crate::Invariant;
+
 /// An error of the store. Rejections of an append are [`AppendError`](crate::AppendError)s.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -49,6 +51,15 @@ pub enum StoreError {
     /// The key store cannot be used; a retry may help.
     #[error("the keys of personal data are unavailable")]
     Keys(#[source] KeyringError),
+    /// Stored data break a rule that always holds. The work of the tenant stops; a retry does not help.
+    /// The violation is already reported.
+    #[error("the invariant {invariant} does not hold at position {position}")]
+    InvariantViolated {
+        /// The broken rule.
+        invariant: Invariant,
+        /// The position in the tenant's log.
+        position: u64,
+    },
     /// A stored row is invalid.
     #[error("stored data does not read: {0}")]
     Corrupt(String),
@@ -78,6 +89,11 @@ impl StoreError {
                 | Self::Keys(_)
                 | Self::KeyMissing { .. }
         )
+    }
+
+    /// Whether stored data break a rule that always holds.
+    pub fn is_violation(&self) -> bool {
+        matches!(self, Self::InvariantViolated { .. })
     }
 
     /// Whether a parameter of a client was invalid: a text with NUL, or a time or number outside PostgreSQL's range.

@@ -20,7 +20,11 @@ use schemas::engine::{LogId, RecordedEvent, TenantId};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::{Causes, Head, LogFilter, Store, StoreError, TenantAssignment, Workload};
+use crate::invariants::first_gap;
+use crate::{
+    Causes, Checkpoint, Head, Invariant, LogFilter, Store, StoreError, TenantAssignment, TenantStore,
+    VIOLATION_RETRY_INTERVAL, Workload,
+};
 
 mod cursor;
 
@@ -47,7 +51,7 @@ pub trait Consumer: Send + Sync + 'static {
     /// Processes the events after position `from`, and moves the checkpoint in the same transaction.
     ///
     /// # Errors
-    /// Any [`StoreError`]; the batch is retried with backoff.
+    /// Any [`StoreError`]; the batch is retried with backoff, after a violation with a long pause.
     fn handle(
         &self,
         from: u64,
@@ -159,7 +163,7 @@ async fn wait_for_change(changes: &mut Option<AssignmentChanges>) {
 enum FeedEvent {
     BatchDone { tenant: TenantId, result: Result<BatchProgress, StoreError> },
     Waited(TenantId),
-    Compared(Result<(Vec<Head>, HashMap<TenantId, u64>), StoreError>),
+    Compared(Result<(Vec<Head>, HashMap<TenantId, Checkpoint>), StoreError>),
 }
 
 /// The progress of one batch of a tenant.
@@ -250,10 +254,7 @@ impl<C: Consumer> Feed<C> {
                 let read = async {
                     let checkpoints = store.checkpoints(Some(consumer.name())).await?;
                     let heads = store.heads().await?;
-                    Ok((
-                        heads,
-                        checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at.position)).collect(),
-                    ))
+                    Ok((heads, checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at)).collect()))
                 };
                 FeedEvent::Compared(read.await)
             }
@@ -281,6 +282,14 @@ impl<C: Consumer> Feed<C> {
                     Ok(BatchProgress::Paused) => {
                         cursor.pause();
                         Some(PAUSE_POLL_INTERVAL)
+                    }
+                    // It is already reported.
+                    Err(StoreError::InvariantViolated { invariant, position }) => {
+                        if invariant == Invariant::CheckpointWithinHead {
+                            cursor.refuse(position);
+                        }
+                        cursor.fail();
+                        Some(VIOLATION_RETRY_INTERVAL)
                     }
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), %tenant, error = %Causes(&error), "a batch failed; it is tried again");
@@ -313,15 +322,19 @@ impl<C: Consumer> Feed<C> {
         }
     }
 
-    fn apply_comparison(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, u64>) {
+    fn apply_comparison(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, Checkpoint>) {
         let mut lag = 0;
         for head in heads {
-            let checkpoint = checkpoints.get(&head.tenant).copied().unwrap_or(0);
+            let stored = checkpoints.get(&head.tenant);
+            let checkpoint = stored.map_or(0, |stored| stored.position);
             let cursor = self.cursors.entry(head.tenant).or_default();
             let before = cursor.buffered();
             if cursor.observe(head.log_id, head.position, checkpoint) {
                 tracing::warn!(consumer = self.consumer.name(), tenant = %head.tenant, log = %head.log_id,
                     head = head.position, "the log ends before what was followed; following starts from the checkpoint");
+            }
+            if let Some(stored) = stored {
+                cursor.doubt(stored.position, is_beyond(*stored, head));
             }
             self.buffered = self.buffered + cursor.buffered() - before;
             lag += head.position.saturating_sub(checkpoint);
@@ -349,13 +362,9 @@ async fn process_batch<C: Consumer>(
         return Ok(BatchProgress::Paused);
     }
     let handle = store.tenant(tenant);
-    let from = if let Some(position) = prepared.checkpoint {
-        position
-    } else {
-        let transaction = handle.begin_worker_transaction().await?;
-        let checkpoint = transaction.checkpoint(consumer.name()).await?;
-        transaction.commit().await?;
-        checkpoint.map_or(0, |checkpoint| checkpoint.position)
+    let from = match prepared.checkpoint {
+        Some(position) => position,
+        None => look_up_checkpoint(&handle, consumer.name(), prepared.refused).await?,
     };
     let batch = if let Some((log_id, events)) = prepared.events_after(from) {
         Batch { tenant, log_id, events }
@@ -365,6 +374,9 @@ async fn process_batch<C: Consumer>(
     };
     if batch.events.is_empty() {
         return Ok(BatchProgress::At(batch.log_id, from));
+    }
+    if let Some(gap) = first_gap(from, batch.events.iter().map(|event| event.position)) {
+        return Err(handle.violation(Invariant::LogPositions, gap));
     }
     let log_id = batch.log_id;
     let batch = if consumer.reads_personal_data() {
@@ -380,4 +392,32 @@ async fn process_batch<C: Consumer>(
         BatchOutcome::Conflict => Ok(BatchProgress::Conflict),
         BatchOutcome::Stopped => Ok(BatchProgress::Stopped),
     }
+}
+
+/// The position of a consumer's checkpoint; 0 before its first move.
+///
+/// # Errors
+/// A violation if the checkpoint is beyond the head, or if it is the one that was.
+async fn look_up_checkpoint(
+    tenant: &TenantStore,
+    consumer: &str,
+    refused: Option<u64>,
+) -> Result<u64, StoreError> {
+    let transaction = tenant.begin_worker_transaction().await?;
+    let Some(checkpoint) = transaction.checkpoint(consumer).await? else {
+        transaction.commit().await?;
+        return Ok(0);
+    };
+    // The head is read later, so it is at least as new.
+    let head = transaction.head().await?;
+    transaction.commit().await?;
+    if is_beyond(checkpoint, &head) || refused == Some(checkpoint.position) {
+        return Err(tenant.violation(Invariant::CheckpointWithinHead, checkpoint.position));
+    }
+    Ok(checkpoint.position)
+}
+
+/// Whether a checkpoint is beyond the head of its log. A checkpoint of a replaced log has another head.
+fn is_beyond(checkpoint: Checkpoint, head: &Head) -> bool {
+    checkpoint.log_id == head.log_id && checkpoint.position > head.position
 }

@@ -4,8 +4,9 @@
 //! - `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
 //! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
 //! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
+//! - `invariants` lists the rules that always hold, and reports violations.
 //! - `logs` replaces a log after a restore; `database_instance` detects the restore.
-//! - `sealing` encrypts and decrypts personal data; `deployment` and `key_comparison` check its keys.
+//! - `sealing` encrypts and decrypts personal data; `deployment` checks whose key store it is.
 //!
 //! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
@@ -25,7 +26,7 @@ pub mod export_rows;
 pub mod feed;
 mod generations;
 pub mod heads;
-mod key_comparison;
+pub mod invariants;
 pub mod keys;
 pub mod logs;
 pub mod migrate;
@@ -49,6 +50,7 @@ pub mod tenant_lock;
 pub mod tenants;
 mod transaction;
 mod verification;
+mod violations;
 
 pub use append::{
     AppendError, ExpectedVersion, NewEvent, NewTenant, Receipt, Reservation, ReservationDigest, Secret,
@@ -66,7 +68,7 @@ pub use digest::RequestDigest;
 pub use error::StoreError;
 pub use export_rows::ExportRow;
 pub use heads::Head;
-pub use key_comparison::EventWithoutKey;
+pub use invariants::{Invariant, VIOLATION_RETRY_INTERVAL};
 pub use keyring::Recipient as KeyRecipient;
 pub use keys::{DeploymentKey, MacKey};
 pub use logs::{LogIds, PublishedEvent, ReplacedLog, Replacement};

@@ -13,7 +13,8 @@ use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName,
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
-use crate::{Head, StoreError, TenantStore, TenantTransaction};
+use crate::invariants::first_gap;
+use crate::{Head, Invariant, StoreError, TenantStore, TenantTransaction};
 
 /// Maximum events per page of a streaming read.
 const PAGE_EVENTS_MAX: usize = 500;
@@ -214,7 +215,19 @@ impl TenantStore {
         page.events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
         let full = limit.is_reached(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
         page.scanned_to = page.events.last().filter(|_| full).map_or(end, |event| event.position);
+        if filter.stream.is_none() && filter.types.is_empty() {
+            self.ensure_no_gap(after, &page, full)?;
+        }
         Ok(page)
+    }
+
+    /// Checks that a page without a filter has every position after `after`, up to the last scanned one unless it is
+    /// full.
+    fn ensure_no_gap(&self, after: u64, page: &LogPage, full: bool) -> Result<(), StoreError> {
+        let end = after + page.events.len() as u64;
+        let gap = first_gap(after, page.events.iter().map(|event| event.position))
+            .or_else(|| (!full && end < page.scanned_to).then_some(end + 1));
+        gap.map_or(Ok(()), |gap| Err(self.violation(Invariant::LogPositions, gap)))
     }
 
     /// The head, and the last position that was recorded at or before a time; 0 without one.
@@ -231,7 +244,7 @@ impl TenantStore {
             let middle = by + (later - by) / 2;
             let sql = "select recorded_at <= $3 from events where tenant_id = $1 and position = $2";
             let row = transaction.query_opt(sql, &[&self.id().0, &(middle as i64), &time]).await?;
-            let row = row.ok_or_else(|| StoreError::corrupt("the log", format!("no event at {middle}")))?;
+            let row = row.ok_or_else(|| self.violation(Invariant::LogPositions, middle))?;
             if row.get(0) {
                 by = middle;
             } else {
@@ -269,6 +282,23 @@ impl TenantStore {
         rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
     }
 
+    /// The events of a page of a stream. Their versions follow each other from `from_version` on.
+    pub(crate) fn stream_events(
+        &self,
+        rows: &[Row],
+        from_version: u64,
+        log_id: LogId,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let events: Vec<_> = rows.iter().map(|row| event_from(row, 0, log_id)).collect::<Result<_, _>>()?;
+        let versions = events.iter().map(|event| event.version);
+        if let Some(gap) = first_gap(from_version.max(1) - 1, versions) {
+            let behind = events.iter().find(|event| event.version >= gap);
+            let position = behind.map_or(0, |event| event.position);
+            return Err(self.violation(Invariant::StreamVersions, position));
+        }
+        Ok(events)
+    }
+
     /// The events of one stream from a version on, with personal data decrypted.
     pub fn read_stream(
         &self,
@@ -299,7 +329,7 @@ impl TenantStore {
                 let rows = stream_rows(&transaction, &stream, next, limit).await?;
                 transaction.commit().await?;
                 let full = limit.is_reached(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
-                let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
+                let events = handle.stream_events(&rows, next, head.log_id)?;
                 for event in handle.open(events).await? {
                     yield event;
                 }

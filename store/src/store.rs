@@ -20,7 +20,8 @@ use crate::receipt_sweep;
 use crate::request_locks::RequestLocks;
 use crate::signals::{CheckpointMove, Signals};
 use crate::tenants::TenantStatus;
-use crate::{DeploymentKey, Head, StoreConfig, StoreError, TenantRecord};
+use crate::violations::ReportedViolations;
+use crate::{DeploymentKey, Head, Invariant, StoreConfig, StoreError, TenantRecord};
 
 /// Maximum age of a cached directory entry. A suspension must take effect within five seconds.
 const DIRECTORY_TTL: Duration = Duration::from_secs(4);
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
+    pub(crate) violations: ReportedViolations,
     assignments: [TenantAssignment; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
@@ -98,6 +100,7 @@ impl Store {
             appender,
             event_ids,
             request_locks: Arc::default(),
+            violations: ReportedViolations::default(),
             assignments,
             by_slug: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
@@ -111,6 +114,12 @@ impl Store {
     /// The key of the deployment, for digests and tokens.
     pub fn key(&self) -> &DeploymentKey {
         &self.0.key
+    }
+
+    /// Reports a violation at a position of the tenant's log, and returns it as an error.
+    /// A process reports each invariant once for each tenant.
+    pub fn violation(&self, tenant: TenantId, invariant: Invariant, position: u64) -> StoreError {
+        self.0.violations.report(tenant, invariant, position)
     }
 
     /// Marks an unmarked key store as this deployment's, although another one was in use.

@@ -2,7 +2,7 @@
 
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 
-use crate::read::{PageLimit, event_from, stream_rows};
+use crate::read::{PageLimit, stream_rows};
 use crate::{StoreError, TenantStore};
 
 /// A page of one stream.
@@ -29,10 +29,9 @@ impl TenantStore {
         let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
         let rows = stream_rows(&transaction, stream, from_version, limit).await?;
         transaction.commit().await?;
-        let events = rows.iter().map(|row| event_from(row, 0, head.log_id)).collect::<Result<_, _>>()?;
         Ok(StreamPage {
             log_id: head.log_id,
-            events,
+            events: self.stream_events(&rows, from_version, head.log_id)?,
             version: last.map_or(0, |row| row.get::<_, i64>(0) as u64),
         })
     }

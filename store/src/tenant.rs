@@ -23,7 +23,7 @@ use uuid::Uuid;
 
 use crate::append::AppendError;
 use crate::transaction::TenantTransaction;
-use crate::{Head, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
+use crate::{Head, Invariant, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
 /// The handle of one tenant. Cheap to clone.
 #[derive(Clone)]
@@ -43,6 +43,11 @@ impl TenantStore {
     /// The id of the tenant.
     pub fn id(&self) -> TenantId {
         self.id
+    }
+
+    /// Reports a violation at a position of the log, and returns it as an error.
+    pub fn violation(&self, invariant: Invariant, position: u64) -> StoreError {
+        self.store.violation(self.id, invariant, position)
     }
 
     /// The store of the handle.
@@ -67,7 +72,12 @@ impl TenantStore {
             return Err(AppendError::EventIdTaken(taken));
         }
         let append = self.seal(append).await?;
-        appender.append(self.id, append, &event_ids).await
+        let appended = appender.append(self.id, append, &event_ids).await;
+        if let Err(AppendError::Unavailable(StoreError::InvariantViolated { invariant, position })) = appended
+        {
+            return Err(self.violation(invariant, position).into());
+        }
+        appended
     }
 
     /// Appends to several streams. Each append succeeds or fails alone; they share flushes where possible.

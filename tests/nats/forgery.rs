@@ -333,7 +333,7 @@ async fn no_forgery_has_a_log_replaced_or_a_person_erased_and_none_ends_the_sear
     let store = database.store().await;
     let nats = connect(server.url()).await;
     assert_eq!(nats::relay::check_divergence(&store, &nats).await.expect("examined"), 0);
-    assert_eq!(nats::lost_erasures(&store, &nats).await.expect("looked at"), []);
+    assert_eq!(privacy::lost_erasures(&store, &nats).await.expect("looked at"), []);
     assert_eq!(read_log(&store.tenant(tenant.id())).await, log);
 
     // What the log has lost and the relay has published is found behind all that.

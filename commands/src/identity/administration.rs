@@ -1,4 +1,4 @@
-//! The use cases of administration: users and their roles, erasures, suspension of tenants.
+//! The use cases of administration: users and their roles, suspension of tenants.
 //!
 //! A tenant always keeps at least one administrator. The rules of one user cannot check that, so three checks ensure
 //! it:
@@ -16,7 +16,6 @@ use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
 use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
 use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
-use schemas::privacy::subject::RequestErasure;
 use store::{LockMode, TenantStatusChange};
 use uuid::Uuid;
 
@@ -27,7 +26,7 @@ use super::user::{User, UserCommand, UserRejection};
 use crate::engine::context::{CommandContext, CommandSideEffects};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{CommandResult, ExecuteError};
-use crate::privacy::subject::{Subject, SubjectRejection};
+use crate::privacy::subject::Subject;
 
 type UserResult = Result<CommandResult<User>, ExecuteError<UserRejection>>;
 
@@ -36,8 +35,9 @@ fn admin_role(tenant: TenantId) -> Role {
     if tenant == ids::PLATFORM { Role::PlatformAdmin } else { Role::TenantAdmin }
 }
 
-fn has_active_role(user: &User, role: Role) -> bool {
-    user.status != UserStatus::Deactivated && user.roles.contains(&role)
+/// Whether a user of this tenant is active and an administrator of it.
+pub fn is_active_admin(user: &User, tenant: TenantId) -> bool {
+    user.status != UserStatus::Deactivated && user.roles.contains(&admin_role(tenant))
 }
 
 /// Rejects roles that the tenant does not have.
@@ -111,27 +111,6 @@ pub async fn deactivate(
         return Ok(earlier);
     }
     execute_exclusively(executor, context, id, command).await
-}
-
-/// Requests the erasure of a subject. An administrator is rejected until another administrator has removed its role.
-/// After the request the subject cannot become an administrator.
-///
-/// # Errors
-/// [`ExecuteError::Rejected`] with [`SubjectRejection::SubjectIsAdmin`] if the subject is an administrator.
-pub async fn request_erasure(
-    executor: &Executor,
-    context: &CommandContext,
-    subject: Uuid,
-    command: RequestErasure,
-) -> Result<CommandResult<Subject>, ExecuteError<SubjectRejection>> {
-    let authority = lock_authority(executor, context).await?;
-    let user = executor.load::<User>(context.tenant, subject).await?;
-    if user.is_some_and(|(user, _)| has_active_role(&user, admin_role(context.tenant))) {
-        return Err(ExecuteError::Rejected(SubjectRejection::SubjectIsAdmin));
-    }
-    let done = executor.execute::<Subject>(context, subject, command, CommandSideEffects::default()).await;
-    authority.release().await;
-    done
 }
 
 /// Gives a user roles that include the administrator role.
@@ -212,7 +191,10 @@ async fn set_tenant_status(
 }
 
 /// Takes the tenant's administration lock exclusively. The caller must be an administrator by its own events.
-async fn lock_authority(
+///
+/// # Errors
+/// [`AuthorityError`] if the caller is no administrator, the lock is not free in time, or the store fails.
+pub async fn lock_authority(
     executor: &Executor,
     context: &CommandContext,
 ) -> Result<FreshAuthority, AuthorityError> {

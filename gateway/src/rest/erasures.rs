@@ -3,13 +3,11 @@
 use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, Uri};
-use commands::identity::administration::request_erasure;
-use commands::privacy::erasure;
-use commands::{CommandResult, Decider, ExecuteError, Subject, SubjectRejection};
-use futures::{TryStreamExt, pin_mut};
-use schemas::engine::recorded::timestamp;
-use schemas::engine::{InvalidValue, Reason, StreamName};
-use schemas::privacy::subject::{RequestErasure, SubjectEvent};
+use commands::{CommandResult, ExecuteError, Subject, SubjectRejection};
+use privacy::{ErasureProgress, request_erasure, subject_of_customer, subject_of_user};
+use schemas::engine::{InvalidValue, Reason};
+use schemas::privacy::subject::RequestErasure;
+use serde::Serialize;
 use serde_json::{Value, json};
 use store::TenantStore;
 use uuid::Uuid;
@@ -20,6 +18,27 @@ use crate::http::failures::rejected_field;
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
 use crate::state::Gateway;
 
+/// An erasure as REST shows it.
+#[derive(Debug, Serialize)]
+pub struct ShownErasure {
+    #[serde(flatten)]
+    progress: ErasureProgress,
+    /// Where the proof of the event is that records the erasure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    certificate: Option<String>,
+    /// In the answer to a request.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    consistency_token: Option<String>,
+}
+
+impl From<ErasureProgress> for ShownErasure {
+    fn from(progress: ErasureProgress) -> Self {
+        let proof = |position: u64| format!("/v1/audit/proofs/{position}");
+        let certificate = progress.recorded.as_ref().map(|recorded| proof(recorded.position));
+        Self { progress, certificate, consistency_token: None }
+    }
+}
+
 /// `POST /v1/erasures` `{user_id | customer_id, reason?}`: 202. The erasure continues in the background; its progress
 /// is found under its subject. A second request changes nothing.
 pub async fn request(
@@ -28,7 +47,7 @@ pub async fn request(
     caller: Caller,
     key: IdempotencyKey,
     JsonBody(mut body): JsonBody,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<(StatusCode, Json<ShownErasure>), Problem> {
     let id = |text: &str| {
         Uuid::parse_str(text).map_err(|_| InvalidValue::new("id_invalid", "must be a UUID".to_owned()))
     };
@@ -44,8 +63,8 @@ pub async fn request(
     }
     let tenant = caller.record.id;
     let subject = match (user, customer) {
-        (Some(user), None) => erasure::subject_of_user(&gateway.executor, tenant, user).await?,
-        (None, Some(customer)) => erasure::subject_of_customer(&gateway.executor, tenant, customer).await?,
+        (Some(user), None) => subject_of_user(&gateway.executor, tenant, user).await?,
+        (None, Some(customer)) => subject_of_customer(&gateway.executor, tenant, customer).await?,
         _ => {
             let problem = InvalidValue::new("one_of", "name either a user or a customer".to_owned());
             return Err(Problem::invalid(vec![FieldError::new("user_id", problem)]));
@@ -62,11 +81,10 @@ pub async fn request(
 async fn accepted(
     store: &TenantStore,
     executed: &CommandResult<Subject>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let erasure = progress(store, executed.id, executed.version).await?;
-    let mut erasure = erasure.ok_or(Problem::new(ErrorCode::NotFound))?;
-    erasure["consistency_token"] = executed.consistency_token.clone().into();
-    Ok((StatusCode::ACCEPTED, Json(erasure)))
+) -> Result<(StatusCode, Json<ShownErasure>), Problem> {
+    let erasure = shown(store, executed.id, executed.version).await?;
+    let consistency_token = Some(executed.consistency_token.clone());
+    Ok((StatusCode::ACCEPTED, Json(ShownErasure { consistency_token, ..erasure })))
 }
 
 /// `GET /v1/erasures`: pages in a stable order without meaning. The list is enough to request all erasures again after
@@ -76,51 +94,23 @@ pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
     let mut erasures = Vec::with_capacity(subjects.len());
     for subject in &subjects {
-        erasures.extend(progress(&caller.store, *subject, u64::MAX).await?);
+        erasures
+            .extend(ErasureProgress::load(&caller.store, *subject, u64::MAX).await?.map(ShownErasure::from));
     }
     Ok(Json(json!({ "erasures": erasures, "next_after": next_after })))
 }
 
 /// `GET /v1/erasures/{subject}`: the progress. When the erasure is done, `position` is the position of the event that
 /// records it. The proof of that event is the certificate.
-pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<Value>, Problem> {
+pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<ShownErasure>, Problem> {
     let subject: Uuid = subject.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
-    progress(&caller.store, subject, u64::MAX).await?.map(Json).ok_or(Problem::new(ErrorCode::NotFound))
+    shown(&caller.store, subject, u64::MAX).await.map(Json)
 }
 
-/// The progress of the erasure at a version of the subject's stream. The stream is short, so all of it is read.
-async fn progress(store: &TenantStore, subject: Uuid, version: u64) -> Result<Option<Value>, Problem> {
-    let stream = StreamName::new(Subject::CATEGORY, subject);
-    let events = store.read_stream(&stream, 1);
-    pin_mut!(events);
-    let mut erasure = None;
-    while let Some(event) = events.try_next().await? {
-        if event.version > version {
-            break;
-        }
-        match event.decode::<SubjectEvent>().map_err(Problem::internal)? {
-            Some(SubjectEvent::ErasureRequested(requested)) => {
-                erasure = Some(json!({
-                    "subject": subject,
-                    "status": "requested",
-                    "reason": requested.reason,
-                    "requested_at": timestamp(event.recorded_at),
-                }));
-            }
-            Some(SubjectEvent::Erased(erased)) => {
-                let Some(erasure) = erasure.as_mut() else { continue };
-                erasure["status"] = "erased".into();
-                erasure["erased_at"] = timestamp(event.recorded_at).into();
-                erasure["log_id"] = json!(event.log_id);
-                erasure["position"] = event.position.into();
-                erasure["key"] = json!(erased.key);
-                erasure["streams"] = json!(erased.streams);
-                erasure["certificate"] = format!("/v1/audit/proofs/{}", event.position).into();
-            }
-            None => {}
-        }
-    }
-    Ok(erasure)
+/// The erasure at a version of the subject's stream.
+async fn shown(store: &TenantStore, subject: Uuid, version: u64) -> Result<ShownErasure, Problem> {
+    let progress = ErasureProgress::load(store, subject, version).await?;
+    progress.map(ShownErasure::from).ok_or(Problem::new(ErrorCode::NotFound))
 }
 
 fn to_problem(error: ExecuteError<SubjectRejection>) -> Problem {

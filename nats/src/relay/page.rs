@@ -4,7 +4,8 @@ use std::future::IntoFuture;
 
 use futures::{FutureExt, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId, TenantSlug};
-use store::{Causes, Store, StoreError};
+use store::invariants::first_gap;
+use store::{Causes, Invariant, Store, StoreError};
 use tokio::sync::Semaphore;
 
 use super::progress::AckedMessage;
@@ -89,6 +90,11 @@ impl PublishError {
     pub(super) fn is_store(&self) -> bool {
         matches!(self, Self::Log(_))
     }
+
+    /// Whether data of the tenant break a rule that always holds.
+    pub(super) fn is_violation(&self) -> bool {
+        matches!(self, Self::Log(error) if error.is_violation())
+    }
 }
 
 /// Publishes a page. It takes its permits for events in flight before it reads, so that memory is bounded too.
@@ -111,6 +117,9 @@ pub(super) async fn publish(
         Ok(events) => events,
         Err(error) => return PageResult::failed(page, error.into()),
     };
+    if let Some(gap) = first_gap(page.after, events.iter().map(|event| event.position)) {
+        return PageResult::failed(page, store.violation(tenant, Invariant::RelayPage, gap).into());
+    }
     drop(share.split(page.limit.saturating_sub(events.len())));
     let full = events.len() == page.limit;
     let SendResult { acked, acked_message, repeated, failure } =

@@ -5,10 +5,11 @@
 //! Until PostgreSQL stores that the republish has ended, the tenant stays suspected.
 //! So if a relay stops in between, the next one compares again.
 
+use std::collections::HashSet;
 use std::time::Duration;
 
-use schemas::engine::TenantId;
-use store::{Store, StoreError};
+use schemas::engine::{RecordedEvent, TenantId};
+use store::{Invariant, Store, StoreError};
 use tokio::sync::Semaphore;
 
 use super::page::{PAGE_SIZE_MAX, PublishError, send};
@@ -35,6 +36,13 @@ pub(super) enum RepublishError {
     Superseded,
     #[error("given up")]
     Aborted(#[from] tokio::task::JoinError),
+}
+
+impl RepublishError {
+    /// Whether data of the tenant break a rule that always holds.
+    pub(super) fn is_violation(&self) -> bool {
+        matches!(self, Self::Store(error) if error.is_violation())
+    }
 }
 
 /// Compares and republishes. Returns how many events were missing.
@@ -102,7 +110,7 @@ async fn publish(
         let _share = in_flight.acquire_many(permits).await.expect("the semaphore is never closed");
         let events = store.relay_events_at(progress.tenant, progress.log_id, &part).await?;
         if events.len() != part.len() {
-            return Err(StoreError::Corrupt("the log lacks events that were published".to_owned()).into());
+            return Err(lacking(store, progress, &part, &events).await);
         }
         let mut tries = 1;
         loop {
@@ -115,5 +123,23 @@ async fn publish(
             }
             tries += 1;
         }
+    }
+}
+
+/// Why the log lacks some of these positions: it was replaced, it was restored to an earlier state, or it has a gap.
+async fn lacking(
+    store: &Store,
+    progress: &RelayProgress,
+    wanted: &[u64],
+    found: &[RecordedEvent],
+) -> RepublishError {
+    let found: HashSet<u64> = found.iter().map(|event| event.position).collect();
+    let position = wanted.iter().find(|position| !found.contains(position)).copied().unwrap_or_default();
+    match progress::of(store, progress.tenant).await {
+        Ok(Some(now)) if now.log_id == progress.log_id && position <= now.head => {
+            store.violation(progress.tenant, Invariant::LogPositions, position).into()
+        }
+        Ok(_) => RepublishError::Superseded,
+        Err(error) => error.into(),
     }
 }

@@ -70,6 +70,27 @@ pub(super) async fn read_tenant_content(
     Ok(content)
 }
 
+/// Reads the headers of all events of one category that the relay has published, up to a stream position.
+///
+/// # Errors
+/// [`NatsError`] if the stream cannot be read.
+pub async fn read_category(
+    nats: &Nats,
+    key: &MessageKey,
+    category: &str,
+    last_sequence: u64,
+    mut each: impl FnMut(EventHeaders),
+) -> Result<(), NatsError> {
+    let subjects = format!("{SUBJECT_ROOT}.*.{category}.>");
+    read(nats, key, DeliverPolicy::All, subjects, last_sequence, |_, published| {
+        if let Some(published) = published {
+            each(published);
+        }
+        ControlFlow::Continue(())
+    })
+    .await
+}
+
 /// Reads the headers of messages up to a stream position, or until `each` breaks.
 /// A message that the relay did not publish is passed as `None`.
 /// Such a message may also end the client's connection or look like the end of the consumer.

@@ -46,6 +46,8 @@ enum TenantRelayState {
     Waiting,
     /// The tenant's events are being compared and republished.
     Republishing,
+    /// The tenant's data break a rule that always holds.
+    Stopped,
 }
 
 impl TenantRelay {
@@ -185,8 +187,18 @@ impl TenantRelay {
         self.failures
     }
 
+    /// Stops after a violation, until [`resume`](Self::resume).
+    pub(super) fn stop(&mut self) {
+        self.fail();
+        self.state = TenantRelayState::Stopped;
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state == TenantRelayState::Stopped
+    }
+
     pub(super) fn resume(&mut self) {
-        if self.state == TenantRelayState::Waiting {
+        if matches!(self.state, TenantRelayState::Waiting | TenantRelayState::Stopped) {
             self.state = TenantRelayState::Idle;
         }
     }
@@ -355,6 +367,20 @@ mod tests {
         tenant_relay.resume();
         assert!(tenant_relay.enqueue());
         assert_eq!(tenant_relay.begin(10, 0).expect("a page").after, 6);
+    }
+
+    #[test]
+    fn a_stopped_tenant_is_neither_published_nor_republished_before_the_pause_is_over() {
+        let mut tenant_relay = TenantRelay::new(&progress(0, 9));
+        tenant_relay.begin(10, 0).expect("a page");
+        tenant_relay.stop();
+        tenant_relay.notify();
+        tenant_relay.apply_progress(&progress(0, 10));
+        assert!(tenant_relay.is_stopped() && !tenant_relay.enqueue() && !tenant_relay.pause());
+        tenant_relay.unpause();
+        tenant_relay.resume();
+        assert!(tenant_relay.enqueue());
+        assert_eq!(tenant_relay.begin(10, 0).expect("a page").after, 0);
     }
 
     #[test]

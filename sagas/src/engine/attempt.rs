@@ -4,7 +4,7 @@ use access::Principal;
 use commands::{AnyCommand, CommandContext, DispatchError, dispatch};
 use schemas::engine::TenantId;
 use schemas::saga::{SagaStep, SagaTimer};
-use store::{Causes, IdempotencyClaim, KeyUse, LogFilter, StoreError};
+use store::{Causes, IdempotencyClaim, Invariant, KeyUse, LogFilter, StoreError};
 
 use super::instance::{Instance, TimerState};
 use super::process::command_id;
@@ -37,10 +37,18 @@ pub(super) enum AttemptOutcome {
 }
 
 impl StepRunner {
-    pub(super) async fn attempt(&self, tenant: TenantId, row: &StepRow) -> AttemptOutcome {
+    /// Does what a row says.
+    ///
+    /// # Errors
+    /// Data of the tenant break a rule that always holds. All other failures are outcomes.
+    pub(super) async fn attempt(
+        &self,
+        tenant: TenantId,
+        row: &StepRow,
+    ) -> Result<AttemptOutcome, StoreError> {
         let _permit = match self.permits.acquire(tenant).await {
             Ok(permit) => permit,
-            Err(error) => return AttemptOutcome::Unavailable(error.to_string()),
+            Err(error) => return Ok(AttemptOutcome::Unavailable(error.to_string())),
         };
         let attempted = match &row.payload.work {
             StepAction::Send { command } => self.send_or_compensate(tenant, row, command).await,
@@ -57,7 +65,12 @@ impl StepRunner {
                 _ => AttemptOutcome::Completed(FollowUps::default()),
             }),
         };
-        attempted.unwrap_or_else(|error| AttemptOutcome::Unavailable(Causes(&error).to_string()))
+        match attempted {
+            Err(error) if !error.is_violation() => {
+                Ok(AttemptOutcome::Unavailable(Causes(&error).to_string()))
+            }
+            attempted => attempted,
+        }
     }
 
     async fn send(&self, tenant: TenantId, row: &StepRow, command: &AnyCommand) -> AttemptOutcome {
@@ -120,7 +133,16 @@ impl StepRunner {
     }
 
     async fn send_recorded(&self, tenant: TenantId, row: &StepRow) -> Result<AttemptOutcome, StoreError> {
-        let recorded = self.instance(tenant, row).await?.command(row.trigger_event, &row.step);
+        let instance = self.instance(tenant, row).await?;
+        let broken = match instance.has_step(row.trigger_event, &row.step) {
+            Some(true) => None,
+            Some(false) => Some(Invariant::StepCommandId),
+            None => Some(Invariant::ReactionRecorded),
+        };
+        if let Some(invariant) = broken {
+            return Err(self.tenant(tenant).violation(invariant, row.payload.trigger_position));
+        }
+        let recorded = instance.command(row.trigger_event, &row.step);
         let Some(recorded) = recorded else {
             // The command may have taken effect before its outcome was recorded, and the subject may have been erased
             // since.

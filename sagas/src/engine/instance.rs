@@ -12,10 +12,10 @@ use schemas::saga::{
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use store::{StoreError, TenantStore};
+use store::{Invariant, StoreError, TenantStore};
 use uuid::Uuid;
 
-use super::process::compensation_label;
+use super::process::{command_id, compensation_label};
 
 /// State of a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,10 +64,15 @@ pub struct Instance {
     completed: Vec<String>,
     /// Compensations that were started, by the step whose failure started them.
     compensated: BTreeMap<String, Vec<SagaStep>>,
+    /// The position of the first event whose command id does not derive from the instance and the label of the step.
+    foreign_command_at: Option<u64>,
 }
 
 impl Instance {
     /// Reads and folds an instance's stream.
+    ///
+    /// # Errors
+    /// A violation if the command id of a step does not derive from the instance and the label of the step.
     pub(super) async fn load(tenant: &TenantStore, process: &str, id: Uuid) -> Result<Self, StoreError> {
         let mut instance = Self::default();
         let stream = instance_stream(process, id);
@@ -75,7 +80,10 @@ impl Instance {
         while let Some(event) = events.try_next().await? {
             instance.apply(process, &event)?;
         }
-        Ok(instance)
+        match instance.foreign_command_at {
+            Some(position) => Err(tenant.violation(Invariant::StepCommandId, position)),
+            None => Ok(instance),
+        }
     }
 
     /// Folds the events of an instance.
@@ -92,16 +100,19 @@ impl Instance {
         match SagaFact::of(&event.event_type, process) {
             Some(SagaFact::Reacted) => self.reacted(read(event)?),
             Some(SagaFact::StepCompleted) => {
-                let SagaStepCompleted { step, .. } = read(event)?;
+                let SagaStepCompleted { step, command_id } = read(event)?;
+                self.check_command_id(process, event, &step, command_id);
                 self.completed.push(step.clone());
                 self.steps.insert(step, StepState::Completed);
             }
             Some(SagaFact::StepFailed) => {
-                let SagaStepFailed { step, .. } = read(event)?;
+                let SagaStepFailed { step, command_id, .. } = read(event)?;
+                self.check_command_id(process, event, &step, command_id);
                 self.steps.insert(step, StepState::Failed);
             }
             Some(SagaFact::StepDiscarded) => {
-                let SagaStepDiscarded { step, .. } = read(event)?;
+                let SagaStepDiscarded { step, command_id, .. } = read(event)?;
+                self.check_command_id(process, event, &step, command_id);
                 self.steps.insert(step, StepState::Discarded);
             }
             Some(SagaFact::TimerFired) => {
@@ -121,6 +132,13 @@ impl Instance {
             None => {}
         }
         Ok(())
+    }
+
+    fn check_command_id(&mut self, process: &str, event: &RecordedEvent, step: &str, id: Uuid) {
+        let derived = event.stream.uuid().map(|instance| command_id(process, instance, step));
+        if derived != Some(id) {
+            self.foreign_command_at.get_or_insert(event.position);
+        }
     }
 
     fn reacted(&mut self, reacted: SagaReacted) {
@@ -158,6 +176,11 @@ impl Instance {
     /// The recorded reaction to an event, if any.
     pub(super) fn reaction_to(&self, event: Uuid) -> Option<&SagaReacted> {
         self.reactions.get(&event)
+    }
+
+    /// Whether the reaction to an event has a step with this label. `None` without a reaction.
+    pub(super) fn has_step(&self, trigger: Uuid, step: &str) -> Option<bool> {
+        Some(self.reaction_to(trigger)?.steps.iter().any(|wanted| wanted.step == step))
     }
 
     /// The command of a step as the reaction to an event recorded it; `None` if it cannot be decrypted.
@@ -251,7 +274,15 @@ mod tests {
     }
 
     fn completed(step: &str) -> (SagaFact, Value) {
-        (SagaFact::StepCompleted, json!({"step": step, "command_id": Uuid::nil()}))
+        (SagaFact::StepCompleted, json!({"step": step, "command_id": command_id(NAME, Uuid::nil(), step)}))
+    }
+
+    #[test]
+    fn a_command_id_that_does_not_derive_from_its_step_is_found() {
+        let foreign =
+            |step: &str| (SagaFact::StepCompleted, json!({"step": step, "command_id": Uuid::nil()}));
+        assert_eq!(folded(&[completed("a"), completed("b")]).foreign_command_at, None);
+        assert_eq!(folded(&[completed("a"), foreign("b"), foreign("c")]).foreign_command_at, Some(2));
     }
 
     #[test]

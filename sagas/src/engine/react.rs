@@ -13,7 +13,7 @@ use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream}
 use serde_json::Value;
 use store::feed::{Batch, BatchOutcome, Consumer};
 use store::{
-    AppendError, DeadLetter, DeadLetterStatus, ExpectedVersion, IdempotencyClaim, NewEvent, Store,
+    AppendError, DeadLetter, DeadLetterStatus, ExpectedVersion, IdempotencyClaim, Invariant, NewEvent, Store,
     StoreError, StreamAppend, TenantStore, TenantTransaction,
 };
 use tokio::sync::mpsc;
@@ -214,10 +214,10 @@ async fn react_batch<'a>(
             Ok(receipt) if receipt.duplicate => {
                 let id = receipt.stream.uuid().unwrap_or(instance);
                 let current = Instance::load(tenant, process.name(), id).await?;
-                let recorded = current.reaction_to(event.event_id).cloned().ok_or_else(|| {
-                    let (stream, version) = (&receipt.stream, receipt.version);
-                    StoreError::Corrupt(format!("{stream} at version {version} is no reaction"))
-                })?;
+                let recorded = current
+                    .reaction_to(event.event_id)
+                    .cloned()
+                    .ok_or_else(|| tenant.violation(Invariant::ReactionRecorded, receipt.position))?;
                 follow_ups(event, id, recorded, Some(&current))
             }
             Ok(_) => follow_ups(event, instance, reacted, None),

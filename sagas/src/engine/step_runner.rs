@@ -11,7 +11,8 @@ use commands::Executor;
 use fairness::{Limits, Permits};
 use schemas::engine::{TenantId, clock, ids};
 use store::{
-    Causes, DeadLetter, DeadLetterStatus, StoreError, StreamAppend, TenantStore, TenantTransaction, Workload,
+    AppendError, Causes, DeadLetter, DeadLetterStatus, StoreError, StreamAppend, TenantStore,
+    TenantTransaction, VIOLATION_RETRY_INTERVAL, Workload,
 };
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -105,6 +106,11 @@ impl StepRunner {
                 Some(tenant) = notifications.recv() => queue.add(tenant),
                 Some(ended) = tasks.join_next_with_id() => {
                     let (id, more) = match ended {
+                        Ok((id, Err(error))) if error.is_violation() => {
+                            // The violation is already reported.
+                            queue.pause(working[&id], Instant::now() + VIOLATION_RETRY_INTERVAL);
+                            (id, Ok(false))
+                        }
                         Ok((id, result)) => (id, result.map_err(|error| Causes(&error).to_string())),
                         Err(error) => (error.id(), Err(error.to_string())),
                     };
@@ -162,13 +168,17 @@ impl StepRunner {
     /// Runs a tenant's due steps until none are left or its time slice is over. Returns whether there may be more.
     /// New steps are claimed while others run, so a slow step delays no other.
     /// Steps that end at the same time are recorded together.
+    ///
+    /// # Errors
+    /// The database fails, or data of the tenant break a rule that always holds. Steps in progress are dropped; they
+    /// are claimed again when their lease has expired.
     async fn run_tenant(
         self: Arc<Self>,
         tenant: TenantId,
         wakeup: Arc<Notify>,
         cancel: CancellationToken,
     ) -> Result<bool, StoreError> {
-        let mut in_progress: JoinSet<(StepRow, AttemptOutcome)> = JoinSet::new();
+        let mut in_progress: JoinSet<(StepRow, Result<AttemptOutcome, StoreError>)> = JoinSet::new();
         let mut more = true;
         let begun = Instant::now();
         loop {
@@ -199,7 +209,16 @@ impl StepRunner {
                     for error in panicked.into_iter().filter_map(Result::err) {
                         tracing::error!(saga = self.saga(), %tenant, error = %Causes(&error), "a step is taken up again later");
                     }
-                    more |= self.record_outcomes(tenant, ended.into_iter().flatten().collect()).await?;
+                    let mut outcomes = Vec::new();
+                    let mut violated = Ok(());
+                    for (row, outcome) in ended.into_iter().flatten() {
+                        match outcome {
+                            Ok(outcome) => outcomes.push((row, outcome)),
+                            Err(violation) => violated = Err(violation),
+                        }
+                    }
+                    more |= self.record_outcomes(tenant, outcomes).await?;
+                    violated?;
                 }
                 () = wakeup.notified() => more = true,
             }
@@ -239,7 +258,7 @@ impl StepRunner {
             facts.extend(fact.map(|fact| (results.len(), fact)));
             results.push((row, outcome));
         }
-        self.record(tenant, facts, &mut results).await;
+        self.record(tenant, facts, &mut results).await?;
         let mut late = Vec::new();
         for index in completed {
             if let (row, StepResult::Completed(follow_ups)) = &mut results[index] {
@@ -248,7 +267,7 @@ impl StepRunner {
                 );
             }
         }
-        self.record(tenant, late, &mut results).await;
+        self.record(tenant, late, &mut results).await?;
         let transaction = self.tenant(tenant).begin_worker_transaction().await?;
         self.write(&transaction, &results).await?;
         transaction.commit().await?;
@@ -261,19 +280,25 @@ impl StepRunner {
     }
 
     /// Appends events. A step whose event was not recorded is retried.
+    ///
+    /// # Errors
+    /// Data of the tenant break a rule that always holds.
     async fn record(
         &self,
         tenant: TenantId,
         facts: Vec<(usize, StreamAppend)>,
         results: &mut [(StepRow, StepResult)],
-    ) {
+    ) -> Result<(), StoreError> {
         let (indices, appends): (Vec<usize>, Vec<StreamAppend>) = facts.into_iter().unzip();
         let receipts = self.tenant(tenant).append_all(appends).await;
         for (index, receipt) in indices.into_iter().zip(receipts) {
-            if let Err(error) = receipt {
-                results[index].1 = StepResult::Deferred(Causes(&error).to_string());
+            match receipt {
+                Ok(_) => {}
+                Err(AppendError::Unavailable(error)) if error.is_violation() => return Err(error),
+                Err(error) => results[index].1 = StepResult::Deferred(Causes(&error).to_string()),
             }
         }
+        Ok(())
     }
 
     /// Compensates a step that took effect while its instance was compensating.

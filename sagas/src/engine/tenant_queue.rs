@@ -6,6 +6,7 @@ use std::sync::Arc;
 use futures::FutureExt;
 use schemas::engine::TenantId;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Tenants with due steps. Each tenant is queued at most once.
 #[derive(Default)]
@@ -14,15 +15,28 @@ pub(super) struct TenantQueue {
     queued: HashSet<TenantId>,
     /// Tenants that a worker handles now, and how to notify the worker of more steps.
     active: HashMap<TenantId, Arc<Notify>>,
+    /// Tenants whose data break a rule that always holds, and when each is handled again.
+    paused: HashMap<TenantId, Instant>,
 }
 
 impl TenantQueue {
     pub(super) fn add(&mut self, tenant: TenantId) {
+        if let Some(until) = self.paused.get(&tenant) {
+            if Instant::now() < *until {
+                return;
+            }
+            self.paused.remove(&tenant);
+        }
         if let Some(wakeup) = self.active.get(&tenant) {
             wakeup.notify_one();
         } else if self.queued.insert(tenant) {
             self.waiting.push_back(tenant);
         }
+    }
+
+    /// Ignores the tenant until this time.
+    pub(super) fn pause(&mut self, tenant: TenantId, until: Instant) {
+        self.paused.insert(tenant, until);
     }
 
     pub(super) fn next(&mut self) -> Option<(TenantId, Arc<Notify>)> {
@@ -45,9 +59,24 @@ impl TenantQueue {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use uuid::Uuid;
 
     use super::*;
+
+    #[test]
+    fn a_paused_tenant_is_ignored_until_its_pause_is_over() {
+        let (a, b) = (TenantId(Uuid::from_u128(1)), TenantId(Uuid::from_u128(2)));
+        let mut queue = TenantQueue::default();
+        queue.pause(a, Instant::now() + Duration::from_hours(1));
+        queue.add(a);
+        queue.add(b);
+        assert_eq!((queue.next().map(|(tenant, _)| tenant), queue.next().is_none()), (Some(b), true));
+        queue.pause(a, Instant::now());
+        queue.add(a);
+        assert_eq!(queue.next().map(|(tenant, _)| tenant), Some(a));
+    }
 
     #[test]
     fn a_tenant_is_at_work_once_and_comes_again_when_a_hint_was_not_heard() {

@@ -1,5 +1,7 @@
 //! Plans a flush from known heads, versions, receipts and reservations. Pure functions without I/O.
 
+mod gaps;
+
 use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
@@ -141,6 +143,7 @@ pub(super) fn plan(
         };
         plan.decisions.push(decision);
     }
+    plan.refuse_gaps(batch);
     plan
 }
 

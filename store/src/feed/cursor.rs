@@ -22,6 +22,8 @@ pub(super) struct FeedCursor {
     in_flight_to: Option<u64>,
     state: State,
     failures: u32,
+    /// A checkpoint that was beyond the head. It is not used, even if the head has passed it since.
+    refused: Option<u64>,
 }
 
 #[derive(Default, PartialEq, Eq)]
@@ -35,6 +37,7 @@ enum State {
 /// The input of one batch.
 pub(super) struct CursorBatch {
     pub(super) checkpoint: Option<u64>,
+    pub(super) refused: Option<u64>,
     log_id: Option<LogId>,
     events: Vec<RecordedEvent>,
 }
@@ -119,7 +122,7 @@ impl FeedCursor {
         let count = self.buffer.len().min(limit);
         let events: Vec<RecordedEvent> = self.buffer.drain(..count).collect();
         self.in_flight_to = events.last().map(|event| event.position);
-        CursorBatch { checkpoint: self.checkpoint, log_id: self.log_id, events }
+        CursorBatch { checkpoint: self.checkpoint, refused: self.refused, log_id: self.log_id, events }
     }
 
     /// Ends a batch with the checkpoint at this position of this log.
@@ -132,8 +135,21 @@ impl FeedCursor {
             self.head = checkpoint;
         }
         self.set_checkpoint(Some(checkpoint));
+        self.refused = None;
         self.failures = 0;
         self.state = State::Idle;
+    }
+
+    /// Forgets a stored checkpoint that is beyond the head or was refused, so that the next batch looks it up.
+    pub(super) fn doubt(&mut self, stored: u64, is_beyond: bool) {
+        if self.state != State::Busy && (is_beyond || self.refused == Some(stored)) {
+            self.checkpoint = None;
+        }
+    }
+
+    /// Does not use this checkpoint, until the stored one is another.
+    pub(super) fn refuse(&mut self, checkpoint: u64) {
+        self.refused = Some(checkpoint);
     }
 
     /// Ends a batch after a conflict: the checkpoint is looked up again after a delay.
@@ -281,6 +297,30 @@ mod tests {
         cursor.resume();
         assert!(cursor.is_due());
         assert_eq!(cursor.begin(10).checkpoint, None);
+    }
+
+    #[test]
+    fn a_checkpoint_beyond_the_head_is_looked_up_until_it_is_another() {
+        let mut cursor = cursor_at(5);
+        let observed = |cursor: &mut FeedCursor, head: u64, stored: u64| {
+            cursor.observe(LOG, head, stored);
+            cursor.doubt(stored, stored > head);
+            cursor.checkpoint
+        };
+        assert_eq!(observed(&mut cursor, 6, 9), None);
+        let prepared = cursor.begin(10);
+        assert_eq!((prepared.checkpoint, prepared.refused), (None, None));
+        cursor.refuse(9);
+        cursor.fail();
+        cursor.resume();
+        assert_eq!(observed(&mut cursor, 12, 9), None, "although the head has passed it");
+        assert_eq!(cursor.begin(10).refused, Some(9));
+        cursor.fail();
+        cursor.resume();
+        assert_eq!(observed(&mut cursor, 12, 6), Some(6));
+        cursor.begin(10);
+        cursor.end(LOG, 9);
+        assert_eq!(observed(&mut cursor, 12, 9), Some(9), "now it was reached");
     }
 
     #[test]

@@ -365,3 +365,38 @@ fn an_unknown_tenant_is_said_to_be_unknown() {
     let unknown = Decision::Answer { result: Err(AppendError::TenantUnknown), requires_swap: false };
     assert_eq!(format!("{:?}", given.plan().decisions[0]), format!("{unknown:?}"));
 }
+
+#[test]
+fn a_plan_with_a_gap_is_refused_for_its_tenant_alone() {
+    let mut given = given_head(4).fresh(1, 0).fresh(2, 3).append(1, ExpectedVersion::Any, 2).append(
+        2,
+        ExpectedVersion::Any,
+        1,
+    );
+    let other = TenantId(Uuid::from_u128(9));
+    given.view.insert(other, given.view[&given.tenant].clone());
+    given.tenant = other;
+    let given = given.append(2, ExpectedVersion::Any, 1);
+    let refused = |change: fn(&mut Plan)| {
+        let mut plan = given.plan();
+        assert_eq!((plan.rows.len(), plan.moves.len()), (4, 2), "the rules hold for what was planned");
+        change(&mut plan);
+        plan.refuse_gaps(&given.batch);
+        assert!(matches!(&plan.decisions[2], Decision::Write(receipt) if receipt.position == 5));
+        assert_eq!(plan.rows.iter().map(|row| row.tenant).collect::<Vec<_>>(), [other]);
+        assert_eq!(plan.moves.keys().collect::<Vec<_>>(), [&other]);
+        let violation = |decision: &Decision| match decision {
+            Decision::Answer { result: Err(AppendError::Unavailable(error)), requires_swap: false } => {
+                error.to_string()
+            }
+            decision => panic!("{decision:?}"),
+        };
+        assert_eq!(violation(&plan.decisions[0]), violation(&plan.decisions[1]));
+        violation(&plan.decisions[0])
+    };
+    let positions = "the invariant log_positions does not hold at position";
+    assert_eq!(refused(|plan| plan.rows[1].position += 1), format!("{positions} 6"));
+    assert_eq!(refused(|plan| drop(plan.rows.remove(2))), format!("{positions} 7"));
+    let versions = "the invariant stream_versions does not hold at position";
+    assert_eq!(refused(|plan| plan.rows[1].version += 1), format!("{versions} 6"));
+}

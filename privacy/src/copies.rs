@@ -1,18 +1,20 @@
 //! Finds erasures that JetStream has and the logs do not. A restored database may have lost them.
 
 use std::collections::{HashMap, HashSet};
-use std::ops::ControlFlow;
+use std::sync::Arc;
 
-use async_nats::jetstream::consumer::DeliverPolicy;
+use futures::future::BoxFuture;
+use nats::message::MessageKey;
+use nats::relay::read_category;
+use nats::{Nats, NatsError};
 use schemas::engine::{Event, LogId, TenantId, TenantSlug};
 use schemas::privacy::subject::SubjectEvent;
-use store::Store;
+use store::{Store, StoreError};
 use uuid::Uuid;
 
-use crate::connection::SUBJECT_ROOT;
-use crate::message::MessageKey;
-use crate::relay::stream_reader;
-use crate::{Nats, NatsError};
+/// Asks copies of the logs for erasures that the copies have and the logs do not. It ends within a bounded time.
+pub type DerivedCopies =
+    Arc<dyn Fn() -> BoxFuture<'static, Result<Vec<(TenantId, Uuid)>, StoreError>> + Send + Sync>;
 
 /// Known logs, with the tenant and the last position up to which the tenant's current log has the events.
 type Logs = HashMap<LogId, (TenantId, u64)>;
@@ -29,16 +31,14 @@ pub async fn lost_erasures(store: &Store, nats: &Nats) -> Result<Vec<(TenantId, 
     }
     let logs = logs(store).await?;
     let mut lost: HashSet<(TenantSlug, LogId, Uuid)> = HashSet::new();
-    let filter = format!("{SUBJECT_ROOT}.*.{}.>", SubjectEvent::CATEGORY);
-    let (key, end) = (MessageKey::of(store.key()), stream.state.last_sequence);
-    stream_reader::read(nats, &key, DeliverPolicy::All, filter, end, |_, published| {
-        if let Some(published) = published
-            && logs.get(&published.log).is_none_or(|(_, kept_to)| published.position > *kept_to)
+    let key = MessageKey::of(store.key());
+    let (category, end) = (SubjectEvent::CATEGORY, stream.state.last_sequence);
+    read_category(nats, &key, category, end, |published| {
+        if logs.get(&published.log).is_none_or(|(_, kept_to)| published.position > *kept_to)
             && let Some(subject) = published.stream.uuid()
         {
             lost.insert((published.tenant, published.log, subject));
         }
-        ControlFlow::Continue(())
     })
     .await?;
     let mut subjects = HashSet::new();

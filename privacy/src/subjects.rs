@@ -1,18 +1,17 @@
-//! The use cases of an erasure: finds the subject, and erases it in one of its streams.
+//! Subjects: whose personal data it is, whether it is erased, and how it is erased in one of its streams.
 
 use bytes::Bytes;
+use commands::identity::user::{EMAIL, PASSWORD};
+use commands::{
+    CommandContext, CommandResult, CommandSideEffects, Customer, Decider, ExecuteError, Executor, Rejection,
+    Subject, User,
+};
 use schemas::crm::customer::EraseCustomer;
 use schemas::engine::{StreamName, TenantId, ids};
 use schemas::identity::user::EraseUser;
+use schemas::privacy::subject::ErasureStatus;
 use store::{Secret, StoreError};
 use uuid::Uuid;
-
-use crate::engine::context::{CommandContext, CommandSideEffects};
-use crate::engine::decider::{Decider, Rejection};
-use crate::engine::executor::Executor;
-use crate::engine::outcome::{CommandResult, ExecuteError};
-use crate::identity::user::{EMAIL, PASSWORD};
-use crate::{Customer, User};
 
 /// The subject of a user's personal data, which is the user. `None` if the user does not exist.
 ///
@@ -38,6 +37,16 @@ pub async fn subject_of_customer(
 ) -> Result<Option<Uuid>, StoreError> {
     let loaded = executor.load::<Customer>(tenant, customer).await?;
     Ok(loaded.map(|(loaded, _)| loaded.user_id.unwrap_or(customer)))
+}
+
+/// Whether the log has recorded that the subject is erased.
+pub(crate) async fn is_erased(
+    executor: &Executor,
+    tenant: TenantId,
+    subject: Uuid,
+) -> Result<bool, StoreError> {
+    let loaded = executor.load::<Subject>(tenant, subject).await?;
+    Ok(loaded.is_some_and(|(loaded, _)| loaded.status == ErasureStatus::Erased))
 }
 
 /// Erases the subject in the aggregate of a stream, and deletes what it holds outside the log (reservations, secrets).

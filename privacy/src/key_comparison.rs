@@ -7,9 +7,11 @@ use std::time::Duration;
 use chrono::TimeDelta;
 use keyring::StoredKey;
 use schemas::engine::{TenantId, clock};
-use store::{Causes, EventWithoutKey, Store, StoreError, Workload};
+use store::{Causes, Store, StoreError, Workload};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
+
+use crate::key_rows::{EventWithoutKey, events_without_key, uses_key};
 
 /// How often all keys are compared.
 const COMPARISON_INTERVAL: Duration = Duration::from_hours(6);
@@ -47,7 +49,7 @@ pub(crate) async fn run(store: Store, cancel: CancellationToken) {
     loop {
         let compared = tokio::select! {
             () = cancel.cancelled() => return,
-            compared = compare(&store, |tenant| assignment.owns(tenant)) => compared,
+            compared = compare_keys(&store, |tenant| assignment.owns(tenant)) => compared,
         };
         let pause = match compared {
             Ok(compared) => {
@@ -88,7 +90,10 @@ fn report(compared: &KeyComparison) {
 ///
 /// # Errors
 /// [`StoreError`] if the database or the key store fails.
-pub async fn compare(store: &Store, owns: impl Fn(TenantId) -> bool) -> Result<KeyComparison, StoreError> {
+pub async fn compare_keys(
+    store: &Store,
+    owns: impl Fn(TenantId) -> bool,
+) -> Result<KeyComparison, StoreError> {
     let mut compared = KeyComparison::default();
     let Some(keyring) = store.keyring() else { return Ok(compared) };
     for head in store.heads().await?.into_iter().filter(|head| owns(head.tenant)) {
@@ -97,7 +102,7 @@ pub async fn compare(store: &Store, owns: impl Fn(TenantId) -> bool) -> Result<K
         let mut after = 0;
         while after < head.position {
             let to = (after + LOG_PAGE_SIZE).min(head.position);
-            for event in tenant.events_without_key(after, to).await? {
+            for event in events_without_key(&tenant, after, to).await? {
                 if known.insert(event.key) {
                     compared.missing_count += 1;
                     if compared.missing.len() < FINDINGS_MAX {
@@ -116,7 +121,7 @@ pub async fn compare(store: &Store, owns: impl Fn(TenantId) -> bool) -> Result<K
         after = Some(last);
         for key in page.into_iter().filter(|key| owns(key.tenant)) {
             let is_young = clock::now() - key.created_at < UNUSED_AGE_MIN;
-            if !is_young && !store.tenant(key.tenant).uses_key(&key).await? {
+            if !is_young && !uses_key(&store.tenant(key.tenant), &key).await? {
                 compared.unused_count += 1;
                 if compared.unused.len() < FINDINGS_MAX {
                     compared.unused.push(key);

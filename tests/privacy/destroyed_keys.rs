@@ -1,27 +1,19 @@
 //! Where every key is destroyed, everything can still be replayed: each aggregate, each read model, each saga.
 
-use std::sync::Arc;
-
-use commands::{CommandSideEffects, Customer, Executor, Subject, User};
-use futures::{FutureExt, TryStreamExt};
+use commands::{Customer, Executor, User};
+use futures::TryStreamExt;
 use projections::{Customers, Users};
-use schemas::engine::StreamName;
-use schemas::privacy::subject::RequestErasure;
 use schemas::saga::instance_stream;
 use store::{LogFilter, TenantStore};
 use tokio_util::sync::CancellationToken;
 
-use crate::support::eventually;
 use crate::support::key_stores::{KeyStoreKind, over_both_key_stores};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, random_history, silent, system, users};
+use crate::support::read_models::{caught_up, customers, eager, random_history, silent, users};
 use crate::support::saga_engine::{Engine, register, settled};
 
-over_both_key_stores!(
-    a_replay_without_any_key_succeeds_everywhere,
-    an_erasure_waits_for_the_read_models_and_survives_any_interruption,
-);
+over_both_key_stores!(a_replay_without_any_key_succeeds_everywhere);
 
 const ONBOARDING: &str = "customer_onboarding";
 
@@ -105,65 +97,4 @@ async fn a_replay_without_any_key_succeeds_everywhere(keys: KeyStoreKind) {
         assert_eq!(tenant.head().await.expect("a head").position, before);
         assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
     }
-}
-
-/// Carries out erasures until dropped.
-fn eraser(database: &Database, store: &store::Store) -> tokio_util::task::AbortOnDropHandle<()> {
-    let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
-    let executor = Executor::new(store.clone(), 100);
-    tokio_util::task::AbortOnDropHandle::new(tokio::spawn(sagas::erasure::run(
-        executor,
-        database.keyring(),
-        read_models,
-        Arc::new(|| std::future::ready(Ok(Vec::new())).boxed()),
-        silent(),
-        CancellationToken::new(),
-    )))
-}
-
-async fn an_erasure_waits_for_the_read_models_and_survives_any_interruption(keys: KeyStoreKind) {
-    let database = Database::with_keys(keys).await;
-    let store = database.store().await;
-    let executor = Arc::new(Executor::new(store.clone(), 100));
-    let tenant = open_tenant(&store, "acme").await;
-    let id = crate::support::read_models::register(&executor, &tenant, "Ada").await;
-    let subject =
-        executor.load::<Customer>(tenant.id(), id).await.expect("loads").expect("is there").0.user_id;
-    let subject = subject.expect("a user");
-    let request = RequestErasure { reason: None };
-    executor
-        .execute::<Subject>(&system(&tenant), subject, request, CommandSideEffects::default())
-        .await
-        .expect("asked for");
-
-    // Interrupted again and again, at whatever point that is.
-    for millis in [0, 50, 100, 200, 400, 600, 700] {
-        let eraser = eraser(&database, &store);
-        drop(
-            tokio::time::timeout(std::time::Duration::from_millis(millis), std::future::pending::<()>())
-                .await,
-        );
-        drop(eraser);
-    }
-    let _eraser = eraser(&database, &store);
-    let stream = StreamName::new("privacy.subject", subject);
-    eventually("the customer forgets", || async {
-        let types = crate::support::saga_engine::types(&tenant, &StreamName::new("crm.customer", id)).await;
-        (types.last().map(String::as_str) == Some("crm.customer.erased.v1")).then_some(types)
-    })
-    .await;
-    assert_eq!(
-        crate::support::saga_engine::types(&tenant, &stream).await.len(),
-        1,
-        "no read model has come there yet"
-    );
-    let keeping = projections::run_all(store.clone(), silent, eager(), CancellationToken::new());
-    let _keeping = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(keeping));
-    eventually("the erasure is recorded", || async {
-        (crate::support::saga_engine::types(&tenant, &stream).await.len() == 2).then_some(())
-    })
-    .await;
-    let types = crate::support::saga_engine::types(&tenant, &StreamName::new("crm.customer", id)).await;
-    assert_eq!(types, ["crm.customer.registered.v1", "crm.customer.erased.v1"], "each once");
-    assert!(customers(&tenant).await[&id].name.is_empty());
 }
