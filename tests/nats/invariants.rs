@@ -11,7 +11,7 @@ use crate::support::violations::Reports;
 
 /// Head and acknowledged position of a tenant.
 async fn progress(store: &Store, slug: &str) -> (u64, u64) {
-    let all = nats::relay::progress::all(&store).await.expect("reads");
+    let all = nats::relay::progress::all(store).await.expect("reads");
     let row = all.iter().find(|row| row.slug.as_str() == slug).expect("the tenant is there");
     (row.head, row.acked)
 }
