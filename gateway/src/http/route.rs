@@ -123,6 +123,28 @@ impl Route {
         }
     }
 
+    /// `GET` for callers with the permission. The activity log records every read.
+    pub fn recorded_get(path: &'static str, permission: &'static Permission) -> Self {
+        Self::get(path, permission).with_audit(AuditRule::Access)
+    }
+
+    /// A write that changes rights. The use case checks the caller's own events.
+    pub fn rights_change(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::write(method, path, permission)
+            .authority(AuthoritySource::UseCase)
+            .with_audit(AuditRule::RightsChange)
+    }
+
+    /// A write whose effect outlives the caller's token. The caller's own events are locked until it has committed.
+    pub fn locked_write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::write(method, path, permission).authority(AuthoritySource::LockedEvents)
+    }
+
+    /// A [`locked_write`](Self::locked_write) that issues, exchanges or revokes a credential.
+    pub fn credential_change(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::locked_write(method, path, permission).with_audit(AuditRule::CredentialChange)
+    }
+
     /// The method's name; `*` for all methods.
     pub fn method_name(&self) -> &str {
         self.method.as_ref().map_or("*", Method::as_str)
@@ -149,6 +171,12 @@ impl Route {
     #[must_use]
     pub fn idempotency(self, idempotency: Idempotency) -> Self {
         Self { idempotency, ..self }
+    }
+
+    /// Returns the route with stored answers.
+    #[must_use]
+    pub fn stored(self, retention: AnswerRetention) -> Self {
+        self.idempotency(Idempotency::Stored(retention))
     }
 
     /// Whether it accepts an `Idempotency-Key`.
