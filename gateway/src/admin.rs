@@ -7,7 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::auth::Operator;
-use crate::http::route::{AccessRule, AuditRule, Route};
+use crate::http::route::{AccessRule, AuditRule, Credential, Route};
 use crate::http::{ErrorCode, Problem};
 use crate::routes::Routes;
 
@@ -15,7 +15,9 @@ const STATUS_PAGE_HTML: &str = include_str!("admin/status.html");
 
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
-    let operator = |path| Route::any(path).access(AccessRule::Handler).with_audit(AuditRule::Operator);
+    let operator = |path| {
+        Route::any(path).access(AccessRule::Handler(Credential::Token)).with_audit(AuditRule::Operator)
+    };
     routes
         .add(Route::public(Method::GET, "/"), status_page)
         .add(operator("/admin"), not_found)

@@ -88,7 +88,7 @@ async fn authorize_request(
     mut request: Request,
 ) -> Result<(Request, Option<FreshAuthority>), Problem> {
     let permission = match route.access {
-        AccessRule::Public | AccessRule::Handler => return Ok((request, None)),
+        AccessRule::Public | AccessRule::Handler(_) => return Ok((request, None)),
         AccessRule::Token => None,
         AccessRule::Permission(permission) => Some(permission),
     };

@@ -19,8 +19,17 @@ pub enum AccessRule {
     Token,
     /// A caller with an access token and this permission.
     Permission(&'static Permission),
-    /// The handler checks the credential, because it is not in the header `Authorization`.
-    Handler,
+    /// The handler checks the credential, because it may be outside the header `Authorization`.
+    Handler(Credential),
+}
+
+/// The credential that a handler checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// An access token.
+    Token,
+    /// An access token, or a ticket in the query.
+    TokenOrTicket,
 }
 
 /// How the activity log records a request. Refusals are always recorded.
@@ -250,9 +259,9 @@ impl RouteTable {
             let Route { path, access, audit, .. } = &*route;
             let access = match access {
                 AccessRule::Public => "nothing".to_owned(),
-                AccessRule::Token => "a token".to_owned(),
+                AccessRule::Token | AccessRule::Handler(Credential::Token) => "a token".to_owned(),
                 AccessRule::Permission(permission) => permission.to_string(),
-                AccessRule::Handler => "a token or ticket".to_owned(),
+                AccessRule::Handler(Credential::TokenOrTicket) => "a token or ticket".to_owned(),
             };
             let audit = match audit {
                 AuditRule::Auditors => "",

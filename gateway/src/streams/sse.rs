@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use super::disconnect_reason::DisconnectReason;
 use super::session::{Session, SessionEvent, Sessions};
 use crate::auth::{Authenticator, Caller, EventSubscriber};
-use crate::http::route::{AccessRule, Route};
+use crate::http::route::{AccessRule, Credential, Route};
 use crate::http::tenancy::Tenancy;
 use crate::http::{ErrorCode, FieldError, Problem, RequestContext};
 use crate::rest::events::EventsQuery;
@@ -27,7 +27,7 @@ pub const PATH: &str = "/v1/events/stream";
 
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
-    let access = AccessRule::Handler;
+    let access = AccessRule::Handler(Credential::TokenOrTicket);
     routes.add(Route::public(Method::GET, PATH).access(access), follow)
 }
 

@@ -24,7 +24,7 @@ use crate::activity::ActivityLog;
 use crate::activity::layer::record_request;
 use crate::auth::{Authenticator, Caller, EventSubscriber};
 use crate::http::origin::AllowedOrigins;
-use crate::http::route::{AccessRule, Route};
+use crate::http::route::{AccessRule, Credential, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
 use crate::limits::HandshakeLimit;
 use crate::rest::events::EventsQuery;
@@ -47,7 +47,7 @@ const WRITE_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
-    let access = AccessRule::Handler;
+    let access = AccessRule::Handler(Credential::Token);
     routes.add(Route::public(Method::GET, "/v1/events/ws").access(access), follow)
 }
 
