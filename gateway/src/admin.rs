@@ -2,17 +2,30 @@
 //! machine are accepted, so that a web site cannot reach it by DNS rebinding.
 
 use axum::extract::Request;
-use axum::http::{HeaderValue, header};
+use axum::http::{HeaderValue, Method, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
 use crate::auth::Operator;
+use crate::http::route::{AccessRule, AuditRule, Credential, Route};
 use crate::http::{ErrorCode, Problem};
+use crate::routes::Routes;
 
 const STATUS_PAGE_HTML: &str = include_str!("admin/status.html");
 
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let operator = |path| {
+        Route::any(path).access(AccessRule::Handler(Credential::Token)).with_audit(AuditRule::Operator)
+    };
+    routes
+        .add(Route::public(Method::GET, "/"), status_page)
+        .add(operator("/admin"), not_found)
+        .add(operator("/admin/{*path}"), not_found)
+}
+
 /// `GET /`: names the product and its documentation.
-pub async fn status_page() -> Response {
+async fn status_page() -> Response {
     let headers = [
         (header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8")),
         (
@@ -24,7 +37,7 @@ pub async fn status_page() -> Response {
 }
 
 /// `/admin/...`: 404 for callers with a token of the audience `annals-operations`: the admin API does not exist yet.
-pub async fn not_found(_operator: Operator) -> Problem {
+async fn not_found(_operator: Operator) -> Problem {
     Problem::new(ErrorCode::NotFound)
 }
 

@@ -8,7 +8,7 @@ pub mod service_tokens;
 pub mod tickets;
 pub mod tokens;
 
-pub use caller::{Caller, Operator};
+pub use caller::{Authenticator, Caller, Operator};
 pub use event_subscriber::EventSubscriber;
 pub use keys::{KeyError, SigningKey};
 pub use passwords::{HashingConfig, Password, PasswordError, Passwords};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nats::Issuer;
 
-use crate::auth::HashingConfig;
+use crate::auth::passwords::HashingConfig;
 
 /// How long entries are kept.
 #[derive(Debug, Clone, Copy)]
@@ -13,6 +13,24 @@ pub struct ActivityRetention {
     pub max_age: Duration,
     /// So many of each tenant and kind.
     pub max_per_kind: u64,
+}
+
+/// Rules for the endpoints of webhooks.
+#[derive(Debug, Clone, Copy)]
+pub struct WebhookRules {
+    /// Whether webhooks may use plain HTTP and private addresses.
+    pub allow_private_addresses: bool,
+    /// Maximum dead letters of a webhook. At the maximum the webhook is disabled.
+    pub max_dead_letters_per_endpoint: u64,
+}
+
+/// Times of event streams.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamTimes {
+    /// How often an idle event stream sends a heartbeat, so that both ends notice a broken connection.
+    pub heartbeat_interval: Duration,
+    /// How long a client may read nothing of the pending events. Then its stream is closed.
+    pub slow_consumer_timeout: Duration,
 }
 
 /// Settings of the gateway.
@@ -28,20 +46,16 @@ pub struct GatewayConfig {
     pub hashing: HashingConfig,
     /// Maximum open event streams of this process. A further one gets 503.
     pub max_streams: usize,
-    /// How often an idle event stream sends a heartbeat, so that both ends notice a broken connection.
-    pub heartbeat_interval: Duration,
+    /// The times of event streams.
+    pub stream_times: StreamTimes,
     /// How long the activity log is kept, and how much of it.
     pub activity_retention: ActivityRetention,
     /// Issues credentials for integrators. None: the deployment has no credentials.
     pub credential_issuer: Option<Issuer>,
-    /// How long a client may read nothing of the pending events. Then its stream is closed.
-    pub slow_consumer_timeout: Duration,
     /// Origins (`https://app.example.com`) in addition to the gateway's own whose pages may call it, with credentials.
     pub cors_allowed_origins: Vec<String>,
-    /// Whether webhooks may use plain HTTP and private addresses.
-    pub allow_private_webhooks: bool,
-    /// Maximum dead letters of a webhook. At the maximum the webhook is disabled.
-    pub max_dead_letters_per_endpoint: u64,
+    /// The rules for webhooks.
+    pub webhooks: WebhookRules,
     /// Development mode: serves GraphiQL, and GraphQL errors suggest names.
     pub development: bool,
 }
@@ -61,18 +75,19 @@ impl Default for GatewayConfig {
                 max_wait: Duration::from_secs(3),
             },
             max_streams: 6_000,
-            heartbeat_interval: Duration::from_secs(15),
+            stream_times: StreamTimes {
+                heartbeat_interval: Duration::from_secs(15),
+                slow_consumer_timeout: Duration::from_secs(30),
+            },
             activity_retention: ActivityRetention {
                 max_age: Duration::from_hours(90 * 24),
                 max_per_kind: 100_000,
             },
             credential_issuer: None,
-            slow_consumer_timeout: Duration::from_secs(30),
             cors_allowed_origins: ["http://localhost:3000", "http://localhost:5173"]
                 .map(str::to_owned)
                 .into(),
-            allow_private_webhooks: false,
-            max_dead_letters_per_endpoint: 10_000,
+            webhooks: WebhookRules { allow_private_addresses: false, max_dead_letters_per_endpoint: 10_000 },
             development: false,
         }
     }

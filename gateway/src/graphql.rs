@@ -7,7 +7,8 @@ pub mod handler;
 pub mod identity;
 pub mod page;
 
-use async_graphql::{EmptySubscription, MergedObject, Schema};
+use async_graphql::{EmptySubscription, MergedObject, Schema, SchemaBuilder};
+use commands::Executor;
 
 use crm::customer::{CustomerMutations, CustomerQueries};
 use identity::user::{UserMutations, UserQueries};
@@ -23,19 +24,24 @@ pub struct Mutation(CustomerMutations, UserMutations);
 /// The public schema.
 pub type ApiSchema = Schema<Query, Mutation, EmptySubscription>;
 
-/// Builds the schema. Only in development it suggests names for misspelt ones: that costs time and reveals names.
-pub fn schema(dev: bool) -> ApiSchema {
+/// Builds the schema, whose mutations run on the executor. Only in development it suggests names for misspelt ones:
+/// that costs time and reveals names.
+pub fn schema(executor: Executor, dev: bool) -> ApiSchema {
+    let builder = builder().data(executor);
+    if dev { builder.finish() } else { builder.disable_suggestions().finish() }
+}
+
+fn builder() -> SchemaBuilder<Query, Mutation, EmptySubscription> {
     // The guard has checked every document before. These limits are a second check, wide enough for introspection.
-    let builder = Schema::build(Query::default(), Mutation::default(), EmptySubscription)
+    Schema::build(Query::default(), Mutation::default(), EmptySubscription)
         .limit_depth(32)
         .limit_recursive_depth(64)
-        .limit_directives(5);
-    if dev { builder.finish() } else { builder.disable_suggestions().finish() }
+        .limit_directives(5)
 }
 
 /// The schema in SDL, as committed in `gateway/schema.graphql`.
 pub fn sdl() -> String {
-    schema(false).sdl()
+    builder().finish().sdl()
 }
 
 /// The read models that a root field of a query reads, by the names of their checkpoints. A consistency token waits for
@@ -82,7 +88,7 @@ mod tests {
             "{{ __schema {{ types {{ {named} fields {{ {named} args {{ {named} }} }} inputFields {{ {named} }} \
              enumValues {{ {named} }} }} }} }}"
         );
-        let answer = schema(false).execute(query).await.into_result().expect("introspection works").data;
+        let answer = builder().finish().execute(query).await.into_result().expect("introspection works").data;
         let answer = answer.into_json().expect("JSON");
         let types = answer["__schema"]["types"].as_array().expect("types");
         let built_in = |name: &str| name.starts_with("__") || name == "ID";

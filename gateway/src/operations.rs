@@ -4,10 +4,11 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::metrics::describe;
-use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 use serde_json::json;
 use store::Store;
@@ -75,13 +76,18 @@ impl Operations {
     }
 }
 
+/// The routes: probes and metrics.
+pub fn routes() -> Router<Operations> {
+    Router::new().route("/livez", get(livez)).route("/readyz", get(readyz)).route("/metrics", get(metrics))
+}
+
 /// `GET /livez`: 200 while the process runs.
-pub async fn livez() -> Json<serde_json::Value> {
+async fn livez() -> Json<serde_json::Value> {
     Json(json!({ "status": "alive" }))
 }
 
 /// `GET /readyz`: 200 when the process can serve; 503 when it cannot or is stopping.
-pub async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
+async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
     let ping = tokio::time::timeout(PING_TIMEOUT, shared.store.ping()).await;
     let mut checks = serde_json::Map::new();
     let mut ready = !shared.stopping.is_cancelled();
@@ -97,7 +103,7 @@ pub async fn readyz(State(Operations(shared)): State<Operations>) -> Response {
 }
 
 /// `GET /metrics`: all metrics in the text format of Prometheus.
-pub async fn metrics(State(Operations(shared)): State<Operations>) -> Response {
+async fn metrics(State(Operations(shared)): State<Operations>) -> Response {
     shared.metrics.run_upkeep();
     let text = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     ([(header::CONTENT_TYPE, text)], shared.metrics.render()).into_response()

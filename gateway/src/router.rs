@@ -1,53 +1,65 @@
-//! The routes of the three listeners with their properties, and the layers around them.
+//! The resources of the three listeners, and the layers around them.
 
-use access::policy::{
-    AUDIT_READ, EVENTS_READ, POSITIONS_READ, TENANT_ADMINISTER, TENANTS_WRITE, USERS_READ, USERS_WRITE,
-};
 use axum::Router;
-use axum::http::Method;
+use axum::extract::FromRef;
 use axum::middleware::{from_fn, from_fn_with_state};
-use axum::routing::get;
 
-use store::requests::AnswerRetention;
-
-use crate::http::authorization::authorize;
+use crate::activity::ActivityLog;
+use crate::activity::layer::record_activity;
+use crate::http::authorization::{Authorization, authorize};
 use crate::http::catch_panic::{catch_panic, request_timeout};
 use crate::http::compression;
 use crate::http::cors::{self, Cors};
+use crate::http::origin::AllowedOrigins;
 use crate::http::request_log::log_request;
-use crate::http::route::{AccessRule, AuditRule, AuthoritySource, Idempotency, Route, RouteTable};
+use crate::http::route::RouteTable;
 use crate::http::{ErrorCode, Problem};
 use crate::operations::Operations;
 use crate::routes::Routes;
 use crate::state::Gateway;
-use crate::{activity, admin, graphql, operations, rest, streams};
+use crate::{admin, graphql, operations, rest, streams};
 
-const POST: Method = Method::POST;
-const PUT: Method = Method::PUT;
-const PATCH: Method = Method::PATCH;
-const DELETE: Method = Method::DELETE;
+/// The resources of the public listener that every process serves.
+const RESOURCES: [fn(Routes) -> Routes; 18] = [
+    // Identity and privacy.
+    rest::tenants::routes,
+    rest::auth::routes,
+    rest::users::routes,
+    rest::erasures::routes,
+    rest::jwks::routes,
+    // Events, and the events of external services.
+    rest::events::routes,
+    streams::sse::routes,
+    streams::websocket::routes,
+    rest::stream_tickets::routes,
+    rest::event_types::routes,
+    rest::external_streams::routes,
+    rest::contracts::routes,
+    // What auditors read.
+    rest::activities::routes,
+    rest::audit::routes,
+    rest::read_models::routes,
+    // Credentials of services and integrators, and deliveries to them.
+    rest::service_tokens::routes,
+    rest::credentials::routes,
+    rest::webhooks::routes,
+];
 
 impl Gateway {
     /// The routes of the public listener.
     pub fn public_router(&self) -> Router {
-        let (router, table) = public_routes(self.config.development).build();
-        let cors = from_fn_with_state(Cors::new(&self.config), cors::cors_layer);
-        let log_request = from_fn_with_state(table, log_request);
+        let (router, table) = public_routes(self.is_development()).build();
+        let cors = Cors::new(&AllowedOrigins::from_ref(self));
         self.with_layers(router)
-            .layer(cors)
-            .layer(log_request)
+            .layer(from_fn_with_state(cors, cors::cors_layer))
+            .layer(from_fn_with_state(table, log_request))
             .layer(compression::layer())
             .with_state(self.clone())
     }
 
     /// The routes of the admin listener.
     pub fn admin_router(&self) -> Router {
-        let operator = |path| Route::any(path).access(AccessRule::Handler).with_audit(AuditRule::Operator);
-        let routes = Routes::default()
-            .add(Route::public(Method::GET, "/"), admin::status_page)
-            .add(operator("/admin"), admin::not_found)
-            .add(operator("/admin/{*path}"), admin::not_found);
-        let (router, table) = routes.build();
+        let (router, table) = admin::routes(Routes::default()).build();
         self.with_layers(router.layer(from_fn(admin::require_local_host)))
             .layer(from_fn_with_state(table, log_request))
             .with_state(self.clone())
@@ -56,24 +68,23 @@ impl Gateway {
     /// The inner layers of every router: authorization, the activity log, panics, timeouts, and the fallbacks for
     /// unknown paths and methods.
     fn with_layers(&self, router: Router<Gateway>) -> Router<Gateway> {
+        let authorization =
+            Authorization::new(FromRef::from_ref(self), FromRef::from_ref(self), FromRef::from_ref(self));
         router
             .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
             .fallback(|| async { Problem::new(ErrorCode::NotFound) })
-            .layer(from_fn_with_state(self.clone(), authorize))
-            .layer(from_fn_with_state(self.clone(), activity::layer))
+            .layer(from_fn_with_state(authorization, authorize))
+            .layer(from_fn_with_state(ActivityLog::from_ref(self), record_activity))
             .layer(catch_panic())
             .layer(from_fn(request_timeout))
     }
 }
 
 impl Operations {
-    /// The routes of the operations listener: probes and metrics. All callers may call them, so there is no
-    /// authorization and no table of routes.
+    /// The routes of the operations listener. All callers may call them, so there is no authorization and no table of
+    /// routes.
     pub fn router(&self) -> Router {
-        Router::new()
-            .route("/livez", get(operations::livez))
-            .route("/readyz", get(operations::readyz))
-            .route("/metrics", get(operations::metrics))
+        operations::routes()
             .method_not_allowed_fallback(|| async { Problem::new(ErrorCode::MethodNotAllowed) })
             .fallback(|| async { Problem::new(ErrorCode::NotFound) })
             .layer(catch_panic())
@@ -89,119 +100,18 @@ pub fn public_route_table() -> RouteTable {
 }
 
 fn public_routes(dev: bool) -> Routes {
-    let routes = identity_routes(Routes::default());
-    let routes = event_routes(routes);
-    let routes = audit_routes(routes);
-    let routes = integration_routes(routes);
-    let routes = rest::webhooks::routes(routes);
-    let page = Route::public(Method::GET, "/graphql");
-    let asset = Route::public(Method::GET, "/graphql/assets/{name}");
-    let routes = if dev {
-        routes.add(page, graphql::page::show).add(asset, graphql::page::asset)
-    } else {
-        routes.add(page, graphql::page::hidden)
-    };
-    let graphql = Route::public(POST, "/graphql").access(AccessRule::Token).graphql();
-    routes.add(graphql, graphql::handler::answer)
-}
-
-fn identity_routes(routes: Routes) -> Routes {
-    let rights = |method, path, permission| {
-        Route::write(method, path, permission)
-            .authority(AuthoritySource::UseCase)
-            .with_audit(AuditRule::RightsChange)
-    };
-    routes
-        .add(rights(POST, "/v1/tenants", &TENANTS_WRITE), rest::tenants::create)
-        .add(Route::public(POST, "/v1/auth/register").idempotency(Idempotency::Rebuilt), rest::auth::register)
-        .add(Route::public(POST, "/v1/auth/login").with_audit(AuditRule::SignIn), rest::auth::login)
-        .add(Route::public(Method::GET, "/v1/auth/me").access(AccessRule::Token), rest::auth::me)
-        .add(Route::get("/v1/users", &USERS_READ), rest::users::list)
-        .add(rights(POST, "/v1/users", &USERS_WRITE), rest::users::add)
-        .add(Route::get("/v1/users/{id}", &USERS_READ), rest::users::show)
-        .add(rights(PATCH, "/v1/users/{id}", &USERS_WRITE), rest::users::change)
-        .add(rights(PUT, "/v1/users/{id}/roles", &USERS_WRITE), rest::users::put_roles)
-        .add(Route::get("/v1/erasures", &TENANT_ADMINISTER), rest::erasures::list)
-        .add(
-            Route::write(POST, "/v1/erasures", &TENANT_ADMINISTER).authority(AuthoritySource::UseCase),
-            rest::erasures::request,
-        )
-        .add(Route::get("/v1/erasures/{subject}", &TENANT_ADMINISTER), rest::erasures::show)
-        .add(Route::public(Method::GET, "/.well-known/jwks.json"), rest::jwks::keys)
-}
-
-fn event_routes(routes: Routes) -> Routes {
-    let follow = |path| Route::public(Method::GET, path).access(AccessRule::Handler);
-    let external = "/v1/streams/{category}/{id}/events";
-    routes
-        .add(Route::get("/v1/events", &EVENTS_READ), rest::events::page)
-        .add(follow("/v1/events/stream"), streams::sse::follow)
-        .add(follow("/v1/events/ws"), streams::websocket::follow)
-        .add(
-            Route::write(POST, "/v1/stream-tickets", &EVENTS_READ)
-                .idempotency(Idempotency::Stored(AnswerRetention::TemporarySecret)),
-            rest::stream_tickets::issue,
-        )
-        .add(Route::get("/v1/event-types", &EVENTS_READ), rest::event_types::list)
-        .add(Route::get("/v1/event-types/{type}", &EVENTS_READ), rest::event_types::show)
-        // Rights depend on the category, so the handler checks who may register a type or append to a stream.
-        .add(
-            Route::public(PUT, "/v1/event-types/{type}")
-                .access(AccessRule::Token)
-                .authority(AuthoritySource::UseCase)
-                .idempotency(Idempotency::Rebuilt),
-            rest::event_types::put,
-        )
-        .add(Route::public(Method::GET, external).access(AccessRule::Token), rest::external_streams::page)
-        .add(
-            Route::public(POST, external).access(AccessRule::Token).idempotency(Idempotency::Rebuilt),
-            rest::external_streams::append,
-        )
-        .add(Route::public(Method::GET, "/asyncapi.json"), rest::contracts::asyncapi)
-}
-
-fn audit_routes(routes: Routes) -> Routes {
-    let audit = |path| Route::get(path, &AUDIT_READ).with_audit(AuditRule::Access);
-    let positions = Route::get("/v1/audit/position", &POSITIONS_READ).with_audit(AuditRule::Access);
-    routes
-        .add(audit("/v1/activities"), rest::activities::page)
-        .add(audit("/v1/audit/key"), rest::audit::key)
-        .add(audit("/v1/audit/checkpoint"), rest::audit::checkpoint)
-        .add(audit("/v1/audit/proofs/{position}"), rest::audit::proof)
-        .add(audit("/v1/audit/consistency"), rest::audit::consistency)
-        .add(audit("/v1/audit/export"), rest::audit::export)
-        .add(positions, rest::read_models::position)
-        .add(audit("/v1/audit/read-models/{name}"), rest::read_models::rows)
-        .add(audit("/v1/audit/read-models/{name}/changes"), rest::read_models::changes)
-}
-
-fn integration_routes(routes: Routes) -> Routes {
-    let read = |path| Route::get(path, &TENANT_ADMINISTER);
-    let write = |method, path| {
-        Route::write(method, path, &TENANT_ADMINISTER)
-            .authority(AuthoritySource::LockedEvents)
-            .with_audit(AuditRule::CredentialChange)
-    };
-    let stored = |retention| Idempotency::Stored(retention);
-    let kept = |method, path| write(method, path).idempotency(stored(AnswerRetention::Permanent));
-    let secret = |method, path| write(method, path).idempotency(stored(AnswerRetention::Secret));
-    routes
-        .add(read("/v1/service-tokens"), rest::service_tokens::list)
-        .add(write(POST, "/v1/service-tokens"), rest::service_tokens::issue)
-        .add(write(DELETE, "/v1/service-tokens/{id}"), rest::service_tokens::revoke)
-        .add(read("/v1/integrations/credentials"), rest::credentials::list)
-        .add(secret(POST, "/v1/integrations/credentials"), rest::credentials::create)
-        .add(read("/v1/integrations/credentials/{name}"), rest::credentials::show)
-        .add(kept(DELETE, "/v1/integrations/credentials/{name}"), rest::credentials::revoke)
-        .add(kept(POST, "/v1/integrations/credentials/{name}/reset"), rest::credentials::reset)
-        .add(secret(POST, "/v1/integrations/credentials/{name}/rotate"), rest::credentials::rotate)
+    let routes = RESOURCES.into_iter().fold(Routes::default(), |routes, resource| resource(routes));
+    graphql::handler::routes(routes, dev)
 }
 
 #[cfg(test)]
 mod tests {
     use std::path::Path;
 
+    use access::policy::{TENANT_ADMINISTER, TENANTS_WRITE, USERS_WRITE};
+
     use super::*;
+    use crate::http::route::{AccessRule, AuditRule};
 
     #[test]
     fn the_page_of_routes_is_the_table() {

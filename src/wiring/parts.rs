@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use audit::{Signer, SignerConfig};
-use gateway::{ActivityRetention, GatewayConfig};
+use gateway::{ActivityRetention, GatewayConfig, StreamTimes, WebhookRules};
 use nats::Issuer;
 use sagas::{RetrySettings, SagaSettings};
 use webhooks::WebhookSettings;
@@ -33,16 +33,20 @@ pub(super) fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> Gat
         token_lifetime: Duration::from_secs(u64::from(identity.access_token_lifetime_seconds)),
         hashing: hashing_config(settings),
         max_streams: gateway.max_streams,
-        heartbeat_interval: Duration::from_secs(gateway.heartbeat_interval_seconds),
+        stream_times: StreamTimes {
+            heartbeat_interval: Duration::from_secs(gateway.heartbeat_interval_seconds),
+            slow_consumer_timeout: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
+        },
         activity_retention: ActivityRetention {
             max_age: Duration::from_hours(24) * settings.activity.retention_days,
             max_per_kind: settings.activity.max_entries_per_kind,
         },
         credential_issuer: issuer,
-        slow_consumer_timeout: Duration::from_secs(gateway.slow_consumer_timeout_seconds),
         cors_allowed_origins: gateway.cors_allowed_origins.clone(),
-        allow_private_webhooks: settings.webhooks.allow_private_addresses,
-        max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
+        webhooks: WebhookRules {
+            allow_private_addresses: settings.webhooks.allow_private_addresses,
+            max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
+        },
         development: gateway.graphiql,
     }
 }

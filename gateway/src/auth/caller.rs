@@ -2,21 +2,39 @@
 
 use std::sync::Arc;
 
-use access::{Permission, Principal, policy};
-use axum::extract::FromRequestParts;
+use access::{ErrorCode, Permission, Principal, policy};
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
 use commands::CommandContext;
-use commands::identity::authority::FreshAuthority;
 use schemas::engine::ids::PLATFORM;
-use store::{TenantRecord, TenantStore};
+use store::{Store, TenantRecord, TenantStore};
 use uuid::Uuid;
 
-use super::tokens::{Audience, Claims};
-use crate::http::tenancy;
-use crate::http::{ErrorCode, Problem, RequestContext};
-use crate::state::Gateway;
+use super::service_tokens::ServiceTokens;
+use super::tokens::{Audience, Claims, Tokens};
+use crate::http::problem::Problem;
+use crate::http::request_log::RequestContext;
+use crate::http::tenancy::Tenancy;
+
+/// Authenticates callers by their access tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct Authenticator(Arc<AuthenticatorState>);
+
+struct AuthenticatorState {
+    store: Store,
+    tenancy: Tenancy,
+    tokens: Tokens,
+    service_tokens: ServiceTokens,
+}
+
+impl Authenticator {
+    /// Accepts the tokens of `tokens` whose tenant is active and that are not revoked.
+    pub fn new(store: Store, tenancy: Tenancy, tokens: Tokens, service_tokens: ServiceTokens) -> Self {
+        Self(Arc::new(AuthenticatorState { store, tenancy, tokens, service_tokens }))
+    }
+}
 
 /// A caller with a token for the public listener. Its tenant is the one in the token.
 #[derive(Clone)]
@@ -68,15 +86,6 @@ impl Caller {
         *permission != policy::TENANTS_WRITE || self.record.id == PLATFORM
     }
 
-    /// Checks the permission against the caller's own events. It stays valid until the returned value is dropped.
-    pub async fn fresh_authority(
-        &self,
-        gateway: &Gateway,
-        permission: &Permission,
-    ) -> Result<FreshAuthority, Problem> {
-        Ok(FreshAuthority::acquire(&gateway.executor, self.record.id, &self.principal, permission).await?)
-    }
-
     /// When the token expires. Everything that was opened with it ends then.
     pub fn expires_at(&self) -> DateTime<Utc> {
         self.claims.expires_at()
@@ -90,21 +99,22 @@ impl Caller {
         headers: &HeaderMap,
         token: Option<&str>,
         request: &RequestContext,
-        gateway: &Gateway,
+        authenticator: &Authenticator,
     ) -> Result<Self, Problem> {
+        let AuthenticatorState { store, tenancy, tokens, service_tokens } = &*authenticator.0;
         let token = token.map_or_else(|| bearer_token(headers), Ok)?;
-        let claims = verify_token(token, gateway, Audience::Public)?;
+        let claims = verify_token(token, tokens, Audience::Public)?;
         let principal = claims.principal();
         request.set_principal(&principal);
-        let record = gateway.store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
+        let record = store.tenant_by_id(claims.tid).await?.filter(|record| !record.suspended);
         // Set the tenant first, so that a refusal is recorded in the activity log of the token's tenant.
         if let Some(record) = &record {
             request.set_tenant(record);
         }
-        tenancy::check_tenant(headers, gateway.config.public_host.as_deref(), &claims.tenant)?;
+        tenancy.check(headers, &claims.tenant)?;
         let record = record.ok_or(Problem::new(ErrorCode::TenantUnknown))?;
-        gateway.service_tokens.check(&claims).await?;
-        let store = gateway.store.tenant(record.id);
+        service_tokens.check(&claims).await?;
+        let store = store.tenant(record.id);
         Ok(Self { claims, record, store, principal })
     }
 
@@ -124,35 +134,42 @@ impl Caller {
     }
 }
 
-impl FromRequestParts<Gateway> for Caller {
+impl<S: Sync> FromRequestParts<S> for Caller
+where
+    Authenticator: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
         // The layer `authorize` has authenticated the caller already.
         if let Some(caller) = parts.extensions.get::<Arc<Self>>() {
             return Ok(Self::clone(caller));
         }
-        let context = RequestContext::from_request_parts(parts, gateway).await?;
-        Self::authenticate(&parts.headers, None, &context, gateway).await
+        let context = RequestContext::from_request_parts(parts, state).await?;
+        Self::authenticate(&parts.headers, None, &context, &Authenticator::from_ref(state)).await
     }
 }
 
 /// A caller with a token for the admin listener.
 pub struct Operator(pub Arc<Claims>);
 
-impl FromRequestParts<Gateway> for Operator {
+impl<S: Sync> FromRequestParts<S> for Operator
+where
+    Tokens: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let claims = verify_token(bearer_token(&parts.headers)?, gateway, Audience::Operations)?;
-        let context = RequestContext::from_request_parts(parts, gateway).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let token = bearer_token(&parts.headers)?;
+        let claims = verify_token(token, &Tokens::from_ref(state), Audience::Operations)?;
+        let context = RequestContext::from_request_parts(parts, state).await?;
         context.set_principal(&Principal::Operator { id: claims.sub });
         Ok(Self(claims))
     }
 }
 
-fn verify_token(token: &str, gateway: &Gateway, audience: Audience) -> Result<Arc<Claims>, Problem> {
-    gateway.tokens.verify(token, audience).map_err(|error| {
+fn verify_token(token: &str, tokens: &Tokens, audience: Audience) -> Result<Arc<Claims>, Problem> {
+    tokens.verify(token, audience).map_err(|error| {
         Problem::new(ErrorCode::Unauthenticated)
             .detail("the access token is not accepted")
             .cause(error)

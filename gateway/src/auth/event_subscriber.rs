@@ -2,19 +2,19 @@
 
 use std::sync::Arc;
 
-use access::Principal;
 use access::policy::{EVENTS_READ, PERSONAL_DATA_READ};
+use access::{ErrorCode, Principal};
 use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
-use commands::User;
+use commands::{Executor, User};
 use store::TenantRecord;
 
 use super::caller::Caller;
 use super::tickets::Ticket;
 use super::tokens::Claims;
-use crate::http::tenancy;
-use crate::http::{ErrorCode, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::http::problem::Problem;
+use crate::http::request_log::RequestContext;
+use crate::http::tenancy::Tenancy;
 
 /// A reader of events of one tenant.
 pub struct EventSubscriber {
@@ -49,24 +49,26 @@ impl EventSubscriber {
         path: &str,
         headers: &HeaderMap,
         request: &RequestContext,
-        gateway: &Gateway,
+        tenancy: &Tenancy,
+        executor: &Executor,
     ) -> Result<Self, Problem> {
         if headers.contains_key(header::AUTHORIZATION) {
             return Err(Problem::bad_request("send an access token or a ticket, not both"));
         }
         let refused = || Problem::new(ErrorCode::Unauthenticated).detail("the ticket is not accepted");
-        let ticket = Ticket::verify(gateway.store.key(), path, ticket).ok_or_else(refused)?;
-        let record = gateway.store.tenant_by_id(ticket.tenant).await?;
+        let store = executor.store();
+        let ticket = Ticket::verify(store.key(), path, ticket).ok_or_else(refused)?;
+        let record = store.tenant_by_id(ticket.tenant).await?;
         let record =
             record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
-        tenancy::check_tenant(headers, gateway.config.public_host.as_deref(), &record.slug)?;
+        tenancy.check(headers, &record.slug)?;
         request.set_tenant(&record);
-        let handle = gateway.store.tenant(record.id);
+        let handle = store.tenant(record.id);
         if !ticket.redeem(&handle).await? {
             return Err(refused());
         }
         // A ticket contains no roles. The user is loaded, because what auditors read is recorded.
-        let user = gateway.executor.load::<User>(record.id, ticket.user).await?;
+        let user = executor.load::<User>(record.id, ticket.user).await?;
         let roles = user.map(|(user, _)| user.roles).unwrap_or_default();
         request.set_principal(&Principal::user(ticket.user, roles));
         let (personal_data, expires_at) = (ticket.personal_data, ticket.session_ends_at);

@@ -95,7 +95,8 @@ pub enum PasswordError {
     Settings(#[source] argon2::Error),
 }
 
-/// Hashes and verifies passwords.
+/// Hashes and verifies passwords. Cheap to clone.
+#[derive(Clone)]
 pub struct Passwords {
     workers: Workers<TenantId, Vec<Block>>,
     params: Params,

@@ -4,13 +4,14 @@
 
 use std::time::Duration;
 
+use access::ErrorCode;
 use commands::{Executor, ServiceToken};
 use moka::sync::Cache;
 use schemas::engine::TenantId;
 use uuid::Uuid;
 
 use super::tokens::Claims;
-use crate::http::{ErrorCode, Problem};
+use crate::http::problem::Problem;
 
 /// How long a lookup is cached.
 const REVOCATION_CACHE_TTL: Duration = Duration::from_secs(2);
@@ -18,7 +19,8 @@ const REVOCATION_CACHE_CAPACITY: u64 = 10_000;
 /// How often an open stream checks its token.
 const REVOCATION_POLL_INTERVAL: Duration = Duration::from_secs(3);
 
-/// Looks up service tokens in the log.
+/// Looks up service tokens in the log. Cheap to clone.
+#[derive(Clone)]
 pub struct ServiceTokens {
     executor: Executor,
     valid_tokens: Cache<(TenantId, Uuid), ()>,

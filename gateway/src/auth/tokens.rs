@@ -176,8 +176,11 @@ pub enum TokenError {
     Audience,
 }
 
-/// Issues and verifies tokens.
-pub struct Tokens {
+/// Issues and verifies tokens. Cheap to clone.
+#[derive(Clone)]
+pub struct Tokens(Arc<TokensState>);
+
+struct TokensState {
     key: SigningKey,
     issuer: String,
     lifetime: Duration,
@@ -197,19 +200,19 @@ impl Tokens {
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
         let verified =
             Cache::builder().max_capacity(VERIFIED_TOKENS_CAPACITY).time_to_live(VERIFIED_TOKENS_TTL).build();
-        Self { key, issuer, lifetime, validation, verified }
+        Self(Arc::new(TokensState { key, issuer, lifetime, validation, verified }))
     }
 
     /// Issues a token with the usual lifetime.
     pub fn issue(&self, grant: &Grant) -> Result<IssuedToken, TokenError> {
-        self.issue_for(grant, self.lifetime)
+        self.issue_for(grant, self.0.lifetime)
     }
 
     /// Issues a token with another lifetime, for example for `annals dev`.
     pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<IssuedToken, TokenError> {
         let now = clock::now().timestamp();
         let claims = Claims {
-            iss: self.issuer.clone(),
+            iss: self.0.issuer.clone(),
             aud: grant.audiences.clone(),
             sub: grant.user_id,
             tid: grant.tenant,
@@ -231,7 +234,7 @@ impl Tokens {
     pub fn issue_service(&self, grant: &ServiceGrant) -> Result<String, TokenError> {
         let audits = grant.scopes.contains(&Scope::AuditRead);
         self.sign(&Claims {
-            iss: self.issuer.clone(),
+            iss: self.0.issuer.clone(),
             aud: vec![Audience::Public],
             sub: grant.id,
             tid: grant.tenant,
@@ -248,8 +251,8 @@ impl Tokens {
     }
 
     fn sign(&self, claims: &Claims) -> Result<String, TokenError> {
-        let header = Header { kid: Some(self.key.id.clone()), ..Header::new(Algorithm::EdDSA) };
-        jsonwebtoken::encode(&header, claims, &self.key.private).map_err(TokenError::Invalid)
+        let header = Header { kid: Some(self.0.key.id.clone()), ..Header::new(Algorithm::EdDSA) };
+        jsonwebtoken::encode(&header, claims, &self.0.key.private).map_err(TokenError::Invalid)
     }
 
     /// Verifies a token and returns its claims.
@@ -262,10 +265,10 @@ impl Tokens {
         }
         let mut token_digest = [0; 32];
         token_digest.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        let claims = if let Some(claims) = self.verified.get(&token_digest) {
+        let claims = if let Some(claims) = self.0.verified.get(&token_digest) {
             claims
         } else {
-            let decoded = jsonwebtoken::decode::<Claims>(token, &self.key.public, &self.validation)
+            let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.key.public, &self.0.validation)
                 .map_err(TokenError::Invalid)?;
             Arc::new(decoded.claims)
         };
@@ -275,13 +278,13 @@ impl Tokens {
         if !claims.aud.contains(&audience) {
             return Err(TokenError::Audience);
         }
-        self.verified.insert(token_digest, claims.clone());
+        self.0.verified.insert(token_digest, claims.clone());
         Ok(claims)
     }
 
     /// The public keys that other programs use to verify tokens.
     pub fn jwks(&self) -> serde_json::Value {
-        self.key.jwks()
+        self.0.key.jwks()
     }
 }
 
@@ -414,7 +417,7 @@ mod tests {
         assert!(tokens.verify(&unsigned, Audience::Public).is_err());
 
         let elsewhere = Claims { iss: "elsewhere".to_owned(), ..(*claims).clone() };
-        let foreign = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &elsewhere, &tokens.key.private)
+        let foreign = jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), &elsewhere, &tokens.0.key.private)
             .expect("encoded");
         assert!(tokens.verify(&foreign, Audience::Public).is_err());
     }

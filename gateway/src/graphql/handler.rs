@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
-use axum::extract::{FromRequestParts, Request, State};
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -14,31 +14,48 @@ use serde_json::{Map, Value};
 use super::engine::errors::{GraphqlError, complete};
 use super::engine::guard::{Checked, Limits, check};
 use super::engine::order::arrange;
-use super::read_models;
+use super::{ApiSchema, page, read_models};
 use crate::auth::Caller;
 use crate::http::accept::prefers;
 use crate::http::consistency;
 use crate::http::content::json_bytes;
 use crate::http::json::read_json;
+use crate::http::route::{AccessRule, Route};
 use crate::http::{Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
 
 /// An operation that takes longer is given up. Below the bound on the whole request, so that those who wait learn it in
 /// the form of GraphQL.
 const EXECUTION_TIMEOUT: Duration = Duration::from_secs(4);
 const GRAPHQL_JSON: &str = "application/graphql-response+json";
 
+/// The routes. Only in development there is a page.
+pub fn routes(routes: Routes, dev: bool) -> Routes {
+    let page = Route::public(Method::GET, "/graphql");
+    let asset = Route::public(Method::GET, "/graphql/assets/{name}");
+    let routes = if dev {
+        routes.add(page, page::show).add(asset, page::asset)
+    } else {
+        routes.add(page, page::hidden)
+    };
+    let operation = Route::public(Method::POST, "/graphql").access(AccessRule::Token).graphql();
+    routes.add(operation, answer)
+}
+
 /// Answers one operation.
-pub async fn answer(State(gateway): State<Gateway>, request: Request) -> Result<Response, Problem> {
-    let (mut parts, body) = request.into_parts();
-    let context = RequestContext::from_request_parts(&mut parts, &gateway).await?;
-    let caller = Caller::from_request_parts(&mut parts, &gateway).await.map_err(Problem::for_graphql)?;
-    let headers = parts.headers.clone();
-    let bytes = json_bytes(Request::from_parts(parts, body)).await.map_err(Problem::for_graphql)?;
+async fn answer(
+    State(schema): State<ApiSchema>,
+    context: RequestContext,
+    caller: Result<Caller, Problem>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let caller = caller.map_err(Problem::for_graphql)?;
+    let headers = request.headers().clone();
+    let bytes = json_bytes(request).await.map_err(Problem::for_graphql)?;
     let value = read_json(&bytes).map_err(Problem::for_graphql)?;
     let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
 
-    let (mut response, began) = run(&gateway, &context, caller, &headers, envelope).await;
+    let (mut response, began) = run(&schema, &context, caller, &headers, envelope).await;
     complete(&mut response, context.id());
     Ok(encode(&response, began, &headers))
 }
@@ -87,7 +104,7 @@ fn object(members: &mut Map<String, Value>, name: &str) -> Result<Option<Map<Str
 
 /// The response, and whether execution began: until then an error is about the request, not about a field.
 async fn run(
-    gateway: &Gateway,
+    schema: &ApiSchema,
     context: &RequestContext,
     caller: Caller,
     headers: &HeaderMap,
@@ -101,16 +118,13 @@ async fn run(
     if let Err((code, message)) = wait(&caller, headers, &envelope, &checked).await {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
-    let mut request = GraphqlRequest::new(envelope.query)
-        .variables(envelope.variables)
-        .data(gateway.clone())
-        .data(context.clone())
-        .data(caller);
+    let mut request =
+        GraphqlRequest::new(envelope.query).variables(envelope.variables).data(context.clone()).data(caller);
     request.set_parsed_query(checked.document.clone());
     if let Some(operation) = envelope.operation {
         request = request.operation_name(operation);
     }
-    let executed = tokio::time::timeout(EXECUTION_TIMEOUT, gateway.schema.execute(request)).await;
+    let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.execute(request)).await;
     let Ok(mut response) = executed else {
         let error = ErrorCode::Unavailable.server_error("the operation took too long");
         return (GraphqlResponse::from_errors(vec![error]), true);

@@ -13,9 +13,9 @@ use tower_http::cors::{AllowOrigin, CorsLayer, Vary};
 
 use super::consistency::CONSISTENCY_HEADER;
 use super::idempotency::IDEMPOTENCY_KEY_HEADER;
+use super::origin::AllowedOrigins;
 use super::request_log::{REQUEST_ID_HEADER, TRACEPARENT_HEADER};
 use super::tenancy::TENANT_HEADER;
-use crate::config::GatewayConfig;
 use crate::rest::audit::POSITIONS_HEADER;
 
 /// How long a browser may cache a preflight response.
@@ -29,13 +29,12 @@ pub struct Cors {
 }
 
 impl Cors {
-    /// Uses the origins in the settings.
-    pub fn new(config: &GatewayConfig) -> Self {
+    /// Uses the configured origins.
+    pub fn new(origins: &AllowedOrigins) -> Self {
         // Browsers send origins in lower case. A value that is not valid in a header cannot be an origin.
         let origin =
             |allowed_origins: &String| HeaderValue::from_str(&allowed_origins.to_ascii_lowercase()).ok();
-        let allowed_origins: Vec<HeaderValue> =
-            config.cors_allowed_origins.iter().filter_map(origin).collect();
+        let allowed_origins: Vec<HeaderValue> = origins.listed().iter().filter_map(origin).collect();
         let layer = CorsLayer::new()
             .allow_origin(AllowOrigin::list(allowed_origins.clone()))
             .allow_credentials(true)

@@ -9,7 +9,7 @@ use store::{Causes, StoreError};
 use access::ErrorCode;
 
 use super::problem::{FieldError, Problem};
-use crate::auth::PasswordError;
+use crate::auth::passwords::PasswordError;
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use access::{ErrorCode, Principal};
 use axum::body::{Body, to_bytes};
-use axum::extract::{FromRequestParts, Request};
+use axum::extract::{FromRef, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::Next;
@@ -23,8 +23,7 @@ use super::content::buffer_body;
 use super::problem::Problem;
 use super::request_log::RequestContext;
 use super::route::{Idempotency, Route};
-use crate::auth::Caller;
-use crate::state::Gateway;
+use crate::auth::caller::{Authenticator, Caller};
 
 /// The header that carries the command id.
 pub const IDEMPOTENCY_KEY_HEADER: HeaderName = HeaderName::from_static("idempotency-key");
@@ -60,7 +59,6 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 /// # Errors
 /// `command_id_reused` when the key was used for another request; `answer_expired` when the first answer is deleted.
 pub async fn execute_once(
-    gateway: &Gateway,
     context: &RequestContext,
     route: &Route,
     tenant: &TenantStore,
@@ -69,13 +67,13 @@ pub async fn execute_once(
     next: Next,
 ) -> Result<Response, Problem> {
     let (mut parts, body) = buffer_body(request).await?.into_parts();
-    let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, gateway).await?;
+    let IdempotencyKey(key) = IdempotencyKey::from_request_parts(&mut parts, &()).await?;
     let bytes = to_bytes(body, usize::MAX).await.map_err(Problem::internal)?;
     let Some(key) = key else { return Ok(next.run(Request::from_parts(parts, bytes.into())).await) };
 
     let target = parts.uri.path_and_query().map_or("", |target| target.as_str());
     let name = format!("{} {}", route.method_name(), route.path);
-    let digest = RequestDigest::new(gateway.store.key(), &name, target).body(&bytes).finish();
+    let digest = RequestDigest::new(tenant.store().key(), &name, target).body(&bytes).finish();
     context.set_digest(digest);
     let refused = |error| Problem::from(ExecuteError::<UserRejection>::from(error));
     let claim = claim(principal, key, digest).map_err(refused)?;
@@ -151,22 +149,23 @@ pub struct WriteTransaction {
     retention: AnswerRetention,
 }
 
-impl FromRequestParts<Gateway> for WriteTransaction {
+impl<S: Sync> FromRequestParts<S> for WriteTransaction
+where
+    Authenticator: FromRef<S>,
+{
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let context = RequestContext::from_request_parts(parts, gateway).await?;
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let context = RequestContext::from_request_parts(parts, state).await?;
         let retention = match context.route().map(|route| route.idempotency) {
             Some(Idempotency::Stored(retention)) => retention,
             _ => AnswerRetention::Permanent,
         };
         let open = match parts.extensions.get::<PendingRequest>().and_then(PendingRequest::take) {
             Some(open) => Ok(open),
-            None => Err(Caller::from_request_parts(parts, gateway)
-                .await?
-                .store
-                .begin_worker_transaction()
-                .await?),
+            None => {
+                Err(Caller::from_request_parts(parts, state).await?.store.begin_worker_transaction().await?)
+            }
         };
         Ok(Self { open, retention })
     }

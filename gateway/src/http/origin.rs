@@ -1,19 +1,36 @@
 //! Checks the `Origin` of WebSocket requests. Browsers send no preflight request before they open a WebSocket.
 
+use std::sync::Arc;
+
 use axum::http::{HeaderMap, header};
 
-use crate::config::GatewayConfig;
+/// The origins whose pages may open WebSockets. Cheap to clone.
+#[derive(Clone)]
+pub struct AllowedOrigins {
+    public_host: Option<Arc<str>>,
+    listed: Arc<[String]>,
+}
 
-impl GatewayConfig {
+impl AllowedOrigins {
+    /// Allows the hosts of the gateway and the `listed` origins.
+    pub fn new(public_host: Option<&str>, listed: &[String]) -> Self {
+        Self { public_host: public_host.map(Arc::from), listed: listed.into() }
+    }
+
+    /// The configured origins.
+    pub fn listed(&self) -> &[String] {
+        &self.listed
+    }
+
     /// Whether the request has no `Origin`, or its `Origin` is one of the gateway's own hosts or a configured origin.
-    pub(crate) fn allows_origin(&self, headers: &HeaderMap) -> bool {
+    pub fn allows(&self, headers: &HeaderMap) -> bool {
         let mut given = headers.get_all(header::ORIGIN).iter();
         let origin = match (given.next(), given.next()) {
             (None, _) => return true,
             (Some(origin), None) => origin.to_str().unwrap_or_default().to_ascii_lowercase(),
             _ => return false,
         };
-        if self.cors_allowed_origins.iter().any(|listed| listed.eq_ignore_ascii_case(&origin)) {
+        if self.listed.iter().any(|listed| listed.eq_ignore_ascii_case(&origin)) {
             return true;
         }
         let Some((_scheme, authority)) = origin.split_once("://") else { return false };
@@ -37,18 +54,14 @@ mod tests {
 
     #[test]
     fn pages_of_other_origins_do_not_connect() {
-        let config = GatewayConfig {
-            public_host: Some("annals.test".to_owned()),
-            cors_allowed_origins: vec!["https://app.example.com".to_owned()],
-            ..GatewayConfig::default()
-        };
+        let allowed = AllowedOrigins::new(Some("annals.test"), &["https://app.example.com".to_owned()]);
         let takes = |origins: &[&str]| {
             let mut headers = HeaderMap::new();
             headers.insert(header::HOST, HeaderValue::from_static("10.0.0.7:8080"));
             for origin in origins {
                 headers.append(header::ORIGIN, HeaderValue::from_str(origin).expect("valid"));
             }
-            config.allows_origin(&headers)
+            allowed.allows(&headers)
         };
         assert!(takes(&[]));
         for own in ["https://annals.test", "http://acme.annals.test:3000", "http://10.0.0.7:8080"] {

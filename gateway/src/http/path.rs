@@ -5,6 +5,7 @@ use axum::extract::rejection::{PathRejection, RawPathParamsRejection};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use access::ErrorCode;
 
@@ -34,6 +35,14 @@ impl<S: Send + Sync, T: DeserializeOwned + Send> FromRequestParts<S> for Path<T>
         let extracted = axum::extract::Path::from_request_parts(parts, state).await;
         extracted.map(|axum::extract::Path(parameters)| Self(parameters)).map_err(path_problem)
     }
+}
+
+/// Parses the id of a resource.
+///
+/// # Errors
+/// 404 for a text that is no UUID: an id that does not parse cannot exist.
+pub fn parse_id(text: &str) -> Result<Uuid, Problem> {
+    text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
 fn path_problem(rejection: PathRejection) -> Problem {

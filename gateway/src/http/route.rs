@@ -19,8 +19,17 @@ pub enum AccessRule {
     Token,
     /// A caller with an access token and this permission.
     Permission(&'static Permission),
-    /// The handler checks the credential, because it is not in the header `Authorization`.
-    Handler,
+    /// The handler checks the credential, because it may be outside the header `Authorization`.
+    Handler(Credential),
+}
+
+/// The credential that a handler checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credential {
+    /// An access token.
+    Token,
+    /// An access token, or a ticket in the query.
+    TokenOrTicket,
 }
 
 /// How the activity log records a request. Refusals are always recorded.
@@ -123,6 +132,28 @@ impl Route {
         }
     }
 
+    /// `GET` for callers with the permission. The activity log records every read.
+    pub fn recorded_get(path: &'static str, permission: &'static Permission) -> Self {
+        Self::get(path, permission).with_audit(AuditRule::Access)
+    }
+
+    /// A write that changes rights. The use case checks the caller's own events.
+    pub fn rights_change(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::write(method, path, permission)
+            .authority(AuthoritySource::UseCase)
+            .with_audit(AuditRule::RightsChange)
+    }
+
+    /// A write whose effect outlives the caller's token. The caller's own events are locked until it has committed.
+    pub fn locked_write(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::write(method, path, permission).authority(AuthoritySource::LockedEvents)
+    }
+
+    /// A [`locked_write`](Self::locked_write) that issues, exchanges or revokes a credential.
+    pub fn credential_change(method: Method, path: &'static str, permission: &'static Permission) -> Self {
+        Self::locked_write(method, path, permission).with_audit(AuditRule::CredentialChange)
+    }
+
     /// The method's name; `*` for all methods.
     pub fn method_name(&self) -> &str {
         self.method.as_ref().map_or("*", Method::as_str)
@@ -149,6 +180,12 @@ impl Route {
     #[must_use]
     pub fn idempotency(self, idempotency: Idempotency) -> Self {
         Self { idempotency, ..self }
+    }
+
+    /// Returns the route with stored answers.
+    #[must_use]
+    pub fn stored(self, retention: AnswerRetention) -> Self {
+        self.idempotency(Idempotency::Stored(retention))
     }
 
     /// Whether it accepts an `Idempotency-Key`.
@@ -222,9 +259,9 @@ impl RouteTable {
             let Route { path, access, audit, .. } = &*route;
             let access = match access {
                 AccessRule::Public => "nothing".to_owned(),
-                AccessRule::Token => "a token".to_owned(),
+                AccessRule::Token | AccessRule::Handler(Credential::Token) => "a token".to_owned(),
                 AccessRule::Permission(permission) => permission.to_string(),
-                AccessRule::Handler => "a token or ticket".to_owned(),
+                AccessRule::Handler(Credential::TokenOrTicket) => "a token or ticket".to_owned(),
             };
             let audit = match audit {
                 AuditRule::Auditors => "",

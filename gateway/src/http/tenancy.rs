@@ -3,17 +3,16 @@
 
 use std::sync::Arc;
 
-use axum::extract::FromRequestParts;
+use axum::extract::{FromRef, FromRequestParts};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, header};
 use schemas::engine::TenantSlug;
-use store::{TenantRecord, TenantStore};
+use store::{Store, TenantRecord, TenantStore};
 
 use super::request_log::RequestContext;
 use access::ErrorCode;
 
 use super::problem::Problem;
-use crate::state::Gateway;
 
 /// The header that names the tenant when there is no token.
 pub const TENANT_HEADER: HeaderName = HeaderName::from_static("x-tenant-id");
@@ -26,22 +25,61 @@ pub struct RequestTenant {
     pub store: TenantStore,
 }
 
-impl FromRequestParts<Gateway> for RequestTenant {
-    type Rejection = Problem;
+/// Finds the tenants that requests name. Cheap to clone.
+#[derive(Clone)]
+pub struct Tenancy {
+    store: Store,
+    public_host: Option<Arc<str>>,
+}
 
-    async fn from_request_parts(parts: &mut Parts, gateway: &Gateway) -> Result<Self, Problem> {
-        let requested_tenant = requested_tenant(&parts.headers, gateway.config.public_host.as_deref())?;
+impl Tenancy {
+    /// `<tenant>.<public_host>` names a tenant. Without a public host there are no subdomains.
+    pub fn new(store: Store, public_host: Option<&str>) -> Self {
+        Self { store, public_host: public_host.map(Arc::from) }
+    }
+
+    /// The tenant that an anonymous request names. It is set as the tenant of the request.
+    ///
+    /// # Errors
+    /// 400 when the request names no tenant; `tenant_mismatch` when its names disagree; `tenant_unknown` for an unknown
+    /// or suspended tenant.
+    pub async fn find(
+        &self,
+        headers: &HeaderMap,
+        request: &RequestContext,
+    ) -> Result<RequestTenant, Problem> {
+        let requested_tenant = requested_tenant(headers, self.public_host.as_deref())?;
         let Some(requested_tenant) = requested_tenant else {
             return Err(Problem::bad_request("name the tenant in the header X-Tenant-ID"));
         };
         let slug =
             TenantSlug::parse(&requested_tenant).map_err(|_| Problem::new(ErrorCode::TenantUnknown))?;
-        let record = gateway.store.tenant_by_slug(&slug).await?;
+        let record = self.store.tenant_by_slug(&slug).await?;
         let record =
             record.filter(|record| !record.suspended).ok_or(Problem::new(ErrorCode::TenantUnknown))?;
-        RequestContext::from_request_parts(parts, gateway).await?.set_tenant(&record);
-        let store = gateway.store.tenant(record.id);
-        Ok(Self { record, store })
+        request.set_tenant(&record);
+        let store = self.store.tenant(record.id);
+        Ok(RequestTenant { record, store })
+    }
+
+    /// Checks that the request names no other tenant than its token or ticket.
+    ///
+    /// # Errors
+    /// `tenant_mismatch` when it does.
+    pub fn check(&self, headers: &HeaderMap, claim: &TenantSlug) -> Result<(), Problem> {
+        check_tenant(headers, self.public_host.as_deref(), claim)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for RequestTenant
+where
+    Tenancy: FromRef<S>,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let request = RequestContext::from_request_parts(parts, state).await?;
+        Tenancy::from_ref(state).find(&parts.headers, &request).await
     }
 }
 
@@ -49,7 +87,7 @@ impl FromRequestParts<Gateway> for RequestTenant {
 ///
 /// # Errors
 /// 403 when header and subdomain disagree.
-pub fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
+fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Result<Option<String>, Problem> {
     let mut requested_tenant: Option<String> = None;
     let in_headers = headers.get_all(TENANT_HEADER).iter();
     let in_headers = in_headers.map(|value| String::from_utf8_lossy(value.as_bytes()).trim().to_owned());
@@ -64,15 +102,7 @@ pub fn requested_tenant(headers: &HeaderMap, public_host: Option<&str>) -> Resul
     Ok(requested_tenant)
 }
 
-/// Checks that the request names no other tenant than its token.
-///
-/// # Errors
-/// `tenant_mismatch` when it does.
-pub fn check_tenant(
-    headers: &HeaderMap,
-    public_host: Option<&str>,
-    claim: &TenantSlug,
-) -> Result<(), Problem> {
+fn check_tenant(headers: &HeaderMap, public_host: Option<&str>, claim: &TenantSlug) -> Result<(), Problem> {
     match requested_tenant(headers, public_host)? {
         Some(requested_tenant) if requested_tenant != claim.as_str() => {
             Err(Problem::new(ErrorCode::TenantMismatch).detail("the token is of another tenant"))

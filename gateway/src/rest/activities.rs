@@ -1,5 +1,6 @@
 //! `GET /v1/activities`: a tenant's activity log, the newest entries first.
 
+use access::policy::AUDIT_READ;
 use activity::{Activity, ActivityFilter, ActivityKind};
 use axum::Json;
 use chrono::{DateTime, Utc};
@@ -10,15 +11,22 @@ use uuid::Uuid;
 
 use super::pages::split_page;
 use crate::auth::Caller;
+use crate::http::route::Route;
 use crate::http::{Digits, Problem, Query};
+use crate::routes::Routes;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
 
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    routes.add(Route::recorded_get("/v1/activities", &AUDIT_READ), page)
+}
+
 /// The parameters. `before` is the `next_before` of the previous page.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct ActivitiesQuery {
+struct ActivitiesQuery {
     kind: Option<String>,
     before: Option<Uuid>,
     #[serde(default, deserialize_with = "deserialize_time")]
@@ -29,7 +37,7 @@ pub struct ActivitiesQuery {
 }
 
 /// Returns one page.
-pub async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Result<Json<Value>, Problem> {
+async fn page(caller: Caller, Query(query): Query<ActivitiesQuery>) -> Result<Json<Value>, Problem> {
     let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let kind = match query.kind.as_deref().map(ActivityKind::parse) {
         Some(None) => return Err(Problem::bad_request("there is no such kind of activity")),

@@ -1,6 +1,6 @@
 //! `/v1/audit`: signed checkpoints, proofs and exports of a tenant's history, for auditors.
 
-use access::policy::PERSONAL_DATA_READ;
+use access::policy::{AUDIT_READ, PERSONAL_DATA_READ};
 use audit::AuditError;
 use audit::export::{self, Export};
 use audit::proof::{self, ConsistencyProof, InclusionProof};
@@ -10,6 +10,7 @@ use axum::extract::State;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use commands::Executor;
 use commands::identity::authority::{self, AuthorityError};
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
 use schemas::engine::{StreamName, TypePattern};
@@ -20,22 +21,33 @@ use tokio_util::task::AbortOnDropHandle;
 use super::events::position;
 use crate::auth::Caller;
 use crate::http::failures::Cause;
-use crate::http::route::AuditRule;
+use crate::http::route::{AuditRule, Route};
 use crate::http::{Digits, ErrorCode, Path, Problem, Query, RequestContext};
-use crate::state::Gateway;
-use crate::streams::{DisconnectReason, read_access_ended};
+use crate::routes::Routes;
+use crate::streams::{AccessWatch, DisconnectReason};
 
 /// The response header with the first and the last position of an export.
 pub const POSITIONS_HEADER: HeaderName = HeaderName::from_static("annals-positions");
 
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let read = |path| Route::recorded_get(path, &AUDIT_READ);
+    routes
+        .add(read("/v1/audit/key"), key)
+        .add(read("/v1/audit/checkpoint"), checkpoint)
+        .add(read("/v1/audit/proofs/{position}"), proof)
+        .add(read("/v1/audit/consistency"), consistency)
+        .add(read("/v1/audit/export"), export)
+}
+
 /// `GET /v1/audit/key`: the public key of the log's signed checkpoints, in the format of signed notes.
-pub async fn key(caller: Caller) -> Result<Response, Problem> {
+async fn key(caller: Caller) -> Result<Response, Problem> {
     let sealed = proof::newest(&caller.store).await?;
     Ok(text(sealed.verifier_key + "\n"))
 }
 
 /// `GET /v1/audit/checkpoint`: the newest signed checkpoint.
-pub async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
+async fn checkpoint(caller: Caller) -> Result<Response, Problem> {
     Ok(text(proof::newest(&caller.store).await?.note))
 }
 
@@ -47,7 +59,7 @@ pub struct ProofQuery {
 }
 
 /// `GET /v1/audit/proofs/{position}`: proves that the event is in the log.
-pub async fn proof(
+async fn proof(
     caller: Caller,
     Path(at): Path<String>,
     Query(query): Query<ProofQuery>,
@@ -68,7 +80,7 @@ pub struct ConsistencyQuery {
 }
 
 /// `GET /v1/audit/consistency`: proves that a shorter log is the beginning of a longer one.
-pub async fn consistency(
+async fn consistency(
     caller: Caller,
     Query(query): Query<ConsistencyQuery>,
 ) -> Result<Json<ConsistencyProof>, Problem> {
@@ -116,8 +128,9 @@ impl ExportQuery {
 /// `GET /v1/audit/export`: streams the file while it is written. An error, or the end of the right to read, ends the
 /// response with a line that holds the code, and closes the connection. Such a file does not verify. Encryption keys
 /// need the right to read personal data. The activity log records their recipient.
-pub async fn export(
-    State(gateway): State<Gateway>,
+async fn export(
+    State(executor): State<Executor>,
+    State(access_watch): State<AccessWatch>,
     request: RequestContext,
     caller: Caller,
     Query(query): Query<ExportQuery>,
@@ -126,7 +139,7 @@ pub async fn export(
     if let Some(keys_to) = &export.keys_to {
         caller.require_permission(&PERSONAL_DATA_READ)?;
         // Exported keys cannot be revoked, so the rights are checked against the caller's own events.
-        let current = authority::current(&gateway.executor, caller.record.id, caller.principal()).await?;
+        let current = authority::current(&executor, caller.record.id, caller.principal()).await?;
         if !PERSONAL_DATA_READ.is_held_by(&current) {
             return Err(AuthorityError::Forbidden.into());
         }
@@ -137,7 +150,8 @@ pub async fn export(
     let prepared = export::prepare(caller.store.clone(), &slug, export).await?;
     let span = HeaderValue::from(prepared.span());
     // Checks the right to read even while a slow client blocks the lines.
-    let ends = AbortOnDropHandle::new(tokio::spawn(read_access_ended(gateway, caller, prepared.log_id())));
+    let ends =
+        AbortOnDropHandle::new(tokio::spawn(access_watch.read_access_ended(caller, prepared.log_id())));
     let ends = ends.map(|ended| ended.unwrap_or(DisconnectReason::Internal));
     let lines = export::write(prepared)
         .inspect_err(|error| tracing::warn!(cause = %Cause::of(error), "an export broke off"))

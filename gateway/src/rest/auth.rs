@@ -3,9 +3,9 @@
 use access::Principal;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use commands::identity::user::{EMAIL, PASSWORD};
-use commands::{CommandContext, CommandResult, Decider, User, new_aggregate_id, register_user};
+use commands::{CommandContext, CommandResult, Decider, Executor, User, new_aggregate_id, register_user};
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, Name, StreamName, TenantId};
 use schemas::identity::role::Role;
@@ -16,13 +16,23 @@ use store::TenantRecord;
 use uuid::Uuid;
 
 use super::users::{SignedInBody, UserBody};
-use crate::auth::{Audience, Caller, Grant, Password};
+use crate::auth::{Audience, Caller, Grant, Password, Passwords, Tokens};
+use crate::http::route::{AccessRule, AuditRule, Idempotency, Route};
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Problem, RequestContext, RequestTenant};
-use crate::state::Gateway;
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    routes
+        .add(Route::public(Method::POST, "/v1/auth/register").idempotency(Idempotency::Rebuilt), register)
+        .add(Route::public(Method::POST, "/v1/auth/login").with_audit(AuditRule::SignIn), login)
+        .add(Route::public(Method::GET, "/v1/auth/me").access(AccessRule::Token), me)
+}
 
 /// `POST /v1/auth/register`: creates a user of a tenant with open registration.
-pub async fn register(
-    State(gateway): State<Gateway>,
+async fn register(
+    State(executor): State<Executor>,
+    State(passwords): State<Passwords>,
     request: RequestContext,
     tenant: RequestTenant,
     key: IdempotencyKey,
@@ -44,7 +54,7 @@ pub async fn register(
     // A repeated request returns the first answer, even if the rules have changed since. It costs no hash.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
     let id = new_aggregate_id(&context, User::CATEGORY);
-    if let Some(earlier) = gateway.executor.previous_result::<User>(&context, id, command).await? {
+    if let Some(earlier) = executor.previous_result::<User>(&context, id, command).await? {
         return Ok(registered(&earlier, &tenant.record));
     }
     if tenant.record.registration != Registration::Open {
@@ -56,8 +66,8 @@ pub async fn register(
     if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
         return Err(Problem::new(ErrorCode::EmailTaken));
     }
-    let hash = gateway.passwords.hash(tenant.record.id, password).await?;
-    let executed = register_user(&gateway.executor, &context, email, name, roles, hash).await?;
+    let hash = passwords.hash(tenant.record.id, password).await?;
+    let executed = register_user(&executor, &context, email, name, roles, hash).await?;
     Ok(registered(&executed, &tenant.record))
 }
 
@@ -68,8 +78,10 @@ fn registered(executed: &CommandResult<User>, tenant: &TenantRecord) -> (StatusC
 
 /// `POST /v1/auth/login`: an access token for e-mail and password. An unknown address, a wrong password and a
 /// deactivated user get the same answer after the same work.
-pub async fn login(
-    State(gateway): State<Gateway>,
+async fn login(
+    State(executor): State<Executor>,
+    State(passwords): State<Passwords>,
+    State(tokens): State<Tokens>,
     request: RequestContext,
     tenant: RequestTenant,
     JsonBody(mut body): JsonBody,
@@ -86,10 +98,10 @@ pub async fn login(
     };
     let stream = holder.unwrap_or_else(|| StreamName::new(User::CATEGORY, Uuid::nil()));
     let hash = tenant.store.secret(&stream, PASSWORD).await?;
-    let fits = gateway.passwords.verify(tenant.record.id, password, hash.as_deref()).await?;
+    let fits = passwords.verify(tenant.record.id, password, hash.as_deref()).await?;
     let id = stream.uuid().filter(|_| fits);
     let user = match id {
-        Some(id) => active_user(&gateway, tenant.record.id, id).await?.map(|user| (id, user)),
+        Some(id) => active_user(&executor, tenant.record.id, id).await?.map(|user| (id, user)),
         None => None,
     };
     let Some((id, user)) = user else {
@@ -100,7 +112,7 @@ pub async fn login(
     metrics::counter!("annals_logins_total", "outcome" => "accepted").increment(1);
 
     let grant = grant(id, user, &tenant.record);
-    let issued = gateway.tokens.issue(&grant).map_err(Problem::internal)?;
+    let issued = tokens.issue(&grant).map_err(Problem::internal)?;
     let user = SignedInBody {
         id,
         tenant_id: grant.tenant_slug.clone(),
@@ -118,8 +130,8 @@ pub async fn login(
     })))
 }
 
-async fn active_user(gateway: &Gateway, tenant: TenantId, id: Uuid) -> Result<Option<User>, Problem> {
-    let loaded = gateway.executor.load::<User>(tenant, id).await?;
+async fn active_user(executor: &Executor, tenant: TenantId, id: Uuid) -> Result<Option<User>, Problem> {
+    let loaded = executor.load::<User>(tenant, id).await?;
     Ok(loaded.map(|(user, _)| user).filter(|user| user.status != UserStatus::Deactivated))
 }
 
@@ -141,9 +153,9 @@ fn grant(user_id: Uuid, user: User, tenant: &TenantRecord) -> Grant {
 }
 
 /// `GET /v1/auth/me`: the present data of the user, and the rights of the token.
-pub async fn me(State(gateway): State<Gateway>, caller: Caller) -> Result<Json<Value>, Problem> {
+async fn me(State(executor): State<Executor>, caller: Caller) -> Result<Json<Value>, Problem> {
     let id = caller.user_id();
-    let Some(user) = active_user(&gateway, caller.record.id, id).await? else {
+    let Some(user) = active_user(&executor, caller.record.id, id).await? else {
         return Err(Problem::new(ErrorCode::Unauthenticated)
             .detail("this user may not sign in")
             .with_rejected_token());

@@ -1,8 +1,9 @@
 //! `/v1/integrations/credentials`: administrators of a tenant give integrators access to its events on NATS.
 
+use access::policy::TENANT_ADMINISTER;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use chrono::TimeDelta;
 use nats::integrators::registry::{self, IntegratorCredential};
 use nats::integrators::{Integrators, IssuedCredential, LIFETIME_MAX, NewIntegrator, ResetPoint};
@@ -10,19 +11,36 @@ use schemas::engine::recorded::timestamp;
 use schemas::engine::{InvalidValue, TypePattern, parse_time};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use store::requests::AnswerRetention;
 use uuid::Uuid;
 
 use super::pages::split_page;
 use crate::auth::Caller;
+use crate::http::route::Route;
 use crate::http::{
     Digits, ErrorCode, IdempotencyKey, JsonBody, JsonFields, Path, Problem, Query, RequestContext,
 };
-use crate::state::Gateway;
+use crate::routes::Routes;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: usize = 1_000;
 /// Maximum hours that an old file stays valid after a rotation. A week is enough to replace a file.
 const ROTATION_OVERLAP_HOURS_MAX: u64 = 7 * 24;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let read = |path| Route::get(path, &TENANT_ADMINISTER);
+    let change = |method, path| Route::credential_change(method, path, &TENANT_ADMINISTER);
+    let kept = |method, path| change(method, path).stored(AnswerRetention::Permanent);
+    let secret = |method, path| change(method, path).stored(AnswerRetention::Secret);
+    routes
+        .add(read("/v1/integrations/credentials"), list)
+        .add(secret(Method::POST, "/v1/integrations/credentials"), create)
+        .add(read("/v1/integrations/credentials/{name}"), show)
+        .add(kept(Method::DELETE, "/v1/integrations/credentials/{name}"), revoke)
+        .add(kept(Method::POST, "/v1/integrations/credentials/{name}/reset"), reset)
+        .add(secret(Method::POST, "/v1/integrations/credentials/{name}/rotate"), rotate)
+}
 
 /// A credential in a list. It holds no secrets.
 #[derive(Debug, Serialize)]
@@ -60,14 +78,14 @@ struct CredentialsQuery {
 }
 
 /// Issues a credential: 201 with everything that a standard NATS client needs.
-pub async fn create(
-    State(gateway): State<Gateway>,
+async fn create(
+    State(integrators): State<Option<Integrators>>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
     JsonBody(body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway)?;
+    let integrators = configured(integrators.as_ref())?;
     let new = parse_new_credential(body)?;
     request.set_subject(&new.name);
     let issued = integrators.create(&caller.record, new, receipt_key(&caller, key)).await?;
@@ -75,8 +93,12 @@ pub async fn create(
 }
 
 /// Lists the credentials, ordered by name.
-pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
-    integrators(&gateway)?;
+async fn list(
+    State(integrators): State<Option<Integrators>>,
+    caller: Caller,
+    uri: Uri,
+) -> Result<Json<Value>, Problem> {
+    configured(integrators.as_ref())?;
     let Query(page) = Query::<CredentialsQuery>::read(&uri)?;
     let limit = Digits::limit(page.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let credentials = registry::commands::page(&caller.store, &page.after, limit as u32 + 1).await?;
@@ -86,37 +108,37 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
 }
 
 /// Shows one credential.
-pub async fn show(
-    State(gateway): State<Gateway>,
+async fn show(
+    State(integrators): State<Option<Integrators>>,
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<CredentialResponse>, Problem> {
-    integrators(&gateway)?;
+    configured(integrators.as_ref())?;
     let credential =
         registry::commands::find(&caller.store, &name).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(CredentialResponse(credential.into())))
 }
 
 /// Revokes a credential. Its connections are closed before the response is sent.
-pub async fn revoke(
-    State(gateway): State<Gateway>,
+async fn revoke(
+    State(integrators): State<Option<Integrators>>,
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    integrators(&gateway)?.revoke(&caller.record, &name, receipt_key(&caller, key)).await?;
+    configured(integrators.as_ref())?.revoke(&caller.record, &name, receipt_key(&caller, key)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Resets the consumer of a credential to a position or a time.
-pub async fn reset(
-    State(gateway): State<Gateway>,
+async fn reset(
+    State(integrators): State<Option<Integrators>>,
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     JsonBody(body): JsonBody,
 ) -> Result<Json<CredentialResponse>, Problem> {
-    let integrators = integrators(&gateway)?;
+    let integrators = configured(integrators.as_ref())?;
     let credential =
         integrators.reset(&caller.record, &name, parse_start(body)?, receipt_key(&caller, key)).await?;
     let mut answer = CredentialBody::from(credential);
@@ -125,14 +147,14 @@ pub async fn reset(
 }
 
 /// Issues another file for a credential: 201 as for a new one. Earlier files stay valid for `overlap_hours`.
-pub async fn rotate(
-    State(gateway): State<Gateway>,
+async fn rotate(
+    State(integrators): State<Option<Integrators>>,
     caller: Caller,
     key: IdempotencyKey,
     Path(name): Path<String>,
     JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
-    let integrators = integrators(&gateway)?;
+    let integrators = configured(integrators.as_ref())?;
     let hours = body.position("overlap_hours").unwrap_or(0);
     if hours > ROTATION_OVERLAP_HOURS_MAX {
         let message = format!("must be at most {ROTATION_OVERLAP_HOURS_MAX}");
@@ -164,8 +186,8 @@ fn issued_body(issued: &IssuedCredential) -> Value {
 ///
 /// # Errors
 /// 503 when the deployment has none.
-fn integrators(gateway: &Gateway) -> Result<&Integrators, Problem> {
-    gateway.integrators.as_ref().ok_or_else(|| {
+fn configured(integrators: Option<&Integrators>) -> Result<&Integrators, Problem> {
+    integrators.ok_or_else(|| {
         Problem::new(ErrorCode::Unavailable)
             .detail("credentials for integrators are not configured in this deployment")
     })

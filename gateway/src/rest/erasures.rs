@@ -1,9 +1,10 @@
 //! `/v1/erasures`: tenant administrators request the erasure of a person.
 
+use access::policy::TENANT_ADMINISTER;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
-use commands::{CommandResult, ExecuteError, Subject, SubjectRejection};
+use axum::http::{Method, StatusCode, Uri};
+use commands::{CommandResult, ExecuteError, Executor, Subject, SubjectRejection};
 use privacy::{ErasureProgress, request_erasure, subject_of_customer, subject_of_user};
 use schemas::engine::{InvalidValue, Reason};
 use schemas::privacy::subject::RequestErasure;
@@ -15,8 +16,19 @@ use uuid::Uuid;
 use super::pages::PageQuery;
 use crate::auth::Caller;
 use crate::http::failures::rejected_field;
+use crate::http::route::{AuthoritySource, Route};
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let request_route =
+        Route::write(Method::POST, "/v1/erasures", &TENANT_ADMINISTER).authority(AuthoritySource::UseCase);
+    routes
+        .add(Route::get("/v1/erasures", &TENANT_ADMINISTER), list)
+        .add(request_route, request)
+        .add(Route::get("/v1/erasures/{subject}", &TENANT_ADMINISTER), show)
+}
 
 /// An erasure as REST shows it.
 #[derive(Debug, Serialize)]
@@ -41,8 +53,8 @@ impl From<ErasureProgress> for ShownErasure {
 
 /// `POST /v1/erasures` `{user_id | customer_id, reason?}`: 202. The erasure continues in the background; its progress
 /// is found under its subject. A second request changes nothing.
-pub async fn request(
-    State(gateway): State<Gateway>,
+async fn request(
+    State(executor): State<Executor>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -56,15 +68,13 @@ pub async fn request(
     let reason = body.optional("reason", Reason::parse);
     let (user, customer, reason) = body.finish(|| Some((user, customer, reason)))?;
     let context = caller.command_context(&request, key.0);
-    if let Some(first) =
-        gateway.executor.previous_request_result::<Subject>(&context).await.map_err(to_problem)?
-    {
+    if let Some(first) = executor.previous_request_result::<Subject>(&context).await.map_err(to_problem)? {
         return accepted(&caller.store, &first).await;
     }
     let tenant = caller.record.id;
     let subject = match (user, customer) {
-        (Some(user), None) => subject_of_user(&gateway.executor, tenant, user).await?,
-        (None, Some(customer)) => subject_of_customer(&gateway.executor, tenant, customer).await?,
+        (Some(user), None) => subject_of_user(&executor, tenant, user).await?,
+        (None, Some(customer)) => subject_of_customer(&executor, tenant, customer).await?,
         _ => {
             let problem = InvalidValue::new("one_of", "name either a user or a customer".to_owned());
             return Err(Problem::invalid(vec![FieldError::new("user_id", problem)]));
@@ -72,8 +82,7 @@ pub async fn request(
     };
     let subject = subject.ok_or(Problem::new(ErrorCode::NotFound))?;
     let command = RequestErasure { reason };
-    let executed =
-        request_erasure(&gateway.executor, &context, subject, command).await.map_err(to_problem)?;
+    let executed = request_erasure(&executor, &context, subject, command).await.map_err(to_problem)?;
     accepted(&caller.store, &executed).await
 }
 
@@ -89,7 +98,7 @@ async fn accepted(
 
 /// `GET /v1/erasures`: pages in a stable order without meaning. The list is enough to request all erasures again after
 /// a restore, so operators should keep a copy elsewhere.
-pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (subjects, next_after) = page.ids::<Subject>(&caller.store).await?;
     let mut erasures = Vec::with_capacity(subjects.len());
@@ -102,7 +111,7 @@ pub async fn list(caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
 
 /// `GET /v1/erasures/{subject}`: the progress. When the erasure is done, `position` is the position of the event that
 /// records it. The proof of that event is the certificate.
-pub async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<ShownErasure>, Problem> {
+async fn show(caller: Caller, Path(subject): Path<String>) -> Result<Json<ShownErasure>, Problem> {
     let subject: Uuid = subject.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
     shown(&caller.store, subject, u64::MAX).await.map(Json)
 }

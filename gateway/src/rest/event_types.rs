@@ -1,10 +1,11 @@
 //! `/v1/event-types`: the types of external events, with the schemas of their data.
 
+use access::policy::EVENTS_READ;
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
-use commands::{CommandResult, EventFamily, EventTypeRejection, ExecuteError};
+use commands::{CommandResult, EventFamily, EventTypeRejection, ExecuteError, Executor, ExternalEvents};
 use schemas::engine::{InvalidValue, JsonText, Notes};
 use schemas::integration::event_type::{RegisterEventType, family_id};
 use schemas::integration::names::{ExternalType, RESERVED_CONTEXT};
@@ -15,12 +16,26 @@ use super::pages::PageQuery;
 use crate::auth::Caller;
 use crate::http::content::json_bytes;
 use crate::http::json::{json_problem, read_json};
+use crate::http::route::{AccessRule, AuthoritySource, Idempotency, Route};
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonFields, Path, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    // Rights depend on the category, so the handler checks who may register a type.
+    let registration = Route::public(Method::PUT, "/v1/event-types/{type}")
+        .access(AccessRule::Token)
+        .authority(AuthoritySource::UseCase)
+        .idempotency(Idempotency::Rebuilt);
+    routes
+        .add(Route::get("/v1/event-types", &EVENTS_READ), list)
+        .add(Route::get("/v1/event-types/{type}", &EVENTS_READ), show)
+        .add(registration, put)
+}
 
 /// `PUT /v1/event-types/{type}`: registers a version of a type, or widens its schema.
-pub async fn put(
-    State(gateway): State<Gateway>,
+async fn put(
+    State(external_events): State<ExternalEvents>,
     context: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -31,7 +46,7 @@ pub async fn put(
     let (schema, description) = read(&json_bytes(request).await?)?;
     let context = caller.command_context(&context, key.0);
     let command = RegisterEventType { event_type: event_type.clone(), schema, description };
-    let executed = gateway.external_events.register_type(&context, command).await.map_err(to_problem)?;
+    let executed = external_events.register_type(&context, command).await.map_err(to_problem)?;
     // Depends only on the events of the command, so a repeated request gets the same answer.
     let created = executed.count > 0 && executed.state.last_is_registration;
     let status = if created { StatusCode::CREATED } else { StatusCode::OK };
@@ -83,25 +98,24 @@ struct EventTypeBody {
 }
 
 /// `GET /v1/event-types/{type}`: one version with its schema.
-pub async fn show(
-    State(gateway): State<Gateway>,
+async fn show(
+    State(executor): State<Executor>,
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<ShowBody>, Problem> {
     let event_type = ExternalType::parse(&name).map_err(|_| Problem::new(ErrorCode::NotFound))?;
-    let found =
-        gateway.executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
+    let found = executor.load::<EventFamily>(caller.record.id, family_id(event_type.family())).await?;
     let event_type = found.and_then(|(family, _)| EventTypeBody::of(&family, &event_type));
     Ok(Json(ShowBody { event_type: event_type.ok_or(Problem::new(ErrorCode::NotFound))? }))
 }
 
 /// `GET /v1/event-types`: pages of types with their versions and without schemas, in a stable order without meaning.
-pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+async fn list(State(executor): State<Executor>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (ids, next_after) = page.ids::<EventFamily>(&caller.store).await?;
     let mut types = Vec::new();
     for id in &ids {
-        let Some((family, _)) = gateway.executor.load::<EventFamily>(caller.record.id, *id).await? else {
+        let Some((family, _)) = executor.load::<EventFamily>(caller.record.id, *id).await? else {
             continue;
         };
         types.extend(

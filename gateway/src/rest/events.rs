@@ -1,6 +1,6 @@
 //! `GET /v1/events`: a tenant's log by pages, as CloudEvents.
 
-use axum::extract::State;
+use access::policy::EVENTS_READ;
 use axum::http::Uri;
 use axum::response::Response;
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, TypePattern};
@@ -9,13 +9,20 @@ use store::{LogFilter, PageLimit, StreamFilter, TenantStore};
 
 use super::event_pages::{self, EventLocation, EventSource};
 use crate::auth::Caller;
-use crate::http::{Digits, ErrorCode, FieldError, Problem, query};
-use crate::state::Gateway;
+use crate::http::log_id::check_log_id;
+use crate::http::route::Route;
+use crate::http::{Digits, FieldError, Problem, query};
+use crate::routes::Routes;
 
 const PAGE_SIZE_DEFAULT: u64 = 100;
 const PAGE_SIZE_MAX: u64 = 1_000;
 /// Maximum patterns of a request. More than clients need, and few enough to match quickly.
 const PATTERNS_MAX: usize = 50;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    routes.add(Route::get("/v1/events", &EVENTS_READ), page)
+}
 
 /// The parameters of a request for events.
 #[derive(Debug, Clone)]
@@ -33,7 +40,7 @@ pub struct EventsQuery {
 }
 
 /// Returns one page. `next_after` is the last position that was checked, even if that event did not match.
-pub async fn page(State(_gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Response, Problem> {
+async fn page(caller: Caller, uri: Uri) -> Result<Response, Problem> {
     let EventsQuery { after, limit, filter, log, .. } = EventsQuery::for_page(&uri)?;
     let store = caller.store.clone();
     let source = LogSource { store, filter, requested_log: log, scanned_to: after, read: None };
@@ -78,29 +85,6 @@ impl EventSource for LogSource {
         let next_after = truncated_after.map_or(self.scanned_to, |last| last.position);
         json!({ "next_after": next_after, "head": self.read.map(|(_, head)| head) })
     }
-}
-
-/// Checks that the client's position belongs to the tenant's present log.
-///
-/// # Errors
-/// 410 when the client named another log id. Unknown ids get the same answer: a restored database does not contain the
-/// logs that were created after the backup.
-pub async fn check_log_id(
-    tenant: &TenantStore,
-    requested_log: Option<LogId>,
-    current: LogId,
-) -> Result<(), Problem> {
-    let Some(requested_log) = requested_log.filter(|requested_log| *requested_log != current) else {
-        return Ok(());
-    };
-    let detail = match tenant.replaced_log(requested_log).await? {
-        Some(replaced) => format!(
-            "the tenant's log is now {current}; positions of {requested_log} hold up to {}",
-            replaced.last_position
-        ),
-        None => format!("the tenant's log is now {current}; {requested_log} is not known here"),
-    };
-    Err(Problem::new(ErrorCode::LogReplaced).detail(detail))
 }
 
 /// Parses a position in decimal digits.
@@ -197,6 +181,7 @@ impl EventsQuery {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::ErrorCode;
 
     fn read(query: &str) -> Result<EventsQuery, ErrorCode> {
         let uri: Uri = format!("/v1/events?{query}").parse().expect("a URI");

@@ -3,11 +3,13 @@
 use access::policy::EVENTS_READ;
 use axum::Json;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use axum::response::Response;
 use bytes::Bytes;
 use commands::integration::external_append::{EVENTS_MAX, ExternalReceipt, InvalidField};
-use commands::{EventTypeRejection, ExecuteError, ExternalAppend, ExternalAppendError, ExternalEvent};
+use commands::{
+    EventTypeRejection, ExecuteError, ExternalAppend, ExternalAppendError, ExternalEvent, ExternalEvents,
+};
 use schemas::engine::{InvalidValue, LogId, RecordedEvent, StreamName};
 use schemas::integration::names::{ExternalCategory, ExternalType, RESERVED_CONTEXT};
 use serde::Deserialize;
@@ -18,20 +20,30 @@ use uuid::Uuid;
 
 use super::event_pages::{self, EventLocation, EventSource};
 use super::event_types::{parse_external_name, reserved_name_problem};
-use super::events::{check_log_id, position};
+use super::events::position;
 use super::pages::{limit, unique_pairs, unknown_parameter};
 use crate::auth::Caller;
 use crate::http::content::json_bytes;
 use crate::http::json::{self, read_json};
+use crate::http::log_id::check_log_id;
+use crate::http::route::{AccessRule, Idempotency, Route};
 use crate::http::{ErrorCode, FieldError, IdempotencyKey, JsonFields, Path, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 const PAGE_SIZE_MAX: u64 = 1_000;
 
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    // Rights depend on the category, so the handlers check who may append to a stream or read it.
+    let route =
+        |method| Route::public(method, "/v1/streams/{category}/{id}/events").access(AccessRule::Token);
+    routes.add(route(Method::GET), page).add(route(Method::POST).idempotency(Idempotency::Rebuilt), append)
+}
+
 /// `POST`: appends all events or none.
-pub async fn append(
-    State(gateway): State<Gateway>,
+async fn append(
+    State(external_events): State<ExternalEvents>,
     context: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -43,7 +55,7 @@ pub async fn append(
         .map_err(|error| Problem::invalid_field("id", error))?;
     let append = read(category, stream, &json_bytes(request).await?)?;
     let command = caller.command_context(&context, key.0);
-    let receipt = gateway.external_events.append(&command, append).await.map_err(to_problem)?;
+    let receipt = external_events.append(&command, append).await.map_err(to_problem)?;
     let ExternalReceipt { stream, version, position, count, consistency_token, .. } = receipt;
     Ok((
         StatusCode::CREATED,
@@ -59,8 +71,7 @@ pub async fn append(
 
 /// `GET`: a page of a stream. A stream without events is returned as empty and not as 404, so that a service can start
 /// it.
-pub async fn page(
-    State(_gateway): State<Gateway>,
+async fn page(
     caller: Caller,
     Path((category, id)): Path<(String, String)>,
     uri: Uri,

@@ -1,19 +1,19 @@
-//! Pages of lists whose rows are loaded from streams: `?limit=&after=`. `after` is the `next_after` of the previous
-//! page.
+//! Pages of lists: `?limit=&after=`. `after` is the `next_after` of the previous page.
 
 use axum::http::Uri;
 use commands::Decider;
 use schemas::engine::{InvalidValue, StreamName};
+use serde::Deserialize;
 use store::TenantStore;
 use uuid::Uuid;
 
 use super::events::position;
-use crate::http::{FieldError, Problem, query};
+use crate::http::{Digits, FieldError, Problem, query};
 
 const PAGE_SIZE_DEFAULT: u64 = 20;
 const PAGE_SIZE_MAX: u64 = 100;
 
-/// The parameters of a page.
+/// The parameters of a page of rows that are loaded from streams. Malformed and unknown ones get 422.
 #[derive(Debug, PartialEq, Eq)]
 pub struct PageQuery {
     limit: usize,
@@ -65,6 +65,26 @@ impl PageQuery {
     }
 }
 
+/// The parameters of a page whose cursor is a `C`. Malformed and unknown ones get 400.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CursorQuery<C> {
+    /// The cursor after which the page starts.
+    pub after: Option<C>,
+    limit: Option<Digits>,
+}
+
+impl<C> CursorQuery<C> {
+    /// Maximum rows of the page.
+    ///
+    /// # Errors
+    /// 422 for a limit out of bounds.
+    pub fn limit(&self) -> Result<usize, Problem> {
+        let limit = in_bounds(self.limit.map_or(PAGE_SIZE_DEFAULT, |limit| limit.0), PAGE_SIZE_MAX);
+        limit.map_err(|error| Problem::invalid_field("limit", error))
+    }
+}
+
 /// Splits rows into a page and the cursor of the next page. Callers query `limit + 1` rows, so a list that ends with
 /// the page has no cursor.
 pub fn split_page<T, C>(mut rows: Vec<T>, limit: usize, cursor: impl Fn(&T) -> C) -> (Vec<T>, Option<C>) {
@@ -90,9 +110,15 @@ pub fn unique_pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
 
 /// Parses a limit from 1 to `max`.
 pub fn limit(text: &str, max: u64) -> Result<usize, InvalidValue> {
-    match position(text) {
-        Some(limit) if (1..=max).contains(&limit) => Ok(limit as usize),
-        _ => Err(InvalidValue::new("limit_invalid", format!("must be 1 to {max}"))),
+    // Zero is never in bounds, so it stands for a text that is no number.
+    in_bounds(position(text).unwrap_or(0), max)
+}
+
+fn in_bounds(limit: u64, max: u64) -> Result<usize, InvalidValue> {
+    if (1..=max).contains(&limit) {
+        Ok(limit as usize)
+    } else {
+        Err(InvalidValue::new("limit_invalid", format!("must be 1 to {max}")))
     }
 }
 

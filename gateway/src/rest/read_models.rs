@@ -1,25 +1,33 @@
 //! `/v1/audit/read-models`: historical states of read models and their changes, for auditors.
 
-use access::policy::{CUSTOMERS_READ, USERS_READ};
-
+use access::policy::{AUDIT_READ, CUSTOMERS_READ, POSITIONS_READ, USERS_READ};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
-use fairness::Permit;
 use queries::{HistoricStateError, PastChanges, PastRows, ReadModel, whole};
+use schemas::engine::LogId;
 use schemas::engine::time::deserialize_time;
-use schemas::engine::{LogId, TenantId};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::events::check_log_id;
 use crate::auth::Caller;
+use crate::http::log_id::check_log_id;
+use crate::http::route::Route;
 use crate::http::{Digits, ErrorCode, Path, Problem, Query};
-use crate::state::Gateway;
+use crate::limits::HistoricReadLimit;
+use crate::routes::Routes;
 
 const PAGE_SIZE_DEFAULT: usize = 100;
 /// Maximum rows of a page, or maximum events that a page of changes reads.
 const PAGE_SIZE_MAX: usize = 500;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    routes
+        .add(Route::recorded_get("/v1/audit/position", &POSITIONS_READ), position)
+        .add(Route::recorded_get("/v1/audit/read-models/{name}", &AUDIT_READ), rows)
+        .add(Route::recorded_get("/v1/audit/read-models/{name}/changes", &AUDIT_READ), changes)
+}
 
 /// The parameter of `GET /v1/audit/position`.
 #[derive(Debug, Deserialize)]
@@ -38,10 +46,7 @@ pub struct PositionBody {
 }
 
 /// `GET /v1/audit/position?time=`: the last position that was recorded at or before the time.
-pub async fn position(
-    caller: Caller,
-    Query(query): Query<PositionQuery>,
-) -> Result<Json<PositionBody>, Problem> {
+async fn position(caller: Caller, Query(query): Query<PositionQuery>) -> Result<Json<PositionBody>, Problem> {
     let time = query.time.ok_or(Problem::bad_request("the parameter time is missing"))?;
     let (head, position) = caller.store.position_at(time).await?;
     Ok(Json(PositionBody { log_id: head.log_id, position, head: head.position }))
@@ -58,8 +63,8 @@ pub struct RowsQuery {
 }
 
 /// `GET /v1/audit/read-models/{name}`: the rows when the log ended at a position.
-pub async fn rows(
-    State(gateway): State<Gateway>,
+async fn rows(
+    State(reads): State<HistoricReadLimit>,
     caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<RowsQuery>,
@@ -67,7 +72,7 @@ pub async fn rows(
     let checkpoint = read_model(&caller, &name)?;
     let limit = Digits::limit(query.limit, PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX)?;
     let log = log(&caller, query.log).await?;
-    let _permit = permit(&gateway, &caller).await?;
+    let _permit = reads.acquire(caller.record.id).await?;
     Ok(Json(whole::rows(&caller.store, checkpoint, log, number(query.at), query.after, limit).await?))
 }
 
@@ -83,8 +88,8 @@ pub struct ChangesQuery {
 }
 
 /// `GET /v1/audit/read-models/{name}/changes`: the rows that changed between two positions.
-pub async fn changes(
-    State(gateway): State<Gateway>,
+async fn changes(
+    State(reads): State<HistoricReadLimit>,
     caller: Caller,
     Path(name): Path<String>,
     Query(query): Query<ChangesQuery>,
@@ -95,7 +100,7 @@ pub async fn changes(
         return Err(Problem::bad_request("to must not stand before from"));
     }
     let log = log(&caller, query.log).await?;
-    let _permit = permit(&gateway, &caller).await?;
+    let _permit = reads.acquire(caller.record.id).await?;
     let between = (query.from.0, number(query.to));
     Ok(Json(whole::changes(&caller.store, checkpoint, log, between, number(query.after), limit).await?))
 }
@@ -127,14 +132,6 @@ async fn log(caller: &Caller, named: Option<Uuid>) -> Result<LogId, Problem> {
     let current = caller.store.head().await?.log_id;
     check_log_id(&caller.store, named.map(LogId), current).await?;
     Ok(current)
-}
-
-/// A permit for one of the few concurrent historical reads. The limit leaves the database to other requests.
-async fn permit(gateway: &Gateway, caller: &Caller) -> Result<Permit<TenantId>, Problem> {
-    let permit = gateway.historic_reads.acquire(caller.record.id).await;
-    permit.map_err(|_| {
-        Problem::new(ErrorCode::Unavailable).detail("too many pages of the past are being computed")
-    })
 }
 
 impl From<HistoricStateError> for Problem {

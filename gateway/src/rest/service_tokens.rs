@@ -1,10 +1,12 @@
 //! `/v1/service-tokens`: tenant administrators issue and revoke tokens of services.
 
+use access::policy::TENANT_ADMINISTER;
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, Uri};
+use axum::http::{Method, StatusCode, Uri};
 use commands::{
-    CommandSideEffects, Decider, ExecuteError, ServiceToken, ServiceTokenRejection, new_aggregate_id,
+    CommandSideEffects, Decider, ExecuteError, Executor, ServiceToken, ServiceTokenRejection,
+    new_aggregate_id,
 };
 use schemas::engine::recorded::timestamp;
 use schemas::engine::{Name, clock, parse_time};
@@ -13,15 +15,27 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::pages::PageQuery;
-use crate::auth::{Caller, ServiceGrant};
+use crate::auth::{Caller, ServiceGrant, ServiceTokens, Tokens};
 use crate::http::failures::rejected_field;
-use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::http::path::parse_id;
+use crate::http::route::Route;
+use crate::http::{IdempotencyKey, JsonBody, Path, Problem, RequestContext};
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let change = |method, path| Route::credential_change(method, path, &TENANT_ADMINISTER);
+    routes
+        .add(Route::get("/v1/service-tokens", &TENANT_ADMINISTER), list)
+        .add(change(Method::POST, "/v1/service-tokens"), issue)
+        .add(change(Method::DELETE, "/v1/service-tokens/{id}"), revoke)
+}
 
 /// `POST /v1/service-tokens`: the response holds the token, as does the response to a repeat with the same key. The
 /// token is not stored.
-pub async fn issue(
-    State(gateway): State<Gateway>,
+async fn issue(
+    State(executor): State<Executor>,
+    State(tokens): State<Tokens>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -40,7 +54,7 @@ pub async fn issue(
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
     request.set_subject(id.to_string());
     let executed =
-        gateway.executor.execute::<ServiceToken>(&context, id, command, CommandSideEffects::default()).await;
+        executor.execute::<ServiceToken>(&context, id, command, CommandSideEffects::default()).await;
     let executed = executed.map_err(to_problem)?;
     let token = &executed.state;
     let grant = ServiceGrant {
@@ -53,7 +67,7 @@ pub async fn issue(
         issued_at: token.issued_at,
         expires_at: token.expires_at,
     };
-    let access_token = gateway.tokens.issue_service(&grant).map_err(Problem::internal)?;
+    let access_token = tokens.issue_service(&grant).map_err(Problem::internal)?;
     Ok((
         StatusCode::CREATED,
         Json(json!({
@@ -66,12 +80,12 @@ pub async fn issue(
 }
 
 /// `GET /v1/service-tokens`: pages in order of issue. Tokens issued with an idempotency key have no such order.
-pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
+async fn list(State(executor): State<Executor>, caller: Caller, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     let (ids, next_after) = page.ids::<ServiceToken>(&caller.store).await?;
     let mut tokens = Vec::with_capacity(ids.len());
     for id in &ids {
-        if let Some((token, _)) = gateway.executor.load::<ServiceToken>(caller.record.id, *id).await? {
+        if let Some((token, _)) = executor.load::<ServiceToken>(caller.record.id, *id).await? {
             tokens.push(token_json(*id, &token));
         }
     }
@@ -79,22 +93,22 @@ pub async fn list(State(gateway): State<Gateway>, caller: Caller, uri: Uri) -> R
 }
 
 /// `DELETE /v1/service-tokens/{id}`: revokes a token. A second request changes nothing.
-pub async fn revoke(
-    State(gateway): State<Gateway>,
+async fn revoke(
+    State(executor): State<Executor>,
+    State(service_tokens): State<ServiceTokens>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
-    let id: Uuid = id.parse().map_err(|_| Problem::new(ErrorCode::NotFound))?;
+    let id = parse_id(&id)?;
     let context = caller.command_context(&request, key.0);
     let command = RevokeServiceToken {};
-    gateway
-        .executor
+    executor
         .execute::<ServiceToken>(&context, id, command, CommandSideEffects::default())
         .await
         .map_err(to_problem)?;
-    gateway.service_tokens.invalidate(caller.record.id, id);
+    service_tokens.invalidate(caller.record.id, id);
     Ok(StatusCode::NO_CONTENT)
 }
 

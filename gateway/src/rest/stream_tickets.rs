@@ -1,23 +1,33 @@
 //! `POST /v1/stream-tickets`: a ticket that opens one event stream in a browser's `EventSource`.
 
-use access::policy::PERSONAL_DATA_READ;
+use access::policy::{EVENTS_READ, PERSONAL_DATA_READ};
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use schemas::engine::InvalidValue;
 use serde_json::{Value, json};
+use store::Store;
+use store::requests::AnswerRetention;
 
 use crate::auth::Caller;
 use crate::auth::tickets::{TICKET_LIFETIME, Ticket};
+use crate::http::route::Route;
 use crate::http::{ErrorCode, JsonBody, Problem};
-use crate::state::Gateway;
+use crate::routes::Routes;
+use crate::streams::sse;
 
 /// The paths that accept tickets.
-const TICKET_PATHS: [&str; 1] = ["/v1/events/stream"];
+const TICKET_PATHS: [&str; 1] = [sse::PATH];
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let issuing = Route::write(Method::POST, "/v1/stream-tickets", &EVENTS_READ);
+    routes.add(issuing.stored(AnswerRetention::TemporarySecret), issue)
+}
 
 /// Issues a ticket for a path.
-pub async fn issue(
-    State(gateway): State<Gateway>,
+async fn issue(
+    State(store): State<Store>,
     caller: Caller,
     JsonBody(mut body): JsonBody,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
@@ -35,7 +45,7 @@ pub async fn issue(
     let personal_data = caller.has_permission(&PERSONAL_DATA_READ);
     let ticket = Ticket::new(caller.record.id, caller.user_id(), caller.expires_at(), personal_data);
     let body = json!({
-        "ticket": ticket.encode(gateway.store.key(), path),
+        "ticket": ticket.encode(store.key(), path),
         "path": path,
         "expires_in": TICKET_LIFETIME.as_secs(),
     });

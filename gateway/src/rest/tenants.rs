@@ -1,10 +1,11 @@
 //! `POST /v1/tenants`: a platform administrator creates a tenant.
 
+use access::policy::TENANTS_WRITE;
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{Method, StatusCode};
 use commands::identity::registration::{RegisterTenantError, TenantAdmin, register_tenant};
-use commands::{ExecuteError, TenantRejection};
+use commands::{ExecuteError, Executor, TenantRejection};
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, InvalidValue, Name, TenantSlug};
 use schemas::identity::role::Role;
@@ -12,10 +13,16 @@ use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
 use serde_json::{Value, json};
 
 use super::users::UserBody;
-use crate::auth::{Caller, Password};
+use crate::auth::{Caller, Password, Passwords};
 use crate::http::failures::rejected_field;
+use crate::http::route::Route;
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, JsonFields, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    routes.add(Route::rights_change(Method::POST, "/v1/tenants", &TENANTS_WRITE), create)
+}
 
 struct NewAdmin {
     email: Email,
@@ -24,8 +31,9 @@ struct NewAdmin {
 }
 
 /// Creates the tenant and, if the request has one, its first administrator.
-pub async fn create(
-    State(gateway): State<Gateway>,
+async fn create(
+    State(executor): State<Executor>,
+    State(passwords): State<Passwords>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -37,15 +45,14 @@ pub async fn create(
     let (command, admin) = read(body)?;
     let admin = match admin {
         Some(NewAdmin { email, name, password }) => {
-            let password_hash = gateway.passwords.hash(caller.record.id, password).await?;
+            let password_hash = passwords.hash(caller.record.id, password).await?;
             Some(TenantAdmin { email, name, password_hash })
         }
         None => None,
     };
     let slug = command.slug.clone();
     let context = caller.command_context(&request, key.0);
-    let registered =
-        register_tenant(&gateway.executor, &context, command, admin).await.map_err(to_problem)?;
+    let registered = register_tenant(&executor, &context, command, admin).await.map_err(to_problem)?;
 
     let tenant = registered.tenant.state;
     let mut answer = json!({

@@ -1,12 +1,13 @@
 //! `/v1/users`: user administration of a tenant, and the JSON form of a user.
 
+use access::policy::{USERS_READ, USERS_WRITE};
 use axum::Json;
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, Uri};
+use axum::http::{HeaderMap, Method, StatusCode, Uri};
 use commands::identity::administration::{add_user, change_roles, deactivate};
 use commands::identity::user::EMAIL;
 use commands::{
-    CommandResult, CommandSideEffects, Decider, ExecuteError, User, UserRejection, new_aggregate_id,
+    CommandResult, CommandSideEffects, Decider, ExecuteError, Executor, User, UserRejection, new_aggregate_id,
 };
 use queries::identity::user;
 use queries::{USERS, UserRow};
@@ -20,11 +21,24 @@ use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::pages::PageQuery;
-use crate::auth::{Caller, Password};
+use crate::auth::{Caller, Password, Passwords};
 use crate::http::consistency;
 use crate::http::failures::rejected_field;
+use crate::http::path::parse_id;
+use crate::http::route::Route;
 use crate::http::{ErrorCode, IdempotencyKey, JsonBody, Path, Problem, RequestContext};
-use crate::state::Gateway;
+use crate::routes::Routes;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let change_of = |method, path| Route::rights_change(method, path, &USERS_WRITE);
+    routes
+        .add(Route::get("/v1/users", &USERS_READ), list)
+        .add(change_of(Method::POST, "/v1/users"), add)
+        .add(Route::get("/v1/users/{id}", &USERS_READ), show)
+        .add(change_of(Method::PATCH, "/v1/users/{id}"), change)
+        .add(change_of(Method::PUT, "/v1/users/{id}/roles"), put_roles)
+}
 
 /// A user in the response to a registration.
 #[derive(Debug, Serialize)]
@@ -93,7 +107,7 @@ impl UserStatusBody {
 ///
 /// # Errors
 /// `consistency_timeout` when the read model lags for longer than the wait.
-pub async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
+async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     consistency::wait_for_read_models(&caller.store, &headers, &[USERS]).await?;
     let (rows, next_after) = user::by_id(&caller.store, page.after(), page.limit()).await?;
@@ -102,20 +116,21 @@ pub async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<V
 }
 
 /// `GET /v1/users/{id}`.
-pub async fn show(
-    State(gateway): State<Gateway>,
+async fn show(
+    State(executor): State<Executor>,
     caller: Caller,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let id = parse_id(&id)?;
-    let found = gateway.executor.load::<User>(caller.record.id, id).await?;
+    let found = executor.load::<User>(caller.record.id, id).await?;
     let (user, version) = found.ok_or(Problem::new(ErrorCode::NotFound))?;
     Ok(Json(json!({ "user": UserStatusBody::new(id, &caller.record.slug, &user, version) })))
 }
 
 /// `POST /v1/users`: adds a user. A user without a password cannot sign in.
-pub async fn add(
-    State(gateway): State<Gateway>,
+async fn add(
+    State(executor): State<Executor>,
+    State(passwords): State<Passwords>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -132,8 +147,7 @@ pub async fn add(
     // As for registration: a repeated request gets the first answer, and no hash is computed for a request that will be
     // refused.
     let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
-    let repeated =
-        gateway.executor.previous_result::<User>(&context, id, command).await.map_err(to_problem)?;
+    let repeated = executor.previous_result::<User>(&context, id, command).await.map_err(to_problem)?;
     let executed = if let Some(earlier) = repeated {
         earlier
     } else {
@@ -142,17 +156,17 @@ pub async fn add(
             return Err(Problem::new(ErrorCode::EmailTaken));
         }
         let hash = match password {
-            Some(password) => Some(gateway.passwords.hash(caller.record.id, password).await?),
+            Some(password) => Some(passwords.hash(caller.record.id, password).await?),
             None => None,
         };
-        add_user(&gateway.executor, &context, email, name, roles, hash).await.map_err(to_problem)?
+        add_user(&executor, &context, email, name, roles, hash).await.map_err(to_problem)?
     };
     Ok((StatusCode::CREATED, user_response(&executed, &caller)))
 }
 
 /// `PUT /v1/users/{id}/roles`: replaces all roles. Access tokens keep the old roles until they expire.
-pub async fn put_roles(
-    State(gateway): State<Gateway>,
+async fn put_roles(
+    State(executor): State<Executor>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -162,8 +176,7 @@ pub async fn put_roles(
     let roles = body.texts("roles", Role::parse);
     let roles = body.finish(|| roles)?;
     let context = caller.command_context(&request, key.0);
-    let executed =
-        change_roles(&gateway.executor, &context, parse_id(&id)?, roles).await.map_err(to_problem)?;
+    let executed = change_roles(&executor, &context, parse_id(&id)?, roles).await.map_err(to_problem)?;
     Ok(user_response(&executed, &caller))
 }
 
@@ -174,8 +187,8 @@ enum UserChange {
 }
 
 /// `PATCH /v1/users/{id}`: a new `name`, or `"status": "deactivated"` with a `reason`.
-pub async fn change(
-    State(gateway): State<Gateway>,
+async fn change(
+    State(executor): State<Executor>,
     request: RequestContext,
     caller: Caller,
     key: IdempotencyKey,
@@ -193,9 +206,9 @@ pub async fn change(
     let (context, id) = (caller.command_context(&request, key.0), parse_id(&id)?);
     let executed = match change {
         UserChange::Name(command) => {
-            gateway.executor.execute::<User>(&context, id, command, CommandSideEffects::default()).await
+            executor.execute::<User>(&context, id, command, CommandSideEffects::default()).await
         }
-        UserChange::Deactivation(command) => deactivate(&gateway.executor, &context, id, command).await,
+        UserChange::Deactivation(command) => deactivate(&executor, &context, id, command).await,
     };
     Ok(user_response(&executed.map_err(to_problem)?, &caller))
 }
@@ -205,10 +218,6 @@ fn parse_deactivated(text: &str) -> Result<(), InvalidValue> {
         return Ok(());
     }
     Err(InvalidValue::new("status_invalid", "can be changed to deactivated only"))
-}
-
-fn parse_id(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
 }
 
 fn user_response(executed: &CommandResult<User>, caller: &Caller) -> Json<Value> {

@@ -12,22 +12,22 @@ use axum::http::Method;
 use axum::http::StatusCode;
 use axum::response::Response;
 use schemas::engine::{InvalidValue, clock, ids};
-use serde::Deserialize;
 use serde_json::{Value, json};
 use store::requests::AnswerRetention;
-use store::{TenantStore, TenantTransaction};
+use store::{Store, TenantStore, TenantTransaction};
 use uuid::Uuid;
 use webhooks::secret::SigningSecret;
 use webhooks::{Disabled, DisabledReason, Ordering, Webhook, failures, registry};
 
 use self::body::{WebhookChanges, webhook_json, webhook_json_with_secret};
-use super::pages::split_page;
+use super::pages::{CursorQuery, split_page};
 use crate::auth::Caller;
+use crate::config::WebhookRules;
 use crate::http::idempotency::WriteTransaction;
-use crate::http::route::{AuditRule, AuthoritySource, Idempotency, Route};
-use crate::http::{Digits, ErrorCode, JsonBody, JsonFields, Path, Problem, Query, RequestContext};
+use crate::http::path::parse_id;
+use crate::http::route::{AuditRule, Route};
+use crate::http::{ErrorCode, JsonBody, Path, Problem, Query, RequestContext};
 use crate::routes::Routes;
-use crate::state::Gateway;
 
 /// Maximum webhooks of one tenant.
 const WEBHOOKS_PER_TENANT_MAX: u64 = 100;
@@ -37,14 +37,12 @@ const SECRET_ROTATION_OVERLAP: std::time::Duration = std::time::Duration::from_h
 /// The routes.
 pub fn routes(routes: Routes) -> Routes {
     let read = |path| Route::get(path, &TENANT_ADMINISTER);
-    let write = |method, path, retention| {
-        Route::write(method, path, &TENANT_ADMINISTER)
-            .authority(AuthoritySource::LockedEvents)
-            .idempotency(Idempotency::Stored(retention))
+    let write = |method, path| {
+        Route::locked_write(method, path, &TENANT_ADMINISTER).stored(AnswerRetention::Permanent)
     };
-    let secret =
-        |method, path| write(method, path, AnswerRetention::Secret).with_audit(AuditRule::CredentialChange);
-    let write = |method, path| write(method, path, AnswerRetention::Permanent);
+    let secret = |method, path| {
+        Route::credential_change(method, path, &TENANT_ADMINISTER).stored(AnswerRetention::Secret)
+    };
     routes
         .add(read("/v1/webhooks"), list)
         .add(secret(Method::POST, "/v1/webhooks"), register)
@@ -62,32 +60,11 @@ pub fn routes(routes: Routes) -> Routes {
         .add(write(Method::POST, "/v1/webhooks/{id}/dead-letters/{position}/retry"), deliveries::retry_one)
 }
 
-/// The parameters of lists.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WebhooksPageQuery<T> {
-    after: Option<T>,
-    limit: Option<Digits>,
-}
-
-impl<T> WebhooksPageQuery<T> {
-    fn limit(&self) -> Result<usize, Problem> {
-        match self.limit.map_or(20, |limit| limit.0) {
-            limit @ 1..=100 => Ok(limit as usize),
-            _ => Err(Problem::invalid_field("limit", InvalidValue::new("limit_invalid", "must be 1 to 100"))),
-        }
-    }
-}
-
-fn parse_id(text: &str) -> Result<Uuid, Problem> {
-    text.parse().map_err(|_| Problem::new(ErrorCode::NotFound))
-}
-
 async fn load_for_update(transaction: &TenantTransaction, id: Uuid) -> Result<Webhook, Problem> {
     registry::lock(transaction, id).await?.ok_or(Problem::new(ErrorCode::NotFound))
 }
 
-async fn list(caller: Caller, Query(query): Query<WebhooksPageQuery<Uuid>>) -> Result<Json<Value>, Problem> {
+async fn list(caller: Caller, Query(query): Query<CursorQuery<Uuid>>) -> Result<Json<Value>, Problem> {
     let limit = query.limit()?;
     let transaction = caller.store.begin().await?;
     let webhooks = registry::page(&transaction, query.after, limit as u32 + 1).await?;
@@ -104,14 +81,15 @@ async fn show(caller: Caller, Path(id): Path<String>) -> Result<Json<Value>, Pro
 }
 
 async fn register(
-    State(gateway): State<Gateway>,
+    State(rules): State<WebhookRules>,
+    State(store): State<Store>,
     request: RequestContext,
     caller: Caller,
     write: WriteTransaction,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let registered = WebhookChanges::for_new(body, gateway.config.allow_private_webhooks)?;
+    let registered = WebhookChanges::for_new(body, rules.allow_private_addresses)?;
     if registry::count(transaction).await? >= WEBHOOKS_PER_TENANT_MAX {
         return Err(Problem::new(ErrorCode::Invalid)
             .detail(format!("a tenant may have at most {WEBHOOKS_PER_TENANT_MAX} webhooks")));
@@ -127,7 +105,7 @@ async fn register(
         ordering: registered.ordering.unwrap_or(Ordering::InOrder),
         personal_data: registered.personal_data.unwrap_or(false),
         disabled: None,
-        secret: secret.seal(gateway.store.key(), caller.record.id, id).into(),
+        secret: secret.seal(store.key(), caller.record.id, id).into(),
         old_secret: None,
         log_id: head.log_id,
         position: check_position(registered.after, head.position)?.unwrap_or(head.position),
@@ -153,14 +131,14 @@ fn check_position(after: Option<u64>, head: u64) -> Result<Option<u64>, Problem>
 }
 
 async fn change(
-    State(gateway): State<Gateway>,
+    State(rules): State<WebhookRules>,
     caller: Caller,
     write: WriteTransaction,
     Path(id): Path<String>,
     JsonBody(body): JsonBody,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let changes = WebhookChanges::for_existing(body, gateway.config.allow_private_webhooks)?;
+    let changes = WebhookChanges::for_existing(body, rules.allow_private_addresses)?;
     let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     webhook.url = changes.url.unwrap_or(webhook.url);
     webhook.types = changes.types.unwrap_or(webhook.types);
@@ -169,7 +147,7 @@ async fn change(
     webhook.personal_data = changes.personal_data.unwrap_or(webhook.personal_data);
     match changes.enabled {
         Some(true) if webhook.disabled.is_some() => {
-            enable_webhook(&gateway, &caller.store, transaction, &mut webhook).await?;
+            enable_webhook(rules, &caller.store, transaction, &mut webhook).await?;
         }
         Some(false) if webhook.disabled.is_none() => {
             webhook.disabled = Some(Disabled { reason: DisabledReason::ByRequest, at: clock::now() });
@@ -190,7 +168,7 @@ async fn save_webhook(transaction: &TenantTransaction, webhook: &mut Webhook) ->
 /// Enables a webhook again. If its log was replaced, it continues after the last position that both logs share. If that
 /// is unknown, it continues at the head of the new log.
 async fn enable_webhook(
-    gateway: &Gateway,
+    rules: WebhookRules,
     handle: &TenantStore,
     transaction: &TenantTransaction,
     webhook: &mut Webhook,
@@ -207,7 +185,7 @@ async fn enable_webhook(
         failures::delete_after(transaction, webhook.id, kept.unwrap_or(0)).await?;
     }
     let dead = failures::count_dead(transaction, webhook.id).await?;
-    if dead >= gateway.config.max_dead_letters_per_endpoint {
+    if dead >= rules.max_dead_letters_per_endpoint {
         let detail = format!("{dead} dead letters wait: retry, discard or replay them first");
         return Err(Problem::new(ErrorCode::Invalid).detail(detail));
     }
@@ -222,7 +200,7 @@ async fn remove(write: WriteTransaction, Path(id): Path<String>) -> Result<Respo
 }
 
 async fn rotate_secret(
-    State(gateway): State<Gateway>,
+    State(store): State<Store>,
     caller: Caller,
     write: WriteTransaction,
     Path(id): Path<String>,
@@ -230,7 +208,7 @@ async fn rotate_secret(
     let transaction = write.transaction();
     let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     let secret = SigningSecret::generate();
-    let sealed = secret.seal(gateway.store.key(), caller.record.id, webhook.id).into();
+    let sealed = secret.seal(store.key(), caller.record.id, webhook.id).into();
     let old = std::mem::replace(&mut webhook.secret, sealed);
     webhook.old_secret = Some((old, clock::now() + SECRET_ROTATION_OVERLAP));
     save_webhook(transaction, &mut webhook).await?;
@@ -259,7 +237,7 @@ async fn replay(
 }
 
 async fn enable(
-    State(gateway): State<Gateway>,
+    State(rules): State<WebhookRules>,
     caller: Caller,
     write: WriteTransaction,
     Path(id): Path<String>,
@@ -267,7 +245,7 @@ async fn enable(
     let transaction = write.transaction();
     let mut webhook = load_for_update(transaction, parse_id(&id)?).await?;
     if webhook.disabled.is_some() {
-        enable_webhook(&gateway, &caller.store, transaction, &mut webhook).await?;
+        enable_webhook(rules, &caller.store, transaction, &mut webhook).await?;
         save_webhook(transaction, &mut webhook).await?;
     }
     write.answer(StatusCode::OK, Some(webhook_json(&webhook))).await

@@ -53,6 +53,11 @@ impl StreamFollower {
         Self { ring, head_updates, handle, slug, filter, at: after, catch_up_permits, reading: None }
     }
 
+    /// The handle to the tenant's data.
+    pub fn tenant(&self) -> &TenantStore {
+        &self.handle
+    }
+
     /// The id of the log.
     pub fn log_id(&self) -> LogId {
         self.ring.log_id

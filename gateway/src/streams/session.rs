@@ -1,19 +1,74 @@
 //! A stream independent of its protocol: the next events, a heartbeat when it is idle, and its end.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fairness::Permit;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use schemas::engine::TenantId;
+use schemas::engine::{LogId, TenantId};
+use store::LogFilter;
 use tokio::time::{Instant, Interval, MissedTickBehavior};
 
-use super::disconnect::authorization_ended;
+use super::disconnect::AccessWatch;
 use super::disconnect_reason::DisconnectReason;
 use super::follower::StreamFollower;
 use super::frame::Frame;
+use super::hub::Hub;
 use crate::auth::EventSubscriber;
-use crate::state::Gateway;
+use crate::config::StreamTimes;
+use crate::http::Problem;
+use crate::http::log_id::check_log_id;
+use crate::limits::StreamLimit;
+
+/// Opens event streams. Cheap to clone.
+#[derive(Clone)]
+pub struct Sessions(Arc<SessionsState>);
+
+struct SessionsState {
+    hub: Hub,
+    limit: StreamLimit,
+    times: StreamTimes,
+    access: AccessWatch,
+}
+
+impl Sessions {
+    /// Streams that `hub` supplies.
+    pub fn new(hub: Hub, limit: StreamLimit, times: StreamTimes, access: AccessWatch) -> Self {
+        Self(Arc::new(SessionsState { hub, limit, times, access }))
+    }
+
+    /// Opens a stream after the position `after` of the log `log`. Without `log` it is the present one. The stream ends
+    /// when the right to read ends or the process stops.
+    ///
+    /// # Errors
+    /// 503 when too many streams are open; 410 when `log` is not the present log.
+    pub async fn open(
+        &self,
+        transport: &'static str,
+        subscriber: &EventSubscriber,
+        (log, after): (Option<LogId>, u64),
+        filter: LogFilter,
+    ) -> Result<Session, Problem> {
+        let SessionsState { hub, limit, times, access } = &*self.0;
+        let permit = limit.acquire(subscriber.record.id).await?;
+        let follower = hub.follow(&subscriber.record, after, filter).await?;
+        check_log_id(follower.tenant(), log, follower.log_id()).await?;
+        let ended = access.clone().authorization_ended(subscriber.expires_at, subscriber.claims.clone());
+        let interval = times.heartbeat_interval;
+        let mut heartbeat = tokio::time::interval_at(Instant::now() + interval, interval);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        Ok(Session {
+            personal_data: subscriber.personal_data,
+            slow_consumer_timeout: times.slow_consumer_timeout,
+            follower,
+            authorization_ended: ended.boxed(),
+            heartbeat,
+            open: OpenStreamGauge::new(transport),
+            _permit: permit,
+        })
+    }
+}
 
 /// What a stream sends next.
 pub enum SessionEvent {
@@ -45,6 +100,8 @@ impl Drop for OpenStreamGauge {
 pub struct Session {
     /// Whether personal data is sent decrypted.
     pub personal_data: bool,
+    /// How long the client may read nothing of the pending events. Then the stream is closed.
+    pub slow_consumer_timeout: Duration,
     follower: StreamFollower,
     authorization_ended: BoxFuture<'static, DisconnectReason>,
     heartbeat: Interval,
@@ -53,21 +110,14 @@ pub struct Session {
 }
 
 impl Session {
-    /// A stream that ends when the token ends or the process stops.
-    pub fn new(
-        transport: &'static str,
-        follower: StreamFollower,
-        subscriber: &EventSubscriber,
-        gateway: &Gateway,
-        permit: Permit<TenantId>,
-    ) -> Self {
-        let authorization_ended =
-            authorization_ended(gateway.clone(), subscriber.expires_at, subscriber.claims.clone()).boxed();
-        let (heartbeat, open) = (gateway.config.heartbeat_interval, OpenStreamGauge::new(transport));
-        let mut heartbeat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let personal_data = subscriber.personal_data;
-        Self { personal_data, follower, authorization_ended, heartbeat, open, _permit: permit }
+    /// The id of the log.
+    pub fn log_id(&self) -> LogId {
+        self.follower.log_id()
+    }
+
+    /// The last position of the log that this stream has seen.
+    pub fn end(&self) -> u64 {
+        self.follower.end()
     }
 
     /// The last position that was returned or filtered out.

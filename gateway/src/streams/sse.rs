@@ -2,28 +2,42 @@
 //! reconnects with `Last-Event-ID` resumes there.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use async_stream::stream;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, Uri, header};
+use axum::http::{HeaderMap, HeaderValue, Method, Uri, header};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use commands::Executor;
 use schemas::engine::InvalidValue;
 use tokio::time::Instant;
 
 use super::disconnect_reason::DisconnectReason;
-use super::session::{Session, SessionEvent};
-use crate::auth::{Caller, EventSubscriber};
+use super::session::{Session, SessionEvent, Sessions};
+use crate::auth::{Authenticator, Caller, EventSubscriber};
+use crate::http::route::{AccessRule, Credential, Route};
+use crate::http::tenancy::Tenancy;
 use crate::http::{ErrorCode, FieldError, Problem, RequestContext};
-use crate::rest::events::{EventsQuery, check_log_id};
-use crate::state::Gateway;
+use crate::rest::events::EventsQuery;
+use crate::routes::Routes;
+
+/// The path.
+pub const PATH: &str = "/v1/events/stream";
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let access = AccessRule::Handler(Credential::TokenOrTicket);
+    routes.add(Route::public(Method::GET, PATH).access(access), follow)
+}
 
 /// Follows the log after `after` or `Last-Event-ID`, until the client leaves, its token expires or the process stops.
 /// The server writes other reasons as a comment after an id to resume from.
-pub async fn follow(
-    State(gateway): State<Gateway>,
+async fn follow(
+    State(authenticator): State<Authenticator>,
+    State(tenancy): State<Tenancy>,
+    State(executor): State<Executor>,
+    State(sessions): State<Sessions>,
     request: RequestContext,
     headers: HeaderMap,
     uri: Uri,
@@ -31,25 +45,19 @@ pub async fn follow(
     let query = EventsQuery::for_stream(&uri)?;
     let subscriber = match &query.ticket {
         Some(ticket) => {
-            EventSubscriber::with_ticket(ticket, uri.path(), &headers, &request, &gateway).await?
+            EventSubscriber::with_ticket(ticket, uri.path(), &headers, &request, &tenancy, &executor).await?
         }
-        None => EventSubscriber::from(Caller::authenticate(&headers, None, &request, &gateway).await?)?,
+        None => EventSubscriber::from(Caller::authenticate(&headers, None, &request, &authenticator).await?)?,
     };
     let resumed = last_event_id(&headers)?;
     let after = resumed.unwrap_or(query.after);
-    let permit = gateway.stream_permit(subscriber.record.id).await?;
-    let follower = gateway.hub.follow(&subscriber.record, after, query.filter).await?;
-    let handle = gateway.store.tenant(subscriber.record.id);
-    check_log_id(&handle, query.log, follower.log_id()).await?;
-    if resumed.is_some_and(|resumed| resumed > follower.end()) {
+    let session = sessions.open("sse", &subscriber, (query.log, after), query.filter).await?;
+    if resumed.is_some_and(|resumed| resumed > session.end()) {
         // `Last-Event-ID` was sent by this server, so a position beyond the head belongs to another log.
-        let detail =
-            format!("Last-Event-ID is beyond the end of the log, which is now {}", follower.log_id());
+        let detail = format!("Last-Event-ID is beyond the end of the log, which is now {}", session.log_id());
         return Err(Problem::new(ErrorCode::LogReplaced).detail(detail));
     }
-    let session = Session::new("sse", follower, &subscriber, &gateway, permit);
-    let body = Body::from_stream(events(session, gateway.config.slow_consumer_timeout));
-    let mut response = body.into_response();
+    let mut response = Body::from_stream(events(session)).into_response();
     for (name, value) in [
         (header::CONTENT_TYPE, "text/event-stream"),
         (header::CACHE_CONTROL, "no-cache"),
@@ -62,10 +70,8 @@ pub async fn follow(
 }
 
 /// The body. It produces the next piece when the client has room, so at most one piece is buffered for a slow client.
-fn events(
-    mut session: Session,
-    slow_consumer_timeout: Duration,
-) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
+fn events(mut session: Session) -> impl futures::Stream<Item = Result<Bytes, Infallible>> + Send {
+    let slow_consumer_timeout = session.slow_consumer_timeout;
     stream! {
         // The comment shows the client and proxies at once that the stream is open.
         yield Ok(Bytes::from_static(b": open\n\n"));

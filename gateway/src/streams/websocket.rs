@@ -1,26 +1,34 @@
 //! `GET /v1/events/ws`: a tenant's events over a WebSocket, one JSON message each. The access token is sent in the
 //! header `Authorization` or in the first message, never in the URL.
 
+use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::ws::{CloseFrame, Message, Utf8Bytes, WebSocket, WebSocketUpgrade};
-use axum::extract::{ConnectInfo, Extension, State};
-use axum::http::{HeaderMap, Uri, header};
+use axum::extract::{ConnectInfo, Extension, FromRef, FromRequestParts};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, Uri, header};
 use axum::response::Response;
 use fairness::Permit;
 use futures::SinkExt;
 use serde::Deserialize;
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use super::disconnect_reason::DisconnectReason;
 use super::frame::Frame;
-use super::session::{Session, SessionEvent};
-use crate::activity::record_request;
-use crate::auth::{Caller, EventSubscriber};
+use super::session::{Session, SessionEvent, Sessions};
+use crate::activity::ActivityLog;
+use crate::activity::layer::record_request;
+use crate::auth::{Authenticator, Caller, EventSubscriber};
+use crate::http::origin::AllowedOrigins;
+use crate::http::route::{AccessRule, Credential, Route};
 use crate::http::{ErrorCode, Problem, RequestContext};
-use crate::rest::events::{EventsQuery, check_log_id};
+use crate::limits::HandshakeLimit;
+use crate::rest::events::EventsQuery;
+use crate::routes::Routes;
 use crate::server::InFlightTracker;
 use crate::server::limits::counted_address;
 use crate::state::Gateway;
@@ -36,6 +44,37 @@ const MESSAGE_BYTES_MAX: usize = 16 * 1024;
 /// Read buffer of one connection in bytes. It is small, because there are thousands of connections.
 const READ_BUFFER_BYTES: usize = 1024;
 const WRITE_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The routes.
+pub fn routes(routes: Routes) -> Routes {
+    let access = AccessRule::Handler(Credential::Token);
+    routes.add(Route::public(Method::GET, "/v1/events/ws").access(access), follow)
+}
+
+/// The parts of the gateway that a WebSocket uses.
+struct SocketParts {
+    origins: AllowedOrigins,
+    handshakes: HandshakeLimit,
+    authenticator: Authenticator,
+    sessions: Sessions,
+    activities: ActivityLog,
+    stopping: CancellationToken,
+}
+
+impl FromRequestParts<Gateway> for SocketParts {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(_request: &mut Parts, gateway: &Gateway) -> Result<Self, Infallible> {
+        Ok(Self {
+            origins: FromRef::from_ref(gateway),
+            handshakes: FromRef::from_ref(gateway),
+            authenticator: FromRef::from_ref(gateway),
+            sessions: FromRef::from_ref(gateway),
+            activities: FromRef::from_ref(gateway),
+            stopping: FromRef::from_ref(gateway),
+        })
+    }
+}
 
 #[derive(Deserialize)]
 #[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
@@ -66,8 +105,8 @@ impl From<Problem> for SocketRefusal {
 }
 
 /// Opens a WebSocket that follows the log after the position `after`.
-pub async fn follow(
-    State(gateway): State<Gateway>,
+async fn follow(
+    parts: SocketParts,
     Extension(in_flight): Extension<InFlightTracker>,
     ConnectInfo(address): ConnectInfo<SocketAddr>,
     request: RequestContext,
@@ -80,17 +119,15 @@ pub async fn follow(
         return Err(Problem::bad_request("a WebSocket takes its token in the first message"));
     }
     let upgrade = upgrade.map_err(|_| Problem::bad_request("this address takes WebSockets only"))?;
-    if !gateway.config.allows_origin(&headers) {
+    if !parts.origins.allows(&headers) {
         return Err(Problem::new(ErrorCode::Forbidden).detail("pages of this origin may not connect"));
     }
     let opened = if headers.contains_key(header::AUTHORIZATION) {
-        let caller = Caller::authenticate(&headers, None, &request, &gateway).await?;
-        let session = open_session(caller, query.clone(), &gateway).await?;
+        let caller = Caller::authenticate(&headers, None, &request, &parts.authenticator).await?;
+        let session = open_session(caller, query.clone(), &parts.sessions).await?;
         Ok(session)
     } else {
-        let handshake = gateway.handshakes.acquire(counted_address(address.ip())).await;
-        Err(handshake
-            .map_err(|_| Problem::new(ErrorCode::Unavailable).detail("too many sockets are being opened"))?)
+        Err(parts.handshakes.acquire(counted_address(address.ip())).await?)
     };
     let upgrade = upgrade
         .max_message_size(MESSAGE_BYTES_MAX)
@@ -103,16 +140,15 @@ pub async fn follow(
         let mut socket = socket;
         let session = match opened {
             Ok(session) => session,
-            Err(permit) => match authenticate(&mut socket, permit, query, &headers, &request, &gateway).await
-            {
+            Err(permit) => match authenticate(&mut socket, permit, query, &headers, &request, &parts).await {
                 Ok(Some(session)) => {
-                    record_request(&gateway, &request, &path, None, Some(address.ip().to_string()));
+                    record_request(&parts.activities, &request, &path, None, Some(address.ip().to_string()));
                     session
                 }
                 Ok(None) => return,
                 Err(refusal) => {
                     record_request(
-                        &gateway,
+                        &parts.activities,
                         &request,
                         &path,
                         refusal.problem,
@@ -123,17 +159,13 @@ pub async fn follow(
                 }
             },
         };
-        run(socket, session, &gateway).await;
+        run(socket, session).await;
     }))
 }
 
-async fn open_session(caller: Caller, query: EventsQuery, gateway: &Gateway) -> Result<Session, Problem> {
+async fn open_session(caller: Caller, query: EventsQuery, sessions: &Sessions) -> Result<Session, Problem> {
     let subscriber = EventSubscriber::from(caller)?;
-    let permit = gateway.stream_permit(subscriber.record.id).await?;
-    let follower = gateway.hub.follow(&subscriber.record, query.after, query.filter).await?;
-    let handle = gateway.store.tenant(subscriber.record.id);
-    check_log_id(&handle, query.log, follower.log_id()).await?;
-    Ok(Session::new("websocket", follower, &subscriber, gateway, permit))
+    sessions.open("websocket", &subscriber, (query.log, query.after), query.filter).await
 }
 
 /// Waits for the first message. `None` when the client has left.
@@ -143,10 +175,10 @@ async fn authenticate(
     query: EventsQuery,
     headers: &HeaderMap,
     request: &RequestContext,
-    gateway: &Gateway,
+    parts: &SocketParts,
 ) -> Result<Option<Session>, SocketRefusal> {
     let message = tokio::select! {
-        () = gateway.stopping.cancelled() => {
+        () = parts.stopping.cancelled() => {
             return Err(SocketRefusal::new(DisconnectReason::Stopping.as_str(), DisconnectReason::Stopping.websocket()));
         }
         message = tokio::time::timeout(AUTHENTICATION_TIMEOUT, receive_first(socket)) => message,
@@ -156,8 +188,8 @@ async fn authenticate(
     let Ok(FirstMessage::Auth { token }) = serde_json::from_str(&message) else {
         return Err(SocketRefusal::new(ErrorCode::BadRequest.as_str(), 4400));
     };
-    let caller = Caller::authenticate(headers, Some(&token), request, gateway).await?;
-    Ok(Some(open_session(caller, query, gateway).await?))
+    let caller = Caller::authenticate(headers, Some(&token), request, &parts.authenticator).await?;
+    Ok(Some(open_session(caller, query, &parts.sessions).await?))
 }
 
 async fn receive_first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
@@ -172,8 +204,8 @@ async fn receive_first(socket: &mut WebSocket) -> Option<Utf8Bytes> {
 }
 
 /// Sends events until the client leaves or the stream is closed.
-async fn run(mut socket: WebSocket, mut session: Session, gateway: &Gateway) {
-    let slow_consumer_timeout = gateway.config.slow_consumer_timeout;
+async fn run(mut socket: WebSocket, mut session: Session) {
+    let slow_consumer_timeout = session.slow_consumer_timeout;
     let opened = json!({"type": "open", "after": session.at().to_string()}).to_string();
     if socket.send(Message::Text(opened.into())).await.is_err() {
         return;

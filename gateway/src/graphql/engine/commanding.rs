@@ -15,7 +15,6 @@ use super::scalars::Int64;
 use crate::auth::Caller;
 use crate::http::RequestContext;
 use crate::http::failures::Cause;
-use crate::state::Gateway;
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Enum)]
@@ -99,7 +98,7 @@ impl Answer {
 
 /// The input of one mutation on its way to a command: collects everything that is wrong with it.
 pub struct Input<'a> {
-    gateway: &'a Gateway,
+    executor: &'a Executor,
     request: &'a RequestContext,
     command: String,
     context: CommandContext,
@@ -116,7 +115,7 @@ impl<'a> Input<'a> {
         command_id: Option<Uuid>,
         expected_version: Option<Int64>,
     ) -> Result<Self, Error> {
-        let gateway = ctx.data::<Gateway>()?;
+        let executor = ctx.data::<Executor>()?;
         let caller = ctx.data::<Caller>()?;
         let request = ctx.data::<RequestContext>()?;
         let mut context = caller.command_context(request, command_id);
@@ -126,7 +125,7 @@ impl<'a> Input<'a> {
             request.add_rejection(command, ErrorCode::Forbidden);
             return Err(not_allowed());
         }
-        Ok(Self { gateway, request, command: command.to_owned(), context, errors: Vec::new() })
+        Ok(Self { executor, request, command: command.to_owned(), context, errors: Vec::new() })
     }
 
     /// The command's context.
@@ -181,11 +180,8 @@ impl<'a> Input<'a> {
             Some(command) if self.errors.is_empty() => command,
             _ => return Ok(self.rejected()),
         };
-        let done = self
-            .gateway
-            .executor
-            .execute::<A>(&self.context, id, command, CommandSideEffects::default())
-            .await;
+        let done =
+            self.executor.execute::<A>(&self.context, id, command, CommandSideEffects::default()).await;
         self.answer(done)
     }
 
@@ -209,7 +205,7 @@ impl<'a> Input<'a> {
         };
         match command {
             Some(command) if self.errors.is_empty() => {
-                let done = case(&self.gateway.executor, &self.context, id, command).await;
+                let done = case(self.executor, &self.context, id, command).await;
                 self.answer(done)
             }
             _ => Ok(self.rejected()),

@@ -1,9 +1,12 @@
 //! The JSON form of webhooks.
 
-use schemas::engine::TypePattern;
 use schemas::engine::recorded::timestamp;
+use schemas::engine::{InvalidValue, TypePattern};
+use serde_json::{Value, json};
+use webhooks::secret::SigningSecret;
+use webhooks::{Ordering, Webhook};
 
-use super::{InvalidValue, JsonFields, Ordering, Problem, SigningSecret, Value, Webhook, json};
+use crate::http::{JsonFields, Problem};
 
 /// Maximum length of a description in characters.
 const DESCRIPTION_CHARS_MAX: usize = 200;

@@ -1,23 +1,28 @@
 //! The deliveries of a webhook: the newest attempts, and dead letters that can be retried or discarded.
 
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::Response;
+use schemas::engine::clock;
 use schemas::engine::recorded::timestamp;
+use serde_json::{Value, json};
+use uuid::Uuid;
 use webhooks::attempts::{self, DeliveryAttempt};
 use webhooks::failures::{self, FailedDelivery};
-
-use super::super::pages::split_page;
 use webhooks::registry;
 
-use super::{
-    Caller, Digits, ErrorCode, Json, Path, Problem, Query, Response, StatusCode, Uuid, Value,
-    WebhooksPageQuery, WriteTransaction, clock, json, load_for_update, parse_id,
-};
+use crate::auth::Caller;
+use crate::http::idempotency::WriteTransaction;
+use crate::http::path::parse_id;
+use crate::http::{Digits, ErrorCode, Path, Problem, Query};
 use crate::rest::events::position;
+use crate::rest::pages::{CursorQuery, split_page};
 
 /// `GET /v1/webhooks/{id}/deliveries`: the attempts, newest first.
 pub(super) async fn attempts(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<WebhooksPageQuery<Uuid>>,
+    Query(query): Query<CursorQuery<Uuid>>,
 ) -> Result<Json<Value>, Problem> {
     let (id, limit) = (parse_id(&id)?, query.limit()?);
     let transaction = caller.store.begin_snapshot().await?;
@@ -46,7 +51,7 @@ pub(super) async fn attempts(
 pub(super) async fn dead_letters(
     caller: Caller,
     Path(id): Path<String>,
-    Query(query): Query<WebhooksPageQuery<Digits>>,
+    Query(query): Query<CursorQuery<Digits>>,
 ) -> Result<Json<Value>, Problem> {
     let (id, limit) = (parse_id(&id)?, query.limit()?);
     let after = query.after.map_or(0, |after| after.0);
@@ -115,7 +120,7 @@ async fn resolve_dead_letters(
     at: Option<u64>,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let webhook = load_for_update(transaction, parse_id(id)?).await?;
+    let webhook = registry::lock(transaction, parse_id(id)?).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     let resolved = match action {
         DeadLetterAction::Retry => failures::retry_dead(transaction, webhook.id, at, clock::now()).await?,
         DeadLetterAction::Discard => failures::discard_dead(transaction, webhook.id, at).await?,
