@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 19] = [
     ("schemas", &[]),
     ("access", &["schemas"]),
     ("proofs", &[]),
@@ -22,6 +22,45 @@ const ARROWS: [(&str, &[&str]); 15] = [
     (
         "gateway",
         &["access", "commands", "queries", "audit", "webhooks", "store", "nats", "schemas", "fairness"],
+    ),
+    ("settings", &["database", "gateway", "keyring", "nats"]),
+    ("devserver", &["access", "commands", "database", "gateway", "nats", "schemas", "settings", "store"]),
+    (
+        "wiring",
+        &[
+            "audit",
+            "commands",
+            "database",
+            "devserver",
+            "gateway",
+            "keyring",
+            "nats",
+            "projections",
+            "sagas",
+            "schemas",
+            "settings",
+            "store",
+            "webhooks",
+        ],
+    ),
+    (
+        "cli",
+        &[
+            "access",
+            "commands",
+            "database",
+            "devserver",
+            "gateway",
+            "keyring",
+            "nats",
+            "projections",
+            "proofs",
+            "sagas",
+            "schemas",
+            "settings",
+            "store",
+            "wiring",
+        ],
     ),
 ];
 
