@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 19] = [
+const ARROWS: [(&str, &[&str]); 20] = [
     ("schemas", &[]),
+    ("json_schema", &["schemas"]),
     ("access", &["schemas"]),
     ("proofs", &[]),
     ("database", &[]),
@@ -13,7 +14,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
     ("keyring", &["database", "schemas"]),
     ("store", &["database", "fairness", "keyring", "schemas", "proofs"]),
     ("nats", &["store", "schemas"]),
-    ("commands", &["access", "store", "schemas", "fairness"]),
+    ("commands", &["access", "json_schema", "store", "schemas", "fairness"]),
     ("projections", &["store", "schemas"]),
     ("queries", &["projections", "store", "schemas"]),
     ("sagas", &["access", "commands", "store", "keyring", "schemas", "fairness"]),
@@ -51,6 +52,7 @@ const ARROWS: [(&str, &[&str]); 19] = [
             "database",
             "devserver",
             "gateway",
+            "json_schema",
             "keyring",
             "nats",
             "projections",

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fs::File;
 
 use anyhow::Context;
-use commands::integration::json_schema::{self, Budget, CompiledSchema};
+use json_schema::{Budget, CompiledSchema};
 use proofs::export::{Item, Part};
 use proofs::frame::Entry;
 use schemas::engine::{Json, JsonText};
@@ -53,8 +53,6 @@ pub(super) fn count_mismatches(file: File) -> anyhow::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
-
     #[test]
     fn the_products_own_schemas_keep_to_the_limits_of_those_that_are_handed_in() {
         for (name, schema) in schemas::contracts::vocabulary() {
