@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 20] = [
+const ARROWS: [(&str, &[&str]); 21] = [
     ("schemas", &[]),
     ("json_schema", &["schemas"]),
     ("access", &["schemas"]),
@@ -44,6 +44,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "webhooks",
         ],
     ),
+    ("terminal", &[]),
     (
         "cli",
         &[
@@ -61,6 +62,7 @@ const ARROWS: [(&str, &[&str]); 20] = [
             "schemas",
             "settings",
             "store",
+            "terminal",
             "wiring",
         ],
     ),

@@ -14,9 +14,9 @@ use serde_json::json;
 use store::{IntegratorCredential, Store, TenantRecord};
 
 use super::init::Files;
-use super::output::{ignore_broken_pipe, json_line};
 use super::{Exit, Failure, Output, operator_audit, tenant};
 use settings::{Secret, Settings};
+use terminal::{ignore_broken_pipe, json_line};
 
 /// `annals credential ...`
 #[derive(Debug, Subcommand)]

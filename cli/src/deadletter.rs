@@ -11,9 +11,9 @@ use serde::Serialize;
 use store::{DeadLetter, DeadLetterStatus, Store};
 use uuid::Uuid;
 
-use super::output::ignore_broken_pipe;
 use super::{Exit, Failure, Output, operator_audit, projection, tenant};
 use settings::Settings;
+use terminal::ignore_broken_pipe;
 
 /// `annals deadletter ...`
 #[derive(Debug, Subcommand)]

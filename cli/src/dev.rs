@@ -12,12 +12,12 @@ use serde::Serialize;
 use store::DeploymentKey;
 use tokio::sync::oneshot;
 
-use super::output::json_line;
 use super::{Exit, Failure};
 use crate::{logging, signals};
 use devserver::demo::{self, Demo, DemoSetup};
 use devserver::{self, DataFolder, Servers, SuperviseError};
 use settings::{RequiredSettings, Secret, Settings};
+use terminal::json_line;
 use wiring::{self, Prepared, ProcessRole, Running};
 
 /// Time for the roles to finish their work. The servers get the rest of five seconds to stop.

@@ -1,35 +1,13 @@
-//! Failures and the exit codes that scripts rely on.
+//! Failures, and which exit code each has.
 
 use std::fmt;
-use std::process::ExitCode;
 
 use commands::ExecuteError;
 use keyring::KeyringError;
 use nats::{IntegratorError, NatsError};
-use store::StoreError;
-
 use settings::SettingsError;
-
-/// The result of a command as exit code of the process.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
-    Ok = 0,
-    Failed = 1,
-    Usage = 2,
-    NotFound = 3,
-    Denied = 4,
-    Conflict = 5,
-    Rejected = 6,
-    TimedOut = 7,
-    Unavailable = 8,
-    CheckFailed = 9,
-}
-
-impl From<Exit> for ExitCode {
-    fn from(exit: Exit) -> Self {
-        Self::from(exit as u8)
-    }
-}
+use store::StoreError;
+use terminal::{Exit, OneLine};
 
 /// A failed command.
 #[derive(Debug)]
@@ -89,17 +67,7 @@ impl Failure {
 /// The message and its causes on one line.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.cause)?;
-        let mut last = self.cause.to_string();
-        for cause in self.cause.chain().skip(1) {
-            // Some messages already contain the message of their cause.
-            let cause = cause.to_string();
-            if !last.contains(&cause) {
-                write!(f, ": {cause}")?;
-            }
-            last = cause;
-        }
-        Ok(())
+        OneLine(self.cause.as_ref()).fmt(f)
     }
 }
 
@@ -156,11 +124,5 @@ mod tests {
         assert_eq!(Failure::from(wrapped).exit, Exit::Unavailable);
         assert_eq!(Failure::from(SettingsError::Missing("secrets.deployment_key")).exit, Exit::Usage);
         assert_eq!(Failure::not_found("tenant", "acme").to_string(), "there is no tenant acme");
-    }
-
-    #[test]
-    fn causes_are_told_once() {
-        let failure = Failure::from(anyhow::anyhow!("b").context("a: b").context("start"));
-        assert_eq!(failure.to_string(), "start: a: b");
     }
 }

@@ -1,7 +1,6 @@
 //! The command line: `annals <noun> <verb>`. Data go to standard output, progress and logs to standard error.
 //!
-//! Layout: one file for each subcommand. `failure` maps errors to exit codes, `output` prints rows, `password` reads a
-//! new password.
+//! Layout: one file for each subcommand. `failure` maps errors to exit codes, `password` reads a new password.
 
 mod admin;
 mod audit;
@@ -19,7 +18,6 @@ mod log;
 mod logging;
 mod migrate;
 mod operator_audit;
-mod output;
 mod password;
 mod progress;
 mod projection;
@@ -33,9 +31,9 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use terminal::{Exit, Output};
 
-use failure::{Exit, Failure};
-use output::Output;
+use failure::Failure;
 
 use settings::{LogFormat, Settings};
 

@@ -12,9 +12,9 @@ use serde_json::{Value, json};
 use store::{DeadLetter, Store};
 use uuid::Uuid;
 
-use super::output::ignore_broken_pipe;
 use super::{Exit, Failure, Output, operator_audit, tenant};
 use settings::Settings;
+use terminal::ignore_broken_pipe;
 
 /// `annals saga ...`
 #[derive(Debug, Subcommand)]

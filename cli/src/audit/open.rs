@@ -19,9 +19,9 @@ use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::super::output::{ignore_broken_pipe, json_line};
 use super::super::{Exit, Failure};
 use super::{items, read, verify_file};
+use terminal::{ignore_broken_pipe, json_line};
 
 /// `annals audit open ...`
 #[derive(Debug, Args)]

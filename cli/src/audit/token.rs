@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use super::super::output::ignore_broken_pipe;
 use super::super::remote::Remote;
 use super::super::{Exit, Failure, Output};
+use terminal::ignore_broken_pipe;
 
 /// `annals audit token ...`
 #[derive(Debug, Subcommand)]

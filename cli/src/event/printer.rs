@@ -7,8 +7,8 @@ use schemas::engine::RecordedEvent;
 use serde::Deserialize;
 use store::TenantRecord;
 
-use crate::output::ignore_broken_pipe;
 use crate::{Failure, Output};
+use terminal::ignore_broken_pipe;
 
 /// An event to print.
 pub struct PrintableEvent {

@@ -14,11 +14,11 @@ use store::TenantStore;
 use uuid::Uuid;
 
 use super::with_store;
-use crate::output::{ignore_broken_pipe, json_line, table};
 use crate::progress::ProgressReporter;
 use crate::remote::{Access, Api};
 use crate::{Exit, Failure, Output, operator_audit, tenant};
 use settings::Settings;
+use terminal::{ignore_broken_pipe, json_line, table};
 
 /// Rows in a page of the API, or events that a page of changes reads.
 const PAGE_SIZE: usize = 500;
