@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 21] = [
+const ARROWS: [(&str, &[&str]); 22] = [
     ("schemas", &[]),
     ("json_schema", &["schemas"]),
     ("access", &["schemas"]),
@@ -45,10 +45,12 @@ const ARROWS: [(&str, &[&str]); 21] = [
         ],
     ),
     ("terminal", &[]),
+    ("client", &["proofs", "schemas"]),
     (
         "cli",
         &[
             "access",
+            "client",
             "commands",
             "database",
             "devserver",

@@ -99,17 +99,13 @@ impl Audit {
     /// Runs it.
     pub async fn run(self, output: Output) -> Result<Exit, Failure> {
         match self {
-            Self::Key(remote) => print(&remote.text("/v1/audit/key", &[]).await?),
-            Self::Checkpoint(remote) => print(&remote.text("/v1/audit/checkpoint", &[]).await?),
-            Self::Prove(prove) => {
-                let size = prove.size.map(|size| ("size", size.to_string()));
-                let path = format!("/v1/audit/proofs/{}", prove.position);
-                proof(&prove.remote, &path, size.as_slice(), output).await
+            Self::Key(remote) => print(&remote.client()?.audit_key().await?),
+            Self::Checkpoint(remote) => print(&remote.client()?.checkpoint().await?),
+            Self::Prove(Prove { position, size, remote }) => {
+                print_proof(&remote.client()?.inclusion_proof(position, size).await?, output)
             }
             Self::Consistency(Consistency { from, to, remote }) => {
-                let mut parameters = vec![("from", from.to_string())];
-                parameters.extend(to.map(|to| ("to", to.to_string())));
-                proof(&remote, "/v1/audit/consistency", &parameters, output).await
+                print_proof(&remote.client()?.consistency_proof(from, to).await?, output)
             }
             Self::Export(export) => export.run().await,
             Self::Keygen(keygen) => keygen.run(),
@@ -126,17 +122,10 @@ fn print(text: &str) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
-async fn proof(
-    remote: &Remote,
-    path: &str,
-    parameters: &[(&str, String)],
-    output: Output,
-) -> Result<Exit, Failure> {
-    let text = remote.text(path, parameters).await?;
-    let proof: Value = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
+fn print_proof(proof: &Value, output: Output) -> Result<Exit, Failure> {
     // A proof is for programs, and its path is not readable in a table.
     let output = if output == Output::Table { Output::Json } else { output };
-    output.object(&[], &proof)?;
+    output.object(&[], proof)?;
     Ok(Exit::Ok)
 }
 

@@ -3,21 +3,19 @@
 mod follow;
 mod printer;
 mod replay;
-mod source;
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
-use schemas::engine::{LogId, TenantSlug, TypePattern};
-use store::Store;
+use schemas::engine::{TenantSlug, TypePattern};
 use uuid::Uuid;
 
-use super::remote::{Access, Api};
-use super::{Exit, Failure, Output, operator_audit, tenant};
-use crate::signals;
+use super::remote::Access;
+use super::signals;
+use super::source::Source;
+use super::{Exit, Failure, Output};
 use printer::{PrintError, Printer};
-use replay::ResumePosition;
+use replay::{ResumePosition, StreamArgument};
 use settings::Settings;
-use source::{Source, StreamArgument};
 
 /// `annals event ...`
 #[derive(Debug, Subcommand)]
@@ -75,12 +73,6 @@ pub struct Replay {
     access: Access,
 }
 
-/// The source of events.
-enum EventBackend {
-    Api(Api),
-    Database(Store),
-}
-
 impl Event {
     /// Runs it. Over the API it needs no settings.
     pub async fn run(
@@ -90,54 +82,33 @@ impl Event {
     ) -> Result<Exit, Failure> {
         let mut printer = Printer::new(output);
         let mut stop = signals::StopSignal::listen()?;
-        let (tenant, access) = match &self {
-            Self::Tail(tail) => (tail.tenant.as_ref(), &tail.access),
-            Self::Replay(replay) => (replay.tenant.as_ref(), &replay.access),
-        };
-        let backend = match access.api(tenant)? {
-            Some(api) => EventBackend::Api(api),
-            None => EventBackend::Database(wiring::connect(&settings()?).await?),
-        };
         let resume = ResumePosition::default();
-        let work = async {
-            match (self, &backend) {
-                (Self::Tail(tail), EventBackend::Api(api)) => {
-                    follow::over_api(api, &tail.types, tail.after, &mut printer).await
-                }
-                (Self::Tail(tail), EventBackend::Database(store)) => {
-                    follow::in_database(store, tail.tenant, tail.types, tail.after, &mut printer).await
-                }
-                (Self::Replay(replay), EventBackend::Api(api)) => {
-                    replay.run(&Source::Api(api), &mut printer, &resume).await
-                }
-                (Self::Replay(replay), EventBackend::Database(store)) => {
-                    let slug = replay.tenant.as_ref().expect("the command line requires it");
-                    let record = tenant::find(store, slug).await?;
-                    operator_audit::record_access(store, [record.id]).await?;
-                    let source = Source::Database(store.tenant(record.id), record);
-                    replay.run(&source, &mut printer, &resume).await
-                }
+        let printed = match &self {
+            Self::Tail(tail) if tail.tenant.is_none() && !tail.access.is_remote() => {
+                let store = wiring::connect(&settings()?).await?;
+                let printed = stop.or(tail.print_all(&store, &mut printer)).await;
+                store.shutdown().await;
+                printed
+            }
+            Self::Tail(tail) => {
+                let source = Source::open(&tail.access, tail.tenant.as_ref(), settings).await?;
+                let printed = stop.or(tail.print(&source, &mut printer)).await;
+                source.close().await;
+                printed
+            }
+            Self::Replay(replay) => {
+                let source = Source::open(&replay.access, replay.tenant.as_ref(), settings).await?;
+                let printed = stop.or(replay.print(&source, &mut printer, &resume)).await;
+                source.close().await;
+                printed
             }
         };
-        let (done, interrupted) = tokio::select! {
-            done = work => (done, false),
-            () = stop.requested() => (Ok(()), true),
-        };
-        if let EventBackend::Database(store) = backend {
-            store.shutdown().await;
-        }
-        if interrupted || matches!(done, Err(PrintError::Failed(_))) {
+        if matches!(printed, None | Some(Err(PrintError::Failed(_)))) {
             resume.print_hint();
         }
-        match done {
-            Ok(()) | Err(PrintError::OutputClosed) => Ok(Exit::Ok),
-            Err(PrintError::Failed(failure)) => Err(failure),
+        match printed {
+            None | Some(Ok(()) | Err(PrintError::OutputClosed)) => Ok(Exit::Ok),
+            Some(Err(PrintError::Failed(failure))) => Err(failure),
         }
-    }
-}
-
-impl Replay {
-    fn log(&self) -> Option<LogId> {
-        self.log.map(LogId)
     }
 }

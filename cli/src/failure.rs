@@ -94,6 +94,39 @@ impl From<anyhow::Error> for Failure {
     }
 }
 
+impl From<client::Error> for Failure {
+    fn from(error: client::Error) -> Self {
+        Self::new(client_exit(&error), error)
+    }
+}
+
+/// The exit code for a request to the API that failed.
+fn client_exit(error: &client::Error) -> Exit {
+    use client::{Error, ExportClosed};
+    match error {
+        Error::Address(_) => Exit::Usage,
+        Error::Transport(error) if error.is_timeout() => Exit::TimedOut,
+        Error::Transport(_) | Error::BrokenOff(_) | Error::ExportIncomplete | Error::StreamKeepsEnding => {
+            Exit::Unavailable
+        }
+        Error::Refused(problem) => match problem.status.as_u16() {
+            401 | 403 => Exit::Denied,
+            404 | 410 => Exit::NotFound,
+            409 => Exit::Conflict,
+            400 | 422 => Exit::Rejected,
+            429 | 503 => Exit::Unavailable,
+            _ => Exit::Failed,
+        },
+        Error::ExportClosed(reason) => match reason {
+            ExportClosed::TokenExpired | ExportClosed::TokenRevoked => Exit::Denied,
+            ExportClosed::TenantUnknown | ExportClosed::LogReplaced => Exit::NotFound,
+            ExportClosed::Stopping | ExportClosed::Other(_) => Exit::Unavailable,
+        },
+        Error::LogReplaced { .. } => Exit::NotFound,
+        Error::Setup(_) | Error::Unreadable(_) | Error::LineTooLong => Exit::Failed,
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         anyhow::Error::from(error).into()

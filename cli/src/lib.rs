@@ -1,6 +1,7 @@
 //! The command line: `annals <noun> <verb>`. Data go to standard output, progress and logs to standard error.
 //!
-//! Layout: one file for each subcommand. `failure` maps errors to exit codes, `password` reads a new password.
+//! Layout: one file for each subcommand. `failure` maps errors to exit codes, `remote` opens a client of the API,
+//! `source` is the database or the API where a command works on both, `password` reads a new password.
 
 mod admin;
 mod audit;
@@ -25,6 +26,7 @@ mod remote;
 mod saga;
 mod serve;
 mod signals;
+mod source;
 mod tenant;
 
 use std::path::PathBuf;

@@ -138,7 +138,8 @@ impl Replace {
             .collect();
         operator_audit::record_access(store, wanted.iter().map(|log| log.tenant)).await?;
         let slugs = projection::slugs(store, wanted.iter().map(|log| log.tenant)).await?;
-        for error in wiring::collect_checkpoints(settings, &mut wanted, &slugs).await {
+        let slug = |tenant| slugs.get(&tenant).cloned();
+        for error in wiring::collect_checkpoints(settings, &mut wanted, slug).await {
             eprintln!("a newer checkpoint than the database's may not be cited: {error:#}");
         }
         let replaced = store.replace_logs(&wanted, reason, &Actor::system("cli")).await?;

@@ -1,20 +1,15 @@
-//! A client of the product's public API, for commands that use a token instead of the database.
+//! The address of the public API and a token, for commands that use them instead of the database.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
-use chrono::{DateTime, Utc};
 use clap::Args;
-use projections::LogPosition;
-use reqwest::{Client, RequestBuilder, Response, StatusCode, Url, header};
-use schemas::engine::recorded::timestamp;
-use schemas::engine::{LogId, TenantSlug, ids};
-use serde::Deserialize;
-use serde::de::DeserializeOwned;
-use serde_json::Value;
+use client::{Client, Pause};
+use schemas::engine::TenantSlug;
+use terminal::OneLine;
+use url::Url;
 
-use super::{Exit, Failure};
+use super::Failure;
 
 /// The address of the API and the token.
 #[derive(Debug, Args)]
@@ -39,211 +34,44 @@ pub struct Access {
 }
 
 const DEFAULT_URL: &str = "http://localhost:8080";
-/// Maximum time until the response begins. Its body may take longer.
-const RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
-/// Maximum attempts of a request that fails temporarily.
-const ATTEMPTS_MAX: u32 = 6;
-/// The first pause between two attempts when the response has no `Retry-After`. It doubles with each attempt.
-const RETRY_DELAY_INITIAL: Duration = Duration::from_millis(500);
-/// Maximum pause between two attempts.
-const RETRY_DELAY_MAX: Duration = Duration::from_secs(30);
-
-/// The fields of a problem (RFC 9457) that are printed.
-#[derive(Deserialize)]
-struct Problem {
-    title: String,
-    #[serde(default)]
-    detail: Option<String>,
-    #[serde(default)]
-    code: String,
-}
-
-/// The API with one token.
-pub struct Api {
-    client: Client,
-    url: Url,
-    token: String,
-    tenant: Option<TenantSlug>,
-}
-
-/// A failed request.
-struct RequestError {
-    failure: Failure,
-    /// Whether a retry may succeed.
-    is_retryable: bool,
-    /// The pause that the response requests.
-    retry_after: Option<Duration>,
-}
 
 impl Access {
-    /// The API, if a token was given.
-    ///
-    /// # Errors
-    /// `tenant` is not the tenant of the token.
-    pub fn api(&self, tenant: Option<&TenantSlug>) -> Result<Option<Api>, Failure> {
+    /// Whether a token was given, so that the API is asked.
+    pub fn is_remote(&self) -> bool {
+        self.token_file.is_some()
+    }
+
+    /// A client of the API, if a token was given. It repeats requests, and the server refuses a `tenant` that is not the
+    /// tenant of the token.
+    pub fn client(&self, tenant: Option<&TenantSlug>) -> Result<Option<Client>, Failure> {
         let Some(token_file) = &self.token_file else { return Ok(None) };
         let default = || DEFAULT_URL.parse().expect("the default is a URL");
-        let url = self.url.clone().unwrap_or_else(default);
-        let mut api = Remote { url, token_file: Some(token_file.clone()) }.open()?;
-        api.tenant = tenant.cloned();
-        Ok(Some(api))
+        let client = open(self.url.clone().unwrap_or_else(default), token_file)?;
+        Ok(Some(client.for_tenant(tenant.cloned()).with_retries(print_pause)))
     }
 }
 
 impl Remote {
-    /// Opens a client with the token.
-    pub fn open(&self) -> Result<Api, Failure> {
-        let file = self.token_file.as_ref().expect("the command line requires it");
-        let token = std::fs::read_to_string(file)
-            .with_context(|| format!("the token file {} cannot be read", file.display()))
-            .map_err(Failure::usage)?;
-        let client = Client::builder()
-            .connect_timeout(RESPONSE_TIMEOUT)
-            .read_timeout(RESPONSE_TIMEOUT)
-            .build()
-            .map_err(|error| Failure::new(Exit::Failed, error))?;
-        Ok(Api { client, url: self.url.clone(), token: token.trim().to_owned(), tenant: None })
-    }
-
-    /// Requests a path with parameters.
-    ///
-    /// # Errors
-    /// A refusal, with the exit code of its kind.
-    pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
-        self.open()?.ask(path, parameters).await.map_err(|error| error.failure)
-    }
-
-    /// Sends a command with a body.
-    pub async fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
-        let api = self.open()?;
-        let url = api.url.join(path).map_err(Failure::usage)?;
-        let request = api.client.post(url).header("Idempotency-Key", ids::random_id().to_string());
-        let answer = api.send(request.json(body)).await.map_err(|error| error.failure)?;
-        answer.json().await.map_err(|error| Failure::new(Exit::Unavailable, error))
-    }
-
-    /// Deletes the resource of a path.
-    pub async fn delete(&self, path: &str) -> Result<(), Failure> {
-        let api = self.open()?;
-        let url = api.url.join(path).map_err(Failure::usage)?;
-        let request = api.client.delete(url).header("Idempotency-Key", ids::random_id().to_string());
-        api.send(request).await.map(|_nothing| ()).map_err(|error| error.failure)
-    }
-
-    /// The response as text.
-    pub async fn text(&self, path: &str, parameters: &[(&str, String)]) -> Result<String, Failure> {
-        let answer = self.get(path, parameters).await?;
-        answer.text().await.map_err(|error| Failure::new(Exit::Unavailable, error))
+    /// A client of the API, which sends each request once.
+    pub fn client(&self) -> Result<Client, Failure> {
+        open(self.url.clone(), self.token_file.as_ref().expect("the command line requires it"))
     }
 }
 
-impl Api {
-    /// Requests a path. Temporary failures are retried up to the maximum of attempts.
-    pub async fn get(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, Failure> {
-        self.with_retries(async || self.ask(path, parameters).await).await
-    }
-
-    /// The response as JSON, with the same retries.
-    pub async fn json<T: DeserializeOwned>(
-        &self,
-        path: &str,
-        parameters: &[(&str, String)],
-    ) -> Result<T, Failure> {
-        let ask = async || {
-            let broken = |error| RequestError {
-                failure: transport_failure(error),
-                is_retryable: true,
-                retry_after: None,
-            };
-            self.ask(path, parameters).await?.text().await.map_err(broken)
-        };
-        let text = self.with_retries(ask).await?;
-        let read = serde_json::from_str(&text).context("the answer does not read");
-        read.map_err(|error| Failure::new(Exit::Failed, error))
-    }
-
-    /// The position of the log at a time.
-    pub async fn moment(&self, time: DateTime<Utc>) -> Result<LogPosition, Failure> {
-        #[derive(Deserialize)]
-        struct Body {
-            log_id: LogId,
-            position: u64,
-            head: u64,
-        }
-        let body: Body = self.json("/v1/audit/position", &[("time", timestamp(time))]).await?;
-        Ok(LogPosition { log: body.log_id, position: body.position, head: body.head })
-    }
-
-    async fn with_retries<T>(&self, ask: impl AsyncFn() -> Result<T, RequestError>) -> Result<T, Failure> {
-        let mut attempts = 0;
-        loop {
-            attempts += 1;
-            match ask().await {
-                Err(RequestError { failure, is_retryable: true, retry_after }) if attempts < ATTEMPTS_MAX => {
-                    let retry_after = retry_after
-                        .unwrap_or(RETRY_DELAY_INITIAL * 2_u32.pow(attempts - 1))
-                        .min(RETRY_DELAY_MAX);
-                    eprintln!("{failure}; trying again in {:.1} s", retry_after.as_secs_f32());
-                    tokio::time::sleep(retry_after).await;
-                }
-                done => return done.map_err(|error| error.failure),
-            }
-        }
-    }
-
-    async fn ask(&self, path: &str, parameters: &[(&str, String)]) -> Result<Response, RequestError> {
-        let mut url = self.url.join(path).map_err(Failure::usage)?;
-        if !parameters.is_empty() {
-            url.query_pairs_mut().extend_pairs(parameters);
-        }
-        self.send(self.client.get(url)).await
-    }
-
-    async fn send(&self, request: RequestBuilder) -> Result<Response, RequestError> {
-        let mut request = request.bearer_auth(&self.token);
-        if let Some(tenant) = &self.tenant {
-            request = request.header("X-Tenant-ID", tenant.as_str());
-        }
-        let sent = request.send().await;
-        let answer = sent.map_err(|error| RequestError {
-            failure: transport_failure(error),
-            is_retryable: true,
-            retry_after: None,
-        })?;
-        if answer.status().is_success() { Ok(answer) } else { Err(response_error(answer).await) }
-    }
+fn open(url: Url, token_file: &Path) -> Result<Client, Failure> {
+    let token = std::fs::read_to_string(token_file)
+        .with_context(|| format!("the token file {} cannot be read", token_file.display()))
+        .map_err(Failure::usage)?;
+    Ok(Client::new(url, token.trim())?)
 }
 
-impl From<Failure> for RequestError {
-    fn from(failure: Failure) -> Self {
-        Self { failure, is_retryable: false, retry_after: None }
+fn print_pause(pause: Pause<'_>) {
+    match pause {
+        Pause::Retry { error, delay } => {
+            eprintln!("{}; trying again in {:.1} s", OneLine(error), delay.as_secs_f32());
+        }
+        Pause::Resume { error, position } => {
+            eprintln!("{}; going on behind position {position}", OneLine(error));
+        }
     }
-}
-
-/// The failure for a missing or incomplete response.
-pub fn transport_failure(error: reqwest::Error) -> Failure {
-    let exit = if error.is_timeout() { Exit::TimedOut } else { Exit::Unavailable };
-    Failure::new(exit, error)
-}
-
-async fn response_error(answer: Response) -> RequestError {
-    let status = answer.status();
-    let exit = match status {
-        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::Denied,
-        StatusCode::NOT_FOUND | StatusCode::GONE => Exit::NotFound,
-        StatusCode::CONFLICT => Exit::Conflict,
-        StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY => Exit::Rejected,
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Exit::Unavailable,
-        _ => Exit::Failed,
-    };
-    let retry_after = answer.headers().get(header::RETRY_AFTER);
-    let retry_after =
-        retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
-    let message = match answer.json::<Problem>().await {
-        Ok(Problem { title, detail: Some(detail), code }) => format!("{title} ({code}): {detail}"),
-        Ok(Problem { title, detail: None, code }) => format!("{title} ({code})"),
-        Err(_) => format!("the answer was {status}"),
-    };
-    let is_retryable = exit == Exit::Unavailable;
-    RequestError { failure: Failure::new(exit, anyhow::anyhow!(message)), is_retryable, retry_after }
 }

@@ -16,6 +16,14 @@ impl StopSignal {
         Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
     }
 
+    /// Awaits the work; `None` if a signal comes first, which drops the work.
+    pub async fn or<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            done = work => Some(done),
+            () = self.requested() => None,
+        }
+    }
+
     /// Waits for the next signal. May be called again.
     pub async fn requested(&mut self) {
         tokio::select! {

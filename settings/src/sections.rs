@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use database::{TlsConfig, TlsMode};
 use gateway::TrustedProxies;
 use serde::{Deserialize, Deserializer};
+use url::Url;
 
 use super::{Secret, SettingsError, deployment_problem, host_problem};
 
@@ -243,7 +244,7 @@ impl GatewaySettings {
             return Some(invalid("gateway.public_host", problem));
         }
         let is_origin = |text: &String| {
-            let url = reqwest::Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+            let url = Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
             // Browsers send an origin in this form. Any other form would never match.
             url.is_some_and(|url| url.origin().ascii_serialization() == *text)
         };
@@ -267,7 +268,7 @@ impl GatewaySettings {
         if self.public_host.as_deref().is_some_and(local) {
             return None;
         }
-        let host = |origin: &str| reqwest::Url::parse(origin).ok()?.host_str().map(str::to_owned);
+        let host = |origin: &str| Url::parse(origin).ok()?.host_str().map(str::to_owned);
         self.cors_allowed_origins
             .iter()
             .map(String::as_str)

@@ -1,6 +1,5 @@
 //! Queries on NATS: lost events, signed checkpoints, erasures. Also the parts for the credentials of integrators.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,12 +52,12 @@ async fn connect_once(config: NatsConfig) -> Result<Nats, NatsError> {
     connected.unwrap_or(Err(NatsError::Unreachable))
 }
 
-/// Adds to each log its known checkpoints: from the signer's folder, if this machine has it, and from JetStream.
-/// Returns the errors of sources that could not be read.
+/// Adds to each log its known checkpoints: from the signer's folder, if this machine has it, and from JetStream. `slug`
+/// names a tenant. Returns the errors of sources that could not be read.
 pub async fn collect_checkpoints(
     settings: &Settings,
     logs: &mut [Replacement],
-    slugs: &HashMap<TenantId, TenantSlug>,
+    slug: impl Fn(TenantId) -> Option<TenantSlug>,
 ) -> Vec<anyhow::Error> {
     let mut unknown = Vec::new();
     if let Some(folder) = &settings.audit.state_folder {
@@ -71,7 +70,7 @@ pub async fn collect_checkpoints(
     }
     let asked = async {
         let nats = connect_once(nats_config(settings)).await?;
-        nats::checkpoints::attach_checkpoints(&nats, logs, |log| slugs.get(&log.tenant).cloned()).await
+        nats::checkpoints::attach_checkpoints(&nats, logs, |log| slug(log.tenant)).await
     };
     unknown.extend(asked.await.err().map(anyhow::Error::from));
     unknown

@@ -8,19 +8,14 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 use clap::Args;
-use futures::StreamExt;
+use client::ExportRequest;
 use indicatif::{ProgressBar, ProgressStyle};
 use keyring::Recipient;
-use proofs::export::Item;
-use serde::Deserialize;
 
 use super::super::remote::Remote;
 use super::super::{Exit, Failure};
 use super::{checkpoint_size, read};
 use crate::signals;
-
-/// Bytes at the end of a file that are searched for the last line, which is far shorter.
-const TAIL_BYTES: usize = 256;
 
 /// `annals audit export ...`
 #[derive(Debug, Args)]
@@ -51,42 +46,30 @@ pub struct Export {
     remote: Remote,
 }
 
-/// The line that the server writes when it ends an export early.
-#[derive(Deserialize)]
-struct ClosedLine {
-    closed: String,
-}
-
 impl Export {
     /// Runs it.
     pub async fn run(self) -> Result<Exit, Failure> {
-        let mut parameters = Vec::new();
-        parameters.extend(self.from.map(|from| ("from", from.to_string())));
-        parameters.extend(self.to.map(|to| ("to", to.to_string())));
-        parameters.extend(self.stream.map(|stream| ("stream", stream)));
-        parameters.extend(self.keys_to.map(|keys_to| ("keys_to", keys_to.to_string())));
-        if !self.withhold.is_empty() {
-            parameters.push(("withhold", self.withhold.join(",")));
-        }
-        let earlier = self.since.iter().map(|path| Ok(checkpoint_size(&read(path)?)?.to_string()));
-        let earlier = earlier.collect::<anyhow::Result<Vec<String>>>().map_err(Failure::usage)?;
-        if !earlier.is_empty() {
-            parameters.push(("earlier", earlier.join(",")));
-        }
+        let earlier = self.since.iter().map(|path| checkpoint_size(&read(path)?));
+        let request = ExportRequest {
+            from: self.from,
+            to: self.to,
+            stream: self.stream,
+            withhold: self.withhold,
+            earlier: earlier.collect::<anyhow::Result<_>>().map_err(Failure::usage)?,
+            keys_to: self.keys_to.map(|keys_to| keys_to.to_string()),
+        };
         match &self.out {
             Some(path) => {
                 let unwritable = || format!("{} cannot be written", path.display());
                 let mut file = temporary_file_beside(path).with_context(unwritable)?;
                 // Handle Ctrl-C, so that the temporary file is deleted.
                 let mut stop = signals::StopSignal::listen()?;
-                tokio::select! {
-                    () = stop.requested() => return Err(Failure::new(Exit::Failed, anyhow!("interrupted"))),
-                    done = download(&self.remote, &parameters, &mut file) => done?,
-                }
+                let downloaded = stop.or(download(&self.remote, &request, &mut file)).await;
+                downloaded.ok_or_else(|| Failure::new(Exit::Failed, anyhow!("interrupted")))??;
                 file.as_file().sync_all()?;
                 file.persist(path).with_context(unwritable)?;
             }
-            None => download(&self.remote, &parameters, &mut io::stdout().lock()).await?,
+            None => download(&self.remote, &request, &mut io::stdout().lock()).await?,
         }
         Ok(Exit::Ok)
     }
@@ -105,50 +88,18 @@ fn temporary_file_beside(path: &Path) -> io::Result<tempfile::NamedTempFile> {
 /// The export is incomplete.
 pub(super) async fn download(
     remote: &Remote,
-    parameters: &[(&str, String)],
+    request: &ExportRequest,
     out: &mut impl Write,
 ) -> Result<(), Failure> {
-    let answer = remote.get("/v1/audit/export", parameters).await?;
-    let positions = answer.headers().get("annals-positions");
-    let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-    let progress = progress_bar(positions);
-    let (mut body, mut tail) = (answer.bytes_stream(), Vec::new());
-    while let Some(next) = body.next().await {
-        let broken = |error| closed(&tail).unwrap_or(Failure::new(Exit::Unavailable, error));
-        let bytes = next.map_err(broken)?;
-        out.write_all(&bytes)?;
-        tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
-        tail.drain(..tail.len().saturating_sub(TAIL_BYTES));
-        progress.inc(bytes.split(|byte| *byte == b'\n').count() as u64 - 1);
-    }
-    let end = std::str::from_utf8(last_line(&tail)).ok().and_then(|line| Item::parse(line).ok());
-    if !matches!(end, Some(Item::End(_))) {
-        return Err(
-            closed(&tail).unwrap_or(Failure::new(Exit::Unavailable, anyhow!("the export has no end")))
-        );
+    let mut export = remote.client()?.export(request).await?;
+    let progress = progress_bar(export.positions());
+    while let Some(piece) = export.next().await? {
+        out.write_all(&piece)?;
+        progress.inc(piece.split(|byte| *byte == b'\n').count() as u64 - 1);
     }
     out.flush()?;
     progress.finish_and_clear();
     Ok(())
-}
-
-/// The reason in the last line when the server ended the export early.
-fn closed(tail: &[u8]) -> Option<Failure> {
-    let ClosedLine { closed } = serde_json::from_slice(last_line(tail)).ok()?;
-    let (exit, why) = match closed.as_str() {
-        "token_expired" => (Exit::Denied, "the access token has expired"),
-        "token_revoked" => (Exit::Denied, "the access token was revoked"),
-        "tenant_unknown" => (Exit::NotFound, "the tenant is on hold"),
-        "log_replaced" => (Exit::NotFound, "the tenant's log is another one by now"),
-        "stopping" => (Exit::Unavailable, "the server stops, try again"),
-        _ => (Exit::Unavailable, "the server cannot go on, try again"),
-    };
-    Some(Failure::new(exit, anyhow!("the export broke off: {why} ({closed})")))
-}
-
-fn last_line(tail: &[u8]) -> &[u8] {
-    let text = tail.strip_suffix(b"\n").unwrap_or(tail);
-    text.rsplit(|byte| *byte == b'\n').next().unwrap_or_default()
 }
 
 fn progress_bar(positions: u64) -> ProgressBar {
@@ -160,20 +111,4 @@ fn progress_bar(positions: u64) -> ProgressBar {
         ProgressStyle::with_template("{bar:40} {pos}/{len} events, {per_sec}, {eta}")
             .expect("the template is well formed"),
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_last_line_tells_why_an_export_broke_off() {
-        let why = |tail: &str| closed(tail.as_bytes()).map(|failure| (failure.exit, failure.to_string()));
-        let (exit, told) = why("{\"position\":1}\n{\"closed\":\"token_expired\"}\n").expect("is told");
-        assert!(exit == Exit::Denied && told.contains("token_expired"), "{told}");
-        assert_eq!(why("{\"closed\":\"tenant_unknown\"}\n").map(|(exit, _)| exit), Some(Exit::NotFound));
-        for other in ["", "\n", "{\"position\":1}\n", "{\"events\":1}\n", "{\"closed\":"] {
-            assert!(why(other).is_none(), "{other}");
-        }
-    }
 }

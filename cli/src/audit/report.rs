@@ -8,13 +8,13 @@ use std::path::PathBuf;
 use anyhow::Context;
 use chrono::{DateTime, Utc};
 use clap::Args;
+use client::{ActivitiesRequest, ExportRequest, LoggedActivity};
 use maud::{DOCTYPE, Markup, html};
 use proofs::VerifierKey;
 use proofs::export::{Item, Line, Part};
 use proofs::frame::Entry;
 use proofs::verify::{Known, verify};
 use schemas::engine::recorded::timestamp;
-use serde::Deserialize;
 use serde_json::Value;
 
 use super::super::remote::Remote;
@@ -67,18 +67,6 @@ struct User {
     deactivated: bool,
 }
 
-/// An entry of the activity log.
-#[derive(Deserialize)]
-struct Activity {
-    id: String,
-    at: String,
-    kind: String,
-    actor: String,
-    action: String,
-    outcome: String,
-    count: u64,
-}
-
 impl Report {
     /// Exports, verifies and writes the page.
     pub async fn run(self) -> Result<Exit, Failure> {
@@ -86,7 +74,7 @@ impl Report {
             return Err(Failure::usage(anyhow::anyhow!("the period ends before it begins")));
         }
         let file = tempfile::NamedTempFile::new()?;
-        download(&self.remote, &[], &mut File::create(file.path())?).await?;
+        download(&self.remote, &ExportRequest::default(), &mut File::create(file.path())?).await?;
         let verified = verify(BufReader::new(File::open(file.path())?), &self.key, &Known::default());
         let verified = match verified {
             Ok(verified) => verified,
@@ -131,27 +119,19 @@ impl Report {
     }
 
     /// The activity log's entries of the period, newest first.
-    async fn activities(&self) -> Result<Vec<Activity>, Failure> {
-        #[derive(Deserialize)]
-        struct Page {
-            activities: Vec<Activity>,
-        }
-        let mut all: Vec<Activity> = Vec::new();
+    async fn activities(&self) -> Result<Vec<LoggedActivity>, Failure> {
+        let client = self.remote.client()?;
+        let mut request =
+            ActivitiesRequest { since: self.from, until: self.to, before: None, limit: PAGE_SIZE };
+        let mut all: Vec<LoggedActivity> = Vec::new();
         loop {
-            let mut parameters = vec![
-                ("since", self.from.to_rfc3339()),
-                ("until", self.to.to_rfc3339()),
-                ("limit", PAGE_SIZE.to_string()),
-            ];
-            parameters.extend(all.last().map(|last| ("before", last.id.clone())));
-            let text = self.remote.text("/v1/activities", &parameters).await?;
-            let page: Page =
-                serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
-            let full = page.activities.len() == PAGE_SIZE;
-            all.extend(page.activities);
+            let page = client.activities(&request).await?;
+            let full = page.len() == PAGE_SIZE;
+            all.extend(page);
             if !full || all.len() >= ENTRIES_MAX {
                 return Ok(all);
             }
+            request.before = all.last().map(|last| last.id.clone());
         }
     }
 
@@ -159,7 +139,7 @@ impl Report {
         &self,
         verified: &proofs::verify::Report,
         summary: &PeriodSummary,
-        activities: &[Activity],
+        activities: &[LoggedActivity],
     ) -> Markup {
         let manifest = &verified.manifest;
         let mut kinds: BTreeMap<(&str, &str), u64> = BTreeMap::new();

@@ -4,10 +4,9 @@ use std::io::{self, Write};
 
 use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand};
+use client::{NewServiceToken, TokenExpiry};
 use schemas::identity::scope::Scope;
 use schemas::integration::service_token::AUDITOR_SCOPES;
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::super::remote::Remote;
@@ -49,18 +48,9 @@ pub struct Create {
     remote: Remote,
 }
 
-const TOKENS_PATH: &str = "/v1/service-tokens";
+/// Tokens in a page of the API.
+const PAGE_SIZE: usize = 100;
 const COLUMNS: [&str; 6] = ["id", "name", "scopes", "issued_at", "expires_at", "revoked"];
-
-#[derive(Serialize, Deserialize)]
-struct TokenLine {
-    id: Uuid,
-    name: String,
-    scopes: Vec<Scope>,
-    issued_at: String,
-    expires_at: String,
-    revoked: bool,
-}
 
 impl Token {
     /// Runs it.
@@ -69,7 +59,7 @@ impl Token {
             Self::Create(create) => create.run(output).await,
             Self::Ls(remote) => list(&remote, output).await,
             Self::Revoke { id, remote } => {
-                remote.delete(&format!("{TOKENS_PATH}/{id}")).await?;
+                remote.client()?.revoke_service_token(id).await?;
                 Ok(Exit::Ok)
             }
         }
@@ -80,39 +70,27 @@ impl Create {
     async fn run(self, output: Output) -> Result<Exit, Failure> {
         let mut scopes = AUDITOR_SCOPES.to_vec();
         scopes.extend(self.personal_data.then_some(Scope::PersonalDataRead));
-        let mut body = json!({"name": self.name, "scopes": scopes});
-        match self.expires_at {
-            Some(time) => body["expires_at"] = time.to_rfc3339().into(),
-            None => body["expires_days"] = self.days.into(),
-        }
-        let issued = self.remote.post(TOKENS_PATH, &body).await?;
+        let expiry = self.expires_at.map_or(TokenExpiry::Days(self.days), TokenExpiry::At);
+        let new = NewServiceToken { name: self.name, scopes, expiry };
+        let issued = self.remote.client()?.issue_service_token(&new).await?;
         if output != Output::Table {
+            let issued = serde_json::to_value(issued).map_err(anyhow::Error::from)?;
             output.object(&[], &issued)?;
             return Ok(Exit::Ok);
         }
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        eprintln!("id          {}", text(&issued["service_token"]["id"]));
-        eprintln!("expires at  {}", text(&issued["service_token"]["expires_at"]));
+        eprintln!("id          {}", issued.service_token.id);
+        eprintln!("expires at  {}", issued.service_token.expires_at);
         let mut out = io::stdout().lock();
-        writeln!(out, "{}", text(&issued["access_token"]))
-            .and_then(|()| out.flush())
-            .or_else(ignore_broken_pipe)?;
+        writeln!(out, "{}", issued.access_token).and_then(|()| out.flush()).or_else(ignore_broken_pipe)?;
         Ok(Exit::Ok)
     }
 }
 
 async fn list(remote: &Remote, output: Output) -> Result<Exit, Failure> {
-    #[derive(Deserialize)]
-    struct Page {
-        service_tokens: Vec<TokenLine>,
-        next_after: Option<Uuid>,
-    }
-    let (mut rows, mut after): (Vec<TokenLine>, Option<Uuid>) = (Vec::new(), None);
+    let client = remote.client()?;
+    let (mut rows, mut after) = (Vec::new(), None);
     loop {
-        let mut parameters = vec![("limit", "100".to_owned())];
-        parameters.extend(after.map(|after| ("after", after.to_string())));
-        let text = remote.text(TOKENS_PATH, &parameters).await?;
-        let page: Page = serde_json::from_str(&text).map_err(|error| Failure::new(Exit::Failed, error))?;
+        let page = client.service_tokens(after, PAGE_SIZE).await?;
         rows.extend(page.service_tokens.into_iter().filter(|row| row.scopes.contains(&Scope::AuditRead)));
         after = page.next_after;
         if after.is_none() {

@@ -1,16 +1,37 @@
 //! `annals event replay`: prints a tenant's events between two bounds, page by page. If it ends early, it prints where
 //! to resume.
 
+use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
-use schemas::engine::LogId;
+use client::EventsRequest;
+use schemas::engine::{InvalidValue, LogId};
+use store::{LogFilter, StreamFilter};
 
 use super::Replay;
-use super::printer::{PrintError, Printer};
-use super::source::Source;
+use super::printer::{PrintError, PrintableEvent, Printer};
 use crate::progress::ProgressReporter;
+use crate::source::{Source, TenantSource};
 use crate::{Exit, Failure};
+
+/// Events in a page.
+const PAGE_SIZE: usize = 500;
+
+/// A filter on streams, and its text.
+#[derive(Debug, Clone)]
+pub struct StreamArgument {
+    text: String,
+    filter: StreamFilter,
+}
+
+impl FromStr for StreamArgument {
+    type Err = InvalidValue;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self { text: text.to_owned(), filter: text.parse()? })
+    }
+}
 
 /// The position that a replay has reached, to resume there.
 #[derive(Default)]
@@ -29,29 +50,37 @@ impl ResumePosition {
     }
 }
 
+/// Events after a position.
+struct EventPage {
+    log: LogId,
+    events: Vec<PrintableEvent>,
+    /// The last position that was checked.
+    next_after: u64,
+    /// The head of the log.
+    head: u64,
+}
+
 impl Replay {
     /// Prints all events between the bounds.
-    pub async fn run(
+    pub async fn print(
         &self,
-        source: &Source<'_>,
+        source: &Source,
         printer: &mut Printer,
         resume: &ResumePosition,
     ) -> Result<(), PrintError> {
-        let (mut log, mut first, mut last) = (self.log(), self.from.max(1), self.to);
+        let (mut log, mut first, mut last) = (self.log.map(LogId), self.from.max(1), self.to);
         if let Some(time) = self.after_time {
-            let moment = source.moment(time).await?;
-            first = first.max(moment.position + 1);
-            check_log_id(&mut log, moment.log)?;
+            let position = source.position(None, Some(time), &mut log).await?;
+            first = first.max(position.map_or(first, |position| position + 1));
         }
         if let Some(time) = self.as_of {
-            let moment = source.moment(time).await?;
-            last = Some(last.map_or(moment.position, |last| last.min(moment.position)));
-            check_log_id(&mut log, moment.log)?;
+            let position = source.position(None, Some(time), &mut log).await?;
+            last = position.into_iter().chain(last).min();
         }
         let mut after = first - 1;
         let mut progress: Option<ProgressReporter> = None;
         loop {
-            let page = source.page(self, log, after).await?;
+            let page = self.page(source, log, after).await?;
             log = Some(page.log);
             resume.set(page.log, after);
             // Events that are appended later are not printed.
@@ -78,15 +107,39 @@ impl Replay {
             bar.at((after + 1).saturating_sub(first));
         }
     }
-}
 
-/// Times refer to the tenant's present log, so they cannot be combined with positions of another one.
-fn check_log_id(expected: &mut Option<LogId>, current: LogId) -> Result<(), Failure> {
-    match expected.replace(current) {
-        Some(expected) if expected != current => Err(Failure::new(
-            Exit::NotFound,
-            anyhow!("the log was replaced; the tenant's log is now {current}"),
-        )),
-        _ => Ok(()),
+    /// A page of events after a position. `log` is the expected log id, if any.
+    async fn page(&self, source: &Source, log: Option<LogId>, after: u64) -> Result<EventPage, Failure> {
+        match source {
+            Source::Database(TenantSource { tenant, record, .. }) => {
+                let stream = self.stream.as_ref().map(|stream| stream.filter.clone());
+                let filter = LogFilter { types: self.types.clone(), stream };
+                let page = tenant.read_log_page(after, None, PAGE_SIZE, &filter).await?;
+                if log.is_some_and(|log| log != page.log_id) {
+                    let detail = anyhow!("the tenant's log is now {}", page.log_id);
+                    return Err(Failure::new(Exit::NotFound, detail));
+                }
+                let events = page.events.iter().map(|event| PrintableEvent::from_record(event, record));
+                Ok(EventPage {
+                    log: page.log_id,
+                    events: events.collect::<Result<_, _>>()?,
+                    next_after: page.scanned_to,
+                    head: page.head,
+                })
+            }
+            Source::Api(client) => {
+                let stream = self.stream.as_ref().map(|stream| &*stream.text);
+                let request =
+                    EventsRequest { after: Some(after), limit: PAGE_SIZE, types: &self.types, stream, log };
+                let page = client.events(&request).await?;
+                let events = page.events.iter().map(|event| PrintableEvent::from_api(event.get()));
+                Ok(EventPage {
+                    log: page.log_id,
+                    events: events.collect::<Result<_, _>>()?,
+                    next_after: page.next_after,
+                    head: page.head,
+                })
+            }
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use postgres_protocol::password::scram_sha_256;
-use reqwest::Url;
+use url::Url;
 
 /// The name of the settings file.
 pub(super) const SETTINGS_FILE: &str = "annals.toml";
