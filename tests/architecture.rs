@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What each crate may use of the product's own crates.
-const ARROWS: [(&str, &[&str]); 22] = [
+const ARROWS: [(&str, &[&str]); 23] = [
     ("schemas", &[]),
     ("json_schema", &["schemas"]),
     ("access", &["schemas"]),
@@ -46,6 +46,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
     ),
     ("terminal", &[]),
     ("client", &["proofs", "schemas"]),
+    ("verifier", &["json_schema", "proofs", "schemas", "terminal"]),
     (
         "cli",
         &[
@@ -55,7 +56,6 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "database",
             "devserver",
             "gateway",
-            "json_schema",
             "keyring",
             "nats",
             "projections",
@@ -65,6 +65,7 @@ const ARROWS: [(&str, &[&str]); 22] = [
             "settings",
             "store",
             "terminal",
+            "verifier",
             "wiring",
         ],
     ),

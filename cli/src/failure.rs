@@ -127,6 +127,12 @@ fn client_exit(error: &client::Error) -> Exit {
     }
 }
 
+impl From<verifier::Error> for Failure {
+    fn from(error: verifier::Error) -> Self {
+        Self::new(error.exit(), error)
+    }
+}
+
 impl From<StoreError> for Failure {
     fn from(error: StoreError) -> Self {
         anyhow::Error::from(error).into()

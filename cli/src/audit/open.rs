@@ -18,9 +18,10 @@ use schemas::engine::recorded::timestamp;
 use serde::Serialize;
 use serde_json::Value;
 use uuid::Uuid;
+use verifier::export_file::{items, verify_file};
 
 use super::super::{Exit, Failure};
-use super::{items, read, verify_file};
+use super::read;
 use terminal::{ignore_broken_pipe, json_line};
 
 /// `annals audit open ...`

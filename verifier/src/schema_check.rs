@@ -3,46 +3,55 @@
 use std::collections::HashMap;
 use std::fs::File;
 
-use anyhow::Context;
 use json_schema::{Budget, CompiledSchema};
 use proofs::export::{Item, Part};
 use proofs::frame::Entry;
 use schemas::engine::{Json, JsonText};
 
-use super::items;
+use crate::Error;
+use crate::export_file::items;
 
-/// Maximum mismatches that are printed.
-const MISMATCHES_PRINTED_MAX: u64 = 20;
+/// A payload that does not fit its schema.
+#[derive(Debug)]
+pub struct Mismatch<'a> {
+    /// The position of the event.
+    pub position: u64,
+    /// Its type.
+    pub event_type: &'a str,
+    /// What is wrong.
+    pub problem: String,
+}
 
-/// Checks all payloads in the file whose type has a schema there. Returns the number of mismatches and prints the first
-/// ones on standard error.
-pub(super) fn count_mismatches(file: File) -> anyhow::Result<u64> {
+/// Checks all payloads in the file whose type has a schema there. Returns the number of mismatches; `found` gets each.
+///
+/// # Errors
+/// The file cannot be read, or a schema in it cannot be used.
+pub fn count_mismatches(file: File, mut found: impl FnMut(Mismatch<'_>)) -> Result<u64, Error> {
     let (mut schemas, mut mismatches) = (HashMap::<String, CompiledSchema>::new(), 0);
     for item in items(file) {
         match item? {
             Item::Schema(line) => {
                 let schema = JsonText::parse(line.schema.get())?;
-                let compiled = json_schema::compile(&schema)
-                    .with_context(|| format!("the schema of {}", line.event_type))?;
-                schemas.insert(line.event_type, compiled);
+                match json_schema::compile(&schema) {
+                    Ok(compiled) => schemas.insert(line.event_type, compiled),
+                    Err(source) => return Err(Error::Schema { event_type: line.event_type, source }),
+                };
             }
             Item::Event(line) => {
-                let entry = Entry::decode(&line.entry.0).context("an entry")?;
+                let entry = Entry::decode(&line.entry.0).ok_or(Error::Entry)?;
                 let (Part::Open { bytes, .. }, Some(schema)) = (&line.payload, schemas.get(entry.event_type))
                 else {
                     continue;
                 };
-                let wrong = match std::str::from_utf8(&bytes.0).ok().map(Json::parse) {
+                let problem = match std::str::from_utf8(&bytes.0).ok().map(Json::parse) {
                     Some(Ok(data)) => {
                         schema.check(&data, &mut Budget::new()).into_iter().next().map(|wrong| wrong.message)
                     }
                     _ => Some("is no JSON".to_owned()),
                 };
-                let Some(wrong) = wrong else { continue };
+                let Some(problem) = problem else { continue };
                 mismatches += 1;
-                if mismatches <= MISMATCHES_PRINTED_MAX {
-                    eprintln!("position {}: {} {wrong}", line.position, entry.event_type);
-                }
+                found(Mismatch { position: line.position, event_type: entry.event_type, problem });
             }
             Item::Keys(_) => {}
             Item::End(_) => break,
