@@ -89,6 +89,16 @@ pub struct RequiredSettings {
 impl RequiredSettings {
     /// The settings for a process with all roles.
     pub const ALL: Self = Self { tokens: true, checkpoints: true, personal_data: true };
+
+    /// The settings that one of both needs.
+    #[must_use]
+    pub const fn union(self, other: Self) -> Self {
+        Self {
+            tokens: self.tokens || other.tokens,
+            checkpoints: self.checkpoints || other.checkpoints,
+            personal_data: self.personal_data || other.personal_data,
+        }
+    }
 }
 
 /// Why settings are invalid.
