@@ -41,8 +41,8 @@ impl Access {
         self.token_file.is_some()
     }
 
-    /// A client of the API, if a token was given. It repeats requests, and the server refuses a `tenant` that is not the
-    /// tenant of the token.
+    /// A client of the API, if a token was given. It repeats requests. The server refuses a `tenant` that is not the
+    /// token's.
     pub fn client(&self, tenant: Option<&TenantSlug>) -> Result<Option<Client>, Failure> {
         let Some(token_file) = &self.token_file else { return Ok(None) };
         let default = || DEFAULT_URL.parse().expect("the default is a URL");

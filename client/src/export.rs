@@ -30,7 +30,7 @@ pub struct ExportRequest {
 
 /// An export that is being received.
 #[derive(Debug)]
-pub struct Export {
+pub struct ExportDownload {
     answer: Response,
     positions: u64,
     tail: Vec<u8>,
@@ -44,7 +44,7 @@ struct ClosedLine {
 
 impl Client {
     /// Begins an export.
-    pub async fn export(&self, request: &ExportRequest) -> Result<Export, Error> {
+    pub async fn export(&self, request: &ExportRequest) -> Result<ExportDownload, Error> {
         let mut parameters = Vec::new();
         parameters.extend(request.from.map(|from| ("from", from.to_string())));
         parameters.extend(request.to.map(|to| ("to", to.to_string())));
@@ -60,11 +60,11 @@ impl Client {
         let answer = self.get("/v1/audit/export", &parameters).await?;
         let positions = answer.headers().get("annals-positions");
         let positions = positions.and_then(|value| value.to_str().ok()?.parse().ok()).unwrap_or(0);
-        Ok(Export { answer, positions, tail: Vec::new() })
+        Ok(ExportDownload { answer, positions, tail: Vec::new() })
     }
 }
 
-impl Export {
+impl ExportDownload {
     /// How many positions the export covers, as far as the server says; otherwise 0.
     pub fn positions(&self) -> u64 {
         self.positions

@@ -20,7 +20,7 @@ pub use audit::LogPosition;
 pub use connection::{Client, Pause};
 pub use error::{Error, ExportClosed, Problem, ProblemBody};
 pub use events::{EventsPage, EventsRequest};
-pub use export::{Export, ExportRequest};
+pub use export::{ExportDownload, ExportRequest};
 pub use follower::EventFollower;
 pub use read_models::{ChangesPage, ChangesRequest, RowsPage, RowsRequest};
 pub use service_tokens::{

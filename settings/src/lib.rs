@@ -1,7 +1,7 @@
 //! The settings: one struct per section, read from the embedded defaults, a file and the environment, in that order.
 //!
 //! Layout: `sections` and `privacy` hold the structs. `secret` holds values that are never printed. `names` checks
-//! public names and lists renamed settings. `paths` finds files and programs. Only this module reads environment
+//! public names and lists renamed settings. `paths` finds files and programs. Only this crate reads environment
 //! variables.
 
 mod names;

@@ -24,8 +24,8 @@ pub fn nats_server() -> PathBuf {
     if own.exists() { own } else { PathBuf::from("nats-server") }
 }
 
-/// The program `annals-verify`. It is built once, alone as auditors build it: Cargo builds programs of other packages for no
-/// test.
+/// The program `annals-verify`. It is built once, alone as auditors build it, because Cargo builds programs of other
+/// packages for no test.
 pub fn annals_verify() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
@@ -43,11 +43,11 @@ pub fn annals_verify() -> &'static Path {
             .expect("cargo runs");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let messages = String::from_utf8(output.stdout).expect("text");
-        let programs = messages.lines().filter_map(|message| {
+        let mut programs = messages.lines().filter_map(|message| {
             let message: Value = serde_json::from_str(message).expect("JSON");
             message["executable"].as_str().map(PathBuf::from)
         });
-        programs.last().expect("the program is built")
+        programs.next().expect("the program is built")
     })
 }
 

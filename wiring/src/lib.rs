@@ -1,8 +1,8 @@
 //! Connects all crates: builds their parts from the settings and runs the roles.
 //!
-//! Layout: `roles` is the table of roles, `workers` what each role runs, `process` a process from its preparation to its stop.
-//! The others build parts from the settings: `database`, `broker`, `keys`, `listeners`, `parts`. `limits` are those of the
-//! operating system.
+//! Layout: `roles` is the table of roles, `workers` what each role runs, `process` a process from its preparation to
+//! its stop. The others build parts from the settings: `database`, `broker`, `keys`, `listeners`, `parts`. `limits` are
+//! those of the operating system.
 
 mod broker;
 mod database;

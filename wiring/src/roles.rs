@@ -34,8 +34,8 @@ pub(crate) struct RoleEntry {
     name: &'static str,
     /// Its description on the command line.
     about: &'static str,
-    /// The roles of PostgreSQL that it logs in as. Every process needs `annals_relay`, because it compares the logs with
-    /// JetStream at its start.
+    /// The roles of PostgreSQL that it logs in as. Every process needs `annals_relay`, because it compares the logs
+    /// with JetStream at its start.
     logins: &'static [&'static str],
     requires: RequiredSettings,
     /// Whether its process needs a connection to NATS.

@@ -1,5 +1,5 @@
-//! `annals event tail`: prints new events of one tenant, from the database or from the API's stream, or of all tenants in
-//! the database.
+//! `annals event tail`: prints new events of one tenant, from the database or from the API's stream, or of all tenants
+//! in the database.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
