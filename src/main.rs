@@ -1,17 +1,7 @@
-//! The binary `annals`: command line, configuration, private servers for development, and the wiring of all crates.
-
-mod cli;
-mod config;
-mod demo;
-mod limits;
-mod logging;
-mod signals;
-mod supervise;
-mod wiring;
+//! The binary `annals`: the memory allocator, the runtime, and a call of the command line (crate `cli`).
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use mimalloc::MiMalloc;
 
 /// The memory allocator. It returns memory to the system after a burst and is faster than the system's (docs/adr/0030).
@@ -19,7 +9,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let arguments = cli::Arguments::parse();
+    let arguments = cli::Arguments::from_command_line();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {

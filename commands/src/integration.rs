@@ -2,6 +2,5 @@
 
 pub mod event_type;
 pub mod external_append;
-pub mod json_schema;
 pub mod schema_compatibility;
 pub mod service_token;

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::support::process::run;
 use crate::support::product::{Product, Tenant, send};
 use crate::support::services::{ACCOUNT, OPENED, Service, customer_schema};
-use crate::support::{eventually, folder};
+use crate::support::{eventually, folder, programs};
 
 /// A tenant with a few events under a checkpoint, and its administrator's token in a file.
 struct Case<'a> {
@@ -198,6 +198,34 @@ async fn a_history_verifies_with_nothing_but_a_file_and_a_key_in_two_languages()
         let said = position.map_or("not verified".to_owned(), |position| position.to_string());
         assert_eq!(python(&case.path("changed"), key), (said, Some(9)), "{what}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_verifier_alone_says_what_the_product_says() {
+    let case = Case::prepared().await;
+    let (key, _) = case.remote(&["key"]);
+    let (key, file, changed) = (key.trim(), case.path("export"), case.path("changed"));
+    assert_eq!(case.remote(&["export", "--out", &file]).1, Some(0));
+    let text = std::fs::read_to_string(&file).expect("reads");
+    std::fs::write(&changed, text.replacen("\"position\":2,", "\"position\":3,", 1)).expect("written");
+    let (nowhere, odd) = (case.path("nowhere"), case.path("odd"));
+    std::fs::write(&odd, "no tiles").expect("written");
+    for (arguments, code) in [
+        (vec![&*file, "--key", key], 0),
+        (vec![&file, "--key", key, "--schemas", "--output", "json"], 0),
+        (vec![&changed, "--key", key], 9),
+        (vec![&changed, "--key", key, "--earlier", &file, "--output", "jsonl"], 9),
+        (vec![&nowhere, "--key", key], 1),
+        (vec![&file, "--key", key, "--since", &nowhere], 2),
+        (vec![&file, "--key", key, "--tiles", &odd], 2),
+    ] {
+        let product = run(&[&["audit", "verify"], arguments.as_slice()].concat());
+        let alone = Command::new(programs::annals_verify()).args(&arguments).output().expect("runs");
+        assert_eq!(product, alone, "{arguments:?}");
+        assert_eq!(alone.status.code(), Some(code), "{arguments:?}");
+    }
+    let usage = Command::new(programs::annals_verify()).arg(&file).output().expect("runs");
+    assert_eq!(usage.status.code(), Some(2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

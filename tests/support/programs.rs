@@ -1,7 +1,10 @@
-//! Where the server programs are, and how their processes end with the tests.
+//! Where the server programs and the auditors' verifier are, and how processes end with the tests.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::OnceLock;
+
+use serde_json::Value;
 
 /// The folder of PostgreSQL's server programs, newest version first.
 pub fn postgres() -> PathBuf {
@@ -19,6 +22,33 @@ pub fn postgres() -> PathBuf {
 pub fn nats_server() -> PathBuf {
     let own = Path::new(env!("CARGO_MANIFEST_DIR")).join(".tools/bin/nats-server");
     if own.exists() { own } else { PathBuf::from("nats-server") }
+}
+
+/// The program `annals-verify`. It is built once, alone as auditors build it, because Cargo builds programs of other
+/// packages for no test.
+pub fn annals_verify() -> &'static Path {
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
+    PROGRAM.get_or_init(|| {
+        let output = Command::new(env!("CARGO"))
+            .args([
+                "build",
+                "--locked",
+                "--package",
+                "verifier",
+                "--message-format",
+                "json-render-diagnostics",
+            ])
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .expect("cargo runs");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        let messages = String::from_utf8(output.stdout).expect("text");
+        let mut programs = messages.lines().filter_map(|message| {
+            let message: Value = serde_json::from_str(message).expect("JSON");
+            message["executable"].as_str().map(PathBuf::from)
+        });
+        programs.next().expect("the program is built")
+    })
 }
 
 /// Node from 22.18 on, which runs TypeScript as it is; `None` where the machine has none.

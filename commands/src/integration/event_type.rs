@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use access::{ErrorCode, Principal};
+use json_schema::InvalidSchema;
 use schemas::engine::{JsonText, Notes};
 use schemas::integration::event_type::{
     EventTypeEvent, EventTypeRegistered, EventTypeWidened, RegisterEventType, family_id,
@@ -12,7 +13,6 @@ use schemas::integration::names::ExternalType;
 use serde::{Deserialize, Serialize};
 use store::LockMode;
 
-use super::json_schema::{self, InvalidSchema};
 use super::schema_compatibility;
 use crate::engine::context::{CommandContext, CommandSideEffects};
 use crate::engine::decider::{Decider, Rejection};

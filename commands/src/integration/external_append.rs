@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fairness::{Limits, Workers};
+use json_schema::{Budget, CompiledSchema};
 use moka::sync::Cache;
 use schemas::engine::{Json, LogId, StreamName, TenantId, canonical, ids, sealed};
 use schemas::integration::event_type::RegisterEventType;
@@ -20,7 +21,6 @@ use store::{
 use uuid::Uuid;
 
 use super::event_type::{self, EventFamily, EventTypeRejection, EventTypeVersion};
-use super::json_schema::{self, Budget, CompiledSchema};
 use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
 use crate::engine::idempotency::claim;

@@ -1,7 +1,7 @@
 //! Checks whether a schema accepts everything that another one accepted. The check is sound and conservative: it never
 //! allows an incompatible change, but it may reject a harmless one, which then needs a new version.
 //!
-//! It compares schemas without references and annotations ([`expand`](super::json_schema::expand)), keyword by keyword:
+//! It compares schemas without references and annotations ([`json_schema::expand`]), keyword by keyword:
 //!
 //! - Limits may loosen, enumerated values may be added, required names may be removed, an assertion may be removed.
 //! - Inner schemas are compared recursively.

@@ -120,7 +120,8 @@ async fn resolve_dead_letters(
     at: Option<u64>,
 ) -> Result<Response, Problem> {
     let transaction = write.transaction();
-    let webhook = registry::lock(transaction, parse_id(id)?).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
+    let webhook =
+        registry::lock(transaction, parse_id(id)?).await?.ok_or(Problem::new(ErrorCode::NotFound))?;
     let resolved = match action {
         DeadLetterAction::Retry => failures::retry_dead(transaction, webhook.id, at, clock::now()).await?,
         DeadLetterAction::Discard => failures::discard_dead(transaction, webhook.id, at).await?,
