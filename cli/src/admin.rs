@@ -10,8 +10,10 @@ use store::Store;
 use uuid::Uuid;
 
 use super::password::PasswordSource;
-use super::{Exit, Failure, Output, operator_audit, tenant};
+use super::{operator_audit, tenant};
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::{Exit, Output};
 
 /// The reserved tenant whose users operate the platform.
 const PLATFORM_SLUG: &str = "platform";

@@ -1,20 +1,20 @@
 //! `annals audit`: commands for auditors. They use the API with a token; `verify` and `open` need only files and keys.
 
 mod export;
+mod files;
 mod open;
 mod report;
 mod token;
 
 use std::io::{self, Write};
-use std::path::Path;
 
-use anyhow::Context;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use verifier::Verify;
 
 use super::remote::Remote;
-use super::{Exit, Failure, Output};
+use crate::failure::Failure;
+use terminal::{Exit, Output};
 
 /// `annals audit ...`
 #[derive(Debug, Subcommand)]
@@ -99,13 +99,4 @@ fn print_proof(proof: &Value, output: Output) -> Result<Exit, Failure> {
     let output = if output == Output::Table { Output::Json } else { output };
     output.object(&[], proof)?;
     Ok(Exit::Ok)
-}
-
-fn read(path: &Path) -> anyhow::Result<String> {
-    std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))
-}
-
-/// The size in a signed checkpoint. The signature is not checked.
-fn checkpoint_size(note: &str) -> anyhow::Result<u64> {
-    Ok(proofs::Checkpoint::parse(note).context("not a checkpoint")?.size)
 }

@@ -3,8 +3,10 @@
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
-use super::{Exit, Failure, Output, key};
+use super::key;
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::{Exit, Output};
 use wiring::{self, ProcessRole};
 
 /// `annals config ...`

@@ -15,8 +15,10 @@ use serde_json::json;
 use store::{Store, TenantRecord};
 
 use super::init::Files;
-use super::{Exit, Failure, Output, operator_audit, tenant};
+use super::{operator_audit, tenant};
+use crate::failure::Failure;
 use settings::{Secret, Settings};
+use terminal::{Exit, Output};
 use terminal::{ignore_broken_pipe, json_line};
 
 /// `annals credential ...`

@@ -11,9 +11,11 @@ use serde::Serialize;
 use store::{DeadLetter, DeadLetterStatus, Store};
 use uuid::Uuid;
 
-use super::{Exit, Failure, Output, operator_audit, projection, tenant};
+use super::{operator_audit, projection, tenant};
+use crate::failure::Failure;
 use settings::Settings;
 use terminal::ignore_broken_pipe;
+use terminal::{Exit, Output};
 
 /// `annals deadletter ...`
 #[derive(Debug, Subcommand)]

@@ -12,11 +12,12 @@ use serde::Serialize;
 use store::DeploymentKey;
 use tokio::sync::oneshot;
 
-use super::{Exit, Failure};
+use crate::failure::Failure;
 use crate::{logging, signals};
 use devserver::demo::{self, Demo, DemoSetup};
 use devserver::{self, DataFolder, Servers, SuperviseError};
 use settings::{RequiredSettings, Secret, Settings};
+use terminal::Exit;
 use terminal::json_line;
 use wiring::{self, Prepared, ProcessRole, Running};
 

@@ -2,8 +2,10 @@
 
 use serde::Serialize;
 
-use super::{Exit, Failure, Output, config, key};
+use super::{config, key};
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::{Exit, Output};
 use wiring::{self, ProcessRole};
 
 const POSTGRES_MAJOR_MIN: u32 = 15;

@@ -11,8 +11,10 @@ use serde::{Deserialize, Serialize};
 use store::Store;
 use uuid::Uuid;
 
-use super::{Exit, Failure, Output, operator_audit, projection, tenant};
+use super::{operator_audit, projection, tenant};
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::{Exit, Output};
 
 /// Subjects read at a time.
 const PAGE_SIZE: u32 = 500;

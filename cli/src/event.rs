@@ -4,73 +4,23 @@ mod follow;
 mod printer;
 mod replay;
 
-use chrono::{DateTime, Utc};
-use clap::{Args, Subcommand};
-use schemas::engine::{TenantSlug, TypePattern};
-use uuid::Uuid;
+use clap::Subcommand;
 
-use super::remote::Access;
 use super::signals;
 use super::source::Source;
-use super::{Exit, Failure, Output};
+use crate::failure::Failure;
 use printer::{PrintError, Printer};
-use replay::{ResumePosition, StreamArgument};
+use replay::ResumePosition;
 use settings::Settings;
+use terminal::{Exit, Output};
 
 /// `annals event ...`
 #[derive(Debug, Subcommand)]
 pub enum Event {
     /// Follow events as they come, until Ctrl-C
-    Tail(Tail),
+    Tail(follow::Tail),
     /// Print a tenant's history
-    Replay(Replay),
-}
-
-/// `annals event tail ...`
-#[derive(Debug, Args)]
-pub struct Tail {
-    /// Of this tenant [default: all tenants; over the API the token's]
-    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
-    tenant: Option<TenantSlug>,
-    /// Types to show, with NATS wildcards: `crm.>`, `*.user.*.v1`
-    #[arg(long = "type", value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
-    types: Vec<TypePattern>,
-    /// Start after this position [default: at the end]
-    #[arg(long, value_name = "N")]
-    after: Option<u64>,
-    #[command(flatten)]
-    access: Access,
-}
-
-/// `annals event replay ...`
-#[derive(Debug, Args)]
-pub struct Replay {
-    /// The tenant [over the API: that of the token]
-    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text), required_unless_present = "token_file")]
-    tenant: Option<TenantSlug>,
-    /// Types to print, with NATS wildcards: `crm.>`, `*.user.*.v1`
-    #[arg(long = "type", value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
-    types: Vec<TypePattern>,
-    /// One stream, `<category>/<id>`, or all of a category, `<category>/*`
-    #[arg(long, value_name = "STREAM")]
-    stream: Option<StreamArgument>,
-    /// The first position
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    from: u64,
-    /// The last position [default: the end of the log]
-    #[arg(long, value_name = "N")]
-    to: Option<u64>,
-    /// Only events recorded after this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    after_time: Option<DateTime<Utc>>,
-    /// Only events recorded by this time (RFC 3339)
-    #[arg(long, value_name = "TIME")]
-    as_of: Option<DateTime<Utc>>,
-    /// The log id that the positions belong to; an error when the tenant's log has another id
-    #[arg(long, value_name = "ID")]
-    log: Option<Uuid>,
-    #[command(flatten)]
-    access: Access,
+    Replay(replay::Replay),
 }
 
 impl Event {

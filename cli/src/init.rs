@@ -17,9 +17,10 @@ use store::DeploymentKey;
 use self::files::FileState;
 pub use self::files::Files;
 use self::settings::{Database, Layout, Servers};
-use super::{Exit, Failure, Output};
+use crate::failure::Failure;
 use ::settings::{Secret, deployment_problem, host_problem};
 use devserver::random_password;
+use terminal::{Exit, Output};
 
 /// `annals init ...`
 #[derive(Debug, Args)]

@@ -9,8 +9,10 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use super::progress::ProgressReporter;
-use super::{Exit, Failure, Output, operator_audit, projection};
+use super::{operator_audit, projection};
+use crate::failure::Failure;
 use settings::{KEYS_FOLDER_SETTING, Settings, SettingsError};
+use terminal::{Exit, Output};
 
 /// `annals key ...`
 #[derive(Debug, Subcommand)]

@@ -5,8 +5,10 @@ use schemas::engine::{Actor, LogId, TenantSlug, recorded::timestamp};
 use serde::Serialize;
 use store::{ReplacedLog, Replacement, Store};
 
-use super::{Exit, Failure, Output, operator_audit, projection, tenant};
+use super::{operator_audit, projection, tenant};
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::{Exit, Output};
 
 /// `annals log ...`
 #[derive(Debug, Subcommand)]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use indicatif::ProgressBar;
 
-use super::{Exit, Failure};
+use crate::failure::Failure;
 use settings::Settings;
+use terminal::Exit;
 
 /// Runs the migrations, with a spinner on a terminal.
 pub async fn run(settings: &Settings) -> Result<Exit, Failure> {

@@ -5,7 +5,7 @@ use nix::unistd::{Uid, User, getuid};
 use schemas::engine::{Actor, TenantId, clock, ids};
 use store::Store;
 
-use super::Failure;
+use crate::failure::Failure;
 
 /// Maximum length of a recorded command line in bytes.
 const ACTION_BYTES_MAX: usize = 300;

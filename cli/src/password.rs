@@ -9,8 +9,9 @@ use gateway::auth::Password;
 use nix::sys::termios::{LocalFlags, SetArg, Termios, tcgetattr, tcsetattr};
 use store::Causes;
 
-use super::{Exit, Failure};
+use crate::failure::Failure;
 use crate::signals;
+use terminal::Exit;
 
 /// Maximum bytes that are read; passwords are shorter.
 const PASSWORD_BYTES_MAX: u64 = 4096;

@@ -13,9 +13,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::progress::ProgressReporter;
-use super::{Exit, Failure, Output, operator_audit, tenant};
+use super::{operator_audit, tenant};
+use crate::failure::Failure;
 use crate::signals;
 use settings::Settings;
+use terminal::{Exit, Output};
 
 /// `annals projection ...`
 #[derive(Debug, Subcommand)]

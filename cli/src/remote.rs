@@ -9,7 +9,7 @@ use schemas::engine::TenantSlug;
 use terminal::OneLine;
 use url::Url;
 
-use super::Failure;
+use crate::failure::Failure;
 
 /// The address of the API and the token.
 #[derive(Debug, Args)]

@@ -12,9 +12,11 @@ use serde_json::{Value, json};
 use store::{DeadLetter, Store};
 use uuid::Uuid;
 
-use super::{Exit, Failure, Output, operator_audit, tenant};
+use super::{operator_audit, tenant};
+use crate::failure::Failure;
 use settings::Settings;
 use terminal::ignore_broken_pipe;
+use terminal::{Exit, Output};
 
 /// `annals saga ...`
 #[derive(Debug, Subcommand)]

@@ -2,9 +2,10 @@
 
 use clap::Args;
 
-use super::{Exit, Failure};
+use crate::failure::Failure;
 use crate::{logging, signals};
 use settings::Settings;
+use terminal::Exit;
 use wiring::{Addresses, Prepared, ProcessRole};
 
 /// `annals serve ...`

@@ -10,7 +10,8 @@ use store::{Store, TenantRecord, TenantStore};
 use terminal::Exit;
 
 use super::remote::Access;
-use super::{Failure, operator_audit, tenant};
+use super::{operator_audit, tenant};
+use crate::failure::Failure;
 
 /// The source of answers.
 pub enum Source {

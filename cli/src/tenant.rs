@@ -13,10 +13,12 @@ use schemas::identity::tenant::{RegisterTenant, Registration, SuspendTenant, Tie
 use serde::Serialize;
 use store::{Store, TenantRecord};
 
+use super::operator_audit;
 use super::password::PasswordSource;
-use super::{Exit, Failure, Output, operator_audit};
+use crate::failure::Failure;
 use devserver::demo;
 use settings::{Settings, SettingsError};
+use terminal::{Exit, Output};
 
 /// `annals tenant ...`
 #[derive(Debug, Subcommand)]

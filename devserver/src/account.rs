@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{User, geteuid};
 
-use super::SuperviseError;
+use crate::error::SuperviseError;
 
 /// The user of the server processes.
 #[derive(Debug, Clone)]

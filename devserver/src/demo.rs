@@ -16,7 +16,7 @@ use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
 use schemas::identity::user::UserStatus;
 use store::TenantRecord;
 
-use super::{DataFolder, random_password};
+use crate::folder::{DataFolder, random_password};
 
 /// The tenant's slug.
 pub const TENANT_SLUG: &str = "demo";

@@ -11,7 +11,9 @@ use nix::unistd::geteuid;
 use store::Causes;
 use tempfile::TempDir;
 
-use super::{Account, SuperviseError, trust};
+use crate::account::Account;
+use crate::error::SuperviseError;
+use crate::trust;
 use settings::{Secret, paths};
 
 const TEMPORARY_PREFIX: &str = "annals-dev-";

@@ -10,7 +10,10 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::process::{LaunchOptions, Process, end_stale, free_port};
-use super::{Account, DataFolder, Programs, SuperviseError};
+use crate::account::Account;
+use crate::error::SuperviseError;
+use crate::folder::DataFolder;
+use crate::programs::Programs;
 use settings::Secret;
 
 /// The preferred port. Not 4222, which a NATS server of the system may use.

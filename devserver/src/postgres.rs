@@ -11,7 +11,11 @@ use tokio::time::{Instant, sleep};
 use tokio_postgres::error::SqlState;
 
 use super::process::{LaunchOptions, Process, command, end_stale, free_port};
-use super::{Account, DataFolder, Programs, SuperviseError, folder};
+use crate::account::Account;
+use crate::error::SuperviseError;
+use crate::folder;
+use crate::folder::DataFolder;
+use crate::programs::Programs;
 use settings::Secret;
 
 /// The preferred port.

@@ -15,7 +15,9 @@ use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::folder::read_file;
-use super::{Account, SuperviseError, programs};
+use crate::account::Account;
+use crate::error::SuperviseError;
+use crate::programs;
 
 /// Maximum size of a log in bytes. A larger one is truncated at the next start of its server.
 const LOG_BYTES_MAX: u64 = 16 * 1024 * 1024;

@@ -6,11 +6,22 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::trust::{self, Untrusted};
-use super::{Options, SuperviseError};
+use crate::error::SuperviseError;
 use settings::paths;
 
 const POSTGRES_VERSION_MIN: Version = (15, 0);
 const NATS_VERSION_MIN: Version = (2, 12);
+
+/// The options of [`Servers::start`].
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// The folder of the PostgreSQL programs. `None`: search for it.
+    pub postgres_bin: Option<PathBuf>,
+    /// The nats-server program. `None`: search for it.
+    pub nats_server: Option<PathBuf>,
+    /// Use any free ports instead of the usual ones.
+    pub random_ports: bool,
+}
 
 /// Major and minor number.
 type Version = (u32, u32);

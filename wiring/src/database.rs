@@ -9,7 +9,6 @@ use keyring::Keyring;
 use settings::Settings;
 use store::{DeploymentKey, OwnerConfig, Store, StoreConfig};
 
-use super::ProcessRole;
 use super::broker::{nats_config, verifier};
 use super::keys::keyring;
 
@@ -61,14 +60,6 @@ pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
         options: String::new(),
         tls: database.tls()?,
     })
-}
-
-/// Maximum connections to PostgreSQL of a process with these roles.
-pub fn connections_max(settings: &Settings, roles: &[ProcessRole]) -> usize {
-    let (pool, lanes) = (settings.database.pool_size, settings.database.append_workers);
-    let limits = store::connection_limits(pool, lanes).into_iter();
-    let used = limits.filter(|(login, _)| ProcessRole::logins(roles).any(|used| used == *login));
-    used.map(|(_, limit)| limit).sum()
 }
 
 /// Connects to the store.

@@ -12,11 +12,13 @@ mod listeners;
 mod parts;
 mod process;
 mod roles;
+mod starting;
 mod workers;
 
 pub use self::broker::{collect_checkpoints, connect_nats, integrators};
-pub use self::database::{compact, connect, connect_with, connections_max, executor, migrate, worker_login};
+pub use self::database::{compact, connect, connect_with, executor, migrate, worker_login};
 pub use self::keys::{keyring, keys, malformed_keys, passwords};
 pub use self::listeners::Addresses;
-pub use self::process::{Prepared, Running};
-pub use self::roles::ProcessRole;
+pub use self::process::Prepared;
+pub use self::roles::{ProcessRole, connections_max};
+pub use self::starting::Running;

@@ -1,23 +1,16 @@
-//! A process: connected and prepared, then with running roles.
+//! A process that is connected and prepared.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context;
-use audit::Signer;
-use axum::Router;
 use commands::Executor;
 use devserver::demo::{self, Suspended};
 use gateway::{Gateway, Operations, ReadinessCheck};
-use nats::integrators::ReconcilerConfig;
-use nats::{Nats, StreamConsumer};
-use privacy::DerivedCopies;
-use sagas::SagaSettings;
+use nats::Nats;
 use settings::{KEYS_FOLDER_SETTING, Settings, SettingsError};
-use store::Store;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use webhooks::WebhookSettings;
 
 use super::broker::{connect_nats, copies, issuer, nats_config, reconciler};
 use super::database::{connect, executor};
@@ -25,6 +18,7 @@ use super::keys::signing_key;
 use super::listeners::{Addresses, Listener, Listeners};
 use super::parts::{gateway_config, saga_settings, signer, webhook_settings};
 use super::roles::{ProcessRole, Start, entries};
+use super::starting::{Parts, Running, Starting};
 
 /// A process that is connected and has bound its listeners, but runs no role yet. So no request is answered before
 /// everything is ready.
@@ -35,24 +29,6 @@ pub struct Prepared {
     operations_listener: Listener,
     addresses: Addresses,
     stop_listeners: CancellationToken,
-}
-
-/// What the workers of roles are made of.
-pub(super) struct Parts {
-    pub store: Store,
-    pub executor: Executor,
-    pub nats: Option<Nats>,
-    /// The reader of JetStream that projections and sagas share.
-    pub consumer: Option<StreamConsumer>,
-    pub copies: DerivedCopies,
-    pub reconciler: Option<ReconcilerConfig>,
-    pub gateway: Option<Gateway>,
-    pub public_listener: Option<Listener>,
-    pub admin_listener: Option<Listener>,
-    pub signer: Option<Arc<Signer>>,
-    pub seal_interval: Duration,
-    pub sagas: SagaSettings,
-    pub webhooks: WebhookSettings,
 }
 
 impl Prepared {
@@ -141,90 +117,6 @@ impl Prepared {
         }
         process.serve(self.operations_listener, self.operations.router());
         Ok(process.running)
-    }
-}
-
-/// A process whose roles are being started.
-pub(super) struct Starting {
-    pub parts: Parts,
-    running: Running,
-}
-
-impl Starting {
-    /// Runs a worker. No worker ends by itself.
-    pub fn spawn(&mut self, worker: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
-        self.running.workers.spawn(worker);
-    }
-
-    /// Serves a listener.
-    pub fn serve(&mut self, Listener { socket, settings }: Listener, router: Router) {
-        let stop = self.running.stop_listeners.clone();
-        self.running.listeners.spawn(async move {
-            gateway::serve(socket, router, settings, stop).await;
-            Ok(())
-        });
-    }
-
-    /// Cancelled when the workers have to stop.
-    pub fn stop(&self) -> CancellationToken {
-        self.running.stop_workers.clone()
-    }
-
-    /// The connection to NATS, for a role whose entry says that it needs one.
-    pub fn nats(&self) -> Nats {
-        self.parts.nats.clone().expect("the table says which roles need NATS")
-    }
-
-    /// The reader of JetStream. The first role that needs it starts it.
-    pub fn stream_consumer(&mut self) -> StreamConsumer {
-        let (store, nats, stop) = (self.parts.store.clone(), self.nats(), self.stop());
-        self.parts.consumer.get_or_insert_with(|| StreamConsumer::start(store, nats, stop)).clone()
-    }
-}
-
-/// Running roles. Every process has the operations listener.
-pub struct Running {
-    store: Store,
-    gateway: Option<Gateway>,
-    addresses: Addresses,
-    /// Cancelled first, so that no new request arrives while the rest stops.
-    stop_listeners: CancellationToken,
-    stop_workers: CancellationToken,
-    listeners: JoinSet<anyhow::Result<()>>,
-    workers: JoinSet<anyhow::Result<()>>,
-}
-
-impl Running {
-    /// The addresses of the listeners.
-    pub fn addresses(&self) -> Addresses {
-        self.addresses
-    }
-
-    /// Waits until a part fails. No part ends by itself.
-    pub async fn failed(&mut self) -> anyhow::Error {
-        let ended = tokio::select! {
-            Some(ended) = self.listeners.join_next() => ended,
-            Some(ended) = self.workers.join_next() => ended,
-            else => std::future::pending().await,
-        };
-        match ended {
-            Ok(Ok(())) => anyhow::anyhow!("a part of the product ended without being asked to"),
-            Ok(Err(error)) => error,
-            Err(error) => anyhow::Error::from(error).context("a part of the product failed"),
-        }
-    }
-
-    /// Stops the listeners after their requests are answered, then the workers, then the store.
-    pub async fn stop(&mut self) {
-        self.stop_listeners.cancel();
-        while self.listeners.join_next().await.is_some() {}
-        // After the last response, so that its activity is written too.
-        if let Some(gateway) = &self.gateway {
-            gateway.finish().await;
-        }
-        self.stop_workers.cancel();
-        while self.workers.join_next().await.is_some() {}
-        self.store.shutdown().await;
     }
 }
 

@@ -4,10 +4,10 @@ use clap::ValueEnum;
 use clap::builder::PossibleValue;
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use settings::RequiredSettings;
+use settings::{RequiredSettings, Settings};
 use store::Workload;
 
-use super::process::Starting;
+use super::starting::Starting;
 use super::workers;
 
 /// A role that a process can play.
@@ -177,6 +177,14 @@ impl ValueEnum for ProcessRole {
         let entry = self.entry();
         Some(PossibleValue::new(entry.name).help(entry.about))
     }
+}
+
+/// Maximum connections to PostgreSQL of a process with these roles.
+pub fn connections_max(settings: &Settings, roles: &[ProcessRole]) -> usize {
+    let (pool, lanes) = (settings.database.pool_size, settings.database.append_workers);
+    let limits = store::connection_limits(pool, lanes).into_iter();
+    let used = limits.filter(|(login, _)| ProcessRole::logins(roles).any(|used| used == *login));
+    used.map(|(_, limit)| limit).sum()
 }
 
 #[cfg(test)]

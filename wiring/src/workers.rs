@@ -7,7 +7,7 @@ use nats::integrators::reconcile;
 use store::Workload;
 use store::feed::FeedSettings;
 
-use super::process::Starting;
+use super::starting::Starting;
 
 /// Repeats the erasures that a restore has undone, then serves the public and the admin listener.
 pub(super) async fn start_gateway(process: &mut Starting) -> anyhow::Result<()> {

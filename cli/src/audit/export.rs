@@ -13,9 +13,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 use keyring::Recipient;
 
 use super::super::remote::Remote;
-use super::super::{Exit, Failure};
-use super::{checkpoint_size, read};
+use super::files::{checkpoint_size, read};
+use crate::failure::Failure;
 use crate::signals;
+use terminal::Exit;
 
 /// `annals audit export ...`
 #[derive(Debug, Args)]

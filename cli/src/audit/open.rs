@@ -20,8 +20,9 @@ use serde_json::Value;
 use uuid::Uuid;
 use verifier::export_file::{items, verify_file};
 
-use super::super::{Exit, Failure};
-use super::read;
+use super::files::read;
+use crate::failure::Failure;
+use terminal::Exit;
 use terminal::{ignore_broken_pipe, json_line};
 
 /// `annals audit open ...`

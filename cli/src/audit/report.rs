@@ -13,8 +13,9 @@ use proofs::verify::{Known, verify};
 use verifier::report::{self, Period, PeriodSummary, ReportedActivity};
 
 use super::super::remote::Remote;
-use super::super::{Exit, Failure};
 use super::export::download;
+use crate::failure::Failure;
+use terminal::Exit;
 
 /// Entries of the activity log in a page of the API.
 const PAGE_SIZE: usize = 1_000;

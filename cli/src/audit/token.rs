@@ -10,8 +10,9 @@ use schemas::integration::service_token::AUDITOR_SCOPES;
 use uuid::Uuid;
 
 use super::super::remote::Remote;
-use super::super::{Exit, Failure, Output};
+use crate::failure::Failure;
 use terminal::ignore_broken_pipe;
+use terminal::{Exit, Output};
 
 /// `annals audit token ...`
 #[derive(Debug, Subcommand)]

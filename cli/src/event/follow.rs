@@ -5,17 +5,19 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::anyhow;
+use clap::Args;
 use client::EventFollower;
 use futures::TryStreamExt;
 use futures::stream::BoxStream;
-use schemas::engine::{RecordedEvent, TenantId};
+use schemas::engine::{RecordedEvent, TenantId, TenantSlug, TypePattern};
 use store::{LogFilter, Store, StoreError};
 use tokio::sync::broadcast::error::RecvError;
 
-use super::Tail;
 use super::printer::{PrintError, PrintableEvent, Printer};
+use crate::failure::Failure;
+use crate::operator_audit;
+use crate::remote::Access;
 use crate::source::{Source, TenantSource};
-use crate::{Failure, operator_audit};
 
 /// The new events of one tenant.
 enum NewEvents<'a> {
@@ -34,6 +36,22 @@ impl NewEvents<'_> {
             }
         }
     }
+}
+
+/// `annals event tail ...`
+#[derive(Debug, Args)]
+pub struct Tail {
+    /// Of this tenant [default: all tenants; over the API the token's]
+    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]
+    pub(super) tenant: Option<TenantSlug>,
+    /// Types to show, with NATS wildcards: `crm.>`, `*.user.*.v1`
+    #[arg(long = "type", value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
+    types: Vec<TypePattern>,
+    /// Start after this position [default: at the end]
+    #[arg(long, value_name = "N")]
+    after: Option<u64>,
+    #[command(flatten)]
+    pub(super) access: Access,
 }
 
 impl Tail {

@@ -7,7 +7,8 @@ use schemas::engine::RecordedEvent;
 use serde::Deserialize;
 use store::TenantRecord;
 
-use crate::{Failure, Output};
+use crate::failure::Failure;
+use terminal::Output;
 use terminal::ignore_broken_pipe;
 
 /// An event to print.

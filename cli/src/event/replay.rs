@@ -5,15 +5,19 @@ use std::str::FromStr;
 use std::sync::{Mutex, PoisonError};
 
 use anyhow::anyhow;
+use chrono::{DateTime, Utc};
+use clap::Args;
 use client::EventsRequest;
-use schemas::engine::{InvalidValue, LogId};
+use schemas::engine::{InvalidValue, LogId, TenantSlug, TypePattern};
 use store::{LogFilter, StreamFilter};
 
-use super::Replay;
 use super::printer::{PrintError, PrintableEvent, Printer};
+use crate::failure::Failure;
 use crate::progress::ProgressReporter;
+use crate::remote::Access;
 use crate::source::{Source, TenantSource};
-use crate::{Exit, Failure};
+use terminal::Exit;
+use uuid::Uuid;
 
 /// Events in a page.
 const PAGE_SIZE: usize = 500;
@@ -58,6 +62,37 @@ struct EventPage {
     next_after: u64,
     /// The head of the log.
     head: u64,
+}
+
+/// `annals event replay ...`
+#[derive(Debug, Args)]
+pub struct Replay {
+    /// The tenant [over the API: that of the token]
+    #[arg(long, value_parser = |text: &str| TenantSlug::parse(text), required_unless_present = "token_file")]
+    pub(super) tenant: Option<TenantSlug>,
+    /// Types to print, with NATS wildcards: `crm.>`, `*.user.*.v1`
+    #[arg(long = "type", value_name = "PATTERN", value_parser = |text: &str| text.parse::<TypePattern>())]
+    types: Vec<TypePattern>,
+    /// One stream, `<category>/<id>`, or all of a category, `<category>/*`
+    #[arg(long, value_name = "STREAM")]
+    stream: Option<StreamArgument>,
+    /// The first position
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    from: u64,
+    /// The last position [default: the end of the log]
+    #[arg(long, value_name = "N")]
+    to: Option<u64>,
+    /// Only events recorded after this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    after_time: Option<DateTime<Utc>>,
+    /// Only events recorded by this time (RFC 3339)
+    #[arg(long, value_name = "TIME")]
+    as_of: Option<DateTime<Utc>>,
+    /// The log id that the positions belong to; an error when the tenant's log has another id
+    #[arg(long, value_name = "ID")]
+    log: Option<Uuid>,
+    #[command(flatten)]
+    pub(super) access: Access,
 }
 
 impl Replay {

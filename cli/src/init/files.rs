@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use crate::{Exit, Failure};
+use crate::failure::Failure;
 use devserver::trust;
 use settings::Secret;
+use terminal::Exit;
 
 /// The permission bits of other users.
 const OTHER_USERS_MODE: u32 = 0o077;

@@ -13,7 +13,7 @@ use uuid::Uuid;
 
 use self::pages::{ChangePages, Compared, RowPages};
 use self::printer::RowPrinter;
-use crate::Failure;
+use crate::failure::Failure;
 use crate::remote::Access;
 use crate::source::Source;
 

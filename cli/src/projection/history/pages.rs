@@ -8,7 +8,7 @@ use store::TenantStore;
 use terminal::Exit;
 use uuid::Uuid;
 
-use crate::Failure;
+use crate::failure::Failure;
 use crate::progress::ProgressReporter;
 use crate::source::Source;
 
