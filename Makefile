@@ -1,6 +1,8 @@
 # Thin: every target is a command or two. `make` alone prints them.
 
 ARGS ?=
+# Most tests wait for servers: twice as many run at once as the machine has processors.
+TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long check bench bootstrap release-baseline
@@ -18,7 +20,7 @@ run: bootstrap
 	@exec cargo run --bin annals -- dev $(ARGS)
 
 test: bootstrap
-	cargo test --workspace
+	cargo test --workspace -- --test-threads=$(TEST_THREADS)
 
 test-long: bootstrap
 	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults:: crash_points:: long_
@@ -28,6 +30,7 @@ check:
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo run --quiet --package checks -- compatibility
 	cargo run --quiet --package checks -- names
+	cargo run --quiet --package checks -- circles
 	cargo run --quiet --package checks -- limits
 	@scripts/deny
 

@@ -3,8 +3,10 @@
 //! - `checks compatibility`: what outsiders use is compared with the last release (`surface`).
 //! - `checks baseline VERSION`: makes the present state the one of the last release.
 //! - `checks names`: words and names that the style forbids (`names`).
+//! - `checks circles`: files that use each other in a circle (`circles`).
 //! - `checks limits [--write]`: `docs/limits.md` lists every limit of the source (`limits`).
 
+mod circles;
 mod folders;
 mod limits;
 mod names;
@@ -15,7 +17,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context, bail};
 
-const USAGE: &str = "usage: checks compatibility | baseline VERSION | names | limits [--write]";
+const USAGE: &str = "usage: checks compatibility | baseline VERSION | names | circles | limits [--write]";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -41,6 +43,7 @@ fn run(arguments: &[&str]) -> anyhow::Result<Vec<String>> {
         ["compatibility"] => surface::check(&root),
         ["baseline", version] => surface::write_baseline(&root, version).map(|()| Vec::new()),
         ["names"] => names::check(&root),
+        ["circles"] => circles::check(&root),
         ["limits"] => limits::check(&root),
         ["limits", "--write"] => limits::write(&root).map(|()| Vec::new()),
         _ => bail!(USAGE),

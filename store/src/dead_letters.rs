@@ -81,49 +81,35 @@ const COLUMNS: &str = "dead_letter_id, tenant_id, consumer, position, event_id, 
 
 fn letter_from(row: &Row) -> Result<DeadLetter, StoreError> {
     Ok(DeadLetter {
-        id: row.get(0),
-        tenant: TenantId(row.get(1)),
-        consumer: row.get(2),
-        position: row.get::<_, i64>(3) as u64,
-        event_id: row.get(4),
-        subject: row.get(5),
-        error_code: row.get(6),
-        error: row.get(7),
-        attempts: row.get::<_, i32>(8) as u32,
-        history: serde_json::from_str(row.get(9))
+        id: row.get("dead_letter_id"),
+        tenant: TenantId(row.get("tenant_id")),
+        consumer: row.get("consumer"),
+        position: row.get::<_, i64>("position") as u64,
+        event_id: row.get("event_id"),
+        subject: row.get("subject"),
+        error_code: row.get("error_code"),
+        error: row.get("error"),
+        attempts: row.get::<_, i32>("attempts") as u32,
+        history: serde_json::from_str(row.get("history"))
             .map_err(|error| StoreError::corrupt("a dead letter's history", error))?,
-        status: DeadLetterStatus::parse(row.get(10))?,
-        first_at: row.get(11),
-        last_at: row.get(12),
+        status: DeadLetterStatus::parse(row.get("status"))?,
+        first_at: row.get("first_at"),
+        last_at: row.get("last_at"),
     })
 }
 
 impl TenantTransaction {
     /// Inserts or replaces a dead letter. A discarded one stays as it is.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
-        self.execute(
+        self.execute_named(
             "insert into dead_letters (tenant_id, dead_letter_id, consumer, position, event_id, subject, error_code,
                                        error, attempts, history, status, first_at, last_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+             values (:tenant_id, :dead_letter_id, :consumer, :position, :event_id, :subject, :error_code, :error, :attempts, :history, :status, :first_at, :last_at)
              on conflict (tenant_id, dead_letter_id) do update
              set error_code = excluded.error_code, error = excluded.error, attempts = excluded.attempts,
                  history = excluded.history, status = excluded.status, last_at = excluded.last_at
              where dead_letters.status <> 'discarded'",
-            &[
-                &self.tenant().0,
-                &letter.id,
-                &letter.consumer,
-                &(letter.position as i64),
-                &letter.event_id,
-                &letter.subject,
-                &letter.error_code,
-                &letter.error,
-                &(letter.attempts as i32),
-                &letter.history.to_string(),
-                &letter.status.as_str(),
-                &letter.first_at,
-                &letter.last_at,
-            ],
+            &[("tenant_id", &self.tenant().0), ("dead_letter_id", &letter.id), ("consumer", &letter.consumer), ("position", &(letter.position as i64)), ("event_id", &letter.event_id), ("subject", &letter.subject), ("error_code", &letter.error_code), ("error", &letter.error), ("attempts", &(letter.attempts as i32)), ("history", &letter.history.to_string()), ("status", &letter.status.as_str()), ("first_at", &letter.first_at), ("last_at", &letter.last_at)],
         )
         .await?;
         Ok(())

@@ -109,17 +109,17 @@ impl TenantTransaction {
         target: u64,
     ) -> Result<bool, StoreError> {
         let ours = self
-            .execute(
-                "update read_models set rebuild_position = $4, rebuild_target = $5,
-                                        rebuild_until = now() + $6 * interval '1 second'
-                 where tenant_id = $1 and projection = $2 and rebuild = $3",
+            .execute_named(
+                "update read_models set rebuild_position = :position, rebuild_target = :target,
+                                        rebuild_until = now() + :lease_seconds * interval '1 second'
+                 where tenant_id = :tenant_id and projection = :projection and rebuild = :token",
                 &[
-                    &self.tenant().0,
-                    &projection,
-                    &token,
-                    &(position as i64),
-                    &(target as i64),
-                    &REBUILD_LEASE.as_secs_f64(),
+                    ("tenant_id", &self.tenant().0),
+                    ("projection", &projection),
+                    ("token", &token),
+                    ("position", &(position as i64)),
+                    ("target", &(target as i64)),
+                    ("lease_seconds", &REBUILD_LEASE.as_secs_f64()),
                 ],
             )
             .await?;

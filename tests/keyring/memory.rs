@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey};
 use aws_lc_rs::hmac;
 use base64::Engine as _;
+use memchr::memmem;
 use reqwest::Method;
 use serde_json::Value;
 use uuid::Uuid;
@@ -70,24 +71,10 @@ fn copies(process: &Process, needles: &[&[u8]]) -> Vec<usize> {
             continue;
         }
         for (needle, count) in needles.iter().zip(&mut found) {
-            *count += occurrences(&bytes, needle);
+            *count += memmem::find_iter(&bytes, needle).count();
         }
     }
     found
-}
-
-/// As a loop over bytes, because windows and comparisons of slices are slow without optimisation.
-fn occurrences(bytes: &[u8], needle: &[u8]) -> usize {
-    let (first, second) = (needle[0], needle[1]);
-    let (mut at, mut count) = (0, 0);
-    let end = bytes.len().saturating_sub(needle.len() - 1);
-    while at < end {
-        if bytes[at] == first && bytes[at + 1] == second && bytes[at..at + needle.len()] == *needle {
-            count += 1;
-        }
-        at += 1;
-    }
-    count
 }
 
 async fn the_key_of_an_erased_person_is_nowhere_in_the_memory_of_a_process(kind: KeyStoreKind) {

@@ -145,7 +145,9 @@ async fn a_request_that_does_not_end_leaves_nothing_and_frees_its_key() {
 
     // Its connection ends, as it does with its process.
     let superuser = database.connect("postgres").await;
-    let end = "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory'";
+    let end = "select pg_terminate_backend(pid) from pg_locks
+               where locktype = 'advisory'
+                 and database = (select oid from pg_database where datname = current_database())";
     superuser.query(end, &[]).await.expect("ends the connection");
     let next = opened(start(&there.tenant(id), claim).await);
     next.complete(&answer("second"), AnswerRetention::Permanent).await.expect("commits");

@@ -3,8 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-
-use serde_json::Value;
+use std::time::SystemTime;
 
 /// The folder of PostgreSQL's server programs, newest version first.
 pub fn postgres() -> PathBuf {
@@ -24,31 +23,37 @@ pub fn nats_server() -> PathBuf {
     if own.exists() { own } else { PathBuf::from("nats-server") }
 }
 
-/// The program `annals-verify`. It is built once, alone as auditors build it, because Cargo builds programs of other
-/// packages for no test.
+/// The program `annals-verify`. Cargo makes it for the tests of its own package, which `cargo test --workspace` runs.
+/// Where that has not happened since its sources changed, it is built here.
 pub fn annals_verify() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
-        let output = Command::new(env!("CARGO"))
-            .args([
-                "build",
-                "--locked",
-                "--package",
-                "verifier",
-                "--message-format",
-                "json-render-diagnostics",
-            ])
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .expect("cargo runs");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        let messages = String::from_utf8(output.stdout).expect("text");
-        let mut programs = messages.lines().filter_map(|message| {
-            let message: Value = serde_json::from_str(message).expect("JSON");
-            message["executable"].as_str().map(PathBuf::from)
-        });
-        programs.next().expect("the program is built")
+        let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let program = Path::new(env!("CARGO_BIN_EXE_annals")).with_file_name("annals-verify");
+        let built_at = program.metadata().and_then(|metadata| metadata.modified());
+        let sources = ["json_schema", "proofs", "schemas", "terminal", "verifier"];
+        let changed_at = sources.iter().filter_map(|name| newest(&root.join(name).join("src"))).max();
+        if built_at.ok() < changed_at {
+            let mut build = Command::new(env!("CARGO"));
+            let built = build.args(["build", "--locked", "--package", "verifier"]).current_dir(root).output();
+            let built = built.expect("cargo runs");
+            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+        }
+        program
     })
+}
+
+/// When a file of a folder was changed last.
+fn newest(folder: &Path) -> Option<SystemTime> {
+    let files = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let changed = files.filter_map(|path| {
+        if path.is_dir() {
+            newest(&path)
+        } else {
+            path.metadata().and_then(|metadata| metadata.modified()).ok()
+        }
+    });
+    changed.max()
 }
 
 /// Node from 22.18 on, which runs TypeScript as it is; `None` where the machine has none.

@@ -115,14 +115,14 @@ pub(super) async fn insert(
     let tasks: Vec<String> = rows.iter().map(|row| json(&row.payload)).collect();
     let due: Vec<DateTime<Utc>> = rows.iter().map(|row| row.due.unwrap_or(now)).collect();
     transaction
-        .execute(
+        .execute_named(
             "insert into saga_steps (tenant_id, saga, instance, step, trigger_event, correlation_id, command, attempts,
                                      next_attempt_at, status, history)
-             select $1, $2, n.instance, n.step, n.trigger_event, n.correlation_id, n.command, 0, n.due, 'pending', '[]'
-             from unnest($3::uuid[], $4::text[], $5::uuid[], $6::uuid[], $7::text[], $8::timestamptz[])
+             select :tenant_id, :saga, n.instance, n.step, n.trigger_event, n.correlation_id, n.command, 0, n.due, 'pending', '[]'
+             from unnest(:instances::uuid[], :steps::text[], :triggers::uuid[], :correlations::uuid[], :payloads::text[], :due::timestamptz[])
                  as n(instance, step, trigger_event, correlation_id, command, due)
              on conflict do nothing",
-            &[&transaction.tenant().0, &saga, &instances, &steps, &triggers, &correlations, &tasks, &due],
+            &[("tenant_id", &transaction.tenant().0), ("saga", &saga), ("instances", &instances), ("steps", &steps), ("triggers", &triggers), ("correlations", &correlations), ("payloads", &tasks), ("due", &due)],
         )
         .await?;
     Ok(())
@@ -241,24 +241,12 @@ pub(super) async fn record_rejection(
     rejected: &RejectedStep,
 ) -> Result<bool, StoreError> {
     let changed = transaction
-        .execute(
-            "update saga_steps set attempts = $6, next_attempt_at = $7, status = $8, last_error = $9, history = $10,
-                                   dead_letter_id = coalesce($11, dead_letter_id)
-             where tenant_id = $1 and saga = $2 and instance = $3 and step = $4 and attempts = $5
+        .execute_named(
+            "update saga_steps set attempts = :attempts, next_attempt_at = :next_attempt_at, status = :status, last_error = :last_error, history = :history,
+                                   dead_letter_id = coalesce(:dead_letter, dead_letter_id)
+             where tenant_id = :tenant_id and saga = :saga and instance = :instance and step = :step and attempts = :attempts_before
                and status = 'pending'",
-            &[
-                &transaction.tenant().0,
-                &saga,
-                &row.instance,
-                &row.step,
-                &(row.attempts as i32),
-                &(rejected.attempts as i32),
-                &rejected.next_attempt_at,
-                &if rejected.dead_letter.is_some() { "dead" } else { "pending" },
-                &rejected.history.last().map(|failure| failure.code.clone()),
-                &json(&rejected.history),
-                &rejected.dead_letter,
-            ],
+            &[("tenant_id", &transaction.tenant().0), ("saga", &saga), ("instance", &row.instance), ("step", &row.step), ("attempts_before", &(row.attempts as i32)), ("attempts", &(rejected.attempts as i32)), ("next_attempt_at", &rejected.next_attempt_at), ("status", &if rejected.dead_letter.is_some() { "dead" } else { "pending" }), ("last_error", &rejected.history.last().map(|failure| failure.code.clone())), ("history", &json(&rejected.history)), ("dead_letter", &rejected.dead_letter)],
         )
         .await?;
     Ok(changed == 1)

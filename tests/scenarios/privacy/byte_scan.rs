@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use memchr::memmem;
 use reqwest::Method;
 use serde_json::json;
 use uuid::Uuid;
@@ -18,9 +19,7 @@ fn holding(folder: &Path, needle: &[u8], found: &mut Vec<PathBuf>) {
         let path = entry.path();
         if path.is_dir() {
             holding(&path, needle, found);
-        } else if std::fs::read(&path)
-            .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
-        {
+        } else if std::fs::read(&path).is_ok_and(|bytes| memmem::find(&bytes, needle).is_some()) {
             found.push(path);
         }
     }
