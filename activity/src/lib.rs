@@ -115,6 +115,10 @@ impl Activity {
 }
 
 /// Stores entries of this tenant. Entries with a known id are ignored.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
+/// [`StoreError::Database`] when a text of an entry has a NUL character.
 pub async fn record(tenant: &TenantStore, activities: &[Activity]) -> Result<(), StoreError> {
     let rows = serde_json::to_string(activities)
         .map_err(|error| StoreError::Corrupt(format!("an activity does not serialise: {error}")))?;
@@ -133,6 +137,10 @@ pub async fn record(tenant: &TenantStore, activities: &[Activity]) -> Result<(),
 }
 
 /// The newest entries that match, at most `limit`, newest first.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
+/// [`StoreError::Corrupt`] when a stored entry has an unknown kind.
 pub async fn page(
     tenant: &TenantStore,
     filter: ActivityFilter,

@@ -63,6 +63,10 @@ pub(crate) async fn signed_checkpoint(
 }
 
 /// The roots of these subtrees; subtrees that no checkpoint covers yet are left out.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
+/// [`StoreError::Corrupt`] when a stored hash has not 32 bytes.
 pub async fn subtrees(tenant: &TenantStore, nodes: &[Node]) -> Result<HashMap<Node, Hash>, StoreError> {
     let reader = NodeReader::Tenant(tenant.begin().await?);
     let found = read_nodes(&reader, tenant.id(), nodes).await?;

@@ -91,6 +91,10 @@ impl Connector {
     }
 
     /// Connects; takes at most [`CONNECT_TIMEOUT`].
+    ///
+    /// # Errors
+    /// [`ConnectError::Timeout`] after [`CONNECT_TIMEOUT`].
+    /// [`ConnectError::Postgres`] when the server cannot be reached, has an unexpected identity, or refuses the login.
     pub async fn connect(&self) -> Result<Connection, ConnectError> {
         // The timeout of the settings covers the TCP handshake only.
         let connecting = Box::pin(self.config.connect(self.tls.clone()));
@@ -107,6 +111,10 @@ impl Connector {
     }
 
     /// Connects and listens on a channel. `channel` must be a plain identifier.
+    ///
+    /// # Errors
+    /// [`ConnectError::Timeout`] when the server has not accepted the channel after [`CONNECT_TIMEOUT`].
+    /// [`ConnectError::Postgres`] when the server cannot be reached, or refuses the login or the channel.
     pub async fn listen(&self, channel: &str) -> Result<Listener, ConnectError> {
         let connecting = Box::pin(async {
             let (client, mut connection) = self.config.connect(self.tls.clone()).await?;
@@ -128,6 +136,11 @@ impl Connector {
 
     /// Cancels the running statement of a connection. It returns after the server has signalled the session.
     /// So the cancellation does not hit a statement that is sent afterwards.
+    ///
+    /// # Errors
+    /// [`ConnectError::Timeout`] after [`CONNECT_TIMEOUT`].
+    /// [`ConnectError::Network`] when the server cannot be reached.
+    /// [`ConnectError::Postgres`] when the request cannot be sent, such as after a failed TLS handshake.
     pub async fn cancel(&self, token: &CancelToken) -> Result<(), ConnectError> {
         let cancelling = Box::pin(async {
             let stream = TcpStream::connect((self.host.as_str(), self.port)).await?;

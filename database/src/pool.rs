@@ -143,6 +143,9 @@ impl PooledConnection {
     }
 
     /// Returns all rows of a statement, which stays prepared on this connection.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Error> {
         let session = self.session();
         self.run(async { session.connection.client.query(&session.prepare(sql).await?, parameters).await })
@@ -150,6 +153,10 @@ impl PooledConnection {
     }
 
     /// Returns the only row of a statement, if any.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
+    /// Also when the statement finds several rows.
     pub async fn query_opt(
         &self,
         sql: &str,
@@ -175,6 +182,9 @@ impl PooledConnection {
     }
 
     /// Executes a statement and returns the number of affected rows.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, Error> {
         let session = self.session();
         self.run(async { session.connection.client.execute(&session.prepare(sql).await?, parameters).await })
@@ -182,12 +192,19 @@ impl PooledConnection {
     }
 
     /// As [`query`](Self::query), with named parameters: `:name` in the text.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
     pub async fn query_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, Error> {
         let sql = NamedSql::parse(sql);
         self.query(&sql.text, &sql.bind(parameters)).await
     }
 
     /// As [`query_opt`](Self::query_opt), with named parameters.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
+    /// Also when the statement finds several rows.
     pub async fn query_opt_named(
         &self,
         sql: &str,
@@ -198,23 +215,36 @@ impl PooledConnection {
     }
 
     /// As [`execute`](Self::execute), with named parameters.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the statement.
     pub async fn execute_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, Error> {
         let sql = NamedSql::parse(sql);
         self.execute(&sql.text, &sql.bind(parameters)).await
     }
 
     /// Executes statements without parameters.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses a statement.
     pub async fn batch_execute(&self, sql: &str) -> Result<(), Error> {
         self.run(self.session().connection.client.batch_execute(sql)).await
     }
 
     /// Begins a transaction. `sql` starts with `begin` and may have more statements.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses a statement.
     pub async fn begin(&self, sql: &str) -> Result<(), Error> {
         self.in_transaction.store(true, Ordering::Relaxed);
         self.batch_execute(sql).await
     }
 
     /// Commits the transaction and returns the connection to the pool.
+    ///
+    /// # Errors
+    /// [`Error`] when the connection breaks, or when PostgreSQL refuses the commit.
+    /// After a broken connection, the transaction may have committed.
     pub async fn commit(self) -> Result<(), Error> {
         self.batch_execute("commit").await?;
         self.in_transaction.store(false, Ordering::Relaxed);

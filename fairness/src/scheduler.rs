@@ -69,6 +69,9 @@ impl<K: Key, T> FairScheduler<K, T> {
     }
 
     /// Queues a request, or returns it as the error when the queue of the key or of all keys is full.
+    ///
+    /// # Errors
+    /// The request, when [`Limits::waiting`] or [`Limits::waiting_total`] requests already wait.
     pub fn push(&mut self, key: K, request: T) -> Result<(), T> {
         let state =
             self.keys.entry(key.clone()).or_insert_with(|| State { held: 0, waiting: VecDeque::new() });

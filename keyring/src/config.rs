@@ -28,6 +28,11 @@ impl KeyStoreConfig {
     }
 
     /// The epochs, oldest first; `None` when there is no key store yet.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when the file or the TLS settings cannot be used.
+    /// [`KeyringError::Database`] when the database cannot be reached or is not migrated.
+    /// [`KeyringError::Unavailable`] when the file cannot be read, or the database accepts no writes.
     pub async fn epochs(&self, roots: &RootKeys) -> Result<Option<Vec<Epoch>>, KeyringError> {
         match self {
             Self::Folder(folder) => file::epochs(folder, roots),
@@ -40,6 +45,11 @@ impl KeyStoreConfig {
     ///
     /// `on_progress` is called with the number of finished keys and of all keys.
     /// It does nothing if all keys are up to date. An interrupted run is completed by the next one.
+    ///
+    /// # Errors
+    /// [`KeyringError::Config`] when there is no key store, or when this process lacks a root key of its epochs.
+    /// [`KeyringError::Unavailable`] when keys do not decrypt, or when another run uses another root key.
+    /// [`KeyringError::Database`] when the database cannot be reached or is not migrated.
     pub async fn rewrap(
         &self,
         roots: &RootKeys,

@@ -101,6 +101,9 @@ impl Identity {
     }
 
     /// Parses the text of a key file: one line, besides comments.
+    ///
+    /// # Errors
+    /// [`KeyExportError::Identity`] when the text has no age private key, or has more than that one line.
     pub fn from_file_text(text: &str) -> Result<Self, KeyExportError> {
         let mut lines = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         match (lines.next().map(str::parse), lines.next()) {
@@ -192,6 +195,9 @@ fn encrypted(piece: &[(Uuid, Uuid, DataKey)], to: &Recipient) -> Result<Vec<u8>,
 
 impl ExportedKeys {
     /// Decrypts one encrypted part and adds its keys.
+    ///
+    /// # Errors
+    /// [`KeyExportError::Undecryptable`] when the part is encrypted to another recipient, or damaged.
     pub fn add(&mut self, encrypted: &[u8], identity: &Identity) -> Result<(), KeyExportError> {
         let text =
             Zeroizing::new(age::decrypt(&identity.0, encrypted).map_err(|_| KeyExportError::Undecryptable)?);

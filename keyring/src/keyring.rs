@@ -168,6 +168,10 @@ impl Keyring {
     }
 
     /// As [`Self::open_events`], for a part of an event's payload that is stored elsewhere.
+    ///
+    /// # Errors
+    /// [`KeyringError::KeyMissing`] when a key is neither stored nor destroyed.
+    /// Also the errors of the key store.
     pub async fn open_part(
         &self,
         tenant: TenantId,
@@ -181,12 +185,18 @@ impl Keyring {
     }
 
     /// The streams that have, or had, personal data of the subject.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn streams(&self, tenant: TenantId, subject: Uuid) -> Result<Vec<StreamName>, KeyringError> {
         self.0.store.streams((tenant, subject)).await
     }
 
     /// Fences the subject: no process loads its key or encrypts for it any more.
     /// One lease later, no process has the key in its cache.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn fence(&self, tenant: TenantId, subject: Uuid) -> Result<(), KeyringError> {
         self.0.store.fence((tenant, subject)).await?;
         self.0.cache.remove((tenant, subject));
@@ -194,6 +204,10 @@ impl Keyring {
     }
 
     /// Destroys the key of a subject permanently. Returns its id if there was one; a repeat returns the same.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
+    /// [`KeyringError::Unavailable`] when the key is destroyed, but a copy of it is left in the key file.
     pub async fn destroy(&self, tenant: TenantId, subject: Uuid) -> Result<Option<Uuid>, KeyringError> {
         let key = self.0.store.destroy((tenant, subject)).await?;
         self.0.cache.remove((tenant, subject));
@@ -201,16 +215,25 @@ impl Keyring {
     }
 
     /// All fenced and erased subjects.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn erasures(&self) -> Result<Vec<Erasure>, KeyringError> {
         self.0.store.erasures().await
     }
 
     /// The ids among these that belong to no key and no tombstone of the tenant.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn unknown(&self, tenant: TenantId, keys: Vec<Uuid>) -> Result<Vec<Uuid>, KeyringError> {
         self.0.store.unknown(tenant, keys).await
     }
 
     /// The sealed segments of this payload whose key is neither stored nor destroyed. It does not use the cache.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer, or when this process lacks the root key of a data key.
     pub async fn missing_keys(
         &self,
         tenant: TenantId,
@@ -230,6 +253,9 @@ impl Keyring {
     }
 
     /// A page of the stored keys, ordered by tenant and subject, after `after`.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn keys(
         &self,
         after: Option<(TenantId, Uuid)>,
@@ -239,11 +265,17 @@ impl Keyring {
     }
 
     /// The deployment that the key store is marked with, if any.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn deployment(&self) -> Result<Option<Uuid>, KeyringError> {
         self.0.store.deployment().await
     }
 
     /// Marks an unmarked key store with this deployment. Returns the deployment that it is marked with.
+    ///
+    /// # Errors
+    /// [`KeyringError`] when the key store does not answer.
     pub async fn mark(&self, deployment: Uuid) -> Result<Uuid, KeyringError> {
         self.0.store.mark(deployment).await
     }

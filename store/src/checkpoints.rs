@@ -24,6 +24,9 @@ const CHECKPOINT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 impl TenantTransaction {
     /// The checkpoint of a consumer; `None` before its first move.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn checkpoint(&self, consumer: &str) -> Result<Option<Checkpoint>, StoreError> {
         let row = self
             .query_opt(
@@ -38,6 +41,9 @@ impl TenantTransaction {
     ///
     /// Returns `false` when the checkpoint is not at `from`, or when the log is another one or ends before `to`.
     /// Then the transaction must not commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn move_checkpoint(
         &self,
         consumer: &str,
@@ -72,6 +78,9 @@ impl TenantTransaction {
 impl TenantTransaction {
     /// Whether the checkpoint is of another log. Then the consumer has processed lost events.
     /// Ask after a failed move.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn is_of_another_log(&self, consumer: &str) -> Result<bool, StoreError> {
         let Some(checkpoint) = self.checkpoint(consumer).await? else { return Ok(false) };
         Ok(checkpoint.log_id != self.head().await?.log_id)
@@ -80,6 +89,9 @@ impl TenantTransaction {
 
 impl TenantStore {
     /// Waits until a consumer has reached a position of this log. Returns `false` after `timeout`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn wait_for_checkpoint(
         &self,
         consumer: &str,
@@ -117,6 +129,9 @@ impl TenantStore {
 
 impl Store {
     /// The checkpoints of all tenants, of one consumer or of all. For the lag metrics.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn checkpoints(
         &self,
         consumer: Option<&str>,

@@ -100,6 +100,9 @@ fn letter_from(row: &Row) -> Result<DeadLetter, StoreError> {
 
 impl TenantTransaction {
     /// Inserts or replaces a dead letter. A discarded one stays as it is.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn put_dead_letter(&self, letter: &DeadLetter) -> Result<(), StoreError> {
         self.execute_named(
             "insert into dead_letters (tenant_id, dead_letter_id, consumer, position, event_id, subject, error_code,
@@ -116,6 +119,9 @@ impl TenantTransaction {
     }
 
     /// Sets the status of a dead letter. Returns `false` when the id is unknown.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn set_dead_letter_status(
         &self,
         id: Uuid,
@@ -131,6 +137,9 @@ impl TenantTransaction {
     }
 
     /// Discards a dead letter. Returns `false` when its status is not `seen` any more.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn discard_dead_letter(&self, id: Uuid, seen: DeadLetterStatus) -> Result<bool, StoreError> {
         let changed = self
             .execute(
@@ -143,6 +152,10 @@ impl TenantTransaction {
     }
 
     /// The newest dead letter of a consumer that is open or being retried.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when the status or the history of a stored dead letter is invalid.
     pub async fn unsettled_dead_letter(&self, consumer: &str) -> Result<Option<DeadLetter>, StoreError> {
         let sql = format!(
             "select {COLUMNS} from dead_letters
@@ -155,6 +168,10 @@ impl TenantTransaction {
 
 impl Store {
     /// A page of dead letters, oldest first, of one tenant or of all.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when the status or the history of a stored dead letter is invalid.
     pub async fn dead_letters(
         &self,
         tenant: Option<TenantId>,
@@ -173,6 +190,9 @@ impl Store {
     }
 
     /// The open or retrying dead letters of a consumer, of all tenants: they block the consumer.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn unsettled_dead_letters(&self, consumer: &str) -> Result<Vec<(TenantId, Uuid)>, StoreError> {
         let sql = "select tenant_id, dead_letter_id from dead_letters
                    where consumer = $1 and status in ('open', 'retrying') order by dead_letter_id";
@@ -181,6 +201,10 @@ impl Store {
     }
 
     /// The dead letter with this id.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when the status or the history of a stored dead letter is invalid.
     pub async fn dead_letter(&self, id: Uuid) -> Result<Option<DeadLetter>, StoreError> {
         let sql = format!("select {COLUMNS} from dead_letters where dead_letter_id = $1");
         get(&self.0.pools.worker).await?.query_opt(&sql, &[&id]).await?.as_ref().map(letter_from).transpose()

@@ -56,6 +56,9 @@ const COLUMNS: &str =
 impl TenantStore {
     /// Rows after position `after` up to `to`, at most `limit`, of one stream or of all.
     /// Large events end a page early, but a page has at least one row if any exists.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn export_rows(
         &self,
         after: u64,

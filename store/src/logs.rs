@@ -49,6 +49,9 @@ impl LogIds {
 impl Store {
     /// Replaces logs, each in its own transaction, and returns the replaced ones.
     /// Skips a log that is not current any more, and one that does not end before `ends_before`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. Logs that were replaced before the error stay replaced.
     pub async fn replace_logs(
         &self,
         wanted: &[Replacement],
@@ -59,6 +62,9 @@ impl Store {
     }
 
     /// Replaces the logs that end before a position at which an event was seen.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. Logs that were replaced before the error stay replaced.
     pub async fn replace_logs_ending_before(
         &self,
         seen: impl Iterator<Item = (TenantId, LogId, u64)> + Send,
@@ -72,6 +78,9 @@ impl Store {
     }
 
     /// All replaced logs of all tenants, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn replaced_logs(&self) -> Result<Vec<ReplacedLog>, StoreError> {
         let statement = format!("select {COLUMNS} from replaced_logs order by replaced_at, tenant_id");
         let rows = get(&self.0.pools.worker).await?.query(&statement, &[]).await?;
@@ -80,6 +89,9 @@ impl Store {
 
     /// Finds current logs that lack one of these published events, because the database has lost it.
     /// Events are published only after their commit, so a healthy database has all of them.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn find_lost_logs(&self, published: &[PublishedEvent]) -> Result<Vec<Replacement>, StoreError> {
         let slugs: Vec<&str> = published.iter().map(|event| event.slug.as_str()).collect();
         let logs: Vec<Uuid> = published.iter().map(|event| event.log_id.0).collect();
@@ -104,6 +116,10 @@ impl Store {
 
 impl TenantStore {
     /// The log ids of the tenant by position.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn log_ids(&self) -> Result<LogIds, StoreError> {
         let transaction = self.begin_snapshot().await?;
         let current = transaction.head().await?.log_id;
@@ -116,6 +132,9 @@ impl TenantStore {
     }
 
     /// The replaced log of this tenant with this log id.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn replaced_log(&self, log_id: LogId) -> Result<Option<ReplacedLog>, StoreError> {
         let statement = format!("select {COLUMNS} from replaced_logs where tenant_id = $1 and log_id = $2");
         let transaction = self.begin().await?;

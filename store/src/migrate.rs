@@ -85,6 +85,11 @@ pub async fn run(
 
 /// Rewrites the tables of read models with `vacuum full`, so that no old row versions remain on disk.
 /// Each table is locked meanwhile; `written` is called with its name afterwards.
+///
+/// # Errors
+/// [`StoreError::NotConnected`] when the database cannot be reached.
+/// [`StoreError::Database`] when PostgreSQL refuses the login.
+/// [`StoreError::Migration`] when PostgreSQL refuses to rewrite a table; the tables before it stay rewritten.
 pub async fn compact(
     owner: &OwnerConfig,
     read_tables: &[ReadTable],

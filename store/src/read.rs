@@ -125,6 +125,10 @@ pub struct LogPage {
 
 impl TenantStore {
     /// The last position that was recorded before a time; 0 without one.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn position_before(&self, time: DateTime<Utc>) -> Result<(LogId, u64), StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;
@@ -166,6 +170,12 @@ impl TenantStore {
     }
 
     /// The same with a limit of bytes too.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
+    /// [`StoreError::InvariantViolated`] when a page without a filter has a gap.
+    /// [`StoreError::Corrupt`] when a stored event is invalid.
     pub async fn read_log_page_within(
         &self,
         after: u64,
@@ -232,6 +242,11 @@ impl TenantStore {
 
     /// The head, and the last position that was recorded at or before a time; 0 without one.
     /// Times never decrease along positions, so it is a binary search.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
+    /// [`StoreError::InvariantViolated`] when a position of the log has no event.
     pub async fn position_at(&self, time: DateTime<Utc>) -> Result<(Head, u64), StoreError> {
         let transaction = self.begin_snapshot().await?;
         let head = transaction.head().await?;
@@ -256,6 +271,9 @@ impl TenantStore {
     }
 
     /// The position of an event, by stream and version.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn position_of(&self, stream: &StreamName, version: u64) -> Result<Option<u64>, StoreError> {
         let transaction = self.begin().await?;
         let sql = "select position from events where tenant_id = $1 and stream = $2 and version = $3";
@@ -265,6 +283,10 @@ impl TenantStore {
     }
 
     /// A page of stream names whose category starts with `beginning`, in order, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored stream name is invalid.
     pub async fn streams(
         &self,
         beginning: &str,

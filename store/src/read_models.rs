@@ -50,6 +50,9 @@ impl TenantStore {
 
 impl TenantTransaction {
     /// The generation of a read model: it selects the table that is read and updated.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn generation(&self, projection: &str) -> Result<u64, StoreError> {
         let row = self
             .query_opt(
@@ -61,6 +64,9 @@ impl TenantTransaction {
     }
 
     /// The checkpoint of a consumer, locked until the transaction ends.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn lock_checkpoint(&self, consumer: &str) -> Result<Option<Checkpoint>, StoreError> {
         let row = self
             .query_opt(
@@ -72,6 +78,9 @@ impl TenantTransaction {
     }
 
     /// Moves a checkpoint to another log. The transaction must have locked it.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn replace_checkpoint(&self, consumer: &str, to: Checkpoint) -> Result<(), StoreError> {
         self.execute(
             "update checkpoints set log_id = $3, position = $4, updated_at = now()
@@ -83,6 +92,9 @@ impl TenantTransaction {
     }
 
     /// Starts the rebuild of a read model. Returns `false` while another rebuild has a valid lease.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn claim_rebuild(&self, projection: &str, token: Uuid) -> Result<bool, StoreError> {
         let claimed = self
             .execute(
@@ -101,6 +113,9 @@ impl TenantTransaction {
 
     /// Stores the progress of a rebuild, renews its lease, and locks its row until the transaction ends.
     /// Returns `false` when another rebuild has taken over: then the transaction must not commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn advance_rebuild(
         &self,
         projection: &str,
@@ -127,6 +142,9 @@ impl TenantTransaction {
     }
 
     /// Ends a rebuild without a switch.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn release_rebuild(&self, projection: &str, token: Uuid) -> Result<(), StoreError> {
         self.execute(
             "update read_models
@@ -140,6 +158,9 @@ impl TenantTransaction {
 
     /// Switches to the rebuilt table and ends the rebuild. Returns the new generation.
     /// Returns `None` when another rebuild has taken over.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn switch_read_model(&self, projection: &str, token: Uuid) -> Result<Option<u64>, StoreError> {
         let row = self
             .query_opt(
@@ -155,6 +176,9 @@ impl TenantTransaction {
     }
 
     /// Pauses or resumes a read model of this tenant. Returns `false` when nothing changed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
     pub async fn set_paused(&self, projection: &str, paused: bool) -> Result<bool, StoreError> {
         let changed = if paused {
             self.execute(
@@ -177,6 +201,9 @@ impl TenantTransaction {
 
 impl Store {
     /// The state of every read model that has a row.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn read_models(&self) -> Result<Vec<ReadModelState>, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
@@ -201,6 +228,9 @@ impl Store {
     }
 
     /// The tenants that a read model is paused for; `None` in the set means all tenants.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn paused_tenants(&self, projection: &str) -> Result<HashSet<Option<TenantId>>, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
@@ -214,6 +244,9 @@ impl Store {
     }
 
     /// Pauses or resumes a read model for all tenants. Returns `false` when nothing changed.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn set_paused_for_all(&self, projection: &str, paused: bool) -> Result<bool, StoreError> {
         let sql = if paused {
             "insert into paused_projections (projection) values ($1) on conflict do nothing"

@@ -34,6 +34,10 @@ pub(crate) async fn find(
 
 impl TenantStore {
     /// The earlier use of a claim's key.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored receipt is invalid.
     pub async fn key_use(&self, claim: &IdempotencyClaim) -> Result<KeyUse, StoreError> {
         let transaction = self.begin().await?;
         let stored = find(&transaction, claim).await?;
@@ -43,6 +47,9 @@ impl TenantStore {
 
     /// Removes expired receipts and answers, and the oldest expiring receipts beyond `receipts_max`.
     /// Returns the number of removed rows; call it again until it returns 0.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn expire_receipts(&self, receipts_max: u64) -> Result<u64, StoreError> {
         receipt_sweep::expire(&self.store().0.pools, self.id(), receipts_max).await
     }
@@ -50,6 +57,9 @@ impl TenantStore {
 
 impl Store {
     /// Removes expired receipts and answers of all tenants.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. What was removed before the error stays removed.
     pub async fn expire_receipts(&self) -> Result<(), StoreError> {
         receipt_sweep::expire_all(&self.0.pools).await
     }

@@ -8,6 +8,10 @@ use crate::{Store, StoreError};
 impl Store {
     /// Events after position `after`, at most `limit`, in position order. Empty when the tenant has another log.
     /// Only for the relay: other readers use a tenant handle.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored event is invalid.
     pub async fn relay_events(
         &self,
         tenant: TenantId,
@@ -28,6 +32,10 @@ impl Store {
     }
 
     /// The events at these positions, in position order. Empty when the tenant has another log. Only for the relay.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored event is invalid.
     pub async fn relay_events_at(
         &self,
         tenant: TenantId,

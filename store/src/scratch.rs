@@ -29,6 +29,10 @@ impl TenantStore {
 
 impl Scratch {
     /// Creates an empty table with the columns of `table`.
+    ///
+    /// # Errors
+    /// [`StoreError::Database`] when there is a scratch table with this name.
+    /// Also the errors of [`begin`](Self::begin).
     pub async fn create(&self, table: &ReadTable, name: &str) -> Result<(), StoreError> {
         let ReadTable { columns, key, .. } = table;
         let transaction = self.begin().await?;
@@ -40,11 +44,18 @@ impl Scratch {
     }
 
     /// Begins a transaction that sees the scratch tables and the rows of the tenant.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when another transaction on the scratch tables does not end within
+    /// [`POOL_WAIT_TIMEOUT`](database::POOL_WAIT_TIMEOUT). [`StoreError`] when the database does not answer.
     pub async fn begin(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.pool, self.tenant).await
     }
 
     /// The same with one snapshot for all statements.
+    ///
+    /// # Errors
+    /// The errors of [`begin`](Self::begin).
     pub async fn begin_snapshot(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin_at(&self.pool, self.tenant, "repeatable read").await
     }

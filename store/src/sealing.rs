@@ -21,6 +21,11 @@ impl TenantStore {
 
     /// Decrypts events for external readers that may read personal data.
     /// Decrypted fields become ordinary fields of the payload.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyMissing`] when a key is neither stored nor destroyed.
+    /// [`StoreError::Keys`] when the key store fails.
+    /// [`StoreError::Corrupt`] when a payload with decrypted fields is not JSON.
     pub async fn open_for_readers(
         &self,
         events: Vec<RecordedEvent>,

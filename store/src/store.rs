@@ -137,6 +137,10 @@ impl Store {
     }
 
     /// The directory entry of a slug; `None` when no tenant has it. At most five seconds old.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored directory entry is invalid.
     pub async fn tenant_by_slug(&self, slug: &TenantSlug) -> Result<Option<Arc<TenantRecord>>, StoreError> {
         if let Some(record) = self.0.by_slug.get(slug).await {
             return Ok(Some(record));
@@ -146,6 +150,10 @@ impl Store {
     }
 
     /// The directory entry of a tenant. At most five seconds old.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored directory entry is invalid.
     pub async fn tenant_by_id(&self, id: TenantId) -> Result<Option<Arc<TenantRecord>>, StoreError> {
         if let Some(record) = self.0.by_id.get(&id).await {
             return Ok(Some(record));
@@ -162,6 +170,10 @@ impl Store {
     }
 
     /// A page of the directory in slug order, after `after`.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored directory entry is invalid.
     pub async fn tenants(
         &self,
         after: Option<&TenantSlug>,
@@ -171,12 +183,18 @@ impl Store {
     }
 
     /// The current status of these tenants, read by one query.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn tenant_statuses(&self, tenants: &[TenantId]) -> Result<Vec<TenantStatus>, StoreError> {
         let tenants: Vec<_> = tenants.iter().map(|tenant| tenant.0).collect();
         crate::tenants::tenant_statuses(&self.0.pools, &tenants).await
     }
 
     /// The heads of all tenants.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn heads(&self) -> Result<Vec<Head>, StoreError> {
         crate::heads::all(&self.0.pools).await
     }
@@ -220,6 +238,9 @@ impl Store {
     }
 
     /// Counts the connections of the database server, and its limit.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn connections(&self) -> Result<Connections, StoreError> {
         let statement = "select current_setting('max_connections')::int8
                                 - current_setting('superuser_reserved_connections')::int8,

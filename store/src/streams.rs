@@ -18,6 +18,12 @@ pub struct StreamPage {
 
 impl TenantStore {
     /// A page of a stream from a version on, as stored.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::TenantUnknown`] when the tenant does not exist.
+    /// [`StoreError::InvariantViolated`] when the versions have a gap.
+    /// [`StoreError::Corrupt`] when a stored event is invalid.
     pub async fn read_stream_page(
         &self,
         stream: &StreamName,
@@ -37,6 +43,9 @@ impl TenantStore {
     }
 
     /// The version of the last event of a stream; 0 without events.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn stream_version(&self, stream: &StreamName) -> Result<u64, StoreError> {
         let transaction = self.begin().await?;
         let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;

@@ -97,6 +97,10 @@ impl TenantStore {
     }
 
     /// The stream that holds a reserved value. `normalised` is the value in its normalised form.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored stream name is invalid.
     pub async fn reserved_by(&self, kind: &str, normalised: &str) -> Result<Option<StreamName>, StoreError> {
         let digest = self.store.key().reservation_digest(self.id, kind, normalised);
         let transaction = self.begin().await?;
@@ -111,6 +115,10 @@ impl TenantStore {
     }
 
     /// The values of one kind that a stream holds, as digests. It scans all values of that kind of the tenant.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    /// [`StoreError::Corrupt`] when a stored digest has not 32 bytes.
     pub async fn reservations_of(
         &self,
         stream: &StreamName,
@@ -134,6 +142,9 @@ impl TenantStore {
     }
 
     /// A secret of a stream, or `None` if the stream has none of this kind.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn secret(&self, stream: &StreamName, kind: &str) -> Result<Option<Bytes>, StoreError> {
         let transaction = self.begin().await?;
         let row = transaction
@@ -155,12 +166,20 @@ impl TenantStore {
     }
 
     /// Begins a read-only transaction with one snapshot for all its statements (`repeatable read`).
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when too many transactions wait for a connection.
+    /// [`StoreError`] when the database does not answer.
     pub async fn begin_snapshot(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin_at(&self.store.0.pools.tenant, self.id, "repeatable read").await
     }
 
     /// Begins a transaction that can write the rows derived from the log, and the webhooks of the tenant.
     /// Derived rows are read models, checkpoints, saga steps and dead letters.
+    ///
+    /// # Errors
+    /// [`StoreError::Overloaded`] when too many transactions wait for a connection.
+    /// [`StoreError`] when the database does not answer.
     pub async fn begin_worker_transaction(&self) -> Result<TenantTransaction, StoreError> {
         TenantTransaction::begin(&self.store.0.pools.projector, self.id).await
     }

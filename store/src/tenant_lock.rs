@@ -38,6 +38,9 @@ impl TenantStore {
 
 impl TenantLock {
     /// Releases the lock.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. The lock then ends with its connection.
     pub async fn end(self) -> Result<(), StoreError> {
         self.0.commit().await
     }

@@ -51,6 +51,10 @@ impl TenantTransaction {
     }
 
     /// Returns all rows of a statement. Each connection caches prepared statements by text, so use few different texts.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks, or when the server ends the statement after a timeout.
+    /// [`StoreError::Database`] when PostgreSQL refuses the statement.
     pub async fn query(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, StoreError> {
         Ok(self.connection.query(sql, parameters).await?)
     }
@@ -68,16 +72,29 @@ impl TenantTransaction {
     }
 
     /// Executes a statement and returns the number of affected rows.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks, or when the server ends the statement after a timeout.
+    /// [`StoreError::Database`] when PostgreSQL refuses the statement.
     pub async fn execute(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<u64, StoreError> {
         Ok(self.connection.execute(sql, parameters).await?)
     }
 
     /// As [`query`](Self::query), with named parameters: `:name` in the text.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks, or when the server ends the statement after a timeout.
+    /// [`StoreError::Database`] when PostgreSQL refuses the statement.
     pub async fn query_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<Vec<Row>, StoreError> {
         Ok(self.connection.query_named(sql, parameters).await?)
     }
 
     /// As [`query_opt`](Self::query_opt), with named parameters.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks, or when the server ends the statement after a timeout.
+    /// [`StoreError::Database`] when PostgreSQL refuses the statement.
+    /// Also [`StoreError::Interrupted`] when the statement finds more than one row.
     pub async fn query_opt_named(
         &self,
         sql: &str,
@@ -87,11 +104,19 @@ impl TenantTransaction {
     }
 
     /// As [`execute`](Self::execute), with named parameters.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks, or when the server ends the statement after a timeout.
+    /// [`StoreError::Database`] when PostgreSQL refuses the statement.
     pub async fn execute_named(&self, sql: &str, parameters: &[Parameter<'_>]) -> Result<u64, StoreError> {
         Ok(self.connection.execute_named(sql, parameters).await?)
     }
 
     /// Commits, and returns the connection to the pool.
+    ///
+    /// # Errors
+    /// [`StoreError::Interrupted`] when the connection breaks; the transaction may have committed then.
+    /// [`StoreError::Database`] when PostgreSQL refuses the commit.
     pub async fn commit(self) -> Result<(), StoreError> {
         Ok(self.connection.commit().await?)
     }

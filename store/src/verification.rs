@@ -12,12 +12,19 @@ impl Store {
     }
 
     /// Waits until the current database instance is verified.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when the verification failed; call it again.
+    /// [`StoreError`] when the database does not answer.
     pub async fn wait_until_verified(&self) -> Result<(), StoreError> {
         let row = get(&self.0.pools.worker).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
         self.0.restore_guard.check(DatabaseInstance::from_row(&row), None).await.map(drop)
     }
 
     /// The current database instance.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
     pub async fn database_instance(&self) -> Result<DatabaseInstance, StoreError> {
         let row = get(&self.0.pools.relay).await?.query_one(DatabaseInstance::QUERY, &[]).await?;
         Ok(DatabaseInstance::from_row(&row))

@@ -26,6 +26,11 @@ pub struct KeyDatabaseOwner {
 
 /// Creates what is missing, and sets the password and the rights of the product's role.
 /// The role may create and change keys, but not delete them.
+///
+/// # Errors
+/// [`KeyringError::Config`] when the TLS settings are invalid.
+/// [`KeyringError::Database`] when the database cannot be reached, or refuses the login or a right.
+/// [`KeyringError::Unavailable`] when a migration fails, or when other migrations keep changing the same role.
 pub async fn migrate(database: &KeyDatabase, owner: &KeyDatabaseOwner) -> Result<(), KeyringError> {
     let login = database.login(&owner.user, owner.password.reveal(), "");
     let mut connection = database::connect(&login).await?;

@@ -46,11 +46,17 @@ pub trait Process: Send + Sync + 'static {
     /// The instance that an event concerns, if the reaction depends on what the instance has done so far. Its stream is
     /// then read.
     /// Events in the instances' own streams, such as a fired timer, are passed here too.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the payload does not match the event type.
     fn route(&self, _event: &RecordedEvent) -> Result<Option<Uuid>, DecodeError> {
         Ok(None)
     }
 
     /// The reaction to an event, or `None` if the event does not concern the saga.
+    ///
+    /// # Errors
+    /// [`DecodeError`] if the payload does not match the event type.
     fn react(&self, trigger: Trigger<'_>) -> Result<Option<Reaction>, DecodeError>;
 }
 

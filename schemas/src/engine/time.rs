@@ -17,6 +17,9 @@ pub fn parse_time(text: &str) -> Result<DateTime<Utc>, InvalidValue> {
 }
 
 /// Parses an optional field; for `#[serde(deserialize_with)]`.
+///
+/// # Errors
+/// `D::Error` when the field is not a text, or when [`parse_time`] rejects the text.
 pub fn deserialize_time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<DateTime<Utc>>, D::Error> {
