@@ -4,6 +4,9 @@ ARGS ?=
 # Most tests wait for servers: twice as many run at once as the machine has processors.
 TEST_THREADS ?= $(shell expr 2 \* $$(getconf _NPROCESSORS_ONLN))
 
+# The data of test servers are in memory where the machine has room: tests kill processes, never the machine.
+TEST_FOLDER ?= $(shell [ "$$(df --output=avail -m /dev/shm 2>/dev/null | tail -n1)" -gt 8192 ] 2>/dev/null && echo /dev/shm || echo $${TMPDIR:-/tmp})
+
 .DEFAULT_GOAL := help
 .PHONY: help run test test-long check bench bootstrap release-baseline
 
@@ -20,7 +23,7 @@ run: bootstrap
 	@exec cargo run --bin annals -- dev $(ARGS)
 
 test: bootstrap
-	cargo test --workspace -- --test-threads=$(TEST_THREADS)
+	TMPDIR=$(TEST_FOLDER) cargo test --workspace -- --test-threads=$(TEST_THREADS)
 
 test-long: bootstrap
 	ANNALS_TEST_LONG=1 cargo test --test annals -- --nocapture faults:: crash_points:: long_
