@@ -39,6 +39,10 @@ pub struct LoggedActivity {
 
 impl Client {
     /// A page of the activity log.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without a complete answer, [`Error::Refused`] when the server refuses the request.
+    /// [`Error::Unreadable`] when the answer is not a page of entries.
     pub async fn activities(&self, request: &ActivitiesRequest) -> Result<Vec<LoggedActivity>, Error> {
         #[derive(Deserialize)]
         struct Page {

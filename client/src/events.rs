@@ -36,6 +36,10 @@ pub struct EventsPage {
 
 impl Client {
     /// A page of events.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without a complete answer, [`Error::Unreadable`] when it is not a page of events.
+    /// [`Error::Refused`] when the server refuses the request, for example because the log was replaced.
     pub async fn events(&self, request: &EventsRequest<'_>) -> Result<EventsPage, Error> {
         let mut parameters = Vec::new();
         parameters.extend(request.after.map(|after| ("after", after.to_string())));

@@ -44,6 +44,10 @@ struct ClosedLine {
 
 impl Client {
     /// Begins an export.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] when no response begins. [`Error::Refused`] when the server refuses the request, for
+    /// example because no checkpoint covers a position yet.
     pub async fn export(&self, request: &ExportRequest) -> Result<ExportDownload, Error> {
         let mut parameters = Vec::new();
         parameters.extend(request.from.map(|from| ("from", from.to_string())));

@@ -42,6 +42,9 @@ struct OpenStream {
 
 impl Client {
     /// Follows the log from behind a position; `None` is its end. `types` are patterns, empty for all types.
+    ///
+    /// # Errors
+    /// As [`Client::events`], which finds the log and its head.
     pub async fn follow_events<'a>(
         &'a self,
         types: &'a [TypePattern],
@@ -61,6 +64,11 @@ impl Client {
 
 impl EventFollower<'_> {
     /// Waits for the next event, a CloudEvent in JSON.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] and [`Error::Refused`] when a stream cannot be opened. [`Error::BrokenOff`] or
+    /// [`Error::StreamKeepsEnding`] after five streams in a row without an event. [`Error::LogReplaced`] when the
+    /// tenant has another log, [`Error::LineTooLong`] for a line above 2 MiB.
     pub async fn next(&mut self) -> Result<String, Error> {
         loop {
             let Some(stream) = &mut self.stream else {

@@ -63,6 +63,10 @@ pub struct ChangesPage {
 
 impl Client {
     /// Rows of the read model `name` as of a position.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without a complete answer, [`Error::Unreadable`] when it is not a page of rows.
+    /// [`Error::Refused`] when the server refuses the request, for example for an unknown read model or a replaced log.
     pub async fn historic_rows(&self, name: &str, request: &RowsRequest) -> Result<RowsPage, Error> {
         let mut parameters = vec![("limit", request.limit.to_string())];
         parameters.extend(request.at.map(|at| ("at", at.to_string())));
@@ -72,6 +76,10 @@ impl Client {
     }
 
     /// Changes of the rows of the read model `name` between two positions.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without a complete answer, [`Error::Unreadable`] when it is not a page of changes.
+    /// [`Error::Refused`] when the server refuses the request, for example for an unknown read model or a replaced log.
     pub async fn historic_changes(&self, name: &str, request: &ChangesRequest) -> Result<ChangesPage, Error> {
         let mut parameters = vec![("from", request.from.to_string()), ("limit", request.limit.to_string())];
         parameters.extend(request.to.map(|to| ("to", to.to_string())));

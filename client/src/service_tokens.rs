@@ -73,11 +73,19 @@ pub struct ServiceTokensPage {
 
 impl Client {
     /// Issues a token.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] when the server refuses the token. [`Error::Transport`] without a complete answer,
+    /// [`Error::Unreadable`] when it is not a token; the token may have been issued.
     pub async fn issue_service_token(&self, new: &NewServiceToken) -> Result<IssuedServiceToken, Error> {
         self.post(PATH, new).await
     }
 
     /// A page of the tenant's tokens after the one with this id.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without a complete answer, [`Error::Refused`] when the server refuses the request.
+    /// [`Error::Unreadable`] when the answer is not a page of tokens.
     pub async fn service_tokens(
         &self,
         after: Option<Uuid>,
@@ -89,6 +97,10 @@ impl Client {
     }
 
     /// Revokes a token. A second request changes nothing.
+    ///
+    /// # Errors
+    /// [`Error::Transport`] without an answer; the token may be revoked. [`Error::Refused`] when the server refuses the
+    /// request, for example because there is no such token.
     pub async fn revoke_service_token(&self, id: Uuid) -> Result<(), Error> {
         self.delete(&format!("{PATH}/{id}")).await
     }

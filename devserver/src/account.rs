@@ -18,6 +18,10 @@ pub struct Account {
 
 impl Account {
     /// The account for servers that this process starts.
+    ///
+    /// # Errors
+    /// [`SuperviseError::NoPasswordEntry`] when this user is not in the password file.
+    /// [`SuperviseError::NoUnprivilegedUser`] when this user is root, and neither `postgres` nor `nobody` exists.
     pub fn choose() -> Result<Self, SuperviseError> {
         let own = geteuid();
         if !own.is_root() {
@@ -32,6 +36,9 @@ impl Account {
     }
 
     /// Changes the owner of a folder to this account. A link in its place is not followed.
+    ///
+    /// # Errors
+    /// [`SuperviseError::File`] when `folder` is not a folder or its owner cannot be changed.
     pub fn change_owner(&self, folder: &Path) -> Result<(), SuperviseError> {
         let Some((uid, gid)) = self.change_to else { return Ok(()) };
         let give = || {
@@ -44,6 +51,9 @@ impl Account {
     }
 
     /// Allows this account to enter `folder`; the owner does not change.
+    ///
+    /// # Errors
+    /// [`SuperviseError::File`] when the permissions of `folder` cannot be read or changed.
     pub fn grant_access(&self, folder: &Path) -> Result<(), SuperviseError> {
         if self.change_to.is_none() || self.may_enter(folder) {
             return Ok(());

@@ -52,6 +52,10 @@ pub struct DemoSetup<'a> {
 
 impl DemoSetup<'_> {
     /// Creates what is missing and issues the tokens. The platform administrator's password is kept in the folder.
+    ///
+    /// # Errors
+    /// When the folder cannot keep the password, when there is no tenant `platform`, or when the store, a command, the
+    /// hash of a password or a token fails.
     pub async fn prepare(&self, folder: &DataFolder) -> anyhow::Result<Demo> {
         let (_, platform_password) = folder.secret("platform-admin.password", random_password)?;
         let demo = self.tenant().await.context("the demo tenant cannot be made")?;
@@ -129,6 +133,10 @@ pub fn is_exposed(address: SocketAddr) -> bool {
 
 /// Whether the demo tenant's administrator can sign in with the public password, or could if the tenant were not
 /// suspended.
+///
+/// # Errors
+/// When the store does not answer or the user cannot be read, or when password hashing is overloaded or cannot read the
+/// stored hash.
 pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyhow::Result<Option<Suspended>> {
     let store = executor.store();
     let slug = TenantSlug::parse(TENANT_SLUG).expect("a valid slug");

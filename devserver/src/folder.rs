@@ -30,6 +30,12 @@ pub struct DataFolder {
 
 impl DataFolder {
     /// Opens `path`, or the default folder, and locks it.
+    ///
+    /// # Errors
+    /// [`SuperviseError::NoDefaultFolder`] without `path` and home folder. [`SuperviseError::AlreadyRunning`] when
+    /// another process has locked the folder. [`SuperviseError::Unreachable`] when the servers' account may not enter
+    /// it. [`SuperviseError::UntrustedFolder`] when another user could change it. [`SuperviseError::File`] when it
+    /// cannot be created or written to. Others as [`Account::choose`].
     pub fn open(path: Option<&Path>) -> Result<Self, SuperviseError> {
         let path = match path {
             Some(path) => path.to_owned(),
@@ -49,6 +55,10 @@ impl DataFolder {
     }
 
     /// Creates a folder that is deleted at the end. Deletes such folders of processes that were killed.
+    ///
+    /// # Errors
+    /// [`SuperviseError::UntrustedFolder`] when another user could change the folder. [`SuperviseError::File`] when it
+    /// cannot be created or written to. Others as [`Account::choose`].
     pub fn temporary() -> Result<Self, SuperviseError> {
         let parent = paths::temporary_folder();
         remove_stale_folders(&parent);
@@ -122,6 +132,9 @@ impl DataFolder {
     }
 
     /// The file of the secret `name`. `generate` creates the secret if the file is missing.
+    ///
+    /// # Errors
+    /// [`SuperviseError::File`] when the file cannot be read, or a new one cannot be written.
     pub fn secret(
         &self,
         name: &str,
@@ -140,6 +153,9 @@ impl DataFolder {
     }
 
     /// Writes a file that only this user may read, atomically.
+    ///
+    /// # Errors
+    /// [`SuperviseError::File`] when the file cannot be written.
     pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, SuperviseError> {
         self.replace_file(name, 0o600, |file| file.write_all(text.as_bytes()))
     }

@@ -46,6 +46,10 @@ pub struct NatsFiles {
 
 impl NatsFiles {
     /// Writes the files again from the keys in the folder.
+    ///
+    /// # Errors
+    /// [`SuperviseError::NatsKey`] when a key in the folder is malformed. [`SuperviseError::File`] when a file cannot
+    /// be read or written.
     pub fn write(folder: &DataFolder) -> Result<Self, SuperviseError> {
         let keys = nats::keys(folder)?;
         let seed = |name: &str| folder.path().join("secrets").join(nats::key_file(name));
@@ -68,6 +72,11 @@ pub struct Servers {
 
 impl Servers {
     /// Finds the programs, stops servers of an earlier run, and starts both servers.
+    ///
+    /// # Errors
+    /// As [`Programs::find`] when a program cannot be used. [`SuperviseError::Start`] when a server does not start,
+    /// [`SuperviseError::Database`] when PostgreSQL cannot be prepared, [`SuperviseError::NatsKey`] when a key of NATS
+    /// is malformed. [`SuperviseError::File`] when a file cannot be read or written, or a program cannot be run.
     pub async fn start(folder: &DataFolder, options: &Options) -> Result<Self, SuperviseError> {
         let programs = Programs::find(options, folder.postgres_major()?)?;
         let (postgres, nats) = tokio::join!(

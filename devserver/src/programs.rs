@@ -37,6 +37,12 @@ pub struct Programs {
 
 impl Programs {
     /// The best installed programs. `made_by` is the PostgreSQL major version of existing data.
+    ///
+    /// # Errors
+    /// [`SuperviseError::ProgramMissing`] and [`SuperviseError::ProgramTooOld`] without a usable version.
+    /// [`SuperviseError::ProgramUnusable`] when a program of the options does not run.
+    /// [`SuperviseError::UntrustedProgram`] when another user could change it. [`SuperviseError::OtherMajor`] when the
+    /// version in `made_by` is not installed.
     pub fn find(options: &Options, made_by: Option<(PathBuf, u32)>) -> Result<Self, SuperviseError> {
         Ok(Self {
             postgres_bin: find_postgres(options.postgres_bin.as_deref(), made_by)?,

@@ -60,6 +60,10 @@ pub fn resolved(path: &Path) -> Result<PathBuf, Untrusted> {
 }
 
 /// Whether entries that are created below the deepest existing folder of `path` cannot be replaced by others.
+///
+/// # Errors
+/// [`Untrusted`] names the first folder that another user owns or may write to. A folder with the sticky bit is
+/// accepted.
 pub fn parents(path: &Path) -> Result<(), Untrusted> {
     match path.ancestors().skip(1).find(|folder| folder.symlink_metadata().is_ok()) {
         // In a sticky folder, the owner of a new entry is checked after its creation.

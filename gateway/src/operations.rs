@@ -41,6 +41,9 @@ impl From<BuildError> for MetricsError {
 
 /// The process's metrics recorder, installed by the first call. Metrics recorded before that are lost, so the binary
 /// calls this early.
+///
+/// # Errors
+/// [`MetricsError`] when the recorder cannot be installed, for example because the process has another one.
 pub fn recorder() -> Result<PrometheusHandle, MetricsError> {
     static RECORDER: OnceLock<Result<PrometheusHandle, String>> = OnceLock::new();
     let installed = RECORDER.get_or_init(|| {
@@ -66,6 +69,9 @@ struct OperationsState {
 
 impl Operations {
     /// The process is ready when the store and all `checks` work and `stopping` is not cancelled.
+    ///
+    /// # Errors
+    /// [`MetricsError`] when [`recorder`] fails.
     pub fn new(
         store: Store,
         checks: Vec<ReadinessCheck>,

@@ -88,6 +88,9 @@ pub enum GatewayError {
 
 impl Gateway {
     /// Starts the pool for password hashes and builds the GraphQL schema. Streams end when `stopping` is cancelled.
+    ///
+    /// # Errors
+    /// [`GatewayError::Passwords`] when Argon2 does not accept the configured cost.
     pub fn new(
         config: GatewayConfig,
         key: SigningKey,

@@ -59,6 +59,9 @@ pub async fn last(nats: &Nats, tenant: &TenantSlug) -> Result<Option<String>, Na
 
 /// Adds to each replacement the checkpoint that was last published for its tenant. The store verifies it.
 /// If JetStream does not answer, the remaining replacements get no checkpoint.
+///
+/// # Errors
+/// [`NatsError`] if NATS is unreachable or the stream cannot be read.
 pub async fn attach_checkpoints(
     nats: &Nats,
     replacements: &mut [Replacement],

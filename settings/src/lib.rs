@@ -162,12 +162,20 @@ pub enum SettingsError {
 
 impl Settings {
     /// The settings of every command except `dev`. `file` is the settings file; `None`: search the usual places.
+    ///
+    /// # Errors
+    /// [`SettingsError::File`] when the file cannot be read, [`SettingsError::Syntax`] when it is not TOML.
+    /// [`SettingsError::Unknown`] for a setting that does not exist, [`SettingsError::Value`] for a value of the wrong
+    /// type or format.
     pub fn load(file: Option<&Path>) -> Result<Self, SettingsError> {
         let file = file.map(Path::to_owned).or_else(paths::settings_file);
         Self::from_layers(None, file.as_deref(), paths::environment(ENVIRONMENT_PREFIX))
     }
 
     /// The settings of `annals dev`. The development profile supplies what the file and the environment do not set.
+    ///
+    /// # Errors
+    /// As [`load`](Self::load).
     pub fn load_development(file: Option<&Path>) -> Result<Self, SettingsError> {
         Self::from_layers(Some(DEVELOPMENT_PROFILE), file, paths::environment(ENVIRONMENT_PREFIX))
     }

@@ -50,11 +50,17 @@ pub struct PrivacySettings {
 
 impl PrivacySettings {
     /// The root key in hexadecimal.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn root_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("privacy.root_key", self.root_key.as_ref(), self.root_key_file.as_deref())
     }
 
     /// The previous root key, if it is set.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or the file cannot be read.
     pub fn previous_root_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_root_key.as_ref(), self.previous_root_key_file.as_deref());
         optional(Secret::resolve("privacy.previous_root_key", key, file))
@@ -67,6 +73,9 @@ impl PrivacySettings {
     }
 
     /// The key store. `None` when neither setting is set.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] when both settings are set. Others as [`key_database`](Self::key_database).
     pub fn key_store(&self) -> Result<Option<KeyStoreConfig>, SettingsError> {
         match (&self.keys_folder, self.key_database()?) {
             (Some(_), Some(_)) => Err(invalid(
@@ -79,6 +88,10 @@ impl PrivacySettings {
     }
 
     /// The key database. `None` when it is not set.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] when the URL or the TLS mode is malformed. [`SettingsError::Missing`],
+    /// [`SettingsError::Twice`] or [`SettingsError::SecretFile`] for its password.
     pub fn key_database(&self) -> Result<Option<KeyDatabase>, SettingsError> {
         let Some(url) = &self.keys_url else { return Ok(None) };
         let tls = TlsConfig {
@@ -96,6 +109,9 @@ impl PrivacySettings {
     }
 
     /// The owner of the key database. Only migrations need it.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both its password and the file of it are set, or neither is, or the file cannot be read.
     pub fn keys_owner(&self) -> Result<KeyDatabaseOwner, SettingsError> {
         let (password, file) = (self.keys_owner_password.as_ref(), self.keys_owner_password_file.as_deref());
         let password = Secret::resolve("privacy.keys_owner_password", password, file)?;

@@ -42,6 +42,9 @@ pub struct DatabaseSettings {
 
 impl DatabaseSettings {
     /// The TLS settings of connections.
+    ///
+    /// # Errors
+    /// [`SettingsError::Invalid`] for an unknown TLS mode.
     pub fn tls(&self) -> Result<TlsConfig, SettingsError> {
         let mode = self
             .tls
@@ -74,6 +77,9 @@ impl DatabaseSettings {
     }
 
     /// The password of the owner role. Only migrations need it.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn owner_password(&self) -> Result<Secret, SettingsError> {
         Secret::resolve(
             "database.owner_password",
@@ -83,6 +89,9 @@ impl DatabaseSettings {
     }
 
     /// The password of the runtime roles.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn runtime_password(&self) -> Result<Secret, SettingsError> {
         Secret::resolve(
             "database.runtime_password",
@@ -126,6 +135,9 @@ pub struct NatsSettings {
 
 impl NatsSettings {
     /// The seed that signs credentials of integrators. `None` when this process issues none.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or the file cannot be read.
     pub fn edge_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
         optional(Secret::resolve(
             "nats.edge_signing_seed",
@@ -135,6 +147,9 @@ impl NatsSettings {
     }
 
     /// The seed that signs the integrators' account. `None` when this process does not update the account.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or the file cannot be read.
     pub fn operator_signing_seed(&self) -> Result<Option<Secret>, SettingsError> {
         optional(Secret::resolve(
             "nats.operator_signing_seed",
@@ -295,6 +310,9 @@ pub struct IdentitySettings {
 
 impl IdentitySettings {
     /// The private key of access tokens, as PEM.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn signing_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("identity.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
     }
@@ -374,11 +392,17 @@ pub struct AuditSettings {
 
 impl AuditSettings {
     /// The private key of checkpoints, as PEM.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn signing_key(&self) -> Result<Secret, SettingsError> {
         Secret::resolve("audit.signing_key", self.signing_key.as_ref(), self.signing_key_file.as_deref())
     }
 
     /// The previous key, if it is set.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or the file cannot be read.
     pub fn previous_signing_key(&self) -> Result<Option<Secret>, SettingsError> {
         let (key, file) = (self.previous_signing_key.as_ref(), self.previous_signing_key_file.as_deref());
         optional(Secret::resolve("audit.previous_signing_key", key, file))
@@ -389,6 +413,9 @@ impl AuditSettings {
     }
 
     /// The folder in which the signer stores what it has signed.
+    ///
+    /// # Errors
+    /// [`SettingsError::Missing`] when it is not set.
     pub fn state_folder(&self) -> Result<PathBuf, SettingsError> {
         self.state_folder.clone().ok_or(SettingsError::Missing("audit.state_folder"))
     }
@@ -406,6 +433,9 @@ pub struct SecretsSettings {
 
 impl SecretsSettings {
     /// The deployment key in hexadecimal.
+    ///
+    /// # Errors
+    /// [`SettingsError`] when both the value and its file are set, or neither is, or the file cannot be read.
     pub fn deployment_key(&self) -> Result<Secret, SettingsError> {
         let (key, file) = (self.deployment_key.as_ref(), self.deployment_key_file.as_deref());
         Secret::resolve("secrets.deployment_key", key, file)

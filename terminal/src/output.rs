@@ -22,6 +22,9 @@ pub enum Output {
 
 impl Output {
     /// Prints rows; a table shows `columns` in this order.
+    ///
+    /// # Errors
+    /// When a row does not serialise, or the standard output cannot be written to. A closed pipe is no error.
     pub fn rows<T: Serialize>(self, columns: &[&str], rows: &[T]) -> io::Result<()> {
         let mut out = io::stdout().lock();
         let printed = match self {
@@ -35,6 +38,9 @@ impl Output {
     }
 
     /// Prints one object: as a table of one row, or as the object itself.
+    ///
+    /// # Errors
+    /// When the object does not serialise, or the standard output cannot be written to. A closed pipe is no error.
     pub fn object<T: Serialize>(self, columns: &[&str], row: &T) -> io::Result<()> {
         match self {
             Self::Table => self.rows(columns, std::slice::from_ref(row)),
@@ -44,17 +50,26 @@ impl Output {
 }
 
 /// Writes one value as a line of JSON.
+///
+/// # Errors
+/// When the value does not serialise, or `out` cannot be written to.
 pub fn json_line<T: Serialize>(out: &mut impl Write, value: &T) -> io::Result<()> {
     serde_json::to_writer(&mut *out, value)?;
     writeln!(out)
 }
 
 /// Ignores a closed pipe: a reader such as `| head` may stop early.
+///
+/// # Errors
+/// Every other `error`, unchanged.
 pub fn ignore_broken_pipe(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::BrokenPipe { Ok(()) } else { Err(error) }
 }
 
 /// Formats rows as a table.
+///
+/// # Errors
+/// When a row does not serialise.
 pub fn table<T: Serialize>(columns: &[&str], rows: &[T]) -> io::Result<Table> {
     let mut table = Table::new();
     table.load_style(NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -201,6 +201,9 @@ pub async fn dead(
 }
 
 /// The number of dead letters of an endpoint.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn count_dead(transaction: &TenantTransaction, webhook: Uuid) -> Result<u64, StoreError> {
     let sql = "select count(*) from webhook_failures
                where tenant_id = $1 and webhook_id = $2 and status = 'dead'";
@@ -209,6 +212,9 @@ pub async fn count_dead(transaction: &TenantTransaction, webhook: Uuid) -> Resul
 }
 
 /// Deletes dead letters, one or all, and returns their number. The events stay in the log.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn discard_dead(
     transaction: &TenantTransaction,
     webhook: Uuid,
@@ -223,6 +229,9 @@ pub async fn discard_dead(
 }
 
 /// Retries dead letters, one or all, and returns their number.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn retry_dead(
     transaction: &TenantTransaction,
     webhook: Uuid,
@@ -241,6 +250,9 @@ pub async fn retry_dead(
 }
 
 /// Deletes failures after a position, because everything after it is delivered again.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn delete_after(
     transaction: &TenantTransaction,
     webhook: Uuid,

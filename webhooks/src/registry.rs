@@ -119,6 +119,9 @@ pub struct Webhook {
 
 impl Webhook {
     /// The patterns over event types.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] when a stored pattern is malformed.
     pub fn patterns(&self) -> Result<Vec<TypePattern>, StoreError> {
         Ok(self.types.iter().map(|pattern| pattern.parse()).collect::<Result<_, _>>()?)
     }
@@ -166,6 +169,9 @@ pub async fn find(transaction: &TenantTransaction, id: Uuid) -> Result<Option<We
 }
 
 /// The webhook with this id, locked until the transaction ends.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer, [`StoreError::Corrupt`] when a stored row does not read.
 pub async fn lock(transaction: &TenantTransaction, id: Uuid) -> Result<Option<Webhook>, StoreError> {
     find_with(transaction, id, " for update").await
 }
@@ -180,6 +186,9 @@ async fn find_with(
 }
 
 /// A page of webhooks in the order of their ids.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer, [`StoreError::Corrupt`] when a stored row does not read.
 pub async fn page(
     transaction: &TenantTransaction,
     after: Option<Uuid>,
@@ -194,6 +203,9 @@ pub async fn page(
 }
 
 /// The number of webhooks of the tenant.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn count(transaction: &TenantTransaction) -> Result<u64, StoreError> {
     let sql = "select count(*) from webhooks where tenant_id = $1";
     let row = transaction.query_opt(sql, &[&transaction.tenant().0]).await?;
@@ -201,6 +213,9 @@ pub async fn count(transaction: &TenantTransaction) -> Result<u64, StoreError> {
 }
 
 /// Inserts or replaces a webhook; `held` and `retry_at` are computed from its failures.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn put(transaction: &TenantTransaction, webhook: &Webhook) -> Result<(), StoreError> {
     let types = serde_json::json!(webhook.types).to_string();
     let (reason, disabled_at) = webhook.disabled.map(|why| (why.reason.as_str(), why.at)).unzip();
@@ -247,6 +262,9 @@ pub async fn put(transaction: &TenantTransaction, webhook: &Webhook) -> Result<(
 }
 
 /// Deletes a webhook with its attempts and failures.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn delete(transaction: &TenantTransaction, id: Uuid) -> Result<(), StoreError> {
     for table in ["webhook_deliveries", "webhook_failures", "webhooks"] {
         let sql = format!("delete from {table} where tenant_id = $1 and webhook_id = $2");
@@ -256,6 +274,9 @@ pub async fn delete(transaction: &TenantTransaction, id: Uuid) -> Result<(), Sto
 }
 
 /// Disables an endpoint. Returns `false` when it was changed meanwhile.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn disable(
     transaction: &TenantTransaction,
     webhook: Uuid,

@@ -98,6 +98,9 @@ pub(super) fn copies(store: Store, config: NatsConfig) -> DerivedCopies {
 }
 
 /// Connects to NATS. When the server does not answer, the connection retries in the background.
+///
+/// # Errors
+/// When the settings of NATS are not valid, or when a server answers and cannot be used.
 pub async fn connect_nats(settings: &Settings) -> anyhow::Result<Nats> {
     Nats::connect(nats_config(settings)).await.context("NATS cannot be used")
 }

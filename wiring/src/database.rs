@@ -16,6 +16,9 @@ use super::keys::keyring;
 const CACHED_AGGREGATES_MAX: u64 = 100_000;
 
 /// Migrates the database to the present version.
+///
+/// # Errors
+/// When a password is not set, a setting is not valid, a server cannot be reached, or a migration fails.
 pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
     if let Some(keys) = &settings.privacy.key_database()? {
         let owner = settings.privacy.keys_owner()?;
@@ -28,6 +31,10 @@ pub async fn migrate(settings: &Settings) -> anyhow::Result<()> {
 }
 
 /// Rewrites the tables of read models, so that no old row versions remain. `written` gets the name of each table.
+///
+/// # Errors
+/// When the owner's password is not set, a setting is not valid, the server cannot be reached, or PostgreSQL refuses to
+/// rewrite a table.
 pub async fn compact(settings: &Settings, written: impl FnMut(&str)) -> anyhow::Result<()> {
     store::migrate::compact(&owner(settings)?, &projections::tables(), written)
         .await
@@ -47,6 +54,9 @@ fn owner(settings: &Settings) -> anyhow::Result<OwnerConfig> {
 }
 
 /// The login of the role `annals_worker`, for queries that need no store.
+///
+/// # Errors
+/// When the runtime password is not set or cannot be read, or the TLS mode is unknown.
 pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
     let (database, user) = (&settings.database, "annals_worker");
     let password = store::role_password(database.runtime_password()?.reveal(), user);
@@ -63,11 +73,18 @@ pub fn worker_login(settings: &Settings) -> anyhow::Result<DatabaseConfig> {
 }
 
 /// Connects to the store.
+///
+/// # Errors
+/// As [`keyring`](crate::keyring) and [`connect_with`].
 pub async fn connect(settings: &Settings) -> anyhow::Result<Store> {
     connect_with(settings, keyring(settings).await?).await
 }
 
 /// Connects to the store with these encryption keys. Without keys, personal data stays encrypted.
+///
+/// # Errors
+/// When a password or the deployment key is not set or not valid. When PostgreSQL cannot be reached or is not migrated,
+/// or when the keys belong to another deployment.
 pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyhow::Result<Store> {
     let database = &settings.database;
     let config = StoreConfig {

@@ -10,6 +10,9 @@ use store::DeploymentKey;
 use settings::{Settings, SettingsError};
 
 /// The encryption keys. `None` when the settings name no key store.
+///
+/// # Errors
+/// As [`keys`]. Also when the key store cannot be opened or reached, or the root keys are not those of the store.
 pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
     let Some((store, roots)) = keys(settings)? else { return Ok(None) };
     let lease = Duration::from_secs(settings.privacy.key_lease_seconds);
@@ -18,6 +21,9 @@ pub async fn keyring(settings: &Settings) -> anyhow::Result<Option<Keyring>> {
 
 /// The key store and its root keys. `None` when the settings name no key store. Afterwards this process writes no core
 /// files.
+///
+/// # Errors
+/// When a setting of the key store is not valid, a root key is not set or not valid, or core files cannot be disabled.
 pub fn keys(settings: &Settings) -> anyhow::Result<Option<(KeyStoreConfig, RootKeys)>> {
     let privacy = &settings.privacy;
     let Some(store) = privacy.key_store()? else { return Ok(None) };
@@ -48,6 +54,9 @@ pub fn malformed_keys(settings: &Settings) -> Vec<SettingsError> {
 }
 
 /// Hashes passwords like the gateway, for commands that register users without one.
+///
+/// # Errors
+/// When Argon2 does not accept the cost in the settings.
 pub fn passwords(settings: &Settings) -> anyhow::Result<Passwords> {
     Passwords::start(&hashing_config(settings)).context("passwords cannot be hashed")
 }

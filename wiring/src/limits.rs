@@ -32,18 +32,27 @@ pub fn connections_max_within(open_files_max: usize) -> usize {
 
 /// Disables core files for this process and its children. A core file could contain encryption keys that are destroyed
 /// later.
+///
+/// # Errors
+/// When the system refuses to change the limit.
 pub fn disable_core_files() -> nix::Result<()> {
     setrlimit(Resource::RLIMIT_CORE, 0, 0)
 }
 
 /// Prevents other processes of the same account from reading this process's memory. It also prevents the kernel from
 /// piping a core dump to a program, which the limit of core files does not cover.
+///
+/// # Errors
+/// When the kernel refuses it.
 #[cfg(target_os = "linux")]
 pub fn disable_memory_dumps() -> nix::Result<()> {
     nix::sys::prctl::set_dumpable(false)
 }
 
 /// Only Linux supports this.
+///
+/// # Errors
+/// None.
 #[cfg(not(target_os = "linux"))]
 pub fn disable_memory_dumps() -> nix::Result<()> {
     Ok(())

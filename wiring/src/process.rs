@@ -33,6 +33,11 @@ pub struct Prepared {
 
 impl Prepared {
     /// Binds the listeners and connects to the servers that the roles need.
+    ///
+    /// # Errors
+    /// When an address cannot be bound, a setting is missing or not valid, or PostgreSQL, the key store, a NATS that is
+    /// needed or the signer's folder cannot be used. Also when the database does not pass its verification, or when
+    /// other machines could sign in to the demo tenant with its public password.
     pub async fn connect(settings: &Settings, roles: &[ProcessRole]) -> anyhow::Result<Self> {
         // Install the recorder before the first metric is counted.
         gateway::operations::recorder()?;
@@ -91,6 +96,9 @@ impl Prepared {
     }
 
     /// Starts the roles, the listeners last.
+    ///
+    /// # Errors
+    /// When the gateway cannot make sure of earlier erasures before it serves.
     pub async fn start(self) -> anyhow::Result<Running> {
         let running = Running {
             addresses: self.addresses,

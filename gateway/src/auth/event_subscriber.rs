@@ -44,6 +44,12 @@ impl EventSubscriber {
     }
 
     /// A subscriber with a ticket for this path. The ticket is used up.
+    ///
+    /// # Errors
+    /// `bad_request` when the request has an access token too; `unauthenticated` when the ticket is malformed, expired,
+    /// used, or for another path; `tenant_unknown` for an unknown or suspended tenant; `tenant_mismatch` when the
+    /// request names another tenant; `key_missing` when the user's data cannot be decrypted; `unavailable` when the
+    /// database does not answer.
     pub async fn with_ticket(
         ticket: &str,
         path: &str,

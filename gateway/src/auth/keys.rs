@@ -29,6 +29,9 @@ pub struct SigningKey {
 
 impl SigningKey {
     /// Generates a key as the text of a PEM file. The caller must store it in a place that no other user can read.
+    ///
+    /// # Errors
+    /// [`KeyError::Generation`] when the system's random number generator fails.
     pub fn generate_pem() -> Result<String, KeyError> {
         let pair = Ed25519KeyPair::generate().map_err(|_| KeyError::Generation)?;
         // PKCS#8 version 1 without the public key: OpenSSL writes it, and all programs read it.
@@ -47,6 +50,9 @@ impl SigningKey {
     }
 
     /// Reads a key from a PEM file.
+    ///
+    /// # Errors
+    /// [`KeyError::Malformed`] when the text is not an Ed25519 private key in PKCS#8 PEM.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let private = EncodingKey::from_ed_pem(pem.as_bytes()).map_err(|_| KeyError::Malformed)?;
         let pair = Ed25519KeyPair::from_pkcs8(private.as_bytes()).map_err(|_| KeyError::Malformed)?;

@@ -105,6 +105,9 @@ pub struct Passwords {
 
 impl Passwords {
     /// Checks the settings and starts the threads.
+    ///
+    /// # Errors
+    /// [`PasswordError::Settings`] when Argon2 does not accept the cost.
     pub fn start(config: &HashingConfig) -> Result<Self, PasswordError> {
         let params = Params::new(config.memory_kib, config.iterations, 1, Some(HASH_BYTES))
             .map_err(PasswordError::Settings)?;
@@ -116,6 +119,9 @@ impl Passwords {
     }
 
     /// Hashes a new password with a new salt. Returns a PHC string. `tenant` is used for the fair queue.
+    ///
+    /// # Errors
+    /// [`PasswordError::Overloaded`] when the tenant's queue is full, or no thread is free in time.
     pub async fn hash(&self, tenant: TenantId, password: Password) -> Result<Bytes, PasswordError> {
         let params = self.params.clone();
         let hashed = self
@@ -131,6 +137,10 @@ impl Passwords {
 
     /// Whether the password matches the hash. Without a hash (no user has the address) it verifies a dummy hash, so
     /// that the response time does not reveal which addresses exist.
+    ///
+    /// # Errors
+    /// [`PasswordError::Overloaded`] when the tenant's queue is full, or no thread is free in time.
+    /// [`PasswordError::Malformed`] when the stored hash is not an Argon2id hash of this product.
     pub async fn verify(
         &self,
         tenant: TenantId,

@@ -204,11 +204,17 @@ impl Tokens {
     }
 
     /// Issues a token with the usual lifetime.
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`] when the claims cannot be signed.
     pub fn issue(&self, grant: &Grant) -> Result<IssuedToken, TokenError> {
         self.issue_for(grant, self.0.lifetime)
     }
 
     /// Issues a token with another lifetime, for example for `annals dev`.
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`] when the claims cannot be signed.
     pub fn issue_for(&self, grant: &Grant, lifetime: Duration) -> Result<IssuedToken, TokenError> {
         let now = clock::now().timestamp();
         let claims = Claims {
@@ -231,6 +237,9 @@ impl Tokens {
 
     /// Issues a service's token for the public listener. A token with scopes of auditors gets the role auditor, so that
     /// its reads are recorded.
+    ///
+    /// # Errors
+    /// [`TokenError::Invalid`] when the claims cannot be signed.
     pub fn issue_service(&self, grant: &ServiceGrant) -> Result<String, TokenError> {
         let audits = grant.scopes.contains(&Scope::AuditRead);
         self.sign(&Claims {

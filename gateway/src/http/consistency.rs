@@ -39,6 +39,10 @@ pub async fn wait_for_read_models(
 }
 
 /// Maps the result of a wait to an error code and a message for clients.
+///
+/// # Errors
+/// `bad_request` for a token that is not valid for this tenant; `consistency_timeout` when the read models lag for
+/// longer than the wait; `unavailable` when the store does not answer.
 pub fn map_wait_error(waited: Result<(), WaitError>) -> Result<(), (ErrorCode, &'static str)> {
     waited.map_err(|error| match error {
         WaitError::Invalid => (ErrorCode::BadRequest, "the consistency token is not valid here"),

@@ -181,6 +181,10 @@ impl WriteTransaction {
     }
 
     /// Commits the write and stores its answer.
+    ///
+    /// # Errors
+    /// `command_id_reused` when another request has used the key meanwhile; `unavailable` when the database does not
+    /// answer; the write may have taken effect.
     pub async fn answer(self, status: StatusCode, body: Option<Value>) -> Result<Response, Problem> {
         let body = Bytes::from(body.map(|body| body.to_string()).unwrap_or_default());
         match self.open {

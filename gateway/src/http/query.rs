@@ -42,6 +42,9 @@ impl<T: DeserializeOwned> Query<T> {
 }
 
 /// The parameters of a URI as name and value, in order.
+///
+/// # Errors
+/// `bad_request` when the query does not decode.
 pub fn pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
     axum::extract::Query::try_from_uri(uri)
         .map(|pairs| pairs.0)

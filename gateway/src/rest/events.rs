@@ -94,11 +94,18 @@ pub fn position(text: &str) -> Option<u64> {
 
 impl EventsQuery {
     /// The parameters of `GET /v1/events`.
+    ///
+    /// # Errors
+    /// `bad_request` when the query does not decode, or a parameter is malformed or repeated; `invalid` when one is
+    /// unknown or out of bounds.
     pub fn for_page(uri: &Uri) -> Result<Self, Problem> {
         Self::read(uri, true)
     }
 
     /// The parameters of `GET /v1/events/stream` and `GET /v1/events/ws`.
+    ///
+    /// # Errors
+    /// As [`for_page`](Self::for_page).
     pub fn for_stream(uri: &Uri) -> Result<Self, Problem> {
         Self::read(uri, false)
     }

@@ -22,6 +22,10 @@ pub struct PageQuery {
 
 impl PageQuery {
     /// Parses the parameters of a list.
+    ///
+    /// # Errors
+    /// `bad_request` when the query does not decode or a parameter occurs twice; `invalid` for unknown and malformed
+    /// parameters.
     pub fn read(uri: &Uri) -> Result<Self, Problem> {
         let unique_pairs = unique_pairs(uri)?;
         let mut query = Self { limit: PAGE_SIZE_DEFAULT as usize, after: None };
@@ -56,6 +60,9 @@ impl PageQuery {
     }
 
     /// The ids of the page's aggregates, and the cursor of the next page.
+    ///
+    /// # Errors
+    /// `unavailable` when the database does not answer.
     pub async fn ids<A: Decider>(&self, store: &TenantStore) -> Result<(Vec<Uuid>, Option<Uuid>), Problem> {
         let after = self.after.map(|id| StreamName::new(A::CATEGORY, id));
         let prefix = format!("{}/", A::CATEGORY);
@@ -109,6 +116,9 @@ pub fn unique_pairs(uri: &Uri) -> Result<Vec<(String, String)>, Problem> {
 }
 
 /// Parses a limit from 1 to `max`.
+///
+/// # Errors
+/// `limit_invalid` when the text is not a number from 1 to `max`.
 pub fn limit(text: &str, max: u64) -> Result<usize, InvalidValue> {
     // Zero is never in bounds, so it stands for a text that is no number.
     in_bounds(position(text).unwrap_or(0), max)

@@ -24,6 +24,9 @@ pub struct InvalidNetwork(String);
 
 impl TrustedProxies {
     /// Parses addresses and networks in CIDR notation.
+    ///
+    /// # Errors
+    /// [`InvalidNetwork`] names the first text that is neither an address nor a network.
     pub fn parse<T: AsRef<str>>(networks: &[T]) -> Result<Self, InvalidNetwork> {
         let network = |text: &T| {
             let text = text.as_ref();

@@ -50,6 +50,10 @@ impl Hub {
     }
 
     /// A follower of the tenant's log after the position `after`. The first follower of a tenant starts its reader.
+    ///
+    /// # Errors
+    /// When the head of the log cannot be read for a new reader: [`StoreError::TenantUnknown`] when the tenant does not
+    /// exist, otherwise another [`StoreError`].
     pub async fn follow(
         &self,
         record: &TenantRecord,

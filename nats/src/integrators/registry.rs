@@ -119,6 +119,9 @@ impl RevokedKeys {
     }
 
     /// Records that NATS has these keys, and releases the lock.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer. Then the changes may stay due.
     pub async fn applied(self) -> Result<(), StoreError> {
         let connection = self.connection;
         let (tenants, credentials, revisions) = self.changes;
@@ -152,6 +155,9 @@ pub struct ObservedPosition {
 
 /// The keys that NATS must reject now: revoked keys, and keys of revoked credentials or suspended tenants.
 /// Returns `None` while another process holds the lock.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn lock_revoked_keys(store: &Store) -> Result<Option<RevokedKeys>, StoreError> {
     let connection = connection(store).await?;
     connection.begin("begin").await?;
@@ -188,6 +194,9 @@ pub async fn lock_revoked_keys(store: &Store) -> Result<Option<RevokedKeys>, Sto
 }
 
 /// Whether changes must be applied to NATS: of keys, and of consumers.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn changes_due(store: &Store) -> Result<(bool, bool), StoreError> {
     let connection = connection(store).await?;
     let statement = "select coalesce(bool_or(keys_applied < revision), false),
@@ -199,6 +208,9 @@ pub async fn changes_due(store: &Store) -> Result<(bool, bool), StoreError> {
 
 /// The credentials of all tenants, with the tenants' slugs.
 /// Returns those with unapplied changes of their consumer, and with `all` the others that are not revoked too.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer, [`StoreError::Corrupt`] when a stored slug is not valid.
 pub async fn credentials(
     store: &Store,
     all: bool,
@@ -214,6 +226,9 @@ pub async fn credentials(
 }
 
 /// Records that the consumer of this revision is applied to NATS.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn set_consumer_applied(
     store: &Store,
     credential: &IntegratorCredential,
@@ -230,6 +245,9 @@ pub async fn set_consumer_applied(
 }
 
 /// Stores acknowledged positions. Observations of another instance of the consumer are ignored.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn record_acked_positions(store: &Store, found: &[ObservedPosition]) -> Result<(), StoreError> {
     if found.is_empty() {
         return Ok(());
@@ -270,6 +288,9 @@ pub async fn record_acked_positions(store: &Store, found: &[ObservedPosition]) -
 
 /// A lower bound of the recording time of events after `position`.
 /// It is the time of the next event, or else of the head.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn recorded_after(
     store: &Store,
     tenant: TenantId,

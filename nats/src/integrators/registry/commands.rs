@@ -83,6 +83,10 @@ pub enum IntegratorOutcome {
 use IntegratorOutcome::{CommandIdReused, Done, NameTaken, NotFound, TooMany};
 
 /// The result of an earlier request with this idempotency key.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer, [`StoreError::Corrupt`] when the credential of the result is
+/// missing.
 pub async fn previous(
     tenant: &TenantStore,
     command: IntegratorCommand,
@@ -137,6 +141,9 @@ pub async fn issue(
 }
 
 /// Issues another key for a credential. The earlier keys expire at `earlier_until`.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] when the same command is being executed; retry it.
 pub async fn rotate(
     tenant: &TenantStore,
     name: &str,
@@ -165,6 +172,9 @@ pub async fn rotate(
 }
 
 /// Revokes a credential with all its keys. The name can be used again.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] when the same command is being executed; retry it.
 pub async fn revoke(
     tenant: &TenantStore,
     name: &str,
@@ -181,6 +191,9 @@ pub async fn revoke(
 }
 
 /// Restarts the consumer of a credential after a position.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] when the same command is being executed; retry it.
 pub async fn reset(
     tenant: &TenantStore,
     name: &str,
@@ -207,6 +220,9 @@ pub async fn reset(
 }
 
 /// The credential with this name that is not revoked.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn find(tenant: &TenantStore, name: &str) -> Result<Option<IntegratorCredential>, StoreError> {
     let transaction = tenant.begin().await?;
     let statement = format!(
@@ -219,6 +235,9 @@ pub async fn find(tenant: &TenantStore, name: &str) -> Result<Option<IntegratorC
 }
 
 /// A page of the credentials that are not revoked, by name, after `after`.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn page(
     tenant: &TenantStore,
     after: &str,
@@ -235,6 +254,9 @@ pub async fn page(
 }
 
 /// Waits until a change is applied to NATS. Returns `false` after `timeout`.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer.
 pub async fn wait_until_applied(
     tenant: &TenantStore,
     change: &IntegratorChange,
