@@ -38,7 +38,7 @@ pub struct RecordedErasure {
     pub position: u64,
     /// The destroyed key, if the subject had one.
     pub key: Option<Uuid>,
-    /// The streams with personal data that nobody can decrypt any more.
+    /// The streams whose personal data can no longer be decrypted.
     pub streams: Vec<StreamName>,
 }
 
