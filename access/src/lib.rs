@@ -6,7 +6,9 @@
 mod codes;
 pub mod policy;
 mod principal;
+mod rejection;
 
 pub use codes::{ErrorCode, render_error_codes};
 pub use policy::{Owner, Permission};
 pub use principal::{Principal, SystemPart};
+pub use rejection::Rejection;

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use schemas::engine::Model;
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
 use uuid::Uuid;
@@ -102,6 +103,16 @@ pub const TENANT_ADMINISTER: Permission = permission("tenant.administer", &[Tena
 /// Register, suspend and resume tenants. Only held in the tenant `platform`.
 pub const TENANTS_WRITE: Permission =
     permission("tenants.write", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None);
+
+/// The permission to read the rows of a read model. If the rows have an owner, a user may read its own.
+pub const fn read_permission(model: &'static Model) -> Permission {
+    Permission {
+        name: model.name,
+        roles: &[TenantAdmin],
+        scopes: std::slice::from_ref(&model.visible_to),
+        owner: if model.owner.is_some() { Owner::Itself } else { Owner::None },
+    }
+}
 
 /// The permissions of commands. A command that is not listed is only for parts of the product.
 pub const COMMANDS: &[Permission] = &[

@@ -51,6 +51,7 @@ impl Failure {
             ExecuteError::Rejected(_)
             | ExecuteError::TooLarge { .. }
             | ExecuteError::Invalid(_)
+            | ExecuteError::Exists { .. }
             | ExecuteError::SubjectErased => Exit::Rejected,
             ExecuteError::VersionConflict { .. }
             | ExecuteError::CommandIdReused

@@ -48,7 +48,7 @@ pub enum Projection {
 /// A read model of all tenants or of one.
 #[derive(Debug, Args)]
 pub struct ReadModelArgument {
-    /// The read model: `customers` or `customers.v1`
+    /// The read model: `customers` or `customers.v2`
     name: String,
     /// Of this tenant only
     #[arg(long, value_parser = |text: &str| TenantSlug::parse(text))]

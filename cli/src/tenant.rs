@@ -3,13 +3,13 @@
 use access::Principal;
 use bytes::Bytes;
 use clap::{Args, Subcommand};
-use commands::identity::registration::TenantAdmin;
+use commands::identity::registration::{TenantAdmin, TenantRegistration};
 use commands::{
     CommandContext, ExecuteError, ExecutionOutcome, RegisterTenantError, register_tenant, resume_tenant,
     suspend_tenant,
 };
 use schemas::engine::{Email, Name, Reason, TenantSlug, ids, recorded::timestamp};
-use schemas::identity::tenant::{RegisterTenant, Registration, SuspendTenant, Tier};
+use schemas::identity::tenant::{Registration, TenantCommand, TenantOrganisation, Tier};
 use serde::Serialize;
 use store::{Store, TenantRecord};
 
@@ -124,10 +124,10 @@ impl Tenant {
             Self::Create(create) => create.run(&store, hash, output).await,
             Self::Ls => list(&store, output).await,
             Self::Suspend(Suspend { slug, reason }) => {
-                set_suspended(&store, &slug, Some(SuspendTenant { reason }), output).await
+                set_suspended(&store, &slug, TenantCommand::SuspendTenant { reason }, output).await
             }
             Self::Resume { slug } => match refuse_known_password(settings, &store, &slug).await {
-                Ok(()) => set_suspended(&store, &slug, None, output).await,
+                Ok(()) => set_suspended(&store, &slug, TenantCommand::ResumeTenant {}, output).await,
                 Err(failure) => Err(failure),
             },
         };
@@ -153,14 +153,12 @@ impl Create {
             Some(name) => name,
             None => Name::parse(slug.as_str()).map_err(Failure::usage)?,
         };
-        let command = RegisterTenant {
+        let command = TenantRegistration {
             slug: slug.clone(),
             name,
             tier: parse_choice(&self.tier)?,
             registration: parse_choice(&self.registration)?,
-            organisation: None,
-            business_unit: None,
-            country: None,
+            organisation: TenantOrganisation::default(),
         };
         let admin = self.admin.zip(hash);
         let admin =
@@ -228,16 +226,18 @@ async fn refuse_known_password(settings: &Settings, store: &Store, slug: &Tenant
 async fn set_suspended(
     store: &Store,
     slug: &TenantSlug,
-    suspend: Option<SuspendTenant>,
+    command: TenantCommand,
     output: Output,
 ) -> Result<Exit, Failure> {
     let record = find(store, slug).await?;
     operator_audit::record_access(store, [record.id]).await?;
     let (executor, context) =
         (wiring::executor(store), CommandContext::new(ids::PLATFORM, Principal::system("cli")));
-    let done = match suspend {
-        Some(command) => suspend_tenant(&executor, &context, record.id, command).await,
-        None => resume_tenant(&executor, &context, record.id).await,
+    let done = match command {
+        TenantCommand::SuspendTenant { reason } => {
+            suspend_tenant(&executor, &context, record.id, reason).await
+        }
+        _ => resume_tenant(&executor, &context, record.id).await,
     };
     let suspended = done.map_err(Failure::rejected_command)?.state.suspended;
     output.object(&COLUMNS, &TenantLine { suspended, ..TenantLine::from(&*record) })?;

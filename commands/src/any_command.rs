@@ -1,30 +1,46 @@
 //! A command of any aggregate as data. A saga records it first and sends it later.
 
-use access::ErrorCode;
-use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer, SuspendCustomer};
-use schemas::engine::LogId;
-use schemas::identity::user::{ChangeUserName, ConfirmUserEmail, DeactivateUser};
+use access::{ErrorCode, Rejection};
+use schemas::engine::{Commands, LogId};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use uuid::Uuid;
 
-use crate::engine::context::{CommandContext, CommandSideEffects};
-use crate::engine::decider::{Decider, Rejection};
+use crate::engine::any_aggregate;
+use crate::engine::context::CommandContext;
 use crate::engine::executor::Executor;
-use crate::engine::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
-use crate::{Customer, User};
+use crate::engine::outcome::{ExecuteError, ExecutionOutcome};
 
-/// A command with the aggregate that it is for.
+/// A command with the id of its aggregate. Only typed commands are converted to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "name")]
-#[expect(missing_docs, reason = "each variant is a command's name, its target and the command itself")]
-pub enum AnyCommand {
-    RegisterCustomer { id: Uuid, command: RegisterCustomer },
-    RenameCustomer { id: Uuid, command: RenameCustomer },
-    SuspendCustomer { id: Uuid, command: SuspendCustomer },
-    CloseCustomer { id: Uuid, command: CloseCustomer },
-    ConfirmUserEmail { id: Uuid, command: ConfirmUserEmail },
-    ChangeUserName { id: Uuid, command: ChangeUserName },
-    DeactivateUser { id: Uuid, command: DeactivateUser },
+pub struct AnyCommand {
+    name: String,
+    id: Uuid,
+    command: Value,
+}
+
+impl AnyCommand {
+    /// The command for the aggregate `id`.
+    pub fn new(id: Uuid, command: &impl Commands) -> Self {
+        let mut whole = serde_json::to_value(command).expect("a command serialises");
+        Self { name: command.command_type().name.to_owned(), id, command: whole["command"].take() }
+    }
+
+    /// The name of the command, such as `RegisterCustomer`.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The id of the aggregate.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// The typed command. `None` if it is not one of `C`.
+    pub fn typed<C: Commands>(&self) -> Option<C> {
+        let whole = serde_json::json!({"name": self.name, "command": self.command});
+        serde_json::from_value(whole).ok()
+    }
 }
 
 /// Result of a dispatched command.
@@ -42,6 +58,8 @@ pub struct Dispatched {
     pub position: u64,
     /// The log of the position.
     pub log_id: LogId,
+    /// A read with this token sees the command's effect.
+    pub consistency_token: String,
 }
 
 /// Why a dispatched command failed.
@@ -54,11 +72,18 @@ pub enum DispatchError {
         code: ErrorCode,
         /// A message for people.
         message: String,
+        /// The path to the field at fault, if one field is.
+        path: Option<String>,
     },
     /// A retry may succeed.
     #[error("the command could not be executed now")]
     Retryable(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
+
+/// This version of the program does not know the command. A newer one may have recorded it.
+#[derive(Debug, thiserror::Error)]
+#[error("the command {0} is unknown to this version of the program")]
+struct UnknownCommand(String);
 
 /// Executes the command.
 ///
@@ -69,27 +94,10 @@ pub async fn dispatch(
     context: &CommandContext,
     command: AnyCommand,
 ) -> Result<Dispatched, DispatchError> {
-    match command {
-        AnyCommand::RegisterCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
-        AnyCommand::RenameCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
-        AnyCommand::SuspendCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
-        AnyCommand::CloseCustomer { id, command } => run::<Customer>(executor, context, id, command).await,
-        AnyCommand::ConfirmUserEmail { id, command } => run::<User>(executor, context, id, command).await,
-        AnyCommand::ChangeUserName { id, command } => run::<User>(executor, context, id, command).await,
-        AnyCommand::DeactivateUser { id, command } => run::<User>(executor, context, id, command).await,
+    match any_aggregate::of_command(command.name()) {
+        Some(aggregate) => aggregate.execute(executor, context, command).await,
+        None => Err(DispatchError::Retryable(Box::new(UnknownCommand(command.name)))),
     }
-}
-
-async fn run<A: Decider>(
-    executor: &Executor,
-    context: &CommandContext,
-    id: Uuid,
-    command: impl Into<A::Command> + Send,
-) -> Result<Dispatched, DispatchError> {
-    let executed: CommandResult<A> =
-        executor.execute(context, id, command, CommandSideEffects::default()).await?;
-    let CommandResult { outcome, command_id, id, version, position, log_id, .. } = executed;
-    Ok(Dispatched { outcome, command_id, id, version, position, log_id })
 }
 
 impl<R: Rejection> From<ExecuteError<R>> for DispatchError {
@@ -99,23 +107,35 @@ impl<R: Rejection> From<ExecuteError<R>> for DispatchError {
             | ExecuteError::Overloaded
             | ExecuteError::Unavailable(_)
             | ExecuteError::Internal { .. } => Self::Retryable(Box::new(error)),
-            error => Self::Rejected { code: error.code(), message: error.to_string() },
+            error => Self::Rejected { code: error.code(), message: error.to_string(), path: error.path() },
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use schemas::crm::customer::CustomerCommand;
+
     use super::*;
     use crate::CustomerRejection;
 
     #[test]
     fn a_command_survives_being_written_down() {
-        let command =
-            AnyCommand::CloseCustomer { id: Uuid::from_u128(1), command: CloseCustomer { reason: None } };
+        let close = CustomerCommand::CloseCustomer { reason: None };
+        let command = AnyCommand::new(Uuid::from_u128(1), &close);
         let text = serde_json::to_string(&command).expect("serialises");
         assert_eq!(serde_json::from_str::<AnyCommand>(&text).expect("deserialises"), command);
         assert!(text.contains(r#""name":"CloseCustomer""#));
+        assert_eq!(command.typed::<CustomerCommand>(), Some(close));
+    }
+
+    #[test]
+    fn a_command_that_an_older_version_wrote_down_is_read() {
+        let text = r#"{"name":"RegisterCustomer","id":"00000000-0000-0000-0000-000000000001",
+            "command":{"user_id":null,"name":"Ada","email":"ada@example.com","company":null,"notes":null}}"#;
+        let command: AnyCommand = serde_json::from_str(text).expect("deserialises");
+        let typed = command.typed::<CustomerCommand>().expect("is known");
+        assert!(matches!(typed, CustomerCommand::RegisterCustomer { user_id: None, .. }));
     }
 
     #[test]

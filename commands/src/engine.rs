@@ -1,5 +1,6 @@
 //! What every aggregate shares: load, decide, append, retry, idempotency, the cqrs-es adapter.
 
+pub mod any_aggregate;
 pub mod context;
 pub mod cqrs_store;
 pub mod decider;

@@ -12,22 +12,26 @@ pub mod engine;
 pub mod identity;
 pub mod integration;
 pub mod privacy;
+mod registry;
 
+pub use access::Rejection;
 pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
-pub use crm::customer::{Customer, CustomerCommand, CustomerRejection};
+pub use crm::customer::{Customer, CustomerRejection};
+pub use engine::any_aggregate::{AnyAggregate, of_category, of_command};
 pub use engine::context::{CommandContext, CommandSideEffects};
 pub use engine::cqrs_store::{CqrsAggregate, TenantEventStore};
-pub use engine::decider::{CommandSet, Decider, Rejection};
+pub use engine::decider::{DecideError, Decider, Facts, ReservedKind, decide};
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
 pub use engine::outcome::{CommandResult, ExecuteError, ExecutionOutcome, reserved_value_code};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{
-    RegisterTenantError, RegisteredTenant, TenantAdmin, register_tenant, register_user,
+    RegisterTenantError, RegisteredTenant, TenantAdmin, TenantRegistration, register_tenant, register_user,
 };
-pub use identity::tenant::{Tenant, TenantCommand, TenantRejection};
-pub use identity::user::{User, UserCommand, UserRejection};
-pub use integration::event_type::{EventFamily, EventTypeCommand, EventTypeRejection};
+pub use identity::tenant::{Tenant, TenantRejection};
+pub use identity::user::{User, UserRejection};
+pub use integration::event_type::{EventFamily, EventTypeRejection};
 pub use integration::external_append::{ExternalAppend, ExternalAppendError, ExternalEvent, ExternalEvents};
-pub use integration::service_token::{ServiceToken, ServiceTokenCommand, ServiceTokenRejection};
-pub use privacy::subject::{Subject, SubjectCommand, SubjectRejection};
+pub use integration::service_token::{ServiceToken, ServiceTokenRejection};
+pub use privacy::subject::{Subject, SubjectRejection};
+pub use registry::AGGREGATES;

@@ -7,12 +7,13 @@ use std::time::Duration;
 
 use access::Principal;
 use anyhow::Context;
+use commands::identity::registration::TenantRegistration;
 use commands::identity::user::{EMAIL, PASSWORD as PASSWORD_SECRET};
 use commands::{CommandContext, Executor, User, register_tenant, register_user};
 use gateway::auth::{Audience, Grant, Password, Passwords, Tokens};
 use schemas::engine::{Email, Name, TenantSlug, ids};
 use schemas::identity::role::Role;
-use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use schemas::identity::tenant::{Registration, TenantOrganisation, Tier};
 use schemas::identity::user::UserStatus;
 use store::TenantRecord;
 
@@ -78,14 +79,12 @@ impl DemoSetup<'_> {
         if let Some(record) = store.tenant_by_slug(&slug).await? {
             return Ok(record);
         }
-        let command = RegisterTenant {
+        let command = TenantRegistration {
             slug: slug.clone(),
             name: Name::parse("Demo").expect("a valid name"),
             tier: Tier::Pro,
             registration: Registration::Open,
-            organisation: None,
-            business_unit: None,
-            country: None,
+            organisation: TenantOrganisation::default(),
         };
         register_tenant(self.executor, &context(ids::PLATFORM), command, None).await?;
         store.tenant_by_slug(&slug).await?.context("the tenant was registered and is not there")
@@ -102,7 +101,8 @@ impl DemoSetup<'_> {
     ) -> anyhow::Result<String> {
         let email = Email::parse(address).expect("a valid address");
         let name = Name::parse("Administrator").expect("a valid name");
-        let known = self.executor.store().tenant(tenant.id).reserved_by(EMAIL, &email.normalised()).await?;
+        let known =
+            self.executor.store().tenant(tenant.id).reserved_by(EMAIL.name, &email.normalised()).await?;
         let user_id = if let Some(id) = known.and_then(|stream| stream.uuid()) {
             id
         } else {
@@ -143,7 +143,7 @@ pub async fn known_password(executor: &Executor, passwords: &Passwords) -> anyho
     let Some(record) = store.tenant_by_slug(&slug).await? else { return Ok(None) };
     let tenant = store.tenant(record.id);
     let email = Email::parse(ADMIN_EMAIL).expect("a valid address");
-    let Some(stream) = tenant.reserved_by(EMAIL, &email.normalised()).await? else { return Ok(None) };
+    let Some(stream) = tenant.reserved_by(EMAIL.name, &email.normalised()).await? else { return Ok(None) };
     let (Some(id), Some(hash)) = (stream.uuid(), tenant.secret(&stream, PASSWORD_SECRET).await?) else {
         return Ok(None);
     };

@@ -73,21 +73,21 @@ impl ErasureProgress {
         })?;
         Ok(match decoded {
             None => progress,
-            Some(SubjectEvent::ErasureRequested(requested)) => Some(Self {
+            Some(SubjectEvent::ErasureRequested { reason }) => Some(Self {
                 subject,
                 status: ErasureStatus::Requested,
-                reason: requested.reason,
+                reason,
                 requested_at: timestamp(event.recorded_at),
                 recorded: None,
             }),
-            Some(SubjectEvent::Erased(erased)) => progress.map(|requested| Self {
+            Some(SubjectEvent::Erased { key, streams, .. }) => progress.map(|requested| Self {
                 status: ErasureStatus::Erased,
                 recorded: Some(RecordedErasure {
                     erased_at: timestamp(event.recorded_at),
                     log_id: event.log_id,
                     position: event.position,
-                    key: erased.key,
-                    streams: erased.streams,
+                    key,
+                    streams,
                 }),
                 ..requested
             }),
@@ -99,7 +99,6 @@ impl ErasureProgress {
 mod tests {
     use chrono::DateTime;
     use schemas::engine::{Actor, Event, EventType, Metadata};
-    use schemas::privacy::subject::{SubjectErased, SubjectErasureRequested};
     use serde_json::json;
 
     use super::*;
@@ -127,9 +126,9 @@ mod tests {
     #[test]
     fn an_erasure_is_requested_and_then_recorded() {
         let reason = Reason::parse("asked for").ok();
-        let requested = SubjectEvent::ErasureRequested(SubjectErasureRequested { reason });
+        let requested = SubjectEvent::ErasureRequested { reason };
         let streams = vec![StreamName::new("identity.user", SUBJECT)];
-        let erased = SubjectEvent::Erased(SubjectErased { key: None, streams, scrubbed_to: 1 });
+        let erased = SubjectEvent::Erased { key: None, streams, scrubbed_to: 1 };
         assert_eq!(after(None, erased.clone(), 1), None, "it was not requested");
 
         let progress = after(None, requested, 1);

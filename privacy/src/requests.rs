@@ -6,8 +6,8 @@ use commands::{
     CommandContext, CommandResult, CommandSideEffects, ExecuteError, Executor, Subject, SubjectRejection,
     User,
 };
-use schemas::engine::TenantId;
-use schemas::privacy::subject::RequestErasure;
+use schemas::engine::{Reason, TenantId};
+use schemas::privacy::subject::SubjectCommand;
 use store::StoreError;
 use uuid::Uuid;
 
@@ -25,13 +25,14 @@ pub async fn request_erasure(
     executor: &Executor,
     context: &CommandContext,
     subject: Uuid,
-    command: RequestErasure,
+    reason: Option<Reason>,
 ) -> SubjectResult {
     let authority = lock_authority(executor, context).await?;
     let user = executor.load::<User>(context.tenant, subject).await?;
     if user.is_some_and(|(user, _)| is_active_admin(&user, context.tenant)) {
         return Err(ExecuteError::Rejected(SubjectRejection::SubjectIsAdmin));
     }
+    let command = SubjectCommand::RequestErasure { reason };
     let done = executor.execute::<Subject>(context, subject, command, CommandSideEffects::default()).await;
     authority.release().await;
     done
@@ -48,7 +49,7 @@ pub async fn request_as_system(
     part: &'static str,
 ) -> SubjectResult {
     let context = CommandContext::new(tenant, Principal::system(part));
-    let command = RequestErasure { reason: None };
+    let command = SubjectCommand::RequestErasure { reason: None };
     executor.execute::<Subject>(&context, subject, command, CommandSideEffects::default()).await
 }
 

@@ -1,16 +1,9 @@
 //! Subjects: whose personal data it is, whether it is erased, and how it is erased in one of its streams.
 
-use bytes::Bytes;
-use commands::identity::user::{EMAIL, PASSWORD};
-use commands::{
-    CommandContext, CommandResult, CommandSideEffects, Customer, Decider, ExecuteError, Executor, Rejection,
-    Subject, User,
-};
-use schemas::crm::customer::EraseCustomer;
+use commands::{CommandContext, Customer, Executor, Subject, User};
 use schemas::engine::{StreamName, TenantId, ids};
-use schemas::identity::user::EraseUser;
 use schemas::privacy::subject::ErasureStatus;
-use store::{Secret, StoreError};
+use store::StoreError;
 use uuid::Uuid;
 
 /// The subject of a user's personal data, which is the user. `None` if the user does not exist.
@@ -60,41 +53,10 @@ pub async fn erase_stream(
     context: &CommandContext,
     stream: &StreamName,
 ) -> Result<Option<u64>, StoreError> {
-    let Some(id) = stream.uuid() else { return Ok(None) };
+    let (Some(id), Some(aggregate)) = (stream.uuid(), commands::of_category(stream.category())) else {
+        return Ok(None);
+    };
     // Each stream gets its own id, so that a repeat is recognised.
     let command_id = context.command_id.map(|command_id| ids::derived_id(command_id, stream.as_str()));
-    let context = CommandContext { command_id, ..context.clone() };
-    match stream.category() {
-        User::CATEGORY => {
-            let tenant = executor.store().tenant(context.tenant);
-            let side_effects = CommandSideEffects {
-                // The secret is overwritten, because secrets are never deleted. No password matches an empty hash.
-                secrets: vec![Secret { kind: PASSWORD, value: Bytes::new() }],
-                digest_releases: tenant.reservations_of(stream, EMAIL).await?,
-                ..CommandSideEffects::default()
-            };
-            erased_position(executor.execute::<User>(&context, id, EraseUser {}, side_effects).await)
-        }
-        Customer::CATEGORY => erased_position(
-            executor.execute::<Customer>(&context, id, EraseCustomer {}, CommandSideEffects::default()).await,
-        ),
-        _ => Ok(None),
-    }
-}
-
-fn erased_position<A: Decider>(
-    executed: Result<CommandResult<A>, ExecuteError<A::Error>>,
-) -> Result<Option<u64>, StoreError> {
-    match executed {
-        Ok(executed) => Ok(Some(executed.position)),
-        // The stream was registered for an append that never happened.
-        Err(ExecuteError::NotFound) => Ok(None),
-        Err(ExecuteError::Rejected(rejection)) => Err(StoreError::Corrupt(format!(
-            "a stream does not forget its subject: {}",
-            rejection.code().as_str()
-        ))),
-        Err(ExecuteError::Unavailable(error)) => Err(error),
-        Err(ExecuteError::TenantUnknown) => Err(StoreError::TenantUnknown),
-        Err(error) => Err(StoreError::Unavailable(error.to_string())),
-    }
+    aggregate.erase(executor, &CommandContext { command_id, ..context.clone() }, id).await
 }

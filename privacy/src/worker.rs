@@ -17,7 +17,7 @@ use futures::Stream;
 use futures::future::try_join_all;
 use keyring::Keyring;
 use schemas::engine::{Event, Metadata, RecordedEvent, ids};
-use schemas::privacy::subject::{RecordErasure, SubjectEvent};
+use schemas::privacy::subject::{SubjectCommand, SubjectEvent};
 use store::feed::{Batch, BatchOutcome, Consumer, FeedSettings};
 use store::{StoreError, TenantStore, Workload};
 use tokio::time::{Instant, sleep};
@@ -104,7 +104,7 @@ fn erasure_request(event: &RecordedEvent) -> Option<ErasureRequest> {
     if event.stream.category() != SubjectEvent::CATEGORY {
         return None;
     }
-    let Ok(Some(SubjectEvent::ErasureRequested(_))) = event.decode::<SubjectEvent>() else { return None };
+    let Ok(Some(SubjectEvent::ErasureRequested { .. })) = event.decode::<SubjectEvent>() else { return None };
     let metadata = event.metadata.clone();
     Some(ErasureRequest { subject: event.stream.uuid()?, event: event.event_id, metadata })
 }
@@ -137,7 +137,7 @@ impl ErasureWorker {
             self.wait_for_read_models(tenant, erased_to).await?;
             let context =
                 CommandContext { command_id: Some(ids::derived_id(request.event, "erased")), ..context };
-            let command = RecordErasure { key, streams, scrubbed_to: erased_to };
+            let command = SubjectCommand::RecordErasure { key, streams, scrubbed_to: erased_to };
             let recorded = self.executor.execute::<Subject>(
                 &context,
                 request.subject,

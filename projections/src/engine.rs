@@ -2,6 +2,7 @@
 //! table, and computes historical states in scratch tables.
 
 pub mod change;
+pub mod definition;
 pub mod error;
 pub mod historic_state;
 pub mod lag;

@@ -14,33 +14,38 @@ mod read_models;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use futures::future::BoxFuture;
 use futures::{Stream, StreamExt};
 use schemas::engine::{LogId, TenantId};
 use store::feed::{self, FeedSettings};
 use store::{ReadTable, Store, TenantStore};
 use tokio_util::sync::CancellationToken;
 
-pub use crm::customer::{CustomerRow, Customers};
+pub use crm::customer::CustomerRow;
 pub use engine::change::{FieldChange, RowChange};
+pub use engine::definition::{read_table, sql_type, table_at};
 pub use engine::error::ProjectionError;
 pub use engine::historic_state::{HistoricState, HistoricStateError};
 pub use engine::lag::{ProjectionLag, ProjectionState, lag};
-pub use engine::projection::{Projection, checkpoint_name, fold};
+pub use engine::projection::{Entry, OutOfSequence, Projection, apply, fold};
 pub use engine::rebuild::{OnProgress, RebuildError, RebuildReport};
 pub use engine::replay::{HistoricReadModel, LogPosition, ReplayTarget, log_position_at};
 pub use engine::runner::ProjectionRunner;
 pub use engine::table::{Difference, Differences};
-pub use identity::user::{UserRow, Users};
-pub use read_models::{CHECKPOINTS, CUSTOMERS, ReadModel, ReadModelVisitor, USERS};
+pub use identity::user::UserRow;
+pub use read_models::{CUSTOMERS, HistoricRows, READ_MODELS, ReadModel, USERS};
 pub use store::feed::Batch;
 
 /// The tables of all read models; the migration creates them.
 pub fn tables() -> Vec<ReadTable> {
-    ReadModel::ALL.iter().map(|model| model.table()).collect()
+    READ_MODELS.iter().map(ReadModel::table).collect()
 }
 
-/// The checkpoint for a name that an operator gives: `customers` or `customers.v1`.
+/// The checkpoints of all read models.
+pub fn checkpoints() -> Vec<&'static str> {
+    READ_MODELS.iter().map(ReadModel::checkpoint).collect()
+}
+
+/// The checkpoint for a name that an operator gives: `customers` or `customers.v2`.
 pub fn find(name: &str) -> Option<&'static str> {
     ReadModel::find(name).map(ReadModel::checkpoint)
 }
@@ -67,30 +72,12 @@ pub async fn rebuild(
             progress(sum.0, sum.1);
         };
         let handle = store.tenant(tenant);
-        let Some(model) = ReadModel::find(checkpoint) else {
+        let Some(read_model) = ReadModel::find(checkpoint) else {
             return (tenant, Err(RebuildError::Unknown(checkpoint.to_owned())));
         };
-        let work = Rebuild { store, tenant: &handle, force, progress: &note, cancel };
-        (tenant, model.with(work).await)
+        (tenant, (read_model.rebuild)(store, &handle, force, &note, cancel).await)
     };
     futures::stream::iter(tenants.iter().copied()).map(one).buffered(CONCURRENT_REBUILDS_MAX).collect().await
-}
-
-struct Rebuild<'a> {
-    store: &'a Store,
-    tenant: &'a TenantStore,
-    force: bool,
-    progress: OnProgress<'a>,
-    cancel: &'a CancellationToken,
-}
-
-impl<'a> ReadModelVisitor for Rebuild<'a> {
-    type Output = BoxFuture<'a, Result<RebuildReport, RebuildError>>;
-
-    fn of<P: Projection>(self) -> Self::Output {
-        let Self { store, tenant, force, progress, cancel } = self;
-        Box::pin(engine::rebuild::rebuild::<P>(store, tenant, force, progress, cancel))
-    }
 }
 
 /// Computes a historical state of the read model of this checkpoint. `log` is the log of the positions.
@@ -104,25 +91,9 @@ pub async fn replay(
     wanted: ReplayTarget,
     progress: OnProgress<'_>,
 ) -> Result<HistoricReadModel, HistoricStateError> {
-    let model =
+    let read_model =
         ReadModel::find(checkpoint).ok_or_else(|| HistoricStateError::Unknown(checkpoint.to_owned()))?;
-    model.with(Replay { tenant, log, wanted, progress }).await
-}
-
-struct Replay<'a> {
-    tenant: &'a TenantStore,
-    log: LogId,
-    wanted: ReplayTarget,
-    progress: OnProgress<'a>,
-}
-
-impl<'a> ReadModelVisitor for Replay<'a> {
-    type Output = BoxFuture<'a, Result<HistoricReadModel, HistoricStateError>>;
-
-    fn of<P: Projection>(self) -> Self::Output {
-        let Self { tenant, log, wanted, progress } = self;
-        Box::pin(engine::replay::replay::<P>(tenant, log, wanted, progress))
-    }
+    (read_model.replay)(tenant, log, wanted, progress).await
 }
 
 /// Updates every read model until cancelled. `followed` is called once for each read model.
@@ -135,27 +106,10 @@ pub async fn run_all<S>(
 ) where
     S: Stream<Item = Batch> + Send + 'static,
 {
-    let one = |model: &ReadModel| {
-        let (store, cancel) = (store.clone(), cancel.clone());
-        model.with(Run { store, followed: followed(), settings, cancel })
+    let one = |read_model: &ReadModel| {
+        (read_model.run)(store.clone(), followed().boxed(), settings, cancel.clone())
     };
-    futures::future::join_all(ReadModel::ALL.iter().map(one)).await;
-}
-
-struct Run<S> {
-    store: Store,
-    followed: S,
-    settings: FeedSettings,
-    cancel: CancellationToken,
-}
-
-impl<S: Stream<Item = Batch> + Send + 'static> ReadModelVisitor for Run<S> {
-    type Output = BoxFuture<'static, ()>;
-
-    fn of<P: Projection>(self) -> Self::Output {
-        let Self { store, followed, settings, cancel } = self;
-        Box::pin(run::<P>(store, followed, settings, cancel))
-    }
+    futures::future::join_all(READ_MODELS.iter().map(one)).await;
 }
 
 /// Updates one read model until cancelled.

@@ -1,133 +1,182 @@
-//! The registry of read models. Code that depends on a read model uses it: an unknown name is an error, and a new read
-//! model does not compile until every function here handles it.
+//! The registry of read models, and a read model whose type is known at run time only.
 
-use store::ReadTable;
+use futures::future::BoxFuture;
+use futures::stream::BoxStream;
+use schemas::engine::{LogId, Model, RecordedEvent, Row, StreamName};
+use serde_json::Value;
+use store::feed::{Batch, FeedSettings};
+use store::{LogPage, ReadTable, Store, StoreError, TenantStore};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Customers, Projection, Users};
+use crate::engine::definition::read_table;
+use crate::engine::error::ProjectionError;
+use crate::engine::historic_state::{HistoricState, HistoricStateError};
+use crate::engine::projection::{Entry, Projection, apply, category};
+use crate::engine::rebuild::{self, OnProgress, RebuildError, RebuildReport};
+use crate::engine::replay::{self, HistoricReadModel, ReplayTarget};
+use crate::{CustomerRow, UserRow};
 
 /// The checkpoint of the read model of customers.
-pub const CUSTOMERS: &str = "customers.v1";
+pub const CUSTOMERS: &str = CustomerRow::MODEL.name;
 /// The checkpoint of the read model of users.
-pub const USERS: &str = "users.v1";
-/// The checkpoints of all read models.
-pub const CHECKPOINTS: &[&str] = &[CUSTOMERS, USERS];
+pub const USERS: &str = UserRow::MODEL.name;
 
-/// A read model.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReadModel {
-    /// The customers of a tenant.
-    Customers,
-    /// The users of a tenant.
-    Users,
+/// Every read model of the product.
+///
+/// It is a `static`, because a constant would be instantiated in every crate that names it.
+pub static READ_MODELS: &[ReadModel] = &[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()];
+
+type Run = fn(Store, BoxStream<'static, Batch>, FeedSettings, CancellationToken) -> BoxFuture<'static, ()>;
+type Rebuild = for<'a> fn(
+    &'a Store,
+    &'a TenantStore,
+    bool,
+    OnProgress<'a>,
+    &'a CancellationToken,
+) -> BoxFuture<'a, Result<RebuildReport, RebuildError>>;
+type Replay = for<'a> fn(
+    &'a TenantStore,
+    LogId,
+    ReplayTarget,
+    OnProgress<'a>,
+) -> BoxFuture<'a, Result<HistoricReadModel, HistoricStateError>>;
+type RowsAt = for<'a> fn(
+    &'a TenantStore,
+    LogId,
+    &'a StreamName,
+    [u64; 2],
+) -> BoxFuture<'a, Result<HistoricRows, HistoricStateError>>;
+type Page = for<'a> fn(
+    &'a TenantStore,
+    LogId,
+    (u64, u64),
+    usize,
+) -> BoxFuture<'a, Result<LogPage, HistoricStateError>>;
+
+/// The row of one aggregate at two positions, as JSON, and the number of events read.
+#[derive(Debug, Clone, PartialEq)]
+pub struct HistoricRows {
+    /// The row at each position; `None` if there was none.
+    pub rows: [Option<Value>; 2],
+    /// The number of events read.
+    pub events: usize,
 }
 
-/// A function over read models, for code that knows the read model only at run time.
-pub trait ReadModelVisitor {
-    /// The result.
-    type Output;
-
-    /// Calls the function for the read model `P`.
-    fn of<P: Projection>(self) -> Self::Output;
+/// A read model.
+pub struct ReadModel {
+    /// Its description.
+    pub model: &'static Model,
+    /// The category of the streams that the rows are folded from. Each row is folded from the stream with the row's id.
+    pub category: &'static str,
+    /// Updates it until cancelled.
+    pub(crate) run: Run,
+    /// Rebuilds it for a tenant.
+    pub(crate) rebuild: Rebuild,
+    /// Computes a historical state.
+    pub(crate) replay: Replay,
+    rows_at: RowsAt,
+    page: Page,
+    apply: fn(Option<Value>, &RecordedEvent) -> Result<Option<Value>, ProjectionError>,
 }
 
 impl ReadModel {
-    /// All read models.
-    pub const ALL: &[Self] = &[Self::Customers, Self::Users];
-
-    /// The read model with this checkpoint, with or without version: `customers.v1` or `customers`.
-    pub fn find(name: &str) -> Option<Self> {
-        let is_meant = |model: &&Self| {
-            let checkpoint = model.checkpoint();
-            checkpoint == name || checkpoint.rsplit_once(".v").is_some_and(|(plain, _)| plain == name)
-        };
-        Self::ALL.iter().find(is_meant).copied()
+    /// The read model of the rows `P`.
+    pub const fn of<P: Projection>() -> Self {
+        Self {
+            model: P::MODEL,
+            category: category::<P>(),
+            run: |store, followed, settings, cancel| {
+                Box::pin(crate::run::<P>(store, followed, settings, cancel))
+            },
+            rebuild: |store, tenant, force, progress, cancel| {
+                Box::pin(rebuild::rebuild::<P>(store, tenant, force, progress, cancel))
+            },
+            replay: |tenant, log, wanted, progress| {
+                Box::pin(replay::replay::<P>(tenant, log, wanted, progress))
+            },
+            rows_at: |tenant, log, stream, positions| Box::pin(rows_at::<P>(tenant, log, stream, positions)),
+            page: |tenant, log, (after, up_to), limit| {
+                Box::pin(async move { HistoricState::<P>::new(tenant, log).page(after, up_to, limit).await })
+            },
+            apply: apply_json::<P>,
+        }
     }
 
-    /// Calls the visitor for this read model.
-    pub fn with<W: ReadModelVisitor>(self, work: W) -> W::Output {
-        match self {
-            Self::Customers => work.of::<Customers>(),
-            Self::Users => work.of::<Users>(),
-        }
+    /// The read model with this checkpoint, with or without version: `customers.v2` or `customers`.
+    pub fn find(name: &str) -> Option<&'static Self> {
+        READ_MODELS.iter().find(|read_model| {
+            let model = read_model.model;
+            model.name == name || model.plain_name() == name
+        })
     }
 
     /// The name of its checkpoint.
-    pub const fn checkpoint(self) -> &'static str {
-        match self {
-            Self::Customers => CUSTOMERS,
-            Self::Users => USERS,
-        }
-    }
-
-    /// The scope that a reader of its rows needs.
-    pub fn scope(self) -> &'static str {
-        struct Scope;
-        impl ReadModelVisitor for Scope {
-            type Output = &'static str;
-
-            fn of<P: Projection>(self) -> Self::Output {
-                P::SCOPE
-            }
-        }
-        self.with(Scope)
+    pub fn checkpoint(&self) -> &'static str {
+        self.model.name
     }
 
     /// Its table.
-    pub fn table(self) -> ReadTable {
-        struct Table;
-        impl ReadModelVisitor for Table {
-            type Output = ReadTable;
+    pub fn table(&self) -> ReadTable {
+        read_table(self.model)
+    }
 
-            fn of<P: Projection>(self) -> Self::Output {
-                P::TABLE
-            }
-        }
-        self.with(Table)
+    /// The row of a stream at two positions (ascending).
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the store fails, the log was replaced, or an event cannot be applied.
+    pub async fn rows_at(
+        &self,
+        tenant: &TenantStore,
+        log: LogId,
+        stream: &StreamName,
+        positions: [u64; 2],
+    ) -> Result<HistoricRows, HistoricStateError> {
+        (self.rows_at)(tenant, log, stream, positions).await
+    }
+
+    /// A page of the events of its streams, after one position and up to another.
+    ///
+    /// # Errors
+    /// [`HistoricStateError`] if the store fails or the log was replaced.
+    pub async fn page(
+        &self,
+        tenant: &TenantStore,
+        log: LogId,
+        between: (u64, u64),
+        limit: usize,
+    ) -> Result<LogPage, HistoricStateError> {
+        (self.page)(tenant, log, between, limit).await
+    }
+
+    /// The row after the event, as JSON.
+    ///
+    /// # Errors
+    /// [`ProjectionError`] if the event cannot be applied.
+    pub fn apply(&self, row: Option<Value>, event: &RecordedEvent) -> Result<Option<Value>, ProjectionError> {
+        (self.apply)(row, event)
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::checkpoint_name;
+async fn rows_at<P: Projection>(
+    tenant: &TenantStore,
+    log: LogId,
+    stream: &StreamName,
+    positions: [u64; 2],
+) -> Result<HistoricRows, HistoricStateError> {
+    let ([first, second], events) = HistoricState::<P>::new(tenant, log).rows_at(stream, positions).await?;
+    let value = |entry: Option<Entry<P>>| entry.map(|entry| to_json(&entry)).transpose();
+    let rows = [value(first).map_err(StoreError::from)?, value(second).map_err(StoreError::from)?];
+    Ok(HistoricRows { rows, events })
+}
 
-    struct CheckpointName;
-    impl ReadModelVisitor for CheckpointName {
-        type Output = String;
+fn apply_json<P: Projection>(
+    row: Option<Value>,
+    event: &RecordedEvent,
+) -> Result<Option<Value>, ProjectionError> {
+    let entry = row.map(serde_json::from_value::<Entry<P>>).transpose().map_err(ProjectionError::Row)?;
+    apply::<P>(entry, event)?.map(|entry| to_json(&entry)).transpose()
+}
 
-        fn of<P: Projection>(self) -> Self::Output {
-            checkpoint_name::<P>()
-        }
-    }
-
-    #[test]
-    fn a_checkpoint_is_named_after_projection_and_version() {
-        let named: Vec<String> = ReadModel::ALL.iter().map(|model| model.with(CheckpointName)).collect();
-        assert_eq!(named, CHECKPOINTS);
-        assert!(ReadModel::ALL.iter().map(|model| model.checkpoint()).eq(CHECKPOINTS.iter().copied()));
-    }
-
-    #[test]
-    fn a_read_model_is_found_with_and_without_its_version() {
-        assert_eq!(ReadModel::find("customers"), Some(ReadModel::Customers));
-        assert_eq!(ReadModel::find("users.v1"), Some(ReadModel::Users));
-        for unknown in [
-            "customers.v2",
-            "customers.",
-            "Customers",
-            "customers.v1.v1",
-            "v1",
-            "invoices",
-            "invoices.v1",
-            "",
-        ] {
-            assert_eq!(ReadModel::find(unknown), None, "{unknown}");
-        }
-    }
-
-    #[test]
-    fn a_read_model_is_read_with_a_scope_of_its_own() {
-        assert_eq!(ReadModel::Customers.scope(), "crm:read");
-        assert_eq!(ReadModel::Users.scope(), "users:read");
-    }
+fn to_json<P: Projection>(entry: &Entry<P>) -> Result<Value, ProjectionError> {
+    serde_json::to_value(entry).map_err(ProjectionError::Row)
 }

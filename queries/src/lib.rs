@@ -28,4 +28,6 @@ pub use engine::error::QueryError;
 pub use engine::page::{Page, PageRequest};
 pub use engine::wait::{WaitError, wait_for, wait_for_head};
 pub use engine::whole::{self, PastChanges, PastRows};
-pub use projections::{CUSTOMERS, CustomerRow, HistoricStateError, ReadModel, RowChange, USERS, UserRow};
+pub use projections::{
+    CUSTOMERS, CustomerRow, Entry, HistoricStateError, READ_MODELS, ReadModel, RowChange, USERS, UserRow,
+};

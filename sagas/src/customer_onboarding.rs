@@ -2,7 +2,7 @@
 //! own tenant has no customers.
 
 use commands::AnyCommand;
-use schemas::crm::customer::RegisterCustomer;
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, ids};
 use schemas::identity::role::Role;
 use schemas::identity::user::UserEvent;
@@ -24,25 +24,19 @@ impl Process for CustomerOnboarding {
         if trigger.tenant == ids::PLATFORM {
             return Ok(None);
         }
-        let (Some(UserEvent::Registered(user)), Some(user_id)) =
+        let (Some(UserEvent::Registered { details, roles }), Some(user_id)) =
             (trigger.event.decode()?, trigger.event.stream.uuid())
         else {
             return Ok(None);
         };
         // A user who was erased before the saga reacts does not become a customer.
-        let (true, Some(details)) = (user.roles.contains(&Role::Member), user.details.open()) else {
+        let (true, Some(details)) = (roles.contains(&Role::Member), details.open()) else {
             return Ok(None);
         };
-        let command = AnyCommand::RegisterCustomer {
-            id: target_id(NAME, user_id, REGISTER_STEP),
-            command: RegisterCustomer {
-                user_id: Some(user_id),
-                name: details.name,
-                email: details.email,
-                company: None,
-                notes: None,
-            },
-        };
+        let details =
+            CustomerDetails { name: details.name, email: details.email, company: None, notes: None };
+        let command = CustomerCommand::RegisterCustomer { user_id: Some(user_id), details };
+        let command = AnyCommand::new(target_id(NAME, user_id, REGISTER_STEP), &command);
         Ok(Some(
             Reaction::new(user_id, "registering_customer").with_subject(user_id).step(REGISTER_STEP, command),
         ))
@@ -56,7 +50,7 @@ mod tests {
         Actor, Email, Event, EventType, LogId, Metadata, Name, RecordedEvent, Sealed, StreamName, TenantId,
         clock,
     };
-    use schemas::identity::user::{UserDeactivated, UserDetails, UserRegistered};
+    use schemas::identity::user::UserDetails;
     use uuid::Uuid;
 
     use super::*;
@@ -80,13 +74,11 @@ mod tests {
     }
 
     fn registered(roles: &[Role]) -> UserEvent {
-        UserEvent::Registered(UserRegistered {
-            details: Sealed::own(UserDetails {
-                email: Email::parse("ada@example.com").expect("valid"),
-                name: Name::parse("Ada").expect("valid"),
-            }),
-            roles: roles.to_vec(),
-        })
+        let details = UserDetails {
+            email: Email::parse("ada@example.com").expect("valid"),
+            name: Name::parse("Ada").expect("valid"),
+        };
+        UserEvent::Registered { details: Sealed::own(details), roles: roles.to_vec() }
     }
 
     fn react(tenant: TenantId, event: &UserEvent) -> Option<Reaction> {
@@ -98,12 +90,14 @@ mod tests {
     fn a_member_becomes_a_customer_under_an_id_that_repeats() {
         let reaction = react(TENANT, &registered(&[Role::Member])).expect("a reaction");
         assert_eq!(reaction.instance, USER);
-        let [Step { command: AnyCommand::RegisterCustomer { id, command }, .. }] = reaction.steps.as_slice()
-        else {
-            panic!("one RegisterCustomer expected, not {:?}", reaction.steps);
+        let [Step { command, .. }] = reaction.steps.as_slice() else {
+            panic!("one step expected, not {:?}", reaction.steps);
         };
-        assert_eq!((command.user_id, command.name.as_str()), (Some(USER), "Ada"));
-        assert_eq!(*id, target_id("customer_onboarding", USER, "register_customer"));
+        let Some(CustomerCommand::RegisterCustomer { user_id, details }) = command.typed() else {
+            panic!("RegisterCustomer expected, not {command:?}");
+        };
+        assert_eq!((user_id, details.name.as_str()), (Some(USER), "Ada"));
+        assert_eq!(command.id(), target_id("customer_onboarding", USER, "register_customer"));
         assert_eq!(react(TENANT, &registered(&[Role::Member])), Some(reaction));
     }
 
@@ -121,13 +115,13 @@ mod tests {
     #[test]
     fn nobody_becomes_a_customer_who_was_erased() {
         let details = Sealed::Erased { subject: USER };
-        let erased = UserEvent::Registered(UserRegistered { details, roles: vec![Role::Member] });
+        let erased = UserEvent::Registered { details, roles: vec![Role::Member] };
         assert_eq!(react(TENANT, &erased), None);
     }
 
     #[test]
     fn other_events_do_not_concern_it() {
-        assert_eq!(react(TENANT, &UserEvent::Deactivated(UserDeactivated { reason: None })), None);
+        assert_eq!(react(TENANT, &UserEvent::Deactivated { reason: None }), None);
     }
 
     #[test]

@@ -5,9 +5,12 @@ pub mod clock;
 pub mod command;
 pub mod event;
 pub mod exact_json;
+pub mod field;
 pub mod ids;
+pub mod input;
 pub mod json_schema;
 pub mod metadata;
+pub mod model;
 pub mod names;
 pub mod recorded;
 pub mod sealed;
@@ -15,13 +18,19 @@ pub mod text;
 pub mod time;
 pub mod values;
 
-pub use command::Command;
-pub use event::{DecodeError, Event};
+pub use command::{CommandTarget, CommandType, Commands};
+pub use describe::{commands, enumeration, events, read_model, value_object};
+pub use event::{DecodeError, Event, Moment};
 pub use exact_json::{Json, JsonText, NotJson};
+pub use field::{
+    Enumeration, EnumerationType, EnumerationValue, Field, FieldType, Kind, ValueObject, ValueObjectType,
+};
 pub use ids::{LogId, TenantId};
+pub use input::{Input, InputError, InputReader};
 pub use metadata::{Actor, Metadata, RequestId};
+pub use model::{Column, Lookup, Model, Relation, Row, Selectivity};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
 pub use sealed::Sealed;
 pub use time::parse_time;
-pub use values::{Email, InvalidValue, Name, Notes, Reason};
+pub use values::{Email, EmailKey, InvalidValue, Name, Notes, Reason};

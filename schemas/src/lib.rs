@@ -2,6 +2,9 @@
 //!
 //! `engine` is shared by all contexts. Each bounded context has a folder, each aggregate a file.
 
+// The attributes of `describe` name this crate from outside and from inside.
+extern crate self as schemas;
+
 pub mod contracts;
 pub mod crm;
 pub mod engine;

@@ -101,7 +101,7 @@ fn every_event_enum_is_listed_here() {
                 return count(&path);
             }
             let source = fs::read_to_string(&path).expect("a source file");
-            source.lines().filter(|line| line.starts_with("crate::events! {")).count()
+            source.lines().filter(|line| line.starts_with("#[events(")).count()
         };
         entries.map(enums).sum()
     }

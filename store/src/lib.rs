@@ -75,7 +75,7 @@ pub use logs::{LogIds, PublishedEvent, ReplacedLog, Replacement};
 pub use migrate::{OwnerConfig, ReadTable};
 pub use pools::{connection_limits, role_password};
 pub use read::{LogFilter, LogPage, PageLimit, StreamFilter};
-pub use read_models::ReadModelState;
+pub use read_models::{ReadModelState, read_table_at};
 
 pub use requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestGuard, RequestStart};
 pub use scratch::Scratch;

@@ -30,16 +30,16 @@ pub struct OwnerConfig {
 
 /// The table of a read model. Read tables are rebuilt, never migrated: another shape gets another name.
 /// There are two of each, `name` and `name_b`: one is read while a rebuild fills the other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadTable {
     /// The name of the table, such as `customers_v1`.
     pub name: &'static str,
     /// The column definitions without `tenant_id`.
-    pub columns: &'static str,
+    pub columns: String,
     /// The primary key, as the columns after `tenant_id`.
     pub key: &'static str,
     /// Each index as a list of columns; `tenant_id` is prepended.
-    pub indexes: &'static [&'static str],
+    pub indexes: Vec<String>,
 }
 
 /// The id of an advisory lock; it must differ from the other lock ids.
@@ -238,7 +238,7 @@ async fn create_read_table(client: &Client, table: &ReadTable, name: &str) -> Re
          grant select on {name} to annals_tenant;
          grant select, insert, update, delete on {name} to annals_projector;\n"
     );
-    let index = |columns: &&str| format!("create index on {name} (tenant_id, {columns});\n");
+    let index = |columns: &String| format!("create index on {name} (tenant_id, {columns});\n");
     script.extend(indexes.iter().map(index));
     script.push_str(&scratch);
     script.push_str(";\ncommit;");

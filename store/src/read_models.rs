@@ -29,10 +29,15 @@ pub struct ReadModelState {
     pub rebuild: Option<(u64, u64)>,
 }
 
+/// The name of the table of a generation.
+pub fn read_table_at(name: &str, generation: u64) -> String {
+    if generation.is_multiple_of(2) { name.to_owned() } else { format!("{name}_b") }
+}
+
 impl ReadTable {
     /// The name of the table of a generation.
     pub fn at(&self, generation: u64) -> String {
-        if generation.is_multiple_of(2) { self.name.to_owned() } else { format!("{}_b", self.name) }
+        read_table_at(self.name, generation)
     }
 }
 
@@ -263,7 +268,9 @@ mod tests {
 
     #[test]
     fn generations_take_turns_between_two_tables() {
-        let table = ReadTable { name: "t_v1", columns: "id uuid", key: "id", indexes: &[] };
-        assert_eq!([0, 1, 2, 3].map(|generation| table.at(generation)), ["t_v1", "t_v1_b", "t_v1", "t_v1_b"]);
+        assert_eq!(
+            [0, 1, 2, 3].map(|generation| read_table_at("t_v1", generation)),
+            ["t_v1", "t_v1_b", "t_v1", "t_v1_b"]
+        );
     }
 }

@@ -9,7 +9,7 @@ use futures::TryStreamExt;
 use proofs::Checkpoint;
 use proofs::verify::{Known, Replaced, VerifyError};
 use schemas::engine::{LogId, RecordedEvent};
-use schemas::platform::log::{LogEvent, LogReplaced};
+use schemas::platform::log::LogEvent;
 use serde_json::Value;
 use store::LogFilter;
 
@@ -40,11 +40,11 @@ async fn log_id(sealed: &Sealed) -> LogId {
 }
 
 /// The event at a position, and what it says of a replacement.
-async fn replacement(sealed: &Sealed, position: u64) -> (RecordedEvent, LogReplaced) {
+async fn replacement(sealed: &Sealed, position: u64) -> (RecordedEvent, LogEvent) {
     let events: Vec<RecordedEvent> =
         sealed.tenant.read_log(position - 1, LogFilter::default()).try_collect().await.expect("reads");
     let event = events.into_iter().next().expect("an event");
-    let LogEvent::Replaced(replaced) = event.decode().expect("decodes").expect("is of the log");
+    let replaced = event.decode().expect("decodes").expect("is of the log");
     (event, replaced)
 }
 
@@ -73,8 +73,9 @@ async fn a_log_that_lost_signed_events_is_replaced_and_no_more_of_the_old_one_is
     assert_eq!(head.position, 281, "with the event that cites the old log");
     let (event, told) = replacement(&sealed, 281).await;
     assert_eq!(event.metadata.actor.to_string(), "system:sealer");
-    assert_eq!((told.old_log_id, told.new_log_id, told.kept_to), (old, head.log_id, 280));
-    assert_eq!((told.published_to, told.checkpoint.as_ref()), (Some(300), Some(&last)));
+    let LogEvent::Replaced { old_log_id, new_log_id, kept_to, published_to, checkpoint, .. } = told;
+    assert_eq!((old_log_id, new_log_id, kept_to), (old, head.log_id, 280));
+    assert_eq!((published_to, checkpoint.as_ref()), (Some(300), Some(&last)));
     let kept = sealed.tenant.replaced_log(old).await.expect("reads").expect("is known");
     assert_eq!(kept.signed_to, Some(300));
     assert_eq!(
@@ -135,7 +136,8 @@ async fn a_log_that_went_back_to_where_all_of_it_was_signed_is_replaced_when_a_s
     let _sealer = sealed.sealer();
     eventually("the log is replaced", || async { (log_id(&sealed).await != old).then_some(()) }).await;
     sealed.sealed().await;
-    assert_eq!(replacement(&sealed, 201).await.1.checkpoint, Some(last));
+    let LogEvent::Replaced { checkpoint, .. } = replacement(&sealed, 201).await.1;
+    assert_eq!(checkpoint, Some(last));
     assert_eq!(verified(&sealed, &[200], &[&early]).await.expect("continues").len(), 1);
 }
 

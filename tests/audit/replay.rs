@@ -259,7 +259,7 @@ async fn a_read_model_is_shown_as_it_was_and_compared_over_the_api() {
         closed["time"].as_str().map(|time| &time[..19])
     );
     let time = closed["time"].as_str().expect("a time");
-    let by_time = case.lines(&["projection", "replay", "customers.v1", "--as-of", time]);
+    let by_time = case.lines(&["projection", "replay", "customers.v2", "--as-of", time]);
     assert_eq!(found(&by_time), behind);
     assert_eq!(case.lines(&["projection", "replay", "users", "--at", &positions[at]]).len(), 4);
 

@@ -119,7 +119,7 @@ async fn a_replay_prints_the_log_from_position_to_position() {
 fn lag_is_readable_for_every_read_model() {
     let settings = Product::shared().annals.settings();
     let rows = json_lines(&output_of(&with_settings(&settings, &["projection", "ls", "--output", "jsonl"])));
-    for projection in projections::CHECKPOINTS {
+    for projection in projections::checkpoints() {
         let of_demo = rows.iter().find(|row| row["projection"] == *projection && row["tenant"] == "demo");
         let row = of_demo.unwrap_or_else(|| panic!("no row for {projection}"));
         assert_eq!(

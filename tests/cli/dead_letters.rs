@@ -12,7 +12,7 @@ async fn a_poisonous_event_is_shown_retried_and_discarded_by_command() {
     let (sick, well) = (operated.product.tenant().await, operated.product.tenant().await);
     // The database refuses the row, whichever of the tables serves.
     let database = operated.database().await;
-    for table in ["customers_v1", "customers_v1_b"] {
+    for table in ["customers_v2", "customers_v2_b"] {
         let refuse = format!("alter table {table} add constraint poison check (name <> 'Poison')");
         database.batch_execute(&refuse).await.expect("alters");
     }

@@ -43,11 +43,11 @@ async fn a_replaced_log_is_told_to_whoever_looks_back_or_follows() {
     let compare = [&["projection", "diff", "customers", "--serving"][..], &local].concat();
     assert_eq!(operated.rows(&compare), Vec::<Value>::new());
     let database = operated.database().await;
-    let forge = "update customers_v1 set name = 'Forged' where name = 'bo' and tenant_id =
+    let forge = "update customers_v2 set name = 'Forged' where name = 'bo' and tenant_id =
                  (select tenant_id from tenants where slug = $1)";
     assert_eq!(database.execute(forge, &[&tenant.slug]).await.expect("forges"), 1);
     assert_eq!(operated.exit_code(&compare), Some(9));
-    let heal = "update customers_v1 set name = 'bo' where name = 'Forged'";
+    let heal = "update customers_v2 set name = 'bo' where name = 'Forged'";
     assert_eq!(database.execute(heal, &[]).await.expect("heals"), 1);
     assert_eq!(operated.exit_code(&compare), Some(0));
 

@@ -25,7 +25,7 @@ async fn read_models_are_paused_resumed_and_rebuilt_by_command() {
         assert_eq!((rows.len(), &rows[0]["state"]), (1, &"paused".into()));
     }
     assert_eq!(operated.read_model(&other.slug)["state"], "live");
-    operated.rows(&["projection", "pause", "customers.v1"]);
+    operated.rows(&["projection", "pause", "customers.v2"]);
     assert_eq!(operated.read_model(&other.slug)["state"], "paused");
     let resume_one = ["projection", "resume", "customers", "--tenant", &one.slug];
     assert_eq!(operated.exit_code(&resume_one), Some(5), "all are paused");
@@ -70,7 +70,7 @@ async fn differences_and_cancellation(operated: &Operated, tenant: &str) {
     let mut database = operated.database().await;
     let id: String = database
         .query_one(
-            "update customers_v1 set name = 'Wrong' where tenant_id = (select tenant_id from tenants where slug = $1)
+            "update customers_v2 set name = 'Wrong' where tenant_id = (select tenant_id from tenants where slug = $1)
              and name = 'cy' returning id::text",
             &[&tenant],
         )

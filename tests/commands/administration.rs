@@ -5,7 +5,7 @@ use bytes::Bytes;
 use commands::{CommandContext, ExecuteError, Executor, User, change_roles, deactivate, register_user};
 use schemas::engine::TenantId;
 use schemas::identity::role::Role;
-use schemas::identity::user::{DeactivateUser, UserStatus};
+use schemas::identity::user::UserStatus;
 use uuid::Uuid;
 
 use crate::support::commands::{email, name};
@@ -41,9 +41,7 @@ async fn of_administrators_who_remove_each_other_one_remains() {
                 if round % 2 == 0 {
                     change_roles(&executor, &context, whom, vec![Role::Member]).await.map(|_done| ())
                 } else {
-                    deactivate(&executor, &context, whom, DeactivateUser { reason: None })
-                        .await
-                        .map(|_done| ())
+                    deactivate(&executor, &context, whom, None).await.map(|_done| ())
                 }
             }
         };

@@ -2,15 +2,12 @@
 
 use std::collections::HashMap;
 
-use commands::{
-    CqrsAggregate, Customer, CustomerCommand, CustomerRejection, Executor, TenantEventStore, User,
-    UserCommand,
-};
+use commands::{CqrsAggregate, Customer, DecideError, Executor, Facts, TenantEventStore, User};
 use cqrs_es::event_sink::EventSink;
 use cqrs_es::{Aggregate, AggregateContext, AggregateError, CqrsFramework, DomainEvent, EventStore};
 use schemas::engine::{StreamName, ids};
 use schemas::identity::role::Role;
-use schemas::identity::user::RegisterUser;
+use schemas::identity::user::{UserCommand, UserDetails};
 use serde::{Deserialize, Serialize};
 
 use crate::support::commands::{email, name, register, rename};
@@ -24,15 +21,12 @@ async fn the_framework_and_the_executor_share_one_log() {
         CqrsFramework::new(TenantEventStore::<CqrsAggregate<Customer>>::new(tenant.clone()), vec![], ());
     let id = ids::new_id();
 
-    framework.execute(&id.to_string(), register("Ada").into()).await.expect("registered");
+    framework.execute(&id.to_string(), register("Ada")).await.expect("registered");
     let metadata =
         HashMap::from([("actor".to_owned(), "user:7".to_owned()), ("remark".to_owned(), "x".to_owned())]);
-    framework
-        .execute_with_metadata(&id.to_string(), CustomerCommand::Rename(rename("Bo")), metadata)
-        .await
-        .expect("renamed");
-    let refused = framework.execute(&id.to_string(), register("Ada").into()).await;
-    assert!(matches!(refused, Err(AggregateError::UserError(CustomerRejection::AlreadyRegistered))));
+    framework.execute_with_metadata(&id.to_string(), rename("Bo"), metadata).await.expect("renamed");
+    let refused = framework.execute(&id.to_string(), register("Ada")).await;
+    assert!(matches!(refused, Err(AggregateError::UserError(DecideError::Exists))));
 
     let (customer, version) =
         Executor::new(store, 10).load::<Customer>(tenant.id(), id).await.expect("loads").expect("is there");
@@ -58,9 +52,9 @@ async fn of_two_commits_from_one_version_the_second_conflicts() {
             events.load_aggregate(&id).await.expect("loads"),
             events.load_aggregate(&id).await.expect("loads"),
         );
-        let command = || if expected == 0 { register("Ada").into() } else { rename("Bo").into() };
+        let command = || if expected == 0 { register("Ada") } else { rename("Bo") };
         let decide = |customer: &CqrsAggregate<Customer>| {
-            commands::Decider::decide(&customer.0, command()).expect("accepted")
+            commands::decide(&customer.state, customer.version, command(), &Facts::now()).expect("accepted")
         };
         let (mine, theirs) = (decide(first.aggregate()), decide(second.aggregate()));
         let committed = events.commit(mine, first, HashMap::new()).await.expect("commits");
@@ -77,9 +71,8 @@ async fn the_adapter_reserves_what_the_executor_would() {
     let framework =
         CqrsFramework::new(TenantEventStore::<CqrsAggregate<User>>::new(tenant.clone()), vec![], ());
     let command = || {
-        UserCommand::from(RegisterUser {
-            email: email("ada@example.com"),
-            name: name("Ada"),
+        UserCommand::from(UserCommand::RegisterUser {
+            details: UserDetails { email: email("ada@example.com"), name: name("Ada") },
             roles: vec![Role::Member],
         })
     };

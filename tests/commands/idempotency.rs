@@ -2,7 +2,7 @@
 
 use commands::{CommandSideEffects, Customer, ExecuteError, ExecutionOutcome, Executor, new_aggregate_id};
 use futures::future::join_all;
-use schemas::crm::customer::{CloseCustomer, CustomerStatus, SuspendCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerStatus};
 use schemas::engine::ids;
 
 use crate::support::commands::{by_admin, register, registered, rename};
@@ -49,12 +49,12 @@ async fn a_repeat_is_a_duplicate_whatever_the_rule_or_the_version_says_by_now() 
         let renamed =
             executor.execute::<Customer>(&renaming, id, rename("Bo"), CommandSideEffects::default()).await;
         assert_eq!(renamed.expect("renamed").version, 2);
-        let suspend = SuspendCustomer { reason: None };
+        let suspend = CustomerCommand::SuspendCustomer { reason: None };
         let suspended =
             executor.execute::<Customer>(&suspending, id, suspend, CommandSideEffects::default()).await;
         let suspended = suspended.expect("suspended");
         assert_eq!((suspended.version, suspended.state.status), (3, CustomerStatus::Suspended));
-        let close = CloseCustomer { reason: None };
+        let close = CustomerCommand::CloseCustomer { reason: None };
         let closed = executor.execute::<Customer>(&closing, id, close, CommandSideEffects::default()).await;
         assert_eq!(closed.expect("closed").version, 4);
     }
@@ -76,7 +76,7 @@ async fn a_command_id_cannot_be_used_for_another_command() {
         .await
         .expect("renamed");
 
-    let close = || CloseCustomer { reason: None };
+    let close = || CustomerCommand::CloseCustomer { reason: None };
     let others = [
         executor.execute::<Customer>(&context, ada, rename("Di"), CommandSideEffects::default()).await,
         executor.execute::<Customer>(&context, bo, rename("Cy"), CommandSideEffects::default()).await,
@@ -118,7 +118,7 @@ async fn one_command_sent_many_times_at_once_takes_effect_once() {
         executor.execute::<Customer>(
             &context,
             id,
-            CloseCustomer { reason: None },
+            CustomerCommand::CloseCustomer { reason: None },
             CommandSideEffects::default(),
         )
     });

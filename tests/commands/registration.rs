@@ -2,6 +2,7 @@
 
 use access::Principal;
 use bytes::Bytes;
+use commands::identity::registration::TenantRegistration;
 use commands::{
     CommandContext, ExecuteError, ExecutionOutcome, Executor, RegisterTenantError, TenantAdmin,
     TenantRejection, UserRejection, register_tenant, register_user,
@@ -9,21 +10,19 @@ use commands::{
 use futures::future::join_all;
 use schemas::engine::{StreamName, TenantId, TenantSlug, ids};
 use schemas::identity::role::Role;
-use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use schemas::identity::tenant::{Registration, TenantOrganisation, Tier};
 use uuid::Uuid;
 
 use crate::support::commands::{email, name};
 use crate::support::postgres::{Database, open_tenant};
 
-fn tenant_command(slug: &str, registration: Registration) -> RegisterTenant {
-    RegisterTenant {
+fn tenant_command(slug: &str, registration: Registration) -> TenantRegistration {
+    TenantRegistration {
         slug: TenantSlug::parse(slug).expect("a slug"),
         name: name("Acme"),
         tier: Tier::Pro,
         registration,
-        organisation: None,
-        business_unit: None,
-        country: None,
+        organisation: TenantOrganisation::default(),
     }
 }
 

@@ -11,7 +11,7 @@ use futures::TryStreamExt;
 use futures::future::join_all;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use schemas::crm::customer::SuspendCustomer;
+use schemas::crm::customer::CustomerCommand;
 use schemas::engine::{TenantId, ids};
 use schemas::identity::role::Role;
 use store::{LogFilter, RequestDigest};
@@ -54,7 +54,7 @@ async fn a_repeat_of_a_command_without_effect_does_not_act_later() {
             .execute::<Customer>(
                 &context,
                 id,
-                SuspendCustomer { reason: None },
+                CustomerCommand::SuspendCustomer { reason: None },
                 CommandSideEffects::default(),
             )
             .await,
@@ -216,7 +216,7 @@ async fn for_any_interleaving_the_first_answer_is_given_again_and_nothing_acts_t
                         .execute::<Customer>(&context, id, rename(name), CommandSideEffects::default())
                         .await
                 } else {
-                    let suspend = SuspendCustomer { reason: None };
+                    let suspend = CustomerCommand::SuspendCustomer { reason: None };
                     executor.execute::<Customer>(&context, id, suspend, CommandSideEffects::default()).await
                 }
             }

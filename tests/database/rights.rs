@@ -52,7 +52,7 @@ async fn the_role_for_past_states_reads_one_tenant_and_writes_nothing() {
     let database = migrated().await;
     let client = database.connect("annals_scratch").await;
     for statement in [
-        "delete from customers_v1",
+        "delete from customers_v2",
         "update checkpoints set position = 0",
         "select from events",
         "select from secrets",
@@ -60,7 +60,7 @@ async fn the_role_for_past_states_reads_one_tenant_and_writes_nothing() {
         let refused = client.batch_execute(statement).await.expect_err("it may not");
         assert_eq!(refused.code().expect("a code").code(), "42501", "{statement}");
     }
-    let rows = client.query("select from customers_v1", &[]).await.expect("reads").len();
+    let rows = client.query("select from customers_v2", &[]).await.expect("reads").len();
     assert_eq!(rows, 0, "without a tenant");
 }
 

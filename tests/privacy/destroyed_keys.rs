@@ -2,7 +2,7 @@
 
 use commands::{Customer, Executor, User};
 use futures::TryStreamExt;
-use projections::{Customers, Users};
+use projections::{CustomerRow, UserRow};
 use schemas::saga::instance_stream;
 use store::{LogFilter, TenantStore};
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ async fn a_replay_without_any_key_succeeds_everywhere(keys: KeyStoreKind) {
                 let is_blank = if beginning.starts_with("crm") {
                     let (customer, _) =
                         executor.load::<Customer>(tenant.id(), id).await.expect("loads").expect("is there");
-                    customer.name.is_empty() && customer.email.is_empty() && customer.notes.is_none()
+                    customer.name.is_empty()
                 } else {
                     let (user, _) =
                         executor.load::<User>(tenant.id(), id).await.expect("loads").expect("is there");
@@ -78,10 +78,20 @@ async fn a_replay_without_any_key_succeeds_everywhere(keys: KeyStoreKind) {
         }
         let cancel = CancellationToken::new();
         let keeping = tokio::spawn(projections::run_all(store.clone(), silent, eager(), cancel.clone()));
-        caught_up::<Customers>(&tenant).await;
-        caught_up::<Users>(&tenant).await;
-        assert!(customers(&tenant).await.values().all(|row| row.name.is_empty() && row.email_key.is_empty()));
-        assert!(users(&tenant).await.values().all(|row| row.email.is_empty() && row.email_key.is_empty()));
+        caught_up::<CustomerRow>(&tenant).await;
+        caught_up::<UserRow>(&tenant).await;
+        assert!(
+            customers(&tenant)
+                .await
+                .values()
+                .all(|row| row.name.is_empty() && row.email_key.as_str().is_empty())
+        );
+        assert!(
+            users(&tenant)
+                .await
+                .values()
+                .all(|row| row.email.is_empty() && row.email_key.as_str().is_empty())
+        );
         cancel.cancel();
         keeping.await.expect("the read models end well");
 

@@ -19,7 +19,7 @@ over_both_key_stores!(an_erasure_waits_for_the_read_models_and_survives_any_inte
 
 /// Carries out erasures until dropped.
 fn eraser(database: &Database, store: &Store) -> AbortOnDropHandle<()> {
-    let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
+    let read_models = projections::checkpoints().iter().map(ToString::to_string).collect();
     let executor = Executor::new(store.clone(), 100);
     AbortOnDropHandle::new(tokio::spawn(privacy::run(
         executor,

@@ -3,7 +3,7 @@
 mod rebuild;
 
 use commands::Executor;
-use projections::Customers;
+use projections::CustomerRow;
 use store::Store;
 
 use crate::support::long;
@@ -24,14 +24,14 @@ async fn every_message(moment: Moment) {
     let store = Store::connect(config).await.expect("the store connects");
     let executor = Executor::new(direct.clone(), 100);
     let tenant = open_tenant(&direct, "acme").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     for message in long::points(3).take_while(|message| *message <= MESSAGES) {
         wire.arm("annals_projector", message, moment);
         let id = register(&executor, &tenant, &format!("Ada {message}")).await;
         rename(&executor, &tenant, id, &format!("Bo {message}")).await;
-        caught_up::<Customers>(&tenant).await;
+        caught_up::<CustomerRow>(&tenant).await;
         let was_cut = wire.disarm();
-        assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await, "message {message}");
+        assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await, "message {message}");
         if !was_cut {
             let letters = direct.dead_letters(None, None, 10).await.expect("reads");
             assert!(letters.is_empty(), "an interruption is no poison: {letters:?}");

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use commands::Executor;
 use futures::StreamExt;
-use projections::{Batch, Customers};
+use projections::{Batch, CustomerRow};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -45,8 +45,8 @@ async fn followed_keeper(
     let executor = Executor::new(store.clone(), 10);
     register(&executor, tenant, "Found by comparing").await;
     let (sender, stream) = source();
-    let keeper = keep::<Customers>(store, stream, only_followed());
-    caught_up::<Customers>(tenant).await;
+    let keeper = keep::<CustomerRow>(store, stream, only_followed());
+    caught_up::<CustomerRow>(tenant).await;
     (sender, keeper)
 }
 
@@ -59,8 +59,8 @@ async fn followed_events_are_applied_without_a_look_at_the_heads() {
     for event in log(&tenant).await {
         sender.send(batch(&tenant, vec![event])).expect("the keeper listens");
     }
-    caught_up::<Customers>(&tenant).await;
-    assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+    caught_up::<CustomerRow>(&tenant).await;
+    assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await);
 }
 
 #[tokio::test]
@@ -87,8 +87,8 @@ async fn gaps_repeats_and_disorder_change_nothing() {
         }
         let last = events.last().expect("there are events").clone();
         sender.send(batch(&tenant, vec![last])).expect("the keeper listens");
-        caught_up::<Customers>(&tenant).await;
-        assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+        caught_up::<CustomerRow>(&tenant).await;
+        assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await);
     }
     assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
 }
@@ -98,13 +98,13 @@ async fn a_lost_last_event_is_found_by_comparing_heads() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let (sender, stream) = source();
-    let _keeper = keep::<Customers>(&store, stream, eager());
+    let _keeper = keep::<CustomerRow>(&store, stream, eager());
     let executor = Executor::new(store.clone(), 10);
     let id = register(&executor, &tenant, "Ada").await;
     sender.send(batch(&tenant, log(&tenant).await)).expect("the keeper listens");
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     rename(&executor, &tenant, id, "Bo").await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await[&id].name, "Bo");
 }
 
@@ -120,7 +120,7 @@ async fn several_keepers_at_once_have_the_effect_of_one() {
     for (store, batch) in [(&store, 1), (&store, 13), (&elsewhere, 500)] {
         let (sender, stream) = source();
         sources.push(sender);
-        keepers.push(keep::<Customers>(store, stream, FeedSettings { batch, ..eager() }));
+        keepers.push(keep::<CustomerRow>(store, stream, FeedSettings { batch, ..eager() }));
     }
     let executor = Executor::new(store.clone(), 100);
     for round in 0..5 {
@@ -134,8 +134,8 @@ async fn several_keepers_at_once_have_the_effect_of_one() {
         }
     }
     for tenant in &tenants {
-        caught_up::<Customers>(tenant).await;
-        assert_eq!(customers(tenant).await, folded::<Customers>(tenant).await);
+        caught_up::<CustomerRow>(tenant).await;
+        assert_eq!(customers(tenant).await, folded::<CustomerRow>(tenant).await);
     }
     // An event applied twice would have been out of place and lie here.
     assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
@@ -151,12 +151,12 @@ async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
     let head = big.head().await.expect("reads").position;
     // One event a batch and one tenant at a time: the small one is through long before the big one.
     let settings = FeedSettings { batch: 1, max_concurrent_tenants: 1, ..eager() };
-    let _keeper = keep::<Customers>(&store, silent(), settings);
-    caught_up::<Customers>(&small).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), settings);
+    caught_up::<CustomerRow>(&small).await;
     let reached = store.checkpoints(Some(projections::CUSTOMERS)).await.expect("reads");
     let of_big = reached.iter().find(|(tenant, ..)| *tenant == big.id()).map_or(0, |(.., at)| at.position);
     assert!(of_big < head, "the small tenant had to wait for all {head} events of the big one");
-    caught_up::<Customers>(&big).await;
+    caught_up::<CustomerRow>(&big).await;
 }
 
 #[tokio::test]
@@ -166,8 +166,8 @@ async fn an_outage_is_waited_out() {
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store.clone(), 10);
     let id = register(&executor, &tenant, "Ada").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
 
     // Every connection of the keeper breaks, and again while it recovers.
     let superuser = database.connect("postgres").await;
@@ -180,8 +180,9 @@ async fn an_outage_is_waited_out() {
         })
         .await;
         let renamed = || async {
-            let command =
-                schemas::crm::customer::RenameCustomer { name: crate::support::read_models::name(text) };
+            let command = schemas::crm::customer::CustomerCommand::RenameCustomer {
+                name: crate::support::read_models::name(text),
+            };
             let context = crate::support::read_models::system(&tenant);
             executor
                 .execute::<commands::Customer>(&context, id, command, commands::CommandSideEffects::default())

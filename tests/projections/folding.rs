@@ -1,7 +1,7 @@
 //! The tables equal a fold of the log, each tenant's apart, and lag is told.
 
 use commands::Executor;
-use projections::{Batch, Customers, Users};
+use projections::{Batch, CustomerRow, UserRow};
 use store::feed::FeedSettings;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
@@ -25,12 +25,12 @@ async fn after_random_commands_the_tables_are_a_fold_of_the_log() {
     let _all = AbortOnDropHandle::new(tokio::spawn(all));
     for round in 0..2 {
         for tenant in &tenants {
-            caught_up::<Customers>(tenant).await;
-            caught_up::<Users>(tenant).await;
+            caught_up::<CustomerRow>(tenant).await;
+            caught_up::<UserRow>(tenant).await;
             let (customers, users) = (customers(tenant).await, users(tenant).await);
             assert!(!customers.is_empty() && !users.is_empty());
-            assert_eq!(customers, folded::<Customers>(tenant).await);
-            assert_eq!(users, folded::<Users>(tenant).await);
+            assert_eq!(customers, folded::<CustomerRow>(tenant).await);
+            assert_eq!(users, folded::<UserRow>(tenant).await);
             random_history(&executor, tenant, 40, 100 + round).await;
         }
     }
@@ -43,8 +43,8 @@ async fn a_row_shows_what_was_registered() {
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
     let id = register(&executor, &tenant, "Ada Ünïcode \\ 'quoted'").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
 
     let row = customers(&tenant).await.remove(&id).expect("the row is there");
     assert_eq!(row.name, "Ada Ünïcode \\ 'quoted'");
@@ -63,8 +63,8 @@ async fn the_checkpoint_passes_over_events_of_others() {
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
     register(&executor, &tenant, "Ada").await;
-    let _keeper = keep::<Users>(&store, silent(), eager());
-    caught_up::<Users>(&tenant).await;
+    let _keeper = keep::<UserRow>(&store, silent(), eager());
+    caught_up::<UserRow>(&tenant).await;
     assert!(users(&tenant).await.is_empty());
 }
 
@@ -81,8 +81,8 @@ async fn lag_is_told_for_every_read_model_and_tenant() {
         lag.map(|lag| (lag.position, lag.head)).expect("is listed")
     };
     assert_eq!(of(projections::lag(&store).await.expect("reads"), projections::CUSTOMERS), (0, 3));
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     let lags = projections::lag(&store).await.expect("reads");
     assert_eq!(of(lags.clone(), projections::CUSTOMERS), (3, 3));
     assert_eq!(of(lags, projections::USERS), (0, 3));
@@ -93,8 +93,8 @@ async fn a_source_that_ends_ends_nothing() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
-    let _keeper = keep::<Customers>(&store, futures::stream::empty::<Batch>(), eager());
+    let _keeper = keep::<CustomerRow>(&store, futures::stream::empty::<Batch>(), eager());
     register(&executor, &tenant, "Ada").await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await.len(), 1);
 }

@@ -1,7 +1,7 @@
 //! A paused read model stands still, for one tenant or all, in every process, and goes on where it was.
 
 use commands::Executor;
-use projections::{CUSTOMERS, Customers, ProjectionState, Users};
+use projections::{CUSTOMERS, CustomerRow, ProjectionState, UserRow};
 use store::{Store, TenantStore};
 
 use crate::support::eventually;
@@ -38,13 +38,13 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     let executor = Executor::new(store.clone(), 100);
     let (held, free) = (open_tenant(&store, "held").await, open_tenant(&store, "free").await);
     let _keepers = (
-        keep::<Customers>(&store, silent(), eager()),
-        keep::<Customers>(&elsewhere, silent(), eager()),
-        keep::<Users>(&store, silent(), eager()),
+        keep::<CustomerRow>(&store, silent(), eager()),
+        keep::<CustomerRow>(&elsewhere, silent(), eager()),
+        keep::<UserRow>(&store, silent(), eager()),
     );
     for tenant in [&held, &free] {
         register(&executor, tenant, "Ada").await;
-        caught_up::<Customers>(tenant).await;
+        caught_up::<CustomerRow>(tenant).await;
     }
     let set = async |paused: bool| {
         let transaction = held.begin_worker_transaction().await.expect("begins");
@@ -56,8 +56,8 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     let seen = stands_still(&executor, &held).await;
     assert!(seen >= 1);
     register(&executor, &free, "Bo").await;
-    caught_up::<Customers>(&free).await;
-    caught_up::<Users>(&held).await;
+    caught_up::<CustomerRow>(&free).await;
+    caught_up::<UserRow>(&held).await;
     assert_eq!(
         (state(&store, &held).await, state(&store, &free).await),
         (ProjectionState::Paused, ProjectionState::Live)
@@ -65,7 +65,7 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     assert!(!customers(&held).await.is_empty(), "what is there stays readable");
 
     assert!(set(false).await && !set(false).await);
-    caught_up::<Customers>(&held).await;
+    caught_up::<CustomerRow>(&held).await;
 
     assert!(store.set_paused_for_all(CUSTOMERS, true).await.expect("writes"));
     stands_still(&executor, &free).await;
@@ -73,7 +73,7 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     assert_eq!(state(&store, &free).await, ProjectionState::Paused);
     assert!(elsewhere.set_paused_for_all(CUSTOMERS, false).await.expect("writes"));
     for tenant in [&held, &free] {
-        caught_up::<Customers>(tenant).await;
-        assert_eq!(customers(tenant).await, folded::<Customers>(tenant).await);
+        caught_up::<CustomerRow>(tenant).await;
+        assert_eq!(customers(tenant).await, folded::<CustomerRow>(tenant).await);
     }
 }

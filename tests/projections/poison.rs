@@ -1,7 +1,7 @@
 //! Events that cannot be applied: one tenant stands still in one read model, everybody else goes on, an operator decides.
 
 use commands::Executor;
-use projections::{CUSTOMERS, Customers, Users};
+use projections::{CUSTOMERS, CustomerRow, UserRow};
 use schemas::engine::{StreamName, ids};
 use store::{DeadLetter, DeadLetterStatus, ExpectedVersion, Store, StreamAppend, TenantStore};
 use uuid::Uuid;
@@ -49,9 +49,9 @@ async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
     register(&executor, &well, "Cy").await;
 
     let _keepers = (
-        keep::<Customers>(&store, silent(), eager()),
-        keep::<Customers>(&database.store().await, silent(), eager()),
-        keep::<Users>(&store, silent(), eager()),
+        keep::<CustomerRow>(&store, silent(), eager()),
+        keep::<CustomerRow>(&database.store().await, silent(), eager()),
+        keep::<UserRow>(&store, silent(), eager()),
     );
     let letter = letter_with(&store, |letter| letter.tenant == sick.id()).await;
     assert_eq!((letter.consumer.as_str(), letter.position, letter.attempts), (CUSTOMERS, 2, 1));
@@ -62,11 +62,11 @@ async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
     assert_eq!(letter.status, DeadLetterStatus::Open);
     assert!(!letter.error.contains("ada@example.com"), "a dead letter holds no payload");
 
-    caught_up::<Customers>(&well).await;
-    caught_up::<Users>(&sick).await;
+    caught_up::<CustomerRow>(&well).await;
+    caught_up::<UserRow>(&sick).await;
     rename(&executor, &sick, bo, "Bo B").await;
     let later = register(&executor, &well, "Di").await;
-    caught_up::<Customers>(&well).await;
+    caught_up::<CustomerRow>(&well).await;
     assert!(customers(&well).await.contains_key(&later));
     // What was before the event is there, what is behind it is not.
     assert_eq!(customers(&sick).await.keys().collect::<Vec<_>>(), [&ada]);
@@ -83,14 +83,14 @@ async fn a_discarded_event_is_passed_over() {
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
     let bo = register(&executor, &tenant, "Bo").await;
     {
-        let _keeper = keep::<Customers>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
         let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
         assert_eq!(letter.error_code, "EVENT_TYPE_UNKNOWN");
         decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
     }
     // Another process does what was decided.
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await.len(), 2);
     assert!(customers(&tenant).await.contains_key(&bo));
     assert_eq!(letters(&store).await.len(), 1);
@@ -103,14 +103,14 @@ async fn a_retried_event_is_resolved_or_fails_again() {
     let store = database.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     let id = register(&executor, &tenant, "Ada").await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
 
     // Somebody has deleted the row, so the next event finds nothing to change.
     let superuser = database.connect("postgres").await;
-    superuser.batch_execute("create table kept as select * from customers_v1").await.expect("copies");
-    superuser.batch_execute("delete from customers_v1").await.expect("deletes");
+    superuser.batch_execute("create table kept as select * from customers_v2").await.expect("copies");
+    superuser.batch_execute("delete from customers_v2").await.expect("deletes");
     rename(&executor, &tenant, id, "Bo").await;
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     assert_eq!((letter.error_code.as_str(), letter.attempts), ("EVENT_OUT_OF_SEQUENCE", 1));
@@ -123,14 +123,14 @@ async fn a_retried_event_is_resolved_or_fails_again() {
     );
     assert_eq!(again.history.as_array().map(Vec::len), Some(2));
 
-    superuser.batch_execute("insert into customers_v1 select * from kept").await.expect("restores");
+    superuser.batch_execute("insert into customers_v2 select * from kept").await.expect("restores");
     decide(&tenant, &letter, DeadLetterStatus::Retrying).await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await[&id].name, "Bo");
     assert_eq!(letters(&store).await[0].status, DeadLetterStatus::Resolved);
 
     rename(&executor, &tenant, id, "Cy").await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(letters(&store).await.len(), 1);
 }
 
@@ -145,18 +145,18 @@ async fn a_row_that_the_database_refuses_is_found_among_many() {
     }
     let superuser = database.connect("postgres").await;
     superuser
-        .batch_execute("alter table customers_v1 add check (name <> 'Forbidden')")
+        .batch_execute("alter table customers_v2 add check (name <> 'Forbidden')")
         .await
         .expect("alters");
 
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     assert_eq!((letter.error_code.as_str(), letter.position), ("CONSTRAINT_VIOLATION", 28));
     assert!(!letter.error.contains("Forbidden"));
     assert_eq!(customers(&tenant).await.len(), 27);
 
     decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await.len(), 39);
 }
 
@@ -166,13 +166,13 @@ async fn a_tenant_that_was_stopped_stays_so_in_the_next_process() {
     let tenant = open_tenant(&store, "acme").await;
     append_raw(&tenant, ids::new_id(), "crm.customer.closed.v1", "{}").await;
     let letter = {
-        let _keeper = keep::<Customers>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
         letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await
     };
     let other = open_tenant(&store, "other").await;
     register(&Executor::new(store.clone(), 10), &other, "Ada").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&other).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&other).await;
     assert_eq!(position(&store, &tenant).await, 0);
     assert_eq!(letters(&store).await, [letter], "it was not even tried");
 }

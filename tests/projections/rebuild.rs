@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use commands::Executor;
 use futures::StreamExt;
-use projections::{CUSTOMERS, Customers, ProjectionState, RebuildError, RebuildReport, USERS, Users};
+use projections::{CUSTOMERS, CustomerRow, ProjectionState, RebuildError, RebuildReport, USERS, UserRow};
 use queries::PageRequest;
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
-use schemas::crm::customer::{
-    CustomerDetails, CustomerEvent, CustomerName, CustomerRegistered, CustomerRenamed,
-};
+use schemas::crm::customer::{CustomerDetails, CustomerEvent, CustomerName};
 use schemas::engine::{Event, EventType, Sealed, StreamName, ids};
 use store::{DeadLetterStatus, ExpectedVersion, NewEvent, Store, StreamAppend, TenantStore};
 use tokio_util::sync::CancellationToken;
@@ -40,7 +38,7 @@ fn new_event(event: &CustomerEvent) -> NewEvent {
 
 /// A customer who is renamed again and again, in one append.
 fn history(n: u64) -> StreamAppend {
-    let registered = CustomerEvent::Registered(CustomerRegistered {
+    let registered = CustomerEvent::Registered {
         user_id: Some(ids::new_id()),
         details: Sealed::own(CustomerDetails {
             name: name(&format!("Customer {n}")),
@@ -48,10 +46,10 @@ fn history(n: u64) -> StreamAppend {
             company: None,
             notes: None,
         }),
-    });
+    };
     let renamed = |round| {
         let details = Sealed::own(CustomerName { name: name(&format!("Customer {n} {round}")) });
-        CustomerEvent::Renamed(CustomerRenamed { details })
+        CustomerEvent::Renamed { details }
     };
     let events = std::iter::once(registered).chain((1..EVENTS_A_CUSTOMER).map(renamed));
     let stream = StreamName::new(CustomerEvent::CATEGORY, ids::new_id());
@@ -118,12 +116,12 @@ async fn rebuilt_under_load(events: u64) {
     let (tenant, other) = (open_tenant(&store, "acme").await, open_tenant(&store, "globex").await);
     fill(&tenant, events).await;
     fill(&other, 300).await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     let head = tenant.head().await.expect("a head");
     let patience = Duration::from_mins(10);
     let reached = tenant.wait_for_checkpoint(CUSTOMERS, head.log_id, head.position, patience).await;
     assert!(reached.expect("reads"));
-    caught_up::<Customers>(&other).await;
+    caught_up::<CustomerRow>(&other).await;
 
     let (stop, highest) = (AtomicBool::new(false), AtomicU64::new(0));
     let told = Mutex::new(Vec::new());
@@ -159,14 +157,14 @@ async fn rebuilt_under_load(events: u64) {
     assert_eq!((told.first(), told.last()), (Some(&0), Some(&rebuilt.position)));
     // What comes later goes into the new version.
     fill(&tenant, 100).await;
-    caught_up::<Customers>(&tenant).await;
-    assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+    caught_up::<CustomerRow>(&tenant).await;
+    assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await);
     let (old, new) = (
-        rows_in(&database, "customers_v1", &tenant).await,
-        rows_in(&database, "customers_v1_b", &tenant).await,
+        rows_in(&database, "customers_v2", &tenant).await,
+        rows_in(&database, "customers_v2_b", &tenant).await,
     );
     assert!(new > old, "{new} rows serve, {old} are left of the old version");
-    assert_eq!(rows_in(&database, "customers_v1_b", &other).await, 0, "the other tenant is where it was");
+    assert_eq!(rows_in(&database, "customers_v2_b", &other).await, 0, "the other tenant is where it was");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -186,7 +184,8 @@ async fn rebuilt_again_and_again_it_stays_a_fold_of_the_log() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenants = [open_tenant(&store, "acme").await, open_tenant(&store, "bolt").await];
-    let _keepers = (keep::<Customers>(&store, silent(), eager()), keep::<Users>(&store, silent(), eager()));
+    let _keepers =
+        (keep::<CustomerRow>(&store, silent(), eager()), keep::<UserRow>(&store, silent(), eager()));
     for round in 0..3 {
         for (tenant, seed) in tenants.iter().zip(1..) {
             random_history(&executor, tenant, 60, 10 * round + seed).await;
@@ -202,10 +201,10 @@ async fn rebuilt_again_and_again_it_stays_a_fold_of_the_log() {
             }
         }
         for tenant in &tenants {
-            caught_up::<Customers>(tenant).await;
-            caught_up::<Users>(tenant).await;
-            assert_eq!(customers(tenant).await, folded::<Customers>(tenant).await);
-            assert_eq!(users(tenant).await, folded::<Users>(tenant).await);
+            caught_up::<CustomerRow>(tenant).await;
+            caught_up::<UserRow>(tenant).await;
+            assert_eq!(customers(tenant).await, folded::<CustomerRow>(tenant).await);
+            assert_eq!(users(tenant).await, folded::<UserRow>(tenant).await);
         }
     }
 }
@@ -220,16 +219,16 @@ async fn differences_are_told_and_stop_the_switch_unless_forced() {
     for text in ["Ada", "Bo", "Cy"] {
         ids.push(register(&executor, &tenant, text).await);
     }
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     let stray = ids::new_id();
     let superuser = database.connect("postgres").await;
     superuser
         .batch_execute(&format!(
-            "update customers_v1 set name = 'Wrong' where id = '{}';
-             delete from customers_v1 where id = '{}';
-             insert into customers_v1 select tenant_id, '{stray}', user_id, name, email, email_key, company, notes,
-                 status, version, registered_at, updated_at from customers_v1 limit 1",
+            "update customers_v2 set name = 'Wrong' where id = '{}';
+             delete from customers_v2 where id = '{}';
+             insert into customers_v2 select tenant_id, '{stray}', user_id, name, email, email_key, company, notes,
+                 status, erased, registered_at, version, updated_at from customers_v2 limit 1",
             ids[0], ids[1]
         ))
         .await
@@ -253,11 +252,11 @@ async fn differences_are_told_and_stop_the_switch_unless_forced() {
     expected.sort();
     assert_eq!((refused.differences.count, shown), (3, expected));
     assert_eq!(customers(&tenant).await, spoilt, "the old version serves");
-    assert_eq!(rows_in(&database, "customers_v1_b", &tenant).await, 0, "nothing half-made is left");
+    assert_eq!(rows_in(&database, "customers_v2_b", &tenant).await, 0, "nothing half-made is left");
 
     let forced = rebuild_one(&store, &tenant, true).await.expect("is rebuilt");
     assert!(forced.switched && forced.differences.count == 3);
-    assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await);
+    assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -266,8 +265,8 @@ async fn a_cancelled_rebuild_leaves_the_old_version_and_nothing_else() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     fill(&tenant, 6_000).await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     let before = customers(&tenant).await;
 
     let cancel = CancellationToken::new();
@@ -293,7 +292,7 @@ async fn a_cancelled_rebuild_leaves_the_old_version_and_nothing_else() {
     assert!(matches!(done.pop(), Some((_, Err(RebuildError::Cancelled)))));
     assert!(busy.into_inner().expect("no panic").is_some_and(|position| position < 6_000));
     assert_eq!(customers(&tenant).await, before);
-    assert_eq!(rows_in(&database, "customers_v1_b", &tenant).await, 0, "nothing half-made is left");
+    assert_eq!(rows_in(&database, "customers_v2_b", &tenant).await, 0, "nothing half-made is left");
     assert_eq!(state(&store, &tenant).await, ProjectionState::Live);
 
     let again = rebuild_one(&store, &tenant, false).await.expect("is rebuilt");
@@ -307,8 +306,8 @@ async fn what_a_killed_rebuild_left_is_cleared_by_the_next() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     fill(&tenant, 3_000).await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     let before = customers(&tenant).await;
     // Dropped in the middle: nothing is taken back.
     let reached = AtomicBool::new(false);
@@ -324,7 +323,7 @@ async fn what_a_killed_rebuild_left_is_cleared_by_the_next() {
             }
         } => {}
     }
-    assert!(rows_in(&database, "customers_v1_b", &tenant).await > 0);
+    assert!(rows_in(&database, "customers_v2_b", &tenant).await > 0);
     assert_eq!(customers(&tenant).await, before);
     assert!(
         matches!(rebuild_one(&store, &tenant, false).await, Err(RebuildError::Busy)),
@@ -335,7 +334,7 @@ async fn what_a_killed_rebuild_left_is_cleared_by_the_next() {
     superuser.batch_execute("update read_models set rebuild_until = now()").await.expect("updates");
     assert_eq!(state(&store, &tenant).await, ProjectionState::Live);
     // One customer more than the rebuild that died had seen, one row in its place that never was.
-    superuser.batch_execute("update customers_v1_b set id = gen_random_uuid()").await.expect("updates");
+    superuser.batch_execute("update customers_v2_b set id = gen_random_uuid()").await.expect("updates");
     assert!(rebuild_one(&store, &tenant, false).await.expect("is rebuilt").switched);
     assert_eq!(customers(&tenant).await, before);
 }
@@ -349,7 +348,7 @@ async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_re
     let ada = register(&executor, &tenant, "Ada").await;
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
     register(&executor, &tenant, "Bo").await;
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     assert_eq!(state(&store, &tenant).await, ProjectionState::Stopped { dead_letter: letter.id });
     // The version that serves stands before the event; so does the new one, and the letter stands.
@@ -357,7 +356,7 @@ async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_re
     assert_eq!(customers(&tenant).await.len(), 1);
 
     decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     let rebuilt = rebuild_one(&store, &tenant, false).await.expect("is rebuilt");
     assert_eq!((rebuilt.switched, rebuilt.position, rebuilt.generation), (true, 3, 2));
     assert_eq!(customers(&tenant).await.len(), 2);
@@ -378,8 +377,8 @@ async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     {
-        let _keeper = keep::<Customers>(&store, silent(), eager());
-        caught_up::<Customers>(&tenant).await;
+        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        caught_up::<CustomerRow>(&tenant).await;
     }
     let superuser = database.connect("postgres").await;
     superuser
@@ -390,9 +389,9 @@ async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     let rebuilt = rebuild_one(&store, &tenant, false).await.expect("is rebuilt");
     assert!(rebuilt.switched && !rebuilt.compared);
     assert_eq!(state(&store, &tenant).await, ProjectionState::Live);
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     rename(&executor, &tenant, ada, "Bo").await;
-    caught_up::<Customers>(&tenant).await;
+    caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await[&ada].name, "Bo");
     assert_eq!(log(&tenant).await.len(), 2);
 }
@@ -402,7 +401,7 @@ async fn two_stores_of_a_process_do_not_share_what_they_know_of_generations() {
     let (one, other) = tokio::join!(Database::create(), Database::create());
     let (one, other) = tokio::join!(one.store(), other.store());
     let id = schemas::engine::TenantId(schemas::engine::ids::new_id());
-    one.tenant(id).cache_generation("customers_v1", 1);
-    assert_eq!(one.tenant(id).cached_generation("customers_v1"), 1);
-    assert_eq!(other.tenant(id).cached_generation("customers_v1"), 0);
+    one.tenant(id).cache_generation("customers_v2", 1);
+    assert_eq!(one.tenant(id).cached_generation("customers_v2"), 1);
+    assert_eq!(other.tenant(id).cached_generation("customers_v2"), 0);
 }

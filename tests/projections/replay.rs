@@ -9,7 +9,7 @@ use commands::Executor;
 use futures::TryStreamExt;
 use nix::sys::signal::Signal;
 use projections::{
-    CUSTOMERS, Customers, HistoricReadModel, HistoricStateError, ReplayTarget, RowChange, USERS, Users,
+    CUSTOMERS, CustomerRow, HistoricReadModel, HistoricStateError, ReplayTarget, RowChange, USERS, UserRow,
 };
 use queries::whole;
 use schemas::engine::{Actor, LogId, RecordedEvent};
@@ -150,9 +150,10 @@ async fn a_read_model_of_any_past_position_is_what_a_fold_by_hand_says() {
     }
 
     // At the head it is what serves.
-    let _keepers = (keep::<Customers>(&store, silent(), eager()), keep::<Users>(&store, silent(), eager()));
-    caught_up::<Customers>(&tenant).await;
-    caught_up::<Users>(&tenant).await;
+    let _keepers =
+        (keep::<CustomerRow>(&store, silent(), eager()), keep::<UserRow>(&store, silent(), eager()));
+    caught_up::<CustomerRow>(&tenant).await;
+    caught_up::<UserRow>(&tenant).await;
     let serving = |rows: Vec<(Uuid, Value)>| rows.into_iter().collect::<Rows>();
     let value = |row: &dyn Fn() -> serde_json::Result<Value>| row().expect("serialises");
     let kept = customers(&tenant).await;
@@ -189,8 +190,8 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
     let tenant = open_tenant(&store, "acme").await;
     let (ada, bo) = (register(&executor, &tenant, "Ada").await, register(&executor, &tenant, "Bo").await);
     {
-        let _keeper = keep::<Customers>(&store, silent(), eager());
-        caught_up::<Customers>(&tenant).await;
+        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        caught_up::<CustomerRow>(&tenant).await;
     }
     let served_to = tenant.head().await.expect("reads").position;
     // The rows stand behind the log: that is no difference at the position at which they stand.
@@ -202,7 +203,7 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
     assert_eq!(since[&bo].fields["name"].after, Some(json!("Bo")), "against a later state it is one");
 
     let admin = database.connect("postgres").await;
-    let spoil = "update customers_v1 set company = 'Forged' where id = $1";
+    let spoil = "update customers_v2 set company = 'Forged' where id = $1";
     assert_eq!(admin.execute(spoil, &[&ada]).await.expect("spoils"), 1);
     let found = changes_in_scratch(&tenant, ReplayTarget::Serving(None)).await;
     assert_eq!(found.keys().collect::<Vec<_>>(), [&ada]);
@@ -231,7 +232,7 @@ async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
     ] {
         assert!(matches!(refused, HistoricStateError::Poison { position: 2, .. }), "{refused}");
     }
-    let _keeper = keep::<Customers>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 3).await.len(), 2);
@@ -304,7 +305,7 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
         "{refused:?}"
     );
     let kept = queries::crm::customer::as_of(&tenant, ada, as_of(new)).await.expect("reads");
-    assert_eq!(kept.map(|row| row.name), Some("Ada".to_owned()));
+    assert_eq!(kept.map(|entry| entry.row.name), Some("Ada".to_owned()));
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 1).await, before);
     assert_eq!(by_pages(&tenant, CUSTOMERS, 3).await, in_scratch(&tenant, CUSTOMERS, 2).await);
     let beyond = replay(&tenant, CUSTOMERS, ReplayTarget::At(4)).await.err();
@@ -379,7 +380,7 @@ async fn progress_goes_up_to_the_position_asked_for_and_no_row_is_lost_between_p
     assert!(first.len() < 1_100, "more than a page");
     let rest = replayed.rows(first.last().map(|(id, _)| *id)).await.expect("reads");
     assert!(first.iter().chain(&rest).map(|(id, _)| *id).eq(ids.iter().copied()));
-    assert!(rows::<Customers>(&tenant).await.is_empty(), "nothing was written where rows serve");
+    assert!(rows::<CustomerRow>(&tenant).await.is_empty(), "nothing was written where rows serve");
 }
 
 #[tokio::test]

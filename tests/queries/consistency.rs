@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use commands::{CommandSideEffects, Customer, Executor};
-use projections::{CHECKPOINTS, CUSTOMERS};
+use projections::{CUSTOMERS, checkpoints};
 use queries::crm::customer;
 use queries::engine::wait::wait_at_most;
 use queries::{WaitError, wait_for};
-use schemas::crm::customer::RegisterCustomer;
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{Email, LogId, Name, ids};
 use store::{ConsistencyToken, TenantStore};
 
@@ -16,13 +16,15 @@ use crate::support::rows::{Setup, keep_all, system};
 
 const SHORT: Duration = Duration::from_millis(100);
 
-fn command() -> RegisterCustomer {
-    RegisterCustomer {
+fn command() -> CustomerCommand {
+    CustomerCommand::RegisterCustomer {
         user_id: None,
-        name: Name::parse("Ada").expect("a valid name"),
-        email: Email::parse("ada@example.com").expect("a valid address"),
-        company: None,
-        notes: None,
+        details: CustomerDetails {
+            name: Name::parse("Ada").expect("a valid name"),
+            email: Email::parse("ada@example.com").expect("a valid address"),
+            company: None,
+            notes: None,
+        },
     }
 }
 
@@ -36,7 +38,7 @@ async fn a_write_is_read_behind_its_token() {
             .execute::<Customer>(&context, ids::new_id(), command(), CommandSideEffects::default())
             .await
             .expect("registered");
-        wait_for(&setup.tenant, &written.consistency_token, CHECKPOINTS).await.expect("is reached");
+        wait_for(&setup.tenant, &written.consistency_token, &checkpoints()).await.expect("is reached");
         assert!(customer::get(&setup.tenant, written.id).await.expect("reads").is_some());
     }
 }
@@ -56,7 +58,7 @@ async fn a_read_waits_for_a_while_and_then_says_so() {
     wait_for(&tenant, token, &[]).await.expect("nothing to wait for");
 
     let _kept = keep_all(&store);
-    wait_at_most(&tenant, token, CHECKPOINTS, Duration::from_secs(20)).await.expect("is reached");
+    wait_at_most(&tenant, token, &checkpoints(), Duration::from_secs(20)).await.expect("is reached");
 }
 
 #[tokio::test]
@@ -79,10 +81,10 @@ async fn a_token_that_can_never_be_reached_fails_at_once() {
     ];
     for token in tokens {
         // Far more patience than the test has.
-        let refused = wait_at_most(tenant, &token, CHECKPOINTS, Duration::from_hours(1)).await;
+        let refused = wait_at_most(tenant, &token, &checkpoints(), Duration::from_hours(1)).await;
         assert!(matches!(refused, Err(WaitError::Invalid)), "{token}");
     }
-    wait_for(tenant, &token(tenant, head.log_id, head.position), CHECKPOINTS)
+    wait_for(tenant, &token(tenant, head.log_id, head.position), &checkpoints())
         .await
         .expect("this one is fine");
 }

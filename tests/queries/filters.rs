@@ -15,7 +15,7 @@ async fn names(setup: &Setup, filter: CustomerFilter) -> Vec<String> {
     let page = customer::list(&setup.tenant, &filter, CustomerOrder::NameAsc, PageRequest::first(100)).await;
     let rows = page.expect("reads").rows;
     assert_eq!(customer::count(&setup.tenant, &filter).await.expect("counts"), rows.len() as u64);
-    rows.into_iter().map(|row| row.name).collect()
+    rows.into_iter().map(|entry| entry.row.name).collect()
 }
 
 #[tokio::test]
@@ -107,7 +107,7 @@ async fn users_are_listed_and_looked_up() {
         let page =
             user::list(tenant, &filter, UserOrder::NameDesc, PageRequest::first(10)).await.expect("reads");
         assert_eq!(user::count(tenant, &filter).await.expect("counts"), page.rows.len() as u64);
-        page.rows.into_iter().map(|row| row.name).collect::<Vec<_>>()
+        page.rows.into_iter().map(|entry| entry.row.name).collect::<Vec<_>>()
     };
     assert_eq!(found(UserFilter::default()).await, ["Bo", "Ada"]);
     let email = UserFilter { email: Some("ADA@example.com".to_owned()), ..Default::default() };

@@ -11,7 +11,7 @@ const ID: &str = "00000000-0000-0000-0000-000000000000";
 async fn plan(tenant: &TenantStore, condition: &str, order: &str) -> String {
     let transaction = tenant.begin().await.expect("begins");
     let sql = format!(
-        "explain select id from customers_v1 where tenant_id = '{}' and {condition} order by {order} limit 20",
+        "explain select id from customers_v2 where tenant_id = '{}' and {condition} order by {order} limit 20",
         tenant.id()
     );
     let rows = transaction.query(&sql, &[]).await.expect("explains");
@@ -27,16 +27,16 @@ async fn filters_and_places_are_index_conditions() {
     // Two tenants, one of them with most of the rows; few suspended customers, all names and addresses different.
     for (tenant, rows) in [(tenant.id().0, 5_000), (ids::new_id(), 20_000)] {
         let insert = format!(
-            "insert into customers_v1 (tenant_id, id, user_id, name, email, email_key, status, version,
+            "insert into customers_v2 (tenant_id, id, user_id, name, email, email_key, status, erased, version,
                                        registered_at, updated_at)
              select '{tenant}', gen_random_uuid(), gen_random_uuid(), md5(n::text), n || '@example.com',
-                    n || '@example.com', case when n % 500 = 0 then 'suspended' else 'active' end, 1,
+                    n || '@example.com', case when n % 500 = 0 then 'suspended' else 'active' end, false, 1,
                     now() - n * interval '1 minute', now()
              from generate_series(1, {rows}) n"
         );
         superuser.batch_execute(&insert).await.expect("inserts");
     }
-    superuser.batch_execute("analyze customers_v1").await.expect("analyses");
+    superuser.batch_execute("analyze customers_v2").await.expect("analyses");
 
     let by_time = format!("(registered_at, id) > (now() - interval '5 hours', '{ID}')");
     let by_name = format!("(name, id) < ('fff', '{ID}')");

@@ -1,6 +1,6 @@
 //! Keyset pages, forward and backward, against a full sort.
 
-use projections::CustomerRow;
+use projections::{CustomerRow, Entry};
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
 use queries::identity::user::{self, UserFilter, UserOrder};
 use queries::{PageRequest, QueryError};
@@ -32,7 +32,7 @@ async fn with_customers(count: usize) -> Setup {
     setup
 }
 
-fn sorted(mut rows: Vec<CustomerRow>, order: CustomerOrder) -> Vec<Uuid> {
+fn sorted(mut rows: Vec<Entry<CustomerRow>>, order: CustomerOrder) -> Vec<Uuid> {
     rows.sort_by(|a, b| match order {
         CustomerOrder::RegisteredAtAsc => (a.registered_at, a.id).cmp(&(b.registered_at, b.id)),
         CustomerOrder::RegisteredAtDesc => (b.registered_at, b.id).cmp(&(a.registered_at, a.id)),
@@ -42,7 +42,7 @@ fn sorted(mut rows: Vec<CustomerRow>, order: CustomerOrder) -> Vec<Uuid> {
     rows.iter().map(|row| row.id).collect()
 }
 
-fn ids(rows: &[CustomerRow]) -> Vec<Uuid> {
+fn ids(rows: &[Entry<CustomerRow>]) -> Vec<Uuid> {
     rows.iter().map(|row| row.id).collect()
 }
 

@@ -7,7 +7,7 @@ use commands::{AnyCommand, CommandContext, CommandSideEffects, Customer};
 use futures::TryStreamExt;
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
-use schemas::crm::customer::{CloseCustomer, CustomerStatus, RegisterCustomer, RenameCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails, CustomerStatus};
 use schemas::engine::{DecodeError, Email, Name, RecordedEvent};
 use schemas::saga::{SagaStepCompleted, instance_stream};
 use store::{DeadLetterStatus, TenantStore};
@@ -38,25 +38,27 @@ impl Process for Booking {
         };
         let booking = BOOKED.into_iter().fold(Reaction::new(instance, "booking"), |booking, label| {
             let id = target_id(NAME, instance, label);
-            let command = RegisterCustomer {
+            let command = CustomerCommand::RegisterCustomer {
                 user_id: None,
-                name: Name::parse(label).expect("valid"),
-                email: Email::parse("ada@example.com").expect("valid"),
-                company: None,
-                notes: None,
+                details: CustomerDetails {
+                    name: Name::parse(label).expect("valid"),
+                    email: Email::parse("ada@example.com").expect("valid"),
+                    company: None,
+                    notes: None,
+                },
             };
-            let undo = AnyCommand::CloseCustomer { id, command: CloseCustomer { reason: None } };
-            booking.step_with_compensation(label, AnyCommand::RegisterCustomer { id, command }, undo)
+            let undo = AnyCommand::new(id, &CustomerCommand::CloseCustomer { reason: None });
+            booking.step_with_compensation(label, AnyCommand::new(id, &command), undo)
         });
-        let rename = AnyCommand::RenameCustomer {
-            id: target_id(NAME, instance, "impossible"),
-            command: RenameCustomer { name: Name::parse("Nobody").expect("valid") },
-        };
+        let rename = AnyCommand::new(
+            target_id(NAME, instance, "impossible"),
+            &CustomerCommand::RenameCustomer { name: Name::parse("Nobody").expect("valid") },
+        );
         // What took no effect is not taken back, although it could be.
-        let undo = AnyCommand::CloseCustomer {
-            id: target_id(NAME, instance, "impossible"),
-            command: CloseCustomer { reason: None },
-        };
+        let undo = AnyCommand::new(
+            target_id(NAME, instance, "impossible"),
+            &CustomerCommand::CloseCustomer { reason: None },
+        );
         Ok(Some(booking.step_with_compensation("impossible", rename, undo)))
     }
 }
@@ -219,20 +221,22 @@ impl Process for Hopeless {
     fn react(&self, trigger: Trigger<'_>) -> Result<Option<Reaction>, DecodeError> {
         let Some(instance) = self.route(trigger.event)? else { return Ok(None) };
         let id = |label: &str| target_id("hopeless", instance, label);
-        let register = |label: &'static str| AnyCommand::RegisterCustomer {
-            id: id(label),
-            command: RegisterCustomer {
-                user_id: None,
-                name: Name::parse(label).expect("valid"),
-                email: Email::parse("ada@example.com").expect("valid"),
-                company: None,
-                notes: None,
-            },
+        let register = |label: &'static str| {
+            AnyCommand::new(
+                id(label),
+                &CustomerCommand::RegisterCustomer {
+                    user_id: None,
+                    details: CustomerDetails {
+                        name: Name::parse(label).expect("valid"),
+                        email: Email::parse("ada@example.com").expect("valid"),
+                        company: None,
+                        notes: None,
+                    },
+                },
+            )
         };
-        let close = |label: &str| AnyCommand::CloseCustomer {
-            id: id(label),
-            command: CloseCustomer { reason: None },
-        };
+        let close =
+            |label: &str| AnyCommand::new(id(label), &CustomerCommand::CloseCustomer { reason: None });
         let completed = trigger.event.event_type.as_str() == "saga.hopeless.step_completed.v1";
         Ok(match (trigger.event.event_type.as_str(), trigger.instance.state.as_str()) {
             ("test.order.placed.v1", "") => Some(Reaction::new(instance, "first").step_with_compensation(
@@ -258,12 +262,14 @@ async fn a_step_that_was_mended_in_time_is_not_taken_back() {
     let tenant = open_tenant(&engine.store, "acme").await;
     let instance = place_order(&tenant).await;
     let context = CommandContext::new(tenant.id(), Principal::system("test"));
-    let command = RegisterCustomer {
+    let command = CustomerCommand::RegisterCustomer {
         user_id: None,
-        name: Name::parse("Ada").expect("valid"),
-        email: Email::parse("ada@example.com").expect("valid"),
-        company: None,
-        notes: None,
+        details: CustomerDetails {
+            name: Name::parse("Ada").expect("valid"),
+            email: Email::parse("ada@example.com").expect("valid"),
+            company: None,
+            notes: None,
+        },
     };
     let id = target_id(NAME, instance, "impossible");
     engine

@@ -8,7 +8,7 @@ use commands::{AnyCommand, Executor};
 use futures::{Stream, TryStreamExt};
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
-use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, Email, Name, RecordedEvent};
 use schemas::identity::role::Role;
 use store::feed::Batch;
@@ -38,15 +38,17 @@ struct Journey;
 impl Journey {
     fn register(instance: Uuid, label: &'static str) -> (AnyCommand, AnyCommand) {
         let id = target_id(JOURNEY, instance, label);
-        let command = RegisterCustomer {
+        let command = CustomerCommand::RegisterCustomer {
             user_id: None,
-            name: Name::parse(label).expect("valid"),
-            email: Email::parse("ada@example.com").expect("valid"),
-            company: None,
-            notes: None,
+            details: CustomerDetails {
+                name: Name::parse(label).expect("valid"),
+                email: Email::parse("ada@example.com").expect("valid"),
+                company: None,
+                notes: None,
+            },
         };
-        let undo = AnyCommand::CloseCustomer { id, command: CloseCustomer { reason: None } };
-        (AnyCommand::RegisterCustomer { id, command }, undo)
+        let undo = AnyCommand::new(id, &CustomerCommand::CloseCustomer { reason: None });
+        (AnyCommand::new(id, &command), undo)
     }
 }
 
@@ -80,8 +82,8 @@ impl Process for Journey {
             "waiting" if trigger.fired_timer(JOURNEY)?.is_some() => Some(booked("onward")),
             "onward" if completed => {
                 let id = target_id(JOURNEY, instance, "nobody");
-                let command = RenameCustomer { name: Name::parse("Nobody").expect("valid") };
-                Some(Reaction::new(instance, "home").step("home", AnyCommand::RenameCustomer { id, command }))
+                let command = CustomerCommand::RenameCustomer { name: Name::parse("Nobody").expect("valid") };
+                Some(Reaction::new(instance, "home").step("home", AnyCommand::new(id, &command)))
             }
             _ => None,
         })

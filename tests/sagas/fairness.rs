@@ -6,7 +6,7 @@ use commands::AnyCommand;
 use futures::future::join_all;
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, SagaSettings, Trigger};
-use schemas::crm::customer::RegisterCustomer;
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, Email, Name, StreamName, TenantId, ids};
 use store::{ExpectedVersion, StreamAppend, TenantStore};
 
@@ -33,14 +33,16 @@ impl Process for Welcome {
             return Ok(None);
         }
         let id = trigger.event.event_id;
-        let command = RegisterCustomer {
+        let command = CustomerCommand::RegisterCustomer {
             user_id: None,
-            name: Name::parse("Ada").expect("valid"),
-            email: Email::parse(&format!("{}@example.com", id.simple())).expect("valid"),
-            company: None,
-            notes: None,
+            details: CustomerDetails {
+                name: Name::parse("Ada").expect("valid"),
+                email: Email::parse(&format!("{}@example.com", id.simple())).expect("valid"),
+                company: None,
+                notes: None,
+            },
         };
-        let command = AnyCommand::RegisterCustomer { id: target_id(NAME, id, "register"), command };
+        let command = AnyCommand::new(target_id(NAME, id, "register"), &command);
         Ok(Some(Reaction::new(id, "welcomed").step("register", command)))
     }
 }

@@ -27,8 +27,8 @@ async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, usize> {
     let events = tenant.open(events).await.expect("opens");
     let mut customers = BTreeMap::new();
     for event in events {
-        if let Some(CustomerEvent::Registered(customer)) = event.decode().expect("decodes") {
-            *customers.entry(customer.user_id.expect("onboarding names the user")).or_default() += 1;
+        if let Some(CustomerEvent::Registered { user_id, .. }) = event.decode().expect("decodes") {
+            *customers.entry(user_id.expect("onboarding names the user")).or_default() += 1;
         }
     }
     customers

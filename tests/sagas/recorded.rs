@@ -5,7 +5,7 @@ use std::sync::Arc;
 use commands::{AnyCommand, Customer};
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
-use schemas::crm::customer::RegisterCustomer;
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, Email, Name};
 use schemas::saga::instance_stream;
 
@@ -31,14 +31,16 @@ impl Process for Ordering {
         else {
             return Ok(None);
         };
-        let command = RegisterCustomer {
+        let command = CustomerCommand::RegisterCustomer {
             user_id: None,
-            name: Name::parse("Ada").expect("valid"),
-            email: Email::parse("ada@example.com").expect("valid"),
-            company: None,
-            notes: None,
+            details: CustomerDetails {
+                name: Name::parse("Ada").expect("valid"),
+                email: Email::parse("ada@example.com").expect("valid"),
+                company: None,
+                notes: None,
+            },
         };
-        let command = AnyCommand::RegisterCustomer { id: target_id(NAME, instance, self.0), command };
+        let command = AnyCommand::new(target_id(NAME, instance, self.0), &command);
         Ok(Some(Reaction::new(instance, "ordered").step(self.0, command)))
     }
 }

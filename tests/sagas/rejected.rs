@@ -9,7 +9,7 @@ use sagas::engine::process::target_id;
 use sagas::{
     DiscardOutcome, Process, Reaction, RetryOutcome, Trigger, discard_dead_letter, retry_dead_letter,
 };
-use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, Email, Name, StreamName, ids};
 use schemas::identity::role::Role;
 use schemas::saga::instance_stream;
@@ -38,10 +38,10 @@ impl Process for Renaming {
         else {
             return Ok(None);
         };
-        let command = AnyCommand::RenameCustomer {
-            id: target_id(NAME, instance, STEP),
-            command: RenameCustomer { name: Name::parse("Renamed").expect("valid") },
-        };
+        let command = AnyCommand::new(
+            target_id(NAME, instance, STEP),
+            &CustomerCommand::RenameCustomer { name: Name::parse("Renamed").expect("valid") },
+        );
         Ok(Some(Reaction::new(instance, "renaming").step(STEP, command)))
     }
 }
@@ -106,12 +106,14 @@ async fn a_step_refused_to_the_last_waits_in_the_dead_letters_until_its_cause_is
 
     let id = target_id(NAME, instance, STEP);
     let context = CommandContext::new(tenant.id(), Principal::system("test"));
-    let mended = RegisterCustomer {
+    let mended = CustomerCommand::RegisterCustomer {
         user_id: None,
-        name: Name::parse("Ada").expect("valid"),
-        email: Email::parse("ada@example.com").expect("valid"),
-        company: None,
-        notes: None,
+        details: CustomerDetails {
+            name: Name::parse("Ada").expect("valid"),
+            email: Email::parse("ada@example.com").expect("valid"),
+            company: None,
+            notes: None,
+        },
     };
     let registered = engine
         .executor

@@ -6,7 +6,7 @@ use std::time::Duration;
 use commands::{AnyCommand, Customer};
 use sagas::engine::process::target_id;
 use sagas::{Process, Reaction, Trigger};
-use schemas::crm::customer::RegisterCustomer;
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{DecodeError, Email, Name, RecordedEvent, StreamName, TenantId, ids};
 use schemas::saga::instance_stream;
 use store::{ExpectedVersion, StreamAppend, TenantStore, Workload};
@@ -45,14 +45,16 @@ impl Process for Payment {
         let Some(id) = self.route(trigger.event)? else { return Ok(None) };
         if trigger.fired_timer(NAME)?.as_deref() == Some(REMINDER) {
             let orders = trigger.instance.data.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(0);
-            let command = RegisterCustomer {
+            let command = CustomerCommand::RegisterCustomer {
                 user_id: None,
-                name: Name::parse(&format!("Reminded of {orders}")).expect("valid"),
-                email: Email::parse("ada@example.com").expect("valid"),
-                company: None,
-                notes: None,
+                details: CustomerDetails {
+                    name: Name::parse(&format!("Reminded of {orders}")).expect("valid"),
+                    email: Email::parse("ada@example.com").expect("valid"),
+                    company: None,
+                    notes: None,
+                },
             };
-            let command = AnyCommand::RegisterCustomer { id: target_id(NAME, id, "remind"), command };
+            let command = AnyCommand::new(target_id(NAME, id, "remind"), &command);
             return Ok(Some(Reaction::new(id, "reminded").step("remind", command)));
         }
         let orders = trigger.instance.data.as_ref().and_then(serde_json::Value::as_u64).unwrap_or(0);

@@ -32,10 +32,10 @@ pub const TENANT_TABLES: [&str; 28] = [
     "webhooks",
     "webhook_failures",
     "webhook_deliveries",
-    "customers_v1",
-    "customers_v1_b",
-    "users_v1",
-    "users_v1_b",
+    "customers_v2",
+    "customers_v2_b",
+    "users_v2",
+    "users_v2_b",
 ];
 
 /// Two tenants with a row of each sort.

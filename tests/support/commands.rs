@@ -2,7 +2,7 @@
 
 use access::Principal;
 use commands::{CommandContext, CommandResult, CommandSideEffects, Customer, Executor};
-use schemas::crm::customer::{RegisterCustomer, RenameCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
 use uuid::Uuid;
@@ -20,18 +20,20 @@ pub fn by_admin(tenant: TenantId) -> CommandContext {
     CommandContext::new(tenant, Principal::user(Uuid::from_u128(1), vec![Role::TenantAdmin]))
 }
 
-pub fn register(text: &str) -> RegisterCustomer {
-    RegisterCustomer {
+pub fn register(text: &str) -> CustomerCommand {
+    CustomerCommand::RegisterCustomer {
         user_id: None,
-        name: name(text),
-        email: email("ada@example.com"),
-        company: None,
-        notes: None,
+        details: CustomerDetails {
+            name: name(text),
+            email: email("ada@example.com"),
+            company: None,
+            notes: None,
+        },
     }
 }
 
-pub fn rename(text: &str) -> RenameCustomer {
-    RenameCustomer { name: name(text) }
+pub fn rename(text: &str) -> CustomerCommand {
+    CustomerCommand::RenameCustomer { name: name(text) }
 }
 
 /// A fresh customer.

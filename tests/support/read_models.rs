@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use commands::{CommandContext, CommandSideEffects, Customer, Executor, User};
 use futures::{Stream, TryStreamExt};
-use projections::{Batch, CustomerRow, Customers, Projection, UserRow, Users};
+use projections::{Batch, CustomerRow, Entry, Projection, UserRow};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
-use schemas::crm::customer::{CloseCustomer, RegisterCustomer, RenameCustomer, SuspendCustomer};
-use schemas::engine::{Email, Name, RecordedEvent, ids};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
+use schemas::engine::{Email, Event, Name, RecordedEvent, ids};
 use schemas::identity::role::Role;
-use schemas::identity::user::{ChangeUserName, ConfirmUserEmail, DeactivateUser, RegisterUser};
+use schemas::identity::user::{UserCommand, UserDetails};
 use store::feed::FeedSettings;
 use store::{LogFilter, Store, TenantStore};
 use tokio_util::sync::CancellationToken;
@@ -45,7 +45,7 @@ pub fn eager() -> FeedSettings {
 /// Waits until the read model has reached the end of the tenant's log.
 pub async fn caught_up<P: Projection>(tenant: &TenantStore) {
     let head = tenant.head().await.expect("the head reads");
-    let name = projections::checkpoint_name::<P>();
+    let name = P::MODEL.name;
     let reached = tenant.wait_for_checkpoint(&name, head.log_id, head.position, PATIENCE).await;
     assert!(reached.expect("the checkpoint reads"), "{name} has not reached {}", head.position);
 }
@@ -56,10 +56,11 @@ pub async fn log(tenant: &TenantStore) -> Vec<RecordedEvent> {
 }
 
 /// What the read model must hold: each of its streams folded.
-pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Row> {
+pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<P>> {
     let mut streams: BTreeMap<Uuid, Vec<RecordedEvent>> = BTreeMap::new();
     for event in log(tenant).await {
-        if let Some(id) = P::key(&event) {
+        let concerns = event.stream.category() == <P::Event as Event>::CATEGORY;
+        if let Some(id) = event.stream.uuid().filter(|_| concerns) {
             streams.entry(id).or_default().push(event);
         }
     }
@@ -70,22 +71,22 @@ pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Ro
 }
 
 /// What the read model holds.
-pub async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, P::Row> {
+pub async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<P>> {
     let transaction = tenant.begin_snapshot().await.expect("begins");
-    let generation = transaction.generation(&projections::checkpoint_name::<P>()).await.expect("reads");
-    let table = P::TABLE.at(generation);
+    let generation = transaction.generation(P::MODEL.name).await.expect("reads");
+    let table = projections::table_at(P::MODEL, generation);
     let statement = format!("select id, row_to_json(t)::text from {table} t where tenant_id = $1");
     let rows = transaction.query(&statement, &[&tenant.id().0]).await.expect("reads");
     transaction.commit().await.expect("ends");
     rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("a row"))).collect()
 }
 
-pub async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, CustomerRow> {
-    rows::<Customers>(tenant).await
+pub async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<CustomerRow>> {
+    rows::<CustomerRow>(tenant).await
 }
 
-pub async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, UserRow> {
-    rows::<Users>(tenant).await
+pub async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<UserRow>> {
+    rows::<UserRow>(tenant).await
 }
 
 pub fn name(text: &str) -> Name {
@@ -101,12 +102,14 @@ pub fn system(tenant: &TenantStore) -> CommandContext {
 }
 
 pub async fn register(executor: &Executor, tenant: &TenantStore, text: &str) -> Uuid {
-    let command = RegisterCustomer {
+    let command = CustomerCommand::RegisterCustomer {
         user_id: Some(ids::new_id()),
-        name: name(text),
-        email: email("Ada@Example.com"),
-        company: Some(name("Engines & \"Söhne\"")),
-        notes: None,
+        details: CustomerDetails {
+            name: name(text),
+            email: email("Ada@Example.com"),
+            company: Some(name("Engines & \"Söhne\"")),
+            notes: None,
+        },
     };
     let executed = executor
         .execute::<Customer>(&system(tenant), ids::new_id(), command, CommandSideEffects::default())
@@ -115,7 +118,7 @@ pub async fn register(executor: &Executor, tenant: &TenantStore, text: &str) -> 
 }
 
 pub async fn rename(executor: &Executor, tenant: &TenantStore, id: Uuid, text: &str) {
-    let command = RenameCustomer { name: name(text) };
+    let command = CustomerCommand::RenameCustomer { name: name(text) };
     executor
         .execute::<Customer>(&system(tenant), id, command, CommandSideEffects::default())
         .await
@@ -133,40 +136,70 @@ pub async fn random_history(executor: &Executor, tenant: &TenantStore, commands:
         let none = CommandSideEffects::default;
         match random.random_range(0..8) {
             0 | 1 => {
-                let command = RegisterCustomer {
+                let command = CustomerCommand::RegisterCustomer {
                     user_id: None,
-                    name: name(&text),
-                    email: email("ada@example.com"),
-                    company: None,
-                    notes: None,
+                    details: CustomerDetails {
+                        name: name(&text),
+                        email: email("ada@example.com"),
+                        company: None,
+                        notes: None,
+                    },
                 };
                 drop(executor.execute::<Customer>(&context, id, command, none()).await);
             }
             2 => drop(
                 executor
-                    .execute::<Customer>(&context, id, RenameCustomer { name: name(&text) }, none())
+                    .execute::<Customer>(
+                        &context,
+                        id,
+                        CustomerCommand::RenameCustomer { name: name(&text) },
+                        none(),
+                    )
                     .await,
             ),
             3 => drop(
-                executor.execute::<Customer>(&context, id, SuspendCustomer { reason: None }, none()).await,
+                executor
+                    .execute::<Customer>(
+                        &context,
+                        id,
+                        CustomerCommand::SuspendCustomer { reason: None },
+                        none(),
+                    )
+                    .await,
             ),
             4 if n % 3 == 0 => {
                 drop(
-                    executor.execute::<Customer>(&context, id, CloseCustomer { reason: None }, none()).await,
+                    executor
+                        .execute::<Customer>(
+                            &context,
+                            id,
+                            CustomerCommand::CloseCustomer { reason: None },
+                            none(),
+                        )
+                        .await,
                 );
             }
             5 => {
                 let address = email(&format!("{n}@example.com"));
-                let command = RegisterUser { email: address, name: name(&text), roles: vec![Role::Member] };
+                let command = UserCommand::RegisterUser {
+                    details: UserDetails { email: address, name: name(&text) },
+                    roles: vec![Role::Member],
+                };
                 drop(executor.execute::<User>(&context, id, command, none()).await);
             }
             6 => drop(
-                executor.execute::<User>(&context, id, ChangeUserName { name: name(&text) }, none()).await,
+                executor
+                    .execute::<User>(&context, id, UserCommand::ChangeUserName { name: name(&text) }, none())
+                    .await,
             ),
             7 if n % 2 == 0 => {
-                drop(executor.execute::<User>(&context, id, ConfirmUserEmail {}, none()).await);
+                drop(executor.execute::<User>(&context, id, UserCommand::ConfirmUserEmail {}, none()).await);
             }
-            _ => drop(executor.execute::<User>(&context, id, DeactivateUser { reason: None }, none()).await),
+            _ => drop(
+                executor
+                    .execute::<User>(&context, id, UserCommand::DeactivateUser { reason: None }, none())
+                    .await,
+            ),
         }
     }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use commands::{CommandContext, CommandSideEffects, Customer, Executor, register_user};
-use projections::{CHECKPOINTS, Customers, Users};
-use schemas::crm::customer::{CloseCustomer, RegisterCustomer, SuspendCustomer};
+use projections::{CustomerRow, UserRow};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails};
 use schemas::engine::{Email, Name, ids};
 use schemas::identity::role::Role;
 use store::feed::FeedSettings;
@@ -35,12 +35,14 @@ impl Setup {
     }
 
     pub async fn register(&self, name: &str, email: &str, user_id: Option<Uuid>) -> Uuid {
-        let command = RegisterCustomer {
+        let command = CustomerCommand::RegisterCustomer {
             user_id,
-            name: Name::parse(name).expect("a valid name"),
-            email: Email::parse(email).expect("a valid address"),
-            company: None,
-            notes: None,
+            details: CustomerDetails {
+                name: Name::parse(name).expect("a valid name"),
+                email: Email::parse(email).expect("a valid address"),
+                company: None,
+                notes: None,
+            },
         };
         let context = system(&self.tenant);
         let executed = self
@@ -51,7 +53,7 @@ impl Setup {
     }
 
     pub async fn suspend(&self, id: Uuid) {
-        let command = SuspendCustomer { reason: None };
+        let command = CustomerCommand::SuspendCustomer { reason: None };
         let context = system(&self.tenant);
         self.executor
             .execute::<Customer>(&context, id, command, CommandSideEffects::default())
@@ -60,7 +62,7 @@ impl Setup {
     }
 
     pub async fn close(&self, id: Uuid) {
-        let command = CloseCustomer { reason: None };
+        let command = CustomerCommand::CloseCustomer { reason: None };
         let context = system(&self.tenant);
         self.executor
             .execute::<Customer>(&context, id, command, CommandSideEffects::default())
@@ -80,7 +82,7 @@ impl Setup {
     /// Waits until the read models show everything.
     pub async fn settled(&self) {
         let head = self.tenant.head().await.expect("the head reads");
-        for name in CHECKPOINTS {
+        for name in projections::checkpoints() {
             let patience = Duration::from_secs(20);
             let reached = self.tenant.wait_for_checkpoint(name, head.log_id, head.position, patience).await;
             assert!(reached.expect("the checkpoint reads"));
@@ -99,13 +101,13 @@ pub fn keep_all(store: &Store) -> AbortOnDropHandle<()> {
     AbortOnDropHandle::new(tokio::spawn(async move {
         let cancel = CancellationToken::new();
         tokio::join!(
-            projections::run::<Customers>(
+            projections::run::<CustomerRow>(
                 store.clone(),
                 futures::stream::pending(),
                 settings,
                 cancel.clone()
             ),
-            projections::run::<Users>(store, futures::stream::pending(), settings, cancel),
+            projections::run::<UserRow>(store, futures::stream::pending(), settings, cancel),
         );
     }))
 }

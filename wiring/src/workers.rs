@@ -58,7 +58,7 @@ pub(super) fn start_sagas(process: &mut Starting) {
     let consumer = process.stream_consumer();
     if let Some(keyring) = process.parts.store.keyring().cloned() {
         let (executor, copies) = (process.parts.executor.clone(), Arc::clone(&process.parts.copies));
-        let read_models = projections::CHECKPOINTS.iter().map(ToString::to_string).collect();
+        let read_models = projections::checkpoints().iter().map(ToString::to_string).collect();
         let (consumer, stop) = (consumer.clone(), process.stop());
         process.spawn(async move {
             privacy::run(executor, keyring, read_models, copies, consumer.batches(), stop).await;

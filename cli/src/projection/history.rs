@@ -20,7 +20,7 @@ use crate::source::Source;
 /// The read model whose historical state is shown.
 #[derive(Debug, Args)]
 pub struct HistoryArguments {
-    /// The read model: `customers` or `customers.v1`
+    /// The read model: `customers` or `customers.v2`
     name: String,
     /// The tenant [over the API: that of the token]
     #[arg(long, value_parser = |text: &str| TenantSlug::parse(text), required_unless_present = "token_file")]

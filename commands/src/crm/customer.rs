@@ -1,66 +1,30 @@
 //! The rules of a customer.
 
 use access::ErrorCode;
-use schemas::crm::customer::{
-    CloseCustomer, CustomerClosed, CustomerDetails, CustomerErased, CustomerEvent, CustomerName,
-    CustomerRegistered, CustomerRenamed, CustomerStatus, CustomerSuspended, EraseCustomer, RegisterCustomer,
-    RenameCustomer, SuspendCustomer,
-};
+use describe::rejections;
+use schemas::crm::customer::{CustomerCommand, CustomerEvent, CustomerName, CustomerStatus};
 use schemas::engine::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::engine::decider::{Decider, Rejection};
-
-crate::commands! {
-    /// The commands of a customer.
-    pub enum CustomerCommand {
-        creates Register(RegisterCustomer);
-        changes Rename(RenameCustomer), Suspend(SuspendCustomer), Close(CloseCustomer), Erase(EraseCustomer);
-    }
-}
+use crate::engine::decider::{Decider, Facts};
 
 /// Why a customer command was rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[rejections]
 pub enum CustomerRejection {
-    /// A customer with this id exists.
-    #[error("the customer is registered already")]
-    AlreadyRegistered,
-    /// The customer does not exist.
-    #[error("there is no such customer")]
-    NotRegistered,
-    /// The customer is closed, which is final.
-    #[error("the customer is closed")]
+    #[rejection(CustomerClosed, "the customer is closed")]
     Closed,
 }
 
-impl Rejection for CustomerRejection {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::AlreadyRegistered => ErrorCode::CustomerExists,
-            Self::NotRegistered => ErrorCode::CustomerUnknown,
-            Self::Closed => ErrorCode::CustomerClosed,
-        }
-    }
-}
-
-/// A customer, folded from its events.
+/// What the rules know of a customer.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Customer {
-    /// False before the first event.
-    pub registered: bool,
     /// Whether the subject was erased, so that its personal data is lost.
     pub erased: bool,
     /// The user that the customer is, if any.
     pub user_id: Option<Uuid>,
     /// Name; empty after an erasure.
     pub name: String,
-    /// E-mail address; empty after an erasure.
-    pub email: String,
-    /// Company, if given.
-    pub company: Option<String>,
-    /// Notes, if given.
-    pub notes: Option<String>,
     /// Status of the customer.
     pub status: CustomerStatus,
 }
@@ -68,126 +32,102 @@ pub struct Customer {
 impl Decider for Customer {
     type Command = CustomerCommand;
     type Event = CustomerEvent;
-    type Error = CustomerRejection;
+    type Rejection = CustomerRejection;
 
-    fn apply(&mut self, event: CustomerEvent) {
-        match event {
-            CustomerEvent::Registered(registered) => {
-                *self = Self { registered: true, user_id: registered.user_id, ..Self::default() };
-                if let Some(details) = registered.details.open() {
-                    self.name = details.name.into();
-                    self.email = details.email.into();
-                    self.company = details.company.map(Into::into);
-                    self.notes = details.notes.map(Into::into);
-                }
-            }
-            CustomerEvent::Renamed(renamed) => {
-                self.name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
-            }
-            CustomerEvent::Suspended(_) => self.status = CustomerStatus::Suspended,
-            CustomerEvent::Closed(_) => self.status = CustomerStatus::Closed,
-            CustomerEvent::Erased(_) => {
-                let user_id = self.user_id;
-                let status = CustomerStatus::Closed;
-                *self = Self { registered: true, erased: true, user_id, status, ..Self::default() };
-            }
-        }
-    }
+    const EXISTS: ErrorCode = ErrorCode::CustomerExists;
+    const ERASE: Option<fn() -> CustomerCommand> = Some(|| CustomerCommand::EraseCustomer {});
 
-    fn decide(&self, command: CustomerCommand) -> Result<Vec<CustomerEvent>, CustomerRejection> {
+    fn decide(
+        &self,
+        command: CustomerCommand,
+        _facts: &Facts,
+    ) -> Result<Vec<CustomerEvent>, CustomerRejection> {
         use CustomerCommand as Command;
+        use CustomerEvent as Event;
         use CustomerStatus::{Closed, Suspended};
 
-        match (self.registered, self.status, command) {
-            (false, _, Command::Register(new)) => Ok(vec![CustomerEvent::Registered(CustomerRegistered {
-                user_id: new.user_id,
-                details: Sealed::of(
-                    new.user_id,
-                    CustomerDetails {
-                        name: new.name,
-                        email: new.email,
-                        company: new.company,
-                        notes: new.notes,
-                    },
-                ),
-            })]),
-            (true, _, Command::Register(_)) => Err(CustomerRejection::AlreadyRegistered),
-            (false, _, _) => Err(CustomerRejection::NotRegistered),
-
-            (_, Closed, Command::Rename(_) | Command::Suspend(_)) => Err(CustomerRejection::Closed),
-            (_, _, Command::Rename(RenameCustomer { name })) if name.as_str() == self.name => Ok(Vec::new()),
-            (_, _, Command::Rename(RenameCustomer { name })) => {
-                let details = Sealed::of(self.user_id, CustomerName { name });
-                Ok(vec![CustomerEvent::Renamed(CustomerRenamed { details })])
+        let event = match (self.status, command) {
+            (_, Command::RegisterCustomer { user_id, details }) => {
+                Event::Registered { user_id, details: Sealed::of(user_id, details) }
             }
-
-            (_, Suspended, Command::Suspend(_)) | (_, Closed, Command::Close(_)) => Ok(Vec::new()),
-            (_, _, Command::Suspend(SuspendCustomer { reason })) => {
-                Ok(vec![CustomerEvent::Suspended(CustomerSuspended { reason })])
+            (_, Command::EraseCustomer {}) if self.erased => return Ok(vec![]),
+            (_, Command::EraseCustomer {}) => Event::Erased {},
+            (Closed, Command::CloseCustomer { .. }) | (Suspended, Command::SuspendCustomer { .. }) => {
+                return Ok(vec![]);
             }
-            (_, _, Command::Close(CloseCustomer { reason })) => {
-                Ok(vec![CustomerEvent::Closed(CustomerClosed { reason })])
+            (Closed, _) => return Err(CustomerRejection::Closed),
+            (_, Command::RenameCustomer { name }) if name.as_str() == self.name => return Ok(vec![]),
+            (_, Command::RenameCustomer { name }) => {
+                Event::Renamed { details: Sealed::of(self.user_id, CustomerName { name }) }
             }
-
-            (_, _, Command::Erase(EraseCustomer {})) if self.erased => Ok(Vec::new()),
-            (_, _, Command::Erase(EraseCustomer {})) => Ok(vec![CustomerEvent::Erased(CustomerErased {})]),
-        }
+            (_, Command::SuspendCustomer { reason }) => Event::Suspended { reason },
+            (_, Command::CloseCustomer { reason }) => Event::Closed { reason },
+        };
+        Ok(vec![event])
     }
 
-    fn exists(&self) -> bool {
-        self.registered
+    fn apply(&mut self, event: CustomerEvent) {
+        use CustomerEvent as Event;
+
+        match event {
+            Event::Registered { user_id, details } => {
+                self.user_id = user_id;
+                self.name = details.open().map_or_else(String::new, |details| details.name.into());
+            }
+            Event::Renamed { details } => {
+                self.name = details.open().map_or_else(String::new, |details| details.name.into());
+            }
+            Event::Suspended { .. } => self.status = CustomerStatus::Suspended,
+            Event::Closed { .. } => self.status = CustomerStatus::Closed,
+            Event::Erased {} => {
+                let user_id = self.user_id;
+                *self = Self { erased: true, user_id, name: String::new(), status: CustomerStatus::Closed };
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use cqrs_es::test::{AggregateTestExecutor, TestFramework};
+    use schemas::crm::customer::CustomerDetails;
     use schemas::engine::{Email, Name};
 
     use super::*;
-    use crate::CqrsAggregate;
+    use crate::{CqrsAggregate, DecideError};
 
     fn name(text: &str) -> Name {
         Name::parse(text).expect("a valid name")
     }
 
+    fn details() -> CustomerDetails {
+        let email = Email::parse("ada@example.com").expect("a valid address");
+        CustomerDetails { name: name("Ada"), email, company: None, notes: None }
+    }
+
     fn registered() -> CustomerEvent {
-        CustomerEvent::Registered(CustomerRegistered {
-            user_id: None,
-            details: Sealed::own(CustomerDetails {
-                name: name("Ada"),
-                email: Email::parse("ada@example.com").expect("a valid address"),
-                company: None,
-                notes: None,
-            }),
-        })
+        CustomerEvent::Registered { user_id: None, details: Sealed::own(details()) }
     }
 
     fn register() -> CustomerCommand {
-        CustomerCommand::Register(RegisterCustomer {
-            user_id: None,
-            name: name("Ada"),
-            email: Email::parse("ada@example.com").expect("a valid address"),
-            company: None,
-            notes: None,
-        })
+        CustomerCommand::RegisterCustomer { user_id: None, details: details() }
     }
 
     fn renamed(text: &str) -> CustomerEvent {
-        CustomerEvent::Renamed(CustomerRenamed { details: Sealed::own(CustomerName { name: name(text) }) })
+        CustomerEvent::Renamed { details: Sealed::own(CustomerName { name: name(text) }) }
     }
 
     fn rename(text: &str) -> CustomerCommand {
-        RenameCustomer { name: name(text) }.into()
+        CustomerCommand::RenameCustomer { name: name(text) }
     }
 
-    fn suspended() -> CustomerEvent {
-        CustomerEvent::Suspended(CustomerSuspended { reason: None })
-    }
-
-    fn closed() -> CustomerEvent {
-        CustomerEvent::Closed(CustomerClosed { reason: None })
-    }
+    const SUSPEND: CustomerCommand = CustomerCommand::SuspendCustomer { reason: None };
+    const SUSPENDED: CustomerEvent = CustomerEvent::Suspended { reason: None };
+    const CLOSE: CustomerCommand = CustomerCommand::CloseCustomer { reason: None };
+    const CLOSED: CustomerEvent = CustomerEvent::Closed { reason: None };
+    const ERASE: CustomerCommand = CustomerCommand::EraseCustomer {};
+    const ERASED: CustomerEvent = CustomerEvent::Erased {};
+    const REJECTED: DecideError<CustomerRejection> = DecideError::Rejected(CustomerRejection::Closed);
 
     fn given(events: Vec<CustomerEvent>) -> AggregateTestExecutor<CqrsAggregate<Customer>> {
         TestFramework::with(()).given(events)
@@ -196,15 +136,13 @@ mod tests {
     #[test]
     fn somebody_is_registered_once() {
         given(vec![]).when(register()).then_expect_events(vec![registered()]);
-        given(vec![registered()]).when(register()).then_expect_error(CustomerRejection::AlreadyRegistered);
+        given(vec![registered()]).when(register()).then_expect_error(DecideError::Exists);
     }
 
     #[test]
     fn an_unknown_customer_can_only_be_registered() {
-        for command in
-            [rename("Bo"), SuspendCustomer { reason: None }.into(), CloseCustomer { reason: None }.into()]
-        {
-            given(vec![]).when(command).then_expect_error(CustomerRejection::NotRegistered);
+        for command in [rename("Bo"), SUSPEND, CLOSE] {
+            given(vec![]).when(command).then_expect_error(DecideError::NotFound);
         }
     }
 
@@ -218,62 +156,49 @@ mod tests {
 
     #[test]
     fn a_suspended_customer_can_be_renamed_and_is_not_suspended_again() {
-        let renamed = renamed("Bo");
-        let suspend = CustomerCommand::from(SuspendCustomer { reason: None });
-        given(vec![registered()]).when(suspend.clone()).then_expect_events(vec![suspended()]);
-        given(vec![registered(), suspended()]).when(suspend).then_expect_events(vec![]);
-        given(vec![registered(), suspended()]).when(rename("Bo")).then_expect_events(vec![renamed]);
+        given(vec![registered()]).when(SUSPEND).then_expect_events(vec![SUSPENDED]);
+        given(vec![registered(), SUSPENDED]).when(SUSPEND).then_expect_events(vec![]);
+        given(vec![registered(), SUSPENDED]).when(rename("Bo")).then_expect_events(vec![renamed("Bo")]);
     }
 
     #[test]
     fn a_closed_customer_cannot_be_renamed_or_suspended() {
-        let suspend = CustomerCommand::from(SuspendCustomer { reason: None });
-        for command in [rename("Bo"), rename("Ada"), suspend] {
-            given(vec![registered(), closed()]).when(command).then_expect_error(CustomerRejection::Closed);
+        for command in [rename("Bo"), rename("Ada"), SUSPEND] {
+            given(vec![registered(), CLOSED]).when(command).then_expect_error(REJECTED);
         }
     }
 
     #[test]
     fn a_customer_is_closed_once_even_when_suspended() {
-        let close = CustomerCommand::from(CloseCustomer { reason: None });
-        given(vec![registered(), suspended()]).when(close.clone()).then_expect_events(vec![closed()]);
-        given(vec![registered(), closed()]).when(close).then_expect_events(vec![]);
+        given(vec![registered(), SUSPENDED]).when(CLOSE).then_expect_events(vec![CLOSED]);
+        given(vec![registered(), CLOSED]).when(CLOSE).then_expect_events(vec![]);
     }
 
     #[test]
     fn an_erased_customer_is_closed_and_nobody() {
-        let erase = CustomerCommand::from(EraseCustomer {});
-        let erased = CustomerEvent::Erased(CustomerErased {});
-        given(vec![]).when(erase.clone()).then_expect_error(CustomerRejection::NotRegistered);
-        given(vec![registered()]).when(erase.clone()).then_expect_events(vec![erased.clone()]);
-        given(vec![registered(), closed()]).when(erase.clone()).then_expect_events(vec![erased.clone()]);
-        given(vec![registered(), erased.clone()]).when(erase).then_expect_events(vec![]);
-        given(vec![registered(), erased.clone()])
-            .when(rename("Bo"))
-            .then_expect_error(CustomerRejection::Closed);
+        given(vec![]).when(ERASE).then_expect_error(DecideError::NotFound);
+        given(vec![registered()]).when(ERASE).then_expect_events(vec![ERASED]);
+        given(vec![registered(), CLOSED]).when(ERASE).then_expect_events(vec![ERASED]);
+        given(vec![registered(), ERASED]).when(ERASE).then_expect_events(vec![]);
+        given(vec![registered(), ERASED]).when(rename("Bo")).then_expect_error(REJECTED);
 
         let mut customer = Customer::default();
-        for event in [registered(), renamed("Bo"), erased] {
+        for event in [registered(), renamed("Bo"), ERASED] {
             customer.apply(event);
         }
-        let nobody = Customer {
-            registered: true,
-            erased: true,
-            status: CustomerStatus::Closed,
-            ..Customer::default()
-        };
-        assert_eq!(customer, nobody);
+        assert_eq!(
+            customer,
+            Customer { erased: true, status: CustomerStatus::Closed, ..Customer::default() }
+        );
     }
 
     #[test]
     fn the_fold_goes_on_where_keys_are_destroyed() {
         let subject = Uuid::from_u128(3);
         let mut customer = Customer::default();
-        customer.apply(CustomerEvent::Registered(CustomerRegistered {
-            user_id: Some(subject),
-            details: Sealed::Erased { subject },
-        }));
-        customer.apply(CustomerEvent::Renamed(CustomerRenamed { details: Sealed::Erased { subject } }));
-        assert!(customer.registered && customer.name.is_empty() && customer.user_id == Some(subject));
+        let details = Sealed::Erased { subject };
+        customer.apply(CustomerEvent::Registered { user_id: Some(subject), details });
+        customer.apply(CustomerEvent::Renamed { details: Sealed::Erased { subject } });
+        assert!(customer.name.is_empty() && customer.user_id == Some(subject));
     }
 }

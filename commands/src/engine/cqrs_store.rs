@@ -24,7 +24,7 @@ use schemas::engine::{Actor, EventType, InvalidValue, Metadata, RecordedEvent, R
 use serde::{Deserialize, Serialize};
 use store::{AppendError, ExpectedVersion, NewEvent, Reservation, StoreError, StreamAppend, TenantStore};
 
-use super::decider::Decider;
+use super::decider::{DecideError, Decider, Facts, decide, reservation_changes};
 use super::loading;
 
 type Cause = Box<dyn Error + Send + Sync>;
@@ -37,27 +37,30 @@ type Cause = Box<dyn Error + Send + Sync>;
 pub struct TenantEventStore<A: Aggregate> {
     tenant: TenantStore,
     category: String,
-    codec: Codec<A::Event>,
+    codec: Codec<A>,
 }
 
-/// Encoder and decoder of one kind of event.
-struct Codec<E> {
-    encode: fn(&str, &E) -> Result<NewEvent, Cause>,
-    decode: fn(&RecordedEvent) -> Result<E, Cause>,
-    reservations: fn(&E) -> Vec<Reservation>,
-    releases: fn(&E) -> Vec<Reservation>,
+/// Encoder and decoder of one kind of event, and the values that must be unique in a state.
+struct Codec<A: Aggregate> {
+    encode: fn(&str, &A::Event) -> Result<NewEvent, Cause>,
+    decode: fn(&RecordedEvent) -> Result<A::Event, Cause>,
+    reserved: fn(&A) -> Vec<Reservation>,
 }
 
-/// An aggregate of the product as a cqrs-es aggregate.
+/// An aggregate of the product as a cqrs-es aggregate: its state and its version.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct CqrsAggregate<A>(pub A);
+pub struct CqrsAggregate<A> {
+    /// The state.
+    pub state: A,
+    /// The number of events; 0 before the first one.
+    pub version: u64,
+}
 
 impl<A: Decider> Aggregate for CqrsAggregate<A> {
     const TYPE: &'static str = A::CATEGORY;
     type Command = A::Command;
     type Event = A::Event;
-    type Error = A::Error;
+    type Error = DecideError<A::Rejection>;
     type Services = ();
 
     async fn handle(
@@ -65,15 +68,16 @@ impl<A: Decider> Aggregate for CqrsAggregate<A> {
         command: A::Command,
         _services: &(),
         sink: &EventSink<Self>,
-    ) -> Result<(), A::Error> {
-        for event in self.0.decide(command)? {
+    ) -> Result<(), Self::Error> {
+        for event in decide(&self.state, self.version, command, &Facts::now())? {
             sink.write(event, self).await;
         }
         Ok(())
     }
 
     fn apply(&mut self, event: A::Event) {
-        self.0.apply(event);
+        self.state.apply(event);
+        self.version += 1;
     }
 }
 
@@ -83,8 +87,7 @@ impl<A: Decider> TenantEventStore<CqrsAggregate<A>> {
         let codec = Codec {
             encode: |_, event| Ok(NewEvent::encode(event)?),
             decode: |recorded| Ok(loading::decode(recorded)?),
-            reservations: A::reservations,
-            releases: A::releases,
+            reserved: |aggregate: &CqrsAggregate<A>| aggregate.state.reserved(),
         };
         Self { tenant, category: A::CATEGORY.to_owned(), codec }
     }
@@ -97,8 +100,7 @@ impl<A: Aggregate> TenantEventStore<A> {
         let codec = Codec {
             encode: encode_foreign::<A::Event>,
             decode: |recorded| Ok(serde_json::from_slice(&recorded.payload)?),
-            reservations: |_| Vec::new(),
-            releases: |_| Vec::new(),
+            reserved: |_| Vec::new(),
         };
         Self { tenant, category: category.to_owned(), codec }
     }
@@ -130,6 +132,8 @@ pub struct TenantAggregateContext<A> {
     aggregate_id: String,
     aggregate: A,
     version: u64,
+    /// The values that it held when it was loaded.
+    reserved: Vec<Reservation>,
 }
 
 impl<A: Aggregate> AggregateContext<A> for TenantAggregateContext<A> {
@@ -154,7 +158,8 @@ impl<A: Aggregate> EventStore<A> for TenantEventStore<A> {
             version = envelope.sequence as u64;
             aggregate.apply(envelope.payload);
         }
-        Ok(TenantAggregateContext { aggregate_id: aggregate_id.to_owned(), aggregate, version })
+        let reserved = (self.codec.reserved)(&aggregate);
+        Ok(TenantAggregateContext { aggregate_id: aggregate_id.to_owned(), aggregate, version, reserved })
     }
 
     async fn commit(
@@ -166,7 +171,7 @@ impl<A: Aggregate> EventStore<A> for TenantEventStore<A> {
         if events.is_empty() {
             return Ok(Vec::new());
         }
-        let TenantAggregateContext { aggregate_id, version, .. } = context;
+        let TenantAggregateContext { aggregate_id, aggregate, version, reserved } = context;
         let stream = self.stream(&aggregate_id).map_err(unexpected)?;
         let encoded = events
             .iter()
@@ -176,11 +181,10 @@ impl<A: Aggregate> EventStore<A> for TenantEventStore<A> {
         let metadata = metadata_from(&metadata);
         let recorded_metadata = metadata_map(&metadata);
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
-        let append = StreamAppend {
-            reservations: events.iter().flat_map(self.codec.reservations).collect(),
-            releases: events.iter().flat_map(self.codec.releases).collect(),
-            ..StreamAppend::new(stream, expected, encoded, metadata)
-        };
+        // `EventSink::write` has applied the events to the aggregate.
+        let (reservations, releases) = reservation_changes(reserved, (self.codec.reserved)(&aggregate));
+        let append =
+            StreamAppend { reservations, releases, ..StreamAppend::new(stream, expected, encoded, metadata) };
         self.tenant.append(append).await.map_err(from_append)?;
         let envelopes = events.into_iter().zip(version + 1..).map(|(payload, version)| EventEnvelope {
             aggregate_id: aggregate_id.clone(),

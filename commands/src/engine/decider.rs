@@ -1,132 +1,120 @@
-//! The interface of an aggregate's rules (`Decider`), and the macro that writes a command enum.
+//! The interface of an aggregate's rules.
 
-use access::ErrorCode;
-use schemas::engine::Event;
+use access::{ErrorCode, Rejection};
+use chrono::{DateTime, Utc};
+use schemas::engine::{CommandTarget, Commands, Event, clock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use store::Reservation;
 
-/// Why the rules reject a command: a stable code for programs, `Display` for people.
-pub trait Rejection: std::error::Error + Send + Sync + 'static {
-    /// The error code.
-    fn code(&self) -> ErrorCode;
+/// What rules may know besides the state and the command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Facts {
+    /// The time of the decision.
+    pub now: DateTime<Utc>,
 }
 
-/// The commands of one aggregate: an enum with one variant for each command struct, written by
-/// [`commands!`](crate::commands).
-pub trait CommandSet: Serialize + Clone + Send + Sync + 'static {
-    /// Every command of the set, by name.
-    const NAMES: &'static [&'static str];
+impl Facts {
+    /// The facts of this moment.
+    pub fn now() -> Self {
+        Self { now: clock::now() }
+    }
+}
 
-    /// The command's name, such as `RegisterCustomer`.
-    fn name(&self) -> &'static str;
-    /// Whether the command creates the aggregate.
-    fn creates(&self) -> bool;
+/// A kind of value that must be unique in a tenant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ReservedKind {
+    /// Its name in the store, such as `email`.
+    pub name: &'static str,
+    /// The error code if another aggregate has the value.
+    pub taken: ErrorCode,
+    /// The field of the input that gives the value.
+    pub field: &'static str,
 }
 
 /// The rules of one kind of aggregate: its state, how events change the state, and which events a command produces.
 /// The functions are synchronous and depend only on their arguments.
+///
+/// The engine checks that the aggregate exists, or does not: see [`CommandTarget`]. So `decide` is called only with a
+/// state that fits the command.
 /// [`CqrsAggregate`](crate::CqrsAggregate) makes a cqrs-es aggregate of it.
 pub trait Decider: Default + Clone + Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The commands of the aggregate.
-    type Command: CommandSet;
+    type Command: Commands;
     /// The events of the aggregate.
     type Event: Event;
     /// Why a command is rejected.
-    type Error: Rejection;
+    type Rejection: Rejection;
 
     /// `<context>.<aggregate>`, the category of its streams.
     const CATEGORY: &'static str = <Self::Event as Event>::CATEGORY;
+    /// The error code of a command that creates an aggregate that exists.
+    const EXISTS: ErrorCode;
+    /// The kinds of values that it reserves: see [`Decider::reserved`].
+    const RESERVED_KINDS: &'static [ReservedKind] = &[];
+    /// The kinds of secrets that the store holds for it.
+    const SECRET_KINDS: &'static [&'static str] = &[];
+    /// The command that erases its subject. An aggregate with personal data needs one.
+    const ERASE: Option<fn() -> Self::Command> = None;
 
     /// The events that the command produces in this state; empty if there is nothing to do.
     ///
     /// # Errors
     /// The reason if the rules reject the command.
-    fn decide(&self, command: Self::Command) -> Result<Vec<Self::Event>, Self::Error>;
+    fn decide(&self, command: Self::Command, facts: &Facts) -> Result<Vec<Self::Event>, Self::Rejection>;
 
     /// Applies an event to the state.
     fn apply(&mut self, event: Self::Event);
-
-    /// False before the first event.
-    fn exists(&self) -> bool;
 
     /// Approximate memory of the state in bytes, beyond a small constant. The cache of states is limited by it.
     fn bytes(&self) -> usize {
         0
     }
 
-    /// The values that must be unique in the tenant from this event on.
-    fn reservations(_event: &Self::Event) -> Vec<Reservation> {
+    /// The values that must be unique in the tenant in this state. The engine reserves those that an event adds, and
+    /// releases those that it removes.
+    fn reserved(&self) -> Vec<Reservation> {
         Vec::new()
-    }
-
-    /// The reservations that this event releases.
-    fn releases(_event: &Self::Event) -> Vec<Reservation> {
-        Vec::new()
-    }
-
-    /// The command's name.
-    fn command_name(command: &Self::Command) -> &'static str {
-        command.name()
-    }
-
-    /// Whether the command creates the aggregate, so that its stream must not exist.
-    fn creates(command: &Self::Command) -> bool {
-        command.creates()
     }
 }
 
-/// Writes the enum of an aggregate's commands: `creates` names the creating command, `changes` the others.
-#[macro_export]
-macro_rules! commands {
-    (
-        $(#[$doc:meta])*
-        pub enum $name:ident {
-            creates $new:ident($new_command:ty);
-            $( changes $( $variant:ident($command:ty) ),+ ; )?
-        }
-    ) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[expect(missing_docs, reason = "each variant is documented by the command that it holds")]
-        pub enum $name {
-            $new($new_command),
-            $( $( $variant($command), )+ )?
-        }
+/// Why the rules do not take a command.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DecideError<R> {
+    /// The command creates an aggregate that exists.
+    #[error("there is something under this id already")]
+    Exists,
+    /// The aggregate does not exist.
+    #[error("there is nothing under this id")]
+    NotFound,
+    /// The rules of the aggregate reject the command.
+    #[error("{0}")]
+    Rejected(R),
+}
 
-        impl $crate::engine::decider::CommandSet for $name {
-            const NAMES: &'static [&'static str] = &[
-                <$new_command as schemas::engine::Command>::NAME,
-                $( $( <$command as schemas::engine::Command>::NAME, )+ )?
-            ];
+/// Checks that the aggregate exists, or does not, and then decides. `version` is 0 before the first event.
+///
+/// # Errors
+/// [`DecideError`].
+pub fn decide<A: Decider>(
+    state: &A,
+    version: u64,
+    command: A::Command,
+    facts: &Facts,
+) -> Result<Vec<A::Event>, DecideError<A::Rejection>> {
+    match (command.command_type().target, version) {
+        (CommandTarget::New, 1..) => Err(DecideError::Exists),
+        (CommandTarget::Existing, 0) => Err(DecideError::NotFound),
+        _ => state.decide(command, facts).map_err(DecideError::Rejected),
+    }
+}
 
-            fn name(&self) -> &'static str {
-                match self {
-                    Self::$new(_) => <$new_command as schemas::engine::Command>::NAME,
-                    $( $( Self::$variant(_) => <$command as schemas::engine::Command>::NAME, )+ )?
-                }
-            }
-
-            fn creates(&self) -> bool {
-                match self {
-                    Self::$new(_) => true,
-                    $( $( Self::$variant(_) => false, )+ )?
-                }
-            }
-        }
-
-        impl From<$new_command> for $name {
-            fn from(command: $new_command) -> Self {
-                Self::$new(command)
-            }
-        }
-
-        $( $(
-            impl From<$command> for $name {
-                fn from(command: $command) -> Self {
-                    Self::$variant(command)
-                }
-            }
-        )+ )?
-    };
+/// The values that are held after a change and were not before, and those that are no longer.
+pub(crate) fn reservation_changes(
+    before: Vec<Reservation>,
+    after: Vec<Reservation>,
+) -> (Vec<Reservation>, Vec<Reservation>) {
+    let added = after.iter().filter(|value| !before.contains(value)).cloned().collect();
+    let removed = before.into_iter().filter(|value| !after.contains(value)).collect();
+    (added, removed)
 }

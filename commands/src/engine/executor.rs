@@ -5,13 +5,13 @@ use std::any::Any;
 use std::sync::Arc;
 
 use moka::sync::Cache;
-use schemas::engine::{LogId, StreamName, TenantId, ids};
+use schemas::engine::{Commands, LogId, StreamName, TenantId, ids};
 use store::{ConsistencyToken, KeyUse, Receipt, Store, StoreError};
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
 use super::context::{CommandContext, CommandSideEffects};
-use super::decider::Decider;
+use super::decider::{Decider, Facts};
 use super::idempotency::claim;
 use super::loading::LoadedAggregate;
 use super::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
@@ -94,9 +94,9 @@ impl Executor {
         id: Uuid,
         command: impl Into<A::Command> + Send,
         side_effects: CommandSideEffects,
-    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
+    ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
         let command = command.into();
-        let name = A::command_name(&command);
+        let name = command.command_type().name;
         let result = self.execute_authorised(context, id, command, side_effects).await;
         let outcome = match &result {
             Ok(CommandResult { outcome: ExecutionOutcome::Applied, .. }) => "applied",
@@ -117,7 +117,7 @@ impl Executor {
         context: &CommandContext,
         id: Uuid,
         command: impl Into<A::Command> + Send,
-    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Error>> {
+    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Rejection>> {
         let request = self.request::<A>(context, id, command.into(), CommandSideEffects::default())?;
         match request.previous_receipt().await? {
             Some(receipt) => self.build_result(&request, request.duplicate(receipt)?).await.map(Some),
@@ -133,7 +133,7 @@ impl Executor {
     pub async fn previous_request_result<A: Decider>(
         &self,
         context: &CommandContext,
-    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Error>> {
+    ) -> Result<Option<CommandResult<A>>, ExecuteError<A::Rejection>> {
         let (Some(key), Some(digest)) = (context.command_id, context.request_digest) else { return Ok(None) };
         let tenant = self.store.tenant(context.tenant);
         let receipt = match tenant.key_use(&claim(&context.caller, key, digest)?).await? {
@@ -165,7 +165,7 @@ impl Executor {
         id: Uuid,
         command: A::Command,
         side_effects: CommandSideEffects,
-    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
+    ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
         let request = self.request::<A>(context, id, command, side_effects)?;
         let settled = match self.decide_and_append(&request).await {
             Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
@@ -187,8 +187,8 @@ impl Executor {
         id: Uuid,
         command: A::Command,
         side_effects: CommandSideEffects,
-    ) -> Result<PreparedCommand<'a, A>, ExecuteError<A::Error>> {
-        let name = A::command_name(&command);
+    ) -> Result<PreparedCommand<'a, A>, ExecuteError<A::Rejection>> {
+        let name = command.command_type().name;
         if !access::policy::permits(&context.caller, name, id) {
             return Err(ExecuteError::Forbidden);
         }
@@ -211,6 +211,7 @@ impl Executor {
             id,
             stream,
             command,
+            facts: Facts::now(),
             metadata: context.metadata(command_id),
             claim,
             side_effects,
@@ -221,7 +222,7 @@ impl Executor {
     async fn decide_and_append<A: Decider>(
         &self,
         request: &PreparedCommand<'_, A>,
-    ) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
+    ) -> Result<DecisionOutcome<A>, ExecuteError<A::Rejection>> {
         let shared = self.slot::<A>(request.tenant.id(), &request.stream);
         let mut slot = shared.lock().await;
         let mut retries = 0;
@@ -232,14 +233,12 @@ impl Executor {
                 return Ok(DecisionOutcome::NoEffect(loaded));
             }
             // A command without effect stores its receipt at the version on which it was decided.
-            match request.append(loaded.version, loaded.log_id, &events).await {
+            let (after, append) = request.plan(&loaded, &events)?;
+            match request.append(append).await {
                 Ok(receipt) if receipt.duplicate => return request.duplicate(receipt),
                 Ok(receipt) => {
                     // The state changes only after the append: an uncommitted state must not be visible.
-                    let mut state = loaded.state;
-                    for event in events {
-                        state.apply(event);
-                    }
+                    let state = after;
                     let log_id = Some(receipt.log_id);
                     self.update_weight(request.tenant.id(), &request.stream, &shared, &state);
                     *slot = Some(LoadedAggregate { state: state.clone(), version: receipt.version, log_id });
@@ -272,7 +271,7 @@ impl Executor {
         &self,
         request: &PreparedCommand<'_, A>,
         settled: DecisionOutcome<A>,
-    ) -> Result<CommandResult<A>, ExecuteError<A::Error>> {
+    ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
         let (outcome, version, log_id, position, count, state) = match settled {
             DecisionOutcome::Appended(receipt, state) => (
                 ExecutionOutcome::Applied,

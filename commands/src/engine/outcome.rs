@@ -1,11 +1,12 @@
 //! Results of executing a command.
 
-use access::ErrorCode;
+use access::{ErrorCode, Rejection};
 use schemas::engine::{DecodeError, LogId, StreamName};
 use store::{AppendError, StoreError};
 use uuid::Uuid;
 
-use super::decider::Rejection;
+use super::decider::ReservedKind;
+use crate::registry::AGGREGATES;
 
 /// Whether the command was executed now or earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,6 +66,12 @@ pub enum ExecuteError<R> {
     /// There is no such aggregate.
     #[error("there is nothing under this id")]
     NotFound,
+    /// The command creates an aggregate that exists.
+    #[error("there is something under this id already")]
+    Exists {
+        /// The error code of the aggregate.
+        code: ErrorCode,
+    },
     /// The caller lacks the permission for this command.
     #[error("the caller may not do this")]
     Forbidden,
@@ -102,13 +109,14 @@ pub enum ExecuteError<R> {
     },
 }
 
+/// The kind of a reserved value, by its name.
+fn reserved_kind(name: &str) -> Option<&'static ReservedKind> {
+    AGGREGATES.iter().flat_map(|aggregate| aggregate.reserved_kinds).find(|kind| kind.name == name)
+}
+
 /// The error code for a reserved value of this kind.
 pub fn reserved_value_code(kind: &str) -> ErrorCode {
-    match kind {
-        crate::identity::tenant::SLUG => ErrorCode::SlugTaken,
-        crate::identity::user::EMAIL => ErrorCode::EmailTaken,
-        _ => ErrorCode::ValueTaken,
-    }
+    reserved_kind(kind).map_or(ErrorCode::ValueTaken, |kind| kind.taken)
 }
 
 impl<R: Rejection> ExecuteError<R> {
@@ -120,6 +128,7 @@ impl<R: Rejection> ExecuteError<R> {
             Self::CommandIdReused => ErrorCode::CommandIdReused,
             Self::Reserved { kind, .. } => reserved_value_code(kind),
             Self::NotFound => ErrorCode::NotFound,
+            Self::Exists { code } => *code,
             Self::Forbidden => ErrorCode::Forbidden,
             Self::TooLarge { .. } => ErrorCode::TooLarge,
             Self::Invalid(_) => ErrorCode::Invalid,
@@ -128,6 +137,17 @@ impl<R: Rejection> ExecuteError<R> {
             Self::Unavailable(StoreError::KeyMissing { .. }) => ErrorCode::KeyMissing,
             Self::Overloaded | Self::Unavailable(_) => ErrorCode::Unavailable,
             Self::Internal { .. } => ErrorCode::Internal,
+        }
+    }
+}
+
+impl<R: Rejection> ExecuteError<R> {
+    /// The path to the field of the input at fault, if one field is.
+    pub fn path(&self) -> Option<String> {
+        match self {
+            Self::Rejected(rejection) => rejection.path(),
+            Self::Reserved { kind, .. } => reserved_kind(kind).map(|kind| kind.field.to_owned()),
+            _ => None,
         }
     }
 }
@@ -153,6 +173,7 @@ impl<R> ExecuteError<R> {
             Self::CommandIdReused => "command_id_reused",
             Self::Reserved { .. } => "reserved",
             Self::NotFound => "not_found",
+            Self::Exists { .. } => "exists",
             Self::Forbidden => "forbidden",
             Self::TooLarge { .. } => "too_large",
             Self::Invalid(_) => "invalid",

@@ -1,7 +1,7 @@
 //! A command on its way: it is decided on a state, and its events are appended.
 
 use schemas::engine::canonical::CanonicalError;
-use schemas::engine::{LogId, Metadata, StreamName};
+use schemas::engine::{CommandTarget, Commands, Metadata, StreamName};
 use store::{
     AppendError, DeploymentKey, ExpectedVersion, IdempotencyClaim, KeyUse, NewEvent, Receipt, RequestDigest,
     StreamAppend, TenantStore,
@@ -9,7 +9,7 @@ use store::{
 use uuid::Uuid;
 
 use super::context::{CommandContext, CommandSideEffects};
-use super::decider::Decider;
+use super::decider::{DecideError, Decider, Facts, decide, reservation_changes};
 use super::loading::LoadedAggregate;
 use super::outcome::ExecuteError;
 
@@ -20,6 +20,7 @@ pub(super) struct PreparedCommand<'a, A: Decider> {
     pub(super) id: Uuid,
     pub(super) stream: StreamName,
     pub(super) command: A::Command,
+    pub(super) facts: Facts,
     pub(super) metadata: Metadata,
     pub(super) claim: Option<IdempotencyClaim>,
     pub(super) side_effects: CommandSideEffects,
@@ -40,8 +41,8 @@ impl<A: Decider> PreparedCommand<'_, A> {
         &self,
         cached: Option<LoadedAggregate<A>>,
         first: bool,
-    ) -> Result<(LoadedAggregate<A>, Vec<A::Event>), ExecuteError<A::Error>> {
-        let creates = A::creates(&self.command);
+    ) -> Result<(LoadedAggregate<A>, Vec<A::Event>), ExecuteError<A::Rejection>> {
+        let creates = self.command.command_type().target != CommandTarget::Existing;
         if cached.is_some() || (creates && first) {
             let loaded = cached.clone().unwrap_or_default();
             if let Ok(events) = self.decide_on(&loaded)
@@ -56,52 +57,66 @@ impl<A: Decider> PreparedCommand<'_, A> {
         Ok((loaded, events))
     }
 
-    pub(super) fn decide_on(
-        &self,
-        loaded: &LoadedAggregate<A>,
-    ) -> Result<Vec<A::Event>, ExecuteError<A::Error>> {
-        if !loaded.state.exists() && !A::creates(&self.command) {
+    fn decide_on(&self, loaded: &LoadedAggregate<A>) -> Result<Vec<A::Event>, ExecuteError<A::Rejection>> {
+        if loaded.version == 0 && self.command.command_type().target == CommandTarget::Existing {
             return Err(ExecuteError::NotFound);
         }
         if self.context.expected_version.is_some_and(|expected| expected != loaded.version) {
             return Err(ExecuteError::VersionConflict { actual: loaded.version });
         }
-        loaded.state.decide(self.command.clone()).map_err(ExecuteError::Rejected)
+        decide(&loaded.state, loaded.version, self.command.clone(), &self.facts).map_err(
+            |error| match error {
+                DecideError::Exists => ExecuteError::Exists { code: A::EXISTS },
+                DecideError::NotFound => ExecuteError::NotFound,
+                DecideError::Rejected(rejection) => ExecuteError::Rejected(rejection),
+            },
+        )
     }
 
-    pub(super) async fn append(
+    /// The append of the events, and the state after them.
+    /// A command without effect stores its receipt at the version on which it was decided.
+    pub(super) fn plan(
         &self,
-        version: u64,
-        log: Option<LogId>,
+        loaded: &LoadedAggregate<A>,
         events: &[A::Event],
-    ) -> Result<Receipt, ExecuteError<A::Error>> {
+    ) -> Result<(A, StreamAppend), ExecuteError<A::Rejection>> {
         let encoded: Vec<NewEvent> = events
             .iter()
             .map(NewEvent::encode)
             .collect::<Result<_, _>>()
             .map_err(|error| ExecuteError::internal("encoding an event", error))?;
+        let LoadedAggregate { version, log_id: log, .. } = *loaded;
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
+        let mut after = loaded.state.clone();
         if let Some(claim) = self.claim.filter(|_| events.is_empty()) {
             let append =
                 StreamAppend::without_effect(self.stream.clone(), expected, claim, self.metadata.clone());
-            return Ok(self.tenant.append(StreamAppend { log, ..append }).await?);
+            return Ok((after, StreamAppend { log, ..append }));
         }
+        for event in events {
+            after.apply(event.clone());
+        }
+        let (reservations, releases) = reservation_changes(loaded.state.reserved(), after.reserved());
         let append = StreamAppend {
             log,
             claim: self.claim,
-            reservations: events.iter().flat_map(A::reservations).collect(),
-            releases: events.iter().flat_map(A::releases).collect(),
+            reservations,
+            releases,
             secrets: self.side_effects.secrets.clone(),
             digest_releases: self.side_effects.digest_releases.clone(),
             new_tenant: self.side_effects.new_tenant.clone(),
             tenant_status: self.side_effects.tenant_status,
             ..StreamAppend::new(self.stream.clone(), expected, encoded, self.metadata.clone())
         };
+        Ok((after, append))
+    }
+
+    pub(super) async fn append(&self, append: StreamAppend) -> Result<Receipt, ExecuteError<A::Rejection>> {
         self.tenant.append(append).await.map_err(AppendError::into)
     }
 
     /// The receipt of this command, if it was executed before.
-    pub(super) async fn previous_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Error>> {
+    pub(super) async fn previous_receipt(&self) -> Result<Option<Receipt>, ExecuteError<A::Rejection>> {
         let Some(claim) = &self.claim else { return Ok(None) };
         match self.tenant.key_use(claim).await? {
             KeyUse::Unused => Ok(None),
@@ -111,7 +126,10 @@ impl<A: Decider> PreparedCommand<'_, A> {
     }
 
     /// The first answer again. A receipt of another aggregate is an error.
-    pub(super) fn duplicate(&self, receipt: Receipt) -> Result<DecisionOutcome<A>, ExecuteError<A::Error>> {
+    pub(super) fn duplicate(
+        &self,
+        receipt: Receipt,
+    ) -> Result<DecisionOutcome<A>, ExecuteError<A::Rejection>> {
         if receipt.stream == self.stream {
             Ok(DecisionOutcome::Duplicate(receipt))
         } else {
@@ -132,19 +150,19 @@ pub(super) fn digest(
 
 #[cfg(test)]
 mod tests {
-    use schemas::crm::customer::{RegisterCustomer, SuspendCustomer};
+    use schemas::crm::customer::{CustomerCommand, CustomerDetails};
     use schemas::engine::{Email, Name, Reason};
 
     use super::*;
 
-    fn register(name: &str) -> RegisterCustomer {
-        RegisterCustomer {
-            user_id: None,
+    fn register(name: &str) -> CustomerCommand {
+        let details = CustomerDetails {
             name: Name::parse(name).expect("a valid name"),
             email: Email::parse("ada@example.com").expect("a valid address"),
             company: None,
             notes: None,
-        }
+        };
+        CustomerCommand::RegisterCustomer { user_id: None, details }
     }
 
     fn stream(id: u128) -> StreamName {
@@ -154,7 +172,7 @@ mod tests {
     #[test]
     fn a_digest_tells_key_name_target_and_content_apart() {
         let key = DeploymentKey::generate();
-        let of = |key: &DeploymentKey, name: &str, id: u128, command: &RegisterCustomer| {
+        let of = |key: &DeploymentKey, name: &str, id: u128, command: &CustomerCommand| {
             digest(key, name, &stream(id), command).expect("a command serialises")
         };
         let first = of(&key, "RegisterCustomer", 1, &register("Ada"));
@@ -168,18 +186,17 @@ mod tests {
     #[test]
     fn an_absent_field_does_not_count_in_a_digest() {
         #[derive(serde::Serialize)]
-        struct Suspend {
-            reason: Option<Reason>,
-            introduced_later: Option<u32>,
+        #[serde(tag = "name", content = "command")]
+        enum Later {
+            SuspendCustomer { reason: Option<Reason>, introduced_later: Option<u32> },
         }
         let key = DeploymentKey::generate();
-        let of =
-            |command: &Suspend| digest(&key, "SuspendCustomer", &stream(1), command).expect("serialises");
+        let of = |command: &Later| digest(&key, "SuspendCustomer", &stream(1), command).expect("serialises");
         let reason = || Some(Reason::parse("arrears").expect("a valid reason"));
-        let today = SuspendCustomer { reason: reason() };
+        let today = CustomerCommand::SuspendCustomer { reason: reason() };
         let today = digest(&key, "SuspendCustomer", &stream(1), &today).expect("serialises");
-        assert_eq!(of(&Suspend { reason: reason(), introduced_later: None }), today);
-        assert_ne!(of(&Suspend { reason: reason(), introduced_later: Some(1) }), today);
-        assert_ne!(of(&Suspend { reason: None, introduced_later: None }), today);
+        assert_eq!(of(&Later::SuspendCustomer { reason: reason(), introduced_later: None }), today);
+        assert_ne!(of(&Later::SuspendCustomer { reason: reason(), introduced_later: Some(1) }), today);
+        assert_ne!(of(&Later::SuspendCustomer { reason: None, introduced_later: None }), today);
     }
 }

@@ -11,18 +11,19 @@
 
 use access::Principal;
 use bytes::Bytes;
+use schemas::engine::Reason;
 use schemas::engine::{Email, Name, TenantId, ids};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
-use schemas::identity::tenant::{ResumeTenant, SuspendTenant};
-use schemas::identity::user::{ChangeUserRoles, DeactivateUser, UserStatus};
+use schemas::identity::tenant::TenantCommand;
+use schemas::identity::user::{UserCommand, UserStatus};
 use store::{LockMode, TenantStatusChange};
 use uuid::Uuid;
 
 use super::authority::{AuthorityError, FreshAuthority};
 use super::registration::register_user;
-use super::tenant::{Tenant, TenantCommand, TenantRejection};
-use super::user::{User, UserCommand, UserRejection};
+use super::tenant::{Tenant, TenantRejection};
+use super::user::{User, UserRejection};
 use crate::engine::context::{CommandContext, CommandSideEffects};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{CommandResult, ExecuteError};
@@ -85,7 +86,7 @@ pub async fn change_roles(
 ) -> UserResult {
     let given = check_roles_allowed(context, &roles);
     let stays = roles.contains(&admin_role(context.tenant));
-    let command = UserCommand::from(ChangeUserRoles { roles });
+    let command = UserCommand::ChangeUserRoles { roles };
     if let Some(earlier) = executor.previous_result::<User>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
@@ -104,9 +105,9 @@ pub async fn deactivate(
     executor: &Executor,
     context: &CommandContext,
     id: Uuid,
-    command: DeactivateUser,
+    reason: Option<Reason>,
 ) -> UserResult {
-    let command = UserCommand::from(command);
+    let command = UserCommand::DeactivateUser { reason };
     if let Some(earlier) = executor.previous_result::<User>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
@@ -154,9 +155,10 @@ pub async fn suspend_tenant(
     executor: &Executor,
     context: &CommandContext,
     tenant: TenantId,
-    command: SuspendTenant,
+    reason: Option<Reason>,
 ) -> Result<CommandResult<Tenant>, ExecuteError<TenantRejection>> {
-    set_tenant_status(executor, context, TenantStatusChange { tenant, suspended: true }, command.into()).await
+    let command = TenantCommand::SuspendTenant { reason };
+    set_tenant_status(executor, context, TenantStatusChange { tenant, suspended: true }, command).await
 }
 
 /// Ends the suspension of a tenant.
@@ -168,13 +170,8 @@ pub async fn resume_tenant(
     context: &CommandContext,
     tenant: TenantId,
 ) -> Result<CommandResult<Tenant>, ExecuteError<TenantRejection>> {
-    set_tenant_status(
-        executor,
-        context,
-        TenantStatusChange { tenant, suspended: false },
-        ResumeTenant {}.into(),
-    )
-    .await
+    let command = TenantCommand::ResumeTenant {};
+    set_tenant_status(executor, context, TenantStatusChange { tenant, suspended: false }, command).await
 }
 
 /// The tenant's status is changed in the transaction of the event.

@@ -2,11 +2,11 @@
 
 use access::{Principal, policy};
 use bytes::Bytes;
-use schemas::engine::{Email, Name, TenantId, ids};
+use schemas::engine::{Email, Name, TenantId, TenantSlug, ids};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
-use schemas::identity::tenant::{RegisterTenant, Registration};
-use schemas::identity::user::RegisterUser;
+use schemas::identity::tenant::{Registration, TenantCommand, TenantOrganisation, Tier};
+use schemas::identity::user::{UserCommand, UserDetails};
 use store::{NewTenant, Secret};
 
 use super::authority::FreshAuthority;
@@ -54,7 +54,7 @@ pub async fn register_user(
         .execute(
             context,
             id,
-            RegisterUser { email, name, roles },
+            UserCommand::RegisterUser { details: UserDetails { email, name }, roles },
             CommandSideEffects { secrets, ..CommandSideEffects::default() },
         )
         .await
@@ -100,16 +100,30 @@ pub enum RegisterTenantError {
     Admin(ExecuteError<UserRejection>),
 }
 
+/// A tenant to register.
+#[derive(Debug, Clone, PartialEq)]
+pub struct TenantRegistration {
+    /// Unique name in URLs and subjects.
+    pub slug: TenantSlug,
+    /// Display name.
+    pub name: Name,
+    /// Tier of the tenant.
+    pub tier: Tier,
+    /// Who may register as a user.
+    pub registration: Registration,
+    /// The organisation that the tenant belongs to.
+    pub organisation: TenantOrganisation,
+}
+
 /// Registers a tenant, opens its log, and registers its first administrator in it. The event is recorded in the log of
-/// the
-/// tenant `platform`, whatever the context's tenant is.
+/// the tenant `platform`, whatever the context's tenant is.
 ///
 /// # Errors
 /// [`RegisterTenantError::Admin`] if only the administrator is missing; a repeat completes it.
 pub async fn register_tenant(
     executor: &Executor,
     context: &CommandContext,
-    command: RegisterTenant,
+    new: TenantRegistration,
     admin: Option<TenantAdmin>,
 ) -> Result<RegisteredTenant, RegisterTenantError> {
     let mut context = context.clone();
@@ -117,11 +131,13 @@ pub async fn register_tenant(
     let id = new_aggregate_id(&context, Tenant::CATEGORY);
     let new_tenant = NewTenant {
         id: TenantId(id),
-        slug: command.slug.clone(),
-        name: command.name.to_string(),
-        tier: command.tier,
-        registration: command.registration,
+        slug: new.slug.clone(),
+        name: new.name.to_string(),
+        tier: new.tier,
+        registration: new.registration,
     };
+    let TenantRegistration { slug, name, tier, registration, organisation } = new;
+    let command = TenantCommand::RegisterTenant { slug, name, tier, registration, organisation };
     let side_effects = CommandSideEffects { new_tenant: Some(new_tenant), ..CommandSideEffects::default() };
     let authority =
         FreshAuthority::acquire(executor, context.tenant, &context.caller, &policy::TENANTS_WRITE).await;

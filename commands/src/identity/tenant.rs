@@ -1,62 +1,36 @@
 //! The rules of a tenant. Its events are in the log of the tenant `platform`; registration opens the tenant's own log.
 
 use access::ErrorCode;
-use schemas::identity::tenant::{
-    RegisterTenant, Registration, ResumeTenant, SuspendTenant, TenantEvent, TenantRegistered, TenantResumed,
-    TenantSuspended, Tier,
-};
+use describe::rejections;
+use schemas::identity::tenant::{Registration, TenantCommand, TenantEvent, TenantOrganisation, Tier};
 use serde::{Deserialize, Serialize};
 use store::Reservation;
 
-use crate::engine::decider::{Decider, Rejection};
+use crate::engine::decider::{Decider, Facts, ReservedKind};
 
 /// The kind of the reservation of a slug.
-pub const SLUG: &str = "slug";
+pub const SLUG: ReservedKind = ReservedKind { name: "slug", taken: ErrorCode::SlugTaken, field: "slug" };
 
 /// Slugs that no tenant may use: they are parts of the product or likely subdomains of a deployment.
 pub const RESERVED_SLUGS: &[&str] = &["platform", "www", "api", "admin", "app", "static"];
 
-crate::commands! {
-    /// The commands of a tenant.
-    pub enum TenantCommand {
-        creates Register(RegisterTenant);
-        changes Suspend(SuspendTenant), Resume(ResumeTenant);
-    }
-}
-
 /// Why a tenant command was rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[rejections]
 pub enum TenantRejection {
-    /// A tenant with this id exists.
-    #[error("the tenant is registered already")]
-    AlreadyRegistered,
     /// The slug is in [`RESERVED_SLUGS`].
-    #[error("the slug is reserved")]
+    #[rejection(SlugReserved, "the slug is reserved", at = "slug")]
     SlugReserved,
-    /// The country is not an ISO 3166-1 alpha-2 code.
-    #[error("the country must be two upper-case letters (ISO 3166-1 alpha-2)")]
+    #[rejection(
+        CountryInvalid,
+        "the country must be two upper-case letters (ISO 3166-1 alpha-2)",
+        at = "country"
+    )]
     CountryInvalid,
-    /// The tenant does not exist.
-    #[error("there is no such tenant")]
-    NotRegistered,
 }
 
-impl Rejection for TenantRejection {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::AlreadyRegistered => ErrorCode::TenantExists,
-            Self::SlugReserved => ErrorCode::SlugReserved,
-            Self::CountryInvalid => ErrorCode::CountryInvalid,
-            Self::NotRegistered => ErrorCode::TenantUnknown,
-        }
-    }
-}
-
-/// A tenant, folded from its events.
+/// What the rules know of a tenant.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Tenant {
-    /// False before the first event.
-    pub registered: bool,
     /// Unique name in URLs and subjects.
     pub slug: String,
     /// Display name.
@@ -79,63 +53,56 @@ pub struct Tenant {
 impl Decider for Tenant {
     type Command = TenantCommand;
     type Event = TenantEvent;
-    type Error = TenantRejection;
+    type Rejection = TenantRejection;
+
+    const EXISTS: ErrorCode = ErrorCode::TenantExists;
+    const RESERVED_KINDS: &'static [ReservedKind] = &[SLUG];
+
+    fn decide(&self, command: TenantCommand, _facts: &Facts) -> Result<Vec<TenantEvent>, TenantRejection> {
+        use TenantCommand as Command;
+        use TenantEvent as Event;
+
+        let event = match command {
+            Command::RegisterTenant { slug, name, tier, registration, organisation } => {
+                if RESERVED_SLUGS.contains(&slug.as_str()) {
+                    return Err(TenantRejection::SlugReserved);
+                }
+                if organisation.country.as_deref().is_some_and(|code| !is_country_code(code)) {
+                    return Err(TenantRejection::CountryInvalid);
+                }
+                Event::Registered { slug, name, tier, registration, organisation }
+            }
+            Command::SuspendTenant { .. } if self.suspended => return Ok(vec![]),
+            Command::SuspendTenant { reason } => Event::Suspended { reason },
+            Command::ResumeTenant {} if !self.suspended => return Ok(vec![]),
+            Command::ResumeTenant {} => Event::Resumed {},
+        };
+        Ok(vec![event])
+    }
 
     fn apply(&mut self, event: TenantEvent) {
-        let registered = match event {
-            TenantEvent::Registered(registered) => registered,
-            TenantEvent::Suspended(_) => return self.suspended = true,
-            TenantEvent::Resumed(_) => return self.suspended = false,
-        };
-        *self = Self {
-            registered: true,
-            slug: registered.slug.into(),
-            name: registered.name.into(),
-            tier: registered.tier,
-            registration: registered.registration,
-            organisation: registered.organisation.map(Into::into),
-            business_unit: registered.business_unit.map(Into::into),
-            country: registered.country,
-            suspended: false,
-        };
-    }
-
-    fn decide(&self, command: TenantCommand) -> Result<Vec<TenantEvent>, TenantRejection> {
-        let new = match (self.registered, command) {
-            (false, TenantCommand::Register(new)) => new,
-            (true, TenantCommand::Register(_)) => return Err(TenantRejection::AlreadyRegistered),
-            (false, _) => return Err(TenantRejection::NotRegistered),
-            (true, TenantCommand::Suspend(_)) if self.suspended => return Ok(Vec::new()),
-            (true, TenantCommand::Suspend(SuspendTenant { reason })) => {
-                return Ok(vec![TenantEvent::Suspended(TenantSuspended { reason })]);
+        match event {
+            TenantEvent::Registered { slug, name, tier, registration, organisation } => {
+                let TenantOrganisation { organisation, business_unit, country } = organisation;
+                *self = Self {
+                    slug: slug.into(),
+                    name: name.into(),
+                    tier,
+                    registration,
+                    organisation: organisation.map(Into::into),
+                    business_unit: business_unit.map(Into::into),
+                    country,
+                    suspended: false,
+                };
             }
-            (true, TenantCommand::Resume(_)) if !self.suspended => return Ok(Vec::new()),
-            (true, TenantCommand::Resume(_)) => return Ok(vec![TenantEvent::Resumed(TenantResumed {})]),
-        };
-        if RESERVED_SLUGS.contains(&new.slug.as_str()) {
-            return Err(TenantRejection::SlugReserved);
+            TenantEvent::Suspended { .. } => self.suspended = true,
+            TenantEvent::Resumed {} => self.suspended = false,
         }
-        if new.country.as_deref().is_some_and(|code| !is_country_code(code)) {
-            return Err(TenantRejection::CountryInvalid);
-        }
-        Ok(vec![TenantEvent::Registered(TenantRegistered {
-            slug: new.slug,
-            name: new.name,
-            tier: new.tier,
-            registration: new.registration,
-            organisation: new.organisation,
-            business_unit: new.business_unit,
-            country: new.country,
-        })])
     }
 
-    fn exists(&self) -> bool {
-        self.registered
-    }
-
-    fn reservations(event: &TenantEvent) -> Vec<Reservation> {
-        let TenantEvent::Registered(registered) = event else { return Vec::new() };
-        vec![Reservation { kind: SLUG, value: registered.slug.to_string() }]
+    fn reserved(&self) -> Vec<Reservation> {
+        let slug = (!self.slug.is_empty()).then(|| self.slug.clone());
+        slug.map(|value| Reservation { kind: SLUG.name, value }).into_iter().collect()
     }
 }
 
@@ -149,30 +116,34 @@ mod tests {
     use schemas::engine::{Name, TenantSlug};
 
     use super::*;
-    use crate::CqrsAggregate;
+    use crate::{CqrsAggregate, DecideError};
 
     fn register(slug: &str, country: Option<&str>) -> TenantCommand {
-        TenantCommand::Register(RegisterTenant {
+        TenantCommand::RegisterTenant {
             slug: TenantSlug::parse(slug).expect("a valid slug"),
             name: Name::parse("Acme").expect("a valid name"),
             tier: Tier::Pro,
             registration: Registration::Open,
-            organisation: None,
-            business_unit: None,
-            country: country.map(str::to_owned),
-        })
+            organisation: TenantOrganisation {
+                organisation: None,
+                business_unit: None,
+                country: country.map(str::to_owned),
+            },
+        }
     }
 
     fn registered(slug: &str) -> TenantEvent {
-        TenantEvent::Registered(TenantRegistered {
+        TenantEvent::Registered {
             slug: TenantSlug::parse(slug).expect("a valid slug"),
             name: Name::parse("Acme").expect("a valid name"),
             tier: Tier::Pro,
             registration: Registration::Open,
-            organisation: None,
-            business_unit: None,
-            country: None,
-        })
+            organisation: TenantOrganisation { organisation: None, business_unit: None, country: None },
+        }
+    }
+
+    fn rejected(rejection: TenantRejection) -> DecideError<TenantRejection> {
+        DecideError::Rejected(rejection)
     }
 
     fn given(events: Vec<TenantEvent>) -> AggregateTestExecutor<CqrsAggregate<Tenant>> {
@@ -182,15 +153,15 @@ mod tests {
     #[test]
     fn a_tenant_registers_once() {
         given(vec![]).when(register("acme", None)).then_expect_events(vec![registered("acme")]);
-        given(vec![registered("acme")])
-            .when(register("acme", None))
-            .then_expect_error(TenantRejection::AlreadyRegistered);
+        given(vec![registered("acme")]).when(register("acme", None)).then_expect_error(DecideError::Exists);
     }
 
     #[test]
     fn the_products_own_words_are_no_slugs() {
         for slug in RESERVED_SLUGS {
-            given(vec![]).when(register(slug, None)).then_expect_error(TenantRejection::SlugReserved);
+            given(vec![])
+                .when(register(slug, None))
+                .then_expect_error(rejected(TenantRejection::SlugReserved));
         }
     }
 
@@ -200,16 +171,16 @@ mod tests {
         for bad in ["gb", "GBR", "", "G1"] {
             given(vec![])
                 .when(register("acme", Some(bad)))
-                .then_expect_error(TenantRejection::CountryInvalid);
+                .then_expect_error(rejected(TenantRejection::CountryInvalid));
         }
     }
 
     #[test]
     fn a_tenant_is_put_on_hold_and_taken_off_it_once() {
-        let suspend = || TenantCommand::from(SuspendTenant { reason: None });
-        let resume = || TenantCommand::from(ResumeTenant {});
-        let suspended = TenantEvent::Suspended(TenantSuspended { reason: None });
-        let resumed = TenantEvent::Resumed(TenantResumed {});
+        let suspend = || TenantCommand::SuspendTenant { reason: None };
+        let resume = || TenantCommand::ResumeTenant {};
+        let suspended = TenantEvent::Suspended { reason: None };
+        let resumed = TenantEvent::Resumed {};
         given(vec![registered("acme")]).when(suspend()).then_expect_events(vec![suspended.clone()]);
         given(vec![registered("acme"), suspended.clone()]).when(suspend()).then_expect_events(vec![]);
         given(vec![registered("acme")]).when(resume()).then_expect_events(vec![]);
@@ -219,12 +190,14 @@ mod tests {
         given(vec![registered("acme"), suspended.clone(), resumed])
             .when(suspend())
             .then_expect_events(vec![suspended]);
-        given(vec![]).when(suspend()).then_expect_error(TenantRejection::NotRegistered);
+        given(vec![]).when(suspend()).then_expect_error(DecideError::NotFound);
     }
 
     #[test]
     fn registering_reserves_the_slug() {
-        let reserved = Tenant::reservations(&registered("acme"));
+        let mut tenant = Tenant::default();
+        tenant.apply(registered("acme"));
+        let reserved = tenant.reserved();
         assert_eq!((reserved[0].kind, reserved[0].value.as_str()), ("slug", "acme"));
     }
 }

@@ -4,18 +4,17 @@
 use std::sync::Arc;
 
 use access::{ErrorCode, Principal};
+use describe::rejections;
 use json_schema::InvalidSchema;
 use schemas::engine::{JsonText, Notes};
-use schemas::integration::event_type::{
-    EventTypeEvent, EventTypeRegistered, EventTypeWidened, RegisterEventType, family_id,
-};
+use schemas::integration::event_type::{EventTypeCommand, EventTypeEvent, family_id};
 use schemas::integration::names::ExternalType;
 use serde::{Deserialize, Serialize};
 use store::LockMode;
 
 use super::schema_compatibility;
 use crate::engine::context::{CommandContext, CommandSideEffects};
-use crate::engine::decider::{Decider, Rejection};
+use crate::engine::decider::{Decider, Facts};
 use crate::engine::executor::Executor;
 use crate::engine::outcome::{CommandResult, ExecuteError};
 use crate::identity::authority::FreshAuthority;
@@ -26,51 +25,39 @@ pub const VERSIONS_MAX: usize = 100;
 /// of them.
 pub const FAMILY_BYTES_MAX: usize = 1024 * 1024;
 
-crate::commands! {
-    /// The commands of an event type.
-    pub enum EventTypeCommand {
-        creates Register(RegisterEventType);
-    }
-}
-
 /// Why a registration was rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[rejections]
 pub enum EventTypeRejection {
     /// Versions are consecutive from 1.
-    #[error("the next version of this fact is v{next}")]
+    #[rejection(EventTypeVersionGap, "the next version of this fact is v{next}", at = "type")]
     VersionGap {
         /// The version that may be registered.
         next: u32,
     },
     /// The schema rejects data that it accepted before.
-    #[error("the schema is narrower than before at {at}; register v{next}")]
+    #[rejection(
+        SchemaIncompatible,
+        "the schema is narrower than before at {at}; register v{next}",
+        at = "schema"
+    )]
     Incompatible {
         /// The path to the keyword in the schema.
         at: String,
         /// The version to register instead.
         next: u32,
     },
-    /// The event type has [`VERSIONS_MAX`] versions.
-    #[error("a fact has at most {VERSIONS_MAX} versions")]
+    #[rejection(SchemaInvalid, "a fact has at most {VERSIONS_MAX} versions", at = "type")]
     VersionsExceeded,
     /// The recorded schemas and this one exceed [`FAMILY_BYTES_MAX`].
-    #[error(
-        "the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes"
+    #[rejection(
+        SchemaInvalid,
+        "the schemas of all versions of a fact, with those that were widened, have at most {FAMILY_BYTES_MAX} bytes",
+        at = "schema"
     )]
     BytesExceeded,
     /// The schema is invalid or exceeds a limit.
-    #[error("the schema cannot be used: {0}")]
+    #[rejection(SchemaInvalid, "the schema cannot be used: {0}", at = "schema")]
     Schema(InvalidSchema),
-}
-
-impl Rejection for EventTypeRejection {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::VersionGap { .. } => ErrorCode::EventTypeVersionGap,
-            Self::Incompatible { .. } => ErrorCode::SchemaIncompatible,
-            Self::VersionsExceeded | Self::BytesExceeded | Self::Schema(_) => ErrorCode::SchemaInvalid,
-        }
-    }
 }
 
 /// One version of an event type.
@@ -118,23 +105,30 @@ fn recorded_bytes(schema: &JsonText, description: Option<&Notes>) -> usize {
 impl Decider for EventFamily {
     type Command = EventTypeCommand;
     type Event = EventTypeEvent;
-    type Error = EventTypeRejection;
+    type Rejection = EventTypeRejection;
+
+    // A registration may come to an aggregate that exists.
+    const EXISTS: ErrorCode = ErrorCode::Invalid;
 
     fn apply(&mut self, event: EventTypeEvent) {
         match event {
-            EventTypeEvent::Registered(EventTypeRegistered { event_type, schema, description }) => {
+            EventTypeEvent::Registered { event_type, schema, description } => {
                 self.set(event_type.as_str(), schema, description);
                 self.last_is_registration = true;
             }
-            EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description }) => {
+            EventTypeEvent::Widened { event_type, schema, description } => {
                 self.set(event_type.as_str(), schema, description);
                 self.last_is_registration = false;
             }
         }
     }
 
-    fn decide(&self, command: EventTypeCommand) -> Result<Vec<EventTypeEvent>, EventTypeRejection> {
-        let EventTypeCommand::Register(RegisterEventType { event_type, schema, description }) = command;
+    fn decide(
+        &self,
+        command: EventTypeCommand,
+        _facts: &Facts,
+    ) -> Result<Vec<EventTypeEvent>, EventTypeRejection> {
+        let EventTypeCommand::RegisterEventType { event_type, schema, description } = command;
         let next = self.versions.len() as u32 + 1;
         let name = event_type.event_type().clone();
         let has_room =
@@ -149,11 +143,7 @@ impl Decider for EventFamily {
             if !has_room {
                 return Err(EventTypeRejection::BytesExceeded);
             }
-            return Ok(vec![EventTypeEvent::Registered(EventTypeRegistered {
-                event_type: name,
-                schema,
-                description,
-            })]);
+            return Ok(vec![EventTypeEvent::Registered { event_type: name, schema, description }]);
         };
         // Schemas are compared by value: the order of members and the notation of numbers do not matter.
         let is_same = known.schema == schema || known.schema.json() == schema.json();
@@ -168,11 +158,7 @@ impl Decider for EventFamily {
         if !has_room {
             return Err(EventTypeRejection::BytesExceeded);
         }
-        Ok(vec![EventTypeEvent::Widened(EventTypeWidened { event_type: name, schema, description })])
-    }
-
-    fn exists(&self) -> bool {
-        !self.versions.is_empty()
+        Ok(vec![EventTypeEvent::Widened { event_type: name, schema, description }])
     }
 
     fn bytes(&self) -> usize {
@@ -186,16 +172,17 @@ impl Decider for EventFamily {
 pub(super) async fn register(
     executor: &Executor,
     context: &CommandContext,
-    command: RegisterEventType,
+    command: EventTypeCommand,
 ) -> Result<CommandResult<EventFamily>, ExecuteError<EventTypeRejection>> {
-    let id = family_id(command.event_type.family());
+    let EventTypeCommand::RegisterEventType { event_type, schema, .. } = &command;
+    let id = family_id(event_type.family());
     if let Some(earlier) = executor.previous_result::<EventFamily>(context, id, command.clone()).await? {
         return Ok(earlier);
     }
-    json_schema::compile(&command.schema)
+    json_schema::compile(schema)
         .map_err(|error| ExecuteError::Rejected(EventTypeRejection::Schema(error)))?;
     // A registration cannot be undone, so it needs fresh authority.
-    let category = command.event_type.category();
+    let category = event_type.category();
     let may = |current: &Principal| current.may_register_types(&category);
     let authority =
         FreshAuthority::confirm(executor, context.tenant, &context.caller, LockMode::Shared, may).await?;
@@ -222,23 +209,28 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::CqrsAggregate;
+    use crate::{CqrsAggregate, DecideError};
 
-    fn register(name: &str, schema: Value) -> RegisterEventType {
-        RegisterEventType {
-            event_type: ExternalType::parse(name).expect("valid"),
-            schema: schema.into(),
-            description: None,
-        }
+    fn register_with(name: &str, schema: JsonText, description: Option<Notes>) -> EventTypeCommand {
+        let event_type = ExternalType::parse(name).expect("valid");
+        EventTypeCommand::RegisterEventType { event_type, schema, description }
+    }
+
+    fn register(name: &str, schema: Value) -> EventTypeCommand {
+        register_with(name, schema.into(), None)
+    }
+
+    /// The decision on a command.
+    fn decided(
+        family: &EventFamily,
+        command: EventTypeCommand,
+    ) -> Result<Vec<EventTypeEvent>, EventTypeRejection> {
+        family.decide(command, &Facts::now())
     }
 
     fn registered(name: &str, schema: Value) -> EventTypeEvent {
         let event_type = ExternalType::parse(name).expect("valid").event_type().clone();
-        EventTypeEvent::Registered(EventTypeRegistered {
-            event_type,
-            schema: schema.into(),
-            description: None,
-        })
+        EventTypeEvent::Registered { event_type, schema: schema.into(), description: None }
     }
 
     fn given(events: Vec<EventTypeEvent>) -> AggregateTestExecutor<CqrsAggregate<EventFamily>> {
@@ -252,23 +244,21 @@ mod tests {
     fn versions_follow_each_other_without_gaps() {
         let schema = json!({"type": "string"});
         given(vec![])
-            .when(register(V2, schema.clone()).into())
-            .then_expect_error(EventTypeRejection::VersionGap { next: 1 });
+            .when(register(V2, schema.clone()))
+            .then_expect_error(DecideError::Rejected(EventTypeRejection::VersionGap { next: 1 }));
         given(vec![])
-            .when(register(V1, schema.clone()).into())
+            .when(register(V1, schema.clone()))
             .then_expect_events(vec![registered(V1, schema.clone())]);
         // What a new version accepts is its own affair.
         given(vec![registered(V1, schema)])
-            .when(register(V2, json!({"type": "integer"})).into())
+            .when(register(V2, json!({"type": "integer"})))
             .then_expect_events(vec![registered(V2, json!({"type": "integer"}))]);
     }
 
     #[test]
     fn the_same_again_records_nothing() {
         let schema = json!({"type": "string"});
-        given(vec![registered(V1, schema.clone())])
-            .when(register(V1, schema).into())
-            .then_expect_events(vec![]);
+        given(vec![registered(V1, schema.clone())]).when(register(V1, schema)).then_expect_events(vec![]);
     }
 
     #[test]
@@ -276,13 +266,13 @@ mod tests {
         let old = json!({"type": "object", "properties": {"tier": {"enum": ["gold"]}}});
         let wide = json!({"type": "object", "properties": {"tier": {"enum": ["gold", "silver"]}}});
         let event_type = ExternalType::parse(V1).expect("valid").event_type().clone();
-        let widened = EventTypeWidened { event_type, schema: wide.clone().into(), description: None };
+        let widened = EventTypeEvent::Widened { event_type, schema: wide.clone().into(), description: None };
         given(vec![registered(V1, old.clone())])
-            .when(register(V1, wide.clone()).into())
-            .then_expect_events(vec![EventTypeEvent::Widened(widened)]);
-        given(vec![registered(V1, wide)]).when(register(V1, old).into()).then_expect_error(
+            .when(register(V1, wide.clone()))
+            .then_expect_events(vec![widened]);
+        given(vec![registered(V1, wide)]).when(register(V1, old)).then_expect_error(DecideError::Rejected(
             EventTypeRejection::Incompatible { at: "properties.tier.enum".to_owned(), next: 2 },
-        );
+        ));
     }
 
     fn folded(events: Vec<EventTypeEvent>) -> EventFamily {
@@ -296,14 +286,14 @@ mod tests {
     #[test]
     fn the_same_in_other_writing_records_nothing() {
         let text = |text: &str| JsonText::parse(text).expect("JSON");
-        let command = |schema| RegisterEventType { schema: text(schema), ..register(V1, json!({})) };
+        let command = |schema| register_with(V1, text(schema), None);
         let family = folded(vec![registered(V1, json!({"maximum": 10, "minimum": 1}))]);
-        let again = family.decide(command(r#"{ "minimum": 1.0, "maximum": 1e1 }"#).into());
+        let again = decided(&family, command(r#"{ "minimum": 1.0, "maximum": 1e1 }"#));
         assert_eq!(again, Ok(Vec::new()));
         // A double holds both of these alike.
         let family =
-            folded(family.decide(command(r#"{"maximum":100000000000000000001}"#).into()).expect("wider"));
-        let next = family.decide(command(r#"{"maximum":100000000000000000002}"#).into()).expect("wider");
+            folded(decided(&family, command(r#"{"maximum":100000000000000000001}"#)).expect("wider"));
+        let next = decided(&family, command(r#"{"maximum":100000000000000000002}"#)).expect("wider");
         assert_eq!(next.len(), 1);
     }
 
@@ -312,13 +302,13 @@ mod tests {
         let name = |number: usize| format!("ext.loyalty.account.opened.v{number}");
         let full = folded((1..=VERSIONS_MAX).map(|number| registered(&name(number), json!({}))).collect());
         let next = register(&name(VERSIONS_MAX + 1), json!({}));
-        assert_eq!(full.decide(next.into()), Err(EventTypeRejection::VersionsExceeded));
+        assert_eq!(decided(&full, next), Err(EventTypeRejection::VersionsExceeded));
         // Widened versions count, because each load of the fact reads all of them.
         let long = |number: usize| json!({"enum": ["x".repeat(60_000)], "x": number});
         let event_type = ExternalType::parse(V1).expect("valid").event_type().clone();
         let widened = |number| {
             let (event_type, schema) = (event_type.clone(), long(number).into());
-            EventTypeEvent::Widened(EventTypeWidened { event_type, schema, description: None })
+            EventTypeEvent::Widened { event_type, schema, description: None }
         };
         let times = FAMILY_BYTES_MAX / 60_000;
         let mut events = vec![registered(V1, long(0))];
@@ -327,12 +317,12 @@ mod tests {
         assert_eq!(heavy.versions.len(), 1);
         assert!(heavy.bytes() <= FAMILY_BYTES_MAX);
         let next = register(V2, long(0));
-        assert_eq!(heavy.decide(next.into()), Err(EventTypeRejection::BytesExceeded));
+        assert_eq!(decided(&heavy, next), Err(EventTypeRejection::BytesExceeded));
         let description = Notes::parse("means much").expect("valid");
-        let described = RegisterEventType { description: Some(description), ..register(V1, long(times - 1)) };
-        assert_eq!(heavy.decide(described.into()), Err(EventTypeRejection::BytesExceeded));
+        let described = register_with(V1, long(times - 1).into(), Some(description));
+        assert_eq!(decided(&heavy, described), Err(EventTypeRejection::BytesExceeded));
         let small = register(V2, json!({}));
-        assert_eq!(heavy.decide(small.into()).map(|events| events.len()), Ok(1));
+        assert_eq!(decided(&heavy, small).map(|events| events.len()), Ok(1));
     }
 
     #[test]

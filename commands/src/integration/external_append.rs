@@ -9,7 +9,7 @@ use fairness::{Limits, Workers};
 use json_schema::{Budget, CompiledSchema};
 use moka::sync::Cache;
 use schemas::engine::{Json, LogId, StreamName, TenantId, canonical, ids, sealed};
-use schemas::integration::event_type::RegisterEventType;
+use schemas::integration::event_type::EventTypeCommand;
 use schemas::integration::names::{ExternalCategory, ExternalType};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -169,9 +169,10 @@ impl ExternalEvents {
     pub async fn register_type(
         &self,
         context: &CommandContext,
-        command: RegisterEventType,
+        command: EventTypeCommand,
     ) -> Result<CommandResult<EventFamily>, ExecuteError<EventTypeRejection>> {
-        if !context.caller.may_register_types(&command.event_type.category()) {
+        let EventTypeCommand::RegisterEventType { event_type, .. } = &command;
+        if !context.caller.may_register_types(&event_type.category()) {
             return Err(ExecuteError::Forbidden);
         }
         let (executor, context) = (self.executor.clone(), context.clone());

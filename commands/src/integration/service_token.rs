@@ -2,14 +2,13 @@
 
 use access::ErrorCode;
 use chrono::{DateTime, Days, SubsecRound, Utc};
+use describe::rejections;
+use schemas::engine::Name;
 use schemas::identity::scope::Scope;
-use schemas::integration::service_token::{
-    IssueServiceToken, RevokeServiceToken, ServiceScope, ServiceTokenEvent, ServiceTokenIssued,
-    ServiceTokenRevoked,
-};
+use schemas::integration::service_token::{ServiceScope, ServiceTokenCommand, ServiceTokenEvent};
 use serde::{Deserialize, Serialize};
 
-use crate::engine::decider::{Decider, Rejection};
+use crate::engine::decider::{Decider, Facts};
 
 /// Maximum lifetime of a token in days.
 pub const DAYS_MAX: u32 = 365;
@@ -18,51 +17,24 @@ pub const AUDITOR_DAYS_MAX: u32 = 30;
 /// Maximum scopes of a token.
 pub const SCOPES_MAX: usize = 20;
 
-crate::commands! {
-    /// The commands of a service token.
-    pub enum ServiceTokenCommand {
-        creates Issue(IssueServiceToken);
-        changes Revoke(RevokeServiceToken);
-    }
-}
-
 /// Why a service token command was rejected.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[rejections]
 pub enum ServiceTokenRejection {
-    /// A token with this id exists.
-    #[error("the token is issued already")]
-    AlreadyIssued,
-    /// The token does not exist.
-    #[error("there is no such token")]
-    NotIssued,
-    /// A token needs 1 to [`SCOPES_MAX`] scopes.
-    #[error("a token has 1 to {SCOPES_MAX} scopes")]
+    #[rejection(ScopesInvalid, "a token has 1 to {SCOPES_MAX} scopes", at = "scopes")]
     Scopes,
     /// The expiry is in the past or too late.
-    #[error("a token ends within {DAYS_MAX} days, one with audit:read within {AUDITOR_DAYS_MAX}")]
+    #[rejection(
+        ExpiresDaysInvalid,
+        "a token ends within {DAYS_MAX} days, one with audit:read within {AUDITOR_DAYS_MAX}"
+    )]
     Days,
-    /// An auditor's token must not have a scope that allows changes.
-    #[error("a token with audit:read has no scope that changes anything")]
+    #[rejection(AuditorReadOnly, "a token with audit:read has no scope that changes anything", at = "scopes")]
     AuditorReadOnly,
 }
 
-impl Rejection for ServiceTokenRejection {
-    fn code(&self) -> ErrorCode {
-        match self {
-            Self::AlreadyIssued => ErrorCode::ServiceTokenExists,
-            Self::NotIssued => ErrorCode::ServiceTokenUnknown,
-            Self::Scopes => ErrorCode::ScopesInvalid,
-            Self::Days => ErrorCode::ExpiresDaysInvalid,
-            Self::AuditorReadOnly => ErrorCode::AuditorReadOnly,
-        }
-    }
-}
-
-/// A service token, folded from its events.
+/// What the rules know of a service token.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct ServiceToken {
-    /// False before the first event.
-    pub issued: bool,
     /// Name of the token, for people.
     pub name: String,
     /// Scopes of the token.
@@ -78,43 +50,43 @@ pub struct ServiceToken {
 impl Decider for ServiceToken {
     type Command = ServiceTokenCommand;
     type Event = ServiceTokenEvent;
-    type Error = ServiceTokenRejection;
+    type Rejection = ServiceTokenRejection;
+
+    const EXISTS: ErrorCode = ErrorCode::ServiceTokenExists;
+
+    fn decide(
+        &self,
+        command: ServiceTokenCommand,
+        facts: &Facts,
+    ) -> Result<Vec<ServiceTokenEvent>, ServiceTokenRejection> {
+        use ServiceTokenCommand as Command;
+
+        let event = match command {
+            Command::IssueServiceToken { name, scopes, expires_days, expires_at } => {
+                issue(name, scopes, (expires_days, expires_at), facts.now)?
+            }
+            Command::RevokeServiceToken {} if self.revoked => return Ok(vec![]),
+            Command::RevokeServiceToken {} => ServiceTokenEvent::Revoked {},
+        };
+        Ok(vec![event])
+    }
 
     fn apply(&mut self, event: ServiceTokenEvent) {
         match event {
-            ServiceTokenEvent::Issued(issued) => {
-                *self = Self {
-                    issued: true,
-                    name: issued.name.into(),
-                    scopes: issued.scopes,
-                    issued_at: issued.issued_at,
-                    expires_at: issued.expires_at,
-                    revoked: false,
-                }
+            ServiceTokenEvent::Issued { name, scopes, issued_at, expires_at } => {
+                *self = Self { name: name.into(), scopes, issued_at, expires_at, revoked: false };
             }
-            ServiceTokenEvent::Revoked(_) => self.revoked = true,
+            ServiceTokenEvent::Revoked {} => self.revoked = true,
         }
-    }
-
-    fn decide(&self, command: ServiceTokenCommand) -> Result<Vec<ServiceTokenEvent>, ServiceTokenRejection> {
-        match (self.issued, command) {
-            (true, ServiceTokenCommand::Issue(_)) => Err(ServiceTokenRejection::AlreadyIssued),
-            (false, ServiceTokenCommand::Issue(new)) => issue(new).map(|event| vec![event]),
-            (false, ServiceTokenCommand::Revoke(_)) => Err(ServiceTokenRejection::NotIssued),
-            (true, ServiceTokenCommand::Revoke(_)) if self.revoked => Ok(Vec::new()),
-            (true, ServiceTokenCommand::Revoke(_)) => {
-                Ok(vec![ServiceTokenEvent::Revoked(ServiceTokenRevoked {})])
-            }
-        }
-    }
-
-    fn exists(&self) -> bool {
-        self.issued
     }
 }
 
-fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenRejection> {
-    let mut scopes = new.scopes;
+fn issue(
+    name: Name,
+    mut scopes: Vec<ServiceScope>,
+    expiry: (Option<u32>, Option<DateTime<Utc>>),
+    now: DateTime<Utc>,
+) -> Result<ServiceTokenEvent, ServiceTokenRejection> {
     scopes.sort_unstable();
     scopes.dedup();
     if scopes.is_empty() || scopes.len() > SCOPES_MAX {
@@ -126,9 +98,9 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     }
     let days_max = if audits { AUDITOR_DAYS_MAX } else { DAYS_MAX };
     // Tokens have whole seconds.
-    let issued_at = new.now.trunc_subsecs(0);
+    let issued_at = now.trunc_subsecs(0);
     let days = |days: u32| issued_at + Days::new(u64::from(days));
-    let expires_at = match (new.expires_days, new.expires_at) {
+    let expires_at = match expiry {
         (Some(given), None) if given <= days_max => days(given),
         (None, Some(given)) => given.trunc_subsecs(0),
         _ => return Err(ServiceTokenRejection::Days),
@@ -136,94 +108,93 @@ fn issue(new: IssueServiceToken) -> Result<ServiceTokenEvent, ServiceTokenReject
     if expires_at <= issued_at || expires_at > days(days_max) {
         return Err(ServiceTokenRejection::Days);
     }
-    Ok(ServiceTokenEvent::Issued(ServiceTokenIssued { name: new.name, scopes, issued_at, expires_at }))
+    Ok(ServiceTokenEvent::Issued { name, scopes, issued_at, expires_at })
 }
 
 #[cfg(test)]
 mod tests {
-    use cqrs_es::test::{AggregateTestExecutor, TestFramework};
-    use schemas::engine::Name;
-
     use super::*;
-    use crate::CqrsAggregate;
+    use crate::engine::decider::{DecideError, decide};
 
-    fn issue(scopes: &[&str], expires_days: u32) -> IssueServiceToken {
-        IssueServiceToken {
+    type Decision = Result<Vec<ServiceTokenEvent>, DecideError<ServiceTokenRejection>>;
+
+    fn now() -> DateTime<Utc> {
+        DateTime::from_timestamp(1_767_323_045, 678_000_000).expect("in range")
+    }
+
+    fn issue_with(
+        scopes: &[&str],
+        expires_days: Option<u32>,
+        expires_at: Option<DateTime<Utc>>,
+    ) -> ServiceTokenCommand {
+        ServiceTokenCommand::IssueServiceToken {
             name: Name::parse("loyalty").expect("a valid name"),
             scopes: scopes.iter().map(|scope| ServiceScope::parse(scope).expect("a valid scope")).collect(),
-            expires_days: Some(expires_days),
-            expires_at: None,
-            now: DateTime::from_timestamp(1_767_323_045, 678_000_000).expect("in range"),
+            expires_days,
+            expires_at,
         }
     }
 
+    fn issue(scopes: &[&str], expires_days: u32) -> ServiceTokenCommand {
+        issue_with(scopes, Some(expires_days), None)
+    }
+
     fn issued() -> ServiceTokenEvent {
-        ServiceTokenEvent::Issued(ServiceTokenIssued {
+        ServiceTokenEvent::Issued {
             name: Name::parse("loyalty").expect("a valid name"),
             scopes: vec![ServiceScope::parse("events:read").expect("a valid scope")],
             issued_at: DateTime::from_timestamp(1_767_323_045, 0).expect("in range"),
             expires_at: DateTime::from_timestamp(1_767_323_045 + 86_400, 0).expect("in range"),
-        })
+        }
     }
 
-    fn given(events: Vec<ServiceTokenEvent>) -> AggregateTestExecutor<CqrsAggregate<ServiceToken>> {
-        TestFramework::with(()).given(events)
+    /// What the command gives at `now` after the events.
+    fn given(events: Vec<ServiceTokenEvent>, command: ServiceTokenCommand) -> Decision {
+        let (mut token, version) = (ServiceToken::default(), events.len() as u64);
+        events.into_iter().for_each(|event| token.apply(event));
+        decide(&token, version, command, &Facts { now: now() })
+    }
+
+    fn rejected(rejection: ServiceTokenRejection) -> Decision {
+        Err(DecideError::Rejected(rejection))
     }
 
     #[test]
     fn a_token_has_rights_and_an_end() {
-        given(vec![])
-            .when(issue(&["events:read", "events:read"], 1).into())
-            .then_expect_events(vec![issued()]);
-        given(vec![]).when(issue(&[], 1).into()).then_expect_error(ServiceTokenRejection::Scopes);
+        assert_eq!(given(vec![], issue(&["events:read", "events:read"], 1)), Ok(vec![issued()]));
+        assert_eq!(given(vec![], issue(&[], 1)), rejected(ServiceTokenRejection::Scopes));
         for days in [0, DAYS_MAX + 1] {
-            given(vec![])
-                .when(issue(&["events:read"], days).into())
-                .then_expect_error(ServiceTokenRejection::Days);
+            assert_eq!(given(vec![], issue(&["events:read"], days)), rejected(ServiceTokenRejection::Days));
         }
     }
 
     #[test]
     fn an_auditors_token_reads_and_ends_soon() {
         let audit = ["audit:read", "events:read"];
-        assert!(given(vec![]).when(issue(&audit, AUDITOR_DAYS_MAX).into()).inspect_result().is_ok());
-        given(vec![])
-            .when(issue(&audit, AUDITOR_DAYS_MAX + 1).into())
-            .then_expect_error(ServiceTokenRejection::Days);
+        assert!(given(vec![], issue(&audit, AUDITOR_DAYS_MAX)).is_ok());
+        assert_eq!(given(vec![], issue(&audit, AUDITOR_DAYS_MAX + 1)), rejected(ServiceTokenRejection::Days));
         for writing in ["crm:write", "events:append:ext.a.b", "event_types:write:ext.a.b"] {
-            given(vec![])
-                .when(issue(&["audit:read", writing], 1).into())
-                .then_expect_error(ServiceTokenRejection::AuditorReadOnly);
+            let decision = given(vec![], issue(&["audit:read", writing], 1));
+            assert_eq!(decision, rejected(ServiceTokenRejection::AuditorReadOnly));
         }
     }
 
     #[test]
     fn a_token_ends_after_days_or_at_a_time_and_not_both() {
-        let until = |seconds: i64, expires_days: Option<u32>| {
-            let new = issue(&["events:read"], 1);
-            let expires_at = Some(new.now + chrono::TimeDelta::seconds(seconds));
-            IssueServiceToken { expires_at, expires_days, ..new }
+        let until = |seconds: i64, days: Option<u32>| {
+            issue_with(&["events:read"], days, Some(now() + chrono::TimeDelta::seconds(seconds)))
         };
-        assert!(given(vec![]).when(until(5, None).into()).inspect_result().is_ok());
+        assert!(given(vec![], until(5, None)).is_ok());
         for wrong in [until(0, None), until(-5, None), until(5, Some(1)), until(366 * 86_400, None)] {
-            given(vec![]).when(wrong.into()).then_expect_error(ServiceTokenRejection::Days);
+            assert_eq!(given(vec![], wrong), rejected(ServiceTokenRejection::Days));
         }
     }
 
     #[test]
     fn a_token_is_revoked_once() {
-        let revoke = || ServiceTokenCommand::from(RevokeServiceToken {});
-        let revoked = ServiceTokenEvent::Revoked(ServiceTokenRevoked {});
-        given(vec![issued()]).when(revoke()).then_expect_events(vec![revoked.clone()]);
-        given(vec![issued(), revoked]).when(revoke()).then_expect_events(vec![]);
-        given(vec![]).when(revoke()).then_expect_error(ServiceTokenRejection::NotIssued);
-    }
-
-    #[test]
-    fn the_time_of_issue_does_not_make_a_repeat_another_command() {
-        let (first, mut again) = (issue(&["events:read"], 1), issue(&["events:read"], 1));
-        again.now = again.now + Days::new(1);
-        let text = |command| serde_json::to_string(&command).expect("serialises");
-        assert_eq!(text(first), text(again));
+        let (revoke, revoked) = (ServiceTokenCommand::RevokeServiceToken {}, ServiceTokenEvent::Revoked {});
+        assert_eq!(given(vec![issued()], revoke.clone()), Ok(vec![revoked.clone()]));
+        assert_eq!(given(vec![issued(), revoked], revoke.clone()), Ok(vec![]));
+        assert_eq!(given(vec![], revoke), Err(DecideError::NotFound));
     }
 }

@@ -45,6 +45,7 @@ impl<R: Rejection> From<ExecuteError<R>> for Problem {
             }
             // The holder of the value may be another customer, so the response does not show it.
             ExecuteError::Reserved { .. }
+            | ExecuteError::Exists { .. }
             | ExecuteError::NotFound
             | ExecuteError::Forbidden
             | ExecuteError::SubjectErased

@@ -10,7 +10,7 @@ use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, Name, StreamName, TenantId};
 use schemas::identity::role::Role;
 use schemas::identity::tenant::Registration;
-use schemas::identity::user::{RegisterUser, UserStatus};
+use schemas::identity::user::{UserCommand, UserDetails, UserStatus};
 use serde_json::{Value, json};
 use store::TenantRecord;
 use uuid::Uuid;
@@ -52,7 +52,8 @@ async fn register(
     };
     let roles = vec![Role::Member];
     // A repeated request returns the first answer, even if the rules have changed since. It costs no hash.
-    let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
+    let details = UserDetails { email: email.clone(), name: name.clone() };
+    let command = UserCommand::RegisterUser { details, roles: roles.clone() };
     let id = new_aggregate_id(&context, User::CATEGORY);
     if let Some(earlier) = executor.previous_result::<User>(&context, id, command).await? {
         return Ok(registered(&earlier, &tenant.record));
@@ -62,7 +63,7 @@ async fn register(
     }
     // The append decides who gets the address. This check only saves a hash. If the holder is this user, a repeat of
     // this request registered it just now, and the append finds that answer.
-    let holder = tenant.store.reserved_by(EMAIL, &email.normalised()).await?;
+    let holder = tenant.store.reserved_by(EMAIL.name, &email.normalised()).await?;
     if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
         return Err(Problem::new(ErrorCode::EmailTaken));
     }
@@ -93,7 +94,7 @@ async fn login(
     // For an unknown address, the secret of the nil id is looked up. So the response time does not reveal which
     // addresses exist.
     let holder = match Email::parse(&email) {
-        Ok(email) => tenant.store.reserved_by(EMAIL, &email.normalised()).await?,
+        Ok(email) => tenant.store.reserved_by(EMAIL.name, &email.normalised()).await?,
         Err(_) => None,
     };
     let stream = holder.unwrap_or_else(|| StreamName::new(User::CATEGORY, Uuid::nil()));

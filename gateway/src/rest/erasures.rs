@@ -7,7 +7,6 @@ use axum::http::{Method, StatusCode, Uri};
 use commands::{CommandResult, ExecuteError, Executor, Subject, SubjectRejection};
 use privacy::{ErasureProgress, request_erasure, subject_of_customer, subject_of_user};
 use schemas::engine::{InvalidValue, Reason};
-use schemas::privacy::subject::RequestErasure;
 use serde::Serialize;
 use serde_json::{Value, json};
 use store::TenantStore;
@@ -81,8 +80,7 @@ async fn request(
         }
     };
     let subject = subject.ok_or(Problem::new(ErrorCode::NotFound))?;
-    let command = RequestErasure { reason };
-    let executed = request_erasure(&executor, &context, subject, command).await.map_err(to_problem)?;
+    let executed = request_erasure(&executor, &context, subject, reason).await.map_err(to_problem)?;
     accepted(&caller.store, &executed).await
 }
 

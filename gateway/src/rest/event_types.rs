@@ -7,7 +7,7 @@ use axum::http::{Method, StatusCode, Uri};
 use bytes::Bytes;
 use commands::{CommandResult, EventFamily, EventTypeRejection, ExecuteError, Executor, ExternalEvents};
 use schemas::engine::{InvalidValue, JsonText, Notes};
-use schemas::integration::event_type::{RegisterEventType, family_id};
+use schemas::integration::event_type::{EventTypeCommand, family_id};
 use schemas::integration::names::{ExternalType, RESERVED_CONTEXT};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -45,7 +45,7 @@ async fn put(
     let event_type = parse_external_name("type", &name, ExternalType::parse)?;
     let (schema, description) = read(&json_bytes(request).await?)?;
     let context = caller.command_context(&context, key.0);
-    let command = RegisterEventType { event_type: event_type.clone(), schema, description };
+    let command = EventTypeCommand::RegisterEventType { event_type: event_type.clone(), schema, description };
     let executed = external_events.register_type(&context, command).await.map_err(to_problem)?;
     // Depends only on the events of the command, so a repeated request gets the same answer.
     let created = executed.count > 0 && executed.state.last_is_registration;

@@ -1,6 +1,6 @@
 //! `/v1/audit/read-models`: historical states of read models and their changes, for auditors.
 
-use access::policy::{AUDIT_READ, CUSTOMERS_READ, POSITIONS_READ, USERS_READ};
+use access::policy::{AUDIT_READ, POSITIONS_READ, read_permission};
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, Utc};
@@ -113,10 +113,7 @@ fn read_model(caller: &Caller, name: &str) -> Result<&'static str, Problem> {
     let model = ReadModel::find(name);
     let model =
         model.ok_or_else(|| Problem::new(ErrorCode::NotFound).detail("there is no such read model"))?;
-    caller.require_permission(match model {
-        ReadModel::Customers => &CUSTOMERS_READ,
-        ReadModel::Users => &USERS_READ,
-    })?;
+    caller.require_permission(&read_permission(model.model))?;
     Ok(model.checkpoint())
 }
 

@@ -9,8 +9,8 @@ use commands::{
     new_aggregate_id,
 };
 use schemas::engine::recorded::timestamp;
-use schemas::engine::{Name, clock, parse_time};
-use schemas::integration::service_token::{IssueServiceToken, RevokeServiceToken, ServiceScope};
+use schemas::engine::{Name, parse_time};
+use schemas::integration::service_token::{ServiceScope, ServiceTokenCommand};
 use serde_json::{Value, json};
 use uuid::Uuid;
 
@@ -49,7 +49,7 @@ async fn issue(
     let expires_days = body.whole_number("expires_days", !by_time);
     let (name, scopes) = body.finish(|| Some((name?, scopes?)))?;
     let expires_days = expires_days.map(|days| u32::try_from(days).unwrap_or(u32::MAX));
-    let command = IssueServiceToken { name, scopes, expires_days, expires_at, now: clock::now() };
+    let command = ServiceTokenCommand::IssueServiceToken { name, scopes, expires_days, expires_at };
     let context = caller.command_context(&request, key.0);
     let id = new_aggregate_id(&context, ServiceToken::CATEGORY);
     request.set_subject(id.to_string());
@@ -103,7 +103,7 @@ async fn revoke(
 ) -> Result<StatusCode, Problem> {
     let id = parse_id(&id)?;
     let context = caller.command_context(&request, key.0);
-    let command = RevokeServiceToken {};
+    let command = ServiceTokenCommand::RevokeServiceToken {};
     executor
         .execute::<ServiceToken>(&context, id, command, CommandSideEffects::default())
         .await

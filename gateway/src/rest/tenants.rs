@@ -4,12 +4,14 @@ use access::policy::TENANTS_WRITE;
 use axum::Json;
 use axum::extract::State;
 use axum::http::{Method, StatusCode};
-use commands::identity::registration::{RegisterTenantError, TenantAdmin, register_tenant};
+use commands::identity::registration::{
+    RegisterTenantError, TenantAdmin, TenantRegistration, register_tenant,
+};
 use commands::{ExecuteError, Executor, TenantRejection};
 use schemas::engine::ids::PLATFORM;
 use schemas::engine::{Email, InvalidValue, Name, TenantSlug};
 use schemas::identity::role::Role;
-use schemas::identity::tenant::{RegisterTenant, Registration, Tier};
+use schemas::identity::tenant::{Registration, TenantOrganisation, Tier};
 use serde_json::{Value, json};
 
 use super::users::UserBody;
@@ -72,7 +74,7 @@ async fn create(
     Ok((StatusCode::CREATED, Json(answer)))
 }
 
-fn read(mut body: JsonFields) -> Result<(RegisterTenant, Option<NewAdmin>), Problem> {
+fn read(mut body: JsonFields) -> Result<(TenantRegistration, Option<NewAdmin>), Problem> {
     let slug = body.required("slug", TenantSlug::parse);
     let name = body.required("name", Name::parse);
     let tier = body.optional("tier", tier).unwrap_or_default();
@@ -90,16 +92,9 @@ fn read(mut body: JsonFields) -> Result<(RegisterTenant, Option<NewAdmin>), Prob
         Some(NewAdmin { email: email?, name: name?, password: password? })
     });
     body.finish(|| {
-        let command = RegisterTenant {
-            slug: slug?,
-            name: name?,
-            tier,
-            registration,
-            organisation,
-            business_unit,
-            country,
-        };
-        Some((command, if asked_for_admin { Some(admin?) } else { None }))
+        let organisation = TenantOrganisation { organisation, business_unit, country };
+        let new = TenantRegistration { slug: slug?, name: name?, tier, registration, organisation };
+        Some((new, if asked_for_admin { Some(admin?) } else { None }))
     })
 }
 
@@ -142,7 +137,7 @@ fn country(text: &str) -> Result<String, InvalidValue> {
 mod tests {
     use super::*;
 
-    fn parsed(body: Value) -> Result<(RegisterTenant, Option<NewAdmin>), Vec<String>> {
+    fn parsed(body: Value) -> Result<(TenantRegistration, Option<NewAdmin>), Vec<String>> {
         let Value::Object(values) = body else { panic!("an object") };
         read(JsonFields::new(values))
             .map_err(|problem| problem.field_errors().iter().map(|error| error.field.clone()).collect())

@@ -10,12 +10,12 @@ use commands::{
     CommandResult, CommandSideEffects, Decider, ExecuteError, Executor, User, UserRejection, new_aggregate_id,
 };
 use queries::identity::user;
-use queries::{USERS, UserRow};
+use queries::{Entry, USERS, UserRow};
 use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
 use schemas::identity::tenant::Tier;
-use schemas::identity::user::{ChangeUserName, DeactivateUser, RegisterUser, UserStatus};
+use schemas::identity::user::{UserCommand, UserDetails, UserStatus};
 use serde::Serialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
@@ -96,8 +96,9 @@ impl UserStatusBody {
         Self { user: UserBody::new(id, tenant, user), status: user.status, version }
     }
 
-    fn from_row(tenant: &TenantSlug, row: UserRow) -> Self {
-        let UserRow { id, email, name, roles, status, version, .. } = row;
+    fn from_row(tenant: &TenantSlug, entry: Entry<UserRow>) -> Self {
+        let Entry { id, row, version, .. } = entry;
+        let UserRow { email, name, roles, status, .. } = row;
         Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
     }
 }
@@ -146,12 +147,13 @@ async fn add(
     let id = new_aggregate_id(&context, User::CATEGORY);
     // As for registration: a repeated request gets the first answer, and no hash is computed for a request that will be
     // refused.
-    let command = RegisterUser { email: email.clone(), name: name.clone(), roles: roles.clone() };
+    let details = UserDetails { email: email.clone(), name: name.clone() };
+    let command = UserCommand::RegisterUser { details, roles: roles.clone() };
     let repeated = executor.previous_result::<User>(&context, id, command).await.map_err(to_problem)?;
     let executed = if let Some(earlier) = repeated {
         earlier
     } else {
-        let holder = caller.store.reserved_by(EMAIL, &email.normalised()).await?;
+        let holder = caller.store.reserved_by(EMAIL.name, &email.normalised()).await?;
         if holder.is_some_and(|holder| holder.uuid() != Some(id)) {
             return Err(Problem::new(ErrorCode::EmailTaken));
         }
@@ -182,8 +184,8 @@ async fn put_roles(
 
 /// The change that a `PATCH` requests.
 enum UserChange {
-    Name(ChangeUserName),
-    Deactivation(DeactivateUser),
+    Name(Name),
+    Deactivation(Option<Reason>),
 }
 
 /// `PATCH /v1/users/{id}`: a new `name`, or `"status": "deactivated"` with a `reason`.
@@ -200,15 +202,16 @@ async fn change(
     let status = if names { None } else { body.required("status", parse_deactivated) };
     let reason = if names { None } else { body.optional("reason", Reason::parse) };
     let change = body.finish(|| match (name, status) {
-        (Some(name), _) => Some(UserChange::Name(ChangeUserName { name })),
-        (None, status) => status.map(|()| UserChange::Deactivation(DeactivateUser { reason })),
+        (Some(name), _) => Some(UserChange::Name(name)),
+        (None, status) => status.map(|()| UserChange::Deactivation(reason)),
     })?;
     let (context, id) = (caller.command_context(&request, key.0), parse_id(&id)?);
     let executed = match change {
-        UserChange::Name(command) => {
+        UserChange::Name(name) => {
+            let command = UserCommand::ChangeUserName { name };
             executor.execute::<User>(&context, id, command, CommandSideEffects::default()).await
         }
-        UserChange::Deactivation(command) => deactivate(&executor, &context, id, command).await,
+        UserChange::Deactivation(reason) => deactivate(&executor, &context, id, reason).await,
     };
     Ok(user_response(&executed.map_err(to_problem)?, &caller))
 }

@@ -1,223 +1,159 @@
 //! The read model of customers.
 
 use chrono::{DateTime, Utc};
-use schemas::crm::customer::{CustomerEvent, CustomerStatus};
-use schemas::engine::{Event, RecordedEvent};
-use serde::{Deserialize, Serialize};
-use store::ReadTable;
+use schemas::crm::customer::{CustomerDetails, CustomerEvent, CustomerStatus};
+use schemas::engine::{EmailKey, Moment, read_model};
 use uuid::Uuid;
 
-use crate::engine::error::ProjectionError;
-use crate::engine::projection::Projection;
+use crate::engine::projection::{OutOfSequence, Projection};
 
-/// The customers of a tenant.
-pub struct Customers;
-
-/// A customer in lists and look-ups.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A customer: a person or a company that the tenant does business with.
+#[read_model("customers.v2", visible_to = CrmRead, order = registered_at, owner = user_id)]
 pub struct CustomerRow {
-    /// The id of the customer.
-    pub id: Uuid,
-    /// The user that the customer is, if any.
+    /// The user who is this customer, if any.
+    #[column(find)]
     pub user_id: Option<Uuid>,
     /// Name; empty after an erasure.
+    #[column(prefix, order)]
     pub name: String,
     /// E-mail address; empty after an erasure.
     pub email: String,
-    /// The key under which the address is looked up.
-    pub email_key: String,
-    /// Company, if given.
+    #[column(find, hidden = "email")]
+    pub email_key: EmailKey,
+    /// Company that the customer stands for.
     pub company: Option<String>,
-    /// Notes, if given.
+    /// Notes.
     pub notes: Option<String>,
     /// Status of the customer.
+    #[column(group)]
     pub status: CustomerStatus,
-    /// The version of the customer's stream.
-    pub version: u64,
+    /// Whether the personal data were erased.
+    pub erased: bool,
     /// When the customer was registered.
     pub registered_at: DateTime<Utc>,
-    /// When the customer was last changed.
-    pub updated_at: DateTime<Utc>,
 }
 
-impl Projection for Customers {
-    type Row = CustomerRow;
-
-    const NAME: &'static str = "customers";
-    const VERSION: u32 = 1;
-    const SCOPE: &'static str = "crm:read";
-    const TABLE: ReadTable = ReadTable {
-        name: "customers_v1",
-        columns: r#"id uuid not null, user_id uuid, name text collate "C" not null, email text not null,
-            email_key text collate "C" not null, company text, notes text, status text collate "C" not null,
-            version bigint not null, registered_at timestamptz not null, updated_at timestamptz not null"#,
-        key: "id",
-        indexes: &[
-            "registered_at, id",
-            "name, id",
-            "status, registered_at, id",
-            "status, name, id",
-            "email_key, id",
-            "user_id, id",
-        ],
-    };
-
-    const CATEGORY: &'static str = CustomerEvent::CATEGORY;
-
-    fn key(event: &RecordedEvent) -> Option<Uuid> {
-        (event.stream.category() == CustomerEvent::CATEGORY).then(|| event.stream.uuid()).flatten()
-    }
+impl Projection for CustomerRow {
+    type Event = CustomerEvent;
 
     fn apply(
-        row: Option<CustomerRow>,
-        event: &RecordedEvent,
-    ) -> Result<Option<CustomerRow>, ProjectionError> {
-        let out_of_place =
-            |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
-        let decoded = event.decode::<CustomerEvent>()?;
-        let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
-        let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
-        let row = match (row, decoded) {
-            (None, CustomerEvent::Registered(registered)) => {
-                let row = anonymised_row(id, registered.user_id, event.recorded_at);
-                match registered.details.open() {
-                    Some(details) => CustomerRow {
-                        name: details.name.into(),
-                        email_key: details.email.normalised(),
-                        email: details.email.into(),
-                        company: details.company.map(Into::into),
-                        notes: details.notes.map(Into::into),
-                        ..row
-                    },
+        row: Option<Self>,
+        event: CustomerEvent,
+        moment: &Moment,
+    ) -> Result<Option<Self>, OutOfSequence> {
+        use CustomerEvent as Event;
+        use CustomerStatus::{Closed, Suspended};
+
+        let row = match (row, event) {
+            (None, Event::Registered { user_id, details }) => {
+                let row = Self { user_id, registered_at: moment.time, ..Self::default() };
+                match details.open() {
+                    Some(details) => row.with_details(details),
                     None => row,
                 }
             }
-            (Some(_), CustomerEvent::Registered(_)) => {
-                return Err(out_of_place("the customer is registered already"));
+            (Some(row), Event::Renamed { details }) => {
+                let name = details.open().map_or_else(String::new, |details| details.name.into());
+                Self { name, ..row }
             }
-            (None, _) => return Err(out_of_place("the customer is not registered")),
-            (Some(row), CustomerEvent::Renamed(renamed)) => {
-                let name = renamed.details.open().map_or_else(String::new, |details| details.name.into());
-                CustomerRow { name, ..row }
+            (Some(row), Event::Suspended { .. }) => Self { status: Suspended, ..row },
+            (Some(row), Event::Closed { .. }) => Self { status: Closed, ..row },
+            (Some(Self { user_id, registered_at, .. }), Event::Erased {}) => {
+                Self { user_id, registered_at, status: Closed, erased: true, ..Self::default() }
             }
-            (Some(row), CustomerEvent::Suspended(_)) => {
-                CustomerRow { status: CustomerStatus::Suspended, ..row }
-            }
-            (Some(row), CustomerEvent::Closed(_)) => CustomerRow { status: CustomerStatus::Closed, ..row },
-            (Some(row), CustomerEvent::Erased(_)) => CustomerRow {
-                status: CustomerStatus::Closed,
-                ..anonymised_row(id, row.user_id, row.registered_at)
-            },
+            (Some(_), Event::Registered { .. }) | (None, _) => return Err(OutOfSequence),
         };
-        Ok(Some(CustomerRow { version: event.version, updated_at: event.recorded_at, ..row }))
+        Ok(Some(row))
     }
 }
 
-/// A customer without personal data, as after an erasure.
-fn anonymised_row(id: Uuid, user_id: Option<Uuid>, registered_at: DateTime<Utc>) -> CustomerRow {
-    CustomerRow {
-        id,
-        user_id,
-        name: String::new(),
-        email: String::new(),
-        email_key: String::new(),
-        company: None,
-        notes: None,
-        status: CustomerStatus::Active,
-        version: 0,
-        registered_at,
-        updated_at: registered_at,
+impl CustomerRow {
+    fn with_details(self, details: CustomerDetails) -> Self {
+        let CustomerDetails { name, email, company, notes } = details;
+        let (company, notes) = (company.map(Into::into), notes.map(Into::into));
+        Self { name: name.into(), email_key: email.key(), email: email.into(), company, notes, ..self }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use schemas::crm::customer::{
-        CustomerClosed, CustomerDetails, CustomerErased, CustomerName, CustomerRegistered, CustomerRenamed,
-        CustomerSuspended,
-    };
+    use schemas::crm::customer::CustomerName;
     use schemas::engine::{Email, Name, Sealed};
 
     use super::*;
-    use crate::engine::projection::fold;
+    use crate::engine::error::ProjectionError;
+    use crate::engine::projection::{Entry, fold};
     use crate::engine::testing::{at, recorded};
 
+    const SUSPENDED: CustomerEvent = CustomerEvent::Suspended { reason: None };
+    const CLOSED: CustomerEvent = CustomerEvent::Closed { reason: None };
+    const ERASED: CustomerEvent = CustomerEvent::Erased {};
+
     fn registered() -> CustomerEvent {
-        CustomerEvent::Registered(CustomerRegistered {
-            user_id: Some(Uuid::from_u128(9)),
-            details: Sealed::own(CustomerDetails {
-                name: Name::parse("Ada").expect("a valid name"),
-                email: Email::parse("Ada@Example.com").expect("a valid address"),
-                company: Some(Name::parse("Engines").expect("a valid name")),
-                notes: None,
-            }),
-        })
+        let details = CustomerDetails {
+            name: Name::parse("Ada").expect("a valid name"),
+            email: Email::parse("Ada@Example.com").expect("a valid address"),
+            company: Some(Name::parse("Engines").expect("a valid name")),
+            notes: None,
+        };
+        CustomerEvent::Registered { user_id: Some(Uuid::from_u128(9)), details: Sealed::own(details) }
     }
 
     fn renamed(name: &str) -> CustomerEvent {
         let name = Name::parse(name).expect("a valid name");
-        CustomerEvent::Renamed(CustomerRenamed { details: Sealed::own(CustomerName { name }) })
+        CustomerEvent::Renamed { details: Sealed::own(CustomerName { name }) }
     }
 
-    fn given(events: &[CustomerEvent]) -> Result<Option<CustomerRow>, ProjectionError> {
-        fold::<Customers>(&recorded(Uuid::from_u128(1), events))
+    fn given(events: &[CustomerEvent]) -> Result<Option<Entry<CustomerRow>>, ProjectionError> {
+        fold::<CustomerRow>(&recorded(Uuid::from_u128(1), events))
     }
 
     #[test]
     fn a_registration_makes_a_row() {
         let row = given(&[registered()]).expect("applies").expect("is there");
         let expected = CustomerRow {
-            id: Uuid::from_u128(1),
             user_id: Some(Uuid::from_u128(9)),
             name: "Ada".to_owned(),
             email: "Ada@Example.com".to_owned(),
-            email_key: "ada@example.com".to_owned(),
+            email_key: EmailKey::of("ada@example.com"),
             company: Some("Engines".to_owned()),
             notes: None,
             status: CustomerStatus::Active,
-            version: 1,
+            erased: false,
             registered_at: at(1),
-            updated_at: at(1),
         };
+        let expected = Entry { id: Uuid::from_u128(1), row: expected, version: 1, updated_at: at(1) };
         assert_eq!(row, expected);
     }
 
     #[test]
     fn later_facts_change_the_row_and_keep_when_it_began() {
-        let renamed = renamed("Bo");
-        let suspended = CustomerEvent::Suspended(CustomerSuspended { reason: None });
-        let row =
-            given(&[registered(), renamed.clone(), suspended.clone()]).expect("applies").expect("is there");
+        let row = given(&[registered(), renamed("Bo"), SUSPENDED]).expect("applies").expect("is there");
         assert_eq!((row.name.as_str(), row.status, row.version), ("Bo", CustomerStatus::Suspended, 3));
         assert_eq!((row.registered_at, row.updated_at), (at(1), at(3)));
-        let closed = CustomerEvent::Closed(CustomerClosed { reason: None });
-        let row = given(&[registered(), renamed, suspended, closed]).expect("applies").expect("is there");
+        let row =
+            given(&[registered(), renamed("Bo"), SUSPENDED, CLOSED]).expect("applies").expect("is there");
         assert_eq!((row.status, row.version), (CustomerStatus::Closed, 4));
     }
 
     #[test]
     fn an_erased_customer_is_the_same_row_whether_the_key_was_there_or_not() {
-        let erased = CustomerEvent::Erased(CustomerErased {});
-        let with_key =
-            given(&[registered(), renamed("Bo"), erased.clone()]).expect("applies").expect("is there");
+        let with_key = given(&[registered(), renamed("Bo"), ERASED]).expect("applies").expect("is there");
         assert_eq!((with_key.name.as_str(), with_key.email_key.as_str()), ("", ""));
         assert_eq!((with_key.company.as_ref(), with_key.status), (None, CustomerStatus::Closed));
+        assert!(with_key.erased);
         let subject = Uuid::from_u128(9);
         let unreadable = [
-            CustomerEvent::Registered(CustomerRegistered {
-                user_id: Some(subject),
-                details: Sealed::Erased { subject },
-            }),
-            CustomerEvent::Renamed(CustomerRenamed { details: Sealed::Erased { subject } }),
-            erased,
+            CustomerEvent::Registered { user_id: Some(subject), details: Sealed::Erased { subject } },
+            CustomerEvent::Renamed { details: Sealed::Erased { subject } },
+            ERASED,
         ];
         assert_eq!(given(&unreadable).expect("applies"), Some(with_key));
     }
 
     #[test]
     fn a_fact_without_its_registration_is_out_of_place() {
-        let closed = CustomerEvent::Closed(CustomerClosed { reason: None });
-        assert!(given(&[closed]).expect_err("nothing to close").is_poison());
+        assert!(given(&[CLOSED]).expect_err("nothing to close").is_poison());
         assert!(given(&[registered(), registered()]).expect_err("registered twice").is_poison());
     }
 
@@ -226,6 +162,6 @@ mod tests {
         let row = given(&[registered()]).expect("applies").expect("is there");
         let text = serde_json::to_string(&row).expect("serialises");
         assert!(text.contains(r#""status":"active""#));
-        assert_eq!(serde_json::from_str::<CustomerRow>(&text).expect("deserialises"), row);
+        assert_eq!(serde_json::from_str::<Entry<CustomerRow>>(&text).expect("deserialises"), row);
     }
 }

@@ -8,7 +8,7 @@ use schemas::engine::{LogId, RecordedEvent, StreamName, ids};
 use store::{DeadLetterStatus, LogFilter, LogPage, StoreError, StreamFilter, TenantStore};
 
 use super::error::ProjectionError;
-use super::projection::{Projection, checkpoint_name};
+use super::projection::{Entry, Projection, apply, category};
 
 /// Maximum events of a stream that are decrypted at once.
 const CHUNK_SIZE_MAX: usize = 500;
@@ -52,7 +52,7 @@ pub struct HistoricState<'a, P> {
 impl<'a, P: Projection> HistoricState<'a, P> {
     /// Historical states in this log. Reads fail if the tenant has another log by then.
     pub fn new(tenant: &'a TenantStore, log: LogId) -> Self {
-        Self { tenant, log, consumer: checkpoint_name::<P>(), projection: PhantomData }
+        Self { tenant, log, consumer: P::MODEL.name.to_owned(), projection: PhantomData }
     }
 
     /// The log.
@@ -65,7 +65,7 @@ impl<'a, P: Projection> HistoricState<'a, P> {
     /// # Errors
     /// [`HistoricStateError`] if the store fails or the log was replaced.
     pub async fn page(&self, after: u64, up_to: u64, limit: usize) -> Result<LogPage, HistoricStateError> {
-        let stream = Some(StreamFilter::Category(P::CATEGORY.to_owned()));
+        let stream = Some(StreamFilter::Category(category::<P>().to_owned()));
         let filter = LogFilter { types: Vec::new(), stream };
         let mut page = self.tenant.read_log_page(after, Some(up_to), limit, &filter).await?;
         if page.log_id != self.log {
@@ -91,9 +91,9 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         &self,
         stream: &StreamName,
         positions: [u64; N],
-    ) -> Result<([Option<P::Row>; N], usize), HistoricStateError> {
+    ) -> Result<([Option<Entry<P>>; N], usize), HistoricStateError> {
         let (mut rows, mut shown, mut read) = ([const { None }; N], 0, 0);
-        let mut row: Option<P::Row> = None;
+        let mut row: Option<Entry<P>> = None;
         let events = self.tenant.read_stream_of(Some(self.log), stream, 1);
         let pages = events.ready_chunks(CHUNK_SIZE_MAX);
         pin_mut!(pages);
@@ -109,7 +109,7 @@ impl<'a, P: Projection> HistoricState<'a, P> {
                     break 'log;
                 }
                 read += 1;
-                row = match P::apply(row.clone(), event) {
+                row = match apply(row.clone(), event) {
                     Ok(row) => row,
                     Err(error) => {
                         self.skip_if_discarded(event, error).await?;

@@ -7,7 +7,7 @@ use serde::Serialize;
 use store::{ReadModelState, Store, StoreError};
 use uuid::Uuid;
 
-use crate::CHECKPOINTS;
+use crate::READ_MODELS;
 
 /// The state of a read model for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -63,23 +63,23 @@ pub async fn lag(store: &Store) -> Result<Vec<ProjectionLag>, StoreError> {
     let states = store.read_models().await?;
     let states: HashMap<_, _> =
         states.iter().map(|state| ((state.tenant, state.projection.as_str()), state)).collect();
-    let mut lags = Vec::with_capacity(heads.len() * CHECKPOINTS.len());
-    for projection in CHECKPOINTS {
+    let mut lags = Vec::with_capacity(heads.len() * READ_MODELS.len());
+    for projection in READ_MODELS.iter().map(|model| model.model.name) {
         let paused_for_all = store.paused_tenants(projection).await?.contains(&None);
         let letters: HashMap<TenantId, Uuid> =
             store.unsettled_dead_letters(projection).await?.into_iter().collect();
         for head in &heads {
-            let checkpoint = checkpoints.get(&(head.tenant, (*projection).to_owned()));
+            let checkpoint = checkpoints.get(&(head.tenant, projection.to_owned()));
             let of_this_log = checkpoint.filter(|checkpoint| checkpoint.log_id == head.log_id);
             let state = if checkpoint.is_some() && of_this_log.is_none() {
                 ProjectionState::OtherLog
             } else if let Some(dead_letter) = letters.get(&head.tenant) {
                 ProjectionState::Stopped { dead_letter: *dead_letter }
             } else {
-                state_of(states.get(&(head.tenant, *projection)).copied(), paused_for_all)
+                state_of(states.get(&(head.tenant, projection)).copied(), paused_for_all)
             };
             lags.push(ProjectionLag {
-                projection: (*projection).to_owned(),
+                projection: projection.to_owned(),
                 tenant: head.tenant,
                 state,
                 position: of_this_log.map_or(0, |checkpoint| checkpoint.position),

@@ -1,53 +1,88 @@
-//! The interface of a read model (`Projection`): a fold over rows, and the table that holds the rows.
+//! The interface of a read model (`Projection`): a fold over rows, one row for each aggregate.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 
-use schemas::engine::RecordedEvent;
-use serde::{Serialize, de::DeserializeOwned};
-use store::ReadTable;
+use chrono::{DateTime, Utc};
+use schemas::engine::{Event, Moment, RecordedEvent, Row};
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::error::ProjectionError;
 
-/// A read model as a fold over rows.
+/// The event is not possible in the state before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutOfSequence;
+
+/// A read model as a fold over rows. Each row is folded from one stream, whose id is the row's.
 ///
-/// `Row` serialises to an object whose fields are the columns of the table. Rows are sent to and from PostgreSQL in
-/// this form.
-pub trait Projection: Send + Sync + 'static {
-    /// One row.
-    type Row: Serialize + DeserializeOwned + Clone + PartialEq + Send + Sync;
-
-    /// The read model's name, such as `customers`.
-    const NAME: &'static str;
-    /// Raised with every change of fold or table. A new version has its own table and checkpoint.
-    const VERSION: u32;
-    /// The table of the rows. The key is the column `id`.
-    const TABLE: ReadTable;
-
-    /// The scope that a reader of the rows needs.
-    const SCOPE: &'static str;
-    /// The category of the streams that the rows are folded from. Each row is folded from the stream with the row's id.
-    const CATEGORY: &'static str;
-
-    /// The key of the row that the event changes, or `None` if the event does not concern the read model.
-    fn key(event: &RecordedEvent) -> Option<Uuid>;
+/// A change of the fold needs a new version of the read model: its own table and checkpoint.
+pub trait Projection: Row {
+    /// The events of the streams.
+    type Event: Event;
 
     /// The row after the event; `None` if the event deletes it.
     ///
     /// # Errors
-    /// [`ProjectionError`] if the event cannot be applied.
-    fn apply(row: Option<Self::Row>, event: &RecordedEvent) -> Result<Option<Self::Row>, ProjectionError>;
+    /// [`OutOfSequence`] if the event is not possible after those before it.
+    fn apply(row: Option<Self>, event: Self::Event, moment: &Moment) -> Result<Option<Self>, OutOfSequence>;
 }
 
-/// The name of the read model's checkpoint, such as `customers.v1`.
-pub fn checkpoint_name<P: Projection>() -> String {
-    format!("{}.v{}", P::NAME, P::VERSION)
+/// A row with the columns that the engine maintains. It serialises to an object whose fields are the columns.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry<R> {
+    /// The id of the aggregate.
+    pub id: Uuid,
+    /// The row.
+    #[serde(flatten)]
+    pub row: R,
+    /// The version of the aggregate.
+    pub version: u64,
+    /// When the aggregate was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl<R> Deref for Entry<R> {
+    type Target = R;
+
+    fn deref(&self) -> &R {
+        &self.row
+    }
+}
+
+/// The category of the streams of a read model.
+pub(crate) const fn category<P: Projection>() -> &'static str {
+    <P::Event as Event>::CATEGORY
+}
+
+/// The key of the row that the event changes, or `None` if the event does not concern the read model.
+pub(crate) fn key<P: Projection>(event: &RecordedEvent) -> Option<Uuid> {
+    (event.stream.category() == category::<P>()).then(|| event.stream.uuid()).flatten()
+}
+
+/// The entry after the event; `None` if the event deletes it.
+///
+/// # Errors
+/// [`ProjectionError`] if the event cannot be applied.
+pub fn apply<P: Projection>(
+    entry: Option<Entry<P>>,
+    event: &RecordedEvent,
+) -> Result<Option<Entry<P>>, ProjectionError> {
+    let out_of_sequence =
+        |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
+    let decoded = event.decode::<P::Event>()?;
+    let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
+    let id = event.stream.uuid().ok_or_else(|| out_of_sequence("the stream's id is no UUID"))?;
+    let moment = Moment { id, version: event.version, time: event.recorded_at };
+    let row = P::apply(entry.map(|entry| entry.row), decoded, &moment)
+        .map_err(|OutOfSequence| out_of_sequence("the event cannot follow those before it"))?;
+    Ok(row.map(|row| Entry { id, row, version: moment.version, updated_at: moment.time }))
 }
 
 /// Rows by key: as loaded from the table, and as the events leave them.
-pub(crate) struct Fold<P: Projection> {
-    loaded: HashMap<Uuid, P::Row>,
-    folded: HashMap<Uuid, Option<P::Row>>,
+pub(crate) struct Fold<P> {
+    loaded: HashMap<Uuid, Entry<P>>,
+    folded: HashMap<Uuid, Option<Entry<P>>>,
 }
 
 /// The changes of a batch to the table.
@@ -57,25 +92,25 @@ pub(crate) struct Changes<R> {
 }
 
 impl<P: Projection> Fold<P> {
-    pub(crate) fn new(loaded: HashMap<Uuid, P::Row>) -> Self {
+    pub(crate) fn new(loaded: HashMap<Uuid, Entry<P>>) -> Self {
         Self { loaded, folded: HashMap::new() }
     }
 
     pub(crate) fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError> {
-        let Some(key) = P::key(event) else { return Ok(()) };
+        let Some(key) = key::<P>(event) else { return Ok(()) };
         let before = match self.folded.get(&key) {
-            Some(row) => row.clone(),
+            Some(entry) => entry.clone(),
             None => self.loaded.get(&key).cloned(),
         };
-        let after = P::apply(before, event)?;
+        let after = apply(before, event)?;
         self.folded.insert(key, after);
         Ok(())
     }
 
-    pub(crate) fn changes(self) -> Changes<P::Row> {
+    pub(crate) fn changes(self) -> Changes<Entry<P>> {
         let mut changes = Changes { upserts: Vec::new(), deletes: Vec::new() };
-        for (key, row) in self.folded {
-            match (self.loaded.get(&key), row) {
+        for (key, entry) in self.folded {
+            match (self.loaded.get(&key), entry) {
                 (before, Some(after)) if before != Some(&after) => changes.upserts.push(after),
                 (Some(_), None) => changes.deletes.push(key),
                 _ => {}
@@ -85,12 +120,12 @@ impl<P: Projection> Fold<P> {
     }
 }
 
-/// Folds events, in order, into a row.
+/// Folds events, in order, into an entry.
 ///
 /// # Errors
 /// [`ProjectionError`] if an event cannot be applied.
 pub fn fold<'a, P: Projection>(
     events: impl IntoIterator<Item = &'a RecordedEvent>,
-) -> Result<Option<P::Row>, ProjectionError> {
-    events.into_iter().try_fold(None, |row, event| P::apply(row, event))
+) -> Result<Option<Entry<P>>, ProjectionError> {
+    events.into_iter().try_fold(None, apply)
 }

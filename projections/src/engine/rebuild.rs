@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::error::ProjectionError;
-use super::projection::{Fold, Projection, checkpoint_name};
+use super::projection::{Fold, Projection, key};
 use super::table::{Differences, Tables};
 
 /// Maximum events of one write.
@@ -84,7 +84,7 @@ pub async fn rebuild<P: Projection>(
     let mut rebuild = Rebuild::<P> {
         store,
         tenant,
-        name: checkpoint_name::<P>(),
+        name: P::MODEL.name.to_owned(),
         tables: Tables::new(),
         token: ids::random_id(),
         generation: 0,
@@ -256,7 +256,7 @@ impl<P: Projection> Rebuild<'_, P> {
             let (written, next) =
                 futures::join!(self.write_page(&page.events, target), self.page(last, target));
             written?;
-            self.changed.extend(page.events.iter().filter_map(P::key));
+            self.changed.extend(page.events.iter().filter_map(key::<P>));
             self.at = last;
             (self.progress)(self.at, target);
             if self.at >= target {
@@ -348,7 +348,7 @@ impl<P: Projection> Rebuild<'_, P> {
         while read < serving {
             let page = self.page(read, serving).await?;
             read = page.events.last().map_or(serving, |event| event.position);
-            ahead.extend(page.events.iter().filter_map(P::key));
+            ahead.extend(page.events.iter().filter_map(key::<P>));
         }
         let may_continue = || !self.cancel.is_cancelled();
         let differences =
@@ -382,7 +382,7 @@ impl<P: Projection> Rebuild<'_, P> {
             }
             if checkpoint.position > self.at {
                 let events = self.page(self.at, checkpoint.position).await?.events;
-                self.changed.extend(events.iter().filter_map(P::key));
+                self.changed.extend(events.iter().filter_map(key::<P>));
                 // An event that fails is handled without the lock.
                 if self.fold(&transaction, &events, &HashSet::new()).await?.is_err() {
                     return Ok(SwitchOutcome::Lagging);
@@ -407,7 +407,7 @@ impl<P: Projection> Rebuild<'_, P> {
             return Err(RebuildError::Busy);
         };
         transaction.commit().await?;
-        self.tenant.cache_generation(P::TABLE.name, generation);
+        self.tenant.cache_generation(P::MODEL.table, generation);
         (self.progress)(position, position);
         self.at = position;
         let compared = compared.is_some();

@@ -8,9 +8,10 @@ use store::{Scratch, StoreError, TenantStore};
 use uuid::Uuid;
 
 use super::change::RowChange;
+use super::definition::{read_table, table_at};
 use super::error::ProjectionError;
 use super::historic_state::{HistoricState, HistoricStateError};
-use super::projection::{Fold, Projection, checkpoint_name};
+use super::projection::{Entry, Fold, Projection};
 use super::rebuild::OnProgress;
 use super::sql::{copy_sql, page_sql};
 use super::table::{Tables, corrupt};
@@ -92,7 +93,7 @@ pub(crate) async fn replay<P: Projection>(
     };
     let scratch = tenant.scratch();
     let tables = Tables::<P>::named([HISTORIC_TABLE.to_owned(), LATER_TABLE.to_owned()]);
-    scratch.create(&P::TABLE, HISTORIC_TABLE).await?;
+    scratch.create(&read_table(P::MODEL), HISTORIC_TABLE).await?;
     let build =
         ReplayBuild { state: HistoricState::new(tenant, log), scratch: &scratch, tables: &tables, progress };
     let (at, compared_with) = match wanted {
@@ -103,14 +104,14 @@ pub(crate) async fn replay<P: Projection>(
         ReplayTarget::Between(from, to) => {
             let (from, to) = (reached(from)?, reached(to)?);
             build.fill(0, 0, from).await?;
-            scratch.create(&P::TABLE, LATER_TABLE).await?;
+            scratch.create(&read_table(P::MODEL), LATER_TABLE).await?;
             build.copy(HISTORIC_TABLE).await?;
             build.fill(1, from, to).await?;
             (from, Some(to))
         }
         ReplayTarget::Serving(from) => {
             let from = from.map(reached).transpose()?;
-            scratch.create(&P::TABLE, LATER_TABLE).await?;
+            scratch.create(&read_table(P::MODEL), LATER_TABLE).await?;
             let serving = build.copy_serving().await?;
             build.fill(0, 0, from.unwrap_or(serving)).await?;
             (from.unwrap_or(serving), Some(serving))
@@ -205,14 +206,14 @@ impl<P: Projection> ReplayBuild<'_, P> {
 
     /// Copies the serving rows in one snapshot with their checkpoint. Returns its position.
     async fn copy_serving(&self) -> Result<u64, HistoricStateError> {
-        let name = checkpoint_name::<P>();
+        let name = P::MODEL.name.to_owned();
         let transaction = self.scratch.begin_snapshot().await?;
         let checkpoint = transaction.checkpoint(&name).await?;
         if checkpoint.is_some_and(|checkpoint| checkpoint.log_id != self.state.log()) {
             return Err(HistoricStateError::OtherLog);
         }
         let generation = transaction.generation(&name).await?;
-        let serving = P::TABLE.at(generation);
+        let serving = table_at(P::MODEL, generation);
         transaction.execute(&copy_sql(&serving, LATER_TABLE), &[&transaction.tenant().0]).await?;
         transaction.commit().await?;
         Ok(checkpoint.map_or(0, |checkpoint| checkpoint.position))
@@ -227,8 +228,8 @@ trait RowReader: Send + Sync {
 
 impl<P: Projection> RowReader for Tables<P> {
     fn row(&self, text: &str) -> Result<Value, StoreError> {
-        let row: P::Row = serde_json::from_str(text).map_err(|error| corrupt(P::TABLE.name, &error))?;
-        serde_json::to_value(row).map_err(|error| corrupt(P::TABLE.name, &error))
+        let row: Entry<P> = serde_json::from_str(text).map_err(|error| corrupt(P::MODEL.table, &error))?;
+        serde_json::to_value(row).map_err(|error| corrupt(P::MODEL.table, &error))
     }
 }
 

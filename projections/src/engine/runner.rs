@@ -16,7 +16,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::ProjectionError;
-use super::projection::{Fold, Projection, checkpoint_name};
+use super::projection::{Fold, Projection};
 use super::table::Tables;
 
 /// Runs the projection of the read model `P`.
@@ -60,7 +60,7 @@ impl<P: Projection> ProjectionRunner<P> {
     pub fn new(store: Store) -> Self {
         Self {
             store,
-            name: checkpoint_name::<P>(),
+            name: P::MODEL.name.to_owned(),
             tables: Tables::new(),
             stopped_tenants: Mutex::default(),
             paused: Mutex::default(),
@@ -83,7 +83,7 @@ impl<P: Projection> ProjectionRunner<P> {
             return self.checkpoint_conflict(&transaction).await.map_err(BatchFailure::Store);
         }
         // The lock on the checkpoint also fixes the generation, so generation and rows are read concurrently.
-        let guess = tenant.cached_generation(P::TABLE.name);
+        let guess = tenant.cached_generation(P::MODEL.table);
         let (generation, loaded) = futures::try_join!(
             transaction.generation(&self.name),
             self.tables.load(&transaction, guess, events)
@@ -91,7 +91,7 @@ impl<P: Projection> ProjectionRunner<P> {
         let loaded = if generation == guess {
             loaded
         } else {
-            tenant.cache_generation(P::TABLE.name, generation);
+            tenant.cache_generation(P::MODEL.table, generation);
             self.tables.load(&transaction, generation, events).await?
         };
         let mut fold = Fold::<P>::new(loaded);

@@ -4,7 +4,7 @@
 
 use std::fmt::Write;
 
-use store::ReadTable;
+use schemas::engine::Model;
 
 /// The three statements for one table of a read model. Parameter 1 is the tenant.
 pub(crate) struct Statements {
@@ -17,16 +17,14 @@ pub(crate) struct Statements {
 }
 
 impl Statements {
-    pub(crate) fn of(table: &ReadTable, name: &str) -> Self {
-        let ReadTable { key, .. } = table;
-        let columns = column_names(table.columns);
+    pub(crate) fn of(model: &Model, name: &str) -> Self {
         let mut listed = String::new();
         let mut selected = String::new();
         let mut updated = String::new();
-        for column in &columns {
+        for column in model.all_columns().map(|column| column.name) {
             write!(listed, ", {column}").expect("writing to a string does not fail");
             write!(selected, ", r.{column}").expect("writing to a string does not fail");
-            if column != key {
+            if column != "id" {
                 let comma = if updated.is_empty() { "" } else { ", " };
                 write!(updated, "{comma}{column} = excluded.{column}")
                     .expect("writing to a string does not fail");
@@ -34,14 +32,14 @@ impl Statements {
         }
         Self {
             load: format!(
-                "select {key}, row_to_json(t)::text from {name} t where tenant_id = $1 and {key} = any($2)"
+                "select id, row_to_json(t)::text from {name} t where tenant_id = $1 and id = any($2)"
             ),
             upsert: format!(
                 "insert into {name} (tenant_id{listed}) \
                  select $1::uuid{selected} from json_populate_recordset(null::{name}, $2::text::json) r \
-                 on conflict (tenant_id, {key}) do update set {updated}"
+                 on conflict (tenant_id, id) do update set {updated}"
             ),
-            delete: format!("delete from {name} where tenant_id = $1 and {key} = any($2)"),
+            delete: format!("delete from {name} where tenant_id = $1 and id = any($2)"),
         }
     }
 }
@@ -107,47 +105,29 @@ pub(crate) fn delete_sql(table: &str, behind: bool) -> String {
     )
 }
 
-/// The column names of the definitions. Commas inside parentheses belong to a type.
-fn column_names(definitions: &str) -> Vec<&str> {
-    let mut names = Vec::new();
-    let mut depth = 0_u32;
-    let mut start = 0;
-    for (index, c) in definitions.char_indices().chain([(definitions.len(), ',')]) {
-        match c {
-            '(' => depth += 1,
-            ')' => depth = depth.saturating_sub(1),
-            ',' if depth == 0 => {
-                names.extend(definitions[start..index].split_whitespace().next());
-                start = index + 1;
-            }
-            _ => {}
-        }
-    }
-    names
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use schemas::engine::Row;
 
-    #[test]
-    fn columns_are_found_in_their_definitions() {
-        assert_eq!(
-            column_names("id uuid not null,\n  price numeric(10, 2), name text"),
-            ["id", "price", "name"]
-        );
-        assert!(column_names("").is_empty());
-    }
+    use super::*;
+    use crate::CustomerRow;
 
     #[test]
     fn the_upsert_names_every_column_and_leaves_the_key_alone() {
-        let table =
-            ReadTable { name: "t_v1", columns: "id uuid not null, name text", key: "id", indexes: &[] };
+        let columns = "id, user_id, name, email, email_key, company, notes, status, erased, registered_at, version, \
+                       updated_at";
+        let selected: Vec<String> = columns.split(", ").map(|column| format!("r.{column}")).collect();
+        let updated: Vec<String> =
+            columns.split(", ").skip(1).map(|column| format!("{column} = excluded.{column}")).collect();
         assert_eq!(
-            Statements::of(&table, "t_v1").upsert,
-            "insert into t_v1 (tenant_id, id, name) \
-             select $1::uuid, r.id, r.name from json_populate_recordset(null::t_v1, $2::text::json) r \
-             on conflict (tenant_id, id) do update set name = excluded.name"
+            Statements::of(CustomerRow::MODEL, "t").upsert,
+            format!(
+                "insert into t (tenant_id, {columns}) select $1::uuid, {} \
+                 from json_populate_recordset(null::t, $2::text::json) r \
+                 on conflict (tenant_id, id) do update set {}",
+                selected.join(", "),
+                updated.join(", ")
+            )
         );
     }
 }

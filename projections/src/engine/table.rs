@@ -10,8 +10,9 @@ use serde_json::Value;
 use store::{StoreError, TenantTransaction};
 use uuid::Uuid;
 
+use super::definition::table_at;
 use super::error::ProjectionError;
-use super::projection::{Changes, Projection};
+use super::projection::{Changes, Entry, Projection, key};
 use super::sql::{Bounds, Statements, compare_sql, delete_sql, nth_key_sql};
 
 /// Maximum rows that one statement compares or deletes.
@@ -67,12 +68,12 @@ impl Differences {
 impl<P: Projection> Tables<P> {
     /// The two tables that serve alternately.
     pub(crate) fn new() -> Self {
-        Self::named([0, 1].map(|generation| P::TABLE.at(generation)))
+        Self::named([0, 1].map(|generation| table_at(P::MODEL, generation)))
     }
 
     /// Any two tables of the same shape.
     pub(crate) fn named(names: [String; 2]) -> Self {
-        let statements = [&names[0], &names[1]].map(|name| Statements::of(&P::TABLE, name));
+        let statements = [&names[0], &names[1]].map(|name| Statements::of(P::MODEL, name));
         Self { names, statements, projection: PhantomData }
     }
 
@@ -92,8 +93,8 @@ impl<P: Projection> Tables<P> {
         transaction: &TenantTransaction,
         generation: u64,
         events: &[RecordedEvent],
-    ) -> Result<HashMap<Uuid, P::Row>, StoreError> {
-        let keys: HashSet<Uuid> = events.iter().filter_map(P::key).collect();
+    ) -> Result<HashMap<Uuid, Entry<P>>, StoreError> {
+        let keys: HashSet<Uuid> = events.iter().filter_map(key::<P>).collect();
         if keys.is_empty() {
             return Ok(HashMap::new());
         }
@@ -101,8 +102,8 @@ impl<P: Projection> Tables<P> {
         let load = &self.at(generation).load;
         let rows = transaction.query(load, &[&transaction.tenant().0, &keys]).await?;
         let read = |row: &store::sql::Row| {
-            let row: P::Row =
-                serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::TABLE.name, &error))?;
+            let row: Entry<P> =
+                serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::MODEL.table, &error))?;
             Ok::<_, StoreError>(row)
         };
         rows.iter().map(|row| Ok((row.get(0), read(row)?))).collect()
@@ -113,7 +114,7 @@ impl<P: Projection> Tables<P> {
         &self,
         transaction: &TenantTransaction,
         generation: u64,
-        changes: Changes<P::Row>,
+        changes: Changes<Entry<P>>,
     ) -> Result<(), ProjectionError> {
         let tenant = transaction.tenant().0;
         let statements = self.at(generation);
@@ -134,7 +135,7 @@ impl<P: Projection> Tables<P> {
         generation: u64,
         behind: Option<Uuid>,
     ) -> Result<Option<Uuid>, StoreError> {
-        let sql = delete_sql(&P::TABLE.at(generation), behind.is_some());
+        let sql = delete_sql(&table_at(P::MODEL, generation), behind.is_some());
         let tenant = transaction.tenant().0;
         let behind = behind.unwrap_or_default();
         let row = transaction.query_opt(&sql, &[&tenant, &behind, &CHUNK_ROWS_MAX]).await?;

@@ -1,81 +1,46 @@
 //! The read model of users. Sign-in does not read it; it uses the reservation and the secret.
 
 use chrono::{DateTime, Utc};
-use schemas::engine::{Event, RecordedEvent};
+use schemas::engine::{EmailKey, Moment, read_model};
 use schemas::identity::role::Role;
 use schemas::identity::user::{UserEvent, UserStatus};
-use serde::{Deserialize, Serialize};
-use store::ReadTable;
-use uuid::Uuid;
 
-use crate::engine::error::ProjectionError;
-use crate::engine::projection::Projection;
+use crate::engine::projection::{OutOfSequence, Projection};
 
-/// The users of a tenant.
-pub struct Users;
-
-/// A user in lists and look-ups.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A user: a person who signs in to the tenant.
+#[read_model("users.v2", visible_to = UsersRead, order = registered_at, owner = id)]
 pub struct UserRow {
-    /// The id of the user.
-    pub id: Uuid,
-    /// E-mail address; empty after an erasure.
+    /// E-mail address, unique in the tenant; empty after an erasure.
     pub email: String,
-    /// The key under which the address is looked up.
-    pub email_key: String,
+    #[column(find, hidden = "email")]
+    pub email_key: EmailKey,
     /// Name; empty after an erasure.
+    #[column(prefix, order)]
     pub name: String,
     /// Roles in order of rank.
     pub roles: Vec<Role>,
     /// Status of the user.
+    #[column(group)]
     pub status: UserStatus,
-    /// The version of the user's stream.
-    pub version: u64,
+    /// Whether the personal data were erased.
+    pub erased: bool,
     /// When the user was registered.
     pub registered_at: DateTime<Utc>,
-    /// When the user was last changed.
-    pub updated_at: DateTime<Utc>,
 }
 
-impl Projection for Users {
-    type Row = UserRow;
+impl Projection for UserRow {
+    type Event = UserEvent;
 
-    const NAME: &'static str = "users";
-    const VERSION: u32 = 1;
-    const SCOPE: &'static str = "users:read";
-    const TABLE: ReadTable = ReadTable {
-        name: "users_v1",
-        columns: r#"id uuid not null, email text not null, email_key text collate "C" not null,
-            name text collate "C" not null, roles text[] not null, status text collate "C" not null,
-            version bigint not null, registered_at timestamptz not null, updated_at timestamptz not null"#,
-        key: "id",
-        indexes: &[
-            "registered_at, id",
-            "name, id",
-            "status, registered_at, id",
-            "status, name, id",
-            "email_key, id",
-        ],
-    };
+    fn apply(row: Option<Self>, event: UserEvent, moment: &Moment) -> Result<Option<Self>, OutOfSequence> {
+        use UserEvent as Event;
+        use UserStatus::{Active, Deactivated};
 
-    const CATEGORY: &'static str = UserEvent::CATEGORY;
-
-    fn key(event: &RecordedEvent) -> Option<Uuid> {
-        (event.stream.category() == UserEvent::CATEGORY).then(|| event.stream.uuid()).flatten()
-    }
-
-    fn apply(row: Option<UserRow>, event: &RecordedEvent) -> Result<Option<UserRow>, ProjectionError> {
-        let out_of_place =
-            |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
-        let decoded = event.decode::<UserEvent>()?;
-        let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
-        let id = event.stream.uuid().ok_or_else(|| out_of_place("the stream's id is no UUID"))?;
-        let row = match (row, decoded) {
-            (None, UserEvent::Registered(registered)) => {
-                let row = anonymised_row(id, registered.roles, event.recorded_at);
-                match registered.details.open() {
-                    Some(details) => UserRow {
-                        email_key: details.email.normalised(),
+        let row = match (row, event) {
+            (None, Event::Registered { details, roles }) => {
+                let row = Self { roles, registered_at: moment.time, ..Self::default() };
+                match details.open() {
+                    Some(details) => Self {
+                        email_key: details.email.key(),
                         email: details.email.into(),
                         name: details.name.into(),
                         ..row
@@ -83,88 +48,69 @@ impl Projection for Users {
                     None => row,
                 }
             }
-            (Some(_), UserEvent::Registered(_)) => {
-                return Err(out_of_place("the user is registered already"));
+            (Some(row), Event::EmailConfirmed {}) => Self { status: Active, ..row },
+            (Some(row), Event::NameChanged { details }) => {
+                let name = details.open().map_or_else(String::new, |details| details.name.into());
+                Self { name, ..row }
             }
-            (None, _) => return Err(out_of_place("the user is not registered")),
-            (Some(row), UserEvent::EmailConfirmed(_)) => UserRow { status: UserStatus::Active, ..row },
-            (Some(row), UserEvent::NameChanged(changed)) => {
-                let name = changed.details.open().map_or_else(String::new, |details| details.name.into());
-                UserRow { name, ..row }
+            (Some(row), Event::Deactivated { .. }) => Self { status: Deactivated, ..row },
+            (Some(Self { roles, registered_at, .. }), Event::Erased {}) => {
+                Self { roles, registered_at, status: Deactivated, erased: true, ..Self::default() }
             }
-            (Some(row), UserEvent::Deactivated(_)) => UserRow { status: UserStatus::Deactivated, ..row },
-            (Some(row), UserEvent::Erased(_)) => UserRow {
-                status: UserStatus::Deactivated,
-                ..anonymised_row(id, row.roles, row.registered_at)
-            },
-            (Some(row), UserEvent::RolesChanged(changed)) => UserRow { roles: changed.roles, ..row },
+            (Some(row), Event::RolesChanged { roles }) => Self { roles, ..row },
+            (Some(_), Event::Registered { .. }) | (None, _) => return Err(OutOfSequence),
         };
-        Ok(Some(UserRow { version: event.version, updated_at: event.recorded_at, ..row }))
-    }
-}
-
-/// A user without personal data, as after an erasure.
-fn anonymised_row(id: Uuid, roles: Vec<Role>, registered_at: DateTime<Utc>) -> UserRow {
-    UserRow {
-        id,
-        email: String::new(),
-        email_key: String::new(),
-        name: String::new(),
-        roles,
-        status: UserStatus::Unconfirmed,
-        version: 0,
-        registered_at,
-        updated_at: registered_at,
+        Ok(Some(row))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use schemas::engine::{Email, Name, Sealed};
-    use schemas::identity::user::{
-        UserDeactivated, UserDetails, UserEmailConfirmed, UserErased, UserName, UserNameChanged,
-        UserRegistered, UserRolesChanged,
-    };
+    use schemas::identity::user::{UserDetails, UserName};
+    use uuid::Uuid;
 
     use super::*;
-    use crate::engine::projection::fold;
+    use crate::engine::error::ProjectionError;
+    use crate::engine::projection::{Entry, fold};
     use crate::engine::testing::{at, recorded};
 
     fn registered() -> UserEvent {
-        UserEvent::Registered(UserRegistered {
-            details: Sealed::own(UserDetails {
-                email: Email::parse("Ada@Example.com").expect("a valid address"),
-                name: Name::parse("Ada").expect("a valid name"),
-            }),
-            roles: vec![Role::Member],
-        })
+        let details = UserDetails {
+            email: Email::parse("Ada@Example.com").expect("a valid address"),
+            name: Name::parse("Ada").expect("a valid name"),
+        };
+        UserEvent::Registered { details: Sealed::own(details), roles: vec![Role::Member] }
     }
 
     fn renamed() -> UserEvent {
         let name = Name::parse("Bo").expect("a valid name");
-        UserEvent::NameChanged(UserNameChanged { details: Sealed::own(UserName { name }) })
+        UserEvent::NameChanged { details: Sealed::own(UserName { name }) }
     }
 
-    fn given(events: &[UserEvent]) -> Result<Option<UserRow>, ProjectionError> {
-        fold::<Users>(&recorded(Uuid::from_u128(1), events))
+    fn given(events: &[UserEvent]) -> Result<Option<Entry<UserRow>>, ProjectionError> {
+        fold::<UserRow>(&recorded(Uuid::from_u128(1), events))
     }
 
     #[test]
     fn a_registration_makes_an_unconfirmed_user() {
         let row = given(&[registered()]).expect("applies").expect("is there");
         assert_eq!((row.name.as_str(), row.email_key.as_str()), ("Ada", "ada@example.com"));
-        assert_eq!((row.status, row.roles, row.version), (UserStatus::Unconfirmed, vec![Role::Member], 1));
+        assert_eq!(
+            (row.status, row.roles.as_slice(), row.version),
+            (UserStatus::Unconfirmed, &[Role::Member][..], 1)
+        );
         assert_eq!((row.registered_at, row.updated_at), (at(1), at(1)));
     }
 
     #[test]
     fn later_facts_change_the_row() {
-        let confirmed = UserEvent::EmailConfirmed(UserEmailConfirmed {});
+        let confirmed = UserEvent::EmailConfirmed {};
         let changed = renamed();
         let row =
             given(&[registered(), confirmed.clone(), changed.clone()]).expect("applies").expect("is there");
         assert_eq!((row.name.as_str(), row.status, row.version), ("Bo", UserStatus::Active, 3));
-        let deactivated = UserEvent::Deactivated(UserDeactivated { reason: None });
+        let deactivated = UserEvent::Deactivated { reason: None };
         let row =
             given(&[registered(), confirmed, changed, deactivated]).expect("applies").expect("is there");
         assert_eq!((row.status, row.updated_at), (UserStatus::Deactivated, at(4)));
@@ -172,21 +118,21 @@ mod tests {
 
     #[test]
     fn changed_roles_are_all_the_roles_that_there_are() {
-        let changed = UserEvent::RolesChanged(UserRolesChanged { roles: vec![Role::Auditor] });
+        let changed = UserEvent::RolesChanged { roles: vec![Role::Auditor] };
         let row = given(&[registered(), changed]).expect("applies").expect("is there");
-        assert_eq!((row.roles, row.version), (vec![Role::Auditor], 2));
+        assert_eq!((row.roles.as_slice(), row.version), (&[Role::Auditor][..], 2));
     }
 
     #[test]
     fn a_fact_without_its_registration_is_out_of_place() {
-        let confirmed = UserEvent::EmailConfirmed(UserEmailConfirmed {});
+        let confirmed = UserEvent::EmailConfirmed {};
         assert!(given(&[confirmed]).expect_err("nobody to confirm").is_poison());
         assert!(given(&[registered(), registered()]).expect_err("registered twice").is_poison());
     }
 
     #[test]
     fn an_erased_user_is_the_same_row_whether_the_key_was_there_or_not() {
-        let erased = UserEvent::Erased(UserErased {});
+        let erased = UserEvent::Erased {};
         let with_key = given(&[registered(), renamed(), erased.clone()]).expect("applies").expect("is there");
         assert_eq!((with_key.name.as_str(), with_key.email_key.as_str()), ("", ""));
         assert_eq!(
@@ -195,10 +141,8 @@ mod tests {
         );
         let details = Sealed::Erased { subject: Uuid::from_u128(1) };
         let unreadable = [
-            UserEvent::Registered(UserRegistered { details, roles: vec![Role::Member] }),
-            UserEvent::NameChanged(UserNameChanged {
-                details: Sealed::Erased { subject: Uuid::from_u128(1) },
-            }),
+            UserEvent::Registered { details, roles: vec![Role::Member] },
+            UserEvent::NameChanged { details: Sealed::Erased { subject: Uuid::from_u128(1) } },
             erased,
         ];
         assert_eq!(given(&unreadable).expect("applies"), Some(with_key));

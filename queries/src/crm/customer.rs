@@ -1,9 +1,9 @@
 //! Reads of customers.
 
-use projections::{CUSTOMERS, CustomerRow, Customers, Projection};
+use projections::{CUSTOMERS, CustomerRow, Entry};
 use schemas::crm::customer::{CustomerEvent, CustomerStatus};
 use schemas::engine::text::email_key;
-use schemas::engine::{Event, StreamName};
+use schemas::engine::{EmailKey, Event, Row as _, StreamName};
 use serde::Serialize;
 use store::sql::Row;
 use store::{StoreError, TenantStore};
@@ -16,7 +16,7 @@ use crate::engine::list::{Conditions, List, Order, named};
 use crate::engine::page::{Page, PageRequest};
 
 /// The scope that reads the rows.
-pub const SCOPE: &str = Customers::SCOPE;
+pub const SCOPE: &str = "crm:read";
 
 /// Which customers to list; every part given must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -42,38 +42,38 @@ pub enum CustomerOrder {
     NameDesc,
 }
 
-const LIST: List<CustomerRow> = List {
+const LIST: List<Entry<CustomerRow>> = List {
     projection: CUSTOMERS,
-    table: Customers::TABLE,
-    columns: "id, user_id, name, email, email_key, company, notes, status, version, registered_at, updated_at",
+    table: CustomerRow::MODEL.table,
+    columns: "id, user_id, name, email, email_key, company, notes, status, erased, version, registered_at, updated_at",
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<CustomerRow, StoreError> {
-    let read = || -> Result<CustomerRow, Box<dyn std::error::Error>> {
-        Ok(CustomerRow {
-            id: row.try_get(0)?,
+fn from_row(row: &Row) -> Result<Entry<CustomerRow>, StoreError> {
+    let read = || -> Result<Entry<CustomerRow>, Box<dyn std::error::Error>> {
+        let of_row = CustomerRow {
             user_id: row.try_get(1)?,
             name: row.try_get(2)?,
             email: row.try_get(3)?,
-            email_key: row.try_get(4)?,
+            email_key: EmailKey::of(row.try_get(4)?),
             company: row.try_get(5)?,
             notes: row.try_get(6)?,
             status: named(row.try_get(7)?)?,
-            version: row.try_get::<_, i64>(8)? as u64,
-            registered_at: row.try_get(9)?,
-            updated_at: row.try_get(10)?,
-        })
+            erased: row.try_get(8)?,
+            registered_at: row.try_get(10)?,
+        };
+        let version = row.try_get::<_, i64>(9)? as u64;
+        Ok(Entry { id: row.try_get(0)?, row: of_row, version, updated_at: row.try_get(11)? })
     };
-    read().map_err(|error| corrupt(Customers::TABLE.name, error))
+    read().map_err(|error| corrupt(CustomerRow::MODEL.table, error))
 }
 
 impl CustomerOrder {
-    fn order(self) -> Order<CustomerRow> {
-        fn by_time(row: &CustomerRow) -> Place {
+    fn order(self) -> Order<Entry<CustomerRow>> {
+        fn by_time(row: &Entry<CustomerRow>) -> Place {
             Place { key: SortKey::Time(row.registered_at), id: row.id }
         }
-        fn by_name(row: &CustomerRow) -> Place {
+        fn by_name(row: &Entry<CustomerRow>) -> Place {
             Place { key: SortKey::Text(row.name.clone()), id: row.id }
         }
         let time = |name, descending| Order { name, column: "registered_at", descending, place: by_time };
@@ -105,14 +105,14 @@ fn conditions(tenant: &TenantStore, filter: &CustomerFilter) -> Conditions {
 }
 
 /// One customer.
-pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
+pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<Entry<CustomerRow>>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("id", "=", id);
     Ok(LIST.one(tenant, conditions).await?)
 }
 
 /// The customer that a user is.
-pub async fn by_user(tenant: &TenantStore, user_id: Uuid) -> Result<Option<CustomerRow>, QueryError> {
+pub async fn by_user(tenant: &TenantStore, user_id: Uuid) -> Result<Option<Entry<CustomerRow>>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("user_id", "=", user_id);
     Ok(LIST.one(tenant, conditions).await?)
@@ -124,7 +124,7 @@ pub async fn list(
     filter: &CustomerFilter,
     order: CustomerOrder,
     page: PageRequest,
-) -> Result<Page<CustomerRow>, QueryError> {
+) -> Result<Page<Entry<CustomerRow>>, QueryError> {
     LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
 }
 
@@ -138,13 +138,17 @@ pub async fn at_version(
     tenant: &TenantStore,
     id: Uuid,
     version: Option<u64>,
-) -> Result<Option<CustomerRow>, QueryError> {
-    as_of::at::<Customers>(tenant, &stream(id), version.map(AsOf::Version)).await
+) -> Result<Option<Entry<CustomerRow>>, QueryError> {
+    as_of::at::<CustomerRow>(tenant, &stream(id), version.map(AsOf::Version)).await
 }
 
 /// The customer as it was at a moment of its past.
-pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<CustomerRow>, QueryError> {
-    as_of::at_moment::<Customers>(tenant, &stream(id), as_of).await
+pub async fn as_of(
+    tenant: &TenantStore,
+    id: Uuid,
+    as_of: AsOf,
+) -> Result<Option<Entry<CustomerRow>>, QueryError> {
+    as_of::at_moment::<CustomerRow>(tenant, &stream(id), as_of).await
 }
 
 /// The customer's history behind version `after`, oldest first.
@@ -153,8 +157,8 @@ pub async fn history(
     id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<History<CustomerRow>, QueryError> {
-    as_of::history::<Customers>(tenant, &stream(id), after, limit).await
+) -> Result<History<Entry<CustomerRow>>, QueryError> {
+    as_of::history::<CustomerRow>(tenant, &stream(id), after, limit).await
 }
 
 fn stream(id: Uuid) -> StreamName {

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, pin_mut};
-use projections::Projection;
+use projections::{Entry, Projection, apply};
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 use store::TenantStore;
 
@@ -67,7 +67,7 @@ pub async fn at<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
     as_of: Option<AsOf>,
-) -> Result<Option<P::Row>, QueryError> {
+) -> Result<Option<Entry<P>>, QueryError> {
     Ok(fold::<P>(tenant, stream, as_of).await?.0)
 }
 
@@ -79,7 +79,7 @@ pub async fn at_moment<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
     as_of: AsOf,
-) -> Result<Option<P::Row>, QueryError> {
+) -> Result<Option<Entry<P>>, QueryError> {
     match fold::<P>(tenant, stream, Some(as_of)).await? {
         (_, version @ 1..) if as_of.is_beyond(version) => Err(QueryError::VersionBeyond { version }),
         (row, _) => Ok(row),
@@ -91,7 +91,7 @@ async fn fold<P: Projection>(
     tenant: &TenantStore,
     stream: &StreamName,
     as_of: Option<AsOf>,
-) -> Result<(Option<P::Row>, u64), QueryError> {
+) -> Result<(Option<Entry<P>>, u64), QueryError> {
     let log = as_of.and_then(AsOf::log);
     let events = tenant.read_stream_of(log, stream, 1);
     pin_mut!(events);
@@ -101,7 +101,7 @@ async fn fold<P: Projection>(
             break;
         }
         version = event.version;
-        row = P::apply(row, &event).map_err(QueryError::Fold)?;
+        row = apply(row, &event).map_err(QueryError::Fold)?;
     }
     Ok((row, version))
 }
@@ -115,10 +115,7 @@ pub async fn history<P: Projection>(
     stream: &StreamName,
     after: u64,
     limit: usize,
-) -> Result<History<P::Row>, QueryError>
-where
-    P::Row: Clone,
-{
+) -> Result<History<Entry<P>>, QueryError> {
     let total = tenant.stream_version(stream).await?;
     if total > 0 && after > total {
         return Err(QueryError::VersionBeyond { version: total });
@@ -131,7 +128,7 @@ where
         if page.facts.len() == limit || event.version > total {
             break;
         }
-        page.row = P::apply(page.row.take(), &event).map_err(QueryError::Fold)?;
+        page.row = apply(page.row.take(), &event).map_err(QueryError::Fold)?;
         if event.version > after {
             page.facts.push(Past { event, row: page.row.clone() });
         }

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
 use store::sql::{Row, ToSql};
-use store::{ReadTable, StoreError, TenantStore, TenantTransaction};
+use store::{StoreError, TenantStore, TenantTransaction};
 use uuid::Uuid;
 
 use super::cursor::{CursorScope, Place, SortKey};
@@ -22,7 +22,7 @@ pub(crate) struct List<R> {
     /// The read model, by the name of its checkpoint.
     pub(crate) projection: &'static str,
     /// Its tables.
-    pub(crate) table: ReadTable,
+    pub(crate) table: &'static str,
     /// The columns that `read` wants.
     pub(crate) columns: &'static str,
     /// Reads a row.
@@ -116,7 +116,7 @@ impl<R> List<R> {
     ) -> Result<Page<R>, QueryError> {
         let filter = serde_json::to_vec(filter)
             .map_err(|error| StoreError::Corrupt(format!("a filter does not serialise: {error}")))?;
-        let scope = CursorScope::new(tenant.store().key(), tenant.id(), self.table.name, order.name, filter);
+        let scope = CursorScope::new(tenant.store().key(), tenant.id(), self.table, order.name, filter);
         let (forward, limit, cursor) = match request {
             PageRequest::Forward { first, after } => (true, first as usize, after),
             PageRequest::Backward { last, before } => (false, last as usize, before),
@@ -219,13 +219,13 @@ impl<R> List<R> {
     /// them, so that it costs no wait: they run again where the guess was wrong.
     async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<Vec<Row>>, StoreError> {
         let transaction = tenant.begin_snapshot().await?;
-        let guess = tenant.cached_generation(self.table.name);
-        let table = self.table.at(guess);
+        let guess = tenant.cached_generation(self.table);
+        let table = store::read_table_at(self.table, guess);
         let (generation, mut rows) =
             try_join(transaction.generation(self.projection), run(&transaction, &table, selects)).await?;
         if generation != guess {
-            tenant.cache_generation(self.table.name, generation);
-            rows = run(&transaction, &self.table.at(generation), selects).await?;
+            tenant.cache_generation(self.table, generation);
+            rows = run(&transaction, &store::read_table_at(self.table, generation), selects).await?;
         }
         transaction.commit().await?;
         Ok(rows)

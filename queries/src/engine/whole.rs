@@ -4,16 +4,13 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
-use projections::{HistoricState, HistoricStateError, Projection, ReadModel, ReadModelVisitor, RowChange};
+use projections::{HistoricRows, HistoricStateError, ReadModel, RowChange};
 use schemas::engine::{LogId, StreamName};
 use serde::Serialize;
 use serde_json::Value;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
-
-use super::error::corrupt;
 
 /// Events that one page folds, by and large: an aggregate that has been begun is finished.
 const MOST_EVENTS: usize = 10_000;
@@ -64,24 +61,7 @@ pub async fn rows(
     after: Option<Uuid>,
     limit: usize,
 ) -> Result<PastRows, HistoricStateError> {
-    known(checkpoint)?.with(Rows { tenant, log, at, after, limit }).await
-}
-
-struct Rows<'a> {
-    tenant: &'a TenantStore,
-    log: LogId,
-    at: Option<u64>,
-    after: Option<Uuid>,
-    limit: usize,
-}
-
-impl<'a> ReadModelVisitor for Rows<'a> {
-    type Output = BoxFuture<'a, Result<PastRows, HistoricStateError>>;
-
-    fn of<P: Projection>(self) -> Self::Output {
-        let Self { tenant, log, at, after, limit } = self;
-        Box::pin(rows_of::<P>(tenant, log, at, after, limit))
-    }
+    rows_of(known(checkpoint)?, tenant, log, at, after, limit).await
 }
 
 /// What became of rows between the positions `from` and `to` (or the end), as events behind `after` have touched them; at
@@ -94,27 +74,10 @@ pub async fn changes(
     after: Option<u64>,
     limit: usize,
 ) -> Result<PastChanges, HistoricStateError> {
-    known(checkpoint)?.with(Changes { tenant, log, between, after, limit }).await
+    changes_of(known(checkpoint)?, tenant, log, between, after, limit).await
 }
 
-struct Changes<'a> {
-    tenant: &'a TenantStore,
-    log: LogId,
-    between: (u64, Option<u64>),
-    after: Option<u64>,
-    limit: usize,
-}
-
-impl<'a> ReadModelVisitor for Changes<'a> {
-    type Output = BoxFuture<'a, Result<PastChanges, HistoricStateError>>;
-
-    fn of<P: Projection>(self) -> Self::Output {
-        let Self { tenant, log, between, after, limit } = self;
-        Box::pin(changes_of::<P>(tenant, log, between, after, limit))
-    }
-}
-
-fn known(checkpoint: &str) -> Result<ReadModel, HistoricStateError> {
+fn known(checkpoint: &str) -> Result<&'static ReadModel, HistoricStateError> {
     ReadModel::find(checkpoint).ok_or_else(|| HistoricStateError::Unknown(checkpoint.to_owned()))
 }
 
@@ -134,11 +97,8 @@ async fn reached(
     }
 }
 
-fn value<P: Projection>(row: P::Row) -> Result<Value, StoreError> {
-    serde_json::to_value(row).map_err(|error| corrupt(P::TABLE.name, error))
-}
-
-async fn rows_of<P: Projection>(
+async fn rows_of(
+    read_model: &'static ReadModel,
     tenant: &TenantStore,
     log: LogId,
     at: Option<u64>,
@@ -146,21 +106,23 @@ async fn rows_of<P: Projection>(
     limit: usize,
 ) -> Result<PastRows, HistoricStateError> {
     let (head, at) = reached(tenant, log, at).await?;
-    let past = HistoricState::<P>::new(tenant, log);
-    let beginning = format!("{}/", P::CATEGORY);
-    let behind = after.map(|id| StreamName::new(P::CATEGORY, id));
+    let beginning = format!("{}/", read_model.category);
+    let behind = after.map(|id| StreamName::new(read_model.category, id));
     let streams = tenant.streams(&beginning, behind.as_ref(), limit as u32).await?;
     let full = streams.len() == limit;
     let mut page = PastRows { log_id: log, at, rows: Vec::new(), next_after: None, head };
     let (begun, mut looked_at, mut read, mut early) = (Instant::now(), None, 0, false);
     {
         let fold = async |stream: StreamName| {
-            Ok::<_, HistoricStateError>((stream.uuid(), past.rows_at(&stream, [at]).await?))
+            Ok::<_, HistoricStateError>((
+                stream.uuid(),
+                read_model.rows_at(tenant, log, &stream, [at, at]).await?,
+            ))
         };
         let folded = futures::stream::iter(streams).map(fold);
         let mut folded = std::pin::pin!(folded.buffered(AT_ONCE));
-        while let Some((id, ([row], events))) = folded.try_next().await? {
-            page.rows.extend(row.map(value::<P>).transpose()?);
+        while let Some((id, HistoricRows { rows: [row, _], events })) = folded.try_next().await? {
+            page.rows.extend(row);
             looked_at = id.or(looked_at);
             read += events;
             if read > MOST_EVENTS || begun.elapsed() > LONGEST {
@@ -175,7 +137,8 @@ async fn rows_of<P: Projection>(
     Ok(page)
 }
 
-async fn changes_of<P: Projection>(
+async fn changes_of(
+    read_model: &'static ReadModel,
     tenant: &TenantStore,
     log: LogId,
     (from, to): (u64, Option<u64>),
@@ -186,9 +149,8 @@ async fn changes_of<P: Projection>(
     if from > to {
         return Err(HistoricStateError::Beyond { head });
     }
-    let past = HistoricState::<P>::new(tenant, log);
     let after = after.unwrap_or(from).max(from);
-    let events = past.page(after, to, limit).await?;
+    let events = read_model.page(tenant, log, (after, to), limit).await?;
     let mut page =
         PastChanges { log_id: log, from, to, changes: Vec::new(), next_after: events.scanned_to, head };
     let (begun, mut read, mut seen) = (Instant::now(), 0, HashSet::new());
@@ -198,16 +160,15 @@ async fn changes_of<P: Projection>(
             page.next_after = event.position - 1;
             break;
         }
-        let Some(id) = P::key(event).filter(|id| seen.insert(*id)) else { continue };
+        let Some(id) = event.stream.uuid().filter(|id| seen.insert(*id)) else { continue };
         // A row is told where it is first touched, and nowhere else.
         let before = tenant.position_of(&event.stream, event.version - 1).await?;
         if before.is_some_and(|before| before > from) {
             continue;
         }
-        let ([before, later], events) = past.rows_at(&event.stream, [from, to]).await?;
+        let HistoricRows { rows: [before, later], events } =
+            read_model.rows_at(tenant, log, &event.stream, [from, to]).await?;
         read += events;
-        let before = before.map(value::<P>).transpose()?;
-        let later = later.map(value::<P>).transpose()?;
         page.changes.extend(RowChange::between(id, before.as_ref(), later.as_ref()));
     }
     Ok(page)

@@ -1,8 +1,8 @@
 //! Reads of users.
 
-use projections::{Projection, USERS, UserRow, Users};
+use projections::{Entry, USERS, UserRow};
 use schemas::engine::text::email_key;
-use schemas::engine::{Event, StreamName};
+use schemas::engine::{EmailKey, Event, Row as _, StreamName};
 use schemas::identity::user::{UserEvent, UserStatus};
 use serde::Serialize;
 use store::sql::Row;
@@ -16,7 +16,7 @@ use crate::engine::list::{Conditions, List, Order, named};
 use crate::engine::page::{Page, PageRequest};
 
 /// The scope that reads the rows.
-pub const SCOPE: &str = Users::SCOPE;
+pub const SCOPE: &str = "users:read";
 
 /// Which users to list; every part given must hold.
 #[derive(Debug, Clone, PartialEq, Default, Serialize)]
@@ -40,37 +40,37 @@ pub enum UserOrder {
     NameDesc,
 }
 
-const LIST: List<UserRow> = List {
+const LIST: List<Entry<UserRow>> = List {
     projection: USERS,
-    table: Users::TABLE,
-    columns: "id, email, email_key, name, roles, status, version, registered_at, updated_at",
+    table: UserRow::MODEL.table,
+    columns: "id, email, email_key, name, roles, status, erased, version, registered_at, updated_at",
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<UserRow, StoreError> {
-    let read = || -> Result<UserRow, Box<dyn std::error::Error>> {
+fn from_row(row: &Row) -> Result<Entry<UserRow>, StoreError> {
+    let read = || -> Result<Entry<UserRow>, Box<dyn std::error::Error>> {
         let roles: Vec<&str> = row.try_get(4)?;
-        Ok(UserRow {
-            id: row.try_get(0)?,
+        let of_row = UserRow {
             email: row.try_get(1)?,
-            email_key: row.try_get(2)?,
+            email_key: EmailKey::of(row.try_get(2)?),
             name: row.try_get(3)?,
             roles: roles.into_iter().map(named).collect::<Result<_, _>>()?,
             status: named(row.try_get(5)?)?,
-            version: row.try_get::<_, i64>(6)? as u64,
-            registered_at: row.try_get(7)?,
-            updated_at: row.try_get(8)?,
-        })
+            erased: row.try_get(6)?,
+            registered_at: row.try_get(8)?,
+        };
+        let version = row.try_get::<_, i64>(7)? as u64;
+        Ok(Entry { id: row.try_get(0)?, row: of_row, version, updated_at: row.try_get(9)? })
     };
-    read().map_err(|error| corrupt(Users::TABLE.name, error))
+    read().map_err(|error| corrupt(UserRow::MODEL.table, error))
 }
 
 impl UserOrder {
-    fn order(self) -> Order<UserRow> {
-        fn by_time(row: &UserRow) -> Place {
+    fn order(self) -> Order<Entry<UserRow>> {
+        fn by_time(row: &Entry<UserRow>) -> Place {
             Place { key: SortKey::Time(row.registered_at), id: row.id }
         }
-        fn by_name(row: &UserRow) -> Place {
+        fn by_name(row: &Entry<UserRow>) -> Place {
             Place { key: SortKey::Text(row.name.clone()), id: row.id }
         }
         let time = |name, descending| Order { name, column: "registered_at", descending, place: by_time };
@@ -99,7 +99,7 @@ fn conditions(tenant: &TenantStore, filter: &UserFilter) -> Conditions {
 }
 
 /// One user.
-pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<UserRow>, QueryError> {
+pub async fn get(tenant: &TenantStore, id: Uuid) -> Result<Option<Entry<UserRow>>, QueryError> {
     let mut conditions = Conditions::of(tenant);
     conditions.and("id", "=", id);
     Ok(LIST.one(tenant, conditions).await?)
@@ -111,7 +111,7 @@ pub async fn list(
     filter: &UserFilter,
     order: UserOrder,
     page: PageRequest,
-) -> Result<Page<UserRow>, QueryError> {
+) -> Result<Page<Entry<UserRow>>, QueryError> {
     LIST.page(tenant, filter, || conditions(tenant, filter), order.order(), page).await
 }
 
@@ -120,7 +120,7 @@ pub async fn by_id(
     tenant: &TenantStore,
     after: Option<Uuid>,
     limit: usize,
-) -> Result<(Vec<UserRow>, Option<Uuid>), StoreError> {
+) -> Result<(Vec<Entry<UserRow>>, Option<Uuid>), StoreError> {
     LIST.by_id(tenant, Conditions::of(tenant), after, limit, |row| row.id).await
 }
 
@@ -134,13 +134,17 @@ pub async fn at_version(
     tenant: &TenantStore,
     id: Uuid,
     version: Option<u64>,
-) -> Result<Option<UserRow>, QueryError> {
-    as_of::at::<Users>(tenant, &stream(id), version.map(AsOf::Version)).await
+) -> Result<Option<Entry<UserRow>>, QueryError> {
+    as_of::at::<UserRow>(tenant, &stream(id), version.map(AsOf::Version)).await
 }
 
 /// The user as it was at a moment of its past.
-pub async fn as_of(tenant: &TenantStore, id: Uuid, as_of: AsOf) -> Result<Option<UserRow>, QueryError> {
-    as_of::at_moment::<Users>(tenant, &stream(id), as_of).await
+pub async fn as_of(
+    tenant: &TenantStore,
+    id: Uuid,
+    as_of: AsOf,
+) -> Result<Option<Entry<UserRow>>, QueryError> {
+    as_of::at_moment::<UserRow>(tenant, &stream(id), as_of).await
 }
 
 /// The user's history behind version `after`, oldest first.
@@ -149,8 +153,8 @@ pub async fn history(
     id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<History<UserRow>, QueryError> {
-    as_of::history::<Users>(tenant, &stream(id), after, limit).await
+) -> Result<History<Entry<UserRow>>, QueryError> {
+    as_of::history::<UserRow>(tenant, &stream(id), after, limit).await
 }
 
 fn stream(id: Uuid) -> StreamName {

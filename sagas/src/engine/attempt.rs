@@ -84,7 +84,7 @@ impl StepRunner {
         };
         match dispatch(&self.executor, &context, command.clone()).await {
             Ok(_) => AttemptOutcome::Completed(FollowUps::default()),
-            Err(DispatchError::Rejected { code, message }) => {
+            Err(DispatchError::Rejected { code, message, .. }) => {
                 AttemptOutcome::RejectedStep { code: code.graphql(), message }
             }
             Err(DispatchError::Retryable(cause)) => AttemptOutcome::Unavailable(cause.to_string()),

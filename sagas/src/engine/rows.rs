@@ -404,8 +404,8 @@ mod tests {
 
     #[test]
     fn a_task_reads_back_as_it_was_written() {
-        let command = schemas::crm::customer::CloseCustomer { reason: None };
-        let send = StepAction::Send { command: AnyCommand::CloseCustomer { id: Uuid::nil(), command } };
+        let close = schemas::crm::customer::CustomerCommand::CloseCustomer { reason: None };
+        let send = StepAction::Send { command: AnyCommand::new(Uuid::nil(), &close) };
         for work in [send, StepAction::React] {
             let (traceparent, request_id) = (Some("t".to_owned()), RequestId::parse("r"));
             let payload =

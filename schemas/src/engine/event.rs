@@ -1,6 +1,12 @@
-//! The trait of all event enums, and the macro that writes one.
+//! The trait of a set of events, written by `#[events]`.
 
+use chrono::{DateTime, Utc};
 use cqrs_es::DomainEvent;
+use schemars::generate::SchemaSettings;
+use schemars::{JsonSchema, Schema};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use uuid::Uuid;
 
 /// A payload that does not match its type.
 #[derive(Debug, thiserror::Error)]
@@ -13,16 +19,31 @@ pub struct DecodeError {
     pub source: serde_json::Error,
 }
 
-/// The events of one aggregate: an enum with one variant for each payload struct, written by
-/// [`events!`](crate::events).
-pub trait Event: DomainEvent {
+/// Where and when an event was recorded.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Moment {
+    /// The id of the aggregate.
+    pub id: Uuid,
+    /// The version of the aggregate after the event.
+    pub version: u64,
+    /// The time of recording.
+    pub time: DateTime<Utc>,
+}
+
+/// The events of one aggregate. In serde's form an event is `{"type": ..., "data": ...}`; the log stores type and
+/// payload separately.
+pub trait Event: DomainEvent + 'static {
     /// `<context>.<aggregate>`.
     const CATEGORY: &'static str;
-    /// Every type that this enum decodes.
+    /// Every type that this enum encodes.
     const TYPES: &'static [&'static str];
+    /// Older versions that it also decodes.
+    const OLDER_TYPES: &'static [&'static str];
+    /// Whether a payload has personal data.
+    const HAS_PERSONAL_DATA: bool;
 
     /// The JSON Schema of each type's payload.
-    fn schemas() -> Vec<(&'static str, schemars::Schema)>;
+    fn schemas() -> Vec<(&'static str, Schema)>;
     /// The full type name, such as `crm.customer.registered.v1`.
     fn type_name(&self) -> &'static str;
     /// The payload as JSON, without the type.
@@ -37,62 +58,66 @@ pub trait Event: DomainEvent {
     fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, DecodeError>;
 }
 
-/// Writes an event enum: its variants, their type names, and the codec of their payloads.
-#[macro_export]
-macro_rules! events {
-    (
-        $(#[$doc:meta])*
-        pub enum $name:ident in $category:literal {
-            $( $(#[$variant_doc:meta])* $fact:literal => $variant:ident($payload:ty), )+
-        }
-    ) => {
-        $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
-        #[serde(tag = "type", content = "data")]
-        pub enum $name {
-            $( $(#[$variant_doc])* #[serde(rename = $fact)] $variant($payload), )+
-        }
+// `#[events]` calls the functions below in the crate of the events. So serde's code is compiled once, and not in every
+// crate that names the events.
 
-        impl cqrs_es::DomainEvent for $name {
-            fn event_type(&self) -> String {
-                $crate::engine::Event::type_name(self).to_owned()
-            }
+/// See [`Event::encode`].
+///
+/// # Errors
+/// The payload cannot be serialised.
+pub fn encode<E: Event>(event: &E) -> Result<Vec<u8>, serde_json::Error> {
+    let mut whole = serde_json::to_vec(event)?;
+    whole.pop();
+    whole.drain(..envelope_start(event.type_name()).len());
+    Ok(whole)
+}
 
-            fn event_version(&self) -> String {
-                $crate::engine::Event::type_name(self).rsplit_once(".v").map_or("1", |(_, v)| v).to_owned()
-            }
-        }
-
-        impl $crate::engine::Event for $name {
-            const CATEGORY: &'static str = $category;
-            const TYPES: &'static [&'static str] = &[$( concat!($category, ".", $fact) ),+];
-
-            fn schemas() -> Vec<(&'static str, schemars::Schema)> {
-                vec![$( (concat!($category, ".", $fact), $crate::engine::json_schema::schema_of::<$payload>()) ),+]
-            }
-
-            fn type_name(&self) -> &'static str {
-                match self {
-                    $( Self::$variant(_) => concat!($category, ".", $fact), )+
-                }
-            }
-
-            fn encode(&self) -> Result<Vec<u8>, serde_json::Error> {
-                match self {
-                    $( Self::$variant(data) => serde_json::to_vec(data), )+
-                }
-            }
-
-            fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, $crate::engine::DecodeError> {
-                let decoded = match event_type {
-                    $( concat!($category, ".", $fact) => serde_json::from_slice(payload).map(Self::$variant), )+
-                    _ => return Ok(None),
-                };
-                decoded.map(Some).map_err(|source| $crate::engine::DecodeError {
-                    event_type: event_type.to_owned(),
-                    source,
-                })
-            }
-        }
+/// See [`Event::decode`]. `older` is the result for a payload of an older version.
+///
+/// # Errors
+/// [`DecodeError`] if the payload does not match the type.
+pub fn decode<E: Event>(
+    event_type: &str,
+    payload: &[u8],
+    older: Option<Result<E, serde_json::Error>>,
+) -> Result<Option<E>, DecodeError> {
+    let decoded = match older {
+        Some(decoded) => decoded,
+        None if !E::TYPES.contains(&event_type) => return Ok(None),
+        None => serde_json::from_slice(&[envelope_start(event_type).as_bytes(), payload, b"}"].concat()),
     };
+    decoded.map(Some).map_err(|source| DecodeError { event_type: event_type.to_owned(), source })
+}
+
+/// Decodes the payload of an older version and converts it.
+///
+/// # Errors
+/// The payload does not match the older version.
+pub fn upcast<P: DeserializeOwned, E: From<P>>(payload: &[u8]) -> Result<E, serde_json::Error> {
+    serde_json::from_slice::<P>(payload).map(E::from)
+}
+
+/// See [`Event::schemas`]. `titles` are the titles in the order of the types.
+pub fn schemas<E: Event + JsonSchema>(titles: &[&str]) -> Vec<(&'static str, Schema)> {
+    let mut settings = SchemaSettings::draft2020_12().for_serialize();
+    settings.inline_subschemas = true;
+    let whole = settings.into_generator().into_root_schema_for::<E>().to_value();
+    let variants = whole["oneOf"].as_array().cloned().unwrap_or_default();
+    let payload = |(variant, title): (&Value, &&str)| {
+        let mut payload = variant["properties"]["data"].clone();
+        payload["title"] = (*title).into();
+        payload["description"] = variant["description"].clone();
+        payload["$schema"] = whole["$schema"].clone();
+        Schema::try_from(payload).expect("a payload's schema is an object")
+    };
+    E::TYPES.iter().copied().zip(variants.iter().zip(titles).map(payload)).collect()
+}
+
+fn envelope_start(type_name: &str) -> String {
+    format!(r#"{{"type":"{type_name}","data":"#)
+}
+
+/// The version at the end of a type name.
+pub fn version_of(type_name: &str) -> &str {
+    type_name.rsplit_once(".v").map_or("1", |(_, version)| version)
 }

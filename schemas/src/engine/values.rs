@@ -6,8 +6,11 @@ use std::sync::Arc;
 use email_address::{EmailAddress, Options};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
+use super::field::{Field, Kind};
+use super::input::InputReader;
 use super::text::{email_key, is_visible};
 
 /// Why a value is invalid: a stable code, and a message for people.
@@ -28,11 +31,22 @@ impl InvalidValue {
 }
 
 macro_rules! text_value {
-    ($(#[$doc:meta])* $name:ident) => {
+    ($(#[doc = $doc:literal])* $name:ident { $($schema:tt)* }) => {
         #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-        $(#[$doc])*
+        $(#[doc = $doc])*
+        #[schemars(extend($($schema)*))]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(Arc<str>);
+
+        impl Field for $name {
+            const KIND: Kind = Kind::Text;
+            const DESCRIPTION: &'static str = concat!($($doc),*).trim_ascii();
+
+            fn read(reader: &mut InputReader, value: &Value) -> Option<Self> {
+                let text = reader.text(value)?;
+                Self::parse(text).map_or_else(|invalid| reader.refuse(invalid.message), Some)
+            }
+        }
 
         impl $name {
             /// The value as text.
@@ -65,23 +79,45 @@ macro_rules! text_value {
 
 text_value! {
     /// An e-mail address, trimmed, as the person wrote it. At most 254 bytes (RFC 5321).
-    #[schemars(extend("format" = "email", "maxLength" = 254))]
-    Email
+    Email { "format" = "email", "maxLength" = 254 }
 }
 text_value! {
     /// A person's or an organisation's name: 1 to 200 characters, trimmed, no control characters.
-    #[schemars(extend("minLength" = 1, "maxLength" = 200))]
-    Name
+    Name { "minLength" = 1, "maxLength" = 200 }
 }
 text_value! {
     /// Free notes: up to 10,000 characters; line breaks and tabs are the only control characters.
-    #[schemars(extend("maxLength" = 10_000))]
-    Notes
+    Notes { "maxLength" = 10_000 }
 }
 text_value! {
     /// Why something was done: up to 500 characters, no control characters.
-    #[schemars(extend("maxLength" = 500))]
-    Reason
+    Reason { "maxLength" = 500 }
+}
+
+/// The key under which an e-mail address is looked up: see [`email_key`]. Empty if there is no address.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct EmailKey(String);
+
+impl EmailKey {
+    /// The key of a text that may be an address.
+    pub fn of(text: &str) -> Self {
+        Self(email_key(text))
+    }
+
+    /// The key as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl Field for EmailKey {
+    const KIND: Kind = Kind::Text;
+    const DESCRIPTION: &'static str = "An e-mail address. Upper and lower case are equal.";
+
+    fn read(reader: &mut InputReader, value: &Value) -> Option<Self> {
+        reader.text(value).map(Self::of)
+    }
 }
 
 impl Email {
@@ -104,6 +140,11 @@ impl Email {
     /// although RFC 5321 allows such addresses to be different.
     pub fn normalised(&self) -> String {
         email_key(&self.0)
+    }
+
+    /// The normalised address as a column.
+    pub fn key(&self) -> EmailKey {
+        EmailKey(self.normalised())
     }
 }
 

@@ -2,15 +2,11 @@
 
 use std::fmt;
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
-
 use super::scope::Scope;
-use crate::engine::InvalidValue;
+use crate::engine::{InvalidValue, enumeration};
 
 /// What a user may do, as a name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
+#[enumeration]
 pub enum Role {
     /// Reads its own user and customer.
     Member,
@@ -25,29 +21,14 @@ pub enum Role {
 }
 
 impl Role {
-    /// Every role.
-    pub const ALL: [Self; 5] =
-        [Self::Member, Self::TenantAdmin, Self::Auditor, Self::PlatformAdmin, Self::Integrator];
-
     /// Parses the name of a role.
     ///
     /// # Errors
     /// `role_invalid` for any other text.
     pub fn parse(text: &str) -> Result<Self, InvalidValue> {
-        Self::ALL.into_iter().find(|role| role.as_str() == text).ok_or_else(|| {
+        Self::ALL.iter().copied().find(|role| role.as_str() == text).ok_or_else(|| {
             InvalidValue::new("role_invalid", "must be member, tenant_admin, auditor or integrator")
         })
-    }
-
-    /// The name of the role in tokens and responses.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Member => "member",
-            Self::TenantAdmin => "tenant_admin",
-            Self::Auditor => "auditor",
-            Self::PlatformAdmin => "platform_admin",
-            Self::Integrator => "integrator",
-        }
     }
 
     /// The scopes that a token of this role carries.

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::engine::{Command, InvalidValue, Name};
+use crate::engine::{InvalidValue, Name, commands, events};
 use crate::identity::scope::Scope;
 
 /// The default scopes of an auditor's token.
@@ -59,62 +59,43 @@ impl From<ServiceScope> for String {
     }
 }
 
-crate::events! {
-    /// What has happened to a service's token.
-    pub enum ServiceTokenEvent in "integration.service_token" {
-        /// A tenant administrator gave a service a token.
-        "issued.v1" => Issued(ServiceTokenIssued),
-        /// The token is not accepted any more.
-        "revoked.v1" => Revoked(ServiceTokenRevoked),
-    }
+/// What has happened to a service's token.
+#[events("integration.service_token")]
+pub enum ServiceTokenEvent {
+    /// A tenant administrator gave a service a token.
+    #[event("issued.v1")]
+    Issued {
+        /// What the service is called.
+        name: Name,
+        /// What it may do.
+        scopes: Vec<ServiceScope>,
+        /// When the token begins, in whole seconds.
+        issued_at: DateTime<Utc>,
+        /// When it ends.
+        expires_at: DateTime<Utc>,
+    },
+    /// The token is not accepted any more.
+    #[event("revoked.v1")]
+    Revoked {},
 }
 
-/// A tenant administrator gave a service a token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ServiceTokenIssued {
-    /// What the service is called.
-    pub name: Name,
-    /// What it may do.
-    pub scopes: Vec<ServiceScope>,
-    /// When the token begins, in whole seconds.
-    pub issued_at: DateTime<Utc>,
-    /// When it ends.
-    pub expires_at: DateTime<Utc>,
-}
-
-/// The token is not accepted any more.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct ServiceTokenRevoked {}
-
-/// Gives a service a token.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-#[expect(missing_docs, reason = "the fields are those of ServiceTokenIssued")]
-pub struct IssueServiceToken {
-    pub name: Name,
-    pub scopes: Vec<ServiceScope>,
-    /// How long it is good for; either this or `expires_at`.
-    #[serde(default)]
-    pub expires_days: Option<u32>,
-    /// When it ends.
-    #[serde(default)]
-    pub expires_at: Option<DateTime<Utc>>,
-    /// Now. It does not count for recognising a repeat, which comes later.
-    #[serde(skip)]
-    pub now: DateTime<Utc>,
-}
-
-/// Takes a service's token back.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct RevokeServiceToken {}
-
-impl Command for IssueServiceToken {
-    const NAME: &'static str = "IssueServiceToken";
-}
-
-impl Command for RevokeServiceToken {
-    const NAME: &'static str = "RevokeServiceToken";
+/// The commands of a service token.
+#[commands]
+pub enum ServiceTokenCommand {
+    /// Issues a token for a service.
+    #[creates]
+    #[internal]
+    IssueServiceToken {
+        name: Name,
+        scopes: Vec<ServiceScope>,
+        /// Its lifetime in days; either this or `expires_at`.
+        expires_days: Option<u32>,
+        /// When it expires.
+        expires_at: Option<DateTime<Utc>>,
+    },
+    /// Revokes the token of a service.
+    #[internal]
+    RevokeServiceToken {},
 }
 
 #[cfg(test)]

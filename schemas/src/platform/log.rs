@@ -1,36 +1,28 @@
 //! Events about a tenant's log itself: its replacement after the database was restored to an earlier state.
 
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use crate::engine::{LogId, StreamName, TenantId, events};
 
-use crate::engine::{LogId, StreamName, TenantId};
-
-crate::events! {
-    /// What has happened to a tenant's log.
-    pub enum LogEvent in "platform.log" {
-        /// The first event of a new log that goes on from a prefix of an old one.
-        "replaced.v1" => Replaced(LogReplaced),
-    }
-}
-
-/// Positions up to `kept_to` hold the facts that they held in the old log; what the old log said beyond is void.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-pub struct LogReplaced {
-    /// The log that ended.
-    pub old_log_id: LogId,
-    /// The log that this event belongs to.
-    pub new_log_id: LogId,
-    /// The last position that both have in common.
-    pub kept_to: u64,
-    /// The farthest position of the old log that is known to have been told to others, where anything is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub published_to: Option<u64>,
-    /// The newest signed checkpoint of the old log that is known, as the whole signed note: it verifies with the old log's
-    /// key and tells up to which position that log was signed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub checkpoint: Option<String>,
-    /// Why, for people.
-    pub reason: String,
+/// What has happened to a tenant's log.
+#[events("platform.log")]
+pub enum LogEvent {
+    /// The first event of a new log that goes on from a prefix of an old one. Positions up to `kept_to` hold the facts
+    /// that they held in the old log; what the old log said beyond is void.
+    #[event("replaced.v1")]
+    Replaced {
+        /// The log that ended.
+        old_log_id: LogId,
+        /// The log that this event belongs to.
+        new_log_id: LogId,
+        /// The last position that both have in common.
+        kept_to: u64,
+        /// The farthest position of the old log that is known to have been told to others, where anything is known.
+        published_to: Option<u64>,
+        /// The newest signed checkpoint of the old log that is known, as the whole signed note: it verifies with the old
+        /// log's key and tells up to which position that log was signed.
+        checkpoint: Option<String>,
+        /// Why, for people.
+        reason: String,
+    },
 }
 
 /// The stream of a tenant's log.

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use database::{NamedSql, Parameter};
 use proofs::{CommitmentKind, Frame, Salt, commitment, leaf_hash};
 use schemas::engine::{Actor, LogId, Metadata, TenantId, clock, ids};
-use schemas::platform::log::{self, LogEvent, LogReplaced};
+use schemas::platform::log::{self, LogEvent};
 use tokio_postgres::{Client, Row, Transaction};
 use uuid::Uuid;
 
@@ -188,14 +188,14 @@ async fn append_replacement_event(
     checkpoint: Option<String>,
     actor: &Actor,
 ) -> Result<(), StoreError> {
-    let event = NewEvent::encode(&LogEvent::Replaced(LogReplaced {
+    let event = NewEvent::encode(&LogEvent::Replaced {
         old_log_id: done.log_id,
         new_log_id: done.next_log_id,
         kept_to: done.last_position,
         published_to: done.published_to,
         checkpoint,
         reason: done.reason.clone(),
-    }))
+    })
     .expect("the fact serialises");
     let metadata =
         serde_json::to_vec(&Metadata::new(actor.clone(), ids::new_id())).expect("metadata serialise");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use commands::Executor;
-use projections::{CUSTOMERS, Customers, RebuildError, RebuildReport};
+use projections::{CUSTOMERS, CustomerRow, RebuildError, RebuildReport};
 use queries::PageRequest;
 use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
 use store::{Store, TenantStore};
@@ -62,8 +62,8 @@ async fn killed_at_each_message(role: &str, moment: Moment) {
     for n in 0..8 {
         ids.push(register(&executor, &tenant, &format!("Ada {n}")).await);
     }
-    let _keeper = keep::<Customers>(&direct, silent(), eager());
-    caught_up::<Customers>(&tenant).await;
+    let _keeper = keep::<CustomerRow>(&direct, silent(), eager());
+    caught_up::<CustomerRow>(&tenant).await;
     let (_reading, reads, wrong) = read_on(&tenant, ids.clone());
     for point in long::points(14) {
         let name = format!("{moment:?} message {point} of {role}");
@@ -84,15 +84,15 @@ async fn killed_at_each_message(role: &str, moment: Moment) {
         let killed = wire.has_killed();
         let done = if ended && !killed { (&mut process).await.expect("no panic") } else { None };
         drop(process);
-        assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await, "{name}: what serves");
+        assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await, "{name}: what serves");
         // What comes meanwhile concerns both versions.
         rename(&executor, &tenant, ids[point as usize % ids.len()], &format!("Bo {point}")).await;
         let over = "update read_models set rebuild_until = now() where rebuild is not null";
         owner.execute(over, &[]).await.expect("updates");
         let rebuilt = rebuild(&direct, &tenant).await.expect("is rebuilt");
         assert!(rebuilt.switched && rebuilt.compared, "{name}: {rebuilt:?}");
-        caught_up::<Customers>(&tenant).await;
-        assert_eq!(customers(&tenant).await, folded::<Customers>(&tenant).await, "{name}");
+        caught_up::<CustomerRow>(&tenant).await;
+        assert_eq!(customers(&tenant).await, folded::<CustomerRow>(&tenant).await, "{name}");
         assert!(!wrong.load(Ordering::Relaxed), "{name}: reads were not served");
         if !killed {
             assert!(done.is_some_and(|done| done.switched), "{name}: nobody disturbed it");

@@ -3,7 +3,7 @@
 use commands::{CommandSideEffects, Customer, Executor};
 use futures::TryStreamExt;
 use proofs::{CommitmentKind, Frame, commitment, leaf_hash};
-use schemas::crm::customer::{CustomerStatus, SuspendCustomer};
+use schemas::crm::customer::{CustomerCommand, CustomerStatus};
 use schemas::engine::{Actor, LogId, RecordedEvent, StreamName, TenantId, ids};
 use store::{AppendError, ExpectedVersion, LogFilter, Replacement, Store, StoreError, StreamAppend};
 use uuid::Uuid;
@@ -75,7 +75,7 @@ async fn an_aggregate_in_memory_of_a_log_that_is_no_more_is_not_believed() {
     let context = by_admin(tenant.id());
     let first = registered(&executor, tenant.id(), "Ada").await;
     let id = first.id;
-    let suspend = SuspendCustomer { reason: None };
+    let suspend = CustomerCommand::SuspendCustomer { reason: None };
     let lost = executor.execute::<Customer>(&context, id, suspend, CommandSideEffects::default()).await;
     assert_eq!(lost.expect("suspended").version, 2);
     // The database goes back by one event, and another process writes something else in its place.

@@ -4,12 +4,10 @@ use access::ErrorCode;
 use access::policy::CUSTOMERS_READ;
 use async_graphql::{Context, Enum, Error, ID, InputObject, Object, SimpleObject};
 use commands::{Customer as Aggregate, Decider, new_aggregate_id};
-use queries::CustomerRow;
 use queries::crm::customer as reads;
-use schemas::crm::customer::{
-    CloseCustomer, CustomerStatus as Status, RegisterCustomer, RenameCustomer, SuspendCustomer,
-};
-use schemas::engine::{Command, Email, Name, Notes, Reason};
+use queries::{CustomerRow, Entry};
+use schemas::crm::customer::{CustomerCommand, CustomerDetails, CustomerStatus as Status};
+use schemas::engine::{Email, Name, Notes, Reason};
 use uuid::Uuid;
 
 use crate::auth::Caller;
@@ -61,20 +59,21 @@ pub struct Customer {
     updated_at: DateTime,
 }
 
-impl From<CustomerRow> for Customer {
-    fn from(row: CustomerRow) -> Self {
+impl From<Entry<CustomerRow>> for Customer {
+    fn from(entry: Entry<CustomerRow>) -> Self {
+        let Entry { id, row, version, updated_at } = entry;
         Self {
-            id: row.id.into(),
+            id: id.into(),
             user_id: row.user_id.map(Into::into),
             name: row.name,
-            erased: row.email.is_empty(),
+            erased: row.erased,
             email: row.email,
             company: row.company,
             notes: row.notes,
             status: row.status.into(),
-            version: Int64(row.version),
+            version: Int64(version),
             registered_at: DateTime(row.registered_at),
-            updated_at: DateTime(row.updated_at),
+            updated_at: DateTime(updated_at),
         }
     }
 }
@@ -122,7 +121,7 @@ impl CustomerQueries {
         nullable(async {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| {
+            let may_see = |row: &Entry<CustomerRow>| {
                 caller.has_permission_for(&CUSTOMERS_READ, row.user_id.unwrap_or_default())
             };
             let row = match as_of {
@@ -150,7 +149,7 @@ impl CustomerQueries {
             let caller = ctx.data::<Caller>()?;
             let page = HistoryPage::read(first, after.as_deref())?;
             let Some(id) = parse_id(&id) else { return Ok(None) };
-            let may_see = |row: &CustomerRow| {
+            let may_see = |row: &Entry<CustomerRow>| {
                 caller.has_permission_for(&CUSTOMERS_READ, row.user_id.unwrap_or_default())
             };
             let past = reads::history(&caller.store, id, page.after, page.first).await;
@@ -321,17 +320,14 @@ impl CustomerMutations {
     ) -> Nullable<CustomerPayload> {
         nullable(async {
             let RegisterCustomerInput { command_id, expected_version, name, email, company, notes } = input;
-            let mut input = Input::new(ctx, RegisterCustomer::NAME, None, command_id, expected_version)?;
+            let mut input = Input::new(ctx, "RegisterCustomer", None, command_id, expected_version)?;
             let name = input.field("name", Name::parse(&name));
             let email = input.field("email", Email::parse(&email));
             let company = input.optional("company", company, Name::parse);
             let notes = input.optional("notes", notes, Notes::parse);
-            let command = name.zip(email).map(|(name, email)| RegisterCustomer {
+            let command = name.zip(email).map(|(name, email)| CustomerCommand::RegisterCustomer {
                 user_id: None,
-                name,
-                email,
-                company,
-                notes,
+                details: CustomerDetails { name, email, company, notes },
             });
             let id = new_aggregate_id(input.context(), Aggregate::CATEGORY);
             payload(ctx, input.send::<Aggregate>(id, command).await?).await.map(Some)
@@ -347,8 +343,9 @@ impl CustomerMutations {
     ) -> Nullable<CustomerPayload> {
         nullable(async {
             let RenameCustomerInput { command_id, expected_version, id, name } = input;
-            let mut input = Input::new(ctx, RenameCustomer::NAME, Some(&id), command_id, expected_version)?;
-            let command = input.field("name", Name::parse(&name)).map(|name| RenameCustomer { name });
+            let mut input = Input::new(ctx, "RenameCustomer", Some(&id), command_id, expected_version)?;
+            let command =
+                input.field("name", Name::parse(&name)).map(|name| CustomerCommand::RenameCustomer { name });
             payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
         })
         .await
@@ -362,11 +359,14 @@ impl CustomerMutations {
     ) -> Nullable<CustomerPayload> {
         nullable(async {
             let SuspendCustomerInput { command_id, expected_version, id, reason } = input;
-            let mut input = Input::new(ctx, SuspendCustomer::NAME, Some(&id), command_id, expected_version)?;
+            let mut input = Input::new(ctx, "SuspendCustomer", Some(&id), command_id, expected_version)?;
             let reason = input.optional("reason", reason, Reason::parse);
-            payload(ctx, input.send_to::<Aggregate>(&id, Some(SuspendCustomer { reason })).await?)
-                .await
-                .map(Some)
+            payload(
+                ctx,
+                input.send_to::<Aggregate>(&id, Some(CustomerCommand::SuspendCustomer { reason })).await?,
+            )
+            .await
+            .map(Some)
         })
         .await
     }
@@ -379,11 +379,14 @@ impl CustomerMutations {
     ) -> Nullable<CustomerPayload> {
         nullable(async {
             let CloseCustomerInput { command_id, expected_version, id, reason } = input;
-            let mut input = Input::new(ctx, CloseCustomer::NAME, Some(&id), command_id, expected_version)?;
+            let mut input = Input::new(ctx, "CloseCustomer", Some(&id), command_id, expected_version)?;
             let reason = input.optional("reason", reason, Reason::parse);
-            payload(ctx, input.send_to::<Aggregate>(&id, Some(CloseCustomer { reason })).await?)
-                .await
-                .map(Some)
+            payload(
+                ctx,
+                input.send_to::<Aggregate>(&id, Some(CustomerCommand::CloseCustomer { reason })).await?,
+            )
+            .await
+            .map(Some)
         })
         .await
     }

@@ -195,7 +195,7 @@ impl<'a> Input<'a> {
             &CommandContext,
             Uuid,
             C,
-        ) -> Result<CommandResult<A>, ExecuteError<A::Error>>,
+        ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>>,
     ) -> Result<Answer, Error> {
         let Some(id) = parse_id(target) else {
             if self.errors.is_empty() {
@@ -214,7 +214,7 @@ impl<'a> Input<'a> {
 
     fn answer<A: Decider>(
         mut self,
-        done: Result<CommandResult<A>, ExecuteError<A::Error>>,
+        done: Result<CommandResult<A>, ExecuteError<A::Rejection>>,
     ) -> Result<Answer, Error> {
         match done {
             Ok(executed) => Ok(Answer::accepted(&executed)),
@@ -245,6 +245,7 @@ fn refusal<R: Rejection>(error: ExecuteError<R>, version_expected: bool) -> Resu
         ExecuteError::CommandIdReused => Ok(UserError::new(code, message, Some("commandId"))),
         ExecuteError::Reserved { kind, .. } => Ok(UserError::new(code, message, Some(&kind))),
         ExecuteError::Rejected(_)
+        | ExecuteError::Exists { .. }
         | ExecuteError::TooLarge { .. }
         | ExecuteError::Invalid(_)
         | ExecuteError::SubjectErased => Ok(UserError::new(code, message, None)),

@@ -4,11 +4,11 @@ use access::policy::USERS_READ;
 use async_graphql::{ComplexObject, Context, Enum, Error, ID, InputObject, Object, SimpleObject};
 use commands::User as Aggregate;
 use commands::identity::administration::deactivate;
-use queries::UserRow;
 use queries::crm::customer as customer_reads;
 use queries::identity::user as reads;
-use schemas::engine::{Command, Name, Reason};
-use schemas::identity::user::{ChangeUserName, DeactivateUser, UserStatus as Status};
+use queries::{Entry, UserRow};
+use schemas::engine::{Name, Reason};
+use schemas::identity::user::{UserCommand, UserStatus as Status};
 use uuid::Uuid;
 
 use crate::auth::Caller;
@@ -93,18 +93,19 @@ impl Me {
     }
 }
 
-impl From<UserRow> for User {
-    fn from(row: UserRow) -> Self {
+impl From<Entry<UserRow>> for User {
+    fn from(entry: Entry<UserRow>) -> Self {
+        let Entry { id, row, version, updated_at } = entry;
         Self {
-            id: row.id.into(),
-            erased: row.email.is_empty(),
+            id: id.into(),
+            erased: row.erased,
             email: row.email,
             name: row.name,
             roles: row.roles.iter().map(ToString::to_string).collect(),
             status: row.status.into(),
-            version: Int64(row.version),
+            version: Int64(version),
             registered_at: DateTime(row.registered_at),
-            updated_at: DateTime(row.updated_at),
+            updated_at: DateTime(updated_at),
         }
     }
 }
@@ -316,8 +317,9 @@ impl UserMutations {
     ) -> Nullable<UserPayload> {
         nullable(async {
             let ChangeUserNameInput { command_id, expected_version, id, name } = input;
-            let mut input = Input::new(ctx, ChangeUserName::NAME, Some(&id), command_id, expected_version)?;
-            let command = input.field("name", Name::parse(&name)).map(|name| ChangeUserName { name });
+            let mut input = Input::new(ctx, "ChangeUserName", Some(&id), command_id, expected_version)?;
+            let command =
+                input.field("name", Name::parse(&name)).map(|name| UserCommand::ChangeUserName { name });
             payload(ctx, input.send_to::<Aggregate>(&id, command).await?).await.map(Some)
         })
         .await
@@ -332,10 +334,9 @@ impl UserMutations {
     ) -> Nullable<UserPayload> {
         nullable(async {
             let DeactivateUserInput { command_id, expected_version, id, reason } = input;
-            let mut input = Input::new(ctx, DeactivateUser::NAME, Some(&id), command_id, expected_version)?;
+            let mut input = Input::new(ctx, "DeactivateUser", Some(&id), command_id, expected_version)?;
             let reason = input.optional("reason", reason, Reason::parse);
-            let command = Some(DeactivateUser { reason });
-            let answer = input.send_by::<Aggregate, _>(&id, command, deactivate).await?;
+            let answer = input.send_by::<Aggregate, _>(&id, Some(reason), deactivate).await?;
             payload(ctx, answer).await.map(Some)
         })
         .await

@@ -1,0 +1,149 @@
+//! An aggregate whose type is known at run time only: what the registry of aggregates holds.
+
+use access::Rejection;
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use schemas::engine::{CommandType, Commands, Event, StreamName};
+use store::{Secret, StoreError};
+use uuid::Uuid;
+
+use super::context::{CommandContext, CommandSideEffects};
+use super::decider::{Decider, ReservedKind};
+use super::executor::Executor;
+use super::outcome::{CommandResult, ExecuteError};
+use crate::any_command::{AnyCommand, DispatchError, Dispatched};
+use crate::registry::AGGREGATES;
+
+type Executed<'a> = BoxFuture<'a, Result<Dispatched, DispatchError>>;
+type Erased<'a> = BoxFuture<'a, Result<Option<u64>, StoreError>>;
+
+/// One kind of aggregate.
+pub struct AnyAggregate {
+    /// `<context>.<aggregate>`, the category of its streams.
+    pub category: &'static str,
+    /// Its commands.
+    pub commands: &'static [CommandType],
+    /// The types of its events.
+    pub event_types: &'static [&'static str],
+    /// Whether its events have personal data.
+    pub has_personal_data: bool,
+    /// The kinds of values that it reserves.
+    pub reserved_kinds: &'static [ReservedKind],
+    execute: for<'a> fn(&'a Executor, &'a CommandContext, AnyCommand) -> Executed<'a>,
+    erase: Option<for<'a> fn(&'a Executor, &'a CommandContext, Uuid) -> Erased<'a>>,
+}
+
+impl AnyAggregate {
+    /// The aggregate `A`. It does not compile if `A` has personal data and no command that erases them.
+    pub const fn of<A: Decider>() -> Self {
+        const {
+            assert!(
+                !<A::Event as Event>::HAS_PERSONAL_DATA || A::ERASE.is_some(),
+                "an aggregate with personal data needs `Decider::ERASE`"
+            );
+        }
+        Self {
+            category: A::CATEGORY,
+            commands: <A::Command as Commands>::TYPES,
+            event_types: <A::Event as Event>::TYPES,
+            has_personal_data: <A::Event as Event>::HAS_PERSONAL_DATA,
+            reserved_kinds: A::RESERVED_KINDS,
+            execute: |executor, context, command| Box::pin(execute::<A>(executor, context, command)),
+            erase: if A::ERASE.is_some() {
+                Some(|executor, context, id| Box::pin(erase::<A>(executor, context, id)))
+            } else {
+                None
+            },
+        }
+    }
+
+    /// Executes one of its commands.
+    ///
+    /// # Errors
+    /// [`DispatchError`] says whether a retry may succeed.
+    pub async fn execute(
+        &self,
+        executor: &Executor,
+        context: &CommandContext,
+        command: AnyCommand,
+    ) -> Result<Dispatched, DispatchError> {
+        (self.execute)(executor, context, command).await
+    }
+
+    /// Erases the subject in the aggregate `id`, and what the store holds for it outside the log: reservations and
+    /// secrets. Returns the position after which it is erased; `None` if there is nothing to erase.
+    /// A repeat under the same context changes nothing.
+    ///
+    /// # Errors
+    /// The store failed, or the rules rejected the erasure.
+    pub async fn erase(
+        &self,
+        executor: &Executor,
+        context: &CommandContext,
+        id: Uuid,
+    ) -> Result<Option<u64>, StoreError> {
+        match self.erase {
+            Some(erase) => erase(executor, context, id).await,
+            None => Ok(None),
+        }
+    }
+}
+
+/// The aggregate that has the command with this name.
+pub fn of_command(name: &str) -> Option<&'static AnyAggregate> {
+    AGGREGATES.iter().find(|aggregate| aggregate.commands.iter().any(|command| command.name == name))
+}
+
+/// The aggregate whose streams have this category.
+pub fn of_category(category: &str) -> Option<&'static AnyAggregate> {
+    AGGREGATES.iter().find(|aggregate| aggregate.category == category)
+}
+
+async fn execute<A: Decider>(
+    executor: &Executor,
+    context: &CommandContext,
+    command: AnyCommand,
+) -> Result<Dispatched, DispatchError> {
+    let id = command.id();
+    let typed = command.typed::<A::Command>().ok_or_else(|| {
+        let message = format!("the stored command {} does not decode", command.name());
+        DispatchError::Retryable(message.into())
+    })?;
+    let executed: CommandResult<A> =
+        executor.execute(context, id, typed, CommandSideEffects::default()).await?;
+    let CommandResult { outcome, command_id, id, version, position, log_id, consistency_token, .. } =
+        executed;
+    Ok(Dispatched { outcome, command_id, id, version, position, log_id, consistency_token })
+}
+
+async fn erase<A: Decider>(
+    executor: &Executor,
+    context: &CommandContext,
+    id: Uuid,
+) -> Result<Option<u64>, StoreError> {
+    let Some(command) = A::ERASE else { return Ok(None) };
+    let tenant = executor.store().tenant(context.tenant);
+    let stream = StreamName::new(A::CATEGORY, id);
+    let mut digest_releases = Vec::new();
+    for kind in A::RESERVED_KINDS {
+        digest_releases.extend(tenant.reservations_of(&stream, kind.name).await?);
+    }
+    let side_effects = CommandSideEffects {
+        // Secrets are overwritten, because they are never deleted. No password matches an empty hash.
+        secrets: A::SECRET_KINDS.iter().map(|kind| Secret { kind, value: Bytes::new() }).collect(),
+        digest_releases,
+        ..CommandSideEffects::default()
+    };
+    match executor.execute::<A>(context, id, command(), side_effects).await {
+        Ok(executed) => Ok(Some(executed.position)),
+        // The stream was registered for an append that never happened.
+        Err(ExecuteError::NotFound) => Ok(None),
+        Err(ExecuteError::Rejected(rejection)) => Err(StoreError::Corrupt(format!(
+            "a stream does not forget its subject: {}",
+            rejection.code().as_str()
+        ))),
+        Err(ExecuteError::Unavailable(error)) => Err(error),
+        Err(ExecuteError::TenantUnknown) => Err(StoreError::TenantUnknown),
+        Err(error) => Err(StoreError::Unavailable(error.to_string())),
+    }
+}

@@ -1,0 +1,48 @@
+//! The registry of aggregates. Dispatch of stored commands, erasure, GraphQL and the checks of names follow from it.
+
+use crate::engine::any_aggregate::AnyAggregate;
+use crate::{Customer, EventFamily, ServiceToken, Subject, Tenant, User};
+
+/// Every aggregate of the product.
+///
+/// It is a `static`, because a constant would be instantiated in every crate that names it.
+pub static AGGREGATES: &[AnyAggregate] = &[
+    AnyAggregate::of::<Customer>(),
+    AnyAggregate::of::<User>(),
+    AnyAggregate::of::<Tenant>(),
+    AnyAggregate::of::<EventFamily>(),
+    AnyAggregate::of::<ServiceToken>(),
+    AnyAggregate::of::<Subject>(),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_of_categories_commands_and_reservations_are_unique() {
+        let mut names = HashSet::new();
+        for aggregate in AGGREGATES {
+            assert!(names.insert(aggregate.category), "{}", aggregate.category);
+            for command in aggregate.commands {
+                assert!(names.insert(command.name), "{}", command.name);
+            }
+            for kind in aggregate.reserved_kinds {
+                assert!(names.insert(kind.name), "{}", kind.name);
+            }
+        }
+    }
+
+    #[test]
+    fn each_command_has_a_permission() {
+        for command in AGGREGATES.iter().flat_map(|aggregate| aggregate.commands) {
+            assert!(
+                access::policy::COMMANDS.iter().any(|permission| permission.name == command.name),
+                "{} is missing in access/src/policy.rs",
+                command.name
+            );
+        }
+    }
+}
