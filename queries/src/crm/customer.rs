@@ -5,7 +5,7 @@ use schemas::crm::customer::{CustomerEvent, CustomerStatus};
 use schemas::engine::text::email_key;
 use schemas::engine::{Event, StreamName};
 use serde::Serialize;
-use store::sql::Row;
+use store::sql::RawRow;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
@@ -49,20 +49,20 @@ const LIST: List<CustomerRow> = List {
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<CustomerRow, StoreError> {
-    let read = || -> Result<CustomerRow, Box<dyn std::error::Error>> {
+fn from_row(row: RawRow<'_>) -> Result<CustomerRow, StoreError> {
+    let read = || -> Result<CustomerRow, Box<dyn std::error::Error + Send + Sync>> {
         Ok(CustomerRow {
-            id: row.try_get(0)?,
-            user_id: row.try_get(1)?,
-            name: row.try_get(2)?,
-            email: row.try_get(3)?,
-            email_key: row.try_get(4)?,
-            company: row.try_get(5)?,
-            notes: row.try_get(6)?,
-            status: named(row.try_get(7)?)?,
-            version: row.try_get::<_, i64>(8)? as u64,
-            registered_at: row.try_get(9)?,
-            updated_at: row.try_get(10)?,
+            id: row.get(0)?,
+            user_id: row.get(1)?,
+            name: row.get(2)?,
+            email: row.get(3)?,
+            email_key: row.get(4)?,
+            company: row.get(5)?,
+            notes: row.get(6)?,
+            status: named(row.get(7)?)?,
+            version: row.get::<i64>(8)? as u64,
+            registered_at: row.get(9)?,
+            updated_at: row.get(10)?,
         })
     };
     read().map_err(|error| corrupt(Customers::TABLE.name, error))

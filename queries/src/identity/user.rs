@@ -5,7 +5,7 @@ use schemas::engine::text::email_key;
 use schemas::engine::{Event, StreamName};
 use schemas::identity::user::{UserEvent, UserStatus};
 use serde::Serialize;
-use store::sql::Row;
+use store::sql::RawRow;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
@@ -47,19 +47,19 @@ const LIST: List<UserRow> = List {
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<UserRow, StoreError> {
-    let read = || -> Result<UserRow, Box<dyn std::error::Error>> {
-        let roles: Vec<&str> = row.try_get(4)?;
+fn from_row(row: RawRow<'_>) -> Result<UserRow, StoreError> {
+    let read = || -> Result<UserRow, Box<dyn std::error::Error + Send + Sync>> {
+        let roles: Vec<&str> = row.get(4)?;
         Ok(UserRow {
-            id: row.try_get(0)?,
-            email: row.try_get(1)?,
-            email_key: row.try_get(2)?,
-            name: row.try_get(3)?,
+            id: row.get(0)?,
+            email: row.get(1)?,
+            email_key: row.get(2)?,
+            name: row.get(3)?,
             roles: roles.into_iter().map(named).collect::<Result<_, _>>()?,
-            status: named(row.try_get(5)?)?,
-            version: row.try_get::<_, i64>(6)? as u64,
-            registered_at: row.try_get(7)?,
-            updated_at: row.try_get(8)?,
+            status: named(row.get(5)?)?,
+            version: row.get::<i64>(6)? as u64,
+            registered_at: row.get(7)?,
+            updated_at: row.get(8)?,
         })
     };
     read().map_err(|error| corrupt(Users::TABLE.name, error))
