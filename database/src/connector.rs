@@ -19,15 +19,15 @@ use crate::{Causes, ConnectError, DatabaseConfig, TlsError, TlsMode, tls};
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Timeout of unacknowledged bytes and unanswered keepalives; afterwards the connection counts as broken.
 /// TCP alone would retry for about 15 minutes when a host disappears.
-const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const UNACKNOWLEDGED_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Connects to one database as one role. Cheap to clone. [`Connector::new`] has read the TLS files.
 #[derive(Clone)]
 pub struct Connector {
-    host: String,
-    port: u16,
-    config: Config,
-    tls: MakeRustlsConnect,
+    pub(crate) host: String,
+    pub(crate) port: u16,
+    pub(crate) config: Config,
+    pub(crate) tls: MakeRustlsConnect,
 }
 
 /// A connection with the task that drives it. Dropping either closes it.
@@ -170,10 +170,10 @@ pub struct Listener {
 }
 
 /// Counts an open connection in the metric `annals_database_connections`.
-struct ConnectionGauge(metrics::Gauge);
+pub(crate) struct ConnectionGauge(metrics::Gauge);
 
 impl ConnectionGauge {
-    fn new(config: &Config) -> Self {
+    pub(crate) fn new(config: &Config) -> Self {
         let role = config.get_user().unwrap_or_default().to_owned();
         let gauge = metrics::gauge!("annals_database_connections", "role" => role);
         gauge.increment(1);

@@ -41,7 +41,7 @@ pub fn is_transient(error: &Error) -> bool {
     error.code().is_none_or(is_transient_state)
 }
 
-fn is_transient_state(state: &SqlState) -> bool {
+pub(crate) fn is_transient_state(state: &SqlState) -> bool {
     let states = [SqlState::READ_ONLY_SQL_TRANSACTION, SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT];
     matches!(&state.code()[..2], "08" | "53" | "57" | "58" | "40") || states.contains(state)
 }

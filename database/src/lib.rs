@@ -1,8 +1,8 @@
 //! Connections to PostgreSQL. All clients of the product use this crate, so that TLS, timeouts and errors are the same.
 //!
 //! `config` has the settings, `tls` builds the TLS client, `connector` connects and cancels statements, `pool` reuses
-//! connections, `named_sql` names the parameters of statements, `error` classifies errors, and `causes` formats them for
-//! logs.
+//! connections, `reads` runs groups of reads in one round trip, `named_sql` names the parameters of statements, `error`
+//! classifies errors, and `causes` formats them for logs.
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), database::ConnectError> {
@@ -28,6 +28,7 @@ mod connector;
 mod error;
 mod named_sql;
 mod pool;
+mod reads;
 mod tls;
 
 pub use causes::{Causes, describe};
@@ -36,4 +37,5 @@ pub use connector::{CONNECT_TIMEOUT, Connection, Connector, Listener, connect};
 pub use error::{ConnectError, is_transient};
 pub use named_sql::{NamedSql, Parameter};
 pub use pool::{POOL_WAIT_TIMEOUT, Pool, PoolError, PooledConnection};
+pub use reads::{RawRow, RawRows, Read, ReadError, ReadPool, ReadPoolConfig, Value};
 pub use tls::TlsError;

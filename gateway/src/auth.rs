@@ -7,6 +7,7 @@ pub mod passwords;
 pub mod service_tokens;
 pub mod tickets;
 pub mod tokens;
+mod verified_tokens;
 
 pub use caller::{Authenticator, Caller, Operator};
 pub use event_subscriber::EventSubscriber;

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use database::{ConnectError, PoolError};
+use database::{ConnectError, PoolError, ReadError};
 use keyring::KeyringError;
 use schemas::engine::{InvalidValue, LogId};
 use tokio_postgres::error::SqlState;
@@ -22,6 +22,9 @@ pub enum StoreError {
     /// PostgreSQL closed the connection, or could not execute a statement for a reason of its own; a retry may help.
     #[error("the database is unavailable")]
     Interrupted(#[source] tokio_postgres::Error),
+    /// A read in one round trip failed. A retry helps if [`ReadError::is_transient`] says so.
+    #[error("{}", if .0.is_transient() { "the database is unavailable" } else { "the database refused a statement" })]
+    Read(#[source] ReadError),
     /// No connection to PostgreSQL; a retry may help.
     #[error("the database is unavailable")]
     NotConnected(#[source] ConnectError),
@@ -80,15 +83,16 @@ pub enum StoreError {
 impl StoreError {
     /// Whether a retry may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(
-            self,
+        match self {
             Self::Unavailable(_)
-                | Self::Interrupted(_)
-                | Self::NotConnected(_)
-                | Self::Overloaded
-                | Self::Keys(_)
-                | Self::KeyMissing { .. }
-        )
+            | Self::Interrupted(_)
+            | Self::NotConnected(_)
+            | Self::Overloaded
+            | Self::Keys(_)
+            | Self::KeyMissing { .. } => true,
+            Self::Read(error) => error.is_transient(),
+            _ => false,
+        }
     }
 
     /// Whether stored data break a rule that always holds.
@@ -98,8 +102,12 @@ impl StoreError {
 
     /// Whether a parameter of a client was invalid: a text with NUL, or a time or number outside PostgreSQL's range.
     pub fn is_invalid_parameter(&self) -> bool {
-        let Self::Database(error) = self else { return false };
-        error.code().is_some_and(|code| {
+        let code = match self {
+            Self::Database(error) => error.code(),
+            Self::Read(error) => error.state(),
+            _ => None,
+        };
+        code.is_some_and(|code| {
             [
                 SqlState::CHARACTER_NOT_IN_REPERTOIRE,
                 SqlState::UNTRANSLATABLE_CHARACTER,
@@ -129,6 +137,15 @@ impl From<ConnectError> for StoreError {
             ConnectError::Tls(error) => Self::Tls(error),
             ConnectError::Postgres(error) if !database::is_transient(&error) => Self::Database(error),
             error => Self::NotConnected(error),
+        }
+    }
+}
+
+impl From<ReadError> for StoreError {
+    fn from(error: ReadError) -> Self {
+        match error {
+            ReadError::Exhausted => Self::Overloaded,
+            error => Self::Read(error),
         }
     }
 }

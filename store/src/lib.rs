@@ -1,7 +1,7 @@
 //! The PostgreSQL event store: one log without gaps per tenant.
 //!
 //! - `append` writes events: one flush for appends of many tenants.
-//! - `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
+//! - `reads` reads rows of a tenant in one round trip; `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
 //! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
 //! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
 //! - `invariants` lists the rules that always hold, and reports violations.
@@ -33,6 +33,7 @@ pub mod migrate;
 mod pools;
 pub mod read;
 pub mod read_models;
+mod reads;
 mod receipt_sweep;
 pub mod receipts;
 mod relay_events;

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use database::{Connector, DatabaseConfig, POOL_WAIT_TIMEOUT, Password, Pool, PooledConnection};
+use database::{
+    Connector, DatabaseConfig, POOL_WAIT_TIMEOUT, Password, Pool, PooledConnection, ReadPool, ReadPoolConfig,
+};
 use fairness::{Limits, Permits};
 use hmac::{Hmac, KeyInit, Mac};
 use schemas::engine::TenantId;
@@ -69,13 +71,23 @@ pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static 
     [
         (DatabaseRole::Appender.name(), append_workers),
         (DatabaseRole::Lookup.name(), append_workers),
-        (DatabaseRole::Tenant.name(), pool_size),
+        (DatabaseRole::Tenant.name(), pool_size + read_connections(pool_size)),
         (DatabaseRole::Projector.name(), pool_size + LOCK_CONNECTIONS_MAX),
         // The pool, and one connection for LISTEN.
         (DatabaseRole::Worker.name(), WORKER_CONNECTIONS_MAX + 1),
         (DatabaseRole::Relay.name(), RELAY_CONNECTIONS_MAX),
         (DatabaseRole::Sealer.name(), SEALER_CONNECTIONS_MAX),
     ]
+}
+
+/// Maximum connections for reads in one round trip. Each runs several groups of one tenant one after the other.
+fn read_connections(pool_size: usize) -> usize {
+    pool_size.div_ceil(2)
+}
+
+/// A tenant may use three quarters of the connections of a pool.
+fn tenant_share(connections: usize) -> usize {
+    (connections * 3).div_ceil(4)
 }
 
 /// The logins of the roles.
@@ -120,11 +132,11 @@ const WAITERS_MAX: usize = 4_096;
 
 impl FairPool {
     fn new(pool: Pool) -> Self {
-        // A tenant may use three quarters. The last free connection is reserved for tenants without one.
+        // The last free connection is reserved for tenants without one.
         let permits = pool.size();
         let limits = Limits {
             permits,
-            permits_per_key: (permits * 3).div_ceil(4),
+            permits_per_key: tenant_share(permits),
             reserved: usize::from(permits > 1),
             waiting: TENANT_WAITERS_MAX,
             waiting_total: WAITERS_MAX,
@@ -142,6 +154,8 @@ impl FairPool {
 pub(crate) struct Pools {
     pub(crate) logins: Logins,
     pub(crate) tenant: FairPool,
+    /// Reads of tenants in one round trip.
+    pub(crate) reads: ReadPool,
     pub(crate) projector: FairPool,
     /// A separate pool of the projector for locks.
     /// The holder of a lock also needs a projector connection, and must not wait for those of other lock holders.
@@ -157,7 +171,14 @@ impl Pools {
         let logins = Logins::new(config)?;
         let pool = |role, size| Pool::new(logins.of(role), size, config.idle_timeout);
         let fair = |role, size| FairPool::new(pool(role, size));
+        let connections = read_connections(config.pool_size);
+        let reads = ReadPoolConfig {
+            connections,
+            connections_per_key: tenant_share(connections),
+            idle_timeout: config.idle_timeout,
+        };
         Ok(Self {
+            reads: ReadPool::new(&logins.of(DatabaseRole::Tenant), reads),
             tenant: fair(DatabaseRole::Tenant, config.pool_size),
             projector: fair(DatabaseRole::Projector, config.pool_size),
             locks: fair(DatabaseRole::Projector, LOCK_CONNECTIONS_MAX),

@@ -5,6 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use database::{RawRows, Read, Value};
 use schemas::engine::{LogId, TenantId, ids};
 use uuid::Uuid;
 
@@ -53,18 +54,37 @@ impl TenantStore {
     }
 }
 
+/// The generation of a read model.
+const GENERATION: &str = "select generation from read_models where tenant_id = $1 and projection = $2";
+
+impl TenantStore {
+    /// Runs statements in one round trip, and returns the generation of a read model in the same snapshot.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_with_generation(
+        &self,
+        projection: &str,
+        reads: &[Read<'_>],
+    ) -> Result<(u64, Vec<RawRows>), StoreError> {
+        let values = [Value::Uuid(self.id().0), Value::Text(projection)];
+        let mut group = Vec::with_capacity(reads.len() + 1);
+        group.push(Read { sql: GENERATION, values: &values });
+        group.extend_from_slice(reads);
+        let mut rows = self.read(&group).await?;
+        let generation = rows.remove(0).iter().next().map(|row| row.get::<i64>(0)).transpose();
+        let generation = generation.map_err(|error| StoreError::corrupt("a generation", error))?;
+        Ok((generation.unwrap_or(0) as u64, rows))
+    }
+}
+
 impl TenantTransaction {
     /// The generation of a read model: it selects the table that is read and updated.
     ///
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn generation(&self, projection: &str) -> Result<u64, StoreError> {
-        let row = self
-            .query_opt(
-                "select generation from read_models where tenant_id = $1 and projection = $2",
-                &[&self.tenant().0, &projection],
-            )
-            .await?;
+        let row = self.query_opt(GENERATION, &[&self.tenant().0, &projection]).await?;
         Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
     }
 

@@ -1,5 +1,5 @@
-//! Types of the PostgreSQL client for queries: connections, rows and parameters.
+//! Types of the PostgreSQL clients for queries: connections, reads, rows and parameters.
 
-pub use database::{NamedSql, Parameter, PooledConnection};
+pub use database::{NamedSql, Parameter, PooledConnection, RawRow, RawRows, Read, Value};
 pub use tokio_postgres::Row;
-pub use tokio_postgres::types::ToSql;
+pub use tokio_postgres::types::{FromSql, ToSql};

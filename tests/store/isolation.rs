@@ -1,9 +1,16 @@
 //! Tenants do not see each other: attacks in SQL as the real runtime roles, and a pool under fire.
 
+use database::{Connector, DatabaseConfig, ReadPool, ReadPoolConfig};
 use futures::future::join_all;
 use schemas::engine::{StreamName, TenantId, ids};
-use store::{ExpectedVersion, IdempotencyClaim, Reservation, Secret, StreamAppend};
+use store::sql::{Read, Value};
+use store::{
+    ExpectedVersion, IdempotencyClaim, Reservation, Secret, Store, StoreConfig, StreamAppend, TenantStore,
+    TlsConfig,
+};
+use uuid::Uuid;
 
+use crate::support::connections::login;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
@@ -254,4 +261,79 @@ async fn a_shared_pool_never_leaks_a_tenant() {
         }
     });
     join_all(work).await;
+}
+
+/// Many tenants, few connections; some reads fail, some are dropped.
+#[tokio::test(flavor = "multi_thread")]
+async fn reads_in_one_round_trip_see_their_tenant_alone() {
+    let database = Database::create().await;
+    let config = StoreConfig { pool_size: 6, ..database.store_config() };
+    let store = Store::connect(config).await.expect("connects");
+    let tenants = join_all((0..24).map(async |number| {
+        let tenant = open_tenant(&store, &format!("tenant-{number}")).await;
+        let append = StreamAppend::new(
+            StreamName::new("identity.user", ids::new_id()),
+            ExpectedVersion::NoStream,
+            vec![event("identity.user.registered.v1", "{}")],
+            metadata(),
+        );
+        tenant.append(append).await.expect("appends");
+        tenant
+    }))
+    .await;
+    let rows = Read { sql: "select tenant_id, current_setting('annals.tenant') from events", values: &[] };
+    let failing = Read { sql: "select 1 / (position - position) from events", values: &[] };
+    let read = async |tenant: &TenantStore, round: usize| match round % 4 {
+        0 => assert!(tenant.read(&[rows, failing]).await.is_err()),
+        1 => {
+            let group = [rows, rows];
+            let mut dropped = Box::pin(tenant.read(&group));
+            for _ in 0..round {
+                if futures::poll!(&mut dropped).is_ready() {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        }
+        _ => {
+            let beta = tenants[(round + 5) % tenants.len()].id().0;
+            let values = [Value::Uuid(beta)];
+            let foreign = Read { sql: "select count(*) from events where tenant_id = $1", values: &values };
+            let answers = tenant.read(&[rows, foreign]).await.expect("reads");
+            let seen: Vec<(Uuid, String)> = answers[0]
+                .iter()
+                .map(|row| (row.get(0).expect("a uuid"), row.get(1).expect("text")))
+                .collect();
+            let own = (tenant.id().0, tenant.id().to_string());
+            assert_eq!(seen, [own]);
+            let expected = i64::from(beta == tenant.id().0);
+            assert_eq!(answers[1].row(0).get::<i64>(0).expect("a number"), expected);
+        }
+    };
+    for round in 0..12 {
+        join_all(tenants.iter().map(|tenant| read(tenant, round))).await;
+    }
+
+    // A group without a tenant, on connections that had one: nothing is left of it.
+    let login = login("127.0.0.1", database.port, "annals_tenant", TlsConfig::default());
+    let login = DatabaseConfig { name: database.name.clone(), ..login };
+    let config = ReadPoolConfig {
+        connections: 1,
+        connections_per_key: 1,
+        idle_timeout: std::time::Duration::from_mins(1),
+    };
+    let pool = ReadPool::new(&Connector::new(&login).expect("no files"), config);
+    let text = tenants[0].id().to_string();
+    let setting = [Value::Text(&text)];
+    let set = Read { sql: "select set_config('annals.tenant', $1, true)", values: &setting };
+    let count = Read { sql: "select count(*) from events", values: &[] };
+    let left = Read { sql: "select coalesce(current_setting('annals.tenant', true), '')", values: &[] };
+    let key = tenants[0].id().0;
+    for ends_badly in [false, true] {
+        let group = if ends_badly { vec![set, count, failing] } else { vec![set, count] };
+        assert_eq!(pool.read(key, &group).await.is_err(), ends_badly);
+        let rows = pool.read(key, &[count, left]).await.expect("reads");
+        assert_eq!(rows[0].row(0).get::<i64>(0).expect("a number"), 0);
+        assert_eq!(rows[1].row(0).get::<&str>(0).expect("text"), "");
+    }
 }

@@ -7,10 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use access::Principal;
-use aws_lc_rs::digest;
 use chrono::{DateTime, Utc};
 use jsonwebtoken::{Algorithm, Header, Validation};
-use moka::sync::Cache;
 use schemas::engine::{TenantId, TenantSlug, clock, ids};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
@@ -19,10 +17,8 @@ use serde::{Deserialize, Deserializer, Serialize};
 use uuid::Uuid;
 
 use super::keys::SigningKey;
+use super::verified_tokens::{TokenDigest, VerifiedTokens};
 
-/// How long a verified token stays in the cache.
-const VERIFIED_TOKENS_TTL: Duration = Duration::from_mins(1);
-const VERIFIED_TOKENS_CAPACITY: u64 = 100_000;
 /// Maximum length of a token in bytes. The product issues shorter ones, and hashing this much is cheap.
 const TOKEN_BYTES_MAX: usize = 8 * 1024;
 
@@ -185,7 +181,8 @@ struct TokensState {
     issuer: String,
     lifetime: Duration,
     validation: Validation,
-    verified: Cache<[u8; 32], Arc<Claims>>,
+    /// Those of this key and issuer: another key has another cache.
+    verified: VerifiedTokens,
 }
 
 impl Tokens {
@@ -198,8 +195,7 @@ impl Tokens {
         validation.validate_aud = false;
         validation.set_issuer(&[&issuer]);
         validation.set_required_spec_claims(&["exp", "iss", "aud", "sub"]);
-        let verified =
-            Cache::builder().max_capacity(VERIFIED_TOKENS_CAPACITY).time_to_live(VERIFIED_TOKENS_TTL).build();
+        let verified = VerifiedTokens::new();
         Self(Arc::new(TokensState { key, issuer, lifetime, validation, verified }))
     }
 
@@ -269,25 +265,38 @@ impl Tokens {
     /// # Errors
     /// [`TokenError`] when the token is invalid, has expired or is for another audience.
     pub fn verify(&self, token: &str, audience: Audience) -> Result<Arc<Claims>, TokenError> {
+        self.verify_at(token, audience, clock::now())
+    }
+
+    fn verify_at(
+        &self,
+        token: &str,
+        audience: Audience,
+        now: DateTime<Utc>,
+    ) -> Result<Arc<Claims>, TokenError> {
         if token.len() > TOKEN_BYTES_MAX {
             return Err(TokenError::TooLong);
         }
-        let mut token_digest = [0; 32];
-        token_digest.copy_from_slice(digest::digest(&digest::SHA256, token.as_bytes()).as_ref());
-        let claims = if let Some(claims) = self.0.verified.get(&token_digest) {
+        let digest = TokenDigest::of(token);
+        let known = self.0.verified.get(&digest);
+        let is_known = known.is_some();
+        let claims = if let Some(claims) = known {
             claims
         } else {
             let decoded = jsonwebtoken::decode::<Claims>(token, &self.0.key.public, &self.0.validation)
                 .map_err(TokenError::Invalid)?;
             Arc::new(decoded.claims)
         };
-        if claims.expires_at() <= clock::now() {
+        // Also for a known token: it may have expired since, and another listener may have verified it.
+        if claims.expires_at() <= now {
             return Err(TokenError::Expired);
         }
         if !claims.aud.contains(&audience) {
             return Err(TokenError::Audience);
         }
-        self.0.verified.insert(token_digest, claims.clone());
+        if !is_known {
+            self.0.verified.insert(digest, token.len(), &claims);
+        }
         Ok(claims)
     }
 
@@ -371,6 +380,48 @@ mod tests {
         let tokens = tokens();
         let issued = tokens.issue_for(&grant(), Duration::ZERO).expect("signed");
         assert!(matches!(tokens.verify(&issued.access_token, Audience::Public), Err(TokenError::Expired)));
+    }
+
+    #[test]
+    fn a_known_token_is_refused_once_it_has_expired() {
+        let tokens = tokens();
+        let token = tokens.issue(&grant()).expect("signed").access_token;
+        let claims = tokens.verify(&token, Audience::Public).expect("ours");
+        assert!(tokens.0.verified.get(&TokenDigest::of(&token)).is_some());
+        let verify_at = |now| tokens.verify_at(&token, Audience::Public, now);
+        let end = claims.expires_at();
+        assert_eq!(*verify_at(end - chrono::TimeDelta::milliseconds(1)).expect("valid"), *claims);
+        assert!(matches!(verify_at(end), Err(TokenError::Expired)));
+    }
+
+    #[test]
+    fn another_key_or_issuer_knows_no_token_of_this_one() {
+        let pem = SigningKey::generate_pem().expect("a key");
+        let with = |pem: &str, issuer: &str| {
+            let key = SigningKey::from_pem(pem).expect("readable");
+            Tokens::new(key, issuer.to_owned(), Duration::from_mins(15))
+        };
+        let before = with(&pem, ISSUER);
+        let token = before.issue(&grant()).expect("signed").access_token;
+        before.verify(&token, Audience::Public).expect("ours");
+        assert!(
+            with(&SigningKey::generate_pem().expect("a key"), ISSUER)
+                .verify(&token, Audience::Public)
+                .is_err()
+        );
+        assert!(with(&pem, "elsewhere").verify(&token, Audience::Public).is_err());
+        assert!(with(&pem, ISSUER).verify(&token, Audience::Public).is_ok());
+    }
+
+    #[test]
+    fn refused_tokens_are_not_kept() {
+        let (ours, theirs) = (tokens(), tokens());
+        let foreign = theirs.issue(&grant()).expect("signed").access_token;
+        let expired = ours.issue_for(&grant(), Duration::ZERO).expect("signed").access_token;
+        for token in [foreign, expired, "a.b.c".to_owned()] {
+            assert!(ours.verify(&token, Audience::Public).is_err());
+            assert!(ours.0.verified.get(&TokenDigest::of(&token)).is_none());
+        }
     }
 
     #[test]

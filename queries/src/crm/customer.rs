@@ -5,7 +5,7 @@ use schemas::crm::customer::{CustomerEvent, CustomerStatus};
 use schemas::engine::text::email_key;
 use schemas::engine::{EmailKey, Event, Row as _, StreamName};
 use serde::Serialize;
-use store::sql::Row;
+use store::sql::RawRow;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
@@ -49,21 +49,21 @@ const LIST: List<Entry<CustomerRow>> = List {
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<Entry<CustomerRow>, StoreError> {
-    let read = || -> Result<Entry<CustomerRow>, Box<dyn std::error::Error>> {
+fn from_row(row: RawRow<'_>) -> Result<Entry<CustomerRow>, StoreError> {
+    let read = || -> Result<Entry<CustomerRow>, Box<dyn std::error::Error + Send + Sync>> {
         let of_row = CustomerRow {
-            user_id: row.try_get(1)?,
-            name: row.try_get(2)?,
-            email: row.try_get(3)?,
-            email_key: EmailKey::of(row.try_get(4)?),
-            company: row.try_get(5)?,
-            notes: row.try_get(6)?,
-            status: named(row.try_get(7)?)?,
-            erased: row.try_get(8)?,
-            registered_at: row.try_get(10)?,
+            user_id: row.get(1)?,
+            name: row.get(2)?,
+            email: row.get(3)?,
+            email_key: EmailKey::of(row.get(4)?),
+            company: row.get(5)?,
+            notes: row.get(6)?,
+            status: named(row.get(7)?)?,
+            erased: row.get(8)?,
+            registered_at: row.get(10)?,
         };
-        let version = row.try_get::<_, i64>(9)? as u64;
-        Ok(Entry { id: row.try_get(0)?, row: of_row, version, updated_at: row.try_get(11)? })
+        let version = row.get::<i64>(9)? as u64;
+        Ok(Entry { id: row.get(0)?, row: of_row, version, updated_at: row.get(11)? })
     };
     read().map_err(|error| corrupt(CustomerRow::MODEL.table, error))
 }

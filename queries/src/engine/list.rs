@@ -3,19 +3,70 @@
 
 use std::fmt::Write;
 
-use futures::future::{try_join, try_join_all};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
 use serde::de::value::Error as NameError;
 use serde::de::{DeserializeOwned, IntoDeserializer};
-use store::sql::{Row, ToSql};
-use store::{StoreError, TenantStore, TenantTransaction};
+use store::sql::{RawRow, RawRows, Read, Value};
+use store::{StoreError, TenantStore, read_table_at};
 use uuid::Uuid;
 
 use super::cursor::{CursorScope, Place, SortKey};
-use super::error::QueryError;
+use super::error::{QueryError, corrupt};
 use super::page::{Page, PageRequest};
 
-type Parameter = Box<dyn ToSql + Sync + Send>;
+/// A value of a condition.
+pub(crate) enum Parameter {
+    /// `uuid`.
+    Uuid(Uuid),
+    /// `text`.
+    Text(String),
+    /// `bigint`.
+    Number(i64),
+    /// `timestamptz`.
+    Time(DateTime<Utc>),
+}
+
+impl Parameter {
+    fn value(&self) -> Value<'_> {
+        match self {
+            Self::Uuid(uuid) => Value::Uuid(*uuid),
+            Self::Text(text) => Value::Text(text),
+            Self::Number(number) => Value::Int8(*number),
+            Self::Time(time) => Value::Timestamptz(*time),
+        }
+    }
+}
+
+impl From<Uuid> for Parameter {
+    fn from(uuid: Uuid) -> Self {
+        Self::Uuid(uuid)
+    }
+}
+
+impl From<String> for Parameter {
+    fn from(text: String) -> Self {
+        Self::Text(text)
+    }
+}
+
+impl From<&str> for Parameter {
+    fn from(text: &str) -> Self {
+        Self::Text(text.to_owned())
+    }
+}
+
+impl From<i64> for Parameter {
+    fn from(number: i64) -> Self {
+        Self::Number(number)
+    }
+}
+
+impl From<DateTime<Utc>> for Parameter {
+    fn from(time: DateTime<Utc>) -> Self {
+        Self::Time(time)
+    }
+}
 
 /// What a list is made of.
 pub(crate) struct List<R> {
@@ -26,7 +77,7 @@ pub(crate) struct List<R> {
     /// The columns that `read` wants.
     pub(crate) columns: &'static str,
     /// Reads a row.
-    pub(crate) read: fn(&Row) -> Result<R, StoreError>,
+    pub(crate) read: fn(RawRow<'_>) -> Result<R, StoreError>,
 }
 
 /// What a list is sorted by.
@@ -51,13 +102,13 @@ impl Conditions {
     /// The condition that each statement starts with.
     pub(crate) fn of(tenant: &TenantStore) -> Self {
         let mut conditions = Self { sql: "tenant_id = $1".to_owned(), parameters: Vec::new() };
-        conditions.parameters.push(Box::new(tenant.id().0));
+        conditions.parameters.push(tenant.id().0.into());
         conditions
     }
 
     /// `column operator value`.
-    pub(crate) fn and(&mut self, column: &str, operator: &str, value: impl ToSql + Sync + Send + 'static) {
-        self.parameters.push(Box::new(value));
+    pub(crate) fn and(&mut self, column: &str, operator: &str, value: impl Into<Parameter>) {
+        self.parameters.push(value.into());
         write!(self.sql, " and {column} {operator} ${}", self.parameters.len()).expect("writing to a string");
     }
 
@@ -88,8 +139,8 @@ impl Conditions {
         }
     }
 
-    fn push(&mut self, value: impl ToSql + Sync + Send + 'static) -> usize {
-        self.parameters.push(Box::new(value));
+    fn push(&mut self, value: impl Into<Parameter>) -> usize {
+        self.parameters.push(value.into());
         self.parameters.len()
     }
 
@@ -139,8 +190,8 @@ impl<R> List<R> {
         });
         let selects: Vec<Select> = std::iter::once(page).chain(behind).collect();
         let mut found = self.read(tenant, &selects).await?.into_iter();
-        let rows = found.next().unwrap_or_default();
-        let mut rows = rows.iter().map(self.read).collect::<Result<Vec<R>, _>>()?;
+        let rows = found.next();
+        let mut rows = rows.iter().flat_map(RawRows::iter).map(self.read).collect::<Result<Vec<R>, _>>()?;
         let more = rows.len() > limit;
         rows.truncate(limit);
         if !forward {
@@ -170,8 +221,10 @@ impl<R> List<R> {
             behind_table: format!("where {}", conditions.sql),
             parameters: conditions.parameters,
         };
-        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
-        Ok(rows.first().map_or(0, |row| row.get::<_, i64>(0) as u64))
+        let rows = self.read(tenant, &[select]).await?;
+        let count = rows.iter().flat_map(RawRows::iter).next().map(|row| row.get::<i64>(0)).transpose();
+        let count = count.map_err(|error| corrupt(self.table, error))?;
+        Ok(count.unwrap_or(0) as u64)
     }
 
     /// The row with the lowest id among those that meet the conditions.
@@ -185,8 +238,8 @@ impl<R> List<R> {
             behind_table: format!("where {} order by id limit 1", conditions.sql),
             parameters: conditions.parameters,
         };
-        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
-        rows.first().map(self.read).transpose()
+        let rows = self.read(tenant, &[select]).await?;
+        rows.iter().flat_map(RawRows::iter).next().map(self.read).transpose()
     }
 
     /// At most `limit` rows in the order of their ids, and the id behind which the next page starts; none on the last page.
@@ -207,8 +260,8 @@ impl<R> List<R> {
             behind_table: format!("where {} order by id limit ${more}", conditions.sql),
             parameters: conditions.parameters,
         };
-        let rows = self.read(tenant, &[select]).await?.pop().unwrap_or_default();
-        let mut rows = rows.iter().map(self.read).collect::<Result<Vec<R>, _>>()?;
+        let rows = self.read(tenant, &[select]).await?;
+        let mut rows = rows.iter().flat_map(RawRows::iter).map(self.read).collect::<Result<Vec<R>, _>>()?;
         let is_last = rows.len() <= limit;
         rows.truncate(limit);
         let next = rows.last().map(id).filter(|_| !is_last);
@@ -217,18 +270,25 @@ impl<R> List<R> {
 
     /// Runs the statements in one snapshot, on the table that serves in it. Which one that is gets asked for along with
     /// them, so that it costs no wait: they run again where the guess was wrong.
-    async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let transaction = tenant.begin_snapshot().await?;
-        let guess = tenant.cached_generation(self.table);
-        let table = store::read_table_at(self.table, guess);
-        let (generation, mut rows) =
-            try_join(transaction.generation(self.projection), run(&transaction, &table, selects)).await?;
-        if generation != guess {
+    async fn read(&self, tenant: &TenantStore, selects: &[Select]) -> Result<Vec<RawRows>, StoreError> {
+        let values: Vec<Vec<Value<'_>>> =
+            selects.iter().map(|select| select.parameters.iter().map(Parameter::value).collect()).collect();
+        let mut guess = tenant.cached_generation(self.table);
+        loop {
+            let table = read_table_at(self.table, guess);
+            let texts: Vec<String> = selects
+                .iter()
+                .map(|select| format!("select {} from {table} {}", select.columns, select.behind_table))
+                .collect();
+            let reads: Vec<Read<'_>> =
+                texts.iter().zip(&values).map(|(sql, values)| Read { sql, values }).collect();
+            let (generation, rows) = tenant.read_with_generation(self.projection, &reads).await?;
+            if generation == guess {
+                return Ok(rows);
+            }
             tenant.cache_generation(self.table, generation);
-            rows = run(&transaction, &store::read_table_at(self.table, generation), selects).await?;
+            guess = generation;
         }
-        transaction.commit().await?;
-        Ok(rows)
     }
 }
 
@@ -237,20 +297,6 @@ struct Select {
     columns: &'static str,
     behind_table: String,
     parameters: Vec<Parameter>,
-}
-
-async fn run(
-    transaction: &TenantTransaction,
-    table: &str,
-    selects: &[Select],
-) -> Result<Vec<Vec<Row>>, StoreError> {
-    let one = async |select: &Select| {
-        let statement = format!("select {} from {table} {}", select.columns, select.behind_table);
-        let parameters: Vec<&(dyn ToSql + Sync)> =
-            select.parameters.iter().map(|parameter| parameter.as_ref() as &(dyn ToSql + Sync)).collect();
-        transaction.query(&statement, &parameters).await
-    };
-    try_join_all(selects.iter().map(one)).await
 }
 
 /// The value of an enum that is stored by its name.

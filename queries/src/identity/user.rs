@@ -5,7 +5,7 @@ use schemas::engine::text::email_key;
 use schemas::engine::{EmailKey, Event, Row as _, StreamName};
 use schemas::identity::user::{UserEvent, UserStatus};
 use serde::Serialize;
-use store::sql::Row;
+use store::sql::RawRow;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
@@ -47,20 +47,20 @@ const LIST: List<Entry<UserRow>> = List {
     read: from_row,
 };
 
-fn from_row(row: &Row) -> Result<Entry<UserRow>, StoreError> {
-    let read = || -> Result<Entry<UserRow>, Box<dyn std::error::Error>> {
-        let roles: Vec<&str> = row.try_get(4)?;
+fn from_row(row: RawRow<'_>) -> Result<Entry<UserRow>, StoreError> {
+    let read = || -> Result<Entry<UserRow>, Box<dyn std::error::Error + Send + Sync>> {
+        let roles: Vec<&str> = row.get(4)?;
         let of_row = UserRow {
-            email: row.try_get(1)?,
-            email_key: EmailKey::of(row.try_get(2)?),
-            name: row.try_get(3)?,
+            email: row.get(1)?,
+            email_key: EmailKey::of(row.get(2)?),
+            name: row.get(3)?,
             roles: roles.into_iter().map(named).collect::<Result<_, _>>()?,
-            status: named(row.try_get(5)?)?,
-            erased: row.try_get(6)?,
-            registered_at: row.try_get(8)?,
+            status: named(row.get(5)?)?,
+            erased: row.get(6)?,
+            registered_at: row.get(8)?,
         };
-        let version = row.try_get::<_, i64>(7)? as u64;
-        Ok(Entry { id: row.try_get(0)?, row: of_row, version, updated_at: row.try_get(9)? })
+        let version = row.get::<i64>(7)? as u64;
+        Ok(Entry { id: row.get(0)?, row: of_row, version, updated_at: row.get(9)? })
     };
     read().map_err(|error| corrupt(UserRow::MODEL.table, error))
 }
