@@ -14,6 +14,7 @@ pub mod erasures;
 pub mod integration_site;
 pub mod integrator;
 pub mod key_stores;
+pub mod lists;
 pub mod long;
 pub mod nats_cluster;
 pub mod nats_server;

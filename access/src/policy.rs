@@ -128,6 +128,8 @@ pub const COMMANDS: &[Permission] = &[
     permission("ChangeUserRoles", &[TenantAdmin, PlatformAdmin], &[Scope::UsersWrite], Owner::None),
     permission("RegisterCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("RenameCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
+    permission("ChangeCustomerContact", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
+    permission("ResumeCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("SuspendCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     permission("CloseCustomer", &[TenantAdmin], &[Scope::CrmWrite], Owner::None),
     // The category of the event type decides: see `Principal::may_register_types`.

@@ -95,7 +95,7 @@ pub async fn dispatch(
     command: AnyCommand,
 ) -> Result<Dispatched, DispatchError> {
     match any_aggregate::of_command(command.name()) {
-        Some(aggregate) => aggregate.execute(executor, context, command).await,
+        Some(aggregate) => Ok(aggregate.execute(executor, context, command).await?),
         None => Err(DispatchError::Retryable(Box::new(UnknownCommand(command.name)))),
     }
 }

@@ -109,7 +109,7 @@ fn column(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
     let ident = name_of(field)?;
     let (text, ty) = (ident.to_string(), &field.ty);
     let (plain, graphql_name, described) =
-        (without_option(ty), camel_case(&text), described_by(field, words.hidden.is_none())?);
+        (without_option(ty), camel_case(&text), described_by(field, true)?);
     let ColumnWords { find, group, prefix, order, range, hidden, to, back } = words;
     let filter = match (find | prefix, group | to.is_some()) {
         (true, true) => {

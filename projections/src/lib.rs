@@ -32,7 +32,7 @@ pub use engine::replay::{HistoricReadModel, LogPosition, ReplayTarget, log_posit
 pub use engine::runner::ProjectionRunner;
 pub use engine::table::{Difference, Differences};
 pub use identity::user::UserRow;
-pub use read_models::{CUSTOMERS, HistoricRows, READ_MODELS, ReadModel, USERS};
+pub use read_models::{CUSTOMERS, HistoricRows, READ_MODELS, ReadModel, Record, RowFold, USERS};
 pub use store::feed::Batch;
 
 /// The tables of all read models; the migration creates them.

@@ -3,7 +3,7 @@
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use schemas::engine::{LogId, Model, RecordedEvent, Row, StreamName};
-use serde_json::Value;
+use serde_json::{Map, Value};
 use store::feed::{Batch, FeedSettings};
 use store::{LogPage, ReadTable, Store, StoreError, TenantStore};
 use tokio_util::sync::CancellationToken;
@@ -76,7 +76,41 @@ pub struct ReadModel {
     pub(crate) replay: Replay,
     rows_at: RowsAt,
     page: Page,
-    apply: fn(Option<Value>, &RecordedEvent) -> Result<Option<Value>, ProjectionError>,
+    new_fold: fn() -> Box<dyn RowFold>,
+}
+
+/// A row as JSON: the columns by name.
+pub type Record = Map<String, Value>;
+
+/// A fold of the events of one aggregate into its row.
+pub trait RowFold: Send {
+    /// Applies the next event.
+    ///
+    /// # Errors
+    /// [`ProjectionError`] if the event cannot be applied.
+    fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError>;
+
+    /// The row after the events so far; `None` if there is none.
+    ///
+    /// # Errors
+    /// [`ProjectionError::Row`] if the row cannot be serialised.
+    fn record(&self) -> Result<Option<Record>, ProjectionError>;
+}
+
+struct EntryFold<P>(Option<Entry<P>>);
+
+impl<P: Projection> RowFold for EntryFold<P> {
+    fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError> {
+        self.0 = apply(self.0.take(), event)?;
+        Ok(())
+    }
+
+    fn record(&self) -> Result<Option<Record>, ProjectionError> {
+        match self.0.as_ref().map(to_json).transpose()? {
+            Some(Value::Object(record)) => Ok(Some(record)),
+            _ => Ok(None),
+        }
+    }
 }
 
 impl ReadModel {
@@ -98,7 +132,7 @@ impl ReadModel {
             page: |tenant, log, (after, up_to), limit| {
                 Box::pin(async move { HistoricState::<P>::new(tenant, log).page(after, up_to, limit).await })
             },
-            apply: apply_json::<P>,
+            new_fold: || Box::new(EntryFold::<P>(None)),
         }
     }
 
@@ -148,12 +182,9 @@ impl ReadModel {
         (self.page)(tenant, log, between, limit).await
     }
 
-    /// The row after the event, as JSON.
-    ///
-    /// # Errors
-    /// [`ProjectionError`] if the event cannot be applied.
-    pub fn apply(&self, row: Option<Value>, event: &RecordedEvent) -> Result<Option<Value>, ProjectionError> {
-        (self.apply)(row, event)
+    /// A fold of one aggregate's events, before the first one.
+    pub fn new_fold(&self) -> Box<dyn RowFold> {
+        (self.new_fold)()
     }
 }
 
@@ -167,14 +198,6 @@ async fn rows_at<P: Projection>(
     let value = |entry: Option<Entry<P>>| entry.map(|entry| to_json(&entry)).transpose();
     let rows = [value(first).map_err(StoreError::from)?, value(second).map_err(StoreError::from)?];
     Ok(HistoricRows { rows, events })
-}
-
-fn apply_json<P: Projection>(
-    row: Option<Value>,
-    event: &RecordedEvent,
-) -> Result<Option<Value>, ProjectionError> {
-    let entry = row.map(serde_json::from_value::<Entry<P>>).transpose().map_err(ProjectionError::Row)?;
-    apply::<P>(entry, event)?.map(|entry| to_json(&entry)).transpose()
 }
 
 fn to_json<P: Projection>(entry: &Entry<P>) -> Result<Value, ProjectionError> {

@@ -4,7 +4,9 @@
 pub mod as_of;
 pub mod cursor;
 pub mod error;
-pub(crate) mod list;
 pub mod page;
+pub mod read;
+pub mod select;
+pub mod value;
 pub mod wait;
 pub mod whole;

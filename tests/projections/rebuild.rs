@@ -9,15 +9,15 @@ use commands::Executor;
 use futures::StreamExt;
 use projections::{CUSTOMERS, CustomerRow, ProjectionState, RebuildError, RebuildReport, USERS, UserRow};
 use queries::PageRequest;
-use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
 use schemas::crm::customer::{CustomerDetails, CustomerEvent, CustomerName};
 use schemas::engine::{Event, EventType, Sealed, StreamName, ids};
+use serde_json::json;
 use store::{DeadLetterStatus, ExpectedVersion, NewEvent, Store, StreamAppend, TenantStore};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::poison::{append_raw, decide, letter_with};
 use crate::support::eventually;
+use crate::support::lists::{list, select};
 use crate::support::postgres::{Database, metadata, open_tenant};
 use crate::support::read_models::{
     caught_up, customers, eager, email, folded, keep, log, name, random_history, register, rename, silent,
@@ -93,16 +93,13 @@ async fn rows_in(database: &Database, table: &str, tenant: &TenantStore) -> i64 
 
 /// Reads as a client would until told to stop: the list only ever grows, and its beginning stays what it is.
 async fn read_until(tenant: &TenantStore, stop: &AtomicBool) -> u64 {
-    let filter = CustomerFilter::default();
-    let first = async || {
-        let order = CustomerOrder::RegisteredAtAsc;
-        let page = customer::list(tenant, &filter, order, PageRequest::first(20)).await.expect("a page");
-        page.rows.into_iter().map(|row| row.id).collect::<Vec<Uuid>>()
-    };
+    let select = select::<CustomerRow>(&json!({}), "REGISTERED_AT_ASC");
+    let first =
+        async || list::<CustomerRow>(tenant, &select, PageRequest::first(20)).await.expect("a page").ids();
     let (beginning, mut highest, mut reads) = (first().await, 0, 0);
     while !stop.load(Ordering::Relaxed) {
         assert_eq!(first().await, beginning, "a page of something half-built");
-        let count = customer::count(tenant, &filter).await.expect("counts");
+        let count = select.count(tenant).await.expect("counts");
         assert!(count >= highest, "{count} customers where there were {highest}");
         highest = count;
         reads += 1;

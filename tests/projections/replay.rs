@@ -24,7 +24,7 @@ use crate::support::postgres_server::{DATABASE, PostgresServer};
 use crate::support::read_models::{
     caught_up, customers, eager, keep, log, random_history, register, rename, rows, silent, users,
 };
-use crate::support::{eventually, long};
+use crate::support::{eventually, lists, long};
 
 type Rows = BTreeMap<Uuid, Value>;
 
@@ -299,12 +299,12 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
     assert!(is_replaced(&refused.expect_err("refused")));
     // One aggregate: the moment that was read before the replacement is refused, one of the log as it is now is not.
     let as_of = |log| queries::AsOf::Position(log, 1);
-    let refused = queries::crm::customer::as_of(&tenant, ada, as_of(old)).await;
+    let refused = lists::as_of::<CustomerRow>(&tenant, ada, Some(as_of(old))).await;
     assert!(
         matches!(refused, Err(queries::QueryError::Store(StoreError::LogReplaced { .. }))),
         "{refused:?}"
     );
-    let kept = queries::crm::customer::as_of(&tenant, ada, as_of(new)).await.expect("reads");
+    let kept = lists::as_of::<CustomerRow>(&tenant, ada, Some(as_of(new))).await.expect("reads");
     assert_eq!(kept.map(|entry| entry.row.name), Some("Ada".to_owned()));
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 1).await, before);
     assert_eq!(by_pages(&tenant, CUSTOMERS, 3).await, in_scratch(&tenant, CUSTOMERS, 2).await);

@@ -2,7 +2,9 @@
 
 use access::ErrorCode;
 use describe::rejections;
-use schemas::crm::customer::{CustomerCommand, CustomerEvent, CustomerName, CustomerStatus};
+use schemas::crm::customer::{
+    CustomerCommand, CustomerContact, CustomerDetails, CustomerEvent, CustomerName, CustomerStatus,
+};
 use schemas::engine::Sealed;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
@@ -25,6 +27,8 @@ pub struct Customer {
     pub user_id: Option<Uuid>,
     /// Name; empty after an erasure.
     pub name: String,
+    /// Contact; absent after an erasure.
+    pub contact: Option<CustomerContact>,
     /// Status of the customer.
     pub status: CustomerStatus,
 }
@@ -44,7 +48,7 @@ impl Decider for Customer {
     ) -> Result<Vec<CustomerEvent>, CustomerRejection> {
         use CustomerCommand as Command;
         use CustomerEvent as Event;
-        use CustomerStatus::{Closed, Suspended};
+        use CustomerStatus::{Active, Closed, Suspended};
 
         let event = match (self.status, command) {
             (_, Command::RegisterCustomer { user_id, details }) => {
@@ -52,15 +56,22 @@ impl Decider for Customer {
             }
             (_, Command::EraseCustomer {}) if self.erased => return Ok(vec![]),
             (_, Command::EraseCustomer {}) => Event::Erased {},
-            (Closed, Command::CloseCustomer { .. }) | (Suspended, Command::SuspendCustomer { .. }) => {
-                return Ok(vec![]);
-            }
+            (Closed, Command::CloseCustomer { .. })
+            | (Suspended, Command::SuspendCustomer { .. })
+            | (Active, Command::ResumeCustomer {}) => return Ok(vec![]),
             (Closed, _) => return Err(CustomerRejection::Closed),
             (_, Command::RenameCustomer { name }) if name.as_str() == self.name => return Ok(vec![]),
             (_, Command::RenameCustomer { name }) => {
                 Event::Renamed { details: Sealed::of(self.user_id, CustomerName { name }) }
             }
+            (_, Command::ChangeCustomerContact { contact }) if Some(&contact) == self.contact.as_ref() => {
+                return Ok(vec![]);
+            }
+            (_, Command::ChangeCustomerContact { contact }) => {
+                Event::ContactChanged { details: Sealed::of(self.user_id, contact) }
+            }
             (_, Command::SuspendCustomer { reason }) => Event::Suspended { reason },
+            (_, Command::ResumeCustomer {}) => Event::Resumed {},
             (_, Command::CloseCustomer { reason }) => Event::Closed { reason },
         };
         Ok(vec![event])
@@ -72,16 +83,21 @@ impl Decider for Customer {
         match event {
             Event::Registered { user_id, details } => {
                 self.user_id = user_id;
-                self.name = details.open().map_or_else(String::new, |details| details.name.into());
+                if let Some(CustomerDetails { name, email, company, notes }) = details.open() {
+                    self.name = name.into();
+                    self.contact = Some(CustomerContact { email, company, notes });
+                }
             }
             Event::Renamed { details } => {
                 self.name = details.open().map_or_else(String::new, |details| details.name.into());
             }
+            Event::ContactChanged { details } => self.contact = details.open(),
             Event::Suspended { .. } => self.status = CustomerStatus::Suspended,
+            Event::Resumed {} => self.status = CustomerStatus::Active,
             Event::Closed { .. } => self.status = CustomerStatus::Closed,
             Event::Erased {} => {
                 let user_id = self.user_id;
-                *self = Self { erased: true, user_id, name: String::new(), status: CustomerStatus::Closed };
+                *self = Self { erased: true, user_id, status: CustomerStatus::Closed, ..Self::default() };
             }
         }
     }
@@ -123,6 +139,7 @@ mod tests {
 
     const SUSPEND: CustomerCommand = CustomerCommand::SuspendCustomer { reason: None };
     const SUSPENDED: CustomerEvent = CustomerEvent::Suspended { reason: None };
+    const RESUME: CustomerCommand = CustomerCommand::ResumeCustomer {};
     const CLOSE: CustomerCommand = CustomerCommand::CloseCustomer { reason: None };
     const CLOSED: CustomerEvent = CustomerEvent::Closed { reason: None };
     const ERASE: CustomerCommand = CustomerCommand::EraseCustomer {};
@@ -159,6 +176,30 @@ mod tests {
         given(vec![registered()]).when(SUSPEND).then_expect_events(vec![SUSPENDED]);
         given(vec![registered(), SUSPENDED]).when(SUSPEND).then_expect_events(vec![]);
         given(vec![registered(), SUSPENDED]).when(rename("Bo")).then_expect_events(vec![renamed("Bo")]);
+    }
+
+    #[test]
+    fn a_suspended_customer_is_resumed_and_an_active_one_stays_so() {
+        let resumed = CustomerEvent::Resumed {};
+        given(vec![registered(), SUSPENDED]).when(RESUME).then_expect_events(vec![resumed.clone()]);
+        given(vec![registered()]).when(RESUME).then_expect_events(vec![]);
+        given(vec![registered(), SUSPENDED, resumed]).when(SUSPEND).then_expect_events(vec![SUSPENDED]);
+        given(vec![registered(), CLOSED]).when(RESUME).then_expect_error(REJECTED);
+    }
+
+    #[test]
+    fn a_contact_is_replaced_and_the_same_one_records_nothing() {
+        let contact = |email: &str| CustomerContact {
+            email: Email::parse(email).expect("a valid address"),
+            company: None,
+            notes: None,
+        };
+        let change = |email| CustomerCommand::ChangeCustomerContact { contact: contact(email) };
+        let changed = CustomerEvent::ContactChanged { details: Sealed::own(contact("bo@example.com")) };
+        given(vec![registered()]).when(change("ada@example.com")).then_expect_events(vec![]);
+        given(vec![registered()]).when(change("bo@example.com")).then_expect_events(vec![changed.clone()]);
+        given(vec![registered(), changed]).when(change("bo@example.com")).then_expect_events(vec![]);
+        given(vec![registered(), CLOSED]).when(change("bo@example.com")).then_expect_error(REJECTED);
     }
 
     #[test]

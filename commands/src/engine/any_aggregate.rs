@@ -3,18 +3,21 @@
 use access::Rejection;
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use schemas::engine::{CommandType, Commands, Event, StreamName};
+use schemas::engine::{CommandType, Commands, Event, Input, InputError, InputReader, StreamName};
 use store::{Secret, StoreError};
 use uuid::Uuid;
 
 use super::context::{CommandContext, CommandSideEffects};
 use super::decider::{Decider, ReservedKind};
 use super::executor::Executor;
-use super::outcome::{CommandResult, ExecuteError};
-use crate::any_command::{AnyCommand, DispatchError, Dispatched};
+use super::outcome::{AnyRejection, CommandResult, ExecuteError};
+use crate::any_command::{AnyCommand, Dispatched};
 use crate::registry::AGGREGATES;
 
-type Executed<'a> = BoxFuture<'a, Result<Dispatched, DispatchError>>;
+/// A command on its way.
+pub type Executed<'a> = BoxFuture<'a, Result<Dispatched, ExecuteError<AnyRejection>>>;
+/// Executes a command of one name: a use case with more checks than the rules of one aggregate.
+pub type UseCase = for<'a> fn(&'a Executor, &'a CommandContext, AnyCommand) -> Executed<'a>;
 type Erased<'a> = BoxFuture<'a, Result<Option<u64>, StoreError>>;
 
 /// One kind of aggregate.
@@ -29,7 +32,9 @@ pub struct AnyAggregate {
     pub has_personal_data: bool,
     /// The kinds of values that it reserves.
     pub reserved_kinds: &'static [ReservedKind],
-    execute: for<'a> fn(&'a Executor, &'a CommandContext, AnyCommand) -> Executed<'a>,
+    read: fn(&str, Uuid, &Input) -> Result<AnyCommand, Vec<InputError>>,
+    execute: UseCase,
+    use_cases: &'static [(&'static str, UseCase)],
     erase: Option<for<'a> fn(&'a Executor, &'a CommandContext, Uuid) -> Erased<'a>>,
 }
 
@@ -48,7 +53,9 @@ impl AnyAggregate {
             event_types: <A::Event as Event>::TYPES,
             has_personal_data: <A::Event as Event>::HAS_PERSONAL_DATA,
             reserved_kinds: A::RESERVED_KINDS,
+            read: read::<A>,
             execute: |executor, context, command| Box::pin(execute::<A>(executor, context, command)),
+            use_cases: &[],
             erase: if A::ERASE.is_some() {
                 Some(|executor, context, id| Box::pin(erase::<A>(executor, context, id)))
             } else {
@@ -57,17 +64,32 @@ impl AnyAggregate {
         }
     }
 
+    /// The same aggregate, with use cases for some of its commands.
+    #[must_use]
+    pub const fn with_use_cases(self, use_cases: &'static [(&'static str, UseCase)]) -> Self {
+        Self { use_cases, ..self }
+    }
+
+    /// Reads the command with this name from what a client sent.
+    ///
+    /// # Errors
+    /// Every error in the input.
+    pub fn read(&self, name: &str, id: Uuid, input: &Input) -> Result<AnyCommand, Vec<InputError>> {
+        (self.read)(name, id, input)
+    }
+
     /// Executes one of its commands.
     ///
     /// # Errors
-    /// [`DispatchError`] says whether a retry may succeed.
+    /// [`ExecuteError`]; after [`ExecuteError::Unavailable`] a repeat with the same command id is safe.
     pub async fn execute(
         &self,
         executor: &Executor,
         context: &CommandContext,
         command: AnyCommand,
-    ) -> Result<Dispatched, DispatchError> {
-        (self.execute)(executor, context, command).await
+    ) -> Result<Dispatched, ExecuteError<AnyRejection>> {
+        let use_case = self.use_cases.iter().find(|(name, _)| *name == command.name());
+        use_case.map_or(self.execute, |(_, use_case)| *use_case)(executor, context, command).await
     }
 
     /// Erases the subject in the aggregate `id`, and what the store holds for it outside the log: reservations and
@@ -99,21 +121,33 @@ pub fn of_category(category: &str) -> Option<&'static AnyAggregate> {
     AGGREGATES.iter().find(|aggregate| aggregate.category == category)
 }
 
+fn read<A: Decider>(name: &str, id: Uuid, input: &Input) -> Result<AnyCommand, Vec<InputError>> {
+    let mut reader = InputReader::default();
+    match A::Command::read(name, &mut reader, input) {
+        Some(command) if reader.errors.is_empty() => Ok(AnyCommand::new(id, &command)),
+        _ => Err(reader.errors),
+    }
+}
+
 async fn execute<A: Decider>(
     executor: &Executor,
     context: &CommandContext,
     command: AnyCommand,
-) -> Result<Dispatched, DispatchError> {
-    let id = command.id();
+) -> Result<Dispatched, ExecuteError<AnyRejection>> {
     let typed = command.typed::<A::Command>().ok_or_else(|| {
-        let message = format!("the stored command {} does not decode", command.name());
-        DispatchError::Retryable(message.into())
+        let cause = format!("the stored command {} does not decode", command.name());
+        ExecuteError::internal("reading a command", cause)
     })?;
-    let executed: CommandResult<A> =
-        executor.execute(context, id, typed, CommandSideEffects::default()).await?;
-    let CommandResult { outcome, command_id, id, version, position, log_id, consistency_token, .. } =
-        executed;
-    Ok(Dispatched { outcome, command_id, id, version, position, log_id, consistency_token })
+    let executed = executor.execute::<A>(context, command.id(), typed, CommandSideEffects::default()).await;
+    executed.map(Dispatched::from).map_err(ExecuteError::erase_type)
+}
+
+impl<A> From<CommandResult<A>> for Dispatched {
+    fn from(executed: CommandResult<A>) -> Self {
+        let CommandResult { outcome, command_id, id, version, position, log_id, consistency_token, .. } =
+            executed;
+        Self { outcome, command_id, id, version, position, log_id, consistency_token }
+    }
 }
 
 async fn erase<A: Decider>(

@@ -141,7 +141,50 @@ impl<R: Rejection> ExecuteError<R> {
     }
 }
 
+/// A rejection of any aggregate.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct AnyRejection {
+    code: ErrorCode,
+    message: String,
+    path: Option<String>,
+}
+
+impl Rejection for AnyRejection {
+    fn code(&self) -> ErrorCode {
+        self.code
+    }
+
+    fn path(&self) -> Option<String> {
+        self.path.clone()
+    }
+}
+
 impl<R: Rejection> ExecuteError<R> {
+    /// The same error without the type of the aggregate.
+    pub fn erase_type(self) -> ExecuteError<AnyRejection> {
+        match self {
+            Self::Rejected(rejection) => ExecuteError::Rejected(AnyRejection {
+                code: rejection.code(),
+                message: rejection.to_string(),
+                path: rejection.path(),
+            }),
+            Self::VersionConflict { actual } => ExecuteError::VersionConflict { actual },
+            Self::CommandIdReused => ExecuteError::CommandIdReused,
+            Self::Reserved { kind, holder } => ExecuteError::Reserved { kind, holder },
+            Self::NotFound => ExecuteError::NotFound,
+            Self::Exists { code } => ExecuteError::Exists { code },
+            Self::Forbidden => ExecuteError::Forbidden,
+            Self::TooLarge { bytes, limit } => ExecuteError::TooLarge { bytes, limit },
+            Self::Invalid(reason) => ExecuteError::Invalid(reason),
+            Self::SubjectErased => ExecuteError::SubjectErased,
+            Self::TenantUnknown => ExecuteError::TenantUnknown,
+            Self::Overloaded => ExecuteError::Overloaded,
+            Self::Unavailable(error) => ExecuteError::Unavailable(error),
+            Self::Internal { context, cause } => ExecuteError::Internal { context, cause },
+        }
+    }
+
     /// The path to the field of the input at fault, if one field is.
     pub fn path(&self) -> Option<String> {
         match self {

@@ -1,10 +1,13 @@
-//! What every part of the schema shares: the document guard, errors, scalars, pages, looks back and command payloads.
+//! What all fields of the schema share.
 
-pub mod commanding;
+pub mod commands;
 pub mod errors;
 pub mod guard;
+pub mod kinds;
+pub mod objects;
 pub mod order;
 pub mod pages;
 pub mod past;
-pub mod scalars;
-mod scan;
+pub mod reads;
+pub mod rows;
+pub mod scan;

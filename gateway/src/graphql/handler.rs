@@ -145,7 +145,7 @@ async fn wait(
 ) -> Result<(), (ErrorCode, &'static str)> {
     let mut needed: Vec<&str> = Vec::new();
     if !checked.is_mutation {
-        needed = checked.root_fields.iter().flat_map(|field| read_models(field)).copied().collect();
+        needed = checked.root_fields.iter().flat_map(|field| read_models(field)).collect();
         needed.sort_unstable();
         needed.dedup();
     }

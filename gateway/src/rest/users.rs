@@ -9,8 +9,8 @@ use commands::identity::user::EMAIL;
 use commands::{
     CommandResult, CommandSideEffects, Decider, ExecuteError, Executor, User, UserRejection, new_aggregate_id,
 };
-use queries::identity::user;
-use queries::{Entry, USERS, UserRow};
+use queries::{Entry, Select, USERS, UserRow};
+use schemas::engine::Row;
 use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
@@ -99,6 +99,7 @@ impl UserStatusBody {
     fn from_row(tenant: &TenantSlug, entry: Entry<UserRow>) -> Self {
         let Entry { id, row, version, .. } = entry;
         let UserRow { email, name, roles, status, .. } = row;
+        let roles = roles.iter().filter_map(|role| Role::parse(role).ok()).collect();
         Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
     }
 }
@@ -111,8 +112,10 @@ impl UserStatusBody {
 async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value>, Problem> {
     let page = PageQuery::read(&uri)?;
     consistency::wait_for_read_models(&caller.store, &headers, &[USERS]).await?;
-    let (rows, next_after) = user::by_id(&caller.store, page.after(), page.limit()).await?;
-    let users = rows.into_iter().map(|row| UserStatusBody::from_row(&caller.record.slug, row));
+    let select = Select::of(UserRow::MODEL);
+    let (rows, next_after) = select.page_by_id(&caller.store, page.after(), page.limit()).await?;
+    let entries = rows.into_iter().map(queries::entry).collect::<Result<Vec<_>, _>>()?;
+    let users = entries.into_iter().map(|entry| UserStatusBody::from_row(&caller.record.slug, entry));
     Ok(Json(json!({ "users": users.collect::<Vec<_>>(), "next_after": next_after })))
 }
 

@@ -1,7 +1,7 @@
 //! The read model of customers.
 
 use chrono::{DateTime, Utc};
-use schemas::crm::customer::{CustomerDetails, CustomerEvent, CustomerStatus};
+use schemas::crm::customer::{CustomerContact, CustomerDetails, CustomerEvent, CustomerStatus};
 use schemas::engine::{EmailKey, Moment, read_model};
 use uuid::Uuid;
 
@@ -42,13 +42,16 @@ impl Projection for CustomerRow {
         moment: &Moment,
     ) -> Result<Option<Self>, OutOfSequence> {
         use CustomerEvent as Event;
-        use CustomerStatus::{Closed, Suspended};
+        use CustomerStatus::{Active, Closed, Suspended};
 
         let row = match (row, event) {
             (None, Event::Registered { user_id, details }) => {
                 let row = Self { user_id, registered_at: moment.time, ..Self::default() };
                 match details.open() {
-                    Some(details) => row.with_details(details),
+                    Some(CustomerDetails { name, email, company, notes }) => {
+                        let row = Self { name: name.into(), ..row };
+                        row.with_contact(Some(CustomerContact { email, company, notes }))
+                    }
                     None => row,
                 }
             }
@@ -56,7 +59,9 @@ impl Projection for CustomerRow {
                 let name = details.open().map_or_else(String::new, |details| details.name.into());
                 Self { name, ..row }
             }
+            (Some(row), Event::ContactChanged { details }) => row.with_contact(details.open()),
             (Some(row), Event::Suspended { .. }) => Self { status: Suspended, ..row },
+            (Some(row), Event::Resumed {}) => Self { status: Active, ..row },
             (Some(row), Event::Closed { .. }) => Self { status: Closed, ..row },
             (Some(Self { user_id, registered_at, .. }), Event::Erased {}) => {
                 Self { user_id, registered_at, status: Closed, erased: true, ..Self::default() }
@@ -68,10 +73,14 @@ impl Projection for CustomerRow {
 }
 
 impl CustomerRow {
-    fn with_details(self, details: CustomerDetails) -> Self {
-        let CustomerDetails { name, email, company, notes } = details;
+    /// The row with another contact, or with none after an erasure.
+    fn with_contact(self, contact: Option<CustomerContact>) -> Self {
+        let Some(CustomerContact { email, company, notes }) = contact else {
+            let (email, email_key) = (String::new(), EmailKey::default());
+            return Self { email, email_key, company: None, notes: None, ..self };
+        };
         let (company, notes) = (company.map(Into::into), notes.map(Into::into));
-        Self { name: name.into(), email_key: email.key(), email: email.into(), company, notes, ..self }
+        Self { email_key: email.key(), email: email.into(), company, notes, ..self }
     }
 }
 
@@ -134,6 +143,18 @@ mod tests {
         let row =
             given(&[registered(), renamed("Bo"), SUSPENDED, CLOSED]).expect("applies").expect("is there");
         assert_eq!((row.status, row.version), (CustomerStatus::Closed, 4));
+    }
+
+    #[test]
+    fn a_changed_contact_replaces_the_whole_contact_and_a_resumed_customer_is_active() {
+        let email = Email::parse("Bo@Example.com").expect("a valid address");
+        let contact = CustomerContact { email, company: None, notes: None };
+        let changed = CustomerEvent::ContactChanged { details: Sealed::own(contact) };
+        let row = given(&[registered(), SUSPENDED, changed, CustomerEvent::Resumed {}]);
+        let row = row.expect("applies").expect("is there");
+        assert_eq!((row.email.as_str(), row.email_key.as_str()), ("Bo@Example.com", "bo@example.com"));
+        assert_eq!((row.company.as_ref(), row.name.as_str()), (None, "Ada"));
+        assert_eq!((row.status, row.version), (CustomerStatus::Active, 4));
     }
 
     #[test]

@@ -17,8 +17,8 @@ pub struct UserRow {
     /// Name; empty after an erasure.
     #[column(prefix, order)]
     pub name: String,
-    /// Roles in order of rank.
-    pub roles: Vec<Role>,
+    /// Roles in order of rank: `member`, `tenant_admin`, `auditor`, `platform_admin`, `integrator`.
+    pub roles: Vec<String>,
     /// Status of the user.
     #[column(group)]
     pub status: UserStatus,
@@ -37,7 +37,7 @@ impl Projection for UserRow {
 
         let row = match (row, event) {
             (None, Event::Registered { details, roles }) => {
-                let row = Self { roles, registered_at: moment.time, ..Self::default() };
+                let row = Self { roles: names(&roles), registered_at: moment.time, ..Self::default() };
                 match details.open() {
                     Some(details) => Self {
                         email_key: details.email.key(),
@@ -57,11 +57,15 @@ impl Projection for UserRow {
             (Some(Self { roles, registered_at, .. }), Event::Erased {}) => {
                 Self { roles, registered_at, status: Deactivated, erased: true, ..Self::default() }
             }
-            (Some(row), Event::RolesChanged { roles }) => Self { roles, ..row },
+            (Some(row), Event::RolesChanged { roles }) => Self { roles: names(&roles), ..row },
             (Some(_), Event::Registered { .. }) | (None, _) => return Err(OutOfSequence),
         };
         Ok(Some(row))
     }
+}
+
+fn names(roles: &[Role]) -> Vec<String> {
+    roles.iter().map(ToString::to_string).collect()
 }
 
 #[cfg(test)]
@@ -98,7 +102,7 @@ mod tests {
         assert_eq!((row.name.as_str(), row.email_key.as_str()), ("Ada", "ada@example.com"));
         assert_eq!(
             (row.status, row.roles.as_slice(), row.version),
-            (UserStatus::Unconfirmed, &[Role::Member][..], 1)
+            (UserStatus::Unconfirmed, &["member".to_owned()][..], 1)
         );
         assert_eq!((row.registered_at, row.updated_at), (at(1), at(1)));
     }
@@ -120,7 +124,7 @@ mod tests {
     fn changed_roles_are_all_the_roles_that_there_are() {
         let changed = UserEvent::RolesChanged { roles: vec![Role::Auditor] };
         let row = given(&[registered(), changed]).expect("applies").expect("is there");
-        assert_eq!((row.roles.as_slice(), row.version), (&[Role::Auditor][..], 2));
+        assert_eq!((row.roles.as_slice(), row.version), (&["auditor".to_owned()][..], 2));
     }
 
     #[test]
@@ -137,7 +141,7 @@ mod tests {
         assert_eq!((with_key.name.as_str(), with_key.email_key.as_str()), ("", ""));
         assert_eq!(
             (with_key.roles.as_slice(), with_key.status),
-            (&[Role::Member][..], UserStatus::Deactivated)
+            (&["member".to_owned()][..], UserStatus::Deactivated)
         );
         let details = Sealed::Erased { subject: Uuid::from_u128(1) };
         let unreadable = [

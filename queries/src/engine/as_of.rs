@@ -2,9 +2,10 @@
 
 use chrono::{DateTime, Utc};
 use futures::{TryStreamExt, pin_mut};
-use projections::{Entry, Projection, apply};
+use projections::{ReadModel, Record};
 use schemas::engine::{LogId, RecordedEvent, StreamName};
 use store::TenantStore;
+use uuid::Uuid;
 
 use super::error::QueryError;
 
@@ -43,95 +44,103 @@ impl AsOf {
 
 /// One fact of an aggregate's history, with what it made of the aggregate.
 #[derive(Debug, Clone)]
-pub struct Past<R> {
+pub struct Past {
     /// The event.
     pub event: RecordedEvent,
     /// The aggregate behind it; `None` where the event ended it.
-    pub row: Option<R>,
+    pub row: Option<Record>,
 }
 
 /// A page of an aggregate's history.
 #[derive(Debug, Clone)]
-pub struct History<R> {
+pub struct History {
     /// The facts, oldest first.
-    pub facts: Vec<Past<R>>,
+    pub facts: Vec<Past>,
     /// How many facts there are in all.
     pub total: u64,
     /// The aggregate at the end of the page.
-    pub row: Option<R>,
+    pub row: Option<Record>,
 }
 
 /// The row that the stream's events make, up to `as_of` where given. `None` where there was none. An earlier row where a
 /// version is not reached.
-pub async fn at<P: Projection>(
+pub async fn at(
     tenant: &TenantStore,
-    stream: &StreamName,
+    read_model: &ReadModel,
+    id: Uuid,
     as_of: Option<AsOf>,
-) -> Result<Option<Entry<P>>, QueryError> {
-    Ok(fold::<P>(tenant, stream, as_of).await?.0)
+) -> Result<Option<Record>, QueryError> {
+    Ok(fold(tenant, read_model, id, as_of).await?.0)
 }
 
 /// The row as it was at a moment of its past. `None` where there was none.
 ///
 /// # Errors
 /// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version.
-pub async fn at_moment<P: Projection>(
+pub async fn at_moment(
     tenant: &TenantStore,
-    stream: &StreamName,
+    read_model: &ReadModel,
+    id: Uuid,
     as_of: AsOf,
-) -> Result<Option<Entry<P>>, QueryError> {
-    match fold::<P>(tenant, stream, Some(as_of)).await? {
+) -> Result<Option<Record>, QueryError> {
+    match fold(tenant, read_model, id, Some(as_of)).await? {
         (_, version @ 1..) if as_of.is_beyond(version) => Err(QueryError::VersionBeyond { version }),
         (row, _) => Ok(row),
     }
 }
 
 /// The row, and the version of the last event that it was folded from.
-async fn fold<P: Projection>(
+async fn fold(
     tenant: &TenantStore,
-    stream: &StreamName,
+    read_model: &ReadModel,
+    id: Uuid,
     as_of: Option<AsOf>,
-) -> Result<(Option<Entry<P>>, u64), QueryError> {
+) -> Result<(Option<Record>, u64), QueryError> {
     let log = as_of.and_then(AsOf::log);
-    let events = tenant.read_stream_of(log, stream, 1);
+    let stream = StreamName::new(read_model.category, id);
+    let events = tenant.read_stream_of(log, &stream, 1);
     pin_mut!(events);
-    let (mut row, mut version) = (None, 0);
+    let (mut fold, mut version) = (read_model.new_fold(), 0);
     while let Some(event) = events.try_next().await? {
         if as_of.is_some_and(|as_of| !as_of.includes(&event)) {
             break;
         }
         version = event.version;
-        row = apply(row, &event).map_err(QueryError::Fold)?;
+        fold.apply(&event).map_err(QueryError::Fold)?;
     }
-    Ok((row, version))
+    Ok((fold.record().map_err(QueryError::Fold)?, version))
 }
 
 /// At most `limit` facts behind version `after`.
 ///
 /// # Errors
 /// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version `after`.
-pub async fn history<P: Projection>(
+pub async fn history(
     tenant: &TenantStore,
-    stream: &StreamName,
+    read_model: &ReadModel,
+    id: Uuid,
     after: u64,
     limit: usize,
-) -> Result<History<Entry<P>>, QueryError> {
-    let total = tenant.stream_version(stream).await?;
+) -> Result<History, QueryError> {
+    let stream = StreamName::new(read_model.category, id);
+    let total = tenant.stream_version(&stream).await?;
     if total > 0 && after > total {
         return Err(QueryError::VersionBeyond { version: total });
     }
     let mut page = History { facts: Vec::new(), total, row: None };
-    let events = tenant.read_stream(stream, 1);
+    let mut fold = read_model.new_fold();
+    let events = tenant.read_stream(&stream, 1);
     pin_mut!(events);
     while let Some(event) = events.try_next().await? {
         // What was recorded after the count is left to the next request.
         if page.facts.len() == limit || event.version > total {
             break;
         }
-        page.row = apply(page.row.take(), &event).map_err(QueryError::Fold)?;
+        fold.apply(&event).map_err(QueryError::Fold)?;
         if event.version > after {
-            page.facts.push(Past { event, row: page.row.clone() });
+            page.facts.push(Past { event, row: fold.record().map_err(QueryError::Fold)? });
         }
     }
+    page.row = fold.record().map_err(QueryError::Fold)?;
     Ok(page)
 }

@@ -3,66 +3,52 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, Datelike, NaiveDate};
 use schemas::engine::TenantId;
 use store::DeploymentKey;
 use uuid::Uuid;
 
 use super::error::QueryError;
+use super::value::Parameter;
 
 const TAG: usize = 16;
 const LABEL: &str = "cursor";
 
-/// What a list is sorted by, before the id.
+/// The place of a row: the value of the order's column, and the id where values are equal.
 #[derive(Debug, Clone, PartialEq)]
-pub enum SortKey {
-    /// A time.
-    Time(DateTime<Utc>),
-    /// A text, compared by its bytes.
-    Text(String),
-}
-
-/// The place of a row: its sort key, and its id where keys are equal.
-#[derive(Debug, Clone, PartialEq)]
-#[expect(missing_docs, reason = "the fields say what they are")]
 pub struct Place {
-    pub key: SortKey,
+    /// The value of the order's column.
+    pub key: Parameter,
+    /// The id of the row.
     pub id: Uuid,
 }
 
-/// What a cursor belongs to.
+/// What a cursor belongs to: a tenant, and a list with its filter and order.
 #[derive(Clone)]
 pub struct CursorScope {
     key: DeploymentKey,
     tenant: TenantId,
-    /// List, order and filter, each told apart.
     list: &'static str,
-    order: &'static str,
-    filter: Vec<u8>,
+    /// Order and filter.
+    scope: String,
 }
 
 impl CursorScope {
-    pub(crate) fn new(
-        key: &DeploymentKey,
-        tenant: TenantId,
-        list: &'static str,
-        order: &'static str,
-        filter: Vec<u8>,
-    ) -> Self {
-        Self { key: key.clone(), tenant, list, order, filter }
+    pub(crate) fn new(key: &DeploymentKey, tenant: TenantId, list: &'static str, scope: String) -> Self {
+        Self { key: key.clone(), tenant, list, scope }
     }
 
-    pub(crate) fn encode(&self, place: &Place) -> String {
+    /// The cursor of a place.
+    pub fn encode(&self, place: &Place) -> String {
         let mut body = place.id.as_bytes().to_vec();
         match &place.key {
-            SortKey::Time(time) => {
-                body.push(b't');
-                body.extend_from_slice(&time.timestamp_micros().to_be_bytes());
-            }
-            SortKey::Text(text) => {
-                body.push(b'x');
-                body.extend_from_slice(text.as_bytes());
-            }
+            Parameter::Time(time) => tagged(&mut body, b't', &time.timestamp_micros().to_be_bytes()),
+            Parameter::Text(text) => tagged(&mut body, b'x', text.as_bytes()),
+            Parameter::Number(number) => tagged(&mut body, b'n', &number.to_be_bytes()),
+            Parameter::Integer(number) => tagged(&mut body, b'i', &number.to_be_bytes()),
+            Parameter::Date(date) => tagged(&mut body, b'd', &date.num_days_from_ce().to_be_bytes()),
+            Parameter::Uuid(uuid) => tagged(&mut body, b'u', uuid.as_bytes()),
+            Parameter::Boolean(boolean) => tagged(&mut body, b'b', &[u8::from(*boolean)]),
         }
         let mut bytes = self.key.mac(LABEL, &self.parts(&body))[..TAG].to_vec();
         bytes.extend_from_slice(&body);
@@ -82,30 +68,54 @@ impl CursorScope {
         let (id, rest) = body.split_at_checked(16)?;
         let (kind, key) = rest.split_first()?;
         let key = match kind {
-            b't' => SortKey::Time(DateTime::from_timestamp_micros(i64::from_be_bytes(key.try_into().ok()?))?),
-            b'x' => SortKey::Text(String::from_utf8(key.to_vec()).ok()?),
+            b't' => {
+                Parameter::Time(DateTime::from_timestamp_micros(i64::from_be_bytes(key.try_into().ok()?))?)
+            }
+            b'x' => Parameter::Text(String::from_utf8(key.to_vec()).ok()?),
+            b'n' => Parameter::Number(i64::from_be_bytes(key.try_into().ok()?)),
+            b'i' => Parameter::Integer(i32::from_be_bytes(key.try_into().ok()?)),
+            b'd' => {
+                let days = i32::from_be_bytes(key.try_into().ok()?);
+                Parameter::Date(NaiveDate::from_num_days_from_ce_opt(days)?)
+            }
+            b'u' => Parameter::Uuid(Uuid::from_slice(key).ok()?),
+            b'b' => Parameter::Boolean(*key.first()? != 0),
             _ => return None,
         };
         Some(Place { key, id: Uuid::from_slice(id).ok()? })
     }
 
-    fn parts<'a>(&'a self, body: &'a [u8]) -> [&'a [u8]; 5] {
-        [self.tenant.0.as_bytes(), self.list.as_bytes(), self.order.as_bytes(), &self.filter, body]
+    fn parts<'a>(&'a self, body: &'a [u8]) -> [&'a [u8]; 4] {
+        [self.tenant.0.as_bytes(), self.list.as_bytes(), self.scope.as_bytes(), body]
     }
+}
+
+fn tagged(body: &mut Vec<u8>, tag: u8, key: &[u8]) {
+    body.push(tag);
+    body.extend_from_slice(key);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn scope(key: &DeploymentKey, tenant: u128, order: &'static str, filter: &str) -> CursorScope {
-        CursorScope::new(key, TenantId(Uuid::from_u128(tenant)), "customers", order, filter.into())
+    fn scope(key: &DeploymentKey, tenant: u128, order: &str, filter: &str) -> CursorScope {
+        CursorScope::new(key, TenantId(Uuid::from_u128(tenant)), "customers", format!("{order} {filter}"))
     }
 
-    fn places() -> [Place; 3] {
+    fn places() -> [Place; 8] {
         let time = DateTime::from_timestamp_micros(1_700_000_000_123_456).expect("a valid time");
-        [SortKey::Time(time), SortKey::Text("Ada Ä".to_owned()), SortKey::Text(String::new())]
-            .map(|key| Place { key, id: Uuid::from_u128(5) })
+        [
+            Parameter::Time(time),
+            Parameter::Text("Ada Ä".to_owned()),
+            Parameter::Text(String::new()),
+            Parameter::Number(-7),
+            Parameter::Integer(7),
+            Parameter::Date(time.date_naive()),
+            Parameter::Uuid(Uuid::from_u128(9)),
+            Parameter::Boolean(true),
+        ]
+        .map(|key| Place { key, id: Uuid::from_u128(5) })
     }
 
     #[test]

@@ -9,6 +9,9 @@ pub enum QueryError {
     /// The cursor is not one that this list, with this filter and order, has given to this tenant.
     #[error("the cursor does not belong to this list")]
     CursorInvalid,
+    /// A value of the filter is invalid.
+    #[error("{0}")]
+    Filter(String),
     /// The aggregate has not reached the version that was asked for.
     #[error("it is at version {version}")]
     VersionBeyond {

@@ -1,51 +1,152 @@
 //! Pages of a list.
 
-use super::cursor::{CursorScope, Place};
+use projections::Record;
+use schemas::engine::TenantId;
+use store::{DeploymentKey, TenantStore};
 
-/// Which page of a list. The edge bounds its size.
+use super::cursor::{CursorScope, Place};
+use super::error::QueryError;
+use super::read::{Rows, place_of, read_selected};
+use super::select::{Select, Statement};
+
+/// Which page of a list. The caller bounds its size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum PageRequest {
-    /// The first rows behind a cursor, or of the list.
+    /// The first rows after a cursor, or of the list.
     #[expect(missing_docs, reason = "the names are those of the Relay connection specification")]
-    Forward { first: u32, after: Option<String> },
-    /// The last rows before a cursor, or of the list; in list order all the same.
+    Forward { first: usize, after: Option<String> },
+    /// The last rows before a cursor, or of the list, in the order of the list.
     #[expect(missing_docs, reason = "the names are those of the Relay connection specification")]
-    Backward { last: u32, before: Option<String> },
+    Backward { last: usize, before: Option<String> },
 }
 
 impl PageRequest {
     /// The first rows of a list.
-    pub fn first(first: u32) -> Self {
+    pub fn first(first: usize) -> Self {
         Self::Forward { first, after: None }
     }
 }
 
-/// Some rows of a list, in its order.
-pub struct Page<R> {
+/// A page: rows in the order of the list, with all columns.
+pub struct Page {
     /// The rows.
-    pub rows: Vec<R>,
-    /// Whether there are rows behind the last.
+    pub rows: Vec<Record>,
+    /// Whether the list has rows after the last one.
     pub has_next: bool,
-    /// Whether there are rows before the first.
+    /// Whether the list has rows before the first one.
     pub has_previous: bool,
-    pub(crate) scope: CursorScope,
-    pub(crate) place: fn(&R) -> Place,
+    /// The number of rows of the whole list, if it was requested.
+    pub total: Option<u64>,
+    select: Select,
+    scope: CursorScope,
 }
 
-impl<R> Page<R> {
-    /// The cursor of the row at `index`.
-    pub fn cursor(&self, index: usize) -> Option<String> {
-        self.rows.get(index).map(|row| self.scope.encode(&(self.place)(row)))
+impl Page {
+    /// The cursor of a row.
+    pub fn cursor(&self, row: &Record) -> String {
+        place_of(&self.select, row).map_or_else(String::new, |place| self.scope.encode(&place))
     }
 
-    /// The cursors of the first and the last row, where there are rows.
+    /// The cursors of the first and the last row, if there are rows.
     pub fn ends(&self) -> Option<(String, String)> {
-        self.cursor(0).zip(self.cursor(self.rows.len().saturating_sub(1)))
+        self.rows.first().zip(self.rows.last()).map(|(first, last)| (self.cursor(first), self.cursor(last)))
+    }
+}
+
+/// The statements of a page, and how to read their rows.
+pub struct PagePlan {
+    pub(crate) statements: Vec<Statement>,
+    scope: CursorScope,
+    forward: bool,
+    limit: usize,
+    has_cursor: bool,
+    counts: bool,
+}
+
+/// The rows of a page as PostgreSQL sent them.
+pub struct PageRows {
+    /// The rows, in the order of the list, and those beyond the page.
+    pub rows: Rows,
+    /// The indexes of the page's rows, in the order of the list.
+    pub order: Vec<usize>,
+    /// Whether the list has rows after the last one.
+    pub has_next: bool,
+    /// Whether the list has rows before the first one.
+    pub has_previous: bool,
+    /// The number of rows of the whole list, if it was requested.
+    pub total: Option<u64>,
+}
+
+impl PagePlan {
+    /// Plans a page. `columns` are the columns to read; `counts`: the whole list is counted, in the same snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError::CursorInvalid`] if the cursor is not of this list.
+    pub fn new(
+        select: &Select,
+        (tenant, key): (TenantId, &DeploymentKey),
+        request: &PageRequest,
+        columns: &str,
+        counts: bool,
+    ) -> Result<Self, QueryError> {
+        let scope = CursorScope::new(key, tenant, select.model.table, select.scope());
+        let (forward, limit, cursor) = match request {
+            PageRequest::Forward { first, after } => (true, *first, after),
+            PageRequest::Backward { last, before } => (false, *last, before),
+        };
+        let start: Option<Place> = cursor.as_deref().map(|cursor| scope.decode(cursor)).transpose()?;
+        // Towards higher keys: forward through an ascending list, or backward through a descending one.
+        let upward = forward != select.descending;
+        let from = start.as_ref().map(|place| (place, false));
+        let mut statements = vec![select.rows(tenant.0, columns, from, upward, limit + 1)];
+        if let Some(place) = &start {
+            // There are rows on the other side exactly if rows are at or beyond the cursor.
+            statements.push(select.rows(tenant.0, "id", Some((place, true)), !upward, 1));
+        }
+        if counts {
+            statements.push(select.count_of(tenant.0));
+        }
+        Ok(Self { statements, scope, forward, limit, has_cursor: start.is_some(), counts })
     }
 
-    /// The rows, each with its cursor.
-    pub fn into_edges(self) -> impl Iterator<Item = (String, R)> {
-        let Self { rows, scope, place, .. } = self;
-        rows.into_iter().map(move |row| (scope.encode(&place(&row)), row))
+    /// The cursors of the list.
+    pub fn scope(&self) -> &CursorScope {
+        &self.scope
+    }
+
+    /// The page in the rows of the plan's statements.
+    pub(crate) fn page(&self, answers: Vec<Rows>) -> PageRows {
+        let mut answers = answers.into_iter();
+        let rows = answers.next().unwrap_or_default();
+        let more = rows.len() > self.limit;
+        let mut order: Vec<usize> = (0..rows.len().min(self.limit)).collect();
+        if !self.forward {
+            order.reverse();
+        }
+        let behind = self.has_cursor && answers.next().is_some_and(|rows| rows.len() > 0);
+        let (has_next, has_previous) = if self.forward { (more, behind) } else { (behind, more) };
+        let total = if self.counts { answers.next().and_then(|rows| rows.number(0)) } else { None };
+        PageRows { rows, order, has_next, has_previous, total }
+    }
+}
+
+impl Select {
+    /// A page with all columns. `counts`: the whole list is counted, in the same snapshot.
+    ///
+    /// # Errors
+    /// [`QueryError::CursorInvalid`] if the cursor is not of this list, [`QueryError::Store`] if the store failed.
+    pub async fn page(
+        &self,
+        tenant: &TenantStore,
+        request: &PageRequest,
+        counts: bool,
+    ) -> Result<Page, QueryError> {
+        let of = (tenant.id(), tenant.store().key());
+        let plan = PagePlan::new(self, of, request, &super::read::all_columns(self.model), counts)?;
+        let PageRows { rows, order, has_next, has_previous, total } =
+            plan.page(read_selected(tenant, self.model, &plan.statements).await?);
+        let rows = order.into_iter().map(|index| rows.record(self.model, index)).collect::<Result<_, _>>()?;
+        let PagePlan { scope, .. } = plan;
+        Ok(Page { rows, has_next, has_previous, total, select: self.clone(), scope })
     }
 }

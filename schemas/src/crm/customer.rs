@@ -35,6 +35,17 @@ pub struct CustomerName {
     pub name: Name,
 }
 
+/// How to reach a customer, and notes on it.
+#[value_object]
+pub struct CustomerContact {
+    /// E-mail address; several customers may have the same.
+    pub email: Email,
+    /// Company that the customer stands for: 1 to 200 characters.
+    pub company: Option<Name>,
+    /// Notes: up to 10,000 characters.
+    pub notes: Option<Notes>,
+}
+
 /// What has happened to a customer.
 #[events("crm.customer")]
 pub enum CustomerEvent {
@@ -49,9 +60,15 @@ pub enum CustomerEvent {
     /// The customer goes by another name.
     #[event("renamed.v1")]
     Renamed { details: Sealed<CustomerName> },
+    /// The customer is reached elsewhere, or other notes apply.
+    #[event("contact_changed.v1")]
+    ContactChanged { details: Sealed<CustomerContact> },
     /// Business is on hold.
     #[event("suspended.v1")]
     Suspended { reason: Option<Reason> },
+    /// Business goes on.
+    #[event("resumed.v1")]
+    Resumed {},
     /// Business has ended for good.
     #[event("closed.v1")]
     Closed { reason: Option<Reason> },
@@ -76,8 +93,15 @@ pub enum CustomerCommand {
         /// The new name: 1 to 200 characters.
         name: Name,
     },
+    /// Replaces the contact of a customer: what is not given is removed.
+    ChangeCustomerContact {
+        #[flatten]
+        contact: CustomerContact,
+    },
     /// Suspends business with a customer.
     SuspendCustomer { reason: Option<Reason> },
+    /// Resumes business with a suspended customer.
+    ResumeCustomer {},
     /// Ends business with a customer for good.
     CloseCustomer { reason: Option<Reason> },
     /// Forgets who the customer was. The erasure of its subject sends it.

@@ -7,12 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use commands::Executor;
 use projections::{CUSTOMERS, CustomerRow, RebuildError, RebuildReport};
 use queries::PageRequest;
-use queries::crm::customer::{self, CustomerFilter, CustomerOrder};
+use serde_json::json;
 use store::{Store, TenantStore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
+use crate::support::lists::{list, select};
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, rename, silent};
 use crate::support::wire::{Moment, Wire};
@@ -40,9 +41,9 @@ fn read_on(
         let mut tempo = tokio::time::interval(std::time::Duration::from_millis(5));
         loop {
             tempo.tick().await;
-            let (filter, order) = (CustomerFilter::default(), CustomerOrder::RegisteredAtAsc);
-            let page = customer::list(&tenant, &filter, order, PageRequest::first(20)).await;
-            let shown = page.map(|page| page.rows.into_iter().map(|row| row.id).collect::<Vec<_>>());
+            let select = select::<CustomerRow>(&json!({}), "REGISTERED_AT_ASC");
+            let page = list::<CustomerRow>(&tenant, &select, PageRequest::first(20)).await;
+            let shown = page.map(|page| page.ids());
             if !shown.is_ok_and(|shown| shown == expected) {
                 told.store(true, Ordering::Relaxed);
             }

@@ -1,6 +1,7 @@
 //! GraphQL's top-level errors: a stable code in `extensions.code`, and nothing of ours inside.
 
 use access::ErrorCode;
+use async_graphql::dynamic::{FieldFuture, FieldValue, ResolverContext};
 use async_graphql::{Error, ErrorExtensions, Response, ServerError, Value};
 use schemas::engine::RequestId;
 use store::StoreError;
@@ -32,13 +33,22 @@ impl GraphqlError for ErrorCode {
     }
 }
 
-/// A field that may be null. An error in it leaves the fields beside it alone, as the specification wants; the library
-/// does so for an error within the option, but lets an error around it take the whole answer away.
-pub type Nullable<T> = Option<Result<T, Error>>;
-
-/// What a field's work came to, as a field that may be null.
-pub async fn nullable<T>(work: impl Future<Output = Result<Option<T>, Error>>) -> Nullable<T> {
-    work.await.transpose()
+/// A field that may be null. An error in it makes it null and leaves the other fields as they are (GraphQL
+/// specification, section 6.4.4). The library would leave the field out of the answer, and the error without a path.
+pub fn nullable<'a, W>(
+    ctx: ResolverContext<'a>,
+    work: impl FnOnce(ResolverContext<'a>) -> W,
+) -> FieldFuture<'a>
+where
+    W: Future<Output = Result<Option<FieldValue<'a>>, Error>> + Send + 'a,
+{
+    let (place, work) = (ctx.ctx, work(ctx));
+    FieldFuture::new(async move {
+        work.await.or_else(|error| {
+            place.add_error(place.set_error_path(error.into_server_error(place.item.pos)));
+            Ok(None)
+        })
+    })
 }
 
 /// A failure of ours as clients may see it. The cause goes to the log, here, because behind this point it is gone.

@@ -1,131 +1,221 @@
-//! Relay connections over keyset pages.
+//! Relay connections over pages.
+
+use std::sync::Arc;
 
 use access::ErrorCode;
-use async_graphql::connection::PageInfo;
-use async_graphql::{Context, Error, OutputType, SimpleObject};
-use queries::{Page, PageRequest, QueryError};
+use async_graphql::dynamic::{
+    Field, FieldFuture, FieldValue, InputValue, Object, ObjectAccessor, ResolverContext, TypeRef,
+};
+use async_graphql::{Error, Value};
+use queries::{PageRequest, QueryError};
 
 use super::errors::{GraphqlError, failure, internal};
-use super::past::Fact;
-use crate::graphql::crm::customer::Customer;
-use crate::graphql::identity::user::User;
+use super::kinds::Types;
 
-/// Rows on a page when the client does not say.
-const DEFAULT_PAGE: u32 = 20;
-/// The most rows on a page.
-pub const LARGEST_PAGE: u32 = 100;
+/// Rows of a page if the client does not say.
+const PAGE_SIZE_DEFAULT: i64 = 20;
+/// Maximum rows of a page.
+pub const PAGE_SIZE_MAX: i64 = 100;
 
-/// A page of a list (GraphQL Cursor Connections).
-#[derive(SimpleObject)]
-#[graphql(concrete(name = "CustomerConnection", params("Edge<Customer>", Customer)))]
-#[graphql(concrete(name = "UserConnection", params("Edge<User>", User)))]
-#[graphql(concrete(name = "CustomerHistory", params("Edge<Fact<Customer>>", "Fact<Customer>")))]
-#[graphql(concrete(name = "UserHistory", params("Edge<Fact<User>>", "Fact<User>")))]
-pub struct EdgesAndNodes<E: OutputType, T: OutputType> {
-    /// The rows with their cursors.
-    edges: Vec<E>,
-    /// The rows without their cursors.
-    nodes: Vec<T>,
-    /// Where the page stands in the list.
-    page_info: PageInfo,
-    /// How many rows the filter finds in all. Counted only when it is asked for.
-    total_count: i32,
+/// A connection: nodes with their cursors, and the place of the page in its list.
+#[derive(Clone)]
+pub struct Connection(Arc<Parts>);
+
+struct Parts {
+    nodes: Vec<Node>,
+    has_next: bool,
+    has_previous: bool,
+    total: Option<u64>,
 }
 
-/// A connection of rows of one type.
-pub type Connection<T> = EdgesAndNodes<Edge<T>, T>;
+/// Makes the value of a node.
+type NodeValue = Box<dyn Fn() -> FieldValue<'static> + Send + Sync>;
 
-/// A row and its place in the list.
-#[derive(SimpleObject)]
-#[graphql(concrete(name = "CustomerEdge", params(Customer)))]
-#[graphql(concrete(name = "UserEdge", params(User)))]
-#[graphql(concrete(name = "CustomerFactEdge", params("Fact<Customer>")))]
-#[graphql(concrete(name = "UserFactEdge", params("Fact<User>")))]
-pub struct Edge<T: OutputType> {
-    /// Its place: give it as `after` or `before`, with the same filter and order.
-    cursor: String,
-    /// The row.
-    node: T,
+/// A node with its cursor.
+pub struct Node {
+    /// Its cursor.
+    pub cursor: String,
+    /// Its value.
+    pub value: NodeValue,
 }
 
-/// How many rows a page has.
-pub struct PageSize(pub u32);
+struct Edge(Connection, usize);
 
-impl PageSize {
-    /// The size that a client gives, or the usual one.
-    pub fn read(given: Option<i32>) -> Result<Self, Error> {
-        match given.map(u32::try_from) {
-            None => Ok(Self(DEFAULT_PAGE)),
-            Some(Err(_) | Ok(0)) => Err(ErrorCode::BadRequest.error("a page has at least one row")),
-            Some(Ok(size)) if size > LARGEST_PAGE => {
-                Err(ErrorCode::LimitExceeded.error(format!("a page has at most {LARGEST_PAGE} rows")))
-            }
-            Some(Ok(size)) => Ok(Self(size)),
-        }
+impl Connection {
+    /// A connection of these nodes.
+    pub fn new(nodes: Vec<Node>, has_next: bool, has_previous: bool, total: Option<u64>) -> Self {
+        Self(Arc::new(Parts { nodes, has_next, has_previous, total }))
+    }
+
+    /// The connection as a value of a field.
+    pub fn into_value(self) -> FieldValue<'static> {
+        FieldValue::owned_any(self)
     }
 }
 
-/// A page of `first` rows behind `after`, or of `last` rows before `before`; not a mixture.
+/// The size of a page that a client gives.
+///
+/// # Errors
+/// `BAD_REQUEST` below 1, `LIMIT_EXCEEDED` above the maximum.
+pub fn page_size(given: Option<i64>) -> Result<usize, Error> {
+    match given.unwrap_or(PAGE_SIZE_DEFAULT) {
+        ..1 => Err(ErrorCode::BadRequest.error("a page has at least one row")),
+        size if size > PAGE_SIZE_MAX => {
+            Err(ErrorCode::LimitExceeded.error(format!("a page has at most {PAGE_SIZE_MAX} rows")))
+        }
+        size => Ok(size as usize),
+    }
+}
+
+/// A page of `first` rows after `after`, or of `last` rows before `before`; not a mixture.
+///
+/// # Errors
+/// `BAD_REQUEST` for a mixture; the errors of [`page_size`].
 pub fn page_request(
-    first: Option<i32>,
+    first: Option<i64>,
     after: Option<String>,
-    last: Option<i32>,
+    last: Option<i64>,
     before: Option<String>,
 ) -> Result<PageRequest, Error> {
-    let size = |given| PageSize::read(given).map(|size| size.0);
     match (first.is_some() || after.is_some(), last.is_some() || before.is_some()) {
         (true, true) => {
             Err(ErrorCode::BadRequest.error("page either forward (first, after) or backward (last, before)"))
         }
-        (_, false) => Ok(PageRequest::Forward { first: size(first)?, after }),
-        (false, true) => Ok(PageRequest::Backward { last: size(last)?, before }),
+        (_, false) => Ok(PageRequest::Forward { first: page_size(first)?, after }),
+        (false, true) => Ok(PageRequest::Backward { last: page_size(last)?, before }),
     }
 }
 
-/// Whether the client asks how many rows there are in all.
-pub fn counts(ctx: &Context<'_>) -> bool {
-    ctx.look_ahead().field("totalCount").exists()
+/// An argument of 32 bits, unless it is absent or null.
+pub fn number_argument(arguments: &ObjectAccessor<'_>, name: &str) -> Result<Option<i64>, Error> {
+    arguments.get(name).filter(|value| !value.is_null()).map(|value| value.i64()).transpose()
 }
 
-/// A page as a connection.
-pub fn connection<R, T>(page: Page<R>, total: Option<u64>) -> Connection<T>
-where
-    T: OutputType + Clone + From<R>,
-    Edge<T>: OutputType,
-{
-    let (has_previous_page, has_next_page) = (page.has_previous, page.has_next);
-    let edges: Vec<(String, T)> = page.into_edges().map(|(cursor, row)| (cursor, T::from(row))).collect();
-    let cursor = |edge: Option<&(String, T)>| edge.map(|(cursor, _)| cursor.clone());
-    let page_info = PageInfo {
-        has_previous_page,
-        has_next_page,
-        start_cursor: cursor(edges.first()),
-        end_cursor: cursor(edges.last()),
+/// A text argument, unless it is absent or null.
+pub fn text_argument(arguments: &ObjectAccessor<'_>, name: &str) -> Result<Option<String>, Error> {
+    let given = arguments.get(name).filter(|value| !value.is_null());
+    given.map(|value| value.string().map(str::to_owned)).transpose()
+}
+
+/// The page that the arguments request.
+pub fn requested_page(arguments: &ObjectAccessor<'_>) -> Result<PageRequest, Error> {
+    page_request(
+        number_argument(arguments, "first")?,
+        text_argument(arguments, "after")?,
+        number_argument(arguments, "last")?,
+        text_argument(arguments, "before")?,
+    )
+}
+
+/// Whether the client selects the number of all rows.
+pub fn selects_total(ctx: &ResolverContext<'_>) -> bool {
+    ctx.ctx.look_ahead().field("totalCount").exists()
+}
+
+/// An argument of a field.
+pub fn argument(name: &str, ty: &str, description: &str) -> InputValue {
+    InputValue::new(name, TypeRef::named(ty)).description(description)
+}
+
+/// Adds the arguments of a page to a field.
+pub fn with_arguments(field: Field) -> Field {
+    field
+        .argument(argument("first", "Int", "The number of rows, from the start or after `after`."))
+        .argument(argument("after", "String", "The cursor before the first row."))
+        .argument(argument("last", "Int", "The number of rows, from the end or before `before`."))
+        .argument(argument("before", "String", "The cursor after the last row."))
+}
+
+/// Adds the connection and the edge of an object.
+pub fn add_connection(types: &mut Types, object: &str) {
+    let edge = format!("{object}Edge");
+    let edges = Field::new("edges", TypeRef::named_nn_list_nn(&edge), |ctx| {
+        FieldFuture::new(async move {
+            let connection = ctx.parent_value.try_downcast_ref::<Connection>()?;
+            let edges = (0..connection.0.nodes.len())
+                .map(|index| FieldValue::owned_any(Edge(connection.clone(), index)));
+            Ok(Some(FieldValue::list(edges)))
+        })
+    });
+    let nodes = Field::new("nodes", TypeRef::named_nn_list_nn(object), |ctx| {
+        FieldFuture::new(async move {
+            let connection = ctx.parent_value.try_downcast_ref::<Connection>()?;
+            Ok(Some(FieldValue::list(connection.0.nodes.iter().map(|node| (node.value)()))))
+        })
+    });
+    let page_info = Field::new("pageInfo", TypeRef::named_nn("PageInfo"), |ctx| {
+        // The fields of the page read the connection itself.
+        let connection = ctx.parent_value.downcast_ref::<Connection>();
+        FieldFuture::Value(connection.cloned().map(FieldValue::owned_any))
+    });
+    let total = Field::new("totalCount", TypeRef::named_nn("Int"), |ctx| {
+        let total = ctx.parent_value.downcast_ref::<Connection>().and_then(|connection| connection.0.total);
+        let total = total.map_or(0, |total| i32::try_from(total).unwrap_or(i32::MAX));
+        FieldFuture::from_value(Some(Value::from(total)))
+    });
+    types.add(
+        Object::new(format!("{object}Connection"))
+            .description("A page of a list (GraphQL Cursor Connections Specification).")
+            .field(edges.description("The rows with their cursors."))
+            .field(nodes.description("The rows without their cursors."))
+            .field(page_info.description("The place of the page in the list."))
+            .field(total.description("The number of all rows. It is counted only if it is selected.")),
+    );
+    let cursor = Field::new("cursor", TypeRef::named_nn("String"), |ctx| {
+        let edge = ctx.parent_value.downcast_ref::<Edge>();
+        FieldFuture::from_value(
+            edge.map(|Edge(connection, index)| connection.0.nodes[*index].cursor.clone().into()),
+        )
+    });
+    let node = Field::new("node", TypeRef::named_nn(object), |ctx| {
+        let edge = ctx.parent_value.downcast_ref::<Edge>();
+        FieldFuture::Value(edge.map(|Edge(connection, index)| (connection.0.nodes[*index].value)()))
+    });
+    types.add(
+        Object::new(edge)
+            .description("A row with its place in the list.")
+            .field(cursor.description("Its place, for `after` or `before` with the same filter and order."))
+            .field(node.description("The row.")),
+    );
+}
+
+/// Adds the type of a page's place in its list.
+pub fn add_page_info(types: &mut Types) {
+    let flag = |name: &str, description: &str, read: fn(&Parts) -> bool| {
+        let field = Field::new(name, TypeRef::named_nn("Boolean"), move |ctx| {
+            let connection = ctx.parent_value.downcast_ref::<Connection>();
+            FieldFuture::from_value(connection.map(|connection| read(&connection.0).into()))
+        });
+        field.description(description)
     };
-    Connection::new(edges, page_info, total)
+    let end = |name: &str, description: &str, read: fn(&[Node]) -> Option<&Node>| {
+        let field = Field::new(name, TypeRef::named("String"), move |ctx| {
+            let connection = ctx.parent_value.downcast_ref::<Connection>();
+            let node = connection.and_then(|connection| read(&connection.0.nodes));
+            FieldFuture::from_value(node.map(|node| node.cursor.clone().into()))
+        });
+        field.description(description)
+    };
+    types.add(
+        Object::new("PageInfo")
+            .description("The place of a page in its list.")
+            .field(flag("hasPreviousPage", "Whether there are rows before the first one.", |parts| {
+                parts.has_previous
+            }))
+            .field(flag("hasNextPage", "Whether there are rows after the last one.", |parts| parts.has_next))
+            .field(end("startCursor", "The cursor of the first row.", |nodes| nodes.first()))
+            .field(end("endCursor", "The cursor of the last row.", |nodes| nodes.last())),
+    );
 }
 
-impl<T: OutputType + Clone> EdgesAndNodes<Edge<T>, T>
-where
-    Edge<T>: OutputType,
-{
-    /// A connection of these rows with their cursors.
-    pub fn new(edges: Vec<(String, T)>, page_info: PageInfo, total: Option<u64>) -> Self {
-        Self {
-            nodes: edges.iter().map(|(_, node)| node.clone()).collect(),
-            edges: edges.into_iter().map(|(cursor, node)| Edge { cursor, node }).collect(),
-            page_info,
-            total_count: total.map_or(0, |total| i32::try_from(total).unwrap_or(i32::MAX)),
-        }
-    }
-}
-
-/// A read that failed, as clients may see it.
-pub fn unread(error: QueryError) -> Error {
+/// A failed read, as clients may see it.
+pub fn read_error(error: QueryError) -> Error {
     match error {
         QueryError::CursorInvalid => ErrorCode::CursorInvalid
             .error("the cursor does not belong to this list with this filter and order"),
-        error @ QueryError::VersionBeyond { .. } => ErrorCode::BadRequest.error(error.to_string()),
+        error @ (QueryError::VersionBeyond { .. } | QueryError::Filter(_)) => {
+            ErrorCode::BadRequest.error(error.to_string())
+        }
         QueryError::Store(error) => failure(&error),
         error @ QueryError::Fold(_) => internal(&error),
     }
@@ -133,8 +223,6 @@ pub fn unread(error: QueryError) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use async_graphql::Value;
-
     use super::*;
 
     fn code(refused: Result<PageRequest, Error>) -> Option<Value> {
@@ -155,12 +243,11 @@ mod tests {
         let cursor = || Some("c".to_owned());
         let limit = Some(Value::from("LIMIT_EXCEEDED"));
         assert_eq!(code(page_request(Some(101), None, None, None)), limit);
-        assert_eq!(code(page_request(None, None, Some(i32::MAX), None)), limit);
+        assert_eq!(code(page_request(None, None, Some(i64::MAX), None)), limit);
         let bad = Some(Value::from("BAD_REQUEST"));
         assert_eq!(code(page_request(Some(0), None, None, None)), bad);
         assert_eq!(code(page_request(Some(-1), None, None, None)), bad);
         assert_eq!(code(page_request(Some(1), None, Some(1), None)), bad);
         assert_eq!(code(page_request(None, cursor(), None, cursor())), bad);
-        assert_eq!(code(page_request(Some(1), None, None, cursor())), bad);
     }
 }

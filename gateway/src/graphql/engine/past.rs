@@ -1,144 +1,192 @@
-//! Looking back: the moment of an `asOf`, and the pages of a history.
+//! The past: an object as it was, and the pages of its history.
 
 use access::ErrorCode;
-use async_graphql::connection::PageInfo;
-use async_graphql::{Error, OneofObject, OutputType, SimpleObject};
+use async_graphql::dynamic::{
+    Field, FieldFuture, FieldValue, InputObject, InputValue, Object, ObjectAccessor, TypeRef,
+};
+use async_graphql::{Error, Value};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use queries::{AsOf, Past, QueryError};
-use schemas::engine::clock;
+use queries::{AsOf, Past, QueryError, ReadModel, Record, as_of};
+use schemas::engine::recorded::timestamp;
+use schemas::engine::{Model, RecordedEvent, clock, parse_time};
+use std::sync::Arc;
 use store::TenantStore;
+use uuid::Uuid;
 
-use super::errors::{GraphqlError, failure};
-use super::pages::{Edge, EdgesAndNodes, PageSize, unread};
-use super::scalars::{DateTime, Int64};
-use crate::graphql::crm::customer::Customer;
-use crate::graphql::identity::user::User;
+use super::errors::{GraphqlError, failure, nullable};
+use super::kinds::Types;
+use super::pages::{self, Connection, Node, argument, number_argument, page_size, read_error, text_argument};
+use super::reads::id_argument;
+use super::rows::{Shown, may_see};
+use crate::auth::Caller;
 
-/// A moment of the past, given in one of three ways.
-#[derive(Debug, Clone, Copy, OneofObject)]
-#[graphql(name = "AsOf")]
-pub enum AsOfInput {
-    /// When the tenant's log ended at this position.
-    Position(Int64),
-    /// When everything was there that had been recorded by this time.
-    Time(DateTime),
-    /// When the object was at this version.
-    Version(Int64),
-}
-
-impl AsOfInput {
-    /// The moment. A position that the log has not reached and a time in the future are refused: what will be recorded by
-    /// then is unknown. Whether the object has reached a version is known when it is read.
-    pub async fn read(self, tenant: &TenantStore) -> Result<AsOf, Error> {
-        Ok(match self {
-            Self::Position(Int64(position)) => {
-                let head = tenant.head().await.map_err(|error| failure(&error))?;
-                if position > head.position {
-                    let detail = format!("the log ends at position {}", head.position);
-                    return Err(ErrorCode::BadRequest.error(detail));
-                }
-                AsOf::Position(head.log_id, position)
-            }
-            Self::Time(DateTime(time)) if time > clock::now() => {
-                return Err(ErrorCode::BadRequest.error("the time is in the future"));
-            }
-            Self::Time(DateTime(time)) => AsOf::Time(time),
-            Self::Version(Int64(version)) => AsOf::Version(version),
-        })
+/// An integer of 64 bits, as digits or as a number.
+pub fn int64(value: &Value) -> Option<u64> {
+    match value {
+        Value::String(digits) => digits.parse().ok(),
+        Value::Number(number) => number.as_u64(),
+        _ => None,
     }
 }
 
-/// One fact of an object's history.
-#[derive(Debug, Clone, SimpleObject)]
-#[graphql(concrete(name = "CustomerFact", params(Customer)))]
-#[graphql(concrete(name = "UserFact", params(User)))]
-pub struct Fact<T: OutputType> {
-    /// The object's version behind it.
-    version: Int64,
-    /// Its place in the tenant's log.
-    position: Int64,
-    /// The event's type.
-    #[graphql(name = "type")]
-    event_type: String,
-    /// The event's id.
-    event_id: uuid::Uuid,
-    /// When it was recorded.
-    recorded_at: DateTime,
-    /// Who caused it.
-    actor: String,
-    /// The object as it was behind it.
-    state: Option<T>,
+/// The moment that a client gives. A position after the head of the log and a time in the future are errors: what will
+/// be recorded by then is unknown. Whether the object has reached a version is known when it is read.
+///
+/// # Errors
+/// `BAD_REQUEST`; the errors of the store.
+pub async fn moment(given: &ObjectAccessor<'_>, tenant: &TenantStore) -> Result<AsOf, Error> {
+    let named = |name: &str| given.get(name).map(|value| value.as_value().clone());
+    if let Some(position) = named("position").as_ref().and_then(int64) {
+        let head = tenant.head().await.map_err(|error| failure(&error))?;
+        if position > head.position {
+            let detail = format!("the log ends at position {}", head.position);
+            return Err(ErrorCode::BadRequest.error(detail));
+        }
+        return Ok(AsOf::Position(head.log_id, position));
+    }
+    if let Some(version) = named("version").as_ref().and_then(int64) {
+        return Ok(AsOf::Version(version));
+    }
+    match named("time") {
+        Some(Value::String(text)) => match parse_time(&text) {
+            Ok(time) if time > clock::now() => Err(ErrorCode::BadRequest.error("the time is in the future")),
+            Ok(time) => Ok(AsOf::Time(time)),
+            Err(error) => Err(ErrorCode::BadRequest.error(error.message)),
+        },
+        _ => Err(ErrorCode::BadRequest.error("`asOf` names no moment")),
+    }
 }
 
 /// What was read of an object's past. A version that the object has not reached is an error for callers who may see the
-/// object, and nothing for others: they learn neither that it exists nor how far it is.
-pub async fn reached<T, R>(
+/// object, and nothing for others: they learn neither that it exists nor its version.
+async fn reached<T>(
     read: Result<T, QueryError>,
-    current: impl Future<Output = Result<Option<R>, QueryError>>,
-    may_see: impl FnOnce(&R) -> bool,
+    read_model: &'static ReadModel,
+    caller: &Caller,
+    id: Uuid,
 ) -> Result<Option<T>, Error> {
     match read {
         Err(error @ QueryError::VersionBeyond { .. }) => {
-            let row = current.await.map_err(unread)?;
-            if row.as_ref().is_some_and(may_see) { Err(unread(error)) } else { Ok(None) }
+            let row = as_of::at(&caller.store, read_model, id, None).await.map_err(read_error)?;
+            if row.is_some_and(|row| may_see(read_model.model, caller, &row)) {
+                Err(read_error(error))
+            } else {
+                Ok(None)
+            }
         }
-        read => read.map(Some).map_err(unread),
+        read => read.map(Some).map_err(read_error),
     }
 }
 
-/// A page of a history.
-pub type History<T> = EdgesAndNodes<Edge<Fact<T>>, Fact<T>>;
-
-/// How much of a history to read, and the version behind which.
-pub struct HistoryPage {
-    /// Facts on the page, at most.
-    pub first: usize,
-    /// The version behind which it starts.
-    pub after: u64,
+/// The row as of a moment.
+///
+/// # Errors
+/// `BAD_REQUEST` for a version that the object has not reached, if the caller may see the object.
+pub async fn row_as_of(
+    read_model: &'static ReadModel,
+    caller: &Caller,
+    id: Uuid,
+    moment: AsOf,
+) -> Result<Option<Record>, Error> {
+    let read = as_of::at_moment(&caller.store, read_model, id, moment).await;
+    Ok(reached(read, read_model, caller, id).await?.flatten())
 }
 
-impl HistoryPage {
-    /// Reads `first` and `after`.
-    pub fn read(first: Option<i32>, after: Option<&str>) -> Result<Self, Error> {
-        let first = PageSize::read(first)?.0 as usize;
-        let after = after
-            .map_or(Some(0), version)
-            .ok_or_else(|| ErrorCode::CursorInvalid.error("the cursor does not belong to this history"))?;
-        Ok(Self { first, after })
-    }
-}
+/// An event of an object's history, with the row after it.
+#[derive(Clone)]
+struct Entry(Arc<Past>);
 
-/// A history's page as a connection. Versions have no gaps, so the last one says how many facts there are.
-pub fn history<R, T>(page: &HistoryPage, past: queries::History<R>) -> History<T>
-where
-    T: OutputType + Clone + From<R>,
-    Fact<T>: OutputType + Clone,
-    Edge<Fact<T>>: OutputType,
-{
-    let last = past.facts.last().map_or(page.after, |last| last.event.version);
-    let total = past.total;
-    let facts = past.facts.into_iter().map(|Past { event, row }| Fact {
-        version: Int64(event.version),
-        position: Int64(event.position),
-        event_type: event.event_type.to_string(),
-        event_id: event.event_id,
-        recorded_at: DateTime(event.recorded_at),
-        actor: event.metadata.actor.to_string(),
-        state: row.map(T::from),
+/// The root field of a history.
+pub fn field(read_model: &'static ReadModel) -> Field {
+    let model = read_model.model;
+    let ty = TypeRef::named(format!("{}FactConnection", model.object));
+    let field = Field::new(format!("{}History", model.one), ty, move |ctx| {
+        nullable(ctx, move |ctx| async move {
+            let caller = ctx.data::<Caller>()?;
+            let first = page_size(number_argument(&ctx.args, "first")?)?;
+            let after = text_argument(&ctx.args, "after")?;
+            let after = after.as_deref().map_or(Some(0), version).ok_or_else(|| {
+                ErrorCode::CursorInvalid.error("the cursor does not belong to this history")
+            })?;
+            let Some(id) = id_argument(&ctx.args) else { return Ok(None) };
+            let read = as_of::history(&caller.store, read_model, id, after, first).await;
+            let Some(history) = reached(read, read_model, caller, id).await? else { return Ok(None) };
+            if !history.row.as_ref().is_some_and(|row| may_see(model, caller, row)) {
+                return Ok(None);
+            }
+            // Versions have no gaps, so the last one tells how many events there are.
+            let last = history.facts.last().map_or(after, |last| last.event.version);
+            let total = history.total;
+            let node = |past: Past| {
+                let (cursor, entry) = (cursor(past.event.version), Entry(Arc::new(past)));
+                Node { cursor, value: Box::new(move || FieldValue::owned_any(entry.clone())) }
+            };
+            let nodes = history.facts.into_iter().map(node).collect();
+            Ok(Some(Connection::new(nodes, last < total, after > 0, Some(total)).into_value()))
+        })
     });
-    let edges: Vec<(String, Fact<T>)> = facts.map(|fact| (cursor(fact.version.0), fact)).collect();
-    let ends = |edge: Option<&(String, Fact<T>)>| edge.map(|(cursor, _)| cursor.clone());
-    let page_info = PageInfo {
-        has_previous_page: page.after > 0,
-        has_next_page: last < total,
-        start_cursor: ends(edges.first()),
-        end_cursor: ends(edges.last()),
-    };
-    EdgesAndNodes::new(edges, page_info, Some(total))
+    field
+        .argument(InputValue::new("id", TypeRef::named_nn("ID")).description("The id."))
+        .argument(argument("first", "Int", "The number of events."))
+        .argument(argument("after", "String", "The cursor before the first event."))
+        .description(format!(
+            "The history of one {}, the oldest event first, by pages of at most 100; null if the caller may not see it.",
+            model.one
+        ))
 }
 
-/// A version as a cursor. It gives nothing away and opens nothing, so it needs no seal.
+/// Adds the entries of a history.
+pub fn add_entry(types: &mut Types, model: &'static Model) {
+    type Read = fn(&RecordedEvent) -> Value;
+    let fields: [(&str, &str, &str, Read); 6] = [
+        ("version", "Int64", "The version of the object after the event.", |event| {
+            event.version.to_string().into()
+        }),
+        ("position", "Int64", "The position of the event in the tenant's log.", |event| {
+            event.position.to_string().into()
+        }),
+        ("type", "String", "The type of the event.", |event| event.event_type.to_string().into()),
+        ("eventId", "UUID", "The id of the event.", |event| event.event_id.to_string().into()),
+        ("recordedAt", "DateTime", "When the event was recorded.", |event| {
+            timestamp(event.recorded_at).into()
+        }),
+        ("actor", "String", "Who caused the event.", |event| event.metadata.actor.to_string().into()),
+    ];
+    let name = format!("{}Fact", model.object);
+    let mut object = Object::new(&name).description("An event of an object's history.");
+    for (name, ty, description, read) in fields {
+        let field = Field::new(name, TypeRef::named_nn(ty), move |ctx| {
+            let entry = ctx.parent_value.downcast_ref::<Entry>();
+            FieldFuture::from_value(entry.map(|entry| read(&entry.0.event)))
+        });
+        object = object.field(field.description(description));
+    }
+    let state = Field::new("state", TypeRef::named(model.object), |ctx| {
+        let entry = ctx.parent_value.downcast_ref::<Entry>();
+        FieldFuture::Value(entry.and_then(|entry| entry.0.row.clone()).map(Shown::value))
+    });
+    types.add(object.field(state.description("The object after the event.")));
+    pages::add_connection(types, &name);
+}
+
+/// Adds the type of a moment.
+pub fn add_as_of(types: &mut Types) {
+    types.add(
+        InputObject::new("AsOf")
+            .oneof()
+            .description("A moment of the past, given in one of three ways.")
+            .field(argument("position", "Int64", "When the tenant's log ended at this position."))
+            .field(argument(
+                "time",
+                "DateTime",
+                "When everything was there that had been recorded by this time.",
+            ))
+            .field(argument("version", "Int64", "When the object was at this version.")),
+    );
+}
+
+/// A version as a cursor. It reveals nothing and opens nothing, so it is not authenticated.
 fn cursor(version: u64) -> String {
     URL_SAFE_NO_PAD.encode(format!("version:{version}"))
 }
@@ -158,12 +206,5 @@ mod tests {
         for wrong in ["", "7", "dmVyc2lvbjo", "dmVyc2lvbjotMQ", "???"] {
             assert_eq!(version(wrong), None, "{wrong}");
         }
-    }
-
-    #[test]
-    fn a_history_has_bounded_pages() {
-        assert_eq!(HistoryPage::read(None, None).map(|page| page.first).ok(), Some(20));
-        assert!(HistoryPage::read(Some(101), None).is_err());
-        assert!(HistoryPage::read(Some(1), Some("x")).is_err());
     }
 }

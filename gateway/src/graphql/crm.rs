@@ -1,3 +1,0 @@
-//! CRM in GraphQL.
-
-pub mod customer;

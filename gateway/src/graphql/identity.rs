@@ -1,3 +1,0 @@
-//! Identity in GraphQL.
-
-pub mod user;

@@ -1,3 +1,0 @@
-//! CRM: reads of customers.
-
-pub mod customer;

@@ -1,3 +1,0 @@
-//! Identity: reads of users.
-
-pub mod user;
