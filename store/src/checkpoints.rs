@@ -3,12 +3,13 @@
 //! A checkpoint moves by compare-and-swap in the transaction with the effect of the events.
 //! So each event takes effect once, even if it is delivered several times.
 
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use schemas::engine::{LogId, TenantId};
 
 use crate::pools::get;
-use crate::{Store, StoreError, TenantStore, TenantTransaction};
+use crate::{Head, Store, StoreError, TenantStore, TenantTransaction};
 
 /// The progress of a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,23 +52,47 @@ impl TenantTransaction {
         from: u64,
         to: u64,
     ) -> Result<bool, StoreError> {
-        let (from, to) = (from as i64, to as i64);
-        let moved = if from == 0 {
+        self.move_checkpoint_within(consumer, log_id, from..=from, to).await
+    }
+
+    /// As [`move_checkpoint`](Self::move_checkpoint), from any of several positions: no event between them has an
+    /// effect.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
+    pub async fn move_checkpoint_within(
+        &self,
+        consumer: &str,
+        log_id: LogId,
+        from: RangeInclusive<u64>,
+        to: u64,
+    ) -> Result<bool, StoreError> {
+        let (low, high, to) = (*from.start() as i64, *from.end() as i64, to as i64);
+        let moved = if low == 0 {
             self.execute(
                 "insert into checkpoints (tenant_id, consumer, log_id, position)
                  select h.tenant_id, $2, h.log_id, $4 from heads h
                  where h.tenant_id = $1 and h.log_id = $3 and h.position >= $4
                  on conflict (tenant_id, consumer) do update set position = excluded.position, updated_at = now()
-                 where checkpoints.position = 0 and checkpoints.log_id = excluded.log_id",
-                &[&self.tenant().0, &consumer, &log_id.0, &to],
+                 where checkpoints.position <= $5 and checkpoints.log_id = excluded.log_id",
+                &[&self.tenant().0, &consumer, &log_id.0, &to, &high],
             )
             .await?
         } else {
-            self.execute(
-                "update checkpoints set position = $5, updated_at = now()
-                 where tenant_id = $1 and consumer = $2 and log_id = $3 and position = $4
-                   and exists (select from heads h where h.tenant_id = $1 and h.log_id = $3 and h.position >= $5)",
-                &[&self.tenant().0, &consumer, &log_id.0, &from, &to],
+            self.execute_named(
+                "update checkpoints set position = :to, updated_at = now()
+                 where tenant_id = :tenant_id and consumer = :consumer and log_id = :log_id
+                   and position between :low and :high
+                   and exists (select from heads h
+                               where h.tenant_id = :tenant_id and h.log_id = :log_id and h.position >= :to)",
+                &[
+                    ("tenant_id", &self.tenant().0),
+                    ("consumer", &consumer),
+                    ("log_id", &log_id.0),
+                    ("low", &low),
+                    ("high", &high),
+                    ("to", &to),
+                ],
             )
             .await?
         };
@@ -102,6 +127,7 @@ impl TenantStore {
         let deadline = tokio::time::Instant::now() + timeout;
         // Subscribe before the first read, so that a move in between is not missed.
         let mut moves = self.store().checkpoint_moves();
+        let mut waiting = None;
         loop {
             let transaction = self.begin().await?;
             let checkpoint = transaction.checkpoint(consumer).await?;
@@ -109,6 +135,8 @@ impl TenantStore {
             if checkpoint.is_some_and(|at| at.log_id == log_id && at.position >= position) {
                 return Ok(true);
             }
+            // From now on, checkpoints of the tenant that only advance are written at once.
+            waiting.get_or_insert_with(|| self.store().0.advances.wait(self.id()));
             let look_again = tokio::time::Instant::now() + CHECKPOINT_POLL_INTERVAL;
             if look_again >= deadline {
                 return Ok(false);
@@ -127,7 +155,34 @@ impl TenantStore {
     }
 }
 
+/// The head of a tenant's log, and a checkpoint that is not at it.
+pub(crate) struct Unreached {
+    pub(crate) head: Head,
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
 impl Store {
+    /// The tenants whose checkpoint of this consumer is not at the head, as one snapshot has them.
+    pub(crate) async fn unreached(&self, consumer: &str) -> Result<Vec<Unreached>, StoreError> {
+        let rows = get(&self.0.pools.worker)
+            .await?
+            .query(
+                "select h.tenant_id, h.log_id, h.position, h.recorded_at, c.log_id, c.position
+                 from heads h left join checkpoints c on c.tenant_id = h.tenant_id and c.consumer = $1
+                 where case when c.position is null then h.position > 0
+                            else c.position <> h.position or c.log_id <> h.log_id end",
+                &[&consumer],
+            )
+            .await?;
+        let unreached = |row: &tokio_postgres::Row| {
+            let checkpoint = row
+                .get::<_, Option<uuid::Uuid>>(4)
+                .map(|log_id| Checkpoint { log_id: LogId(log_id), position: row.get::<_, i64>(5) as u64 });
+            Unreached { head: crate::heads::head_from(row), checkpoint }
+        };
+        Ok(rows.iter().map(unreached).collect())
+    }
+
     /// The checkpoints of all tenants, of one consumer or of all. For the lag metrics.
     ///
     /// # Errors

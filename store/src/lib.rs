@@ -10,6 +10,7 @@
 //!
 //! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
+mod advances;
 pub mod append;
 pub mod assignment;
 pub mod checkpoints;

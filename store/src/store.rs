@@ -10,6 +10,7 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::advances::Advances;
 use crate::append::Appender;
 use crate::assignment::{TenantAssignment, Workload};
 use crate::database_instance::RestoreGuard;
@@ -48,6 +49,7 @@ pub(crate) struct Inner {
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) advances: Arc<Advances>,
     pub(crate) generations: Generations,
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
@@ -83,6 +85,10 @@ impl Store {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
         tasks.spawn(Arc::clone(&signals).listen(Arc::clone(&pools), stop.clone()));
+        let advances = Arc::<Advances>::default();
+        let writing =
+            Arc::clone(&advances).write_forever(Arc::clone(&pools), Arc::clone(&signals), stop.clone());
+        tasks.spawn(writing);
         tasks.close();
         let restore_guard = Arc::new(RestoreGuard::default());
         let event_ids = Arc::new(EventIds::new(&config.key));
@@ -96,6 +102,7 @@ impl Store {
             restore_guard,
             pools,
             signals,
+            advances,
             generations: Generations::default(),
             appender,
             event_ids,

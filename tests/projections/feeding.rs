@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use commands::Executor;
 use futures::StreamExt;
-use projections::{Batch, Customers};
+use projections::{Batch, Customers, Users};
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::read_models::{
-    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent,
+    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent, users,
 };
 
 fn batch(tenant: &TenantStore, events: Vec<RecordedEvent>) -> Batch {
@@ -157,6 +157,31 @@ async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
     let of_big = reached.iter().find(|(tenant, ..)| *tenant == big.id()).map_or(0, |(.., at)| at.position);
     assert!(of_big < head, "the small tenant had to wait for all {head} events of the big one");
     caught_up::<Customers>(&big).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_only_advanced_and_was_set_back_is_looked_up() {
+    let database = Database::create().await;
+    let store = database.store().await;
+    let tenant = open_tenant(&store, "acme").await;
+    let executor = Executor::new(store.clone(), 10);
+    let _keeper = keep::<Users>(&store, silent(), eager());
+    for text in ["Ada", "Bo", "Cy"] {
+        register(&executor, &tenant, text).await;
+    }
+    caught_up::<Users>(&tenant).await;
+    // Behind the product, as by an older copy of this table.
+    let owner = database.connect("postgres").await;
+    let sql = "update checkpoints set position = 1 where tenant_id = $1 and consumer = $2";
+    assert_eq!(owner.execute(sql, &[&tenant.id().0, &projections::USERS]).await.expect("alters"), 1);
+    // Two rounds: the first may be what the keeper finds wrong.
+    for seed in 0..2 {
+        random_history(&executor, &tenant, 60, seed).await;
+        register(&executor, &tenant, "Di").await;
+        caught_up::<Users>(&tenant).await;
+    }
+    assert_eq!(users(&tenant).await, folded::<Users>(&tenant).await);
+    assert!(store.dead_letters(None, None, 10).await.expect("reads").is_empty());
 }
 
 #[tokio::test]

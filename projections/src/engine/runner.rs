@@ -76,10 +76,13 @@ impl<P: Projection> ProjectionRunner<P> {
         events: &[RecordedEvent],
         options: WriteOptions,
     ) -> Result<BatchOutcome, BatchFailure> {
-        let to = from + events.len() as u64;
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(BatchOutcome::Unaffected(from));
+        };
+        let (before, to) = (first.position - 1, last.position);
         let transaction = tenant.begin_worker_transaction().await?;
-        // This comes first: it locks the checkpoint, so that the rows read below cannot be newer than `from`.
-        if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
+        // This comes first: it locks the checkpoint, so that the rows read below cannot be newer than `before`.
+        if !transaction.move_checkpoint_within(&self.name, log_id, from..=before, to).await? {
             return self.checkpoint_conflict(&transaction).await.map_err(BatchFailure::Store);
         }
         // The lock on the checkpoint also fixes the generation, so generation and rows are read concurrently.
@@ -168,8 +171,9 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Result<BatchOutcome, StoreError> {
         let id = ids::derived_id(event.event_id, &self.name);
         let transaction = tenant.begin_worker_transaction().await?;
-        // This locks the checkpoint without moving it, so that only one of two processes writes the dead letter.
-        if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
+        // This locks the checkpoint right before the event, so that only one of two processes writes the dead letter.
+        let before = event.position - 1;
+        if !transaction.move_checkpoint_within(&self.name, log_id, from..=before, before).await? {
             return self.checkpoint_conflict(&transaction).await;
         }
         let known = self.store.dead_letter(id).await?;
@@ -278,6 +282,10 @@ impl<P: Projection> Consumer for ProjectionRunner<P> {
             self.set_stopped(batch.tenant, None);
         }
         Ok(handled)
+    }
+
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        P::key(event).is_some()
     }
 
     async fn is_paused(&self, tenant: TenantId) -> Result<bool, StoreError> {
