@@ -2,14 +2,20 @@
 //!
 //! Readers look the generation up in the snapshot in which they read the rows, so a switch is atomic for them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use schemas::engine::{LogId, TenantId, ids};
+use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::pools::get;
 use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
+
+/// How long the pauses of a process are used before they are read again.
+const PAUSES_TTL: Duration = Duration::from_millis(250);
+/// The paused read models and their tenants, and when they were read.
+pub(crate) type Pauses = tokio::sync::Mutex<Option<(Instant, HashMap<String, HashSet<Option<TenantId>>>)>>;
 
 /// The lease of a rebuild: without progress for this time, another rebuild may start.
 const REBUILD_LEASE: Duration = Duration::from_secs(15);
@@ -232,15 +238,37 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn paused_tenants(&self, projection: &str) -> Result<HashSet<Option<TenantId>>, StoreError> {
+        Ok(self.read_pauses().await?.remove(projection).unwrap_or_default())
+    }
+
+    /// Whether a read model is paused for a tenant, as of a moment ago. All read models of a process share one look.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn is_paused(&self, projection: &str, tenant: TenantId) -> Result<bool, StoreError> {
+        let mut pauses = self.0.pauses.lock().await;
+        if pauses.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() >= PAUSES_TTL) {
+            let read_at = Instant::now();
+            *pauses = Some((read_at, self.read_pauses().await?));
+        }
+        let of_projection = pauses.as_ref().and_then(|(_, pauses)| pauses.get(projection));
+        Ok(of_projection.is_some_and(|paused| paused.contains(&None) || paused.contains(&Some(tenant))))
+    }
+
+    async fn read_pauses(&self) -> Result<HashMap<String, HashSet<Option<TenantId>>>, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
             .query(
-                "select tenant_id from read_models where projection = $1 and paused_at is not null
-                 union all select null from paused_projections where projection = $1",
-                &[&projection],
+                "select projection, tenant_id from read_models where paused_at is not null
+                 union all select projection, null from paused_projections",
+                &[],
             )
             .await?;
-        Ok(rows.iter().map(|row| row.get::<_, Option<Uuid>>(0).map(TenantId)).collect())
+        let mut pauses: HashMap<String, HashSet<Option<TenantId>>> = HashMap::new();
+        for row in &rows {
+            pauses.entry(row.get(0)).or_default().insert(row.get::<_, Option<Uuid>>(1).map(TenantId));
+        }
+        Ok(pauses)
     }
 
     /// Pauses or resumes a read model for all tenants. Returns `false` when nothing changed.

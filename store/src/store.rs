@@ -17,6 +17,7 @@ use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
 use crate::generations::Generations;
 use crate::pools::{Pools, get};
+use crate::read_models::Pauses;
 use crate::receipt_sweep;
 use crate::request_locks::RequestLocks;
 use crate::signals::{CheckpointMove, Signals};
@@ -51,6 +52,7 @@ pub(crate) struct Inner {
     pub(crate) signals: Arc<Signals>,
     pub(crate) advances: Arc<Advances>,
     pub(crate) generations: Generations,
+    pub(crate) pauses: Pauses,
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
@@ -104,6 +106,7 @@ impl Store {
             signals,
             advances,
             generations: Generations::default(),
+            pauses: Pauses::default(),
             appender,
             event_ids,
             request_locks: Arc::default(),

@@ -4,15 +4,13 @@
 //! An event that cannot be applied becomes a dead letter and stops the read model for its tenant only.
 //! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
 
 use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
 use serde_json::{Value, json};
 use store::feed::{Batch, BatchOutcome, Consumer};
 use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::ProjectionError;
@@ -26,12 +24,7 @@ pub struct ProjectionRunner<P> {
     tables: Tables<P>,
     /// Cached by tenant: the dead letter that stops it, or `None` if it runs.
     stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
-    /// Tenants for which the read model is paused, and when that was read. `None` in the set means all tenants.
-    paused: Mutex<Option<(Instant, HashSet<Option<TenantId>>)>>,
 }
-
-/// How long the cached set of paused tenants is used.
-const PAUSE_CACHE_TTL: Duration = Duration::from_millis(250);
 
 /// Why a batch was not written.
 enum BatchFailure {
@@ -58,13 +51,7 @@ struct WriteOptions {
 impl<P: Projection> ProjectionRunner<P> {
     /// Creates the runner of the projection.
     pub fn new(store: Store) -> Self {
-        Self {
-            store,
-            name: checkpoint_name::<P>(),
-            tables: Tables::new(),
-            stopped_tenants: Mutex::default(),
-            paused: Mutex::default(),
-        }
+        Self { store, name: checkpoint_name::<P>(), tables: Tables::new(), stopped_tenants: Mutex::default() }
     }
 
     /// Writes the changes of the events and moves the checkpoint to the last of them.
@@ -289,18 +276,6 @@ impl<P: Projection> Consumer for ProjectionRunner<P> {
     }
 
     async fn is_paused(&self, tenant: TenantId) -> Result<bool, StoreError> {
-        let is_in = |paused: &HashSet<Option<TenantId>>| {
-            !paused.is_empty() && (paused.contains(&None) || paused.contains(&Some(tenant)))
-        };
-        if let Some((read_at, paused)) = &*self.paused.lock().unwrap_or_else(PoisonError::into_inner)
-            && read_at.elapsed() < PAUSE_CACHE_TTL
-        {
-            return Ok(is_in(paused));
-        }
-        let read_at = Instant::now();
-        let paused = self.store.paused_tenants(&self.name).await?;
-        let answer = is_in(&paused);
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, paused));
-        Ok(answer)
+        self.store.is_paused(&self.name, tenant).await
     }
 }
