@@ -30,6 +30,7 @@ pub use engine::projection::{Projection, checkpoint_name, fold};
 pub use engine::rebuild::{OnProgress, RebuildError, RebuildReport};
 pub use engine::replay::{HistoricReadModel, LogPosition, ReplayTarget, log_position_at};
 pub use engine::runner::ProjectionRunner;
+use engine::shared_write::SharedWrites;
 pub use engine::table::{Difference, Differences};
 pub use identity::user::{UserRow, Users};
 pub use read_models::{CHECKPOINTS, CUSTOMERS, ReadModel, ReadModelVisitor, USERS};
@@ -125,7 +126,7 @@ impl<'a> ReadModelVisitor for Replay<'a> {
     }
 }
 
-/// Updates every read model until cancelled. `followed` is called once for each read model.
+/// Updates every read model until cancelled. Read models with work at the same time share a transaction. `followed` is called once for each read model.
 /// The batches that it returns only reduce latency: lost, repeated or disordered ones are corrected from the log.
 pub async fn run_all<S>(
     store: Store,
@@ -135,15 +136,17 @@ pub async fn run_all<S>(
 ) where
     S: Stream<Item = Batch> + Send + 'static,
 {
+    let shared = Arc::default();
     let one = |model: &ReadModel| {
         let (store, cancel) = (store.clone(), cancel.clone());
-        model.with(Run { store, followed: followed(), settings, cancel })
+        model.with(Run { store, shared: Arc::clone(&shared), followed: followed(), settings, cancel })
     };
     futures::future::join_all(ReadModel::ALL.iter().map(one)).await;
 }
 
 struct Run<S> {
     store: Store,
+    shared: Arc<SharedWrites>,
     followed: S,
     settings: FeedSettings,
     cancel: CancellationToken,
@@ -153,8 +156,9 @@ impl<S: Stream<Item = Batch> + Send + 'static> ReadModelVisitor for Run<S> {
     type Output = BoxFuture<'static, ()>;
 
     fn of<P: Projection>(self) -> Self::Output {
-        let Self { store, followed, settings, cancel } = self;
-        Box::pin(run::<P>(store, followed, settings, cancel))
+        let Self { store, shared, followed, settings, cancel } = self;
+        let runner = Arc::new(ProjectionRunner::<P>::new(store.clone()).sharing(shared));
+        Box::pin(feed::run(store, runner, followed, settings, cancel))
     }
 }
 

@@ -118,7 +118,9 @@ impl Advances {
                     if let Err(error) = write(pools, signals, tenant, &advances).await {
                         tracing::debug!(%tenant, error = %Causes(&error), "checkpoints could not be advanced");
                         // The consumers look their checkpoints up and start from there.
-                        advances.values().for_each(|advance| advance.refuse(tenant));
+                        for advance in advances.values() {
+                            advance.refuse(tenant);
+                        }
                     }
                 }
             };

@@ -6,6 +6,7 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use database::Parameter;
 use schemas::engine::{LogId, TenantId};
 
 use crate::pools::get;
@@ -18,6 +19,19 @@ pub struct Checkpoint {
     pub log_id: LogId,
     /// The last processed position.
     pub position: u64,
+}
+
+/// A move of a consumer's checkpoint, from any of several positions between which no event has an effect.
+#[derive(Debug, Clone)]
+pub struct CheckpointStep<'a> {
+    /// The consumer.
+    pub consumer: &'a str,
+    /// The log of the positions.
+    pub log_id: LogId,
+    /// The possible positions of the checkpoint.
+    pub from: RangeInclusive<u64>,
+    /// The new position.
+    pub to: u64,
 }
 
 /// Poll interval of a waiting reader, because another process may run the projection.
@@ -97,6 +111,64 @@ impl TenantTransaction {
             .await?
         };
         Ok(moved == 1)
+    }
+}
+
+impl TenantTransaction {
+    /// Moves the checkpoints of several consumers. Returns `false` when one of them cannot be moved.
+    /// Then the transaction must not commit.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer, or when the transaction is read-only.
+    pub async fn move_checkpoints(&self, steps: &[CheckpointStep<'_>]) -> Result<bool, StoreError> {
+        let tenant = self.tenant().0;
+        let consumers: Vec<&str> = steps.iter().map(|step| step.consumer).collect();
+        let logs: Vec<uuid::Uuid> = steps.iter().map(|step| step.log_id.0).collect();
+        let low: Vec<i64> = steps.iter().map(|step| *step.from.start() as i64).collect();
+        let high: Vec<i64> = steps.iter().map(|step| *step.from.end() as i64).collect();
+        let to: Vec<i64> = steps.iter().map(|step| step.to as i64).collect();
+        let parameters: [Parameter<'_>; 6] = [
+            ("tenant_id", &tenant),
+            ("consumers", &consumers),
+            ("logs", &logs),
+            ("low", &low),
+            ("high", &high),
+            ("to", &to),
+        ];
+        // Rows are locked in the order of their names, so that two processes do not block each other.
+        let moved = self
+            .execute_named(
+                "with steps as (
+                     select w.* from unnest(:consumers::text[], :logs::uuid[], :low::int8[], :high::int8[], :to::int8[])
+                                     w(consumer, log_id, low, high, goal)
+                     join heads h on h.tenant_id = :tenant_id and h.log_id = w.log_id and h.position >= w.goal
+                 ), locked as (
+                     select c.consumer, w.goal from checkpoints c
+                     join steps w on w.consumer = c.consumer and w.log_id = c.log_id
+                                  and c.position between w.low and w.high
+                     where c.tenant_id = :tenant_id order by c.consumer for update of c
+                 )
+                 update checkpoints c set position = l.goal, updated_at = now()
+                 from locked l where c.tenant_id = :tenant_id and c.consumer = l.consumer",
+                &parameters,
+            )
+            .await?;
+        if moved == steps.len() as u64 || low.iter().all(|low| *low > 0) {
+            return Ok(moved == steps.len() as u64);
+        }
+        let begun = self
+            .execute_named(
+                "insert into checkpoints (tenant_id, consumer, log_id, position)
+                 select h.tenant_id, w.consumer, h.log_id, w.goal
+                 from unnest(:consumers::text[], :logs::uuid[], :low::int8[], :high::int8[], :to::int8[])
+                      w(consumer, log_id, low, high, goal)
+                 join heads h on h.tenant_id = :tenant_id and h.log_id = w.log_id and h.position >= w.goal
+                 where w.low = 0 order by w.consumer
+                 on conflict (tenant_id, consumer) do nothing",
+                &parameters,
+            )
+            .await?;
+        Ok(moved + begun == steps.len() as u64)
     }
 }
 

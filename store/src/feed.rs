@@ -122,6 +122,8 @@ impl Default for FeedSettings {
 const FEED_BUFFER_EVENTS_MAX: usize = 20_000;
 /// Interval between comparisons of all heads and checkpoints in the database: no consumer depends on it.
 const FULL_COMPARE_INTERVAL: Duration = Duration::from_mins(1);
+/// Maximum moved tenants whose checkpoints are looked up one by one; beyond, all are compared by one statement.
+const LOOK_UPS_MAX: usize = 100;
 /// Delay after another process has moved the checkpoint.
 const CONTENTION_DELAY: Duration = Duration::from_millis(50);
 /// Interval between checks of a paused tenant.
@@ -274,6 +276,11 @@ impl<C: Consumer> Feed<C> {
             Some(moved) if is_fresh => {
                 // The tenants of other processes are compared when they are assigned to this one.
                 let moved: Vec<_> = moved.into_iter().filter(|(tenant, ..)| self.owns(*tenant)).collect();
+                let is_unknown =
+                    |tenant: &TenantId| !self.cursors.get(tenant).is_some_and(FeedCursor::knows_checkpoint);
+                if moved.iter().filter(|(tenant, ..)| is_unknown(tenant)).count() > LOOK_UPS_MAX {
+                    return self.compare();
+                }
                 for (tenant, log_id, head) in moved {
                     let cursor = self.cursors.entry(tenant).or_default();
                     let before = cursor.buffered();
@@ -297,6 +304,8 @@ impl<C: Consumer> Feed<C> {
         if std::mem::replace(&mut self.comparing, true) {
             return;
         }
+        // If it fails, the next round compares again.
+        self.compared_at = None;
         let (store, consumer) = (self.store.clone(), Arc::clone(&self.consumer));
         self.tasks.push(async move { FeedEvent::Compared(store.unreached(consumer.name()).await) }.boxed());
     }

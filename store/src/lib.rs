@@ -58,7 +58,7 @@ pub use append::{
     StreamAppend, TenantStatusChange,
 };
 pub use assignment::{TenantAssignment, Workload};
-pub use checkpoints::Checkpoint;
+pub use checkpoints::{Checkpoint, CheckpointStep};
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};
 pub use cross_tenant::CrossTenantRole;

@@ -69,6 +69,20 @@ impl TenantTransaction {
         Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
     }
 
+    /// The generations of several read models; one that is missing is 0.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn generations(&self, projections: &[&str]) -> Result<HashMap<String, u64>, StoreError> {
+        let rows = self
+            .query(
+                "select projection, generation from read_models where tenant_id = $1 and projection = any($2)",
+                &[&self.tenant().0, &projections],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1) as u64)).collect())
+    }
+
     /// The checkpoint of a consumer, locked until the transaction ends.
     ///
     /// # Errors

@@ -227,9 +227,17 @@ async fn long_a_hundred_thousand_tenants_at_rest() {
     // Some rounds of everything that is done periodically.
     for seconds in [5, 30] {
         let (begun, before) = (std::time::Instant::now(), usage(&site).await);
+        let looks = site.database.statements().len();
         let rest = std::time::Duration::from_secs(seconds);
         drop(tokio::time::timeout(rest, std::future::pending::<()>()).await);
         let took = begun.elapsed().as_secs_f64();
+        let mut counts: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for statement in site.database.statements().split_off(looks) {
+            *counts.entry(statement).or_default() += 1;
+        }
+        for ((role, text), count) in counts.iter().filter(|(_, count)| **count >= seconds as usize) {
+            println!("{count} x {role}: {text}");
+        }
         for (role, used) in usage(&site).await {
             let share = (used - before.get(&role).copied().unwrap_or_default()) / took;
             println!("{role}: {share:.3} cores over {took:.1} s");

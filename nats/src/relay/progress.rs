@@ -106,21 +106,43 @@ pub(crate) async fn outstanding(
     tenants: &[TenantId],
 ) -> Result<Vec<RelayProgress>, StoreError> {
     let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
-    let condition =
-        "where coalesce(p.acked, 0) <> h.position or p.log_id <> h.log_id or t.tenant_id = any($1)";
-    select(store, condition, &[&tenants]).await
+    // Only the rows that are found are joined with the directory.
+    let among = "(select h.tenant_id from heads h left join relay_progress p on p.tenant_id = h.tenant_id
+                   where coalesce(p.acked, 0) <> h.position or p.log_id <> h.log_id
+                   union select unnest($1::uuid[]))";
+    of_found(store, among, "true", &[&tenants]).await
 }
 
 /// The progress with the highest stream position of a last acknowledged message.
 pub(crate) async fn farthest(store: &Store) -> Result<Option<RelayProgress>, StoreError> {
-    let condition = "where p.log_id = h.log_id order by p.mark_sequence desc limit 1";
-    Ok(select(store, condition, &[]).await?.pop())
+    // A replaced log has no such message. There are few of them, so the first rows suffice.
+    let among = "(select tenant_id from relay_progress order by mark_sequence desc limit 10)";
+    let found = of_found(store, among, "p.log_id = h.log_id", &[]).await?;
+    if let Some(farthest) = found.into_iter().max_by_key(|found| found.acked_message.sequence) {
+        return Ok(Some(farthest));
+    }
+    Ok(select(store, "where p.log_id = h.log_id order by p.mark_sequence desc limit 1", &[]).await?.pop())
 }
 
 /// The progress of the tenants that were last checked when another number of messages had left the stream.
 pub(crate) async fn suspected(store: &Store, removed: u64) -> Result<Vec<RelayProgress>, StoreError> {
-    let condition = "where p.log_id = h.log_id and p.acked > 0 and p.removed is distinct from $1";
-    select(store, condition, &[&(removed as i64)]).await
+    let among = "(select tenant_id from relay_progress where acked > 0 and removed is distinct from $1)";
+    of_found(store, among, "p.log_id = h.log_id", &[&(removed as i64)]).await
+}
+
+/// The progress of the tenants that a subquery finds. They are few, so each is looked up by its key.
+async fn of_found(
+    store: &Store,
+    among: &str,
+    condition: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<RelayProgress>, StoreError> {
+    let sql = format!(
+        "select r.* from {among} f
+         cross join lateral ({SELECT} where t.tenant_id = f.tenant_id and {condition} offset 0) r"
+    );
+    let rows = connection(store).await?.query(&sql, parameters).await?;
+    rows.iter().map(progress_from).collect()
 }
 
 async fn select(

@@ -5,7 +5,7 @@
 //! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
 use serde_json::{Value, json};
@@ -15,13 +15,16 @@ use uuid::Uuid;
 
 use super::error::ProjectionError;
 use super::projection::{Fold, Projection, checkpoint_name};
+use super::shared_write::{ProjectionPart, SharedWrites};
 use super::table::Tables;
 
 /// Runs the projection of the read model `P`.
 pub struct ProjectionRunner<P> {
     store: Store,
     name: String,
-    tables: Tables<P>,
+    tables: Arc<Tables<P>>,
+    /// What the read models of this process write together.
+    shared: Option<Arc<SharedWrites>>,
     /// Cached by tenant: the dead letter that stops it, or `None` if it runs.
     stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
 }
@@ -51,7 +54,48 @@ struct WriteOptions {
 impl<P: Projection> ProjectionRunner<P> {
     /// Creates the runner of the projection.
     pub fn new(store: Store) -> Self {
-        Self { store, name: checkpoint_name::<P>(), tables: Tables::new(), stopped_tenants: Mutex::default() }
+        Self {
+            store,
+            name: checkpoint_name::<P>(),
+            tables: Arc::new(Tables::new()),
+            shared: None,
+            stopped_tenants: Mutex::default(),
+        }
+    }
+
+    /// Writes together with other read models where they have work at the same time.
+    #[must_use]
+    pub(crate) fn sharing(self, shared: Arc<SharedWrites>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// Writes the events together with other read models. `None`: nothing was written.
+    async fn write_shared(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        events: &Arc<Vec<RecordedEvent>>,
+    ) -> Option<BatchOutcome> {
+        let (shared, first, last) = (self.shared.as_ref()?, events.first()?, events.last()?);
+        let part = ProjectionPart {
+            name: self.name.clone(),
+            tables: Arc::clone(&self.tables),
+            log_id,
+            from: from..=first.position - 1,
+            to: last.position,
+            events: Arc::clone(events),
+        };
+        if !shared.write(tenant, part).await {
+            return None;
+        }
+        self.count(events.len());
+        Some(BatchOutcome::Advanced(last.position))
+    }
+
+    fn count(&self, events: usize) {
+        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
+            .increment(events as u64);
     }
 
     /// Writes the changes of the events and moves the checkpoint to the last of them.
@@ -101,8 +145,7 @@ impl<P: Projection> ProjectionRunner<P> {
             transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
         }
         transaction.commit().await?;
-        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
-            .increment(events.len() as u64);
+        self.count(events.len());
         Ok(BatchOutcome::Advanced(to))
     }
 
@@ -123,22 +166,23 @@ impl<P: Projection> ProjectionRunner<P> {
     async fn write_applicable(
         &self,
         tenant: &TenantStore,
-        batch: &Batch,
+        log_id: LogId,
         from: u64,
+        events: &[RecordedEvent],
         resolve: Option<Uuid>,
     ) -> Result<BatchOutcome, StoreError> {
-        let mut count = batch.events.len();
+        let mut count = events.len();
         loop {
             // A retried dead letter is about the first event. It is resolved when that event has been written.
             let options = WriteOptions { resolve, skip: None };
-            match self.write(tenant, batch.log_id, from, &batch.events[..count], options).await {
+            match self.write(tenant, log_id, from, &events[..count], options).await {
                 Ok(handled) => return Ok(handled),
                 Err(BatchFailure::Store(error)) => return Err(error),
                 Err(BatchFailure::Poison(Some(0), error)) => {
-                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                    return self.record_poison(tenant, log_id, from, &events[0], &error).await;
                 }
                 Err(BatchFailure::Poison(None, error)) if count == 1 => {
-                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                    return self.record_poison(tenant, log_id, from, &events[0], &error).await;
                 }
                 Err(BatchFailure::Poison(Some(index), _)) => count = index,
                 // The batch is halved until the failing event is alone. Events before it are written on the way.
@@ -264,7 +308,13 @@ impl<P: Projection> Consumer for ProjectionRunner<P> {
             Some(letter) if letter.status == DeadLetterStatus::Open => return Ok(BatchOutcome::Stopped),
             other => other.map(|letter| letter.id),
         };
-        let handled = self.write_applicable(&tenant, &batch, from, resolve).await?;
+        let events = Arc::new(batch.events);
+        if resolve.is_none()
+            && let Some(handled) = self.write_shared(&tenant, batch.log_id, from, &events).await
+        {
+            return Ok(handled);
+        }
+        let handled = self.write_applicable(&tenant, batch.log_id, from, &events, resolve).await?;
         if let (Some(_), BatchOutcome::Advanced(_)) = (resolve, handled) {
             self.set_stopped(batch.tenant, None);
         }

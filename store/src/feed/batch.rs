@@ -35,12 +35,11 @@ pub(super) async fn process_batch<C: Consumer>(
         return Ok(BatchProgress::Paused);
     }
     let handle = store.tenant(tenant);
-    let (stored, from) = match prepared.checkpoint {
-        Some(position) => (prepared.stored, position),
-        None => {
-            let stored = look_up_checkpoint(&handle, consumer.name(), prepared.refused).await?;
-            (stored, stored)
-        }
+    let (stored, from) = if let Some(position) = prepared.checkpoint {
+        (prepared.stored, position)
+    } else {
+        let stored = look_up_checkpoint(&handle, consumer.name(), prepared.refused).await?;
+        (stored, stored)
     };
     let batch = if let Some((log_id, events)) = prepared.events_after(from) {
         Batch { tenant, log_id, events }
@@ -50,9 +49,10 @@ pub(super) async fn process_batch<C: Consumer>(
     };
     let Some(last) = batch.events.last().map(|event| event.position) else {
         let log_id = batch.log_id;
-        return Ok(match stored == from {
-            true => BatchProgress::At(log_id, from),
-            false => BatchProgress::Unaffected { log_id, stored, position: from },
+        return Ok(if stored == from {
+            BatchProgress::At(log_id, from)
+        } else {
+            BatchProgress::Unaffected { log_id, stored, position: from }
         });
     };
     if let Some(gap) = first_gap(from, batch.events.iter().map(|event| event.position)) {

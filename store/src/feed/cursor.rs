@@ -126,6 +126,10 @@ impl FeedCursor {
         regressed
     }
 
+    pub(super) fn knows_checkpoint(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
     pub(super) fn is_due(&self) -> bool {
         // An empty log has nothing to look up.
         self.state == State::Idle && (self.needs_lookup || self.checkpoint.unwrap_or(0) < self.head)
