@@ -42,6 +42,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::backoff::backoff;
 use self::page::{PAGE_SIZE_MAX, PageResult, PublishError, RelayPage};
 use self::progress::{RelayMove, RelayProgress};
+use self::refresh::Refreshing;
 use self::republish::RepublishError;
 use self::stream_check::{LastAckedMessage, StreamCheckResult};
 use self::tenant_relay::TenantRelay;
@@ -133,10 +134,7 @@ struct Relay {
     in_flight: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     work: FuturesUnordered<BoxFuture<'static, TaskOutcome>>,
-    refreshing: bool,
-    refresh_again: bool,
-    /// The next refresh reads the progress of all tenants, not only of those with work.
-    refresh_all: bool,
+    refreshing: Refreshing,
     moving: bool,
     stream: StreamCheck,
     /// Messages that had left the stream at the last check.
@@ -178,9 +176,7 @@ impl Relay {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_EVENTS_MAX)),
             reads: Arc::new(Semaphore::new(CONCURRENT_READS_MAX)),
             work: FuturesUnordered::new(),
-            refreshing: false,
-            refresh_again: false,
-            refresh_all: true,
+            refreshing: Refreshing::default(),
             moving: false,
             stream: StreamCheck::Due,
             removed: 0,

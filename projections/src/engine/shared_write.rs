@@ -137,7 +137,7 @@ impl SharedWrites {
         let parts: Vec<&dyn BatchPart> =
             std::iter::once(&*part).chain(others.iter().map(|other| &*other.part)).collect();
         if let Err(error) = write_all(tenant, &parts).await {
-            tracing::debug!(tenant = %tenant.id(), error = %error.describe(), "read models are written one by one");
+            tracing::debug!(tenant = %tenant.id(), code = error.code(), "read models are written one by one");
             return false;
         }
         lead.is_failing = false;
