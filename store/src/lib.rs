@@ -31,6 +31,7 @@ pub mod invariants;
 pub mod keys;
 pub mod logs;
 pub mod migrate;
+mod pauses;
 mod pools;
 pub mod read;
 pub mod read_models;

@@ -9,13 +9,9 @@ use schemas::engine::{LogId, TenantId, ids};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::pauses::{PAUSES_TTL, PausedTenants};
 use crate::pools::get;
 use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
-
-/// How long the pauses of a process are used before they are read again.
-const PAUSES_TTL: Duration = Duration::from_millis(250);
-/// The paused read models and their tenants, and when they were read.
-pub(crate) type Pauses = tokio::sync::Mutex<Option<(Instant, HashMap<String, HashSet<Option<TenantId>>>)>>;
 
 /// The lease of a rebuild: without progress for this time, another rebuild may start.
 const REBUILD_LEASE: Duration = Duration::from_secs(15);
@@ -260,16 +256,16 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn is_paused(&self, projection: &str, tenant: TenantId) -> Result<bool, StoreError> {
-        let mut pauses = self.0.pauses.lock().await;
-        if pauses.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() >= PAUSES_TTL) {
+        let mut known = self.0.pauses.0.lock().await;
+        if known.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() >= PAUSES_TTL) {
             let read_at = Instant::now();
-            *pauses = Some((read_at, self.read_pauses().await?));
+            *known = Some((read_at, self.read_pauses().await?));
         }
-        let of_projection = pauses.as_ref().and_then(|(_, pauses)| pauses.get(projection));
+        let of_projection = known.as_ref().and_then(|(_, paused)| paused.get(projection));
         Ok(of_projection.is_some_and(|paused| paused.contains(&None) || paused.contains(&Some(tenant))))
     }
 
-    async fn read_pauses(&self) -> Result<HashMap<String, HashSet<Option<TenantId>>>, StoreError> {
+    async fn read_pauses(&self) -> Result<PausedTenants, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
             .query(
@@ -278,7 +274,7 @@ impl Store {
                 &[],
             )
             .await?;
-        let mut pauses: HashMap<String, HashSet<Option<TenantId>>> = HashMap::new();
+        let mut pauses = PausedTenants::new();
         for row in &rows {
             pauses.entry(row.get(0)).or_default().insert(row.get::<_, Option<Uuid>>(1).map(TenantId));
         }

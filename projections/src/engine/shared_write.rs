@@ -75,7 +75,7 @@ struct HandedOver {
 }
 
 /// What a read model with a part does.
-enum Place {
+enum HandOver {
     /// It writes alone.
     Alone,
     /// It writes its part and those that are handed over to it.
@@ -101,26 +101,26 @@ impl SharedWrites {
     /// Returns `false` if nothing was written: then the read model writes alone.
     pub(crate) async fn write(&self, tenant: &TenantStore, part: impl BatchPart + 'static) -> bool {
         match self.hand_over(tenant.id(), Box::new(part)) {
-            Place::Alone => false,
-            Place::First(part) => self.lead(tenant, part).await,
+            HandOver::Alone => false,
+            HandOver::First(part) => self.lead(tenant, part).await,
             // An error means that the common transaction was given up.
-            Place::Later(written) => written.await.is_ok(),
+            HandOver::Later(written) => written.await.is_ok(),
         }
     }
 
-    fn hand_over(&self, tenant: TenantId, part: Box<dyn BatchPart>) -> Place {
+    fn hand_over(&self, tenant: TenantId, part: Box<dyn BatchPart>) -> HandOver {
         let mut state = self.lock();
         if state.alone.get(&tenant).is_some_and(|until| Instant::now() < *until) {
-            return Place::Alone;
+            return HandOver::Alone;
         }
         state.alone.remove(&tenant);
         if let Some(open) = state.open.get_mut(&tenant) {
             let (written, receiver) = oneshot::channel();
             open.push(HandedOver { part, written });
-            return Place::Later(receiver);
+            return HandOver::Later(receiver);
         }
         state.open.insert(tenant, Vec::new());
-        Place::First(part)
+        HandOver::First(part)
     }
 
     async fn lead(&self, tenant: &TenantStore, part: Box<dyn BatchPart>) -> bool {
