@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod cors;
+mod event_cost;
 mod event_streams;
 mod graphiql;
 mod graphql;

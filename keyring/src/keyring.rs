@@ -21,6 +21,8 @@ use crate::{Erasure, KeyDatabase, KeyringError, RootKeys, StoredKey};
 
 /// Maximum attempts to load the keys of a payload or batch, when leases end before all keys are loaded.
 const LOAD_ATTEMPTS_MAX: u32 = 20;
+/// Subjects whose events are decrypted together; further events follow with keys that are loaded for them.
+const OPENED_SUBJECTS_MAX: usize = 200;
 
 /// The data keys of the subjects of a deployment. Cheap to clone.
 #[derive(Clone)]
@@ -149,20 +151,24 @@ impl Keyring {
     ) -> Result<Vec<RecordedEvent>, KeyringError> {
         let mut documents: Vec<(usize, Value)> = Vec::new();
         let mut subjects = HashSet::new();
-        for (index, event) in events.iter().enumerate() {
-            if payload::contains_member(&event.payload, SEALED)
-                && let Ok(mut document) = serde_json::from_slice(&event.payload)
+        for index in 0..events.len() {
+            let payload = &events[index].payload;
+            if payload::contains_member(payload, SEALED)
+                && let Ok(mut document) = serde_json::from_slice(payload)
             {
                 subjects
                     .extend(payload::segments(&mut document).iter().map(|segment| (tenant, segment.subject)));
                 documents.push((index, document));
             }
-        }
-        let states = self.states(subjects, None).await?;
-        for (index, mut document) in documents {
-            let event = &mut events[index];
-            open_all(&mut document, tenant, event.event_id, &states)?;
-            event.payload = serde_json::to_vec(&document).expect("JSON serialises").into();
+            // All keys of a part must be loaded within one lease, so the parts are small.
+            if subjects.len() >= OPENED_SUBJECTS_MAX || index + 1 == events.len() {
+                let states = self.states(std::mem::take(&mut subjects), None).await?;
+                for (index, mut document) in documents.drain(..) {
+                    let event = &mut events[index];
+                    open_all(&mut document, tenant, event.event_id, &states)?;
+                    event.payload = serde_json::to_vec(&document).expect("JSON serialises").into();
+                }
+            }
         }
         Ok(events)
     }

@@ -16,6 +16,7 @@ mod divergence_check;
 pub(crate) mod page;
 pub(crate) mod position_ranges;
 pub mod progress;
+mod refresh;
 mod republish;
 pub(crate) mod stored_message;
 pub(crate) mod stream_check;
@@ -41,6 +42,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::backoff::backoff;
 use self::page::{PAGE_SIZE_MAX, PageResult, PublishError, RelayPage};
 use self::progress::{RelayMove, RelayProgress};
+use self::refresh::Refreshing;
 use self::republish::RepublishError;
 use self::stream_check::{LastAckedMessage, StreamCheckResult};
 use self::tenant_relay::TenantRelay;
@@ -59,7 +61,7 @@ const CONCURRENT_READS_MAX: usize = 2;
 /// Maximum tenants in one statement that moves the progress.
 const MOVES_BATCH_SIZE_MAX: usize = 200;
 /// How often progress and heads are read, in case a notification was lost.
-const POLL_INTERVAL: Duration = Duration::from_millis(500);
+const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// How often the stream is checked without a cause. A loss is noticed within this time.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Maximum tenants that are compared and republished at once.
@@ -90,7 +92,7 @@ pub async fn run(store: Store, nats: Nats, cancel: CancellationToken) -> Result<
             _ = check.tick() => relay.suspect(),
             _ = poll.tick() => relay.refresh(),
             () = changes.next() => {
-                relay.refresh();
+                relay.refresh_all();
                 relay.suspect();
             }
         }
@@ -112,7 +114,7 @@ async fn next_notification(notifications: &mut broadcast::Receiver<TenantId>) ->
 enum TaskOutcome {
     PagePublished { tenant: TenantId, page: RelayPage, published: PageResult },
     BackoffElapsed(TenantId),
-    Progress(Result<Vec<RelayProgress>, StoreError>),
+    Progress { all: bool, result: Result<Vec<RelayProgress>, StoreError> },
     Moved { moves: Vec<RelayMove>, result: Result<Vec<TenantId>, StoreError> },
     Checked(Result<StreamCheckResult, NatsError>),
     CheckAgain,
@@ -132,8 +134,7 @@ struct Relay {
     in_flight: Arc<Semaphore>,
     reads: Arc<Semaphore>,
     work: FuturesUnordered<BoxFuture<'static, TaskOutcome>>,
-    refreshing: bool,
-    refresh_again: bool,
+    refreshing: Refreshing,
     moving: bool,
     stream: StreamCheck,
     /// Messages that had left the stream at the last check.
@@ -175,8 +176,7 @@ impl Relay {
             in_flight: Arc::new(Semaphore::new(IN_FLIGHT_EVENTS_MAX)),
             reads: Arc::new(Semaphore::new(CONCURRENT_READS_MAX)),
             work: FuturesUnordered::new(),
-            refreshing: false,
-            refresh_again: false,
+            refreshing: Refreshing::default(),
             moving: false,
             stream: StreamCheck::Due,
             removed: 0,
@@ -317,15 +317,6 @@ impl Relay {
         }
     }
 
-    fn refresh(&mut self) {
-        if std::mem::replace(&mut self.refreshing, true) {
-            self.refresh_again = true;
-            return;
-        }
-        let store = self.store.clone();
-        self.work.push(async move { TaskOutcome::Progress(progress::all(&store).await) }.boxed());
-    }
-
     fn move_progress(&mut self) {
         let count = self.dirty.len().min(MOVES_BATCH_SIZE_MAX);
         let moves: Vec<RelayMove> = self
@@ -361,7 +352,7 @@ impl Relay {
                 }
                 self.queue(tenant);
             }
-            TaskOutcome::Progress(result) => self.progress_loaded(result),
+            TaskOutcome::Progress { all, result } => self.progress_loaded(all, result),
             TaskOutcome::Moved { moves, result } => self.moved(&moves, result),
             TaskOutcome::Checked(result) => self.stream_checked(result),
             TaskOutcome::CheckAgain => self.stream = StreamCheck::Due,
@@ -411,31 +402,6 @@ impl Relay {
                     self.bump_epoch(tenant);
                 }
             }
-        }
-    }
-
-    fn progress_loaded(&mut self, result: Result<Vec<RelayProgress>, StoreError>) {
-        self.refreshing = false;
-        match result {
-            Ok(progress) => {
-                let mut lag = 0;
-                for row in self.within_heads(progress) {
-                    let tenant = row.tenant;
-                    lag += row.head.saturating_sub(row.acked);
-                    match self.tenants.get_mut(&tenant) {
-                        Some(tenant_relay) => tenant_relay.apply_progress(&row),
-                        None => {
-                            self.tenants.insert(tenant, TenantRelay::new(&row));
-                        }
-                    }
-                    self.queue(tenant);
-                }
-                metrics::gauge!("annals_relay_lag_events").set(lag as f64);
-            }
-            Err(error) => tracing::warn!(error = %Causes(&error), "the relay cannot read its progress"),
-        }
-        if std::mem::take(&mut self.refresh_again) {
-            self.refresh();
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use commands::{Decider, Executor, Subject};
 use keyring::Keyring;
-use schemas::engine::{LogId, StreamName, TenantId};
+use schemas::engine::{LogId, TenantId};
 use store::{Causes, StoreError};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -22,7 +22,7 @@ const REAPPLY_TIMEOUT: Duration = Duration::from_mins(2);
 /// How often a starting process checks whether these erasures are done.
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// Maximum streams of one read.
-const PAGE_SIZE_MAX: u32 = 500;
+const PAGE_SIZE_MAX: u32 = 5_000;
 
 /// Repeats erasures after the database, the key file or both were restored from a backup.
 /// Keys of subjects that the logs call erased are destroyed again.
@@ -195,25 +195,20 @@ async fn destroyed_keys(keyring: &Keyring) -> Result<HashSet<(TenantId, Uuid)>, 
 
 async fn destroy_keys_again(executor: &Executor, keyring: &Keyring) -> Result<(), StoreError> {
     let known = destroyed_keys(keyring).await?;
-    let beginning = format!("{}/", Subject::CATEGORY);
-    for head in executor.store().heads().await? {
-        let handle = executor.store().tenant(head.tenant);
-        let mut after: Option<StreamName> = None;
-        loop {
-            let streams = handle.streams(&beginning, after.as_ref(), PAGE_SIZE_MAX).await?;
-            for subject in streams.iter().filter_map(StreamName::uuid) {
-                if !known.contains(&(head.tenant, subject))
-                    && is_erased(executor, head.tenant, subject).await?
-                {
-                    tracing::warn!(tenant = %head.tenant, %subject, "the key of an erased subject was back");
-                    keyring.destroy(head.tenant, subject).await?;
-                }
+    let mut after = None;
+    loop {
+        let streams =
+            executor.store().streams_of_category(Subject::CATEGORY, after.as_ref(), PAGE_SIZE_MAX).await?;
+        for (tenant, stream) in &streams {
+            let Some(subject) = stream.uuid() else { continue };
+            if !known.contains(&(*tenant, subject)) && is_erased(executor, *tenant, subject).await? {
+                tracing::warn!(%tenant, %subject, "the key of an erased subject was back");
+                keyring.destroy(*tenant, subject).await?;
             }
-            if streams.len() < PAGE_SIZE_MAX as usize {
-                break;
-            }
-            after = streams.last().cloned();
         }
+        if streams.len() < PAGE_SIZE_MAX as usize {
+            return Ok(());
+        }
+        after = streams.last().cloned();
     }
-    Ok(())
 }

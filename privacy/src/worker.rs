@@ -82,17 +82,23 @@ impl Consumer for ErasureWorker {
         false
     }
 
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        event.stream.category() == SubjectEvent::CATEGORY
+    }
+
     async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
-        let Some(to) = batch.events.last().map(|event| event.position) else {
-            return Ok(BatchOutcome::Advanced(from));
+        let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else {
+            return Ok(BatchOutcome::Unaffected(from));
         };
+        let (before, to) = (first.position - 1, last.position);
         let requests: Vec<ErasureRequest> = batch.events.iter().filter_map(erasure_request).collect();
         let tenant = self.executor.store().tenant(batch.tenant);
-        if !requests.is_empty() {
-            self.erase(&tenant, &requests).await?;
+        if requests.is_empty() {
+            return Ok(BatchOutcome::Unaffected(to));
         }
+        self.erase(&tenant, &requests).await?;
         let transaction = tenant.begin_worker_transaction().await?;
-        if !transaction.move_checkpoint(CONSUMER_NAME, batch.log_id, from, to).await? {
+        if !transaction.move_checkpoint_within(CONSUMER_NAME, batch.log_id, from..=before, to).await? {
             return Ok(BatchOutcome::Conflict);
         }
         transaction.commit().await?;

@@ -10,6 +10,7 @@ pub mod projection;
 pub mod rebuild;
 pub mod replay;
 pub mod runner;
+pub(crate) mod shared_write;
 pub mod sql;
 pub mod table;
 #[cfg(test)]

@@ -96,7 +96,8 @@ pub async fn replay(
     (read_model.replay)(tenant, log, wanted, progress).await
 }
 
-/// Updates every read model until cancelled. `followed` is called once for each read model.
+/// Updates every read model until cancelled. Read models with work at the same time share a transaction.
+/// `followed` is called once for each read model.
 /// The batches that it returns only reduce latency: lost, repeated or disordered ones are corrected from the log.
 pub async fn run_all<S>(
     store: Store,
@@ -106,8 +107,9 @@ pub async fn run_all<S>(
 ) where
     S: Stream<Item = Batch> + Send + 'static,
 {
+    let shared = Arc::default();
     let one = |read_model: &ReadModel| {
-        (read_model.run)(store.clone(), followed().boxed(), settings, cancel.clone())
+        (read_model.run)(store.clone(), Arc::clone(&shared), followed().boxed(), settings, cancel.clone())
     };
     futures::future::join_all(READ_MODELS.iter().map(one)).await;
 }

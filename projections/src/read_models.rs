@@ -1,10 +1,12 @@
 //! The registry of read models, and a read model whose type is known at run time only.
 
+use std::sync::Arc;
+
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use schemas::engine::{LogId, Model, RecordedEvent, Row, StreamName};
 use serde_json::{Map, Value};
-use store::feed::{Batch, FeedSettings};
+use store::feed::{self, Batch, FeedSettings};
 use store::{LogPage, ReadTable, Store, StoreError, TenantStore};
 use tokio_util::sync::CancellationToken;
 
@@ -14,6 +16,8 @@ use crate::engine::historic_state::{HistoricState, HistoricStateError};
 use crate::engine::projection::{Entry, Projection, apply, category};
 use crate::engine::rebuild::{self, OnProgress, RebuildError, RebuildReport};
 use crate::engine::replay::{self, HistoricReadModel, ReplayTarget};
+use crate::engine::runner::ProjectionRunner;
+use crate::engine::shared_write::SharedWrites;
 use crate::{CustomerRow, UserRow};
 
 /// The checkpoint of the read model of customers.
@@ -26,7 +30,13 @@ pub const USERS: &str = UserRow::MODEL.name;
 /// It is a `static`, because a constant would be instantiated in every crate that names it.
 pub static READ_MODELS: &[ReadModel] = &[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()];
 
-type Run = fn(Store, BoxStream<'static, Batch>, FeedSettings, CancellationToken) -> BoxFuture<'static, ()>;
+type Run = fn(
+    Store,
+    Arc<SharedWrites>,
+    BoxStream<'static, Batch>,
+    FeedSettings,
+    CancellationToken,
+) -> BoxFuture<'static, ()>;
 type Rebuild = for<'a> fn(
     &'a Store,
     &'a TenantStore,
@@ -119,8 +129,9 @@ impl ReadModel {
         Self {
             model: P::MODEL,
             category: category::<P>(),
-            run: |store, followed, settings, cancel| {
-                Box::pin(crate::run::<P>(store, followed, settings, cancel))
+            run: |store, shared, followed, settings, cancel| {
+                let runner = Arc::new(ProjectionRunner::<P>::new(store.clone()).sharing(shared));
+                Box::pin(feed::run(store, runner, followed, settings, cancel))
             },
             rebuild: |store, tenant, force, progress, cancel| {
                 Box::pin(rebuild::rebuild::<P>(store, tenant, force, progress, cancel))

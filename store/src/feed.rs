@@ -5,7 +5,8 @@
 //!
 //! JetStream delivers the events early, but it may lose, repeat or reorder them:
 //! events at or below the checkpoint are dropped, and missing events are read from the log.
-//! Heads are compared with checkpoints periodically, so that a lost last message is detected.
+//! Heads that have moved are compared with checkpoints periodically, so that a lost last message is detected.
+//! The process watches the heads once for all feeds, and a tenant at rest costs a feed nothing.
 //! The consumer moves its checkpoint by compare-and-swap, in the transaction with the effect of the batch.
 
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -17,17 +18,20 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt, Stream, StreamExt};
 use schemas::engine::{LogId, RecordedEvent, TenantId};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::invariants::first_gap;
-use crate::{
-    Causes, Checkpoint, Head, Invariant, LogFilter, Store, StoreError, TenantAssignment, TenantStore,
-    VIOLATION_RETRY_INTERVAL, Workload,
-};
+use crate::advances::Advance;
+use crate::checkpoints::Unreached;
+use crate::signals::MovedHeads;
+use crate::{Causes, Invariant, Store, StoreError, TenantAssignment, VIOLATION_RETRY_INTERVAL, Workload};
 
+mod batch;
 mod cursor;
 
+use batch::{BatchProgress, is_beyond, process_batch};
 use cursor::FeedCursor;
 
 use crate::assignment::AssignmentChanges;
@@ -48,7 +52,8 @@ pub trait Consumer: Send + Sync + 'static {
     /// The name of the consumer's checkpoint.
     fn name(&self) -> &str;
 
-    /// Processes the events after position `from`, and moves the checkpoint in the same transaction.
+    /// Processes the events of a batch, and moves the checkpoint to the last of them in the same transaction.
+    /// The checkpoint is at `from`, or between `from` and the first event: the events between them have no effect.
     ///
     /// # Errors
     /// Any [`StoreError`]; the batch is retried with backoff, after a violation with a long pause.
@@ -57,6 +62,12 @@ pub trait Consumer: Send + Sync + 'static {
         from: u64,
         batch: Batch,
     ) -> impl Future<Output = Result<BatchOutcome, StoreError>> + Send;
+
+    /// Whether the event may have an effect. Personal data in it is not decrypted.
+    /// The feed processes a batch without such events by itself.
+    fn concerns(&self, _event: &RecordedEvent) -> bool {
+        true
+    }
 
     /// Whether the feed decrypts personal data. A consumer that returns `false` continues when a key is missing.
     fn reads_personal_data(&self) -> bool {
@@ -74,6 +85,9 @@ pub trait Consumer: Send + Sync + 'static {
 pub enum BatchOutcome {
     /// The checkpoint is now at this position.
     Advanced(u64),
+    /// The events up to this position have no effect, and nothing was changed. The feed moves the checkpoint soon,
+    /// together with those of other consumers.
+    Unaffected(u64),
     /// Another process had moved the checkpoint; nothing was changed.
     Conflict,
     /// An event blocks this consumer until an operator acts. The feed retries with backoff.
@@ -87,7 +101,7 @@ pub struct FeedSettings {
     pub batch: usize,
     /// Maximum tenants processed at once.
     pub max_concurrent_tenants: usize,
-    /// Interval between comparisons of heads and checkpoints.
+    /// Interval between comparisons of moved heads with checkpoints. It needs no statement.
     pub compare_interval: Duration,
     /// The workload that is shared with other processes; `None` to process all tenants.
     pub workload: Option<Workload>,
@@ -106,6 +120,10 @@ impl Default for FeedSettings {
 
 /// Maximum events buffered over all tenants; events beyond are read from the log later.
 const FEED_BUFFER_EVENTS_MAX: usize = 20_000;
+/// Interval between comparisons of all heads and checkpoints in the database: no consumer depends on it.
+const FULL_COMPARE_INTERVAL: Duration = Duration::from_mins(1);
+/// Maximum moved tenants whose checkpoints are looked up one by one; beyond, all are compared by one statement.
+const LOOK_UPS_MAX: usize = 100;
 /// Delay after another process has moved the checkpoint.
 const CONTENTION_DELAY: Duration = Duration::from_millis(50);
 /// Interval between checks of a paused tenant.
@@ -123,7 +141,11 @@ pub async fn run<C: Consumer>(
 ) {
     let assignment = settings.workload.map(|workload| store.tenant_assignment(workload));
     let mut changes = assignment.as_ref().map(TenantAssignment::changes);
+    let (refused, mut refusals) = tokio::sync::mpsc::unbounded_channel();
     let mut feed = Feed {
+        name: consumer.name().into(),
+        refused,
+        moved: store.0.signals.moved_heads(),
         store,
         assignment,
         consumer,
@@ -135,6 +157,7 @@ pub async fn run<C: Consumer>(
         buffered: 0,
         tasks: FuturesUnordered::new(),
         comparing: false,
+        compared_at: None,
     };
     let mut followed = std::pin::pin!(followed.fuse());
     let mut compare = tokio::time::interval(settings.compare_interval);
@@ -143,9 +166,10 @@ pub async fn run<C: Consumer>(
         feed.start_ready();
         tokio::select! {
             () = cancel.cancelled() => break,
-            _ = compare.tick() => feed.compare(),
+            _ = compare.tick() => feed.compare_moved(),
             () = wait_for_change(&mut changes) => feed.compare(),
             Some(done) = feed.tasks.next() => feed.done(done),
+            Some(tenant) = refusals.recv() => feed.advance_refused(tenant),
             Some(batch) = followed.next() => feed.offer(batch),
         }
     }
@@ -163,20 +187,14 @@ async fn wait_for_change(changes: &mut Option<AssignmentChanges>) {
 enum FeedEvent {
     BatchDone { tenant: TenantId, result: Result<BatchProgress, StoreError> },
     Waited(TenantId),
-    Compared(Result<(Vec<Head>, HashMap<TenantId, Checkpoint>), StoreError>),
-}
-
-/// The progress of one batch of a tenant.
-enum BatchProgress {
-    /// The checkpoint is at this position of this log.
-    At(LogId, u64),
-    /// Another process works on this tenant.
-    Conflict,
-    Stopped,
-    Paused,
+    Compared(Result<Vec<Unreached>, StoreError>),
 }
 
 struct Feed<C> {
+    name: Arc<str>,
+    /// Receives the tenants whose checkpoint could not be advanced.
+    refused: UnboundedSender<TenantId>,
+    moved: MovedHeads,
     store: Store,
     assignment: Option<TenantAssignment>,
     consumer: Arc<C>,
@@ -187,7 +205,10 @@ struct Feed<C> {
     busy: usize,
     buffered: usize,
     tasks: FuturesUnordered<BoxFuture<'static, FeedEvent>>,
+    /// All heads are being compared. Moved heads wait.
     comparing: bool,
+    /// When all heads were compared; `None` if they must be compared again.
+    compared_at: Option<Instant>,
 }
 
 impl<C: Consumer> Feed<C> {
@@ -244,22 +265,49 @@ impl<C: Consumer> Feed<C> {
         }
     }
 
+    /// Compares the heads that have moved with what is known here, or all heads if that is due.
+    fn compare_moved(&mut self) {
+        if self.comparing {
+            return;
+        }
+        let moved = self.moved.take();
+        let is_fresh = self.compared_at.is_some_and(|at| at.elapsed() < FULL_COMPARE_INTERVAL);
+        match moved {
+            Some(moved) if is_fresh => {
+                // The tenants of other processes are compared when they are assigned to this one.
+                let moved: Vec<_> = moved.into_iter().filter(|(tenant, ..)| self.owns(*tenant)).collect();
+                let is_unknown =
+                    |tenant: &TenantId| !self.cursors.get(tenant).is_some_and(FeedCursor::knows_checkpoint);
+                if moved.iter().filter(|(tenant, ..)| is_unknown(tenant)).count() > LOOK_UPS_MAX {
+                    return self.compare();
+                }
+                for (tenant, log_id, head) in moved {
+                    let cursor = self.cursors.entry(tenant).or_default();
+                    let before = cursor.buffered();
+                    // The notification may be older than the checkpoint, so the database decides.
+                    if !cursor.may_move_to(log_id, head) {
+                        self.compared_at = None;
+                        continue;
+                    }
+                    cursor.observe(log_id, head, None);
+                    self.buffered = self.buffered + cursor.buffered() - before;
+                    self.queue(tenant);
+                }
+                self.report_lag();
+            }
+            _ => self.compare(),
+        }
+    }
+
+    /// Compares all heads with the checkpoints in the database.
     fn compare(&mut self) {
         if std::mem::replace(&mut self.comparing, true) {
             return;
         }
+        // If it fails, the next round compares again.
+        self.compared_at = None;
         let (store, consumer) = (self.store.clone(), Arc::clone(&self.consumer));
-        self.tasks.push(
-            async move {
-                let read = async {
-                    let checkpoints = store.checkpoints(Some(consumer.name())).await?;
-                    let heads = store.heads().await?;
-                    Ok((heads, checkpoints.into_iter().map(|(tenant, _, at)| (tenant, at)).collect()))
-                };
-                FeedEvent::Compared(read.await)
-            }
-            .boxed(),
-        );
+        self.tasks.push(async move { FeedEvent::Compared(store.unreached(consumer.name()).await) }.boxed());
     }
 
     fn done(&mut self, done: FeedEvent) {
@@ -271,6 +319,14 @@ impl<C: Consumer> Feed<C> {
                 let wait = match result {
                     Ok(BatchProgress::At(log_id, checkpoint)) => {
                         cursor.end(log_id, checkpoint);
+                        None
+                    }
+                    Ok(BatchProgress::Unaffected { log_id, stored, position }) => {
+                        if cursor.skip(log_id, stored, position) {
+                            let refused = self.refused.clone();
+                            let advance = Advance { log_id, from: stored, to: position, refused };
+                            self.store.0.advances.put(tenant, &self.name, advance);
+                        }
                         None
                     }
                     // Another process is faster; leave the tenant to it while it makes progress.
@@ -298,8 +354,7 @@ impl<C: Consumer> Feed<C> {
                 };
                 self.buffered = self.buffered + cursor.buffered() - before;
                 if let Some(wait) = wait {
-                    self.tasks
-                        .push(tokio::time::sleep(wait).map(move |()| FeedEvent::Waited(tenant)).boxed());
+                    self.wait(tenant, wait);
                 } else {
                     self.queue(tenant);
                 }
@@ -313,7 +368,7 @@ impl<C: Consumer> Feed<C> {
             FeedEvent::Compared(result) => {
                 self.comparing = false;
                 match result {
-                    Ok((heads, checkpoints)) => self.apply_comparison(&heads, &checkpoints),
+                    Ok(unreached) => self.apply_comparison(&unreached),
                     Err(error) => {
                         tracing::warn!(consumer = self.consumer.name(), error = %Causes(&error), "heads cannot be compared");
                     }
@@ -322,14 +377,32 @@ impl<C: Consumer> Feed<C> {
         }
     }
 
-    fn apply_comparison(&mut self, heads: &[Head], checkpoints: &HashMap<TenantId, Checkpoint>) {
-        let mut lag = 0;
-        for head in heads {
-            let stored = checkpoints.get(&head.tenant);
+    /// The stored checkpoint is not the expected one: it is looked up after a delay.
+    fn advance_refused(&mut self, tenant: TenantId) {
+        let Some(cursor) = self.cursors.get_mut(&tenant) else { return };
+        // A batch in progress fails by itself.
+        if cursor.is_idle() {
+            let before = cursor.buffered();
+            let wait = backoff(cursor.fail());
+            self.buffered = self.buffered + cursor.buffered() - before;
+            self.wait(tenant, wait);
+        }
+    }
+
+    fn wait(&mut self, tenant: TenantId, wait: Duration) {
+        self.tasks.push(tokio::time::sleep(wait).map(move |()| FeedEvent::Waited(tenant)).boxed());
+    }
+
+    fn apply_comparison(&mut self, unreached: &[Unreached]) {
+        self.compared_at = Some(Instant::now());
+        for Unreached { head, checkpoint: stored } in unreached {
+            if !self.owns(head.tenant) {
+                continue;
+            }
             let checkpoint = stored.map_or(0, |stored| stored.position);
             let cursor = self.cursors.entry(head.tenant).or_default();
             let before = cursor.buffered();
-            if cursor.observe(head.log_id, head.position, checkpoint) {
+            if cursor.observe(head.log_id, head.position, Some(checkpoint)) {
                 tracing::warn!(consumer = self.consumer.name(), tenant = %head.tenant, log = %head.log_id,
                     head = head.position, "the log ends before what was followed; following starts from the checkpoint");
             }
@@ -337,9 +410,14 @@ impl<C: Consumer> Feed<C> {
                 cursor.doubt(stored.position, is_beyond(*stored, head));
             }
             self.buffered = self.buffered + cursor.buffered() - before;
-            lag += head.position.saturating_sub(checkpoint);
             self.queue(head.tenant);
         }
+        self.report_lag();
+    }
+
+    fn report_lag(&self) {
+        let own = self.cursors.iter().filter(|(tenant, _)| self.owns(**tenant));
+        let lag: u64 = own.map(|(_, cursor)| cursor.lag()).sum();
         metrics::gauge!("annals_consumer_lag_events", "consumer" => self.consumer.name().to_owned())
             .set(lag as f64);
     }
@@ -348,76 +426,4 @@ impl<C: Consumer> Feed<C> {
 fn backoff(failures: u32) -> Duration {
     let (first, longest) = BACKOFF_BOUNDS;
     first.saturating_mul(2u32.saturating_pow(failures.saturating_sub(1).min(10))).min(longest)
-}
-
-/// Processes one batch: reads the checkpoint if it is unknown, then takes buffered events or reads the log.
-async fn process_batch<C: Consumer>(
-    store: &Store,
-    consumer: &C,
-    tenant: TenantId,
-    prepared: cursor::CursorBatch,
-    limit: usize,
-) -> Result<BatchProgress, StoreError> {
-    if consumer.is_paused(tenant).await? {
-        return Ok(BatchProgress::Paused);
-    }
-    let handle = store.tenant(tenant);
-    let from = match prepared.checkpoint {
-        Some(position) => position,
-        None => look_up_checkpoint(&handle, consumer.name(), prepared.refused).await?,
-    };
-    let batch = if let Some((log_id, events)) = prepared.events_after(from) {
-        Batch { tenant, log_id, events }
-    } else {
-        let page = handle.read_log_page(from, None, limit, &LogFilter::default()).await?;
-        Batch { tenant, log_id: page.log_id, events: page.events }
-    };
-    if batch.events.is_empty() {
-        return Ok(BatchProgress::At(batch.log_id, from));
-    }
-    if let Some(gap) = first_gap(from, batch.events.iter().map(|event| event.position)) {
-        return Err(handle.violation(Invariant::LogPositions, gap));
-    }
-    let log_id = batch.log_id;
-    let batch = if consumer.reads_personal_data() {
-        Batch { events: handle.open(batch.events).await?, ..batch }
-    } else {
-        batch
-    };
-    match consumer.handle(from, batch).await? {
-        BatchOutcome::Advanced(position) => {
-            store.announce_checkpoint(consumer.name(), tenant, position);
-            Ok(BatchProgress::At(log_id, position))
-        }
-        BatchOutcome::Conflict => Ok(BatchProgress::Conflict),
-        BatchOutcome::Stopped => Ok(BatchProgress::Stopped),
-    }
-}
-
-/// The position of a consumer's checkpoint; 0 before its first move.
-///
-/// # Errors
-/// A violation if the checkpoint is beyond the head, or if it is the one that was.
-async fn look_up_checkpoint(
-    tenant: &TenantStore,
-    consumer: &str,
-    refused: Option<u64>,
-) -> Result<u64, StoreError> {
-    let transaction = tenant.begin_worker_transaction().await?;
-    let Some(checkpoint) = transaction.checkpoint(consumer).await? else {
-        transaction.commit().await?;
-        return Ok(0);
-    };
-    // The head is read later, so it is at least as new.
-    let head = transaction.head().await?;
-    transaction.commit().await?;
-    if is_beyond(checkpoint, &head) || refused == Some(checkpoint.position) {
-        return Err(tenant.violation(Invariant::CheckpointWithinHead, checkpoint.position));
-    }
-    Ok(checkpoint.position)
-}
-
-/// Whether a checkpoint is beyond the head of its log. A checkpoint of a replaced log has another head.
-fn is_beyond(checkpoint: Checkpoint, head: &Head) -> bool {
-    checkpoint.log_id == head.log_id && checkpoint.position > head.position
 }

@@ -37,6 +37,31 @@ pub(crate) async fn all(pools: &Pools) -> Result<Vec<Head>, StoreError> {
     Ok(rows.iter().map(head_from).collect())
 }
 
+/// The heads that have changed since an earlier call, or all of them, and the mark for the next call.
+/// It reads the table and returns a few rows, so that tenants at rest cost little.
+///
+/// A change after the mark has a transaction id that is not older than it. A mark belongs to one database instance.
+pub(crate) async fn changed_since(
+    pools: &Pools,
+    mark: Option<&str>,
+) -> Result<(Vec<Head>, String), StoreError> {
+    // One statement, so that mark and rows are of one snapshot.
+    let statement = "select m.mark, h.tenant_id, h.log_id, h.position, h.recorded_at
+                     from (select pg_snapshot_xmin(pg_current_snapshot())::xid::text mark) m
+                     left join heads h on $1::text is null or age(h.xmin) <= age($1::text::xid)";
+    let rows = get(&pools.worker).await?.query(statement, &[&mark]).await?;
+    let mark = rows.first().map(|row| row.get(0)).unwrap_or_default();
+    let head = |row: &Row| {
+        Some(Head {
+            tenant: TenantId(row.get::<_, Option<Uuid>>(1)?),
+            log_id: LogId(row.get(2)),
+            position: row.get::<_, i64>(3) as u64,
+            recorded_at: row.get(4),
+        })
+    };
+    Ok((rows.iter().filter_map(head).collect(), mark))
+}
+
 pub(crate) async fn some(pools: &Pools, tenants: &[Uuid]) -> Result<Vec<Head>, StoreError> {
     let statement = format!("select {COLUMNS} from heads where tenant_id = any($1)");
     let rows = get(&pools.worker).await?.query(&statement, &[&tenants]).await?;

@@ -10,6 +10,7 @@
 //!
 //! The connection pools are private to this crate: tenant rows are only reached by a handle or its transactions.
 
+mod advances;
 pub mod append;
 pub mod assignment;
 pub mod checkpoints;
@@ -30,6 +31,7 @@ pub mod invariants;
 pub mod keys;
 pub mod logs;
 pub mod migrate;
+mod pauses;
 mod pools;
 pub mod read;
 pub mod read_models;
@@ -58,7 +60,7 @@ pub use append::{
     StreamAppend, TenantStatusChange,
 };
 pub use assignment::{TenantAssignment, Workload};
-pub use checkpoints::Checkpoint;
+pub use checkpoints::{Checkpoint, CheckpointStep};
 pub use config::StoreConfig;
 pub use consistency::{ConsistencyToken, TokenError};
 pub use cross_tenant::CrossTenantRole;

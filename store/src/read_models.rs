@@ -2,13 +2,15 @@
 //!
 //! Readers look the generation up in the snapshot in which they read the rows, so a switch is atomic for them.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use database::{RawRows, Read, Value};
 use schemas::engine::{LogId, TenantId, ids};
+use tokio::time::Instant;
 use uuid::Uuid;
 
+use crate::pauses::{PAUSES_TTL, PausedTenants};
 use crate::pools::get;
 use crate::{Checkpoint, ReadTable, Store, StoreError, TenantStore, TenantTransaction};
 
@@ -86,6 +88,20 @@ impl TenantTransaction {
     pub async fn generation(&self, projection: &str) -> Result<u64, StoreError> {
         let row = self.query_opt(GENERATION, &[&self.tenant().0, &projection]).await?;
         Ok(row.map_or(0, |row| row.get::<_, i64>(0) as u64))
+    }
+
+    /// The generations of several read models; one that is missing is 0.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn generations(&self, projections: &[&str]) -> Result<HashMap<String, u64>, StoreError> {
+        let rows = self
+            .query(
+                "select projection, generation from read_models where tenant_id = $1 and projection = any($2)",
+                &[&self.tenant().0, &projections],
+            )
+            .await?;
+        Ok(rows.iter().map(|row| (row.get(0), row.get::<_, i64>(1) as u64)).collect())
     }
 
     /// The checkpoint of a consumer, locked until the transaction ends.
@@ -257,15 +273,37 @@ impl Store {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn paused_tenants(&self, projection: &str) -> Result<HashSet<Option<TenantId>>, StoreError> {
+        Ok(self.read_pauses().await?.remove(projection).unwrap_or_default())
+    }
+
+    /// Whether a read model is paused for a tenant, as of a moment ago. All read models of a process share one look.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the database does not answer.
+    pub async fn is_paused(&self, projection: &str, tenant: TenantId) -> Result<bool, StoreError> {
+        let mut known = self.0.pauses.0.lock().await;
+        if known.as_ref().is_none_or(|(read_at, _)| read_at.elapsed() >= PAUSES_TTL) {
+            let read_at = Instant::now();
+            *known = Some((read_at, self.read_pauses().await?));
+        }
+        let of_projection = known.as_ref().and_then(|(_, paused)| paused.get(projection));
+        Ok(of_projection.is_some_and(|paused| paused.contains(&None) || paused.contains(&Some(tenant))))
+    }
+
+    async fn read_pauses(&self) -> Result<PausedTenants, StoreError> {
         let rows = get(&self.0.pools.worker)
             .await?
             .query(
-                "select tenant_id from read_models where projection = $1 and paused_at is not null
-                 union all select null from paused_projections where projection = $1",
-                &[&projection],
+                "select projection, tenant_id from read_models where paused_at is not null
+                 union all select projection, null from paused_projections",
+                &[],
             )
             .await?;
-        Ok(rows.iter().map(|row| row.get::<_, Option<Uuid>>(0).map(TenantId)).collect())
+        let mut pauses = PausedTenants::new();
+        for row in &rows {
+            pauses.entry(row.get(0)).or_default().insert(row.get::<_, Option<Uuid>>(1).map(TenantId));
+        }
+        Ok(pauses)
     }
 
     /// Pauses or resumes a read model for all tenants. Returns `false` when nothing changed.

@@ -10,11 +10,13 @@ use tokio::sync::{broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::advances::Advances;
 use crate::append::Appender;
 use crate::assignment::{TenantAssignment, Workload};
 use crate::database_instance::RestoreGuard;
 use crate::event_ids::EventIds;
 use crate::generations::Generations;
+use crate::pauses::Pauses;
 use crate::pools::{Pools, get};
 use crate::receipt_sweep;
 use crate::request_locks::RequestLocks;
@@ -48,7 +50,9 @@ pub(crate) struct Inner {
     pub(crate) key: DeploymentKey,
     pub(crate) pools: Arc<Pools>,
     pub(crate) signals: Arc<Signals>,
+    pub(crate) advances: Arc<Advances>,
     pub(crate) generations: Generations,
+    pub(crate) pauses: Pauses,
     pub(crate) appender: Appender,
     pub(crate) event_ids: Arc<EventIds>,
     pub(crate) request_locks: Arc<RequestLocks>,
@@ -83,6 +87,10 @@ impl Store {
         let (stop, tasks) = (CancellationToken::new(), TaskTracker::new());
         tasks.spawn(Arc::clone(&signals).announce(Arc::clone(&pools), stop.clone()));
         tasks.spawn(Arc::clone(&signals).listen(Arc::clone(&pools), stop.clone()));
+        let advances = Arc::<Advances>::default();
+        let writing =
+            Arc::clone(&advances).write_forever(Arc::clone(&pools), Arc::clone(&signals), stop.clone());
+        tasks.spawn(writing);
         tasks.close();
         let restore_guard = Arc::new(RestoreGuard::default());
         let event_ids = Arc::new(EventIds::new(&config.key));
@@ -96,7 +104,9 @@ impl Store {
             restore_guard,
             pools,
             signals,
+            advances,
             generations: Generations::default(),
+            pauses: Pauses::default(),
             appender,
             event_ids,
             request_locks: Arc::default(),

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, TryStreamExt};
-use schemas::engine::{StreamName, ids};
+use schemas::engine::{StreamName, TenantId, ids};
 use store::{ExpectedVersion, LogFilter, PageLimit, StreamAppend, TenantStore};
 
 use crate::support::postgres::{Database, event, metadata, open_tenant};
@@ -54,6 +54,40 @@ async fn pages_follow_each_other_without_gap_or_overlap() {
             assert_eq!(positions.len(), expected, "{types} {stream} by {limit}");
             assert!(positions.is_sorted_by(|a, b| a < b));
         }
+    }
+}
+
+#[tokio::test]
+async fn the_streams_of_a_category_are_found_in_all_logs_by_pages() {
+    let store = Database::create().await.store().await;
+    let mut expected = Vec::new();
+    for slug in ["acme", "bolt", "cold", "dome"] {
+        let tenant = open_tenant(&store, slug).await;
+        for n in 0..5 {
+            let stream = StreamName::new("test.thing", ids::new_id());
+            if slug != "cold" {
+                append(&tenant, &stream, "test.thing.happened.v1", 1 + n % 3).await;
+                expected.push((tenant.id(), stream));
+            }
+            // A category with the same beginning, and one right after it.
+            for other in ["test.things", "test.thing_b"] {
+                let stream = StreamName::new(other, ids::new_id());
+                append(&tenant, &stream, "test.other.happened.v1", 1).await;
+            }
+        }
+    }
+    expected.sort_by(|one, other| (one.0.0, one.1.as_str()).cmp(&(other.0.0, other.1.as_str())));
+    for limit in [1, 4, 5, 100] {
+        let mut found: Vec<(TenantId, StreamName)> = Vec::new();
+        loop {
+            let page = store.streams_of_category("test.thing", found.last(), limit).await.expect("reads");
+            let is_last = page.len() < limit as usize;
+            found.extend(page);
+            if is_last {
+                break;
+            }
+        }
+        assert_eq!(found, expected, "by pages of {limit}");
     }
 }
 

@@ -1,6 +1,6 @@
 //! One private PostgreSQL for all tests of the run, and a fresh database for each test, cloned from a migrated template.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{LazyLock, mpsc};
@@ -28,6 +28,8 @@ static TEMPLATE_READY: tokio::sync::OnceCell<()> = tokio::sync::OnceCell::const_
 
 struct Server {
     port: u16,
+    /// What it writes: the statements of a database that logs them, among others.
+    log: PathBuf,
 }
 
 impl Server {
@@ -39,14 +41,15 @@ impl Server {
                 tempfile::Builder::new().prefix("annals-tests-").tempdir().expect("a temporary folder");
             let port = free_port();
             let child = spawn(folder.path(), port);
-            sender.send(port).expect("the test waits");
+            sender.send((port, folder.path().join("log"))).expect("the test waits");
             // The folder and the child stay until the process ends.
             std::mem::forget((folder, child));
             loop {
                 std::thread::park();
             }
         });
-        Self { port: receiver.recv().expect("PostgreSQL starts") }
+        let (port, log) = receiver.recv().expect("PostgreSQL starts");
+        Self { port, log }
     }
 }
 
@@ -85,8 +88,13 @@ fn spawn(folder: &Path, port: u16) -> std::process::Child {
     let mut postgres = programs::command(&programs.join("postgres"), true, "QUIT");
     postgres.arg("-D").arg(&data).arg("-k").arg(folder).args(["-p", &port.to_string()]);
     // Durability is for the product's own servers; these live for one run.
-    for setting in ["listen_addresses=127.0.0.1", "fsync=off", "full_page_writes=off", "max_connections=2000"]
-    {
+    for setting in [
+        "listen_addresses=127.0.0.1",
+        "fsync=off",
+        "full_page_writes=off",
+        "max_connections=2000",
+        "log_line_prefix=%d|%u|",
+    ] {
         postgres.args(["-c", setting]);
     }
     postgres.stdout(log.try_clone().expect("the log")).stderr(log).spawn().expect("postgres starts")
@@ -180,6 +188,23 @@ impl Database {
     /// A store over this database: one process of the product.
     pub async fn store(&self) -> Store {
         Store::connect(self.store_config()).await.expect("the store connects")
+    }
+
+    /// Has the server log every statement of this database, for [`Self::statements`]. For sessions that begin later.
+    pub async fn log_statements(&self) {
+        let sql = format!("alter database {} set log_statement = 'all'", self.name);
+        self.connect("postgres").await.batch_execute(&sql).await.expect("alters");
+    }
+
+    /// The statements that were logged so far: role and text, the first line of it.
+    pub fn statements(&self) -> Vec<(String, String)> {
+        let log = std::fs::read(&SERVER.log).expect("the log of the server");
+        let statement = |line: &str| {
+            let (role, message) = line.strip_prefix(&self.name)?.strip_prefix('|')?.split_once('|')?;
+            let (_, text) = message.strip_prefix("LOG:  ")?.split_once(": ")?;
+            Some((role.to_owned(), text.to_owned()))
+        };
+        String::from_utf8_lossy(&log).lines().filter_map(statement).collect()
     }
 
     /// A connection as a role of the database: a runtime role, or `postgres`.

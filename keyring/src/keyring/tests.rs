@@ -198,6 +198,28 @@ async fn many_subjects_at_once_get_a_key_each() {
 }
 
 #[tokio::test]
+async fn a_batch_of_more_subjects_than_are_loaded_together_is_opened_whole() {
+    let site = Site::new();
+    let keyring = site.open();
+    let subjects = 2 * OPENED_SUBJECTS_MAX as u128 + 7;
+    let names: Vec<String> = (1..=subjects).map(|id| format!("Name {id}")).collect();
+    let seal = (1..=subjects).zip(&names).map(|(id, name)| sealed(&keyring, id, name));
+    let mut events = futures::future::join_all(seal).await;
+    for id in 1..=subjects / 3 {
+        let plain = recorded(ids::new_id(), &stream(id), Bytes::from_static(b"{\"plain\": true}"));
+        events.insert(id as usize * 4, plain);
+    }
+    let opened = site.open().open_events(TENANT, events.clone()).await.expect("opens");
+    assert_eq!(opened.len(), events.len());
+    for (opened, event) in opened.iter().zip(&events) {
+        assert_eq!(opened.event_id, event.event_id);
+        let id = event.stream.uuid().expect("an id").as_u128();
+        let text = String::from_utf8_lossy(&opened.payload).into_owned();
+        assert!(text.contains("\"plain\"") || text.contains(&format!("\"Name {id}\"")), "{text}");
+    }
+}
+
+#[tokio::test]
 async fn a_key_that_is_gone_without_a_tombstone_is_missing_and_not_erased() {
     let site = Site::new();
     let (keyring, other) = (site.open(), site.open());

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, SubsecRound, Utc};
 use schemas::engine::{LogId, TenantId, TenantSlug};
-use store::sql::{PooledConnection, Row};
+use store::sql::{PooledConnection, Row, ToSql};
 use store::{CrossTenantRole, Store, StoreError};
 use uuid::Uuid;
 
@@ -77,22 +77,7 @@ pub(crate) async fn connection(store: &Store) -> Result<PooledConnection, StoreE
     store.cross_tenant_connection(CrossTenantRole::Relay).await
 }
 
-/// The progress of every tenant. A tenant that was never relayed is at 0.
-///
-/// # Errors
-/// [`StoreError`] when the database does not answer; so do all functions here.
-pub async fn all(store: &Store) -> Result<Vec<RelayProgress>, StoreError> {
-    progress_of(store, None).await
-}
-
-/// The progress of one tenant; `None` when the tenant does not exist.
-pub(crate) async fn of(store: &Store, tenant: TenantId) -> Result<Option<RelayProgress>, StoreError> {
-    Ok(progress_of(store, Some(tenant)).await?.pop())
-}
-
-async fn progress_of(store: &Store, tenant: Option<TenantId>) -> Result<Vec<RelayProgress>, StoreError> {
-    let connection = connection(store).await?;
-    let statement = "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0), h.position,
+const SELECT: &str = "select t.tenant_id, t.slug, h.log_id, coalesce(p.generation, 0), h.position,
                     case when p.log_id = h.log_id then p.acked else 0 end,
                     case when p.log_id = h.log_id then p.removed end,
                     case when p.log_id = h.log_id then p.mark_sequence else 0 end,
@@ -100,9 +85,73 @@ async fn progress_of(store: &Store, tenant: Option<TenantId>) -> Result<Vec<Rela
                     case when p.log_id = h.log_id then p.disordered_to else 0 end,
                     coalesce(p.generation in (0, p.stream_generation), true)
              from tenants t join heads h on h.tenant_id = t.tenant_id
-             left join relay_progress p on p.tenant_id = t.tenant_id
-             where $1::uuid is null or t.tenant_id = $1";
-    let rows = connection.query(statement, &[&tenant.map(|tenant| tenant.0)]).await?;
+             left join relay_progress p on p.tenant_id = t.tenant_id";
+
+/// The progress of every tenant. A tenant that was never relayed is at 0.
+///
+/// # Errors
+/// [`StoreError`] when the database does not answer; so do all functions here.
+pub async fn all(store: &Store) -> Result<Vec<RelayProgress>, StoreError> {
+    select(store, "", &[]).await
+}
+
+/// The progress of one tenant; `None` when the tenant does not exist.
+pub(crate) async fn of(store: &Store, tenant: TenantId) -> Result<Option<RelayProgress>, StoreError> {
+    Ok(select(store, "where t.tenant_id = $1", &[&tenant.0]).await?.pop())
+}
+
+/// The progress of the tenants that are not at the head of their log, and of these tenants.
+pub(crate) async fn outstanding(
+    store: &Store,
+    tenants: &[TenantId],
+) -> Result<Vec<RelayProgress>, StoreError> {
+    let tenants: Vec<Uuid> = tenants.iter().map(|tenant| tenant.0).collect();
+    // Only the rows that are found are joined with the directory.
+    let among = "(select h.tenant_id from heads h left join relay_progress p on p.tenant_id = h.tenant_id
+                   where coalesce(p.acked, 0) <> h.position or p.log_id <> h.log_id
+                   union select unnest($1::uuid[]))";
+    of_found(store, among, "true", &[&tenants]).await
+}
+
+/// The progress with the highest stream position of a last acknowledged message.
+pub(crate) async fn farthest(store: &Store) -> Result<Option<RelayProgress>, StoreError> {
+    // A replaced log has no such message. There are few of them, so the first rows suffice.
+    let among = "(select tenant_id from relay_progress order by mark_sequence desc limit 10)";
+    let found = of_found(store, among, "p.log_id = h.log_id", &[]).await?;
+    if let Some(farthest) = found.into_iter().max_by_key(|found| found.acked_message.sequence) {
+        return Ok(Some(farthest));
+    }
+    Ok(select(store, "where p.log_id = h.log_id order by p.mark_sequence desc limit 1", &[]).await?.pop())
+}
+
+/// The progress of the tenants that were last checked when another number of messages had left the stream.
+pub(crate) async fn suspected(store: &Store, removed: u64) -> Result<Vec<RelayProgress>, StoreError> {
+    let among = "(select tenant_id from relay_progress where acked > 0 and removed is distinct from $1)";
+    of_found(store, among, "p.log_id = h.log_id", &[&(removed as i64)]).await
+}
+
+/// The progress of the tenants that a subquery finds. They are few, so each is looked up by its key.
+async fn of_found(
+    store: &Store,
+    among: &str,
+    condition: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<RelayProgress>, StoreError> {
+    let sql = format!(
+        "select r.* from {among} f
+         cross join lateral ({SELECT} where t.tenant_id = f.tenant_id and {condition} offset 0) r"
+    );
+    let rows = connection(store).await?.query(&sql, parameters).await?;
+    rows.iter().map(progress_from).collect()
+}
+
+async fn select(
+    store: &Store,
+    condition: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Vec<RelayProgress>, StoreError> {
+    let connection = connection(store).await?;
+    let rows = connection.query(&format!("{SELECT} {condition}"), parameters).await?;
     rows.iter().map(progress_from).collect()
 }
 

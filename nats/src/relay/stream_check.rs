@@ -130,7 +130,7 @@ async fn inspect(
     remembered: Option<LastAckedMessage>,
 ) -> Result<StreamInspection, NatsError> {
     // The progress is read before the stream, so that no acknowledged message is newer than the state of the stream.
-    let progress = progress::all(store).await?;
+    let stored = progress::farthest(store).await?;
     let stream = nats.event_stream().await?;
     let removed = stream_reader::removed_count(&stream);
     let good = |suspected, epochs_bumped| {
@@ -145,9 +145,7 @@ async fn inspect(
         // The stream has retention limits, so messages leave it as configured.
         return good(Vec::new(), false);
     }
-    let suspected: Vec<&RelayProgress> =
-        progress.iter().filter(|row| row.acked > 0 && row.removed != Some(removed)).collect();
-    let stored = progress.iter().max_by_key(|row| row.acked_message.sequence);
+    let suspected = progress::suspected(store, removed).await?;
     let stored = stored.map(|row| LastAckedMessage { log: row.log_id, acked_message: row.acked_message });
     let farthest =
         [stored, remembered].into_iter().flatten().max_by_key(|last_acked| last_acked.acked_message.sequence);
@@ -170,8 +168,7 @@ async fn inspect(
     good(sorted_by_missing(nats, suspected).await, false)
 }
 
-async fn sorted_by_missing(nats: &Nats, rows: Vec<&RelayProgress>) -> Vec<TenantId> {
-    let mut rows = rows;
+async fn sorted_by_missing(nats: &Nats, mut rows: Vec<RelayProgress>) -> Vec<TenantId> {
     if rows.len() > 1
         && let Ok(counts) = stream_reader::counts(nats).await
     {

@@ -39,14 +39,14 @@ impl Relay {
                 self.check_failures = 0;
                 if self.checked_instance.as_ref() != Some(&database_instance) {
                     // The known heads may belong to another database instance.
-                    self.refresh();
+                    self.refresh_all();
                     self.checked_instance = Some(database_instance);
                 }
                 self.stream = if doubted { StreamCheck::Due } else { StreamCheck::Good };
                 self.removed = removed;
                 if epochs_bumped {
                     self.tenants.values_mut().for_each(TenantRelay::invalidate);
-                    self.refresh();
+                    self.refresh_all();
                     self.stream = StreamCheck::Due;
                 }
                 if epochs_bumped || !suspected.is_empty() {

@@ -193,6 +193,11 @@ impl TenantRelay {
         self.state = TenantRelayState::Stopped;
     }
 
+    /// Whether the state must be read from the store again.
+    pub(super) fn is_invalidated(&self) -> bool {
+        self.invalidated
+    }
+
     pub(super) fn is_stopped(&self) -> bool {
         self.state == TenantRelayState::Stopped
     }

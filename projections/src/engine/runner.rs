@@ -4,34 +4,30 @@
 //! An event that cannot be applied becomes a dead letter and stops the read model for its tenant only.
 //! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
 
-use std::collections::{HashMap, HashSet};
-use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use schemas::engine::{LogId, RecordedEvent, TenantId, clock, ids};
 use serde_json::{Value, json};
 use store::feed::{Batch, BatchOutcome, Consumer};
 use store::{DeadLetter, DeadLetterStatus, Store, StoreError, TenantStore, TenantTransaction};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::error::ProjectionError;
-use super::projection::{Fold, Projection};
+use super::projection::{Fold, Projection, key};
+use super::shared_write::{ProjectionPart, SharedWrites};
 use super::table::Tables;
 
 /// Runs the projection of the read model `P`.
 pub struct ProjectionRunner<P> {
     store: Store,
     name: String,
-    tables: Tables<P>,
+    tables: Arc<Tables<P>>,
+    /// What the read models of this process write together.
+    shared: Option<Arc<SharedWrites>>,
     /// Cached by tenant: the dead letter that stops it, or `None` if it runs.
     stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
-    /// Tenants for which the read model is paused, and when that was read. `None` in the set means all tenants.
-    paused: Mutex<Option<(Instant, HashSet<Option<TenantId>>)>>,
 }
-
-/// How long the cached set of paused tenants is used.
-const PAUSE_CACHE_TTL: Duration = Duration::from_millis(250);
 
 /// Why a batch was not written.
 enum BatchFailure {
@@ -61,10 +57,45 @@ impl<P: Projection> ProjectionRunner<P> {
         Self {
             store,
             name: P::MODEL.name.to_owned(),
-            tables: Tables::new(),
+            tables: Arc::new(Tables::new()),
+            shared: None,
             stopped_tenants: Mutex::default(),
-            paused: Mutex::default(),
         }
+    }
+
+    /// Writes together with other read models where they have work at the same time.
+    #[must_use]
+    pub(crate) fn sharing(self, shared: Arc<SharedWrites>) -> Self {
+        Self { shared: Some(shared), ..self }
+    }
+
+    /// Writes the events together with other read models. `None`: nothing was written.
+    async fn write_shared(
+        &self,
+        tenant: &TenantStore,
+        log_id: LogId,
+        from: u64,
+        events: &Arc<Vec<RecordedEvent>>,
+    ) -> Option<BatchOutcome> {
+        let (shared, first, last) = (self.shared.as_ref()?, events.first()?, events.last()?);
+        let part = ProjectionPart {
+            name: self.name.clone(),
+            tables: Arc::clone(&self.tables),
+            log_id,
+            from: from..=first.position - 1,
+            to: last.position,
+            events: Arc::clone(events),
+        };
+        if !shared.write(tenant, part).await {
+            return None;
+        }
+        self.count(events.len());
+        Some(BatchOutcome::Advanced(last.position))
+    }
+
+    fn count(&self, events: usize) {
+        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
+            .increment(events as u64);
     }
 
     /// Writes the changes of the events and moves the checkpoint to the last of them.
@@ -76,10 +107,13 @@ impl<P: Projection> ProjectionRunner<P> {
         events: &[RecordedEvent],
         options: WriteOptions,
     ) -> Result<BatchOutcome, BatchFailure> {
-        let to = from + events.len() as u64;
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(BatchOutcome::Unaffected(from));
+        };
+        let (before, to) = (first.position - 1, last.position);
         let transaction = tenant.begin_worker_transaction().await?;
-        // This comes first: it locks the checkpoint, so that the rows read below cannot be newer than `from`.
-        if !transaction.move_checkpoint(&self.name, log_id, from, to).await? {
+        // This comes first: it locks the checkpoint, so that the rows read below cannot be newer than `before`.
+        if !transaction.move_checkpoint_within(&self.name, log_id, from..=before, to).await? {
             return self.checkpoint_conflict(&transaction).await.map_err(BatchFailure::Store);
         }
         // The lock on the checkpoint also fixes the generation, so generation and rows are read concurrently.
@@ -111,8 +145,7 @@ impl<P: Projection> ProjectionRunner<P> {
             transaction.set_dead_letter_status(letter, DeadLetterStatus::Resolved).await?;
         }
         transaction.commit().await?;
-        metrics::counter!("annals_projection_events_total", "projection" => self.name.clone())
-            .increment(events.len() as u64);
+        self.count(events.len());
         Ok(BatchOutcome::Advanced(to))
     }
 
@@ -133,22 +166,23 @@ impl<P: Projection> ProjectionRunner<P> {
     async fn write_applicable(
         &self,
         tenant: &TenantStore,
-        batch: &Batch,
+        log_id: LogId,
         from: u64,
+        events: &[RecordedEvent],
         resolve: Option<Uuid>,
     ) -> Result<BatchOutcome, StoreError> {
-        let mut count = batch.events.len();
+        let mut count = events.len();
         loop {
             // A retried dead letter is about the first event. It is resolved when that event has been written.
             let options = WriteOptions { resolve, skip: None };
-            match self.write(tenant, batch.log_id, from, &batch.events[..count], options).await {
+            match self.write(tenant, log_id, from, &events[..count], options).await {
                 Ok(handled) => return Ok(handled),
                 Err(BatchFailure::Store(error)) => return Err(error),
                 Err(BatchFailure::Poison(Some(0), error)) => {
-                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                    return self.record_poison(tenant, log_id, from, &events[0], &error).await;
                 }
                 Err(BatchFailure::Poison(None, error)) if count == 1 => {
-                    return self.record_poison(tenant, batch.log_id, from, &batch.events[0], &error).await;
+                    return self.record_poison(tenant, log_id, from, &events[0], &error).await;
                 }
                 Err(BatchFailure::Poison(Some(index), _)) => count = index,
                 // The batch is halved until the failing event is alone. Events before it are written on the way.
@@ -168,8 +202,9 @@ impl<P: Projection> ProjectionRunner<P> {
     ) -> Result<BatchOutcome, StoreError> {
         let id = ids::derived_id(event.event_id, &self.name);
         let transaction = tenant.begin_worker_transaction().await?;
-        // This locks the checkpoint without moving it, so that only one of two processes writes the dead letter.
-        if !transaction.move_checkpoint(&self.name, log_id, from, from).await? {
+        // This locks the checkpoint right before the event, so that only one of two processes writes the dead letter.
+        let before = event.position - 1;
+        if !transaction.move_checkpoint_within(&self.name, log_id, from..=before, before).await? {
             return self.checkpoint_conflict(&transaction).await;
         }
         let known = self.store.dead_letter(id).await?;
@@ -273,26 +308,24 @@ impl<P: Projection> Consumer for ProjectionRunner<P> {
             Some(letter) if letter.status == DeadLetterStatus::Open => return Ok(BatchOutcome::Stopped),
             other => other.map(|letter| letter.id),
         };
-        let handled = self.write_applicable(&tenant, &batch, from, resolve).await?;
+        let events = Arc::new(batch.events);
+        if resolve.is_none()
+            && let Some(handled) = self.write_shared(&tenant, batch.log_id, from, &events).await
+        {
+            return Ok(handled);
+        }
+        let handled = self.write_applicable(&tenant, batch.log_id, from, &events, resolve).await?;
         if let (Some(_), BatchOutcome::Advanced(_)) = (resolve, handled) {
             self.set_stopped(batch.tenant, None);
         }
         Ok(handled)
     }
 
+    fn concerns(&self, event: &RecordedEvent) -> bool {
+        key::<P>(event).is_some()
+    }
+
     async fn is_paused(&self, tenant: TenantId) -> Result<bool, StoreError> {
-        let is_in = |paused: &HashSet<Option<TenantId>>| {
-            !paused.is_empty() && (paused.contains(&None) || paused.contains(&Some(tenant)))
-        };
-        if let Some((read_at, paused)) = &*self.paused.lock().unwrap_or_else(PoisonError::into_inner)
-            && read_at.elapsed() < PAUSE_CACHE_TTL
-        {
-            return Ok(is_in(paused));
-        }
-        let read_at = Instant::now();
-        let paused = self.store.paused_tenants(&self.name).await?;
-        let answer = is_in(&paused);
-        *self.paused.lock().unwrap_or_else(PoisonError::into_inner) = Some((read_at, paused));
-        Ok(answer)
+        self.store.is_paused(&self.name, tenant).await
     }
 }

@@ -58,13 +58,18 @@ impl Consumer for Reactor {
 
     async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let tenant = self.store.tenant(batch.tenant);
-        let Some(to) = batch.events.last().map(|event| event.position) else {
-            return Ok(BatchOutcome::Advanced(from));
+        let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else {
+            return Ok(BatchOutcome::Unaffected(from));
         };
+        let (before, to) = (first.position - 1, last.position);
         let mut steps = Vec::new();
         let mut cancelled = Vec::new();
         let mut dead_letters = Vec::new();
-        for (event, outcome) in react_all(&tenant, self.process.as_ref(), &batch.events).await? {
+        let reactions = react_all(&tenant, self.process.as_ref(), &batch.events).await?;
+        if reactions.is_empty() {
+            return Ok(BatchOutcome::Unaffected(to));
+        }
+        for (event, outcome) in reactions {
             match outcome {
                 Ok(follow_ups) => {
                     steps.extend(follow_ups.rows);
@@ -88,7 +93,7 @@ impl Consumer for Reactor {
                 code = dead_letter.error_code, request_id, "a saga cannot react to an event; it stands in the dead letters");
             transaction.put_dead_letter(dead_letter).await?;
         }
-        if !transaction.move_checkpoint(&self.consumer, batch.log_id, from, to).await? {
+        if !transaction.move_checkpoint_within(&self.consumer, batch.log_id, from..=before, to).await? {
             return self.checkpoint_conflict(&transaction).await;
         }
         transaction.commit().await?;

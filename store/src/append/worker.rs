@@ -340,13 +340,13 @@ impl AppendWorker {
         self.evict(lost.iter());
         self.contended.extend(lost);
         let mut again = Vec::new();
-        let mut moved: HashMap<TenantId, u64> = HashMap::new();
+        let mut moved: HashMap<TenantId, (LogId, u64)> = HashMap::new();
         for (mut pending, decision) in batch.into_iter().zip(plan.decisions) {
             let tenant = pending.tenant;
             let is_swapped = swapped.contains(&tenant);
             match decision {
                 Decision::Write(receipt) if is_swapped => {
-                    moved.insert(tenant, receipt.position);
+                    moved.insert(tenant, (receipt.log_id, receipt.position));
                     self.committed.put(tenant, (receipt.log_id, receipt.position));
                     answer(pending, Ok(receipt));
                 }
@@ -369,8 +369,8 @@ impl AppendWorker {
                 }
             }
         }
-        for (tenant, position) in moved {
-            self.signals.announce_head(tenant, position);
+        for (tenant, (log_id, position)) in moved {
+            self.signals.announce_head(tenant, log_id, position);
         }
         self.requeue(again);
     }

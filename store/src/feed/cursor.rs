@@ -9,8 +9,12 @@ const CURSOR_BUFFER_EVENTS_MAX: usize = 2_000;
 
 #[derive(Default)]
 pub(super) struct FeedCursor {
-    /// The consumer's checkpoint, if known.
+    /// The position up to which the consumer has processed the log, if known.
     checkpoint: Option<u64>,
+    /// The stored checkpoint is at least here. The events up to `checkpoint` have no effect.
+    stored: u64,
+    /// The last known checkpoint of the log, for the lag.
+    reached: Option<u64>,
     /// The highest known position of the log.
     head: u64,
     log_id: Option<LogId>,
@@ -37,6 +41,7 @@ enum State {
 /// The input of one batch.
 pub(super) struct CursorBatch {
     pub(super) checkpoint: Option<u64>,
+    pub(super) stored: u64,
     pub(super) refused: Option<u64>,
     log_id: Option<LogId>,
     events: Vec<RecordedEvent>,
@@ -84,13 +89,26 @@ impl FeedCursor {
     fn reset(&mut self, log_id: LogId) {
         self.buffer.clear();
         self.checkpoint = None;
+        self.stored = 0;
+        self.reached = None;
         self.head = 0;
         self.log_id = Some(log_id);
     }
 
-    /// Records head and checkpoint as read from the store.
+    /// Whether a head of this log can follow from the known one. The log may have been replaced, or end earlier.
+    pub(super) fn may_move_to(&self, log_id: LogId, head: u64) -> bool {
+        self.log_id.is_none_or(|known| known == log_id)
+            && self.checkpoint.is_none_or(|checkpoint| checkpoint <= head)
+    }
+
+    /// Events after the last known checkpoint; 0 if none is known.
+    pub(super) fn lag(&self) -> u64 {
+        self.reached.map_or(0, |reached| self.head.saturating_sub(reached))
+    }
+
+    /// Records the head, and the checkpoint as read from the store.
     /// Returns `true` if the log ends before the known checkpoint.
-    pub(super) fn observe(&mut self, log_id: LogId, head: u64, checkpoint: u64) -> bool {
+    pub(super) fn observe(&mut self, log_id: LogId, head: u64, checkpoint: Option<u64>) -> bool {
         let regressed = self.log_id == Some(log_id) && self.checkpoint.is_some_and(|known| known > head);
         // A batch in progress fails by itself: its checkpoint does not move.
         if regressed || self.log_id.is_some_and(|known| known != log_id) {
@@ -99,15 +117,22 @@ impl FeedCursor {
         self.log_id = Some(log_id);
         self.head = self.head.max(head);
         // A batch in progress is about to move the checkpoint, so the value read may be old.
-        if self.state != State::Busy && self.checkpoint.is_none_or(|known| known < checkpoint) {
+        if self.state != State::Busy
+            && let Some(checkpoint) = checkpoint
+            && self.checkpoint.is_none_or(|known| known < checkpoint)
+        {
             self.set_checkpoint(Some(checkpoint));
         }
         regressed
     }
 
+    pub(super) fn knows_checkpoint(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
     pub(super) fn is_due(&self) -> bool {
-        self.state == State::Idle
-            && (self.needs_lookup || self.checkpoint.is_none_or(|checkpoint| checkpoint < self.head))
+        // An empty log has nothing to look up.
+        self.state == State::Idle && (self.needs_lookup || self.checkpoint.unwrap_or(0) < self.head)
     }
 
     pub(super) fn buffered(&self) -> usize {
@@ -122,7 +147,37 @@ impl FeedCursor {
         let count = self.buffer.len().min(limit);
         let events: Vec<RecordedEvent> = self.buffer.drain(..count).collect();
         self.in_flight_to = events.last().map(|event| event.position);
-        CursorBatch { checkpoint: self.checkpoint, refused: self.refused, log_id: self.log_id, events }
+        CursorBatch {
+            checkpoint: self.checkpoint,
+            stored: self.stored,
+            refused: self.refused,
+            log_id: self.log_id,
+            events,
+        }
+    }
+
+    /// Ends a batch without effect. The stored checkpoint stays for now, at `stored`.
+    /// Returns `false` if it must be looked up, because the log is another one.
+    pub(super) fn skip(&mut self, log_id: LogId, stored: u64, position: u64) -> bool {
+        self.state = State::Idle;
+        if self.log_id != Some(log_id) {
+            self.reset(log_id);
+            self.needs_lookup = true;
+            return false;
+        }
+        if self.checkpoint == Some(position) {
+            // The log had no event after the checkpoint, so the known head was too high.
+            self.head = position;
+        }
+        self.set_checkpoint(Some(position));
+        self.stored = stored;
+        self.refused = None;
+        true
+    }
+
+    /// Whether no batch is in progress and none is delayed.
+    pub(super) fn is_idle(&self) -> bool {
+        self.state == State::Idle
     }
 
     /// Ends a batch with the checkpoint at this position of this log.
@@ -179,6 +234,8 @@ impl FeedCursor {
     fn set_checkpoint(&mut self, checkpoint: Option<u64>) {
         self.checkpoint = checkpoint;
         if let Some(checkpoint) = checkpoint {
+            self.stored = checkpoint;
+            self.reached = Some(checkpoint);
             while self.buffer.front().is_some_and(|event| event.position <= checkpoint) {
                 self.buffer.pop_front();
             }
@@ -221,7 +278,7 @@ mod tests {
 
     fn cursor_at(checkpoint: u64) -> FeedCursor {
         let mut cursor = FeedCursor::default();
-        cursor.observe(LOG, checkpoint, checkpoint);
+        cursor.observe(LOG, checkpoint, Some(checkpoint));
         cursor
     }
 
@@ -235,6 +292,32 @@ mod tests {
         assert!(!cursor.is_due(), "one turn at a time");
         cursor.end(LOG, 5);
         assert_eq!(positions(cursor.begin(2), 5), Some(vec![6]));
+    }
+
+    #[test]
+    fn a_turn_without_effect_goes_on_while_the_stored_checkpoint_stays() {
+        let mut cursor = cursor_at(3);
+        cursor.offer(LOG, events(4..=7), 10);
+        let prepared = cursor.begin(2);
+        assert_eq!((prepared.checkpoint, prepared.stored), (Some(3), 3));
+        assert!(cursor.skip(LOG, 3, 5));
+        let prepared = cursor.begin(2);
+        assert_eq!((prepared.checkpoint, prepared.stored), (Some(5), 3));
+        assert_eq!(positions(prepared, 5), Some(vec![6, 7]));
+        cursor.end(LOG, 7);
+        assert_eq!((cursor.stored, cursor.lag(), cursor.is_due()), (7, 0, false));
+        cursor.begin(2);
+        assert!(!cursor.skip(OTHER, 7, 8), "the checkpoint is of another log");
+        assert_eq!((cursor.checkpoint, cursor.is_due()), (None, true));
+    }
+
+    #[test]
+    fn an_empty_log_is_not_looked_up() {
+        let mut cursor = FeedCursor::default();
+        cursor.observe(LOG, 0, None);
+        assert!(!cursor.is_due());
+        cursor.observe(LOG, 1, None);
+        assert!(cursor.is_due());
     }
 
     #[test]
@@ -273,7 +356,7 @@ mod tests {
     fn a_checkpoint_moved_by_somebody_else_is_taken_over() {
         let mut cursor = cursor_at(5);
         cursor.offer(LOG, events(6..=9), 10);
-        cursor.observe(LOG, 9, 7);
+        cursor.observe(LOG, 9, Some(7));
         assert_eq!(positions(cursor.begin(10), 7), Some(vec![8, 9]));
     }
 
@@ -303,7 +386,7 @@ mod tests {
     fn a_checkpoint_beyond_the_head_is_looked_up_until_it_is_another() {
         let mut cursor = cursor_at(5);
         let observed = |cursor: &mut FeedCursor, head: u64, stored: u64| {
-            cursor.observe(LOG, head, stored);
+            cursor.observe(LOG, head, Some(stored));
             cursor.doubt(stored, stored > head);
             cursor.checkpoint
         };
@@ -358,7 +441,7 @@ mod tests {
     #[test]
     fn the_store_tells_of_another_log_as_well() {
         let mut cursor = cursor_at(9);
-        assert!(!cursor.observe(LogId(Uuid::from_u128(2)), 6, 5));
+        assert!(!cursor.observe(LogId(Uuid::from_u128(2)), 6, Some(5)));
         assert!(cursor.is_due(), "nothing of it was followed yet");
         assert_eq!(cursor.begin(10).checkpoint, Some(5));
     }
@@ -367,7 +450,7 @@ mod tests {
     fn a_log_that_ends_before_what_was_followed_is_followed_from_its_checkpoint() {
         let mut cursor = cursor_at(9);
         cursor.offer(LOG, events(10..=11), 10);
-        assert!(cursor.observe(LOG, 5, 4));
+        assert!(cursor.observe(LOG, 5, Some(4)));
         assert_eq!(cursor.buffered(), 0);
         assert_eq!(cursor.begin(10).checkpoint, Some(4));
     }

@@ -86,7 +86,7 @@ pub(crate) async fn replace_all(
             published_to = done.published_to, signed_to = done.signed_to, reason,
             "the log was replaced: the database went back to an earlier state"
         );
-        signals.announce_head(done.tenant, done.last_position + 1);
+        signals.announce_head(done.tenant, done.next_log_id, done.last_position + 1);
         replaced.push(done);
     }
     Ok(replaced)

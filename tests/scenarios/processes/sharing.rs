@@ -119,7 +119,8 @@ async fn workers_share_tenants_and_take_over_from_one_that_dies_and_one_that_lea
         let handled = handled.lock().expect("not poisoned");
         for tenant in &tenants {
             let by = &handled[&(tenant.id(), 10)];
-            assert!(by.len() == 1 && workers[by[0]].owns(tenant), "by its own worker");
+            let owners: Vec<bool> = workers.iter().map(|worker| worker.owns(tenant)).collect();
+            assert!(by.len() == 1 && owners[by[0]], "by its own worker: {by:?} of {owners:?}");
         }
     }
 
