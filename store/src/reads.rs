@@ -1,17 +1,24 @@
 //! Reads of a tenant's rows in one round trip.
 
-use database::{RawRows, Read, Value};
+use database::{RawRow, RawRows, Read, Value};
+use schemas::engine::{LogId, TenantId};
+use tokio_postgres::types::FromSql;
 use uuid::Uuid;
 
-use crate::{StoreError, TenantStore};
+use crate::{Checkpoint, Head, StoreError, TenantStore};
 
 /// Ends with the transaction, and so with the group.
 const SET_TENANT: &str = "select set_config('annals.tenant', $1, true)";
+/// The head of the tenant `$1`.
+pub(crate) const HEAD: &str = "select log_id, position, recorded_at from heads where tenant_id = $1";
+const CHECKPOINTS: &str =
+    "select consumer, log_id, position from checkpoints where tenant_id = $1 and consumer = any($2)";
 
 impl TenantStore {
     /// Runs statements in one read-only transaction with one snapshot, in one round trip. Returns the rows of each one.
     ///
     /// The texts stay prepared on each connection, so use few different texts.
+    /// A group may run again after a broken connection.
     ///
     /// # Errors
     /// [`StoreError::Overloaded`] when too many reads wait for a connection.
@@ -27,4 +34,53 @@ impl TenantStore {
         rows.remove(0);
         Ok(rows)
     }
+
+    /// Runs one statement like [`read`](Self::read).
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_one(&self, sql: &str, values: &[Value<'_>]) -> Result<RawRows, StoreError> {
+        Ok(self.read(&[Read { sql, values }]).await?.remove(0))
+    }
+
+    /// The head of the log, and the checkpoints of these consumers in the same snapshot.
+    /// A consumer has none before its first move.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read). [`StoreError::TenantUnknown`] when the tenant does not exist.
+    pub async fn head_and_checkpoints(
+        &self,
+        consumers: &[&str],
+    ) -> Result<(Head, Vec<Option<Checkpoint>>), StoreError> {
+        let values = [Value::Uuid(self.id().0), Value::TextArray(consumers)];
+        let rows = self
+            .read(&[Read { sql: HEAD, values: &values[..1] }, Read { sql: CHECKPOINTS, values: &values }])
+            .await?;
+        let mut found = vec![None; consumers.len()];
+        for row in rows[1].iter() {
+            let name: &str = field(row, 0)?;
+            let checkpoint =
+                Checkpoint { log_id: LogId(field(row, 1)?), position: field::<i64>(row, 2)? as u64 };
+            for (place, _) in found.iter_mut().zip(consumers).filter(|(_, consumer)| **consumer == name) {
+                *place = Some(checkpoint);
+            }
+        }
+        Ok((head_from(self.id(), &rows[0])?, found))
+    }
+}
+
+/// The head in the rows of [`HEAD`].
+pub(crate) fn head_from(tenant: TenantId, rows: &RawRows) -> Result<Head, StoreError> {
+    let row = rows.iter().next().ok_or(StoreError::TenantUnknown)?;
+    Ok(Head {
+        tenant,
+        log_id: LogId(field(row, 0)?),
+        position: field::<i64>(row, 1)? as u64,
+        recorded_at: field(row, 2)?,
+    })
+}
+
+/// The value of a field.
+pub(crate) fn field<'a, T: FromSql<'a>>(row: RawRow<'a>, index: usize) -> Result<T, StoreError> {
+    row.get(index).map_err(|error| StoreError::corrupt("a row", error))
 }

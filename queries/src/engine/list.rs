@@ -202,11 +202,12 @@ impl<R> List<R> {
         Ok(Page { rows, has_next, has_previous, scope, place: order.place })
     }
 
-    fn select(&self, mut conditions: Conditions, order: &Order<R>, upward: bool, limit: usize) -> Select {
-        let limit = conditions.push(limit as i64);
+    /// The limit is part of the text. As a parameter it would be unknown to a generic plan, which PostgreSQL then expects
+    /// to read a tenth of the table; so it would make a plan for each execution.
+    fn select(&self, conditions: Conditions, order: &Order<R>, upward: bool, limit: usize) -> Select {
         let (column, direction) = (order.column, if upward { "asc" } else { "desc" });
         let behind_table =
-            format!("where {} order by {column} {direction}, id {direction} limit ${limit}", conditions.sql);
+            format!("where {} order by {column} {direction}, id {direction} limit {limit}", conditions.sql);
         Select { columns: self.columns, behind_table, parameters: conditions.parameters }
     }
 
@@ -254,10 +255,10 @@ impl<R> List<R> {
         if let Some(after) = after {
             conditions.and("id", ">", after);
         }
-        let more = conditions.push(limit as i64 + 1);
+        let more = limit + 1;
         let select = Select {
             columns: self.columns,
-            behind_table: format!("where {} order by id limit ${more}", conditions.sql),
+            behind_table: format!("where {} order by id limit {more}", conditions.sql),
             parameters: conditions.parameters,
         };
         let rows = self.read(tenant, &[select]).await?;
