@@ -11,13 +11,16 @@ use super::error::{Failure, ReadError};
 use super::group::{Group, Read};
 use super::queues::Queues;
 use super::rows::RawRows;
-use crate::{Connector, POOL_WAIT_TIMEOUT};
+use crate::{CONNECT_TIMEOUT, Connector, POOL_WAIT_TIMEOUT};
 
 /// The sessions are read-only, and a group has one snapshot.
 const SESSION_OPTIONS: &str =
     r"-c default_transaction_isolation=repeatable\ read -c default_transaction_read_only=on";
 /// How often a group runs again that a broken connection, a changed schema or the cancellation of another group has ended.
 const RUNS_MAX: usize = 3;
+
+/// Maximum further wait of a group while a connection is being opened: a little longer than that takes.
+const LAST_WAIT: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_millis(500));
 
 /// The limits of a pool.
 #[derive(Debug, Clone, Copy)]
@@ -63,7 +66,7 @@ impl ReadPool {
     /// Dropping the future drops the answer; a statement that runs for long is cancelled.
     ///
     /// # Errors
-    /// [`ReadError::Exhausted`] when no connection takes the group within [`POOL_WAIT_TIMEOUT`].
+    /// [`ReadError::Exhausted`] when no connection takes the group within [`POOL_WAIT_TIMEOUT`], and none is being opened.
     /// [`ReadError::Connect`] when no connection can be opened, [`ReadError::Broken`] when connections break repeatedly.
     /// [`ReadError::Refused`] when PostgreSQL refuses a statement, [`ReadError::TooLarge`] when it is too large.
     pub async fn read(&self, key: Uuid, reads: &[Read<'_>]) -> Result<Vec<RawRows>, ReadError> {
@@ -82,11 +85,16 @@ impl ReadPool {
     async fn run(&self, key: Uuid, group: &Arc<Group>) -> Outcome {
         let (reply, mut answer) = oneshot::channel();
         let mut waiting = self.0.push(key, Arc::clone(group), reply)?;
-        let answer = match tokio::time::timeout(POOL_WAIT_TIMEOUT, &mut answer).await {
-            Ok(answer) => answer,
-            Err(_) if waiting.leave() => return Err(exhausted()),
-            // A connection has it. The server limits the time of its statements.
-            Err(_) => answer.await,
+        let mut limit = POOL_WAIT_TIMEOUT;
+        let answer = loop {
+            match tokio::time::timeout(limit, &mut answer).await {
+                Ok(answer) => break answer,
+                // The connection that is being opened is for this group, or its error is.
+                Err(_) if limit != LAST_WAIT && self.0.lock().queues.opening > 0 => limit = LAST_WAIT,
+                Err(_) if waiting.leave() => return Err(exhausted()),
+                // A connection has it. The server limits the time of its statements.
+                Err(_) => break answer.await,
+            }
         };
         waiting.is_done = true;
         answer.unwrap_or_else(|_| {
