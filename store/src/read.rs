@@ -14,8 +14,8 @@ use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName,
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use crate::heads::field;
 use crate::invariants::first_gap;
-use crate::reads::field;
 use crate::{Head, Invariant, StoreError, TenantStore};
 
 /// Maximum events per page of a streaming read.

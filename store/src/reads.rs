@@ -1,16 +1,14 @@
 //! Reads of a tenant's rows in one round trip.
 
-use database::{RawRow, RawRows, Read, Value};
-use schemas::engine::{LogId, TenantId};
-use tokio_postgres::types::FromSql;
+use database::{RawRows, Read, Value};
+use schemas::engine::LogId;
 use uuid::Uuid;
 
+use crate::heads::{HEAD, field, head_in};
 use crate::{Checkpoint, Head, StoreError, TenantStore};
 
 /// Ends with the transaction, and so with the group.
 const SET_TENANT: &str = "select set_config('annals.tenant', $1, true)";
-/// The head of the tenant `$1`.
-pub(crate) const HEAD: &str = "select log_id, position, recorded_at from heads where tenant_id = $1";
 const CHECKPOINTS: &str =
     "select consumer, log_id, position from checkpoints where tenant_id = $1 and consumer = any($2)";
 
@@ -65,22 +63,6 @@ impl TenantStore {
                 *place = Some(checkpoint);
             }
         }
-        Ok((head_from(self.id(), &rows[0])?, found))
+        Ok((head_in(self.id(), &rows[0])?, found))
     }
-}
-
-/// The head in the rows of [`HEAD`].
-pub(crate) fn head_from(tenant: TenantId, rows: &RawRows) -> Result<Head, StoreError> {
-    let row = rows.iter().next().ok_or(StoreError::TenantUnknown)?;
-    Ok(Head {
-        tenant,
-        log_id: LogId(field(row, 0)?),
-        position: field::<i64>(row, 1)? as u64,
-        recorded_at: field(row, 2)?,
-    })
-}
-
-/// The value of a field.
-pub(crate) fn field<'a, T: FromSql<'a>>(row: RawRow<'a>, index: usize) -> Result<T, StoreError> {
-    row.get(index).map_err(|error| StoreError::corrupt("a row", error))
 }

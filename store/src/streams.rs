@@ -4,9 +4,9 @@ use bytes::Bytes;
 use database::{RawRow, RawRows, Read, Value};
 use schemas::engine::{EventType, LogId, RecordedEvent, StreamName};
 
+use crate::heads::{HEAD, field, head_in};
 use crate::invariants::first_gap;
 use crate::read::{COLUMNS, PageLimit, page_sql};
-use crate::reads::{HEAD, field, head_from};
 use crate::{Head, Invariant, StoreError, TenantStore};
 
 /// A page of one stream.
@@ -101,7 +101,7 @@ impl TenantStore {
             return Err(StoreError::Corrupt("a group has fewer answers than statements".to_owned()));
         };
         let last = rows.next().as_ref().map(version_from).transpose()?.flatten();
-        Ok(StreamRows { head: head_from(self.id(), &head)?, last, rows: events })
+        Ok(StreamRows { head: head_in(self.id(), &head)?, last, rows: events })
     }
 
     /// The events of a page of a stream. Their versions follow each other from `from_version` on.

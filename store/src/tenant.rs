@@ -22,7 +22,7 @@ use schemas::engine::{StreamName, TenantId};
 use uuid::Uuid;
 
 use crate::append::AppendError;
-use crate::reads::{HEAD, field, head_from};
+use crate::heads::{HEAD, field, head_in};
 use crate::transaction::TenantTransaction;
 use crate::{Head, Invariant, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
@@ -92,7 +92,7 @@ impl TenantStore {
     /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn head(&self) -> Result<Head, StoreError> {
         let rows = self.read_one(HEAD, &[Value::Uuid(self.id.0)]).await?;
-        head_from(self.id, &rows)
+        head_in(self.id, &rows)
     }
 
     /// The stream that holds a reserved value. `normalised` is the value in its normalised form.

@@ -34,15 +34,15 @@ pub struct ReadPoolConfig {
 }
 
 /// A pool of read connections of one login. Dropping it closes them.
-pub struct ReadPool(Arc<Shared>);
+pub struct ReadPool(Arc<SharedReads>);
 
-struct Shared {
+struct SharedReads {
     connector: Connector,
     idle_timeout: Duration,
-    state: Mutex<State>,
+    state: Mutex<ReadPoolState>,
 }
 
-struct State {
+struct ReadPoolState {
     queues: Queues,
     next_id: u64,
 }
@@ -52,10 +52,10 @@ impl ReadPool {
     pub fn new(connector: &Connector, config: ReadPoolConfig) -> Self {
         let connections = config.connections.max(1);
         let queues = Queues::new(connections, config.connections_per_key.clamp(1, connections));
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedReads {
             connector: connector.with_options(SESSION_OPTIONS),
             idle_timeout: config.idle_timeout,
-            state: Mutex::new(State { queues, next_id: 0 }),
+            state: Mutex::new(ReadPoolState { queues, next_id: 0 }),
         }))
     }
 
@@ -108,8 +108,8 @@ fn exhausted() -> Failure {
     Failure { error: ReadError::Exhausted, can_run_again: false }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedReads {
+    fn lock(&self) -> MutexGuard<'_, ReadPoolState> {
         // Code that holds the lock does not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -130,7 +130,7 @@ impl Shared {
         Ok(Waiting { shared: self, key, id, is_done: false })
     }
 
-    fn dispatch(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn dispatch(self: &Arc<Self>, mut state: MutexGuard<'_, ReadPoolState>) {
         let opened = state.queues.dispatch();
         for _ in 0..opened {
             state.next_id += 1;
@@ -150,7 +150,7 @@ impl Shared {
 }
 
 /// Opens a connection and drives it to its end.
-async fn open(pool: Weak<Shared>, connector: Connector, id: u64) {
+async fn open(pool: Weak<SharedReads>, connector: Connector, id: u64) {
     let login = connector.login().await;
     let (sender, requests) = mpsc::unbounded_channel();
     let (login, idle_timeout) = {
@@ -186,7 +186,7 @@ async fn open(pool: Weak<Shared>, connector: Connector, id: u64) {
 
 /// A group in the pool. Dropping it removes it from the queue.
 struct Waiting<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<SharedReads>,
     key: Uuid,
     id: u64,
     is_done: bool,
