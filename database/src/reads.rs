@@ -1,4 +1,4 @@
-//! Reads in one round trip: groups of statements over few connections.
+//! Reads in one round trip: read groups over few connections.
 //!
 //! A group is written as `Bind` and `Execute` of each statement before one `Sync`.
 //! PostgreSQL runs it as one transaction, so a setting that its first statement makes for the transaction ends with it.

@@ -1,8 +1,10 @@
-//! The heads of the logs, for code that works across tenants.
+//! The heads of the logs.
 
 use chrono::{DateTime, Utc};
+use database::{RawRow, RawRows};
 use schemas::engine::{LogId, TenantId};
 use tokio_postgres::Row;
+use tokio_postgres::types::FromSql;
 use uuid::Uuid;
 
 use crate::StoreError;
@@ -20,6 +22,9 @@ pub struct Head {
     /// The time of that event.
     pub recorded_at: DateTime<Utc>,
 }
+
+/// The head of the tenant `$1`.
+pub(crate) const HEAD: &str = "select log_id, position, recorded_at from heads where tenant_id = $1";
 
 pub(crate) const COLUMNS: &str = "tenant_id, log_id, position, recorded_at";
 
@@ -66,4 +71,20 @@ pub(crate) async fn some(pools: &Pools, tenants: &[Uuid]) -> Result<Vec<Head>, S
     let statement = format!("select {COLUMNS} from heads where tenant_id = any($1)");
     let rows = get(&pools.worker).await?.query(&statement, &[&tenants]).await?;
     Ok(rows.iter().map(head_from).collect())
+}
+
+/// The head in the rows of [`HEAD`].
+pub(crate) fn head_in(tenant: TenantId, rows: &RawRows) -> Result<Head, StoreError> {
+    let row = rows.iter().next().ok_or(StoreError::TenantUnknown)?;
+    Ok(Head {
+        tenant,
+        log_id: LogId(field(row, 0)?),
+        position: field::<i64>(row, 1)? as u64,
+        recorded_at: field(row, 2)?,
+    })
+}
+
+/// The value of a field.
+pub(crate) fn field<'a, T: FromSql<'a>>(row: RawRow<'a>, index: usize) -> Result<T, StoreError> {
+    row.get(index).map_err(|error| StoreError::corrupt("a row", error))
 }

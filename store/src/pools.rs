@@ -71,7 +71,7 @@ pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static 
     [
         (DatabaseRole::Appender.name(), append_workers),
         (DatabaseRole::Lookup.name(), append_workers),
-        (DatabaseRole::Tenant.name(), pool_size + read_connections(pool_size)),
+        (DatabaseRole::Tenant.name(), read_connections(pool_size) + transaction_connections(pool_size)),
         (DatabaseRole::Projector.name(), pool_size + LOCK_CONNECTIONS_MAX),
         // The pool, and one connection for LISTEN.
         (DatabaseRole::Worker.name(), WORKER_CONNECTIONS_MAX + 1),
@@ -83,6 +83,11 @@ pub fn connection_limits(pool_size: usize, append_workers: usize) -> [(&'static 
 /// Maximum connections for reads in one round trip. Each runs several groups of one tenant one after the other.
 fn read_connections(pool_size: usize) -> usize {
     pool_size.div_ceil(2)
+}
+
+/// Maximum connections for read-only transactions of several round trips.
+fn transaction_connections(pool_size: usize) -> usize {
+    (pool_size - pool_size.div_ceil(2)).max(1)
 }
 
 /// A tenant may use three quarters of the connections of a pool.
@@ -153,6 +158,7 @@ impl FairPool {
 
 pub(crate) struct Pools {
     pub(crate) logins: Logins,
+    /// Read-only transactions of tenants.
     pub(crate) tenant: FairPool,
     /// Reads of tenants in one round trip.
     pub(crate) reads: ReadPool,
@@ -179,7 +185,7 @@ impl Pools {
         };
         Ok(Self {
             reads: ReadPool::new(&logins.of(DatabaseRole::Tenant), reads),
-            tenant: fair(DatabaseRole::Tenant, config.pool_size),
+            tenant: fair(DatabaseRole::Tenant, transaction_connections(config.pool_size)),
             projector: fair(DatabaseRole::Projector, config.pool_size),
             locks: fair(DatabaseRole::Projector, LOCK_CONNECTIONS_MAX),
             worker: pool(DatabaseRole::Worker, WORKER_CONNECTIONS_MAX),

@@ -8,13 +8,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
+use database::Value;
 use futures::Stream;
 use schemas::engine::{EventType, InvalidValue, LogId, RecordedEvent, StreamName, TypePattern};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
+use crate::heads::field;
 use crate::invariants::first_gap;
-use crate::{Head, Invariant, StoreError, TenantStore, TenantTransaction};
+use crate::{Head, Invariant, StoreError, TenantStore};
 
 /// Maximum events per page of a streaming read.
 const PAGE_EVENTS_MAX: usize = 500;
@@ -94,20 +96,6 @@ pub(crate) fn page_sql(columns: &str, matching: &str, order: &str) -> String {
 /// The bytes of a row's payload, at this column, and of its metadata in the next column.
 pub(crate) fn stored_bytes(row: &Row, payload: usize) -> usize {
     row.get::<_, &[u8]>(payload).len() + row.get::<_, &[u8]>(payload + 1).len()
-}
-
-/// A page of a stream from a version on, with the columns of [`COLUMNS`].
-pub(crate) async fn stream_rows(
-    transaction: &TenantTransaction,
-    stream: &StreamName,
-    from_version: u64,
-    limit: PageLimit,
-) -> Result<Vec<Row>, StoreError> {
-    let (events_max, bytes_max) = limit.parameters();
-    let sql = page_sql(COLUMNS, "tenant_id = $1 and stream = $4 and version >= $5", "version");
-    let parameters: [&(dyn ToSql + Sync); 5] =
-        [&transaction.tenant().0, &events_max, &bytes_max, &stream.as_str(), &(from_version as i64)];
-    transaction.query(&sql, &parameters).await
 }
 
 /// A page of a log.
@@ -275,11 +263,10 @@ impl TenantStore {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn position_of(&self, stream: &StreamName, version: u64) -> Result<Option<u64>, StoreError> {
-        let transaction = self.begin().await?;
         let sql = "select position from events where tenant_id = $1 and stream = $2 and version = $3";
-        let row = transaction.query_opt(sql, &[&self.id().0, &stream.as_str(), &(version as i64)]).await?;
-        transaction.commit().await?;
-        Ok(row.map(|row| row.get::<_, i64>(0) as u64))
+        let values = [Value::Uuid(self.id().0), Value::Text(stream.as_str()), Value::Int8(version as i64)];
+        let rows = self.read_one(sql, &values).await?;
+        rows.iter().next().map(|row| Ok(field::<i64>(row, 0)? as u64)).transpose()
     }
 
     /// A page of stream names whose category starts with `beginning`, in order, after `after`.
@@ -293,32 +280,15 @@ impl TenantStore {
         after: Option<&StreamName>,
         limit: u32,
     ) -> Result<Vec<StreamName>, StoreError> {
-        let transaction = self.begin().await?;
         // In byte order, like the index: every name with this prefix sorts before the prefix with the last code point.
         let end = format!("{beginning}\u{10FFFF}");
         let after = after.map_or(beginning, StreamName::as_str);
         let sql = "select stream from events
                    where tenant_id = $1 and version = 1 and stream > $2 and stream < $3 order by stream limit $4";
-        let rows = transaction.query(sql, &[&self.id().0, &after, &end, &i64::from(limit)]).await?;
-        transaction.commit().await?;
-        rows.iter().map(|row| Ok(StreamName::parse(row.get(0))?)).collect()
-    }
-
-    /// The events of a page of a stream. Their versions follow each other from `from_version` on.
-    pub(crate) fn stream_events(
-        &self,
-        rows: &[Row],
-        from_version: u64,
-        log_id: LogId,
-    ) -> Result<Vec<RecordedEvent>, StoreError> {
-        let events: Vec<_> = rows.iter().map(|row| event_from(row, 0, log_id)).collect::<Result<_, _>>()?;
-        let versions = events.iter().map(|event| event.version);
-        if let Some(gap) = first_gap(from_version.max(1) - 1, versions) {
-            let behind = events.iter().find(|event| event.version >= gap);
-            let position = behind.map_or(0, |event| event.position);
-            return Err(self.violation(Invariant::StreamVersions, position));
-        }
-        Ok(events)
+        let limit = Value::Int8(i64::from(limit));
+        let values = [Value::Uuid(self.id().0), Value::Text(after), Value::Text(&end), limit];
+        let rows = self.read_one(sql, &values).await?;
+        rows.iter().map(|row| Ok(StreamName::parse(field(row, 0)?)?)).collect()
     }
 
     /// The events of one stream from a version on, with personal data decrypted.
@@ -344,21 +314,19 @@ impl TenantStore {
         async_stream::try_stream! {
             let mut next = from_version.max(1);
             loop {
-                let transaction = handle.begin().await?;
-                let head = transaction.head().await?;
-                ensure_same_log(log, head.log_id)?;
                 let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: PAGE_BYTES_MAX };
-                let rows = stream_rows(&transaction, &stream, next, limit).await?;
-                transaction.commit().await?;
-                let full = limit.is_reached(rows.len(), rows.iter().map(|row| stored_bytes(row, 6)).sum());
-                let events = handle.stream_events(&rows, next, head.log_id)?;
+                let page = handle.stream_rows(&stream, next, limit, false).await?;
+                ensure_same_log(log, page.head.log_id)?;
+                let (full, count) = (page.is_full(limit), page.len() as u64);
+                let events = handle.stream_events(&page, next)?;
+                drop(page);
                 for event in handle.open(events).await? {
                     yield event;
                 }
                 if !full {
                     return;
                 }
-                next += rows.len() as u64;
+                next += count;
             }
         }
     }

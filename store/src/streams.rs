@@ -1,10 +1,14 @@
 //! Pages and versions of single streams.
 
-use schemas::engine::{LogId, RecordedEvent, StreamName, TenantId};
+use bytes::Bytes;
+use database::{RawRow, RawRows, Read, Value};
+use schemas::engine::{EventType, LogId, RecordedEvent, StreamName, TenantId};
 
+use crate::heads::{HEAD, field, head_in};
+use crate::invariants::first_gap;
 use crate::pools::get;
-use crate::read::{PageLimit, stream_rows};
-use crate::{Store, StoreError, TenantStore};
+use crate::read::{COLUMNS, PageLimit, page_sql};
+use crate::{Head, Invariant, Store, StoreError, TenantStore};
 
 /// A page of one stream.
 #[derive(Debug, Clone, PartialEq)]
@@ -15,6 +19,27 @@ pub struct StreamPage {
     pub events: Vec<RecordedEvent>,
     /// The version of the last event at the time of reading; 0 without events.
     pub version: u64,
+}
+
+/// The events of a stream from a version on, and the head, of one snapshot.
+pub(crate) struct StreamRows {
+    pub(crate) head: Head,
+    /// The version of the last event, if it was asked for and there is one.
+    last: Option<u64>,
+    rows: RawRows,
+}
+
+impl StreamRows {
+    /// The number of events.
+    pub(crate) fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether the page was ended by the limit, so that there may be more events.
+    pub(crate) fn is_full(&self, limit: PageLimit) -> bool {
+        let bytes = |row: RawRow<'_>| [6, 7].map(|column| row.field(column).map_or(0, <[u8]>::len));
+        limit.is_reached(self.rows.len(), self.rows.iter().flat_map(bytes).sum())
+    }
 }
 
 impl TenantStore {
@@ -31,15 +56,11 @@ impl TenantStore {
         from_version: u64,
         limit: PageLimit,
     ) -> Result<StreamPage, StoreError> {
-        let transaction = self.begin_snapshot().await?;
-        let head = transaction.head().await?;
-        let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
-        let rows = stream_rows(&transaction, stream, from_version, limit).await?;
-        transaction.commit().await?;
+        let page = self.stream_rows(stream, from_version, limit, true).await?;
         Ok(StreamPage {
-            log_id: head.log_id,
-            events: self.stream_events(&rows, from_version, head.log_id)?,
-            version: last.map_or(0, |row| row.get::<_, i64>(0) as u64),
+            log_id: page.head.log_id,
+            events: self.stream_events(&page, from_version)?,
+            version: page.last.unwrap_or(0),
         })
     }
 
@@ -48,10 +69,57 @@ impl TenantStore {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn stream_version(&self, stream: &StreamName) -> Result<u64, StoreError> {
-        let transaction = self.begin().await?;
-        let last = transaction.query_opt(LAST_VERSION, &[&self.id().0, &stream.as_str()]).await?;
-        transaction.commit().await?;
-        Ok(last.map_or(0, |row| row.get::<_, i64>(0) as u64))
+        let values = [Value::Uuid(self.id().0), Value::Text(stream.as_str())];
+        Ok(version_from(&self.read_one(LAST_VERSION, &values).await?)?.unwrap_or(0))
+    }
+
+    /// The rows of a page of a stream, in one round trip.
+    pub(crate) async fn stream_rows(
+        &self,
+        stream: &StreamName,
+        from_version: u64,
+        limit: PageLimit,
+        with_last: bool,
+    ) -> Result<StreamRows, StoreError> {
+        let (tenant, stream) = (Value::Uuid(self.id().0), Value::Text(stream.as_str()));
+        let (events_max, bytes_max) = limit.parameters();
+        let page = [
+            tenant,
+            Value::Int8(events_max),
+            Value::Int8(bytes_max),
+            stream,
+            Value::Int8(from_version as i64),
+        ];
+        let sql = page_sql(COLUMNS, "tenant_id = $1 and stream = $4 and version >= $5", "version");
+        let (head, last) = ([tenant], [tenant, stream]);
+        let group = [
+            Read { sql: HEAD, values: &head },
+            Read { sql: &sql, values: &page },
+            Read { sql: LAST_VERSION, values: &last },
+        ];
+        let mut rows = self.read(&group[..if with_last { 3 } else { 2 }]).await?.into_iter();
+        let (Some(head), Some(events)) = (rows.next(), rows.next()) else {
+            return Err(StoreError::Corrupt("a group has fewer answers than statements".to_owned()));
+        };
+        let last = rows.next().as_ref().map(version_from).transpose()?.flatten();
+        Ok(StreamRows { head: head_in(self.id(), &head)?, last, rows: events })
+    }
+
+    /// The events of a page of a stream. Their versions follow each other from `from_version` on.
+    pub(crate) fn stream_events(
+        &self,
+        page: &StreamRows,
+        from_version: u64,
+    ) -> Result<Vec<RecordedEvent>, StoreError> {
+        let log_id = page.head.log_id;
+        let events: Vec<_> = page.rows.iter().map(|row| event_from(row, log_id)).collect::<Result<_, _>>()?;
+        let versions = events.iter().map(|event| event.version);
+        if let Some(gap) = first_gap(from_version.max(1) - 1, versions) {
+            let behind = events.iter().find(|event| event.version >= gap);
+            let position = behind.map_or(0, |event| event.position);
+            return Err(self.violation(Invariant::StreamVersions, position));
+        }
+        Ok(events)
     }
 }
 
@@ -92,3 +160,25 @@ impl Store {
 
 const LAST_VERSION: &str =
     "select version from events where tenant_id = $1 and stream = $2 order by version desc limit 1";
+
+fn version_from(rows: &RawRows) -> Result<Option<u64>, StoreError> {
+    rows.iter().next().map(|row| Ok(field::<i64>(row, 0)? as u64)).transpose()
+}
+
+/// An event from [`COLUMNS`].
+fn event_from(row: RawRow<'_>, log_id: LogId) -> Result<RecordedEvent, StoreError> {
+    let position = field::<i64>(row, 0)? as u64;
+    let metadata = serde_json::from_slice(field(row, 7)?)
+        .map_err(|error| StoreError::corrupt(&format!("metadata at position {position}"), error))?;
+    Ok(RecordedEvent {
+        log_id,
+        position,
+        version: field::<i64>(row, 1)? as u64,
+        recorded_at: field(row, 2)?,
+        event_id: field(row, 3)?,
+        stream: StreamName::parse(field(row, 4)?)?,
+        event_type: EventType::parse(field(row, 5)?)?,
+        payload: Bytes::copy_from_slice(field(row, 6)?),
+        metadata,
+    })
+}

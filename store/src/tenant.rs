@@ -17,11 +17,12 @@
 //! ```
 
 use bytes::Bytes;
+use database::{RawRow, Value};
 use schemas::engine::{StreamName, TenantId};
-use tokio_postgres::Row;
 use uuid::Uuid;
 
 use crate::append::AppendError;
+use crate::heads::{HEAD, field, head_in};
 use crate::transaction::TenantTransaction;
 use crate::{Head, Invariant, Receipt, ReservationDigest, Store, StoreError, StreamAppend};
 
@@ -90,10 +91,8 @@ impl TenantStore {
     /// # Errors
     /// [`StoreError::TenantUnknown`] when the tenant does not exist.
     pub async fn head(&self) -> Result<Head, StoreError> {
-        let transaction = self.begin().await?;
-        let head = transaction.head().await?;
-        transaction.commit().await?;
-        Ok(head)
+        let rows = self.read_one(HEAD, &[Value::Uuid(self.id.0)]).await?;
+        head_in(self.id, &rows)
     }
 
     /// The stream that holds a reserved value. `normalised` is the value in its normalised form.
@@ -103,15 +102,10 @@ impl TenantStore {
     /// [`StoreError::Corrupt`] when a stored stream name is invalid.
     pub async fn reserved_by(&self, kind: &str, normalised: &str) -> Result<Option<StreamName>, StoreError> {
         let digest = self.store.key().reservation_digest(self.id, kind, normalised);
-        let transaction = self.begin().await?;
-        let row = transaction
-            .query_opt(
-                "select stream from reservations where tenant_id = $1 and kind = $2 and value_hash = $3",
-                &[&self.id.0, &kind, &digest.as_slice()],
-            )
-            .await?;
-        transaction.commit().await?;
-        row.map(|row| Ok(StreamName::parse(row.get(0))?)).transpose()
+        let sql = "select stream from reservations where tenant_id = $1 and kind = $2 and value_hash = $3";
+        let rows =
+            self.read_one(sql, &[Value::Uuid(self.id.0), Value::Text(kind), Value::Bytea(&digest)]).await?;
+        rows.iter().next().map(|row| Ok(StreamName::parse(field(row, 0)?)?)).transpose()
     }
 
     /// The values of one kind that a stream holds, as digests. It scans all values of that kind of the tenant.
@@ -124,16 +118,11 @@ impl TenantStore {
         stream: &StreamName,
         kind: &'static str,
     ) -> Result<Vec<ReservationDigest>, StoreError> {
-        let transaction = self.begin().await?;
-        let rows = transaction
-            .query(
-                "select value_hash from reservations where tenant_id = $1 and kind = $2 and stream = $3",
-                &[&self.id.0, &kind, &stream.as_str()],
-            )
-            .await?;
-        transaction.commit().await?;
-        let digest_from = |row: &Row| {
-            let digest = row.get::<_, &[u8]>(0).try_into();
+        let sql = "select value_hash from reservations where tenant_id = $1 and kind = $2 and stream = $3";
+        let values = [Value::Uuid(self.id.0), Value::Text(kind), Value::Text(stream.as_str())];
+        let rows = self.read_one(sql, &values).await?;
+        let digest_from = |row: RawRow<'_>| {
+            let digest = field::<&[u8]>(row, 0)?.try_into();
             digest
                 .map(|digest| ReservationDigest { kind, digest })
                 .map_err(|error| StoreError::corrupt("a reservation", error))
@@ -146,15 +135,10 @@ impl TenantStore {
     /// # Errors
     /// [`StoreError`] when the database does not answer.
     pub async fn secret(&self, stream: &StreamName, kind: &str) -> Result<Option<Bytes>, StoreError> {
-        let transaction = self.begin().await?;
-        let row = transaction
-            .query_opt(
-                "select value from secrets where tenant_id = $1 and stream = $2 and kind = $3",
-                &[&self.id.0, &stream.as_str(), &kind],
-            )
-            .await?;
-        transaction.commit().await?;
-        Ok(row.map(|row| Bytes::from(row.get::<_, Vec<u8>>(0))))
+        let sql = "select value from secrets where tenant_id = $1 and stream = $2 and kind = $3";
+        let values = [Value::Uuid(self.id.0), Value::Text(stream.as_str()), Value::Text(kind)];
+        let rows = self.read_one(sql, &values).await?;
+        rows.iter().next().map(|row| Ok(Bytes::copy_from_slice(field(row, 0)?))).transpose()
     }
 
     /// Begins a read-only transaction on the rows of this tenant.

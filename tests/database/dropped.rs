@@ -121,7 +121,8 @@ async fn a_dropped_look_up_without_a_transaction_ends_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_slow_reads_of_one_tenant_leave_a_connection_for_another() {
     let database = Database::create().await;
-    let config = StoreConfig { pool_size: 4, ..database.store_config() };
+    // Half of them are for reads in one round trip.
+    let config = StoreConfig { pool_size: 8, ..database.store_config() };
     let store = Store::connect(config).await.expect("connects");
     let (acme, beta) = (open_tenant(&store, "acme").await, open_tenant(&store, "beta").await);
     let mut slow = Vec::new();

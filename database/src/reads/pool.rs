@@ -11,13 +11,16 @@ use super::error::{Failure, ReadError};
 use super::group::{Group, Read};
 use super::queues::Queues;
 use super::rows::RawRows;
-use crate::{Connector, POOL_WAIT_TIMEOUT};
+use crate::{CONNECT_TIMEOUT, Connector, POOL_WAIT_TIMEOUT};
 
 /// The sessions are read-only, and a group has one snapshot.
 const SESSION_OPTIONS: &str =
     r"-c default_transaction_isolation=repeatable\ read -c default_transaction_read_only=on";
 /// How often a group runs again that a broken connection, a changed schema or the cancellation of another group has ended.
 const RUNS_MAX: usize = 3;
+
+/// Maximum further wait of a group while a connection is being opened: a little longer than that takes.
+const LAST_WAIT: Duration = CONNECT_TIMEOUT.saturating_add(Duration::from_millis(500));
 
 /// The limits of a pool.
 #[derive(Debug, Clone, Copy)]
@@ -31,15 +34,15 @@ pub struct ReadPoolConfig {
 }
 
 /// A pool of read connections of one login. Dropping it closes them.
-pub struct ReadPool(Arc<Shared>);
+pub struct ReadPool(Arc<SharedReads>);
 
-struct Shared {
+struct SharedReads {
     connector: Connector,
     idle_timeout: Duration,
-    state: Mutex<State>,
+    state: Mutex<ReadPoolState>,
 }
 
-struct State {
+struct ReadPoolState {
     queues: Queues,
     next_id: u64,
 }
@@ -49,10 +52,10 @@ impl ReadPool {
     pub fn new(connector: &Connector, config: ReadPoolConfig) -> Self {
         let connections = config.connections.max(1);
         let queues = Queues::new(connections, config.connections_per_key.clamp(1, connections));
-        Self(Arc::new(Shared {
+        Self(Arc::new(SharedReads {
             connector: connector.with_options(SESSION_OPTIONS),
             idle_timeout: config.idle_timeout,
-            state: Mutex::new(State { queues, next_id: 0 }),
+            state: Mutex::new(ReadPoolState { queues, next_id: 0 }),
         }))
     }
 
@@ -63,7 +66,7 @@ impl ReadPool {
     /// Dropping the future drops the answer; a statement that runs for long is cancelled.
     ///
     /// # Errors
-    /// [`ReadError::Exhausted`] when no connection takes the group within [`POOL_WAIT_TIMEOUT`].
+    /// [`ReadError::Exhausted`] when no connection takes the group within [`POOL_WAIT_TIMEOUT`], and none is being opened.
     /// [`ReadError::Connect`] when no connection can be opened, [`ReadError::Broken`] when connections break repeatedly.
     /// [`ReadError::Refused`] when PostgreSQL refuses a statement, [`ReadError::TooLarge`] when it is too large.
     pub async fn read(&self, key: Uuid, reads: &[Read<'_>]) -> Result<Vec<RawRows>, ReadError> {
@@ -82,11 +85,16 @@ impl ReadPool {
     async fn run(&self, key: Uuid, group: &Arc<Group>) -> Outcome {
         let (reply, mut answer) = oneshot::channel();
         let mut waiting = self.0.push(key, Arc::clone(group), reply)?;
-        let answer = match tokio::time::timeout(POOL_WAIT_TIMEOUT, &mut answer).await {
-            Ok(answer) => answer,
-            Err(_) if waiting.leave() => return Err(exhausted()),
-            // A connection has it. The server limits the time of its statements.
-            Err(_) => answer.await,
+        let mut limit = POOL_WAIT_TIMEOUT;
+        let answer = loop {
+            match tokio::time::timeout(limit, &mut answer).await {
+                Ok(answer) => break answer,
+                // The connection that is being opened is for this group, or its error is.
+                Err(_) if limit != LAST_WAIT && self.0.lock().queues.opening > 0 => limit = LAST_WAIT,
+                Err(_) if waiting.leave() => return Err(exhausted()),
+                // A connection has it. The server limits the time of its statements.
+                Err(_) => break answer.await,
+            }
         };
         waiting.is_done = true;
         answer.unwrap_or_else(|_| {
@@ -100,8 +108,8 @@ fn exhausted() -> Failure {
     Failure { error: ReadError::Exhausted, can_run_again: false }
 }
 
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, State> {
+impl SharedReads {
+    fn lock(&self) -> MutexGuard<'_, ReadPoolState> {
         // Code that holds the lock does not panic.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -122,7 +130,7 @@ impl Shared {
         Ok(Waiting { shared: self, key, id, is_done: false })
     }
 
-    fn dispatch(self: &Arc<Self>, mut state: MutexGuard<'_, State>) {
+    fn dispatch(self: &Arc<Self>, mut state: MutexGuard<'_, ReadPoolState>) {
         let opened = state.queues.dispatch();
         for _ in 0..opened {
             state.next_id += 1;
@@ -142,7 +150,7 @@ impl Shared {
 }
 
 /// Opens a connection and drives it to its end.
-async fn open(pool: Weak<Shared>, connector: Connector, id: u64) {
+async fn open(pool: Weak<SharedReads>, connector: Connector, id: u64) {
     let login = connector.login().await;
     let (sender, requests) = mpsc::unbounded_channel();
     let (login, idle_timeout) = {
@@ -178,7 +186,7 @@ async fn open(pool: Weak<Shared>, connector: Connector, id: u64) {
 
 /// A group in the pool. Dropping it removes it from the queue.
 struct Waiting<'a> {
-    shared: &'a Arc<Shared>,
+    shared: &'a Arc<SharedReads>,
     key: Uuid,
     id: u64,
     is_done: bool,

@@ -28,13 +28,13 @@ impl TokenDigest {
     }
 }
 
-struct Entry {
+struct VerifiedToken {
     claims: Arc<Claims>,
     bytes: u32,
 }
 
 /// A bounded cache. The caller checks expiry and audience at each use.
-pub(super) struct VerifiedTokens(Cache<TokenDigest, Arc<Entry>>);
+pub(super) struct VerifiedTokens(Cache<TokenDigest, Arc<VerifiedToken>>);
 
 impl VerifiedTokens {
     pub(super) fn new() -> Self {
@@ -44,7 +44,7 @@ impl VerifiedTokens {
     fn with_capacity(bytes: u64) -> Self {
         let cache = Cache::builder()
             .max_capacity(bytes)
-            .weigher(|_, entry: &Arc<Entry>| entry.bytes)
+            .weigher(|_, entry: &Arc<VerifiedToken>| entry.bytes)
             .time_to_live(VERIFIED_TOKENS_TTL)
             .build();
         Self(cache)
@@ -57,7 +57,7 @@ impl VerifiedTokens {
     /// Keeps the claims of a token of so many bytes. The claims are no longer than their token.
     pub(super) fn insert(&self, digest: TokenDigest, token_bytes: usize, claims: &Arc<Claims>) {
         let bytes = (token_bytes + ENTRY_BYTES) as u32;
-        self.0.insert(digest, Arc::new(Entry { claims: Arc::clone(claims), bytes }));
+        self.0.insert(digest, Arc::new(VerifiedToken { claims: Arc::clone(claims), bytes }));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use store::{ConsistencyToken, StoreError, TenantStore};
+use store::{Checkpoint, ConsistencyToken, StoreError, TenantStore};
 
 /// How long a read waits.
 pub const PATIENCE: Duration = Duration::from_secs(2);
@@ -60,8 +60,7 @@ async fn wait_until(
     projections: &[&str],
     limit: Duration,
 ) -> Result<(), WaitError> {
-    let transaction = tenant.begin().await?;
-    let head = transaction.head().await?;
+    let (head, checkpoints) = tenant.head_and_checkpoints(projections).await?;
     let position = match token {
         Some(token) if head.log_id != token.log_id || token.position > head.position => {
             return Err(WaitError::Invalid);
@@ -69,17 +68,11 @@ async fn wait_until(
         Some(token) => token.position,
         None => head.position,
     };
-    let mut behind = Vec::new();
-    for projection in projections {
-        let checkpoint = transaction.checkpoint(projection).await?;
-        if checkpoint.is_none_or(|at| at.log_id != head.log_id || at.position < position) {
-            behind.push(*projection);
-        }
-    }
-    transaction.commit().await?;
-    let waits = behind
-        .into_iter()
-        .map(|projection| tenant.wait_for_checkpoint(projection, head.log_id, position, limit));
+    let reached =
+        |at: &Option<Checkpoint>| at.is_some_and(|at| at.log_id == head.log_id && at.position >= position);
+    let behind = projections.iter().zip(&checkpoints).filter(|(_, at)| !reached(at));
+    let waits =
+        behind.map(|(projection, _)| tenant.wait_for_checkpoint(projection, head.log_id, position, limit));
     let reached = try_join_all(waits).await?;
     if reached.into_iter().all(|reached| reached) { Ok(()) } else { Err(WaitError::Timeout) }
 }
