@@ -7,4 +7,4 @@ mod history;
 mod known_password;
 mod projections;
 mod sagas;
-mod serve;
+pub mod serve;

@@ -6,6 +6,7 @@ mod idempotency;
 mod listeners;
 mod lists;
 mod live_streams;
+mod plans;
 mod repeats;
 mod requests;
 mod stream_tickets;

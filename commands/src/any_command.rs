@@ -6,9 +6,6 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::engine::any_aggregate;
-use crate::engine::context::CommandContext;
-use crate::engine::executor::Executor;
 use crate::engine::outcome::{ExecuteError, ExecutionOutcome};
 
 /// A command with the id of its aggregate. Only typed commands are converted to it.
@@ -78,26 +75,6 @@ pub enum DispatchError {
     /// A retry may succeed.
     #[error("the command could not be executed now")]
     Retryable(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
-
-/// This version of the program does not know the command. A newer one may have recorded it.
-#[derive(Debug, thiserror::Error)]
-#[error("the command {0} is unknown to this version of the program")]
-struct UnknownCommand(String);
-
-/// Executes the command.
-///
-/// # Errors
-/// [`DispatchError`] says whether a retry may succeed.
-pub async fn dispatch(
-    executor: &Executor,
-    context: &CommandContext,
-    command: AnyCommand,
-) -> Result<Dispatched, DispatchError> {
-    match any_aggregate::of_command(command.name()) {
-        Some(aggregate) => Ok(aggregate.execute(executor, context, command).await?),
-        None => Err(DispatchError::Retryable(Box::new(UnknownCommand(command.name)))),
-    }
 }
 
 impl<R: Rejection> From<ExecuteError<R>> for DispatchError {

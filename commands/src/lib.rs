@@ -15,15 +15,15 @@ pub mod privacy;
 mod registry;
 
 pub use access::Rejection;
-pub use any_command::{AnyCommand, DispatchError, Dispatched, dispatch};
+pub use any_command::{AnyCommand, DispatchError, Dispatched};
 pub use crm::customer::{Customer, CustomerRejection};
-pub use engine::any_aggregate::{AnyAggregate, of_category, of_command};
+pub use engine::any_aggregate::AnyAggregate;
 pub use engine::context::{CommandContext, CommandSideEffects};
 pub use engine::cqrs_store::{CqrsAggregate, TenantEventStore};
 pub use engine::decider::{DecideError, Decider, Facts, ReservedKind, decide};
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
-pub use engine::outcome::{AnyRejection, CommandResult, ExecuteError, ExecutionOutcome, reserved_value_code};
+pub use engine::outcome::{AnyRejection, CommandResult, ExecuteError, ExecutionOutcome};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{
     RegisterTenantError, RegisteredTenant, TenantAdmin, TenantRegistration, register_tenant, register_user,
@@ -34,4 +34,4 @@ pub use integration::event_type::{EventFamily, EventTypeRejection};
 pub use integration::external_append::{ExternalAppend, ExternalAppendError, ExternalEvent, ExternalEvents};
 pub use integration::service_token::{ServiceToken, ServiceTokenRejection};
 pub use privacy::subject::{Subject, SubjectRejection};
-pub use registry::AGGREGATES;
+pub use registry::{AGGREGATES, dispatch, of_category, of_command, reserved_value_code};

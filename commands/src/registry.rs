@@ -1,12 +1,13 @@
 //! The registry of aggregates. Dispatch of stored commands, erasure, GraphQL and the checks of names follow from it.
 
+use access::ErrorCode;
 use schemas::identity::user::UserCommand;
 
 use crate::engine::any_aggregate::{AnyAggregate, Executed};
 use crate::identity::administration::deactivate;
 use crate::{
-    AnyCommand, CommandContext, Customer, Dispatched, EventFamily, ExecuteError, Executor, ServiceToken,
-    Subject, Tenant, User,
+    AnyCommand, CommandContext, Customer, DispatchError, Dispatched, EventFamily, ExecuteError, Executor,
+    ServiceToken, Subject, Tenant, User,
 };
 
 /// Every aggregate of the product.
@@ -20,6 +21,42 @@ pub static AGGREGATES: &[AnyAggregate] = &[
     AnyAggregate::of::<ServiceToken>(),
     AnyAggregate::of::<Subject>(),
 ];
+
+/// The aggregate that has the command with this name.
+pub fn of_command(name: &str) -> Option<&'static AnyAggregate> {
+    AGGREGATES.iter().find(|aggregate| aggregate.commands.iter().any(|command| command.name == name))
+}
+
+/// The aggregate whose streams have this category.
+pub fn of_category(category: &str) -> Option<&'static AnyAggregate> {
+    AGGREGATES.iter().find(|aggregate| aggregate.category == category)
+}
+
+/// The error code for a reserved value of this kind.
+pub fn reserved_value_code(kind: &str) -> ErrorCode {
+    let mut kinds = AGGREGATES.iter().flat_map(|aggregate| aggregate.reserved_kinds);
+    kinds.find(|known| known.name == kind).map_or(ErrorCode::ValueTaken, |known| known.taken)
+}
+
+/// This version of the program does not know the command. A newer one may have recorded it.
+#[derive(Debug, thiserror::Error)]
+#[error("the command {0} is unknown to this version of the program")]
+struct UnknownCommand(String);
+
+/// Executes the command.
+///
+/// # Errors
+/// [`DispatchError`] says whether a retry may succeed.
+pub async fn dispatch(
+    executor: &Executor,
+    context: &CommandContext,
+    command: AnyCommand,
+) -> Result<Dispatched, DispatchError> {
+    match of_command(command.name()) {
+        Some(aggregate) => Ok(aggregate.execute(executor, context, command).await?),
+        None => Err(DispatchError::Retryable(Box::new(UnknownCommand(command.name().to_owned())))),
+    }
+}
 
 fn deactivate_user<'a>(
     executor: &'a Executor,

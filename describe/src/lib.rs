@@ -90,6 +90,6 @@ pub fn rejections(_arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// - `to = <Row>` with `back = "<field>"`: a relation, and the field of its other direction.
 #[proc_macro_attribute]
 pub fn read_model(arguments: TokenStream, item: TokenStream) -> TokenStream {
-    let arguments = parse_macro_input!(arguments as read_model::Arguments);
+    let arguments = parse_macro_input!(arguments as read_model::ReadModelArguments);
     described(item, |item| read_model::read_model(&arguments, item))
 }

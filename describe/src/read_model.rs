@@ -12,14 +12,14 @@ use crate::names::camel_case;
 use crate::values::allow_missing_docs;
 
 /// The arguments of `read_model`.
-pub(crate) struct Arguments {
+pub(crate) struct ReadModelArguments {
     name: LitStr,
     visible_to: Ident,
     order: Ident,
     owner: Option<Ident>,
 }
 
-impl Parse for Arguments {
+impl Parse for ReadModelArguments {
     fn parse(input: ParseStream<'_>) -> syn::Result<Self> {
         let name: LitStr = input.parse()?;
         let (mut visible_to, mut order, mut owner) = (None, None, None);
@@ -155,7 +155,7 @@ fn column(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
     }})
 }
 
-fn owner_of(arguments: &Arguments, fields: &syn::Fields) -> syn::Result<TokenStream> {
+fn owner_of(arguments: &ReadModelArguments, fields: &syn::Fields) -> syn::Result<TokenStream> {
     let Some(owner) = &arguments.owner else { return Ok(quote!(None)) };
     let column = fields.iter().find(|field| field.ident.as_ref() == Some(owner));
     let words = column.map(ColumnWords::of).transpose()?;
@@ -169,7 +169,7 @@ fn owner_of(arguments: &Arguments, fields: &syn::Fields) -> syn::Result<TokenStr
     Ok(quote!(Some(#owner)))
 }
 
-pub(crate) fn read_model(arguments: &Arguments, item: &mut DeriveInput) -> syn::Result<TokenStream> {
+pub(crate) fn read_model(arguments: &ReadModelArguments, item: &mut DeriveInput) -> syn::Result<TokenStream> {
     let (name, described) = (item.ident.clone(), description(&item.attrs));
     let text = name.to_string();
     let Some(object) = text.strip_suffix("Row") else {

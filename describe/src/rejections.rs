@@ -8,13 +8,13 @@ use syn::{DeriveInput, Ident, LitStr, Token, parse_quote};
 use crate::attributes::find;
 use crate::values::{allow_missing_docs, variants};
 
-struct Arguments {
+struct RejectionArguments {
     code: Ident,
     message: LitStr,
     at: Option<LitStr>,
 }
 
-impl syn::parse::Parse for Arguments {
+impl syn::parse::Parse for RejectionArguments {
     fn parse(input: syn::parse::ParseStream<'_>) -> syn::Result<Self> {
         let code = input.parse()?;
         input.parse::<Token![,]>()?;
@@ -42,11 +42,12 @@ pub(crate) fn rejections(item: &mut DeriveInput) -> syn::Result<TokenStream> {
                 "a rejection needs a code and a message: #[rejection(ErrorCodeVariant, \"message\")]",
             )
         })?;
-        let Arguments { code, message, at } = attribute.parse_args()?;
+        let RejectionArguments { code, message, at } = attribute.parse_args()?;
         let ident = &variant.ident;
-        let pattern = match variant.fields {
-            syn::Fields::Unnamed(_) => quote!(Self::#ident(..)),
-            _ => quote!(Self::#ident { .. }),
+        let pattern = if matches!(variant.fields, syn::Fields::Unnamed(_)) {
+            quote!(Self::#ident(..))
+        } else {
+            quote!(Self::#ident { .. })
         };
         codes.push(quote_spanned!(code.span()=> #pattern => ::access::ErrorCode::#code));
         if let Some(at) = at {

@@ -58,6 +58,8 @@ pub struct GatewayConfig {
     pub webhooks: WebhookRules,
     /// Development mode: serves GraphiQL, and GraphQL errors suggest names.
     pub development: bool,
+    /// Whether GraphQL reads are compiled to plans. If not, the library's executor answers all of them.
+    pub compiled_reads: bool,
 }
 
 impl Default for GatewayConfig {
@@ -89,6 +91,7 @@ impl Default for GatewayConfig {
                 .into(),
             webhooks: WebhookRules { allow_private_addresses: false, max_dead_letters_per_endpoint: 10_000 },
             development: false,
+            compiled_reads: true,
         }
     }
 }

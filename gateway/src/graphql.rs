@@ -2,28 +2,36 @@
 //!
 //! - `engine` holds what all fields share.
 //! - A field that no description covers has a file of its own: `me`.
+//! - `plan` answers reads without the library's executor.
 //! - `handler` connects HTTP and the schema.
 
 pub mod engine;
 pub mod handler;
 pub mod me;
 pub mod page;
+pub mod plan;
 
 use async_graphql::dynamic::{Object, Schema, SchemaBuilder, SchemaError};
 use commands::Executor;
 use queries::READ_MODELS;
 
 use engine::{commands as mutations, kinds, objects, pages, past, reads};
+use plan::Plans;
 
-/// The public schema.
-pub type ApiSchema = Schema;
+/// The public schema, and the plans of documents.
+#[derive(Clone)]
+pub struct ApiSchema {
+    schema: Schema,
+    plans: Plans,
+}
 
 /// Builds the schema, whose mutations run on the executor. Only in development it suggests names for misspelt ones:
-/// that costs time and reveals names.
-pub fn schema(executor: Executor, dev: bool) -> ApiSchema {
+/// that costs time and reveals names. `compiled_reads`: documents become plans.
+pub fn schema(executor: Executor, dev: bool, compiled_reads: bool) -> ApiSchema {
     let builder = builder().data(executor);
     let builder = if dev { builder } else { builder.disable_suggestions() };
-    builder.finish().expect("the descriptions give a schema, which a test checks")
+    let schema = builder.finish().expect("the descriptions give a schema, which a test checks");
+    ApiSchema { schema, plans: Plans::new(compiled_reads) }
 }
 
 fn builder() -> SchemaBuilder {

@@ -103,6 +103,11 @@ pub const METRICS: &[Metric] = &[
     counter("annals_event_streams_closed_total", &["transport", "code"], "event streams that ended, and why"),
     gauge("annals_event_streams_open", &["transport"], "open event streams"),
     counter("annals_exports_closed_total", &["code"], "exports that ended early, and why"),
+    counter(
+        "annals_graphql_plans_total",
+        &["outcome"],
+        "GraphQL documents by what the cache of plans had: planned, unplannable, new; and plans that were given_up",
+    ),
     counter("annals_http_refusals_total", &["listener", "status"], "requests refused before any handler"),
     counter(
         "annals_invariant_violations_total",

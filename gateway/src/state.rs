@@ -119,7 +119,7 @@ impl Gateway {
             tokens,
             passwords: Passwords::start(&config.hashing)?,
             service_tokens,
-            schema: graphql::schema(executor.clone(), config.development),
+            schema: graphql::schema(executor.clone(), config.development, config.compiled_reads),
             activities: ActivityLog::start(store.clone(), config.activity_retention),
             sessions: Sessions::new(hub, limit, config.stream_times, access_watch.clone()),
             access_watch,

@@ -26,7 +26,7 @@ pub use engine::definition::{read_table, sql_type, table_at};
 pub use engine::error::ProjectionError;
 pub use engine::historic_state::{HistoricState, HistoricStateError};
 pub use engine::lag::{ProjectionLag, ProjectionState, lag};
-pub use engine::projection::{Entry, OutOfSequence, Projection, apply, fold};
+pub use engine::projection::{OutOfSequence, Projection, StoredRow, apply, fold};
 pub use engine::rebuild::{OnProgress, RebuildError, RebuildReport};
 pub use engine::replay::{HistoricReadModel, LogPosition, ReplayTarget, log_position_at};
 pub use engine::runner::ProjectionRunner;

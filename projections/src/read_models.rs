@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::definition::read_table;
 use crate::engine::error::ProjectionError;
 use crate::engine::historic_state::{HistoricState, HistoricStateError};
-use crate::engine::projection::{Entry, Projection, apply, category};
+use crate::engine::projection::{Projection, StoredRow, apply, category};
 use crate::engine::rebuild::{self, OnProgress, RebuildError, RebuildReport};
 use crate::engine::replay::{self, HistoricReadModel, ReplayTarget};
 use crate::engine::runner::ProjectionRunner;
@@ -107,9 +107,9 @@ pub trait RowFold: Send {
     fn record(&self) -> Result<Option<Record>, ProjectionError>;
 }
 
-struct EntryFold<P>(Option<Entry<P>>);
+struct StoredRowFold<P>(Option<StoredRow<P>>);
 
-impl<P: Projection> RowFold for EntryFold<P> {
+impl<P: Projection> RowFold for StoredRowFold<P> {
     fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError> {
         self.0 = apply(self.0.take(), event)?;
         Ok(())
@@ -143,7 +143,7 @@ impl ReadModel {
             page: |tenant, log, (after, up_to), limit| {
                 Box::pin(async move { HistoricState::<P>::new(tenant, log).page(after, up_to, limit).await })
             },
-            new_fold: || Box::new(EntryFold::<P>(None)),
+            new_fold: || Box::new(StoredRowFold::<P>(None)),
         }
     }
 
@@ -206,11 +206,11 @@ async fn rows_at<P: Projection>(
     positions: [u64; 2],
 ) -> Result<HistoricRows, HistoricStateError> {
     let ([first, second], events) = HistoricState::<P>::new(tenant, log).rows_at(stream, positions).await?;
-    let value = |entry: Option<Entry<P>>| entry.map(|entry| to_json(&entry)).transpose();
+    let value = |entry: Option<StoredRow<P>>| entry.map(|entry| to_json(&entry)).transpose();
     let rows = [value(first).map_err(StoreError::from)?, value(second).map_err(StoreError::from)?];
     Ok(HistoricRows { rows, events })
 }
 
-fn to_json<P: Projection>(entry: &Entry<P>) -> Result<Value, ProjectionError> {
+fn to_json<P: Projection>(entry: &StoredRow<P>) -> Result<Value, ProjectionError> {
     serde_json::to_value(entry).map_err(ProjectionError::Row)
 }

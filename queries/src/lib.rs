@@ -44,6 +44,6 @@ pub use engine::value::{self, Parameter};
 pub use engine::wait::{WaitError, wait_for, wait_for_head};
 pub use engine::whole::{self, PastChanges, PastRows};
 pub use projections::{
-    CUSTOMERS, CustomerRow, Entry, HistoricStateError, READ_MODELS, ReadModel, Record, RowChange, USERS,
+    CUSTOMERS, CustomerRow, HistoricStateError, READ_MODELS, ReadModel, Record, RowChange, StoredRow, USERS,
     UserRow,
 };

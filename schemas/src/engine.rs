@@ -7,7 +7,7 @@ pub mod event;
 pub mod exact_json;
 pub mod field;
 pub mod ids;
-pub mod input;
+pub mod invalid_value;
 pub mod json_schema;
 pub mod metadata;
 pub mod model;
@@ -23,14 +23,15 @@ pub use describe::{commands, enumeration, events, read_model, value_object};
 pub use event::{DecodeError, Event, Moment};
 pub use exact_json::{Json, JsonText, NotJson};
 pub use field::{
-    Enumeration, EnumerationType, EnumerationValue, Field, FieldType, Kind, ValueObject, ValueObjectType,
+    Enumeration, EnumerationType, EnumerationValue, Field, FieldType, Input, InputError, InputReader, Kind,
+    ValueObject, ValueObjectType,
 };
 pub use ids::{LogId, TenantId};
-pub use input::{Input, InputError, InputReader};
+pub use invalid_value::InvalidValue;
 pub use metadata::{Actor, Metadata, RequestId};
 pub use model::{Column, Lookup, Model, Relation, Row, Selectivity};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
 pub use sealed::Sealed;
 pub use time::parse_time;
-pub use values::{Email, EmailKey, InvalidValue, Name, Notes, Reason};
+pub use values::{Email, EmailKey, Name, Notes, Reason};

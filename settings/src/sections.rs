@@ -242,6 +242,7 @@ pub struct GatewaySettings {
     #[serde(deserialize_with = "list")]
     pub cors_allowed_origins: Vec<String>,
     pub graphiql: bool,
+    pub compiled_reads: bool,
     pub max_connections: usize,
     pub max_connections_per_address: usize,
     pub header_timeout_seconds: u64,

@@ -343,7 +343,7 @@ async fn the_past_of_a_read_model_is_for_those_who_may_audit_and_see_it() {
     for (path, status) in [
         ("read-models/nothing", StatusCode::NOT_FOUND),
         ("read-models/invoices.v1", StatusCode::NOT_FOUND),
-        ("read-models/customers.v2", StatusCode::NOT_FOUND),
+        ("read-models/customers.v9", StatusCode::NOT_FOUND),
         ("read-models/nothing/changes?from=0", StatusCode::NOT_FOUND),
         ("read-models/customers?at=99999999", StatusCode::BAD_REQUEST),
         ("read-models/customers?at=99999999999999999999", StatusCode::BAD_REQUEST),

@@ -11,7 +11,7 @@ use crate::support::process::{command, send as send_signal};
 use crate::support::product::{PASSWORD, client, send};
 use crate::support::{Product, eventually};
 
-fn serve(settings: &str, roles: &str) -> Command {
+pub fn serve(settings: &str, roles: &str) -> Command {
     let mut serve = command();
     serve.args(["--config", settings, "serve", "--roles", roles]);
     for listener in ["PUBLIC", "OPERATIONS", "ADMIN"] {
@@ -21,10 +21,10 @@ fn serve(settings: &str, roles: &str) -> Command {
     serve
 }
 
-type Log = Lines<BufReader<ChildStderr>>;
+pub type Log = Lines<BufReader<ChildStderr>>;
 
 /// A process that runs, the rest of its log, and the line that says where it listens.
-fn started(mut serve: Command) -> (Child, Log, Value) {
+pub fn started(mut serve: Command) -> (Child, Log, Value) {
     let mut child = serve.spawn().expect("the binary runs");
     let mut log = BufReader::new(child.stderr.take().expect("it is piped")).lines();
     let running = log

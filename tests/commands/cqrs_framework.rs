@@ -70,11 +70,9 @@ async fn the_adapter_reserves_what_the_executor_would() {
     let tenant = open_tenant(&store, "acme").await;
     let framework =
         CqrsFramework::new(TenantEventStore::<CqrsAggregate<User>>::new(tenant.clone()), vec![], ());
-    let command = || {
-        UserCommand::from(UserCommand::RegisterUser {
-            details: UserDetails { email: email("ada@example.com"), name: name("Ada") },
-            roles: vec![Role::Member],
-        })
+    let command = || UserCommand::RegisterUser {
+        details: UserDetails { email: email("ada@example.com"), name: name("Ada") },
+        roles: vec![Role::Member],
     };
     let (first, second) = (ids::new_id(), ids::new_id());
     framework.execute(&first.to_string(), command()).await.expect("registered");

@@ -69,7 +69,7 @@ async fn one_address_is_taken_once_however_many_ask_at_once() {
     assert_eq!(winner.len(), 1);
     for refused in answers.iter().filter_map(|answer| answer.as_ref().err()) {
         let ExecuteError::Reserved { kind, holder } = refused else { panic!("{refused}") };
-        assert_eq!((kind.as_str(), holder.uuid()), ("email", Some(winner[0])));
+        assert_eq!((kind.name, holder.uuid()), ("email", Some(winner[0])));
     }
     assert_eq!(tenant.head().await.expect("reads").position, 1);
 }
@@ -158,7 +158,7 @@ async fn a_slug_is_given_once_and_never_a_reserved_one() {
     assert_eq!(answers.iter().filter(|answer| answer.is_ok()).count(), 1);
     for refused in answers.into_iter().filter_map(Result::err) {
         assert!(
-            matches!(refused, RegisterTenantError::Tenant(ExecuteError::Reserved { kind, .. }) if kind == "slug")
+            matches!(refused, RegisterTenantError::Tenant(ExecuteError::Reserved { kind, .. }) if kind.name == "slug")
         );
     }
     let reserved =

@@ -1,6 +1,6 @@
 //! Keyset pages, forward and backward, against a full sort.
 
-use projections::{CustomerRow, Entry, UserRow};
+use projections::{CustomerRow, StoredRow, UserRow};
 use queries::{PageRequest, QueryError, Select};
 use schemas::engine::Row;
 use serde_json::json;
@@ -27,7 +27,7 @@ async fn with_customers(count: usize) -> Setup {
     setup
 }
 
-fn sorted(mut rows: Vec<Entry<CustomerRow>>, order: &str) -> Vec<Uuid> {
+fn sorted(mut rows: Vec<StoredRow<CustomerRow>>, order: &str) -> Vec<Uuid> {
     rows.sort_by(|a, b| match order {
         "REGISTERED_AT_ASC" => (a.registered_at, a.id).cmp(&(b.registered_at, b.id)),
         "REGISTERED_AT_DESC" => (b.registered_at, b.id).cmp(&(a.registered_at, a.id)),
@@ -37,7 +37,7 @@ fn sorted(mut rows: Vec<Entry<CustomerRow>>, order: &str) -> Vec<Uuid> {
     rows.iter().map(|row| row.id).collect()
 }
 
-fn ids(rows: &[Entry<CustomerRow>]) -> Vec<Uuid> {
+fn ids(rows: &[StoredRow<CustomerRow>]) -> Vec<Uuid> {
     rows.iter().map(|row| row.id).collect()
 }
 

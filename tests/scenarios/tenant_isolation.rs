@@ -127,11 +127,18 @@ async fn a_member_reads_itself_and_its_customer_only() {
     })
     .await;
     assert_eq!(me["data"]["me"]["customer"], json!({"userId": id, "name": "Wren"}));
-    for query in [
-        "{ customers { totalCount } }",
-        "{ users { totalCount } }",
-        "mutation { registerCustomer(input: {name: \"x\", email: \"x@example.com\"}) { outcome } }",
-    ] {
+    // A list shows only what it owns; asked twice, because a repeated document takes another way.
+    for _ in 0..2 {
+        let query = "{ customers { totalCount nodes { userId } } users { totalCount nodes { id } } }";
+        let own = tenant.graphql_as(&token, query, Value::Null).await;
+        let expected = json!({
+            "customers": {"totalCount": 1, "nodes": [{"userId": id}]},
+            "users": {"totalCount": 1, "nodes": [{"id": id}]},
+        });
+        assert_eq!(own, json!({"data": expected}));
+    }
+    for query in ["mutation { registerCustomer(input: {name: \"x\", email: \"x@example.com\"}) { outcome } }"]
+    {
         let answer = tenant.graphql_as(&token, query, Value::Null).await;
         assert_eq!(answer["errors"][0]["extensions"]["code"], "FORBIDDEN", "{query}: {answer}");
     }

@@ -1,6 +1,6 @@
 //! Lists and look-ups of read models, with typed rows.
 
-use queries::{AsOf, Entry, PageRequest, QueryError, ReadModel, Select, as_of};
+use queries::{AsOf, PageRequest, QueryError, ReadModel, Select, StoredRow, as_of};
 use schemas::engine::Row;
 use serde_json::Value;
 use store::TenantStore;
@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 /// A page with typed rows.
 pub struct TypedPage<R> {
-    pub rows: Vec<Entry<R>>,
+    pub rows: Vec<StoredRow<R>>,
     pub cursors: Vec<String>,
     pub has_next: bool,
     pub has_previous: bool,
@@ -47,7 +47,7 @@ pub async fn list<R: Row>(
     })
 }
 
-pub async fn get<R: Row>(tenant: &TenantStore, id: Uuid) -> Option<Entry<R>> {
+pub async fn get<R: Row>(tenant: &TenantStore, id: Uuid) -> Option<StoredRow<R>> {
     let row = queries::get(tenant, R::MODEL, id).await.expect("reads");
     row.map(|row| queries::entry(row).expect("a row of this type"))
 }
@@ -57,7 +57,7 @@ pub async fn as_of<R: Row>(
     tenant: &TenantStore,
     id: Uuid,
     moment: Option<AsOf>,
-) -> Result<Option<Entry<R>>, QueryError> {
+) -> Result<Option<StoredRow<R>>, QueryError> {
     let read_model = ReadModel::find(R::MODEL.name).expect("a read model");
     let row = as_of::at(tenant, read_model, id, moment).await?;
     Ok(row.map(|row| queries::entry(row).expect("a row of this type")))

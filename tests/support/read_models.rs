@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use commands::{CommandContext, CommandSideEffects, Customer, Executor, User};
 use futures::{Stream, TryStreamExt};
-use projections::{Batch, CustomerRow, Entry, Projection, UserRow};
+use projections::{Batch, CustomerRow, Projection, StoredRow, UserRow};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 use schemas::crm::customer::{CustomerCommand, CustomerDetails};
@@ -46,7 +46,7 @@ pub fn eager() -> FeedSettings {
 pub async fn caught_up<P: Projection>(tenant: &TenantStore) {
     let head = tenant.head().await.expect("the head reads");
     let name = P::MODEL.name;
-    let reached = tenant.wait_for_checkpoint(&name, head.log_id, head.position, PATIENCE).await;
+    let reached = tenant.wait_for_checkpoint(name, head.log_id, head.position, PATIENCE).await;
     assert!(reached.expect("the checkpoint reads"), "{name} has not reached {}", head.position);
 }
 
@@ -56,7 +56,7 @@ pub async fn log(tenant: &TenantStore) -> Vec<RecordedEvent> {
 }
 
 /// What the read model must hold: each of its streams folded.
-pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<P>> {
+pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, StoredRow<P>> {
     let mut streams: BTreeMap<Uuid, Vec<RecordedEvent>> = BTreeMap::new();
     for event in log(tenant).await {
         let concerns = event.stream.category() == <P::Event as Event>::CATEGORY;
@@ -71,7 +71,7 @@ pub async fn folded<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry
 }
 
 /// What the read model holds.
-pub async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<P>> {
+pub async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, StoredRow<P>> {
     let transaction = tenant.begin_snapshot().await.expect("begins");
     let generation = transaction.generation(P::MODEL.name).await.expect("reads");
     let table = projections::table_at(P::MODEL, generation);
@@ -81,11 +81,11 @@ pub async fn rows<P: Projection>(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<P
     rows.iter().map(|row| (row.get(0), serde_json::from_str(row.get(1)).expect("a row"))).collect()
 }
 
-pub async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<CustomerRow>> {
+pub async fn customers(tenant: &TenantStore) -> BTreeMap<Uuid, StoredRow<CustomerRow>> {
     rows::<CustomerRow>(tenant).await
 }
 
-pub async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, Entry<UserRow>> {
+pub async fn users(tenant: &TenantStore) -> BTreeMap<Uuid, StoredRow<UserRow>> {
     rows::<UserRow>(tenant).await
 }
 

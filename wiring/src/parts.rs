@@ -48,6 +48,7 @@ pub(super) fn gateway_config(settings: &Settings, issuer: Option<Issuer>) -> Gat
             max_dead_letters_per_endpoint: settings.webhooks.max_dead_letters_per_endpoint,
         },
         development: gateway.graphiql,
+        compiled_reads: gateway.compiled_reads,
     }
 }
 

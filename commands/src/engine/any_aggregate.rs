@@ -12,7 +12,6 @@ use super::decider::{Decider, ReservedKind};
 use super::executor::Executor;
 use super::outcome::{AnyRejection, CommandResult, ExecuteError};
 use crate::any_command::{AnyCommand, Dispatched};
-use crate::registry::AGGREGATES;
 
 /// A command on its way.
 pub type Executed<'a> = BoxFuture<'a, Result<Dispatched, ExecuteError<AnyRejection>>>;
@@ -109,16 +108,6 @@ impl AnyAggregate {
             None => Ok(None),
         }
     }
-}
-
-/// The aggregate that has the command with this name.
-pub fn of_command(name: &str) -> Option<&'static AnyAggregate> {
-    AGGREGATES.iter().find(|aggregate| aggregate.commands.iter().any(|command| command.name == name))
-}
-
-/// The aggregate whose streams have this category.
-pub fn of_category(category: &str) -> Option<&'static AnyAggregate> {
-    AGGREGATES.iter().find(|aggregate| aggregate.category == category)
 }
 
 fn read<A: Decider>(name: &str, id: Uuid, input: &Input) -> Result<AnyCommand, Vec<InputError>> {

@@ -32,6 +32,11 @@ pub struct ReservedKind {
     pub field: &'static str,
 }
 
+impl ReservedKind {
+    /// A kind that the aggregate does not declare.
+    pub const OTHER: Self = Self { name: "value", taken: ErrorCode::ValueTaken, field: "value" };
+}
+
 /// The rules of one kind of aggregate: its state, how events change the state, and which events a command produces.
 /// The functions are synchronous and depend only on their arguments.
 ///

@@ -6,7 +6,6 @@ use store::{AppendError, StoreError};
 use uuid::Uuid;
 
 use super::decider::ReservedKind;
-use crate::registry::AGGREGATES;
 
 /// Whether the command was executed now or earlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,10 +55,10 @@ pub enum ExecuteError<R> {
     #[error("the command id was used for another command")]
     CommandIdReused,
     /// Another aggregate of the tenant holds a value that must be unique.
-    #[error("the {kind} is taken")]
+    #[error("the {} is taken", kind.name)]
     Reserved {
-        /// The kind of value, such as `email`.
-        kind: String,
+        /// The kind of value.
+        kind: ReservedKind,
         /// The stream that holds it. It must not be shown to the caller.
         holder: StreamName,
     },
@@ -109,16 +108,6 @@ pub enum ExecuteError<R> {
     },
 }
 
-/// The kind of a reserved value, by its name.
-fn reserved_kind(name: &str) -> Option<&'static ReservedKind> {
-    AGGREGATES.iter().flat_map(|aggregate| aggregate.reserved_kinds).find(|kind| kind.name == name)
-}
-
-/// The error code for a reserved value of this kind.
-pub fn reserved_value_code(kind: &str) -> ErrorCode {
-    reserved_kind(kind).map_or(ErrorCode::ValueTaken, |kind| kind.taken)
-}
-
 impl<R: Rejection> ExecuteError<R> {
     /// The error code, for REST, GraphQL, dead letters and the command line.
     pub fn code(&self) -> ErrorCode {
@@ -126,7 +115,7 @@ impl<R: Rejection> ExecuteError<R> {
             Self::Rejected(rejection) => rejection.code(),
             Self::VersionConflict { .. } => ErrorCode::VersionConflict,
             Self::CommandIdReused => ErrorCode::CommandIdReused,
-            Self::Reserved { kind, .. } => reserved_value_code(kind),
+            Self::Reserved { kind, .. } => kind.taken,
             Self::NotFound => ErrorCode::NotFound,
             Self::Exists { code } => *code,
             Self::Forbidden => ErrorCode::Forbidden,
@@ -189,7 +178,7 @@ impl<R: Rejection> ExecuteError<R> {
     pub fn path(&self) -> Option<String> {
         match self {
             Self::Rejected(rejection) => rejection.path(),
-            Self::Reserved { kind, .. } => reserved_kind(kind).map(|kind| kind.field.to_owned()),
+            Self::Reserved { kind, .. } => Some(kind.field.to_owned()),
             _ => None,
         }
     }
@@ -250,7 +239,7 @@ impl<R> From<AppendError> for ExecuteError<R> {
             AppendError::CommandIdReused => Self::CommandIdReused,
             // The store generates the ids of commands' events, so they are never taken.
             error @ AppendError::EventIdTaken(_) => Self::internal("appending", error),
-            AppendError::Reserved { kind, holder } => Self::Reserved { kind, holder },
+            AppendError::Reserved { holder, .. } => Self::Reserved { kind: ReservedKind::OTHER, holder },
             AppendError::TooLarge { bytes, limit } => Self::TooLarge { bytes, limit },
             AppendError::Invalid(reason) => Self::Invalid(reason),
             AppendError::SubjectErased => Self::SubjectErased,

@@ -9,7 +9,7 @@ use store::{
 use uuid::Uuid;
 
 use super::context::{CommandContext, CommandSideEffects};
-use super::decider::{DecideError, Decider, Facts, decide, reservation_changes};
+use super::decider::{DecideError, Decider, Facts, ReservedKind, decide, reservation_changes};
 use super::loading::LoadedAggregate;
 use super::outcome::ExecuteError;
 
@@ -112,7 +112,13 @@ impl<A: Decider> PreparedCommand<'_, A> {
     }
 
     pub(super) async fn append(&self, append: StreamAppend) -> Result<Receipt, ExecuteError<A::Rejection>> {
-        self.tenant.append(append).await.map_err(AppendError::into)
+        self.tenant.append(append).await.map_err(|error| match error {
+            AppendError::Reserved { kind, holder } => {
+                let declared = A::RESERVED_KINDS.iter().find(|declared| declared.name == kind);
+                ExecuteError::Reserved { kind: declared.copied().unwrap_or(ReservedKind::OTHER), holder }
+            }
+            error => error.into(),
+        })
     }
 
     /// The receipt of this command, if it was executed before.

@@ -151,7 +151,9 @@ mod tests {
     /// What the command gives at `now` after the events.
     fn given(events: Vec<ServiceTokenEvent>, command: ServiceTokenCommand) -> Decision {
         let (mut token, version) = (ServiceToken::default(), events.len() as u64);
-        events.into_iter().for_each(|event| token.apply(event));
+        for event in events {
+            token.apply(event);
+        }
         decide(&token, version, command, &Facts { now: now() })
     }
 

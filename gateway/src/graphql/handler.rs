@@ -55,9 +55,31 @@ async fn answer(
     let value = read_json(&bytes).map_err(Problem::for_graphql)?;
     let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
 
+    if let Some(answer) = planned(&schema, &context, &caller, &headers, &envelope).await {
+        return Ok(answer);
+    }
     let (mut response, began) = run(&schema, &context, caller, &headers, envelope).await;
     complete(&mut response, context.id());
     Ok(encode(&response, began, &headers))
+}
+
+/// The answer of a plan; `None` if the executor must answer.
+async fn planned(
+    schema: &ApiSchema,
+    context: &RequestContext,
+    caller: &Caller,
+    headers: &HeaderMap,
+    envelope: &Envelope,
+) -> Option<Response> {
+    let plan = schema.plans.get(&envelope.query, envelope.operation.as_deref())?;
+    context.set_subject(plan.root_fields.join(" "));
+    wait(caller, headers, envelope, &plan.root_fields, false).await.ok()?;
+    let running = plan.run(caller, &envelope.variables);
+    let body = tokio::time::timeout(EXECUTION_TIMEOUT, running).await.ok()??;
+    let strict = prefers(headers, GRAPHQL_JSON, "application/json");
+    let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
+    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))];
+    Some((StatusCode::OK, headers, body).into_response())
 }
 
 /// The members of a request over HTTP.
@@ -115,16 +137,18 @@ async fn run(
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
     context.set_subject(checked.root_fields.join(" "));
-    if let Err((code, message)) = wait(&caller, headers, &envelope, &checked).await {
+    let waited = wait(&caller, headers, &envelope, &checked.root_fields, checked.is_mutation).await;
+    if let Err((code, message)) = waited {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
+    let Envelope { query, operation, variables, .. } = envelope;
     let mut request =
-        GraphqlRequest::new(envelope.query).variables(envelope.variables).data(context.clone()).data(caller);
+        GraphqlRequest::new(query.as_str()).variables(variables).data(context.clone()).data(caller);
     request.set_parsed_query(checked.document.clone());
-    if let Some(operation) = envelope.operation {
+    if let Some(operation) = &operation {
         request = request.operation_name(operation);
     }
-    let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.execute(request)).await;
+    let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.schema.execute(request)).await;
     let Ok(mut response) = executed else {
         let error = ErrorCode::Unavailable.server_error("the operation took too long");
         return (GraphqlResponse::from_errors(vec![error]), true);
@@ -132,6 +156,10 @@ async fn run(
     // The library answers a document that does not fit the schema without any data, and with errors of no path.
     let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
     arrange(&mut response.data, &checked.selections, &checked.document);
+    if response.is_ok() {
+        let Checked { document, operation: chosen, root_fields, .. } = &checked;
+        schema.plans.learn(&query, operation.as_deref(), document, chosen, root_fields);
+    }
     (response, began)
 }
 
@@ -141,11 +169,12 @@ async fn wait(
     caller: &Caller,
     headers: &HeaderMap,
     envelope: &Envelope,
-    checked: &Checked,
+    root_fields: &[String],
+    is_mutation: bool,
 ) -> Result<(), (ErrorCode, &'static str)> {
     let mut needed: Vec<&str> = Vec::new();
-    if !checked.is_mutation {
-        needed = checked.root_fields.iter().flat_map(|field| read_models(field)).collect();
+    if !is_mutation {
+        needed = root_fields.iter().flat_map(|field| read_models(field)).collect();
         needed.sort_unstable();
         needed.dedup();
     }

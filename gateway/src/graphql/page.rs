@@ -80,6 +80,9 @@ pub async fn show() -> Response {
 }
 
 /// `GET /graphql/assets/{name}`: an asset of the page, in the one encoding that it is kept in.
+///
+/// # Errors
+/// `not_found` if there is no such asset.
 pub async fn asset(Path(name): Path<String>) -> Result<Response, Problem> {
     let place = FILE_NAMES.iter().position(|file_name| *file_name == name);
     let Asset { content_type, bytes, is_compressed, .. } =

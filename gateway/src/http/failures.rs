@@ -112,6 +112,8 @@ impl Cause {
 #[cfg(test)]
 mod tests {
     use commands::UserRejection;
+    use commands::identity::tenant::SLUG;
+    use commands::identity::user::EMAIL;
     use schemas::engine::StreamName;
 
     use super::*;
@@ -126,14 +128,10 @@ mod tests {
     #[test]
     fn a_taken_value_is_named_by_its_kind() {
         let holder = StreamName::parse("identity.user/1").expect("valid");
-        let taken = |kind: &str| {
-            Problem::from(ExecuteError::<UserRejection>::Reserved {
-                kind: kind.to_owned(),
-                holder: holder.clone(),
-            })
-        };
-        assert_eq!(taken("email").code(), ErrorCode::EmailTaken);
-        assert_eq!(taken("slug").code(), ErrorCode::SlugTaken);
-        assert!(!format!("{:?}", taken("email")).contains("identity.user/1"));
+        let taken =
+            |kind| Problem::from(ExecuteError::<UserRejection>::Reserved { kind, holder: holder.clone() });
+        assert_eq!(taken(EMAIL).code(), ErrorCode::EmailTaken);
+        assert_eq!(taken(SLUG).code(), ErrorCode::SlugTaken);
+        assert!(!format!("{:?}", taken(EMAIL)).contains("identity.user/1"));
     }
 }

@@ -9,7 +9,7 @@ use commands::identity::user::EMAIL;
 use commands::{
     CommandResult, CommandSideEffects, Decider, ExecuteError, Executor, User, UserRejection, new_aggregate_id,
 };
-use queries::{Entry, Select, USERS, UserRow};
+use queries::{Select, StoredRow, USERS, UserRow};
 use schemas::engine::Row;
 use schemas::engine::{Email, InvalidValue, Name, Reason, TenantSlug};
 use schemas::identity::role::Role;
@@ -96,8 +96,8 @@ impl UserStatusBody {
         Self { user: UserBody::new(id, tenant, user), status: user.status, version }
     }
 
-    fn from_row(tenant: &TenantSlug, entry: Entry<UserRow>) -> Self {
-        let Entry { id, row, version, .. } = entry;
+    fn from_row(tenant: &TenantSlug, entry: StoredRow<UserRow>) -> Self {
+        let StoredRow { id, row, version, .. } = entry;
         let UserRow { email, name, roles, status, .. } = row;
         let roles = roles.iter().filter_map(|role| Role::parse(role).ok()).collect();
         Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
@@ -239,6 +239,6 @@ fn to_problem(error: ExecuteError<UserRejection>) -> Problem {
         UserRejection::RoleNotAllowed(_) => rejected_field("roles", "role_not_allowed", &rejection),
         UserRejection::Erased => rejected_field("id", "user_erased", &rejection),
         UserRejection::SelfAdminChange => rejected_field("id", "self_admin_change", &rejection),
-        rejection => ExecuteError::Rejected(rejection).into(),
+        UserRejection::Deactivated => ExecuteError::Rejected(rejection).into(),
     }
 }

@@ -52,7 +52,7 @@ impl Projection for CustomerRow {
                         let row = Self { name: name.into(), ..row };
                         row.with_contact(Some(CustomerContact { email, company, notes }))
                     }
-                    None => row,
+                    None => Self { erased: true, ..row },
                 }
             }
             (Some(row), Event::Renamed { details }) => {
@@ -91,7 +91,7 @@ mod tests {
 
     use super::*;
     use crate::engine::error::ProjectionError;
-    use crate::engine::projection::{Entry, fold};
+    use crate::engine::projection::{StoredRow, fold};
     use crate::engine::testing::{at, recorded};
 
     const SUSPENDED: CustomerEvent = CustomerEvent::Suspended { reason: None };
@@ -113,7 +113,7 @@ mod tests {
         CustomerEvent::Renamed { details: Sealed::own(CustomerName { name }) }
     }
 
-    fn given(events: &[CustomerEvent]) -> Result<Option<Entry<CustomerRow>>, ProjectionError> {
+    fn given(events: &[CustomerEvent]) -> Result<Option<StoredRow<CustomerRow>>, ProjectionError> {
         fold::<CustomerRow>(&recorded(Uuid::from_u128(1), events))
     }
 
@@ -131,7 +131,7 @@ mod tests {
             erased: false,
             registered_at: at(1),
         };
-        let expected = Entry { id: Uuid::from_u128(1), row: expected, version: 1, updated_at: at(1) };
+        let expected = StoredRow { id: Uuid::from_u128(1), row: expected, version: 1, updated_at: at(1) };
         assert_eq!(row, expected);
     }
 
@@ -183,6 +183,6 @@ mod tests {
         let row = given(&[registered()]).expect("applies").expect("is there");
         let text = serde_json::to_string(&row).expect("serialises");
         assert!(text.contains(r#""status":"active""#));
-        assert_eq!(serde_json::from_str::<Entry<CustomerRow>>(&text).expect("deserialises"), row);
+        assert_eq!(serde_json::from_str::<StoredRow<CustomerRow>>(&text).expect("deserialises"), row);
     }
 }

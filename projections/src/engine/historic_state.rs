@@ -8,7 +8,7 @@ use schemas::engine::{LogId, RecordedEvent, StreamName, ids};
 use store::{DeadLetterStatus, LogFilter, LogPage, StoreError, StreamFilter, TenantStore};
 
 use super::error::ProjectionError;
-use super::projection::{Entry, Projection, apply, category};
+use super::projection::{Projection, StoredRow, apply, category};
 
 /// Maximum events of a stream that are decrypted at once.
 const CHUNK_SIZE_MAX: usize = 500;
@@ -91,9 +91,9 @@ impl<'a, P: Projection> HistoricState<'a, P> {
         &self,
         stream: &StreamName,
         positions: [u64; N],
-    ) -> Result<([Option<Entry<P>>; N], usize), HistoricStateError> {
+    ) -> Result<([Option<StoredRow<P>>; N], usize), HistoricStateError> {
         let (mut rows, mut shown, mut read) = ([const { None }; N], 0, 0);
-        let mut row: Option<Entry<P>> = None;
+        let mut row: Option<StoredRow<P>> = None;
         let events = self.tenant.read_stream_of(Some(self.log), stream, 1);
         let pages = events.ready_chunks(CHUNK_SIZE_MAX);
         pin_mut!(pages);

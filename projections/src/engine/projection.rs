@@ -30,7 +30,7 @@ pub trait Projection: Row {
 
 /// A row with the columns that the engine maintains. It serialises to an object whose fields are the columns.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Entry<R> {
+pub struct StoredRow<R> {
     /// The id of the aggregate.
     pub id: Uuid,
     /// The row.
@@ -42,7 +42,7 @@ pub struct Entry<R> {
     pub updated_at: DateTime<Utc>,
 }
 
-impl<R> Deref for Entry<R> {
+impl<R> Deref for StoredRow<R> {
     type Target = R;
 
     fn deref(&self) -> &R {
@@ -65,9 +65,9 @@ pub(crate) fn key<P: Projection>(event: &RecordedEvent) -> Option<Uuid> {
 /// # Errors
 /// [`ProjectionError`] if the event cannot be applied.
 pub fn apply<P: Projection>(
-    entry: Option<Entry<P>>,
+    entry: Option<StoredRow<P>>,
     event: &RecordedEvent,
-) -> Result<Option<Entry<P>>, ProjectionError> {
+) -> Result<Option<StoredRow<P>>, ProjectionError> {
     let out_of_sequence =
         |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
     let decoded = event.decode::<P::Event>()?;
@@ -76,13 +76,13 @@ pub fn apply<P: Projection>(
     let moment = Moment { id, version: event.version, time: event.recorded_at };
     let row = P::apply(entry.map(|entry| entry.row), decoded, &moment)
         .map_err(|OutOfSequence| out_of_sequence("the event cannot follow those before it"))?;
-    Ok(row.map(|row| Entry { id, row, version: moment.version, updated_at: moment.time }))
+    Ok(row.map(|row| StoredRow { id, row, version: moment.version, updated_at: moment.time }))
 }
 
 /// Rows by key: as loaded from the table, and as the events leave them.
 pub(crate) struct Fold<P> {
-    loaded: HashMap<Uuid, Entry<P>>,
-    folded: HashMap<Uuid, Option<Entry<P>>>,
+    loaded: HashMap<Uuid, StoredRow<P>>,
+    folded: HashMap<Uuid, Option<StoredRow<P>>>,
 }
 
 /// The changes of a batch to the table.
@@ -92,7 +92,7 @@ pub(crate) struct Changes<R> {
 }
 
 impl<P: Projection> Fold<P> {
-    pub(crate) fn new(loaded: HashMap<Uuid, Entry<P>>) -> Self {
+    pub(crate) fn new(loaded: HashMap<Uuid, StoredRow<P>>) -> Self {
         Self { loaded, folded: HashMap::new() }
     }
 
@@ -107,7 +107,7 @@ impl<P: Projection> Fold<P> {
         Ok(())
     }
 
-    pub(crate) fn changes(self) -> Changes<Entry<P>> {
+    pub(crate) fn changes(self) -> Changes<StoredRow<P>> {
         let mut changes = Changes { upserts: Vec::new(), deletes: Vec::new() };
         for (key, entry) in self.folded {
             match (self.loaded.get(&key), entry) {
@@ -126,6 +126,6 @@ impl<P: Projection> Fold<P> {
 /// [`ProjectionError`] if an event cannot be applied.
 pub fn fold<'a, P: Projection>(
     events: impl IntoIterator<Item = &'a RecordedEvent>,
-) -> Result<Option<Entry<P>>, ProjectionError> {
+) -> Result<Option<StoredRow<P>>, ProjectionError> {
     events.into_iter().try_fold(None, apply)
 }

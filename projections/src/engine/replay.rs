@@ -11,7 +11,7 @@ use super::change::RowChange;
 use super::definition::{read_table, table_at};
 use super::error::ProjectionError;
 use super::historic_state::{HistoricState, HistoricStateError};
-use super::projection::{Entry, Fold, Projection};
+use super::projection::{Fold, Projection, StoredRow};
 use super::rebuild::OnProgress;
 use super::sql::{copy_sql, page_sql};
 use super::table::{Tables, corrupt};
@@ -228,7 +228,8 @@ trait RowReader: Send + Sync {
 
 impl<P: Projection> RowReader for Tables<P> {
     fn row(&self, text: &str) -> Result<Value, StoreError> {
-        let row: Entry<P> = serde_json::from_str(text).map_err(|error| corrupt(P::MODEL.table, &error))?;
+        let row: StoredRow<P> =
+            serde_json::from_str(text).map_err(|error| corrupt(P::MODEL.table, &error))?;
         serde_json::to_value(row).map_err(|error| corrupt(P::MODEL.table, &error))
     }
 }

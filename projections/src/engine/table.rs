@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use super::definition::table_at;
 use super::error::ProjectionError;
-use super::projection::{Changes, Entry, Projection, key};
+use super::projection::{Changes, Projection, StoredRow, key};
 use super::sql::{Bounds, Statements, compare_sql, delete_sql, nth_key_sql};
 
 /// Maximum rows that one statement compares or deletes.
@@ -93,7 +93,7 @@ impl<P: Projection> Tables<P> {
         transaction: &TenantTransaction,
         generation: u64,
         events: &[RecordedEvent],
-    ) -> Result<HashMap<Uuid, Entry<P>>, StoreError> {
+    ) -> Result<HashMap<Uuid, StoredRow<P>>, StoreError> {
         let keys: HashSet<Uuid> = events.iter().filter_map(key::<P>).collect();
         if keys.is_empty() {
             return Ok(HashMap::new());
@@ -102,7 +102,7 @@ impl<P: Projection> Tables<P> {
         let load = &self.at(generation).load;
         let rows = transaction.query(load, &[&transaction.tenant().0, &keys]).await?;
         let read = |row: &store::sql::Row| {
-            let row: Entry<P> =
+            let row: StoredRow<P> =
                 serde_json::from_str(row.get(1)).map_err(|error| corrupt(P::MODEL.table, &error))?;
             Ok::<_, StoreError>(row)
         };
@@ -114,7 +114,7 @@ impl<P: Projection> Tables<P> {
         &self,
         transaction: &TenantTransaction,
         generation: u64,
-        changes: Changes<Entry<P>>,
+        changes: Changes<StoredRow<P>>,
     ) -> Result<(), ProjectionError> {
         let tenant = transaction.tenant().0;
         let statements = self.at(generation);

@@ -45,7 +45,7 @@ impl Projection for UserRow {
                         name: details.name.into(),
                         ..row
                     },
-                    None => row,
+                    None => Self { erased: true, ..row },
                 }
             }
             (Some(row), Event::EmailConfirmed {}) => Self { status: Active, ..row },
@@ -76,7 +76,7 @@ mod tests {
 
     use super::*;
     use crate::engine::error::ProjectionError;
-    use crate::engine::projection::{Entry, fold};
+    use crate::engine::projection::{StoredRow, fold};
     use crate::engine::testing::{at, recorded};
 
     fn registered() -> UserEvent {
@@ -92,7 +92,7 @@ mod tests {
         UserEvent::NameChanged { details: Sealed::own(UserName { name }) }
     }
 
-    fn given(events: &[UserEvent]) -> Result<Option<Entry<UserRow>>, ProjectionError> {
+    fn given(events: &[UserEvent]) -> Result<Option<StoredRow<UserRow>>, ProjectionError> {
         fold::<UserRow>(&recorded(Uuid::from_u128(1), events))
     }
 

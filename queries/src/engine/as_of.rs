@@ -64,6 +64,9 @@ pub struct History {
 
 /// The row that the stream's events make, up to `as_of` where given. `None` where there was none. An earlier row where a
 /// version is not reached.
+///
+/// # Errors
+/// [`QueryError`] when the store failed, or when the events do not fold.
 pub async fn at(
     tenant: &TenantStore,
     read_model: &ReadModel,

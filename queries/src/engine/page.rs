@@ -1,8 +1,8 @@
 //! Pages of a list.
 
 use projections::Record;
-use schemas::engine::TenantId;
-use store::{DeploymentKey, TenantStore};
+use schemas::engine::{Model, TenantId};
+use store::{DeploymentKey, StoreError, TenantStore};
 
 use super::cursor::{CursorScope, Place};
 use super::error::QueryError;
@@ -114,8 +114,16 @@ impl PagePlan {
         &self.scope
     }
 
+    /// Reads the page in one round trip.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    pub async fn read(&self, tenant: &TenantStore, model: &'static Model) -> Result<PageRows, StoreError> {
+        Ok(self.page(read_selected(tenant, model, &self.statements).await?))
+    }
+
     /// The page in the rows of the plan's statements.
-    pub(crate) fn page(&self, answers: Vec<Rows>) -> PageRows {
+    fn page(&self, answers: Vec<Rows>) -> PageRows {
         let mut answers = answers.into_iter();
         let rows = answers.next().unwrap_or_default();
         let more = rows.len() > self.limit;
@@ -123,7 +131,7 @@ impl PagePlan {
         if !self.forward {
             order.reverse();
         }
-        let behind = self.has_cursor && answers.next().is_some_and(|rows| rows.len() > 0);
+        let behind = self.has_cursor && answers.next().is_some_and(|rows| !rows.is_empty());
         let (has_next, has_previous) = if self.forward { (more, behind) } else { (behind, more) };
         let total = if self.counts { answers.next().and_then(|rows| rows.number(0)) } else { None };
         PageRows { rows, order, has_next, has_previous, total }
@@ -143,8 +151,7 @@ impl Select {
     ) -> Result<Page, QueryError> {
         let of = (tenant.id(), tenant.store().key());
         let plan = PagePlan::new(self, of, request, &super::read::all_columns(self.model), counts)?;
-        let PageRows { rows, order, has_next, has_previous, total } =
-            plan.page(read_selected(tenant, self.model, &plan.statements).await?);
+        let PageRows { rows, order, has_next, has_previous, total } = plan.read(tenant, self.model).await?;
         let rows = order.into_iter().map(|index| rows.record(self.model, index)).collect::<Result<_, _>>()?;
         let PagePlan { scope, .. } = plan;
         Ok(Page { rows, has_next, has_previous, total, select: self.clone(), scope })

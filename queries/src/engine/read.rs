@@ -1,6 +1,6 @@
 //! Runs statements on the table of a read model that serves.
 
-use projections::{Entry, Record, table_at};
+use projections::{Record, StoredRow, table_at};
 use schemas::engine::{Lookup, Model, Row};
 use serde::Serialize;
 use serde_json::Value as Json;
@@ -28,14 +28,14 @@ impl Rows {
         self.len() == 0
     }
 
-    /// A field of a row in PostgreSQL's binary format, or `None` for a null.
-    pub fn field(&self, row: usize, column: usize) -> Option<&[u8]> {
-        self.0.as_ref()?.row(row).field(column)
+    /// A field of a row in PostgreSQL's binary format. `None` for a null, and if there is no such row.
+    pub fn field_of(&self, row: usize, column: usize) -> Option<&[u8]> {
+        self.0.as_ref().filter(|rows| row < rows.len())?.row(row).field(column)
     }
 
     /// The number in the first column of a row.
     pub(crate) fn number(&self, row: usize) -> Option<u64> {
-        let bytes = self.field(row, 0)?;
+        let bytes = self.field_of(row, 0)?;
         u64::try_from(i64::from_be_bytes(bytes.try_into().ok()?)).ok()
     }
 
@@ -43,7 +43,7 @@ impl Rows {
     pub(crate) fn record(&self, model: &Model, row: usize) -> Result<Record, StoreError> {
         let mut record = Record::new();
         for (index, column) in model.all_columns().enumerate() {
-            let value = json(&column.kind, self.field(row, index));
+            let value = json(&column.kind, self.field_of(row, index));
             let value = value.ok_or_else(|| corrupt(model.table, format!("column {}", column.name)))?;
             record.insert(column.name.to_owned(), value);
         }
@@ -107,6 +107,15 @@ impl Select {
         Ok(self.page_by_id(tenant, None, 1).await?.0.pop())
     }
 
+    /// The row with the lowest id, with these columns.
+    ///
+    /// # Errors
+    /// [`StoreError`] if the store failed.
+    pub async fn one_row(&self, tenant: &TenantStore, columns: &str) -> Result<Rows, StoreError> {
+        let statement = self.by_id(tenant.id().0, columns, None, 1);
+        Ok(read_selected(tenant, self.model, &[statement]).await?.pop().unwrap_or_default())
+    }
+
     /// At most `limit` rows in the order of their ids, after an id, and the id to continue after; `None` at the end.
     ///
     /// # Errors
@@ -147,7 +156,7 @@ pub async fn find<R: Row, T: Serialize>(
     tenant: &TenantStore,
     lookup: Lookup<R, T>,
     value: &T,
-) -> Result<Option<Entry<R>>, QueryError> {
+) -> Result<Option<StoredRow<R>>, QueryError> {
     let column = R::MODEL.column(lookup.column).expect("the attribute names its own columns");
     let stored = serde_json::to_value(value).map_err(|error| corrupt(R::MODEL.table, error))?;
     let Some(value) = Parameter::of(&column.kind, &stored) else { return Ok(None) };
@@ -161,6 +170,6 @@ pub async fn find<R: Row, T: Serialize>(
 ///
 /// # Errors
 /// [`StoreError::Corrupt`] if the row is not of this type.
-pub fn entry<R: Row>(record: Record) -> Result<Entry<R>, StoreError> {
+pub fn entry<R: Row>(record: Record) -> Result<StoredRow<R>, StoreError> {
     serde_json::from_value(Json::Object(record)).map_err(|error| corrupt(R::MODEL.table, error))
 }

@@ -44,6 +44,21 @@ impl Parameter {
         })
     }
 
+    /// The parameter for a binary field. `None` for a null, and if the bytes are not of this kind.
+    pub fn of_field(kind: &Kind, bytes: Option<&[u8]>) -> Option<Self> {
+        let bytes = bytes?;
+        Some(match kind {
+            Kind::Id => Self::Uuid(Uuid::from_slice(bytes).ok()?),
+            Kind::Text | Kind::Enumeration(_) => Self::Text(std::str::from_utf8(bytes).ok()?.to_owned()),
+            Kind::Boolean => Self::Boolean(*bytes.first()? != 0),
+            Kind::Int32 => Self::Integer(i32::from_be_bytes(bytes.try_into().ok()?)),
+            Kind::Unsigned64 | Kind::Signed64 => Self::Number(i64::from_be_bytes(bytes.try_into().ok()?)),
+            Kind::Date => Self::Date(date(bytes)?),
+            Kind::Timestamp => Self::Time(time(bytes)?),
+            Kind::ValueObject(_) | Kind::List(_) => return None,
+        })
+    }
+
     pub(crate) fn value(&self) -> Value<'_> {
         match self {
             Self::Uuid(uuid) => Value::Uuid(*uuid),

@@ -53,6 +53,9 @@ pub struct PastChanges {
 
 /// At most `limit` rows of a read model when the log ended at `at` (or as it ends), behind a key. `log`: which log the
 /// position is of.
+///
+/// # Errors
+/// [`HistoricStateError`], also for an unknown read model and for a position after the head.
 pub async fn rows(
     tenant: &TenantStore,
     checkpoint: &str,
@@ -66,6 +69,9 @@ pub async fn rows(
 
 /// What became of rows between the positions `from` and `to` (or the end), as events behind `after` have touched them; at
 /// most `limit` events are looked at.
+///
+/// # Errors
+/// As [`rows`].
 pub async fn changes(
     tenant: &TenantStore,
     checkpoint: &str,

@@ -89,10 +89,7 @@ pub enum CustomerCommand {
         details: CustomerDetails,
     },
     /// Changes the name of a customer.
-    RenameCustomer {
-        /// The new name: 1 to 200 characters.
-        name: Name,
-    },
+    RenameCustomer { name: Name },
     /// Replaces the contact of a customer: what is not given is removed.
     ChangeCustomerContact {
         #[flatten]

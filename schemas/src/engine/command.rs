@@ -2,8 +2,7 @@
 
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::field::FieldType;
-use super::input::{Input, InputReader};
+use super::field::{FieldType, Input, InputReader};
 
 /// Whether a command needs its aggregate to exist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

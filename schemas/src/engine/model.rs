@@ -7,8 +7,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::field::{Field, Kind};
-use super::input::InputReader;
+use super::field::{Field, InputReader, Kind};
 use crate::identity::scope::Scope;
 
 /// The row of a read model without the columns that the engine maintains, written by `#[read_model]`.

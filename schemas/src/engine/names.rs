@@ -8,7 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::values::InvalidValue;
+use super::invalid_value::InvalidValue;
 
 /// Maximum bytes of a stream name. It is a NATS header and part of a unique key.
 pub const STREAM_NAME_MAX: usize = 200;

@@ -4,7 +4,7 @@ use chrono::{DateTime, Datelike, Utc};
 use serde::de::Error;
 use serde::{Deserialize, Deserializer};
 
-use super::InvalidValue;
+use super::invalid_value::InvalidValue;
 
 /// Parses an RFC 3339 time with a year from 0000 to 9999.
 ///

@@ -9,26 +9,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use unicode_properties::{GeneralCategoryGroup, UnicodeGeneralCategory};
 
-use super::field::{Field, Kind};
-use super::input::InputReader;
+use super::field::{Field, InputReader, Kind};
+use super::invalid_value::InvalidValue;
 use super::text::{email_key, is_visible};
-
-/// Why a value is invalid: a stable code, and a message for people.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{message}")]
-pub struct InvalidValue {
-    /// A stable code in snake case.
-    pub code: &'static str,
-    /// A message for people, in lower case, without a full stop.
-    pub message: String,
-}
-
-impl InvalidValue {
-    /// Creates an error.
-    pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
-    }
-}
 
 macro_rules! text_value {
     ($(#[doc = $doc:literal])* $name:ident { $($schema:tt)* }) => {

@@ -72,10 +72,7 @@ pub enum UserCommand {
     #[internal]
     ConfirmUserEmail {},
     /// Changes the name of a user. Users may change their own.
-    ChangeUserName {
-        /// The new name: 1 to 200 characters.
-        name: Name,
-    },
+    ChangeUserName { name: Name },
     /// Deactivates a user, who then cannot sign in.
     DeactivateUser { reason: Option<Reason> },
     /// Forgets who the user was. The erasure of its subject sends it.

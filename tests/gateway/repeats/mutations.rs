@@ -62,6 +62,34 @@ pub async fn suspend_customer(place: &Place, kind: Kind) -> Case {
     Case::new(asked, other).changed(move |_, before| Some(change(&id, before)))
 }
 
+pub async fn resume_customer(place: &Place, kind: Kind) -> Case {
+    let (id, another) = (customer(place).await, customer(place).await);
+    let ask = |name: &str, id: &str| Asked::mutation(name, json!({"id": id}));
+    match kind {
+        Kind::Effect => {
+            place.done(ask("suspendCustomer", &id)).await;
+        }
+        Kind::WithoutEffect => {}
+        Kind::Rejected => {
+            place.done(close(&id)).await;
+        }
+    }
+    let (asked, other) = (ask("resumeCustomer", &id), ask("resumeCustomer", &another));
+    Case::new(asked, other).changed(move |_, before| Some(change(&id, before)))
+}
+
+pub async fn change_customer_contact(place: &Place, kind: Kind) -> Case {
+    let id = customer(place).await;
+    let contact =
+        |email: &str| Asked::mutation("changeCustomerContact", json!({"id": id.as_str(), "email": email}));
+    if kind == Kind::Rejected {
+        place.done(close(&id)).await;
+    }
+    let email = if kind == Kind::WithoutEffect { "ada@example.com" } else { "bo@example.com" };
+    let (asked, other) = (contact(email), contact("cy@example.com"));
+    Case::new(asked, other).changed(move |_, before| Some(change(&id, before)))
+}
+
 pub async fn close_customer(place: &Place, kind: Kind) -> Case {
     let id = customer(place).await;
     if kind == Kind::WithoutEffect {

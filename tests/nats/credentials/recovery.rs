@@ -78,7 +78,15 @@ impl Site {
     async fn issue(&self, tenant: &TenantRecord, name: &str, after: u64, lifetime: TimeDelta) -> Integrator {
         let new = NewIntegrator { name: name.to_owned(), types: Vec::new(), after, lifetime };
         let issued = self.integrators.create(tenant, new, None).await.expect("issued");
-        assert!(issued.in_effect, "the keeper made the consumer");
+        // The answer waits for a few seconds only; on a busy machine the keeper may need longer.
+        let owner = self.database.connect("postgres").await;
+        let sql = "select bool_and(keys_applied >= revision and consumer_applied >= revision)
+                   from integrator_credentials where tenant_id = $1";
+        eventually("the keeper made the consumer", || async {
+            let row = owner.query_one(sql, &[&tenant.id.0]).await.expect("reads");
+            row.get::<_, Option<bool>>(0).unwrap_or(false).then_some(())
+        })
+        .await;
         Integrator::issued(&issued.connection)
     }
 

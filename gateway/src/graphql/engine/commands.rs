@@ -325,7 +325,7 @@ mod tests {
             ("COMMAND_ID_REUSED".to_owned(), path("commandId"))
         );
         let holder = StreamName::parse("identity.user/1").expect("valid");
-        let taken = Failure::Reserved { kind: "email".to_owned(), holder };
+        let taken = Failure::Reserved { kind: commands::identity::user::EMAIL, holder };
         assert_eq!(code_and_path(taken, false), ("EMAIL_TAKEN".to_owned(), path("email")));
         let rejected = Failure::Rejected(CustomerRejection::Closed);
         assert_eq!(code_and_path(rejected, false), ("CUSTOMER_CLOSED".to_owned(), None));

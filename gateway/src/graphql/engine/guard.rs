@@ -79,6 +79,8 @@ pub struct Checked {
     pub document: ExecutableDocument,
     /// What the operation that will run selects.
     pub selections: SelectionSet,
+    /// The operation that will run.
+    pub operation: OperationDefinition,
     /// Whether the operation that will run changes anything.
     pub is_mutation: bool,
     /// The names of the fields at the operation's root, fragments expanded.
@@ -86,6 +88,9 @@ pub struct Checked {
 }
 
 /// Checks a document and picks the operation that will run.
+///
+/// # Errors
+/// [`Refusal`] if the document asks for too much, or is no GraphQL.
 pub fn check(text: &str, operation: Option<&str>, limits: &Limits) -> Result<Checked, Refusal> {
     within("bytes", text.len(), limits.bytes)?;
     let scanned = scan(text);
@@ -124,8 +129,8 @@ pub fn check(text: &str, operation: Option<&str>, limits: &Limits) -> Result<Che
     let chosen = chosen(&document.operations, operation)?;
     let root_fields = walk.root_fields(chosen, limits);
     let is_mutation = chosen.ty == OperationType::Mutation;
-    let selections = chosen.selection_set.node.clone();
-    Ok(Checked { document, selections, is_mutation, root_fields })
+    let (selections, operation) = (chosen.selection_set.node.clone(), chosen.clone());
+    Ok(Checked { document, selections, operation, is_mutation, root_fields })
 }
 
 fn chosen<'a>(

@@ -87,17 +87,26 @@ pub fn page_request(
 }
 
 /// An argument of 32 bits, unless it is absent or null.
+///
+/// # Errors
+/// The argument is no number.
 pub fn number_argument(arguments: &ObjectAccessor<'_>, name: &str) -> Result<Option<i64>, Error> {
     arguments.get(name).filter(|value| !value.is_null()).map(|value| value.i64()).transpose()
 }
 
 /// A text argument, unless it is absent or null.
+///
+/// # Errors
+/// The argument is no text.
 pub fn text_argument(arguments: &ObjectAccessor<'_>, name: &str) -> Result<Option<String>, Error> {
     let given = arguments.get(name).filter(|value| !value.is_null());
     given.map(|value| value.string().map(str::to_owned)).transpose()
 }
 
 /// The page that the arguments request.
+///
+/// # Errors
+/// The errors of [`page_request`].
 pub fn requested_page(arguments: &ObjectAccessor<'_>) -> Result<PageRequest, Error> {
     page_request(
         number_argument(arguments, "first")?,
@@ -203,8 +212,8 @@ pub fn add_page_info(types: &mut Types) {
                 parts.has_previous
             }))
             .field(flag("hasNextPage", "Whether there are rows after the last one.", |parts| parts.has_next))
-            .field(end("startCursor", "The cursor of the first row.", |nodes| nodes.first()))
-            .field(end("endCursor", "The cursor of the last row.", |nodes| nodes.last())),
+            .field(end("startCursor", "The cursor of the first row.", <[_]>::first))
+            .field(end("endCursor", "The cursor of the last row.", <[_]>::last)),
     );
 }
 

@@ -95,7 +95,7 @@ pub async fn row_as_of(
 
 /// An event of an object's history, with the row after it.
 #[derive(Clone)]
-struct Entry(Arc<Past>);
+struct PastEntry(Arc<Past>);
 
 /// The root field of a history.
 pub fn field(read_model: &'static ReadModel) -> Field {
@@ -119,7 +119,7 @@ pub fn field(read_model: &'static ReadModel) -> Field {
             let last = history.facts.last().map_or(after, |last| last.event.version);
             let total = history.total;
             let node = |past: Past| {
-                let (cursor, entry) = (cursor(past.event.version), Entry(Arc::new(past)));
+                let (cursor, entry) = (cursor(past.event.version), PastEntry(Arc::new(past)));
                 Node { cursor, value: Box::new(move || FieldValue::owned_any(entry.clone())) }
             };
             let nodes = history.facts.into_iter().map(node).collect();
@@ -157,13 +157,13 @@ pub fn add_entry(types: &mut Types, model: &'static Model) {
     let mut object = Object::new(&name).description("An event of an object's history.");
     for (name, ty, description, read) in fields {
         let field = Field::new(name, TypeRef::named_nn(ty), move |ctx| {
-            let entry = ctx.parent_value.downcast_ref::<Entry>();
+            let entry = ctx.parent_value.downcast_ref::<PastEntry>();
             FieldFuture::from_value(entry.map(|entry| read(&entry.0.event)))
         });
         object = object.field(field.description(description));
     }
     let state = Field::new("state", TypeRef::named(model.object), |ctx| {
-        let entry = ctx.parent_value.downcast_ref::<Entry>();
+        let entry = ctx.parent_value.downcast_ref::<PastEntry>();
         FieldFuture::Value(entry.and_then(|entry| entry.0.row.clone()).map(Shown::value))
     });
     types.add(object.field(state.description("The object after the event.")));
