@@ -59,11 +59,8 @@ impl Asked {
     pub fn mutation(name: &str, input: Value) -> Self {
         let (mut initial, rest) = (name[..1].to_uppercase(), &name[1..]);
         initial.push_str(rest);
-        let target = if name.ends_with("Customer") {
-            "customer { id name status }"
-        } else {
-            "user { id name status }"
-        };
+        let target =
+            if name.contains("Customer") { "customer { id name status }" } else { "user { id name status }" };
         let query = format!(
             "mutation ($input: {initial}Input!) {{ done: {name}(input: $input) {{
                  outcome commandId version position consistencyToken userErrors {{ code }} {target} }} }}"
