@@ -8,6 +8,7 @@ mod migrate;
 mod rewrap;
 
 use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 
 use schemas::engine::{StreamName, TenantId, ids};
 use tokio_postgres::types::{ToSql, Type};
@@ -33,6 +34,8 @@ pub(crate) struct PostgresStore {
     serving: Connections,
     maintenance: Connections,
     roots: RootKeys,
+    /// The newest epoch, as it was read last. The statement that creates a key checks that it still is the newest.
+    newest_epoch: Mutex<Option<(i64, Fingerprint)>>,
 }
 
 impl PostgresStore {
@@ -42,6 +45,7 @@ impl PostgresStore {
             serving: Connections::new(database, SERVING_CONNECTIONS_MAX)?,
             maintenance: Connections::new(database, UPKEEP_CONNECTIONS_MAX)?,
             roots,
+            newest_epoch: Mutex::default(),
         };
         let found = store.maintenance.run(async |client| {
             begin_first_epoch(client, &store.roots).await?;
@@ -74,8 +78,12 @@ impl PostgresStore {
             select id, epoch, wrapped, is_fenced, root from found left join epochs using (epoch)";
         self.serving
             .run(async |client| {
-                for _ in 0..CREATE_ATTEMPTS_MAX {
-                    let (epoch, root) = newest_epoch(client).await?;
+                for attempt in 0..CREATE_ATTEMPTS_MAX {
+                    let known = self.known_epoch().filter(|_| attempt == 0);
+                    let (epoch, root) = match known {
+                        Some(known) => known,
+                        None => self.read_newest_epoch(client).await?,
+                    };
                     // Without the newest root key, existing keys of the previous one still work.
                     let root = epochs::root_of(&self.roots, Some(&root));
                     let key = ids::random_id();
@@ -88,11 +96,23 @@ impl PostgresStore {
                     if let Some(row) = found.first() {
                         return self.state(tenant, subject, row);
                     }
-                    root?;
+                    if known.is_none() {
+                        root?;
+                    }
                 }
                 Err(KeyringError::Unavailable("others keep changing the same key".to_owned()))
             })
             .await
+    }
+
+    fn known_epoch(&self) -> Option<(i64, Fingerprint)> {
+        *self.newest_epoch.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn read_newest_epoch(&self, client: &Client) -> Result<(i64, Fingerprint), KeyringError> {
+        let newest = newest_epoch(client).await?;
+        *self.newest_epoch.lock().unwrap_or_else(PoisonError::into_inner) = Some(newest);
+        Ok(newest)
     }
 
     pub(crate) async fn load(
