@@ -117,7 +117,7 @@ async fn a_rewrap_that_is_killed_again_and_again_comes_to_its_end_and_brings_nob
     let (old, new) = (RootKey::generate(), RootKey::generate());
     let lease = Duration::from_secs(1);
     let before = keys.open(old.clone().into(), lease);
-    let all = futures::stream::iter(1..=subjects).map(|subject| sealed(&before, subject)).buffered(100);
+    let all = futures::stream::iter(1..=subjects).map(|subject| sealed(&before, subject)).buffered(500);
     let known: Vec<Uuid> = all.map(|key| key.expect("seals")).collect().await;
     let both = RootKeys::new(new.clone(), Some(old.clone()));
     let epochs = async || keys.config().epochs(&both).await.expect("reads").expect("is there");

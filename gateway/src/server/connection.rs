@@ -49,7 +49,8 @@ pub async fn serve_connection(
         let phase = Arc::clone(&phase);
         service_fn(move |request| {
             let (requests, phase) = (Arc::clone(&requests), Arc::clone(&phase));
-            async move { requests.answer(request, peer, phase).await }
+            // hyper keeps room for this future as long as the connection lives, so an idle connection pays for a box only.
+            Box::pin(async move { requests.answer(request, peer, phase).await })
         })
     };
     let mut http = http1::Builder::new();

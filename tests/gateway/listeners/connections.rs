@@ -63,13 +63,13 @@ async fn half_open_connections_hold_up_nobody_and_are_closed() {
     let quick = async || {
         let [probe, signed_in] = medians(&product).await;
         println!("2,000 half-open connections of {each} KiB: livez {probe:?}, signed in {signed_in:?}");
-        probe.max(signed_in) < Duration::from_secs(1)
+        probe.max(signed_in) < Duration::from_millis(100)
     };
     while !quick().await {
         assert!(begun.elapsed() < Duration::from_secs(14), "answers take too long");
     }
     assert!(metric(&product, PUBLIC).await >= 2_000.0, "measured while they were held");
-    assert!(each <= 48, "a half-open connection takes {each} KiB");
+    assert!(each <= 32, "a half-open connection takes {each} KiB");
 
     let answers = join_all(attack.iter_mut().map(rest_of)).await;
     for answer in answers {
