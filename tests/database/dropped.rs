@@ -12,6 +12,9 @@ use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Well below the 30 seconds after which PostgreSQL ends a statement by itself.
 const SOON: Duration = Duration::from_secs(5);
+/// The observer holds this lock, so that a statement that waits for it does not end by itself.
+const HOLD: &str = "select pg_advisory_lock(7)";
+const WAIT: &str = "select pg_advisory_xact_lock_shared(7)::text";
 
 async fn store_of_one_connection(database: &Database) -> Store {
     let config = StoreConfig { pool_size: 1, append_workers: 1, ..database.store_config() };
@@ -53,12 +56,13 @@ async fn a_dropped_read_of_a_tenant_ends_and_its_connection_serves_the_next_tena
     let store = store_of_one_connection(&database).await;
     let (acme, beta) = (open_tenant(&store, "acme").await, open_tenant(&store, "beta").await);
     let observer = database.connect("postgres").await;
-    let (role, sleeps) = ("annals_tenant", "select pg_sleep%");
+    observer.batch_execute(HOLD).await.expect("locks");
+    let (role, waits) = ("annals_tenant", "select pg_advisory_xact_lock%");
     let slow = async {
         let transaction = acme.begin().await.expect("begins");
-        drop(transaction.query("select pg_sleep(600)::text", &[]).await);
+        drop(transaction.query(WAIT, &[]).await);
     };
-    let pid = dropped_while_busy(&observer, role, sleeps, slow).await;
+    let pid = dropped_while_busy(&observer, role, waits, slow).await;
     let dropped = Instant::now();
     // The only connection of the pool: it waits until that is clean.
     let transaction = beta.begin().await.expect("the pool has its connection again");
@@ -72,7 +76,7 @@ async fn a_dropped_read_of_a_tenant_ends_and_its_connection_serves_the_next_tena
     assert_eq!(row.get::<_, String>(1), beta.id().to_string());
     assert_eq!(row.get::<_, i64>(2), 1, "the head of one tenant");
     transaction.commit().await.expect("commits");
-    ends(&observer, role, sleeps).await;
+    ends(&observer, role, waits).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -88,14 +92,15 @@ async fn a_dropped_write_of_a_projection_is_rolled_back_at_once() {
     );
     let log_id = tenant.append(append).await.expect("appends").log_id;
     let observer = database.connect("postgres").await;
-    let (role, sleeps) = ("annals_projector", "select pg_sleep%");
+    observer.batch_execute(HOLD).await.expect("locks");
+    let (role, waits) = ("annals_projector", "select pg_advisory_xact_lock%");
     let slow = async {
         let transaction = tenant.begin_worker_transaction().await.expect("begins");
         assert!(transaction.move_checkpoint("test", log_id, 0, 1).await.expect("moves"));
-        drop(transaction.execute("select pg_sleep(600)", &[]).await);
+        drop(transaction.execute(WAIT, &[]).await);
     };
-    dropped_while_busy(&observer, role, sleeps, slow).await;
-    ends(&observer, role, sleeps).await;
+    dropped_while_busy(&observer, role, waits, slow).await;
+    ends(&observer, role, waits).await;
     let transaction = tenant.begin_worker_transaction().await.expect("the connection is free");
     assert!(transaction.move_checkpoint("test", log_id, 0, 1).await.expect("moves"), "it was rolled back");
     transaction.commit().await.expect("commits");

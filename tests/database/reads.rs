@@ -344,10 +344,11 @@ async fn a_dropped_group_is_cancelled_and_those_behind_it_are_answered() {
     let observer = database.connect("postgres").await;
     let pool = pool(&database, 1);
     let session = pid(&pool).await;
-    let sleep = [Read { sql: "select pg_sleep(600)::text", values: &[] }];
-    let mut slow = Box::pin(pool.read(KEY, &sleep));
+    observer.batch_execute("select pg_advisory_lock(7)").await.expect("locks");
+    let waits = [Read { sql: "select pg_advisory_xact_lock_shared(7)", values: &[] }];
+    let mut slow = Box::pin(pool.read(KEY, &waits));
     assert!(poll!(&mut slow).is_pending());
-    busy(&observer, "select pg_sleep%", 1).await;
+    busy(&observer, "select pg_advisory_xact_lock%", 1).await;
     let behind: Vec<_> = (0..3).map(|_| Box::pin(pool.read(KEY, &[PID]))).collect();
     let mut behind = std::pin::pin!(join_all(behind));
     assert!(poll!(&mut behind).is_pending());
@@ -359,7 +360,7 @@ async fn a_dropped_group_is_cancelled_and_those_behind_it_are_answered() {
     }
     let rows = other.await.expect("the other key has its turn");
     assert_eq!(rows[0].row(0).get::<i32>(0).expect("a number"), session, "the connection goes on");
-    busy(&observer, "select pg_sleep%", 0).await;
+    busy(&observer, "select pg_advisory_xact_lock%", 0).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -367,11 +368,12 @@ async fn timeouts_and_full_pools_and_refused_logins_have_their_errors() {
     let database = Database::create().await;
     let password = password_of(ROLE);
     let short = pool_with(&connector(&database, database.port, &password, "-c statement_timeout=50ms"), 1);
-    let ended = one(&short, "select pg_sleep(600)::text", &[]).await.expect_err("the server ends it");
-    assert_eq!((state(&ended), ended.is_transient()), ("57014", true));
-
     let owner = database.connect("postgres").await;
     owner.batch_execute("select pg_advisory_lock(7)").await.expect("locks");
+    let ended = one(&short, "select pg_advisory_xact_lock_shared(7)", &[]).await;
+    let ended = ended.expect_err("the server ends it");
+    assert_eq!((state(&ended), ended.is_transient()), ("57014", true));
+
     let full = pool(&database, 1);
     let waits = [Read { sql: "select pg_advisory_xact_lock_shared(7)", values: &[] }];
     let mut first = Box::pin(full.read(KEY, &waits));

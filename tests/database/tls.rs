@@ -150,18 +150,19 @@ async fn statements_are_cancelled_and_notifications_heard_over_tls() {
     let (connection, mut listener) =
         (connector.connect().await.expect("connects"), connector.listen("news").await.expect("listens"));
     let token = connection.client.cancel_token();
-    let sleeping = connection.client.batch_execute("select pg_sleep(60)");
+    let observer = server.connect().await;
+    observer.batch_execute("select pg_advisory_lock(7)").await.expect("locks");
+    let waiting = connection.client.batch_execute("select pg_advisory_lock_shared(7)");
     let cancelling = async {
-        let observer = server.connect().await;
-        eventually("it sleeps", || async {
-            let asleep =
-                "select from pg_stat_activity where query like 'select pg_sleep%' and state = 'active'";
-            observer.query_opt(asleep, &[]).await.expect("reads")
+        eventually("it waits", || async {
+            let waits =
+                "select from pg_stat_activity where query like 'select pg_advisory_lock_shared%' and state = 'active'";
+            observer.query_opt(waits, &[]).await.expect("reads")
         })
         .await;
         connector.cancel(&token).await.expect("the request is sent");
     };
-    let (ended, ()) = tokio::join!(sleeping, cancelling);
+    let (ended, ()) = tokio::join!(waiting, cancelling);
     assert_eq!(
         ended.expect_err("cancelled").code().map(|state| state.code().to_owned()),
         Some("57014".to_owned())
