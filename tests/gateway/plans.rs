@@ -240,7 +240,7 @@ async fn plans_answer_with_the_bytes_of_the_executor() {
     let mut without = serve(&product.annals.settings(), "gateway");
     without.env("ANNALS__GATEWAY__COMPILED_READS", "false");
     let (mut child, log, running) = started(without);
-    // A log that nobody reads would stop the process at a full pipe.
+    // An unread log would fill the pipe and block the process.
     let log = std::thread::spawn(move || log.map_while(Result::ok).count());
     let executor = format!("http://{}", running["public"].as_str().expect("an address"));
     let planned = product.url("");

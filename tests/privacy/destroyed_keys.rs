@@ -10,7 +10,9 @@ use tokio_util::sync::CancellationToken;
 use crate::support::key_stores::{KeyStoreKind, over_both_key_stores};
 use crate::support::nats_server::NatsServer;
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, random_history, silent, users};
+use crate::support::read_models::{
+    caught_up, customers, frequent_comparison, no_notifications, random_history, users,
+};
 use crate::support::saga_engine::{Engine, register, settled};
 
 over_both_key_stores!(a_replay_without_any_key_succeeds_everywhere);
@@ -77,7 +79,12 @@ async fn a_replay_without_any_key_succeeds_everywhere(keys: KeyStoreKind) {
             }
         }
         let cancel = CancellationToken::new();
-        let keeping = tokio::spawn(projections::run_all(store.clone(), silent, eager(), cancel.clone()));
+        let keeping = tokio::spawn(projections::run_all(
+            store.clone(),
+            no_notifications,
+            frequent_comparison(),
+            cancel.clone(),
+        ));
         caught_up::<CustomerRow>(&tenant).await;
         caught_up::<UserRow>(&tenant).await;
         assert!(

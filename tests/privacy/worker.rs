@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::support::eventually;
 use crate::support::key_stores::{KeyStoreKind, over_both_key_stores};
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{customers, eager, register, silent};
+use crate::support::read_models::{customers, frequent_comparison, no_notifications, register};
 use crate::support::saga_engine::types;
 
 over_both_key_stores!(an_erasure_waits_for_the_read_models_and_survives_any_interruption);
@@ -26,7 +26,7 @@ fn eraser(database: &Database, store: &Store) -> AbortOnDropHandle<()> {
         database.keyring(),
         read_models,
         Arc::new(|| std::future::ready(Ok(Vec::new())).boxed()),
-        silent(),
+        no_notifications(),
         CancellationToken::new(),
     )))
 }
@@ -59,7 +59,12 @@ async fn an_erasure_waits_for_the_read_models_and_survives_any_interruption(keys
     })
     .await;
     assert_eq!(types(&tenant, &stream).await.len(), 1, "no read model has come there yet");
-    let keeping = projections::run_all(store.clone(), silent, eager(), CancellationToken::new());
+    let keeping = projections::run_all(
+        store.clone(),
+        no_notifications,
+        frequent_comparison(),
+        CancellationToken::new(),
+    );
     let _keeping = AbortOnDropHandle::new(tokio::spawn(keeping));
     eventually("the erasure is recorded", || async {
         (types(&tenant, &stream).await.len() == 2).then_some(())

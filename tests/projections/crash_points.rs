@@ -8,7 +8,9 @@ use store::Store;
 
 use crate::support::long;
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, rename, silent};
+use crate::support::read_models::{
+    caught_up, customers, folded, frequent_comparison, keep, no_notifications, register, rename,
+};
 use crate::support::wire::{Moment, Wire};
 
 /// More than a batch ever sends, a new connection with everything that is prepared on it included.
@@ -24,7 +26,7 @@ async fn every_message(moment: Moment) {
     let store = Store::connect(config).await.expect("the store connects");
     let executor = Executor::new(direct.clone(), 100);
     let tenant = open_tenant(&direct, "acme").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     for message in long::points(3).take_while(|message| *message <= MESSAGES) {
         wire.arm("annals_projector", message, moment);
         let id = register(&executor, &tenant, &format!("Ada {message}")).await;

@@ -19,7 +19,8 @@ use super::poison::{append_raw, decide, letter_with};
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::read_models::{
-    PATIENCE, caught_up, customers, eager, folded, keep, log, random_history, register, rename, silent, users,
+    PATIENCE, caught_up, customers, folded, frequent_comparison, keep, log, no_notifications, random_history,
+    register, rename, users,
 };
 
 fn batch(tenant: &TenantStore, events: Vec<RecordedEvent>) -> Batch {
@@ -101,7 +102,7 @@ async fn a_lost_last_event_is_found_by_comparing_heads() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let (sender, stream) = source();
-    let _keeper = keep::<CustomerRow>(&store, stream, eager());
+    let _keeper = keep::<CustomerRow>(&store, stream, frequent_comparison());
     let executor = Executor::new(store.clone(), 10);
     let id = register(&executor, &tenant, "Ada").await;
     sender.send(batch(&tenant, log(&tenant).await)).expect("the keeper listens");
@@ -123,7 +124,7 @@ async fn several_keepers_at_once_have_the_effect_of_one() {
     for (store, batch) in [(&store, 1), (&store, 13), (&elsewhere, 500)] {
         let (sender, stream) = source();
         sources.push(sender);
-        keepers.push(keep::<CustomerRow>(store, stream, FeedSettings { batch, ..eager() }));
+        keepers.push(keep::<CustomerRow>(store, stream, FeedSettings { batch, ..frequent_comparison() }));
     }
     let executor = Executor::new(store.clone(), 100);
     for round in 0..5 {
@@ -153,8 +154,8 @@ async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
     register(&executor, &small, "Ada").await;
     let head = big.head().await.expect("reads").position;
     // One event a batch and one tenant at a time: the small one is through long before the big one.
-    let settings = FeedSettings { batch: 1, max_concurrent_tenants: 1, ..eager() };
-    let _keeper = keep::<CustomerRow>(&store, silent(), settings);
+    let settings = FeedSettings { batch: 1, max_concurrent_tenants: 1, ..frequent_comparison() };
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), settings);
     caught_up::<CustomerRow>(&small).await;
     let reached = store.checkpoints(Some(projections::CUSTOMERS)).await.expect("reads");
     let of_big = reached.iter().find(|(tenant, ..)| *tenant == big.id()).map_or(0, |(.., at)| at.position);
@@ -168,7 +169,7 @@ async fn a_checkpoint_that_only_advanced_and_was_set_back_is_looked_up() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store.clone(), 10);
-    let _keeper = keep::<UserRow>(&store, silent(), eager());
+    let _keeper = keep::<UserRow>(&store, no_notifications(), frequent_comparison());
     for text in ["Ada", "Bo", "Cy"] {
         register(&executor, &tenant, text).await;
     }
@@ -253,7 +254,7 @@ async fn an_outage_is_waited_out() {
     let tenant = open_tenant(&store, "acme").await;
     let executor = Executor::new(store.clone(), 10);
     let id = register(&executor, &tenant, "Ada").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
 
     // Every connection of the keeper breaks, and again while it recovers.

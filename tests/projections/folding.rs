@@ -8,7 +8,8 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::read_models::{
-    caught_up, customers, eager, folded, keep, random_history, register, silent, users,
+    caught_up, customers, folded, frequent_comparison, keep, no_notifications, random_history, register,
+    users,
 };
 
 #[tokio::test]
@@ -20,8 +21,8 @@ async fn after_random_commands_the_tables_are_a_fold_of_the_log() {
         random_history(&executor, tenant, 150, seed).await;
     }
     // Small batches, so that rows are loaded and changed many times.
-    let settings = FeedSettings { batch: 7, ..eager() };
-    let all = projections::run_all(store.clone(), silent, settings, CancellationToken::new());
+    let settings = FeedSettings { batch: 7, ..frequent_comparison() };
+    let all = projections::run_all(store.clone(), no_notifications, settings, CancellationToken::new());
     let _all = AbortOnDropHandle::new(tokio::spawn(all));
     for round in 0..2 {
         for tenant in &tenants {
@@ -43,7 +44,7 @@ async fn a_row_shows_what_was_registered() {
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
     let id = register(&executor, &tenant, "Ada Ünïcode \\ 'quoted'").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
 
     let row = customers(&tenant).await.remove(&id).expect("the row is there");
@@ -63,7 +64,7 @@ async fn the_checkpoint_passes_over_events_of_others() {
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
     register(&executor, &tenant, "Ada").await;
-    let _keeper = keep::<UserRow>(&store, silent(), eager());
+    let _keeper = keep::<UserRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<UserRow>(&tenant).await;
     assert!(users(&tenant).await.is_empty());
 }
@@ -81,7 +82,7 @@ async fn lag_is_told_for_every_read_model_and_tenant() {
         lag.map(|lag| (lag.position, lag.head)).expect("is listed")
     };
     assert_eq!(of(projections::lag(&store).await.expect("reads"), projections::CUSTOMERS), (0, 3));
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     let lags = projections::lag(&store).await.expect("reads");
     assert_eq!(of(lags.clone(), projections::CUSTOMERS), (3, 3));
@@ -93,7 +94,7 @@ async fn a_source_that_ends_ends_nothing() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
-    let _keeper = keep::<CustomerRow>(&store, futures::stream::empty::<Batch>(), eager());
+    let _keeper = keep::<CustomerRow>(&store, futures::stream::empty::<Batch>(), frequent_comparison());
     register(&executor, &tenant, "Ada").await;
     caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await.len(), 1);

@@ -6,7 +6,9 @@ use store::{Store, TenantStore};
 
 use crate::support::eventually;
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, silent};
+use crate::support::read_models::{
+    caught_up, customers, folded, frequent_comparison, keep, no_notifications, register,
+};
 
 async fn state(store: &Store, tenant: &TenantStore) -> ProjectionState {
     let lags = projections::lag(store).await.expect("reads");
@@ -38,9 +40,9 @@ async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     let executor = Executor::new(store.clone(), 100);
     let (held, free) = (open_tenant(&store, "held").await, open_tenant(&store, "free").await);
     let _keepers = (
-        keep::<CustomerRow>(&store, silent(), eager()),
-        keep::<CustomerRow>(&elsewhere, silent(), eager()),
-        keep::<UserRow>(&store, silent(), eager()),
+        keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
+        keep::<CustomerRow>(&elsewhere, no_notifications(), frequent_comparison()),
+        keep::<UserRow>(&store, no_notifications(), frequent_comparison()),
     );
     for tenant in [&held, &free] {
         register(&executor, tenant, "Ada").await;

@@ -8,7 +8,9 @@ use uuid::Uuid;
 
 use crate::support::eventually;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, keep, register, rename, silent};
+use crate::support::read_models::{
+    caught_up, customers, frequent_comparison, keep, no_notifications, register, rename,
+};
 
 /// An event that no rule would have let through.
 pub async fn append_raw(tenant: &TenantStore, id: Uuid, event_type: &str, payload: &str) {
@@ -49,9 +51,9 @@ async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
     register(&executor, &well, "Cy").await;
 
     let _keepers = (
-        keep::<CustomerRow>(&store, silent(), eager()),
-        keep::<CustomerRow>(&database.store().await, silent(), eager()),
-        keep::<UserRow>(&store, silent(), eager()),
+        keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
+        keep::<CustomerRow>(&database.store().await, no_notifications(), frequent_comparison()),
+        keep::<UserRow>(&store, no_notifications(), frequent_comparison()),
     );
     let letter = letter_with(&store, |letter| letter.tenant == sick.id()).await;
     assert_eq!((letter.consumer.as_str(), letter.position, letter.attempts), (CUSTOMERS, 2, 1));
@@ -83,13 +85,13 @@ async fn a_discarded_event_is_passed_over() {
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
     let bo = register(&executor, &tenant, "Bo").await;
     {
-        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
         let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
         assert_eq!(letter.error_code, "EVENT_TYPE_UNKNOWN");
         decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
     }
     // Another process does what was decided.
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await.len(), 2);
     assert!(customers(&tenant).await.contains_key(&bo));
@@ -103,7 +105,7 @@ async fn a_retried_event_is_resolved_or_fails_again() {
     let store = database.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenant = open_tenant(&store, "acme").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let id = register(&executor, &tenant, "Ada").await;
     caught_up::<CustomerRow>(&tenant).await;
 
@@ -149,7 +151,7 @@ async fn a_row_that_the_database_refuses_is_found_among_many() {
         .await
         .expect("alters");
 
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     assert_eq!((letter.error_code.as_str(), letter.position), ("CONSTRAINT_VIOLATION", 28));
     assert!(!letter.error.contains("Forbidden"));
@@ -166,12 +168,12 @@ async fn a_tenant_that_was_stopped_stays_so_in_the_next_process() {
     let tenant = open_tenant(&store, "acme").await;
     append_raw(&tenant, ids::new_id(), "crm.customer.closed.v1", "{}").await;
     let letter = {
-        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
         letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await
     };
     let other = open_tenant(&store, "other").await;
     register(&Executor::new(store.clone(), 10), &other, "Ada").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&other).await;
     assert_eq!(position(&store, &tenant).await, 0);
     assert_eq!(letters(&store).await, [letter], "it was not even tried");

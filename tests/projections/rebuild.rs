@@ -20,8 +20,8 @@ use crate::support::eventually;
 use crate::support::lists::{list, select};
 use crate::support::postgres::{Database, metadata, open_tenant};
 use crate::support::read_models::{
-    caught_up, customers, eager, email, folded, keep, log, name, random_history, register, rename, silent,
-    users,
+    caught_up, customers, email, folded, frequent_comparison, keep, log, name, no_notifications,
+    random_history, register, rename, users,
 };
 
 /// Events of one customer.
@@ -115,7 +115,7 @@ async fn rebuilt_under_load(events: u64) {
     let (tenant, other) = (open_tenant(&store, "acme").await, open_tenant(&store, "globex").await);
     fill(&tenant, events).await;
     fill(&other, 300).await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let head = tenant.head().await.expect("a head");
     let patience = Duration::from_mins(10);
     let reached = tenant.wait_for_checkpoint(CUSTOMERS, head.log_id, head.position, patience).await;
@@ -181,8 +181,10 @@ async fn rebuilt_again_and_again_it_stays_a_fold_of_the_log() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 100);
     let tenants = [open_tenant(&store, "acme").await, open_tenant(&store, "bolt").await];
-    let _keepers =
-        (keep::<CustomerRow>(&store, silent(), eager()), keep::<UserRow>(&store, silent(), eager()));
+    let _keepers = (
+        keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
+        keep::<UserRow>(&store, no_notifications(), frequent_comparison()),
+    );
     for round in 0..3 {
         for (tenant, seed) in tenants.iter().zip(1..) {
             random_history(&executor, tenant, 60, 10 * round + seed).await;
@@ -216,7 +218,7 @@ async fn differences_are_told_and_stop_the_switch_unless_forced() {
     for text in ["Ada", "Bo", "Cy"] {
         ids.push(register(&executor, &tenant, text).await);
     }
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     let stray = ids::new_id();
     let superuser = database.connect("postgres").await;
@@ -262,7 +264,7 @@ async fn a_cancelled_rebuild_leaves_the_old_version_and_nothing_else() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     fill(&tenant, 6_000).await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     let before = customers(&tenant).await;
 
@@ -303,7 +305,7 @@ async fn what_a_killed_rebuild_left_is_cleared_by_the_next() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     fill(&tenant, 3_000).await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     let before = customers(&tenant).await;
     // Dropped in the middle: nothing is taken back.
@@ -345,7 +347,7 @@ async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_re
     let ada = register(&executor, &tenant, "Ada").await;
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
     register(&executor, &tenant, "Bo").await;
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     assert_eq!(state(&store, &tenant).await, ProjectionState::Stopped { dead_letter: letter.id });
     // The version that serves stands before the event; so does the new one, and the letter stands.
@@ -374,7 +376,7 @@ async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     {
-        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
         caught_up::<CustomerRow>(&tenant).await;
     }
     let superuser = database.connect("postgres").await;
@@ -386,7 +388,7 @@ async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     let rebuilt = rebuild_one(&store, &tenant, false).await.expect("is rebuilt");
     assert!(rebuilt.switched && !rebuilt.compared);
     assert_eq!(state(&store, &tenant).await, ProjectionState::Live);
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     rename(&executor, &tenant, ada, "Bo").await;
     caught_up::<CustomerRow>(&tenant).await;
     assert_eq!(customers(&tenant).await[&ada].name, "Bo");

@@ -22,7 +22,8 @@ use super::rebuild::fill;
 use crate::support::postgres::{Database, open_tenant};
 use crate::support::postgres_server::{DATABASE, PostgresServer};
 use crate::support::read_models::{
-    caught_up, customers, eager, keep, log, random_history, register, rename, rows, silent, users,
+    caught_up, customers, frequent_comparison, keep, log, no_notifications, random_history, register, rename,
+    rows, users,
 };
 use crate::support::{eventually, lists, long};
 
@@ -150,8 +151,10 @@ async fn a_read_model_of_any_past_position_is_what_a_fold_by_hand_says() {
     }
 
     // At the head it is what serves.
-    let _keepers =
-        (keep::<CustomerRow>(&store, silent(), eager()), keep::<UserRow>(&store, silent(), eager()));
+    let _keepers = (
+        keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
+        keep::<UserRow>(&store, no_notifications(), frequent_comparison()),
+    );
     caught_up::<CustomerRow>(&tenant).await;
     caught_up::<UserRow>(&tenant).await;
     let serving = |rows: Vec<(Uuid, Value)>| rows.into_iter().collect::<Rows>();
@@ -190,7 +193,7 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
     let tenant = open_tenant(&store, "acme").await;
     let (ada, bo) = (register(&executor, &tenant, "Ada").await, register(&executor, &tenant, "Bo").await);
     {
-        let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+        let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
         caught_up::<CustomerRow>(&tenant).await;
     }
     let served_to = tenant.head().await.expect("reads").position;
@@ -232,7 +235,7 @@ async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
     ] {
         assert!(matches!(refused, HistoricStateError::Poison { position: 2, .. }), "{refused}");
     }
-    let _keeper = keep::<CustomerRow>(&store, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
     decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 3).await.len(), 2);

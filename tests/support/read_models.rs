@@ -33,12 +33,12 @@ pub fn keep<P: Projection>(
 }
 
 /// A source that never brings anything: the log alone must do.
-pub fn silent() -> impl Stream<Item = Batch> + Send + 'static {
+pub fn no_notifications() -> impl Stream<Item = Batch> + Send + 'static {
     futures::stream::pending()
 }
 
 /// Compares with the heads often, so that tests need not wait a second.
-pub fn eager() -> FeedSettings {
+pub fn frequent_comparison() -> FeedSettings {
     FeedSettings { compare_interval: Duration::from_millis(20), ..FeedSettings::default() }
 }
 

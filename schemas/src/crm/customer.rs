@@ -49,7 +49,7 @@ pub struct CustomerContact {
 /// What has happened to a customer.
 #[events("crm.customer")]
 pub enum CustomerEvent {
-    /// The tenant took somebody on as a customer.
+    /// A customer was registered.
     #[event("registered.v1")]
     Registered {
         /// The user who is this customer, where one is.

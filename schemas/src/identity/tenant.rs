@@ -16,9 +16,9 @@ pub enum Tier {
 /// Who may register as a user.
 #[enumeration]
 pub enum Registration {
-    /// Only those whom the tenant invites. Nobody can be invited yet, so this is the same as `closed`.
+    /// By invitation only. Invitations do not exist yet, so this is the same as `closed`.
     Invitation,
-    /// Anybody.
+    /// Open to everyone.
     Open,
     /// Nobody; a tenant administrator adds users.
     Closed,

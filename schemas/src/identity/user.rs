@@ -34,7 +34,7 @@ pub struct UserName {
 /// What has happened to a user.
 #[events("identity.user")]
 pub enum UserEvent {
-    /// Somebody registered, or was added by an administrator.
+    /// A user registered, or an administrator added them.
     #[event("registered.v1")]
     Registered { details: Sealed<UserDetails>, roles: Vec<Role> },
     /// The e-mail address proved to be theirs.

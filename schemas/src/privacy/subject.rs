@@ -29,7 +29,7 @@ pub enum SubjectEvent {
     Erased {
         /// The key that was destroyed, where there was one: events name it among their subject keys.
         key: Option<Uuid>,
-        /// The streams that hold sealed parts which nobody can open any more.
+        /// The streams with data of the subject. Its encrypted parts cannot be decrypted any more.
         streams: Vec<StreamName>,
         /// Read models and whatever else follows from the log held nothing of the subject when they stood at this position.
         scrubbed_to: u64,

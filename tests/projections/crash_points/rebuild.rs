@@ -15,7 +15,9 @@ use uuid::Uuid;
 
 use crate::support::lists::{list, select};
 use crate::support::postgres::{Database, open_tenant};
-use crate::support::read_models::{caught_up, customers, eager, folded, keep, register, rename, silent};
+use crate::support::read_models::{
+    caught_up, customers, folded, frequent_comparison, keep, no_notifications, register, rename,
+};
 use crate::support::wire::{Moment, Wire};
 use crate::support::{eventually, long};
 
@@ -63,7 +65,7 @@ async fn killed_at_each_message(role: &str, moment: Moment) {
     for n in 0..8 {
         ids.push(register(&executor, &tenant, &format!("Ada {n}")).await);
     }
-    let _keeper = keep::<CustomerRow>(&direct, silent(), eager());
+    let _keeper = keep::<CustomerRow>(&direct, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;
     let (_reading, reads, wrong) = read_on(&tenant, ids.clone());
     for point in long::points(14) {
