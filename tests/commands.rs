@@ -6,3 +6,4 @@ mod executor;
 mod idempotency;
 mod registration;
 mod repeats;
+mod snapshots;

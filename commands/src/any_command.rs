@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::engine::outcome::{ExecuteError, ExecutionOutcome};
+use crate::engine::outcome::{ExecuteError, ExecutionOutcome, RecordedNow};
 
 /// A command with the id of its aggregate. Only typed commands are converted to it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -57,6 +57,9 @@ pub struct Dispatched {
     pub log_id: LogId,
     /// A read with this token sees the command's effect.
     pub consistency_token: String,
+    /// The events that the command recorded now, with readable personal data, and when. None for a repeat, and for a
+    /// command without effect.
+    pub recorded: Option<RecordedNow>,
 }
 
 /// Why a dispatched command failed.

@@ -5,6 +5,7 @@ pub mod context;
 pub mod cqrs_store;
 pub mod decider;
 pub mod executor;
+mod fingerprints;
 pub mod idempotency;
 pub mod loading;
 pub mod outcome;

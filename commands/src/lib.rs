@@ -23,7 +23,7 @@ pub use engine::cqrs_store::{CqrsAggregate, TenantEventStore};
 pub use engine::decider::{DecideError, Decider, Facts, ReservedKind, decide};
 pub use engine::executor::Executor;
 pub use engine::idempotency::{claim, new_aggregate_id, receipt_key};
-pub use engine::outcome::{AnyRejection, CommandResult, ExecuteError, ExecutionOutcome};
+pub use engine::outcome::{AnyRejection, CommandResult, ExecuteError, ExecutionOutcome, RecordedNow};
 pub use identity::administration::{add_user, change_roles, deactivate, resume_tenant, suspend_tenant};
 pub use identity::registration::{
     RegisterTenantError, RegisteredTenant, TenantAdmin, TenantRegistration, register_tenant, register_user,

@@ -50,9 +50,8 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
     };
     let (mut types, mut titles, mut arms, mut older_types, mut older_arms) =
         (vec![], vec![], vec![], vec![], vec![]);
-    let mut has_personal_data = false;
+    let mut subjects = vec![];
     for variant in &mut variants(item)?.variants {
-        has_personal_data |= variant.fields.iter().any(|field| fields::is_type(&field.ty, "Sealed"));
         let EventArguments { name: event, older } = find(&variant.attrs, "event")
             .ok_or_else(|| {
                 syn::Error::new(variant.span(), "an event needs a name: #[event(\"<name>.v<n>\")]")
@@ -73,6 +72,11 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
         }
         let full = format!("{}.{}", category.value(), event.value());
         let ident = &variant.ident;
+        let sealed = variant.fields.iter().filter(|field| fields::is_type(&field.ty, "Sealed"));
+        let sealed: Vec<_> = sealed.filter_map(|field| field.ident.as_ref()).collect();
+        if !sealed.is_empty() {
+            subjects.push(quote!(Self::#ident { #(#sealed,)* .. } => [#(#sealed.open_subject(own)),*].into_iter().flatten().collect()));
+        }
         if let Some(older) = older {
             if version < 2 {
                 return Err(syn::Error::new(event.span(), "version 1 has no version before it"));
@@ -93,6 +97,7 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
     ));
     item.attrs.push(parse_quote!(#[serde(tag = "type", content = "data")]));
     item.attrs.push(allow_missing_docs());
+    let has_personal_data = !subjects.is_empty();
     Ok(quote! {
         impl ::schemas::engine::Event for #name {
             const CATEGORY: &'static str = #category;
@@ -102,6 +107,14 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
 
             fn type_name(&self) -> &'static str {
                 match self { #(#arms),* }
+            }
+
+            #[allow(unreachable_patterns, unused_variables, reason = "all events may have personal data, or none")]
+            fn open_subjects(&self, own: ::uuid::Uuid) -> Vec<::uuid::Uuid> {
+                match self {
+                    #(#subjects,)*
+                    _ => Vec::new(),
+                }
             }
 
             fn encode(&self) -> Result<Vec<u8>, ::serde_json::Error> {

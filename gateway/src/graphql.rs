@@ -13,10 +13,13 @@ pub mod plan;
 
 use async_graphql::dynamic::{Object, Schema, SchemaBuilder, SchemaError};
 use commands::Executor;
-use queries::READ_MODELS;
+use queries::{READ_MODELS, RowCache};
 
 use engine::{commands as mutations, kinds, objects, pages, past, reads};
 use plan::Plans;
+
+/// Maximum bytes of the cache of rows that payloads of mutations show.
+const CACHED_ROWS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
 /// The public schema, and the plans of documents.
 #[derive(Clone)]
@@ -28,7 +31,7 @@ pub struct ApiSchema {
 /// Builds the schema, whose mutations run on the executor. Only in development it suggests names for misspelt ones:
 /// that costs time and reveals names. `compiled_reads`: documents become plans.
 pub fn schema(executor: Executor, dev: bool, compiled_reads: bool) -> ApiSchema {
-    let builder = builder().data(executor);
+    let builder = builder().data(executor).data(RowCache::new(CACHED_ROWS_BYTES_MAX));
     let builder = if dev { builder } else { builder.disable_suggestions() };
     let schema = builder.finish().expect("the descriptions give a schema, which a test checks");
     ApiSchema { schema, plans: Plans::new(compiled_reads) }

@@ -141,6 +141,7 @@ pub const METRICS: &[Metric] = &[
     counter("annals_sealer_checkpoints_total", &[], "signed checkpoints"),
     counter("annals_sealer_leaves_total", &[], "leaves added to Merkle logs"),
     gauge("annals_sealer_rejected_logs", &[], "logs that are not signed because their history differs"),
+    counter("annals_snapshots_total", &["outcome"], "snapshots of folds: kept, skipped, failed, unusable"),
     counter("annals_subjects_erased_total", &[], "people erased"),
     histogram("annals_webhook_attempt_duration_seconds", &["outcome"], "duration of webhook requests"),
     counter("annals_webhook_attempts_total", &["outcome"], "webhook requests"),

@@ -4,21 +4,24 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use schemas::engine::{LogId, Model, RecordedEvent, Row, StreamName};
+use schemas::engine::{Event, LogId, Model, Moment, RecordedEvent, Row, StreamName};
 use serde_json::{Map, Value};
 use store::feed::{self, Batch, FeedSettings};
-use store::{LogPage, ReadTable, Store, StoreError, TenantStore};
+use store::{LogPage, ReadTable, SnapshotFold, Store, StoreError, TenantStore};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::engine::definition::read_table;
 use crate::engine::error::ProjectionError;
 use crate::engine::historic_state::{HistoricState, HistoricStateError};
-use crate::engine::projection::{Projection, StoredRow, apply, category};
+use crate::engine::projection::{Projection, StoredRow, apply_decoded, category, decode, moment};
 use crate::engine::rebuild::{self, OnProgress, RebuildError, RebuildReport};
 use crate::engine::replay::{self, HistoricReadModel, ReplayTarget};
 use crate::engine::runner::ProjectionRunner;
 use crate::engine::shared_write::SharedWrites;
 use crate::{CustomerRow, UserRow};
+
+include!(concat!(env!("OUT_DIR"), "/fingerprints.rs"));
 
 /// The checkpoint of the read model of customers.
 pub const CUSTOMERS: &str = CustomerRow::MODEL.name;
@@ -86,7 +89,7 @@ pub struct ReadModel {
     pub(crate) replay: Replay,
     rows_at: RowsAt,
     page: Page,
-    new_fold: fn() -> Box<dyn RowFold>,
+    fold_from: fn(Value, Vec<Uuid>) -> Result<Box<dyn RowFold>, ProjectionError>,
 }
 
 /// A row as JSON: the columns by name.
@@ -94,32 +97,56 @@ pub type Record = Map<String, Value>;
 
 /// A fold of the events of one aggregate into its row.
 pub trait RowFold: Send {
-    /// Applies the next event.
+    /// Applies the next event: its type, its payload with readable personal data, and where it was recorded.
     ///
     /// # Errors
     /// [`ProjectionError`] if the event cannot be applied.
-    fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError>;
+    fn apply(&mut self, event_type: &str, payload: &[u8], moment: &Moment) -> Result<(), ProjectionError>;
+
+    /// Applies the next recorded event.
+    ///
+    /// # Errors
+    /// [`ProjectionError`] if the event cannot be applied.
+    fn apply_recorded(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError> {
+        self.apply(event.event_type.as_str(), &event.payload, &moment(event)?)
+    }
 
     /// The row after the events so far; `None` if there is none.
     ///
     /// # Errors
     /// [`ProjectionError::Row`] if the row cannot be serialised.
     fn record(&self) -> Result<Option<Record>, ProjectionError>;
+
+    /// The subjects whose personal data the row may have.
+    fn subjects(&self) -> &[Uuid];
 }
 
-struct StoredRowFold<P>(Option<StoredRow<P>>);
+struct StoredRowFold<P> {
+    row: Option<StoredRow<P>>,
+    subjects: Vec<Uuid>,
+}
 
 impl<P: Projection> RowFold for StoredRowFold<P> {
-    fn apply(&mut self, event: &RecordedEvent) -> Result<(), ProjectionError> {
-        self.0 = apply(self.0.take(), event)?;
+    fn apply(&mut self, event_type: &str, payload: &[u8], moment: &Moment) -> Result<(), ProjectionError> {
+        let event = decode::<P>(event_type, payload)?;
+        for subject in event.open_subjects(moment.id) {
+            if !self.subjects.contains(&subject) {
+                self.subjects.push(subject);
+            }
+        }
+        self.row = apply_decoded(self.row.take(), event, event_type, moment)?;
         Ok(())
     }
 
     fn record(&self) -> Result<Option<Record>, ProjectionError> {
-        match self.0.as_ref().map(to_json).transpose()? {
+        match self.row.as_ref().map(to_json).transpose()? {
             Some(Value::Object(record)) => Ok(Some(record)),
             _ => Ok(None),
         }
+    }
+
+    fn subjects(&self) -> &[Uuid] {
+        &self.subjects
     }
 }
 
@@ -143,7 +170,10 @@ impl ReadModel {
             page: |tenant, log, (after, up_to), limit| {
                 Box::pin(async move { HistoricState::<P>::new(tenant, log).page(after, up_to, limit).await })
             },
-            new_fold: || Box::new(StoredRowFold::<P>(None)),
+            fold_from: |row, subjects| {
+                let row: Option<StoredRow<P>> = serde_json::from_value(row).map_err(ProjectionError::Row)?;
+                Ok(Box::new(StoredRowFold { row, subjects }))
+            },
         }
     }
 
@@ -193,9 +223,19 @@ impl ReadModel {
         (self.page)(tenant, log, between, limit).await
     }
 
-    /// A fold of one aggregate's events, before the first one.
-    pub fn new_fold(&self) -> Box<dyn RowFold> {
-        (self.new_fold)()
+    /// A fold of one aggregate's events, after those that made `row`; null for none. `subjects` are those whose personal
+    /// data the row may have.
+    ///
+    /// # Errors
+    /// [`ProjectionError::Row`] if the row does not parse.
+    pub fn fold_from(&self, row: Value, subjects: Vec<Uuid>) -> Result<Box<dyn RowFold>, ProjectionError> {
+        (self.fold_from)(row, subjects)
+    }
+
+    /// The fold of its rows, for snapshots.
+    pub fn snapshot_fold(&self) -> SnapshotFold {
+        let context = self.category.split_once('.').map_or(self.category, |(context, _)| context);
+        SnapshotFold { name: self.model.name, fingerprint: of_context(context) }
     }
 }
 

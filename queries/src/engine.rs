@@ -4,8 +4,10 @@
 pub mod as_of;
 pub mod cursor;
 pub mod error;
+mod folding;
 pub mod page;
 pub mod read;
+pub mod rows;
 pub mod select;
 pub mod value;
 pub mod wait;

@@ -3,6 +3,7 @@
 //! - `append` writes events: one flush for appends of many tenants.
 //! - `reads` reads rows of a tenant in one round trip; `read` and `streams` read logs and streams; `feed` gives consumers contiguous batches.
 //! - `tenant` is the tenant handle, `tenants` the directory, `heads` the heads of all logs.
+//! - `snapshots` keeps states of folds over streams.
 //! - `checkpoints`, `dead_letters` and `read_models` store the state of consumers.
 //! - `invariants` lists the rules that always hold, and reports violations.
 //! - `logs` replaces a log after a restore; `database_instance` detects the restore.
@@ -44,6 +45,7 @@ pub mod requests;
 pub mod scratch;
 mod sealing;
 pub mod signals;
+pub mod snapshots;
 pub mod sql;
 mod store;
 mod stored_receipt;
@@ -82,6 +84,9 @@ pub use read_models::{ReadModelState, read_table_at};
 
 pub use requests::{AnswerRetention, OpenRequest, RequestAnswer, RequestEnd, RequestGuard, RequestStart};
 pub use scratch::Scratch;
+pub use snapshots::{
+    LoadedStream, SNAPSHOT_INTERVAL, SNAPSHOTS_PER_LOAD_MAX, Snapshot, SnapshotFold, StreamEnd,
+};
 pub use store::{Connections, Store};
 pub use stored_receipt::{IdempotencyClaim, KeyUse, WITHOUT_EFFECT_RETENTION};
 pub use streams::StreamPage;

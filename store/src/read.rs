@@ -22,6 +22,8 @@ use crate::{Head, Invariant, StoreError, TenantStore};
 const PAGE_EVENTS_MAX: usize = 500;
 /// Maximum bytes of events per page, so that the memory of a reader does not depend on the size of events.
 const PAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
+/// The limit of a page of a streaming read.
+pub(crate) const PAGE_LIMIT: PageLimit = PageLimit { events: PAGE_EVENTS_MAX, bytes: PAGE_BYTES_MAX };
 /// Maximum positions that one page scans for events that match a filter.
 const PAGE_SCAN_POSITIONS_MAX: u64 = 20_000;
 /// Poll interval of a tail without a notification.
@@ -314,10 +316,9 @@ impl TenantStore {
         async_stream::try_stream! {
             let mut next = from_version.max(1);
             loop {
-                let limit = PageLimit { events: PAGE_EVENTS_MAX, bytes: PAGE_BYTES_MAX };
-                let page = handle.stream_rows(&stream, next, limit, false).await?;
+                let page = handle.stream_rows(&stream, next, PAGE_LIMIT, false).await?;
                 ensure_same_log(log, page.head.log_id)?;
-                let (full, count) = (page.is_full(limit), page.len() as u64);
+                let (full, count) = (page.is_full(PAGE_LIMIT), page.len() as u64);
                 let events = handle.stream_events(&page, next)?;
                 drop(page);
                 for event in handle.open(events).await? {
@@ -386,7 +387,7 @@ impl TenantStore {
     }
 }
 
-fn ensure_same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
+pub(crate) fn ensure_same_log(named: Option<LogId>, current: LogId) -> Result<(), StoreError> {
     match named {
         Some(named) if named != current => Err(StoreError::LogReplaced { current }),
         _ => Ok(()),

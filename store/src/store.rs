@@ -6,7 +6,7 @@ use std::time::Duration;
 use keyring::Keyring;
 use moka::future::Cache;
 use schemas::engine::{TenantId, TenantSlug};
-use tokio::sync::{broadcast, watch};
+use tokio::sync::{Semaphore, broadcast, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +21,7 @@ use crate::pools::{Pools, get};
 use crate::receipt_sweep;
 use crate::request_locks::RequestLocks;
 use crate::signals::{CheckpointMove, Signals};
+use crate::snapshots::SNAPSHOT_WRITERS_MAX;
 use crate::tenants::TenantStatus;
 use crate::violations::ReportedViolations;
 use crate::{DeploymentKey, Head, Invariant, StoreConfig, StoreError, TenantRecord};
@@ -60,8 +61,9 @@ pub(crate) struct Inner {
     assignments: [TenantAssignment; 5],
     by_slug: Cache<TenantSlug, Arc<TenantRecord>>,
     by_id: Cache<TenantId, Arc<TenantRecord>>,
+    pub(crate) snapshot_writers: Arc<Semaphore>,
     stop: CancellationToken,
-    tasks: TaskTracker,
+    pub(crate) tasks: TaskTracker,
 }
 
 /// Dropping the last handle stops the background tasks, and so closes their connections.
@@ -114,6 +116,7 @@ impl Store {
             assignments,
             by_slug: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
             by_id: Cache::builder().max_capacity(DIRECTORY_CAPACITY).time_to_live(DIRECTORY_TTL).build(),
+            snapshot_writers: Arc::new(Semaphore::new(SNAPSHOT_WRITERS_MAX)),
             stop: stop.clone(),
             tasks: tasks.clone(),
         });

@@ -119,6 +119,7 @@ fn receipt_from(row: &Row, first: usize) -> Result<Receipt, StoreError> {
         first_position,
         position: first_position + u64::from(count).saturating_sub(1),
         count,
+        recorded_at: None,
         duplicate: true,
     })
 }

@@ -25,8 +25,8 @@ pub struct StreamPage {
 pub(crate) struct StreamRows {
     pub(crate) head: Head,
     /// The version of the last event, if it was asked for and there is one.
-    last: Option<u64>,
-    rows: RawRows,
+    pub(crate) last: Option<u64>,
+    pub(crate) rows: RawRows,
 }
 
 impl StreamRows {

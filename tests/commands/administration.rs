@@ -24,7 +24,7 @@ async fn of_administrators_who_remove_each_other_one_remains() {
     let (store, other) = (database.store().await, database.store().await);
     let tenant = open_tenant(&store, "acme").await.id();
     // Two processes, each with its own memory of aggregates.
-    let processes = [Executor::new(store, 100), Executor::new(other, 100)];
+    let processes = [Executor::new(store, 1024 * 1024), Executor::new(other, 1024 * 1024)];
     let by_cli = CommandContext::new(tenant, Principal::system("cli"));
     for round in 0..ROUNDS {
         let mut admins = Vec::new();

@@ -28,8 +28,11 @@ async fn the_framework_and_the_executor_share_one_log() {
     let refused = framework.execute(&id.to_string(), register("Ada")).await;
     assert!(matches!(refused, Err(AggregateError::UserError(DecideError::Exists))));
 
-    let (customer, version) =
-        Executor::new(store, 10).load::<Customer>(tenant.id(), id).await.expect("loads").expect("is there");
+    let (customer, version) = Executor::new(store, 1024 * 1024)
+        .load::<Customer>(tenant.id(), id)
+        .await
+        .expect("loads")
+        .expect("is there");
     assert_eq!((customer.name.as_str(), version), ("Bo", 2));
     let events = TenantEventStore::<CqrsAggregate<Customer>>::new(tenant)
         .load_events(&id.to_string())

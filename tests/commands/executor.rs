@@ -28,7 +28,7 @@ async fn versions(tenant: &TenantStore, id: Uuid) -> Vec<u64> {
 async fn a_command_is_answered_with_the_state_behind_it() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
 
     let first = registered(&executor, tenant.id(), "Ada").await;
     assert_eq!((first.outcome, first.version, first.position), (ExecutionOutcome::Applied, 1, 1));
@@ -60,7 +60,7 @@ async fn a_command_is_answered_with_the_state_behind_it() {
 async fn fifty_commands_at_once_on_one_aggregate_all_succeed() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
 
     let commands = (0..50).map(|n| {
@@ -84,7 +84,7 @@ async fn two_processes_at_once_on_one_aggregate_both_get_through() {
     let database = Database::create().await;
     let first = database.store().await;
     let tenant = &open_tenant(&first, "acme").await;
-    let executors = [Executor::new(first, 100), Executor::new(database.store().await, 100)];
+    let executors = [Executor::new(first, 1024 * 1024), Executor::new(database.store().await, 1024 * 1024)];
     let id = registered(&executors[0], tenant.id(), "Ada").await.id;
 
     let loops = executors.iter().enumerate().map(|(process, executor)| async move {
@@ -106,8 +106,8 @@ async fn what_another_process_created_is_refused_by_the_rule() {
     let database = Database::create().await;
     let first = database.store().await;
     let tenant = open_tenant(&first, "acme").await;
-    let id = registered(&Executor::new(first, 100), tenant.id(), "Ada").await.id;
-    let other = Executor::new(database.store().await, 100);
+    let id = registered(&Executor::new(first, 1024 * 1024), tenant.id(), "Ada").await.id;
+    let other = Executor::new(database.store().await, 1024 * 1024);
     let refused = other
         .execute::<Customer>(&by_admin(tenant.id()), id, register("Bo"), CommandSideEffects::default())
         .await;
@@ -118,7 +118,7 @@ async fn what_another_process_created_is_refused_by_the_rule() {
 async fn a_stale_expected_version_conflicts_even_without_an_effect() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
 
     for (expected, command) in [(0, "Bo"), (7, "Bo"), (7, "Ada")] {
@@ -144,7 +144,7 @@ async fn what_another_process_did_is_seen_before_a_refusal_or_a_shrug() {
     let database = Database::create().await;
     let (here, there) = (database.store().await, database.store().await);
     let tenant = open_tenant(&here, "acme").await;
-    let (here, there) = (Executor::new(here, 100), Executor::new(there, 100));
+    let (here, there) = (Executor::new(here, 1024 * 1024), Executor::new(there, 1024 * 1024));
     let context = by_admin(tenant.id());
     let id = registered(&here, tenant.id(), "Ada").await.id;
 
@@ -180,7 +180,7 @@ async fn what_another_process_did_is_seen_before_a_refusal_or_a_shrug() {
 async fn a_command_without_effect_changes_nothing_and_names_the_head() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
     registered(&executor, tenant.id(), "Bo").await;
 
@@ -197,7 +197,7 @@ async fn a_command_without_effect_changes_nothing_and_names_the_head() {
 async fn a_refused_command_leaves_the_log_as_it_was() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
     let context = by_admin(tenant.id());
 
@@ -245,7 +245,7 @@ async fn a_refused_command_leaves_the_log_as_it_was() {
 #[tokio::test]
 async fn a_tenant_that_does_not_exist_is_unknown() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = by_admin(schemas::engine::TenantId(ids::new_id()));
     for id in [ids::new_id(), ids::new_id()] {
         let refused =
@@ -262,7 +262,7 @@ async fn a_tenant_that_does_not_exist_is_unknown() {
 async fn an_aggregate_that_fell_out_of_the_cache_is_loaded_again() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 1);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = by_admin(tenant.id());
     let customers = [
         registered(&executor, tenant.id(), "Ada").await.id,

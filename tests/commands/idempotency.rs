@@ -12,7 +12,7 @@ use crate::support::postgres::{Database, open_tenant};
 async fn a_repeated_registration_is_a_duplicate_with_the_state_of_then() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = by_admin(tenant.id()).with_command_id(ids::new_id());
     let id = new_aggregate_id(&context, "crm.customer");
 
@@ -39,7 +39,7 @@ async fn a_repeated_registration_is_a_duplicate_with_the_state_of_then() {
 async fn a_repeat_is_a_duplicate_whatever_the_rule_or_the_version_says_by_now() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
 
     let renaming = by_admin(tenant.id()).with_command_id(ids::new_id()).with_expected_version(1);
@@ -65,7 +65,7 @@ async fn a_repeat_is_a_duplicate_whatever_the_rule_or_the_version_says_by_now() 
 async fn a_command_id_cannot_be_used_for_another_command() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let (ada, bo) = (
         registered(&executor, tenant.id(), "Ada").await.id,
         registered(&executor, tenant.id(), "Bo").await.id,
@@ -98,7 +98,7 @@ async fn one_command_sent_many_times_at_once_takes_effect_once() {
     let database = Database::create().await;
     let (here, there) = (database.store().await, database.store().await);
     let tenant = open_tenant(&here, "acme").await;
-    let executors = [Executor::new(here, 100), Executor::new(there, 100)];
+    let executors = [Executor::new(here, 1024 * 1024), Executor::new(there, 1024 * 1024)];
     let context = by_admin(tenant.id()).with_command_id(ids::new_id());
     let id = new_aggregate_id(&context, "crm.customer");
 

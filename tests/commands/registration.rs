@@ -38,7 +38,7 @@ fn hash() -> Bytes {
 async fn a_user_is_registered_with_address_and_password_hash() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = CommandContext::new(tenant.id(), Principal::Anonymous);
 
     let member = vec![Role::Member];
@@ -57,7 +57,7 @@ async fn a_user_is_registered_with_address_and_password_hash() {
 async fn one_address_is_taken_once_however_many_ask_at_once() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = CommandContext::new(tenant.id(), Principal::Anonymous);
 
     let asked = (0..50).map(|n| {
@@ -78,7 +78,7 @@ async fn one_address_is_taken_once_however_many_ask_at_once() {
 async fn a_repeated_registration_is_a_duplicate_and_not_a_taken_address() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = CommandContext::new(tenant.id(), Principal::Anonymous).with_command_id(ids::new_id());
 
     let again = || {
@@ -92,7 +92,7 @@ async fn a_repeated_registration_is_a_duplicate_and_not_a_taken_address() {
 #[tokio::test]
 async fn who_may_register_whom_depends_on_tenant_and_roles() {
     let database = Database::create().await;
-    let executor = Executor::new(database.store().await, 100);
+    let executor = Executor::new(database.store().await, 1024 * 1024);
     let closed =
         register_tenant(&executor, &by_cli(), tenant_command("closed", Registration::Invitation), None)
             .await
@@ -125,7 +125,7 @@ async fn who_may_register_whom_depends_on_tenant_and_roles() {
 async fn a_tenant_is_registered_with_its_log_and_its_administrator_once() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let context = by_cli().with_command_id(ids::new_id());
     let admin = || TenantAdmin { email: email("ada@acme.example"), name: name("Ada"), password_hash: hash() };
 
@@ -150,7 +150,7 @@ async fn a_tenant_is_registered_with_its_log_and_its_administrator_once() {
 #[tokio::test]
 async fn a_slug_is_given_once_and_never_a_reserved_one() {
     let database = Database::create().await;
-    let executor = Executor::new(database.store().await, 100);
+    let executor = Executor::new(database.store().await, 1024 * 1024);
     let context = by_cli();
     let asked = (0..10)
         .map(|_| register_tenant(&executor, &context, tenant_command("acme", Registration::Open), None));

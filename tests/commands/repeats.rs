@@ -29,7 +29,7 @@ fn by(tenant: TenantId, user: u128, key: Uuid) -> CommandContext {
 async fn a_repeat_of_a_command_without_effect_does_not_act_later() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let id = registered(&executor, tenant.id(), "Ada").await.id;
     let context = by(tenant.id(), 1, ids::new_id());
 
@@ -68,7 +68,7 @@ async fn a_repeat_of_a_command_without_effect_does_not_act_later() {
 async fn repeated_roles_do_not_come_back_after_they_were_taken() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let cli = CommandContext::new(tenant.id(), Principal::system("cli"));
     let admins = vec![Role::TenantAdmin];
     let mut users = Vec::new();
@@ -92,7 +92,7 @@ async fn repeated_roles_do_not_come_back_after_they_were_taken() {
 async fn two_principals_with_one_key_do_not_meet() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let key = ids::new_id();
     let mut customers = Vec::new();
     for user in 1..=2 {
@@ -123,7 +123,7 @@ async fn two_principals_with_one_key_do_not_meet() {
 async fn a_registration_repeated_with_another_password_is_refused() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let context = CommandContext::new(tenant.id(), Principal::Anonymous).with_command_id(ids::new_id());
     let register = |password: &str| {
         let digest =
@@ -147,7 +147,7 @@ async fn a_registration_repeated_with_another_password_is_refused() {
 async fn the_nil_uuid_is_no_command_id() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store, 100);
+    let executor = Executor::new(store, 1024 * 1024);
     let nil = by(tenant.id(), 1, Uuid::nil());
     let refused = executor
         .execute::<Customer>(&nil, ids::new_id(), register("Ada"), CommandSideEffects::default())
@@ -186,7 +186,7 @@ async fn for_any_interleaving_the_first_answer_is_given_again_and_nothing_acts_t
     let database = Database::create().await;
     let (here, there) = (database.store().await, database.store().await);
     let tenant = open_tenant(&here, "acme").await;
-    let processes = [Executor::new(here, 100), Executor::new(there, 100)];
+    let processes = [Executor::new(here, 1024 * 1024), Executor::new(there, 1024 * 1024)];
     let customers = [
         registered(&processes[0], tenant.id(), "Ada").await.id,
         registered(&processes[0], tenant.id(), "Bo").await.id,

@@ -61,7 +61,7 @@ async fn a_replay_without_any_key_succeeds_everywhere(keys: KeyStoreKind) {
         }
         // Stores that have seen nothing open.
         let store = database.store().await;
-        let (executor, tenant) = (Executor::new(store.clone(), 100), store.tenant(tenant.id()));
+        let (executor, tenant) = (Executor::new(store.clone(), 1024 * 1024), store.tenant(tenant.id()));
         let beginnings = ["crm.customer/", "identity.user/"];
         for beginning in beginnings {
             for stream in tenant.streams(beginning, None, 1_000).await.expect("streams") {

@@ -20,7 +20,7 @@ over_both_key_stores!(an_erasure_waits_for_the_read_models_and_survives_any_inte
 /// Carries out erasures until dropped.
 fn eraser(database: &Database, store: &Store) -> AbortOnDropHandle<()> {
     let read_models = projections::checkpoints().iter().map(ToString::to_string).collect();
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     AbortOnDropHandle::new(tokio::spawn(privacy::run(
         executor,
         database.keyring(),
@@ -34,7 +34,7 @@ fn eraser(database: &Database, store: &Store) -> AbortOnDropHandle<()> {
 async fn an_erasure_waits_for_the_read_models_and_survives_any_interruption(keys: KeyStoreKind) {
     let database = Database::with_keys(keys).await;
     let store = database.store().await;
-    let executor = Arc::new(Executor::new(store.clone(), 100));
+    let executor = Arc::new(Executor::new(store.clone(), 1024 * 1024));
     let tenant = open_tenant(&store, "acme").await;
     let id = register(&executor, &tenant, "Ada").await;
     let subject =

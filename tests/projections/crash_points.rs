@@ -24,7 +24,7 @@ async fn every_message(moment: Moment) {
     // One connection, so that each batch follows on the connection that was cut.
     config.pool_size = 1;
     let store = Store::connect(config).await.expect("the store connects");
-    let executor = Executor::new(direct.clone(), 100);
+    let executor = Executor::new(direct.clone(), 1024 * 1024);
     let tenant = open_tenant(&direct, "acme").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     for message in long::points(3).take_while(|message| *message <= MESSAGES) {

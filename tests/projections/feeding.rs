@@ -46,7 +46,7 @@ async fn followed_keeper(
     store: &Store,
     tenant: &TenantStore,
 ) -> (mpsc::UnboundedSender<Batch>, impl Sized + use<>) {
-    let executor = Executor::new(store.clone(), 10);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     register(&executor, tenant, "Found by comparing").await;
     let (sender, stream) = source();
     let keeper = keep::<CustomerRow>(store, stream, only_followed());
@@ -59,7 +59,7 @@ async fn followed_events_are_applied_without_a_look_at_the_heads() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let (sender, _keeper) = followed_keeper(&store, &tenant).await;
-    random_history(&Executor::new(store.clone(), 100), &tenant, 100, 3).await;
+    random_history(&Executor::new(store.clone(), 1024 * 1024), &tenant, 100, 3).await;
     for event in log(&tenant).await {
         sender.send(batch(&tenant, vec![event])).expect("the keeper listens");
     }
@@ -72,7 +72,7 @@ async fn gaps_repeats_and_disorder_change_nothing() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let (sender, _keeper) = followed_keeper(&store, &tenant).await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let mut random = StdRng::seed_from_u64(11);
     for seed in 0..4 {
         random_history(&executor, &tenant, 60, seed).await;
@@ -103,7 +103,7 @@ async fn a_lost_last_event_is_found_by_comparing_heads() {
     let tenant = open_tenant(&store, "acme").await;
     let (sender, stream) = source();
     let _keeper = keep::<CustomerRow>(&store, stream, frequent_comparison());
-    let executor = Executor::new(store.clone(), 10);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let id = register(&executor, &tenant, "Ada").await;
     sender.send(batch(&tenant, log(&tenant).await)).expect("the keeper listens");
     caught_up::<CustomerRow>(&tenant).await;
@@ -126,7 +126,7 @@ async fn several_keepers_at_once_have_the_effect_of_one() {
         sources.push(sender);
         keepers.push(keep::<CustomerRow>(store, stream, FeedSettings { batch, ..frequent_comparison() }));
     }
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     for round in 0..5 {
         for tenant in &tenants {
             random_history(&executor, tenant, 40, round).await;
@@ -149,7 +149,7 @@ async fn several_keepers_at_once_have_the_effect_of_one() {
 async fn a_tenant_with_a_long_way_to_go_does_not_delay_another() {
     let store = Database::create().await.store().await;
     let (big, small) = (open_tenant(&store, "big").await, open_tenant(&store, "small").await);
-    let executor = Executor::new(store.clone(), 1_000);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     random_history(&executor, &big, 400, 1).await;
     register(&executor, &small, "Ada").await;
     let head = big.head().await.expect("reads").position;
@@ -168,7 +168,7 @@ async fn a_checkpoint_that_only_advanced_and_was_set_back_is_looked_up() {
     let database = Database::create().await;
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store.clone(), 10);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let _keeper = keep::<UserRow>(&store, no_notifications(), frequent_comparison());
     for text in ["Ada", "Bo", "Cy"] {
         register(&executor, &tenant, text).await;
@@ -194,7 +194,7 @@ async fn read_models_with_work_at_the_same_time_share_a_transaction() {
     database.log_statements().await;
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store.clone(), 1_000);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     random_history(&executor, &tenant, 40, 1).await;
     let (customers_sender, customers_source) = source();
     let (users_sender, users_source) = source();
@@ -252,7 +252,7 @@ async fn an_outage_is_waited_out() {
     let database = Database::create().await;
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store.clone(), 10);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let id = register(&executor, &tenant, "Ada").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&tenant).await;

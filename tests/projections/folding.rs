@@ -15,7 +15,7 @@ use crate::support::read_models::{
 #[tokio::test]
 async fn after_random_commands_the_tables_are_a_fold_of_the_log() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenants = [open_tenant(&store, "acme").await, open_tenant(&store, "bolt").await];
     for (tenant, seed) in tenants.iter().zip(1..) {
         random_history(&executor, tenant, 150, seed).await;
@@ -41,7 +41,7 @@ async fn after_random_commands_the_tables_are_a_fold_of_the_log() {
 #[tokio::test]
 async fn a_row_shows_what_was_registered() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let id = register(&executor, &tenant, "Ada Ünïcode \\ 'quoted'").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
@@ -61,7 +61,7 @@ async fn a_row_shows_what_was_registered() {
 #[tokio::test]
 async fn the_checkpoint_passes_over_events_of_others() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     register(&executor, &tenant, "Ada").await;
     let _keeper = keep::<UserRow>(&store, no_notifications(), frequent_comparison());
@@ -72,7 +72,7 @@ async fn the_checkpoint_passes_over_events_of_others() {
 #[tokio::test]
 async fn lag_is_told_for_every_read_model_and_tenant() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     for text in ["Ada", "Bo", "Cy"] {
         register(&executor, &tenant, text).await;
@@ -92,7 +92,7 @@ async fn lag_is_told_for_every_read_model_and_tenant() {
 #[tokio::test]
 async fn a_source_that_ends_ends_nothing() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let _keeper = keep::<CustomerRow>(&store, futures::stream::empty::<Batch>(), frequent_comparison());
     register(&executor, &tenant, "Ada").await;

@@ -37,7 +37,7 @@ async fn stands_still(executor: &Executor, tenant: &TenantStore) -> usize {
 async fn one_tenant_or_all_are_held_up_and_go_on_where_they_were() {
     let database = Database::create().await;
     let (store, elsewhere) = (database.store().await, database.store().await);
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let (held, free) = (open_tenant(&store, "held").await, open_tenant(&store, "free").await);
     let _keepers = (
         keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),

@@ -43,7 +43,7 @@ async fn position(store: &Store, tenant: &TenantStore) -> u64 {
 async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let (sick, well) = (open_tenant(&store, "sick").await, open_tenant(&store, "well").await);
     let ada = register(&executor, &sick, "Ada").await;
     append_raw(&sick, ada, "crm.customer.renamed.v1", r#"{"name":"ada@example.com","name":7}"#).await;
@@ -79,7 +79,7 @@ async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
 #[tokio::test]
 async fn a_discarded_event_is_passed_over() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
@@ -103,7 +103,7 @@ async fn a_discarded_event_is_passed_over() {
 async fn a_retried_event_is_resolved_or_fails_again() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let id = register(&executor, &tenant, "Ada").await;
@@ -140,7 +140,7 @@ async fn a_retried_event_is_resolved_or_fails_again() {
 async fn a_row_that_the_database_refuses_is_found_among_many() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     for n in 0..40 {
         register(&executor, &tenant, if n == 27 { "Forbidden" } else { "Fine" }).await;
@@ -172,7 +172,7 @@ async fn a_tenant_that_was_stopped_stays_so_in_the_next_process() {
         letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await
     };
     let other = open_tenant(&store, "other").await;
-    register(&Executor::new(store.clone(), 10), &other, "Ada").await;
+    register(&Executor::new(store.clone(), 1024 * 1024), &other, "Ada").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     caught_up::<CustomerRow>(&other).await;
     assert_eq!(position(&store, &tenant).await, 0);

@@ -179,7 +179,7 @@ async fn long_a_million_events_are_rebuilt_under_load() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rebuilt_again_and_again_it_stays_a_fold_of_the_log() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenants = [open_tenant(&store, "acme").await, open_tenant(&store, "bolt").await];
     let _keepers = (
         keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
@@ -212,7 +212,7 @@ async fn rebuilt_again_and_again_it_stays_a_fold_of_the_log() {
 async fn differences_are_told_and_stop_the_switch_unless_forced() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let mut ids = Vec::new();
     for text in ["Ada", "Bo", "Cy"] {
@@ -342,7 +342,7 @@ async fn what_a_killed_rebuild_left_is_cleared_by_the_next() {
 async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_rebuild() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
@@ -372,7 +372,7 @@ async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_re
 async fn a_read_model_of_a_replaced_log_is_rebuilt_and_goes_on() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     {

@@ -136,7 +136,7 @@ fn in_short(rows: &Rows) -> BTreeMap<Uuid, (String, &str, u64)> {
 #[tokio::test]
 async fn a_read_model_of_any_past_position_is_what_a_fold_by_hand_says() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 1_000);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let (tenant, other) = (open_tenant(&store, "acme").await, open_tenant(&store, "other").await);
     random_history(&executor, &other, 20, 1).await;
     random_history(&executor, &tenant, 150, 2).await;
@@ -189,7 +189,7 @@ async fn a_read_model_of_any_past_position_is_what_a_fold_by_hand_says() {
 async fn the_rows_that_serve_are_compared_with_the_log() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let (ada, bo) = (register(&executor, &tenant, "Ada").await, register(&executor, &tenant, "Bo").await);
     {
@@ -223,7 +223,7 @@ async fn the_rows_that_serve_are_compared_with_the_log() {
 #[tokio::test]
 async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
@@ -246,7 +246,7 @@ async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
 async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
     let database = Database::create().await;
     let store = database.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     register(&executor, &tenant, "Ada").await;
     let admin = database.connect("postgres").await;
@@ -283,7 +283,7 @@ async fn scratch_tables_are_nobody_elses_and_go_with_their_connection() {
 #[tokio::test]
 async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
     rename(&executor, &tenant, ada, "Grace").await;
@@ -318,7 +318,7 @@ async fn positions_of_a_log_that_was_replaced_are_refused_and_kept_ones_hold() {
 #[tokio::test]
 async fn a_name_of_no_read_model_is_refused_and_means_no_other() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     register(&executor, &tenant, "Ada").await;
     let (log, cancel) = (current(&tenant).await, tokio_util::sync::CancellationToken::new());
@@ -340,7 +340,7 @@ async fn a_name_of_no_read_model_is_refused_and_means_no_other() {
 #[tokio::test]
 async fn a_time_leads_to_the_last_position_recorded_by_then() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let early = schemas::engine::clock::now();
     let at = async |time| projections::log_position_at(&tenant, Some(time)).await.expect("reads").position;
@@ -363,7 +363,7 @@ async fn a_time_leads_to_the_last_position_recorded_by_then() {
 #[tokio::test]
 async fn progress_goes_up_to_the_position_asked_for_and_no_row_is_lost_between_pages() {
     let store = Database::create().await.store().await;
-    let executor = Executor::new(store.clone(), 100);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let registering = (0..1_100).map(|n| {
         let (executor, tenant) = (executor.clone(), tenant.clone());
@@ -394,7 +394,7 @@ async fn a_crash_of_the_database_leaves_no_scratch_file_and_the_next_replay_find
     let config = StoreConfig { port: server.port(), database: DATABASE.to_owned(), ..keys.store_config() };
     let store = Store::connect(config).await.expect("connects");
     let tenant = open_tenant(&store, "acme").await;
-    register(&Executor::new(store.clone(), 10), &tenant, "Ada").await;
+    register(&Executor::new(store.clone(), 1024 * 1024), &tenant, "Ada").await;
     // Files of temporary tables are named after their session: `t<backend>_<number>`.
     let scratch_files = |server: &PostgresServer| {
         let mut find = std::process::Command::new("find");

@@ -48,7 +48,7 @@ async fn a_write_is_read_behind_its_token() {
 async fn a_read_waits_for_a_while_and_then_says_so() {
     let store = Database::create().await.store().await;
     let tenant = open_tenant(&store, "acme").await;
-    let executor = Executor::new(store.clone(), 10);
+    let executor = Executor::new(store.clone(), 1024 * 1024);
     let written = executor
         .execute::<Customer>(&system(&tenant), ids::new_id(), command(), CommandSideEffects::default())
         .await

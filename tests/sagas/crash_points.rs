@@ -194,7 +194,7 @@ impl Scene {
         let (tenant, process) = (self.tenant.clone(), self.story.process());
         tokio::spawn(async move {
             let Ok(store) = Store::connect(config).await else { return };
-            let executor = Executor::new(store.clone(), 100);
+            let executor = Executor::new(store.clone(), 1024 * 1024);
             let source = || followed(&store, tenant.clone());
             drop(sagas::run(executor, vec![process], source, IMPATIENT, CancellationToken::new()).await);
         })
@@ -218,7 +218,7 @@ impl Scene {
     async fn killed_at(&self, role: &str, point: u32, moment: Moment) -> bool {
         let name = format!("{moment:?} message {point} of {role}");
         let before = self.tenant.head().await.expect("a head").position;
-        let executor = Executor::new(self.direct.clone(), 100);
+        let executor = Executor::new(self.direct.clone(), 1024 * 1024);
         self.story.begin(&executor, &self.tenant, point).await;
         let wire = Wire::start(self.database.port).await;
         wire.arm_kill(role, point, moment);

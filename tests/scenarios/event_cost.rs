@@ -46,7 +46,7 @@ impl Site {
         let (database, server) = (Database::create().await, NatsServer::start().await);
         database.log_statements().await;
         let store = database.store().await;
-        let executor = Executor::new(store.clone(), 1_000);
+        let executor = Executor::new(store.clone(), 1024 * 1024);
         let tenant = open_tenant(&store, "acme").await;
         let relay = Relay::start(&store, &server).await;
         let nats = connect(server.url()).await;

@@ -188,7 +188,7 @@ impl Deployment {
 
     /// Registers the operator whose token the deployment has. A repeat changes nothing.
     async fn register_operator(&self) {
-        let executor = Executor::new(self.store().await, 10);
+        let executor = Executor::new(self.store().await, 1024 * 1024);
         let context = CommandContext::new(ids::PLATFORM, Principal::system("test")).with_command_id(OPERATOR);
         let email = Email::parse("operator@platform.example").expect("an address");
         let name = Name::parse("Operator").expect("a name");

@@ -29,7 +29,7 @@ impl Setup {
     pub async fn new() -> Self {
         let store = Database::create().await.store().await;
         let tenant = open_tenant(&store, "acme").await;
-        let executor = Executor::new(store.clone(), 1_000);
+        let executor = Executor::new(store.clone(), 1024 * 1024);
         let kept = keep_all(&store);
         Self { store, tenant, executor, _kept: kept }
     }

@@ -53,7 +53,7 @@ impl Engine {
         settings: SagaSettings,
     ) -> Self {
         let store = database.store().await;
-        let executor = Executor::new(store.clone(), 10_000);
+        let executor = Executor::new(store.clone(), 1024 * 1024);
         let relay = Relay::start(&store, server).await;
         let cancel = CancellationToken::new();
         let follower = StreamConsumer::start(store.clone(), connect(server.url()).await, cancel.clone());

@@ -12,8 +12,8 @@ use store::{DeploymentKey, OwnerConfig, Store, StoreConfig};
 use super::broker::{nats_config, verifier};
 use super::keys::keyring;
 
-/// Maximum aggregates that the executor caches.
-const CACHED_AGGREGATES_MAX: u64 = 100_000;
+/// Maximum bytes of aggregates that the executor caches: about 100,000 small ones.
+const CACHED_AGGREGATES_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// Migrates the database to the present version.
 ///
@@ -106,5 +106,5 @@ pub async fn connect_with(settings: &Settings, keyring: Option<Keyring>) -> anyh
 
 /// The executor of commands.
 pub fn executor(store: &Store) -> Executor {
-    Executor::new(store.clone(), CACHED_AGGREGATES_MAX)
+    Executor::new(store.clone(), CACHED_AGGREGATES_BYTES_MAX)
 }

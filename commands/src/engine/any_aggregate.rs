@@ -127,15 +127,14 @@ async fn execute<A: Decider>(
         let cause = format!("the stored command {} does not decode", command.name());
         ExecuteError::internal("reading a command", cause)
     })?;
-    let executed = executor.execute::<A>(context, command.id(), typed, CommandSideEffects::default()).await;
-    executed.map(Dispatched::from).map_err(ExecuteError::erase_type)
+    executor.dispatch::<A>(context, command.id(), typed).await.map_err(ExecuteError::erase_type)
 }
 
 impl<A> From<CommandResult<A>> for Dispatched {
     fn from(executed: CommandResult<A>) -> Self {
         let CommandResult { outcome, command_id, id, version, position, log_id, consistency_token, .. } =
             executed;
-        Self { outcome, command_id, id, version, position, log_id, consistency_token }
+        Self { outcome, command_id, id, version, position, log_id, consistency_token, recorded: None }
     }
 }
 

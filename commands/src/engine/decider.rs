@@ -71,11 +71,6 @@ pub trait Decider: Default + Clone + Serialize + DeserializeOwned + Send + Sync 
     /// Applies an event to the state.
     fn apply(&mut self, event: Self::Event);
 
-    /// Approximate memory of the state in bytes, beyond a small constant. The cache of states is limited by it.
-    fn bytes(&self) -> usize {
-        0
-    }
-
     /// The values that must be unique in the tenant in this state. The engine reserves those that an event adds, and
     /// releases those that it removes.
     fn reserved(&self) -> Vec<Reservation> {

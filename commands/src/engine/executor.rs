@@ -2,11 +2,12 @@
 //! decides again.
 
 use std::any::Any;
+use std::mem::size_of;
 use std::sync::Arc;
 
-use moka::sync::Cache;
+use fairness::FairCache;
 use schemas::engine::{Commands, LogId, StreamName, TenantId, ids};
-use store::{ConsistencyToken, KeyUse, Receipt, Store, StoreError};
+use store::{ConsistencyToken, KeyUse, Store, StoreError};
 use tokio::sync::{Mutex, Semaphore};
 use uuid::Uuid;
 
@@ -14,8 +15,9 @@ use super::context::{CommandContext, CommandSideEffects};
 use super::decider::{Decider, Facts};
 use super::idempotency::claim;
 use super::loading::LoadedAggregate;
-use super::outcome::{CommandResult, ExecuteError, ExecutionOutcome};
+use super::outcome::{CommandResult, ExecuteError, ExecutionOutcome, RecordedNow};
 use super::prepared::{DecisionOutcome, PreparedCommand, digest};
+use crate::any_command::Dispatched;
 
 /// Maximum retries after a conflict of a command without an expected version. Afterwards the caller gets the conflict.
 /// Within a process the commands on one aggregate are serialised, so only another process can cause a conflict.
@@ -27,31 +29,20 @@ const AUTHORITY_LOCKS_MAX: usize = 4;
 /// The cached state of one aggregate. Its mutex serialises the commands on the aggregate.
 type AggregateSlot<A> = Mutex<Option<LoadedAggregate<A>>>;
 
-/// Runs commands. Cheap to clone; the clones share one bounded cache of aggregates.
+/// Runs commands. Cheap to clone; the clones share one cache of aggregates.
 #[derive(Clone)]
 pub struct Executor {
     store: Store,
-    slots: Cache<(TenantId, StreamName), Cached>,
+    /// The slots, shared fairly between tenants. Their type follows from the category of the stream.
+    slots: Arc<FairCache<TenantId, StreamName, Arc<dyn Any + Send + Sync>>>,
     authority_permits: Arc<Semaphore>,
 }
 
-/// A slot of the cache, with its weight.
-#[derive(Clone)]
-struct Cached {
-    slot: Arc<dyn Any + Send + Sync>,
-    weight: u32,
-}
-
-/// State bytes that count as one aggregate in the cache.
-const AGGREGATE_BYTES: usize = 1024;
-
 impl Executor {
-    /// An executor that caches at most `cache_capacity` aggregates; a large one counts as several.
-    pub fn new(store: Store, cache_capacity: u64) -> Self {
-        let slots =
-            Cache::builder().max_capacity(cache_capacity).weigher(|_, cached: &Cached| cached.weight).build();
+    /// An executor that caches at most `cache_bytes_max` bytes of aggregates.
+    pub fn new(store: Store, cache_bytes_max: usize) -> Self {
         let authority_permits = Arc::new(Semaphore::new(AUTHORITY_LOCKS_MAX));
-        Self { store, slots, authority_permits }
+        Self { store, slots: Arc::new(FairCache::new(cache_bytes_max)), authority_permits }
     }
 
     /// Permits for holding an administration lock.
@@ -74,17 +65,17 @@ impl Executor {
         let shared = self.slot::<A>(tenant.id(), &stream);
         let mut slot = shared.lock().await;
         let mut loaded = slot.clone().unwrap_or_default();
-        loaded.catch_up(&tenant, &stream, None).await?;
+        loaded.catch_up(&tenant, &stream).await?;
         if loaded.version == 0 {
             return Ok(None);
         }
-        self.update_weight(tenant.id(), &stream, &shared, &loaded.state);
+        self.update_weight(tenant.id(), &stream, &shared, &loaded);
         *slot = Some(loaded.clone());
         Ok(Some((loaded.state, loaded.version)))
     }
 
-    /// Executes a command on the aggregate `id`. `extras` are written with its events; they are not part of the digest
-    /// that recognises a repeat.
+    /// Executes a command on the aggregate `id`. `side_effects` are written with its events; they are not part of the
+    /// digest that recognises a repeat.
     ///
     /// # Errors
     /// [`ExecuteError`]; after [`ExecuteError::Unavailable`] a repeat with the same command id is safe.
@@ -95,16 +86,30 @@ impl Executor {
         command: impl Into<A::Command> + Send,
         side_effects: CommandSideEffects,
     ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
-        let command = command.into();
-        let name = command.command_type().name;
-        let result = self.execute_authorised(context, id, command, side_effects).await;
-        let outcome = match &result {
-            Ok(CommandResult { outcome: ExecutionOutcome::Applied, .. }) => "applied",
-            Ok(CommandResult { outcome: ExecutionOutcome::Duplicate, .. }) => "duplicate",
-            Err(error) => error.label(),
+        let executing = async |command| {
+            let request = self.request::<A>(context, id, command, side_effects)?;
+            let settled = self.settle(&request).await?;
+            self.build_result(&request, settled).await
         };
-        metrics::counter!("annals_commands_total", "command" => name, "outcome" => outcome).increment(1);
-        result
+        counted::<A, _>(command.into(), executing, |result| result.outcome).await
+    }
+
+    /// Executes a command like [`execute`](Self::execute), without the state after it.
+    ///
+    /// # Errors
+    /// As [`execute`](Self::execute).
+    pub(crate) async fn dispatch<A: Decider>(
+        &self,
+        context: &CommandContext,
+        id: Uuid,
+        command: A::Command,
+    ) -> Result<Dispatched, ExecuteError<A::Rejection>> {
+        let executing = async |command| {
+            let request = self.request::<A>(context, id, command, CommandSideEffects::default())?;
+            let settled = self.settle(&request).await?;
+            self.dispatched(&request, settled).await
+        };
+        counted::<A, _>(command, executing, |dispatched| dispatched.outcome).await
     }
 
     /// The first answer to this command, if it was executed before under the context's command id. It executes nothing.
@@ -144,8 +149,7 @@ impl Executor {
         let Some(id) = receipt.stream.uuid().filter(|_| receipt.stream.category() == A::CATEGORY) else {
             return Err(ExecuteError::CommandIdReused);
         };
-        let mut loaded = LoadedAggregate::<A>::default();
-        loaded.catch_up(&tenant, &receipt.stream, Some(receipt.version)).await?;
+        let loaded = LoadedAggregate::<A>::at(&tenant, &receipt.stream, receipt.version).await?;
         Ok(Some(CommandResult {
             outcome: ExecutionOutcome::Duplicate,
             command_id: key,
@@ -159,25 +163,21 @@ impl Executor {
         }))
     }
 
-    async fn execute_authorised<A: Decider>(
+    /// Decides and appends, or finds the first answer.
+    async fn settle<A: Decider>(
         &self,
-        context: &CommandContext,
-        id: Uuid,
-        command: A::Command,
-        side_effects: CommandSideEffects,
-    ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
-        let request = self.request::<A>(context, id, command, side_effects)?;
-        let settled = match self.decide_and_append(&request).await {
-            Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => return Err(error),
-            Ok(settled @ (DecisionOutcome::Appended(..) | DecisionOutcome::Duplicate(_))) => settled,
+        request: &PreparedCommand<'_, A>,
+    ) -> Result<DecisionOutcome<A>, ExecuteError<A::Rejection>> {
+        match self.decide_and_append(request).await {
+            Err(error @ (ExecuteError::Unavailable(_) | ExecuteError::Overloaded)) => Err(error),
+            Ok(settled @ (DecisionOutcome::Appended(..) | DecisionOutcome::Duplicate(_))) => Ok(settled),
             // Nothing was appended. If this command was executed before, the first answer is returned, even if the
             // rules or the version would reject it now.
             unsettled => match request.previous_receipt().await? {
-                Some(receipt) => request.duplicate(receipt)?,
-                None => unsettled?,
+                Some(receipt) => request.duplicate(receipt),
+                None => unsettled,
             },
-        };
-        self.build_result(&request, settled).await
+        }
     }
 
     /// Prepares a command, unless its caller lacks the permission.
@@ -233,16 +233,18 @@ impl Executor {
                 return Ok(DecisionOutcome::NoEffect(loaded));
             }
             // A command without effect stores its receipt at the version on which it was decided.
-            let (after, append) = request.plan(&loaded, &events)?;
+            let (mut after, append) = request.plan(&loaded, &events)?;
+            let recorded = Arc::from(append.events.as_slice());
             match request.append(append).await {
                 Ok(receipt) if receipt.duplicate => return request.duplicate(receipt),
                 Ok(receipt) => {
                     // The state changes only after the append: an uncommitted state must not be visible.
-                    let state = after;
-                    let log_id = Some(receipt.log_id);
-                    self.update_weight(request.tenant.id(), &request.stream, &shared, &state);
-                    *slot = Some(LoadedAggregate { state: state.clone(), version: receipt.version, log_id });
-                    return Ok(DecisionOutcome::Appended(receipt, state));
+                    let recorded = receipt.recorded_at.map(|at| RecordedNow { at, events: recorded });
+                    after.recorded(&receipt);
+                    after.keep_snapshot(&request.tenant, &request.stream);
+                    self.update_weight(request.tenant.id(), &request.stream, &shared, &after);
+                    *slot = Some(after.clone());
+                    return Ok(DecisionOutcome::Appended(receipt, after.state, recorded));
                 }
                 Err(ExecuteError::VersionConflict { actual }) => {
                     *slot = None;
@@ -272,36 +274,56 @@ impl Executor {
         request: &PreparedCommand<'_, A>,
         settled: DecisionOutcome<A>,
     ) -> Result<CommandResult<A>, ExecuteError<A::Rejection>> {
-        let (outcome, version, log_id, position, count, state) = match settled {
-            DecisionOutcome::Appended(receipt, state) => (
-                ExecutionOutcome::Applied,
-                receipt.version,
-                receipt.log_id,
-                receipt.position,
-                receipt.count,
-                state,
-            ),
+        let (state, count) = match &settled {
+            DecisionOutcome::Appended(receipt, state, _) => (state.clone(), receipt.count),
             DecisionOutcome::Duplicate(receipt) => {
-                let mut loaded = LoadedAggregate::<A>::default();
-                loaded.catch_up(&request.tenant, &request.stream, Some(receipt.version)).await?;
-                let Receipt { version, log_id, position, count, .. } = receipt;
-                (ExecutionOutcome::Duplicate, version, log_id, position, count, loaded.state)
+                let version = receipt.version;
+                let loaded = LoadedAggregate::<A>::at(&request.tenant, &request.stream, version).await?;
+                (loaded.state, receipt.count)
+            }
+            DecisionOutcome::NoEffect(loaded) => (loaded.state.clone(), 0),
+        };
+        let Dispatched { outcome, command_id, id, version, position, log_id, consistency_token, .. } =
+            self.dispatched(request, settled).await?;
+        Ok(CommandResult {
+            outcome,
+            command_id,
+            id,
+            version,
+            position,
+            log_id,
+            count,
+            consistency_token,
+            state,
+        })
+    }
+
+    async fn dispatched<A: Decider>(
+        &self,
+        request: &PreparedCommand<'_, A>,
+        settled: DecisionOutcome<A>,
+    ) -> Result<Dispatched, ExecuteError<A::Rejection>> {
+        let (outcome, version, log_id, position, recorded) = match settled {
+            DecisionOutcome::Appended(receipt, _, recorded) => {
+                (ExecutionOutcome::Applied, receipt.version, receipt.log_id, receipt.position, recorded)
+            }
+            DecisionOutcome::Duplicate(receipt) => {
+                (ExecutionOutcome::Duplicate, receipt.version, receipt.log_id, receipt.position, None)
             }
             DecisionOutcome::NoEffect(loaded) => {
                 let head = request.tenant.head().await?;
-                (ExecutionOutcome::Applied, loaded.version, head.log_id, head.position, 0, loaded.state)
+                (ExecutionOutcome::Applied, loaded.version, head.log_id, head.position, None)
             }
         };
-        Ok(CommandResult {
+        Ok(Dispatched {
             outcome,
             command_id: request.metadata.command_id,
             id: request.id,
             version,
             position,
             log_id,
-            count,
             consistency_token: self.token(request.tenant.id(), log_id, position),
-            state,
+            recorded,
         })
     }
 
@@ -310,10 +332,11 @@ impl Executor {
     }
 
     fn slot<A: Decider>(&self, tenant: TenantId, stream: &StreamName) -> Arc<AggregateSlot<A>> {
-        let new = || Cached { slot: Arc::new(AggregateSlot::<A>::default()), weight: 1 };
-        let cached = self.slots.get_with((tenant, stream.clone()), new);
+        let new = || -> Arc<dyn Any + Send + Sync> { Arc::new(AggregateSlot::<A>::default()) };
+        let cached =
+            self.slots.get_or_insert_with(tenant, stream.clone(), size_of::<AggregateSlot<A>>(), new);
         // A category belongs to one aggregate type; otherwise the command would run without the cache.
-        cached.slot.downcast::<AggregateSlot<A>>().unwrap_or_default()
+        cached.downcast::<AggregateSlot<A>>().unwrap_or_default()
     }
 
     /// Sets the weight of a slot to the memory of its state.
@@ -322,16 +345,26 @@ impl Executor {
         tenant: TenantId,
         stream: &StreamName,
         slot: &Arc<AggregateSlot<A>>,
-        state: &A,
+        loaded: &LoadedAggregate<A>,
     ) {
-        let bytes = state.bytes();
-        if bytes == 0 {
-            return;
-        }
-        let weight = u32::try_from(1 + bytes / AGGREGATE_BYTES).unwrap_or(u32::MAX);
-        let key = (tenant, stream.clone());
-        if self.slots.get(&key).is_none_or(|cached| cached.weight != weight) {
-            self.slots.insert(key, Cached { slot: Arc::<AggregateSlot<A>>::clone(slot), weight });
-        }
+        let bytes = size_of::<AggregateSlot<A>>() + loaded.bytes();
+        self.slots.insert(tenant, stream.clone(), Arc::<AggregateSlot<A>>::clone(slot), bytes);
     }
+}
+
+/// Executes a command, and counts it by its outcome.
+async fn counted<A: Decider, T>(
+    command: A::Command,
+    executing: impl AsyncFnOnce(A::Command) -> Result<T, ExecuteError<A::Rejection>>,
+    outcome: impl Fn(&T) -> ExecutionOutcome,
+) -> Result<T, ExecuteError<A::Rejection>> {
+    let name = command.command_type().name;
+    let result = executing(command).await;
+    let label = match result.as_ref().map(outcome) {
+        Ok(ExecutionOutcome::Applied) => "applied",
+        Ok(ExecutionOutcome::Duplicate) => "duplicate",
+        Err(error) => error.label(),
+    };
+    metrics::counter!("annals_commands_total", "command" => name, "outcome" => label).increment(1);
+    result
 }

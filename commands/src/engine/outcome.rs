@@ -1,8 +1,11 @@
 //! Results of executing a command.
 
+use std::sync::Arc;
+
 use access::{ErrorCode, Rejection};
+use chrono::{DateTime, Utc};
 use schemas::engine::{DecodeError, LogId, StreamName};
-use store::{AppendError, StoreError};
+use store::{AppendError, NewEvent, StoreError};
 use uuid::Uuid;
 
 use super::decider::ReservedKind;
@@ -37,6 +40,15 @@ pub struct CommandResult<A> {
     pub consistency_token: String,
     /// The aggregate at `version`.
     pub state: A,
+}
+
+/// The events that a command recorded, in order. Their versions end with that of the aggregate after the command.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RecordedNow {
+    /// The time of recording.
+    pub at: DateTime<Utc>,
+    /// The events.
+    pub events: Arc<[NewEvent]>,
 }
 
 /// Why a command was not accepted.
@@ -259,6 +271,9 @@ pub enum LoadError {
     /// A stored event cannot be parsed.
     #[error(transparent)]
     Decode(#[from] DecodeError),
+    /// The state of a snapshot does not parse.
+    #[error("a snapshot does not parse")]
+    Snapshot(#[source] serde_json::Error),
     /// This version of the program does not know the type of a stored event.
     #[error("the type {0} is unknown to this version of the program")]
     UnknownType(String),

@@ -11,7 +11,7 @@ use uuid::Uuid;
 use super::context::{CommandContext, CommandSideEffects};
 use super::decider::{DecideError, Decider, Facts, ReservedKind, decide, reservation_changes};
 use super::loading::LoadedAggregate;
-use super::outcome::ExecuteError;
+use super::outcome::{ExecuteError, RecordedNow};
 
 /// A command that is being executed.
 pub(super) struct PreparedCommand<'a, A: Decider> {
@@ -28,7 +28,7 @@ pub(super) struct PreparedCommand<'a, A: Decider> {
 
 /// Result of a command without an error.
 pub(super) enum DecisionOutcome<A> {
-    Appended(Receipt, A),
+    Appended(Receipt, A, Option<RecordedNow>),
     Duplicate(Receipt),
     NoEffect(LoadedAggregate<A>),
 }
@@ -52,7 +52,7 @@ impl<A: Decider> PreparedCommand<'_, A> {
             }
         }
         let mut loaded = cached.unwrap_or_default();
-        loaded.catch_up(&self.tenant, &self.stream, None).await?;
+        loaded.catch_up(&self.tenant, &self.stream).await?;
         let events = self.decide_on(&loaded)?;
         Ok((loaded, events))
     }
@@ -79,7 +79,7 @@ impl<A: Decider> PreparedCommand<'_, A> {
         &self,
         loaded: &LoadedAggregate<A>,
         events: &[A::Event],
-    ) -> Result<(A, StreamAppend), ExecuteError<A::Rejection>> {
+    ) -> Result<(LoadedAggregate<A>, StreamAppend), ExecuteError<A::Rejection>> {
         let encoded: Vec<NewEvent> = events
             .iter()
             .map(NewEvent::encode)
@@ -87,16 +87,16 @@ impl<A: Decider> PreparedCommand<'_, A> {
             .map_err(|error| ExecuteError::internal("encoding an event", error))?;
         let LoadedAggregate { version, log_id: log, .. } = *loaded;
         let expected = if version == 0 { ExpectedVersion::NoStream } else { ExpectedVersion::Exact(version) };
-        let mut after = loaded.state.clone();
+        let mut after = loaded.clone();
         if let Some(claim) = self.claim.filter(|_| events.is_empty()) {
             let append =
                 StreamAppend::without_effect(self.stream.clone(), expected, claim, self.metadata.clone());
             return Ok((after, StreamAppend { log, ..append }));
         }
         for event in events {
-            after.apply(event.clone());
+            after.apply(event.clone(), &self.stream);
         }
-        let (reservations, releases) = reservation_changes(loaded.state.reserved(), after.reserved());
+        let (reservations, releases) = reservation_changes(loaded.state.reserved(), after.state.reserved());
         let append = StreamAppend {
             log,
             claim: self.claim,

@@ -160,11 +160,6 @@ impl Decider for EventFamily {
         }
         Ok(vec![EventTypeEvent::Widened { event_type: name, schema, description }])
     }
-
-    fn bytes(&self) -> usize {
-        // A widened schema replaces the earlier one.
-        self.recorded_bytes
-    }
 }
 
 /// Registers a version of an event type, or widens one. It compiles and compares schemas, which takes processor time,

@@ -68,15 +68,40 @@ pub fn apply<P: Projection>(
     entry: Option<StoredRow<P>>,
     event: &RecordedEvent,
 ) -> Result<Option<StoredRow<P>>, ProjectionError> {
-    let out_of_sequence =
-        |reason| ProjectionError::OutOfSequence { event_type: event.event_type.to_string(), reason };
-    let decoded = event.decode::<P::Event>()?;
-    let decoded = decoded.ok_or_else(|| ProjectionError::UnknownType(event.event_type.to_string()))?;
-    let id = event.stream.uuid().ok_or_else(|| out_of_sequence("the stream's id is no UUID"))?;
-    let moment = Moment { id, version: event.version, time: event.recorded_at };
-    let row = P::apply(entry.map(|entry| entry.row), decoded, &moment)
-        .map_err(|OutOfSequence| out_of_sequence("the event cannot follow those before it"))?;
-    Ok(row.map(|row| StoredRow { id, row, version: moment.version, updated_at: moment.time }))
+    let decoded = decode::<P>(event.event_type.as_str(), &event.payload)?;
+    apply_decoded(entry, decoded, event.event_type.as_str(), &moment(event)?)
+}
+
+/// Where and when the event was recorded.
+///
+/// # Errors
+/// [`ProjectionError`] if the stream is not of an aggregate.
+pub(crate) fn moment(event: &RecordedEvent) -> Result<Moment, ProjectionError> {
+    let id = event.stream.uuid().ok_or_else(|| ProjectionError::OutOfSequence {
+        event_type: event.event_type.to_string(),
+        reason: "the stream's id is no UUID",
+    })?;
+    Ok(Moment { id, version: event.version, time: event.recorded_at })
+}
+
+pub(crate) fn decode<P: Projection>(event_type: &str, payload: &[u8]) -> Result<P::Event, ProjectionError> {
+    let decoded = P::Event::decode(event_type, payload)?;
+    decoded.ok_or_else(|| ProjectionError::UnknownType(event_type.to_owned()))
+}
+
+pub(crate) fn apply_decoded<P: Projection>(
+    entry: Option<StoredRow<P>>,
+    event: P::Event,
+    event_type: &str,
+    moment: &Moment,
+) -> Result<Option<StoredRow<P>>, ProjectionError> {
+    let row = P::apply(entry.map(|entry| entry.row), event, moment).map_err(|OutOfSequence| {
+        ProjectionError::OutOfSequence {
+            event_type: event_type.to_owned(),
+            reason: "the event cannot follow those before it",
+        }
+    })?;
+    Ok(row.map(|row| StoredRow { id: moment.id, row, version: moment.version, updated_at: moment.time }))
 }
 
 /// Rows by key: as loaded from the table, and as the events leave them.

@@ -1,13 +1,13 @@
 //! One aggregate as its own events make it, now or at a moment of its past: right at once, without any read model.
 
 use chrono::{DateTime, Utc};
-use futures::{TryStreamExt, pin_mut};
 use projections::{ReadModel, Record};
 use schemas::engine::{LogId, RecordedEvent, StreamName};
-use store::TenantStore;
+use store::{StreamEnd, TenantStore};
 use uuid::Uuid;
 
 use super::error::QueryError;
+use super::folding::Folding;
 
 /// A moment in an aggregate's past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub enum AsOf {
 }
 
 impl AsOf {
-    fn log(self) -> Option<LogId> {
+    pub(super) fn log(self) -> Option<LogId> {
         match self {
             Self::Position(log, _) => Some(log),
             Self::Time(_) | Self::Version(_) => None,
@@ -33,11 +33,19 @@ impl AsOf {
         matches!(self, Self::Version(version) if version > reached)
     }
 
-    fn includes(self, event: &RecordedEvent) -> bool {
+    pub(super) fn includes(self, event: &RecordedEvent) -> bool {
         match self {
             Self::Position(_, position) => event.position <= position,
             Self::Time(time) => event.recorded_at <= time,
             Self::Version(version) => event.version <= version,
+        }
+    }
+
+    pub(super) fn end(self) -> StreamEnd {
+        match self {
+            Self::Position(_, position) => StreamEnd::Position(position),
+            Self::Time(time) => StreamEnd::Time(time),
+            Self::Version(version) => StreamEnd::Version(version),
         }
     }
 }
@@ -99,19 +107,9 @@ async fn fold(
     id: Uuid,
     as_of: Option<AsOf>,
 ) -> Result<(Option<Record>, u64), QueryError> {
-    let log = as_of.and_then(AsOf::log);
-    let stream = StreamName::new(read_model.category, id);
-    let events = tenant.read_stream_of(log, &stream, 1);
-    pin_mut!(events);
-    let (mut fold, mut version) = (read_model.new_fold(), 0);
-    while let Some(event) = events.try_next().await? {
-        if as_of.is_some_and(|as_of| !as_of.includes(&event)) {
-            break;
-        }
-        version = event.version;
-        fold.apply(&event).map_err(QueryError::Fold)?;
-    }
-    Ok((fold.record().map_err(QueryError::Fold)?, version))
+    let folding = Folding::begin(tenant, read_model, id, u64::MAX, as_of).await?;
+    let (row, _, version) = folding.finish().await?;
+    Ok((row, version))
 }
 
 /// At most `limit` facts behind version `after`.
@@ -131,19 +129,16 @@ pub async fn history(
         return Err(QueryError::VersionBeyond { version: total });
     }
     let mut page = History { facts: Vec::new(), total, row: None };
-    let mut fold = read_model.new_fold();
-    let events = tenant.read_stream(&stream, 1);
-    pin_mut!(events);
-    while let Some(event) = events.try_next().await? {
-        // What was recorded after the count is left to the next request.
-        if page.facts.len() == limit || event.version > total {
-            break;
-        }
-        fold.apply(&event).map_err(QueryError::Fold)?;
+    // What was recorded after the count is left to the next request.
+    let end = AsOf::Version(total.min(after.saturating_add(limit as u64)));
+    let mut folding = Folding::begin(tenant, read_model, id, after, Some(end)).await?;
+    while let Some(event) = folding.next().await? {
         if event.version > after {
-            page.facts.push(Past { event, row: fold.record().map_err(QueryError::Fold)? });
+            let row = folding.fold.record().map_err(QueryError::Fold)?;
+            page.facts.push(Past { event, row });
         }
     }
-    page.row = fold.record().map_err(QueryError::Fold)?;
+    folding.keep_snapshots();
+    page.row = folding.fold.record().map_err(QueryError::Fold)?;
     Ok(page)
 }

@@ -46,6 +46,8 @@ pub trait Event: DomainEvent + 'static {
     fn schemas() -> Vec<(&'static str, Schema)>;
     /// The full type name, such as `crm.customer.registered.v1`.
     fn type_name(&self) -> &'static str;
+    /// The subjects of the event's personal data, unless they were erased. `own` is the id of the stream.
+    fn open_subjects(&self, own: Uuid) -> Vec<Uuid>;
     /// The payload as JSON, without the type.
     ///
     /// # Errors

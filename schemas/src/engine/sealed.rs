@@ -67,11 +67,11 @@ impl<T> Sealed<T> {
         }
     }
 
-    /// The subject; `None` means the id of the event's stream.
-    pub fn subject(&self) -> Option<Uuid> {
+    /// The subject, unless it was erased. `own` is the id of the event's stream.
+    pub fn open_subject(&self, own: Uuid) -> Option<Uuid> {
         match self {
-            Self::Open { subject, .. } => *subject,
-            Self::Erased { subject } => Some(*subject),
+            Self::Open { subject, .. } => Some(subject.unwrap_or(own)),
+            Self::Erased { .. } => None,
         }
     }
 }

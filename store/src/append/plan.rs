@@ -250,6 +250,7 @@ fn write(
             first_position: head.position,
             position: head.position,
             count: 0,
+            recorded_at: None,
             duplicate: false,
         });
     }
@@ -317,6 +318,7 @@ fn write(
         first_position,
         position: head.position,
         count: count as u32,
+        recorded_at: Some(recorded_at),
         duplicate: false,
     })
 }

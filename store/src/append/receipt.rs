@@ -1,5 +1,6 @@
 //! The result of an append.
 
+use chrono::{DateTime, Utc};
 use schemas::engine::{LogId, StreamName};
 
 /// The result of an append.
@@ -17,6 +18,8 @@ pub struct Receipt {
     pub position: u64,
     /// The number of appended events.
     pub count: u32,
+    /// When the events were recorded. `None` without events, and for the receipt of an earlier append.
+    pub recorded_at: Option<DateTime<Utc>>,
     /// Whether this is the receipt of an earlier append with the same idempotency key.
     pub duplicate: bool,
 }

@@ -58,7 +58,7 @@ fn read_on(
 async fn killed_at_each_message(role: &str, moment: Moment) {
     let database = Database::create().await;
     let direct = database.store().await;
-    let executor = Executor::new(direct.clone(), 100);
+    let executor = Executor::new(direct.clone(), 1024 * 1024);
     let tenant = open_tenant(&direct, "acme").await;
     let owner = database.connect("postgres").await;
     let mut ids = Vec::new();

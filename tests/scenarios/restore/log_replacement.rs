@@ -71,7 +71,7 @@ async fn an_aggregate_in_memory_of_a_log_that_is_no_more_is_not_believed() {
     let store = database.store().await;
     let tenant = open_tenant(&store, "acme").await;
     let (executor, elsewhere) =
-        (Executor::new(store.clone(), 100), Executor::new(database.store().await, 100));
+        (Executor::new(store.clone(), 1024 * 1024), Executor::new(database.store().await, 100));
     let context = by_admin(tenant.id());
     let first = registered(&executor, tenant.id(), "Ada").await;
     let id = first.id;

@@ -9,7 +9,7 @@ use async_graphql::dynamic::{
 };
 use async_graphql::{Error, Name, Value};
 use commands::{AnyAggregate, CommandContext, Dispatched, ExecuteError, ExecutionOutcome, Executor};
-use queries::{AsOf, ReadModel, as_of};
+use queries::{Reached, ReadModel, RowCache};
 use schemas::engine::{CommandTarget, CommandType, Input, InputError, ids};
 use serde_json::Value as Json;
 use uuid::Uuid;
@@ -214,8 +214,13 @@ fn payload(read_model: &'static ReadModel) -> Object {
         nullable(ctx, move |ctx| async move {
             let payload = ctx.parent_value.try_downcast_ref::<Payload>()?;
             let Ok(dispatched) = &payload.result else { return Ok(None) };
-            let (caller, version) = (ctx.data::<Caller>()?, AsOf::Version(dispatched.version));
-            let row = as_of::at(&caller.store, read_model, dispatched.id, Some(version)).await;
+            let (caller, rows) = (ctx.data::<Caller>()?, ctx.data::<RowCache>()?);
+            let reached = Reached {
+                log_id: dispatched.log_id,
+                version: dispatched.version,
+                recorded: dispatched.recorded.as_ref().map(|recorded| (recorded.at, &*recorded.events)),
+            };
+            let row = rows.row_at(&caller.store, read_model, dispatched.id, reached).await;
             let row = row.map_err(read_error)?;
             Ok(row.filter(|row| may_see(model, caller, row)).map(Shown::value))
         })

@@ -197,6 +197,7 @@ fn a_command_id_answers_with_its_receipt_or_is_refused() {
         first_position: 2,
         position: 2,
         count: 1,
+        recorded_at: None,
         duplicate: true,
     };
     given
