@@ -5,6 +5,7 @@
 //! the engine of `schemas`.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write as _;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::Path;
 use std::{env, fs, io};
@@ -26,14 +27,14 @@ pub fn write() -> io::Result<()> {
         }
         sources.insert(context.as_str(), text);
     }
-    let arms: String = contexts
-        .iter()
-        .map(|context| format!("        \"{context}\" => {},\n", fingerprint(context, &sources)))
-        .collect();
+    let mut code =
+        "#[allow(clippy::unreadable_literal, clippy::match_same_arms, reason = \"generated\")]\nfn of_context(context: &str) -> u64 {\n    match context {\n".to_owned();
+    for context in &contexts {
+        let arm = fingerprint(context, &sources);
+        writeln!(code, "        \"{context}\" => {arm},").expect("writing to a string");
+    }
     let engine = fingerprint("engine", &sources);
-    let code = format!(
-        "fn of_context(context: &str) -> u64 {{\n    match context {{\n{arms}        _ => {engine},\n    }}\n}}\n"
-    );
+    write!(code, "        _ => {engine},\n    }}\n}}\n").expect("writing to a string");
     let out = env::var_os("OUT_DIR").unwrap_or_default();
     fs::write(Path::new(&out).join("fingerprints.rs"), code)
 }
@@ -52,7 +53,7 @@ fn read(path: &Path, text: &mut Vec<u8>) -> io::Result<()> {
 }
 
 fn fingerprint(context: &str, sources: &BTreeMap<&str, Vec<u8>>) -> u64 {
-    let (mut covered, mut open) = (BTreeSet::from(["engine"]), vec![context]);
+    let (mut covered, mut open) = (BTreeSet::new(), vec![context, "engine"]);
     while let Some((name, text)) = open.pop().and_then(|name| sources.get_key_value(name)) {
         covered.insert(*name);
         let text = String::from_utf8_lossy(text);

@@ -17,7 +17,7 @@ const ARROWS: [(&str, &[&str]); 26] = [
     ("nats", &["store", "schemas"]),
     ("commands", &["access", "describe", "json_schema", "store", "schemas", "fairness"]),
     ("projections", &["store", "schemas"]),
-    ("queries", &["projections", "store", "schemas"]),
+    ("queries", &["fairness", "projections", "store", "schemas"]),
     ("sagas", &["access", "commands", "store", "schemas", "fairness"]),
     ("privacy", &["access", "commands", "keyring", "nats", "store", "schemas"]),
     ("audit", &["nats", "store", "proofs", "schemas"]),
@@ -217,7 +217,22 @@ fn every_metric_is_in_the_catalogue() {
 }
 
 #[test]
-fn an_aggregate_costs_few_lines_in_each_layer() {
+fn an_aggregate_has_the_same_file_name_in_each_layer() {
+    let has = |layer: &str, category: &str| {
+        let path = root().join(layer).join(format!("{}.rs", category.replace('.', "/")));
+        assert!(path.is_file(), "{} is missing", path.display());
+    };
+    for aggregate in commands::AGGREGATES {
+        has("schemas/src", aggregate.category);
+        has("commands/src", aggregate.category);
+    }
+    for read_model in projections::READ_MODELS {
+        has("projections/src", read_model.category);
+    }
+}
+
+#[test]
+fn a_described_aggregate_has_at_most_300_lines_and_65_for_a_command() {
     let mut per_command = Vec::new();
     println!(
         "{:<28}{:>11}{:>9}{:>13}{:>7}{:>10}{:>8}",
@@ -230,7 +245,6 @@ fn an_aggregate_costs_few_lines_in_each_layer() {
                 std::fs::read_to_string(root().join(layer).join(format!("{file}.rs"))).unwrap_or_default();
             text.lines().take_while(|line| *line != "#[cfg(test)]").count()
         });
-        assert!(lines[0] > 0 && lines[1] > 0, "{file}.rs is missing in a layer");
         let (all, commands) = (lines.iter().sum::<usize>(), aggregate.commands.len());
         let [vocabulary, rules, read_model] = lines;
         println!(

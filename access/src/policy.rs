@@ -95,9 +95,6 @@ pub const USERS_READ: Permission =
 /// Add users, change roles, deactivate users.
 pub const USERS_WRITE: Permission =
     permission("users.write", &[TenantAdmin, PlatformAdmin], &[Scope::UsersWrite], Owner::None);
-/// Read customers. A user may read its own customer.
-pub const CUSTOMERS_READ: Permission =
-    permission("customers.read", &[TenantAdmin], &[Scope::CrmRead], Owner::Itself);
 /// Administer a tenant: service tokens, webhooks, integrators' credentials, erasures.
 pub const TENANT_ADMINISTER: Permission = permission("tenant.administer", &[TenantAdmin], &[], Owner::None);
 /// Register, suspend and resume tenants. Only held in the tenant `platform`.
@@ -214,6 +211,6 @@ mod tests {
 
     #[test]
     fn a_refused_caller_learns_what_it_lacks() {
-        assert_eq!(CUSTOMERS_READ.to_string(), "tenant_admin or the scope crm:read");
+        assert_eq!(USERS_READ.to_string(), "tenant_admin or the scope users:read");
     }
 }

@@ -9,7 +9,7 @@ use commands::{
     suspend_tenant,
 };
 use schemas::engine::{Email, Name, Reason, TenantSlug, ids, recorded::timestamp};
-use schemas::identity::tenant::{Registration, TenantCommand, TenantOrganisation, Tier};
+use schemas::identity::tenant::{Registration, TenantOrganisation, Tier};
 use serde::Serialize;
 use store::{Store, TenantRecord};
 
@@ -124,10 +124,10 @@ impl Tenant {
             Self::Create(create) => create.run(&store, hash, output).await,
             Self::Ls => list(&store, output).await,
             Self::Suspend(Suspend { slug, reason }) => {
-                set_suspended(&store, &slug, TenantCommand::SuspendTenant { reason }, output).await
+                set_standing(&store, &slug, Standing::Suspended { reason }, output).await
             }
             Self::Resume { slug } => match refuse_known_password(settings, &store, &slug).await {
-                Ok(()) => set_suspended(&store, &slug, TenantCommand::ResumeTenant {}, output).await,
+                Ok(()) => set_standing(&store, &slug, Standing::Active, output).await,
                 Err(failure) => Err(failure),
             },
         };
@@ -222,22 +222,26 @@ async fn refuse_known_password(settings: &Settings, store: &Store, slug: &Tenant
     }
 }
 
-/// Suspends the tenant, or resumes it. What is so already is so without a further fact.
-async fn set_suspended(
+/// What a tenant shall be.
+enum Standing {
+    Active,
+    Suspended { reason: Option<Reason> },
+}
+
+/// Suspends the tenant, or resumes it. If it is so already, no event is recorded.
+async fn set_standing(
     store: &Store,
     slug: &TenantSlug,
-    command: TenantCommand,
+    standing: Standing,
     output: Output,
 ) -> Result<Exit, Failure> {
     let record = find(store, slug).await?;
     operator_audit::record_access(store, [record.id]).await?;
     let (executor, context) =
         (wiring::executor(store), CommandContext::new(ids::PLATFORM, Principal::system("cli")));
-    let done = match command {
-        TenantCommand::SuspendTenant { reason } => {
-            suspend_tenant(&executor, &context, record.id, reason).await
-        }
-        _ => resume_tenant(&executor, &context, record.id).await,
+    let done = match standing {
+        Standing::Suspended { reason } => suspend_tenant(&executor, &context, record.id, reason).await,
+        Standing::Active => resume_tenant(&executor, &context, record.id).await,
     };
     let suspended = done.map_err(Failure::rejected_command)?.state.suspended;
     output.object(&COLUMNS, &TenantLine { suspended, ..TenantLine::from(&*record) })?;

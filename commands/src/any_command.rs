@@ -33,10 +33,25 @@ impl AnyCommand {
         self.id
     }
 
-    /// The typed command. `None` if it is not one of `C`.
+    /// The typed command. `None` if it is not one of `C`, or has a field that `C` does not know.
     pub fn typed<C: Commands>(&self) -> Option<C> {
         let whole = serde_json::json!({"name": self.name, "command": self.command});
-        serde_json::from_value(whole).ok()
+        let typed: C = serde_json::from_value(whole).ok()?;
+        covers(&Self::new(self.id, &typed).command, &self.command).then_some(typed)
+    }
+}
+
+/// Whether a document has every member of another one that is not null.
+fn covers(known: &Value, stored: &Value) -> bool {
+    match (known, stored) {
+        (Value::Object(known), Value::Object(stored)) => stored.iter().all(|(name, value)| {
+            value.is_null() || known.get(name).is_some_and(|known| covers(known, value))
+        }),
+        (Value::Array(known), Value::Array(stored)) => {
+            known.len() == stored.len()
+                && known.iter().zip(stored).all(|(known, stored)| covers(known, stored))
+        }
+        _ => true,
     }
 }
 

@@ -3,7 +3,7 @@
 use access::ErrorCode;
 use schemas::identity::user::UserCommand;
 
-use crate::engine::any_aggregate::{AnyAggregate, Executed};
+use crate::engine::any_aggregate::{AnyAggregate, Executed, undecodable};
 use crate::identity::administration::deactivate;
 use crate::{
     AnyCommand, CommandContext, Customer, DispatchError, Dispatched, EventFamily, ExecuteError, Executor,
@@ -15,9 +15,17 @@ use crate::{
 /// It is a `static`, because a constant would be instantiated in every crate that names it.
 pub static AGGREGATES: &[AnyAggregate] = &[
     AnyAggregate::of::<Customer>(),
-    AnyAggregate::of::<User>().with_use_cases(&[("DeactivateUser", deactivate_user)]),
-    AnyAggregate::of::<Tenant>(),
-    AnyAggregate::of::<EventFamily>(),
+    AnyAggregate::of::<User>().with_use_cases(&[
+        ("DeactivateUser", deactivate_user),
+        ("RegisterUser", typed_only),
+        ("ChangeUserRoles", typed_only),
+    ]),
+    AnyAggregate::of::<Tenant>().with_use_cases(&[
+        ("RegisterTenant", typed_only),
+        ("SuspendTenant", typed_only),
+        ("ResumeTenant", typed_only),
+    ]),
+    AnyAggregate::of::<EventFamily>().with_use_cases(&[("RegisterEventType", typed_only)]),
     AnyAggregate::of::<ServiceToken>(),
     AnyAggregate::of::<Subject>(),
 ];
@@ -65,11 +73,22 @@ fn deactivate_user<'a>(
 ) -> Executed<'a> {
     Box::pin(async move {
         let Some(UserCommand::DeactivateUser { reason }) = command.typed() else {
-            return Err(ExecuteError::Invalid("the command is no DeactivateUser".to_owned()));
+            return Err(undecodable(&command));
         };
         let executed = deactivate(executor, context, command.id(), reason).await;
         executed.map(Dispatched::from).map_err(ExecuteError::erase_type)
     })
+}
+
+/// The use case of a command that only typed code may execute, because it needs more than the command: a password, a row of
+/// the directory, or the turn of an administrator.
+fn typed_only<'a>(
+    _executor: &'a Executor,
+    _context: &'a CommandContext,
+    command: AnyCommand,
+) -> Executed<'a> {
+    let cause = format!("{} is not executed as data", command.name());
+    Box::pin(async move { Err(ExecuteError::internal("dispatching a command", cause)) })
 }
 
 #[cfg(test)]

@@ -53,6 +53,9 @@ pub(crate) fn rejections(item: &mut DeriveInput) -> syn::Result<TokenStream> {
         if let Some(at) = at {
             let fields = variant.fields.iter().filter_map(|field| field.ident.as_ref());
             let used: Vec<_> = fields.filter(|field| at.value().contains(&format!("{{{field}}}"))).collect();
+            if used.is_empty() && at.value().contains('{') {
+                return Err(syn::Error::new(at.span(), "a path names fields of the variant in braces"));
+            }
             paths.push(if used.is_empty() {
                 quote_spanned!(at.span()=> #pattern => Some(#at.to_owned()))
             } else {

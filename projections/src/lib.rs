@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 pub use crm::customer::CustomerRow;
 pub use engine::change::{FieldChange, RowChange};
-pub use engine::definition::{read_table, sql_type, table_at};
+pub use engine::definition::{read_table, table_at};
 pub use engine::error::ProjectionError;
 pub use engine::historic_state::{HistoricState, HistoricStateError};
 pub use engine::lag::{ProjectionLag, ProjectionState, lag};

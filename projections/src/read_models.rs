@@ -66,6 +66,8 @@ type Page = for<'a> fn(
     usize,
 ) -> BoxFuture<'a, Result<LogPage, HistoricStateError>>;
 
+type FoldFrom = fn(Value, Vec<Uuid>) -> Result<Box<dyn RowFold>, ProjectionError>;
+
 /// The row of one aggregate at two positions, as JSON, and the number of events read.
 #[derive(Debug, Clone, PartialEq)]
 pub struct HistoricRows {
@@ -89,7 +91,7 @@ pub struct ReadModel {
     pub(crate) replay: Replay,
     rows_at: RowsAt,
     page: Page,
-    fold_from: fn(Value, Vec<Uuid>) -> Result<Box<dyn RowFold>, ProjectionError>,
+    fold_from: FoldFrom,
 }
 
 /// A row as JSON: the columns by name.
@@ -253,4 +255,37 @@ async fn rows_at<P: Projection>(
 
 fn to_json<P: Projection>(entry: &StoredRow<P>) -> Result<Value, ProjectionError> {
     serde_json::to_value(entry).map_err(ProjectionError::Row)
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::identity::scope::Scope;
+
+    use super::*;
+
+    #[test]
+    fn a_read_model_is_found_with_and_without_its_version() {
+        for name in ["customers", CUSTOMERS] {
+            assert_eq!(ReadModel::find(name).map(ReadModel::checkpoint), Some(CUSTOMERS));
+        }
+        for name in ["Customers", "customers.v1.v1", "v1", "", "customers.v99"] {
+            assert!(ReadModel::find(name).is_none(), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_read_model_is_read_with_a_scope_of_its_own() {
+        assert_eq!(CustomerRow::MODEL.visible_to, Scope::CrmRead);
+        assert_eq!(UserRow::MODEL.visible_to, Scope::UsersRead);
+    }
+
+    #[test]
+    fn a_fold_goes_on_from_its_row() {
+        for read_model in READ_MODELS {
+            let mut fold = read_model.fold_from(Value::Null, Vec::new()).expect("starts");
+            assert_eq!(fold.record().expect("reads"), None);
+            let wrong = Moment { id: Uuid::nil(), version: 1, time: chrono::DateTime::UNIX_EPOCH };
+            assert!(fold.apply("no.such.event.v1", b"{}", &wrong).is_err());
+        }
+    }
 }

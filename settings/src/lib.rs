@@ -24,6 +24,9 @@ pub use sections::{
     LogSettings, NatsSettings, SagaSettings, SecretsSettings, WebhooksSettings,
 };
 
+/// With fewer connections the reads of one tenant could leave none to others.
+const POOL_SIZE_MIN: usize = 4;
+
 /// `config.default.toml`: every setting with its default.
 pub const DEFAULTS: &str = include_str!("../../config.default.toml");
 
@@ -240,7 +243,6 @@ impl Settings {
         problems.extend(self.privacy.previous_root_key().err());
         problems.extend(self.log.problem());
         for (key, value) in [
-            ("database.pool_size", self.database.pool_size),
             ("database.append_workers", self.database.append_workers),
             ("database.idle_timeout_seconds", self.database.idle_timeout_seconds as usize),
             ("gateway.max_streams", self.gateway.max_streams),
@@ -263,6 +265,10 @@ impl Settings {
             if value == 0 {
                 problems.push(SettingsError::Invalid { key, problem: "must be at least 1".to_owned() });
             }
+        }
+        if self.database.pool_size < POOL_SIZE_MIN {
+            let problem = format!("must be at least {POOL_SIZE_MIN}");
+            problems.push(SettingsError::Invalid { key: "database.pool_size", problem });
         }
         problems
     }

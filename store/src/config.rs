@@ -28,7 +28,7 @@ pub struct StoreConfig {
     /// Append workers with two connections each; at least 1. Best is one per core of the database server.
     pub append_workers: usize,
     /// Maximum connections for reads, half of them for reads in one round trip; and the same number for read models,
-    /// sagas and webhooks. At least 2.
+    /// sagas and webhooks. At least 4, so that the reads of one tenant leave a connection to others.
     pub pool_size: usize,
     /// Idle connections are closed after this time.
     pub idle_timeout: Duration,

@@ -23,7 +23,7 @@ pub enum StoreError {
     #[error("the database is unavailable")]
     Interrupted(#[source] tokio_postgres::Error),
     /// A read in one round trip failed. A retry helps if [`ReadError::is_transient`] says so.
-    #[error("{}", if .0.is_transient() { "the database is unavailable" } else { "the database refused a statement" })]
+    #[error("{}", if .0.is_transient() { "the database is unavailable" } else { "a read of the database failed" })]
     Read(#[source] ReadError),
     /// No connection to PostgreSQL; a retry may help.
     #[error("the database is unavailable")]

@@ -158,6 +158,7 @@ pub async fn run<C: Consumer>(
         tasks: FuturesUnordered::new(),
         comparing: false,
         compared_at: None,
+        lag_may_differ: true,
     };
     let mut followed = std::pin::pin!(followed.fuse());
     let mut compare = tokio::time::interval(settings.compare_interval);
@@ -209,6 +210,8 @@ struct Feed<C> {
     comparing: bool,
     /// When all heads were compared; `None` if they must be compared again.
     compared_at: Option<Instant>,
+    /// The lag may differ from the one that was reported. Tenants at rest cost no report.
+    lag_may_differ: bool,
 }
 
 impl<C: Consumer> Feed<C> {
@@ -230,6 +233,7 @@ impl<C: Consumer> Feed<C> {
 
     /// Queues a tenant that has work and is neither busy nor waiting.
     fn queue(&mut self, tenant: TenantId) {
+        self.lag_may_differ = true;
         if self.cursors.get(&tenant).is_some_and(FeedCursor::is_due)
             && self.owns(tenant)
             && self.queued.insert(tenant)
@@ -390,10 +394,13 @@ impl<C: Consumer> Feed<C> {
     }
 
     fn wait(&mut self, tenant: TenantId, wait: Duration) {
+        self.lag_may_differ = true;
         self.tasks.push(tokio::time::sleep(wait).map(move |()| FeedEvent::Waited(tenant)).boxed());
     }
 
     fn apply_comparison(&mut self, unreached: &[Unreached]) {
+        // The tenants of this process may have changed.
+        self.lag_may_differ = true;
         self.compared_at = Some(Instant::now());
         for Unreached { head, checkpoint: stored } in unreached {
             if !self.owns(head.tenant) {
@@ -415,7 +422,10 @@ impl<C: Consumer> Feed<C> {
         self.report_lag();
     }
 
-    fn report_lag(&self) {
+    fn report_lag(&mut self) {
+        if !std::mem::take(&mut self.lag_may_differ) {
+            return;
+        }
         let own = self.cursors.iter().filter(|(tenant, _)| self.owns(**tenant));
         let lag: u64 = own.map(|(_, cursor)| cursor.lag()).sum();
         metrics::gauge!("annals_consumer_lag_events", "consumer" => self.consumer.name().to_owned())

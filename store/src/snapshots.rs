@@ -211,7 +211,7 @@ impl TenantStore {
         let Ok(mut state) = serde_json::from_slice::<Json>(state) else { return Ok(None) };
         while state.get(SEALED).is_some() {
             let Some(keyring) = self.store().keyring() else { return Ok(None) };
-            let id = self.snapshot_id(fold, stream, &snapshot);
+            let id = snapshot_id(fold, stream, &snapshot);
             state = keyring.open_part(self.id(), id, state).await?;
             let Some(open) = state.get_mut(OPEN) else { return Ok(None) };
             let subject: Option<Uuid> =
@@ -255,7 +255,7 @@ impl TenantStore {
         stream: &StreamName,
         mut snapshot: Snapshot,
     ) -> Result<bool, StoreError> {
-        let id = self.snapshot_id(fold, stream, &snapshot);
+        let id = snapshot_id(fold, stream, &snapshot);
         let mut state = std::mem::take(&mut snapshot.state);
         for subject in &snapshot.subjects {
             let Some(keyring) = self.store().keyring() else { return Ok(false) };
@@ -308,12 +308,6 @@ impl TenantStore {
         transaction.commit().await
     }
 
-    /// The id that a sealed state is bound to, in place of an event's.
-    fn snapshot_id(&self, fold: &SnapshotFold, stream: &StreamName, snapshot: &Snapshot) -> Uuid {
-        let label = format!("snapshot/{}/{}/{}", fold.name, stream.as_str(), snapshot.version);
-        ids::derived_id(snapshot.log_id.0, &label)
-    }
-
     /// What the tag of a row covers, beside the state.
     fn place(&self, fold: &SnapshotFold, stream: &StreamName, snapshot: &Snapshot) -> Vec<u8> {
         let Snapshot { version, position, recorded_at, log_id, .. } = snapshot;
@@ -321,6 +315,12 @@ impl TenantStore {
         let place = (self.id(), fold.name, fold.fingerprint, stream, version, position, recorded_at, log_id);
         serde_json::to_vec(&place).expect("ids and numbers serialise")
     }
+}
+
+/// The id that a sealed state is bound to, in place of an event's.
+fn snapshot_id(fold: &SnapshotFold, stream: &StreamName, snapshot: &Snapshot) -> Uuid {
+    let label = format!("snapshot/{}/{}/{}", fold.name, stream.as_str(), snapshot.version);
+    ids::derived_id(snapshot.log_id.0, &label)
 }
 
 /// Selects from the newest snapshot. The numbers are those of the parameters fold, stream, fingerprint and maximum version.

@@ -13,6 +13,7 @@ use schemas::crm::customer::{CustomerDetails, CustomerEvent, CustomerName};
 use schemas::engine::{Event, EventType, Sealed, StreamName, ids};
 use serde_json::json;
 use store::{DeadLetterStatus, ExpectedVersion, NewEvent, Store, StreamAppend, TenantStore};
+use tokio::sync::Barrier;
 use tokio_util::sync::CancellationToken;
 
 use super::poison::{append_raw, decide, letter_with};
@@ -95,7 +96,7 @@ async fn rows_in(database: &Database, table: &str, tenant: &TenantStore) -> i64 
 const ROUNDS_MIN: u64 = 4;
 
 /// Reads as a client would until told to stop: the list only ever grows, and its beginning stays what it is.
-async fn read_until(tenant: &TenantStore, stop: &AtomicBool) {
+async fn read_until(tenant: &TenantStore, running: &Barrier, stop: &AtomicBool) {
     let select = select::<CustomerRow>(&json!({}), "REGISTERED_AT_ASC");
     let first =
         async || list::<CustomerRow>(tenant, &select, PageRequest::first(20)).await.expect("a page").ids();
@@ -106,6 +107,9 @@ async fn read_until(tenant: &TenantStore, stop: &AtomicBool) {
         assert!(count >= highest, "{count} customers where there were {highest}");
         highest = count;
         reads += 1;
+        if reads == 1 {
+            running.wait().await;
+        }
     }
 }
 
@@ -130,7 +134,10 @@ async fn rebuilt_under_load(events: u64) {
         told.lock().expect("no panic").push(position);
     };
     let cancel = CancellationToken::new();
+    // The rebuild begins when all others are running, and they go on until it has ended.
+    let running = Barrier::new(4);
     let work = async {
+        running.wait().await;
         let done =
             projections::rebuild(&operator, CUSTOMERS, &[tenant.id()], false, &progress, &cancel).await;
         stop.store(true, Ordering::Relaxed);
@@ -142,9 +149,13 @@ async fn rebuilt_under_load(events: u64) {
             tenant.append(history(events + n)).await.expect("appends");
             other.append(history(n)).await.expect("appends");
             n += 1;
+            if n == 1 {
+                running.wait().await;
+            }
         }
     };
-    let reads = async { tokio::join!(read_until(&tenant, &stop), read_until(&other, &stop)) };
+    let reads =
+        async { tokio::join!(read_until(&tenant, &running, &stop), read_until(&other, &running, &stop)) };
     let (mut done, ..) = tokio::join!(work, write, reads);
 
     let rebuilt = done.pop().expect("one tenant").1.expect("is rebuilt");

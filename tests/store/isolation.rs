@@ -14,7 +14,7 @@ use crate::support::connections::login;
 use crate::support::postgres::{Database, event, metadata, open_tenant};
 
 /// Every table that holds a tenant's rows.
-pub const TENANT_TABLES: [&str; 28] = [
+pub const TENANT_TABLES: [&str; 29] = [
     "heads",
     "events",
     "receipts",
@@ -28,6 +28,7 @@ pub const TENANT_TABLES: [&str; 28] = [
     "replaced_logs",
     "tenants",
     "read_models",
+    "snapshots",
     "activities",
     "subtrees",
     "sealed_logs",

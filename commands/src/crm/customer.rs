@@ -240,6 +240,7 @@ mod tests {
         let details = Sealed::Erased { subject };
         customer.apply(CustomerEvent::Registered { user_id: Some(subject), details });
         customer.apply(CustomerEvent::Renamed { details: Sealed::Erased { subject } });
-        assert!(customer.name.is_empty() && customer.user_id == Some(subject));
+        customer.apply(CustomerEvent::ContactChanged { details: Sealed::Erased { subject } });
+        assert!(customer.name.is_empty() && customer.contact.is_none() && customer.user_id == Some(subject));
     }
 }

@@ -25,10 +25,6 @@ pub struct AnyAggregate {
     pub category: &'static str,
     /// Its commands.
     pub commands: &'static [CommandType],
-    /// The types of its events.
-    pub event_types: &'static [&'static str],
-    /// Whether its events have personal data.
-    pub has_personal_data: bool,
     /// The kinds of values that it reserves.
     pub reserved_kinds: &'static [ReservedKind],
     read: fn(&str, Uuid, &Input) -> Result<AnyCommand, Vec<InputError>>,
@@ -49,8 +45,6 @@ impl AnyAggregate {
         Self {
             category: A::CATEGORY,
             commands: <A::Command as Commands>::TYPES,
-            event_types: <A::Event as Event>::TYPES,
-            has_personal_data: <A::Event as Event>::HAS_PERSONAL_DATA,
             reserved_kinds: A::RESERVED_KINDS,
             read: read::<A>,
             execute: |executor, context, command| Box::pin(execute::<A>(executor, context, command)),
@@ -123,11 +117,14 @@ async fn execute<A: Decider>(
     context: &CommandContext,
     command: AnyCommand,
 ) -> Result<Dispatched, ExecuteError<AnyRejection>> {
-    let typed = command.typed::<A::Command>().ok_or_else(|| {
-        let cause = format!("the stored command {} does not decode", command.name());
-        ExecuteError::internal("reading a command", cause)
-    })?;
+    let typed = command.typed::<A::Command>().ok_or_else(|| undecodable(&command))?;
     executor.dispatch::<A>(context, command.id(), typed).await.map_err(ExecuteError::erase_type)
+}
+
+/// A newer version of the program may have recorded the command, so it is tried again later.
+pub(crate) fn undecodable(command: &AnyCommand) -> ExecuteError<AnyRejection> {
+    let cause = format!("this version of the program does not read the command {}", command.name());
+    ExecuteError::internal("reading a command", cause)
 }
 
 impl<A> From<CommandResult<A>> for Dispatched {

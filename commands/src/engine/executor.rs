@@ -232,7 +232,6 @@ impl Executor {
                 *slot = Some(loaded.clone());
                 return Ok(DecisionOutcome::NoEffect(loaded));
             }
-            // A command without effect stores its receipt at the version on which it was decided.
             let (mut after, append) = request.plan(&loaded, &events)?;
             let recorded = Arc::from(append.events.as_slice());
             match request.append(append).await {

@@ -1,6 +1,7 @@
 //! Folds a stream into an aggregate, from its newest snapshot on.
 
 use chrono::{DateTime, Utc};
+use futures::future::BoxFuture;
 use futures::{Stream, TryStreamExt, pin_mut};
 use schemas::engine::{Event, LogId, RecordedEvent, StreamName};
 use store::{Receipt, SNAPSHOT_INTERVAL, Snapshot, StoreError, StreamEnd, TenantStore};
@@ -32,15 +33,21 @@ impl<A: Decider> LoadedAggregate<A> {
         stream: &StreamName,
         version: u64,
     ) -> Result<Self, LoadError> {
-        Self::load(tenant, stream, StreamEnd::Version(version)).await
+        Box::pin(Self::load(tenant, stream, StreamEnd::Version(version))).await
     }
 
     /// Folds the events after the current version.
-    pub(crate) async fn catch_up(
-        &mut self,
-        tenant: &TenantStore,
-        stream: &StreamName,
-    ) -> Result<(), LoadError> {
+    ///
+    /// The future is boxed, because most commands do not need it and it is large.
+    pub(crate) fn catch_up<'a>(
+        &'a mut self,
+        tenant: &'a TenantStore,
+        stream: &'a StreamName,
+    ) -> BoxFuture<'a, Result<(), LoadError>> {
+        Box::pin(self.catch_up_now(tenant, stream))
+    }
+
+    async fn catch_up_now(&mut self, tenant: &TenantStore, stream: &StreamName) -> Result<(), LoadError> {
         if self.version > 0 {
             let events = tenant.read_stream_of(self.log_id, stream, self.version + 1);
             match self.fold(events, stream, StreamEnd::Head).await {

@@ -310,7 +310,7 @@ mod tests {
         events.extend((1..times).map(widened));
         let heavy = folded(events);
         assert_eq!(heavy.versions.len(), 1);
-        assert!(heavy.bytes() <= FAMILY_BYTES_MAX);
+        assert!(heavy.recorded_bytes <= FAMILY_BYTES_MAX);
         let next = register(V2, long(0));
         assert_eq!(decided(&heavy, next), Err(EventTypeRejection::BytesExceeded));
         let description = Notes::parse("means much").expect("valid");

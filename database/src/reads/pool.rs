@@ -16,7 +16,8 @@ use crate::{CONNECT_TIMEOUT, Connector, POOL_WAIT_TIMEOUT};
 /// The sessions are read-only, and a group has one snapshot.
 const SESSION_OPTIONS: &str =
     r"-c default_transaction_isolation=repeatable\ read -c default_transaction_read_only=on";
-/// How often a group runs again that a broken connection, a changed schema or the cancellation of another group has ended.
+/// Maximum runs of a group, the first one included. It runs again after a broken connection, a changed schema or the
+/// cancellation of another group.
 const RUNS_MAX: usize = 3;
 
 /// Maximum further wait of a group while a connection is being opened: a little longer than that takes.

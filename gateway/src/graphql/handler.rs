@@ -55,31 +55,59 @@ async fn answer(
     let value = read_json(&bytes).map_err(Problem::for_graphql)?;
     let envelope = Envelope::read(value).map_err(Problem::for_graphql)?;
 
-    if let Some(answer) = planned(&schema, &context, &caller, &headers, &envelope).await {
-        return Ok(answer);
-    }
-    let (mut response, began) = run(&schema, &context, caller, &headers, envelope).await;
+    let has_waited = match planned(&schema, &context, &caller, &headers, &envelope).await {
+        Planned::Answer(body) => {
+            let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type(&headers)))];
+            return Ok((StatusCode::OK, headers, body).into_response());
+        }
+        Planned::Failed(mut response, began) => {
+            complete(&mut response, context.id());
+            return Ok(encode(&response, began, &headers));
+        }
+        Planned::NoPlan => false,
+        Planned::GivenUp => true,
+    };
+    let (mut response, began) = run(&schema, &context, caller, &headers, envelope, has_waited).await;
     complete(&mut response, context.id());
     Ok(encode(&response, began, &headers))
 }
 
-/// The answer of a plan; `None` if the executor must answer.
+/// What came of the plan of a document.
+enum Planned {
+    /// The body of the answer.
+    Answer(Vec<u8>),
+    /// An error, which the executor would meet too; and whether execution began.
+    Failed(Box<GraphqlResponse>, bool),
+    /// The executor must answer. The read models have reached what the client has seen.
+    GivenUp,
+    /// The document has no plan yet, so the executor must answer.
+    NoPlan,
+}
+
 async fn planned(
     schema: &ApiSchema,
     context: &RequestContext,
     caller: &Caller,
     headers: &HeaderMap,
     envelope: &Envelope,
-) -> Option<Response> {
-    let plan = schema.plans.get(&envelope.query, envelope.operation.as_deref())?;
+) -> Planned {
+    let Some(plan) = schema.plans.get(&envelope.query, envelope.operation.as_deref()) else {
+        return Planned::NoPlan;
+    };
     context.set_subject(plan.root_fields.join(" "));
-    wait(caller, headers, envelope, &plan.root_fields, false).await.ok()?;
-    let running = plan.run(caller, &envelope.variables);
-    let body = tokio::time::timeout(EXECUTION_TIMEOUT, running).await.ok()??;
-    let strict = prefers(headers, GRAPHQL_JSON, "application/json");
-    let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
-    let headers = [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))];
-    Some((StatusCode::OK, headers, body).into_response())
+    if let Err((code, message)) = wait(caller, headers, envelope, &plan.root_fields, false).await {
+        let error = GraphqlResponse::from_errors(vec![code.server_error(message)]);
+        return Planned::Failed(Box::new(error), false);
+    }
+    match tokio::time::timeout(EXECUTION_TIMEOUT, plan.run(caller, &envelope.variables)).await {
+        Ok(Some(body)) => Planned::Answer(body),
+        Ok(None) => Planned::GivenUp,
+        Err(_elapsed) => Planned::Failed(Box::new(took_too_long()), true),
+    }
+}
+
+fn took_too_long() -> GraphqlResponse {
+    GraphqlResponse::from_errors(vec![ErrorCode::Unavailable.server_error("the operation took too long")])
 }
 
 /// The members of a request over HTTP.
@@ -131,14 +159,17 @@ async fn run(
     caller: Caller,
     headers: &HeaderMap,
     envelope: Envelope,
+    has_waited: bool,
 ) -> (GraphqlResponse, bool) {
     let checked = match check(&envelope.query, envelope.operation.as_deref(), &Limits::default()) {
         Ok(checked) => checked,
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
     context.set_subject(checked.root_fields.join(" "));
-    let waited = wait(&caller, headers, &envelope, &checked.root_fields, checked.is_mutation).await;
-    if let Err((code, message)) = waited {
+    if !has_waited
+        && let Err((code, message)) =
+            wait(&caller, headers, &envelope, &checked.root_fields, checked.is_mutation).await
+    {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
     let Envelope { query, operation, variables, .. } = envelope;
@@ -149,10 +180,7 @@ async fn run(
         request = request.operation_name(operation);
     }
     let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.schema.execute(request)).await;
-    let Ok(mut response) = executed else {
-        let error = ErrorCode::Unavailable.server_error("the operation took too long");
-        return (GraphqlResponse::from_errors(vec![error]), true);
-    };
+    let Ok(mut response) = executed else { return (took_too_long(), true) };
     // The library answers a document that does not fit the schema without any data, and with errors of no path.
     let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
     arrange(&mut response.data, &checked.selections, &checked.document);
@@ -172,24 +200,30 @@ async fn wait(
     root_fields: &[String],
     is_mutation: bool,
 ) -> Result<(), (ErrorCode, &'static str)> {
+    let tokens: Vec<String> =
+        consistency::tokens(headers).chain(envelope.consistency_token.clone()).collect();
     let mut needed: Vec<&str> = Vec::new();
-    if !is_mutation {
+    if !is_mutation && !tokens.is_empty() {
         needed = root_fields.iter().flat_map(|field| read_models(field)).collect();
         needed.sort_unstable();
         needed.dedup();
     }
-    for token in consistency::tokens(headers).chain(envelope.consistency_token.clone()) {
+    for token in tokens {
         consistency::map_wait_error(queries::wait_for(&caller.store, &token, &needed).await)?;
     }
     Ok(())
 }
 
+fn content_type(headers: &HeaderMap) -> &'static str {
+    if prefers(headers, GRAPHQL_JSON, "application/json") { GRAPHQL_JSON } else { "application/json" }
+}
+
 /// Status and content type follow the GraphQL-over-HTTP specification: clients of `application/json` read errors from
 /// the body alone, clients of `application/graphql-response+json` also from the status.
 fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Response {
-    let strict = prefers(headers, GRAPHQL_JSON, "application/json");
+    let content_type = content_type(headers);
+    let strict = content_type == GRAPHQL_JSON;
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
     let body = Answer {
         data: began.then_some(&response.data),
         errors: &response.errors,

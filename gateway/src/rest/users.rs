@@ -96,11 +96,11 @@ impl UserStatusBody {
         Self { user: UserBody::new(id, tenant, user), status: user.status, version }
     }
 
-    fn from_row(tenant: &TenantSlug, entry: StoredRow<UserRow>) -> Self {
+    fn from_row(tenant: &TenantSlug, entry: StoredRow<UserRow>) -> Result<Self, InvalidValue> {
         let StoredRow { id, row, version, .. } = entry;
         let UserRow { email, name, roles, status, .. } = row;
-        let roles = roles.iter().filter_map(|role| Role::parse(role).ok()).collect();
-        Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version }
+        let roles = roles.iter().map(|role| Role::parse(role)).collect::<Result<_, _>>()?;
+        Ok(Self { user: UserBody { id, tenant_id: tenant.clone(), email, name, roles }, status, version })
     }
 }
 
@@ -115,8 +115,11 @@ async fn list(caller: Caller, headers: HeaderMap, uri: Uri) -> Result<Json<Value
     let select = Select::of(UserRow::MODEL);
     let (rows, next_after) = select.page_by_id(&caller.store, page.after(), page.limit()).await?;
     let entries = rows.into_iter().map(queries::entry).collect::<Result<Vec<_>, _>>()?;
-    let users = entries.into_iter().map(|entry| UserStatusBody::from_row(&caller.record.slug, entry));
-    Ok(Json(json!({ "users": users.collect::<Vec<_>>(), "next_after": next_after })))
+    let slug = &caller.record.slug;
+    let users = entries.into_iter().map(|entry| UserStatusBody::from_row(slug, entry));
+    // Roles that do not parse are of a newer version of the program.
+    let users = users.collect::<Result<Vec<_>, _>>().map_err(Problem::internal)?;
+    Ok(Json(json!({ "users": users, "next_after": next_after })))
 }
 
 /// `GET /v1/users/{id}`.

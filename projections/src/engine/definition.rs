@@ -22,7 +22,7 @@ fn definition(column: &Column) -> String {
 }
 
 /// The SQL type of a kind. Texts are compared by their bytes.
-pub fn sql_type(kind: &Kind) -> &'static str {
+fn sql_type(kind: &Kind) -> &'static str {
     match kind {
         Kind::Id => "uuid",
         Kind::Text | Kind::Enumeration(_) => "text collate \"C\"",

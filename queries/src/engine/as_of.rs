@@ -1,4 +1,4 @@
-//! One aggregate as its own events make it, now or at a moment of its past: right at once, without any read model.
+//! One aggregate as its own events make it, now or at a moment of its past. It does not wait for a read model.
 
 use chrono::{DateTime, Utc};
 use projections::{ReadModel, Record};
@@ -50,28 +50,28 @@ impl AsOf {
     }
 }
 
-/// One fact of an aggregate's history, with what it made of the aggregate.
+/// One event of an aggregate's history, with the row after it.
 #[derive(Debug, Clone)]
 pub struct Past {
     /// The event.
     pub event: RecordedEvent,
-    /// The aggregate behind it; `None` where the event ended it.
+    /// The row after the event; `None` if the event deleted it.
     pub row: Option<Record>,
 }
 
 /// A page of an aggregate's history.
 #[derive(Debug, Clone)]
 pub struct History {
-    /// The facts, oldest first.
+    /// The events, oldest first.
     pub facts: Vec<Past>,
-    /// How many facts there are in all.
+    /// The number of events of the aggregate.
     pub total: u64,
-    /// The aggregate at the end of the page.
+    /// The row at the end of the page.
     pub row: Option<Record>,
 }
 
-/// The row that the stream's events make, up to `as_of` where given. `None` where there was none. An earlier row where a
-/// version is not reached.
+/// The row that the stream's events make, up to `as_of` if given. `None` if there was none. If a version is not reached, it
+/// is the last row.
 ///
 /// # Errors
 /// [`QueryError`] when the store failed, or when the events do not fold.
@@ -84,7 +84,7 @@ pub async fn at(
     Ok(fold(tenant, read_model, id, as_of).await?.0)
 }
 
-/// The row as it was at a moment of its past. `None` where there was none.
+/// The row as it was at a moment of its past. `None` if there was none.
 ///
 /// # Errors
 /// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version.
@@ -112,7 +112,7 @@ async fn fold(
     Ok((row, version))
 }
 
-/// At most `limit` facts behind version `after`.
+/// At most `limit` events after version `after`.
 ///
 /// # Errors
 /// [`QueryError::VersionBeyond`] when the stream exists and has not reached the version `after`.

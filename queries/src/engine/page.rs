@@ -53,6 +53,9 @@ impl Page {
     }
 }
 
+/// The limits of statements. A page reads up to the next one of them, so that pages of all sizes have few texts.
+const LIMITS: [usize; 6] = [2, 6, 11, 21, 51, 101];
+
 /// The statements of a page, and how to read their rows.
 pub struct PagePlan {
     pub(crate) statements: Vec<Statement>,
@@ -98,7 +101,9 @@ impl PagePlan {
         // Towards higher keys: forward through an ascending list, or backward through a descending one.
         let upward = forward != select.descending;
         let from = start.as_ref().map(|place| (place, false));
-        let mut statements = vec![select.rows(tenant.0, columns, from, upward, limit + 1)];
+        // One row more tells whether there is another page.
+        let rows_max = LIMITS.into_iter().find(|known| *known > limit).unwrap_or(limit + 1);
+        let mut statements = vec![select.rows(tenant.0, columns, from, upward, rows_max)];
         if let Some(place) = &start {
             // There are rows on the other side exactly if rows are at or beyond the cursor.
             statements.push(select.rows(tenant.0, "id", Some((place, true)), !upward, 1));

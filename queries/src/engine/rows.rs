@@ -60,14 +60,13 @@ impl RowCache {
         let cached = self.0.get(tenant.id(), &(read_model.model.name, id));
         let cached = cached.filter(|cached| cached.log_id == reached.log_id);
         let in_memory = folded(read_model, id, cached.as_deref(), reached).map_err(QueryError::Fold)?;
-        let (row, fold) = match in_memory {
-            Some(fold) => (fold.record().map_err(QueryError::Fold)?, fold),
-            None => {
-                let end = Some(AsOf::Version(reached.version));
-                let folding = Folding::begin(tenant, read_model, id, u64::MAX, end).await?;
-                let (row, fold, _) = folding.finish().await?;
-                (row, fold)
-            }
+        let (row, fold) = if let Some(fold) = in_memory {
+            (fold.record().map_err(QueryError::Fold)?, fold)
+        } else {
+            let end = Some(AsOf::Version(reached.version));
+            let folding = Folding::begin(tenant, read_model, id, u64::MAX, end).await?;
+            let (row, fold, _) = folding.finish().await?;
+            (row, fold)
         };
         if cached.is_none_or(|cached| cached.version < reached.version) {
             let value = CachedRow {

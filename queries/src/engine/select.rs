@@ -1,5 +1,5 @@
-//! Statements over one read model. Their texts depend only on the filters that are given, the order and the columns, so
-//! they are few; values are parameters.
+//! Statements over one read model. Their texts depend on the filters that are given, the order, the columns and a few
+//! limits; values are parameters. A connection keeps the texts that were used last prepared.
 
 use std::fmt::Write;
 
@@ -114,11 +114,6 @@ impl Select {
     pub(crate) fn scope(&self) -> String {
         let direction = if self.descending { "desc" } else { "asc" };
         format!("{} {direction} {:?}", self.order.name, self.conditions.iter().map(shown).collect::<Vec<_>>())
-    }
-
-    /// The columns that a row needs for its cursor.
-    pub fn key_columns(&self) -> [&'static str; 2] {
-        ["id", self.order.name]
     }
 
     fn conditions(&self, tenant: Uuid) -> (String, Vec<Parameter>) {

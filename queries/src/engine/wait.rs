@@ -5,16 +5,16 @@ use std::time::Duration;
 use futures::future::try_join_all;
 use store::{Checkpoint, ConsistencyToken, StoreError, TenantStore};
 
-/// How long a read waits.
-pub const PATIENCE: Duration = Duration::from_secs(2);
+/// Maximum wait of a read.
+pub const CONSISTENCY_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Why a read may not go ahead.
+/// Why a read is not executed.
 #[derive(Debug, thiserror::Error)]
 pub enum WaitError {
     /// The token is forged, another tenant's, of another log, or beyond the head. Waiting would not help.
     #[error("the consistency token is not valid here")]
     Invalid,
-    /// The read models have not got there in time.
+    /// The read models have not reached the position in time.
     #[error("the read model has not reached the position in time")]
     Timeout,
     /// The store did not answer.
@@ -23,12 +23,12 @@ pub enum WaitError {
 }
 
 /// Waits until the named read models (by checkpoint: `projections::CUSTOMERS`) have reached the token's position, for at
-/// most [`PATIENCE`].
+/// most [`CONSISTENCY_TIMEOUT`].
 ///
 /// # Errors
 /// See [`WaitError`].
 pub async fn wait_for(tenant: &TenantStore, token: &str, projections: &[&str]) -> Result<(), WaitError> {
-    wait_at_most(tenant, token, projections, PATIENCE).await
+    wait_at_most(tenant, token, projections, CONSISTENCY_TIMEOUT).await
 }
 
 /// [`wait_for`] with another limit of time.
@@ -46,12 +46,12 @@ pub async fn wait_at_most(
     wait_until(tenant, Some(token), projections, limit).await
 }
 
-/// Waits until the named read models have reached the head that the log has now, for at most [`PATIENCE`].
+/// Waits until the named read models have reached the head that the log has now, for at most [`CONSISTENCY_TIMEOUT`].
 ///
 /// # Errors
 /// [`WaitError::Timeout`] and [`WaitError::Unavailable`].
 pub async fn wait_for_head(tenant: &TenantStore, projections: &[&str]) -> Result<(), WaitError> {
-    wait_until(tenant, None, projections, PATIENCE).await
+    wait_until(tenant, None, projections, CONSISTENCY_TIMEOUT).await
 }
 
 async fn wait_until(

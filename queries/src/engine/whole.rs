@@ -1,5 +1,5 @@
-//! A whole read model as it was, page by page, from the aggregates' own streams: each page is right by itself and always
-//! the same, so that nothing has to be kept between two of them.
+//! A whole read model as it was, page by page, from the aggregates' own streams. Each page is the same whenever it is read,
+//! so nothing is kept between two pages.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -12,12 +12,12 @@ use serde_json::Value;
 use store::{StoreError, TenantStore};
 use uuid::Uuid;
 
-/// Events that one page folds, by and large: an aggregate that has been begun is finished.
-const MOST_EVENTS: usize = 10_000;
-/// How long one page folds, in the same manner: a slow database makes pages short instead of too late.
-const LONGEST: Duration = Duration::from_secs(2);
-/// Aggregates that are folded at once.
-const AT_ONCE: usize = 4;
+/// Maximum events that one page folds. The last aggregate may exceed it.
+const PAGE_EVENTS_MAX: usize = 10_000;
+/// Maximum time of one page. The last aggregate may exceed it. A slow database makes pages shorter.
+const PAGE_DURATION_MAX: Duration = Duration::from_secs(2);
+/// Aggregates that are folded at the same time.
+const CONCURRENT_FOLDS_MAX: usize = 4;
 
 /// Some rows of a read model as it was.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -126,12 +126,12 @@ async fn rows_of(
             ))
         };
         let folded = futures::stream::iter(streams).map(fold);
-        let mut folded = std::pin::pin!(folded.buffered(AT_ONCE));
+        let mut folded = std::pin::pin!(folded.buffered(CONCURRENT_FOLDS_MAX));
         while let Some((id, HistoricRows { rows: [row, _], events })) = folded.try_next().await? {
             page.rows.extend(row);
             looked_at = id.or(looked_at);
             read += events;
-            if read > MOST_EVENTS || begun.elapsed() > LONGEST {
+            if read > PAGE_EVENTS_MAX || begun.elapsed() > PAGE_DURATION_MAX {
                 early = true;
                 break;
             }
@@ -162,7 +162,7 @@ async fn changes_of(
     let (begun, mut read, mut seen) = (Instant::now(), 0, HashSet::new());
     for (index, event) in events.events.iter().enumerate() {
         // Behind the first one, so that every page comes farther.
-        if index > 0 && (read > MOST_EVENTS || begun.elapsed() > LONGEST) {
+        if index > 0 && (read > PAGE_EVENTS_MAX || begun.elapsed() > PAGE_DURATION_MAX) {
             page.next_after = event.position - 1;
             break;
         }

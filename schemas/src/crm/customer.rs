@@ -69,10 +69,10 @@ pub enum CustomerEvent {
     /// Business goes on.
     #[event("resumed.v1")]
     Resumed {},
-    /// Business has ended for good.
+    /// The customer was closed for good.
     #[event("closed.v1")]
     Closed { reason: Option<Reason> },
-    /// Nothing is left of whom it was: their key is destroyed. Business has ended with it.
+    /// The person was erased: their key is destroyed. The customer is closed.
     #[event("erased.v1")]
     Erased {},
 }

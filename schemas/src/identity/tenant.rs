@@ -53,10 +53,10 @@ pub enum TenantEvent {
         #[flatten]
         organisation: TenantOrganisation,
     },
-    /// The tenant is on hold: every door is closed to it.
+    /// The tenant was suspended. All its requests are refused.
     #[event("suspended.v1")]
     Suspended { reason: Option<Reason> },
-    /// The doors are open again.
+    /// The tenant was resumed. Its requests are answered again.
     #[event("resumed.v1")]
     Resumed {},
 }

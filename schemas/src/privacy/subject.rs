@@ -18,20 +18,20 @@ pub enum ErasureStatus {
 /// What has happened to a subject.
 #[events("privacy.subject")]
 pub enum SubjectEvent {
-    /// Its erasure was asked for.
+    /// The erasure of the subject was requested.
     #[event("erasure_requested.v1")]
     ErasureRequested {
-        /// On what ground, in a word; no personal data.
+        /// The reason, without personal data.
         reason: Option<Reason>,
     },
-    /// It is erased; the proof that this event stands in the log is the certificate.
+    /// The subject is erased. A proof that the log includes this event certifies it.
     #[event("erased.v1")]
     Erased {
-        /// The key that was destroyed, where there was one: events name it among their subject keys.
+        /// The key that was destroyed, if there was one. Events name it among their subject keys.
         key: Option<Uuid>,
         /// The streams with data of the subject. Its encrypted parts cannot be decrypted any more.
         streams: Vec<StreamName>,
-        /// Read models and whatever else follows from the log held nothing of the subject when they stood at this position.
+        /// At this position of the log, read models and other derived data had no data of the subject.
         scrubbed_to: u64,
     },
 }

@@ -257,6 +257,7 @@ mod tests {
         assert_eq!(code(page_request(Some(0), None, None, None)), bad);
         assert_eq!(code(page_request(Some(-1), None, None, None)), bad);
         assert_eq!(code(page_request(Some(1), None, Some(1), None)), bad);
+        assert_eq!(code(page_request(Some(1), None, None, cursor())), bad);
         assert_eq!(code(page_request(None, cursor(), None, cursor())), bad);
     }
 }

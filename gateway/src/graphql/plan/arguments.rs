@@ -26,7 +26,7 @@ impl<'a> Values<'a> {
         let fits = |definition: &Positioned<VariableDefinition>| {
             let definition = &definition.node;
             match given.get(&definition.name.node) {
-                None => definition.default_value().is_some(),
+                None => definition.default_value().is_some() || definition.var_type.node.nullable,
                 Some(Value::Null) => definition.var_type.node.nullable,
                 Some(_) => true,
             }
@@ -39,9 +39,12 @@ impl<'a> Values<'a> {
         self.given.get(name).or_else(|| definition.node.default_value()).cloned()
     }
 
-    /// The value of an argument; `Null` if it is absent.
+    /// The value of an argument; `Null` if it is absent, or a variable that is absent.
     pub(super) fn argument(&self, arguments: &Arguments, name: &str) -> Option<Value> {
         match arguments.iter().find(|(known, _)| known.as_str() == name) {
+            Some((_, async_graphql_value::Value::Variable(name))) => {
+                Some(self.variable(name).unwrap_or_default())
+            }
             Some((_, value)) => value.clone().into_const_with(|name| self.variable(&name).ok_or(())).ok(),
             None => Some(Value::Null),
         }
