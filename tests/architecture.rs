@@ -223,7 +223,7 @@ fn an_aggregate_costs_few_lines_in_each_layer() {
         "{:<28}{:>11}{:>9}{:>13}{:>7}{:>10}{:>8}",
         "aggregate", "vocabulary", "rules", "read model", "lines", "commands", "each"
     );
-    for aggregate in commands::AGGREGATES {
+    for aggregate in commands::AGGREGATES.iter() {
         let file = aggregate.category.replace('.', "/");
         let lines = ["schemas/src", "commands/src", "projections/src"].map(|layer| {
             let text =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use schemas::engine::{LogId, Model, RecordedEvent, Row, StreamName};
+use schemas::engine::{Event, LogId, Model, RecordedEvent, Registry, Row, StreamName};
 use serde_json::{Map, Value};
 use store::feed::{self, Batch, FeedSettings};
 use store::{LogPage, ReadTable, Store, StoreError, TenantStore};
@@ -26,9 +26,8 @@ pub const CUSTOMERS: &str = CustomerRow::MODEL.name;
 pub const USERS: &str = UserRow::MODEL.name;
 
 /// Every read model of the product.
-///
-/// It is a `static`, because a constant would be instantiated in every crate that names it.
-pub static READ_MODELS: &[ReadModel] = &[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()];
+pub static READ_MODELS: Registry<ReadModel> =
+    Registry::of(&[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()]);
 
 type Run = fn(
     Store,
@@ -73,6 +72,7 @@ pub struct HistoricRows {
 }
 
 /// A read model.
+#[derive(Clone, Copy)]
 pub struct ReadModel {
     /// Its description.
     pub model: &'static Model,
@@ -87,6 +87,7 @@ pub struct ReadModel {
     rows_at: RowsAt,
     page: Page,
     new_fold: fn() -> Box<dyn RowFold>,
+    knows: fn(&str) -> bool,
 }
 
 /// A row as JSON: the columns by name.
@@ -144,6 +145,7 @@ impl ReadModel {
                 Box::pin(async move { HistoricState::<P>::new(tenant, log).page(after, up_to, limit).await })
             },
             new_fold: || Box::new(StoredRowFold::<P>(None)),
+            knows: <P::Event as Event>::knows,
         }
     }
 
@@ -158,6 +160,11 @@ impl ReadModel {
     /// The name of its checkpoint.
     pub fn checkpoint(&self) -> &'static str {
         self.model.name
+    }
+
+    /// Whether this version of the program knows an event type of its streams.
+    pub fn knows(&self, event_type: &str) -> bool {
+        (self.knows)(event_type)
     }
 
     /// Its table.
