@@ -14,6 +14,7 @@ mod faults;
 mod gateway;
 mod keyring;
 mod nats;
+mod plants;
 mod privacy;
 mod projections;
 mod queries;
