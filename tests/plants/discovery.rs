@@ -28,7 +28,7 @@ async fn another_aggregate_is_found_by_every_part_of_the_product() {
 
     erase(&tenant, &user).await;
     garden.in_state(&tenant.slug, is_live).await;
-    let shown = plants(&tenant, &tenant.token, "(species: \"Rose\")").await;
+    let shown = plants(&tenant, &tenant.token, "(filter: {species: \"Rose\"})").await;
     assert_eq!(shown["nodes"][0]["keeper"], "", "{shown}");
     let past = ["projection", "replay", "plants", "--tenant", &tenant.slug, "--at", &before];
     let past = garden.rows(&past);
@@ -43,7 +43,7 @@ async fn commands_and_lists(tenant: &Tenant<'_>, lily: &str) {
     let moved = change(tenant, &tenant.token, "movePlant", json!({"id": lily, "bed": "north"})).await;
     assert_eq!(moved["data"]["it"]["outcome"], "APPLIED", "{moved}");
     let token = moved["data"]["it"]["consistencyToken"].as_str().expect("a token");
-    let body = json!({"query": "{ plants(bed: \"north\") { totalCount nodes { species version } } }"});
+    let body = json!({"query": "{ plants(filter: {bed: \"north\"}) { totalCount nodes { species version } } }"});
     let request = tenant.admin(Method::POST, "/graphql").header("X-Consistency-Token", token).json(&body);
     let (_, shown) = send(request).await;
     assert_eq!(
