@@ -238,7 +238,7 @@ fn a_described_aggregate_has_at_most_300_lines_and_65_for_a_command() {
         "{:<28}{:>11}{:>9}{:>13}{:>7}{:>10}{:>8}",
         "aggregate", "vocabulary", "rules", "read model", "lines", "commands", "each"
     );
-    for aggregate in commands::AGGREGATES {
+    for aggregate in commands::AGGREGATES.iter() {
         let file = aggregate.category.replace('.', "/");
         let lines = ["schemas/src", "commands/src", "projections/src"].map(|layer| {
             let text =

@@ -5,7 +5,7 @@
 
 use std::fmt;
 
-use schemas::engine::Model;
+use schemas::engine::{Model, Registry};
 use schemas::identity::role::Role;
 use schemas::identity::scope::Scope;
 use uuid::Uuid;
@@ -112,7 +112,7 @@ pub const fn read_permission(model: &'static Model) -> Permission {
 }
 
 /// The permissions of commands. A command that is not listed is only for parts of the product.
-pub const COMMANDS: &[Permission] = &[
+pub static COMMANDS: Registry<Permission> = Registry::of(&[
     permission("RegisterTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
     permission("SuspendTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
     permission("ResumeTenant", &[PlatformAdmin], &[Scope::TenantsWrite], Owner::None),
@@ -138,7 +138,7 @@ pub const COMMANDS: &[Permission] = &[
     permission("RecordErasure", &[], &[], Owner::None),
     permission("EraseUser", &[], &[], Owner::None),
     permission("EraseCustomer", &[], &[], Owner::None),
-];
+]);
 
 /// The permission of a command, by the command's name.
 pub fn command_permission(name: &str) -> Option<&'static Permission> {

@@ -118,6 +118,11 @@ impl Arguments {
     pub fn from_command_line() -> Self {
         Self::parse()
     }
+
+    /// The command line with these words, the program's name first. The process ends here as above.
+    pub fn of(words: impl IntoIterator<Item = String>) -> Self {
+        Self::parse_from(words)
+    }
 }
 
 /// Runs the command. An error is printed on standard error as one line.

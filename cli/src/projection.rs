@@ -80,6 +80,9 @@ impl ProjectionLine {
             ProjectionState::Stopped { dead_letter } => {
                 (format!("stopped by dead letter {dead_letter}"), Some(dead_letter), None)
             }
+            ProjectionState::Waiting { event_type } => {
+                (format!("waits for a newer version that knows {event_type}"), None, None)
+            }
             ProjectionState::OtherLog => ("of a log that was replaced".to_owned(), None, None),
         };
         Self {

@@ -1,6 +1,7 @@
 //! The registry of aggregates. Dispatch of stored commands, erasure, GraphQL and the checks of names follow from it.
 
 use access::ErrorCode;
+use schemas::engine::Registry;
 use schemas::identity::user::UserCommand;
 
 use crate::engine::any_aggregate::{AnyAggregate, Executed, undecodable};
@@ -11,9 +12,7 @@ use crate::{
 };
 
 /// Every aggregate of the product.
-///
-/// It is a `static`, because a constant would be instantiated in every crate that names it.
-pub static AGGREGATES: &[AnyAggregate] = &[
+pub static AGGREGATES: Registry<AnyAggregate> = Registry::of(&[
     AnyAggregate::of::<Customer>(),
     AnyAggregate::of::<User>().with_use_cases(&[
         ("DeactivateUser", deactivate_user),
@@ -28,7 +27,7 @@ pub static AGGREGATES: &[AnyAggregate] = &[
     AnyAggregate::of::<EventFamily>().with_use_cases(&[("RegisterEventType", typed_only)]),
     AnyAggregate::of::<ServiceToken>(),
     AnyAggregate::of::<Subject>(),
-];
+]);
 
 /// The aggregate that has the command with this name.
 pub fn of_command(name: &str) -> Option<&'static AnyAggregate> {
@@ -100,7 +99,7 @@ mod tests {
     #[test]
     fn names_of_categories_commands_and_reservations_are_unique() {
         let mut names = HashSet::new();
-        for aggregate in AGGREGATES {
+        for aggregate in AGGREGATES.iter() {
             assert!(names.insert(aggregate.category), "{}", aggregate.category);
             for command in aggregate.commands {
                 assert!(names.insert(command.name), "{}", command.name);

@@ -77,7 +77,7 @@ fn field_type(field: &Field) -> syn::Result<TokenStream> {
             quote!(Some(#most))
         }
         None if !internal && is_type(without_option(ty), "Vec") => {
-            return Err(syn::Error::new(ty.span(), "a list needs a limit: `#[max(<items>)]`"));
+            return Err(syn::Error::new_spanned(ty, "a list needs a limit: `#[max(<items>)]`"));
         }
         None => quote!(None),
     };

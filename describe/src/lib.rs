@@ -22,14 +22,18 @@ use proc_macro::TokenStream;
 use quote::quote;
 use syn::{DeriveInput, parse_macro_input};
 
-/// Keeps the item and adds its description. An error is reported at the word at fault; the item stays, so that the
-/// compiler does not report it as missing.
+/// Keeps the item and adds its description. An error is reported at the word at fault; the item stays as it was written,
+/// so that the compiler does not report it as missing.
 fn described(
     item: TokenStream,
     describe: impl FnOnce(&mut DeriveInput) -> syn::Result<proc_macro2::TokenStream>,
 ) -> TokenStream {
-    let mut item = parse_macro_input!(item as DeriveInput);
-    let added = describe(&mut item).unwrap_or_else(syn::Error::into_compile_error);
+    let written = parse_macro_input!(item as DeriveInput);
+    let mut item = written.clone();
+    let added = describe(&mut item).unwrap_or_else(|error| {
+        item = written;
+        error.into_compile_error()
+    });
     attributes::remove_helpers(&mut item);
     quote!(#item #added).into()
 }
@@ -38,6 +42,8 @@ fn described(
 /// comment, and fields in braces.
 ///
 /// `#[event("<name>.v2", from = OlderPayload)]` also decodes version 1, by `impl From<OlderPayload>` for the enum.
+/// `#[event("<name>.v3", from = OldestPayload, from = OlderPayload)]` decodes versions 1 and 2. Only the newest version
+/// is recorded; all have a JSON Schema.
 #[proc_macro_attribute]
 pub fn events(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let category = parse_macro_input!(arguments as syn::LitStr);

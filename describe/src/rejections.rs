@@ -2,7 +2,6 @@
 
 use proc_macro2::TokenStream;
 use quote::{quote, quote_spanned};
-use syn::spanned::Spanned;
 use syn::{DeriveInput, Ident, LitStr, Token, parse_quote};
 
 use crate::attributes::find;
@@ -32,13 +31,24 @@ impl syn::parse::Parse for RejectionArguments {
     }
 }
 
+/// The names in braces. Each must be a field of the rejection.
+fn names_in(text: &LitStr, fields: &[&Ident]) -> syn::Result<Vec<String>> {
+    let value = text.value().replace("{{", "").replace("}}", "");
+    let inner = value.split('{').skip(1).filter_map(|rest| rest.split(['}', ':']).next());
+    let names: Vec<String> = inner.map(ToOwned::to_owned).collect();
+    match names.iter().find(|name| !fields.iter().any(|field| field == name)) {
+        Some(name) => Err(syn::Error::new(text.span(), format!("the rejection has no field `{name}`"))),
+        None => Ok(names),
+    }
+}
+
 pub(crate) fn rejections(item: &mut DeriveInput) -> syn::Result<TokenStream> {
     let name = item.ident.clone();
     let (mut codes, mut paths) = (Vec::new(), Vec::new());
     for variant in &mut variants(item)?.variants {
         let attribute = find(&variant.attrs, "rejection").ok_or_else(|| {
             syn::Error::new(
-                variant.span(),
+                variant.ident.span(),
                 "a rejection needs a code and a message: #[rejection(ErrorCodeVariant, \"message\")]",
             )
         })?;
@@ -50,12 +60,11 @@ pub(crate) fn rejections(item: &mut DeriveInput) -> syn::Result<TokenStream> {
             quote!(Self::#ident { .. })
         };
         codes.push(quote_spanned!(code.span()=> #pattern => ::access::ErrorCode::#code));
+        let fields: Vec<&Ident> = variant.fields.iter().filter_map(|field| field.ident.as_ref()).collect();
         if let Some(at) = at {
-            let fields = variant.fields.iter().filter_map(|field| field.ident.as_ref());
-            let used: Vec<_> = fields.filter(|field| at.value().contains(&format!("{{{field}}}"))).collect();
-            if used.is_empty() && at.value().contains('{') {
-                return Err(syn::Error::new(at.span(), "a path names fields of the variant in braces"));
-            }
+            let names = names_in(&at, &fields)?;
+            let used: Vec<_> =
+                fields.into_iter().filter(|field| names.iter().any(|name| *field == name)).collect();
             paths.push(if used.is_empty() {
                 quote_spanned!(at.span()=> #pattern => Some(#at.to_owned()))
             } else {

@@ -1,7 +1,7 @@
 //! Events and commands.
 
 use proc_macro2::TokenStream;
-use quote::quote;
+use quote::{quote, quote_spanned};
 use syn::spanned::Spanned;
 use syn::{DeriveInput, Fields, LitStr, Path, Token, parse_quote};
 
@@ -13,20 +13,21 @@ use crate::values::{allow_missing_docs, variants};
 /// The arguments of `event`.
 struct EventArguments {
     name: LitStr,
-    older: Option<Path>,
+    /// The payloads of the versions before, the oldest first.
+    older: Vec<Path>,
 }
 
 impl syn::parse::Parse for EventArguments {
     fn parse(input: syn::parse::ParseStream<'_>) -> syn::Result<Self> {
         let name = input.parse()?;
-        let mut older = None;
-        if input.parse::<Option<Token![,]>>()?.is_some() {
+        let mut older = Vec::new();
+        while input.parse::<Option<Token![,]>>()?.is_some() && !input.is_empty() {
             let key: syn::Ident = input.parse()?;
             if key != "from" {
-                return Err(syn::Error::new(key.span(), "expected `from = <payload of the version before>`"));
+                return Err(syn::Error::new(key.span(), "expected `from = <payload of an older version>`"));
             }
             input.parse::<Token![=]>()?;
-            older = Some(input.parse()?);
+            older.push(input.parse()?);
         }
         Ok(Self { name, older })
     }
@@ -42,25 +43,57 @@ fn version(name: &LitStr) -> syn::Result<(String, u32)> {
         })
 }
 
+/// What is generated for the older versions of all events.
+#[derive(Default)]
+struct OlderVersions {
+    types: Vec<String>,
+    arms: Vec<TokenStream>,
+    schemas: Vec<TokenStream>,
+}
+
+impl OlderVersions {
+    /// Adds the payloads before `version`, the oldest first.
+    fn add(&mut self, fact: &str, version: u32, name: &LitStr, payloads: &[Path]) -> syn::Result<()> {
+        let first = u32::try_from(payloads.len()).ok().and_then(|count| version.checked_sub(count));
+        let Some(first) = first.filter(|first| *first > 0) else {
+            return Err(syn::Error::new(
+                name.span(),
+                format!("version {version} has fewer versions before it"),
+            ));
+        };
+        for (version, payload) in (first..).zip(payloads) {
+            let full = format!("{fact}.v{version}");
+            self.arms.push(quote_spanned! {payload.span()=>
+                #full => Some(::schemas::engine::event::upcast::<#payload, Self>(payload))
+            });
+            self.schemas.push(quote_spanned! {payload.span()=>
+                (#full, ::schemas::engine::json_schema::schema_of::<#payload>())
+            });
+            self.types.push(full);
+        }
+        Ok(())
+    }
+}
+
 pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<TokenStream> {
     let name = item.ident.clone();
     let enum_text = name.to_string();
     let Some(noun) = enum_text.strip_suffix("Event").map(ToOwned::to_owned) else {
         return Err(syn::Error::new(name.span(), "the events of a customer are called `CustomerEvent`"));
     };
-    let (mut types, mut titles, mut arms, mut older_types, mut older_arms) =
-        (vec![], vec![], vec![], vec![], vec![]);
+    let (mut types, mut titles, mut arms) = (vec![], vec![], vec![]);
+    let mut all_older = OlderVersions::default();
     let mut subjects = vec![];
     for variant in &mut variants(item)?.variants {
         let EventArguments { name: event, older } = find(&variant.attrs, "event")
             .ok_or_else(|| {
-                syn::Error::new(variant.span(), "an event needs a name: #[event(\"<name>.v<n>\")]")
+                syn::Error::new(variant.ident.span(), "an event needs a name: #[event(\"<name>.v<n>\")]")
             })?
             .parse_args()?;
         let (fact, version) = version(&event)?;
         if !matches!(variant.fields, Fields::Named(_)) {
             return Err(syn::Error::new(
-                variant.span(),
+                variant.ident.span(),
                 "an event has fields in braces, even none: `Erased {}`",
             ));
         }
@@ -77,14 +110,9 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
         if !sealed.is_empty() {
             subjects.push(quote!(Self::#ident { #(#sealed,)* .. } => [#(#sealed.open_subject(own)),*].into_iter().flatten().collect()));
         }
-        if let Some(older) = older {
-            if version < 2 {
-                return Err(syn::Error::new(event.span(), "version 1 has no version before it"));
-            }
-            let older_full = format!("{}.{fact}.v{}", category.value(), version - 1);
-            older_arms
-                .push(quote!(#older_full => Some(::schemas::engine::event::upcast::<#older, Self>(payload))));
-            older_types.push(older_full);
+        all_older.add(&format!("{}.{fact}", category.value()), version, &event, &older)?;
+        if types.contains(&full) || all_older.types.contains(&full) {
+            return Err(syn::Error::new(event.span(), "another event has this name"));
         }
         arms.push(quote!(Self::#ident { .. } => #full));
         variant.attrs.push(parse_quote!(#[serde(rename = #full)]));
@@ -98,6 +126,7 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
     item.attrs.push(parse_quote!(#[serde(tag = "type", content = "data")]));
     item.attrs.push(allow_missing_docs());
     let has_personal_data = !subjects.is_empty();
+    let OlderVersions { types: older_types, arms: older_arms, schemas: older_schemas } = all_older;
     Ok(quote! {
         impl ::schemas::engine::Event for #name {
             const CATEGORY: &'static str = #category;
@@ -133,7 +162,8 @@ pub(crate) fn events(category: &LitStr, item: &mut DeriveInput) -> syn::Result<T
             }
 
             fn schemas() -> Vec<(&'static str, ::schemars::Schema)> {
-                ::schemas::engine::event::schemas::<Self>(&[#(#titles),*])
+                let older: Vec<(&'static str, ::schemars::Schema)> = vec![#(#older_schemas),*];
+                ::schemas::engine::event::schemas::<Self>(&[#(#titles),*], older)
             }
         }
 
@@ -159,7 +189,7 @@ pub(crate) fn commands(item: &mut DeriveInput) -> syn::Result<TokenStream> {
         }
         if !matches!(variant.fields, Fields::Named(_)) {
             return Err(syn::Error::new(
-                variant.span(),
+                variant.ident.span(),
                 "a command has fields in braces, even none: `ResumeCustomer {}`",
             ));
         }

@@ -42,7 +42,7 @@ fn builder() -> SchemaBuilder {
     let mut query = Object::new("Query").description("All queries.");
     let mut mutation =
         Object::new("Mutation").description("All mutations. Each mutation is one command and has its name.");
-    for read_model in READ_MODELS {
+    for read_model in READ_MODELS.iter() {
         objects::add(&mut types, read_model.model);
         query = reads::add(query, &mut types, read_model);
         if let Some(aggregate) = ::commands::of_category(read_model.category) {

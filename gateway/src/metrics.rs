@@ -143,6 +143,11 @@ pub const METRICS: &[Metric] = &[
     gauge("annals_sealer_rejected_logs", &[], "logs that are not signed because their history differs"),
     counter("annals_snapshots_total", &["outcome"], "snapshots of folds: kept, skipped, failed, unusable"),
     counter("annals_subjects_erased_total", &[], "people erased"),
+    counter(
+        "annals_unknown_events_total",
+        &["consumer"],
+        "events that stop a tenant in a read model or saga until a newer version of the program runs",
+    ),
     histogram("annals_webhook_attempt_duration_seconds", &["outcome"], "duration of webhook requests"),
     counter("annals_webhook_attempts_total", &["outcome"], "webhook requests"),
     counter("annals_webhook_dead_letters_total", &[], "deliveries that were given up"),

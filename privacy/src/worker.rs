@@ -16,6 +16,7 @@ use commands::{CommandContext, CommandSideEffects, Executor, Subject};
 use futures::Stream;
 use futures::future::try_join_all;
 use keyring::Keyring;
+use schemas::contracts::known_prefix;
 use schemas::engine::{Event, Metadata, RecordedEvent, ids};
 use schemas::privacy::subject::{SubjectCommand, SubjectEvent};
 use store::feed::{Batch, BatchOutcome, Consumer, FeedSettings};
@@ -87,11 +88,17 @@ impl Consumer for ErasureWorker {
     }
 
     async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
-        let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else {
-            return Ok(BatchOutcome::Unaffected(from));
+        // A newer version of the program carries out what this one does not know.
+        let events = known_prefix(&batch.events);
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(if batch.events.is_empty() {
+                BatchOutcome::Unaffected(from)
+            } else {
+                BatchOutcome::Stopped
+            });
         };
         let (before, to) = (first.position - 1, last.position);
-        let requests: Vec<ErasureRequest> = batch.events.iter().filter_map(erasure_request).collect();
+        let requests: Vec<ErasureRequest> = events.iter().filter_map(erasure_request).collect();
         let tenant = self.executor.store().tenant(batch.tenant);
         if requests.is_empty() {
             return Ok(BatchOutcome::Unaffected(to));

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::stream::BoxStream;
-use schemas::engine::{Event, LogId, Model, Moment, RecordedEvent, Row, StreamName};
+use schemas::engine::{Event, LogId, Model, Moment, RecordedEvent, Registry, Row, StreamName};
 use serde_json::{Map, Value};
 use store::feed::{self, Batch, FeedSettings};
 use store::{LogPage, ReadTable, SnapshotFold, Store, StoreError, TenantStore};
@@ -29,9 +29,8 @@ pub const CUSTOMERS: &str = CustomerRow::MODEL.name;
 pub const USERS: &str = UserRow::MODEL.name;
 
 /// Every read model of the product.
-///
-/// It is a `static`, because a constant would be instantiated in every crate that names it.
-pub static READ_MODELS: &[ReadModel] = &[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()];
+pub static READ_MODELS: Registry<ReadModel> =
+    Registry::of(&[ReadModel::of::<CustomerRow>(), ReadModel::of::<UserRow>()]);
 
 type Run = fn(
     Store,
@@ -78,6 +77,7 @@ pub struct HistoricRows {
 }
 
 /// A read model.
+#[derive(Clone, Copy)]
 pub struct ReadModel {
     /// Its description.
     pub model: &'static Model,
@@ -92,6 +92,7 @@ pub struct ReadModel {
     rows_at: RowsAt,
     page: Page,
     fold_from: FoldFrom,
+    knows: fn(&str) -> bool,
 }
 
 /// A row as JSON: the columns by name.
@@ -176,6 +177,7 @@ impl ReadModel {
                 let row: Option<StoredRow<P>> = serde_json::from_value(row).map_err(ProjectionError::Row)?;
                 Ok(Box::new(StoredRowFold { row, subjects }))
             },
+            knows: <P::Event as Event>::knows,
         }
     }
 
@@ -190,6 +192,11 @@ impl ReadModel {
     /// The name of its checkpoint.
     pub fn checkpoint(&self) -> &'static str {
         self.model.name
+    }
+
+    /// Whether this version of the program knows an event type of its streams.
+    pub fn knows(&self, event_type: &str) -> bool {
+        (self.knows)(event_type)
     }
 
     /// Its table.

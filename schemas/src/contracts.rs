@@ -10,8 +10,8 @@ use schemars::Schema;
 use serde_json::{Map, Value};
 
 use crate::crm::customer::CustomerEvent;
-use crate::engine::Event;
 use crate::engine::json_schema::schema_of;
+use crate::engine::{AnyEvents, RecordedEvent, Registry};
 use crate::identity::tenant::TenantEvent;
 use crate::identity::user::UserEvent;
 use crate::integration::event_type::EventTypeEvent;
@@ -28,22 +28,24 @@ pub use asyncapi::document;
 /// The committed AsyncAPI document, as the gateway serves it.
 pub const ASYNCAPI: &str = include_str!("../asyncapi.json");
 
+/// The events of every aggregate.
+pub static EVENTS: Registry<AnyEvents> = Registry::of(&[
+    AnyEvents::of::<TenantEvent>(),
+    AnyEvents::of::<UserEvent>(),
+    AnyEvents::of::<CustomerEvent>(),
+    AnyEvents::of::<EventTypeEvent>(),
+    AnyEvents::of::<ServiceTokenEvent>(),
+    AnyEvents::of::<LogEvent>(),
+    AnyEvents::of::<SubjectEvent>(),
+]);
+
 /// The sagas whose events have been released.
 pub const PROCESSES: &[&str] = &["customer_onboarding"];
 
 /// Every released event type with the schema of its payload, ordered by name.
 pub fn vocabulary() -> Vec<(String, Value)> {
-    let mut types: Vec<(String, Schema)> = Vec::new();
-    let enums = [
-        TenantEvent::schemas(),
-        UserEvent::schemas(),
-        CustomerEvent::schemas(),
-        EventTypeEvent::schemas(),
-        ServiceTokenEvent::schemas(),
-        LogEvent::schemas(),
-        SubjectEvent::schemas(),
-    ];
-    types.extend(enums.into_iter().flatten().map(|(name, schema)| (name.to_owned(), schema)));
+    let released = EVENTS.iter().flat_map(|events| (events.schemas)());
+    let mut types: Vec<(String, Schema)> = released.map(|(name, schema)| (name.to_owned(), schema)).collect();
     for process in PROCESSES {
         types.extend(SagaFact::ALL.map(|fact| {
             let schema = match fact {
@@ -62,6 +64,17 @@ pub fn vocabulary() -> Vec<(String, Value)> {
     types.into_iter().map(|(name, schema)| (name, schema.to_value())).collect()
 }
 
+/// The events before the first one that only a newer version of the program knows: its category is the product's own.
+/// A consumer stops there, because the newer version may process the event.
+pub fn known_prefix(events: &[RecordedEvent]) -> &[RecordedEvent] {
+    let is_unknown = |event: &RecordedEvent| {
+        EVENTS
+            .iter()
+            .any(|own| own.category == event.stream.category() && !own.knows(event.event_type.as_str()))
+    };
+    &events[..events.iter().position(is_unknown).unwrap_or(events.len())]
+}
+
 /// The schema of a released type's payload; `None` for other types.
 pub fn schema(event_type: &str) -> Option<&'static Map<String, Value>> {
     static SCHEMAS: LazyLock<BTreeMap<String, Value>> = LazyLock::new(|| vocabulary().into_iter().collect());
@@ -76,8 +89,10 @@ mod tests {
 
     use serde_json::json;
 
+    use uuid::Uuid;
+
     use super::*;
-    use crate::engine::sealed;
+    use crate::engine::{Actor, EventType, LogId, Metadata, StreamName, sealed};
 
     fn folder(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
@@ -180,5 +195,42 @@ mod tests {
             assert!(!text.contains("\"$ref\""), "{name} refers to elsewhere");
             assert!(schema["description"].is_string(), "{name} is not described");
         }
+    }
+
+    /// `#[events]` sees the personal data of the newest versions only.
+    #[test]
+    fn an_aggregate_whose_older_events_have_personal_data_has_some_in_its_newest_too() {
+        for events in EVENTS.iter() {
+            let with_personal_data: Vec<&str> = (events.schemas)()
+                .iter()
+                .filter(|(_, schema)| schema.as_value().to_string().contains(sealed::ERASED))
+                .map(|(name, _)| *name)
+                .collect();
+            assert_eq!(events.has_personal_data, !with_personal_data.is_empty(), "{with_personal_data:?}");
+        }
+    }
+
+    #[test]
+    fn a_type_of_an_own_category_that_is_unknown_ends_the_known_events_and_others_do_not() {
+        let event = |stream: &str, event_type: &str| RecordedEvent {
+            log_id: LogId(Uuid::nil()),
+            position: 1,
+            stream: StreamName::parse(stream).expect("a valid name"),
+            version: 1,
+            event_id: Uuid::nil(),
+            event_type: EventType::parse(event_type).expect("a valid type"),
+            recorded_at: chrono::DateTime::UNIX_EPOCH,
+            payload: bytes::Bytes::new(),
+            metadata: Metadata::new(Actor::anonymous(), Uuid::nil()),
+        };
+        let events = [
+            event("ext.loyalty.account/1", "ext.loyalty.account.opened.v7"),
+            event("crm.customer/1", "crm.customer.registered.v1"),
+            event("crm.customer/1", "crm.customer.registered.v2"),
+            event("crm.customer/1", "crm.customer.renamed.v1"),
+        ];
+        assert_eq!(known_prefix(&events), &events[..2]);
+        assert_eq!(known_prefix(&events[2..]), &[]);
+        assert_eq!(known_prefix(&events[..2]), &events[..2]);
     }
 }

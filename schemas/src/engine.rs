@@ -13,6 +13,7 @@ pub mod metadata;
 pub mod model;
 pub mod names;
 pub mod recorded;
+pub mod registry;
 pub mod sealed;
 pub mod text;
 pub mod time;
@@ -20,7 +21,7 @@ pub mod values;
 
 pub use command::{CommandTarget, CommandType, Commands};
 pub use describe::{commands, enumeration, events, read_model, value_object};
-pub use event::{DecodeError, Event, Moment};
+pub use event::{AnyEvents, DecodeError, Event, Moment};
 pub use exact_json::{Json, JsonText, NotJson};
 pub use field::{
     Enumeration, EnumerationType, EnumerationValue, Field, FieldType, Input, InputError, InputReader, Kind,
@@ -32,6 +33,7 @@ pub use metadata::{Actor, Metadata, RequestId};
 pub use model::{Column, Lookup, Model, Relation, Row, Selectivity};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
+pub use registry::{Registry, RegistryInUse};
 pub use sealed::Sealed;
 pub use time::parse_time;
 pub use values::{Email, EmailKey, Name, Notes, Reason};

@@ -1,7 +1,9 @@
 //! Events that cannot be applied: one tenant stands still in one read model, everybody else goes on, an operator decides.
 
-use commands::Executor;
-use projections::{CUSTOMERS, CustomerRow, UserRow};
+use access::Principal;
+use commands::{CommandContext, CommandSideEffects, Customer, ExecuteError, Executor};
+use projections::{CUSTOMERS, CustomerRow, ProjectionState, UserRow};
+use schemas::crm::customer::CustomerCommand;
 use schemas::engine::{StreamName, ids};
 use store::{DeadLetter, DeadLetterStatus, ExpectedVersion, Store, StreamAppend, TenantStore};
 use uuid::Uuid;
@@ -77,17 +79,50 @@ async fn a_poisonous_event_stops_its_tenant_in_one_read_model_only() {
 }
 
 #[tokio::test]
+async fn an_event_of_a_newer_version_is_waited_for_and_is_no_dead_letter() {
+    let store = Database::create().await.store().await;
+    let executor = Executor::new(store.clone(), 100);
+    let (waiting, other) = (open_tenant(&store, "waiting").await, open_tenant(&store, "other").await);
+    let ada = register(&executor, &waiting, "Ada").await;
+    append_raw(&waiting, ada, "crm.customer.renamed.v2", r#"{"names":["Ada","L."]}"#).await;
+    register(&executor, &waiting, "Bo").await;
+    let _keepers = (
+        keep::<CustomerRow>(&store, no_notifications(), frequent_comparison()),
+        keep::<UserRow>(&store, no_notifications(), frequent_comparison()),
+    );
+    let state = eventually("the read model waits", || async {
+        let lags = projections::lag(&store).await.expect("reads");
+        let lag = lags.into_iter().find(|lag| lag.tenant == waiting.id() && lag.projection == CUSTOMERS)?;
+        matches!(lag.state, ProjectionState::Waiting { .. }).then_some(lag.state)
+    })
+    .await;
+    assert_eq!(state, ProjectionState::Waiting { event_type: "crm.customer.renamed.v2".to_owned() });
+    assert_eq!(position(&store, &waiting).await, 1);
+    caught_up::<UserRow>(&waiting).await;
+    register(&executor, &other, "Cy").await;
+    caught_up::<CustomerRow>(&other).await;
+    assert_eq!(customers(&waiting).await.keys().collect::<Vec<_>>(), [&ada]);
+    assert_eq!(letters(&store).await, []);
+
+    // The rules do not know the state of the customer either.
+    let context = CommandContext::new(waiting.id(), Principal::system("test"));
+    let close = CustomerCommand::CloseCustomer { reason: None };
+    let closed = executor.execute::<Customer>(&context, ada, close, CommandSideEffects::default()).await;
+    assert!(matches!(closed, Err(ExecuteError::Unavailable(_))));
+}
+
+#[tokio::test]
 async fn a_discarded_event_is_passed_over() {
     let store = Database::create().await.store().await;
     let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
-    append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
+    append_raw(&tenant, ada, "crm.customer.renamed.v1", "{}").await;
     let bo = register(&executor, &tenant, "Bo").await;
     {
         let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
         let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;
-        assert_eq!(letter.error_code, "EVENT_TYPE_UNKNOWN");
+        assert_eq!(letter.error_code, "PAYLOAD_INVALID");
         decide(&tenant, &letter, DeadLetterStatus::Discarded).await;
     }
     // Another process does what was decided.

@@ -356,7 +356,7 @@ async fn an_event_that_was_discarded_stays_out_and_one_that_was_not_stops_the_re
     let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
-    append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
+    append_raw(&tenant, ada, "crm.customer.renamed.v1", "{}").await;
     register(&executor, &tenant, "Bo").await;
     let _keeper = keep::<CustomerRow>(&store, no_notifications(), frequent_comparison());
     let letter = letter_with(&store, |letter| letter.status == DeadLetterStatus::Open).await;

@@ -226,7 +226,7 @@ async fn an_event_that_was_discarded_is_passed_over_in_the_past_too() {
     let executor = Executor::new(store.clone(), 1024 * 1024);
     let tenant = open_tenant(&store, "acme").await;
     let ada = register(&executor, &tenant, "Ada").await;
-    append_raw(&tenant, ada, "crm.customer.knighted.v1", "{}").await;
+    append_raw(&tenant, ada, "crm.customer.renamed.v1", "{}").await;
     register(&executor, &tenant, "Bo").await;
     assert_eq!(in_scratch(&tenant, CUSTOMERS, 1).await.len(), 1, "before it nothing is wrong");
     for refused in [

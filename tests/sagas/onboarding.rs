@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::TryStreamExt;
 use schemas::crm::customer::CustomerEvent;
-use schemas::engine::RecordedEvent;
+use schemas::engine::{RecordedEvent, StreamName};
 use schemas::identity::role::Role;
 use schemas::saga::instance_stream;
-use store::{LogFilter, TenantStore};
+use store::{ExpectedVersion, LogFilter, StreamAppend, TenantStore};
 use uuid::Uuid;
 
 use crate::support::nats_server::NatsServer;
-use crate::support::postgres::{Database, open_tenant};
+use crate::support::postgres::{Database, event, metadata, open_tenant};
 use crate::support::relay::{read_log, relayed, wait_until};
 use crate::support::saga_engine::{Engine, register, settled, types};
 
@@ -54,6 +54,32 @@ async fn each_member_becomes_one_customer_and_administrators_none() {
         settled(&database, &tenant, ONBOARDING).await;
         assert_one_customer_each(&tenant, &users).await;
     }
+    engine.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_of_a_newer_version_stops_the_saga_for_its_tenant() {
+    let (database, server) = (Database::create().await, NatsServer::start().await);
+    let engine = Engine::start(&database, &server, sagas::processes()).await;
+    let tenant = open_tenant(&engine.store, "acme").await;
+    let early = register(&engine.executor, tenant.id(), 1, &[Role::Member]).await;
+    settled(&database, &tenant, ONBOARDING).await;
+    let known = tenant.head().await.expect("a head").position;
+    // A newer saga may react to it, so this one does not pass it.
+    let stream = StreamName::new("identity.user", early);
+    let newer = vec![event("identity.user.registered.v2", "{}")];
+    let append = StreamAppend::new(stream, ExpectedVersion::Any, newer, metadata());
+    tenant.append(append).await.expect("appends");
+    register(&engine.executor, tenant.id(), 2, &[Role::Member]).await;
+
+    let other = open_tenant(&engine.store, "globex").await;
+    let user = register(&engine.executor, other.id(), 3, &[Role::Member]).await;
+    settled(&database, &other, ONBOARDING).await;
+    assert_one_customer_each(&other, &[user]).await;
+    let checkpoints = engine.store.checkpoints(Some("saga.customer_onboarding")).await.expect("reads");
+    let reached = checkpoints.iter().find(|(id, ..)| *id == tenant.id()).map(|(.., at)| at.position);
+    assert!(reached.is_some_and(|position| position <= known), "{reached:?} of {known}");
+    assert_one_customer_each(&tenant, &[early]).await;
     engine.stop().await;
 }
 

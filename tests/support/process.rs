@@ -90,7 +90,14 @@ impl Annals {
         let stdin = child.stdin.take();
         let mut stdout = BufReader::new(child.stdout.take().expect("it is piped"));
         let mut line = String::new();
-        stdout.read_line(&mut line).expect("it prints text");
+        // A test binary that runs as the product prints lines of its own before.
+        loop {
+            line.clear();
+            let read = stdout.read_line(&mut line).expect("it prints text");
+            if read == 0 || line.starts_with('{') {
+                break;
+            }
+        }
         let ready = serde_json::from_str(&line)
             .unwrap_or_else(|_| panic!("annals dev did not start: {line}{}", read(&log)));
         Self { child, stdin, stdout, ready, log }

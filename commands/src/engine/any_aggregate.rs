@@ -20,6 +20,7 @@ pub type UseCase = for<'a> fn(&'a Executor, &'a CommandContext, AnyCommand) -> E
 type Erased<'a> = BoxFuture<'a, Result<Option<u64>, StoreError>>;
 
 /// One kind of aggregate.
+#[derive(Clone, Copy)]
 pub struct AnyAggregate {
     /// `<context>.<aggregate>`, the category of its streams.
     pub category: &'static str,
@@ -35,13 +36,12 @@ pub struct AnyAggregate {
 
 impl AnyAggregate {
     /// The aggregate `A`. It does not compile if `A` has personal data and no command that erases them.
+    #[track_caller] // The compiler reports the error at the entry of the registry.
     pub const fn of<A: Decider>() -> Self {
-        const {
-            assert!(
-                !<A::Event as Event>::HAS_PERSONAL_DATA || A::ERASE.is_some(),
-                "an aggregate with personal data needs `Decider::ERASE`"
-            );
-        }
+        assert!(
+            !<A::Event as Event>::HAS_PERSONAL_DATA || A::ERASE.is_some(),
+            "an aggregate with personal data needs `Decider::ERASE`"
+        );
         Self {
             category: A::CATEGORY,
             commands: <A::Command as Commands>::TYPES,

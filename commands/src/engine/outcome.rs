@@ -292,7 +292,9 @@ impl<R> From<LoadError> for ExecuteError<R> {
     fn from(error: LoadError) -> Self {
         match error {
             LoadError::Store(error) => error.into(),
-            error => Self::internal("loading the aggregate", error),
+            // A process of a newer version knows the type. A repeat may reach it.
+            LoadError::UnknownType(_) => Self::Unavailable(StoreError::Unavailable(error.to_string())),
+            LoadError::Decode(_) => Self::internal("loading the aggregate", error),
         }
     }
 }

@@ -9,7 +9,7 @@ pub enum ProjectionError {
     /// The payload cannot be parsed.
     #[error(transparent)]
     Decode(#[from] DecodeError),
-    /// This version of the program does not know the event's type.
+    /// This version of the program does not know the event's type. A newer one does.
     #[error("the type {0} is unknown to this version of the program")]
     UnknownType(String),
     /// The event is not possible in the state before it.

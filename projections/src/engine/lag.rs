@@ -4,10 +4,10 @@ use std::collections::HashMap;
 
 use schemas::engine::TenantId;
 use serde::Serialize;
-use store::{ReadModelState, Store, StoreError};
+use store::{LogFilter, ReadModelState, Store, StoreError};
 use uuid::Uuid;
 
-use crate::READ_MODELS;
+use crate::{READ_MODELS, ReadModel};
 
 /// The state of a read model for one tenant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -25,7 +25,7 @@ pub struct ProjectionLag {
 }
 
 /// What a read model does for a tenant.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub enum ProjectionState {
     /// It applies new events.
     Live,
@@ -42,6 +42,11 @@ pub enum ProjectionState {
     Stopped {
         /// The dead letter of the event.
         dead_letter: Uuid,
+    },
+    /// This version of the program does not know the next event. A process of a newer version applies it.
+    Waiting {
+        /// The type of the event.
+        event_type: String,
     },
     /// It belongs to a replaced log and must be rebuilt.
     OtherLog,
@@ -64,7 +69,8 @@ pub async fn lag(store: &Store) -> Result<Vec<ProjectionLag>, StoreError> {
     let states: HashMap<_, _> =
         states.iter().map(|state| ((state.tenant, state.projection.as_str()), state)).collect();
     let mut lags = Vec::with_capacity(heads.len() * READ_MODELS.len());
-    for projection in READ_MODELS.iter().map(|model| model.model.name) {
+    for read_model in READ_MODELS.iter() {
+        let projection = read_model.model.name;
         let paused_for_all = store.paused_tenants(projection).await?.contains(&None);
         let letters: HashMap<TenantId, Uuid> =
             store.unsettled_dead_letters(projection).await?.into_iter().collect();
@@ -78,16 +84,39 @@ pub async fn lag(store: &Store) -> Result<Vec<ProjectionLag>, StoreError> {
             } else {
                 state_of(states.get(&(head.tenant, projection)).copied(), paused_for_all)
             };
+            let position = of_this_log.map_or(0, |checkpoint| checkpoint.position);
+            let unknown = match state {
+                ProjectionState::Live if position < head.position => {
+                    unknown_type(store, read_model, head.tenant, position).await?
+                }
+                _ => None,
+            };
             lags.push(ProjectionLag {
                 projection: projection.to_owned(),
                 tenant: head.tenant,
-                state,
-                position: of_this_log.map_or(0, |checkpoint| checkpoint.position),
+                state: unknown.map_or(state, |event_type| ProjectionState::Waiting { event_type }),
+                position,
                 head: head.position,
             });
         }
     }
     Ok(lags)
+}
+
+/// The type of the event after a position, if the read model needs a newer version of the program for it.
+async fn unknown_type(
+    store: &Store,
+    read_model: &ReadModel,
+    tenant: TenantId,
+    position: u64,
+) -> Result<Option<String>, StoreError> {
+    let (tenant, all) = (store.tenant(tenant), LogFilter::default());
+    let page = tenant.read_log_page(position, Some(position + 1), 1, &all).await?;
+    let next = page.events.into_iter().next();
+    let unknown = next.filter(|event| {
+        event.stream.category() == read_model.category && !read_model.knows(event.event_type.as_str())
+    });
+    Ok(unknown.map(|event| event.event_type.to_string()))
 }
 
 fn state_of(state: Option<&ReadModelState>, paused_for_all: bool) -> ProjectionState {

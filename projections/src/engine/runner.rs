@@ -3,6 +3,7 @@
 //!
 //! An event that cannot be applied becomes a dead letter and stops the read model for its tenant only.
 //! It continues when an operator retries the event (`retrying`) or discards it (`discarded`).
+//! An event of a newer version of the program is no dead letter: the read model waits for a process of that version.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,6 +28,8 @@ pub struct ProjectionRunner<P> {
     shared: Option<Arc<SharedWrites>>,
     /// Cached by tenant: the dead letter that stops it, or `None` if it runs.
     stopped_tenants: Mutex<HashMap<TenantId, Option<Uuid>>>,
+    /// By tenant: the position of the event of a newer version that was reported last.
+    reported: Mutex<HashMap<TenantId, u64>>,
 }
 
 /// Why a batch was not written.
@@ -60,6 +63,7 @@ impl<P: Projection> ProjectionRunner<P> {
             tables: Arc::new(Tables::new()),
             shared: None,
             stopped_tenants: Mutex::default(),
+            reported: Mutex::default(),
         }
     }
 
@@ -219,6 +223,12 @@ impl<P: Projection> ProjectionRunner<P> {
                 };
             }
             Some(DeadLetterStatus::Open) => {}
+            _ if matches!(error, ProjectionError::UnknownType(_)) => {
+                // The checkpoint is right before the event: so `lag` shows what the read model waits for.
+                transaction.commit().await?;
+                self.report_waiting(tenant.id(), event);
+                return Ok(BatchOutcome::Stopped);
+            }
             Some(DeadLetterStatus::Retrying | DeadLetterStatus::Resolved) | None => {
                 let letter = self.dead_letter(id, tenant.id(), event, error, known);
                 transaction.put_dead_letter(&letter).await?;
@@ -235,6 +245,19 @@ impl<P: Projection> ProjectionRunner<P> {
         }
         self.set_stopped(tenant.id(), Some(id));
         Ok(BatchOutcome::Stopped)
+    }
+
+    /// Reports once that the read model waits for a process of a newer version.
+    fn report_waiting(&self, tenant: TenantId, event: &RecordedEvent) {
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.insert(tenant, event.position) == Some(event.position) {
+            return;
+        }
+        metrics::counter!("annals_unknown_events_total", "consumer" => self.name.clone()).increment(1);
+        tracing::warn!(
+            projection = self.name, %tenant, position = event.position, event_type = %event.event_type,
+            "only a newer version of the program knows the event; the read model waits for it"
+        );
     }
 
     fn dead_letter(

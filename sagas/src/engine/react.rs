@@ -1,13 +1,14 @@
 //! Reactions: appended to the instances' streams first, then turned into rows of steps together with the checkpoint.
 
-use std::collections::HashSet;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use access::ErrorCode;
 use chrono::{DateTime, TimeDelta, Utc};
 use commands::AnyCommand;
 use futures::future::try_join_all;
+use schemas::contracts::known_prefix;
 use schemas::engine::{DecodeError, Metadata, RecordedEvent, Sealed, TenantId, clock, ids};
 use schemas::saga::{SagaFact, SagaReacted, SagaStep, SagaTimer, instance_stream};
 use serde_json::Value;
@@ -32,6 +33,8 @@ pub(super) struct Reactor {
     consumer: String,
     /// Notifies the step runner of tenants with new steps. A lost notification costs one poll interval.
     notifications: mpsc::Sender<TenantId>,
+    /// By tenant: the position of the event of a newer version that was reported last.
+    reported: Mutex<HashMap<TenantId, u64>>,
 }
 
 /// A reaction that cannot be recorded; retries would fail too.
@@ -47,7 +50,7 @@ impl Reactor {
         notifications: mpsc::Sender<TenantId>,
     ) -> Self {
         let consumer = consumer_name(process.name());
-        Self { store, process, consumer, notifications }
+        Self { store, process, consumer, notifications, reported: Mutex::default() }
     }
 }
 
@@ -58,14 +61,15 @@ impl Consumer for Reactor {
 
     async fn handle(&self, from: u64, batch: Batch) -> Result<BatchOutcome, StoreError> {
         let tenant = self.store.tenant(batch.tenant);
-        let (Some(first), Some(last)) = (batch.events.first(), batch.events.last()) else {
-            return Ok(BatchOutcome::Unaffected(from));
+        let events = known_prefix(&batch.events);
+        let (Some(first), Some(last)) = (events.first(), events.last()) else {
+            return Ok(self.wait_for_newer_version(from, &batch));
         };
         let (before, to) = (first.position - 1, last.position);
         let mut steps = Vec::new();
         let mut cancelled = Vec::new();
         let mut dead_letters = Vec::new();
-        let reactions = react_all(&tenant, self.process.as_ref(), &batch.events).await?;
+        let reactions = react_all(&tenant, self.process.as_ref(), events).await?;
         if reactions.is_empty() {
             return Ok(BatchOutcome::Unaffected(to));
         }
@@ -106,6 +110,20 @@ impl Consumer for Reactor {
 }
 
 impl Reactor {
+    /// The saga stops at an event that only a newer version of the program knows: its saga may react to it.
+    fn wait_for_newer_version(&self, from: u64, batch: &Batch) -> BatchOutcome {
+        let Some(event) = batch.events.first() else { return BatchOutcome::Unaffected(from) };
+        let mut reported = self.reported.lock().unwrap_or_else(PoisonError::into_inner);
+        if reported.insert(batch.tenant, event.position) != Some(event.position) {
+            metrics::counter!("annals_unknown_events_total", "consumer" => self.consumer.clone())
+                .increment(1);
+            tracing::warn!(consumer = self.consumer, tenant = %batch.tenant, position = event.position,
+                event_type = %event.event_type,
+                "only a newer version of the program knows the event; the saga waits for it");
+        }
+        BatchOutcome::Stopped
+    }
+
     /// Handles a checkpoint that is not the expected one: another process moved it, the batch is of a replaced log, or
     /// the batch was already processed.
     async fn checkpoint_conflict(&self, transaction: &TenantTransaction) -> Result<BatchOutcome, StoreError> {

@@ -37,12 +37,16 @@ pub trait Event: DomainEvent + 'static {
     const CATEGORY: &'static str;
     /// Every type that this enum encodes.
     const TYPES: &'static [&'static str];
-    /// Older versions that it also decodes.
+    /// Older versions that it also decodes. None of them is recorded any more.
     const OLDER_TYPES: &'static [&'static str];
     /// Whether a payload has personal data.
     const HAS_PERSONAL_DATA: bool;
 
-    /// The JSON Schema of each type's payload.
+    /// Whether it decodes the type. A type of its category that it does not know is of a newer version of the program.
+    fn knows(event_type: &str) -> bool {
+        Self::TYPES.contains(&event_type) || Self::OLDER_TYPES.contains(&event_type)
+    }
+    /// The JSON Schema of each type's payload, those of older versions included.
     fn schemas() -> Vec<(&'static str, Schema)>;
     /// The full type name, such as `crm.customer.registered.v1`.
     fn type_name(&self) -> &'static str;
@@ -58,6 +62,48 @@ pub trait Event: DomainEvent + 'static {
     /// # Errors
     /// [`DecodeError`] if the payload does not match the type.
     fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, DecodeError>;
+}
+
+/// The events of one aggregate whose type is known at run time only: what the registry of events holds.
+#[derive(Clone, Copy)]
+pub struct AnyEvents {
+    /// `<context>.<aggregate>`.
+    pub category: &'static str,
+    /// The types that are recorded.
+    pub types: &'static [&'static str],
+    /// Older versions of them.
+    pub older_types: &'static [&'static str],
+    /// Whether a payload has personal data.
+    pub has_personal_data: bool,
+    knows: fn(&str) -> bool,
+    /// The JSON Schema of each type's payload, those of older versions included.
+    pub schemas: fn() -> Vec<(&'static str, Schema)>,
+    /// Decodes a payload and encodes it again, as the newest version of its type. `None` if the type is unknown.
+    pub renew: fn(&str, &[u8]) -> Result<Option<Vec<u8>>, DecodeError>,
+}
+
+impl AnyEvents {
+    /// The events `E`.
+    pub const fn of<E: Event>() -> Self {
+        Self {
+            category: E::CATEGORY,
+            types: E::TYPES,
+            older_types: E::OLDER_TYPES,
+            has_personal_data: E::HAS_PERSONAL_DATA,
+            knows: E::knows,
+            schemas: E::schemas,
+            renew: |event_type, payload| {
+                let Some(event) = E::decode(event_type, payload)? else { return Ok(None) };
+                let failed = |source| DecodeError { event_type: event_type.to_owned(), source };
+                event.encode().map(Some).map_err(failed)
+            },
+        }
+    }
+
+    /// Whether it decodes the type.
+    pub fn knows(&self, event_type: &str) -> bool {
+        (self.knows)(event_type)
+    }
 }
 
 // `#[events]` calls the functions below in the crate of the events. So serde's code is compiled once, and not in every
@@ -99,8 +145,11 @@ pub fn upcast<P: DeserializeOwned, E: From<P>>(payload: &[u8]) -> Result<E, serd
     serde_json::from_slice::<P>(payload).map(E::from)
 }
 
-/// See [`Event::schemas`]. `titles` are the titles in the order of the types.
-pub fn schemas<E: Event + JsonSchema>(titles: &[&str]) -> Vec<(&'static str, Schema)> {
+/// See [`Event::schemas`]. `titles` are the titles in the order of the types, `older` the schemas of older versions.
+pub fn schemas<E: Event + JsonSchema>(
+    titles: &[&str],
+    older: Vec<(&'static str, Schema)>,
+) -> Vec<(&'static str, Schema)> {
     let mut settings = SchemaSettings::draft2020_12().for_serialize();
     settings.inline_subschemas = true;
     let whole = settings.into_generator().into_root_schema_for::<E>().to_value();
@@ -112,7 +161,7 @@ pub fn schemas<E: Event + JsonSchema>(titles: &[&str]) -> Vec<(&'static str, Sch
         payload["$schema"] = whole["$schema"].clone();
         Schema::try_from(payload).expect("a payload's schema is an object")
     };
-    E::TYPES.iter().copied().zip(variants.iter().zip(titles).map(payload)).collect()
+    E::TYPES.iter().copied().zip(variants.iter().zip(titles).map(payload)).chain(older).collect()
 }
 
 fn envelope_start(type_name: &str) -> String {

@@ -11,6 +11,10 @@ use super::field::{Field, InputReader, Kind};
 use crate::identity::scope::Scope;
 
 /// The row of a read model without the columns that the engine maintains, written by `#[read_model]`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` is no row of a read model",
+    note = "a row is a struct with `#[read_model(...)]`"
+)]
 pub trait Row: Serialize + DeserializeOwned + Clone + PartialEq + Default + Send + Sync + 'static {
     /// Its description.
     const MODEL: &'static Model;
