@@ -6,6 +6,7 @@ pub mod cursor;
 pub mod error;
 pub mod page;
 pub mod read;
+pub mod related;
 pub mod select;
 pub mod value;
 pub mod wait;

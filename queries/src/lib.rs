@@ -4,6 +4,7 @@
 //!
 //! - `select`: conditions and order, and the statements for them.
 //! - `read` and `page`: rows, pages, counts, look-ups.
+//! - `related`: the rows that relations lead to, of many parents in one statement.
 //! - `as_of`: one aggregate as it was, and its history.
 //! - `whole`: a whole read model as it was.
 //! - `wait`: waits until read models have reached a position.
@@ -39,6 +40,7 @@ pub use engine::cursor::{CursorScope, Place};
 pub use engine::error::QueryError;
 pub use engine::page::{Page, PagePlan, PageRequest, PageRows};
 pub use engine::read::{Rows, entry, find, get};
+pub use engine::related::{OfParent, RelatedRows, Relationship, relationships};
 pub use engine::select::{Comparison, Condition, Select};
 pub use engine::value::{self, Parameter};
 pub use engine::wait::{WaitError, wait_for, wait_for_head};
