@@ -1,6 +1,7 @@
 //! What all fields of the schema share.
 
 pub mod commands;
+pub mod cost;
 pub mod errors;
 pub mod guard;
 pub mod kinds;
@@ -9,5 +10,6 @@ pub mod order;
 pub mod pages;
 pub mod past;
 pub mod reads;
+pub mod relations;
 pub mod rows;
 pub mod scan;

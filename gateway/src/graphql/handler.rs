@@ -2,6 +2,7 @@
 
 use access::ErrorCode;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
@@ -11,10 +12,11 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::engine::cost::Cost;
 use super::engine::errors::{GraphqlError, complete};
 use super::engine::guard::{Checked, Limits, check};
 use super::engine::order::arrange;
-use super::{ApiSchema, page, read_models};
+use super::{ApiSchema, page};
 use crate::auth::Caller;
 use crate::http::accept::prefers;
 use crate::http::consistency;
@@ -73,7 +75,8 @@ async fn planned(
 ) -> Option<Response> {
     let plan = schema.plans.get(&envelope.query, envelope.operation.as_deref())?;
     context.set_subject(plan.root_fields.join(" "));
-    wait(caller, headers, envelope, &plan.root_fields, false).await.ok()?;
+    plan.cost.check(&envelope.variables).ok()?;
+    wait(caller, headers, envelope, Some(&plan.cost)).await.ok()?;
     let running = plan.run(caller, &envelope.variables);
     let body = tokio::time::timeout(EXECUTION_TIMEOUT, running).await.ok()??;
     let strict = prefers(headers, GRAPHQL_JSON, "application/json");
@@ -137,7 +140,12 @@ async fn run(
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
     context.set_subject(checked.root_fields.join(" "));
-    let waited = wait(&caller, headers, &envelope, &checked.root_fields, checked.is_mutation).await;
+    let cost = Arc::new(schema.fields.cost(&checked.document, &checked.operation));
+    if let Err(refusal) = cost.check(&envelope.variables) {
+        return (GraphqlResponse::from_errors(vec![refusal.into()]), false);
+    }
+    // A mutation waits for no read model.
+    let waited = wait(&caller, headers, &envelope, Some(&*cost).filter(|_| !checked.is_mutation)).await;
     if let Err((code, message)) = waited {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
@@ -158,7 +166,7 @@ async fn run(
     arrange(&mut response.data, &checked.selections, &checked.document);
     if response.is_ok() {
         let Checked { document, operation: chosen, root_fields, .. } = &checked;
-        schema.plans.learn(&query, operation.as_deref(), document, chosen, root_fields);
+        schema.plans.learn(&query, operation.as_deref(), document, chosen, (root_fields, &cost));
     }
     (response, began)
 }
@@ -169,15 +177,9 @@ async fn wait(
     caller: &Caller,
     headers: &HeaderMap,
     envelope: &Envelope,
-    root_fields: &[String],
-    is_mutation: bool,
+    cost: Option<&Cost>,
 ) -> Result<(), (ErrorCode, &'static str)> {
-    let mut needed: Vec<&str> = Vec::new();
-    if !is_mutation {
-        needed = root_fields.iter().flat_map(|field| read_models(field)).collect();
-        needed.sort_unstable();
-        needed.dedup();
-    }
+    let needed: Vec<&str> = cost.iter().flat_map(|cost| &cost.read_models).copied().collect();
     for token in consistency::tokens(headers).chain(envelope.consistency_token.clone()) {
         consistency::map_wait_error(queries::wait_for(&caller.store, &token, &needed).await)?;
     }

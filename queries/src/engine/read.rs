@@ -95,13 +95,13 @@ pub(crate) async fn read_selected(
     }
 }
 
-/// The place of a row in an order.
-pub(crate) fn place_of(select: &Select, row: &Record) -> Option<Place> {
-    let key = Parameter::of(&select.order.kind, row.get(select.order.name)?)?;
-    Some(Place { key, id: Uuid::parse_str(row.get("id")?.as_str()?).ok()? })
-}
-
 impl Select {
+    /// The place of a row in the list; `None` if the row lacks the columns for it.
+    pub fn place(&self, row: &Record) -> Option<Place> {
+        let key = Parameter::of(&self.order.kind, row.get(self.order.name)?)?;
+        Some(Place { key, id: Uuid::parse_str(row.get("id")?.as_str()?).ok()? })
+    }
+
     /// The number of rows.
     ///
     /// # Errors

@@ -73,6 +73,13 @@ impl RelatedRows {
     pub fn of(&self, key: Uuid) -> OfParent {
         self.parents.get(&key).cloned().unwrap_or_default()
     }
+
+    /// The indexes of the rows of all pages.
+    pub fn shown(&self) -> Vec<usize> {
+        let mut shown: Vec<usize> = self.parents.values().flat_map(|of| of.page.clone()).collect();
+        shown.sort_unstable();
+        shown
+    }
 }
 
 impl Relationship {
