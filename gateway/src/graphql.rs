@@ -18,7 +18,7 @@ use commands::Executor;
 use queries::{READ_MODELS, ReadModel};
 
 use engine::cost::ReadingFields;
-use engine::{commands as mutations, kinds, objects, pages, past, reads};
+use engine::{commands as mutations, kinds, nodes, objects, pages, past, reads};
 use plan::Plans;
 
 /// The public schema, and the plans of documents.
@@ -36,7 +36,10 @@ pub fn schema(executor: Executor, dev: bool, compiled_reads: bool) -> ApiSchema 
 }
 
 /// [`schema`] over these read models.
-fn schema_of(
+///
+/// # Panics
+/// The descriptions do not give a schema: two types have the same name, for example.
+pub fn schema_of(
     read_models: &'static [ReadModel],
     executor: Executor,
     dev: bool,
@@ -61,6 +64,7 @@ fn builder(read_models: &'static [ReadModel]) -> SchemaBuilder {
             mutation = mutations::add(mutation, &mut types, aggregate, read_model);
         }
     }
+    query = nodes::add(query, &mut types, read_models);
     query = me::add(query, &mut types);
     for add in [kinds::add_scalars, pages::add_page_info, past::add_as_of, mutations::add_shared] {
         add(&mut types);
@@ -99,6 +103,76 @@ mod tests {
         let new = committed.with_extension("graphql.new");
         std::fs::write(&new, current).expect("the crate's folder can be written");
         panic!("the schema has changed: review {} and move it over {}", new.display(), committed.display());
+    }
+
+    #[tokio::test]
+    async fn connections_and_nodes_are_those_of_the_relay_specifications() {
+        let ty = "type { kind name ofType { kind name ofType { kind name ofType { kind name } } } }";
+        let query = format!(
+            "{{ __schema {{ types {{ name interfaces {{ name }} fields {{ name {ty} args {{ name {ty} }} }} }} }} }}"
+        );
+        let schema = builder(READ_MODELS).finish().expect("a schema");
+        let answer = schema.execute(query).await.into_result().expect("introspection works").data;
+        let answer = answer.into_json().expect("JSON");
+        let types = answer["__schema"]["types"].as_array().expect("types");
+        let shown = |ty: &serde_json::Value| {
+            let mut parts = Vec::new();
+            let mut ty = ty;
+            while ty.is_object() {
+                parts
+                    .push(ty["name"].as_str().or_else(|| ty["kind"].as_str()).unwrap_or_default().to_owned());
+                ty = &ty["ofType"];
+            }
+            parts.join(" ")
+        };
+        let fields = |name: &str| -> Vec<(String, String)> {
+            let ty = types.iter().find(|ty| ty["name"] == name).expect("there is such a type");
+            let fields = ty["fields"].as_array().expect("an object").iter();
+            fields
+                .map(|field| (field["name"].as_str().unwrap_or_default().to_owned(), shown(&field["type"])))
+                .collect()
+        };
+        let has = |name: &str, field: &str, ty: &str| {
+            let fields = fields(name);
+            assert!(fields.contains(&(field.to_owned(), ty.to_owned())), "{name}.{field}: {fields:?}");
+        };
+        let mut connections = 0;
+        for ty in types {
+            let name = ty["name"].as_str().expect("a name");
+            if let Some(object) = name.strip_suffix("Connection") {
+                connections += 1;
+                has(name, "edges", &format!("NON_NULL LIST NON_NULL {object}Edge"));
+                has(name, "pageInfo", "NON_NULL PageInfo");
+                has(&format!("{object}Edge"), "cursor", "NON_NULL String");
+                has(&format!("{object}Edge"), "node", &format!("NON_NULL {object}"));
+            }
+            // A field that returns a connection can be paged through.
+            for field in ty["fields"].as_array().into_iter().flatten() {
+                if shown(&field["type"]).ends_with("Connection") {
+                    let arguments = field["args"].as_array().expect("arguments");
+                    for (argument, expected) in [("first", "Int"), ("after", "String")] {
+                        let found = arguments.iter().find(|given| given["name"] == argument);
+                        assert_eq!(
+                            found.map(|found| shown(&found["type"])).as_deref(),
+                            Some(expected),
+                            "{field}"
+                        );
+                    }
+                }
+            }
+        }
+        assert_eq!(connections, 2 * READ_MODELS.len());
+        for flag in ["hasNextPage", "hasPreviousPage"] {
+            has("PageInfo", flag, "NON_NULL Boolean");
+        }
+        for end in ["startCursor", "endCursor"] {
+            has("PageInfo", end, "String");
+        }
+        has("Node", "id", "NON_NULL ID");
+        for object in READ_MODELS.iter().map(|read_model| read_model.model.object) {
+            let ty = types.iter().find(|ty| ty["name"] == object).expect("the object");
+            assert_eq!(ty["interfaces"], serde_json::json!([{"name": "Node"}]));
+        }
     }
 
     #[tokio::test]

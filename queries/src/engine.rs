@@ -4,6 +4,7 @@
 pub mod as_of;
 pub mod cursor;
 pub mod error;
+pub mod nodes;
 pub mod page;
 pub mod read;
 pub mod related;

@@ -5,6 +5,7 @@ pub mod cost;
 pub mod errors;
 pub mod guard;
 pub mod kinds;
+pub mod nodes;
 pub mod objects;
 pub mod order;
 pub mod pages;

@@ -14,7 +14,8 @@ use serde_json::{Map, Value};
 
 use super::engine::cost::Cost;
 use super::engine::errors::{GraphqlError, complete};
-use super::engine::guard::{Checked, Limits, check};
+use super::engine::guard::{Checked, Limits, Refusal, check};
+use super::engine::nodes::MissingItems;
 use super::engine::order::arrange;
 use super::{ApiSchema, page};
 use crate::auth::Caller;
@@ -150,25 +151,66 @@ async fn run(
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
     let Envelope { query, operation, variables, .. } = envelope;
-    let mut request =
-        GraphqlRequest::new(query.as_str()).variables(variables).data(context.clone()).data(caller);
+    let request = GraphqlRequest::new(query).variables(variables).data(context.clone()).data(caller);
+    execute(schema, request, operation.as_deref(), &checked, &cost).await
+}
+
+/// The executor's response to a checked operation, and whether execution began. A document that it answers without an
+/// error gets a plan.
+async fn execute(
+    schema: &ApiSchema,
+    mut request: GraphqlRequest,
+    operation: Option<&str>,
+    checked: &Checked,
+    cost: &Arc<Cost>,
+) -> (GraphqlResponse, bool) {
     request.set_parsed_query(checked.document.clone());
-    if let Some(operation) = &operation {
+    let missing = MissingItems::default();
+    request = request.data(missing.clone());
+    if let Some(operation) = operation {
         request = request.operation_name(operation);
     }
+    let query = request.query.clone();
     let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.schema.execute(request)).await;
     let Ok(mut response) = executed else {
         let error = ErrorCode::Unavailable.server_error("the operation took too long");
         return (GraphqlResponse::from_errors(vec![error]), true);
     };
+    missing.remove_from(&mut response);
     // The library answers a document that does not fit the schema without any data, and with errors of no path.
     let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
     arrange(&mut response.data, &checked.selections, &checked.document);
     if response.is_ok() {
-        let Checked { document, operation: chosen, root_fields, .. } = &checked;
-        schema.plans.learn(&query, operation.as_deref(), document, chosen, (root_fields, &cost));
+        let Checked { document, operation: chosen, root_fields, .. } = checked;
+        schema.plans.learn(&query, operation, document, chosen, (root_fields, cost));
     }
     (response, began)
+}
+
+impl ApiSchema {
+    /// Answers a query without HTTP: the body, and whether a plan wrote it.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the document asks for too much, or is no GraphQL.
+    pub async fn query(
+        &self,
+        caller: &Caller,
+        text: &str,
+        variables: Value,
+    ) -> Result<(Vec<u8>, bool), Refusal> {
+        let variables = Variables::from_json(variables);
+        if let Some(plan) = self.plans.get(text, None).filter(|plan| plan.cost.check(&variables).is_ok())
+            && let Some(body) = plan.run(caller, &variables).await
+        {
+            return Ok((body, true));
+        }
+        let checked = check(text, None, &Limits::default())?;
+        let cost = Arc::new(self.fields.cost(&checked.document, &checked.operation));
+        cost.check(&variables)?;
+        let request = GraphqlRequest::new(text).variables(variables).data(caller.clone());
+        let (response, began) = execute(self, request, None, &checked, &cost).await;
+        Ok((body(&response, began).unwrap_or_default(), false))
+    }
 }
 
 /// Waits until the read models behind the operation have reached what the client has seen. A mutation reads none; its
@@ -192,17 +234,20 @@ fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Respo
     let strict = prefers(headers, GRAPHQL_JSON, "application/json");
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
     let content_type = if strict { GRAPHQL_JSON } else { "application/json" };
-    let body = Answer {
-        data: began.then_some(&response.data),
-        errors: &response.errors,
-        extensions: &response.extensions,
-    };
-    match serde_json::to_vec(&body) {
+    match body(response, began) {
         Ok(body) => {
             (status, [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
         }
         Err(error) => Problem::internal(error).for_graphql().into_response(),
     }
+}
+
+fn body(response: &GraphqlResponse, began: bool) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Answer {
+        data: began.then_some(&response.data),
+        errors: &response.errors,
+        extensions: &response.extensions,
+    })
 }
 
 /// The body of an answer. A request that never began to run has no data, not even null.

@@ -137,7 +137,13 @@ impl Select {
     }
 
     pub(crate) fn conditions(&self, tenant: Uuid) -> (String, Vec<Parameter>) {
-        let (mut sql, mut values) = ("tenant_id = $1".to_owned(), vec![Parameter::Uuid(tenant)]);
+        let mut values = vec![Parameter::Uuid(tenant)];
+        (self.conditions_into(&mut values), values)
+    }
+
+    /// The conditions, whose values are added to those that there are. The first of these is the tenant.
+    pub(crate) fn conditions_into(&self, values: &mut Vec<Parameter>) -> String {
+        let mut sql = "tenant_id = $1".to_owned();
         for Condition { column, comparison } in &self.conditions {
             let mut compare = |operator: &str, value: Parameter| {
                 values.push(value);
@@ -158,7 +164,7 @@ impl Select {
                 Comparison::Never => sql.push_str(" and false"),
             }
         }
-        (sql, values)
+        sql
     }
 
     // The limit is part of the text. As a parameter it would be unknown to a generic plan, which PostgreSQL then expects

@@ -18,7 +18,10 @@ use super::pages::{PAGE_SIZE_DEFAULT, PAGE_SIZE_MAX};
 pub const OPERATION_ROWS_MAX: usize = 10_000;
 
 /// The fields of the schema that read rows, by name. Fields of the same name in several types count as the costlier one.
-pub struct ReadingFields(HashMap<String, Reading>);
+pub struct ReadingFields {
+    fields: HashMap<String, Reading>,
+    read_models: &'static [ReadModel],
+}
 
 #[derive(Default)]
 struct Reading {
@@ -32,6 +35,8 @@ pub struct Cost {
     /// The read models, by the names of their checkpoints.
     pub read_models: BTreeSet<&'static str>,
     pages: Vec<Page>,
+    /// The numbers of ids that are looked up.
+    ids: Vec<Size>,
 }
 
 /// The rows of a field, and what is read for each of them.
@@ -41,7 +46,7 @@ struct Page {
     inner: Vec<Page>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Size {
     Rows(usize),
     /// The value of a variable, or this number if it has none.
@@ -51,7 +56,7 @@ enum Size {
 impl ReadingFields {
     /// The fields of these read models and of `me`.
     pub fn of(read_models: &'static [ReadModel]) -> Self {
-        let mut fields = Self(HashMap::new());
+        let mut fields = Self { fields: HashMap::new(), read_models };
         for model in read_models.iter().map(|read_model| read_model.model) {
             fields.add(model.one, model.name, false);
             fields.add(model.many, model.name, true);
@@ -66,7 +71,7 @@ impl ReadingFields {
     }
 
     fn add(&mut self, field: &str, model: &'static str, is_page: bool) {
-        let reading = self.0.entry(field.to_owned()).or_default();
+        let reading = self.fields.entry(field.to_owned()).or_default();
         reading.models.insert(model);
         reading.is_page |= is_page;
     }
@@ -74,9 +79,10 @@ impl ReadingFields {
     /// What an operation reads. The guard has bounded the document with all fragments expanded.
     pub fn cost(&self, document: &ExecutableDocument, operation: &OperationDefinition) -> Cost {
         let mut cost = Cost::default();
-        let set = &operation.selection_set.node;
         let walk = Walk { fields: self, document, variables: &operation.variable_definitions };
-        cost.pages = walk.pages(set, &mut cost.read_models);
+        let mut pages = Vec::new();
+        walk.root(&operation.selection_set.node, &mut cost, &mut pages);
+        cost.pages = pages;
         cost
     }
 }
@@ -94,21 +100,33 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
+    /// The root has fields of its own for rows of any read model.
+    fn root(&self, set: &SelectionSet, cost: &mut Cost, pages: &mut Vec<Page>) {
+        for selection in &set.items {
+            match &selection.node {
+                Selection::Field(field) if matches!(field.node.name.node.as_str(), "node" | "nodes") => {
+                    cost.read_models.extend(self.fields.read_models.iter().map(|known| known.model.name));
+                    let size = self.size(&field.node, &["ids"], 1);
+                    cost.ids.push(size.clone());
+                    let inner = self.pages(&field.node.selection_set.node, &mut cost.read_models);
+                    pages.push(Page { size, inner });
+                }
+                Selection::Field(field) => self.field(&field.node, &mut cost.read_models, pages),
+                Selection::InlineFragment(inline) => self.root(&inline.node.selection_set.node, cost, pages),
+                Selection::FragmentSpread(spread) => {
+                    if let Some(fragment) = self.document.fragments.get(&spread.node.fragment_name.node) {
+                        self.root(&fragment.node.selection_set.node, cost, pages);
+                    }
+                }
+            }
+        }
+    }
+
     fn pages(&self, set: &SelectionSet, models: &mut BTreeSet<&'static str>) -> Vec<Page> {
         let mut pages = Vec::new();
         for selection in &set.items {
             match &selection.node {
-                Selection::Field(field) => {
-                    let inner = self.pages(&field.node.selection_set.node, models);
-                    match self.fields.0.get(field.node.name.node.as_str()) {
-                        Some(reading) => {
-                            models.extend(&reading.models);
-                            let size = if reading.is_page { self.size(&field.node) } else { Size::Rows(1) };
-                            pages.push(Page { size, inner });
-                        }
-                        None => pages.extend(inner),
-                    }
-                }
+                Selection::Field(field) => self.field(&field.node, models, &mut pages),
                 Selection::InlineFragment(inline) => {
                     pages.extend(self.pages(&inline.node.selection_set.node, models));
                 }
@@ -122,34 +140,61 @@ impl Walk<'_> {
         pages
     }
 
-    fn size(&self, field: &Field) -> Size {
-        let given = field.arguments.iter().find(|(name, _)| matches!(name.node.as_str(), "first" | "last"));
+    fn field(&self, field: &Field, models: &mut BTreeSet<&'static str>, pages: &mut Vec<Page>) {
+        let inner = self.pages(&field.selection_set.node, models);
+        match self.fields.fields.get(field.name.node.as_str()) {
+            Some(reading) => {
+                models.extend(&reading.models);
+                let size = if reading.is_page {
+                    self.size(field, &["first", "last"], PAGE_SIZE_DEFAULT as usize)
+                } else {
+                    Size::Rows(1)
+                };
+                pages.push(Page { size, inner });
+            }
+            None => pages.extend(inner),
+        }
+    }
+
+    fn size(&self, field: &Field, names: &[&str], if_absent: usize) -> Size {
+        let given = field.arguments.iter().find(|(name, _)| names.contains(&name.node.as_str()));
         match given.map(|(_, value)| &value.node) {
             Some(Value::Variable(name)) => {
                 let definition = self.variables.iter().find(|definition| definition.node.name.node == *name);
                 let default = definition.and_then(|definition| definition.node.default_value());
-                Size::Variable(name.clone(), rows(default))
+                Size::Variable(name.clone(), default.map_or(if_absent, |default| rows(default, if_absent)))
             }
-            given => Size::Rows(rows(given.and_then(|value| value.clone().into_const()).as_ref())),
+            // The items of a list may be variables.
+            Some(Value::List(items)) => Size::Rows(items.len()),
+            given => {
+                let given = given.and_then(|value| value.clone().into_const());
+                Size::Rows(given.map_or(if_absent, |given| rows(&given, if_absent)))
+            }
         }
     }
 }
 
-/// The rows of a page of this size. Sizes that are refused later count as those at the bounds.
-fn rows(size: Option<&ConstValue>) -> usize {
-    let given = match size {
-        Some(ConstValue::Number(number)) => number.as_i64().unwrap_or(PAGE_SIZE_MAX),
-        _ => PAGE_SIZE_DEFAULT,
-    };
-    given.clamp(1, PAGE_SIZE_MAX) as usize
+/// The rows of a page of this size, or of a list of ids. Sizes that are refused later count as those at the bounds.
+fn rows(size: &ConstValue, if_null: usize) -> usize {
+    match size {
+        ConstValue::Number(number) => {
+            number.as_i64().unwrap_or(PAGE_SIZE_MAX).clamp(1, PAGE_SIZE_MAX) as usize
+        }
+        ConstValue::List(items) => items.len(),
+        _ => if_null,
+    }
 }
 
 impl Cost {
-    /// Refuses an operation that reads too many rows with these variables.
+    /// Refuses an operation that reads too many rows, or looks up too many ids, with these variables.
     ///
     /// # Errors
-    /// [`Refusal::Limit`] above [`OPERATION_ROWS_MAX`].
+    /// [`Refusal::Limit`] above [`OPERATION_ROWS_MAX`], and above [`PAGE_SIZE_MAX`] ids.
     pub fn check(&self, variables: &Variables) -> Result<(), Refusal> {
+        let limit = PAGE_SIZE_MAX as usize;
+        if let Some(actual) = self.ids.iter().map(|size| size.of(variables)).find(|ids| *ids > limit) {
+            return Err(Refusal::Limit { what: "ids in one field", limit, actual });
+        }
         match total(&self.pages, variables) {
             actual if actual > OPERATION_ROWS_MAX => {
                 Err(Refusal::Limit { what: "rows to read", limit: OPERATION_ROWS_MAX, actual })
@@ -159,17 +204,21 @@ impl Cost {
     }
 }
 
+impl Size {
+    fn of(&self, variables: &Variables) -> usize {
+        match self {
+            Self::Rows(rows) => *rows,
+            Self::Variable(name, if_null) => {
+                variables.get(name).map_or(*if_null, |given| rows(given, *if_null))
+            }
+        }
+    }
+}
+
 fn total(pages: &[Page], variables: &Variables) -> usize {
     pages.iter().fold(0, |sum: usize, page| {
-        let size = match &page.size {
-            Size::Rows(rows) => *rows,
-            Size::Variable(name, default) => match variables.get(name) {
-                Some(given) if *given != ConstValue::Null => rows(Some(given)),
-                _ => *default,
-            },
-        };
         let each = total(&page.inner, variables).saturating_add(1);
-        sum.saturating_add(size.saturating_mul(each))
+        sum.saturating_add(page.size.of(variables).saturating_mul(each))
     })
 }
 
@@ -213,6 +262,24 @@ mod tests {
             assert!(!read(&format!("{{ {field} {{ id }} }}"), json!({})).0.is_empty(), "{field}");
         }
         assert_eq!(read("{ __schema { types { name } } }", json!({})), (vec![], 0));
+    }
+
+    #[test]
+    fn rows_of_any_read_model_are_as_many_as_the_ids() {
+        let both = vec!["customers.v2", "users.v2"];
+        let one = "query ($id: ID!) { node(id: $id) { id ... on User { customer { id } } } }";
+        assert_eq!(read(one, json!({"id": "x"})), (both.clone(), 2));
+        let several = "query ($ids: [ID!]!) { ... { nodes(ids: $ids) { id } } }";
+        assert_eq!(read(several, json!({"ids": ["a", "b", "c"]})), (both.clone(), 3));
+        assert_eq!(
+            read("query ($id: ID!) { nodes(ids: [$id, \"b\"]) { id } }", json!({"id": "a"})),
+            (both, 2)
+        );
+        let list = "{ customers(first: 3) { nodes { id } edges { node { id } } } }";
+        assert_eq!(read(list, json!({})), (vec!["customers.v2"], 3));
+        let ids =
+            |count| Cost { ids: vec![Size::Rows(count)], ..Cost::default() }.check(&Variables::default());
+        assert!(ids(100).is_ok() && ids(101).is_err());
     }
 
     #[test]

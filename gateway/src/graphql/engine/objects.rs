@@ -5,11 +5,11 @@ use queries::ReadModel;
 use schemas::engine::{Column, Kind, Model};
 
 use super::kinds::{self, Types};
-use super::{pages, relations};
+use super::{nodes, pages, relations};
 
 /// Adds them.
 pub fn add(types: &mut Types, read_models: &'static [ReadModel], model: &'static Model) {
-    let mut object = Object::new(model.object).description(model.description);
+    let mut object = Object::new(model.object).description(model.description).implement(nodes::NODE);
     for column in model.all_columns().filter(|column| column.visible) {
         object = object.field(kinds::column_field(types, column));
     }
