@@ -222,11 +222,11 @@ fn an_aggregate_has_the_same_file_name_in_each_layer() {
         let path = root().join(layer).join(format!("{}.rs", category.replace('.', "/")));
         assert!(path.is_file(), "{} is missing", path.display());
     };
-    for aggregate in commands::AGGREGATES {
+    for aggregate in commands::AGGREGATES.iter() {
         has("schemas/src", aggregate.category);
         has("commands/src", aggregate.category);
     }
-    for read_model in projections::READ_MODELS {
+    for read_model in projections::READ_MODELS.iter() {
         has("projections/src", read_model.category);
     }
 }

@@ -2,11 +2,13 @@
 
 mod auditor_streams;
 mod authority;
+mod ecosystem;
 mod idempotency;
 mod listeners;
 mod lists;
 mod live_streams;
 mod plans;
+mod relations;
 mod repeats;
 mod requests;
 mod stream_tickets;

@@ -93,7 +93,8 @@ pub fn rejections(_arguments: TokenStream, item: TokenStream) -> TokenStream {
 /// - `order`: lists may be sorted by the column.
 /// - `range`: a filter by a range; the column is also an order.
 /// - `hidden = "<name>"`: the column is not shown; its filter has this name.
-/// - `to = <Row>` with `back = "<field>"`: a relation, and the field of its other direction.
+/// - `to = <Row>`: the column, whose name ends with `_id`, holds the id of another row. It needs `find` or `group`.
+/// - `back = "<field>"`: the field of the other direction, a list. `back_one`: of at most one row.
 #[proc_macro_attribute]
 pub fn read_model(arguments: TokenStream, item: TokenStream) -> TokenStream {
     let arguments = parse_macro_input!(arguments as read_model::ReadModelArguments);

@@ -51,8 +51,9 @@ struct ColumnWords {
     order: bool,
     range: bool,
     hidden: Option<LitStr>,
-    to: Option<Path>,
+    to: Option<(Ident, Path)>,
     back: Option<LitStr>,
+    back_one: Option<LitStr>,
 }
 
 impl ColumnWords {
@@ -68,9 +69,16 @@ impl ColumnWords {
                 "order" => words.order = true,
                 "range" => words.range = true,
                 "hidden" => words.hidden = Some(meta.value()?.parse()?),
-                "to" => words.to = Some(meta.value()?.parse()?),
+                "to" => {
+                    let word = meta.path.require_ident()?.clone();
+                    words.to = Some((word, meta.value()?.parse()?));
+                }
                 "back" => words.back = Some(meta.value()?.parse()?),
-                _ => return Err(meta.error("expected find, group, prefix, order, range, hidden, to or back")),
+                "back_one" => words.back_one = Some(meta.value()?.parse()?),
+                _ => {
+                    return Err(meta
+                        .error("expected find, group, prefix, order, range, hidden, to, back or back_one"));
+                }
             }
             Ok(())
         })?;
@@ -78,7 +86,7 @@ impl ColumnWords {
     }
 
     fn is_filter(&self) -> bool {
-        self.find || self.group || self.to.is_some()
+        self.find || self.group
     }
 
     fn needs_index(&self) -> bool {
@@ -102,7 +110,52 @@ fn checks(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
             const { assert!(!<#ty as ::schemas::engine::Field>::OPTIONAL, #message) }
         });
     }
+    if words.to.is_some() {
+        let message = format!("`{text}` holds no id: no row can be behind it");
+        checks.extend(quote_spanned! {ty.span()=>
+            const {
+                assert!(
+                    matches!(<#ty as ::schemas::engine::Field>::KIND, ::schemas::engine::Kind::Id),
+                    #message
+                )
+            }
+        });
+    }
     Ok(checks)
+}
+
+/// The relation that the words describe. Its column needs an index: the other direction is read by it, and clients may
+/// filter by it.
+fn relation(ident: &Ident, words: &ColumnWords) -> syn::Result<TokenStream> {
+    let Some((word, to)) = &words.to else {
+        return match words.back.as_ref().or(words.back_one.as_ref()) {
+            Some(back) => Err(syn::Error::new(back.span(), "`back` and `back_one` need `to = <Row>`")),
+            None => Ok(quote!(None)),
+        };
+    };
+    if !words.is_filter() {
+        let message =
+            "`to` needs an index: `find` (few rows have the same value) or `group` (many rows have)";
+        return Err(syn::Error::new(word.span(), message));
+    }
+    let text = ident.to_string();
+    let one = camel_case(text.strip_suffix("_id").ok_or_else(|| {
+        syn::Error::new(ident.span(), "the name of a column that leads to another row ends with `_id`")
+    })?);
+    let (back, at_most_one) = match (&words.back, &words.back_one) {
+        (Some(_), Some(second)) => {
+            return Err(syn::Error::new(second.span(), "either `back` or `back_one`"));
+        }
+        (Some(back), None) => (Some(back), false),
+        (None, back) => (back.as_ref(), true),
+    };
+    let back = back.map_or_else(
+        || quote!(None),
+        |back| quote!(Some(::schemas::engine::Back { field: #back, one: #at_most_one })),
+    );
+    Ok(quote_spanned!(to.span()=> Some(::schemas::engine::Relation {
+        model: || <#to as ::schemas::engine::Row>::MODEL, field: #one, back: #back,
+    })))
 }
 
 fn column(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
@@ -110,8 +163,8 @@ fn column(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
     let (text, ty) = (ident.to_string(), &field.ty);
     let (plain, graphql_name, described) =
         (without_option(ty), camel_case(&text), described_by(field, true)?);
-    let ColumnWords { find, group, prefix, order, range, hidden, to, back } = words;
-    let filter = match (find | prefix, group | to.is_some()) {
+    let ColumnWords { find, group, prefix, order, range, hidden, .. } = words;
+    let filter = match (find | prefix, *group) {
         (true, true) => {
             return Err(syn::Error::new(ident.span(), "either few rows have the same value, or many"));
         }
@@ -120,19 +173,7 @@ fn column(field: &Field, words: &ColumnWords) -> syn::Result<TokenStream> {
         (false, false) => quote!(None),
     };
     let checks = checks(field, words)?;
-    let relation = if let Some(to) = to {
-        let one = camel_case(text.strip_suffix("_id").ok_or_else(|| {
-            syn::Error::new(ident.span(), "the name of a column that leads to another row ends with `_id`")
-        })?);
-        let back = back.as_ref().map_or_else(|| quote!(None), |back| quote!(Some(#back)));
-        quote_spanned!(to.span()=> Some(::schemas::engine::Relation {
-            model: || <#to as ::schemas::engine::Row>::MODEL, field: #one, back: #back,
-        }))
-    } else if let Some(back) = back {
-        return Err(syn::Error::new(back.span(), "`back` needs `to = <Row>`"));
-    } else {
-        quote!(None)
-    };
+    let relation = relation(ident, words)?;
     let filter_name = hidden.as_ref().map_or_else(|| quote!(#graphql_name), |name| quote!(#name));
     let visible = hidden.is_none();
     Ok(quote_spanned! {ty.span()=> {
@@ -160,10 +201,7 @@ fn owner_of(arguments: &ReadModelArguments, fields: &syn::Fields) -> syn::Result
     let column = fields.iter().find(|field| field.ident.as_ref() == Some(owner));
     let words = column.map(ColumnWords::of).transpose()?;
     if owner != "id" && !words.is_some_and(|words| words.is_filter()) {
-        return Err(syn::Error::new(
-            owner.span(),
-            "the owner is `id`, or a column with `find`, `group` or `to`",
-        ));
+        return Err(syn::Error::new(owner.span(), "the owner is `id`, or a column with `find` or `group`"));
     }
     let owner = owner.to_string();
     Ok(quote!(Some(#owner)))

@@ -11,11 +11,14 @@ pub mod me;
 pub mod page;
 pub mod plan;
 
+use std::sync::Arc;
+
 use async_graphql::dynamic::{Object, Schema, SchemaBuilder, SchemaError};
 use commands::Executor;
-use queries::{READ_MODELS, RowCache};
+use queries::{READ_MODELS, ReadModel, RowCache};
 
-use engine::{commands as mutations, kinds, objects, pages, past, reads};
+use engine::cost::ReadingFields;
+use engine::{commands as mutations, kinds, nodes, objects, pages, past, reads};
 use plan::Plans;
 
 /// Maximum bytes of the cache of rows that payloads of mutations show.
@@ -26,29 +29,45 @@ const CACHED_ROWS_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub struct ApiSchema {
     schema: Schema,
     plans: Plans,
+    fields: Arc<ReadingFields>,
 }
 
 /// Builds the schema, whose mutations run on the executor. Only in development it suggests names for misspelt ones:
 /// that costs time and reveals names. `compiled_reads`: documents become plans.
 pub fn schema(executor: Executor, dev: bool, compiled_reads: bool) -> ApiSchema {
-    let builder = builder().data(executor).data(RowCache::new(CACHED_ROWS_BYTES_MAX));
-    let builder = if dev { builder } else { builder.disable_suggestions() };
-    let schema = builder.finish().expect("the descriptions give a schema, which a test checks");
-    ApiSchema { schema, plans: Plans::new(compiled_reads) }
+    schema_of(&READ_MODELS, executor, dev, compiled_reads)
 }
 
-fn builder() -> SchemaBuilder {
+/// [`schema`] over these read models.
+///
+/// # Panics
+/// The descriptions do not give a schema: two types have the same name, for example.
+pub fn schema_of(
+    read_models: &'static [ReadModel],
+    executor: Executor,
+    dev: bool,
+    compiled_reads: bool,
+) -> ApiSchema {
+    let builder = builder(read_models).data(executor).data(RowCache::new(CACHED_ROWS_BYTES_MAX));
+    let builder = if dev { builder } else { builder.disable_suggestions() };
+    let schema = builder.finish().expect("the descriptions give a schema, which a test checks");
+    let fields = Arc::new(ReadingFields::of(read_models));
+    ApiSchema { schema, plans: Plans::new(read_models, compiled_reads), fields }
+}
+
+fn builder(read_models: &'static [ReadModel]) -> SchemaBuilder {
     let mut types = kinds::Types::default();
     let mut query = Object::new("Query").description("All queries.");
     let mut mutation =
         Object::new("Mutation").description("All mutations. Each mutation is one command and has its name.");
-    for read_model in READ_MODELS.iter() {
-        objects::add(&mut types, read_model.model);
+    for read_model in read_models {
+        objects::add(&mut types, read_models, read_model.model);
         query = reads::add(query, &mut types, read_model);
         if let Some(aggregate) = ::commands::of_category(read_model.category) {
             mutation = mutations::add(mutation, &mut types, aggregate, read_model);
         }
     }
+    query = nodes::add(query, &mut types, read_models);
     query = me::add(query, &mut types);
     for add in [kinds::add_scalars, pages::add_page_info, past::add_as_of, mutations::add_shared] {
         add(&mut types);
@@ -68,24 +87,7 @@ fn builder() -> SchemaBuilder {
 /// # Errors
 /// The descriptions do not give a schema: two types have the same name, for example.
 pub fn sdl() -> Result<String, SchemaError> {
-    Ok(builder().finish()?.sdl())
-}
-
-/// The read models that a root field of a query reads, by the names of their checkpoints. A consistency token waits for
-/// them. A history is read from the log; waiting for the read model too is cheap and keeps the rule simple.
-fn read_models(field: &str) -> Vec<&'static str> {
-    if field == "me" {
-        return vec![queries::CUSTOMERS];
-    }
-    let reads = |model: &schemas::engine::Model| {
-        field == model.one || field == model.many || field.strip_suffix("History") == Some(model.one)
-    };
-    READ_MODELS
-        .iter()
-        .map(|read_model| read_model.model)
-        .filter(|model| reads(model))
-        .map(|model| model.name)
-        .collect()
+    Ok(builder(&READ_MODELS).finish()?.sdl())
 }
 
 #[cfg(test)]
@@ -106,12 +108,74 @@ mod tests {
         panic!("the schema has changed: review {} and move it over {}", new.display(), committed.display());
     }
 
-    #[test]
-    fn every_query_but_introspection_names_its_read_models() {
-        for field in ["me", "user", "users", "userHistory", "customer", "customers", "customerHistory"] {
-            assert!(!read_models(field).is_empty(), "{field}");
+    #[tokio::test]
+    async fn connections_and_nodes_are_those_of_the_relay_specifications() {
+        let ty = "type { kind name ofType { kind name ofType { kind name ofType { kind name } } } }";
+        let query = format!(
+            "{{ __schema {{ types {{ name interfaces {{ name }} fields {{ name {ty} args {{ name {ty} }} }} }} }} }}"
+        );
+        let schema = builder(&READ_MODELS).finish().expect("a schema");
+        let answer = schema.execute(query).await.into_result().expect("introspection works").data;
+        let answer = answer.into_json().expect("JSON");
+        let types = answer["__schema"]["types"].as_array().expect("types");
+        let shown = |ty: &serde_json::Value| {
+            let mut parts = Vec::new();
+            let mut ty = ty;
+            while ty.is_object() {
+                parts
+                    .push(ty["name"].as_str().or_else(|| ty["kind"].as_str()).unwrap_or_default().to_owned());
+                ty = &ty["ofType"];
+            }
+            parts.join(" ")
+        };
+        let fields = |name: &str| -> Vec<(String, String)> {
+            let ty = types.iter().find(|ty| ty["name"] == name).expect("there is such a type");
+            let fields = ty["fields"].as_array().expect("an object").iter();
+            fields
+                .map(|field| (field["name"].as_str().unwrap_or_default().to_owned(), shown(&field["type"])))
+                .collect()
+        };
+        let has = |name: &str, field: &str, ty: &str| {
+            let fields = fields(name);
+            assert!(fields.contains(&(field.to_owned(), ty.to_owned())), "{name}.{field}: {fields:?}");
+        };
+        let mut connections = 0;
+        for ty in types {
+            let name = ty["name"].as_str().expect("a name");
+            if let Some(object) = name.strip_suffix("Connection") {
+                connections += 1;
+                has(name, "edges", &format!("NON_NULL LIST NON_NULL {object}Edge"));
+                has(name, "pageInfo", "NON_NULL PageInfo");
+                has(&format!("{object}Edge"), "cursor", "NON_NULL String");
+                has(&format!("{object}Edge"), "node", &format!("NON_NULL {object}"));
+            }
+            // A field that returns a connection can be paged through.
+            for field in ty["fields"].as_array().into_iter().flatten() {
+                if shown(&field["type"]).ends_with("Connection") {
+                    let arguments = field["args"].as_array().expect("arguments");
+                    for (argument, expected) in [("first", "Int"), ("after", "String")] {
+                        let found = arguments.iter().find(|given| given["name"] == argument);
+                        assert_eq!(
+                            found.map(|found| shown(&found["type"])).as_deref(),
+                            Some(expected),
+                            "{field}"
+                        );
+                    }
+                }
+            }
         }
-        assert!(read_models("__schema").is_empty());
+        assert_eq!(connections, 2 * READ_MODELS.len());
+        for flag in ["hasNextPage", "hasPreviousPage"] {
+            has("PageInfo", flag, "NON_NULL Boolean");
+        }
+        for end in ["startCursor", "endCursor"] {
+            has("PageInfo", end, "String");
+        }
+        has("Node", "id", "NON_NULL ID");
+        for object in READ_MODELS.iter().map(|read_model| read_model.model.object) {
+            let ty = types.iter().find(|ty| ty["name"] == object).expect("the object");
+            assert_eq!(ty["interfaces"], serde_json::json!([{"name": "Node"}]));
+        }
     }
 
     #[tokio::test]
@@ -121,7 +185,7 @@ mod tests {
             "{{ __schema {{ types {{ {named} fields {{ {named} args {{ {named} }} }} inputFields {{ {named} }} \
              enumValues {{ {named} }} }} }} }}"
         );
-        let answer = builder()
+        let answer = builder(&READ_MODELS)
             .finish()
             .expect("a schema")
             .execute(query)

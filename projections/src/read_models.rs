@@ -288,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_fold_goes_on_from_its_row() {
-        for read_model in READ_MODELS {
+        for read_model in READ_MODELS.iter() {
             let mut fold = read_model.fold_from(Value::Null, Vec::new()).expect("starts");
             assert_eq!(fold.record().expect("reads"), None);
             let wrong = Moment { id: Uuid::nil(), version: 1, time: chrono::DateTime::UNIX_EPOCH };

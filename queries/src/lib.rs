@@ -4,6 +4,8 @@
 //!
 //! - `select`: conditions and order, and the statements for them.
 //! - `read` and `page`: rows, pages, counts, look-ups.
+//! - `nodes`: rows of any read model by their ids.
+//! - `related`: the rows that relations lead to, of many parents in one statement.
 //! - `as_of`: one aggregate as it was, and its history.
 //! - `rows`: one aggregate right after a command.
 //! - `whole`: a whole read model as it was.
@@ -38,8 +40,10 @@ pub mod engine;
 pub use engine::as_of::{self, AsOf, History, Past};
 pub use engine::cursor::{CursorScope, Place};
 pub use engine::error::QueryError;
+pub use engine::nodes::by_ids;
 pub use engine::page::{Page, PagePlan, PageRequest, PageRows};
 pub use engine::read::{Rows, entry, find, get};
+pub use engine::related::{OfParent, RelatedRows, Relationship, relationships};
 pub use engine::rows::{Reached, RowCache};
 pub use engine::select::{Comparison, Condition, Select};
 pub use engine::value::{self, Parameter};

@@ -30,7 +30,7 @@ pub use field::{
 pub use ids::{LogId, TenantId};
 pub use invalid_value::InvalidValue;
 pub use metadata::{Actor, Metadata, RequestId};
-pub use model::{Column, Lookup, Model, Relation, Row, Selectivity};
+pub use model::{Back, Column, Lookup, Model, Relation, Row, Selectivity};
 pub use names::{EventType, StreamName, TenantSlug, TypePattern};
 pub use recorded::RecordedEvent;
 pub use registry::{Registry, RegistryInUse};

@@ -80,6 +80,36 @@ impl TenantStore {
     }
 }
 
+/// The generations of read models that have one.
+const GENERATIONS: &str =
+    "select projection, generation from read_models where tenant_id = $1 and projection = any($2)";
+
+impl TenantStore {
+    /// [`read_with_generation`](Self::read_with_generation) for several read models: their generations, in this order.
+    ///
+    /// # Errors
+    /// As [`read`](Self::read).
+    pub async fn read_with_generations(
+        &self,
+        projections: &[&str],
+        reads: &[Read<'_>],
+    ) -> Result<(Vec<u64>, Vec<RawRows>), StoreError> {
+        let values = [Value::Uuid(self.id().0), Value::TextArray(projections)];
+        let mut group = Vec::with_capacity(reads.len() + 1);
+        group.push(Read { sql: GENERATIONS, values: &values });
+        group.extend_from_slice(reads);
+        let mut rows = self.read(&group).await?;
+        let mut generations = vec![0; projections.len()];
+        for row in rows.remove(0).iter() {
+            let found = row.get::<&str>(0).and_then(|name| Ok((name, row.get::<i64>(1)?)));
+            let (name, found) = found.map_err(|error| StoreError::corrupt("a generation", error))?;
+            let known = generations.iter_mut().zip(projections).filter(|(_, known)| **known == name);
+            known.for_each(|(generation, _)| *generation = found as u64);
+        }
+        Ok((generations, rows))
+    }
+}
+
 impl TenantTransaction {
     /// The generation of a read model: it selects the table that is read and updated.
     ///

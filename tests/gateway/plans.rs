@@ -75,6 +75,29 @@ impl Generated {
         text
     }
 
+    /// [`Self::fields`] of a row, now and then with what it is related to: also under another name, twice, in a fragment.
+    fn row(&mut self, object: &str, depth: u32) -> String {
+        let (columns, field, other) = match object {
+            "Customer" => (&COLUMNS[..], "user", "User"),
+            _ => (&USER_COLUMNS[..], "customer", "Customer"),
+        };
+        let mut text = self.fields(columns, object);
+        while depth > 0 && self.one_in(2) {
+            let related = format!("{field} {{{} }}", self.row(other, depth - 1));
+            match self.dice.below(6) {
+                0 => write!(text, " related{}: {related}", self.dice.below(2)),
+                1 => write!(text, " ... on {object} {{ {related} }}"),
+                2 => {
+                    text = format!(" {related}{text}");
+                    Ok(())
+                }
+                _ => write!(text, " {related}{}", self.fields(columns, object)),
+            }
+            .expect("writing to memory");
+        }
+        text
+    }
+
     /// An argument, as a constant or as a variable.
     fn argument(&mut self, name: &str, ty: &str, constant: &str, value: Value) -> String {
         if self.one_in(2) {
@@ -137,17 +160,24 @@ impl Generated {
     }
 
     fn root(&mut self) -> String {
-        let (object, one, many, columns) = self.pick(&[
-            ("Customer", "customer", "customers", &COLUMNS[..]),
-            ("Customer", "customer", "customers", &COLUMNS[..]),
-            ("User", "user", "users", &USER_COLUMNS[..]),
+        let (object, one, many) = self.pick(&[
+            ("Customer", "customer", "customers"),
+            ("Customer", "customer", "customers"),
+            ("User", "user", "users"),
         ]);
         match self.dice.below(8) {
-            0 => "__typename".to_owned(),
+            0 if self.one_in(2) => "__typename".to_owned(),
+            // Plans give up on these.
+            0 => {
+                let mut id = || self.ids[self.dice.below(self.ids.len() as u64) as usize].clone();
+                let ids = json!([id(), id(), id()]);
+                let ids = self.argument("ids", "[ID!]!", &ids.to_string(), ids);
+                format!("nodes({ids}) {{ __typename id ... on {object} {{{} }} }}", self.row(object, 1))
+            }
             1 | 2 => {
                 let id = self.ids[self.dice.below(self.ids.len() as u64) as usize].clone();
                 let id = self.argument("id", "ID!", &format!("\"{id}\""), json!(id));
-                let fields = self.fields(columns, object);
+                let fields = self.row(object, 3);
                 format!("{one}({id}) {{{fields} }}")
             }
             _ => {
@@ -158,11 +188,11 @@ impl Generated {
                 let mut selected = String::new();
                 for _ in 0..=self.dice.below(3) {
                     let part = match self.dice.below(5) {
-                        0 => format!(" edges {{ cursor node {{{} }} }}", self.fields(columns, object)),
+                        0 => format!(" edges {{ cursor node {{{} }} }}", self.row(object, 3)),
                         1 => " totalCount".to_owned(),
                         2 => format!(" pageInfo {{{} }}", self.fields(&PAGE_INFO, "PageInfo")),
                         3 => " __typename".to_owned(),
-                        _ => format!(" nodes {{{} }}", self.fields(columns, object)),
+                        _ => format!(" nodes {{{} }}", self.row(object, 3)),
                     };
                     selected.push_str(&part);
                 }
@@ -217,14 +247,17 @@ async fn plans_answer_with_the_bytes_of_the_executor() {
         }
         ids.push(id.as_str().expect("an id").to_owned());
     }
-    let member = tenant.register("member@plans.example", "Member").await;
-    ids.push(member["user"]["id"].as_str().expect("an id").to_owned());
+    for name in ["Member", "Zoe"] {
+        let email = format!("{}@plans.example", name.to_lowercase());
+        let member = tenant.register(&email, name).await;
+        ids.push(member["user"]["id"].as_str().expect("an id").to_owned());
+    }
     let login = json!({"email": "member@plans.example", "password": PASSWORD});
     let (_, signed_in) = send(tenant.anonymous(reqwest::Method::POST, "/v1/auth/login").json(&login)).await;
     let member_token = signed_in["access_token"].as_str().expect("a token").to_owned();
     eventually("the read model of customers follows", || async {
         let seen = tenant.graphql("{ customers { totalCount } }", json!({})).await;
-        (seen["customers"]["totalCount"] == 31).then_some(())
+        (seen["customers"]["totalCount"] == 32).then_some(())
     })
     .await;
     let listed = tenant.graphql("{ customers(first: 100) { edges { cursor } } }", json!({})).await;
@@ -234,6 +267,7 @@ async fn plans_answer_with_the_bytes_of_the_executor() {
         tenant.token.clone(),
         member_token,
         tenant.service(&["crm:read"]).await,
+        tenant.service(&["users:read"]).await,
         tenant.service(&["events:read"]).await,
     ];
 

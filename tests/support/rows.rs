@@ -27,7 +27,11 @@ pub struct Setup {
 
 impl Setup {
     pub async fn new() -> Self {
-        let store = Database::create().await.store().await;
+        Self::over(Database::create().await.store().await).await
+    }
+
+    /// Over a store without tenants.
+    pub async fn over(store: Store) -> Self {
         let tenant = open_tenant(&store, "acme").await;
         let executor = Executor::new(store.clone(), 1024 * 1024);
         let kept = keep_all(&store);

@@ -294,7 +294,7 @@ impl<R> From<LoadError> for ExecuteError<R> {
             LoadError::Store(error) => error.into(),
             // A process of a newer version knows the type. A repeat may reach it.
             LoadError::UnknownType(_) => Self::Unavailable(StoreError::Unavailable(error.to_string())),
-            LoadError::Decode(_) => Self::internal("loading the aggregate", error),
+            LoadError::Decode(_) | LoadError::Snapshot(_) => Self::internal("loading the aggregate", error),
         }
     }
 }

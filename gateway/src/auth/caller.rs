@@ -49,6 +49,12 @@ pub struct Caller {
 }
 
 impl Caller {
+    /// The caller that these claims describe, in the tenant with this entry.
+    pub fn new(claims: Arc<Claims>, record: Arc<TenantRecord>, store: TenantStore) -> Self {
+        let principal = claims.principal();
+        Self { claims, record, store, principal }
+    }
+
     /// The principal, with the rights in the token.
     pub fn principal(&self) -> &Principal {
         &self.principal

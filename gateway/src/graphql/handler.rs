@@ -2,6 +2,7 @@
 
 use access::ErrorCode;
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_graphql::{Request as GraphqlRequest, Response as GraphqlResponse, ServerError, Variables};
@@ -11,10 +12,12 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+use super::engine::cost::Cost;
 use super::engine::errors::{GraphqlError, complete};
-use super::engine::guard::{Checked, Limits, check};
+use super::engine::guard::{Checked, Limits, Refusal, check};
+use super::engine::nodes::MissingItems;
 use super::engine::order::arrange;
-use super::{ApiSchema, page, read_models};
+use super::{ApiSchema, page};
 use crate::auth::Caller;
 use crate::http::accept::prefers;
 use crate::http::consistency;
@@ -95,7 +98,10 @@ async fn planned(
         return Planned::NoPlan;
     };
     context.set_subject(plan.root_fields.join(" "));
-    if let Err((code, message)) = wait(caller, headers, envelope, &plan.root_fields, false).await {
+    if plan.cost.check(&envelope.variables).is_err() {
+        return Planned::NoPlan;
+    }
+    if let Err((code, message)) = wait(caller, headers, envelope, Some(&plan.cost)).await {
         let error = GraphqlResponse::from_errors(vec![code.server_error(message)]);
         return Planned::Failed(Box::new(error), false);
     }
@@ -166,29 +172,73 @@ async fn run(
         Err(refusal) => return (GraphqlResponse::from_errors(vec![refusal.into()]), false),
     };
     context.set_subject(checked.root_fields.join(" "));
-    if !has_waited
-        && let Err((code, message)) =
-            wait(&caller, headers, &envelope, &checked.root_fields, checked.is_mutation).await
-    {
+    let cost = Arc::new(schema.fields.cost(&checked.document, &checked.operation));
+    if let Err(refusal) = cost.check(&envelope.variables) {
+        return (GraphqlResponse::from_errors(vec![refusal.into()]), false);
+    }
+    // A mutation waits for no read model.
+    let needed = Some(&*cost).filter(|_| !checked.is_mutation);
+    if !has_waited && let Err((code, message)) = wait(&caller, headers, &envelope, needed).await {
         return (GraphqlResponse::from_errors(vec![code.server_error(message)]), false);
     }
     let Envelope { query, operation, variables, .. } = envelope;
-    let mut request =
-        GraphqlRequest::new(query.as_str()).variables(variables).data(context.clone()).data(caller);
+    let request = GraphqlRequest::new(query).variables(variables).data(context.clone()).data(caller);
+    execute(schema, request, operation.as_deref(), &checked, &cost).await
+}
+
+/// The executor's response to a checked operation, and whether execution began. A document that it answers without an
+/// error gets a plan.
+async fn execute(
+    schema: &ApiSchema,
+    mut request: GraphqlRequest,
+    operation: Option<&str>,
+    checked: &Checked,
+    cost: &Arc<Cost>,
+) -> (GraphqlResponse, bool) {
     request.set_parsed_query(checked.document.clone());
-    if let Some(operation) = &operation {
+    let missing = MissingItems::default();
+    request = request.data(missing.clone());
+    if let Some(operation) = operation {
         request = request.operation_name(operation);
     }
+    let query = request.query.clone();
     let executed = tokio::time::timeout(EXECUTION_TIMEOUT, schema.schema.execute(request)).await;
     let Ok(mut response) = executed else { return (took_too_long(), true) };
+    missing.remove_from(&mut response);
     // The library answers a document that does not fit the schema without any data, and with errors of no path.
     let began = response.is_ok() || response.errors.iter().any(|error| !error.path.is_empty());
     arrange(&mut response.data, &checked.selections, &checked.document);
     if response.is_ok() {
-        let Checked { document, operation: chosen, root_fields, .. } = &checked;
-        schema.plans.learn(&query, operation.as_deref(), document, chosen, root_fields);
+        let Checked { document, operation: chosen, root_fields, .. } = checked;
+        schema.plans.learn(&query, operation, document, chosen, (root_fields, cost));
     }
     (response, began)
+}
+
+impl ApiSchema {
+    /// Answers a query without HTTP: the body, and whether a plan wrote it.
+    ///
+    /// # Errors
+    /// [`Refusal`] if the document asks for too much, or is no GraphQL.
+    pub async fn query(
+        &self,
+        caller: &Caller,
+        text: &str,
+        variables: Value,
+    ) -> Result<(Vec<u8>, bool), Refusal> {
+        let variables = Variables::from_json(variables);
+        if let Some(plan) = self.plans.get(text, None).filter(|plan| plan.cost.check(&variables).is_ok())
+            && let Some(body) = plan.run(caller, &variables).await
+        {
+            return Ok((body, true));
+        }
+        let checked = check(text, None, &Limits::default())?;
+        let cost = Arc::new(self.fields.cost(&checked.document, &checked.operation));
+        cost.check(&variables)?;
+        let request = GraphqlRequest::new(text).variables(variables).data(caller.clone());
+        let (response, began) = execute(self, request, None, &checked, &cost).await;
+        Ok((body(&response, began).unwrap_or_default(), false))
+    }
 }
 
 /// Waits until the read models behind the operation have reached what the client has seen. A mutation reads none; its
@@ -197,18 +247,10 @@ async fn wait(
     caller: &Caller,
     headers: &HeaderMap,
     envelope: &Envelope,
-    root_fields: &[String],
-    is_mutation: bool,
+    cost: Option<&Cost>,
 ) -> Result<(), (ErrorCode, &'static str)> {
-    let tokens: Vec<String> =
-        consistency::tokens(headers).chain(envelope.consistency_token.clone()).collect();
-    let mut needed: Vec<&str> = Vec::new();
-    if !is_mutation && !tokens.is_empty() {
-        needed = root_fields.iter().flat_map(|field| read_models(field)).collect();
-        needed.sort_unstable();
-        needed.dedup();
-    }
-    for token in tokens {
+    let needed: Vec<&str> = cost.iter().flat_map(|cost| &cost.read_models).copied().collect();
+    for token in consistency::tokens(headers).chain(envelope.consistency_token.clone()) {
         consistency::map_wait_error(queries::wait_for(&caller.store, &token, &needed).await)?;
     }
     Ok(())
@@ -224,17 +266,20 @@ fn encode(response: &GraphqlResponse, began: bool, headers: &HeaderMap) -> Respo
     let content_type = content_type(headers);
     let strict = content_type == GRAPHQL_JSON;
     let status = if strict && !began { StatusCode::BAD_REQUEST } else { StatusCode::OK };
-    let body = Answer {
-        data: began.then_some(&response.data),
-        errors: &response.errors,
-        extensions: &response.extensions,
-    };
-    match serde_json::to_vec(&body) {
+    match body(response, began) {
         Ok(body) => {
             (status, [(header::CONTENT_TYPE, HeaderValue::from_static(content_type))], body).into_response()
         }
         Err(error) => Problem::internal(error).for_graphql().into_response(),
     }
+}
+
+fn body(response: &GraphqlResponse, began: bool) -> serde_json::Result<Vec<u8>> {
+    serde_json::to_vec(&Answer {
+        data: began.then_some(&response.data),
+        errors: &response.errors,
+        extensions: &response.extensions,
+    })
 }
 
 /// The body of an answer. A request that never began to run has no data, not even null.

@@ -1,5 +1,5 @@
 //! Compiled reads: a document that the library has validated becomes a plan once. A plan runs the statements of its root
-//! fields and writes their rows as JSON, without the library's executor.
+//! fields and of their relations, level by level, and writes their rows as JSON, without the library's executor.
 //!
 //! - A plan is made only of a document that the executor has answered without an error.
 //! - A plan gives up on whatever it does not know. The executor then answers, also with the errors.
@@ -9,6 +9,7 @@
 
 mod arguments;
 mod compile;
+mod related;
 mod run;
 mod write;
 
@@ -20,8 +21,10 @@ use async_graphql::parser::types::{
 use async_graphql::{Name, Positioned, Variables};
 use async_graphql_value::Value;
 use moka::sync::Cache;
+use queries::{ReadModel, Relationship};
 use schemas::engine::{Column, Model};
 
+use super::engine::cost::Cost;
 use crate::auth::Caller;
 
 /// Maximum bytes of the cache of plans.
@@ -33,6 +36,8 @@ const PLAN_BYTES_PER_DOCUMENT_BYTE: usize = 12;
 pub struct Plan {
     /// The names of the root fields.
     pub root_fields: Vec<String>,
+    /// What it reads.
+    pub cost: Arc<Cost>,
     variables: Vec<Positioned<VariableDefinition>>,
     roots: Vec<(Key, Root)>,
 }
@@ -59,6 +64,8 @@ struct List {
     model: &'static Model,
     arguments: Arguments,
     fields: Vec<(Key, ConnectionField)>,
+    /// The objects that it shows for each row.
+    nodes: Vec<Object>,
     /// The columns that all nodes need.
     columns: Columns,
     counts: bool,
@@ -72,17 +79,34 @@ struct Object {
     type_name: &'static str,
     fields: Vec<(Key, ObjectField)>,
     columns: Columns,
+    relations: Vec<Relation>,
+}
+
+/// A relation of an object.
+struct Relation {
+    relationship: Relationship,
+    /// The index of the key among the selected columns of the parent.
+    from: usize,
+    shown: Related,
+}
+
+enum Related {
+    One(Object),
+    Many(List),
 }
 
 enum ObjectField {
     /// The column at this index of the selected columns.
     Column(usize, &'static Column),
+    /// The relation with this index.
+    Relation(usize),
     TypeName,
 }
 
 enum ConnectionField {
     Edges(Vec<(Key, EdgeField)>),
-    Nodes(Object),
+    /// The node with this index.
+    Nodes(usize),
     PageInfo(Vec<(Key, PageInfoField)>),
     Total,
     TypeName,
@@ -90,7 +114,8 @@ enum ConnectionField {
 
 enum EdgeField {
     Cursor,
-    Node(Object),
+    /// The node with this index.
+    Node(usize),
     TypeName,
 }
 
@@ -130,21 +155,26 @@ type DocumentKey = (String, Option<String>);
 
 /// The plans of documents, by text and operation. `None` in it: the document has no plan.
 #[derive(Clone)]
-pub struct Plans(Option<Cache<DocumentKey, Option<Arc<Plan>>>>);
+pub struct Plans {
+    read_models: &'static [ReadModel],
+    /// `None` if there never is a plan.
+    cache: Option<Cache<DocumentKey, Option<Arc<Plan>>>>,
+}
 
 impl Plans {
     /// An empty cache. If it is not enabled, there never is a plan.
-    pub fn new(enabled: bool) -> Self {
+    pub fn new(read_models: &'static [ReadModel], enabled: bool) -> Self {
         let weigh = |(text, _): &DocumentKey, _: &Option<Arc<Plan>>| {
             u32::try_from(text.len() * PLAN_BYTES_PER_DOCUMENT_BYTE + 256).unwrap_or(u32::MAX)
         };
-        Self(enabled.then(|| Cache::builder().max_capacity(PLANS_BYTES_MAX).weigher(weigh).build()))
+        let build = || Cache::builder().max_capacity(PLANS_BYTES_MAX).weigher(weigh).build();
+        Self { read_models, cache: enabled.then(build) }
     }
 
     /// The plan of a document; `None` if it has none, or was not answered before.
     pub fn get(&self, text: &str, operation: Option<&str>) -> Option<Arc<Plan>> {
         let key = (text.to_owned(), operation.map(str::to_owned));
-        let known = self.0.as_ref()?.get(&key);
+        let known = self.cache.as_ref()?.get(&key);
         let outcome = match &known {
             Some(Some(_)) => "planned",
             Some(None) => "unplannable",
@@ -161,12 +191,13 @@ impl Plans {
         operation_name: Option<&str>,
         document: &ExecutableDocument,
         operation: &OperationDefinition,
-        root_fields: &[String],
+        (root_fields, cost): (&[String], &Arc<Cost>),
     ) {
-        let Some(cache) = &self.0 else { return };
+        let Some(cache) = &self.cache else { return };
         let key = (text.to_owned(), operation_name.map(str::to_owned));
         if !cache.contains_key(&key) {
-            cache.insert(key, compile::plan(document, operation, root_fields).map(Arc::new));
+            let plan = compile::plan(self.read_models, document, operation, (root_fields, cost));
+            cache.insert(key, plan.map(Arc::new));
         }
     }
 }

@@ -6,12 +6,13 @@ use schemas::engine::{EmailKey, Moment, read_model};
 use uuid::Uuid;
 
 use crate::engine::projection::{OutOfSequence, Projection};
+use crate::identity::user::UserRow;
 
 /// A customer: a person or a company that the tenant does business with.
 #[read_model("customers.v2", visible_to = CrmRead, order = registered_at, owner = user_id)]
 pub struct CustomerRow {
     /// The user who is this customer, if any.
-    #[column(find)]
+    #[column(find, to = UserRow, back_one = "customer")]
     pub user_id: Option<Uuid>,
     /// Name; empty after an erasure.
     #[column(prefix, order)]

@@ -6,7 +6,7 @@ use store::{DeploymentKey, StoreError, TenantStore};
 
 use super::cursor::{CursorScope, Place};
 use super::error::QueryError;
-use super::read::{Rows, place_of, read_selected};
+use super::read::{Rows, read_selected};
 use super::select::{Select, Statement};
 
 /// Which page of a list. The caller bounds its size.
@@ -44,7 +44,7 @@ pub struct Page {
 impl Page {
     /// The cursor of a row.
     pub fn cursor(&self, row: &Record) -> String {
-        place_of(&self.select, row).map_or_else(String::new, |place| self.scope.encode(&place))
+        self.select.place(row).map_or_else(String::new, |place| self.scope.encode(&place))
     }
 
     /// The cursors of the first and the last row, if there are rows.

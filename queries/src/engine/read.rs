@@ -35,7 +35,20 @@ impl Rows {
 
     /// The number in the first column of a row.
     pub(crate) fn number(&self, row: usize) -> Option<u64> {
-        let bytes = self.field_of(row, 0)?;
+        self.number_of(row, 0)
+    }
+
+    /// The rows, which have all columns of the model.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`] if a field is not of its kind.
+    pub fn records(&self, model: &Model) -> Result<Vec<Record>, StoreError> {
+        (0..self.len()).map(|row| self.record(model, row)).collect()
+    }
+
+    /// The number in a column of a row.
+    pub(crate) fn number_of(&self, row: usize, column: usize) -> Option<u64> {
+        let bytes = self.field_of(row, column)?;
         u64::try_from(i64::from_be_bytes(bytes.try_into().ok()?)).ok()
     }
 
@@ -63,14 +76,13 @@ pub(crate) async fn read_selected(
     model: &'static Model,
     statements: &[Statement],
 ) -> Result<Vec<Rows>, StoreError> {
-    let values: Vec<Vec<Value<'_>>> =
-        statements.iter().map(|statement| statement.values.iter().map(Parameter::value).collect()).collect();
+    let values: Vec<Vec<Value<'_>>> = statements.iter().map(Statement::values).collect();
     let mut generation = tenant.cached_generation(model.table);
     loop {
         let table = table_at(model, generation);
         let texts: Vec<String> = statements
             .iter()
-            .map(|statement| format!("select {} from {table} {}", statement.columns, statement.behind_table))
+            .map(|statement| format!("{} {table} {}", statement.before_table, statement.behind_table))
             .collect();
         let reads: Vec<Read<'_>> =
             texts.iter().zip(&values).map(|(sql, values)| Read { sql, values }).collect();
@@ -83,13 +95,13 @@ pub(crate) async fn read_selected(
     }
 }
 
-/// The place of a row in an order.
-pub(crate) fn place_of(select: &Select, row: &Record) -> Option<Place> {
-    let key = Parameter::of(&select.order.kind, row.get(select.order.name)?)?;
-    Some(Place { key, id: Uuid::parse_str(row.get("id")?.as_str()?).ok()? })
-}
-
 impl Select {
+    /// The place of a row in the list; `None` if the row lacks the columns for it.
+    pub fn place(&self, row: &Record) -> Option<Place> {
+        let key = Parameter::of(&self.order.kind, row.get(self.order.name)?)?;
+        Some(Place { key, id: Uuid::parse_str(row.get("id")?.as_str()?).ok()? })
+    }
+
     /// The number of rows.
     ///
     /// # Errors

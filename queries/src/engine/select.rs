@@ -5,6 +5,7 @@ use std::fmt::Write;
 
 use schemas::engine::{Column, Input, InputReader, Model};
 use serde_json::Value as Json;
+use store::sql::Value;
 use uuid::Uuid;
 
 use super::cursor::Place;
@@ -48,12 +49,26 @@ pub struct Select {
     pub descending: bool,
 }
 
-/// The text of a statement behind the name of its table, and its values.
+/// The text of a statement around the name of its table, and its values.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Statement {
-    pub(crate) columns: String,
+    pub(crate) before_table: String,
     pub(crate) behind_table: String,
     pub(crate) values: Vec<Parameter>,
+    /// The keys of the parents: the last value, if there are parents.
+    pub(crate) keys: Option<Vec<Uuid>>,
+}
+
+impl Statement {
+    fn of(columns: &str, behind_table: String, values: Vec<Parameter>) -> Self {
+        Self { before_table: format!("select {columns} from"), behind_table, values, keys: None }
+    }
+
+    /// The values of the parameters.
+    pub(crate) fn values(&self) -> Vec<Value<'_>> {
+        let keys = self.keys.iter().map(|keys| Value::UuidArray(keys));
+        self.values.iter().map(Parameter::value).chain(keys).collect()
+    }
 }
 
 impl Select {
@@ -116,8 +131,14 @@ impl Select {
         format!("{} {direction} {:?}", self.order.name, self.conditions.iter().map(shown).collect::<Vec<_>>())
     }
 
-    fn conditions(&self, tenant: Uuid) -> (String, Vec<Parameter>) {
-        let (mut sql, mut values) = ("tenant_id = $1".to_owned(), vec![Parameter::Uuid(tenant)]);
+    pub(crate) fn conditions(&self, tenant: Uuid) -> (String, Vec<Parameter>) {
+        let mut values = vec![Parameter::Uuid(tenant)];
+        (self.conditions_into(&mut values), values)
+    }
+
+    /// The conditions, whose values are added to those that there are. The first of these is the tenant.
+    pub(crate) fn conditions_into(&self, values: &mut Vec<Parameter>) -> String {
+        let mut sql = "tenant_id = $1".to_owned();
         for Condition { column, comparison } in &self.conditions {
             let mut compare = |operator: &str, value: Parameter| {
                 values.push(value);
@@ -138,7 +159,7 @@ impl Select {
                 Comparison::Never => sql.push_str(" and false"),
             }
         }
-        (sql, values)
+        sql
     }
 
     // The limit is part of the text. As a parameter it would be unknown to a generic plan, which PostgreSQL then expects
@@ -168,13 +189,13 @@ impl Select {
         }
         let direction = if upward { "asc" } else { "desc" };
         let behind_table = format!("where {sql} order by {order} {direction}, id {direction} limit {limit}");
-        Statement { columns: columns.to_owned(), behind_table, values }
+        Statement::of(columns, behind_table, values)
     }
 
     /// The number of rows.
     pub(crate) fn count_of(&self, tenant: Uuid) -> Statement {
         let (sql, values) = self.conditions(tenant);
-        Statement { columns: "count(*)".to_owned(), behind_table: format!("where {sql}"), values }
+        Statement::of("count(*)", format!("where {sql}"), values)
     }
 
     /// At most `limit` rows in the order of their ids, after an id.
@@ -185,7 +206,7 @@ impl Select {
             write!(sql, " and id > ${}", values.len()).expect("writing to a string");
         }
         let behind_table = format!("where {sql} order by id limit {limit}");
-        Statement { columns: columns.to_owned(), behind_table, values }
+        Statement::of(columns, behind_table, values)
     }
 }
 

@@ -61,8 +61,17 @@ pub struct Relation {
     pub model: fn() -> &'static Model,
     /// The GraphQL field that shows it.
     pub field: &'static str,
-    /// The GraphQL field of the other direction.
-    pub back: Option<&'static str>,
+    /// The other direction, if clients see it.
+    pub back: Option<Back>,
+}
+
+/// The other direction of a relation: from a row to the rows that lead to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Back {
+    /// The GraphQL field that shows it.
+    pub field: &'static str,
+    /// Whether at most one row leads to the same row. Else the field is a list.
+    pub one: bool,
 }
 
 /// A column.

@@ -1,18 +1,19 @@
 //! The types of a read model: object, filter, and order.
 
 use async_graphql::dynamic::{Enum, EnumItem, InputObject, InputValue, Object};
+use queries::ReadModel;
 use schemas::engine::{Column, Kind, Model};
 
 use super::kinds::{self, Types};
-use super::pages;
+use super::{nodes, pages, relations};
 
 /// Adds them.
-pub fn add(types: &mut Types, model: &'static Model) {
-    let mut object = Object::new(model.object).description(model.description);
+pub fn add(types: &mut Types, read_models: &'static [ReadModel], model: &'static Model) {
+    let mut object = Object::new(model.object).description(model.description).implement(nodes::NODE);
     for column in model.all_columns().filter(|column| column.visible) {
         object = object.field(kinds::column_field(types, column));
     }
-    types.add(object);
+    types.add(relations::add(object, read_models, model));
     pages::add_connection(types, model.object);
 
     let mut filter = InputObject::new(format!("{}Filter", model.object))

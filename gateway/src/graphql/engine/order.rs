@@ -1,46 +1,77 @@
 //! Puts the fields of an answer into the order in which they were asked for, as the specification wants. The library
-//! resolves the fields of an object side by side and lists them as they come; rows are plain data and come in order.
+//! resolves the fields of an object side by side and lists them as they come.
 
 use async_graphql::indexmap::IndexMap;
 use async_graphql::parser::types::{ExecutableDocument, Selection, SelectionSet};
 use async_graphql::{Name, Value};
 
-/// Orders an object and the objects in it, down to the first list.
+/// Orders an object and all objects in it.
 pub fn arrange(value: &mut Value, set: &SelectionSet, document: &ExecutableDocument) {
-    let Value::Object(fields) = value else { return };
-    let mut next = 0;
-    place(fields, &mut next, set, document);
+    if let Value::Object(fields) = value {
+        arrange_all(vec![fields], &[set], document);
+    }
 }
 
-fn place(
-    fields: &mut IndexMap<Name, Value>,
-    next: &mut usize,
-    set: &SelectionSet,
+/// Orders objects that the same selection sets were asked for.
+fn arrange_all(
+    mut objects: Vec<&mut IndexMap<Name, Value>>,
+    sets: &[&SelectionSet],
     document: &ExecutableDocument,
+) {
+    let mut keys: IndexMap<&str, Vec<&SelectionSet>> = IndexMap::new();
+    for set in sets {
+        collect(set, document, &mut keys);
+    }
+    for object in &mut objects {
+        let mut next = 0;
+        for key in keys.keys() {
+            if let Some(at) = object.get_index_of(*key) {
+                if at != next {
+                    object.move_index(at, next);
+                }
+                next += 1;
+            }
+        }
+    }
+    let nested = keys.into_iter().filter(|(_, sets)| sets.iter().any(|set| !set.items.is_empty()));
+    for (key, sets) in nested {
+        let mut inner = Vec::new();
+        for value in objects.iter_mut().filter_map(|object| object.get_mut(key)) {
+            collect_objects(value, &mut inner);
+        }
+        if !inner.is_empty() {
+            arrange_all(inner, &sets, document);
+        }
+    }
+}
+
+/// The keys of an object in order, each with the selection sets that it was asked for with.
+fn collect<'a>(
+    set: &'a SelectionSet,
+    document: &'a ExecutableDocument,
+    keys: &mut IndexMap<&'a str, Vec<&'a SelectionSet>>,
 ) {
     for selection in &set.items {
         match &selection.node {
             Selection::Field(field) => {
-                let Some(at) = fields.get_index_of(&field.node.response_key().node) else { continue };
-                // A field asked for twice stands where it was asked for first.
-                if at < *next {
-                    continue;
-                }
-                fields.move_index(at, *next);
-                if let Some((_, value)) = fields.get_index_mut(*next) {
-                    arrange(value, &field.node.selection_set.node, document);
-                }
-                *next += 1;
+                let key = field.node.response_key().node.as_str();
+                keys.entry(key).or_default().push(&field.node.selection_set.node);
             }
-            Selection::InlineFragment(inline) => {
-                place(fields, next, &inline.node.selection_set.node, document);
-            }
+            Selection::InlineFragment(inline) => collect(&inline.node.selection_set.node, document, keys),
             Selection::FragmentSpread(spread) => {
                 if let Some(fragment) = document.fragments.get(&spread.node.fragment_name.node) {
-                    place(fields, next, &fragment.node.selection_set.node, document);
+                    collect(&fragment.node.selection_set.node, document, keys);
                 }
             }
         }
+    }
+}
+
+fn collect_objects<'a>(value: &'a mut Value, objects: &mut Vec<&'a mut IndexMap<Name, Value>>) {
+    match value {
+        Value::Object(fields) => objects.push(fields),
+        Value::List(items) => items.iter_mut().for_each(|item| collect_objects(item, objects)),
+        _ => {}
     }
 }
 
@@ -71,5 +102,12 @@ mod tests {
         let answer = json!({"a": {"b": 1, "c": 2}, "z": 6});
         assert_eq!(arranged("{ z a { c } a { b } }", answer.clone()), r#"{"z":6,"a":{"c":2,"b":1}}"#);
         assert_eq!(arranged("{ x { y } }", json!(null)), "null");
+    }
+
+    #[test]
+    fn the_objects_of_lists_are_ordered_as_well() {
+        let answer = json!({"a": [{"b": 1, "c": {"e": 3, "d": 4}}, null, {"c": null, "b": 2}]});
+        let ordered = r#"{"a":[{"c":{"d":4,"e":3},"b":1},null,{"c":null,"b":2}]}"#;
+        assert_eq!(arranged("{ a { c { d } b c { e } } }", answer), ordered);
     }
 }

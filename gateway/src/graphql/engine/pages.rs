@@ -8,12 +8,13 @@ use async_graphql::dynamic::{
 };
 use async_graphql::{Error, Value};
 use queries::{PageRequest, QueryError};
+use schemas::engine::Model;
 
 use super::errors::{GraphqlError, failure, internal};
 use super::kinds::Types;
 
 /// Rows of a page if the client does not say.
-const PAGE_SIZE_DEFAULT: i64 = 20;
+pub const PAGE_SIZE_DEFAULT: i64 = 20;
 /// Maximum rows of a page.
 pub const PAGE_SIZE_MAX: i64 = 100;
 
@@ -133,6 +134,19 @@ pub fn with_arguments(field: Field) -> Field {
         .argument(argument("after", "String", "The cursor before the first row."))
         .argument(argument("last", "Int", "The number of rows, from the end or before `before`."))
         .argument(argument("before", "String", "The cursor after the last row."))
+}
+
+/// Adds the arguments for filter and order to a field.
+pub fn with_list_arguments(field: Field, model: &Model) -> Field {
+    let typed = |name: &str, suffix: &str, description: &str| {
+        argument(name, &format!("{}{suffix}", model.object), description)
+    };
+    let order = model.column(model.order).map_or("id", |column| column.graphql_name);
+    field.argument(typed("filter", "Filter", "Which rows; all of them if it is absent.")).argument(typed(
+        "orderBy",
+        "Order",
+        &format!("The order; by `{order}` if it is absent."),
+    ))
 }
 
 /// Adds the connection and the edge of an object.

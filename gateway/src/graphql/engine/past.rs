@@ -164,7 +164,7 @@ pub fn add_entry(types: &mut Types, model: &'static Model) {
     }
     let state = Field::new("state", TypeRef::named(model.object), |ctx| {
         let entry = ctx.parent_value.downcast_ref::<PastEntry>();
-        FieldFuture::Value(entry.and_then(|entry| entry.0.row.clone()).map(Shown::value))
+        FieldFuture::Value(entry.and_then(|entry| entry.0.row.clone()).map(Shown::past))
     });
     types.add(object.field(state.description("The object after the event.")));
     pages::add_connection(types, &name);

@@ -34,7 +34,10 @@ pub fn json(value: &async_graphql::Value) -> Result<Json, Error> {
 }
 
 /// The rows that filter and order request.
-fn requested(model: &'static Model, arguments: &ObjectAccessor<'_>) -> Result<Select, Error> {
+///
+/// # Errors
+/// `BAD_REQUEST` for an invalid value of the filter.
+pub fn requested(model: &'static Model, arguments: &ObjectAccessor<'_>) -> Result<Select, Error> {
     let filter = match arguments.get("filter").map(|filter| json(filter.as_value())).transpose()? {
         Some(Json::Object(filter)) => filter,
         _ => Input::new(),
@@ -50,12 +53,12 @@ fn requested(model: &'static Model, arguments: &ObjectAccessor<'_>) -> Result<Se
 
 /// A page as a connection.
 fn connection(page: Page) -> Connection {
-    let node = |row: &queries::Record| {
-        let (cursor, row) = (page.cursor(row), row.clone());
-        Node { cursor, value: Box::new(move || Shown::value(row.clone())) }
-    };
-    let nodes = page.rows.iter().map(node).collect();
-    Connection::new(nodes, page.has_next, page.has_previous, page.total)
+    let cursors: Vec<String> = page.rows.iter().map(|row| page.cursor(row)).collect();
+    let (has_next, has_previous, total) = (page.has_next, page.has_previous, page.total);
+    let node =
+        |(cursor, row): (String, Shown)| Node { cursor, value: Box::new(move || row.clone().into_value()) };
+    let nodes = cursors.into_iter().zip(Shown::all(page.rows)).map(node).collect();
+    Connection::new(nodes, has_next, has_previous, total)
 }
 
 fn one(read_model: &'static ReadModel) -> Field {
@@ -64,16 +67,17 @@ fn one(read_model: &'static ReadModel) -> Field {
         nullable(ctx, move |ctx| async move {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = id_argument(&ctx.args) else { return Ok(None) };
-            let row = match ctx.args.get("asOf").filter(|as_of| !as_of.is_null()) {
+            let (row, show): (_, fn(_) -> _) = match ctx.args.get("asOf").filter(|as_of| !as_of.is_null()) {
                 Some(as_of) => {
                     let as_of = past::moment(&as_of.object()?, &caller.store).await?;
-                    past::row_as_of(read_model, caller, id, as_of).await?
+                    (past::row_as_of(read_model, caller, id, as_of).await?, Shown::past)
                 }
                 None => {
-                    queries::get(&caller.store, model, id).await.map_err(|error| read_error(error.into()))?
+                    let row = queries::get(&caller.store, model, id).await;
+                    (row.map_err(|error| read_error(error.into()))?, Shown::value)
                 }
             };
-            Ok(row.filter(|row| may_see(model, caller, row)).map(Shown::value))
+            Ok(row.filter(|row| may_see(model, caller, row)).map(show))
         })
     });
     field
@@ -102,15 +106,8 @@ fn list(model: &'static Model) -> Field {
         Some(_) => format!("`tenant_admin` and the scope `{scope}` see all of them, other users their own."),
         None => format!("Needs `tenant_admin` or the scope `{scope}`."),
     };
-    let typed = |name: &str, suffix: &str, description: &str| {
-        argument(name, &format!("{}{suffix}", model.object), description)
-    };
-    let order = model.column(model.order).map_or("id", |column| column.graphql_name);
-    pages::with_arguments(field)
-        .argument(typed("filter", "Filter", "Which rows; all of them if it is absent."))
-        .argument(typed("orderBy", "Order", &format!("The order; by `{order}` if it is absent.")))
-        .description(format!(
-            "A list of {} by pages of at most 100 rows; 20 if the client does not say. {visible_to}",
-            model.many
-        ))
+    pages::with_list_arguments(pages::with_arguments(field), model).description(format!(
+        "A list of {} by pages of at most 100 rows; 20 if the client does not say. {visible_to}",
+        model.many
+    ))
 }

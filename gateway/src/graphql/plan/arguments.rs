@@ -9,7 +9,7 @@ use serde_json::Value as Json;
 use uuid::Uuid;
 
 use super::{Arguments, GivenUp};
-use crate::graphql::engine::pages::page_request;
+use crate::graphql::engine::pages::{page_request, page_size};
 
 /// The values of the variables of one request.
 pub(super) struct Values<'a> {
@@ -81,6 +81,11 @@ impl<'a> Values<'a> {
         let (first, last) = (self.number(arguments, "first").ok()?, self.number(arguments, "last").ok()?);
         let (after, before) = (self.text(arguments, "after").ok()?, self.text(arguments, "before").ok()?);
         page_request(first, after, last, before).ok()
+    }
+
+    /// The size of the page of a relation.
+    pub(super) fn first(&self, arguments: &Arguments) -> Option<usize> {
+        page_size(self.number(arguments, "first").ok()?).ok()
     }
 
     /// The rows that filter and order request.

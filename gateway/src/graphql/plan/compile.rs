@@ -1,30 +1,36 @@
 //! From a document to a plan. Whatever it does not know makes it return `None`.
 
+use std::sync::Arc;
+
 use async_graphql::indexmap::IndexMap;
 use async_graphql::parser::types::{
     ExecutableDocument, OperationDefinition, OperationType, Selection, SelectionSet,
 };
-use queries::READ_MODELS;
+use queries::{ReadModel, relationships};
 use schemas::engine::{Kind, Model};
 
 use super::{
     Arguments, Columns, ConnectionField, EdgeField, Key, List, Object, ObjectField, OneRow, PageInfoField,
-    Plan, Root, Selected,
+    Plan, Related, Relation, Root, Selected,
 };
+use crate::graphql::engine::cost::Cost;
 
 /// The plan of an operation.
 pub(super) fn plan(
+    read_models: &'static [ReadModel],
     document: &ExecutableDocument,
     operation: &OperationDefinition,
-    root_fields: &[String],
+    (root_fields, cost): (&[String], &Arc<Cost>),
 ) -> Option<Plan> {
     if operation.ty != OperationType::Query || !operation.directives.is_empty() {
         return None;
     }
     let roots = collect(document, &[&operation.selection_set.node], "Query")?;
-    let roots = roots.into_iter().map(|(key, selected)| Some((json_key(key), root(document, &selected)?)));
+    let compiler = Compiler { document, read_models };
+    let roots = roots.into_iter().map(|(key, selected)| Some((json_key(key), compiler.root(&selected)?)));
     Some(Plan {
         root_fields: root_fields.to_vec(),
+        cost: Arc::clone(cost),
         variables: operation.variable_definitions.clone(),
         roots: roots.collect::<Option<_>>()?,
     })
@@ -100,95 +106,125 @@ fn arguments(selected: &Selected<'_>) -> Arguments {
     given.map(|(name, value)| (name.node.clone(), value.node.clone())).collect()
 }
 
-fn root(document: &ExecutableDocument, selected: &Selected<'_>) -> Option<Root> {
-    if selected.name == "__typename" {
-        return Some(Root::TypeName);
-    }
-    let models = || READ_MODELS.iter().map(|read_model| read_model.model);
-    if let Some(model) = models().find(|model| model.one == selected.name) {
-        let mut columns = Columns::default();
-        // The row is shown if its owner is the caller.
-        if let Some(owner) = model.owner {
-            columns.index(model.column(owner)?);
+struct Compiler<'a> {
+    document: &'a ExecutableDocument,
+    read_models: &'static [ReadModel],
+}
+
+impl Compiler<'_> {
+    fn root(&self, selected: &Selected<'_>) -> Option<Root> {
+        if selected.name == "__typename" {
+            return Some(Root::TypeName);
         }
-        let object = object(document, model, &selected.sets, columns)?;
-        return Some(Root::One(OneRow { model, arguments: arguments(selected), object }));
+        let models = || self.read_models.iter().map(|read_model| read_model.model);
+        if let Some(model) = models().find(|model| model.one == selected.name) {
+            let mut columns = Columns::default();
+            // The row is shown if its owner is the caller.
+            if let Some(owner) = model.owner {
+                columns.index(model.column(owner)?);
+            }
+            let object = self.object(model, &selected.sets, columns)?;
+            return Some(Root::One(OneRow { model, arguments: arguments(selected), object }));
+        }
+        let model = models().find(|model| model.many == selected.name)?;
+        self.list(model, selected).map(Root::Many)
     }
-    let model = models().find(|model| model.many == selected.name)?;
-    list(document, model, selected).map(Root::Many)
-}
 
-fn object(
-    document: &ExecutableDocument,
-    model: &'static Model,
-    sets: &[&SelectionSet],
-    mut columns: Columns,
-) -> Option<Object> {
-    let mut fields = Vec::new();
-    for (key, selected) in collect(document, sets, model.object)? {
-        let field = if selected.name == "__typename" {
-            ObjectField::TypeName
-        } else {
+    fn object(&self, model: &'static Model, sets: &[&SelectionSet], mut columns: Columns) -> Option<Object> {
+        let (mut fields, mut relations) = (Vec::new(), Vec::new());
+        for (key, selected) in collect(self.document, sets, model.object)? {
             let named = |column: &&'static schemas::engine::Column| column.graphql_name == selected.name;
-            let column = model.all_columns().filter(|column| column.visible).find(named)?;
-            // The fields of a value object have selections of their own.
-            if matches!(column.kind, Kind::ValueObject(_) | Kind::List(Kind::ValueObject(_) | Kind::List(_)))
-            {
-                return None;
-            }
-            ObjectField::Column(columns.index(column), column)
-        };
-        fields.push((json_key(key), field));
+            let column = model.all_columns().filter(|column| column.visible).find(named);
+            let field = match column {
+                _ if selected.name == "__typename" => ObjectField::TypeName,
+                // The fields of a value object have selections of their own.
+                Some(column)
+                    if matches!(
+                        column.kind,
+                        Kind::ValueObject(_) | Kind::List(Kind::ValueObject(_) | Kind::List(_))
+                    ) =>
+                {
+                    return None;
+                }
+                Some(column) => ObjectField::Column(columns.index(column), column),
+                None => {
+                    relations.push(self.relation(model, &selected, &mut columns)?);
+                    ObjectField::Relation(relations.len() - 1)
+                }
+            };
+            fields.push((json_key(key), field));
+        }
+        Some(Object { type_name: model.object, fields, columns, relations })
     }
-    Some(Object { type_name: model.object, fields, columns })
+
+    fn relation(
+        &self,
+        model: &'static Model,
+        selected: &Selected<'_>,
+        columns: &mut Columns,
+    ) -> Option<Relation> {
+        let mut all = relationships(self.read_models, model).into_iter();
+        let relationship = all.find(|relationship| relationship.field == selected.name)?;
+        let shown = if relationship.many {
+            Related::Many(self.list(relationship.model, selected)?)
+        } else {
+            Related::One(self.object(relationship.model, &selected.sets, Columns::default())?)
+        };
+        Some(Relation { from: columns.index(relationship.from), relationship, shown })
+    }
+
+    fn list(&self, model: &'static Model, selected: &Selected<'_>) -> Option<List> {
+        let document = self.document;
+        let (mut fields, mut nodes, mut counts) = (Vec::new(), Vec::<Object>::new(), false);
+        let mut node = |sets: &[&SelectionSet]| {
+            let columns = nodes.last().map(|node| node.columns.clone()).unwrap_or_default();
+            nodes.push(self.object(model, sets, columns)?);
+            Some(nodes.len() - 1)
+        };
+        for (key, selected) in collect(document, &selected.sets, &format!("{}Connection", model.object))? {
+            let field = match selected.name {
+                "edges" => {
+                    let edges = collect(document, &selected.sets, &format!("{}Edge", model.object))?;
+                    let edge = |(key, selected): (&str, Selected<'_>)| {
+                        let field = match selected.name {
+                            "cursor" => EdgeField::Cursor,
+                            "node" => EdgeField::Node(node(&selected.sets)?),
+                            "__typename" => EdgeField::TypeName,
+                            _ => return None,
+                        };
+                        Some((json_key(key), field))
+                    };
+                    ConnectionField::Edges(edges.into_iter().map(edge).collect::<Option<_>>()?)
+                }
+                "nodes" => ConnectionField::Nodes(node(&selected.sets)?),
+                "pageInfo" => {
+                    let infos = collect(document, &selected.sets, "PageInfo")?;
+                    let infos =
+                        infos.into_iter().map(|(key, selected)| Some((json_key(key), page_info(&selected)?)));
+                    ConnectionField::PageInfo(infos.collect::<Option<_>>()?)
+                }
+                "totalCount" => {
+                    counts = true;
+                    ConnectionField::Total
+                }
+                "__typename" => ConnectionField::TypeName,
+                _ => return None,
+            };
+            fields.push((json_key(key), field));
+        }
+        // Each node adds its columns to those of the nodes before it.
+        let columns = nodes.last().map(|node| node.columns.clone()).unwrap_or_default();
+        Some(List { model, arguments: arguments(selected), fields, nodes, columns, counts })
+    }
 }
 
-fn list(document: &ExecutableDocument, model: &'static Model, selected: &Selected<'_>) -> Option<List> {
-    let (mut fields, mut columns, mut counts) = (Vec::new(), Columns::default(), false);
-    let mut node = |sets: &[&SelectionSet]| {
-        let object = object(document, model, sets, columns.clone())?;
-        columns = object.columns.clone();
-        Some(object)
-    };
-    for (key, selected) in collect(document, &selected.sets, &format!("{}Connection", model.object))? {
-        let field = match selected.name {
-            "edges" => {
-                let edges = collect(document, &selected.sets, &format!("{}Edge", model.object))?;
-                let edge = |(key, selected): (&str, Selected<'_>)| {
-                    let field = match selected.name {
-                        "cursor" => EdgeField::Cursor,
-                        "node" => EdgeField::Node(node(&selected.sets)?),
-                        "__typename" => EdgeField::TypeName,
-                        _ => return None,
-                    };
-                    Some((json_key(key), field))
-                };
-                ConnectionField::Edges(edges.into_iter().map(edge).collect::<Option<_>>()?)
-            }
-            "nodes" => ConnectionField::Nodes(node(&selected.sets)?),
-            "pageInfo" => {
-                let infos = collect(document, &selected.sets, "PageInfo")?;
-                let info = |(key, selected): (&str, Selected<'_>)| {
-                    let field = match selected.name {
-                        "hasNextPage" => PageInfoField::HasNextPage,
-                        "hasPreviousPage" => PageInfoField::HasPreviousPage,
-                        "startCursor" => PageInfoField::StartCursor,
-                        "endCursor" => PageInfoField::EndCursor,
-                        "__typename" => PageInfoField::TypeName,
-                        _ => return None,
-                    };
-                    Some((json_key(key), field))
-                };
-                ConnectionField::PageInfo(infos.into_iter().map(info).collect::<Option<_>>()?)
-            }
-            "totalCount" => {
-                counts = true;
-                ConnectionField::Total
-            }
-            "__typename" => ConnectionField::TypeName,
-            _ => return None,
-        };
-        fields.push((json_key(key), field));
-    }
-    Some(List { model, arguments: arguments(selected), fields, columns, counts })
+fn page_info(selected: &Selected<'_>) -> Option<PageInfoField> {
+    Some(match selected.name {
+        "hasNextPage" => PageInfoField::HasNextPage,
+        "hasPreviousPage" => PageInfoField::HasPreviousPage,
+        "startCursor" => PageInfoField::StartCursor,
+        "endCursor" => PageInfoField::EndCursor,
+        "__typename" => PageInfoField::TypeName,
+        _ => return None,
+    })
 }
