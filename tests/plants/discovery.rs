@@ -43,7 +43,8 @@ async fn commands_and_lists(tenant: &Tenant<'_>, lily: &str) {
     let moved = change(tenant, &tenant.token, "movePlant", json!({"id": lily, "bed": "north"})).await;
     assert_eq!(moved["data"]["it"]["outcome"], "APPLIED", "{moved}");
     let token = moved["data"]["it"]["consistencyToken"].as_str().expect("a token");
-    let body = json!({"query": "{ plants(filter: {bed: \"north\"}) { totalCount nodes { species version } } }"});
+    let body =
+        json!({"query": "{ plants(filter: {bed: \"north\"}) { totalCount nodes { species version } } }"});
     let request = tenant.admin(Method::POST, "/graphql").header("X-Consistency-Token", token).json(&body);
     let (_, shown) = send(request).await;
     assert_eq!(
