@@ -14,10 +14,12 @@ use crate::saga::{
     SagaTimer,
 };
 
+type RoundTrip = Box<dyn Fn(&[u8]) -> Vec<u8>>;
+
 /// A type, with a function that decodes its payload and encodes it again.
 struct Entry {
     name: String,
-    round_trip: Box<dyn Fn(&[u8]) -> Vec<u8>>,
+    round_trip: RoundTrip,
     /// An older version is encoded as the newest one.
     is_older: bool,
 }

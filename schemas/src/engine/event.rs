@@ -64,6 +64,9 @@ pub trait Event: DomainEvent + 'static {
     fn decode(event_type: &str, payload: &[u8]) -> Result<Option<Self>, DecodeError>;
 }
 
+/// Decodes a payload of this type and encodes it again.
+type Renew = fn(&str, &[u8]) -> Result<Option<Vec<u8>>, DecodeError>;
+
 /// The events of one aggregate whose type is known at run time only: what the registry of events holds.
 #[derive(Clone, Copy)]
 pub struct AnyEvents {
@@ -79,7 +82,7 @@ pub struct AnyEvents {
     /// The JSON Schema of each type's payload, those of older versions included.
     pub schemas: fn() -> Vec<(&'static str, Schema)>,
     /// Decodes a payload and encodes it again, as the newest version of its type. `None` if the type is unknown.
-    pub renew: fn(&str, &[u8]) -> Result<Option<Vec<u8>>, DecodeError>,
+    pub renew: Renew,
 }
 
 impl AnyEvents {
