@@ -274,3 +274,40 @@ pub(crate) fn read_model(arguments: &ReadModelArguments, item: &mut DeriveInput)
         }
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What is wrong with the words of a column, and the text at fault.
+    fn refused(words: &str) -> Option<String> {
+        let item = format!(
+            "/// A row.\nstruct DealRow {{ /// A customer.\n {words} customer_id: Uuid, /// A time.\n at: Time }}"
+        );
+        let arguments = syn::parse_str("\"deals.v1\", visible_to = CrmRead, order = at").expect("arguments");
+        let mut item = syn::parse_str(&item).expect("an item");
+        read_model(&arguments, &mut item).err().map(|error| error.to_string())
+    }
+
+    #[test]
+    fn a_relation_needs_an_index_and_at_most_one_field_on_the_other_side() {
+        for good in [
+            "#[column(find, to = CustomerRow)]",
+            "#[column(group, to = CustomerRow, back = \"deals\")]",
+            "#[column(find, to = CustomerRow, back_one = \"deal\")]",
+        ] {
+            assert_eq!(refused(good), None, "{good}");
+        }
+        for (bad, reason) in [
+            ("#[column(to = CustomerRow)]", "`to` needs an index"),
+            ("#[column(to = CustomerRow, back = \"deals\")]", "`to` needs an index"),
+            ("#[column(find, back = \"deals\")]", "need `to = <Row>`"),
+            ("#[column(find, to = CustomerRow, back = \"deals\", back_one = \"deal\")]", "either `back`"),
+            ("#[column(find, group, to = CustomerRow)]", "either few rows"),
+            ("#[column(fnd)]", "expected find, group"),
+        ] {
+            let said = refused(bad).unwrap_or_default();
+            assert!(said.contains(reason), "{bad}: {said}");
+        }
+    }
+}

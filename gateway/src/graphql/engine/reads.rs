@@ -67,14 +67,15 @@ fn one(read_model: &'static ReadModel) -> Field {
         nullable(ctx, move |ctx| async move {
             let caller = ctx.data::<Caller>()?;
             let Some(id) = id_argument(&ctx.args) else { return Ok(None) };
-            let (row, show): (_, fn(_) -> _) = match ctx.args.get("asOf").filter(|as_of| !as_of.is_null()) {
+            let as_of = ctx.args.get("asOf").filter(|as_of| !as_of.is_null());
+            let show = if as_of.is_some() { Shown::past } else { Shown::value };
+            let row = match as_of {
                 Some(as_of) => {
                     let as_of = past::moment(&as_of.object()?, &caller.store).await?;
-                    (past::row_as_of(read_model, caller, id, as_of).await?, Shown::past)
+                    past::row_as_of(read_model, caller, id, as_of).await?
                 }
                 None => {
-                    let row = queries::get(&caller.store, model, id).await;
-                    (row.map_err(|error| read_error(error.into()))?, Shown::value)
+                    queries::get(&caller.store, model, id).await.map_err(|error| read_error(error.into()))?
                 }
             };
             Ok(row.filter(|row| may_see(model, caller, row)).map(show))
