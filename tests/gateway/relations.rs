@@ -271,7 +271,7 @@ async fn rows_of_any_read_model_are_found_by_their_ids() {
     database.log_statements().await;
     let setup = Setup::over(database.store().await).await;
     let users = with_customers(&setup, &[1, 1]).await;
-    let both = BothWays::of(&setup, projections::READ_MODELS);
+    let both = BothWays::of(&setup, &projections::READ_MODELS);
     let admin = caller(&setup, ids::new_id(), &[Role::TenantAdmin], &[]).await;
     let listed =
         both.data(&admin, "{ customers(filter: {name: \"Ada\"}) { nodes { id userId } } }", json!({})).await;
@@ -346,7 +346,7 @@ async fn a_level_costs_one_statement_whatever_the_number_of_parents() {
     let one = "query ($n: Int) { customers(first: $n) { nodes { name user { name customer { name user { email } } } } } }";
     let many = "query ($n: Int) { users(first: $n) { nodes { customers(first: 2) { totalCount edges { node { name \
                 user { name } } } } } } }";
-    for (read_models, query, expected) in [(projections::READ_MODELS, one, 4), (READ_MODELS, many, 4)] {
+    for (read_models, query, expected) in [(&*projections::READ_MODELS, one, 4), (READ_MODELS, many, 4)] {
         for parents in [1, 10, 100] {
             let both = BothWays::of(&setup, read_models);
             for (schema, by_plan) in [(&both.executor, false), (&both.planned, false), (&both.planned, true)]

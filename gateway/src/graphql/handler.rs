@@ -17,11 +17,13 @@ use super::engine::errors::{GraphqlError, complete};
 use super::engine::guard::{Checked, Limits, Refusal, check};
 use super::engine::nodes::MissingItems;
 use super::engine::order::arrange;
+use super::plan::PlanFailure;
 use super::{ApiSchema, page};
 use crate::auth::Caller;
 use crate::http::accept::prefers;
 use crate::http::consistency;
 use crate::http::content::json_bytes;
+use crate::http::failures::Cause;
 use crate::http::json::read_json;
 use crate::http::route::{AccessRule, Route};
 use crate::http::{Problem, RequestContext};
@@ -106,8 +108,13 @@ async fn planned(
         return Planned::Failed(Box::new(error), false);
     }
     match tokio::time::timeout(EXECUTION_TIMEOUT, plan.run(caller, &envelope.variables)).await {
-        Ok(Some(body)) => Planned::Answer(body),
-        Ok(None) => Planned::GivenUp,
+        Ok(Ok(body)) => Planned::Answer(body),
+        Ok(Err(PlanFailure::GivenUp)) => Planned::GivenUp,
+        Ok(Err(PlanFailure::Unavailable(error))) => {
+            tracing::warn!(cause = %Cause::of(&error), "a plan is unavailable");
+            let error = ErrorCode::Unavailable.server_error("unavailable for the moment");
+            Planned::Failed(Box::new(GraphqlResponse::from_errors(vec![error])), true)
+        }
         Err(_elapsed) => Planned::Failed(Box::new(took_too_long()), true),
     }
 }
@@ -228,7 +235,7 @@ impl ApiSchema {
     ) -> Result<(Vec<u8>, bool), Refusal> {
         let variables = Variables::from_json(variables);
         if let Some(plan) = self.plans.get(text, None).filter(|plan| plan.cost.check(&variables).is_ok())
-            && let Some(body) = plan.run(caller, &variables).await
+            && let Ok(body) = plan.run(caller, &variables).await
         {
             return Ok((body, true));
         }

@@ -25,6 +25,8 @@ use queries::{ReadModel, Relationship};
 use schemas::engine::{Column, Model};
 
 use super::engine::cost::Cost;
+use store::StoreError;
+
 use crate::auth::Caller;
 
 /// Maximum bytes of the cache of plans.
@@ -147,6 +149,26 @@ impl Columns {
     }
 }
 
+/// Why a plan has no answer.
+pub enum PlanFailure {
+    /// It gives up: the executor must answer.
+    GivenUp,
+    /// The store cannot answer now. The executor would ask it again.
+    Unavailable(StoreError),
+}
+
+impl From<StoreError> for PlanFailure {
+    fn from(error: StoreError) -> Self {
+        if error.is_unavailable() { Self::Unavailable(error) } else { Self::GivenUp }
+    }
+}
+
+impl From<GivenUp> for PlanFailure {
+    fn from(GivenUp: GivenUp) -> Self {
+        Self::GivenUp
+    }
+}
+
 /// The plan gives up: the executor must answer.
 struct GivenUp;
 
@@ -203,10 +225,13 @@ impl Plans {
 }
 
 impl Plan {
-    /// The body of the answer. `None` if the plan gives up: then the executor must answer.
-    pub async fn run(&self, caller: &Caller, variables: &Variables) -> Option<Vec<u8>> {
+    /// The body of the answer.
+    ///
+    /// # Errors
+    /// [`PlanFailure`].
+    pub async fn run(&self, caller: &Caller, variables: &Variables) -> Result<Vec<u8>, PlanFailure> {
         let done = run::run(self, caller, variables).await;
-        if done.is_none() {
+        if matches!(done, Err(PlanFailure::GivenUp)) {
             metrics::counter!("annals_graphql_plans_total", "outcome" => "given_up").increment(1);
         }
         done

@@ -219,7 +219,7 @@ mod tests {
     use super::*;
 
     fn relationship(model: &Model, field: &str) -> Relationship {
-        let mut all = relationships(READ_MODELS, model).into_iter();
+        let mut all = relationships(&READ_MODELS, model).into_iter();
         all.find(|relationship| relationship.field == field).expect("the relation is described")
     }
 

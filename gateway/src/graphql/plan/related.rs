@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::arguments::Values;
 use super::run::columns_of;
-use super::{GivenUp, List, Object, Related, Relation};
+use super::{GivenUp, List, Object, PlanFailure, Related, Relation};
 use crate::auth::Caller;
 use crate::graphql::engine::rows::visible;
 
@@ -58,51 +58,57 @@ fn key(rows: &Rows, row: usize, column: usize) -> Option<Uuid> {
     Uuid::from_slice(rows.field_of(row, column)?).ok()
 }
 
-/// What the relations of an object lead to; `None` if the plan gives up.
+/// What the relations of an object lead to.
 pub(super) fn load<'p: 'l, 'l>(
     object: &'p Object,
     level: Level<'l>,
-) -> BoxFuture<'l, Option<Vec<Loaded<'p>>>> {
+) -> BoxFuture<'l, Result<Vec<Loaded<'p>>, PlanFailure>> {
     Box::pin(async move {
         let each = object.relations.iter().map(|relation| async move {
-            let loaded = match &relation.shown {
+            match &relation.shown {
                 Related::One(object) => one(relation, object, level).await,
                 Related::Many(list) => many(relation, list, level).await,
-            };
-            loaded.ok_or(GivenUp)
+            }
         });
-        try_join_all(each).await.ok()
+        try_join_all(each).await
     })
 }
 
-async fn one<'p>(relation: &'p Relation, object: &'p Object, level: Level<'_>) -> Option<Loaded<'p>> {
+async fn one<'p>(
+    relation: &'p Relation,
+    object: &'p Object,
+    level: Level<'_>,
+) -> Result<Loaded<'p>, PlanFailure> {
     let relationship = &relation.relationship;
     let rows = match visible(Select::of(relationship.model), level.caller) {
         Ok(visible) => {
             let (store, columns) = (&level.caller.store, &object.columns.0);
-            relationship.read(store, &visible, columns, level.keys(relation), (1, false)).await.ok()?
+            relationship.read(store, &visible, columns, level.keys(relation), (1, false)).await?
         }
         // The caller may see none of them.
         Err(_) => RelatedRows::default(),
     };
     let relations = vec![load(object, Level { rows: &rows.rows, shown: &rows.shown(), ..level }).await?];
-    Some(Loaded { relation, rows, list: None, relations })
+    Ok(Loaded { relation, rows, list: None, relations })
 }
 
-async fn many<'p>(relation: &'p Relation, list: &'p List, level: Level<'_>) -> Option<Loaded<'p>> {
+async fn many<'p>(
+    relation: &'p Relation,
+    list: &'p List,
+    level: Level<'_>,
+) -> Result<Loaded<'p>, PlanFailure> {
     let Level { caller, values, .. } = level;
-    let visible = visible(Select::of(list.model), caller).ok()?;
-    let first = values.first(&list.arguments)?;
-    let requested = values.select(&list.arguments, list.model)?;
+    let visible = visible(Select::of(list.model), caller).map_err(|_| GivenUp)?;
+    let first = values.first(&list.arguments).ok_or(GivenUp)?;
+    let requested = values.select(&list.arguments, list.model).ok_or(GivenUp)?;
     let conditions = [&requested.conditions[..], &visible.conditions].concat();
     let select = Select { conditions, ..requested.clone() };
     let (columns, place) = columns_of(list, &select);
     let (keys, page) = (level.keys(relation), (first, list.counts));
-    let rows = relation.relationship.read(&caller.store, &select, &columns.0, keys, page).await.ok()?;
+    let rows = relation.relationship.read(&caller.store, &select, &columns.0, keys, page).await?;
     let shown = rows.shown();
     let inner = Level { rows: &rows.rows, shown: &shown, ..level };
-    let relations = list.nodes.iter().map(|node| async move { load(node, inner).await.ok_or(GivenUp) });
-    let relations = try_join_all(relations).await.ok()?;
+    let relations = try_join_all(list.nodes.iter().map(|node| load(node, inner))).await?;
     let list = Listed { requested, visible, tenant: caller.store.clone(), place };
-    Some(Loaded { relation, rows, list: Some(list), relations })
+    Ok(Loaded { relation, rows, list: Some(list), relations })
 }

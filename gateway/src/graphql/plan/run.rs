@@ -12,7 +12,7 @@ use super::related::{Level, Loaded, load};
 use super::write::{self, Out};
 use super::{
     Columns, ConnectionField, EdgeField, GivenUp, List, Object, ObjectField, OneRow, PageInfoField, Plan,
-    Related, Root,
+    PlanFailure, Related, Root,
 };
 use crate::auth::Caller;
 use crate::graphql::engine::rows::visible;
@@ -20,12 +20,11 @@ use crate::graphql::engine::rows::visible;
 /// Bytes that an answer has at first.
 const ANSWER_BYTES_INITIAL: usize = 1024;
 
-/// The body of the answer; `None` if the plan gives up.
-pub(super) async fn run(plan: &Plan, caller: &Caller, variables: &Variables) -> Option<Vec<u8>> {
-    let values = Values::new(&plan.variables, variables)?;
-    let answers =
-        plan.roots.iter().map(|(_, root)| async { answer(root, caller, &values).await.ok_or(GivenUp) });
-    let answers = try_join_all(answers).await.ok()?;
+/// The body of the answer.
+pub(super) async fn run(plan: &Plan, caller: &Caller, variables: &Variables) -> Result<Vec<u8>, PlanFailure> {
+    let values = Values::new(&plan.variables, variables).ok_or(GivenUp)?;
+    let answers = plan.roots.iter().map(|(_, root)| answer(root, caller, &values));
+    let answers = try_join_all(answers).await?;
     let mut out = Vec::with_capacity(ANSWER_BYTES_INITIAL + answers.iter().map(Vec::len).sum::<usize>());
     out.extend_from_slice(b"{\"data\":{");
     for (index, ((key, _), answer)) in plan.roots.iter().zip(&answers).enumerate() {
@@ -34,25 +33,25 @@ pub(super) async fn run(plan: &Plan, caller: &Caller, variables: &Variables) -> 
         out.extend_from_slice(answer);
     }
     out.extend_from_slice(b"}}");
-    Some(out)
+    Ok(out)
 }
 
-async fn answer(root: &Root, caller: &Caller, values: &Values<'_>) -> Option<Vec<u8>> {
+async fn answer(root: &Root, caller: &Caller, values: &Values<'_>) -> Result<Vec<u8>, PlanFailure> {
     match root {
         Root::One(one) => one_row(one, caller, values).await,
         Root::Many(list) => rows(list, caller, values).await,
-        Root::TypeName => Some(b"\"Query\"".to_vec()),
+        Root::TypeName => Ok(b"\"Query\"".to_vec()),
     }
 }
 
-async fn one_row(one: &OneRow, caller: &Caller, values: &Values<'_>) -> Option<Vec<u8>> {
+async fn one_row(one: &OneRow, caller: &Caller, values: &Values<'_>) -> Result<Vec<u8>, PlanFailure> {
     // The past is for the executor.
-    if values.argument(&one.arguments, "asOf")? != async_graphql::Value::Null {
-        return None;
+    if values.argument(&one.arguments, "asOf").ok_or(GivenUp)? != async_graphql::Value::Null {
+        return Err(PlanFailure::GivenUp);
     }
-    let Some(id) = values.id(&one.arguments).ok()? else { return Some(b"null".to_vec()) };
+    let Some(id) = values.id(&one.arguments)? else { return Ok(b"null".to_vec()) };
     let select = Select::of(one.model).and(&ID, Parameter::Uuid(id));
-    let rows = select.one_row(&caller.store, &one.object.columns.sql()).await.ok()?;
+    let rows = select.one_row(&caller.store, &one.object.columns.sql()).await?;
     // The owner is the first column, if the model has one.
     let owner =
         one.model.owner.and_then(|_| rows.field_of(0, 0)).and_then(|bytes| Uuid::from_slice(bytes).ok());
@@ -62,9 +61,9 @@ async fn one_row(one: &OneRow, caller: &Caller, values: &Values<'_>) -> Option<V
         out.extend_from_slice(b"null");
     } else {
         let relations = load(&one.object, Level { rows: &rows, shown: &[0], caller, values }).await?;
-        object(&one.object, &rows, 0, &relations, &mut out)?;
+        object(&one.object, &rows, 0, &relations, &mut out).ok_or(GivenUp)?;
     }
-    Some(out)
+    Ok(out)
 }
 
 /// A page with what its cursors need.
@@ -96,19 +95,17 @@ pub(super) fn columns_of(list: &List, select: &Select) -> (Columns, (usize, usiz
     (columns, place)
 }
 
-async fn rows(list: &List, caller: &Caller, values: &Values<'_>) -> Option<Vec<u8>> {
-    let visible = visible(Select::of(list.model), caller).ok()?;
-    let request = values.page(&list.arguments)?;
-    let requested = values.select(&list.arguments, list.model)?;
+async fn rows(list: &List, caller: &Caller, values: &Values<'_>) -> Result<Vec<u8>, PlanFailure> {
+    let visible = visible(Select::of(list.model), caller).map_err(|_| GivenUp)?;
+    let request = values.page(&list.arguments).ok_or(GivenUp)?;
+    let requested = values.select(&list.arguments, list.model).ok_or(GivenUp)?;
     let select = Select { conditions: [requested.conditions, visible.conditions].concat(), ..requested };
     let (columns, place) = columns_of(list, &select);
     let of = (caller.store.id(), caller.store.store().key());
-    let plan = PagePlan::new(&select, of, &request, &columns.sql(), list.counts).ok()?;
-    let page = plan.read(&caller.store, list.model).await.ok()?;
+    let plan = PagePlan::new(&select, of, &request, &columns.sql(), list.counts).map_err(|_| GivenUp)?;
+    let page = plan.read(&caller.store, list.model).await?;
     let level = Level { rows: &page.rows, shown: &page.order, caller, values };
-    let relations =
-        try_join_all(list.nodes.iter().map(|node| async move { load(node, level).await.ok_or(GivenUp) }));
-    let relations = relations.await.ok()?;
+    let relations = try_join_all(list.nodes.iter().map(|node| load(node, level))).await?;
     let shown = Shown {
         list,
         rows: &page.rows,
@@ -120,8 +117,8 @@ async fn rows(list: &List, caller: &Caller, values: &Values<'_>) -> Option<Vec<u
         relations: &relations,
     };
     let mut out = Vec::with_capacity(ANSWER_BYTES_INITIAL * (1 + page.order.len() / 4));
-    connection(&shown, &mut out)?;
-    Some(out)
+    connection(&shown, &mut out).ok_or(GivenUp)?;
+    Ok(out)
 }
 
 fn connection(shown: &Shown<'_>, out: &mut Out) -> Option<()> {
