@@ -17,14 +17,14 @@ use crate::saga::{
 type RoundTrip = Box<dyn Fn(&[u8]) -> Vec<u8>>;
 
 /// A type, with a function that decodes its payload and encodes it again.
-struct Entry {
+struct SampledType {
     name: String,
     round_trip: RoundTrip,
     /// An older version is encoded as the newest one.
     is_older: bool,
 }
 
-fn vocabulary() -> Vec<Entry> {
+fn vocabulary() -> Vec<SampledType> {
     let mut entries = Vec::new();
     for events in EVENTS.iter() {
         for name in events.types.iter().chain(events.older_types) {
@@ -32,7 +32,11 @@ fn vocabulary() -> Vec<Entry> {
                 (events.renew)(name, payload).expect("the payload decodes").expect("the type is known")
             };
             let is_older = events.older_types.contains(name);
-            entries.push(Entry { name: (*name).to_owned(), round_trip: Box::new(round_trip), is_older });
+            entries.push(SampledType {
+                name: (*name).to_owned(),
+                round_trip: Box::new(round_trip),
+                is_older,
+            });
         }
     }
     for process in PROCESSES {
@@ -46,13 +50,13 @@ fn vocabulary() -> Vec<Entry> {
     entries
 }
 
-fn fact<T: Serialize + DeserializeOwned>(process: &str, fact: SagaFact) -> Entry {
+fn fact<T: Serialize + DeserializeOwned>(process: &str, fact: SagaFact) -> SampledType {
     let round_trip = |payload: &[u8]| {
         let fact: T = serde_json::from_slice(payload).expect("the payload decodes");
         serde_json::to_vec(&fact).expect("a fact encodes")
     };
     let name = fact.event_type(process).expect("a valid type").to_string();
-    Entry { name, round_trip: Box::new(round_trip), is_older: false }
+    SampledType { name, round_trip: Box::new(round_trip), is_older: false }
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -61,7 +65,7 @@ fn folder(name: &str) -> PathBuf {
 
 #[test]
 fn every_sample_decodes_and_encodes_as_it_was() {
-    for Entry { name, round_trip, is_older } in vocabulary() {
+    for SampledType { name, round_trip, is_older } in vocabulary() {
         let path = folder("samples").join(format!("{name}.json"));
         let sample = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).expect("JSON");

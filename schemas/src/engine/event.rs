@@ -175,3 +175,77 @@ fn envelope_start(type_name: &str) -> String {
 pub fn version_of(type_name: &str) -> &str {
     type_name.rsplit_once(".v").map_or("1", |(_, version)| version)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::engine::{Name, events};
+
+    /// The first payload: a plain name.
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct NamedV1 {
+        name: String,
+    }
+
+    /// The second payload: a checked name.
+    #[derive(Serialize, Deserialize, JsonSchema)]
+    struct NamedV2 {
+        name: Name,
+    }
+
+    /// What has happened to a ship.
+    #[events("port.ship")]
+    enum ShipEvent {
+        /// The ship has names.
+        #[event("named.v3", from = NamedV1, from = NamedV2)]
+        Named {
+            /// The names.
+            names: Vec<Name>,
+        },
+    }
+
+    impl From<NamedV1> for ShipEvent {
+        fn from(NamedV1 { name }: NamedV1) -> Self {
+            Self::Named { names: Name::parse(&name).into_iter().collect() }
+        }
+    }
+
+    impl From<NamedV2> for ShipEvent {
+        fn from(NamedV2 { name }: NamedV2) -> Self {
+            Self::Named { names: vec![name] }
+        }
+    }
+
+    #[test]
+    fn every_version_is_decoded_and_only_the_newest_is_recorded() {
+        let argo = ShipEvent::Named { names: vec![Name::parse("Argo").expect("a valid name")] };
+        let payloads = [
+            ("port.ship.named.v1", r#"{"name":"Argo"}"#),
+            ("port.ship.named.v2", r#"{"name":"Argo"}"#),
+            ("port.ship.named.v3", r#"{"names":["Argo"]}"#),
+        ];
+        for (event_type, payload) in payloads {
+            let decoded = ShipEvent::decode(event_type, payload.as_bytes()).expect("decodes");
+            assert_eq!(decoded.as_ref(), Some(&argo), "{event_type}");
+            assert!(ShipEvent::knows(event_type), "{event_type}");
+        }
+        assert_eq!(argo.type_name(), "port.ship.named.v3");
+        assert_eq!(argo.encode().expect("encodes"), br#"{"names":["Argo"]}"#);
+        assert!(ShipEvent::decode("port.ship.named.v1", br#"{"names":["Argo"]}"#).is_err());
+        assert!(!ShipEvent::knows("port.ship.named.v4"));
+        assert_eq!(ShipEvent::decode("port.ship.named.v4", b"{}").expect("is no error"), None);
+    }
+
+    #[test]
+    fn every_version_has_a_described_schema() {
+        let schemas = ShipEvent::schemas();
+        let names: Vec<&str> = schemas.iter().map(|(name, _)| *name).collect();
+        assert_eq!(names, ["port.ship.named.v3", "port.ship.named.v1", "port.ship.named.v2"]);
+        for (name, schema) in schemas {
+            let schema = schema.to_value();
+            assert!(schema["description"].is_string() && schema["title"].is_string(), "{name}: {schema}");
+        }
+    }
+}
