@@ -266,6 +266,31 @@ async fn arguments_of_a_nested_list_are_checked_like_those_of_the_root() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn objects_of_the_past_have_no_relations() {
+    let setup = Setup::new().await;
+    let users = with_customers(&setup, &[1]).await;
+    let both = BothWays::of(&setup, projections::READ_MODELS);
+    let admin = caller(&setup, ids::new_id(), &[Role::TenantAdmin], &[]).await;
+    let listed =
+        both.data(&admin, "{ customers(filter: {name: \"Ada\"}) { nodes { id } } }", json!({})).await;
+    let id = &listed["customers"]["nodes"][0]["id"];
+    let query = "query ($id: ID!, $user: ID!) { now: customer(id: $id) { userId user { id } } \
+                 then: customer(id: $id, asOf: {version: 1}) { userId user { id } } \
+                 user(id: $user, asOf: {version: 1}) { id customer { id } } \
+                 customerHistory(id: $id) { nodes { state { userId user { id } } } } }";
+    let (answer, by_plan) = both.answer(&admin, query, &json!({"id": id, "user": users[0]})).await;
+    assert!(!by_plan && answer.get("errors").is_none(), "{answer}");
+    let then = json!({"userId": users[0], "user": null});
+    let expected = json!({
+        "now": {"userId": users[0], "user": {"id": users[0]}},
+        "then": then,
+        "user": {"id": users[0], "customer": null},
+        "customerHistory": {"nodes": [{"state": then}]},
+    });
+    assert_eq!(answer["data"], expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn rows_of_any_read_model_are_found_by_their_ids() {
     let database = Database::create().await;
     database.log_statements().await;
