@@ -15,7 +15,7 @@ help: ## print the targets
 	@echo "make test    run every test, on real servers"
 	@echo "make test-long  the long forms of tests: 200 faults, every crash point (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
 	@echo "make check   formatting, lints, names, compatibility with the last release, licences and bans of dependencies"
-	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\": parts of it)"
+	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\", \"api\": parts of it)"
 	@echo "make release-baseline VERSION=x.y.z  make what outsiders use now the state that later changes are compared with"
 	@echo "make help    print this"
 
@@ -41,7 +41,7 @@ release-baseline:
 	cargo run --quiet --package checks -- baseline $(VERSION)
 
 bench: bootstrap
-	cargo build --release --bin annals --target-dir bench/target
+	cargo build --profile dist --bin annals --target-dir bench/target
 	cd bench && cargo run --release -- $(ARGS)
 
 bootstrap:
