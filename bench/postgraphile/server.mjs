@@ -6,7 +6,10 @@ const [url, port, processes] = process.argv.slice(2);
 const single = processes === "1";
 
 if (cluster.isPrimary) {
-  process.stdin.resume().on("end", () => process.exit(0));
+  process.stdin.resume().on("end", () => {
+    for (const worker of Object.values(cluster.workers)) worker.process.kill("SIGKILL");
+    process.exit(0);
+  });
 }
 if (cluster.isPrimary && !single) {
   for (let n = 0; n < Number(processes); n += 1) cluster.fork();

@@ -13,12 +13,13 @@ mod settings;
 mod site;
 mod work;
 
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 use serde_json::{Value, json};
 
 use goals::{Goal, Ratio};
-use measure::{Figures, Measured, Turn};
+use measure::{Case, Figures, Measured};
 use names::REFERENCE;
 use site::Site;
 
@@ -26,14 +27,14 @@ use site::Site;
 pub struct Api {
     versions: Value,
     settings: Value,
-    rows: Vec<Row>,
+    rows: Vec<ResultRow>,
     ratios: Vec<Ratio>,
     left_out: Vec<Value>,
 }
 
 /// One row for one system.
 #[derive(Serialize)]
-struct Row {
+struct ResultRow {
     row: &'static str,
     system: &'static str,
     connections: usize,
@@ -44,23 +45,24 @@ struct Row {
 pub async fn run() -> anyhow::Result<Api> {
     let site = Site::start().await?;
     let rounds = settings::rounds();
-    let turns = Turn::all(&site);
-    let progress = ProgressBar::new((rounds * turns.iter().map(Vec::len).sum::<usize>()) as u64);
+    let cases = Case::all(&site);
+    let progress = ProgressBar::new((rounds * cases.iter().map(Vec::len).sum::<usize>()) as u64);
     progress.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}")?);
     let mut measured: Vec<Measured> = Vec::new();
     for round in 0..rounds {
         let reference = site.product.gateway(&[("ANNALS__GATEWAY__COMPILED_READS", "false")]).await?;
         let mut reference = Some(reference);
-        for systems in &turns {
+        for systems in &cases {
             // The reference executor's process does no background work while others are measured.
-            if !systems.iter().any(|turn| turn.system == REFERENCE) {
+            if !systems.iter().any(|case| case.system == REFERENCE) {
                 drop(reference.take());
             }
             for index in 0..systems.len() {
-                let turn = &systems[(index + round) % systems.len()];
-                progress.set_message(format!("{}: {}", turn.row, turn.system));
-                let figures = turn.measure(&site, reference.as_ref(), &measured, round).await?;
-                measured.push(Measured { round, row: turn.row, system: turn.system, figures });
+                let case = &systems[(index + round) % systems.len()];
+                progress.set_message(format!("{}: {}", case.row, case.system));
+                let figures = case.measure(&site, reference.as_ref(), &measured, round).await;
+                let figures = figures.with_context(|| format!("{}, {}", case.row, case.system))?;
+                measured.push(Measured { round, row: case.row, system: case.system, figures });
                 progress.inc(1);
             }
         }
@@ -69,10 +71,10 @@ pub async fn run() -> anyhow::Result<Api> {
     let versions = site.versions().await?;
     site.stop().await?;
 
-    let rows = turns.iter().flatten().map(|turn| {
-        let of_turn = measured.iter().filter(|one| (one.row, one.system) == (turn.row, turn.system));
-        let figures = Figures::median(&of_turn.map(|one| &one.figures).collect::<Vec<_>>());
-        Row { row: turn.row, system: turn.system, connections: turn.connections, figures }
+    let rows = cases.iter().flatten().map(|case| {
+        let of_case = measured.iter().filter(|one| (one.row, one.system) == (case.row, case.system));
+        let figures = Figures::median(&of_case.map(|one| &one.figures).collect::<Vec<_>>());
+        ResultRow { row: case.row, system: case.system, connections: case.connections, figures }
     });
     let api = Api {
         versions,
@@ -112,7 +114,7 @@ impl Api {
             "load µs",
             "MiB",
         ]);
-        for Row { row, system, figures, .. } in &self.rows {
+        for ResultRow { row, system, figures, .. } in &self.rows {
             let number = |value: Option<f64>, digits: usize| {
                 value.map_or_else(String::new, |value| format!("{value:.digits$}"))
             };

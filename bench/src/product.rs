@@ -15,7 +15,6 @@ use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
 /// The program as it is released, or another build that the environment names.
-#[expect(clippy::disallowed_methods, reason = "the measurement has no settings file")]
 pub fn program() -> anyhow::Result<PathBuf> {
     let released = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/dist/annals");
     let program = std::env::var_os("ANNALS_BENCH_PROGRAM").map_or(released, PathBuf::from);

@@ -27,7 +27,7 @@ use crate::usage::{ended_children_seconds, memory_mib, own_processor_time, proce
 const PGBENCH_SAMPLE: &str = "0.05";
 
 /// What is measured in one round.
-pub struct Turn {
+pub struct Case {
     pub row: &'static str,
     pub system: &'static str,
     pub connections: usize,
@@ -70,14 +70,14 @@ impl Cpu {
     }
 }
 
-impl Turn {
+impl Case {
     /// The rows, each with its systems.
     pub fn all(site: &Site) -> Vec<Vec<Self>> {
         let (annals, single, cluster) = (&site.endpoint, &site.single.endpoint, &site.cluster.endpoint);
         let of = |ids: &Arc<[Uuid]>, connections| Customers { ids: Arc::clone(ids), connections };
         let (read, warm) = (of(&site.read, 32), of(&site.warm, 32));
         let (warm_alone, old) = (of(&site.warm, 1), of(&Arc::from([site.old]), 1));
-        let turn = |row, system, connections, endpoint: &Endpoint, work| Self {
+        let case = |row, system, connections, endpoint: &Endpoint, work| Self {
             row,
             system,
             connections,
@@ -91,39 +91,39 @@ impl Turn {
             work: None,
             endpoint: annals.clone(),
         };
-        let renames = |row, kind| vec![turn(row, ANNALS, 32, annals, work::rename(annals, &warm, kind))];
+        let renames = |row, kind| vec![case(row, ANNALS, 32, annals, work::rename(annals, &warm, kind))];
         let mut rename = renames(RENAME, RenameKind::Plain);
-        rename.push(turn(RENAME, PEER, 32, single, work::peer_update(single, &warm)));
-        rename.push(turn(RENAME, PEER_CLUSTER, 32, cluster, work::peer_update(cluster, &warm)));
+        rename.push(case(RENAME, PEER, 32, single, work::peer_update(single, &warm)));
+        rename.push(case(RENAME, PEER_CLUSTER, 32, cluster, work::peer_update(cluster, &warm)));
         vec![
             vec![
-                turn(LIST, ANNALS, 32, annals, work::list(annals, false)),
-                turn(LIST, REFERENCE, 32, annals, work::list(annals, false)),
-                turn(LIST, PEER, 32, single, work::list(single, true)),
-                turn(LIST, PEER_CLUSTER, 32, cluster, work::list(cluster, true)),
+                case(LIST, ANNALS, 32, annals, work::list(annals, false)),
+                case(LIST, REFERENCE, 32, annals, work::list(annals, false)),
+                case(LIST, PEER, 32, single, work::list(single, true)),
+                case(LIST, PEER_CLUSTER, 32, cluster, work::list(cluster, true)),
                 other(LIST, PGBENCH, 32),
             ],
             vec![
-                turn(OBJECT, ANNALS, 32, annals, work::object(annals, &read, false)),
-                turn(OBJECT, REFERENCE, 32, annals, work::object(annals, &read, false)),
-                turn(OBJECT, PEER, 32, single, work::object(single, &read, true)),
-                turn(OBJECT, PEER_CLUSTER, 32, cluster, work::object(cluster, &read, true)),
+                case(OBJECT, ANNALS, 32, annals, work::object(annals, &read, false)),
+                case(OBJECT, REFERENCE, 32, annals, work::object(annals, &read, false)),
+                case(OBJECT, PEER, 32, single, work::object(single, &read, true)),
+                case(OBJECT, PEER_CLUSTER, 32, cluster, work::object(cluster, &read, true)),
             ],
-            vec![turn(ACCOUNT, ANNALS, 32, annals, work::account(annals))],
+            vec![case(ACCOUNT, ANNALS, 32, annals, work::account(annals))],
             rename,
             renames(RENAME_WITH_ID, RenameKind::WithCommandId),
             renames(RENAME_WITH_CONFLICTS, RenameKind::WithConflicts),
             vec![
-                turn(RENAME_ALONE, ANNALS, 1, annals, work::rename(annals, &warm_alone, RenameKind::Plain)),
-                turn(RENAME_ALONE, PEER, 1, single, work::peer_update(single, &warm_alone)),
+                case(RENAME_ALONE, ANNALS, 1, annals, work::rename(annals, &warm_alone, RenameKind::Plain)),
+                case(RENAME_ALONE, PEER, 1, single, work::peer_update(single, &warm_alone)),
                 other(RENAME_ALONE, BARE_INSERT, 1),
-                turn(RENAME_OLD, ANNALS, 1, annals, work::rename(annals, &old, RenameKind::Plain)),
+                case(RENAME_OLD, ANNALS, 1, annals, work::rename(annals, &old, RenameKind::Plain)),
             ],
             vec![other(VISIBLE, ANNALS, 32)],
             vec![
-                turn(REGISTER, ANNALS, 64, annals, work::register(annals, false)),
-                turn(REGISTER, PEER, 64, single, work::register(single, true)),
-                turn(REGISTER, PEER_CLUSTER, 64, cluster, work::register(cluster, true)),
+                case(REGISTER, ANNALS, 64, annals, work::register(annals, false)),
+                case(REGISTER, PEER, 64, single, work::register(single, true)),
+                case(REGISTER, PEER_CLUSTER, 64, cluster, work::register(cluster, true)),
             ],
         ]
     }

@@ -47,7 +47,7 @@ pub struct Site {
 pub struct Postgraphile {
     pub endpoint: Endpoint,
     pub pid: u32,
-    _child: Child,
+    child: Child,
 }
 
 /// Processor time in seconds that the parts have used since they started.
@@ -141,7 +141,8 @@ impl Site {
 
     pub async fn stop(self) -> anyhow::Result<()> {
         let Self { single, cluster, mut product, .. } = self;
-        drop((single, cluster));
+        single.stop().await?;
+        cluster.stop().await?;
         product.stop().await
     }
 }
@@ -207,6 +208,12 @@ impl Postgraphile {
         let address = format!("127.0.0.1:{port}");
         wait_for_listener(&address).await?;
         let pid = child.id().context("PostGraphile runs")?;
-        Ok(Self { endpoint: Endpoint { address, token: None }, pid, _child: child })
+        Ok(Self { endpoint: Endpoint { address, token: None }, pid, child })
+    }
+    async fn stop(mut self) -> anyhow::Result<()> {
+        // It stops with its standard input.
+        drop(self.child.stdin.take());
+        self.child.wait().await?;
+        Ok(())
     }
 }
