@@ -46,6 +46,10 @@ pub async fn run() -> anyhow::Result<Api> {
     let site = Site::start().await?;
     let rounds = settings::rounds();
     let cases = Case::all(&site);
+    println!("warming PostGraphile up");
+    for case in cases.iter().flatten() {
+        case.warm_up_peer(&site).await?;
+    }
     let progress = ProgressBar::new((rounds * cases.iter().map(Vec::len).sum::<usize>()) as u64);
     progress.set_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} {msg}")?);
     let mut measured: Vec<Measured> = Vec::new();

@@ -14,7 +14,7 @@ use super::names::{
     ACCOUNT, ANNALS, BARE_INSERT, LIST, OBJECT, PEER, PEER_CLUSTER, PGBENCH, REFERENCE, REGISTER, RENAME,
     RENAME_ALONE, RENAME_OLD, RENAME_WITH_CONFLICTS, RENAME_WITH_ID, VISIBLE,
 };
-use super::settings::{HALF_LOAD, READ_MODEL, WARM_UP, load_duration};
+use super::settings::{HALF_LOAD, PEER_WARM_UP, READ_MODEL, WARM_UP, load_duration};
 use super::site::Site;
 use super::work::{self, Customers, LIST_ROWS, RenameKind};
 use crate::product::Gateway;
@@ -126,6 +126,14 @@ impl Case {
                 case(REGISTER, PEER_CLUSTER, 64, cluster, work::register(cluster, true)),
             ],
         ]
+    }
+
+    /// Lets PostGraphile work for a while, before the first round.
+    pub async fn warm_up_peer(&self, site: &Site) -> anyhow::Result<()> {
+        if [PEER, PEER_CLUSTER].contains(&self.system) {
+            self.load(site, &self.endpoint.address, PEER_WARM_UP, 1.0).await?;
+        }
+        Ok(())
     }
 
     /// Warms up, measures, and waits for the consumers, whose work is part of the costs.

@@ -12,6 +12,8 @@ pub const PROBED_CUSTOMERS: usize = 64;
 pub const READ_MODEL: &str = "customers_v2";
 /// Before each measured load.
 pub const WARM_UP: Duration = Duration::from_millis(500);
+/// Of PostGraphile for each kind of request before the first round, because Node compiles what runs often.
+pub const PEER_WARM_UP: Duration = Duration::from_secs(5);
 /// The share of the measured renames a second at which visibility is measured.
 pub const HALF_LOAD: f64 = 0.5;
 
