@@ -16,7 +16,7 @@ help: ## print the targets
 	@echo "make test-long  the long forms of tests: 200 faults, every crash point (ANNALS_TEST_FAULTS=n, ANNALS_TEST_SEED=n)"
 	@echo "make newcomer  follow docs/adding-an-aggregate.md to the letter in a copy of the project"
 	@echo "make check   formatting, lints, names, compatibility with the last release, licences and bans of dependencies"
-	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\": parts of it)"
+	@echo "make bench   measure; writes bench/results.json (ARGS=\"append\", \"personal\", \"seal\", \"fanout\", \"api\": parts of it)"
 	@echo "make release-baseline VERSION=x.y.z  make what outsiders use now the state that later changes are compared with"
 	@echo "make help    print this"
 
@@ -45,7 +45,7 @@ release-baseline:
 	cargo run --quiet --package checks -- baseline $(VERSION)
 
 bench: bootstrap
-	cargo build --release --bin annals --target-dir bench/target
+	cargo build --profile dist --bin annals --target-dir bench/target
 	cd bench && cargo run --release -- $(ARGS)
 
 bootstrap:

@@ -2,26 +2,21 @@
 //! gateway under measurement is a process of its own. Appends go through a store in this process, where the followers
 //! live as well, so both cores are shared with them.
 
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use hdrhistogram::Histogram;
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use schemas::engine::{Actor, EventType, Metadata, StreamName, TenantSlug, ids};
 use serde::Serialize;
-use serde_json::Value;
-use store::{DeploymentKey, ExpectedVersion, NewEvent, Store, StoreConfig, StreamAppend, TenantStore};
+use store::{ExpectedVersion, NewEvent, StreamAppend, TenantStore};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
-use tokio::process::{Child, Command};
 use tokio::task::JoinSet;
 
 use crate::payload::payload;
+use crate::product::Product;
 use crate::usage::{memory_mib, processor_seconds, rounded};
 
 const FOLLOWERS: usize = 500;
@@ -78,14 +73,8 @@ struct Follower {
 }
 
 pub async fn run() -> anyhow::Result<Fanout> {
-    let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/annals");
-    anyhow::ensure!(
-        program.exists(),
-        "{} is missing: cargo build --release --bin annals --target-dir bench/target",
-        program.display()
-    );
-    let mut dev = Product::start(&program).await?;
-    let gateway = dev.gateway(&program).await?;
+    let mut dev = Product::start().await?;
+    let gateway = dev.gateway(&[("ANNALS__LOG__LEVEL", "warn")]).await?;
     let pid = gateway.child.id().context("the gateway runs")?;
     let store = dev.store().await?;
     let slug = TenantSlug::parse("demo")?;
@@ -279,96 +268,5 @@ async fn read(
             latencies.lock().unwrap_or_else(std::sync::PoisonError::into_inner).saturating_record(latency);
         }
         follower.position.store(position, Ordering::Relaxed);
-    }
-}
-
-/// A running `annals dev`.
-struct Product {
-    child: Child,
-    settings_file: PathBuf,
-    settings: toml::Table,
-    token: String,
-}
-
-/// A running `annals serve --roles gateway`; it ends with the value.
-struct Gateway {
-    child: Child,
-    address: String,
-}
-
-impl Product {
-    async fn start(program: &Path) -> anyhow::Result<Self> {
-        let mut child = Command::new(program)
-            .args(["dev", "--ephemeral", "--random-ports", "--json", "--stop-with-stdin"])
-            .env("ANNALS__IDENTITY__ACCESS_TOKEN_LIFETIME_SECONDS", "3600")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let mut line = String::new();
-        let output = child.stdout.take().context("standard output is piped")?;
-        BufReader::new(output).read_line(&mut line).await?;
-        let ready: Value = serde_json::from_str(&line).context("annals dev did not come up")?;
-        let text = |key: &str| ready[key].as_str().map(str::to_owned).with_context(|| format!("no {key}"));
-        let settings_file = Path::new(&text("data_dir")?).join("annals.toml");
-        let settings = std::fs::read_to_string(&settings_file)?.parse()?;
-        Ok(Self { child, settings_file, settings, token: text("access_token")? })
-    }
-
-    /// Starts a gateway over the same servers and waits until it answers.
-    async fn gateway(&self, program: &Path) -> anyhow::Result<Gateway> {
-        let mut command = Command::new(program);
-        command.arg("--config").arg(&self.settings_file).args(["serve", "--roles", "gateway"]);
-        let mut addresses = Vec::new();
-        for listener in ["PUBLIC", "OPERATIONS", "ADMIN"] {
-            let address = std::net::TcpListener::bind("127.0.0.1:0")?.local_addr()?.to_string();
-            command.env(format!("ANNALS__GATEWAY__{listener}_ADDRESS"), &address);
-            addresses.push(address);
-        }
-        let child = command
-            .env("ANNALS__LOG__LEVEL", "warn")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .kill_on_drop(true)
-            .spawn()?;
-        let address = addresses.swap_remove(0);
-        for _ in 0..400 {
-            if TcpStream::connect(&address).await.is_ok() {
-                return Ok(Gateway { child, address });
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-        anyhow::bail!("the gateway did not answer within 20 s")
-    }
-
-    async fn store(&self) -> anyhow::Result<Store> {
-        let database = &self.settings["database"];
-        let secret = |section: &str, key: &str| {
-            let path = self.settings[section][key].as_str().unwrap_or_default();
-            std::fs::read_to_string(path).with_context(|| format!("no secret in {path}"))
-        };
-        let config = StoreConfig {
-            host: database["host"].as_str().unwrap_or("127.0.0.1").to_owned(),
-            port: database["port"].as_integer().unwrap_or(0) as u16,
-            database: database["name"].as_str().unwrap_or_default().to_owned(),
-            runtime_password: secret("database", "runtime_password_file")?.trim().to_owned(),
-            key: DeploymentKey::from_hex(secret("secrets", "deployment_key_file")?.trim())?,
-            keyring: None,
-            append_workers: 1,
-            pool_size: 2,
-            tls: store::TlsConfig::default(),
-            idle_timeout: std::time::Duration::from_mins(1),
-        };
-        Ok(Store::connect(config).await?)
-    }
-
-    async fn stop(&mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.child.id() {
-            kill(Pid::from_raw(pid as i32), Signal::SIGTERM)?;
-        }
-        self.child.wait().await?;
-        Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! `make bench`: what the product does a second, on a private PostgreSQL at full durability. Parts can be named:
 //! `make bench ARGS="seal fanout"`.
 //!
+//! - `api`: what users of the API meet, beside PostGraphile over the same rows (`api`);
 //! - `append`: appends a second beside peers, in one run on one server (`systems`, `load`);
 //! - `personal`: what personal data cost an append (`personal`);
 //! - `seal`: what sealing costs, and proofs, on a log of ten million events (`log`, `seal`);
@@ -8,11 +9,13 @@
 //!
 //! `server` starts PostgreSQL, `usage` reads what processes cost, `report` writes `results.json`, part by part.
 
+mod api;
 mod fanout;
 mod load;
 mod log;
 mod payload;
 mod personal;
+mod product;
 mod report;
 mod seal;
 mod server;
@@ -31,7 +34,7 @@ use crate::server::Server;
 use crate::settings::{CONCURRENCY, ROUNDS};
 use crate::systems::{SystemName, Systems};
 
-const PARTS: [&str; 4] = ["append", "personal", "seal", "fanout"];
+const PARTS: [&str; 5] = ["append", "personal", "seal", "fanout", "api"];
 const RESULTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/results.json");
 
 #[tokio::main]
@@ -58,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
                 server.stop().await?;
                 shown(json!({"sealing": measured(&sealing)?}))
             }
+            "api" => json!({"api": measured(&api::run().await?)?}),
             _ => shown(json!({"fanout": measured(&fanout::run().await?)?})),
         };
         report::write(Path::new(RESULTS), results)?;

@@ -149,7 +149,8 @@ fn account() -> anyhow::Result<Option<User>> {
     user.map(Some).context("as root, an account `postgres` or `nobody` is needed to run PostgreSQL")
 }
 
-fn programs() -> anyhow::Result<PathBuf> {
+/// The folder of PostgreSQL's programs, of the highest version.
+pub fn programs() -> anyhow::Result<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
         .context("no PostgreSQL programs under /usr/lib/postgresql: run scripts/bootstrap")?
         .flatten()

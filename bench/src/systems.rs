@@ -2,7 +2,7 @@
 //! and answer when it is on disk.
 
 mod annals;
-mod bare_insert;
+pub mod bare_insert;
 mod postgres_es;
 
 use std::sync::Arc;

@@ -11,28 +11,55 @@ pub fn own_processor_time() -> anyhow::Result<Duration> {
     Ok(nix::time::clock_gettime(clock)?.into())
 }
 
-/// Processor time of a process and of all its children, in seconds.
-pub fn processor_seconds(pid: u32) -> f64 {
-    let mut all = ticks(pid).map_or(0.0, |(_, ticks)| ticks);
-    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    for child in entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()) {
-        if let Some((parent, ticks)) = ticks(child)
-            && parent == pid
-        {
-            all += ticks;
-        }
-    }
-    all / TICKS
+/// Processor time of a process without its children, in seconds, from the kernel's own clock.
+pub fn process_seconds(pid: u32) -> anyhow::Result<f64> {
+    let clock = nix::time::clock_getcpuclockid(nix::unistd::Pid::from_raw(pid as i32))?;
+    Ok(Duration::from(clock.now()?).as_secs_f64())
 }
 
-/// The parent of a process and its processor time in ticks, that of ended children included.
-fn ticks(pid: u32) -> Option<(u32, f64)> {
+/// Processor time of this process's children that have ended, in seconds.
+pub fn ended_children_seconds() -> f64 {
+    fields(std::process::id()).map_or(0.0, |(_, fields)| sum(fields.get(13..15)) / TICKS)
+}
+
+/// The child of a process that runs the program with this name.
+pub fn child_named(parent: u32, name: &str) -> Option<u32> {
+    processes().find(|pid| {
+        fields(*pid).is_some_and(|(program, fields)| program == name && parent_of(&fields) == Some(parent))
+    })
+}
+
+/// Processor time of a process and of all its children, in seconds. Children that have ended are included.
+pub fn processor_seconds(pid: u32) -> f64 {
+    let is_counted = |one: u32, fields: &[String]| one == pid || parent_of(fields) == Some(pid);
+    let all = processes().filter_map(|one| {
+        let (_, fields) = fields(one)?;
+        is_counted(one, &fields).then(|| sum(fields.get(11..15)))
+    });
+    all.sum::<f64>() / TICKS
+}
+
+/// The ids of all processes.
+fn processes() -> impl Iterator<Item = u32> {
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+}
+
+/// The name of a process's program, and the fields of its `stat` after the name: the state is the first one.
+fn fields(pid: u32) -> Option<(String, Vec<String>)> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // The name stands in brackets and may hold anything.
-    let (_, fields) = stat.rsplit_once(") ")?;
-    let fields: Vec<&str> = fields.split(' ').collect();
-    let ticks = fields.get(11..15)?.iter().filter_map(|field| field.parse::<f64>().ok()).sum();
-    Some((fields.get(1)?.parse().ok()?, ticks))
+    // The name is in brackets and may contain anything.
+    let (start, fields) = stat.rsplit_once(") ")?;
+    let (_, name) = start.split_once('(')?;
+    Some((name.to_owned(), fields.split_whitespace().map(str::to_owned).collect()))
+}
+
+fn parent_of(fields: &[String]) -> Option<u32> {
+    fields.get(1)?.parse().ok()
+}
+
+fn sum(ticks: Option<&[String]>) -> f64 {
+    ticks.into_iter().flatten().filter_map(|field| field.parse::<f64>().ok()).sum()
 }
 
 /// Resident memory of a process in MiB.
