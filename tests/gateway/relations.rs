@@ -269,7 +269,7 @@ async fn arguments_of_a_nested_list_are_checked_like_those_of_the_root() {
 async fn objects_of_the_past_have_no_relations() {
     let setup = Setup::new().await;
     let users = with_customers(&setup, &[1]).await;
-    let both = BothWays::of(&setup, projections::READ_MODELS);
+    let both = BothWays::of(&setup, &projections::READ_MODELS);
     let admin = caller(&setup, ids::new_id(), &[Role::TenantAdmin], &[]).await;
     let listed =
         both.data(&admin, "{ customers(filter: {name: \"Ada\"}) { nodes { id } } }", json!({})).await;
