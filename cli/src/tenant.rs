@@ -124,10 +124,10 @@ impl Tenant {
             Self::Create(create) => create.run(&store, hash, output).await,
             Self::Ls => list(&store, output).await,
             Self::Suspend(Suspend { slug, reason }) => {
-                set_standing(&store, &slug, Standing::Suspended { reason }, output).await
+                change_status(&store, &slug, StatusChange::Suspend { reason }, output).await
             }
             Self::Resume { slug } => match refuse_known_password(settings, &store, &slug).await {
-                Ok(()) => set_standing(&store, &slug, Standing::Active, output).await,
+                Ok(()) => change_status(&store, &slug, StatusChange::Resume, output).await,
                 Err(failure) => Err(failure),
             },
         };
@@ -222,26 +222,26 @@ async fn refuse_known_password(settings: &Settings, store: &Store, slug: &Tenant
     }
 }
 
-/// What a tenant shall be.
-enum Standing {
-    Active,
-    Suspended { reason: Option<Reason> },
+/// A change of a tenant.
+enum StatusChange {
+    Resume,
+    Suspend { reason: Option<Reason> },
 }
 
 /// Suspends the tenant, or resumes it. If it is so already, no event is recorded.
-async fn set_standing(
+async fn change_status(
     store: &Store,
     slug: &TenantSlug,
-    standing: Standing,
+    change: StatusChange,
     output: Output,
 ) -> Result<Exit, Failure> {
     let record = find(store, slug).await?;
     operator_audit::record_access(store, [record.id]).await?;
     let (executor, context) =
         (wiring::executor(store), CommandContext::new(ids::PLATFORM, Principal::system("cli")));
-    let done = match standing {
-        Standing::Suspended { reason } => suspend_tenant(&executor, &context, record.id, reason).await,
-        Standing::Active => resume_tenant(&executor, &context, record.id).await,
+    let done = match change {
+        StatusChange::Suspend { reason } => suspend_tenant(&executor, &context, record.id, reason).await,
+        StatusChange::Resume => resume_tenant(&executor, &context, record.id).await,
     };
     let suspended = done.map_err(Failure::rejected_command)?.state.suspended;
     output.object(&COLUMNS, &TenantLine { suspended, ..TenantLine::from(&*record) })?;

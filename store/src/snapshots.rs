@@ -27,8 +27,6 @@ pub const SNAPSHOT_INTERVAL: u64 = 256;
 const STATE_BYTES_MAX: usize = 1024 * 1024;
 /// Maximum snapshots of one load that are kept. A further load continues from the last one.
 pub const SNAPSHOTS_PER_LOAD_MAX: usize = 64;
-/// Maximum loads of a process that write their snapshots at the same time. Others write none.
-pub(crate) const SNAPSHOT_WRITERS_MAX: usize = 2;
 
 /// The label of the rows' tags.
 const LABEL: &str = "snapshot";

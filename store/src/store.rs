@@ -21,7 +21,6 @@ use crate::pools::{Pools, get};
 use crate::receipt_sweep;
 use crate::request_locks::RequestLocks;
 use crate::signals::{CheckpointMove, Signals};
-use crate::snapshots::SNAPSHOT_WRITERS_MAX;
 use crate::tenants::TenantStatus;
 use crate::violations::ReportedViolations;
 use crate::{DeploymentKey, Head, Invariant, StoreConfig, StoreError, TenantRecord};
@@ -29,6 +28,8 @@ use crate::{DeploymentKey, Head, Invariant, StoreConfig, StoreError, TenantRecor
 /// Maximum age of a cached directory entry. A suspension must take effect within five seconds.
 const DIRECTORY_TTL: Duration = Duration::from_secs(4);
 const DIRECTORY_CAPACITY: u64 = 10_000;
+/// Maximum loads of a process that write their snapshots at the same time. Others write none.
+const SNAPSHOT_WRITERS_MAX: usize = 2;
 
 /// Connections of the database server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

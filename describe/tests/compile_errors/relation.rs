@@ -9,7 +9,7 @@ pub struct DealRow {
     /// The title.
     pub title: String,
     /// The customer.
-    #[column(to = Name)]
+    #[column(find, to = Name)]
     pub customer_id: Uuid,
 }
 

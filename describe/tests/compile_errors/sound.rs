@@ -51,7 +51,7 @@ pub enum DealRejection {
 #[read_model("deals.v1", visible_to = CrmRead, order = title, owner = customer_id)]
 pub struct DealRow {
     /// The customer.
-    #[column(to = schemas_row::OtherRow, back = "deals")]
+    #[column(find, to = schemas_row::OtherRow, back = "deals")]
     pub customer_id: Uuid,
     /// The title.
     #[column(prefix, order)]
