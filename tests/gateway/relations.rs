@@ -129,7 +129,7 @@ async fn with_customers(setup: &Setup, numbers: &[usize]) -> Vec<Uuid> {
         }
         users.push(user);
     }
-    setup.register("Nobody", "nobody@example.com", None).await;
+    setup.register("Nora", "nora@example.com", None).await;
     setup.settled().await;
     users
 }
@@ -333,7 +333,7 @@ async fn rows_of_any_read_model_are_found_by_their_ids() {
     let node = "query ($id: ID!) { node(id: $id) { id ... on Customer { name } } }";
     let member = caller(&setup, users[0], &[Role::Member], &[]).await;
     let reader = caller(&setup, ids::new_id(), &[], &[Scope::CrmRead]).await;
-    let nobody = caller(&setup, ids::new_id(), &[], &[Scope::EventsRead]).await;
+    let reader_of_events = caller(&setup, ids::new_id(), &[], &[Scope::EventsRead]).await;
     let own = customers.iter().find(|customer| customer["userId"] == json!(users[0])).expect("the member's");
     let other = customers.iter().find(|customer| customer["userId"] == json!(users[1])).expect("another's");
     for (caller, id, is_seen) in [
@@ -344,7 +344,7 @@ async fn rows_of_any_read_model_are_found_by_their_ids() {
         (&member, &other["id"], false),
         (&reader, &own["id"], true),
         (&reader, &json!(users[0]), false),
-        (&nobody, &own["id"], false),
+        (&reader_of_events, &own["id"], false),
     ] {
         let (answer, by_plan) = both.answer(caller, node, &json!({"id": id})).await;
         assert!(!by_plan && answer.get("errors").is_none());

@@ -23,7 +23,7 @@ pub enum PlantEvent {
         /// Who looks after it.
         keeper: Sealed<PlantKeeper>,
     },
-    /// Nobody knows any more who looks after it.
+    /// The keeper of the plant was erased.
     #[event("erased.v1")]
     Erased {},
 }

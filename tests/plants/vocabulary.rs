@@ -52,7 +52,7 @@ pub enum PlantEvent {
         /// Where it grows.
         bed: Name,
     },
-    /// Nobody knows any more who looks after it.
+    /// The keeper of the plant was erased.
     #[event("erased.v1")]
     Erased {},
 }

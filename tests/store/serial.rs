@@ -1,7 +1,7 @@
 //! Appends from several processes, at random, with everything that may go wrong: whatever they were answered, and
 //! whatever stands in the log, must be what some serial execution of them gives.
 //!
-//! The processes are this binary, run again with `worker_process` alone. `ANNALS_TEST_SEED` repeats the schedules, not the
+//! The processes are this binary, run again with one test alone. `ANNALS_TEST_SEED` repeats the schedules, not the
 //! interleaving: a rare failure may take several runs of its seed.
 
 mod history;
@@ -24,6 +24,8 @@ use crate::support::postgres::{Database, PASSWORD, open_tenant};
 use crate::support::wire::{Moment, Wire};
 use crate::support::{eventually, long};
 
+/// The variable that makes this binary a worker process.
+const WORKER: &str = "ANNALS_TEST_WORKER";
 const PROCESSES: usize = 3;
 const TENANTS: usize = 4;
 
@@ -57,14 +59,19 @@ async fn long_whatever_processes_append_has_a_serial_order() {
     }
 }
 
-/// A worker process: told what to do on its standard input, it tells what it did on its standard output.
+/// It is also the worker process: with [`WORKER`] in its environment it reads orders from its standard input, and prints
+/// what it did.
 #[test]
-#[ignore = "a part of the tests above, which run it as a process"]
-fn worker_process() {
+fn a_worker_without_orders_fails() {
+    if std::env::var_os(WORKER).is_none() {
+        let mut worker = worker_command().into_std();
+        let output = worker.stdin(Stdio::null()).output().expect("this binary runs");
+        assert!(!output.status.success());
+        return;
+    }
     let mut orders = String::new();
     std::io::stdin().read_line(&mut orders).expect("standard input reads");
-    // Run by hand it has nothing to do.
-    let Ok(orders) = serde_json::from_str::<Orders>(&orders) else { return };
+    let orders = serde_json::from_str::<Orders>(&orders).expect("orders are JSON");
     std::thread::spawn(|| {
         // It ends with whoever started it.
         drop(std::io::stdin().read_line(&mut String::new()));
@@ -74,10 +81,17 @@ fn worker_process() {
     runtime.expect("a runtime").block_on(worker::work(orders));
 }
 
-async fn start(orders: &Orders, lines: mpsc::UnboundedSender<Line>) -> Child {
+fn worker_command() -> Command {
     let (_, path) = module_path!().split_once("::").expect("a module of the crate");
-    let mut child = Command::new(std::env::current_exe().expect("this binary"))
-        .args([&format!("{path}::worker_process"), "--exact", "--ignored", "--nocapture"])
+    let mut command = Command::new(std::env::current_exe().expect("this binary"));
+    command
+        .args([&format!("{path}::a_worker_without_orders_fails"), "--exact", "--nocapture"])
+        .env(WORKER, "1");
+    command
+}
+
+async fn start(orders: &Orders, lines: mpsc::UnboundedSender<Line>) -> Child {
+    let mut child = worker_command()
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .kill_on_drop(true)

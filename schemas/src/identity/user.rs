@@ -73,8 +73,8 @@ pub enum UserCommand {
     ConfirmUserEmail {},
     /// Changes the name of a user. Users may change their own.
     ChangeUserName { name: Name },
-    /// Deactivates a user, who then cannot sign in. Access tokens of the user work until they expire. Nobody can deactivate
-    /// itself.
+    /// Deactivates a user, who then cannot sign in. Access tokens of the user work until they expire.
+    /// A user cannot deactivate itself.
     DeactivateUser { reason: Option<Reason> },
     /// Forgets who the user was. The erasure of its subject sends it.
     #[internal]
